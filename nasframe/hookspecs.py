@@ -1,0 +1,79 @@
+"""Every way to extend nasframe, on one page: eight kinds to register, three moments to observe.
+
+A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
+``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pluggy
+
+from nasframe.types import Trial
+
+hookspec = pluggy.HookspecMarker("nasframe")
+hookimpl = pluggy.HookimplMarker("nasframe")
+
+
+class Register(Protocol):
+    """``register(name, "module:Factory")``; the factory's keyword arguments are the plugin's options."""
+
+    def __call__(self, name: str, factory: Any) -> None: ...
+
+
+@hookspec
+def register_spaces(register: Register) -> None:
+    """Register search spaces: what may vary, and how a choice becomes a network."""
+
+
+@hookspec
+def register_samplers(register: Register) -> None:
+    """Register samplers: propose architectures and learn from their scores."""
+
+
+@hookspec
+def register_trainers(register: Register) -> None:
+    """Register trainers: run the training loop."""
+
+
+@hookspec
+def register_estimators(register: Register) -> None:
+    """Register estimators: what an architecture, or a finished network, costs."""
+
+
+@hookspec
+def register_modifiers(register: Register) -> None:
+    """Register modifiers: act inside the loop, at six named moments."""
+
+
+@hookspec
+def register_transforms(register: Register) -> None:
+    """Register transforms: act between stages, work in, work out."""
+
+
+@hookspec
+def register_tasks(register: Register) -> None:
+    """Register tasks: batches, loss, metrics."""
+
+
+@hookspec
+def register_models(register: Register) -> None:
+    """Register models: a net and its tokenizer from a name."""
+
+
+@hookspec
+def run_started(directory: Path, recipe: Mapping[str, Any]) -> None:
+    """Observe that a run begins or is resumed in ``directory`` with the resolved ``recipe``."""
+
+
+@hookspec
+def trial_finished(directory: Path, stage: str, number: int, trial: Trial) -> None:
+    """Observe a trial of a search, in order, after it is stored."""
+
+
+@hookspec
+def stage_finished(directory: Path, stage: str, seconds: float) -> None:
+    """Observe that a stage's result is stored."""

@@ -1,0 +1,224 @@
+"""The eight kinds of plugin as Protocols, and the no-op base of the one kind that has many optional moments.
+
+A plugin need not inherit from anything here: having the methods is enough. Its factory's keyword arguments, with
+their types, defaults and docstring, are its options in a recipe. Arguments with the names below are not options;
+they are injected where a factory's signature has them:
+
+==============  ==========================================================================
+name            what
+==============  ==========================================================================
+``domain``      samplers: the :class:`Domain` to propose from
+``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
+``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of the exact
+                costs that the constraints and objectives name
+``config``      spaces: the Hugging Face configuration of the network
+``tokenizer``   tasks: the tokenizer of the network
+``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
+==============  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from nasframe.types import Arch, Batch, CostTable, Evaluation, Forward, TrainJob, TrainResult, Trial, Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from nasframe.step import Step
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """A set of architectures: draw one, change one, tell whether one belongs."""
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """Draw an architecture; every one has a chance."""
+        ...
+
+    def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
+        """Return a neighbour of ``arch`` inside the domain; ``arch`` is left untouched."""
+        ...
+
+    def contains(self, arch: Arch) -> bool:
+        """Tell whether ``arch`` belongs to the domain."""
+        ...
+
+    def canonical(self, arch: Arch) -> Arch:
+        """Return the one form that equal networks share: knobs that have no effect are left out."""
+        ...
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """What may vary, and how a choice becomes a network."""
+
+    domain: Domain
+
+    def supernet(self, net: nn.Module) -> nn.Module:
+        """Turn the loaded network into the one to train; spaces that slice return it unchanged."""
+        ...
+
+    def view(self, net: nn.Module, arch: Arch) -> Forward:
+        """Return the sub-network as a function that shares the weights of ``net`` and changes nothing."""
+        ...
+
+    def extract(self, net: nn.Module, arch: Arch) -> nn.Module:
+        """Return the sub-network as a stand-alone model whose outputs equal the view's."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Proposes architectures and learns from their scores. ``start(stage, total)`` may be there too."""
+
+    def ask(self, n: int = 1, within: Domain | None = None) -> list[Arch]:
+        """Propose up to ``n`` canonical architectures from ``within``; an empty list means exhausted."""
+        ...
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Hear what became of proposals; ``score`` is to be maximised."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, the random generator's included, as JSON-plain values and arrays."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+        ...
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Runs the training loop."""
+
+    def fit(self, job: TrainJob) -> TrainResult:
+        """Train ``job.net`` and say what came out and what it cost."""
+        ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Says what an architecture, or a finished network, costs. ``table(space, net)`` may give an additive cost."""
+
+    unit: str
+
+    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None) -> float:
+        """Return the cost of ``arch`` in ``net``, or of ``net`` as it stands where ``arch`` is ``None``."""
+        ...
+
+
+class AdditiveEstimator(Estimator, Protocol):
+    """An estimator whose cost is a sum over the choices made."""
+
+    def table(self, space: SearchSpace, net: nn.Module) -> CostTable:
+        """Return the cost of every choice; their sum over an architecture equals ``estimate``."""
+        ...
+
+
+class Modifier:
+    """Acts inside the training loop, at six moments; the base does nothing at any of them.
+
+    Attributes:
+        needs: which outputs the loop must ask the network for (``hidden_states``, ``attentions``).
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def claims(self, net: nn.Module) -> list[nn.Parameter]:
+        """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""
+        return []
+
+    def on_start(self, job: TrainJob) -> None:
+        """Before the optimiser is built: prepare, mask, parametrise."""
+
+    def on_batch(self, step: Step) -> None:
+        """Before an architecture's forward: may lower ``step.arch``."""
+
+    def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
+        """Fold a function of *outputs* into the loss; modifiers fold in recipe order."""
+        return loss
+
+    def on_gradients(self, step: Step) -> None:
+        """After all backward passes, before clipping: penalties on weights add their gradient here."""
+
+    def on_update(self, step: Step) -> None:
+        """After the optimiser's step: project, shrink, count."""
+
+    def on_finish(self, job: TrainJob) -> Arch | None:
+        """After the loop, in reverse order: unwind; at most one modifier answers with an architecture."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resume needs, as JSON-plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Acts between stages: work in, work out."""
+
+    def __call__(self, work: Work) -> Work:
+        """Return the changed work; what it was given stays as it was."""
+        ...
+
+
+class Batches(Protocol):
+    """One epoch of training batches, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
+
+    Attributes:
+        primary: the metric that a search maximises.
+        labels: the class names in index order, or ``None`` for regression.
+        fingerprint: hash of the data: same data, same string, wherever the files lie.
+        sizes: split → number of examples.
+    """
+
+    primary: str
+    labels: Sequence[str] | None
+    fingerprint: str
+    sizes: Mapping[str, int]
+
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
+        """Return one epoch's batches, the same for the same arguments."""
+        ...
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        ...
+
+    def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
+        """Measure a network on a split, or on a fixed subset of ``examples`` examples of it."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network and its tokenizer from a name."""
+
+    def tokenizer(self) -> Any:
+        """Load the tokenizer."""
+        ...
+
+    def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
+        """Load the network with a head for these labels (``None``: one output, regression).
+
+        ``seed`` draws the head, and every weight where ``random`` is true.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""One architecture's share of one optimiser step, as modifiers see it."""
