@@ -1,0 +1,1 @@
+"""What tests of nasframe and of its plugins share."""
