@@ -1,6 +1,41 @@
-"""Neural architecture search and model compression with pluggable strategies."""
+"""Neural architecture search and model compression with pluggable strategies.
+
+>>> import nasframe as nf
+>>> nf.Trial(arch={"layers": [0, 1]}, score=0.9).state
+'done'
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nasframe.hookspecs import hookimpl
 
+if TYPE_CHECKING:
+    from nasframe.recipe import load_recipe
+    from nasframe.registry import make
+    from nasframe.resolve import resolve
+    from nasframe.runner import Run, run
+    from nasframe.types import Trial
+
 __version__ = "0.1.0"
-__all__ = ["hookimpl"]
+__all__ = ["Run", "Trial", "hookimpl", "load_recipe", "make", "resolve", "run"]
+
+_HOME = {
+    "Run": "runner",
+    "Trial": "types",
+    "load_recipe": "recipe",
+    "make": "registry",
+    "resolve": "resolve",
+    "run": "runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: ``import nasframe`` stays quick."""
+    if name in _HOME:
+        return getattr(import_module(f"nasframe.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'nasframe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a recipe.
+
+    Args:
+        place: ``file:line:column`` or ``override 'a.b=1'``; empty where there is none.
+        path: the dotted path of the option, or empty.
+        text: what is wrong, what was expected, what may have been meant.
+    """
+
+    place: str
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return "  ".join(part for part in (self.place, self.path, self.text) if part)
+
 
 class NasframeError(Exception):
     """Something a user can mend; its text says where, what is wrong and what was expected."""
@@ -19,6 +41,14 @@ class UsageError(NasframeError):
     exit_code = 2
 
 
+class RecipeError(UsageError):
+    """A recipe has problems, all of them in ``problems``."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = list(problems)
+
+
 class UnsatisfiableError(NasframeError):
     """No architecture can meet a constraint."""
 
@@ -29,3 +59,24 @@ class VerificationError(NasframeError):
     """A result is not what it claims to be."""
 
     exit_code = 4
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """Say which known word was probably meant, as a sentence to append, or nothing.
+
+    >>> suggestion("randm", ["random", "grid"])
+    " Did you mean 'random'?"
+    >>> suggestion("zebra", ["random", "grid"])
+    ''
+    """
+    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def listing(known: Iterable[str]) -> str:
+    """Write the known words as one list for an error's text.
+
+    >>> listing(["random", "grid"])
+    'grid, random'
+    """
+    return ", ".join(sorted(known)) or "none"

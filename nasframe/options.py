@@ -1,0 +1,304 @@
+"""A factory's signature is its options: their types, defaults and meaning, as a pydantic model.
+
+Strict, as YAML and JSON mean it: a number in quotes is not a number, a list may fill a tuple, a whole number may
+fill a float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import pydantic
+
+from nasframe.errors import listing, suggestion
+from nasframe.types import Ref
+
+INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base"})
+"""Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
+
+Fault = tuple[tuple[Any, ...], str]
+"""Where in the options something is wrong, and what."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a factory.
+
+    Args:
+        name: as a recipe writes it.
+        annotation: its type.
+        default: its default, ``inspect.Parameter.empty`` where it must be given.
+        doc: what the docstring says of it.
+        group: the parameter of a dataclass type that this option is a field of, or ``None``.
+        parameter: the parameter's name in Python (``from_`` for ``from``).
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    doc: str
+    group: str | None
+    parameter: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_name(self) -> str:
+        """Its type, as short as a reader needs it."""
+        return type_name(self.annotation)
+
+
+def options_of(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0) -> dict[str, Option]:
+    """List a factory's options by name.
+
+    Args:
+        factory: a class or a function.
+        skip: parameters that are not options.
+        positional: how many leading parameters are not options.
+    """
+    found: dict[str, Option] = {}
+    skip = set(skip)
+    hints, docs = _hints(factory), arguments_doc(factory)
+    for parameter in list(inspect.signature(factory).parameters.values())[positional:]:
+        if parameter.name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        annotation = hints.get(parameter.name, Any)
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            found |= _fields(annotation, parameter.name)
+            continue
+        name = parameter.name.rstrip("_")
+        found[name] = Option(name, annotation, parameter.default, docs.get(parameter.name, ""), None, parameter.name)
+    return found
+
+
+def _fields(cls: type, group: str) -> dict[str, Option]:
+    return {name: dataclasses.replace(option, group=group) for name, option in options_of(cls, skip=()).items()}
+
+
+def takes_any(factory: Callable[..., Any]) -> bool:
+    """Tell whether a factory takes further keyword arguments, whatever their names."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Resolve annotations; one that names what is only imported for type checking counts as ``Any``."""
+    function: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    names = getattr(function, "__globals__", {})
+    found = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found |= typing.get_type_hints(holder, globalns=names, include_extras=True)
+        except NameError:
+            found[name] = Any
+    return found
+
+
+def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
+    """Read what a docstring's ``Args:`` section says of each argument.
+
+    >>> def f(a, b):
+    ...     '''Do.
+    ...
+    ...     Args:
+    ...         a: the first,
+    ...             at length.
+    ...         b: the second.
+    ...     '''
+    >>> arguments_doc(f)
+    {'a': 'the first, at length.', 'b': 'the second.'}
+    """
+    own = inspect.getdoc(factory) or ""
+    initial = inspect.getdoc(factory.__init__) or "" if isinstance(factory, type) else ""  # type: ignore[misc]
+    found: dict[str, str] = {}
+    for text in (initial, own):
+        section = re.search(r"^Args:\n((?:[ ]{4,}.*\n?|\n)+)", text, re.MULTILINE)
+        body = section.group(1) if section else ""
+        for match in re.finditer(r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
+            for name in match.group(1).split(","):
+                found[name.strip()] = " ".join(match.group(2).split())
+    return found
+
+
+def summary(factory: Callable[..., Any]) -> str:
+    """Return the first sentence-line of a docstring."""
+    return (inspect.getdoc(factory) or "").partition("\n")[0]
+
+
+def option_model(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0) -> type[Any]:
+    """Make the pydantic model of a factory's options.
+
+    >>> def f(rate: float, names: list[str] = [], seed: int = 0): ...
+    >>> option_model(f).model_fields.keys()
+    dict_keys(['rate', 'names'])
+    """
+    return _model(options_of(factory, skip, positional), takes_any(factory), getattr(factory, "__name__", "options"))
+
+
+def _model(options: Mapping[str, Option], loose: bool, name: str) -> type[pydantic.BaseModel]:
+    fields: dict[str, Any] = {}
+    for option in options.values():
+        default = ... if option.required else option.default
+        described = pydantic.Field(default, alias=option.name, description=option.doc or None)
+        fields[_field(option.name)] = (_plain(option.annotation), described)
+    config = pydantic.ConfigDict(
+        extra="allow" if loose else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+    )
+    return pydantic.create_model(name, __config__=config, **fields)
+
+
+def _field(name: str) -> str:
+    """Name the model's field: pydantic refuses ``_x`` and names of its own methods; users only see the alias."""
+    return f"option_{name}" if name.startswith("_") or hasattr(pydantic.BaseModel, name) else name
+
+
+def _plain(annotation: Any) -> Any:
+    """Keep what pydantic can check; a class it knows nothing of counts as ``Any``."""
+    try:
+        pydantic.TypeAdapter(annotation)
+    except pydantic.errors.PydanticSchemaGenerationError:
+        return Any
+    return annotation
+
+
+def validate(
+    options: Mapping[str, Any], factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Check options against a factory's signature.
+
+    Returns:
+        the checked options as given (defaults not filled in), typed, and every fault found.
+    """
+    known = options_of(factory, skip, positional)
+    loose = takes_any(factory)
+    faults: list[Fault] = []
+    if not loose:
+        for name in options.keys() - known.keys():
+            faults.append(((name,), f"unknown option. {_known(known)}{suggestion(name, known)}"))
+    given = {name: value for name, value in options.items() if name in known or loose}
+    model = _model(known, loose, getattr(factory, "__name__", "options"))
+    try:
+        checked = _check(model, given)
+    except pydantic.ValidationError as error:
+        return {}, faults + _faults(error, given, known)
+    values = {name: getattr(checked, _field(name) if name in known else name) for name in given}
+    return values, faults
+
+
+def _known(known: Mapping[str, Option]) -> str:
+    return f"Options: {listing(known)}." if known else "There are no options."
+
+
+def _check(model: type[pydantic.BaseModel], given: Mapping[str, Any]) -> pydantic.BaseModel:
+    try:
+        text = json.dumps(given, default=_json_plain)
+    except (TypeError, ValueError):  # holds objects, which only Python code can give
+        return model.model_validate(given)
+    return model.model_validate_json(text, strict=True)
+
+
+def _json_plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(type(value).__name__)
+
+
+def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Mapping[str, Option]) -> list[Fault]:
+    """One fault an option: a union's branches would otherwise each complain."""
+    found: dict[str, Fault] = {}
+    for entry in error.errors(include_url=False, include_context=False):
+        name = str(entry["loc"][0]) if entry["loc"] else ""
+        if name in found:
+            continue
+        option = known.get(name)
+        if entry["type"] == "missing" and len(entry["loc"]) == 1 and option:
+            text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
+        elif option:
+            text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
+            allowed = [str(v) for v in typing.get_args(option.annotation) if isinstance(v, str)]
+            text += suggestion(given.get(name), allowed)
+            if entry["type"] in ("value_error", "assertion_error"):
+                text = entry["msg"]
+        else:
+            text = entry["msg"]
+        found[name] = ((name,), text)
+    return list(found.values())
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def type_name(annotation: Any) -> str:
+    """Write a type as a user of YAML reads it.
+
+    >>> type_name(float | None)
+    'float or null'
+    >>> type_name(typing.Literal["first", "spread"])
+    "'first' or 'spread'"
+    >>> type_name(list[int])
+    'list of int'
+    """
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if annotation is Any:
+        return "any"
+    if origin is Annotated:
+        ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
+        return f"{ref.kind} plugin" if ref else type_name(inner[0])
+    if origin is typing.Literal:
+        return " or ".join(repr(value) for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_name(part) for part in inner)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"mapping of {type_name(inner[1])}"
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return f"list of {type_name(inner[0])}"
+    if annotation is bool:
+        return "true or false"
+    return {str: "text", Path: "path"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple = ()) -> Any:
+    """Replace every plugin reference inside an option's value by ``visit(kind, value, path)``.
+
+    A reference is marked by ``Annotated[Any, Ref(kind)]``, possibly inside a list, a mapping or an optional type.
+    """
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
+        return visit(ref.kind, value, at) if ref and value is not None else map_refs(inner[0], value, visit, at)
+    if origin in (Union, types.UnionType):
+        for part in inner:
+            value = map_refs(part, value, visit, at)
+        return value
+    if isinstance(origin, type) and isinstance(value, Mapping) and issubclass(origin, Mapping):
+        return {key: map_refs(inner[1], item, visit, (*at, key)) for key, item in value.items()}
+    if isinstance(origin, type) and isinstance(value, list) and issubclass(origin, Iterable) and inner:
+        return [map_refs(inner[0], item, visit, (*at, number)) for number, item in enumerate(value)]
+    return value
+
+
+def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
+    """Return the parameters of a dataclass type, whose fields are options, with the dataclass."""
+    hints = _hints(factory)
+    names = inspect.signature(factory).parameters.keys() & hints.keys()
+    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}

@@ -1,0 +1,303 @@
+"""Finds plugins, and makes what they register: kind and name in, object out.
+
+Plugins are the modules that installed packages name under the entry-point group ``nasframe``, and the files that a
+recipe names under ``plugins:``. One that fails to load is kept with its cause and breaks nothing else. The
+environment variable ``NASFRAME_PLUGINS`` restricts loading to the entry points it lists (commas; empty: none).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from nasframe import hookspecs
+from nasframe.errors import UsageError, listing, suggestion
+
+GROUP = "nasframe"
+KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
+RESERVED = {"sampler": ("join",)}
+"""Options that the framework itself understands on every plugin of a kind."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from: an installed package with its version, or a file."""
+
+    package: str
+    version: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}".strip() + (f" ({self.file})" if self.file else "")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin, or one of its names, that cannot be used, and why."""
+
+    plugin: str
+    source: Source
+    cause: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One registered name: ``target`` is ``"module:Object"`` or the factory itself."""
+
+    kind: str
+    name: str
+    target: Any
+    plugin: str
+    source: Source
+
+    @property
+    def package(self) -> str:
+        """The package that registers it."""
+        return self.source.package
+
+    def load(self) -> Callable[..., Any]:
+        """Import the factory.
+
+        Raises:
+            UsageError: if it cannot be imported, with the cause.
+        """
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error
+
+
+@dataclass
+class Plugins:
+    """The plugin manager, where each plugin comes from, and what failed."""
+
+    manager: pluggy.PluginManager
+    sources: dict[str, Source] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+@functools.cache
+def plugins() -> Plugins:
+    """Load the installed plugins, once; ``plugins.cache_clear()`` forgets them."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    found = Plugins(manager)
+    listed = os.environ.get("NASFRAME_PLUGINS")
+    wanted = None if listed is None else {name.strip() for name in listed.split(",") if name.strip()}
+    installed = {}
+    for entry in metadata.entry_points(group=GROUP):
+        source = Source(entry.dist.name, entry.dist.version) if entry.dist else Source(entry.value)
+        installed[entry.name, source.package] = (entry, source)
+    for entry, source in sorted(installed.values(), key=lambda pair: (pair[1].package, pair[0].name)):
+        if wanted is None or entry.name in wanted:
+            _add(found, entry.name, source, entry.load)
+    for name in sorted((wanted or set()) - {entry.name for entry, _ in installed.values()}):
+        near = suggestion(name, {entry.name for entry, _ in installed.values()})
+        found.failures.append(Failure(name, Source("NASFRAME_PLUGINS"), f"no such plugin is installed.{near}"))
+    return found
+
+
+def plugin_manager() -> pluggy.PluginManager:
+    """Return the pluggy manager, for observer hooks and for tests that register a plugin of their own."""
+    return plugins().manager
+
+
+def _add(found: Plugins, name: str, source: Source, load: Callable[[], Any]) -> None:
+    """Load and register one plugin; whatever goes wrong becomes a failure."""
+    name = name if name not in found.sources else f"{name} ({source.package})"
+    try:
+        found.manager.register(load(), name=name)
+        for hook in found.manager.get_hookcallers(found.manager.get_plugin(name)) or []:
+            optional = all(call.optionalhook for call in hook.get_hookimpls())
+            if not hook.has_spec() and not optional:
+                hooks = [known for known in vars(found.manager.hook) if hasattr(hookspecs, known)]
+                raise UsageError(f"unknown hook {hook.name!r}.{suggestion(hook.name, hooks)}")
+    except Exception as error:
+        if found.manager.has_plugin(name):
+            found.manager.unregister(name=name)
+        text = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        found.failures.append(Failure(name, source, text))
+    else:
+        found.sources[name] = source
+
+
+def add_file(path: Path) -> None:
+    """Load a one-file plugin; a second time does nothing.
+
+    Raises:
+        UsageError: if the file cannot be loaded, with the cause.
+    """
+    path = path.resolve()
+    found, name = plugins(), str(path)
+    if name in found.sources:
+        return
+    module_name = f"{path.stem}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    before = len(found.failures)
+    _add(found, name, Source(path.name, file=name), lambda: _import_file(path, module_name))
+    if len(found.failures) > before:
+        raise UsageError(f"{path}: the plugin cannot be loaded: {found.failures.pop().cause}")
+
+
+def _import_file(path: Path, module_name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def registrations(kind: str) -> Iterator[Registered | Failure]:
+    """Ask every plugin for its names of a kind; a plugin whose hook raises yields a failure."""
+    found = plugins()
+    for name, plugin in found.manager.list_name_plugin():
+        if plugin is None:
+            continue
+        others = [other for other in found.manager.get_plugins() if other is not plugin]
+        source = found.sources.get(name, Source(name))
+        collected: list[Registered] = []
+
+        def register(
+            key: str, factory: Any, into: list = collected, plugin_name: str = name, source: Source = source
+        ) -> None:
+            into.append(Registered(kind, key, factory, plugin_name, source))
+
+        try:
+            found.manager.subset_hook_caller(f"register_{kind}s", others)(register=register)
+        except Exception as error:
+            yield Failure(name, source, f"register_{kind}s: {type(error).__name__}: {error}")
+        yield from collected
+
+
+def factories(kind: str) -> dict[str, Registered]:
+    """Return what is registered of a kind, by name; a name that two plugins claim is left out.
+
+    Args:
+        kind: one of ``KINDS``.
+    """
+    claims = _claims(kind)
+    return {name: entries[0] for name, entries in sorted(claims.items()) if len(entries) == 1}
+
+
+def _claims(kind: str) -> dict[str, list[Registered]]:
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of plugin {kind!r}. Kinds: {listing(KINDS)}.{suggestion(kind, KINDS)}")
+    claims: dict[str, list[Registered]] = {}
+    for entry in registrations(kind):
+        if isinstance(entry, Registered):
+            claims.setdefault(entry.name, []).append(entry)
+    return claims
+
+
+def failures() -> list[Failure]:
+    """List everything that cannot be used: plugins that did not load, hooks that raise, names claimed twice."""
+    found = list(plugins().failures)
+    for kind in KINDS:
+        found += [entry for entry in registrations(kind) if isinstance(entry, Failure)]
+        for name, entries in _claims(kind).items():
+            if len(entries) > 1:
+                found.append(Failure(entries[0].plugin, entries[0].source, _clash(kind, name, entries)))
+    return found
+
+
+def _clash(kind: str, name: str, entries: list[Registered]) -> str:
+    return f"{kind} {name!r} is registered by both {' and '.join(str(e.source) for e in entries)}; uninstall one"
+
+
+def find(kind: str, name: str) -> Registered:
+    """Look up one name.
+
+    Raises:
+        UsageError: if nobody or more than one plugin registers it; says what there is and what was probably meant.
+    """
+    entries = _claims(kind).get(name, [])
+    if len(entries) == 1:
+        return entries[0]
+    if entries:
+        raise UsageError(_clash(kind, name, entries))
+    known = factories(kind)
+    elsewhere = [other for other in KINDS if other != kind and name in factories(other)]
+    hint = f" {name!r} is a {elsewhere[0]}." if elsewhere else suggestion(name, known)
+    raise UsageError(f"unknown {kind} {name!r}. There are: {listing(known)}.{hint}")
+
+
+def use_of(value: Any) -> tuple[str, dict[str, Any]]:
+    """Split ``"name"`` or ``{use: name, option: value}`` into name and options.
+
+    >>> use_of({"use": "kd", "temperature": 5})
+    ('kd', {'temperature': 5})
+    """
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, Mapping) and isinstance(value.get("use"), str):
+        return value["use"], {key: item for key, item in value.items() if key != "use"}
+    raise UsageError(f"{value!r} names no plugin. Expected a name, or a mapping with 'use: NAME' and options.")
+
+
+def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Make a plugin's object from its name and options.
+
+    Args:
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task`` or ``model``.
+        use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
+        inject: what the framework gives to a factory that asks for it by name (``domain``, ``seed`` …).
+        options: the plugin's options; injected arguments may be given here too.
+
+    Returns:
+        What the plugin's factory returns.
+
+    Raises:
+        UsageError: for an unknown name or option, or a value of the wrong type.
+    """
+    from nasframe.options import INJECTED, groups_of, map_refs, options_of, validate
+
+    if not isinstance(use, str | Mapping):
+        return use
+    name, inline = use_of(use)
+    options = inline | options
+    factory = find(kind, name).load()
+    parameters = inspect.signature(factory).parameters
+    given = dict(inject or {})
+    given |= {key: options.pop(key) for key in INJECTED & options.keys() & parameters.keys()}
+    join = options.pop("join", None) if kind == "sampler" else None
+    if join is not None and "domain" in given:
+        given["domain"] = given["domain"].joined(join)
+    skip = INJECTED | given.keys()
+    checked, faults = validate(options, factory, skip)
+    missing = [p for p in parameters.values() if p.name in INJECTED - given.keys() and p.default is p.empty]
+    faults += [((p.name,), "missing. The framework gives it in a run; in Python pass it here.") for p in missing]
+    if faults:
+        raise UsageError("\n".join(f"{kind} {name!r}: {'.'.join(map(str, at))}: {text}" for at, text in faults))
+    known = options_of(factory, skip)
+    arguments = {key: value for key, value in given.items() if key in parameters}
+    for key, value in checked.items():
+        if key not in known:
+            arguments[key] = value
+            continue
+        value = map_refs(known[key].annotation, value, lambda kind, use, at: make(kind, use, inject=given))
+        group = known[key].group
+        (arguments.setdefault(group, {}) if group else arguments)[known[key].parameter] = value
+    for group, cls in groups_of(factory).items():
+        arguments[group] = cls(**arguments.get(group, {}))
+    return factory(**arguments)
