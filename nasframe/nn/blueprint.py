@@ -1,0 +1,99 @@
+"""What a network's sizes are, as plain data, and the one builder that turns them into a network again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig
+
+from nasframe.nn.elastic import (
+    FAMILIES,
+    WORD_EMBEDDINGS,
+    FactorizedEmbedding,
+    base_of,
+    family_name,
+    layers_of,
+    resize,
+    stock_class,
+)
+
+
+def blueprint(net: nn.Module) -> dict[str, Any]:
+    """Read a network's sizes off its modules.
+
+    Args:
+        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer.
+
+    Returns:
+        A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
+        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding).
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> blueprint(tiny_net(layers=1))["layers"]
+    [{'heads': 4, 'ffn': 64}]
+    """
+    name = family_name(net)
+    family = FAMILIES[name]
+    layers = []
+    for layer in layers_of(net):
+        attention = layer.get_submodule(family.attention)
+        sizes = {"heads": getattr(attention, family.count), "ffn": layer.get_submodule(family.widen).out_features}
+        layers.append(sizes)
+    base = base_of(net)
+    words = base.get_submodule(WORD_EMBEDDINGS)
+    return {
+        "family": name,
+        "model": stock_class(net).__name__,
+        "layers": layers,
+        "head_size": base.config.hidden_size // getattr(base.config, family.heads),
+        "embedding_rank": words.rank if isinstance(words, FactorizedEmbedding) else None,
+    }
+
+
+def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
+    """Copy a configuration and set its depth and its (largest) FFN width from a blueprint.
+
+    The number of heads stays the full network's, because it fixes the size of a head.
+    """
+    family = FAMILIES[sizes["family"]]
+    config = copy.deepcopy(config)
+    setattr(config, family.depth, len(sizes["layers"]))
+    widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
+    setattr(config, family.ffn, widest or getattr(config, family.ffn))
+    return config
+
+
+def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | torch.device = "meta") -> nn.Module:
+    """Build a network of a blueprint's sizes, with fresh weights or, on ``meta``, with none.
+
+    Args:
+        config: the full network's configuration, or the small one's own; it is copied.
+        blueprint: the sizes, from :func:`blueprint`.
+        device: where; ``meta`` allocates nothing and draws no random numbers.
+
+    Returns:
+        The network in eval mode; ``blueprint`` of it equals the one given.
+
+    Raises:
+        ValueError: head sizes disagree.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> net = tiny_net(layers=2)
+    >>> sizes = blueprint(net) | {"layers": [{"heads": 3, "ffn": 17}]}
+    >>> build(net.config, sizes).bert.encoder.layer[0].intermediate.dense
+    Linear(in_features=32, out_features=17, bias=True)
+    """
+    family = FAMILIES[blueprint["family"]]
+    if config.hidden_size != blueprint["head_size"] * getattr(config, family.heads):
+        raise ValueError(
+            f"head_size: {blueprint['head_size']} is not the configuration's. "
+            f"Expected {config.hidden_size} / {getattr(config, family.heads)}."
+        )
+    cls = getattr(transformers, blueprint["model"])
+    with torch.device(device):
+        net = cls(small_config(config, blueprint))
+        return resize(net, blueprint).eval()
