@@ -1,0 +1,49 @@
+"""Progress on the terminal: bars with rate and time left, silent where nobody watches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int, int, str], None]
+
+
+class Progress:
+    """Shows how far a stage is.
+
+    Args:
+        visible: force bars on or off; by default they show on a terminal only.
+    """
+
+    def __init__(self, visible: bool | None = None) -> None:
+        self.visible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" if visible is None else visible
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Advance]:
+        """Open a bar; call what it yields as ``advance(done, total, note)``."""
+        if not self.visible:
+            yield lambda done, total, note="": None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(title, total=None, note="", rate="")
+
+            def advance(done: int, total: int, note: str = "") -> None:
+                speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
+                bars.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
+
+            yield advance
+
+    def say(self, text: str) -> None:
+        """Print a line of news to the error stream where bars are shown."""
+        if self.visible:
+            print(text, file=sys.stderr)

@@ -1,0 +1,280 @@
+"""The verbs of a recipe, one function each: ``Work`` in, ``Work`` out; their keyword arguments are their options.
+
+Every verb takes ``name`` (the stage's name), ``from`` (which network to start from: ``pretrained``, ``random`` or the
+name of a saved one; default the previous stage's) and, where it uses one, its own ``space``; the runner resolves these.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from nasframe.errors import RunError
+from nasframe.types import Arch, LedgerEntry, ModifierRef, Ref, SamplerRef, TrainerRef, TrainJob, TrainOptions, Trial, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.runner import StageContext
+
+COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
+
+
+def train(
+    work: Work,
+    run: StageContext,
+    *,
+    options: TrainOptions,
+    sampler: SamplerRef | Literal["shared"] | None = None,
+    within: Mapping[str, list[Any]] | None = None,
+    arch: str | Mapping[str, Any] | None = None,
+    modifiers: Sequence[ModifierRef] = (),
+    trainer: TrainerRef = "loop",
+    save_as: str | None = None,
+) -> Work:
+    """Train the network, or the sub-networks that a sampler proposes.
+
+    Args:
+        options: how to train; see :class:`nasframe.types.TrainOptions`.
+        sampler: who proposes sub-networks, ``shared`` for the recipe's own; without one the whole network is trained.
+        within: restrict the domain, ``{heads: [8, 12], layers: [12]}``.
+        arch: train this one sub-network: a found one's name, or its sizes.
+        modifiers: what acts inside the loop, in order.
+        trainer: who runs the loop.
+        save_as: keep the trained network under this name, as a teacher or a starting point.
+    """
+    space = work.space if sampler is not None or arch is not None else None
+    net = copy.deepcopy(work.net)  # what earlier stages made stays as it was
+    if space is not None:
+        net = space.supernet(net)
+    with run.progress.bar(run.name) as advance:
+        job = TrainJob(
+            net=net, task=work.task, tokenizer=work.tokenizer, options=options, seed=run.seed, stage=run.name,
+            space=space, sampler=run.sampler(sampler, work) if sampler is not None else None,
+            within=run.domain(space, sampler, within) if space is not None and sampler is not None else None,
+            arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers],
+            models=work.models, estimators=run.estimators, log=run.log, checkpoint=run.checkpoint, progress=advance,
+        )  # fmt: skip
+        result = run.make("trainer", trainer).fit(job)
+    run.ledger(result.ledger)
+    archs = work.archs if result.arch is None else {**work.archs, save_as or run.name: result.arch}
+    models = {**work.models, save_as: result.net} if save_as else work.models
+    if save_as:
+        run.save_net(save_as, result.net)
+    return replace(work, net=result.net, archs=archs, models=models)
+
+
+def transform(
+    work: Work, run: StageContext, *, use: Annotated[Any, Ref("transform")], save_as: str | None = None
+) -> Work:
+    """Change the weights between stages with a transform, whose options stand beside ``use``.
+
+    Args:
+        use: the transform's name.
+        save_as: keep the changed network under this name.
+    """
+    result = run.make("transform", use)(work)
+    if save_as:
+        result = replace(result, models={**result.models, save_as: result.net})
+        run.save_net(save_as, result.net)
+    return result
+
+
+def search(
+    work: Work,
+    run: StageContext,
+    *,
+    sampler: SamplerRef | Literal["shared"] = "random",
+    trials: int = 100,
+    objectives: list[str] | None = None,
+    constraints: Mapping[str, Any] | None = None,
+    budgets: Mapping[str, Any] | None = None,
+    within: Mapping[str, list[Any]] | None = None,
+    examples: int | None = None,
+    finalists: int = 10,
+    fit: Mapping[str, Any] | None = None,
+    violation: Literal["screen"] | Mapping[Literal["penalise"], float] = "screen",
+    max_rejections: int = 1000,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    save_as: str = "best",
+) -> Work:
+    """Look for the best sub-network under every budget, on the ``select`` split.
+
+    Args:
+        sampler: who proposes, ``shared`` for the recipe's own, with what it learned so far.
+        trials: evaluations to spend; repeats and screened proposals are free.
+        objectives: what to maximise, ``[accuracy, -flops]``; default: the task's primary metric.
+        constraints: bounds every answer must meet, over the recipe's own.
+        budgets: bounds that each get a winner of their own, in place of the recipe's.
+        within: restrict the domain.
+        examples: score on a fixed subset of so many examples.
+        finalists: how many of the best are scored again on all of ``select`` where ``examples`` is given.
+        fit: training options with which a copy of each candidate is trained before it is scored.
+        violation: ``screen`` never evaluates what breaks a constraint; ``{penalise: p}`` evaluates it and lowers
+            its score.
+        max_rejections: end after so many free proposals in a row.
+        precision: ``auto`` is bfloat16 autocast where the device computes it natively.
+        save_as: the winners are ``<save_as>``, or ``<save_as>@<budget>``.
+    """
+    from nasframe import search as loop
+    from nasframe.scoring import parse_bounds
+
+    assert work.space is not None
+    space, net = work.space, work.net.eval()
+    objectives = objectives or run.plan.objectives or [work.task.primary]
+    limits = {**run.plan.constraints, **(constraints or {})}
+    budgets = run.plan.budgets if budgets is None else budgets
+    names = {*limits, *budgets, *(o.removeprefix("-") for o in objectives if o.startswith("-"))}
+    costs = run.costs(space, net, sorted(names | {"params", "macs"}))
+    full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
+    proposer = run.sampler(sampler, work, costs=costs)
+    domain = run.domain(space, sampler, None)
+    tally, began = run.tally(), time.monotonic()
+
+    def evaluate(arch: Arch, count: int | None) -> Mapping[str, float]:
+        subject = net if fit is None else _fitted(work, run, arch, fit)
+        result = work.task.evaluate(run.forward(space.view(subject, arch), net, precision), "select", count)
+        tally["evaluations"] += 1
+        tally["examples"] += result.examples
+        tally["tokens"] += result.tokens
+        tally["macs"] += run.macs(subject, arch, result)
+        return result.metrics
+
+    with run.progress.bar(run.name) as advance:
+
+        def keep(number: int, trial: Trial, seconds: float) -> None:
+            run.trial(number, trial, seconds, tally)
+            advance(int(tally["evaluations"]), trials, "")
+
+        result = loop.search(
+            proposer, domain, evaluate, costs, objectives=objectives, trials=trials,
+            within=run.domain(space, sampler, within),
+            bounds={name: parse_bounds(text, full.get(name)) for name, text in limits.items()},
+            budgets={name: {str(t): parse_bounds(t, full.get(name)) for t in _listed(texts)} for name, texts in budgets.items()},
+            examples=examples, finalists=finalists, violation=violation, max_rejections=max_rejections,
+            prefix=save_as, done=run.stored_trials(), on_trial=keep, stage=run.name,
+        )  # fmt: skip
+    evaluations, shown, tokens, macs = tally.values()
+    seconds = time.monotonic() - began
+    run.ledger([LedgerEntry("evaluation", 0, int(shown), int(tokens), macs, 0.0, int(evaluations), seconds)])
+    run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
+    run.result["objectives"] = list(objectives)
+    return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})
+
+
+def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, Any] | None = None) -> Work:
+    """Copy found sub-networks out of the super-network as stand-alone models.
+
+    Args:
+        archs: names of found architectures (``best@*``), or ``{name: sizes}`` written out; default: all that were
+            found and not yet extracted.
+    """
+    if isinstance(archs, Mapping):
+        chosen = {name: run.arch(sizes, work) for name, sizes in archs.items()}
+    else:
+        patterns = archs or ["*"]
+        chosen = {n: a for n, a in work.archs.items() if n not in work.models and any(fnmatch(n, p) for p in patterns)}
+    if not chosen:
+        raise RunError(f"stage {run.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
+    assert work.space is not None
+    nets = {name: work.space.extract(work.net, arch) for name, arch in chosen.items() if arch is not None}
+    for name, net in nets.items():
+        run.check_view(name, work.net, chosen[name], net, work)
+        run.describe(name, net, arch=chosen[name])
+    return replace(work, archs={**work.archs, **chosen}, models={**work.models, **nets})
+
+
+def evaluate(
+    work: Work,
+    run: StageContext,
+    *,
+    split: Literal["train", "select", "dev"] = "dev",
+    models: list[str] | None = None,
+    costs: list[str] = list(COSTS),
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
+) -> Work:
+    """Measure models on a split, with their costs, and save their predictions.
+
+    Args:
+        split: ``dev`` is for reporting; nothing is ever selected on it.
+        models: which, by name (``best@*``); default: all, or the current network where none was named.
+        costs: what to estimate of each.
+        precision: of the forward passes.
+    """
+    chosen = _chosen(work.models or {run.name: work.net}, models)
+    began, shown, tokens, macs = time.monotonic(), 0, 0, 0.0
+    with run.progress.bar(run.name) as advance:
+        for done, (name, net) in enumerate(chosen.items()):
+            advance(done, len(chosen), name)
+            result = work.task.evaluate(run.forward(net.eval(), net, precision), split)
+            shown, tokens = shown + result.examples, tokens + result.tokens
+            macs += run.macs(net, None, result)
+            run.describe(name, net)
+            run.scores(name, split, result.metrics)
+            run.predictions(name, split, result.predictions)
+            advance(done + 1, len(chosen), name)
+    run.measure(chosen, costs)
+    run.ledger([LedgerEntry("evaluation", 0, shown, tokens, macs, 0.0, len(chosen), time.monotonic() - began)])
+    return work
+
+
+def export(
+    work: Work,
+    run: StageContext,
+    *,
+    mode: Literal["stock", "padded", "hetero"] = "hetero",
+    models: list[str] | None = None,
+) -> Work:
+    """Write extracted models as Hugging Face directories, and prove in a fresh process that they load and agree.
+
+    Args:
+        mode: ``hetero`` keeps the true sizes, ``padded`` fills up with zeros so that stock classes load it, ``stock``
+            is for what a plain configuration can express.
+        models: which, by name (``best@*``); default: all that were extracted.
+    """
+    from nasframe import export as writer
+
+    chosen = _chosen(work.models, models or [name for name in work.archs if name in work.models])
+    with run.progress.bar(run.name) as advance:
+        advance(0, len(chosen), "")
+        targets = {name: run.model_directory(name) for name in chosen}
+        run.result["exports"] = writer.export_all(chosen, work.tokenizer, targets, mode=mode, card=run.card)
+        advance(len(chosen), len(chosen), "")
+    for name, path in targets.items():
+        run.store.put_model(name, path=str(path.relative_to(run.store.directory)))
+    return work
+
+
+VERBS: dict[str, Callable[..., Work]] = {
+    "train": train,
+    "transform": transform,
+    "search": search,
+    "extract": extract,
+    "evaluate": evaluate,
+    "export": export,
+}
+
+
+def _fitted(work: Work, run: StageContext, arch: Arch, options: Mapping[str, Any]) -> nn.Module:
+    """Train a copy of the super-network at ``arch`` alone, so that the candidate is scored at its own best."""
+    job = TrainJob(
+        net=copy.deepcopy(work.net), task=work.task, tokenizer=work.tokenizer, options=TrainOptions(**options),
+        seed=run.seed, stage=f"{run.name}/fit", space=work.space, arch=arch, models=work.models,
+    )  # fmt: skip
+    result = run.make("trainer", "loop").fit(job)
+    return result.net.eval()
+
+
+def _chosen(models: Mapping[str, nn.Module], patterns: list[str] | None) -> dict[str, nn.Module]:
+    chosen = {n: m for n, m in models.items() if patterns is None or any(fnmatch(n, p) for p in patterns)}
+    if not chosen:
+        raise RunError(f"no model matches {patterns}. There are: {', '.join(models) or 'none'}.")
+    return chosen
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

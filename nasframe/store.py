@@ -1,0 +1,302 @@
+"""The run directory: one SQLite file, model directories, and states from which a run goes on.
+
+Everything is written under a temporary name and then renamed, so a kill at any moment leaves the old file or the
+new one. Nothing is pickled: :func:`save_state` puts tensors into safetensors and the rest into its JSON header.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import RunError, UsageError
+from nasframe.types import LedgerEntry, Trial, arch_id, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+
+SCHEMA = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE stage (name TEXT PRIMARY KEY, position INTEGER NOT NULL, verb TEXT NOT NULL, state TEXT NOT NULL,
+  started_at REAL, finished_at REAL, run_seconds REAL NOT NULL DEFAULT 0, result TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE trial (stage TEXT NOT NULL, number INTEGER NOT NULL, arch_id TEXT NOT NULL, arch TEXT NOT NULL,
+  state TEXT NOT NULL, score REAL, objectives TEXT NOT NULL, metrics TEXT NOT NULL, costs TEXT NOT NULL,
+  violation REAL NOT NULL, origin TEXT NOT NULL, examples INTEGER, trial_seconds REAL, finished_at REAL,
+  PRIMARY KEY (stage, number));
+CREATE TABLE metric (stage TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+  PRIMARY KEY (stage, step, name));
+CREATE TABLE ledger (stage TEXT NOT NULL, role TEXT NOT NULL, steps INTEGER NOT NULL, examples INTEGER NOT NULL,
+  tokens INTEGER NOT NULL, forward_macs REAL NOT NULL, backward_macs REAL NOT NULL, evaluations INTEGER NOT NULL,
+  run_seconds REAL NOT NULL, PRIMARY KEY (stage, role));
+CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, blueprint TEXT, budget TEXT, path TEXT,
+  metrics TEXT NOT NULL DEFAULT '{}', costs TEXT NOT NULL DEFAULT '{}');
+"""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a nested state of tensors, arrays and plain values to one safetensors file.
+
+    Args:
+        path: the file; written under another name first, then renamed.
+        state: dicts, lists and tuples of tensors, numpy arrays and JSON-plain values.
+
+    Raises:
+        TypeError: something in the state is neither.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+    >>> save_state(path, {"step": 3, "moments": {0: torch.ones(2)}})
+    >>> load_state(path)["moments"][0].tolist()
+    [1.0, 1.0]
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    header = {"format": str(FORMAT), "state": json.dumps(_encode(state, tensors))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, str(temporary), metadata=header)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote.
+
+    Raises:
+        RunError: the file is not such a state, or of another format version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != str(FORMAT):
+                raise RunError(f"{path}: format {header.get('format')!r}. Expected {FORMAT}: made by another version?")
+            state: dict[str, Any] = _decode(json.loads(header["state"]), file)
+            return state
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: not a readable state ({error}).") from error
+
+
+def _encode(value: Any, tensors: dict[str, Any]) -> Any:
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor | np.ndarray):
+        key = str(len(tensors))
+        kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+        tensors[key] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+        return {"$": kind, "key": key}
+    if isinstance(value, Mapping):
+        return {"$": "dict", "items": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return {"$": "tuple", "items": [_encode(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item, tensors) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a state may hold tensors, arrays and plain values, not {type(value).__name__}")
+
+
+def _decode(value: Any, file: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, file) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value["$"] == "dict":
+        return {_decode(k, file): _decode(v, file) for k, v in value["items"]}
+    if value["$"] == "tuple":
+        return tuple(_decode(item, file) for item in value["items"])
+    tensor = file.get_tensor(value["key"])
+    return tensor if value["$"] == "tensor" else tensor.numpy()
+
+
+class Checkpoint:
+    """One stage's state over a crash: ``load`` the last one, ``save`` the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the last state, or ``None`` where there is none yet."""
+        return load_state(self.path) if self.path.exists() else None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the state."""
+        save_state(self.path, state)
+
+
+class RunStore:
+    """One run's directory, opened by one process at a time.
+
+    Args:
+        directory: the run directory.
+        create: make it; otherwise it must be a run's.
+        shared: open beside the process that owns the run (the other ranks of a distributed run, a reader).
+
+    Raises:
+        UsageError: the directory is not empty (``create``), is no run, or another process works in it.
+    """
+
+    def __init__(self, directory: Path, create: bool = False, shared: bool = False) -> None:
+        self.directory = Path(directory)
+        if create and self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
+            hint = f" To go on with the run in it: nasframe run --resume {self.directory}" if self._is_run() else ""
+            raise UsageError(f"{self.directory}: not empty; a run directory is never overwritten.{hint}")
+        if not create and not self._is_run():
+            raise UsageError(f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.lock = None if shared else self._acquire()
+        self.db = sqlite3.connect(self.directory / "run.db", isolation_level=None, timeout=60)
+        if not self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
+            self.db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            self.put("format", FORMAT)
+        elif self.get("format") != FORMAT:
+            raise UsageError(f"{self.directory}: run format {self.get('format')}. Expected {FORMAT}.")
+
+    def _is_run(self) -> bool:
+        return (self.directory / "run.db").is_file()
+
+    def _acquire(self) -> Any:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.directory / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"{self.directory}: another process is working on this run. Expected it to be free.") from None
+        return lock
+
+    def close(self) -> None:
+        """Close the database and let other processes in."""
+        self.db.close()
+        if self.lock is not None:
+            self.lock.release()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group writes: all of them, or none."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON-plain fact about the run."""
+        self.db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a fact kept with :meth:`put`."""
+        row = self.db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def stage_state(self, name: str) -> str:
+        """Return ``new``, ``running``, ``failed`` or ``done``."""
+        row = self.db.execute("SELECT state FROM stage WHERE name = ?", (name,)).fetchone()
+        return "new" if row is None else row[0]
+
+    def start_stage(self, name: str, position: int, verb: str) -> None:
+        """Note that a stage begins, or goes on."""
+        self.db.execute(
+            "INSERT INTO stage (name, position, verb, state, started_at) VALUES (?, ?, ?, 'running', ?)"
+            " ON CONFLICT (name) DO UPDATE SET state = 'running'",
+            (name, position, verb, time.time()),
+        )
+
+    def end_stage(self, name: str, state: str, seconds: float, result: Mapping[str, Any] | None = None) -> None:
+        """Note how a stage ended; seconds of several sittings add up."""
+        self.db.execute(
+            "UPDATE stage SET state = ?, finished_at = ?, run_seconds = run_seconds + ?, result = ? WHERE name = ?",
+            (state, time.time(), seconds, json.dumps(result or {}), name),
+        )
+
+    def stage_result(self, name: str) -> dict[str, Any]:
+        """Return what :meth:`end_stage` kept."""
+        row = self.db.execute("SELECT result FROM stage WHERE name = ?", (name,)).fetchone()
+        return {} if row is None else json.loads(row[0])
+
+    def add_trial(self, stage: str, number: int, trial: Trial, seconds: float) -> None:
+        """Store one trial in one transaction."""
+        self.db.execute(
+            "INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                stage, number, arch_id(trial.arch), canonical_json(trial.arch), trial.state, trial.score,
+                json.dumps(list(trial.objectives)), json.dumps(dict(trial.metrics)), json.dumps(dict(trial.costs)),
+                trial.violation, trial.origin, trial.examples, seconds, time.time(),
+            ),
+        )  # fmt: skip
+
+    def trials(self, stage: str) -> list[Trial]:
+        """Return a stage's trials in order."""
+        rows = self.db.execute(
+            "SELECT arch, score, objectives, metrics, costs, violation, state, origin, examples FROM trial"
+            " WHERE stage = ? ORDER BY number",
+            (stage,),
+        )
+        return [
+            Trial(json.loads(a), s, tuple(json.loads(o)), json.loads(m), json.loads(c), v, state, origin, examples)
+            for a, s, o, m, c, v, state, origin, examples in rows
+        ]
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Keep a step's metrics; a step run again after a crash replaces itself."""
+        rows = [(stage, step, k, float(v) if math.isfinite(v) else None) for k, v in values.items()]
+        self.db.executemany("INSERT OR REPLACE INTO metric VALUES (?, ?, ?, ?)", rows)
+
+    def add_ledger(self, stage: str, entries: Sequence[LedgerEntry]) -> None:
+        """Set a stage's ledger, one row a role."""
+        for entry in entries:
+            self.db.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (stage, *asdict(entry).values()))
+
+    def put_model(self, name: str, **fields: Any) -> None:
+        """Insert a model's row or change the given fields of it; values are JSON-plain."""
+        texts = {k: v if k in ("stage", "path", "budget") else json.dumps(v) for k, v in fields.items()}
+        self.db.execute("INSERT OR IGNORE INTO model (name, stage) VALUES (?, '')", (name,))
+        for column, value in texts.items():
+            self.db.execute(f"UPDATE model SET {column} = ? WHERE name = ?", (value, name))
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return a model's row, or an empty dict."""
+        cursor = self.db.execute("SELECT * FROM model WHERE name = ?", (name,))
+        row = cursor.fetchone()
+        if row is None:
+            return {}
+        texts = dict(zip([column[0] for column in cursor.description], row, strict=True))
+        return {k: json.loads(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()}
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """Return a table as a data frame, JSON columns as text."""
+        import pandas as pd
+
+        return pd.read_sql_query(f'SELECT * FROM "{table}"', self.db)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return the place of a stage's state."""
+        return Checkpoint(self.directory / "checkpoints" / f"{name}.safetensors")
+
+    def clear_checkpoints(self) -> None:
+        """Drop all states: the run is complete."""
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
