@@ -1,0 +1,407 @@
+"""What every text task shares: tokens kept in memory, length-bucketed batches, evaluation with predictions.
+
+Texts are tokenised once, on first use, into one flat array; a batch is one gather from it, so that the time outside
+the network stays small. Splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nasframe.errors import UsageError
+from nasframe.streams import generator
+from nasframe.types import Batch, Evaluation, Forward
+
+EVALUATION_BATCH = 64
+WINDOW = 50  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples as read.
+
+    Args:
+        texts: one or two texts an example.
+        labels: ``(examples,)`` class indices, or floats for regression.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, index: np.ndarray) -> Split:
+        """Return the examples at ``index``, in that order."""
+        return Split([self.texts[i] for i in index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A split's token ids, example after example.
+
+    Args:
+        columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of int32.
+        starts: ``(examples,)`` where each example begins.
+        lengths: ``(examples,)`` tokens of each example.
+        padding: input name → the value beyond an example's end.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    starts: np.ndarray
+    lengths: np.ndarray
+    padding: Mapping[str, int]
+
+
+class TextTask:
+    """Classify one or two texts, or score them on a line (regression).
+
+    Args:
+        splits: ``train``, ``select``, ``dev``; a ``dev_mismatched`` is measured together with ``dev``.
+        labels: the class names in index order; ``None`` for regression.
+        metrics: names from :data:`METRICS`.
+        primary: the one of them that a search maximises.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: tokens after which a text is cut.
+        seed: draws the subset that ``evaluate(examples=n)`` measures.
+
+    >>> data = {"dev": Split([("good",), ("bad",)], np.array([1, 0]))}
+    >>> TextTask(data, ["no", "yes"], ["accuracy"], "accuracy").sizes
+    {'dev': 2}
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        labels: Sequence[str] | None,
+        metrics: Sequence[str],
+        primary: str,
+        tokenizer: Any = None,
+        max_length: int = 128,
+        seed: int = 0,
+    ) -> None:
+        if primary not in metrics:
+            raise UsageError(f"metric: {primary!r} is not measured here. Expected one of {', '.join(metrics)}.")
+        for name, split in splits.items():
+            if not len(split):
+                raise UsageError(f"split {name!r} is empty. Expected at least one example.")
+        self.labels, self.primary, self.seed, self.max_length = labels, primary, seed, max_length
+        self.sizes = {name: len(split) for name, split in splits.items()}
+        self.fingerprint = fingerprint(splits, labels)
+        self._splits, self._metrics, self._tokenizer = splits, metrics, tokenizer
+        self._tokens: dict[str, Tokens] = {}
+
+    def tokens(self, split: str) -> Tokens:
+        """Tokenise a split, the first time it is asked for."""
+        if split not in self._tokens:
+            if self._tokenizer is None:
+                raise UsageError(
+                    "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
+                )
+            self._tokens[split] = tokenise(self._tokenizer, self._splits[split].texts, self.max_length)
+        return self._tokens[split]
+
+    def batch(self, split: str, index: np.ndarray) -> Batch:
+        """Gather the examples at ``index`` of a split, padded to the longest of them."""
+        return collate(self.tokens(split), self._splits[split].labels, index)
+
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> TrainBatches:
+        """Return one epoch of batches of about equal lengths, shuffled by ``(seed, epoch)``."""
+        order = bucketed(self.tokens("train").lengths, batch_size, generator(seed, "epoch", epoch))
+        return TrainBatches(self, order)
+
+    def loss(self, outputs: Any, batch: Batch) -> Any:
+        """Return the mean cross-entropy of a batch, or its mean squared error for regression."""
+        from torch.nn import functional
+
+        logits = outputs.logits.float()
+        if self.labels is None:
+            return functional.mse_loss(logits.squeeze(-1), batch.labels.to(logits.dtype))
+        return functional.cross_entropy(logits, batch.labels)
+
+    def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
+        """Measure a network on a split, or on a fixed, stratified subset of ``examples`` examples of it.
+
+        Args:
+            forward: takes CPU tensors by keyword and returns an output with ``logits``.
+            split: ``train``, ``select`` or ``dev``.
+            examples: size of the subset; a larger one holds the smaller ones.
+
+        Returns:
+            The metrics and ``loss``; the columns ``id``, ``label``, ``prediction`` and, for classes, ``p_<class>``.
+        """
+        result = self._measure(forward, split, examples)
+        if split != "dev" or "dev_mismatched" not in self._splits:
+            return result
+        other = self._measure(forward, "dev_mismatched", examples)
+        metrics = dict(result.metrics) | {f"{name}_mismatched": value for name, value in other.metrics.items()}
+        columns = {name: [*column, *other.predictions[name]] for name, column in result.predictions.items()}
+        columns["split"] = ["dev"] * result.examples + ["dev_mismatched"] * other.examples
+        return Evaluation(metrics, columns, result.examples + other.examples, result.tokens + other.tokens)
+
+    def _measure(self, forward: Forward, split: str, examples: int | None) -> Evaluation:
+        if split not in self._splits:
+            raise UsageError(f"split: there is no {split!r}. Expected one of {', '.join(self._splits)}.")
+        truth = self._splits[split].labels
+        ids = np.arange(len(truth))
+        if examples is not None and examples < len(truth):
+            ids = np.sort(stratified(truth, generator(self.seed, "examples", split))[:examples])
+        logits, tokens = self._logits(forward, split, ids)
+        truth = truth[ids]
+        columns: dict[str, list[Any]] = {"id": ids.tolist(), "label": truth.tolist()}
+        if self.labels is None:
+            predictions = logits[:, 0]
+            loss = float(np.mean((predictions - truth) ** 2))
+            columns["prediction"] = predictions.tolist()
+        else:
+            predictions = logits.argmax(1)
+            log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            loss = float(-np.mean(log_p[np.arange(len(ids)), truth]))
+            columns["prediction"] = predictions.tolist()
+            columns |= {f"p_{name}": p.round(6).tolist() for name, p in zip(self.labels, np.exp(log_p).T, strict=True)}
+        metrics = {name: float(METRICS[name](truth, predictions)) for name in self._metrics}
+        return Evaluation(metrics | {"loss": loss}, columns, len(ids), tokens)
+
+    def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
+        import torch
+
+        order = ids[np.argsort(self.tokens(split).lengths[ids], kind="stable")]
+        rows, tokens = [], 0
+        with torch.no_grad():
+            for start in range(0, len(order), EVALUATION_BATCH):
+                batch = self.batch(split, order[start : start + EVALUATION_BATCH])
+                rows.append(forward(**batch.inputs).logits.float().cpu().numpy())
+                tokens += batch.tokens
+        logits = np.concatenate(rows).astype(np.float64)
+        return logits[np.argsort(order, kind="stable")], tokens
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """One epoch: batches made when asked for, by position too, so that a resume skips at no cost."""
+
+    task: TextTask
+    order: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.task.batch("train", self.order[position])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.task.batch("train", index) for index in self.order)
+
+
+def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Tokens:
+    """Tokenise texts or pairs of texts, cut at ``max_length`` tokens, into flat arrays."""
+    limit = min(max_length, tokenizer.model_max_length)
+    columns: dict[str, list[np.ndarray]] = {}
+    lengths: list[int] = []
+    for start in range(0, len(texts), 8192):  # in pieces, since a tokenizer's own records are large
+        parts = [list(column) for column in zip(*texts[start : start + 8192], strict=True)]
+        encoded = tokenizer(*parts, truncation=True, max_length=limit, return_attention_mask=False)
+        lengths += map(len, encoded["input_ids"])
+        for name, rows in encoded.items():
+            flat = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
+            columns.setdefault(name, []).append(flat)
+    sizes = np.array(lengths)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    padding = dict.fromkeys(columns, 0) | {"input_ids": tokenizer.pad_token_id or 0}
+    return Tokens({name: np.concatenate(parts) for name, parts in columns.items()}, starts, sizes, padding)
+
+
+def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:
+    """Gather examples into a padded batch with an attention mask."""
+    import torch
+
+    lengths = tokens.lengths[index]
+    column = np.arange(lengths.max())
+    mask = column < lengths[:, None]
+    where = np.where(mask, tokens.starts[index][:, None] + column, 0)
+    inputs = {
+        name: torch.from_numpy(np.where(mask, flat[where], tokens.padding[name]).astype(np.int64))
+        for name, flat in tokens.columns.items()
+    }
+    inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
+    target = labels[index]
+    kind = np.float32 if target.dtype.kind == "f" else np.int64
+    return Batch(inputs, torch.from_numpy(target.astype(kind)), torch.from_numpy(index.astype(np.int64)))
+
+
+def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Deal examples into batches of similar lengths: shuffle, sort inside windows, cut, shuffle the batches.
+
+    Args:
+        lengths: ``(examples,)`` tokens of each example.
+        batch_size: examples a batch; one batch may be smaller.
+        rng: decides the shuffles.
+
+    Returns:
+        The batches as arrays of positions; together they hold every example once.
+
+    >>> rng = np.random.default_rng(0)
+    >>> sorted(np.concatenate(bucketed(np.array([3, 1, 2]), 2, rng)).tolist())
+    [0, 1, 2]
+    """
+    order = rng.permutation(len(lengths))
+    batches = -(-len(order) // batch_size)
+    window = max(1, min(WINDOW, batches // 4)) * batch_size  # a quarter at most: batches must differ between epochs
+    parts = (order[start : start + window] for start in range(0, len(order), window))
+    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [chunks[i] for i in rng.permutation(len(chunks))]
+
+
+def stratified(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Order examples so that every prefix holds the classes in their overall shares; floats are one class.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> sorted(labels[stratified(labels, np.random.default_rng(0))[:3]].tolist())
+    [0, 0, 1]
+    """
+    key = np.empty(len(labels))
+    groups = labels if labels.dtype.kind != "f" else np.zeros(len(labels), int)
+    for label in np.unique(groups):
+        rows = rng.permutation(np.flatnonzero(groups == label))
+        key[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.argsort(key, kind="stable")
+
+
+def carve(data: Split, select: str | float, limit: int | None, seed: int, name: str = "select") -> tuple[Split, Split]:
+    """Split training data into what stays and ``select``, stratified; no text is on both sides.
+
+    Args:
+        data: all training examples.
+        select: a share (``"10%"``) of the training examples, or a number of examples.
+        limit: examples that stay at most; a share is then of this number.
+        seed: draws both.
+        name: what the carved part is called.
+
+    Raises:
+        UsageError: ``select`` is no share or number, or leaves nothing to train on.
+    """
+    wanted = portion(select, min(limit or len(data), len(data)), name)
+    rng = generator(seed, name)
+    chosen: list[int] = []
+    held: set[tuple[str, ...]] = set()
+    for i in stratified(data.labels, rng):
+        if len(chosen) == wanted:
+            break
+        if data.texts[i] not in held:
+            chosen.append(i)
+            held.add(data.texts[i])
+    rest = np.array([i for i, text in enumerate(data.texts) if text not in held], dtype=np.int64)
+    if not chosen or not len(rest):
+        raise UsageError(f"{name}: {select!r} of {len(data)} training examples leaves none on one side.")
+    if limit is not None and limit < len(rest):
+        rest = np.sort(rest[stratified(data.labels[rest], generator(seed, "limit"))[:limit]])
+    return data.take(rest), data.take(np.sort(chosen))
+
+
+def portion(value: str | float, whole: int, option: str) -> int:
+    """Read a share (``"10%"``, ``0.1``) of ``whole``, or a number, as a number of examples.
+
+    >>> portion("10%", 250, "select"), portion(40, 250, "select")
+    (25, 40)
+    """
+    try:
+        number = float(str(value)[:-1]) / 100 * whole if str(value).endswith("%") else float(value)
+    except ValueError:
+        number = -1
+    if not isinstance(value, str) and 0 < value < 1:
+        number = value * whole
+    number = round(number)
+    if not 0 < number < whole:
+        raise UsageError(
+            f'{option}: {value!r} of {whole} examples. Expected a share such as "10%" or a number below {whole}.'
+        )
+    return number
+
+
+def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> str:
+    """Hash texts, labels and splits: the same data gives the same 16 digits wherever its files lie."""
+    digest = hashlib.sha256(json.dumps(None if labels is None else list(labels)).encode())
+    for name in sorted(splits):
+        digest.update(json.dumps([name, list(splits[name].texts), splits[name].labels.tolist()]).encode())
+    return digest.hexdigest()[:16]
+
+
+# --- metrics: (labels, predictions) -> float -----------------------------------------------------------------------
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Share of equal entries.
+
+    >>> accuracy(np.array([0, 1]), np.array([1, 1]))
+    0.5
+    """
+    return float(np.mean(labels == predictions))
+
+
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """F1 of class 1; 0 where it never occurs."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean F1 over the classes that occur."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+
+
+def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Matthews correlation; 0 for constant predictions."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Linear correlation; 0 where one side is constant."""
+    return _correlation("pearsonr", labels, predictions)
+
+
+def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Rank correlation; 0 where one side is constant."""
+    return _correlation("spearmanr", labels, predictions)
+
+
+def negative_rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Root mean squared error, negative so that higher is better."""
+    return -float(np.sqrt(np.mean((labels - predictions) ** 2)))
+
+
+def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    from scipy import stats
+
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    return float(getattr(stats, name)(labels, predictions).statistic)
+
+
+def _mean(*parts: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
+    return lambda labels, predictions: sum(part(labels, predictions) for part in parts) / len(parts)
+
+
+METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "accuracy_f1": _mean(accuracy, f1),
+    "macro_f1": macro_f1,
+    "mcc": mcc,
+    "pearson": pearson,
+    "spearman": spearman,
+    "pearson_spearman": _mean(pearson, spearman),
+    "negative_rmse": negative_rmse,
+}

@@ -1,0 +1,210 @@
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nasframe_basics import text
+from scipy import stats
+from sklearn import metrics
+
+from nasframe.errors import UsageError
+
+
+class Words:
+    """A tokenizer of one id a word, in the form of Hugging Face's."""
+
+    model_max_length = 512
+    pad_token_id = 7
+
+    def __call__(self, first, second=None, truncation=True, max_length=512, return_attention_mask=False):
+        ids, kinds = [], []
+        for i, words in enumerate(first):
+            a = [1, *(10 + len(w) for w in words.split()), 2]
+            b = [*(10 + len(w) for w in second[i].split()), 2] if second else []
+            ids.append((a + b)[:max_length])
+            kinds.append(([0] * len(a) + [1] * len(b))[:max_length])
+        return {"input_ids": ids, "token_type_ids": kinds}
+
+
+def sentences(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(" ".join("x" * n for n in rng.integers(1, 9, rng.integers(1, 20))),) for _ in range(count)]
+
+
+def task(count=40, labels=("no", "yes"), metrics=("accuracy",), **options):
+    texts = sentences(count)
+    values = np.arange(count) % 2 if labels else np.linspace(0, 1, count)
+    split = text.Split(texts, values)
+    return text.TextTask({"train": split, "dev": split}, labels, metrics, metrics[0], Words(), **options)
+
+
+def seeing(inputs):
+    """A forward whose logits tell which text it saw, whatever the padding."""
+    seen = (inputs["input_ids"] * inputs["attention_mask"]).sum(1).float()
+    return types.SimpleNamespace(logits=torch.stack([torch.zeros_like(seen), torch.sin(seen)], 1))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 3))
+def test_buckets_hold_every_example_once_in_batches_of_the_asked_size(lengths, size, seed):
+    batches = text.bucketed(np.array(lengths), size, np.random.default_rng(seed))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert sorted(map(len, batches), reverse=True)[:-1] == [size] * (len(batches) - 1)
+
+
+def test_buckets_waste_little_and_differ_between_epochs():
+    lengths = np.random.default_rng(0).geometric(0.1, 3200) + 2
+    first, second = (text.bucketed(lengths, 32, np.random.default_rng(epoch)) for epoch in (0, 1))
+    padded = sum(lengths[b].max() * len(b) for b in first)
+    assert padded < 1.2 * lengths.sum() < sum(lengths[i : i + 32].max() * 32 for i in range(0, 3200, 32))
+    assert {tuple(sorted(b)) for b in first}.isdisjoint(tuple(sorted(b)) for b in second)
+    means = np.array([lengths[b].mean() for b in first])
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.4  # the order of lengths is shuffled
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch_alone():
+    def ids(*key):
+        return [batch.ids.tolist() for batch in task().train_batches(*key, batch_size=8)]
+
+    assert ids(1, 2) == ids(1, 2)
+    assert len({str(ids(*key)) for key in [(1, 2), (1, 3), (2, 2)]}) == 3
+
+
+def test_batches_by_position_are_the_iterated_ones():
+    batches = task().train_batches(0, 0, 8)
+    assert len(batches) == 5
+    for position, batch in enumerate(batches):
+        assert batches[position].ids.tolist() == batch.ids.tolist()
+        assert torch.equal(batches[position].inputs["input_ids"], batch.inputs["input_ids"])
+
+
+def test_collate_pads_and_masks_pairs():
+    pairs = text.Split([("aa b", "ccc"), ("a", "b")], np.array([0, 1]))
+    batch = text.TextTask({"dev": pairs}, ["n", "y"], ["accuracy"], "accuracy", Words()).batch("dev", np.array([1, 0]))
+    assert batch.inputs["input_ids"].tolist() == [[1, 11, 2, 11, 2, 7], [1, 12, 11, 2, 13, 2]]
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
+    assert batch.labels.tolist() == [1, 0]
+    assert batch.tokens == 12
+
+
+def test_texts_are_cut_and_tokenised_once():
+    calls = []
+    tokenizer = Words()
+    counting = type("Counting", (Words,), {"__call__": lambda self, *a, **k: calls.append(1) or tokenizer(*a, **k)})
+    split = text.Split(sentences(20), np.arange(20) % 2)
+    made = text.TextTask({"train": split}, ["n", "y"], ["accuracy"], "accuracy", counting(), max_length=5)
+    widths = [b.inputs["input_ids"].shape[1] for epoch in range(3) for b in made.train_batches(0, epoch, 4)]
+    assert max(widths) == 5
+    assert len(calls) == 1
+
+
+def test_evaluation_is_in_id_order_and_agrees_with_single_examples():
+    made = task(150)
+    result = made.evaluate(lambda **inputs: seeing(inputs), "dev")
+    assert result.predictions["id"] == list(range(150))
+    alone = [int(seeing(made.batch("dev", np.array([i])).inputs).logits.argmax()) for i in range(150)]
+    assert result.predictions["prediction"] == alone
+    assert result.metrics["accuracy"] == np.mean(np.array(alone) == np.arange(150) % 2)
+    assert np.allclose(np.array(result.predictions["p_no"]) + result.predictions["p_yes"], 1, atol=2e-6)
+    expected = metrics.log_loss(np.arange(150) % 2, np.array(result.predictions["p_yes"]))
+    assert result.metrics["loss"] == pytest.approx(expected, abs=1e-5)
+    assert result.examples == 150
+
+
+def test_a_subset_is_fixed_stratified_and_nested():
+    made = task(150)
+    small, large = (made.evaluate(lambda **i: seeing(i), "dev", n).predictions for n in (20, 40))
+    assert sum(small["label"]) == 10
+    assert set(small["id"]) < set(large["id"])
+    assert task(150).evaluate(lambda **i: seeing(i), "dev", 20).predictions["id"] == small["id"]
+    assert task(150, seed=1).evaluate(lambda **i: seeing(i), "dev", 20).predictions["id"] != small["id"]
+
+
+def test_evaluation_takes_no_gradient():
+    def forward(**inputs):
+        assert not torch.is_grad_enabled()
+        return seeing(inputs)
+
+    task().evaluate(forward, "dev")
+
+
+def test_regression_is_measured_and_trained_on_one_output():
+    made = task(50, labels=None, metrics=("pearson", "spearman", "negative_rmse"))
+    result = made.evaluate(lambda **i: types.SimpleNamespace(logits=seeing(i).logits[:, 1:]), "dev")
+    truth, guess = np.array(result.predictions["label"]), np.array(result.predictions["prediction"])
+    assert result.metrics["pearson"] == pytest.approx(stats.pearsonr(truth, guess).statistic)
+    assert result.metrics["spearman"] == pytest.approx(stats.spearmanr(truth, guess).statistic)
+    assert result.metrics["loss"] == pytest.approx(result.metrics["negative_rmse"] ** 2)
+    batch = made.batch("dev", np.arange(4))
+    outputs = types.SimpleNamespace(logits=torch.ones(4, 1))
+    assert made.loss(outputs, batch).item() == pytest.approx(float(((1 - batch.labels) ** 2).mean()))
+
+
+def test_classes_are_trained_by_cross_entropy():
+    batch = task().batch("dev", np.arange(4))
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    expected = -logits.log_softmax(1)[torch.arange(4), batch.labels].mean()
+    assert task().loss(types.SimpleNamespace(logits=logits.bfloat16().float()), batch).item() == pytest.approx(
+        expected.item(), abs=0.02
+    )
+
+
+def test_metrics_agree_with_their_definitions():
+    labels, guesses = np.array([0, 1, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 1, 1])
+    assert text.METRICS["f1"](labels, guesses) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert text.METRICS["accuracy_f1"](labels, guesses) == pytest.approx((4 / 6 + 0.75) / 2)
+    assert text.METRICS["mcc"](labels, guesses) == pytest.approx(np.corrcoef(labels, guesses)[0, 1])
+    assert text.METRICS["macro_f1"](labels, guesses) == pytest.approx((0.75 + 0.5) / 2)
+    constant = np.ones(6)
+    assert text.METRICS["f1"](labels, np.zeros(6, int)) == 0
+    assert text.METRICS["mcc"](labels, np.ones(6, int)) == 0
+    assert text.METRICS["pearson_spearman"](labels.astype(float), constant) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(20, 200), st.sampled_from(["10%", 0.25, 7]), st.sampled_from([None, 12, 1000]), st.integers(0, 2))
+def test_carved_parts_share_no_text(count, select, limit, seed):
+    rng = np.random.default_rng(count)
+    data = text.Split([(f"text {i}",) for i in rng.integers(0, count, count)], rng.integers(0, 2, count))
+    train, chosen = text.carve(data, select, limit, seed)
+    assert not set(train.texts) & set(chosen.texts)
+    assert len(set(chosen.texts)) == len(chosen) == text.portion(select, min(limit or count, count), "select")
+    assert len(train) <= (limit or count)
+    again = text.carve(data, select, limit, seed)
+    assert again[0].texts == train.texts
+    assert again[1].texts == chosen.texts
+
+
+def test_carving_keeps_the_shares_of_the_classes():
+    labels = np.array([0] * 900 + [1] * 100)
+    data = text.Split([(f"text {i}",) for i in range(1000)], labels)
+    train, chosen = text.carve(data, "10%", 200, 0)
+    assert chosen.labels.mean() == pytest.approx(0.1)
+    assert (len(chosen), len(train)) == (20, 200)
+    assert train.labels.mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("value", ["abc", "0%", "100%", 0, -3, 50, "x%"])
+def test_a_share_that_is_none_is_refused(value):
+    with pytest.raises(UsageError, match=r"select: .* Expected a share"):
+        text.portion(value, 50, "select")
+
+
+def test_the_fingerprint_is_the_datas():
+    first, same, other = task(40), task(40, max_length=9), task(41)
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(UsageError, match="'select' is empty"):
+        text.TextTask({"select": text.Split([], np.array([]))}, None, ["pearson"], "pearson")
+    with pytest.raises(UsageError, match=r"'f2' is not measured.*accuracy"):
+        task(metrics=("accuracy",)).__class__({}, None, ["accuracy"], "f2")
+    with pytest.raises(UsageError, match=r"no 'test'\. Expected one of train, dev"):
+        task().evaluate(lambda **i: seeing(i), "test")
+    bare = text.TextTask({"train": text.Split([("a",)], np.array([0]))}, ["n", "y"], ["accuracy"], "accuracy")
+    with pytest.raises(UsageError, match="no tokenizer"):
+        bare.train_batches(0, 0, 1)
