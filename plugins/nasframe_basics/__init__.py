@@ -50,12 +50,12 @@ def register_transforms(register):
 
 @hookimpl
 def register_tasks(register):
-    register("glue", f"{HERE}.glue:Glue")
-    register("text_classification", f"{HERE}.text_classification:TextClassification")
-    register("package_docs", f"{HERE}.package_docs:PackageDocs")
+    register("glue", f"{HERE}.glue:glue")
+    register("text_classification", f"{HERE}.text_classification:text_classification")
+    register("package_docs", f"{HERE}.package_docs:package_docs")
 
 
 @hookimpl
 def register_models(register):
     register("hf", f"{HERE}.models:HF")
-    register("minilm-l6", f"{HERE}.models:MiniLM")
+    register("minilm-l6", f"{HERE}.models:minilm_l6")

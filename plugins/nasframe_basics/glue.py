@@ -1,0 +1,129 @@
+"""Task ``glue``: the nine tasks of the GLUE benchmark (Wang et al. 2019, arXiv 1804.07461) and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nasframe.errors import UsageError
+from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
+from nasframe_basics.text import Split, TextTask, carve
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a GLUE task lies on disk and on the hub; its first metric is the primary one."""
+
+    folder: str
+    texts: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    hub_texts: tuple[str, ...] = ()
+    numbered: bool = False  # the TSV files hold class indices
+    header: tuple[str, ...] = ()  # where the TSV files have none
+    skip_short: bool = False  # the published file has broken rows, which every loader leaves out
+    dev: tuple[str, ...] = ("dev",)
+
+
+PAIR = ("sentence1", "sentence2")
+ENTAILMENT = ("entailment", "not_entailment")
+TASKS = {
+    "cola": Layout(
+        "CoLA", ("sentence",), "label", ("unacceptable", "acceptable"), ("mcc", "accuracy"),
+        numbered=True, header=("source", "label", "mark", "sentence"),
+    ),
+    "sst2": Layout("SST-2", ("sentence",), "label", ("negative", "positive"), ("accuracy",), numbered=True),
+    "mrpc": Layout(
+        "MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"),
+        ("accuracy", "f1", "accuracy_f1"), hub_texts=PAIR, numbered=True,
+    ),
+    "stsb": Layout("STS-B", PAIR, "score", None, ("spearman", "pearson", "pearson_spearman")),
+    "qqp": Layout(
+        "QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"),
+        ("accuracy", "f1", "accuracy_f1"), numbered=True, skip_short=True,
+    ),
+    "mnli": Layout(
+        "MNLI", PAIR, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
+        hub_texts=("premise", "hypothesis"), dev=("dev_matched", "dev_mismatched"),
+    ),
+    "qnli": Layout("QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",)),
+    "rte": Layout("RTE", PAIR, "label", ENTAILMENT, ("accuracy",)),
+    "wnli": Layout("WNLI", PAIR, "label", ("not_entailment", "entailment"), ("accuracy",), numbered=True),
+}  # fmt: skip
+
+
+def glue(
+    name: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
+    path: str | None = None,
+    hub: str = "nyu-mll/glue",
+    max_length: int = 128,
+    select: str | float = "10%",
+    train_limit: int | None = None,
+    tokenizer: Any = None,
+    seed: int = 0,
+    base: Path | None = None,
+) -> TextTask:
+    """Load a GLUE task from TSV files in GLUE's own layout, or else from the Hugging Face hub.
+
+    The primary metric is Matthews correlation for CoLA, Spearman correlation for STS-B, accuracy for all others.
+    MRPC and QQP also give ``f1`` and GLUE's mean ``accuracy_f1``; STS-B gives ``pearson`` and ``pearson_spearman``;
+    MNLI's dev gives ``accuracy`` (matched) and ``accuracy_mismatched``. GLUE's test labels are not public.
+
+    Args:
+        name: the task.
+        path: the folder with ``train.tsv`` and ``dev.tsv``, or the folder that holds all of GLUE's folders.
+        hub: the data set on the hub (needs the extra ``hub``), read where no ``path`` is given.
+        max_length: tokens after which a text, or a pair together, is cut.
+        select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
+        train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
+        tokenizer: injected.
+        seed: injected; draws ``select`` and the limit.
+        base: injected; the folder against which ``path`` is read.
+
+    Raises:
+        UsageError: a file, a row or a label is not as GLUE lays them out; the message names file and row.
+    """
+    if name not in TASKS:
+        raise UsageError(f"glue: unknown task {name!r}. Expected one of {', '.join(TASKS)}.")
+    layout = TASKS[name]
+    splits = _from_folder(located(path, base), layout) if path else _from_hub(hub, name, layout, base)
+    splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
+    return TextTask(splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed)
+
+
+def _from_folder(folder: Path, layout: Layout) -> dict[str, Split]:
+    if not (folder / "train.tsv").is_file() and (folder / layout.folder).is_dir():
+        folder = folder / layout.folder
+    names = layout.labels
+    splits = {}
+    for split, file in _files(layout).items():
+        rows = read_tsv(folder / f"{file}.tsv", layout.header, layout.skip_short)
+        known = {str(i): i for i in range(len(names))} if names and layout.numbered else _index(names)
+        splits[split] = _split(rows, layout.texts, layout.label, known, folder / f"{file}.tsv")
+    return splits
+
+
+def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> dict[str, Split]:
+    splits = {}
+    for split, file in _files(layout).items():
+        rows = read_hub(hub, name, file.replace("dev", "validation"), base)
+        splits[split] = _split(rows, layout.hub_texts or layout.texts, "label", _index(layout.labels), Path(hub) / file)
+    return splits
+
+
+def _files(layout: Layout) -> dict[str, str]:
+    """Split → file: ``dev`` is the first of the development sets."""
+    return {"train": "train"} | dict(zip(("dev", "dev_mismatched"), layout.dev, strict=False))
+
+
+def _index(names: tuple[str, ...] | None) -> dict[str, int] | None:
+    return None if names is None else {name: i for i, name in enumerate(names)}
+
+
+def _split(rows: list[Row], texts: tuple[str, ...], label: str, known: Mapping[str, int] | None, file: Path) -> Split:
+    if not rows:
+        raise UsageError(f"{file}: no rows. Expected at least one example.")
+    return Split([tuple(row.text(column) for column in texts) for row in rows], read_labels(rows, label, known))
