@@ -7,22 +7,19 @@ nothing where the layer is not kept, so it is absent from the canonical form, an
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
+import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.errors import UnsatisfiableError, UsageError, suggestion
+from nasframe.keep import Keep, both
 from nasframe.types import Arch, canonical_json
 
-if TYPE_CHECKING:
-    from nasframe.interfaces import Domain
-
-Keep = Callable[[Arch], bool]
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
 SCAN = 20_000  # a domain of at most so many architectures is searched whole before giving up
 
@@ -54,28 +51,23 @@ class Choices:
     def __init__(
         self, knobs: Mapping[str, Sequence[Any]], active: Mapping[str, tuple[str, Sequence[Any]]] | None = None
     ) -> None:
-        self.knobs: dict[str, tuple[Any, ...]] = {name: tuple(values) for name, values in knobs.items()}
-        self.dims: dict[str, tuple[str, ...]] = {name: (name,) for name in knobs}
+        self.knobs = {name: tuple(_plain(name, value) for value in values) for name, values in knobs.items()}
         self.keep: Keep | None = None
         self._at = {name: k for k, name in enumerate(self.knobs)}
-        self._lookup = [_lookup(name, values) for name, values in self.knobs.items()]
-        rules: dict[int, tuple[int, frozenset[int]]] = {}
+        self._plan = [
+            _Knob(name, values, _lookup(name, values), any(isinstance(v, list | dict) for v in values))
+            for name, values in self.knobs.items()
+        ]
         for name, (parent, values) in (active or {}).items():
             if parent in (active or {}):
                 raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
             k, p = self._position(name), self._position(parent)
-            rules[k] = (p, frozenset(self._index(p, value) for value in values))
-        self._plan = [
-            (name, values, *rules.get(k, (-1, frozenset())), any(isinstance(v, list | dict) for v in values))
-            for k, (name, values) in enumerate(self.knobs.items())
-        ]
-        self._free = [k for k in range(len(self._plan)) if k not in rules]  # parents come before what depends on them
-        self._bound = [k for k in range(len(self._plan)) if k in rules]
-        self._order = self._free + self._bound
+            self._plan[k] = self._plan[k]._replace(parent=p, on=frozenset(self._index(p, value) for value in values))
+        self._free = [k for k, knob in enumerate(self._plan) if knob.parent < 0]
+        self._bound = [k for k, knob in enumerate(self._plan) if knob.parent >= 0]
+        self._order = [(k, self._plan[k]) for k in self._free + self._bound]  # parents before what depends on them
         self._allow([tuple(range(len(values))) for values in self.knobs.values()])
-        self._join(self.dims)
-
-    # --- what belongs -------------------------------------------------------------------------------------------
+        self._join({name: (name,) for name in self.knobs})
 
     def canonical(self, arch: Arch) -> dict[str, Any]:
         """Return the one form that equal networks share: the domain's own values, inactive knobs left out.
@@ -91,7 +83,8 @@ class Choices:
             indices = self._indices(arch)
         except DomainError:
             return False
-        return self._permits(indices) and (self.keep is None or bool(self.keep(self._build(indices))))
+        inside = (not on or i in a for i, a, on in zip(indices, self._allowed, self._live(indices), strict=True))
+        return all(inside) and (self.keep is None or bool(self.keep(self._build(indices))))
 
     def active(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
@@ -109,13 +102,13 @@ class Choices:
         for position, group in zip(indices, self._groups, strict=True):
             rest = int(position)
             for k in group:
-                rest, plain[k] = divmod(rest, len(self._plan[k][1]))
+                rest, plain[k] = divmod(rest, len(self._plan[k].values))
         return self._build(plain)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """How many values each dimension has, restricted or not: what :meth:`encode` counts in."""
-        return tuple(math.prod(len(self._plan[k][1]) for k in group) for group in self._groups)
+        return tuple(math.prod(len(self._plan[k].values) for k in group) for group in self._groups)
 
     @property
     def allowed(self) -> list[np.ndarray]:
@@ -129,12 +122,12 @@ class Choices:
     @property
     def size(self) -> int:
         """How many architectures there are, exactly, before ``keep``; inactive knobs do not multiply."""
-        parents = {self._plan[b][2] for b in self._bound}
+        parents = {self._plan[b].parent for b in self._bound}
         total = math.prod(len(self._allowed[k]) for k in self._free if k not in parents)
         for parent in parents:
-            children = [b for b in self._bound if self._plan[b][2] == parent]
+            children = [b for b in self._bound if self._plan[b].parent == parent]
             total *= sum(
-                math.prod(len(self._allowed[b]) for b in children if value in self._plan[b][3])
+                math.prod(len(self._allowed[b]) for b in children if value in self._plan[b].on)
                 for value in self._allowed[parent]
             )
         return total
@@ -145,7 +138,7 @@ class Choices:
         for head in itertools.product(*(self._allowed[k] for k in self._free)):
             for k, i in zip(self._free, head, strict=True):
                 indices[k] = i
-            live = [b for b in self._bound if indices[self._plan[b][2]] in self._plan[b][3]]
+            live = [b for b in self._bound if indices[self._plan[b].parent] in self._plan[b].on]
             for tail in itertools.product(*(self._allowed[k] for k in live)):
                 for k, i in zip(live, tail, strict=True):
                     indices[k] = i
@@ -160,8 +153,6 @@ class Choices:
     def largest(self) -> dict[str, Any]:
         """Return the architecture of the last value of every knob; ``keep`` is not asked."""
         return self._build([allowed[-1] for allowed in self._allowed])
-
-    # --- narrower and joined domains ----------------------------------------------------------------------------
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Keep | None = None) -> Choices:
         """Return the part of the domain with these values that ``keep`` accepts; restrictions add up.
@@ -180,10 +171,10 @@ class Choices:
                 wanted = {self._index(k, v) for v in (values if isinstance(values, list | tuple) else [values])}
                 allowed[k] = tuple(i for i in allowed[k] if i in wanted)
                 if not allowed[k]:
-                    raise DomainError(f"{name}: {values} leaves nothing of knob {self._plan[k][0]!r}")
+                    raise DomainError(f"{name}: {values} leaves nothing of knob {self._plan[k].name!r}")
         other = copy.copy(self)
         other._allow(allowed)
-        other.keep = _both(self.keep, keep)
+        other.keep = both(self.keep, keep)
         return other
 
     def joined(self, groups: str | Mapping[str, Sequence[str]]) -> Choices:
@@ -201,11 +192,13 @@ class Choices:
             for name in self.knobs:
                 if number := re.search(r"\.(\d+)$", name):
                     found.setdefault(f"{groups}.{number[1]}", []).append(name)
+            if not found:
+                raise DomainError(f"nothing to join to {groups!r}: no knob ends in a number, as in 'heads.0'")
             groups = found
         member = {knob: name for name, knobs in groups.items() for knob in knobs}
         for name, knobs in groups.items():
-            rules = {self._plan[self._position(knob)][2:4] for knob in knobs}
-            if len(rules) > 1 or any(member[knob] != name for knob in knobs):
+            rules = {self._plan[self._position(knob)][4:] for knob in knobs}
+            if len(rules) > 1 or any(member[knob] != name for knob in knobs) or name in self._at.keys() - set(knobs):
                 raise DomainError(
                     f"cannot join {', '.join(knobs)} to {name!r}: they must be active together, once each"
                 )
@@ -213,8 +206,6 @@ class Choices:
         other = copy.copy(self)
         other._join(dims)
         return other
-
-    # --- draws --------------------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw an architecture, each knob uniformly, until ``keep`` accepts one.
@@ -225,13 +216,12 @@ class Choices:
         arch = self._build(self._draw(rng))
         if self.keep is None or self.keep(arch):
             return arch
-        violation = getattr(self.keep, "violation", None)
-        drawn = []
-        for _ in range(REJECTIONS if violation else SCAN // 10):
+        guided, drawn = hasattr(self.keep, "violation"), []
+        for _ in range(REJECTIONS if guided else SCAN // 10):
             drawn.append(self._draw(rng))
             if self.keep(arch := self._build(drawn[-1])):
                 return arch
-        return self._descend(drawn, violation, rng) if violation else self._scan(rng)
+        return self._descend(drawn, rng) if guided else self._scan(rng)
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> dict[str, Any]:
         """Return a neighbour: one dimension redrawn, more where ``keep`` accepts no near one.
@@ -249,19 +239,17 @@ class Choices:
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> dict[str, Any]:
         """Return a child that takes each dimension from ``a`` or ``b``; a mutant of ``a`` where ``keep`` takes none."""
         first, second = self._indices(a), self._indices(b)
-        alive = self._live(first), self._live(second)
+        here, there = self._live(first), self._live(second)
         for _ in range(REJECTIONS):
             child = list(first)
             for group, coin in zip(self._groups, rng.random(len(self._groups)) < 0.5, strict=True):
-                for k in group:
-                    if alive[1][k] and (coin or not alive[0][k]):
+                if there[group[0]] and (coin or not here[group[0]]):
+                    for k in group:
                         child[k] = second[k]
             found = self._build(self._inside(child, rng))
             if self.keep is None or self.keep(found):
                 return found
         return self.mutate(a, rng)
-
-    # --- positions: one index a knob ----------------------------------------------------------------------------
 
     def _allow(self, allowed: list[tuple[int, ...]]) -> None:
         self._allowed = allowed
@@ -272,7 +260,7 @@ class Choices:
     def _join(self, dims: dict[str, tuple[str, ...]]) -> None:
         self.dims = dims
         self._groups = [tuple(self._at[knob] for knob in group) for group in dims.values()]
-        sizes = [[len(self._plan[k][1]) for k in group] for group in self._groups]
+        sizes = [[len(self._plan[k].values) for k in group] for group in self._groups]
         self._weights = [
             (group, [math.prod(size[:i]) for i in range(len(size))])
             for group, size in zip(self._groups, sizes, strict=True)
@@ -280,34 +268,29 @@ class Choices:
 
     def _indices(self, arch: Arch) -> list[int]:
         indices = [0] * len(self._plan)
-        for k in self._order:
-            name, _, parent, on, listed = self._plan[k]
+        for k, (name, _, table, listed, parent, on) in self._order:
             if parent >= 0 and indices[parent] not in on:
                 continue
             try:
                 value = arch[name]
-                indices[k] = self._lookup[k][_key(value) if listed else value]
+                indices[k] = table[_key(value) if listed else value]
             except (KeyError, TypeError):
                 if name not in arch:
                     raise DomainError(f"the architecture lacks knob {name!r}") from None
                 indices[k] = self._index(k, value)
-        for name in arch.keys() - self._at.keys():
-            self._position(name)
+        if not arch.keys() <= self._at.keys():
+            self._position(min(arch.keys() - self._at.keys()))
         return indices
 
     def _build(self, indices: Sequence[int]) -> dict[str, Any]:
         arch = {}
-        for (name, values, parent, on, listed), i in zip(self._plan, indices, strict=True):
+        for (name, values, _, listed, parent, on), i in zip(self._plan, indices, strict=True):
             if parent < 0 or indices[parent] in on:
                 arch[name] = _fresh(values[i]) if listed else values[i]
         return arch
 
     def _live(self, indices: Sequence[int]) -> list[bool]:
-        return [parent < 0 or indices[parent] in on for _, _, parent, on, _ in self._plan]
-
-    def _permits(self, indices: Sequence[int]) -> bool:
-        live = self._live(indices)
-        return all(not on or i in allowed for i, allowed, on in zip(indices, self._allowed, live, strict=True))
+        return [parent < 0 or indices[parent] in on for *_, parent, on in self._plan]
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
         picks = (rng.random(len(self._count)) * self._count).astype(np.intp)
@@ -333,40 +316,35 @@ class Choices:
                     changed[k] = self._allowed[k][int(rng.integers(len(self._allowed[k])))]
         return changed
 
-    def _descend(
-        self, drawn: list[list[int]], violation: Callable[[Arch], float], rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """Walk downhill on the violation from the best draws; a constraint met by one draw in 1e9 is still reached."""
-        scored = sorted(((violation(self._build(i)), n) for n, i in enumerate(drawn)))
-        for _, n in scored[:5]:
-            indices, arch = drawn[n], self._build(drawn[n])
-            excess = violation(arch)
+    def _descend(self, drawn: list[list[int]], rng: np.random.Generator) -> dict[str, Any]:
+        """Walk downhill on the violation, so that even what one draw in 1e9 would meet is reached."""
+        keep: Any = self.keep
+        corners = [[allowed[end] for allowed in self._allowed] for end in (0, -1)]
+        best = sorted((keep.violation(self._build(indices)), indices) for indices in drawn)[:3]
+        for excess, indices in best + [(keep.violation(self._build(indices)), indices) for indices in corners]:
             for _ in range(20 * len(self._groups)):
-                candidate = self._change(indices, rng, 1)
-                arch = self._build(candidate)
-                worse = violation(arch)
-                if worse <= excess:
-                    indices, excess = candidate, worse
-                    if self.keep is None or self.keep(arch):
+                arch = self._build(candidate := self._change(indices, rng, 1))
+                if (reached := keep.violation(arch)) <= excess:
+                    indices, excess = candidate, reached
+                    if keep(arch):
                         return arch
+            if keep(arch := self._build(indices)):  # a corner with no acceptable neighbour
+                return arch
         return self._scan(rng)
 
     def _scan(self, rng: np.random.Generator) -> dict[str, Any]:
         if self.size <= SCAN:
-            if found := list(self.enumerate()):
-                return found[int(rng.integers(len(found)))]
-            raise UnsatisfiableError(f"none of the {self.size} architectures of the domain is acceptable")
-        for _ in range(SCAN):
-            arch = self._build(self._draw(rng))
-            if self.keep is None or self.keep(arch):
-                return arch
-        raise UnsatisfiableError(f"none of {SCAN} random architectures is acceptable")
-
-    # --- names --------------------------------------------------------------------------------------------------
+            found = list(self.enumerate())
+        else:
+            drawn = (self._build(self._draw(rng)) for _ in range(SCAN))
+            found = list(itertools.islice(filter(self.keep, drawn), 1))
+        if not found:
+            raise UnsatisfiableError(f"none of {min(self.size, SCAN)} architectures tried is acceptable")
+        return found[int(rng.integers(len(found)))]
 
     def _position(self, name: str) -> int:
         if name not in self._at:
-            raise DomainError(f"unknown knob {name!r}. {_suggest(name, self.knobs)}")
+            raise DomainError(f"unknown knob {name!r}.{suggestion(name, self.knobs) or _known(self.knobs)}")
         return self._at[name]
 
     def _family(self, name: str) -> list[int]:
@@ -375,80 +353,37 @@ class Choices:
         if found := [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]:
             return found
         families = dict.fromkeys(knob.split(".")[0] for knob in self.knobs)
-        raise DomainError(f"unknown knob {name!r}. {_suggest(name, [*families, *self.knobs])}")
+        raise DomainError(f"unknown knob {name!r}.{suggestion(name, [*families, *self.knobs]) or _known(families)}")
 
     def _index(self, k: int, value: Any) -> int:
         try:
-            return self._lookup[k][_key(value)]
+            return self._plan[k].table[_key(value)]
         except (KeyError, TypeError):
             name, values = self._plan[k][:2]
-            raise DomainError(f"knob {name!r} has no value {value!r}. Its values are {list(values)}") from None
+            raise DomainError(f"knob {name!r} has no value {value!r}. It has {list(values)}") from None
 
 
-def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Keep | None = None) -> Any:
-    """Restrict any domain: through its own ``restrict`` where it has one, else by rejecting draws.
-
-    Raises:
-        DomainError: ``only`` is given and the domain has no knobs to restrict.
-    """
-    if hasattr(domain, "restrict"):
-        return domain.restrict(only, keep=keep)
-    if only:
-        raise DomainError(f"{type(domain).__name__} has no knobs to restrict, but got {dict(only)}")
-    return domain if keep is None else Kept(domain, keep)
+class _Knob(NamedTuple):
+    name: str
+    values: tuple[Any, ...]
+    table: dict[Any, int]  # value → its position
+    listed: bool  # some values are lists or mappings
+    parent: int = -1
+    on: frozenset[int] = frozenset()  # positions of the parent's values at which this knob is active
 
 
-class Kept:
-    """The part of a domain that ``keep`` accepts, found by rejection.
-
-    Args:
-        domain: any domain.
-        keep: tells whether a canonical architecture may stay.
-        tries: draws before giving up.
-    """
-
-    def __init__(self, domain: Domain, keep: Keep, tries: int = 2000) -> None:
-        self.domain, self.keep, self.tries = domain, keep, tries
-
-    def sample(self, rng: np.random.Generator) -> Arch:
-        """Draw until ``keep`` accepts; raises UnsatisfiableError after ``tries`` draws."""
-        return self._accepted(lambda: self.domain.sample(rng))
-
-    def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
-        """Mutate until ``keep`` accepts; raises UnsatisfiableError after ``tries`` mutants."""
-        return self._accepted(lambda: self.domain.mutate(arch, rng))
-
-    def contains(self, arch: Arch) -> bool:
-        """Tell whether ``arch`` belongs and is accepted."""
-        return self.domain.contains(arch) and bool(self.keep(self.domain.canonical(arch)))
-
-    def canonical(self, arch: Arch) -> Arch:
-        """Return the canonical form."""
-        return self.domain.canonical(arch)
-
-    def _accepted(self, draw: Callable[[], Arch]) -> Arch:
-        for _ in range(self.tries):
-            if self.keep(arch := draw()):
-                return arch
-        raise UnsatisfiableError(f"none of {self.tries} draws from {type(self.domain).__name__} is acceptable")
+def _plain(name: str, value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=lambda number: number.item()))
+    except (AttributeError, ValueError):
+        raise DomainError(f"knob {name!r}: {value!r} is not a JSON value") from None
 
 
-class _Both:
-    def __init__(self, first: Keep, second: Keep) -> None:
-        self.first, self.second = first, second
-
-    def __call__(self, arch: Arch) -> bool:
-        return bool(self.first(arch)) and bool(self.second(arch))
-
-    def violation(self, arch: Arch) -> float:
-        return sum(
-            keep.violation(arch) if hasattr(keep, "violation") else float(not keep(arch))
-            for keep in (self.first, self.second)
-        )
-
-
-def _both(first: Keep | None, second: Keep | None) -> Keep | None:
-    return _Both(first, second) if first and second else first or second
+def _fresh(value: Any) -> Any:
+    """Copy a JSON-plain value, so that nobody can change the domain's own."""
+    if isinstance(value, list):
+        return [_fresh(item) if isinstance(item, list | dict) else item for item in value]
+    return copy.deepcopy(value) if isinstance(value, dict) else value
 
 
 def _key(value: Any) -> Any:
@@ -457,24 +392,16 @@ def _key(value: Any) -> Any:
     return canonical_json(value) if isinstance(value, Mapping) else value
 
 
-def _fresh(value: Any) -> Any:
-    """Copy a JSON-plain value, so that nobody can change the domain's own."""
-    if isinstance(value, list | tuple):
-        return [_fresh(item) if isinstance(item, list | tuple | dict) else item for item in value]
-    return copy.deepcopy(value) if isinstance(value, dict) else value
-
-
 def _lookup(name: str, values: Sequence[Any]) -> dict[Any, int]:
     table = {_key(value): i for i, value in enumerate(values)}
     if not values or len(table) < len(values):
         raise DomainError(f"knob {name!r} needs values, all different, but got {list(values)}")
-    lengths = [len(value) for value in values if isinstance(value, list | tuple)]
-    for i, value in enumerate(values):
-        if isinstance(value, list | tuple) and lengths.count(len(value)) == 1:
-            table.setdefault(len(value), i)
+    lengths = [len(value) if isinstance(value, list) else -1 for value in values]
+    for i, length in enumerate(lengths):
+        if length >= 0 and lengths.count(length) == 1:
+            table.setdefault(length, i)
     return table
 
 
-def _suggest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}"
+def _known(names: Iterable[str]) -> str:
+    return f" Known: {', '.join(names)}."

@@ -1,9 +1,15 @@
 import itertools
+import json
+import timeit
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nasframe.domain import Choices
+from nasframe.domain import Choices, DomainError
+from nasframe.errors import UnsatisfiableError
+from nasframe.keep import restrict
 
 
 def elastic(layers=4, depths=(1, 2, 4), heads=(1, 2, 4), ffn=(8, 16)):
@@ -17,22 +23,206 @@ def elastic(layers=4, depths=(1, 2, 4), heads=(1, 2, 4), ffn=(8, 16)):
     return Choices(knobs, active)
 
 
+class AtMost:
+    """Accepts archs of at most ``cap`` neurons."""
+
+    def __init__(self, cap):
+        self.cap = cap
+
+    def __call__(self, arch):
+        return self.violation(arch) == 0
+
+    def violation(self, arch):
+        return max(0, sum(v for k, v in arch.items() if k.startswith(("ffn", "b."))) - self.cap)
+
+
+@st.composite
+def domains(draw):
+    """Flat and conditional domains, restricted and joined or not, small enough to enumerate."""
+    count = draw(st.integers(1, 4))
+    knobs = {f"{'ab'[i % 2]}.{i // 2}": list(range(1, draw(st.integers(1, 3)) + 1)) for i in range(count)}
+    knobs["deep"] = [list(range(n + 1)) for n in range(draw(st.integers(1, 3)))]
+    active = {}
+    if draw(st.booleans()):
+        active = {k: ("deep", [v for v in knobs["deep"] if int(k[2]) in v]) for k in knobs if k != "deep"}
+    domain = Choices(knobs, active)
+    if draw(st.booleans()):
+        domain = domain.joined("layer")
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(list(knobs)))
+        domain = domain.restrict({name: draw(st.lists(st.sampled_from(knobs[name]), min_size=1, max_size=2))})
+    return domain
+
+
+@settings(deadline=None, max_examples=60)
+@given(domains(), st.integers(0, 2**32))
+def test_every_operation_stays_inside_and_canonical(domain, seed):
+    rng = np.random.default_rng(seed)
+    everything = list(domain.enumerate())
+    assert len(everything) == domain.size
+    assert all(a != b for a, b in itertools.combinations(everything[:60], 2))
+    arch, other = domain.sample(rng), domain.sample(rng)
+    before = json.dumps([arch, other])
+    mutant, child = domain.mutate(arch, rng), domain.crossover(arch, other, rng)
+    assert json.dumps([arch, other]) == before
+    assert mutant != arch or domain.size == 1
+    for found in (arch, mutant, child, domain.smallest(), domain.largest()):
+        assert found in everything
+        assert domain.contains(found)
+        assert domain.canonical(found) == found == domain.decode(domain.encode(found))
+        code, live = domain.encode(found), domain.active(found)
+        assert all(i in allowed or not on for i, allowed, on in zip(code, domain.allowed, live, strict=True))
+        assert not code[~live].any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(domains())
+def test_restricting_is_filtering(domain):
+    for name, value in domain.largest().items():
+        narrow = domain.restrict({name: [value]}, keep=AtMost(3))
+        same = [a for a in domain.enumerate() if a.get(name, value) == value and AtMost(3)(a)]
+        assert list(narrow.enumerate()) == same
+
+
 def test_size_counts_inactive_knobs_once():
     domain = elastic(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
     assert domain.size == domain.joined("layer").size == 12**6 + 12**8 + 12**10 + 12**12
 
 
-def test_enumerate_yields_each_canonical_arch_once():
-    domain = elastic(2, (1, 2))
-    archs = list(domain.enumerate())
-    assert len(archs) == domain.size == 6 + 36
-    assert all(a != b for a, b in itertools.combinations(archs, 2))
-    assert all(domain.canonical(arch) == arch and domain.contains(arch) for arch in archs)
+def test_joined_dimensions_count_the_first_knob_fastest():
+    domain = elastic().joined("layer")
+    assert list(domain.dims) == ["layers", "layer.0", "layer.1", "layer.2", "layer.3"]
+    assert domain.shape == (3, 6, 6, 6, 6)
+    arch = {"layers": [0], "heads.0": 4, "ffn.0": 16}
+    assert domain.encode(arch).tolist() == [0, 2 + 3 * 1, 0, 0, 0]
+    assert domain.active(arch).tolist() == [True, True, False, False, False]
+    assert domain.restrict({"ffn": [16]}).allowed[1].tolist() == [3, 4, 5]
+    explicit = elastic().joined({"layer.0": ["ffn.0", "heads.0"]})
+    assert explicit.encode(arch)[1] == 1 + 2 * 2
 
 
-@pytest.mark.parametrize("domain", [elastic(), elastic().joined("layer")])
-def test_encode_and_decode_are_inverse(domain):
+def test_a_length_stands_for_a_list_of_that_length():
+    domain = elastic()
+    assert domain.canonical({"layers": 1, "heads.0": 2, "ffn.0": 8, "heads.3": 4}) == {
+        "layers": [0],
+        "heads.0": 2,
+        "ffn.0": 8,
+    }
+    assert domain.restrict({"layers": [4]}).size == domain.restrict({"layers": [[0, 1, 2, 3]]}).size == 6**4
+    with pytest.raises(DomainError, match="no value 2"):
+        Choices({"layers": [[0, 1], [0, 2]]}).canonical({"layers": 2})
+
+
+def test_archs_do_not_share_the_domains_lists():
+    domain = elastic()
+    domain.smallest()["layers"].append(7)
+    assert domain.smallest()["layers"] == [0]
+
+
+def test_numpy_values_become_plain():
+    domain = Choices({"width": np.array([8, 16])})
+    assert json.loads(json.dumps(domain.canonical({"width": np.int64(16)}))) == {"width": 16}
+
+
+def test_rare_architectures_are_reached_by_descending():
+    domain = elastic(12, range(1, 13), (1, 2, 4), range(1, 40)).restrict({"layers": [12]}, keep=AtMost(14))
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        arch = domain.sample(rng)
-        assert domain.decode(domain.encode(arch)) == arch
+    arch = domain.sample(rng)
+    assert domain.contains(arch)
+    assert domain.contains(domain.mutate(arch, rng))
+    assert domain.contains(domain.crossover(arch, domain.sample(rng), rng))
+
+
+def test_nothing_acceptable_is_an_error():
+    rng = np.random.default_rng(0)
+    for keep in (AtMost(-1), lambda arch: False):
+        with pytest.raises(UnsatisfiableError):
+            elastic(2, (1, 2)).restrict(keep=keep).sample(rng)
+        with pytest.raises(UnsatisfiableError):
+            elastic(12, (12,)).restrict(keep=keep).sample(rng)
+
+
+def test_a_single_acceptable_architecture_is_found():
+    domain = elastic(2, (1, 2))
+    target = domain.largest()
+    only = domain.restrict(keep=lambda arch: arch == target)
+    rng = np.random.default_rng(0)
+    assert only.sample(rng) == target == only.mutate(target, rng) == only.crossover(domain.smallest(), target, rng)
+
+
+def test_conditions_nest():
+    domain = elastic().restrict(keep=AtMost(16)).restrict({"layers": [2]}, keep=lambda arch: arch["heads.0"] == 4)
+    found = list(domain.enumerate())
+    assert len(found) == 3
+    assert all(arch["heads.0"] == 4 and arch["ffn.0"] == arch["ffn.1"] == 8 for arch in found)
+    assert domain.sample(np.random.default_rng(0)) in found
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: d.canonical({"layer": [0]}), "lacks knob 'layers'"),
+        (
+            lambda d: d.canonical({"layers": 1, "heads.0": 3, "ffn.0": 8}),
+            r"'heads.0' has no value 3. It has \[1, 2, 4\]",
+        ),
+        (lambda d: d.canonical({"layers": 1, "heads.0": 1, "ffn.0": 8, "head.1": 8}), "Did you mean 'heads.1'"),
+        (lambda d: d.restrict({"head": [1]}), "Did you mean 'heads'"),
+        (lambda d: d.restrict({"heads": [1]}).restrict({"heads": [2]}), "leaves nothing of knob 'heads.0'"),
+        (lambda d: d.joined({"x": ["layers", "heads.0"]}), "must be active together"),
+        (lambda d: Choices({"a": [1]}).joined("layer"), "no knob ends in a number"),
+        (lambda d: Choices({"a": []}), "needs values"),
+        (lambda d: Choices({"a": [1, 1]}), "all different"),
+        (lambda d: Choices({"a": [{1}]}), "not a JSON value"),
+        (lambda d: Choices({"a": [1], "b": [1]}, {"b": ("c", [1])}), "unknown knob 'c'"),
+        (lambda d: Choices({"a": [1], "b": [1], "c": [1]}, {"b": ("a", [1]), "c": ("b", [1])}), "itself conditional"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(DomainError, match=message):
+        call(elastic())
+
+
+def test_contains_is_false_for_anything_else():
+    domain = elastic()
+    assert not domain.contains({"layers": [9]})
+    assert not domain.contains({})
+    assert not domain.restrict({"heads": [1]}).contains(domain.largest())
+
+
+class Bits:
+    """A domain with nothing but the protocol."""
+
+    def sample(self, rng):
+        return {"bits": int(rng.integers(8))}
+
+    def mutate(self, arch, rng):
+        return {"bits": arch["bits"] ^ 1}
+
+    def contains(self, arch):
+        return 0 <= arch["bits"] < 8
+
+    def canonical(self, arch):
+        return dict(arch)
+
+
+def test_any_domain_can_be_restricted():
+    rng = np.random.default_rng(0)
+    odd = restrict(Bits(), keep=lambda arch: arch["bits"] % 2 == 1)
+    high = restrict(odd, keep=lambda arch: arch["bits"] > 4)
+    assert {high.sample(rng)["bits"] for _ in range(30)} == {5, 7}
+    assert not high.contains({"bits": 3})
+    with pytest.raises(UnsatisfiableError):
+        high.mutate({"bits": 5}, rng)
+
+
+def test_draws_are_fast():
+    domain = elastic(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
+    rng = np.random.default_rng(0)
+    arch = domain.sample(rng)
+
+    def micros(call):
+        return min(timeit.repeat(call, number=200, repeat=10)) / 200 * 1e6
+
+    assert micros(lambda: domain.sample(rng)) < 60  # 8 on an idle core; the rest is room for a busy machine
+    assert micros(lambda: domain.canonical(arch)) < 40
