@@ -1,0 +1,66 @@
+"""Losses that compare a student with its teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, the mean over the batch.
+
+    The factor keeps the gradient's size the same for every temperature (Hinton et al., arXiv 1503.02531, §2.1).
+
+    Args:
+        student: logits ``(batch, classes)``.
+        teacher: logits of the same shape; they get no gradient.
+        temperature: how soft both distributions are made.
+
+    Returns:
+        A scalar in float32, 0 where both agree.
+
+    >>> float(distillation(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 3.0]]), temperature=5.0))
+    0.0
+    """
+    log_p = functional.log_softmax(student.float() / temperature, dim=-1)
+    log_q = functional.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Return ``−Σ softmax(teacher / T) · log softmax(student / T)``, the mean over the batch.
+
+    Its gradient is that of :func:`distillation` without the factor ``T²``.
+
+    Args:
+        student: logits ``(batch, classes)``.
+        teacher: logits of the same shape; they get no gradient.
+        temperature: how soft both distributions are made.
+
+    Returns:
+        A scalar in float32, the teacher's entropy where both agree.
+    """
+    q = functional.softmax(teacher.detach().float() / temperature, dim=-1)
+    return -(q * functional.log_softmax(student.float() / temperature, dim=-1)).sum(-1).mean()
+
+
+def masked_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean squared error over the positions that are real.
+
+    Args:
+        student: ``(batch, length, width)``.
+        teacher: the same shape; it gets no gradient.
+        mask: ``(batch, length)``, 0 where a position is padding; ``None`` counts all.
+
+    Returns:
+        A scalar in float32.
+
+    >>> states = torch.tensor([[[1.0], [9.0]]])
+    >>> float(masked_mse(states, torch.zeros(1, 2, 1), mask=torch.tensor([[1, 0]])))
+    1.0
+    """
+    errors = (student.float() - teacher.detach().float()).square().mean(-1)
+    if mask is None:
+        return errors.mean()
+    real = mask.to(errors.dtype)
+    return (errors * real).sum() / real.sum().clamp(min=1)

@@ -1,0 +1,78 @@
+"""Fake quantisation: numbers in floating point that lie on the grid of a small integer type.
+
+Grids are symmetric: ``scale · {−q … q}`` with ``q = 2^(bits−1) − 1``, so that 0 is on every grid and stays 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def levels(bits: int) -> int:
+    """Return the largest integer of a symmetric grid.
+
+    >>> levels(8), levels(4), levels(2)
+    (127, 7, 1)
+    """
+    return int(2 ** (bits - 1) - 1)
+
+
+def row_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Choose a grid for each row of a matrix.
+
+    With 3 bits or more, the row's largest magnitude is the grid's end. With 2 bits the grid ``{−α, 0, α}`` has the
+    α that is closest to the row in the least-squares sense (ternary weight networks, arXiv 1605.04711, eqs. 5–6):
+    the mean magnitude of the entries above 0.7 times the row's mean magnitude.
+
+    Args:
+        weight: ``(rows, columns)``.
+        bits: 2 or more.
+
+    Returns:
+        Positive steps ``(rows, 1)``.
+    """
+    size = weight.detach().abs()
+    if bits > 2:
+        scales = size.amax(1, keepdim=True) / levels(bits)
+    else:
+        large = size > 0.7 * size.mean(1, keepdim=True)
+        scales = (size * large).sum(1, keepdim=True) / large.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(scales > 0, scales, 1.0)
+
+
+def tensor_scale(largest: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the step of a grid that ends at ``largest``, a scalar."""
+    return torch.where(largest > 0, largest / levels(bits), 1.0)
+
+
+def fake_quantize(tensor: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to the grid; the gradient passes as if nothing had happened (straight-through, arXiv 1308.3432).
+
+    Args:
+        tensor: any shape.
+        scale: the grid's step, broadcast against ``tensor``.
+        bits: width of the integer.
+
+    >>> fake_quantize(torch.tensor([0.0, 0.4, 9.0]), torch.tensor(0.5), bits=4).tolist()
+    [0.0, 0.5, 3.5]
+    """
+    end = levels(bits)
+    rounded = (tensor.detach() / scale).round().clamp(-end, end) * scale
+    return rounded + (tensor - tensor.detach())  # in this order: exactly on the grid
+
+
+class RowQuantizer(nn.Module):
+    """A parametrisation that shows a matrix on its rows' grids (``torch.nn.utils.parametrize``).
+
+    Args:
+        bits: width of the integer, 2 or more.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the quantised matrix, its gradient passed straight through."""
+        return fake_quantize(weight, row_scales(weight, self.bits), self.bits)

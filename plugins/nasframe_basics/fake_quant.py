@@ -1,0 +1,98 @@
+"""Quantisation-aware training with straight-through gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import Modifier
+from nasframe.nn.elastic import WORD_EMBEDDINGS, layers_of
+from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
+from nasframe.types import TrainJob
+
+RANGE_DECAY = 0.99
+
+
+class FakeQuant(Modifier):
+    """Train with weights, and activations if wanted, rounded to the grid of a small integer type.
+
+    Weights have one grid a row; at the end they stay on it, in floating point, so that the result is a plain model.
+    Activations have one grid a tensor and are rounded during training only, as dynamic integer inference would.
+
+    Args:
+        bits: of the encoder's weight matrices.
+        activations: bits of the inputs of these matrices; ``None`` leaves them in floating point. For whole networks
+            only, not for sub-networks.
+        ranges: an activation's grid ends at the largest magnitude in the ``batch``, or at its ``running`` mean.
+        embeddings: bits of the word embedding, one grid a word; ``None`` leaves it.
+    """
+
+    def __init__(
+        self,
+        bits: Literal[8, 4, 2] = 8,
+        activations: Literal[8, 4] | None = None,
+        ranges: Literal["batch", "running"] = "batch",
+        embeddings: Literal[8, 4, 2] | None = None,
+    ) -> None:
+        self.bits, self.activations, self.ranges, self.embeddings = bits, activations, ranges, embeddings
+        self.largest: dict[str, torch.Tensor] = {}
+        self.hooks: list[Any] = []
+
+    def on_start(self, job: TrainJob) -> None:
+        """Parametrise the weights and hook the activations."""
+        if self.activations and (job.sampler is not None or job.arch is not None):
+            raise UsageError(
+                f"stage {job.stage!r}: fake_quant.activations: {self.activations} with sub-networks. "
+                "Expected a stage without sampler and arch, or activations: null."
+            )
+        for module in word_tables(job.net) if self.embeddings else ():
+            parametrize.register_parametrization(module, "weight", RowQuantizer(self.embeddings or 8))
+        for name, module in encoder_matrices(job.net):
+            parametrize.register_parametrization(module, "weight", RowQuantizer(self.bits))
+            if self.activations:
+                self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
+
+    def on_finish(self, job: TrainJob) -> None:
+        """Leave the rounded weights in place of the full ones."""
+        for hook in self.hooks:
+            hook.remove()
+        for module in [*word_tables(job.net), *(module for _, module in encoder_matrices(job.net))]:
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running ranges."""
+        return {"largest": self.largest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with these ranges."""
+        self.largest = dict(state["largest"])
+
+    def _round_input(self, name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        largest = inputs[0].detach().abs().amax().float()
+        if self.ranges == "running":
+            if module.training:
+                before = self.largest.get(name, largest)
+                self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
+            largest = self.largest.get(name, largest)
+        scale = tensor_scale(largest, self.activations or 8).to(inputs[0].dtype)
+        return (fake_quantize(inputs[0], scale, self.activations or 8), *inputs[1:])
+
+
+def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Go through the linear maps of the encoder's layers, in order, with their names."""
+    for name, module in layers_of(net).named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
+
+
+def word_tables(net: nn.Module) -> list[nn.Module]:
+    """Return the module, or the two of a factorised embedding, that hold the word embedding's weights."""
+    words = net.base_model.get_submodule(WORD_EMBEDDINGS)
+    return [words] if isinstance(words, nn.Embedding) else [words.table, words.project]
