@@ -1,0 +1,170 @@
+"""Rewrite the parts of the documents that repeat what the code says: options, commands, tables, module lists.
+
+Run ``python docs/regenerate.py`` after a change of options; ``tests/test_docs.py`` fails while a part is out of date.
+A part lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text around it is written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TITLES = {
+    "space": "Search spaces", "sampler": "Samplers", "trainer": "Trainers", "estimator": "Estimators",
+    "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models",
+}  # fmt: skip
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Write a Markdown table."""
+    lines = [list(header), *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def option_table(options: dict[str, Any]) -> str:
+    """Write the options of a plugin or verb."""
+    if not options:
+        return "No options.\n"
+    rows = [
+        (f"`{o.name}`", o.type_name, "required" if o.required else f"`{shown(o.default)}`", plain(o.doc))
+        for o in options.values()
+    ]
+    return table(("option", "type", "default", "meaning"), rows)
+
+
+def shown(default: Any) -> str:
+    """Write a default as YAML reads it."""
+    words = {None: "null", True: "true", False: "false", (): "[]"}
+    if default is None or isinstance(default, bool | tuple) and default in words:
+        return words[default]
+    return str(list(default)).replace("'", "") if isinstance(default, list | tuple) else str(default)
+
+
+def plain(doc: str) -> str:
+    """Turn docstring markup into Markdown."""
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", doc).replace("``", "`")
+
+
+def first_paragraph(thing: Any) -> str:
+    """Return the first paragraph of a docstring on one line."""
+    return plain(" ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split()))
+
+
+def plugins() -> str:
+    """List every built-in plugin with its options."""
+    from nasframe import registry
+    from nasframe.options import options_of
+
+    parts = []
+    for kind, title in TITLES.items():
+        parts.append(f"## {title}\n")
+        for name, entry in sorted(registry.factories(kind).items()):
+            if entry.package != "nasframe":
+                continue  # another distribution's
+            factory = entry.load()
+            parts.append(f"### `{name}`\n\n{first_paragraph(factory)}\n\n{option_table(options_of(factory))}")
+    return "\n".join(parts)
+
+
+def stages() -> str:
+    """List every verb with its options."""
+    from nasframe.options import options_of
+    from nasframe.stages import VERBS
+
+    return "\n".join(
+        f"### `{verb}`\n\n{first_paragraph(function)}\n\n{option_table(options_of(function, positional=2))}"
+        for verb, function in VERBS.items()
+    )
+
+
+def run_tables() -> str:
+    """List the tables of run.db with their columns."""
+    from nasframe.store import SCHEMA
+
+    found = re.findall(r"CREATE TABLE (\w+) \((.*?)\);", SCHEMA, re.DOTALL)
+    rows = []
+    for name, body in found:
+        names = [part.split()[0] for part in re.sub(r"PRIMARY KEY \(.*?\)", "", body).split(",") if part.strip()]
+        rows.append((f"`{name}`", ", ".join(f"`{column}`" for column in names)))
+    return table(("table", "columns"), rows)
+
+
+def commands() -> str:
+    """List every command of the CLI with its arguments and options."""
+    from nasframe.cli import app
+    from typer.main import get_command
+
+    parts: list[str] = []
+
+    def describe(command: Any, path: str) -> None:
+        for name, sub in getattr(command, "commands", {}).items():
+            describe(sub, f"{path} {name}")
+        rows = [
+            (
+                " ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts)) if p.param_type_name == "option" else p.name.upper(),
+                getattr(p, "help", "") or "",
+            )
+            for p in command.params
+            if not getattr(p, "hidden", False) and p.name not in ("install_completion", "show_completion")
+        ]
+        text = " ".join((command.help or "").split("\f")[0].split())
+        parts.append(f"## `{path}`\n\n{text}\n\n" + (table(("argument", "meaning"), rows) if rows else ""))
+
+    describe(get_command(app), "nasframe")
+    return "\n".join(reversed(parts[-1:])) + "\n" + "\n".join(parts[:-1])
+
+
+def recipes() -> str:
+    """List the recipes that the package carries, with the first line of each."""
+    rows = []
+    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
+        name = path.relative_to(ROOT / "recipes").with_suffix("").as_posix()
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        rows.append((f"`{name}`", first.lstrip("# ")))
+    return table(("recipe", "what it does"), rows)
+
+
+def modules(folder: str, package: str) -> str:
+    """List a package's public modules for the API reference."""
+    names = [package]
+    for path in sorted((ROOT / folder).glob("*.py")):
+        if not path.name.startswith("_"):
+            names.append(f"{package}.{path.stem}")
+    return "".join(f"\n::: {name}\n" for name in names) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "plugins": plugins,
+    "stages": stages,
+    "run-tables": run_tables,
+    "commands": commands,
+    "recipes": recipes,
+    "modules-nasframe": lambda: modules("nasframe", "nasframe") + modules("nasframe/testing", "nasframe.testing"),
+    "modules-nn": lambda: modules("nasframe/nn", "nasframe.nn"),
+    "modules-basics": lambda: modules("plugins/nasframe_basics", "nasframe_basics"),
+}
+
+
+def regenerated(text: str) -> str:
+    """Return a document with its generated parts made anew."""
+    return PART.sub(lambda m: f"{m[1]}\n{PARTS[m[2]]().strip()}\n\n{m[3]}", text)
+
+
+def main() -> None:
+    """Rewrite every document that changed."""
+    for path in sorted(DOCS.rglob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        if (new := regenerated(old)) != old:
+            path.write_text(new, encoding="utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
