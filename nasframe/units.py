@@ -1,0 +1,57 @@
+"""Numbers with units, as recipes and commands write them: ``66M``, ``1.2G``, ``15ms``, ``300MB``, ``60%``.
+
+Times are in milliseconds and sizes in bytes, the units of the estimators ``latency`` and ``size``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from nasframe.errors import UsageError
+
+UNITS = {
+    "": 1.0,
+    "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "T": 1e12,
+    "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
+    "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3,
+}  # fmt: skip
+EXPECTED = "Expected a number such as 66M, 1.2G, 15ms, 300MB or 2e-5."
+NUMBER = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]*)")
+
+
+def parse_number(text: str | float) -> float:
+    """Read a number with an optional unit.
+
+    Args:
+        text: the number; what is a number already passes through.
+
+    Returns:
+        The number in base units: counts, milliseconds, bytes.
+
+    Raises:
+        UsageError: not a finite number, or an unknown unit.
+
+    >>> [parse_number(text) for text in ("66M", "15ms", "0.2s", "300MB", "2e-5", 7)]
+    [66000000.0, 15.0, 200.0, 300000000.0, 2e-05, 7.0]
+    """
+    found = NUMBER.fullmatch(str(text).strip())
+    if found is None or isinstance(text, bool):
+        raise UsageError(f"{text!r} is not a number. {EXPECTED}")
+    digits, unit = found.groups()
+    if unit not in UNITS:
+        raise UsageError(f"{text!r}: unknown unit {unit!r}. Known: {', '.join(filter(None, UNITS))}.")
+    number = float(digits) * UNITS[unit]
+    if not math.isfinite(number):
+        raise UsageError(f"{text!r} is too large. {EXPECTED}")
+    return number
+
+
+def parse_share(text: str | float) -> float | None:
+    """Read a percentage as a share of one, or return ``None`` for anything else.
+
+    >>> parse_share("60%"), parse_share("66M")
+    (0.6, None)
+    """
+    stripped = str(text).strip()
+    return parse_number(stripped[:-1]) / 100 if stripped.endswith("%") else None
