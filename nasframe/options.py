@@ -96,7 +96,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     function: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     function = inspect.unwrap(getattr(function, "__func__", function))
     names = getattr(function, "__globals__", {})
-    found = {}
+    found: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:

@@ -77,7 +77,10 @@ class Registered:
             return self.target
         module, _, attribute = self.target.partition(":")
         try:
-            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+            return found  # type: ignore[no-any-return]
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error

@@ -1,0 +1,233 @@
+"""YAML text to values that know where they were written, and plain values back to YAML.
+
+The dialect is YAML 1.2's core without surprises: ``2e-5`` is a number, ``yes``, ``off`` and dates are text, tags that
+build Python objects do not exist. Every problem names its file, line and column.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from nasframe.errors import Problem
+
+STANDARD = "tag:yaml.org,2002:"
+NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+
+
+class Position(NamedTuple):
+    """Where a value was written; ``line`` is 0 where ``file`` is not a file but an override."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass
+class Node:
+    """A value and where it was written; mappings and lists hold nodes."""
+
+    value: Any
+    at: Position
+
+    def plain(self) -> Any:
+        """Return the value without positions."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def copy(self) -> Node:
+        """Copy the whole tree, so that a change of the copy leaves this one alone."""
+        if isinstance(self.value, dict):
+            return Node({key: node.copy() for key, node in self.value.items()}, self.at)
+        if isinstance(self.value, list):
+            return Node([node.copy() for node in self.value], self.at)
+        return Node(self.value, self.at)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(f"{STANDARD}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    _class.add_implicit_resolver(f"{STANDARD}null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+    _class.add_implicit_resolver(f"{STANDARD}int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+    _class.add_implicit_resolver(f"{STANDARD}float", re.compile(f"^{NUMBER}$"), list("-+0123456789."))
+    _class.add_implicit_resolver(f"{STANDARD}merge", re.compile(r"^<<$"), ["<"])
+
+
+def dump(data: Any) -> str:
+    """Write plain data as YAML that :func:`parse` reads back to the same data.
+
+    >>> dump({"rate": 2e-05, "share": "75%", "odd": "12e3"})
+    "rate: 2.0e-05\\nshare: 75%\\nodd: '12e3'\\n"
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def read(path: Path, shown: str) -> tuple[Node | None, list[Problem]]:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        shown: how problems name it.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        at = Position(shown, before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
+        return None, [
+            Problem(str(at), "", f"byte 0x{error.object[error.start]:02x} is not UTF-8. Expected UTF-8 text.")
+        ]
+    except IsADirectoryError:
+        return None, [Problem(shown, "", "is a directory. Expected a YAML file.")]
+    except OSError as error:
+        return None, [Problem(shown, "", f"cannot be read: {error.strerror}.")]
+    return parse(text, Position(shown, 1, 1))
+
+
+def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
+    """Parse YAML text.
+
+    Args:
+        text: what was written.
+        origin: the file with line 1, or an override, which lends its place to everything.
+
+    Returns:
+        the root node (``None`` where the text is not YAML), and every problem.
+    """
+    tabs = [
+        Problem(
+            str(Position(origin.file, number, match.start("tab") + 1)), "", "a tab in the indentation. Expected spaces."
+        )
+        for number, line in enumerate(text.splitlines(), 1)
+        if origin.line and (match := re.match(r"[ ]*(?P<tab>\t)[ \t]*[^\s#]", line))
+    ]
+    if tabs:
+        return None, tabs
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return Node(None, origin), []
+        builder = _Builder(loader, origin)
+        return builder.node(root, ()), builder.problems
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = _position(origin, mark) if mark else origin
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        return None, [Problem(str(at), "", f"not YAML: {reason}.")]
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        at = (
+            Position(origin.file, before.count("\n") + 1, error.position - before.rfind("\n"))
+            if origin.line
+            else origin
+        )
+        return None, [Problem(str(at), "", f"not YAML: character U+{error.character:04X} is not allowed.")]
+    except RecursionError:
+        return None, [Problem(str(origin), "", "not a recipe: nested too deeply.")]
+
+
+def _position(origin: Position, mark: Any) -> Position:
+    return Position(origin.file, mark.line + 1, mark.column + 1) if origin.line else origin
+
+
+class _Builder:
+    """Turns YAML's nodes into ours and collects what is wrong with them."""
+
+    def __init__(self, loader: yaml.SafeLoader, origin: Position) -> None:
+        self.loader, self.origin = loader, origin
+        self.problems: list[Problem] = []
+        self.open: list[yaml.Node] = []
+
+    def problem(self, node: yaml.Node, path: tuple[Any, ...], text: str) -> None:
+        self.problems.append(Problem(str(_position(self.origin, node.start_mark)), dotted(path), text))
+
+    def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
+        at = _position(self.origin, node.start_mark)
+        if node in self.open:
+            self.problem(node, path, "an anchor that contains itself.")
+            return Node(None, at)
+        self.open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == f"{STANDARD}map":
+                return Node(self.mapping(node, path), at)
+            if isinstance(node, yaml.SequenceNode) and node.tag == f"{STANDARD}seq":
+                return Node([self.node(item, (*path, number)) for number, item in enumerate(node.value)], at)
+            if isinstance(node, yaml.ScalarNode):
+                return Node(self.scalar(node, path), at)
+            self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
+            return Node(None, at)
+        finally:
+            self.open.pop()
+
+    def mapping(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> dict[Any, Node]:
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name in seen and name is not None:
+                line = seen[name].start_mark.line + 1
+                where = f", first on line {line}" if self.origin.line else ""
+                self.problem(key, (*path, name), f"duplicate key{where}. Expected every key once.")
+            elif name is not None:
+                seen[name] = key
+        self.loader.flatten_mapping(node)  # ``<<: *anchor``; what is written out stands after it and wins
+        found: dict[Any, Node] = {}
+        for key, item in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.problem(key, path, "a key that is not text. Expected 'key: value'.")
+                continue
+            child = self.node(item, (*path, key.value))
+            found[key.value] = Node(child.value, _position(self.origin, key.start_mark))
+        return found
+
+    def scalar(self, node: yaml.ScalarNode, path: tuple[Any, ...]) -> Any:
+        kind, text = node.tag.removeprefix(STANDARD), str(node.value)
+        try:
+            match kind:
+                case "null":
+                    return None
+                case "bool":
+                    return {"true": True, "false": False}[text.lower()]
+                case "int":
+                    return int(text)
+                case "float":
+                    if not math.isfinite(number := float(text)):
+                        raise ValueError
+                    return number
+                case "str" | "merge":
+                    return text
+        except (ValueError, KeyError):
+            self.problem(node, path, f"{text!r} is no {kind}.")
+            return None
+        self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
+        return None
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """Write a path with dots.
+
+    >>> dotted(("stages", 0, "train"))
+    'stages.0.train'
+    """
+    return ".".join(str(part) for part in path)
