@@ -1,0 +1,251 @@
+"""Reads all that a report shows out of a run directory, as plain data; ``docs/report.md`` describes the fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.store import RunStore
+
+if TYPE_CHECKING:
+    import sqlite3
+
+FORMAT_VERSION = 1
+CURVE_POINTS = 400
+AXES = ("encoder_params", "backbone_params", "params", "macs", "flops", "size", "latency")
+ROLES = ("teacher", "winner", "model", "baseline")
+
+
+def gather(run_dir: Path | str) -> dict[str, Any]:
+    """Read all that a report shows; nothing is written.
+
+    Args:
+        run_dir: a run directory, of a finished run or of one under way.
+
+    Returns:
+        The JSON-plain content of ``report.json``.
+
+    Raises:
+        UsageError: there is no run in the directory.
+    """
+    directory = Path(run_dir)
+    store = RunStore(directory, shared=True)
+    try:
+        rows = {name: _rows(store.db, name) for name in ("stage", "trial", "metric", "ledger", "model")}
+        facts = {key: json.loads(value) for key, value in store.db.execute("SELECT key, value FROM run")}
+    finally:
+        store.close()
+    recipe_text = _text(directory / "recipe.yaml")
+    recipe = _recipe(recipe_text)
+    models = _models(rows["model"], rows["stage"])
+    data = facts.get("data") or {}
+    name = data.get("primary") or _first_metric(models)
+    split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
+    _compare(models, name, split)
+    full = _full(models)
+    for model in models:
+        model["layers"] = _layers(model, full["layers"])
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": recipe.get("name") or directory.resolve().name,
+        "description": _described(recipe),
+        "seed": recipe.get("seed"),
+        "finished": bool(facts.get("finished")),
+        "metric": name,
+        "split": split,
+        "full": full,
+        "models": models,
+        "searches": _searches(rows, recipe),
+        "curves": _curves(rows["metric"], [row["name"] for row in rows["stage"]]),
+        "ledger": rows["ledger"],
+        "ledger_total": _totals(rows["ledger"]),
+        "stages": [{key: row[key] for key in ("name", "verb", "state", "run_seconds")} for row in rows["stage"]],
+        "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
+        "command": facts.get("command"),
+        "data": data,
+        "environment": json.loads(_text(directory / "env.json") or "{}"),
+        "recipe": recipe_text,
+        "trials": [{key: value for key, value in row.items() if key != "finished_at"} for row in rows["trial"]],
+    }
+
+
+def _rows(db: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+    order = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}.get(table, "rowid")
+    cursor = db.execute(f"SELECT * FROM {table} ORDER BY {order}")
+    names = [column[0] for column in cursor.description]
+    packed = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
+    return [
+        {k: json.loads(v) if k in packed and v else v for k, v in zip(names, row, strict=True)}
+        for row in cursor.fetchall()
+    ]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _recipe(text: str) -> dict[str, Any]:
+    import yaml
+
+    loaded = yaml.safe_load(text)
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _described(recipe: Mapping[str, Any]) -> str:
+    """Say model, task and space in a line, as far as the recipe has them."""
+    parts = []
+    for key in ("model", "task", "space"):
+        part = recipe.get(key)
+        if isinstance(part, Mapping):
+            words = [part.get("use"), part.get("name") or part.get("path") if key != "space" else None]
+            parts.append(" ".join(str(word) for word in words if word))
+        elif part:
+            parts.append(str(part))
+    return " · ".join(parts)
+
+
+def _models(rows: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bring the models into the order of the table: the teacher, then budget by budget."""
+    verbs = {row["name"]: row["verb"] for row in stages}
+    winners = {name for row in stages for name in (row["result"] or {}).get("winners", ())}
+    models = []
+    for row in rows:
+        model: dict[str, Any] = {key: row[key] for key in ("name", "stage", "path", "arch", "blueprint")}
+        model |= {"budget": row["budget"] or row["name"].partition("@")[2] or None}
+        model |= {"metrics": row["metrics"] or {}, "costs": row["costs"] or {}, "role": "model"}
+        if row["name"] == "teacher":
+            model["role"] = "teacher"
+        elif row["name"] in winners:
+            model["role"] = "winner"
+        elif model["budget"] and verbs.get(row["stage"]) == "extract":
+            model["role"] = "baseline"
+        models.append(model)
+    budgets = list(dict.fromkeys(model["budget"] for model in models if model["role"] == "winner"))
+    place = {budget: i for i, budget in enumerate(budgets)}
+    models.sort(key=lambda m: (m["role"] != "teacher", place.get(m["budget"], len(budgets)), ROLES.index(m["role"])))
+    for model, following in zip(models, [*models[1:], None], strict=False):
+        model["last_of_budget"] = following is None or model["budget"] != following["budget"]
+    return models
+
+
+def _first_metric(models: Iterable[Mapping[str, Any]]) -> str:
+    return next((name for model in models for found in model["metrics"].values() for name in found), "score")
+
+
+def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
+    """Set each model's score, its gain over the teacher and over its budget's baseline, its costs as shares."""
+    teacher = next((model for model in models if model["role"] == "teacher"), None)
+    for model in models:
+        model["score"] = model["metrics"].get(split, {}).get(name)
+    baselines = {model["budget"]: model["score"] for model in models if model["role"] == "baseline"}
+    for model in models:
+        other = baselines.get(model["budget"]) if model["role"] == "winner" else None
+        model["gain"] = _minus(model["score"], teacher and teacher["score"])
+        model["gain_over_baseline"] = _minus(model["score"], other)
+        whole = teacher["costs"] if teacher else {}
+        model["relative"] = {
+            key: value / whole[key]
+            for key, value in model["costs"].items()
+            if whole.get(key) and value is not None and key != "latency_spread"
+        }
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def _full(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Size of the full network: the teacher's, or the largest of all where there is no teacher."""
+    chosen = [m for m in models if m["role"] == "teacher" and m["blueprint"]] or [m for m in models if m["blueprint"]]
+    rows = [layer for model in chosen for layer in model["blueprint"].get("layers", ())]
+    indices = [i for m in models for i in (m["arch"] or {}).get("layers", ())]
+    depth = max([len(m["blueprint"].get("layers", ())) for m in chosen] + [i + 1 for i in indices], default=0)
+    return {"layers": depth} | {key: max((row[key] for row in rows), default=0) for key in ("heads", "ffn")}
+
+
+def _layers(model: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
+    """List every layer of the full network with what the model kept of it."""
+    found = (model["blueprint"] or {}).get("layers", ())
+    kept = (model["arch"] or {}).get("layers", range(len(found)))
+    sizes = dict(zip(kept, found, strict=False))
+    empty = {"heads": 0, "ffn": 0}
+    return [
+        {"layer": i, "kept": i in sizes} | {key: sizes.get(i, empty)[key] for key in empty}
+        for i in range(depth if found else 0)
+    ]
+
+
+def _searches(rows: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    searches = []
+    for stage in rows["stage"]:
+        trials = [row for row in rows["trial"] if row["stage"] == stage["name"] and row["origin"] == "search"]
+        if not trials:
+            continue
+        axes = _cost_axes(recipe, trials)
+        latest: dict[str, dict[str, Any]] = {}
+        for row in trials:  # an arch scored again, on more examples, counts with its last score
+            if row["state"] == "done" and row["score"] is not None:
+                latest[row["arch_id"]] = _point(row, axes)
+        points = list(latest.values())
+        _mark_front(points, axes)
+        states = dict.fromkeys(("done", "repeat", "screened", "failed"), 0)
+        for row in trials:
+            states[row["state"]] += 1
+        best = max((point["score"] for point in points), default=None)
+        searches.append(
+            {"stage": stage["name"], "costs": axes, "split": "select", "states": states, "best_score": best}
+            | {"run_seconds": stage["run_seconds"], "points": points}
+        )
+    return searches
+
+
+def _cost_axes(recipe: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Choose the costs to draw against: what the budgets are about, else the first known one that the trials have."""
+    known = set().union(*(trial["costs"] for trial in trials))
+    budgets = recipe.get("budgets")
+    wanted = [name for name in (budgets if isinstance(budgets, Mapping) else ()) if name in known]
+    return wanted or [name for name in (*AXES, *sorted(known)) if name in known][:1]
+
+
+def _point(row: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    fields = ("number", "arch_id", "score", "violation", "examples")
+    return {key: row[key] for key in fields} | {
+        "costs": {name: row["costs"].get(name) for name in axes},
+        "front": False,
+    }
+
+
+def _mark_front(points: Sequence[dict[str, Any]], axes: Sequence[str]) -> None:
+    """Mark the feasible points that no other one equals or beats in everything and beats in something."""
+    import numpy as np
+
+    fit = [p for p in points if not p["violation"] and None not in p["costs"].values()]
+    values = np.array([[p["score"], *(-p["costs"][name] for name in axes)] for p in fit]).reshape(len(fit), -1)
+    for point, value in zip(fit, values, strict=True):
+        point["front"] = not ((values >= value).all(1) & (values > value).any(1)).any()
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:
+    """Group logged values by stage and name; long curves are thinned evenly."""
+    grouped: dict[str, dict[str, list[list[float]]]] = {stage: {} for stage in stages}
+    for row in rows:
+        if row["value"] is not None:
+            grouped.setdefault(row["stage"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
+    for found in grouped.values():
+        for name, points in found.items():
+            stride = -(-len(points) // CURVE_POINTS)
+            found[name] = points[::stride] if (len(points) - 1) % stride == 0 else [*points[::stride], points[-1]]
+    return {stage: found for stage, found in grouped.items() if found}
+
+
+def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Add the ledger up; ``training_macs`` is what "equal budget" between methods compares."""
+    training = [row for row in rows if row["role"] != "evaluation"]
+    return {
+        "training_macs": sum(row["forward_macs"] + row["backward_macs"] for row in training),
+        "evaluation_macs": sum(row["forward_macs"] for row in rows if row["role"] == "evaluation"),
+        "tokens": sum(row["tokens"] for row in rows),
+        "evaluations": sum(row["evaluations"] for row in rows),
+    }
