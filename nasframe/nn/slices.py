@@ -1,0 +1,265 @@
+"""Sub-networks as slice maps over a network's own parameters: run them in place, copy them out, write them back.
+
+A sub-network keeps some layers and, in each, the first heads and the first neurons. Its view is the network itself
+with other entries in its list of layers: a full-size layer is the very same module, a narrowed one is a twin that
+shares every module it does not narrow and holds slices of the parameters it does.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from nasframe.errors import UsageError
+from nasframe.nn.blueprint import blueprint, build
+from nasframe.nn.elastic import base_of, family_of, layers_of
+from nasframe.nn.twins import Narrowed, followers, narrowed, replaced
+from nasframe.types import Forward
+
+
+class SliceError(UsageError):
+    """A sub-network that the network does not contain, or a network that cannot be sliced as it stands."""
+
+
+class Kept(NamedTuple):
+    """One layer of a sub-network: which layer of the network it is, and how many of its heads and neurons it has."""
+
+    position: int
+    heads: int
+    ffn: int
+
+
+def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
+    """Read the sizes of a sub-network and check them against a network's own.
+
+    Args:
+        net: the network.
+        sizes: ``layers`` (kept positions, ascending; default all), ``heads.i`` and ``ffn.i`` (counts in layer ``i``;
+            default all). ``heads`` and ``ffn`` may be mappings from ``i`` instead.
+
+    Returns:
+        One entry for each kept layer, in order.
+
+    Raises:
+        SliceError: an unknown key, a layer twice or out of order, or a size beyond the network's.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> kept_layers(tiny_net(), {"layers": [0, 2], "heads.2": 3})
+    [Kept(position=0, heads=4, ffn=64), Kept(position=2, heads=3, ffn=64)]
+    """
+    full = blueprint(net)["layers"]
+    flat = dict(_flat(sizes))
+    known = {"layers", *(f"{unit}.{i}" for i in range(len(full)) for unit in ("heads", "ffn"))}
+    for key in flat:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SliceError(f"{key}: not a size of a network with {len(full)} layers.{hint}")
+    positions = flat.get("layers", range(len(full)))
+    if list(positions) != sorted(set(positions) & set(range(len(full)))):
+        raise SliceError(f"layers: {positions} cannot be kept. Expected some of 0 … {len(full) - 1}, ascending.")
+    for i in positions:
+        for unit, most in full[i].items():
+            if not (isinstance(n := flat.get(f"{unit}.{i}", most), int) and 0 <= n <= most):
+                raise SliceError(f"{unit}.{i}: {n!r} is not in the network. Expected 0 … {most}.")
+    return [Kept(i, *(flat.get(f"{unit}.{i}", full[i][unit]) for unit in ("heads", "ffn"))) for i in positions]
+
+
+def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Forward:
+    """Return a sub-network as a function that shares the network's weights and changes nothing.
+
+    The function follows the network's mode (train, eval), its hooks, dropout rates and parametrisations. Weights may
+    change between calls; where modules are replaced or parametrised, ask for a new view.
+
+    After ``backward`` the ``.grad`` of each parameter is what slicing with ``narrow`` would give: zero outside the
+    slice, added up over several views, ``None`` in dropped layers. For speed the slices of plain parameters are
+    leaves of their own, which add their gradient into the parameter's. Hence ``torch.autograd.grad`` with respect to
+    the network's parameters, second derivatives, and hooks on gradient accumulation (DistributedDataParallel) need
+    ``autograd=True``.
+
+    Args:
+        net: a BERT, RoBERTa, ELECTRA or DistilBERT model.
+        sizes: see :func:`kept_layers`; any sizes up to the network's.
+        autograd: slice inside the graph, at the cost of full-size gradients for each slice.
+
+    Returns:
+        A function with the arguments and outputs of the network's ``forward``.
+
+    Raises:
+        SliceError: sizes that the network does not have, or gradient checkpointing is on.
+
+    >>> from nasframe.testing.toy import tiny_inputs, tiny_net
+    >>> net = tiny_net()
+    >>> view(net, {"layers": [0, 1], "heads.0": 3, "ffn.1": 17})(**tiny_inputs()).logits.shape
+    torch.Size([3, 2])
+    """
+    modules = list(net.modules())
+    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        raise SliceError(
+            "gradient checkpointing: it runs a layer again during backward, when the layer may hold another "
+            "sub-network's slices. Switch it off first."
+        )
+    twins = _TWINS.get(net)
+    if twins is None or twins.made_from != [id(module) for module in modules]:
+        maybe_install_capturing_hooks(base_of(net))  # before copies are made, so that each has the hooks once
+        twins = _TWINS[net] = _Twins(net, modules)
+    narrow = [twins.layer(kept) for kept in kept_layers(net, sizes)]
+    family, base = family_of(net), base_of(net)
+    path = _layers_path(net)
+    shell = replaced(net, path, layers_of(net))
+    follow = [*followers(net, shell), *(pair for entry in narrow for pair in entry.followers)]
+    shell.set_submodule(path, nn.ModuleList([entry.layer for entry in narrow]))
+    config = base_of(shell).config = shell.config = copy.copy(base.config)
+    slices = [part for entry in narrow for part in entry.slices]
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        config.__dict__.update(base.config.__dict__)
+        setattr(config, family.depth, len(narrow))
+        for source, twin in follow:
+            twin["training"] = source["training"]
+        for part in slices:
+            part.bind(autograd)
+        return shell(*args, **kwargs)
+
+    return forward
+
+
+def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
+    """Copy a sub-network out into a stand-alone model of transformers' own class.
+
+    Its configuration says how many layers it has; what a configuration cannot say, ``blueprint`` of it does. It can
+    be viewed and extracted from again.
+
+    Args:
+        net: the network; parametrised tensors are copied as they act.
+        sizes: see :func:`kept_layers`.
+
+    Returns:
+        A model in the network's mode whose outputs equal the view's.
+
+    Raises:
+        SliceError: sizes that the network does not have, or weights that its stock class has no place for.
+
+    >>> from nasframe.nn.blueprint import blueprint
+    >>> from nasframe.testing.toy import tiny_net
+    >>> blueprint(extract(tiny_net(), {"layers": [1], "heads.1": 3, "ffn.1": 0}))["layers"]
+    [{'heads': 3, 'ffn': 0}]
+    """
+    chosen = kept_layers(net, sizes)
+    layers = [{"heads": kept.heads, "ffn": kept.ffn} for kept in chosen]
+    small = build(base_of(net).config, blueprint(net) | {"layers": layers})
+    copies: dict[int, nn.Parameter] = {}  # tied weights stay tied
+    for owner, key, source, part in _slices(net, chosen, small):
+        if part is not source or id(source) not in copies:
+            copies[id(source)] = nn.Parameter(part.detach().clone(), requires_grad=source.requires_grad)
+        owner._parameters[key] = copies[id(source)]
+    for name, buffer in base_of(net).named_buffers():
+        if "parametrizations" not in name:
+            owner, _, key = name.rpartition(".")
+            base_of(small).get_submodule(owner)._buffers[key] = buffer.clone()
+    return small.train(net.training)
+
+
+def insert(net: nn.Module, sizes: Mapping[str, Any], model: nn.Module) -> None:
+    """Write a stand-alone sub-network back over the slices it was extracted from: the map read backwards.
+
+    Args:
+        net: the network, changed in place.
+        sizes: where the model goes, see :func:`kept_layers`.
+        model: a network of these sizes.
+
+    Raises:
+        SliceError: the model has other sizes, or a tensor of the network is parametrised.
+    """
+    chosen = kept_layers(net, sizes)
+    if blueprint(model)["layers"] != [{"heads": k.heads, "ffn": k.ffn} for k in chosen]:
+        raise SliceError("the model's layers are not of the sizes given.")
+    with torch.no_grad():
+        for owner, key, target, part in _slices(net, chosen, model):
+            if not isinstance(target, nn.Parameter):
+                raise SliceError(f"{key} of a {type(owner).__name__}: a parametrised tensor cannot be written to.")
+            part.copy_(getattr(owner, key))
+
+
+class _Twins:
+    """The narrowed layers of one network, by (position, heads, neurons): one module never sits at two positions."""
+
+    most = 4096  # bounds the memory of a search over any sizes
+
+    def __init__(self, net: nn.Module, modules: list[nn.Module]) -> None:
+        self.made_from = [id(module) for module in modules]
+        self.alive = modules[1:]  # keeps the ids in use; not the network, whose end must be the end of this cache
+        self.family, self.own = family_of(net), list(layers_of(net))
+        self.full = [Kept(i, **sizes) for i, sizes in enumerate(blueprint(net)["layers"])]
+        self.made: dict[Kept, Narrowed] = {}
+
+    def layer(self, kept: Kept) -> Narrowed:
+        own = self.own[kept.position]
+        if kept == self.full[kept.position]:
+            return Narrowed(own, [], [])
+        if kept not in self.made:
+            if len(self.made) >= self.most:
+                self.made.clear()
+            self.made[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
+        return self.made[kept]
+
+
+_TWINS: WeakKeyDictionary[nn.Module, _Twins] = WeakKeyDictionary()
+
+
+def _flat(sizes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in sizes.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{i}", count) for i, count in value.items())
+        else:
+            yield key, value
+
+
+def _layers_path(net: nn.Module) -> str:
+    path = family_of(net).layers
+    return path if base_of(net) is net else f"{net.base_model_prefix}.{path}"
+
+
+def _weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (module name, module, tensor name) of each weight as it acts, parametrised ones too."""
+    for name, module in net.named_modules():
+        if "parametrizations" not in name:
+            hidden = module.parametrizations if is_parametrized(module) else ()  # type: ignore[union-attr]
+            for key in [*module._parameters, *hidden]:  # type: ignore[union-attr]
+                if getattr(module, key) is not None:
+                    yield name, module, key
+
+
+def _slices(
+    net: nn.Module, chosen: list[Kept], small: nn.Module
+) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]:
+    """Walk the slice map: (owner in ``small``, tensor name, the network's tensor, the part of it that is kept)."""
+    prefix = _layers_path(net) + "."
+    owners = {(name, key): owner for name, owner, key in _weights(small)}
+    at = {str(kept.position): str(j) for j, kept in enumerate(chosen)}
+    for name, module, key in _weights(net):
+        there = name
+        if name.startswith(prefix):
+            position, _, rest = name.removeprefix(prefix).partition(".")
+            if position not in at:
+                continue
+            there = f"{prefix}{at[position]}.{rest}"
+        owner = owners.pop((there, key), None)
+        whole = part = getattr(module, key)
+        shape = getattr(owner, key, whole).shape
+        if owner is None or (shape != whole.shape and not name.startswith(prefix)):
+            raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")
+        for dim, length in enumerate(shape):
+            if length != whole.shape[dim]:
+                part = part.narrow(dim, 0, length)
+        yield owner, key, whole, part
+    if owners:
+        raise SliceError(f"{'.'.join(next(iter(owners)))}: the network has no such weight.")
