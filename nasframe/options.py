@@ -302,3 +302,34 @@ def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
     hints = _hints(factory)
     names = inspect.signature(factory).parameters.keys() & hints.keys()
     return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
+
+
+def is_path(annotation: Any) -> bool:
+    """Tell whether an option is a file or folder, possibly optional.
+
+    >>> is_path(Path | None), is_path(str)
+    (True, False)
+    """
+    parts = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return Path in parts
+
+
+def plain_default(option: Option) -> Any:
+    """Return an option's default as YAML can write it, ``None`` where there is none or it cannot.
+
+    >>> plain_default(options_of(lambda shape=(1, 2): 0)["shape"])
+    [1, 2]
+    """
+    if option.required:
+        return None
+    try:
+        return json.loads(json.dumps(option.default, default=_json_plain))
+    except (TypeError, ValueError):
+        return None
+
+
+def ref_kind(annotation: Any) -> str:
+    """Return the kind of plugin that an option names, empty if it names none."""
+    found: list[str] = []
+    map_refs(annotation, "", lambda kind, value, at: found.append(kind))
+    return found[0] if found else ""
