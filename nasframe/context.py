@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,10 +112,12 @@ class StageContext:
         """Where this stage's loop keeps its state."""
         return self.store.checkpoint(f"stage-{self.name}")
 
-    @property
-    def card(self) -> dict[str, Any]:
-        """Facts for model cards."""
-        return {"name": self.plan.name, "model": self.plan.model, "task": self.plan.task, "data": self.store.get("data")}
+    def card(self, names: Iterable[str]) -> dict[str, Any]:
+        """Collect what model cards say: the run's facts, and each model's own."""
+        measured = {name: self.store.model(name).get("metrics") or {} for name in names}
+        models = {name: {"metrics": splits.get("dev", {})} for name, splits in measured.items()}
+        model, task = self.plan.model, self.plan.task
+        return {"model": model, "task": task, "data": self.store.get("data"), "models": models}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Keep a step's metrics."""
@@ -148,7 +150,7 @@ class StageContext:
 
         self.describe(name, net)
         target = self.model_directory(name)
-        export.write(net, self.run.material.tokenizer, target, mode="auto", card=self.card)
+        export.write(net, self.run.material.tokenizer, target, mode="auto", card=self.card([name]), replace=True)
         self.store.put_model(name, path=self.relative(target))
 
     def model_directory(self, name: str) -> Path:

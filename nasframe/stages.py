@@ -239,13 +239,17 @@ def export(
     from nasframe import export as writer
 
     chosen = _chosen(work.models, models or [name for name in work.archs if name in work.models])
+    targets = {name: run.model_directory(name) for name in chosen}
+    expected = {name: run.expected(name, net, work) for name, net in chosen.items()}
     with run.progress.bar(run.name) as advance:
         advance(0, len(chosen), "")
-        targets = {name: run.model_directory(name) for name in chosen}
-        run.result["exports"] = writer.export_all(chosen, work.tokenizer, targets, mode=mode, card=run.card)
+        run.result["exports"] = writer.export_all(
+            chosen, work.tokenizer, targets, mode=mode, expected=expected, card=run.card(chosen),
+            archs={name: work.archs.get(name) for name in chosen}, replace=True,
+        )  # fmt: skip
         advance(len(chosen), len(chosen), "")
     for name, path in targets.items():
-        run.store.put_model(name, path=str(path.relative_to(run.store.directory)))
+        run.store.put_model(name, path=run.relative(path))
     return work
 
 

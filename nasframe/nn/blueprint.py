@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from nasframe.nn.elastic import (
     FAMILIES,
@@ -97,3 +97,27 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
+
+
+def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:
+    """Build a network from plain data and give it its weights.
+
+    Args:
+        config: the configuration as ``config.to_dict()`` gave it.
+        blueprint: the sizes, from :func:`blueprint`.
+        state: the ``state_dict``.
+
+    Returns:
+        The network, in eval mode on the CPU.
+
+    >>> from nasframe.testing.toy import tiny_inputs, tiny_net
+    >>> net = tiny_net()
+    >>> again = load(net.config.to_dict(), blueprint(net), net.state_dict())
+    >>> torch.equal(net(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
+    True
+    """
+    settings = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.random.fork_rng(devices=[]):
+        net = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")
+    net.load_state_dict(state)
+    return net
