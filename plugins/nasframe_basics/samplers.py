@@ -1,0 +1,275 @@
+"""Samplers that learn nothing: what every search is compared with, and what trains super-networks plainly."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nasframe import registry
+from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.types import Arch, SamplerRef, Trial, arch_id
+
+ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
+
+
+class RandomSampler:
+    """Draws uniformly, knob by knob.
+
+    Args:
+        domain: what to propose from.
+        seed: draws the proposals.
+        replace: draw with replacement. A search answers repeats for free and ends by itself, so that this only
+            matters where a small domain is to be emptied; then set it to false.
+
+    >>> from nasframe.domain import Choices
+    >>> RandomSampler(Choices({"k": [0, 1, 2]}), seed=0).ask(2)
+    [{'k': 1}, {'k': 0}]
+    """
+
+    def __init__(self, domain: Any, seed: int = 0, replace: bool = True) -> None:
+        self.domain, self.replace = domain, replace
+        self.rng = np.random.default_rng(seed)
+        self.proposed: set[str] = set()
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
+        """Draw ``n`` architectures; fewer where nothing (new) is left."""
+        domain = self.domain if within is None else within
+        archs: list[Arch] = []
+        try:
+            while len(archs) < n and (arch := self._draw(domain)) is not None:
+                archs.append(arch)
+        except UnsatisfiableError:
+            pass
+        return archs
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state and what was proposed."""
+        return {"rng": self.rng.bit_generator.state, "proposed": sorted(self.proposed)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.rng.bit_generator.state = state["rng"]
+        self.proposed = set(state["proposed"])
+
+    def _draw(self, domain: Any) -> Arch | None:
+        if self.replace:
+            return domain.sample(self.rng)
+        for _ in range(100):
+            if self._is_new(arch := domain.sample(self.rng)):
+                return arch
+        if getattr(domain, "size", np.inf) > ENUMERABLE:
+            return None
+        left = [arch for arch in domain.enumerate() if arch_id(arch) not in self.proposed]
+        if not left:
+            return None
+        self._is_new(arch := left[self.rng.integers(len(left))])
+        return arch
+
+    def _is_new(self, arch: Arch) -> bool:
+        known = len(self.proposed)
+        self.proposed.add(arch_id(arch))
+        return len(self.proposed) > known
+
+
+class GridSampler:
+    """Walks over an even grid: knobs of a tied group move together, groups are combined freely.
+
+    With the default ties, widths that are uniform over the layers times depths: the sub-networks of DynaBERT
+    (arXiv 2004.04037).
+
+    Args:
+        domain: what to propose from; it has knobs.
+        seed: unused; a grid is not random.
+        tie: ``true`` ties each family (``heads.0``, ``heads.1`` …); lists name families that move in step
+            (``[[heads, ffn]]`` is one width multiplier); ``false`` ties nothing.
+        points: at most so many values a group, equally spaced, ends included; default: all.
+        cycle: begin again at the end, as training needs; a search is over there.
+
+    Raises:
+        UsageError: a domain without knobs, an unknown family, or families of different lengths in one group.
+
+    >>> from nasframe.domain import Choices
+    >>> domain = Choices({"heads.0": [1, 2], "heads.1": [1, 2], "ffn.0": [8, 16], "ffn.1": [8, 16]})
+    >>> len(GridSampler(domain).ask(100)), len(GridSampler(domain, tie=[["heads", "ffn"]]).ask(100))
+    (4, 2)
+    """
+
+    def __init__(
+        self,
+        domain: Any,
+        seed: int = 0,
+        tie: bool | list[list[str]] = True,
+        points: int | None = None,
+        cycle: bool = False,
+    ) -> None:
+        if not hasattr(domain, "knobs"):
+            raise UsageError(f"sampler 'grid' needs a domain of knobs, but got {type(domain).__name__}")
+        self.domain, self.cycle, self.position = domain, cycle, 0
+        self.archs = _grid(domain, _groups(list(domain.knobs), tie), points)
+
+    def start(self, stage: str, total: int) -> None:
+        """Begin at the first point."""
+        self.position = 0
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
+        """Return the next ``n`` points that lie in ``within``."""
+        domain = self.domain if within is None else within
+        archs: list[Arch] = []
+        for _ in range(max(n, 1) * len(self.archs)):
+            if self.position == len(self.archs) and self.cycle:
+                self.position = 0
+            if len(archs) == n or self.position == len(self.archs):
+                break
+            arch = self.archs[self.position]
+            self.position += 1
+            if domain.contains(arch):
+                archs.append(domain.canonical(arch))
+        return archs
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.position = int(state["position"])
+
+
+class EverySampler:
+    """Proposes the whole domain at every ask, however many were asked for: all sub-networks of a small domain.
+
+    Args:
+        domain: what to propose from; it can be enumerated.
+        seed: unused.
+        limit: a larger domain is refused.
+    """
+
+    def __init__(self, domain: Any, seed: int = 0, limit: int = 4096) -> None:
+        self.domain, self.limit = domain, limit
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
+        """Return every architecture of ``within``, in the domain's order.
+
+        Raises:
+            UsageError: the domain cannot be enumerated, or is larger than ``limit``.
+        """
+        domain = self.domain if within is None else within
+        if not hasattr(domain, "enumerate"):
+            raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
+        archs = list(itertools.islice(domain.enumerate(), self.limit + 1))
+        if len(archs) > self.limit:
+            raise UsageError(
+                f"sampler 'every': more than {self.limit:,} architectures. Restrict the domain or raise limit."
+            )
+        return archs
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+class SandwichSampler:
+    """Adds the largest and the smallest architecture to another sampler's proposals (arXiv 1903.05134).
+
+    At least one proposal of an ask is the inner sampler's: asked for one, as in a search, this is the inner sampler;
+    asked for three, as in training with ``archs_per_step: 3``, it is largest, smallest, and one of the inner's. The
+    inner sampler hears only of its own.
+
+    Args:
+        domain: what to propose from.
+        seed: given to the inner sampler.
+        inner: the sampler to wrap.
+        largest: add the largest architecture.
+        smallest: add the smallest architecture.
+    """
+
+    def __init__(
+        self, domain: Any, seed: int = 0, inner: SamplerRef = "random", largest: bool = True, smallest: bool = True
+    ) -> None:
+        self.domain = domain
+        self.inner = registry.make("sampler", inner, {"domain": domain, "seed": seed})
+        self.ends = ["largest"] * largest + ["smallest"] * smallest
+        self.pending: Counter[str] = Counter()
+
+    def start(self, stage: str, total: int) -> None:
+        """Forget what was not answered, and let the inner sampler know."""
+        self.pending.clear()
+        if hasattr(self.inner, "start"):
+            self.inner.start(stage, total)
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
+        """Return the ends, then the inner sampler's proposals."""
+        domain = self.domain if within is None else within
+        ends = [getattr(domain, end)() for end in self.ends[: max(n - 1, 0)]]
+        ends = [arch for arch in ends if domain.contains(arch)]
+        self.pending.update(arch_id(arch) for arch in ends)
+        return ends + self.inner.ask(n - len(ends), within=within)
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Pass on what is not the answer to an end."""
+        others = []
+        for trial in trials:
+            name = arch_id(trial.arch)
+            if self.pending[name] > 0:
+                self.pending[name] -= 1
+            else:
+                others.append(trial)
+        self.pending = +self.pending
+        if others:
+            self.inner.tell(others)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner sampler's state and the ends without an answer."""
+        return {"inner": self.inner.state_dict(), "pending": dict(self.pending)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.inner.load_state_dict(state["inner"])
+        self.pending = Counter(state["pending"])
+
+
+def _groups(knobs: Sequence[str], tie: bool | list[list[str]]) -> dict[str, str]:
+    """Give each knob the name of the group it moves with."""
+    family = {knob: knob if tie is False else knob.rpartition(".")[0] or knob for knob in knobs}
+    for together in tie if isinstance(tie, list) else []:
+        if unknown := set(together) - set(family.values()):
+            raise UsageError(f"tie: unknown families {sorted(unknown)}. Known: {sorted(set(family.values()))}")
+        family = {knob: "+".join(together) if name in together else name for knob, name in family.items()}
+    return family
+
+
+def _grid(domain: Any, groups: Mapping[str, str], points: int | None) -> list[Arch]:
+    lengths: dict[str, int] = {}
+    for knob, group in groups.items():
+        count = len(domain.knobs[knob])
+        if lengths.setdefault(group, count) != count:
+            raise UsageError(f"cannot tie {group!r}: {knob!r} has {count} values, others {lengths[group]}")
+    axes = {
+        group: np.unique(np.linspace(0, count - 1, min(points or count, count)).round().astype(int)).tolist()
+        for group, count in lengths.items()
+    }
+    if np.prod([float(len(axis)) for axis in axes.values()]) > ENUMERABLE:
+        raise UsageError(f"sampler 'grid': more than {ENUMERABLE:,} points. Tie the knobs or ask for fewer points.")
+    found: dict[str, Arch] = {}
+    for cell in itertools.product(*axes.values()):
+        at = dict(zip(axes, cell, strict=True))
+        arch = domain.canonical({knob: domain.knobs[knob][at[group]] for knob, group in groups.items()})
+        if domain.contains(arch):
+            found.setdefault(arch_id(arch), arch)
+    return list(found.values())

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+from nasframe_basics.evolution import EvolutionSampler
+from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler, SandwichSampler
+
+from nasframe.domain import Choices
+from nasframe.errors import UsageError
+from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain
+from nasframe.types import Trial, arch_id
+
+
+class TestRandom(SamplerContract):
+    def make(self, domain, seed):
+        return RandomSampler(domain, seed)
+
+
+class TestRandomWithoutReplacement(SamplerContract):
+    def make(self, domain, seed):
+        return RandomSampler(domain, seed, replace=False)
+
+
+class TestGrid(SamplerContract):
+    def make(self, domain, seed):
+        return GridSampler(domain, seed)
+
+
+class TestCyclingGrid(SamplerContract):
+    def make(self, domain, seed):
+        return GridSampler(domain, seed, points=2, cycle=True)
+
+
+class TestEvery(SamplerContract):
+    rounds = 2
+
+    def make(self, domain, seed):
+        return EverySampler(domain, seed)
+
+    def domains(self):
+        return [Choices({"a": [0, 1, 2], "b": [0, 1]}), layered_domain(2), layered_domain(2).joined("layer")]
+
+
+class TestSandwich(SamplerContract):
+    batch = 4
+
+    def make(self, domain, seed):
+        return SandwichSampler(domain, seed)
+
+
+class TestSandwichOfEvolution(SamplerContract):
+    batch = 4
+
+    def make(self, domain, seed):
+        return SandwichSampler(domain, seed, inner=EvolutionSampler(domain, seed, population=6))
+
+
+class TestEvolution(SamplerContract):
+    def make(self, domain, seed):
+        return EvolutionSampler(domain, seed, population=6)
+
+
+class TestRegularisedEvolution(SamplerContract):
+    def make(self, domain, seed):
+        return EvolutionSampler(domain, seed, population=6, survivors="youngest")
+
+
+def test_random_without_replacement_empties_the_domain():
+    domain = layered_domain(2)
+    sampler = RandomSampler(domain, seed=0, replace=False)
+    archs = sampler.ask(1000)
+    assert len({arch_id(arch) for arch in archs}) == len(archs) == domain.size == 81
+    assert sampler.ask(1) == []
+
+
+def test_grid_is_widths_times_depths():
+    domain = layered_domain(4)
+    archs = GridSampler(domain).ask(1000)
+    assert len(archs) == 3 * 3 * 3
+    assert all(len({v for k, v in arch.items() if k.startswith("ffn")}) == 1 for arch in archs)
+    assert archs[0] == domain.smallest()
+    assert archs[-1] == domain.largest()
+    tied = GridSampler(domain, tie=[["heads", "ffn"]], points=2).ask(1000)
+    assert [(len(a["layers"]), a["heads.0"], a["ffn.0"]) for a in tied] == [
+        (2, 1, 16),
+        (2, 4, 64),
+        (4, 1, 16),
+        (4, 4, 64),
+    ]
+    assert len(GridSampler(flat_domain(), tie=False).ask(1000)) == 3**6
+
+
+def test_grid_cycles_and_starts_again():
+    sampler = GridSampler(Choices({"k": [0, 1, 2]}), cycle=True)
+    assert [arch["k"] for arch in sampler.ask(5)] == [0, 1, 2, 0, 1]
+    sampler.start("next", 10)
+    assert sampler.ask(1) == [{"k": 0}]
+    assert len(GridSampler(Choices({"k": [0, 1, 2]})).ask(5)) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GridSampler(layered_domain(), tie=[["head", "ffn"]]), "unknown families"),
+        (lambda: GridSampler(Choices({"a.0": [1, 2], "b.0": [1]}), tie=[["a", "b"]]), "cannot tie"),
+        (lambda: GridSampler(layered_domain(12), tie=False), "Tie the knobs"),
+        (lambda: GridSampler(object()), "needs a domain of knobs"),
+        (lambda: EverySampler(layered_domain(), limit=10).ask(), "more than 10"),
+        (lambda: EverySampler(object()).ask(), "domain to enumerate"),
+        (lambda: EvolutionSampler(flat_domain(), population=1), "population >= 2"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(UsageError, match=message):
+        call()
+
+
+def test_every_is_the_domain_each_time():
+    domain = layered_domain(2)
+    sampler = EverySampler(domain)
+    assert sampler.ask(1) == sampler.ask(7) == list(domain.enumerate())
+
+
+class Recorder:
+    """A sampler that remembers what it was told."""
+
+    def __init__(self, domain):
+        self.inner, self.told = RandomSampler(domain, 0), []
+
+    def ask(self, n=1, within=None):
+        return self.inner.ask(n, within)
+
+    def tell(self, trials):
+        self.told += trials
+
+
+def test_sandwich_adds_the_ends_and_keeps_their_answers():
+    domain = layered_domain()
+    inner = Recorder(domain)
+    sampler = SandwichSampler(domain, inner=inner)
+    assert len(sampler.ask(1)) == 1
+    archs = sampler.ask(4)
+    assert archs[:2] == [domain.largest(), domain.smallest()]
+    sampler.tell(answered(archs))
+    assert [trial.arch for trial in inner.told] == archs[2:]
+    sampler.tell(answered([domain.largest()]))
+    assert inner.told[-1].arch == domain.largest()
+
+
+def test_evolution_beats_random_on_a_sum():
+    domain = Choices({f"k{i}": list(range(8)) for i in range(10)})
+
+    def best(sampler):
+        found = -np.inf
+        for _ in range(200):
+            archs = sampler.ask(1)
+            scores = [float(sum(arch.values())) for arch in archs]
+            sampler.tell([Trial(arch, score) for arch, score in zip(archs, scores, strict=True)])
+            found = max(found, *scores)
+        return found
+
+    seeds = range(5)
+    random = np.mean([best(RandomSampler(domain, seed)) for seed in seeds])
+    for survivors in ("best", "youngest"):
+        assert np.mean([best(EvolutionSampler(domain, seed, survivors=survivors)) for seed in seeds]) > random + 5
+
+
+def test_evolution_proposes_nothing_twice_while_there_is_more():
+    domain = Choices({f"k{i}": [0, 1, 2] for i in range(5)})
+    sampler, names = EvolutionSampler(domain, 0), []
+    for _ in range(120):
+        archs = sampler.ask(1)
+        names += map(arch_id, archs)
+        sampler.tell([Trial(arch, -float(sum(arch.values()))) for arch in archs])
+    assert len(set(names)) == len(names)
+
+
+def test_several_objectives_keep_a_spread_front_and_feasible_members():
+    domain = Choices({f"k{i}": list(range(6)) for i in range(6)})
+    sampler = EvolutionSampler(domain, 0, population=12)
+    for _ in range(300):
+        archs = sampler.ask(1)
+        for arch in archs:
+            high, low = sum(list(arch.values())[:3]), sum(list(arch.values())[3:])
+            values = (high - 0.5 * low, -float(high))
+            sampler.tell([Trial(arch, values[0], objectives=values, violation=max(0.0, 3 - high))])
+    members = sampler.members
+    assert all(member.violation == 0 for member in members)
+    assert all(sum(list(member.arch.values())[3:]) <= 1 for member in members)
+    assert len({member.objectives[1] for member in members}) >= 8
