@@ -73,6 +73,14 @@ def plugins() -> str:
     return "\n".join(parts)
 
 
+def keys() -> str:
+    """List the keys of a recipe."""
+    from nasframe.options import options_of
+    from nasframe.resolve import TopLevel
+
+    return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
+
+
 def stages() -> str:
     """List every verb with its options."""
     from nasframe.options import options_of
@@ -142,6 +150,7 @@ def modules(folder: str, package: str) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "plugins": plugins,
+    "keys": keys,
     "stages": stages,
     "run-tables": run_tables,
     "commands": commands,
