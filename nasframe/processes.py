@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import PartialState
 
 
 def distributed() -> bool:
@@ -22,9 +23,17 @@ def leader() -> bool:
 def join_processes() -> None:
     """Meet the other processes, where there are any."""
     if distributed():
-        from accelerate import PartialState
+        processes()
 
-        PartialState()
+
+def processes() -> PartialState:
+    """Return what accelerate knows of this process: its number, how many there are, its device."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    # without cpu=True accelerate overlooks the other processes on a machine that has no accelerator
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def told_by_leader(text: str) -> str:
@@ -38,6 +47,4 @@ def told_by_leader(text: str) -> str:
 
 def device() -> torch.device:
     """Return this process's device: its accelerator where there is one, else the CPU."""
-    from accelerate import PartialState
-
-    return PartialState().device
+    return processes().device

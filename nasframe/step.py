@@ -25,8 +25,8 @@ class Ledger:
     32
     """
 
-    def __init__(self, counts: Mapping[str, Mapping[str, float]] | None = None) -> None:
-        self.counts: dict[str, dict[str, float]] = {role: dict(row) for role, row in (counts or {}).items()}
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, float]] = {}
 
     def add(self, role: str, **amounts: float) -> None:
         """Add amounts, named as the fields of :class:`~nasframe.types.LedgerEntry`, to a role."""
@@ -37,6 +37,14 @@ class Ledger:
     def seconds(self, *roles: str) -> float:
         """Return the time that roles have taken so far."""
         return sum(self.counts.get(role, {}).get("seconds", 0.0) for role in roles)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums."""
+        return self.counts
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from these sums."""
+        self.counts = {role: dict(row) for role, row in state.items()}
 
     def entries(self) -> list[LedgerEntry]:
         """Return one entry for each role that cost something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,8 @@ def factorize_embedding(net: nn.Module, rank: int) -> nn.Module:
     Raises:
         UsageError: the rank is not between 1 and the embedding's own.
     """
-    words = net.base_model.get_submodule(WORD_EMBEDDINGS)
+    copied: Any = copy.deepcopy(net)
+    words: Any = copied.base_model.get_submodule(WORD_EMBEDDINGS)
     with torch.no_grad():
         matrix = words.project(words.table.weight) if isinstance(words, FactorizedEmbedding) else words.weight
     largest = getattr(words, "rank", min(matrix.shape))
@@ -53,7 +55,6 @@ def factorize_embedding(net: nn.Module, rank: int) -> nn.Module:
     with torch.no_grad():
         small.table.weight.copy_(left)
         small.project.weight.copy_(right.T)
-    net = copy.deepcopy(net)
-    net.base_model.set_submodule(WORD_EMBEDDINGS, small.train(words.training))
-    net.config.tie_word_embeddings = False
-    return net
+    copied.base_model.set_submodule(WORD_EMBEDDINGS, small.train(words.training))
+    copied.config.tie_word_embeddings = False
+    return copied

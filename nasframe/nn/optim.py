@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-from nasframe.types import TrainOptions
+from nasframe.errors import RunError, UsageError
+from nasframe.types import TrainJob, TrainOptions
 
 MOMENTUM = 0.9
 
@@ -50,6 +51,26 @@ def make_optimizer(
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=MOMENTUM, fused=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def total_steps(job: TrainJob, epoch: int) -> int:
+    """Return how many optimiser steps a stage has.
+
+    Args:
+        job: the stage; ``max_steps`` goes before ``epochs`` where both are given.
+        epoch: steps in an epoch.
+
+    Raises:
+        RunError: there is no training data.
+        UsageError: the options do not say how long to train.
+    """
+    if epoch == 0:
+        raise RunError(f"stage {job.stage!r}: the task has no training data. Expected at least one batch.")
+    if job.options.max_steps is not None:
+        return job.options.max_steps
+    if job.options.epochs is None:
+        raise UsageError(f"stage {job.stage!r}: how long to train is not said. Expected epochs or max_steps.")
+    return max(1, round(job.options.epochs * epoch))
 
 
 def learning_rate(options: TrainOptions, step: int, total: int) -> float:
@@ -127,14 +148,3 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     if 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the moments by the parameter's number; rates and decay are made anew from the options."""
-    return {str(number): moments for number, moments in optimizer.state_dict()["state"].items()}
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Go on with the moments that :func:`optimizer_state` returned."""
-    moments = {int(number): dict(values) for number, values in state.items()}
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

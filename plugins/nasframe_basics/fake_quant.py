@@ -92,7 +92,7 @@ def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def word_tables(net: nn.Module) -> list[nn.Module]:
+def word_tables(net: Any) -> list[nn.Module]:
     """Return the module, or the two of a factorised embedding, that hold the word embedding's weights."""
     words = net.base_model.get_submodule(WORD_EMBEDDINGS)
     return [words] if isinstance(words, nn.Embedding) else [words.table, words.project]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from nasframe.errors import RunError, UsageError
+from nasframe.interfaces import Batches
 from nasframe.nn import optim
+from nasframe.nn.checkpoints import Checkpoints
+from nasframe.nn.selection import Selection, mean_metrics, measured_archs
+from nasframe.processes import processes
 from nasframe.step import Ledger, Passes, Step
 from nasframe.streams import stream_seed
-from nasframe.interfaces import Batches
 from nasframe.types import Arch, Batch, TrainJob, TrainResult, Trial
 
 PATIENCE = 20  # steps in a row without a finite gradient before training is called diverged
@@ -43,7 +45,7 @@ class Loop:
         """
         with torch.random.fork_rng():
             fit = _Fit(job)
-            fit.load()
+            fit.checkpoints.load()
             fit.train()
             return fit.finish()
 
@@ -57,10 +59,13 @@ class _Position:
     batch: int = 0
     ended: bool = False
     skipped: int = 0
-    best: float | None = None
-    stale: int = 0
     losses: list[float] = field(default_factory=list)
-    history: list[list[float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
 
 
 class _Fit:
@@ -68,13 +73,11 @@ class _Fit:
 
     def __init__(self, job: TrainJob) -> None:
         self.job, self.options, self.at = job, job.options, _Position()
-        processes = PartialState()
-        self.rank, self.world, self.device = processes.process_index, processes.num_processes, processes.device
+        here = processes()
+        self.rank, self.world, self.device = here.process_index, here.num_processes, here.device
         epoch = len(self.data(0))
-        job.total = _total(job, epoch)
+        job.total = optim.total_steps(job, epoch)
         job.reduce = self.averaged
-        measured = self.options.keep == "best" or self.options.early_stop is not None
-        self.eval_every = self.options.eval_every or (epoch if measured else job.total + 1)
         job.net.to(self.device).train()
         optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
         for modifier in job.modifiers:
@@ -84,27 +87,28 @@ class _Fit:
         claimed = [parameter for modifier in job.modifiers for parameter in modifier.claims(job.net)]
         self.optimizer = optim.make_optimizer(job.net, self.options, without=claimed)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ledger = Ledger()
+        self.ledger, self.selection = Ledger(), Selection(job, epoch)
         self.passes = Passes(job, self.device, self.ledger)
-        self.best: dict[str, torch.Tensor] = {}
-        self.saved_at, self.save_took = time.monotonic(), 0.0
-
-    def train(self) -> None:
-        """Run the steps that are left."""
-        for batch in self.batches():
-            began, others = time.perf_counter(), self.ledger.seconds("teacher")
-            self.step(batch)
-            others = self.ledger.seconds("teacher") - others
-            self.ledger.add("student", seconds=time.perf_counter() - began - others)
-            if self.eval_every <= self.job.total and (self.done or self.at.step % self.eval_every == 0):
-                self.measure()
-            # a checkpoint of a large network takes a while: never more than a twentieth of the time goes there
-            if time.monotonic() - self.saved_at >= max(self.options.checkpoint_every, 20 * self.save_took):
-                self.save()
+        parts = {"net": job.net, "optimizer": self.optimizer, "at": self.at, "selection": self.selection}
+        parts |= {"passes": self.passes, "ledger": self.ledger} | (
+            {} if job.sampler is None else {"sampler": job.sampler}
+        )
+        parts |= {f"modifier {number}": modifier for number, modifier in enumerate(job.modifiers)}
+        self.checkpoints = Checkpoints(job, parts, writes=self.rank == 0)
 
     @property
     def done(self) -> bool:
         return self.at.ended or self.at.step >= self.job.total
+
+    def train(self) -> None:
+        for batch in self.batches():
+            began, teachers = time.perf_counter(), self.ledger.seconds("teacher")
+            self.step(batch)
+            teachers = self.ledger.seconds("teacher") - teachers
+            self.ledger.add("student", seconds=time.perf_counter() - began - teachers)
+            if self.selection.due(self.at.step, self.done):
+                self.measure()
+            self.checkpoints.save_if_due()
 
     def batches(self) -> Iterator[Batch]:
         while not self.done:
@@ -133,7 +137,7 @@ class _Fit:
         count = self.options.accumulate * self.world
         for number in range(self.rank, count, self.world):
             part = batch.part(number, count)
-            weight = len(part) * self.world / len(batch)  # so that the processes' mean is the mean over the batch
+            weight = len(part) * self.world / len(batch)  # the processes' mean is then the mean over the batch
             part = (part if len(part) else batch.part(0, len(batch))).to(self.device)
             self.passes.share = len(batch) / (self.options.accumulate * len(part))
             for index, arch in enumerate(asked):
@@ -142,8 +146,7 @@ class _Fit:
         for modifier in job.modifiers:
             modifier.on_gradients(step)
         optim.average([p.grad for p in self.parameters if p.grad is not None], self.world)
-        norm = optim.clip(self.parameters, self.options.max_grad_norm)
-        step.skipped = not math.isfinite(norm)
+        step.skipped = not math.isfinite(optim.clip(self.parameters, self.options.max_grad_norm))
         if not step.skipped:
             self.optimizer.step()
         for modifier in job.modifiers:
@@ -154,11 +157,11 @@ class _Fit:
 
     def backward(self, step: Step, part: int, index: int, weight: float) -> torch.Tensor:
         """Run one architecture on one micro-batch; gradients add up."""
-        job = self.job
+        job, names = self.job, (self.job.stage, step.index, part, index)
+        optim.seed_torch(stream_seed(job.seed, "modifiers", *names), self.device)
         for modifier in job.modifiers:
-            optim.seed_torch(stream_seed(job.seed, "modifier", job.stage, step.index, part, index), self.device)
             modifier.on_batch(step)
-        optim.seed_torch(stream_seed(job.seed, "dropout", job.stage, step.index, part, index), self.device)
+        optim.seed_torch(stream_seed(job.seed, "dropout", *names), self.device)
         step.outputs = self.passes.student(step.arch, step.batch)
         loss = job.task.loss(step.outputs, step.batch)
         for modifier in job.modifiers:
@@ -167,90 +170,44 @@ class _Fit:
         return loss.detach()
 
     def ask(self) -> Sequence[Arch | None]:
-        job = self.job
-        if job.sampler is None:
-            return [job.arch]
-        asked = job.sampler.ask(self.options.archs_per_step, within=job.within) if self.rank == 0 else None
-        return self.shared(asked)
+        if self.job.sampler is None:
+            return [self.job.arch]
+        if self.rank > 0:
+            return self.shared(None)
+        return self.shared(self.job.sampler.ask(self.options.archs_per_step, within=self.job.within))
 
     def tell(self, asked: Sequence[Arch | None], losses: Sequence[float], step: Step) -> None:
         """Tell sampler, log and terminal what the step came to."""
-        job, at = self.job, self.at
+        job, at, loss = self.job, self.at, sum(losses) / len(losses)
         if job.sampler is not None and self.rank == 0:
-            job.sampler.tell([_trial(arch, loss) for arch, loss in zip(asked, losses, strict=True) if arch is not None])
-        loss = sum(losses) / len(losses)
+            job.sampler.tell([_trial(arch, its) for arch, its in zip(asked, losses, strict=True) if arch is not None])
         at.skipped = at.skipped + 1 if step.skipped else 0
         if at.skipped == PATIENCE:
-            hint = "Expected finite gradients; a lower learning_rate or precision: fp32 may help."
             raise RunError(
-                f"stage {job.stage!r}: training diverged, {PATIENCE} steps in a row (loss {loss:.3g}). {hint}"
+                f"stage {job.stage!r}: training diverged: {PATIENCE} steps in a row without a finite gradient, loss "
+                f"{loss:.3g}. A lower learning_rate, or precision: fp32, may help."
             )
         at.losses.append(loss)
-        if self.rank:
-            return
         if at.step % max(1, job.total // POINTS) == 0 or self.done:
-            job.log(at.step, {"loss": sum(at.losses) / len(at.losses), "learning_rate": step.lr})
+            values = {"loss": sum(at.losses) / len(at.losses), "learning_rate": step.lr}
             at.losses.clear()
-        job.progress(at.step, job.total, f"loss {loss:.3f}")
+            if self.rank == 0:
+                job.log(at.step, values)
+        if self.rank == 0:
+            job.progress(at.step, job.total, f"loss {loss:.3f}")
 
     def measure(self) -> None:
-        """Evaluate on ``select``; remember the best weights, and stop where nothing is gained any more."""
-        job, at = self.job, self.at
-        rows = [self.passes.evaluated(arch, "select") for arch in self.measured()] if self.rank == 0 else []
-        metrics = self.shared({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else None)
-        score = metrics[job.task.primary]
-        at.history.append([at.step, score])
+        """Evaluate on ``select`` in the first process."""
+        metrics = None
         if self.rank == 0:
-            job.log(at.step, {f"select_{name}": value for name, value in metrics.items()})
-        better = at.best is None or score > at.best
-        at.stale = 0 if better else at.stale + 1
-        if better:
-            at.best = score
-            if self.options.keep == "best":
-                self.best = {name: tensor.clone() for name, tensor in job.net.state_dict().items()}
-        at.ended = at.ended or (self.options.early_stop is not None and at.stale >= self.options.early_stop)
-
-    def measured(self) -> Sequence[Arch | None]:
-        domain = self.job.within or getattr(self.job.space, "domain", None)
-        if self.job.sampler is None or not hasattr(domain, "largest"):
-            return [self.job.arch]
-        return [domain.smallest(), domain.largest()]
-
-    def save(self) -> None:
-        """Write a checkpoint, from which the rest of training is the same to the last bit."""
-        began, job = time.monotonic(), self.job
-        if self.rank == 0 and job.checkpoint is not None:
-            job.checkpoint.save({
-                "net": job.net.state_dict(), "best": self.best, "optimizer": optim.optimizer_state(self.optimizer),
-                "sampler": job.sampler.state_dict() if job.sampler is not None else {},
-                "modifiers": [modifier.state_dict() for modifier in job.modifiers],
-                "ledger": self.ledger.counts, "teachers": self.passes.state_dict(), "position": vars(self.at),
-            })  # fmt: skip
-        self.saved_at = time.monotonic()
-        self.save_took = self.saved_at - began
-
-    def load(self) -> None:
-        """Go on from the last checkpoint, where there is one."""
-        job = self.job
-        state = job.checkpoint.load() if job.checkpoint is not None else None
-        if state is None:
-            return
-        job.net.load_state_dict(state["net"])
-        self.best = state["best"]
-        optim.load_optimizer_state(self.optimizer, state["optimizer"])
-        if job.sampler is not None:
-            job.sampler.load_state_dict(state["sampler"])
-        for modifier, of_modifier in zip(job.modifiers, state["modifiers"], strict=True):
-            modifier.load_state_dict(of_modifier)
-        self.ledger.counts.update(state["ledger"])
-        self.passes.load_state_dict(state["teachers"])
-        self.at = _Position(**state["position"])
+            metrics = mean_metrics([self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)])
+            self.job.log(self.at.step, {f"select_{name}": value for name, value in metrics.items()})
+        self.at.ended |= self.selection.add(self.shared(metrics)[self.job.task.primary])
 
     def finish(self) -> TrainResult:
         job = self.job
-        self.save()
-        if self.best:
-            job.net.load_state_dict(self.best)
+        self.checkpoints.save()
+        self.selection.finish()
         if job.sampler is not None and self.world > 1:  # only the first process asked and told
             job.sampler.load_state_dict(self.shared(job.sampler.state_dict()))
         answers = [modifier.on_finish(job) for modifier in reversed(job.modifiers)]
@@ -261,22 +218,11 @@ class _Fit:
         return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
 
     def shared(self, value: Any) -> Any:
-        """Return the first process's value on every process."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
 
     def averaged(self, tensor: torch.Tensor) -> torch.Tensor:
         optim.average([tensor], self.world)
         return tensor
-
-
-def _total(job: TrainJob, epoch: int) -> int:
-    if epoch == 0:
-        raise RunError(f"stage {job.stage!r}: the task has no training data. Expected at least one batch.")
-    if job.options.max_steps is not None:
-        return job.options.max_steps
-    if job.options.epochs is None:
-        raise UsageError(f"stage {job.stage!r}: how long to train is not said. Expected epochs or max_steps.")
-    return max(1, round(job.options.epochs * epoch))
 
 
 def _trial(arch: Arch, loss: float) -> Trial:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
-from nasframe.nn import importance
 from nasframe.nn.rewire import rewire
+
+from nasframe.nn import importance
 from nasframe.streams import stream_seed
 from nasframe.types import Work
 

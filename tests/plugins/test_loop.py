@@ -131,7 +131,10 @@ def test_one_step_is_what_it_says() -> None:
 def test_micro_batches_give_the_same_weights() -> None:
     nets = [tiny_net(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0) for _ in range(2)]
     task = ToyTask(train=30)
-    ledgers = [Loop().fit(job(n, task, batch_size=7, accumulate=a, max_steps=7)).ledger for n, a in zip(nets, (1, 3))]
+    ledgers = [
+        Loop().fit(job(net, task, batch_size=7, accumulate=micro, max_steps=7)).ledger
+        for net, micro in zip(nets, (1, 3), strict=True)
+    ]
     for mine, its in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(mine, its, rtol=0, atol=2e-5)
     assert [ledgers[0][0].examples, ledgers[0][0].tokens] == [ledgers[1][0].examples, ledgers[1][0].tokens]
@@ -140,8 +143,10 @@ def test_micro_batches_give_the_same_weights() -> None:
 
 def test_ledger_counts_students_teachers_and_evaluations() -> None:
     task = ToyTask()
-    stage = job(task=task, models={"teacher": tiny_net(seed=1)}, modifiers=[KD(weight=0.5)], space=Cut(), sampler=Draw(),
-                archs_per_step=2, max_steps=4, eval_every=2)  # fmt: skip
+    stage = job(
+        task=task, models={"teacher": tiny_net(seed=1)}, modifiers=[KD(weight=0.5)], space=Cut(), sampler=Draw(),
+        archs_per_step=2, max_steps=4, eval_every=2,
+    )  # fmt: skip
     rows = {entry.role: entry for entry in Loop().fit(stage).ledger}
     depths = [depth for depth, *_ in stage.sampler.told]
     student, teacher, evaluation = rows["student"], rows["teacher"], rows["evaluation"]
@@ -260,12 +265,10 @@ def test_same_noise_whatever_ran_before() -> None:
 
 def test_trains_one_given_sub_network() -> None:
     net = tiny_net()
-    before = copy.deepcopy(net)
+    old, new = copy.deepcopy(net).bert.encoder.layer, net.bert.encoder.layer
     Loop().fit(job(net, space=Cut(), arch={"layers": [0]}))
-    assert torch.equal(net.bert.encoder.layer[2].output.dense.weight, before.bert.encoder.layer[2].output.dense.weight)
-    assert not torch.equal(
-        net.bert.encoder.layer[0].output.dense.weight, before.bert.encoder.layer[0].output.dense.weight
-    )
+    assert torch.equal(new[2].output.dense.weight, old[2].output.dense.weight)
+    assert not torch.equal(new[0].output.dense.weight, old[0].output.dense.weight)
 
 
 def test_moments_run_in_order_and_one_modifier_may_answer() -> None:
@@ -338,7 +341,7 @@ def test_an_exhausted_sampler_ends_training() -> None:
 def test_says_what_is_missing() -> None:
     with pytest.raises(UsageError, match="epochs or max_steps"):
         Loop().fit(job(max_steps=None))
-    with pytest.raises(UsageError, match="no network was saved as 'teachr'.*Did you mean 'teacher'"):
+    with pytest.raises(UsageError, match=r"no network was saved as 'teachr'.*Did you mean 'teacher'"):
         Loop().fit(job(modifiers=[KD("teachr")], models={"teacher": tiny_net()}))
     with pytest.raises(RunError, match="no training data"):
         Loop().fit(job(task=ToyTask(train=0)))

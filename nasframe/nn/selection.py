@@ -1,0 +1,72 @@
+"""Measuring on ``select`` while training: which weights to keep, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nasframe.types import Arch, TrainJob
+
+
+def measured_archs(job: TrainJob) -> Sequence[Arch | None]:
+    """Say which networks stand for a stage: the whole one, ``arch``, or a sampler's smallest and largest."""
+    domain: Any = job.within or getattr(job.space, "domain", None)
+    if job.sampler is None or not hasattr(domain, "largest"):
+        return [job.arch]
+    return [domain.smallest(), domain.largest()]
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average metrics over networks.
+
+    >>> mean_metrics([{"accuracy": 0.5}, {"accuracy": 1.0}])
+    {'accuracy': 0.75}
+    """
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+class Selection:
+    """Follows one stage's score over its evaluations.
+
+    Args:
+        job: the stage; ``eval_every``, ``keep`` and ``early_stop`` are read.
+        epoch: steps in an epoch, after which to measure where nothing else is said.
+    """
+
+    def __init__(self, job: TrainJob, epoch: int) -> None:
+        self.job = job
+        needed = job.options.keep == "best" or job.options.early_stop is not None
+        self.every = job.options.eval_every or (epoch if needed else None)
+        self.best: float | None = None
+        self.stale = 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def due(self, step: int, last: bool) -> bool:
+        """Tell whether to measure after so many steps; the end is measured wherever anything is."""
+        return self.every is not None and (last or step % self.every == 0)
+
+    def add(self, score: float) -> bool:
+        """Take a new score, keep the weights behind the best one, and tell whether training should stop."""
+        options = self.job.options
+        better = self.best is None or score > self.best
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = score
+            if options.keep == "best":
+                self.weights = {name: tensor.clone() for name, tensor in self.job.net.state_dict().items()}
+        return options.early_stop is not None and self.stale >= options.early_stop
+
+    def finish(self) -> None:
+        """Put the best weights back, where they were kept."""
+        if self.weights:
+            self.job.net.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score, its weights and the evaluations since."""
+        return {"best": self.best, "stale": self.stale, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.best, self.stale, self.weights = state["best"], state["stale"], dict(state["weights"])

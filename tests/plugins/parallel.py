@@ -1,0 +1,86 @@
+"""Trains the toy in several ways and writes the weights; run by one process, or by several under a launcher."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from nasframe_basics.kd import KD
+from nasframe_basics.loop import Loop
+from safetensors.torch import save_file
+
+import nasframe.step
+from nasframe.testing.toy import ToyTask, tiny_net
+from nasframe.types import TrainJob, TrainOptions, Trial
+
+WAYS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "one arch": {"archs_per_step": 1},
+    "several archs": {"archs_per_step": 3, "accumulate": 2, "keep": "best", "eval_every": 2},
+    "a batch of one": {"archs_per_step": 1, "batch_size": 1, "max_steps": 2},
+}
+
+
+class Depths:
+    """A space and a sampler: the toy's first n layers. Only the first process may ask and tell."""
+
+    def __init__(self) -> None:
+        self.told: list[Trial] = []
+        self.domain = self
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Any]:
+        return [{"layers": list(range(1 + (len(self.told) + i) % 3))} for i in range(n)]
+
+    def tell(self, trials: Any) -> None:
+        self.told += trials
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": [[len(trial.arch["layers"]), trial.score] for trial in self.told]}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.heard = state["told"]
+
+    def view(self, net: Any, arch: Any) -> Any:
+        import torch
+
+        def forward(**inputs: Any) -> Any:
+            layers = net.bert.encoder.layer
+            net.bert.encoder.layer = torch.nn.ModuleList(layers[i] for i in arch["layers"])
+            try:
+                return net(**inputs)
+            finally:
+                net.bert.encoder.layer = layers
+
+        return forward
+
+
+def main(out: Path) -> None:
+    nasframe.step.forward_macs = lambda net, arch, batch, length: float(batch * length)
+    for name, options in WAYS.items():
+        net = tiny_net(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        depths = Depths() if "archs_per_step" in options else None
+        lines: list[float] = []
+        job = TrainJob(
+            net, ToyTask(train=30), None,
+            TrainOptions(**{"max_steps": 5, "batch_size": 7, "learning_rate": 1e-3, "precision": "fp32"} | options),
+            seed=0, stage="t", space=depths, sampler=depths, modifiers=[KD()], models={"teacher": tiny_net(seed=1)},
+            log=lambda step, values, lines=lines: lines.append(values.get("loss", 0.0)),
+        )  # fmt: skip
+        result = Loop().fit(job)
+        from accelerate import PartialState
+
+        rank = PartialState().process_index
+        import torch
+
+        student = result.ledger[0] if result.ledger[0].role == "student" else result.ledger[1]
+        facts = {"log": torch.tensor(lines), "ledger": torch.tensor([student.steps, student.examples, student.tokens])}
+        if depths is not None:
+            told = depths.heard if hasattr(depths, "heard") else depths.state_dict()["told"]
+            facts["told"] = torch.tensor(told)
+        gradients = {f"grad {k}": p.grad for k, p in net.named_parameters() if p.grad is not None}
+        save_file({**net.state_dict(), **gradients, **facts}, out / f"{name} {rank}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
