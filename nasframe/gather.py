@@ -142,7 +142,7 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
     baselines = {model["budget"]: model["score"] for model in models if model["role"] == "baseline"}
     for model in models:
         other = baselines.get(model["budget"]) if model["role"] == "winner" else None
-        model["gain"] = _minus(model["score"], teacher and teacher["score"])
+        model["gain"] = _minus(model["score"], teacher["score"] if teacher else None)
         model["gain_over_baseline"] = _minus(model["score"], other)
         whole = teacher["costs"] if teacher else {}
         model["relative"] = {

@@ -254,7 +254,7 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _metric_ticks(name: str) -> Callable[[float, int], str]:
+def _metric_ticks(name: str) -> Callable[[float, float], str]:
     return lambda value, _: f"{100 * value:g} %" if is_share(name) else metric(name, value)
 
 

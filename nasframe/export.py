@@ -1,0 +1,280 @@
+"""Writes models as Hugging Face directories and proves, in a fresh process, that they load and compute the same.
+
+Nothing gets its final name before it was verified; ``export_report.json`` in the directory says how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nasframe.errors import UsageError, VerificationError
+from nasframe.model_files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
+from nasframe.types import Arch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+TOLERANCE = 1e-5
+
+
+def export(
+    model: nn.Module,
+    tokenizer: Any,
+    directory: Path | str,
+    *,
+    mode: Mode = "hetero",
+    expected: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    arch: Arch | None = None,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Write one model as a Hugging Face directory and prove in a fresh process that it loads and agrees.
+
+    Args:
+        model: a network that ``nasframe.nn.blueprint`` can describe.
+        tokenizer: its tokenizer, or ``None``.
+        directory: where; ``config.json`` must not lie there yet, other files stay.
+        mode: ``stock`` for what a plain configuration can express, ``padded`` fills heads and neurons up with zeros
+            so that stock classes load it, ``hetero`` keeps the true sizes and brings a modelling file.
+        expected: ``{"inputs": {name: tensor}, "logits": tensor}`` that the loaded model must reproduce; default: what
+            ``model`` computes on invented token ids.
+        card: facts for the model card, see :func:`nasframe.model_files.card_text`.
+        arch: the architecture that the model was extracted at, for ``arch.json``.
+        replace: overwrite a model that lies there.
+
+    Returns:
+        The content of ``export_report.json``.
+
+    Raises:
+        UsageError: a model lies there already, or the mode cannot express this one.
+        VerificationError: the directory does not load, or its logits differ; nothing was left behind.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> target = Path(tempfile.mkdtemp()) / "small"
+    >>> export(tiny_net(layers=1), None, target, mode="stock")["verified"]  # doctest: +SKIP
+    True
+    """
+    report = export_all(
+        {"model": model}, tokenizer, {"model": Path(directory)}, mode=mode, expected={"model": expected},
+        card=card, archs={"model": arch}, replace=replace,
+    )  # fmt: skip
+    return report["model"]
+
+
+def export_all(
+    models: Mapping[str, nn.Module],
+    tokenizer: Any,
+    directories: Mapping[str, Path],
+    *,
+    mode: Mode | Mapping[str, Mode] = "hetero",
+    expected: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    archs: Mapping[str, Arch | None] | None = None,
+    replace: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Export several models and verify them all in one fresh process; see :func:`export`.
+
+    Args:
+        models: name → network.
+        tokenizer: the tokenizer they share, or ``None``.
+        directories: name → where it goes.
+        mode: as in :func:`export`, one for all or one a name.
+        expected: name → expected inputs and logits.
+        card: facts for the model cards; ``card["models"][name]`` is added for each.
+        archs: name → architecture.
+        replace: overwrite models that lie there.
+
+    Returns:
+        Name → content of its ``export_report.json``.
+    """
+    modes: Mapping[str, Mode] = mode if isinstance(mode, Mapping) else dict.fromkeys(models, mode)
+    for name, model in models.items():
+        _refuse_existing(directories[name], replace)
+        if modes[name] == "stock" and (obstacle := stock_obstacle(model)):
+            raise UsageError(
+                f"{name}: mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "
+                "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
+            )
+    chosen = {name: (expected or {}).get(name) or probe(model) for name, model in models.items()}
+    with tempfile.TemporaryDirectory(prefix="nasframe-export-") as scratch, _staging(directories) as staged:
+        for name, model in models.items():
+            write_files(staged[name], model, tokenizer, modes[name], _card_of(card, name), (archs or {}).get(name))
+        logits = _reload(staged, models, modes, chosen, tokenizer is not None, Path(scratch))
+        reports = {}
+        for name in models:
+            reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
+            write_json(staged[name] / "export_report.json", reports[name])
+        for name in models:
+            _settle(staged[name], directories[name])
+    return reports
+
+
+def write(
+    model: nn.Module,
+    tokenizer: Any,
+    directory: Path | str,
+    *,
+    mode: Mode | Literal["auto"] = "auto",
+    card: Mapping[str, Any] | None = None,
+    arch: Arch | None = None,
+    replace: bool = False,
+) -> str:
+    """Write a model as a Hugging Face directory without verifying it, and return the mode.
+
+    Args:
+        model: the network.
+        tokenizer: its tokenizer, or ``None``.
+        directory: where.
+        mode: as in :func:`export`; ``auto`` is ``stock`` where that can express the model, else ``hetero``.
+        card: facts for the model card.
+        arch: the architecture that the model was extracted at.
+        replace: overwrite a model that lies there.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> write(tiny_net(layers=1), None, Path(tempfile.mkdtemp()) / "small")
+    'stock'
+    """
+    _refuse_existing(Path(directory), replace)
+    chosen: Mode = mode if mode != "auto" else "hetero" if stock_obstacle(model) else "stock"
+    with _staging({"model": Path(directory)}) as staged:
+        write_files(staged["model"], model, tokenizer, chosen, card or {}, arch)
+        _settle(staged["model"], Path(directory))
+    return chosen
+
+
+def probe(model: nn.Module) -> dict[str, Any]:
+    """Compute a model's logits on fixed, invented token ids: ``{"inputs": {name: tensor}, "logits": tensor}``."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    ids = torch.randint(min(5, words - 1), words, (4, 12), generator=draw)
+    mask = (torch.arange(12) < torch.tensor([12, 9, 5, 12])[:, None]).long()
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    was_training, where = model.training, next(model.parameters()).device
+    with torch.no_grad():
+        logits = model.eval()(**{key: value.to(where) for key, value in inputs.items()}).logits.float().cpu()
+    model.train(was_training)
+    return {"inputs": inputs, "logits": logits}
+
+
+def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    found = dict(card or {})
+    return found | dict(found.pop("models", {}).get(name, {}))
+
+
+def _reload(
+    staged: Mapping[str, Path],
+    models: Mapping[str, nn.Module],
+    modes: Mapping[str, Mode],
+    expected: Mapping[str, Mapping[str, Any]],
+    tokenizer: bool,
+    scratch: Path,
+) -> dict[str, torch.Tensor]:
+    """Load the directories in one fresh process that cannot see nasframe, and return their logits."""
+    from safetensors.torch import load_file, save_file
+
+    from nasframe import reload
+    from nasframe.nn.elastic import stock_class
+
+    jobs = []
+    for index, (name, directory) in enumerate(staged.items()):
+        inputs, logits = scratch / f"{index}-inputs.safetensors", scratch / f"{index}-logits.safetensors"
+        save_file({key: value.cpu().contiguous() for key, value in expected[name]["inputs"].items()}, str(inputs))
+        auto = auto_class(stock_class(models[name]))
+        paths = {"directory": str(directory), "inputs": str(inputs), "logits": str(logits)}
+        jobs.append(paths | {"auto": auto, "remote": modes[name] == "hetero", "tokenizer": tokenizer})
+    write_json(scratch / "jobs.json", jobs)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(scratch / "modules"), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-P", str(Path(reload.__file__).resolve()), str(scratch / "jobs.json")],
+        env={**os.environ, **offline}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise VerificationError(
+            f"{', '.join(staged)}: the export does not load in a fresh process. Expected it to.\n{last}"
+        )
+    return {name: load_file(str(job["logits"]))["logits"] for name, job in zip(staged, jobs, strict=True)}
+
+
+def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
+    """Compare the logits and describe the directory.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    import torch
+    import transformers
+
+    import nasframe
+
+    expected = expected.detach().float().cpu()
+    scale = max(1.0, float(expected.abs().max()))
+    difference = float((expected - found).abs().max()) if expected.shape == found.shape else float("inf")
+    if not difference <= TOLERANCE * scale:
+        raise VerificationError(
+            f"{name}: the exported model's logits differ by {difference:.3g} from the sub-network's. "
+            f"Expected at most {TOLERANCE * scale:.3g}. Nothing was written."
+        )
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(directory.iterdir())}
+    return {
+        "format_version": FORMAT_VERSION,
+        "mode": mode,
+        "verified": True,
+        "loaded": "in a fresh process, offline, without nasframe",
+        "max_abs_difference": difference,
+        "tolerance": TOLERANCE * scale,
+        "logits": list(found.shape),
+        "files": files,
+        "versions": {
+            "nasframe": nasframe.__version__, "python": sys.version.split()[0],
+            "torch": torch.__version__, "transformers": transformers.__version__,
+        },
+    }  # fmt: skip
+
+
+def _refuse_existing(directory: Path, replace: bool) -> None:
+    if not replace and (directory / "config.json").exists():
+        raise UsageError(f"{directory}: a model lies there already. Expected a directory without config.json.")
+
+
+@contextmanager
+def _staging(directories: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Make places beside the final ones, under the same last name, that vanish if anything goes wrong."""
+    places: dict[str, Path] = {}
+    try:
+        for name, directory in directories.items():
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            places[name] = Path(tempfile.mkdtemp(prefix=".export-", dir=directory.parent)) / directory.name
+        yield places
+    finally:
+        for place in places.values():
+            shutil.rmtree(place.parent, ignore_errors=True)
+
+
+def _settle(staged: Path, target: Path) -> None:
+    """Move a finished directory to its name; where one exists already, file by file, ``config.json`` last."""
+    if not target.exists():
+        os.replace(staged, target)
+        return
+    (target / "config.json").unlink(missing_ok=True)
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, target / path.name)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

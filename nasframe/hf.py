@@ -1,0 +1,50 @@
+"""Models of true sizes for the auto classes of transformers: ``import nasframe.hf`` registers them.
+
+After that, directories that an export in mode ``hetero`` wrote load without ``trust_remote_code``:
+
+>>> import nasframe.hf
+>>> from transformers import AutoConfig
+>>> AutoConfig.for_model("nasframe-bert").model_type
+'nasframe-bert'
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers import AutoModelForSequenceClassification as _Auto
+
+from nasframe.nn.elastic import FAMILIES, resize
+
+
+def classes(stock: Any) -> tuple[type, type]:
+    """Derive from a stock model class the configuration and the model class whose layers have sizes of their own.
+
+    An exported modelling file carries this function as it is, after the source of ``nasframe.nn.elastic``.
+
+    Args:
+        stock: a model class of transformers.
+
+    Returns:
+        Configuration class and model class. The configuration's further fields are ``layer_heads`` and ``layer_ffn``
+        (one number a layer), ``head_size``, ``embedding_rank`` and ``kept_layers``, which is for the record only.
+    """
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        stock.__init__(self, config, *args, **kwargs)
+        sizes = zip(config.layer_heads, config.layer_ffn, strict=True)
+        layers = [{"heads": heads, "ffn": ffn} for heads, ffn in sizes]
+        resize(self, {"layers": layers, "embedding_rank": getattr(config, "embedding_rank", None)})
+
+    base = stock.config_class
+    fields: dict[str, Any] = {"model_type": f"nasframe-{base.model_type}", "__module__": __name__}
+    config_class = type(f"Nasframe{base.__name__}", (base,), fields)
+    methods = {"__init__": __init__, "config_class": config_class, "__module__": __name__}
+    return config_class, type(f"Nasframe{stock.__name__}", (stock,), methods)
+
+
+for _family in FAMILIES:
+    _config, _model = classes(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[CONFIG_MAPPING[_family]])
+    AutoConfig.register(f"nasframe-{_family}", _config, exist_ok=True)
+    _Auto.register(_config, _model, exist_ok=True)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
+
+import nasframe.hf  # noqa: F401
+from nasframe import export, model_files, reload
+from nasframe.errors import UsageError, VerificationError
+from nasframe.nn.blueprint import blueprint
+from nasframe.nn.factorize import factorize_embedding
+from nasframe.nn.slices import extract, view
+from nasframe.testing.toy import tiny_inputs, tiny_net
+
+FAMILIES = ("bert", "roberta", "electra", "distilbert")
+ARCH = {"layers": [0, 2], "heads.0": 3, "ffn.0": 17, "heads.2": 0, "ffn.2": 64}
+LABELS = {0: "no", 1: "yes"}
+
+
+def tokenizer():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+
+
+def net(family="bert", **config):
+    return tiny_net(family, id2label=LABELS, label2id={v: k for k, v in LABELS.items()}, **config)
+
+
+def expected_of(net, arch):
+    inputs = tiny_inputs()
+    with torch.no_grad():
+        return {"inputs": inputs, "logits": view(net, arch)(**inputs).logits}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """One fresh process for all: four families of true sizes, padded ones, a stock one, a factorised one."""
+    folder = tmp_path_factory.mktemp("exports")
+    models, archs, expected, modes = {}, {}, {}, {}
+    for family in FAMILIES:
+        whole = net(family)
+        for mode in ("hetero", "padded"):
+            name = f"{family}-{mode}@50%"
+            models[name], archs[name], modes[name] = extract(whole, ARCH), ARCH, mode
+            expected[name] = expected_of(whole, ARCH)
+    whole = net()
+    models["stock"], modes["stock"] = extract(whole, {"layers": [1]}), "stock"
+    for mode in ("hetero", "padded"):
+        models[f"rank-{mode}"], modes[f"rank-{mode}"] = factorize_embedding(net(), 6), mode
+    (folder / "bert-hetero@50%").mkdir()
+    (folder / "bert-hetero@50%" / "predictions.csv").write_text("id,label\n")
+    card = {"task": "toy", "metrics": {"accuracy": 0.5}, "models": {"stock": {"metrics": {"accuracy": 0.75}}}}
+    directories = {name: folder / name for name in models}
+    reports = export.export_all(
+        models, tokenizer(), directories, mode=modes, expected=expected, card=card, archs=archs
+    )  # fmt: skip
+    return folder, models, expected, reports
+
+
+def test_every_export_agrees_with_the_view(exported):
+    _, models, _, reports = exported
+    assert reports.keys() == models.keys()
+    for name, report in reports.items():
+        assert report["verified"] is True, name
+        assert report["max_abs_difference"] <= 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", ["hetero", "padded"])
+def test_loads_without_the_flag_once_registered(exported, family, mode):
+    folder, models, expected, _ = exported
+    name = f"{family}-{mode}@50%"
+    model = AutoModelForSequenceClassification.from_pretrained(folder / name).eval()
+    with torch.no_grad():
+        logits = model(**expected[name]["inputs"]).logits
+    assert torch.allclose(logits, expected[name]["logits"], atol=1e-6)
+    assert model.config.id2label == LABELS
+    same = blueprint(model) == blueprint(models[name])
+    assert same is (mode == "hetero")
+
+
+def test_true_sizes_are_smaller_and_padded_says_it_is_not(exported):
+    folder, models, _, _ = exported
+    sizes = {}
+    for mode in ("hetero", "padded"):
+        state = load_file(folder / f"bert-{mode}@50%" / "model.safetensors")
+        sizes[mode] = sum(tensor.numel() for tensor in state.values())
+    assert sizes["hetero"] == sum(p.numel() for p in models["bert-hetero@50%"].parameters())
+    assert sizes["padded"] > sizes["hetero"]
+    config = json.loads((folder / "bert-padded@50%" / "config.json").read_text())
+    assert config["model_type"] == "bert"
+    assert config["nasframe"]["layer_heads"] == [3, 0]
+    assert "not smaller" in config["nasframe"]["note"]
+    assert "Not smaller" in (folder / "bert-padded@50%" / "README.md").read_text()
+
+
+def test_configuration_records_the_sizes(exported):
+    folder, *_ = exported
+    config = AutoConfig.from_pretrained(folder / "bert-hetero@50%")
+    assert (config.layer_heads, config.layer_ffn, config.head_size) == ([3, 0], [17, 64], 8)
+    assert (config.kept_layers, config.embedding_rank) == ([0, 2], None)
+    arch = json.loads((folder / "bert-hetero@50%" / "arch.json").read_text())
+    assert arch["arch"] == ARCH
+    assert arch["blueprint"]["layers"] == [{"heads": 3, "ffn": 17}, {"heads": 0, "ffn": 64}]
+
+
+def test_tokenizer_and_card_travel_along(exported):
+    folder, *_ = exported
+    loaded = AutoTokenizer.from_pretrained(folder / "distilbert-hetero@50%")
+    assert loaded("good bad")["input_ids"] == [2, 5, 6, 3]
+    text = (folder / "stock" / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["library_name"] == "transformers"
+    assert "nasframe" in head["tags"]
+    assert head["metrics"] == ["accuracy"]
+    assert "| accuracy | 0.75 |" in text
+    assert "license" not in head
+
+
+@pytest.mark.parametrize("mode", ["hetero", "padded"])
+def test_factorised_embedding_keeps_or_loses_its_rank(exported, mode):
+    folder, models, _, _ = exported
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder / f"rank-{mode}").eval()
+    assert blueprint(loaded)["embedding_rank"] == (6 if mode == "hetero" else None)
+    inputs = tiny_inputs()
+    with torch.no_grad():
+        logits = [model(**inputs).logits for model in (loaded, models[f"rank-{mode}"])]
+    assert torch.allclose(*logits, atol=1e-6)
+
+
+def test_report_names_every_file(exported):
+    folder, *_ = exported
+    directory = folder / "bert-hetero@50%"
+    report = json.loads((directory / "export_report.json").read_text())
+    present = {path.name for path in directory.iterdir()} - {"export_report.json", "predictions.csv"}
+    assert present == report["files"].keys()
+    for name, record in report["files"].items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == record["sha256"]
+    assert report["mode"] == "hetero"
+    assert not any(path.name.startswith(".") for path in folder.iterdir())
+    assert {path.suffix for path in directory.iterdir()} <= {".json", ".safetensors", ".md", ".py", ".csv", ".txt"}
+
+
+def test_other_files_of_the_directory_stay(exported):
+    folder, *_ = exported
+    assert (folder / "bert-hetero@50%" / "predictions.csv").read_text() == "id,label\n"
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda logits: logits + 1e-3, lambda logits: logits[:, :1], lambda logits: logits / 0]
+)
+def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path, monkeypatch, wrong):
+    whole = net()
+    expected = expected_of(whole, ARCH)
+    monkeypatch.setattr(export, "_reload", lambda *_: {"model": wrong(expected["logits"])})
+    with pytest.raises(VerificationError, match="differ by") as caught:
+        export.export(extract(whole, ARCH), None, tmp_path / "model", expected=expected)
+    assert caught.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_nasframe_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_files, "modeling_source", lambda stock: "import nasframe\n")
+    with pytest.raises(VerificationError, match="without nasframe"):
+        export.export(extract(net(), ARCH), None, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nasframe", "nasframe.nn.elastic", "nasframe_basics"])
+def test_blocker_blocks(name):
+    with pytest.raises(ImportError, match="without nasframe"):
+        reload.Blocker().find_spec(name)
+    assert reload.Blocker().find_spec("torch") is None
+
+
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        ({"layers": [0], "heads.0": 3}, "layer 0 has 3 heads where hidden size / head size is 4"),
+        ({"layers": [0, 1], "ffn.1": 5}, "layer 1 has 5 neurons, layer 0 has 64"),
+    ],
+)
+def test_stock_says_why_it_cannot(tmp_path, arch, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        export.export(extract(net(), arch), None, tmp_path / "model", mode="stock")
+    assert "hetero" in str(caught.value)
+
+
+def test_a_model_is_not_overwritten_unless_asked(tmp_path):
+    target = tmp_path / "model"
+    assert export.write(net(), tokenizer(), target) == "stock"
+    with pytest.raises(UsageError, match="lies there already"):
+        export.write(net(), None, target)
+    assert export.write(extract(net(), ARCH), None, target, replace=True) == "hetero"
+    assert AutoModelForSequenceClassification.from_pretrained(target).config.layer_heads == [3, 0]
+
+
+def test_a_loaded_export_can_be_cut_and_written_again(tmp_path):
+    export.write(extract(net(), ARCH), None, tmp_path / "first")
+    again = extract(
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "first"), {"layers": [0], "heads.0": 2}
+    )
+    export.write(again, None, tmp_path / "second")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
+    assert blueprint(loaded)["layers"] == [{"heads": 2, "ffn": 17}]
