@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -55,7 +55,11 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
     >>> kept_layers(tiny_net(), {"layers": [0, 2], "heads.2": 3})
     [Kept(position=0, heads=4, ffn=64), Kept(position=2, heads=3, ffn=64)]
     """
-    full = blueprint(net)["layers"]
+    return kept_of(blueprint(net)["layers"], sizes)
+
+
+def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
+    """Do what :func:`kept_layers` does, for a network of which the layers' sizes are known."""
     flat = dict(_flat(sizes))
     known = {"layers", *(f"{unit}.{i}" for i in range(len(full)) for unit in ("heads", "ffn"))}
     for key in flat:
@@ -228,8 +232,8 @@ def _layers_path(net: nn.Module) -> str:
     return path if base_of(net) is net else f"{net.base_model_prefix}.{path}"
 
 
-def _weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (module name, module, tensor name) of each weight as it acts, parametrised ones too."""
+def weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (module name, module, tensor name) of each weight, parametrised ones under the name they act by."""
     for name, module in net.named_modules():
         if "parametrizations" not in name:
             hidden = module.parametrizations if is_parametrized(module) else ()  # type: ignore[union-attr]
@@ -243,9 +247,9 @@ def _slices(
 ) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]:
     """Walk the slice map: (owner in ``small``, tensor name, the network's tensor, the part of it that is kept)."""
     prefix = _layers_path(net) + "."
-    owners = {(name, key): owner for name, owner, key in _weights(small)}
+    owners = {(name, key): owner for name, owner, key in weights(small)}
     at = {str(kept.position): str(j) for j, kept in enumerate(chosen)}
-    for name, module, key in _weights(net):
+    for name, module, key in weights(net):
         there = name
         if name.startswith(prefix):
             position, _, rest = name.removeprefix(prefix).partition(".")

@@ -1,0 +1,60 @@
+"""Reorder heads and neurons without changing what a network computes, so that the ones to keep come first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasframe.nn.blueprint import blueprint
+from nasframe.nn.elastic import family_of, layers_of
+
+
+def rewire(
+    net: nn.Module,
+    order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Permute the heads and the neurons of a network in place; its outputs stay the same.
+
+    Args:
+        net: the network.
+        order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists the present positions in the
+            order they are to have, the one to come first first. Layers left out stay as they are.
+        optimizer: its state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted along.
+
+    Raises:
+        ValueError: an order is not a permutation, or a tensor to be permuted is parametrised.
+
+    >>> from nasframe.testing.toy import tiny_inputs, tiny_net
+    >>> net = tiny_net()
+    >>> before = net(**tiny_inputs()).logits
+    >>> rewire(net, {"heads": {0: [2, 0, 3, 1]}})
+    >>> torch.allclose(before, net(**tiny_inputs()).logits, atol=1e-6)
+    True
+    """
+    family, sizes, layers = family_of(net), blueprint(net), layers_of(net)
+    plan: list[tuple[nn.Parameter, int, torch.Tensor]] = []
+    for unit, by_layer in order.items():
+        for i, listed in by_layer.items():
+            index = torch.as_tensor(listed).cpu().long()
+            if not torch.equal(index.sort().values, torch.arange(sizes["layers"][i][unit])):
+                raise ValueError(f"{unit}.{i}: the order is not a permutation of {sizes['layers'][i][unit]} positions.")
+            if unit == "heads":
+                index = (index[:, None] * sizes["head_size"] + torch.arange(sizes["head_size"])).flatten()
+            for path, name, dim, owner in family.slices:
+                linear: Any = layers[i].get_submodule(path)
+                if owner != unit or getattr(linear, name) is None:
+                    continue
+                if name not in linear._parameters:
+                    raise ValueError(f"layer {i}, {path}.{name}: a parametrised tensor cannot be permuted.")
+                plan.append((linear._parameters[name], dim, index))
+    with torch.no_grad():
+        for parameter, dim, index in plan:
+            state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+            along = [v for v in state.values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
+            for tensor in (parameter, parameter.grad, *along):
+                if tensor is not None:
+                    tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))

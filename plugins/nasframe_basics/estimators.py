@@ -1,0 +1,116 @@
+"""Costs that are counted, not measured: parameters, multiply-adds, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+from nasframe.types import Arch, CostTable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A counted cost: a sum over the layers, heads and neurons that an architecture keeps.
+
+    Args:
+        unit: what is counted.
+        count: makes the additive cost (``nasframe.nn.count.Additive``) of a network.
+        factor: what one count is worth.
+    """
+
+    unit: str
+    count: Callable[[nn.Module], Any]
+    factor: float = 1.0
+    _made: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+
+    def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
+        """Return the cost of a sub-network of any sizes, or of the network as it stands.
+
+        What a head, a neuron and a layer of a network cost is counted once; where its sizes were changed in place,
+        take a new estimator. Architectures of spaces that do not slice are counted on the extracted network.
+        """
+        if arch is None:
+            return self.factor * self.count(net).of()
+        if not hasattr(space, "sizes"):
+            return self.factor * self.count(space.extract(net, arch)).of()
+        return self.factor * self._additive(net).of(space.sizes(arch))
+
+    def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
+        """Return the cost of every choice of the space's domain; ``None`` where it does not slice."""
+        if not hasattr(space, "sizes"):
+            return None
+        table = self._additive(net).table(space.domain.knobs)  # type: ignore[attr-defined]
+        choices = {knob: [self.factor * cost for cost in costs] for knob, costs in table.choices.items()}
+        return CostTable(self.factor * table.base, choices)
+
+    def _additive(self, net: nn.Module) -> Any:
+        if net not in self._made:
+            self._made[net] = self.count(net)
+        return self._made[net]
+
+
+def params() -> Counted:
+    """Count every weight that would be saved, tied ones once.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
+    True
+    """
+    from nasframe.nn import count
+
+    return Counted("parameters", count.params)
+
+
+def backbone_params() -> Counted:
+    """Count the weights without the task head; BERT's pooler belongs to the backbone."""
+    from nasframe.nn import count
+
+    return Counted("parameters", lambda net: count.params(net, "backbone"))
+
+
+def encoder_params() -> Counted:
+    """Count the weights of the encoder's layers only."""
+    from nasframe.nn import count
+
+    return Counted("parameters", lambda net: count.params(net, "encoder"))
+
+
+def macs(batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+    """Count the multiply-adds of matrix products in a forward.
+
+    Args:
+        batch: sequences.
+        length: tokens in each.
+        count: ``matmul`` counts as torch's FlopCounterMode, ``torchprofile`` adds what the counter behind
+            YOCO-BERT's figures (arXiv 2106.02435) adds for normalisation.
+    """
+    from nasframe.nn import count as counting
+
+    return Counted("MACs", lambda net: counting.macs(net, batch, length, count))
+
+
+def flops(batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+    """Count floating-point operations, two for each multiply-add of ``macs``.
+
+    Args:
+        batch: sequences.
+        length: tokens in each.
+        count: see ``macs``.
+    """
+    from nasframe.nn import count as counting
+
+    return Counted("FLOPs", lambda net: counting.macs(net, batch, length, count), 2.0)
+
+
+def size() -> Counted:
+    """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted."""
+    from nasframe.nn import count
+
+    return Counted("bytes", count.size)

@@ -1,0 +1,101 @@
+"""Latency: measured, not counted."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from nasframe.types import Arch, arch_id
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import SearchSpace
+
+
+class Latency:
+    """Measure the wall-clock time of a forward: the median of repeats, after a warm-up, of the extracted network.
+
+    A measurement is made once for each architecture of a network and then kept.
+
+    Args:
+        batch: sequences.
+        length: tokens in each.
+        repeats: timed forwards.
+        warmup: forwards before them.
+        threads: CPU threads; default as torch is set.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> Latency(repeats=3, length=8).estimate(None, tiny_net()) > 0
+    True
+    """
+
+    unit = "ms"
+
+    def __init__(
+        self, batch: int = 1, length: int = 128, repeats: int = 20, warmup: int = 3, threads: int | None = None
+    ) -> None:
+        self.batch, self.length, self.repeats, self.warmup, self.threads = batch, length, repeats, warmup, threads
+        self._records: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+
+    def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
+        """Return the median in milliseconds."""
+        return self.measure(space, net, arch)["median_ms"]
+
+    def measure(
+        self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False
+    ) -> dict[str, Any]:
+        """Return the whole record of a measurement.
+
+        Args:
+            space: the architecture's space.
+            net: the network.
+            arch: a sub-network, or ``None`` for the network as it stands.
+            again: measure anew what was measured before.
+
+        Returns:
+            ``median_ms``, ``spread_ms`` (between the quartiles), ``repeats``, ``batch``, ``length``, ``threads``,
+            ``device``.
+        """
+        known, key = self._records.setdefault(net, {}), "" if arch is None else arch_id(arch)
+        if again or key not in known:
+            known[key] = self._time(net if arch is None else space.extract(net, arch))
+        return dict(known[key])
+
+    def _time(self, net: nn.Module) -> dict[str, Any]:
+        import torch
+
+        from nasframe.nn.elastic import base_of
+
+        device, training, threads = next(net.parameters()).device, net.training, torch.get_num_threads()
+        ids = torch.randint(1, 100, (self.batch, self.length), generator=torch.Generator().manual_seed(0)).to(device)
+        ids %= base_of(net).config.vocab_size
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        seconds = []
+        torch.set_num_threads(self.threads or threads)
+        net.eval()
+        try:
+            with torch.inference_mode():
+                for _ in range(self.warmup + self.repeats):
+                    wait()
+                    began = time.perf_counter()
+                    net(**inputs)
+                    wait()
+                    seconds.append(time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(threads)
+            net.train(training)
+        low, median, high = (
+            1000 * float(q) for q in torch.tensor(seconds[self.warmup :]).quantile(torch.tensor([0.25, 0.5, 0.75]))
+        )
+        return {
+            "median_ms": median,
+            "spread_ms": high - low,
+            "repeats": self.repeats,
+            "batch": self.batch,
+            "length": self.length,
+            "threads": self.threads or threads,
+            "device": str(device),
+        }
