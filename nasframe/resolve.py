@@ -371,7 +371,7 @@ class _Stages:
         known = options_of(VERBS[verb], (), POSITIONAL)
         found: dict[str, Any] = {"from_": full["from"]} if "from" in full else {}
         found |= {"space": full["space"]} if "space" in full else {}
-        grouped: dict[str, dict[str, Any]] = {group: {} for group in groups_of(VERBS[verb])}
+        grouped: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
         rest = {key: value for key, value in full.items() if key not in known and key not in COMMON}
         for key, option in known.items():
             if key == "use":
