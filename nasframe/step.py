@@ -153,10 +153,10 @@ def saved_model(job: TrainJob, name: str) -> nn.Module:
         UsageError: none was saved under that name.
     """
     if name not in job.models:
-        known = (
-            f"Expected one of: {listing(job.models)} (a stage saves one with save_as).{suggestion(name, job.models)}"
+        raise UsageError(
+            f"stage {job.stage!r}: no network was saved as {name!r}. Expected one that a stage names with save_as: "
+            f"{listing(job.models)}.{suggestion(name, job.models)}"
         )
-        raise UsageError(f"stage {job.stage!r}: no network was saved as {name!r}. {known}")
     return job.models[name]
 
 

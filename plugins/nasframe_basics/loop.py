@@ -89,11 +89,11 @@ class _Fit:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ledger, self.selection = Ledger(), Selection(job, epoch)
         self.passes = Passes(job, self.device, self.ledger)
-        parts = {"net": job.net, "optimizer": self.optimizer, "at": self.at, "selection": self.selection}
-        parts |= {"passes": self.passes, "ledger": self.ledger} | (
-            {} if job.sampler is None else {"sampler": job.sampler}
-        )
+        parts: dict[str, Any] = {"net": job.net, "optimizer": self.optimizer, "at": self.at}
+        parts |= {"selection": self.selection, "passes": self.passes, "ledger": self.ledger}
         parts |= {f"modifier {number}": modifier for number, modifier in enumerate(job.modifiers)}
+        if job.sampler is not None:
+            parts["sampler"] = job.sampler
         self.checkpoints = Checkpoints(job, parts, writes=self.rank == 0)
 
     @property

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from nasframe_basics.fake_quant import FakeQuant, encoder_matrices, word_tables
+from nasframe_basics.loop import Loop
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import Modifier
+from nasframe.nn.factorize import factorize_embedding
+from nasframe.nn.quantize import RowQuantizer, levels
+from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
+from nasframe.types import TrainJob, TrainOptions
+
+
+def fit(net: Any, *modifiers: Modifier, **fields: Any) -> Any:
+    options = TrainOptions(max_steps=4, batch_size=8, learning_rate=1e-3, precision="fp32")
+    return Loop().fit(TrainJob(net, ToyTask(), None, options, 0, "t", modifiers=modifiers, **fields)).net
+
+
+def on_grid(weight: torch.Tensor, bits: int) -> bool:
+    return all(len(row.unique()) <= 2 * levels(bits) + 1 for row in weight) and torch.allclose(
+        RowQuantizer(bits)(weight), weight, rtol=1e-5, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_what_comes_out_is_a_plain_model_on_the_grid(family: str, bits: Any) -> None:
+    plain = tiny_net(family)
+    net = fit(copy.deepcopy(plain), FakeQuant(bits=bits, embeddings=8))
+    assert net.state_dict().keys() == plain.state_dict().keys()
+    matrices = [module.weight for _, module in encoder_matrices(net)]
+    assert len(matrices) == 3 * 6
+    assert all(on_grid(weight, bits) for weight in matrices)
+    assert on_grid(word_tables(net)[0].weight, 8)
+    assert not on_grid(net.classifier.weight, 2)
+    assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+    assert isinstance(matrices[0], torch.nn.Parameter)
+
+
+def test_training_sees_the_rounded_weights() -> None:
+    seen = []
+
+    class Look(Modifier):
+        def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
+            seen.append(next(encoder_matrices(step.job.net))[1].weight.detach().clone())
+            return loss
+
+    fit(tiny_net(), FakeQuant(bits=4), Look())
+    assert len(seen) == 4
+    assert all(on_grid(weight, 4) for weight in seen)
+
+
+def test_factors_of_an_embedding_are_rounded_both() -> None:
+    net = fit(factorize_embedding(tiny_net(), 8), FakeQuant(embeddings=4))
+    assert [on_grid(module.weight, 4) for module in word_tables(net)] == [True, True]
+
+
+@pytest.mark.parametrize("ranges", ["batch", "running"])
+def test_activations_are_rounded_while_training_only(ranges: Any) -> None:
+    net = tiny_net()
+    job = TrainJob(net, ToyTask(), None, TrainOptions(max_steps=1), 0, "t")
+    quant = FakeQuant(activations=4, ranges=ranges)
+    plain = net(**tiny_inputs()).logits.detach()
+    net.train()
+    quant.on_start(job)
+    inputs: list[torch.Tensor] = []
+    hook = net.bert.encoder.layer[1].intermediate.dense.register_forward_hook(lambda m, i, o: inputs.append(i[0]))
+    net(**tiny_inputs())
+    net.eval()
+    rounded = net(**tiny_inputs()).logits
+    hook.remove()
+    assert all(len(tensor.unique()) <= 15 for tensor in inputs)
+    assert not torch.equal(rounded, plain)
+    assert bool(quant.largest) == (ranges == "running")
+    other = FakeQuant(activations=4, ranges=ranges)
+    other.load_state_dict(quant.state_dict())
+    assert other.largest == quant.largest
+    quant.on_finish(job)
+    inputs.clear()
+    hook = net.bert.encoder.layer[1].intermediate.dense.register_forward_hook(lambda m, i, o: inputs.append(i[0]))
+    net(**tiny_inputs())
+    hook.remove()
+    assert len(inputs[0].unique()) > 15
+
+
+def test_running_ranges_follow_slowly() -> None:
+    quant = FakeQuant(activations=8, ranges="running")
+    module = torch.nn.Linear(2, 2).train()
+    quant._round_input("a", module, (torch.tensor([1.0, 0.0]),))
+    quant._round_input("a", module, (torch.tensor([2.0, 0.0]),))
+    assert float(quant.largest["a"]) == pytest.approx(1.01)
+    (clipped,) = quant._round_input("a", module.eval(), (torch.tensor([9.0, 0.0]),))
+    assert clipped.tolist() == pytest.approx([1.01, 0.0])
+
+
+def test_activations_of_sub_networks_are_refused() -> None:
+    with pytest.raises(UsageError, match="Expected a stage without sampler"):
+        fit(tiny_net(), FakeQuant(activations=8), arch={"layers": [0]})
