@@ -152,7 +152,7 @@ def _model(options: Mapping[str, Option], loose: bool, name: str) -> type[pydant
     for option in options.values():
         default = ... if option.required else option.default
         described = pydantic.Field(default, alias=option.name, description=option.doc or None)
-        fields[_field(option.name)] = (_plain(option.annotation), described)
+        fields[_field(option.name)] = (checkable(option.annotation), described)
     config = pydantic.ConfigDict(
         extra="allow" if loose else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
     )
@@ -164,7 +164,7 @@ def _field(name: str) -> str:
     return f"option_{name}" if name.startswith("_") or hasattr(pydantic.BaseModel, name) else name
 
 
-def _plain(annotation: Any) -> Any:
+def checkable(annotation: Any) -> Any:
     """Keep what pydantic can check; a class it knows nothing of counts as ``Any``."""
     try:
         pydantic.TypeAdapter(annotation)

@@ -82,7 +82,7 @@ def read_recipe(
             near = suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
             text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}.{near}"
             return None, [Problem(str(source), "", text)]
-        root = _load(path, (), problems)
+        root = _load(path, (), problems, [])
     if root is None:
         return None, problems
     change(root, overrides, problems)
@@ -139,8 +139,9 @@ def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
     return None
 
 
-def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Node | None:
-    """Read a file and put it over the files that it extends."""
+def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
+    """Read a file and put it over the files that it extends; ``seen`` gathers them all."""
+    seen.append(path)
     root, found = read(path, str(path))
     problems += found
     if root is None:
@@ -155,13 +156,13 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Node 
     items = [] if listed is None else listed.value if isinstance(listed.value, list) else [listed]
     merged: Node | None = None
     for item in items:
-        parent = _parent(item, path, (*chain, path.resolve()), problems)
+        parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
         if parent is not None:
             merged = parent if merged is None else _merge(merged, parent)
     return root if merged is None else _merge(merged, root)
 
 
-def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Node | None:
+def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
     if not isinstance(item.value, str):
         problems.append(
             Problem(str(item.at), "extends", f"{item.plain()!r} is no file. Expected a path or a list of paths.")
@@ -178,7 +179,21 @@ def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Prob
         names = " → ".join(p.name for p in (*chain[chain.index(target.resolve()) :], target))
         problems.append(Problem(str(item.at), "extends", f"a circle: {names}."))
         return None
-    return _load(target, chain, problems)
+    return _load(target, chain, problems, seen)
+
+
+def extended_files(path: Path) -> list[Path]:
+    """List a recipe's file and every file that it extends, however far.
+
+    Raises:
+        RecipeError: one of them cannot be read.
+    """
+    problems: list[Problem] = []
+    found: list[Path] = []
+    _load(path, (), problems, found)
+    if problems:
+        raise RecipeError(problems)
+    return list(dict.fromkeys(Path(os.path.normpath(file)) for file in found))
 
 
 def _merge(below: Node, above: Node) -> Node:

@@ -23,6 +23,8 @@ from nasframe.stages import VERBS
 from nasframe.types import TrainOptions
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+ALWAYS = ("params", "macs")
+"""Costs that every plan can tell, named or not."""
 COMMON = ("name", "from", "space")
 """Options that every stage has; the framework itself understands them."""
 POSITIONAL = 2
@@ -159,7 +161,7 @@ def _plan(check: Checker) -> Plan | None:
     uses = {key: check.use(key, data.get(key), (key,)) for key in PLUGIN_KEYS}
     declared = _estimators(check)
     check.costs = declared.keys() | registry.factories("estimator").keys()
-    check.wanted = dict.fromkeys(declared)
+    check.wanted = dict.fromkeys([*declared, *(name for name in ALWAYS if name in check.costs)])
     check.limits(data, ())
     stages = _Stages(check, uses)
     written, planned = stages.all()
@@ -358,7 +360,6 @@ class _Stages:
             self.saved.add(saved)
         if verb == "search":
             self.archs |= set(winners(str(saved), full.get("budgets") or self.check.data.get("budgets") or {}))
-            self.check.wanted |= dict.fromkeys(("params", "macs"))
         if verb == "extract":
             chosen = full.get("archs")
             self.archs |= set(chosen) if isinstance(chosen, dict) else set()

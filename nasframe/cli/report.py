@@ -1,0 +1,45 @@
+"""``nasframe report``: write a run's report again and show its table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def report(
+    rundir: Annotated[Path, typer.Argument(help="The directory of a run, finished or not.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+) -> None:
+    """Write report.html, .md and .json with the figures anew, and show the table."""
+    from nasframe.errors import UsageError
+
+    if not (rundir / "run.db").is_file():
+        raise UsageError(f"{rundir}: no run lies there. Expected a run directory, with run.db in it.")
+    show(rundir, json_)
+
+
+def show(rundir: Path, as_json: bool) -> None:
+    """Print a run's table and where its files lie."""
+    import json
+
+    from nasframe.report import build
+
+    content: dict[str, Any] = build(rundir)
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    from rich.console import Console
+
+    from nasframe.tables import summary_table
+
+    console = Console()
+    console.print(summary_table(content, console.width))
+    lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
+    lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*"))]
+    for name, path in lines:
+        if path.exists():
+            print(f"{name:8}{path}")
+    sys.stdout.flush()

@@ -1,0 +1,129 @@
+"""``nasframe run``: run a recipe, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nasframe.resolve import Plan
+
+
+def run(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's file, or the name of a packaged one.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides: key=value, +key=value, ~key.", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run directory; default: runs/<name>/<time>-<hash>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show stages, reachable costs and estimated time.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="The run's seed; the same as seed=N.")] = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run a recipe from its first stage to the report."""
+    from nasframe.errors import UsageError
+
+    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    progress = False if no_progress else None
+    if resume is not None:
+        if recipe or changes or out or dry_run:
+            raise UsageError(
+                "--resume goes on with a run as it is. Expected nothing beside it but --no-progress and --json."
+            )
+        _start(lambda runner: runner.resume(resume, progress=progress), resume, json_)
+        return
+    if recipe is None:
+        raise UsageError(
+            "no recipe. Expected 'nasframe run RECIPE', or --resume RUNDIR; 'nasframe recipes' lists some."
+        )
+    if dry_run:
+        _show_plan(_plan(recipe, changes), json_)
+        return
+    from nasframe.recipe import load_recipe
+
+    plan = _plan(recipe, changes)
+    loaded = load_recipe(recipe, changes)
+    _start(lambda runner: runner.run(loaded, out=out, progress=progress), out or Path("runs") / plan.name, json_)
+
+
+def _plan(recipe: str, changes: list[str]) -> Plan:
+    """Check everything, so that every problem of text and meaning is told at once."""
+    from nasframe.errors import RecipeError
+    from nasframe.resolve import check_recipe
+
+    plan, problems = check_recipe(recipe, changes)
+    if plan is None:
+        raise RecipeError(problems)
+    return plan
+
+
+def _start(begin: Any, place: Path, as_json: bool) -> None:
+    from nasframe import runner
+    from nasframe.cli.report import show
+    from nasframe.processes import leader
+
+    _quiet()
+    try:
+        finished = begin(runner)
+    except KeyboardInterrupt:
+        newest = _newest(place)
+        hint = f" Go on with: nasframe run --resume {newest}" if newest else ""
+        print(f"nasframe: interrupted.{hint}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if leader():
+        show(finished.directory, as_json)
+
+
+def _quiet() -> None:
+    """Keep the libraries' own bars and advice off the terminal; ours say how far a run is."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _newest(place: Path) -> Path | None:
+    """Find the run directory at or right below a folder."""
+    found = [path for path in (place, *place.glob("*")) if (path / "run.db").is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    import json
+
+    from nasframe.dryrun import dry_run
+
+    _quiet()
+    found = dry_run(plan)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from nasframe.tables import duration, human
+
+    console = Console()
+    stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")
+    for row in found["stages"]:
+        stages.add_row(row["name"], row["verb"], row["what"], duration(row["seconds"]))
+    costs = Table("cost", "smallest", "largest", "full net", "unit", box=None, header_style="bold")
+    for name, row in found["costs"].items():
+        costs.add_row(name, human(row["smallest"]), human(row["largest"]), human(row["full"]), row["unit"])
+    console.print(stages, costs, sep="\n\n")
+    for limit in found["limits"]:
+        reachable = {True: "reachable", False: f"cannot be met, nearest {human(limit['nearest'])}"}
+        words = reachable.get(limit["reachable"], f"perhaps reachable, nearest drawn {human(limit['nearest'])}")
+        console.print(f"{limit['cost']} {limit['text']}: {words}", markup=False, highlight=False)
+    console.print(f"estimated time: {duration(found['seconds'])}", highlight=False)
+    if any(limit["reachable"] is False for limit in found["limits"]):
+        raise typer.Exit(3)
