@@ -39,7 +39,8 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         store.close()
     recipe_text = _text(directory / "recipe.yaml")
     recipe = _recipe(recipe_text)
-    models = _models(rows["model"], rows["stage"])
+    untrained = _untrained(recipe)
+    models = _models(rows["model"], rows["stage"], untrained)
     data = facts.get("data") or {}
     name = data.get("primary") or _first_metric(models)
     split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
@@ -57,7 +58,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "split": split,
         "full": full,
         "models": models,
-        "searches": _searches(rows, recipe),
+        "searches": sorted(_searches(rows, recipe), key=lambda search: search["stage"] in untrained),
         "curves": _curves(rows["metric"], [row["name"] for row in rows["stage"]]),
         "ledger": rows["ledger"],
         "ledger_total": _totals(rows["ledger"]),
@@ -94,7 +95,9 @@ def _recipe(text: str) -> dict[str, Any]:
 
 
 def _described(recipe: Mapping[str, Any]) -> str:
-    """Say model, task and space in a line, as far as the recipe has them."""
+    """Return the recipe's description, or say its model, task and space in a line."""
+    if recipe.get("description"):
+        return str(recipe["description"])
     parts = []
     for key in ("model", "task", "space"):
         part = recipe.get(key)
@@ -106,25 +109,52 @@ def _described(recipe: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _models(rows: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Bring the models into the order of the table: the teacher, then budget by budget."""
+def _untrained(recipe: Mapping[str, Any]) -> set[str]:
+    """Name the searches over weights that were never trained as a super-network, where others are over such.
+
+    Their winners are the baselines: what the same search finds without super-network training.
+    """
+    elastic, saved = False, {"pretrained": False, "random": False}
+    searches: dict[str, bool] = {}
+    for stage in recipe.get("stages") or ():
+        verb, options = next(iter(stage.items()))
+        options = options or {}
+        elastic = saved.get(options.get("from", ""), elastic)
+        if verb == "train":
+            elastic = elastic or options.get("sampler") is not None
+        elif verb == "search":
+            searches[options.get("name") or verb] = elastic
+        if options.get("save_as") and verb != "search":
+            saved[options["save_as"]] = elastic
+    return {name for name, trained in searches.items() if not trained} if any(searches.values()) else set()
+
+
+def _models(
+    rows: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]], untrained: set[str]
+) -> list[dict[str, Any]]:
+    """Bring the models into the order of the table: the teacher, others without a budget, then budget by budget."""
     verbs = {row["name"]: row["verb"] for row in stages}
-    winners = {name for row in stages for name in (row["result"] or {}).get("winners", ())}
+    searched = {name: row["name"] for row in stages for name in (row["result"] or {}).get("winners", ())}
     models = []
     for row in rows:
         model: dict[str, Any] = {key: row[key] for key in ("name", "stage", "path", "arch", "blueprint")}
-        model |= {"budget": row["budget"] or row["name"].partition("@")[2] or None}
-        model |= {"metrics": row["metrics"] or {}, "costs": row["costs"] or {}, "role": "model"}
+        model |= {"budget": row["budget"] or row["name"].partition("@")[2] or None, "role": "model"}
+        model |= {"metrics": row["metrics"] or {}, "costs": row["costs"] or {}}
         if row["name"] == "teacher":
             model["role"] = "teacher"
-        elif row["name"] in winners:
-            model["role"] = "winner"
+        elif row["name"] in searched:
+            model["role"] = "baseline" if searched[row["name"]] in untrained else "winner"
         elif model["budget"] and verbs.get(row["stage"]) == "extract":
             model["role"] = "baseline"
         models.append(model)
-    budgets = list(dict.fromkeys(model["budget"] for model in models if model["role"] == "winner"))
-    place = {budget: i for i, budget in enumerate(budgets)}
-    models.sort(key=lambda m: (m["role"] != "teacher", place.get(m["budget"], len(budgets)), ROLES.index(m["role"])))
+    budgets = list(dict.fromkeys(model["budget"] for model in models if model["budget"]))
+    models.sort(
+        key=lambda m: (
+            m["role"] != "teacher",
+            budgets.index(m["budget"]) if m["budget"] else -1,
+            ROLES.index(m["role"]),
+        )
+    )
     for model, following in zip(models, [*models[1:], None], strict=False):
         model["last_of_budget"] = following is None or model["budget"] != following["budget"]
     return models
@@ -148,7 +178,7 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
         model["relative"] = {
             key: value / whole[key]
             for key, value in model["costs"].items()
-            if whole.get(key) and value is not None and key != "latency_spread"
+            if isinstance(value, int | float) and whole.get(key) and not key.startswith("latency_")
         }
 
 

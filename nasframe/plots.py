@@ -33,14 +33,14 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
         report: what :func:`nasframe.report.build` returned.
 
     Returns:
-        Name → figure: ``pareto`` (``pareto-STAGE-COST`` for further searches and costs), ``layers``, ``curves``,
-        ``ledger``.
+        Name → figure: ``pareto`` (``pareto-STAGE`` for further searches, ``-COST`` for further costs),
+        ``layers``, ``curves``, ``ledger``.
     """
     drawn = {}
     for search in report["searches"]:
         for axis in search["costs"] if search["points"] else ():
-            name = "-".join(["pareto", search["stage"], axis]) if "pareto" in drawn else "pareto"
-            drawn[name] = pareto(report, search, axis)
+            words = ["pareto", search["stage"], *([axis] if len(search["costs"]) > 1 else [])]
+            drawn["-".join(words) if "pareto" in drawn else "pareto"] = pareto(report, search, axis)
     if any(model["role"] != "teacher" and model["layers"] for model in report["models"]):
         drawn["layers"] = layers(report)
     if any(_shown(curves) for curves in report["curves"].values()):
@@ -216,7 +216,7 @@ def ledger(report: Mapping[str, Any]) -> Figure:
 
 def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
     """The curves worth drawing: losses, and what was measured on a split."""
-    names = [name for name in found if "loss" in name or "/" in name or is_share(name)]
+    names = [name for name in found if "loss" in name or name.startswith("select") or is_share(name)]
     return {name: found[name] for name in names if len(found[name]) > 1}
 
 

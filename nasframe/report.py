@@ -169,8 +169,5 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif value not in (None, "", {}, []):
             pairs.append((prefix, " ".join(map(str, value)) if isinstance(value, list) else str(value)))
 
-    walk("", report["environment"])
-    if "command" not in report["environment"]:
-        walk("", {"command": report["command"]})
-    walk("data", report["data"])
+    walk("", {"command": report["command"], "data": report["data"]} | report["environment"])
     return pairs

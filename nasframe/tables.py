@@ -120,7 +120,7 @@ NARROW = ("encoder_params", "macs", "latency")
 def summary_columns(report: Mapping[str, Any]) -> dict[str, str]:
     """Name the cost columns that some model of the report fills, and their headings."""
     present = {name for model in report["models"] for name in model["costs"]}
-    extra = sorted(present - COSTS.keys() - {"latency_spread", "flops"})
+    extra = sorted(name for name in present - COSTS.keys() - {"flops"} if not name.startswith("latency_"))
     return {name: heading for name, heading in COSTS.items() if name in present} | {name: name for name in extra}
 
 

@@ -19,8 +19,16 @@ model: minilm-l6
 task: {use: package_docs}
 space: {use: bert_width_depth, layers: [3, 4, 5, 6], heads: [4, 8, 12], ffn: [256, 512, 1024, 1536]}
 budgets: {encoder_params: ["75%", "50%", "30%"]}
+stages:
+- train: {name: teacher, save_as: teacher}
+- search: {name: search-slices, save_as: magnitude}
+- extract: {name: slices}
+- train: {name: supernet, save_as: supernet, sampler: {use: sandwich}}
+- search: {name: search}
+- extract: {name: extract}
 """
 LAYERS, HEADS, FFN = 6, 12, 1536
+STAGES = {"teacher": "train", "search-slices": "search", "supernet": "train", "search": "search"}
 BUDGETS = {"75%": 0.612, "50%": 0.583, "30%": 0.487}
 
 
@@ -72,7 +80,7 @@ def log_curves(store: RunStore, rng: np.random.Generator, stage: str, steps: int
         for step in range(1, steps + 1):
             store.log(stage, step, {"loss": 2.0 * np.exp(-step / 60) + 0.3 + 0.1 * rng.random(), "lr": 1e-4})
             if step % 60 == 0:
-                store.log(stage, step, {"select/accuracy": 0.6 - 0.3 * float(np.exp(-step / 60))})
+                store.log(stage, step, {"select_accuracy": 0.6 - 0.3 * float(np.exp(-step / 60))})
 
 
 def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
@@ -90,9 +98,10 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
         "data",
         {"fingerprint": "a3f1", "sizes": {"train": 3200, "dev": 1000}, "primary": "accuracy", "labels": ["a", "b"]},
     )
-    for position, (stage, verb) in enumerate({"teacher": "train", "supernet": "train", "search": "search"}.items()):
+    for position, (stage, verb) in enumerate(STAGES.items()):
         store.start_stage(stage, position, verb)
-        winners = {f"best@{budget}": {} for budget in BUDGETS} if verb == "search" else None
+        prefix = "best" if stage == "search" else "magnitude"
+        winners = {f"{prefix}@{budget}": {} for budget in BUDGETS} if verb == "search" else None
         store.end_stage(stage, "done", 40.0 + position, {"winners": winners} if winners else {})
     for stage, steps in (("teacher", 180), ("supernet", 240)):
         log_curves(store, rng, stage, steps)
@@ -104,6 +113,7 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
     with store.transaction():
         add_trials(store, rng, trials)
     put_model(store, "teacher", "teacher", None, 0.624, 19.4)
+    put_model(store, "supernet", "supernet", None, 0.619, 19.5)
     for stage, prefix, loss in (("extract", "best", 0.0), ("slices", "magnitude", 0.21)):
         store.start_stage(stage, 5, "extract")
         for depth, (budget, score) in zip((5, 4, 3), BUDGETS.items(), strict=True):

@@ -6,12 +6,14 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from run_directory import BUDGETS, make_run
 
 from nasframe import report
 from nasframe.errors import UsageError
+from nasframe.gather import CURVE_POINTS, _curves, _untrained
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,30 @@ def made(run_dir):
 
 def test_models_stand_in_the_order_of_the_table(made):
     names = [model["name"] for model in made["models"]]
-    assert names == ["teacher"] + [f"{kind}@{budget}" for budget in BUDGETS for kind in ("best", "magnitude")]
-    assert [m["role"] for m in made["models"]] == ["teacher"] + ["winner", "baseline"] * 3
+    assert names == ["teacher", "supernet"] + [
+        f"{kind}@{budget}" for budget in BUDGETS for kind in ("best", "magnitude")
+    ]
+    assert [m["role"] for m in made["models"]] == ["teacher", "model"] + ["winner", "baseline"] * 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "baselines"),
+    [
+        ([{"search": {"name": "a"}}], set()),
+        ([{"search": {"name": "a"}}, {"train": {"name": "t", "sampler": "random"}}, {"search": {"name": "b"}}], {"a"}),
+        (
+            [
+                {"train": {"name": "t", "save_as": "t"}},
+                {"train": {"name": "s", "sampler": "random"}},
+                {"search": {"name": "a"}},
+                {"search": {"name": "b", "from": "t"}},
+            ],
+            {"b"},
+        ),
+    ],
+)
+def test_searches_without_super_network_training_give_the_baselines(stages, baselines):
+    assert _untrained({"stages": stages}) == baselines
 
 
 def test_gains_and_shares_compare_with_the_teacher_and_the_baseline(made):
@@ -67,9 +91,7 @@ def test_ledger_adds_up(made):
     assert made["ledger_total"]["evaluation_macs"] == pytest.approx(3.1e12)
 
 
-def test_long_curves_are_thinned_and_keep_their_ends(tmp_path):
-    from nasframe.gather import CURVE_POINTS, _curves
-
+def test_long_curves_are_thinned_and_keep_their_ends():
     rows = [{"stage": "a", "name": "loss", "step": i, "value": float(i)} for i in range(1, 1004)]
     points = _curves(rows, ["a"])["a"]["loss"]
     assert len(points) <= CURVE_POINTS + 1
@@ -173,3 +195,13 @@ def test_two_builds_are_equal(run_dir, tmp_path):
     before = {name: (run_dir / name).read_bytes() for name in ("report.json", "report.md", "trials.csv")}
     report.build(run_dir)
     assert before == {name: (run_dir / name).read_bytes() for name in before}
+
+
+def test_every_field_is_documented(made):
+    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+    _, whole, models, searches = re.split(r"## report\.json|Each of `models`:|Each of `searches`:", text)
+    for part, record in ((whole, made), (models, made["models"][0]), (searches, made["searches"][0])):
+        fields = [
+            field for row in re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for field in re.findall(r"`(\w+)`", row)
+        ]
+        assert sorted(fields) == sorted(record)
