@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,7 @@ class Bounds:
 
     low: float = -math.inf
     high: float = math.inf
+    full: float | None = field(default=None, compare=False, repr=False)  # the full network's cost, to show shares
 
     def violation(self, cost: float) -> float:
         """Return the excess relative to the bound broken, 0 inside; a cost that is not a number breaks any bound."""
@@ -44,6 +45,14 @@ class Bounds:
             return 0.0
         bound, extreme = (self.high, extremes[1]) if cost > self.high else (self.low, extremes[0])
         return min(abs(cost - bound) / max(abs(extreme - bound), 1e-12), 1.0)
+
+    def joined(self, other: Bounds) -> Bounds:
+        """Return the interval that both leave; ``violation`` is never 0 where there is none."""
+        return Bounds(max(self.low, other.low), min(self.high, other.high), self.full)
+
+    def show(self, cost: float) -> str:
+        """Write a cost, with its share of the full network's where that is known."""
+        return f"{cost:,.10g}" + (f" ({cost / self.full:.1%} of the full network)" if self.full else "")
 
     def __str__(self) -> str:
         sides = [f">= {self.low:,.10g}"] * (self.low > -math.inf) + [f"<= {self.high:,.10g}"] * (self.high < math.inf)
@@ -79,7 +88,7 @@ def parse_bounds(text: str | float | Sequence[str | float], full: float | None =
             low = max(low, math.nextafter(value, math.inf) if sign == ">" else value)
     if low > high:
         raise UsageError(f"bounds {text!r} contradict each other: nothing is {Bounds(low, high)}")
-    return Bounds(low, high)
+    return Bounds(low, high, full)
 
 
 def violation(costs: Mapping[str, float], bounds: Mapping[str, Bounds]) -> float:

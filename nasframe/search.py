@@ -1,0 +1,366 @@
+"""The search loop: one for every sampler, so that none has to know of constraints, repeats, failures or resumes.
+
+Ask → canonical form → answer repeats from the archive → screen by cost → evaluate → store → tell. Costs are exact and
+free, evaluations are not: nothing infeasible and nothing twice is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from nasframe import scoring
+from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing
+from nasframe.keep import restrict
+from nasframe.scoring import Bounds, Screen, pareto_front, penalised
+from nasframe.types import Arch, Trial, arch_id
+
+if TYPE_CHECKING:
+    from nasframe.interfaces import Domain, Sampler
+
+Costs = Callable[[Arch], Mapping[str, float]]
+Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
+MAX_FAILURES = 20  # evaluations that fail one after the other before the search gives up
+MEMORY = 100_000  # costs kept, so that a measured one is the same whenever it is asked for
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        trials: every proposal in order, then the finalists.
+        winners: name → the best trial within that budget.
+        front: the evaluated trials that none beats in every objective and every bounded cost.
+    """
+
+    trials: list[Trial]
+    winners: dict[str, Trial]
+    front: list[Trial]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A winner to find: its name, and the bounds it must meet, those of its budget and all constraints."""
+
+    name: str
+    bounds: Mapping[str, Bounds]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name} {bounds}" for name, bounds in self.bounds.items())
+
+
+def search(
+    sampler: Sampler,
+    domain: Domain,
+    evaluate: Evaluate,
+    costs: Costs,
+    *,
+    objectives: Sequence[str] = ("accuracy",),
+    trials: int = 100,
+    within: Domain | None = None,
+    bounds: Mapping[str, Bounds] | None = None,
+    budgets: Mapping[str, Mapping[str, Bounds]] | None = None,
+    examples: int | None = None,
+    finalists: int = 10,
+    remeasure: Costs | None = None,
+    violation: Literal["screen"] | Mapping[str, float] = "screen",
+    max_rejections: int = 1000,
+    batch: int = 1,
+    prefix: str = "best",
+    done: Iterable[Trial] = (),
+    on_trial: Callable[[int, Trial, float], None] = lambda number, trial, seconds: None,
+    stage: str = "search",
+) -> SearchResult:
+    """Look for the best architecture under every budget.
+
+    The budgets share one archive and take turns: each ask is confined to the next budget's region, for without that
+    nearly all proposals would lie just below the loosest one. A trial made for one budget counts for every other
+    that it meets.
+
+    Args:
+        sampler: who proposes.
+        domain: what is proposed from.
+        evaluate: (architecture, examples or ``None`` for all) → metrics by name.
+        costs: architecture → costs by name; asked often.
+        objectives: names of metrics or costs, ``-`` before what is to be minimised. The first is the score.
+        trials: evaluations to spend; repeated, screened and failed proposals are free.
+        within: the part of the domain to search.
+        bounds: cost → bounds that every winner must meet.
+        budgets: cost → {the budget's name: bounds}; each budget gets a winner.
+        examples: score on so many examples, and the best again on all.
+        finalists: how many of the best a budget are scored again, and measured again, before the winner is chosen.
+        remeasure: measures the costs of a finalist anew, for costs that are noisy.
+        violation: ``screen``, or ``{"penalise": p}`` to evaluate everything and lower scores by the published soft
+            penalty, see :func:`nasframe.scoring.penalised`.
+        max_rejections: end after so many free proposals in a row.
+        batch: how many to ask for at once.
+        prefix: the winners' first name: ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
+        done: the stored trials of an interrupted search, in order. Its proposals are asked for again, which brings
+            the sampler to where it was, and answered from here.
+        on_trial: stores a new trial: (number, trial, seconds).
+        stage: the name the sampler is started with.
+
+    Returns:
+        All trials, the winners and the front.
+
+    Raises:
+        UnsatisfiableError: no architecture can meet the bounds; names the nearest reachable values.
+        RunError: evaluation keeps failing, the stored trials are another search's, or no trial met a budget.
+        UsageError: an objective that is neither metric nor cost.
+    """
+    region = domain if within is None else within
+    goals = _goals(prefix, bounds or {}, budgets or {})
+    costs = _memoised(costs)
+    screens = [Screen(goal.bounds, costs) for goal in goals]
+    regions = [restrict(region, keep=screen) if screen.bounds else region for screen in screens]
+    for goal, screen, part in zip(goals, screens, regions, strict=True):
+        _check_reachable(goal, screen, region, part)
+    power = None if violation == "screen" else float(violation["penalise"])  # type: ignore[index]
+    extremes = {} if power is None else _extremes(domain, costs)
+    judge = _Judge(region, evaluate, costs, goals, objectives, examples, power, extremes)
+    book = _Book(on_trial, iter(done), judge.archive)
+    if hasattr(sampler, "start"):
+        sampler.start(stage, trials)
+    if power is not None:
+        regions = [region] * len(goals)
+    _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
+    winners = {goal.name: _winner(goal, judge, book, finalists, remeasure) for goal in goals}
+    return SearchResult(book.trials, winners, _front(judge, book))
+
+
+@dataclass
+class _Judge:
+    """Answers proposals: from the archive, by their costs, or by evaluating them."""
+
+    region: Any
+    evaluate: Evaluate
+    costs: Costs
+    goals: Sequence[Goal]
+    objectives: Sequence[str]
+    examples: int | None
+    power: float | None
+    extremes: Mapping[str, tuple[float, float]]
+    archive: dict[tuple[str, int | None], Trial] = field(default_factory=dict)
+    causes: list[Exception] = field(default_factory=list)
+
+    def answer(self, arch: Arch, goal: Goal) -> Trial:
+        known = self.archive.get((arch_id(arch), self.examples))
+        if known is not None:
+            return known if known.state == "failed" else self.scored(replace(known, state="repeat"), goal)
+        blank = self.blank(arch, self.costs(arch), self.examples)
+        if not self.region.contains(arch) or (blank.violation > 0 and self.power is None):
+            return replace(blank, state="screened")
+        return self.measured(blank, goal)
+
+    def final(self, trial: Trial, goal: Goal, remeasure: Costs | None) -> Trial:
+        """Score a trial on all examples and measure its costs again."""
+        costs = {**trial.costs, **(remeasure(trial.arch) if remeasure else {})}
+        blank = self.blank(trial.arch, costs, None)
+        if self.examples is None:
+            return self.scored(replace(blank, metrics=trial.metrics), goal)
+        return self.measured(blank, goal)
+
+    def blank(self, arch: Arch, costs: Mapping[str, float], examples: int | None) -> Trial:
+        excess = min(scoring.violation(costs, goal.bounds) for goal in self.goals)
+        return Trial(arch, None, costs=dict(costs), violation=excess, examples=examples)
+
+    def measured(self, blank: Trial, goal: Goal) -> Trial:
+        """Evaluate, and turn an exception or a number that is not finite into a failed trial."""
+        try:
+            metrics = {name: float(value) for name, value in self.evaluate(blank.arch, blank.examples).items()}
+            trial = self.scored(replace(blank, metrics=metrics), goal)
+            if not all(map(math.isfinite, (trial.score or 0.0, *trial.objectives))):
+                raise ArithmeticError(f"not finite: {metrics}")
+        except UsageError:
+            raise
+        except Exception as error:
+            log.warning("evaluation failed: %s: %s, at %s", type(error).__name__, error, dict(blank.arch))
+            self.causes.append(error)
+            if len(self.causes) >= MAX_FAILURES:
+                first = self.causes[0]
+                text = f"{len(self.causes)} evaluations failed one after the other, the first with"
+                raise RunError(f"{text} {type(first).__name__}: {first}") from first
+            return replace(blank, state="failed")
+        self.causes.clear()
+        return trial
+
+    def scored(self, trial: Trial, goal: Goal) -> Trial:
+        values = tuple(self.value(name, trial) for name in self.objectives)
+        score = values[0]
+        if self.power is not None:
+            score = penalised(score, trial.costs, goal.bounds, self.extremes, self.power)
+        return replace(trial, score=score, objectives=values if len(values) > 1 else ())
+
+    def value(self, objective: str, trial: Trial) -> float:
+        name, known = objective.removeprefix("-"), {**trial.costs, **trial.metrics}
+        if name not in known:
+            raise UsageError(f"objective {objective!r} is neither a metric nor a cost. There are: {listing(known)}.")
+        return -known[name] if objective.startswith("-") else known[name]
+
+    def worth(self, trial: Trial) -> float:
+        """Return the first objective as it was measured, without a penalty."""
+        return self.value(self.objectives[0], trial)
+
+
+@dataclass
+class _Book:
+    """All trials in order, and those stored by an interrupted search that are still to come."""
+
+    on_trial: Callable[[int, Trial, float], None]
+    stored: Iterator[Trial]
+    archive: dict[tuple[str, int | None], Trial]
+    trials: list[Trial] = field(default_factory=list)
+    finals: dict[str, Trial] = field(default_factory=dict)
+
+    def add(self, arch: Arch, answer: Callable[[], Trial]) -> Trial:
+        """Take the stored answer where there is one, else a new one; keep it."""
+        began = time.monotonic()
+        trial = next(self.stored, None)
+        if trial is None:
+            trial = answer()
+            self.on_trial(len(self.trials), trial, time.monotonic() - began)
+        elif arch_id(trial.arch) != arch_id(arch):
+            raise RunError(
+                f"cannot go on: trial {len(self.trials)} was {dict(trial.arch)}, but now it would be {dict(arch)}. "
+                "The recipe, the sampler or what it learned before has changed. Start a new run."
+            )
+        if trial.state in ("done", "failed"):
+            self.archive[arch_id(trial.arch), trial.examples] = trial
+        self.trials.append(trial)
+        return trial
+
+
+def _explore(
+    sampler: Sampler,
+    judge: _Judge,
+    book: _Book,
+    canonical: Callable[[Arch], Arch],
+    regions: Sequence[Any],
+    trials: int,
+    max_rejections: int,
+    batch: int,
+) -> None:
+    """Ask, answer and tell, a goal's turn after the other's, until the trials are spent or nothing new comes."""
+    spent = rejected = silent = 0
+    seen: set[str] = set()
+    size = getattr(judge.region, "size", math.inf)
+    for goal, within in itertools.cycle(zip(judge.goals, regions, strict=True)):
+        asked = sampler.ask(max(min(batch, trials - spent), 1), within=within)
+        silent = 0 if asked else silent + 1
+        told = []
+        for arch in map(canonical, asked):
+            if spent >= trials or rejected >= max_rejections:
+                break
+            trial = book.add(arch, functools.partial(judge.answer, arch, goal))
+            told.append(trial)
+            seen.add(arch_id(arch))
+            spent, rejected = (spent + 1, 0) if trial.state == "done" else (spent, rejected + 1)
+        if told:
+            sampler.tell(told)
+        if spent >= trials or rejected >= max_rejections or len(seen) >= size or silent >= len(regions):
+            return
+
+
+def _winner(goal: Goal, judge: _Judge, book: _Book, finalists: int, remeasure: Costs | None) -> Trial:
+    """Return the best trial that meets the goal, scored on all examples and measured again where that was asked."""
+    scored = (trial for trial in book.archive.values() if trial.examples == judge.examples)
+    met = [trial for trial in scored if trial.state == "done" and _meets(trial, goal)]
+    met.sort(key=lambda trial: (-judge.worth(trial), *(trial.costs[name] for name in goal.bounds)))
+    if judge.examples is None and remeasure is None and met:
+        return met[0]
+    for start in range(0, len(met), max(finalists, 1)):
+        final = []
+        for trial in met[start : start + max(finalists, 1)]:
+            key = arch_id(trial.arch)
+            if key not in book.finals:
+                book.finals[key] = book.add(trial.arch, functools.partial(judge.final, trial, goal, remeasure))
+            final.append(book.finals[key])
+        if final := [trial for trial in final if trial.state == "done" and _meets(trial, goal)]:
+            return max(final, key=judge.worth)
+    raise RunError(f"{goal.name}: no evaluated architecture meets {goal or 'anything'}. Allow more trials.")
+
+
+def _meets(trial: Trial, goal: Goal) -> bool:
+    return scoring.violation(trial.costs, goal.bounds) == 0
+
+
+def _front(judge: _Judge, book: _Book) -> list[Trial]:
+    """Return the trials that none beats, among those scored alike: the finalists where there are any."""
+    pool = list(book.finals.values()) or list(book.trials)
+    pool = [trial for trial in pool if trial.state == "done"]
+    bounded = dict.fromkeys(name for goal in judge.goals for name in goal.bounds)
+    names = [*judge.objectives, *(f"-{name}" for name in bounded if f"-{name}" not in judge.objectives)]
+    return [pool[i] for i in pareto_front([[judge.value(name, trial) for name in names] for trial in pool])]
+
+
+def _goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
+    budgets = {cost: texts for cost, texts in budgets.items() if texts}
+    goals = []
+    for cost, texts in budgets.items():
+        for text, budget in texts.items():
+            name = f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}"
+            both = budget.joined(bounds[cost]) if cost in bounds else budget
+            goals.append(Goal(name, {**bounds, cost: both}))
+    return goals or [Goal(prefix, bounds)]
+
+
+def _check_reachable(goal: Goal, screen: Screen, region: Any, part: Any) -> None:
+    try:
+        part.sample(np.random.default_rng(0))
+    except UnsatisfiableError:
+        nearest = _nearest(region, screen)
+        broken = [n for n, b in goal.bounds.items() if b.violation(nearest[n]) > 0] or list(goal.bounds)
+        reached = ", ".join(f"{name} = {goal.bounds[name].show(nearest[name])}" for name in broken)
+        raise UnsatisfiableError(
+            f"{goal.name}: no architecture has {goal}. The nearest reachable is {reached}."
+        ) from None
+
+
+def _nearest(region: Any, screen: Screen) -> Mapping[str, float]:
+    """Return the costs of the least violating architecture that a descent from corners and random draws finds."""
+    rng = np.random.default_rng(0)
+    ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
+    best: tuple[float, Arch] = (math.inf, {})
+    for arch in [*ends, *(region.sample(rng) for _ in range(5))]:
+        excess = screen.violation(arch)
+        for _ in range(300):
+            other = region.mutate(arch, rng)
+            if (reached := screen.violation(other)) <= excess:
+                arch, excess = other, reached
+        if excess < best[0]:
+            best = excess, arch
+    return screen.costs(best[1])
+
+
+def _extremes(domain: Any, costs: Costs) -> dict[str, tuple[float, float]]:
+    if hasattr(domain, "smallest"):
+        archs = [domain.smallest(), domain.largest()]
+    else:
+        rng = np.random.default_rng(0)
+        archs = [domain.sample(rng) for _ in range(200)]
+    found = [costs(arch) for arch in archs]
+    return {name: (min(c[name] for c in found), max(c[name] for c in found)) for name in found[0]}
+
+
+def _memoised(costs: Costs) -> Costs:
+    memory: dict[str, Mapping[str, float]] = {}
+
+    def remember(arch: Arch) -> Mapping[str, float]:
+        key = str(arch)
+        if (found := memory.get(key)) is None:
+            if len(memory) >= MEMORY:
+                memory.clear()
+            found = memory[key] = costs(arch)
+        return found
+
+    return remember
