@@ -50,12 +50,13 @@ class Additive:
         """
         total = self.base
         try:  # a canonical architecture, some microseconds; all else is read with care
-            for head_key, ffn_key, most_heads, most_ffn, fixed, head, neuron in self._kept[tuple(arch["layers"])]:  # type: ignore[index]
+            rows = self._kept[tuple(arch["layers"])]  # type: ignore[index]
+            inside = len(arch) == 1 + 2 * len(rows)  # type: ignore[arg-type]
+            for head_key, ffn_key, most_heads, most_ffn, fixed, head, neuron in rows:
                 heads, ffn = arch[head_key], arch[ffn_key]  # type: ignore[index]
-                if not (0 <= heads <= most_heads and 0 <= ffn <= most_ffn):
-                    break
+                inside = inside and 0 <= heads <= most_heads and 0 <= ffn <= most_ffn
                 total += fixed + heads * head + ffn * neuron
-            else:
+            if inside:
                 return total
         except (KeyError, TypeError):
             pass
@@ -124,7 +125,8 @@ def macs(
         net: the network.
         batch: sequences.
         length: tokens in each, padding included.
-        count: ``matmul`` counts matrix products, as torch's FlopCounterMode does (whose FLOPs are twice this).
+        count: ``matmul`` counts matrix products, as torch's FlopCounterMode does (whose FLOPs are twice this; it
+            overlooks the fused attention kernel of CPUs, which eager attention or the meta device avoid).
             ``torchprofile`` adds what the counter behind YOCO-BERT's figures (arXiv 2106.02435) adds: ``S d`` for
             each normalisation, and ``S``.
 

@@ -1,0 +1,90 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from nasframe.nn.elastic import FAMILIES, layers_of
+from nasframe.nn.importance import magnitude, taylor
+from nasframe.nn.rewire import rewire
+from nasframe.testing.toy import ToyTask, tiny_net
+
+
+def loss(outputs, batch):
+    return torch.nn.functional.cross_entropy(outputs.logits, batch.labels)
+
+
+def loss_with_mask(net, batch, unit, position, index, mask):
+    """The loss with the input of one output map multiplied by ``mask`` at one head or neuron."""
+    row = FAMILIES[net.config.model_type]
+    linear = layers_of(net)[position].get_submodule(row.merge if unit == "heads" else row.shrink)
+    columns = slice(8 * index, 8 * index + 8) if unit == "heads" else slice(index, index + 1)
+
+    def scale(module, args):
+        factor = torch.ones(args[0].shape[-1], dtype=args[0].dtype)
+        factor[columns] = mask
+        return (args[0] * factor,)
+
+    handle = linear.register_forward_pre_hook(scale)
+    value = loss(net(**batch.inputs), batch)
+    handle.remove()
+    return value
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("unit", "index"), [("heads", 2), ("ffn", 11)])
+def test_taylor_is_the_mean_absolute_mask_gradient(family, unit, index):
+    net, task = tiny_net(family).double(), ToyTask(train=24)
+    batches = task.train_batches(0, 0, 8)
+    expected = []
+    for batch in batches:
+        low, high = (loss_with_mask(net, batch, unit, 1, index, 1 + e).item() for e in (-1e-5, 1e-5))
+        expected.append(abs(high - low) / 2e-5)
+    found = taylor(net, batches, loss)[unit][1][index]
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-4, abs=1e-8)
+
+
+def test_taylor_leaves_the_network_as_it_was():
+    net, task = tiny_net().train(), ToyTask()
+    net.bert.encoder.layer[0].requires_grad_(False)
+    net.classifier.bias.grad = torch.ones(2)
+    before = copy.deepcopy(net.state_dict())
+    scores = taylor(net, task.train_batches(0, 0, 16), task.loss)
+    assert [len(scores["heads"][i]) for i in range(3)] == [4] * 3
+    assert scores["ffn"][0].shape == (64,)
+    assert net.training
+    assert not any(p.requires_grad for p in net.bert.encoder.layer[0].parameters())
+    assert all(p.requires_grad for p in net.bert.encoder.layer[1].parameters())
+    assert [name for name, p in net.named_parameters() if p.grad is not None] == ["classifier.bias"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    with pytest.raises(ValueError, match="batches"):
+        taylor(net, [], task.loss)
+
+
+def test_taylor_sees_through_parametrisations():
+    net, plain, task = tiny_net(), tiny_net(), ToyTask()
+    dense = layers_of(net)[0].output.dense
+    torch.nn.utils.parametrize.register_parametrization(dense, "weight", torch.nn.Tanh())
+    layers_of(plain)[0].output.dense.weight.data.tanh_()
+    ours, theirs = (taylor(n, task.train_batches(0, 0, 16), task.loss) for n in (net, plain))
+    torch.testing.assert_close(ours["ffn"][0], theirs["ffn"][0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_magnitude_finds_what_was_shrunk_and_follows_a_permutation(family):
+    net, row = tiny_net(family), FAMILIES[family]
+    layer = layers_of(net)[1]
+    with torch.no_grad():
+        for path, name, dim, unit in row.slices:
+            tensor = getattr(layer.get_submodule(path), name)
+            tensor.narrow(dim, 16 if unit == "heads" else 5, 8 if unit == "heads" else 1).mul_(0.01)
+    scores = magnitude(net)
+    assert int(scores["heads"][1].argmin()) == 2
+    assert int(scores["ffn"][1].argmin()) == 5
+    assert int(scores["heads"][0].argmin()) >= 0
+    total = sum(
+        getattr(layer.get_submodule(path), name).abs().sum() for path, name, _, unit in row.slices if unit == "heads"
+    )
+    torch.testing.assert_close(scores["heads"][1].sum(), total.detach())
+    rewire(net, {"heads": {1: [3, 1, 0, 2]}})
+    torch.testing.assert_close(magnitude(net)["heads"][1], scores["heads"][1][[3, 1, 0, 2]])

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from transformers import BertConfig, ResNetConfig
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import SearchSpace
+from nasframe.nn.blueprint import blueprint
+from nasframe.testing.toy import tiny_inputs, tiny_net
+
+
+def test_knobs_follow_the_kept_layers():
+    space = BertWidthDepth(layers=[1, 3], heads=[4, 2], ffn=[16, 64])
+    assert isinstance(space, SearchSpace)
+    assert space.domain.knobs["layers"] == ([0], [0, 1, 2])
+    assert space.domain.knobs["heads.2"] == (2, 4)
+    assert space.domain.smallest() == {"layers": [0], "heads.0": 2, "ffn.0": 16}
+    assert space.domain.size == 4 + 4**3
+
+
+@pytest.mark.parametrize(
+    ("depth", "kept"),
+    [
+        ("first", [[0, 1, 2], list(range(6)), list(range(12))]),
+        ("spread", [[0, 4, 8], [0, 2, 4, 6, 8, 10], list(range(12))]),
+    ],
+)
+def test_first_and_spread_layers(depth, kept):
+    space = BertWidthDepth(layers=[12, 3, 6], heads=[1], ffn=[1], depth=depth, config=BertConfig())
+    assert list(space.domain.knobs["layers"]) == kept
+    # DynaBERT keeps layer floor(i / m) at depth multiplier m = k / L
+    assert kept[0] == ([0, 1, 2] if depth == "first" else [int(i / (3 / 12)) for i in range(3)])
+
+
+def test_shares_and_defaults_are_of_the_network():
+    config = BertConfig(hidden_size=32, num_hidden_layers=6, num_attention_heads=4, intermediate_size=63)
+    space = BertWidthDepth(layers=["50%", 6], heads=["25%", 4], ffn=["33%", "100%"], config=config)
+    assert space.domain.knobs["layers"] == ([0, 1, 2], [0, 1, 2, 3, 4, 5])
+    assert space.domain.knobs["heads.0"] == (1, 4)
+    assert space.domain.knobs["ffn.0"] == (21, 63)
+    assert BertWidthDepth(config=config).domain.size == 1
+
+
+def test_lists_of_layers_and_empty_widths():
+    space = BertWidthDepth(layers=[[0, 2], [1], [0, 1, 2]], heads=[0, 2], ffn=[0, 5])
+    assert space.domain.knobs["layers"] == ([1], [0, 2], [0, 1, 2])
+    net = tiny_net()
+    arch = {"layers": [1], "heads.1": 0, "ffn.1": 5}
+    assert space.domain.contains(arch)
+    assert blueprint(space.extract(net, arch))["layers"] == [{"heads": 0, "ffn": 5}]
+
+
+def test_views_and_extracts_of_drawn_and_of_any_sizes():
+    net = tiny_net()
+    space = BertWidthDepth(layers=[1, 2, 3], heads=[1, 4], ffn=["25%", 64], config=net.config)
+    rng = np.random.default_rng(0)
+    archs = [space.domain.sample(rng) for _ in range(5)] + [{"layers": [2], "heads.2": 3, "ffn.2": 17}]
+    assert space.supernet(net) is net
+    for arch in archs:
+        small = space.extract(net, arch)
+        assert torch.equal(space.view(net, arch)(**tiny_inputs()).logits, small(**tiny_inputs()).logits)
+    two = space.view(net, {"layers": 2, "heads.0": 1})(**tiny_inputs()).logits
+    assert torch.equal(two, space.view(net, {"layers": [0, 1], "heads.0": 1})(**tiny_inputs()).logits)
+    other = tiny_net(seed=1)
+    space.insert(other, archs[-1], small)
+    assert torch.equal(space.view(other, archs[-1])(**tiny_inputs()).logits[:0], small(**tiny_inputs()).logits[:0])
+    with pytest.raises(UsageError, match="layers: 5 names 0"):
+        space.view(net, {"layers": 5})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": [5]}, r"heads: \[5\] are not all sizes"),
+        ({"ffn": [-1]}, "ffn"),
+        ({"layers": [0]}, "layers"),
+        ({"layers": [4]}, "layers"),
+        ({"layers": [[0, 3]]}, r"layers: \[0, 3\] is not in a network of 3 layers"),
+        ({"layers": [[1, 0]]}, r"layers: \[1, 0\] cannot be kept"),
+        ({"layers": [[]]}, "layers"),
+        ({"heads": ["half"]}, "'half' is not a size"),
+        ({"heads": []}, "heads"),
+    ],
+)
+def test_sizes_beyond_the_network_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        BertWidthDepth(**options, config=tiny_net().config)
+
+
+def test_what_needs_a_network():
+    with pytest.raises(UsageError, match="'50%' is a share"):
+        BertWidthDepth(layers=[1], heads=["50%"], ffn=[1])
+    with pytest.raises(UsageError, match="heads: no values"):
+        BertWidthDepth(layers=[1], ffn=[1])
+    with pytest.raises(UsageError, match="resnet: not a family"):
+        BertWidthDepth(config=ResNetConfig())

@@ -1,0 +1,101 @@
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from nasframe_basics import estimators
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.latency import Latency
+
+from nasframe.costs import cost_function, table_cost
+from nasframe.nn.slices import extract
+from nasframe.testing.toy import tiny_net
+
+NAMES = ["params", "backbone_params", "encoder_params", "macs", "flops", "size"]
+
+
+class Whole:
+    """A space that does not slice: architectures are numbers of layers."""
+
+    def extract(self, net, arch):
+        return extract(net, {"layers": list(range(arch["n"]))})
+
+
+@pytest.fixture
+def space():
+    return BertWidthDepth(layers=[[0, 2], [0, 1, 2]], heads=[1, 4], ffn=[0, 16, 64])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_table_estimate_and_extracted_network_agree(space, name):
+    net, rng = tiny_net(), np.random.default_rng(0)
+    estimator = getattr(estimators, name)()
+    quick = table_cost(estimator.table(space, net), space.domain.knobs)
+    costs = cost_function({name: estimator, "latency": Latency(repeats=1, length=4)}, space, net)
+    for arch in [space.domain.sample(rng) for _ in range(10)]:
+        cost = estimator.estimate(space, net, arch)
+        assert cost == quick(arch) == costs(arch)[name] == estimator.estimate(space, extract(net, arch))
+    odd = {"layers": [1], "heads.1": 3, "ffn.1": 17}
+    assert costs(odd)[name] == estimator.estimate(None, extract(net, odd)) > 0
+    assert costs(odd)["latency"] > 0
+
+
+def test_relations_between_the_costs():
+    net = tiny_net()
+    cost = {name: getattr(estimators, name)().estimate(None, net) for name in NAMES}
+    assert cost["flops"] == 2 * cost["macs"]
+    assert cost["size"] == 4 * cost["params"]
+    assert cost["encoder_params"] < cost["backbone_params"] < cost["params"]
+    assert estimators.macs(batch=2).estimate(None, net) == 2 * cost["macs"]
+    assert estimators.macs(length=64).estimate(None, net) < cost["macs"] / 2
+    assert estimators.macs(count="torchprofile").estimate(None, net) == cost["macs"] + 128 * (7 * 32 + 1)
+
+
+def test_partial_tables():
+    net = tiny_net()
+    space = BertWidthDepth(layers=[3], heads=[4], ffn=[16, 64])
+    table = estimators.params().table(space, net)
+    assert table.choices["ffn.0"] == [16 * 65, 64 * 65]
+    fixed = {"ffn.0": [16, 64]}
+    from nasframe.nn.count import params
+
+    alone = table_cost(params(net).table(fixed), fixed)
+    assert alone({"ffn.0": 16}) == params(net).of({"ffn.0": 16})
+
+
+def test_spaces_that_do_not_slice_are_counted_after_extraction():
+    net, estimator = tiny_net(), estimators.params()
+    assert estimator.table(Whole(), net) is None
+    assert estimator.estimate(Whole(), net, {"n": 1}) == sum(p.numel() for p in tiny_net(layers=1).parameters())
+    assert cost_function({"params": estimator}, Whole(), net)({"n": 1}) == {
+        "params": estimator.estimate(Whole(), net, {"n": 1})
+    }
+
+
+def test_latency_is_measured_once_and_recorded(space, monkeypatch):
+    net, latency = tiny_net().train(), Latency(batch=2, length=5, repeats=4, warmup=1, threads=1)
+    threads = torch.get_num_threads()
+    record = latency.measure(space, net, {"layers": [0, 2], "heads.0": 1})
+    assert record.keys() == {"median", "spread", "how"}
+    assert record["how"].keys() == {"repeats", "batch", "length", "threads", "device"}
+    assert [record["how"][key] for key in ("batch", "length", "repeats", "threads")] == [2, 5, 4, 1]
+    assert record["median"] > 0 <= record["spread"]
+    assert net.training
+    assert torch.get_num_threads() == threads
+    calls = []
+    monkeypatch.setattr(latency, "_time", lambda net: calls.append(net) or {"median": 7.0})
+    assert latency.estimate(space, net, {"heads.0": 1, "layers": [0, 2]}) == record["median"]
+    assert latency.estimate(space, net) == 7.0
+    assert calls == [net]
+    assert latency.measure(space, net, {"layers": [0, 2], "heads.0": 1}, again=True) == {"median": 7.0}
+
+
+def test_estimators_do_not_keep_networks_alive(space):
+    net, counted, latency = tiny_net(), estimators.params(), Latency(repeats=1, length=4)
+    counted.estimate(space, net, {"layers": [0, 2]})
+    latency.estimate(space, net)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
