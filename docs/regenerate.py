@@ -23,9 +23,15 @@ TITLES = {
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Write a Markdown table."""
-    lines = [list(header), *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    lines = [list(header), *([escaped(str(cell)) for cell in row] for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Write text into a table's cell; ``<`` outside of code would begin a tag."""
+    parts = re.split(r"(`[^`]*`)", text.replace("|", "\\|").replace("\n", " "))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 
 def option_table(options: dict[str, Any]) -> str:
@@ -109,24 +115,26 @@ def commands() -> str:
     from nasframe.cli import app
     from typer.main import get_command
 
-    parts: list[str] = []
+    parts: dict[str, str] = {}
 
     def describe(command: Any, path: str) -> None:
         for name, sub in getattr(command, "commands", {}).items():
             describe(sub, f"{path} {name}")
         rows = [
             (
-                " ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts)) if p.param_type_name == "option" else p.name.upper(),
+                " ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts))
+                if p.param_type_name == "option"
+                else p.name.upper(),
                 getattr(p, "help", "") or "",
             )
             for p in command.params
             if not getattr(p, "hidden", False) and p.name not in ("install_completion", "show_completion")
         ]
         text = " ".join((command.help or "").split("\f")[0].split())
-        parts.append(f"## `{path}`\n\n{text}\n\n" + (table(("argument", "meaning"), rows) if rows else ""))
+        parts[path] = f"## `{path}`\n\n{text}\n\n" + (table(("argument", "meaning"), rows) if rows else "")
 
     describe(get_command(app), "nasframe")
-    return "\n".join(reversed(parts[-1:])) + "\n" + "\n".join(parts[:-1])
+    return "\n".join(parts[path] for path in sorted(parts))
 
 
 def recipes() -> str:

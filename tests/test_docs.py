@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib.util
 import inspect
@@ -57,6 +56,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+OPENING = next(block for block in BLOCKS if block.page.name == "python-api.md" and block.language == "python")
 QUICK = ("", "file", "wrong", "problems")
 
 
@@ -152,6 +152,8 @@ def nasframe(arguments: list[str]) -> int:
 )
 def test_blocks_run(page, tmp_path, monkeypatch, request):
     blocks = [block for block in blocks_of(page) if block.directive in QUICK]
+    if page.name == "README.md":  # the page about Python opens with the same block and runs it
+        blocks = [block for block in blocks if block.code != OPENING.code]
     uses_smoke = any("runs/smoke" in block.code for block in blocks)
     base = request.getfixturevalue("smoke" if uses_smoke else "template")
     folder = tmp_path / "user"
@@ -349,7 +351,5 @@ def test_no_document_speaks_of_its_making(pattern):
         assert not found, f"{page.relative_to(ROOT)}: {found and found[0]!r}"
 
 
-def test_python_blocks_of_the_readme_open_the_python_page():
-    first = next(block for block in blocks_of(ROOT / "docs/python-api.md") if block.language == "python")
-    assert any(block.code == first.code for block in blocks_of(ROOT / "README.md"))
-    ast.parse(first.code)
+def test_the_readme_shows_how_the_python_page_opens():
+    assert [block for block in blocks_of(ROOT / "README.md") if block.code == OPENING.code]
