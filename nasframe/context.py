@@ -80,7 +80,8 @@ class StageContext:
                 raise RunError(f"stage {self.name}: no architecture {arch!r}. There are: {', '.join(work.archs) or 'none'}.")
             return work.archs[arch]
         assert work.space is not None
-        return work.space.arch(arch, work.net)  # type: ignore[attr-defined]
+        written = getattr(work.space, "arch", work.space.domain.canonical)
+        return dict(written(arch))
 
     def costs(self, space: Any, net: nn.Module, names: Sequence[str]) -> Callable[[Arch], dict[str, float]]:
         """Make a function from an architecture to its costs, from additive tables where an estimator has one."""
@@ -193,15 +194,25 @@ class StageContext:
         """Note what models cost; measured costs are taken in turns, so that a drift of the machine hits all alike."""
         found: dict[str, dict[str, Any]] = {name: {} for name in models}
         for cost in names:
-            estimator = self.estimators[cost]
-            if hasattr(estimator, "compare"):
-                for name, record in estimator.compare(models).items():
-                    found[name] |= record
+            estimator: Any = self.estimators[cost]
+            if hasattr(estimator, "measure"):
+                turns = [{n: estimator.measure(None, net, None, again=True) for n, net in models.items()} for _ in range(3)]
+                for name in models:
+                    middle = sorted((turn[name] for turn in turns), key=lambda record: record["median"])[1]
+                    found[name] |= {cost: middle["median"], f"{cost}_spread": middle["spread"]}
+                    self.store.put(f"measured {cost}", middle["how"])
             else:
                 for name, net in models.items():
                     found[name][cost] = estimator.estimate(None, net, None)
         for name, costs in found.items():
-            self.store.put_model(name, costs=costs)
+            self.store.put_model(name, costs={**(self.store.model(name).get("costs") or {}), **costs})
+
+    def remeasure(self, space: Any, net: nn.Module, names: Iterable[str]) -> Callable[[Arch], dict[str, float]] | None:
+        """Make a function that measures anew those of the named costs that are measured, if any is."""
+        noisy: dict[str, Any] = {n: self.estimators[n] for n in names if hasattr(self.estimators[n], "measure")}
+        if not noisy:
+            return None
+        return lambda arch: {n: e.measure(space, net, arch, again=True)["median"] for n, e in noisy.items()}
 
     def check_view(self, name: str, net: nn.Module, arch: Arch, model: nn.Module, work: Work) -> None:
         """Prove that an extracted model computes what the super-network's view does; keep the view's logits for exports.

@@ -72,7 +72,7 @@ def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, An
             "cost": name, "text": str(text), "reachable": bounds.violation(values[0]) == 0 or None, "nearest": values[0],
         })  # fmt: skip
         smallest, largest = costs[name]["smallest"], costs[name]["largest"]
-        if bounds.violation(smallest) and bounds.violation(largest) and not (smallest < bounds.lower <= largest):
+        if bounds.violation(smallest) and bounds.violation(largest) and not (smallest < bounds.low <= largest):
             limits[-1]["reachable"] = False
     return costs, limits
 

@@ -155,12 +155,12 @@ def search(
             within=run.domain(space, sampler, within),
             bounds={name: parse_bounds(text, full.get(name)) for name, text in limits.items()},
             budgets={name: {str(t): parse_bounds(t, full.get(name)) for t in _listed(texts)} for name, texts in budgets.items()},
-            examples=examples, finalists=finalists, violation=violation, max_rejections=max_rejections,
+            examples=examples, finalists=finalists, remeasure=run.remeasure(space, net, {*limits, *budgets}), violation=violation, max_rejections=max_rejections,
             prefix=save_as, done=run.stored_trials(), on_trial=keep, stage=run.name,
         )  # fmt: skip
-    evaluations, shown, tokens, macs = tally.values()
+    shown, tokens, evaluations = (int(tally[name]) for name in ("examples", "tokens", "evaluations"))
     seconds = time.monotonic() - began
-    run.ledger([LedgerEntry("evaluation", 0, int(shown), int(tokens), macs, 0.0, int(evaluations), seconds)])
+    run.ledger([LedgerEntry("evaluation", 0, shown, tokens, tally["macs"], 0.0, evaluations, seconds)])
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})

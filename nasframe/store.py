@@ -206,7 +206,7 @@ class RunStore:
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON-plain fact about the run."""
-        self.db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+        self.db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, canonical_json(value)))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a fact kept with :meth:`put`."""
@@ -230,7 +230,7 @@ class RunStore:
         """Note how a stage ended; seconds of several sittings add up."""
         self.db.execute(
             "UPDATE stage SET state = ?, finished_at = ?, run_seconds = run_seconds + ?, result = ? WHERE name = ?",
-            (state, time.time(), seconds, json.dumps(result or {}), name),
+            (state, time.time(), seconds, canonical_json(result or {}), name),
         )
 
     def stage_result(self, name: str) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class RunStore:
             "INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 stage, number, arch_id(trial.arch), canonical_json(trial.arch), trial.state, trial.score,
-                json.dumps(list(trial.objectives)), json.dumps(dict(trial.metrics)), json.dumps(dict(trial.costs)),
+                json.dumps(list(trial.objectives)), canonical_json(dict(trial.metrics)), canonical_json(dict(trial.costs)),
                 trial.violation, trial.origin, trial.examples, seconds, time.time(),
             ),
         )  # fmt: skip
@@ -273,7 +273,7 @@ class RunStore:
 
     def put_model(self, name: str, **fields: Any) -> None:
         """Insert a model's row or change the given fields of it; values are JSON-plain."""
-        texts = {k: v if k in ("stage", "path", "budget") else json.dumps(v) for k, v in fields.items()}
+        texts = {k: v if k in ("stage", "path", "budget") else canonical_json(v) for k, v in fields.items()}
         self.db.execute("INSERT OR IGNORE INTO model (name, stage) VALUES (?, '')", (name,))
         for column, value in texts.items():
             self.db.execute(f"UPDATE model SET {column} = ? WHERE name = ?", (value, name))

@@ -90,6 +90,27 @@ class BertWidthDepth:
 
         slices.insert(net, self.sizes(arch), model)
 
+    def arch(self, sizes: Arch) -> dict[str, Any]:
+        """Return the architecture that sizes written by knob or family mean; they need not be in the domain.
+
+        Args:
+            sizes: as in ``{layers: 3, heads: 6, ffn.0: 512}``; what is not given is the largest.
+
+        Raises:
+            UsageError: a key that is neither knob nor family, or a number of layers that the domain does not have.
+
+        >>> BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64]).arch({"layers": 1, "ffn": 20})
+        {'layers': [0], 'heads.0': 4, 'ffn.0': 20}
+        """
+        knobs = self.domain.knobs
+        for key in sizes:
+            if key not in knobs and key not in ("heads", "ffn"):
+                raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
+        flat = {knob: sizes.get(knob, sizes.get(knob.partition(".")[0], knobs[knob][-1])) for knob in knobs}
+        flat = self.sizes(flat)
+        kept = {"layers"} | {f"{unit}.{i}" for i in flat["layers"] for unit in ("heads", "ffn")}
+        return {knob: value for knob, value in flat.items() if knob in kept}
+
     def sizes(self, arch: Arch) -> dict[str, Any]:
         """Return an architecture with its kept layers listed: ``layers: 4`` is the domain's choice of four.
 

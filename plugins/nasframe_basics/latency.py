@@ -41,7 +41,7 @@ class Latency:
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the median in milliseconds."""
-        return self.measure(space, net, arch)["median_ms"]
+        return self.measure(space, net, arch)["median"]
 
     def measure(
         self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False
@@ -55,8 +55,8 @@ class Latency:
             again: measure anew what was measured before.
 
         Returns:
-            ``median_ms``, ``spread_ms`` (between the quartiles), ``repeats``, ``batch``, ``length``, ``threads``,
-            ``device``.
+            ``median`` and ``spread`` (between the quartiles) in milliseconds, and ``how``: ``repeats``, ``batch``,
+            ``length``, ``threads`` and ``device``.
         """
         known, key = self._records.setdefault(net, {}), "" if arch is None else arch_id(arch)
         if again or key not in known:
@@ -90,12 +90,5 @@ class Latency:
         low, median, high = (
             1000 * float(q) for q in torch.tensor(seconds[self.warmup :]).quantile(torch.tensor([0.25, 0.5, 0.75]))
         )
-        return {
-            "median_ms": median,
-            "spread_ms": high - low,
-            "repeats": self.repeats,
-            "batch": self.batch,
-            "length": self.length,
-            "threads": self.threads or threads,
-            "device": str(device),
-        }
+        how = {"repeats": self.repeats, "batch": self.batch, "length": self.length, "threads": self.threads or threads}
+        return {"median": median, "spread": high - low, "how": how | {"device": str(device)}}

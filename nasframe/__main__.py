@@ -1,0 +1,8 @@
+"""``python -m nasframe``: the command line, for where the script is not on the path."""
+
+import sys
+
+from nasframe.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
