@@ -68,7 +68,8 @@ class Checker:
             self.problem((*path, *at), f"{text} ({owner})")
         wrong = {at[0] for at, _ in faults}
         defaults = {key: plain_default(option) for key, option in known.items()}
-        full = {key: value for key, value in defaults.items() if value is not None and key not in given} | given
+        full = {key: given.get(key, default) for key, default in defaults.items()}  # in the signature's order
+        full = {key: value for key, value in full.items() if value is not None or key in given} | given
         return {key: self.deep(known.get(key), v, (*path, key)) if key not in wrong else v for key, v in full.items()}
 
     def deep(self, option: Option | None, value: Any, path: tuple[Any, ...]) -> Any:
@@ -77,13 +78,9 @@ class Checker:
             return value
         if is_path(option.annotation) and isinstance(value, str):
             return str(self.located(value, path) or value)
-        if (
-            option.name == "path"
-            and isinstance(value, str)
-            and not self.recipe.place(path).line
-            and Path(value).exists()
-        ):
-            return str(Path(value).resolve())  # from the command line: relative to where it was typed
+        typed = option.name == "path" and isinstance(value, str) and self.recipe.place(path).overridden
+        if typed and Path(value).expanduser().exists():  # on the command line: read from where it was typed
+            return str(Path(value).expanduser().resolve())
         return map_refs(option.annotation, value, self.reference, path)
 
     def reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:

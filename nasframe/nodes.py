@@ -21,7 +21,7 @@ NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
 class Position(NamedTuple):
-    """Where a value was written; ``line`` is 0 where ``file`` is not a file but an override."""
+    """Where a value was written; ``line`` is 0 where that is no file but an override or a mapping in Python."""
 
     file: str
     line: int = 0
@@ -29,6 +29,11 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    @property
+    def overridden(self) -> bool:
+        """Whether an override wrote it."""
+        return not self.line and self.file.startswith("override ")
 
 
 @dataclass
@@ -130,7 +135,8 @@ def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         if root is None:
             return Node(None, origin), []
         builder = _Builder(loader, origin)
-        return builder.node(root, ()), builder.problems
+        found = builder.node(root, ())
+        return found, [problem for _, problem in sorted(builder.problems, key=lambda pair: pair[0])]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = _position(origin, mark) if mark else origin
@@ -157,11 +163,12 @@ class _Builder:
 
     def __init__(self, loader: yaml.SafeLoader, origin: Position) -> None:
         self.loader, self.origin = loader, origin
-        self.problems: list[Problem] = []
+        self.problems: list[tuple[Position, Problem]] = []
         self.open: list[yaml.Node] = []
 
     def problem(self, node: yaml.Node, path: tuple[Any, ...], text: str) -> None:
-        self.problems.append(Problem(str(_position(self.origin, node.start_mark)), dotted(path), text))
+        at = _position(self.origin, node.start_mark)
+        self.problems.append((at, Problem(str(at), dotted(path), text)))
 
     def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
         at = _position(self.origin, node.start_mark)

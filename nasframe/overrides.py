@@ -222,7 +222,7 @@ def _assign(holder: Node, item: _Override) -> None:
         del holder.value[key]
         return
     if key == "use" and there and holder.value["use"].value != item.value.value:
-        holder.value = {k: n for k, n in holder.value.items() if k in KEPT or not n.at.line}
+        holder.value = {k: n for k, n in holder.value.items() if k in KEPT or n.at.overridden}
     holder.value[key] = Node(item.value.value, item.at)
 
 
