@@ -54,6 +54,7 @@ class Choices:
         self.knobs = {name: tuple(_plain(name, value) for value in values) for name, values in knobs.items()}
         self.keep: Keep | None = None
         self._at = {name: k for k, name in enumerate(self.knobs)}
+        self._names = list(dict.fromkeys([name.partition(".")[0] for name in self.knobs] + list(self.knobs)))
         self._plan = [
             _Knob(name, values, _lookup(name, values), any(isinstance(v, list | dict) for v in values))
             for name, values in self.knobs.items()
@@ -159,20 +160,18 @@ class Choices:
 
         Args:
             only: knob, or family (``heads`` for every ``heads.0`` …) → the values to leave.
-            keep: tells whether a canonical architecture may stay. Where it has an attribute ``violation``
-                (architecture → how far from acceptable, 0 inside), draws descend on it when acceptance is rare.
+            keep: a condition on canonical architectures, see ``nasframe.keep.Keep``.
 
         Raises:
             DomainError: an unknown knob or value, or nothing left of a knob.
         """
-        allowed = list(self._allowed)
+        allowed, other = list(self._allowed), copy.copy(self)
         for name, values in (only or {}).items():
             for k in self._family(name):
                 wanted = {self._index(k, v) for v in (values if isinstance(values, list | tuple) else [values])}
                 allowed[k] = tuple(i for i in allowed[k] if i in wanted)
                 if not allowed[k]:
                     raise DomainError(f"{name}: {values} leaves nothing of knob {self._plan[k].name!r}")
-        other = copy.copy(self)
         other._allow(allowed)
         other.keep = both(self.keep, keep)
         return other
@@ -343,17 +342,14 @@ class Choices:
         return found[int(rng.integers(len(found)))]
 
     def _position(self, name: str) -> int:
-        if name not in self._at:
-            raise DomainError(f"unknown knob {name!r}.{suggestion(name, self.knobs) or _known(self.knobs)}")
-        return self._at[name]
+        if name in self._at:
+            return self._at[name]
+        hint = suggestion(name, self._names) or f" Known: {', '.join(self._names)}."
+        raise DomainError(f"unknown knob {name!r}.{hint}")
 
     def _family(self, name: str) -> list[int]:
-        if name in self._at:
-            return [self._at[name]]
-        if found := [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]:
-            return found
-        families = dict.fromkeys(knob.split(".")[0] for knob in self.knobs)
-        raise DomainError(f"unknown knob {name!r}.{suggestion(name, [*families, *self.knobs]) or _known(families)}")
+        found = [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]
+        return found if found and name not in self._at else [self._position(name)]
 
     def _index(self, k: int, value: Any) -> int:
         try:
@@ -401,7 +397,3 @@ def _lookup(name: str, values: Sequence[Any]) -> dict[Any, int]:
         if length >= 0 and lengths.count(length) == 1:
             table.setdefault(length, i)
     return table
-
-
-def _known(names: Iterable[str]) -> str:
-    return f" Known: {', '.join(names)}."

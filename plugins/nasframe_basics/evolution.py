@@ -49,9 +49,9 @@ class EvolutionSampler:
         self,
         domain: Any,
         seed: int = 0,
-        population: int = 24,
+        population: int = 16,
         crossover: float = 0.5,
-        mutation: float = 0.3,
+        mutation: float = 0.2,
         tournament: int = 2,
         survivors: Literal["best", "youngest"] = "best",
     ) -> None:

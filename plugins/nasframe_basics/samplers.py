@@ -111,38 +111,43 @@ class GridSampler:
     ) -> None:
         if not hasattr(domain, "knobs"):
             raise UsageError(f"sampler 'grid' needs a domain of knobs, but got {type(domain).__name__}")
-        self.domain, self.cycle, self.position = domain, cycle, 0
+        self.domain, self.cycle = domain, cycle
+        self.proposed: set[int] = set()
         self.archs = _grid(domain, _groups(list(domain.knobs), tie), points)
 
     def start(self, stage: str, total: int) -> None:
         """Begin at the first point."""
-        self.position = 0
+        self.proposed.clear()
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
-        """Return the next ``n`` points that lie in ``within``."""
+        """Return the first ``n`` points of ``within`` that were not proposed yet."""
         domain = self.domain if within is None else within
         archs: list[Arch] = []
-        for _ in range(max(n, 1) * len(self.archs)):
-            if self.position == len(self.archs) and self.cycle:
-                self.position = 0
-            if len(archs) == n or self.position == len(self.archs):
+        while len(archs) < n:
+            left = (i for i in range(len(self.archs)) if i not in self.proposed and domain.contains(self.archs[i]))
+            found = list(itertools.islice(left, n - len(archs)))
+            self.proposed.update(found)
+            archs += [domain.canonical(self.archs[i]) for i in found]
+            if len(archs) < n and not (self.cycle and self._forget(domain)):
                 break
-            arch = self.archs[self.position]
-            self.position += 1
-            if domain.contains(arch):
-                archs.append(domain.canonical(arch))
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Learn nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position."""
-        return {"position": self.position}
+        """Return which points were proposed."""
+        return {"proposed": sorted(self.proposed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        self.position = int(state["position"])
+        self.proposed = set(state["proposed"])
+
+    def _forget(self, domain: Any) -> bool:
+        """Let the points of a domain be proposed again; tell whether there are any."""
+        inside = {i for i in self.proposed if domain.contains(self.archs[i])}
+        self.proposed -= inside
+        return bool(inside)
 
 
 class EverySampler:

@@ -93,7 +93,9 @@ def test_grid_cycles_and_starts_again():
     assert [arch["k"] for arch in sampler.ask(5)] == [0, 1, 2, 0, 1]
     sampler.start("next", 10)
     assert sampler.ask(1) == [{"k": 0}]
-    assert len(GridSampler(Choices({"k": [0, 1, 2]})).ask(5)) == 3
+    plain = GridSampler(Choices({"k": [0, 1, 2]}))
+    assert plain.ask(1, within=plain.domain.restrict({"k": [2]})) == [{"k": 2}]
+    assert plain.ask(5) == [{"k": 0}, {"k": 1}]
 
 
 @pytest.mark.parametrize(
