@@ -113,7 +113,7 @@ def card_text(
     if "ForSequenceClassification" in sizes["model"]:
         head["pipeline_tag"] = "text-classification"
     if card.get("metrics"):
-        head["metrics"] = sorted(card["metrics"])
+        head["metrics"] = sorted(name for name in card["metrics"] if "loss" not in name)
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     auto = "AutoModel" + "".join(sizes["model"].partition("For")[1:])
     return environment.get_template("card.md").render(

@@ -97,7 +97,7 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
             axes.scatter(
                 x, y, s=area, color=color, marker=marker, edgecolors=PAPER, linewidths=0.8, zorder=4, label=text
             )
-    axes.xaxis.set_major_formatter(lambda value, _: human(value))
+    axes.xaxis.set_major_formatter(_count_ticks)
     axes.yaxis.set_major_formatter(_metric_ticks(name))
     axes.set_xlabel(axis.replace("_", " "))
     axes.set_ylabel(name)
@@ -134,9 +134,9 @@ def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], 
             axes.barh(y, side, left=left, height=0.72, facecolor=GREY, alpha=0.16 if kept else 0.05, linewidth=0)
             axes.barh(y, side * part, left=left, height=0.72, color=color, alpha=0.85, linewidth=0)
             if kept:
-                ink = INK if part < 0.3 else "white"
-                near = side * (max(part, 0.0) + 0.1) if part < 0.3 else side * (part - 0.05)
-                align = ("left" if side > 0 else "right") if part < 0.3 else ("right" if side > 0 else "left")
+                ink = INK if part < 0.45 else "white"
+                near = side * (max(part, 0.0) + 0.1) if part < 0.45 else side * (part - 0.05)
+                align = ("left" if side > 0 else "right") if part < 0.45 else ("right" if side > 0 else "left")
                 axes.text(near, y, f"{row[key]}", ha=align, va="center", fontsize=6.5, color=ink)
         if not kept:
             axes.text(0, y, "dropped", ha="center", va="center", fontsize=6.5, color=GREY)
@@ -153,14 +153,17 @@ def curves(report: Mapping[str, Any]) -> Figure:
     """Draw what each training stage logged: losses on the left, measured metrics on the right."""
     stages = {stage: _shown(found) for stage, found in report["curves"].items() if _shown(found)}
     figure = _figure(WIDTH, 1.55 * len(stages) + 0.3)
-    grid = figure.subplots(len(stages), 2, squeeze=False)
-    for (left, right), (stage, found) in zip(grid, stages.items(), strict=True):
+    measured = any("loss" not in name for found in stages.values() for name in found)
+    grid = figure.subplots(len(stages), 2 if measured else 1, squeeze=False)
+    for row, (stage, found) in zip(grid, stages.items(), strict=True):
         losses = {name: points for name, points in found.items() if "loss" in name}
         others = {name: points for name, points in found.items() if "loss" not in name}
-        for axes, group, heading in ((left, losses, f"{stage}: loss"), (right, others, f"{stage}: metrics")):
+        panels = ((losses, f"{stage}: loss"), (others, f"{stage}: metrics"))
+        for axes, (group, heading) in zip(row, panels, strict=False):
             _bare(axes, spines=("left", "bottom"))
             axes.set_title(heading, fontsize=8.5, loc="left", color=INK)
             axes.tick_params(labelsize=7, colors=INK)
+            axes.xaxis.set_major_locator(_ticks(6))
             axes.set_visible(bool(group))
             for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
                 _curve(axes, points, color, name)
@@ -206,7 +209,7 @@ def ledger(report: Mapping[str, Any]) -> Figure:
     axes.set_xlim(0, 1.42 * max(starts.values()))
     axes.set_yticks(range(len(stages)), stages, fontsize=8)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(lambda value, _: human(value) if value else "0")
+    axes.xaxis.set_major_formatter(_count_ticks)
     axes.xaxis.set_major_locator(_ticks(4))
     axes.set_xlabel("multiply-accumulates, forward and backward")
     axes.grid(False, axis="y")
@@ -258,7 +261,13 @@ def _metric_ticks(name: str) -> Callable[[float, float], str]:
     return lambda value, _: f"{100 * value:g} %" if is_share(name) else metric(name, value)
 
 
+def _count_ticks(value: float, _: float) -> str:
+    text = human(value)
+    number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{float(number):g}{unit}"
+
+
 def _ticks(count: int) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(count)
+    return MaxNLocator(count, integer=True)
