@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.elastic import WORD_EMBEDDINGS, layers_of
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
@@ -27,8 +26,7 @@ class FakeQuant(Modifier):
 
     Args:
         bits: of the encoder's weight matrices.
-        activations: bits of the inputs of these matrices; ``None`` leaves them in floating point. For whole networks
-            only, not for sub-networks.
+        activations: bits of the inputs of these matrices; ``None`` leaves them in floating point.
         ranges: an activation's grid ends at the largest magnitude in the ``batch``, or at its ``running`` mean.
         embeddings: bits of the word embedding, one grid a word; ``None`` leaves it.
     """
@@ -46,11 +44,6 @@ class FakeQuant(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Parametrise the weights and hook the activations."""
-        if self.activations and (job.sampler is not None or job.arch is not None):
-            raise UsageError(
-                f"stage {job.stage!r}: fake_quant.activations: {self.activations} with sub-networks. "
-                "Expected a stage without sampler and arch, or activations: null."
-            )
         for module in word_tables(job.net) if self.embeddings else ():
             parametrize.register_parametrization(module, "weight", RowQuantizer(self.embeddings or 8))
         for name, module in encoder_matrices(job.net):

@@ -8,10 +8,10 @@ import torch
 from nasframe_basics.fake_quant import FakeQuant, encoder_matrices, word_tables
 from nasframe_basics.loop import Loop
 
-from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.quantize import RowQuantizer, levels
+from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
 from nasframe.types import TrainJob, TrainOptions
 
@@ -98,6 +98,20 @@ def test_running_ranges_follow_slowly() -> None:
     assert clipped.tolist() == pytest.approx([1.01, 0.0])
 
 
-def test_activations_of_sub_networks_are_refused() -> None:
-    with pytest.raises(UsageError, match="Expected a stage without sampler"):
-        fit(tiny_net(), FakeQuant(activations=8), arch={"layers": [0]})
+def test_sub_networks_are_rounded_too() -> None:
+    net, arch = tiny_net(), {"layers": [0, 2], "heads.0": 2, "ffn.2": 16}
+    job = TrainJob(net, ToyTask(), None, TrainOptions(max_steps=1), 0, "t")
+    quant = FakeQuant(bits=4, activations=4)
+    quant.on_start(job)
+    inputs: list[torch.Tensor] = []
+    hook = net.bert.encoder.layer[2].output.dense.register_forward_hook(lambda m, i, o: inputs.append(i[0]))
+    through_view = view(net, arch)(**tiny_inputs()).logits
+    hook.remove()
+    assert inputs[0].shape[-1] == 16
+    assert len(inputs[0].unique()) <= 15
+    for removed in quant.hooks:
+        removed.remove()
+    rounded_weights = view(net, arch)(**tiny_inputs()).logits
+    assert not torch.equal(through_view, rounded_weights)
+    quant.on_finish(job)
+    torch.testing.assert_close(extract(net, arch)(**tiny_inputs()).logits, rounded_weights)

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.kd import KD
+from nasframe_basics.kd_hidden import KDHidden
 from nasframe_basics.loop import Loop
+from nasframe_basics.samplers import RandomSampler
 
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import Modifier
+from nasframe.nn.count import forward_macs
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe.types import TrainJob, TrainOptions
 
@@ -91,14 +96,6 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
 
 
-@pytest.fixture(autouse=True)
-def cheap_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def macs(net: Any, arch: Any, batch: int, length: int) -> float:
-        return 10.0 * batch * length * (3 if arch is None else len(arch["layers"]))
-
-    monkeypatch.setattr("nasframe.step.forward_macs", macs)
-
-
 def test_learns_the_toy_task() -> None:
     task = ToyTask(train=256)
     net = tiny_net()
@@ -151,7 +148,8 @@ def test_ledger_counts_students_teachers_and_evaluations() -> None:
     depths = [depth for depth, *_ in stage.sampler.told]
     student, teacher, evaluation = rows["student"], rows["teacher"], rows["evaluation"]
     assert (student.steps, student.examples, student.tokens) == (4, 2 * 4 * 8, 2 * 4 * 8 * 8)
-    assert student.forward_macs == pytest.approx(sum(depths) * 10 * 64)
+    expected = sum(forward_macs(stage.net, {"layers": list(range(depth))}, 8, 8) for depth in depths)
+    assert student.forward_macs == pytest.approx(expected)
     assert student.backward_macs == 2 * student.forward_macs
     assert (teacher.steps, teacher.examples, teacher.backward_macs) == (4, 32, 0)  # once a batch, not once an arch
     assert (evaluation.evaluations, evaluation.examples) == (4, 4 * task.sizes["select"])
@@ -213,6 +211,7 @@ def test_resume_is_exact(at: int, cache: str) -> None:
     torch.manual_seed(at)  # a resumed process has another generator
     with pytest.raises(Crash):
         Loop().fit(broken)
+    assert at == 0 or 0 < memory.state["at"]["step"] <= at  # the crash comes after some checkpoint
     resumed = stage(Fuse(), memory)
     result = Loop().fit(resumed)
     assert same(expected.net, result.net)
@@ -224,6 +223,26 @@ def test_resume_is_exact(at: int, cache: str) -> None:
         )  # fmt: skip
     again = Loop().fit(stage(Fuse(0), memory))  # the last checkpoint is the end: nothing is run again
     assert same(expected.net, again.net)
+
+
+def test_a_supernet_resumes_exactly_too() -> None:
+    """The real space and sampler, with rounded weights, hidden states and the ledger's real counts."""
+
+    def stage(memory: Memory, fuse: Fuse) -> TrainJob:
+        space = BertWidthDepth(layers=[2, 3], heads=[1, 4], ffn=[16, 64], config=tiny_net().config)
+        return job(
+            space=space, sampler=RandomSampler(space.domain, seed=1), archs_per_step=2, max_steps=8, keep="best",
+            eval_every=4, models={"teacher": tiny_net(seed=3)}, checkpoint=memory, checkpoint_every=0.0,
+            modifiers=[FakeQuant(bits=8, activations=8, ranges="running"), KDHidden(), fuse],
+        )  # fmt: skip
+
+    expected, memory = Loop().fit(stage(Memory(), Fuse())), Memory()
+    with pytest.raises(Crash):
+        Loop().fit(stage(memory, Fuse(5)))
+    result = Loop().fit(stage(memory, Fuse()))
+    assert same(expected.net, result.net)
+    counts = [[(row.role, row.steps, row.forward_macs) for row in each.ledger] for each in (expected, result)]
+    assert counts[0] == counts[1]
 
 
 def test_keeps_the_best_weights_and_stops_early() -> None:
