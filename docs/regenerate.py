@@ -48,7 +48,7 @@ def option_table(options: dict[str, Any]) -> str:
 def shown(default: Any) -> str:
     """Write a default as YAML reads it."""
     words = {None: "null", True: "true", False: "false", (): "[]"}
-    if default is None or isinstance(default, bool | tuple) and default in words:
+    if default is None or (isinstance(default, bool | tuple) and default in words):
         return words[default]
     return str(list(default)).replace("'", "") if isinstance(default, list | tuple) else str(default)
 
@@ -112,8 +112,9 @@ def run_tables() -> str:
 
 def commands() -> str:
     """List every command of the CLI with its arguments and options."""
-    from nasframe.cli import app
     from typer.main import get_command
+
+    from nasframe.cli import app
 
     parts: dict[str, str] = {}
 

@@ -99,13 +99,19 @@ budgets: {{encoder_params: ["75%", "50%", "30%"]}}
 stages:
   - train: {{save_as: teacher, max_steps: 4, learning_rate: 1e-3}}
   - transform: {{use: rewire, score: magnitude}}
-  - train: {{name: supernet, sampler: {{use: sandwich, inner: random}}, archs_per_step: 3, max_steps: 2, modifiers: [kd]}}
+  - train: {{name: supernet, sampler: sandwich, archs_per_step: 3, max_steps: 2, modifiers: [kd]}}
   - search: {{sampler: evolution, trials: 12}}
   - extract: {{}}
   - evaluate: {{split: dev, costs: [params, macs, size]}}
-  - export: {{mode: hetero}}
 switches:
-  smoke: {{stages.teacher.max_steps: 2, stages.search.trials: 8}}
+  smoke:  # loads what it exports in a fresh process, which takes seconds: only once
+    stages:
+      - train: {{save_as: teacher, max_steps: 2}}
+      - train: {{name: supernet, sampler: random, max_steps: 2}}
+      - search: {{sampler: evolution, trials: 8}}
+      - extract: {{}}
+      - evaluate: {{split: dev, costs: [params, macs, size]}}
+      - export: {{mode: hetero}}
 """
 
 
@@ -239,9 +245,8 @@ def clone(tmp_path_factory) -> Path:
 def shell(block: Block, folder: Path, binaries: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
     environment["PATH"] = f"{binaries}{os.pathsep}{environment['PATH']}"
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.code], cwd=folder, env=environment, text=True, capture_output=True
-    )
+    program = [str(binaries / "python")] if block.language == "python" else ["bash", "-euo", "pipefail"]
+    result = subprocess.run([*program, "-c", block.code], cwd=folder, env=environment, text=True, capture_output=True)
     assert result.returncode == 0, f"{block}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
 
 
