@@ -12,6 +12,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.nn import count
 from nasframe.nn.optim import autocast
 from nasframe.types import Arch, Batch, LedgerEntry, TrainJob, arch_id
 
@@ -68,6 +69,7 @@ class Passes:
         needs = frozenset[str]().union(*(modifier.needs for modifier in job.modifiers))
         self.outputs = {f"output_{name}": True for name in sorted(needs)}
         self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher_cache: run
+        self._costs: dict[tuple[int, int], count.Additive] = {}
         self._teachers: dict[str, nn.Module] = {}
         self._memo: tuple[Batch | None, dict[str, Any]] = (None, {})
 
@@ -97,12 +99,19 @@ class Passes:
         self.job.net.eval()
         result = self.job.task.evaluate(forward, split)
         self.job.net.train()
-        macs = forward_macs(self.job.net, arch, result.examples, max(1, result.tokens // result.examples))
+        macs = self.macs(self.job.net, arch, result.examples, max(1, result.tokens // result.examples))
         self.ledger.add(
             "evaluation", evaluations=1, examples=result.examples, tokens=result.tokens, forward_macs=macs,
             seconds=time.perf_counter() - began,
         )  # fmt: skip
         return result.metrics
+
+    def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
+        """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens."""
+        key = (id(net), length)
+        if key not in self._costs:  # sizes do not change inside a stage
+            self._costs[key] = count.macs(net, 1, length)
+        return batch * self._costs[key].of(arch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""
@@ -138,7 +147,7 @@ class Passes:
             return forward(**inputs)
 
     def _count(self, role: str, net: nn.Module, arch: Arch | None, batch: Batch) -> None:
-        macs = forward_macs(net, arch, *batch.inputs["input_ids"].shape) * self.share
+        macs = self.macs(net, arch, *batch.inputs["input_ids"].shape) * self.share
         backward = 2 * macs if torch.is_grad_enabled() else 0.0
         self.ledger.add(
             role, examples=len(batch) * self.share, tokens=batch.tokens * self.share, forward_macs=macs,
@@ -158,13 +167,6 @@ def saved_model(job: TrainJob, name: str) -> nn.Module:
             f"{listing(job.models)}.{suggestion(name, job.models)}"
         )
     return job.models[name]
-
-
-def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
-    """Count the multiply-accumulates of one forward pass over ``(batch, length)`` tokens."""
-    from nasframe.nn import count
-
-    return count.forward_macs(net, arch, batch, length)
 
 
 @dataclass
