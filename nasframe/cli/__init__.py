@@ -14,13 +14,7 @@ from typing import Annotated
 import typer
 
 from nasframe import __version__
-from nasframe.cli.check import check
-from nasframe.cli.doctor import doctor
-from nasframe.cli.plugins import plugins_app
-from nasframe.cli.recipes import recipes_app
-from nasframe.cli.report import report
-from nasframe.cli.run import run
-from nasframe.cli.schema import schema
+from nasframe.cli import check, doctor, plugins, recipes, report, run, schema
 from nasframe.errors import NasframeError
 
 app = typer.Typer(
@@ -30,13 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.command()(check)
-app.add_typer(plugins_app, name="plugins")
-app.add_typer(recipes_app, name="recipes")
-app.command()(report)
-app.command()(schema)
-app.command()(doctor)
+app.command()(run.run)
+app.command()(check.check)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(recipes.app, name="recipes")
+app.command()(report.report)
+app.command()(schema.schema)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -11,10 +11,10 @@ import typer
 if TYPE_CHECKING:
     from nasframe.registry import Registered
 
-plugins_app = typer.Typer(help="List plugins, or show one with its options.", invoke_without_command=True)
+app = typer.Typer(help="List plugins, or show one with its options.", invoke_without_command=True)
 
 
-@plugins_app.callback()
+@app.callback()
 def plugins(
     context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
 ) -> None:
@@ -41,7 +41,7 @@ def plugins(
         print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
 
 
-@plugins_app.command("show")
+@app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A plugin's name, with its kind where several share it: sampler/random.")],
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,

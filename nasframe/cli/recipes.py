@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-recipes_app = typer.Typer(help="List the packaged recipes, or copy one.", invoke_without_command=True)
+app = typer.Typer(help="List the packaged recipes, or copy one.", invoke_without_command=True)
 
 
-@recipes_app.callback()
+@app.callback()
 def recipes(
     context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
 ) -> None:
@@ -48,7 +48,7 @@ def _title(path: Path) -> str:
     return " ".join(lines).partition(". ")[0].rstrip(".")
 
 
-@recipes_app.command("copy")
+@app.command("copy")
 def copy(
     name: Annotated[str, typer.Argument(help="A packaged recipe's name.")],
     destination: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
