@@ -65,11 +65,13 @@ def _deliver(whole: Any, dim: Any, length: int) -> Callable[[torch.Tensor], None
             raise RuntimeError("create_graph=True needs a view made with autograd=True.")
         part: Any = leaf.grad
         leaf.grad = None
-        if whole.grad is None:
-            whole.grad = torch.zeros_like(whole)
-            whole.grad.narrow(dim, 0, length).copy_(part)
-        else:
+        if whole.grad is not None:
             whole.grad.narrow(dim, 0, length).add_(part)
+            return
+        grad = torch.empty_like(whole)
+        grad.narrow(dim, 0, length).copy_(part)
+        grad.narrow(dim, length, grad.shape[dim] - length).zero_()
+        whole.grad = grad
 
     return deliver
 
