@@ -13,13 +13,14 @@ import argparse
 import statistics
 import time
 
-import nasframe as nf
 import numpy as np
 import torch
-from nasframe.costs import cost_function
-from nasframe.nn.slices import extract
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
+
+import nasframe as nf
+from nasframe.costs import cost_function
+from nasframe.nn.slices import extract
 
 
 def exactness(archs: int) -> None:
