@@ -62,8 +62,8 @@ class HF:
         import torch
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
-        with contextlib.suppress(ModuleNotFoundError):
-            import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
+        import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
+
         names = ["score"] if labels is None else list(labels)
         head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
         head["problem_type"] = "regression" if labels is None else "single_label_classification"
@@ -84,7 +84,7 @@ class HF:
     def _found(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:  # as transformers says that nothing is there, or nothing it knows
             reason = " ".join(str(error).split())
             raise UsageError(
                 f"model {self.path!r}: {reason} Expected a directory that save_pretrained wrote, or a hub id "

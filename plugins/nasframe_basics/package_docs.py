@@ -29,7 +29,7 @@ from nasframe_basics.text import Split, TextTask
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
 PER_CLASS = {"dev": 120, "select": 60, "train": 420}
 WORDS = (6, 60)  # shorter says nothing, longer is cut
-LARGEST = 100_000  # bytes: larger files are slow to parse and would fill a class from one corner of its package
+LARGEST = 100_000  # bytes
 NEAR = 0.5  # two texts that share this part of their word pairs are near copies
 
 # The names of packages and of what they are commonly imported as; whole dotted paths that begin with one; words
@@ -59,18 +59,18 @@ def package_docs(limit: int | None = None, max_length: int = 48, tokenizer: Any 
     Raises:
         UsageError: a package's sources are missing or hold too few docstrings.
     """
-    seen = NearCopies(NEAR)
-    wanted = sum(PER_CLASS.values())
     share = 1.0 if limit is None else min(1.0, limit / (PER_CLASS["train"] * len(PACKAGES)))
+    sizes = {name: max(1, round(size * share)) for name, size in PER_CLASS.items()}
+    wanted = sum(sizes.values())
+    seen = NearCopies(NEAR)
     splits: dict[str, list[tuple[str, int]]] = {name: [] for name in PER_CLASS}
     for label, package in enumerate(PACKAGES):
         texts = list(itertools.islice((text for text in masked_docs(package) if seen.add(text)), wanted))
         if len(texts) < wanted:
             raise UsageError(f"package_docs: {package} has {len(texts)} usable docstrings here. Expected {wanted}.")
         order, start = generator(0, "package_docs", package).permutation(wanted), 0
-        for name, size in PER_CLASS.items():
-            kept = max(1, round(size * share))
-            splits[name] += [(texts[i], label) for i in order[start : start + kept]]
+        for name, size in sizes.items():
+            splits[name] += [(texts[i], label) for i in order[start : start + size]]
             start += size
     data = {name: Split([(text,) for text, _ in rows], np.array([c for _, c in rows])) for name, rows in splits.items()}
     return TextTask(data, PACKAGES, ("accuracy", "macro_f1"), "accuracy", tokenizer, max_length)
@@ -79,8 +79,6 @@ def package_docs(limit: int | None = None, max_length: int = 48, tokenizer: Any 
 def masked_docs(package: str) -> Iterator[str]:
     """Yield the usable first paragraphs of a package's docstrings, names masked, file by file in a fixed order."""
     for path in source_files(package):
-        if path.stat().st_size > LARGEST:
-            continue
         for text in first_paragraphs(path.read_bytes()):
             words = MASKED.sub(MASK, " ".join(text.split()[: WORDS[1]])).split()
             if len(words) - words.count(MASK) >= WORDS[0]:
@@ -88,7 +86,10 @@ def masked_docs(package: str) -> Iterator[str]:
 
 
 def source_files(package: str) -> list[Path]:
-    """List a package's source files, shuffled by the hash of their path so that any few are a fair sample."""
+    """List a package's source files, shuffled by the hash of their path so that any few are a fair sample.
+
+    The largest come last: they are slow to parse and would fill a class from one corner of its package.
+    """
     if package == "python":
         root = Path(sysconfig.get_path("stdlib"))
     else:
@@ -98,7 +99,8 @@ def source_files(package: str) -> list[Path]:
         root = Path(found.submodule_search_locations[0])
     names = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
     names = [name for name in names if SKIPPED.isdisjoint(name.split("/"))]
-    return [root / name for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())]
+    names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    return sorted((root / name for name in names), key=lambda path: path.stat().st_size > LARGEST)
 
 
 def first_paragraphs(source: bytes) -> list[str]:

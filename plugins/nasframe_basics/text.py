@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from nasframe.errors import UsageError
 from nasframe.streams import generator
 from nasframe.types import Batch, Evaluation, Forward
+from nasframe_basics.metrics import METRICS
 
 EVALUATION_BATCH = 64
 WINDOW = 50  # batches that are sorted by length together
@@ -66,7 +67,7 @@ class TextTask:
     Args:
         splits: ``train``, ``select``, ``dev``; a ``dev_mismatched`` is measured together with ``dev``.
         labels: the class names in index order; ``None`` for regression.
-        metrics: names from :data:`METRICS`.
+        metrics: names from ``nasframe_basics.metrics.METRICS``.
         primary: the one of them that a search maximises.
         tokenizer: a Hugging Face tokenizer.
         max_length: tokens after which a text is cut.
@@ -332,76 +333,3 @@ def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> st
     for name in sorted(splits):
         digest.update(json.dumps([name, list(splits[name].texts), splits[name].labels.tolist()]).encode())
     return digest.hexdigest()[:16]
-
-
-# --- metrics: (labels, predictions) -> float -----------------------------------------------------------------------
-
-
-def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of equal entries.
-
-    >>> accuracy(np.array([0, 1]), np.array([1, 1]))
-    0.5
-    """
-    return float(np.mean(labels == predictions))
-
-
-def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """F1 of class 1; 0 where it never occurs."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
-
-
-def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Mean F1 over the classes that occur."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
-
-
-def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Matthews correlation; 0 for constant predictions."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predictions))
-
-
-def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Linear correlation; 0 where one side is constant."""
-    return _correlation("pearsonr", labels, predictions)
-
-
-def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Rank correlation; 0 where one side is constant."""
-    return _correlation("spearmanr", labels, predictions)
-
-
-def negative_rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Root mean squared error, negative so that higher is better."""
-    return -float(np.sqrt(np.mean((labels - predictions) ** 2)))
-
-
-def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
-    from scipy import stats
-
-    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-        return 0.0
-    return float(getattr(stats, name)(labels, predictions).statistic)
-
-
-def _mean(*parts: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
-    return lambda labels, predictions: sum(part(labels, predictions) for part in parts) / len(parts)
-
-
-METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "accuracy_f1": _mean(accuracy, f1),
-    "macro_f1": macro_f1,
-    "mcc": mcc,
-    "pearson": pearson,
-    "spearman": spearman,
-    "pearson_spearman": _mean(pearson, spearman),
-    "negative_rmse": negative_rmse,
-}

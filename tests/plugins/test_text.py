@@ -8,24 +8,9 @@ from hypothesis import strategies as st
 from nasframe_basics import text
 from scipy import stats
 from sklearn import metrics
+from words import Words, seeing
 
 from nasframe.errors import UsageError
-
-
-class Words:
-    """A tokenizer of one id a word, in the form of Hugging Face's."""
-
-    model_max_length = 512
-    pad_token_id = 7
-
-    def __call__(self, first, second=None, truncation=True, max_length=512, return_attention_mask=False):
-        ids, kinds = [], []
-        for i, words in enumerate(first):
-            a = [1, *(10 + len(w) for w in words.split()), 2]
-            b = [*(10 + len(w) for w in second[i].split()), 2] if second else []
-            ids.append((a + b)[:max_length])
-            kinds.append(([0] * len(a) + [1] * len(b))[:max_length])
-        return {"input_ids": ids, "token_type_ids": kinds}
 
 
 def sentences(count, seed=0):
@@ -38,12 +23,6 @@ def task(count=40, labels=("no", "yes"), metrics=("accuracy",), **options):
     values = np.arange(count) % 2 if labels else np.linspace(0, 1, count)
     split = text.Split(texts, values)
     return text.TextTask({"train": split, "dev": split}, labels, metrics, metrics[0], Words(), **options)
-
-
-def seeing(inputs):
-    """A forward whose logits tell which text it saw, whatever the padding."""
-    seen = (inputs["input_ids"] * inputs["attention_mask"]).sum(1).float()
-    return types.SimpleNamespace(logits=torch.stack([torch.zeros_like(seen), torch.sin(seen)], 1))
 
 
 @settings(deadline=None, max_examples=50)
@@ -150,18 +129,6 @@ def test_classes_are_trained_by_cross_entropy():
     assert task().loss(types.SimpleNamespace(logits=logits.bfloat16().float()), batch).item() == pytest.approx(
         expected.item(), abs=0.02
     )
-
-
-def test_metrics_agree_with_their_definitions():
-    labels, guesses = np.array([0, 1, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 1, 1])
-    assert text.METRICS["f1"](labels, guesses) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
-    assert text.METRICS["accuracy_f1"](labels, guesses) == pytest.approx((4 / 6 + 0.75) / 2)
-    assert text.METRICS["mcc"](labels, guesses) == pytest.approx(np.corrcoef(labels, guesses)[0, 1])
-    assert text.METRICS["macro_f1"](labels, guesses) == pytest.approx((0.75 + 0.5) / 2)
-    constant = np.ones(6)
-    assert text.METRICS["f1"](labels, np.zeros(6, int)) == 0
-    assert text.METRICS["mcc"](labels, np.ones(6, int)) == 0
-    assert text.METRICS["pearson_spearman"](labels.astype(float), constant) == 0
 
 
 @settings(deadline=None, max_examples=40)
