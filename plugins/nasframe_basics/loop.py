@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import Batches
 from nasframe.nn import optim
 from nasframe.nn.checkpoints import Checkpoints
+from nasframe.nn.feed import Feed
 from nasframe.nn.selection import Selection, mean_metrics, measured_archs
 from nasframe.processes import processes
 from nasframe.step import Ledger, Passes, Step
@@ -43,7 +43,8 @@ class Loop:
             UsageError: the options do not say how long to train.
             RunError: training diverged, or there is no training data.
         """
-        with torch.random.fork_rng():
+        device = processes().device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             fit = _Fit(job)
             fit.checkpoints.load()
             fit.train()
@@ -55,8 +56,6 @@ class _Position:
     """How far training is: what a resume needs besides weights and the states of others; JSON-plain."""
 
     step: int = 0
-    epoch: int = 0
-    batch: int = 0
     ended: bool = False
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
@@ -75,8 +74,8 @@ class _Fit:
         self.job, self.options, self.at = job, job.options, _Position()
         here = processes()
         self.rank, self.world, self.device = here.process_index, here.num_processes, here.device
-        epoch = len(self.data(0))
-        job.total = optim.total_steps(job, epoch)
+        self.feed = Feed(job)
+        job.total = optim.total_steps(job, self.feed.epoch_length)
         job.reduce = self.averaged
         job.net.to(self.device).train()
         optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
@@ -87,9 +86,9 @@ class _Fit:
         claimed = [parameter for modifier in job.modifiers for parameter in modifier.claims(job.net)]
         self.optimizer = optim.make_optimizer(job.net, self.options, without=claimed)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ledger, self.selection = Ledger(), Selection(job, epoch)
+        self.ledger, self.selection = Ledger(), Selection(job, self.feed.epoch_length)
         self.passes = Passes(job, self.device, self.ledger)
-        parts: dict[str, Any] = {"net": job.net, "optimizer": self.optimizer, "at": self.at}
+        parts: dict[str, Any] = {"net": job.net, "optimizer": self.optimizer, "at": self.at, "feed": self.feed}
         parts |= {"selection": self.selection, "passes": self.passes, "ledger": self.ledger}
         parts |= {f"modifier {number}": modifier for number, modifier in enumerate(job.modifiers)}
         if job.sampler is not None:
@@ -101,27 +100,14 @@ class _Fit:
         return self.at.ended or self.at.step >= self.job.total
 
     def train(self) -> None:
-        for batch in self.batches():
+        while not self.done:
             began, teachers = time.perf_counter(), self.ledger.seconds("teacher")
-            self.step(batch)
+            self.step(next(self.feed))
             teachers = self.ledger.seconds("teacher") - teachers
             self.ledger.add("student", seconds=time.perf_counter() - began - teachers)
             if self.selection.due(self.at.step, self.done):
                 self.measure()
             self.checkpoints.save_if_due()
-
-    def batches(self) -> Iterator[Batch]:
-        while not self.done:
-            data = self.data(self.at.epoch)
-            while self.at.batch < len(data) and not self.done:
-                self.at.batch += 1
-                yield data[self.at.batch - 1]
-            if self.at.batch == len(data):
-                self.at.epoch, self.at.batch = self.at.epoch + 1, 0
-
-    def data(self, epoch: int) -> Batches:
-        seed = stream_seed(self.job.seed, "data", self.job.stage)
-        return self.job.task.train_batches(seed, epoch, self.options.batch_size)
 
     def step(self, batch: Batch) -> None:
         """Make one optimiser step on a batch that all processes share."""
@@ -132,7 +118,7 @@ class _Fit:
             return
         rate = optim.learning_rate(self.options, at.step, job.total)
         optim.set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad()
+        self.job.net.zero_grad()
         losses = torch.zeros(len(asked), device=self.device)
         count = self.options.accumulate * self.world
         for number in range(self.rank, count, self.world):
@@ -214,7 +200,7 @@ class _Fit:
         archs = [arch for arch in answers if arch is not None]
         if len(archs) > 1:
             raise UsageError(f"stage {job.stage!r}: {len(archs)} modifiers answer with an architecture. Expected one.")
-        job.net.eval()
+        job.net.eval().zero_grad()
         return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
 
     def shared(self, value: Any) -> Any:

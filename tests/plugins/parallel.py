@@ -10,6 +10,7 @@ from nasframe_basics.kd import KD
 from nasframe_basics.loop import Loop
 from safetensors.torch import save_file
 
+from nasframe.interfaces import Modifier
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe.types import TrainJob, TrainOptions, Trial
 
@@ -54,15 +55,25 @@ class Depths:
         return forward
 
 
+class LastGradients(Modifier):
+    """Keeps what the optimiser saw in the last step."""
+
+    def on_update(self, step: Any) -> None:
+        named = step.job.net.named_parameters()
+        self.gradients = {f"grad {name}": p.grad.clone() for name, p in named if p.grad is not None}
+
+
 def main(out: Path) -> None:
     for name, options in WAYS.items():
         net = tiny_net(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        last = LastGradients()
         depths = Depths() if "archs_per_step" in options else None
         lines: list[float] = []
         job = TrainJob(
             net, ToyTask(train=30), None,
             TrainOptions(**{"max_steps": 5, "batch_size": 7, "learning_rate": 1e-3, "precision": "fp32"} | options),
-            seed=0, stage="t", space=depths, sampler=depths, modifiers=[KD()], models={"teacher": tiny_net(seed=1)},
+            seed=0, stage="t", space=depths, sampler=depths, modifiers=[KD(), last],
+            models={"teacher": tiny_net(seed=1)},
             log=lambda step, values, lines=lines: lines.append(values.get("loss", 0.0)),
         )  # fmt: skip
         result = Loop().fit(job)
@@ -76,8 +87,7 @@ def main(out: Path) -> None:
         if depths is not None:
             told = depths.heard if hasattr(depths, "heard") else depths.state_dict()["told"]
             facts["told"] = torch.tensor(told)
-        gradients = {f"grad {k}": p.grad for k, p in net.named_parameters() if p.grad is not None}
-        save_file({**net.state_dict(), **gradients, **facts}, out / f"{name} {rank}.safetensors")
+        save_file({**net.state_dict(), **last.gradients, **facts}, out / f"{name} {rank}.safetensors")
 
 
 if __name__ == "__main__":

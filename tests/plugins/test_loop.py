@@ -319,13 +319,19 @@ def test_claimed_parameters_are_left_alone() -> None:
     claimed = net.classifier.weight
     before = claimed.detach().clone()
 
+    gradients = []
+
     class Claim(Modifier):
         def claims(self, net: Any) -> Any:
             return [claimed]
 
+        def on_gradients(self, step: Any) -> None:
+            gradients.append(claimed.grad.clone())
+
     Loop().fit(job(net, modifiers=[Claim()]))
     assert torch.equal(claimed, before)
-    assert claimed.grad is not None
+    assert len(gradients) == 6
+    assert max(gradient.norm() for gradient in gradients) < 3 * min(gradient.norm() for gradient in gradients)
 
 
 def test_steps_without_finite_gradients_are_skipped_and_many_are_an_error() -> None:
