@@ -140,12 +140,10 @@ def commands() -> str:
 
 def recipes() -> str:
     """List the recipes that the package carries, with the first line of each."""
-    rows = []
-    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
-        name = path.relative_to(ROOT / "recipes").with_suffix("").as_posix()
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        rows.append((f"`{name}`", first.lstrip("# ")))
-    return table(("recipe", "what it does"), rows)
+    from nasframe.recipe import packaged_recipes
+
+    lines = {name: path.read_text(encoding="utf-8").splitlines()[0] for name, path in packaged_recipes().items()}
+    return table(("recipe", "what it does"), ((f"`{name}`", line.lstrip("# ")) for name, line in lines.items()))
 
 
 def modules(folder: str, package: str) -> str:
