@@ -51,6 +51,9 @@ class Run:
 
     directory: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+
     @property
     def models(self) -> dict[str, Path]:
         """Name → Hugging Face directory of every model that was written."""

@@ -139,20 +139,20 @@ def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
 
     Args:
         report: what :func:`nasframe.report.build` returned.
-        width: characters across; default: the terminal's. Below 96 only the encoder's parameters, MACs and latency
-            are shown.
+        width: characters across; default: the terminal's. Below 96 spreads are left out, below 80 all costs but
+            the encoder's parameters, MACs and latency.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     columns = summary_columns(report)
-    wide = (width or Console().width) >= 96
-    if not wide:
+    width = width or Console().width
+    if width < 80:
         columns = {key: heading for key, heading in columns.items() if key in NARROW} or columns
     name = report["metric"]
     title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", overflow="fold")
     for heading in (name, *columns.values()):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -163,7 +163,7 @@ def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
         cells = []
         for key in columns:
             text, part = (
-                cost(key, model["costs"] if wide else {**model["costs"], "latency_spread": None}),
+                cost(key, model["costs"] if width >= 96 else {**model["costs"], "latency_spread": None}),
                 share(model, key),
             )
             cells.append(text if first or not part else f"{text}\n({part})")

@@ -18,17 +18,16 @@ def report(
 
     if not (rundir / "run.db").is_file():
         raise UsageError(f"{rundir}: no run lies there. Expected a run directory, with run.db in it.")
-    show(rundir, json_)
-
-
-def show(rundir: Path, as_json: bool) -> None:
-    """Print a run's table and where its files lie."""
-    import json
-
     from nasframe.report import build
 
-    content: dict[str, Any] = build(rundir)
+    show(rundir, build(rundir), json_)
+
+
+def show(rundir: Path, content: dict[str, Any], as_json: bool) -> None:
+    """Print a run's table and where its files lie."""
     if as_json:
+        import json
+
         print(json.dumps(content, indent=2))
         return
     from rich.console import Console
@@ -38,7 +37,7 @@ def show(rundir: Path, as_json: bool) -> None:
     console = Console()
     console.print(summary_table(content, console.width))
     lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
-    lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*"))]
+    lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*.png"))]
     for name, path in lines:
         if path.exists():
             print(f"{name:8}{path}")
