@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nasframe_basics.samplers import RandomSampler
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.count import forward_macs
+from nasframe.store import Checkpoint
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe.types import TrainJob, TrainOptions
 
@@ -225,10 +227,10 @@ def test_resume_is_exact(at: int, cache: str) -> None:
     assert same(expected.net, again.net)
 
 
-def test_a_supernet_resumes_exactly_too() -> None:
-    """The real space and sampler, with rounded weights, hidden states and the ledger's real counts."""
+def test_a_supernet_resumes_exactly_too(tmp_path: Path) -> None:
+    """The real space, sampler and file, with rounded weights and hidden states."""
 
-    def stage(memory: Memory, fuse: Fuse) -> TrainJob:
+    def stage(memory: Any, fuse: Fuse) -> TrainJob:
         space = BertWidthDepth(layers=[2, 3], heads=[1, 4], ffn=[16, 64], config=tiny_net().config)
         return job(
             space=space, sampler=RandomSampler(space.domain, seed=1), archs_per_step=2, max_steps=8, keep="best",
@@ -236,7 +238,7 @@ def test_a_supernet_resumes_exactly_too() -> None:
             modifiers=[FakeQuant(bits=8, activations=8, ranges="running"), KDHidden(), fuse],
         )  # fmt: skip
 
-    expected, memory = Loop().fit(stage(Memory(), Fuse())), Memory()
+    expected, memory = Loop().fit(stage(None, Fuse())), Checkpoint(tmp_path / "state.safetensors")
     with pytest.raises(Crash):
         Loop().fit(stage(memory, Fuse(5)))
     result = Loop().fit(stage(memory, Fuse()))
