@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry, stages
 from nasframe.errors import RunError, VerificationError
 from nasframe.processes import leader
-from nasframe.store import Checkpoint, write_text
+from nasframe.store import Checkpoint
 from nasframe.streams import stream_seed
-from nasframe.types import Arch, Evaluation, Forward, LedgerEntry, Trial, Work, canonical_json
+from nasframe.types import Arch, Evaluation, Forward, LedgerEntry, Trial, Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +76,8 @@ class StageContext:
             return None
         if isinstance(arch, str):
             if arch not in work.archs:
-                raise RunError(f"stage {self.name}: no architecture {arch!r}. There are: {', '.join(work.archs) or 'none'}.")
+                known = ", ".join(work.archs) or "none"
+                raise RunError(f"stage {self.name}: no architecture {arch!r}. There are: {known}.")
             return work.archs[arch]
         assert work.space is not None
         written = getattr(work.space, "arch", work.space.domain.canonical)
@@ -196,7 +196,7 @@ class StageContext:
         for cost in names:
             estimator: Any = self.estimators[cost]
             if hasattr(estimator, "measure"):
-                turns = [{n: estimator.measure(None, net, None, again=True) for n, net in models.items()} for _ in range(3)]
+                turns = [{n: estimator.measure(None, net, again=True) for n, net in models.items()} for _ in range(3)]
                 for name in models:
                     middle = sorted((turn[name] for turn in turns), key=lambda record: record["median"])[1]
                     found[name] |= {cost: middle["median"], f"{cost}_spread": middle["spread"]}
@@ -215,7 +215,7 @@ class StageContext:
         return lambda arch: {n: e.measure(space, net, arch, again=True)["median"] for n, e in noisy.items()}
 
     def check_view(self, name: str, net: nn.Module, arch: Arch, model: nn.Module, work: Work) -> None:
-        """Prove that an extracted model computes what the super-network's view does; keep the view's logits for exports.
+        """Prove that an extracted model computes what the view does; keep the view's logits for exports.
 
         Raises:
             VerificationError: the two differ.
@@ -229,7 +229,7 @@ class StageContext:
             alone = self.forward(model.eval(), model, "fp32")(**inputs).logits.cpu()
         difference = float((view - alone).abs().max())
         if not difference <= 1e-4:
-            raise VerificationError(f"{name}: the extracted model differs from the super-network's view by {difference:g}.")
+            raise VerificationError(f"{name}: the extracted model differs from its view by {difference:g}.")
         self.store.checkpoint(f"expected-{name}").save({"inputs": inputs, "logits": view})
 
     def expected(self, name: str, net: nn.Module, work: Work) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from nasframe.streams import generator, stream_seed
 from nasframe.types import Work
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from nasframe.resolve import Plan, PlannedStage
 
 SAMPLES = 64  # architectures whose mean stands for what a sampler will propose
@@ -68,9 +66,8 @@ def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, An
     for name, text in texts:
         bounds = parse_bounds(text, full[name])
         values = sorted((row[name] for row in found), key=bounds.violation)
-        limits.append({
-            "cost": name, "text": str(text), "reachable": bounds.violation(values[0]) == 0 or None, "nearest": values[0],
-        })  # fmt: skip
+        met = bounds.violation(values[0]) == 0 or None  # None: no sample met it, which proves nothing
+        limits.append({"cost": name, "text": str(text), "reachable": met, "nearest": values[0]})
         smallest, largest = costs[name]["smallest"], costs[name]["largest"]
         if bounds.violation(smallest) and bounds.violation(largest) and not (smallest < bounds.low <= largest):
             limits[-1]["reachable"] = False

@@ -21,7 +21,8 @@ hookimpl = pluggy.HookimplMarker("nasframe")
 class Register(Protocol):
     """``register(name, "module:Factory")``; the factory's keyword arguments are the plugin's options."""
 
-    def __call__(self, name: str, factory: Any) -> None: ...
+    def __call__(self, name: str, factory: Any) -> None:  # noqa: D102
+        ...
 
 
 @hookspec

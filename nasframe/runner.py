@@ -192,8 +192,8 @@ class RunContext:
             raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {known}.")
         if known is None and leader():
             labels = list(task.labels) if task.labels is not None else None
-            facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary, "labels": labels}
-            self.store.put("data", facts)
+            facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
+            self.store.put("data", facts | {"labels": labels})
         net = self.start_net(task.labels)
         space = registry.make("space", plan.space, {"config": net.config}) if plan.space else None
         return Work(net, tokenizer, task, space)
@@ -290,7 +290,17 @@ def write_environment(context: RunContext) -> None:
     """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
     import torch
 
-    packages = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
+    packages = [
+        "torch",
+        "transformers",
+        "tokenizers",
+        "accelerate",
+        "numpy",
+        "scipy",
+        "pandas",
+        "scikit-learn",
+        "safetensors",
+    ]
     facts = {
         "nasframe": metadata.version("nasframe"),
         "python": platform.python_version(),
@@ -315,7 +325,10 @@ def git_commit() -> str | None:
     if shutil.which("git") is None or not (where.parent / ".git").exists():
         return None
     answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=where, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=where,
+        capture_output=True,
+        text=True,
     )
     return answer.stdout.strip() or None
 

@@ -14,7 +14,18 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nasframe.errors import RunError
-from nasframe.types import Arch, LedgerEntry, ModifierRef, Ref, SamplerRef, TrainerRef, TrainJob, TrainOptions, Trial, Work
+from nasframe.types import (
+    Arch,
+    LedgerEntry,
+    ModifierRef,
+    Ref,
+    SamplerRef,
+    TrainerRef,
+    TrainJob,
+    TrainOptions,
+    Trial,
+    Work,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,13 +161,13 @@ def search(
             run.trial(number, trial, seconds, tally)
             advance(int(tally["evaluations"]), trials, "")
 
+        bounds = {name: parse_bounds(text, full[name]) for name, text in limits.items()}
+        shares = {n: {str(t): parse_bounds(t, full[n]) for t in _listed(texts)} for n, texts in budgets.items()}
         result = loop.search(
             proposer, domain, evaluate, costs, objectives=objectives, trials=trials,
-            within=run.domain(space, sampler, within),
-            bounds={name: parse_bounds(text, full.get(name)) for name, text in limits.items()},
-            budgets={name: {str(t): parse_bounds(t, full.get(name)) for t in _listed(texts)} for name, texts in budgets.items()},
-            examples=examples, finalists=finalists, remeasure=run.remeasure(space, net, {*limits, *budgets}), violation=violation, max_rejections=max_rejections,
-            prefix=save_as, done=run.stored_trials(), on_trial=keep, stage=run.name,
+            within=run.domain(space, sampler, within), bounds=bounds, budgets=shares, examples=examples,
+            finalists=finalists, remeasure=run.remeasure(space, net, {*limits, *budgets}), violation=violation,
+            max_rejections=max_rejections, prefix=save_as, done=run.stored_trials(), on_trial=keep, stage=run.name,
         )  # fmt: skip
     shown, tokens, evaluations = (int(tally[name]) for name in ("examples", "tokens", "evaluations"))
     seconds = time.monotonic() - began
@@ -194,7 +205,7 @@ def evaluate(
     *,
     split: Literal["train", "select", "dev"] = "dev",
     models: list[str] | None = None,
-    costs: list[str] = list(COSTS),
+    costs: list[str] | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "fp32",
 ) -> Work:
     """Measure models on a split, with their costs, and save their predictions.
@@ -202,7 +213,7 @@ def evaluate(
     Args:
         split: ``dev`` is for reporting; nothing is ever selected on it.
         models: which, by name (``best@*``); default: all, or the current network where none was named.
-        costs: what to estimate of each.
+        costs: what to estimate of each; default: parameters of all, backbone and encoder, MACs, size and latency.
         precision: of the forward passes.
     """
     chosen = _chosen(work.models or {run.name: work.net}, models)
@@ -217,7 +228,7 @@ def evaluate(
             run.scores(name, split, result.metrics)
             run.predictions(name, split, result.predictions)
             advance(done + 1, len(chosen), name)
-    run.measure(chosen, costs)
+    run.measure(chosen, COSTS if costs is None else costs)
     run.ledger([LedgerEntry("evaluation", 0, shown, tokens, macs, 0.0, len(chosen), time.monotonic() - began)])
     return work
 

@@ -164,7 +164,9 @@ class RunStore:
             hint = f" To go on with the run in it: nasframe run --resume {self.directory}" if self._is_run() else ""
             raise UsageError(f"{self.directory}: not empty; a run directory is never overwritten.{hint}")
         if not create and not self._is_run():
-            raise UsageError(f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.")
+            raise UsageError(
+                f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made."
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         self.lock = None if shared else self._acquire()
         self.db = sqlite3.connect(self.directory / "run.db", isolation_level=None, timeout=60)
@@ -184,7 +186,9 @@ class RunStore:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(f"{self.directory}: another process is working on this run. Expected it to be free.") from None
+            raise UsageError(
+                f"{self.directory}: another process is working on this run. Expected it to be free."
+            ) from None
         return lock
 
     def close(self) -> None:
@@ -244,7 +248,7 @@ class RunStore:
             "INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 stage, number, arch_id(trial.arch), canonical_json(trial.arch), trial.state, trial.score,
-                json.dumps(list(trial.objectives)), canonical_json(dict(trial.metrics)), canonical_json(dict(trial.costs)),
+                json.dumps(trial.objectives), canonical_json(dict(trial.metrics)), canonical_json(dict(trial.costs)),
                 trial.violation, trial.origin, trial.examples, seconds, time.time(),
             ),
         )  # fmt: skip
@@ -269,7 +273,9 @@ class RunStore:
     def add_ledger(self, stage: str, entries: Sequence[LedgerEntry]) -> None:
         """Set a stage's ledger, one row a role."""
         for entry in entries:
-            self.db.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (stage, *asdict(entry).values()))
+            self.db.execute(
+                "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (stage, *asdict(entry).values())
+            )
 
     def put_model(self, name: str, **fields: Any) -> None:
         """Insert a model's row or change the given fields of it; values are JSON-plain."""
@@ -285,7 +291,9 @@ class RunStore:
         if row is None:
             return {}
         texts = dict(zip([column[0] for column in cursor.description], row, strict=True))
-        return {k: json.loads(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()}
+        return {
+            k: json.loads(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()
+        }
 
     def frame(self, table: str) -> pd.DataFrame:
         """Return a table as a data frame, JSON columns as text."""

@@ -129,7 +129,9 @@ class Batch:
 
     def part(self, rank: int, count: int) -> Batch:
         """Take every ``count``-th example from ``rank`` on: one process's share of the batch."""
-        return Batch({k: v[rank::count] for k, v in self.inputs.items()}, self.labels[rank::count], self.ids[rank::count])
+        return Batch(
+            {k: v[rank::count] for k, v in self.inputs.items()}, self.labels[rank::count], self.ids[rank::count]
+        )
 
 
 @dataclass(frozen=True)

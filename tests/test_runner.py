@@ -29,7 +29,9 @@ TABLES = {
 def facts(directory: Path) -> dict:
     """All of a run that must not depend on when it was stopped."""
     store = RunStore(directory, shared=True)
-    found = {table: sorted(map(str, store.db.execute(f"SELECT {names} FROM {table}"))) for table, names in TABLES.items()}
+    found = {
+        table: sorted(map(str, store.db.execute(f"SELECT {names} FROM {table}"))) for table, names in TABLES.items()
+    }
     store.close()
     for path in sorted(directory.glob("models/*/*")):
         if path.suffix in (".safetensors", ".csv"):
@@ -44,7 +46,16 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_what_the_documents_promise(finished):
     names = {path.name for path in finished.directory.iterdir()}
-    assert {"recipe.yaml", "env.json", "run.db", "trials.csv", "report.md", "report.html", "report.json", "models"} <= names
+    assert {
+        "recipe.yaml",
+        "env.json",
+        "run.db",
+        "trials.csv",
+        "report.md",
+        "report.html",
+        "report.json",
+        "models",
+    } <= names
     assert "checkpoints" not in names
     assert {"teacher", "supernet", "tuned"} <= finished.models.keys()
     assert not list(finished.directory.rglob("*.tmp"))
@@ -88,6 +99,17 @@ class Stop(BaseException):
     """A kill that a test can catch."""
 
 
+def stopping(original, counter, moment):
+    """Wrap a function so that the call whose turn is ``moment`` never happens."""
+
+    def call(*args, **kwargs):
+        if next(counter) == moment:
+            raise Stop
+        return original(*args, **kwargs)
+
+    return call
+
+
 @pytest.mark.parametrize("moment", [3, 9, 16, 24, 31, 40, 48])
 def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, moment):
     counter = iter(range(10**6))
@@ -95,13 +117,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
         (RunStore, "add_trial"), (RunStore, "end_stage"), (RunStore, "put_model"),
         (RunStore, "add_ledger"), (runner, "save_state"), (nf.store.Checkpoint, "save"),
     ):  # fmt: skip
-
-        def stopping(*args, original=getattr(owner, name), **kwargs):
-            if next(counter) == moment:
-                raise Stop
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, stopping)
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name), counter, moment))
     with pytest.raises(Stop):
         nf.run(nf.load_recipe(RECIPE), out=tmp_path / "run")
     monkeypatch.undo()
@@ -110,7 +126,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
 
 def start(directory: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "nasframe", "run", str(RECIPE), "--out", str(directory), "--no-progress"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.mark.slow

@@ -94,9 +94,14 @@ def test_trials_come_back_in_order(tmp_path):
 
 def test_a_failed_transaction_leaves_nothing(tmp_path):
     store = RunStore(tmp_path / "run", create=True)
-    with pytest.raises(ZeroDivisionError), store.transaction():
-        store.put("a", 1)
-        raise ZeroDivisionError
+
+    def fail():
+        with store.transaction():
+            store.put("a", 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert store.get("a") is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,22 +20,24 @@ def report(
         raise UsageError(f"{rundir}: no run lies there. Expected a run directory, with run.db in it.")
     from nasframe.report import build
 
-    show(rundir, build(rundir), json_)
+    build(rundir)
+    show(rundir, json_)
 
 
-def show(rundir: Path, content: dict[str, Any], as_json: bool) -> None:
-    """Print a run's table and where its files lie."""
+def show(rundir: Path, as_json: bool) -> None:
+    """Print a reported run's table and where its files lie."""
+    import json
+
+    text = (rundir / "report.json").read_text(encoding="utf-8")
     if as_json:
-        import json
-
-        print(json.dumps(content, indent=2))
+        print(text, end="")
         return
     from rich.console import Console
 
     from nasframe.tables import summary_table
 
     console = Console()
-    console.print(summary_table(content, console.width))
+    console.print(summary_table(json.loads(text), console.width))
     lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
     lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*.png"))]
     for name, path in lines:

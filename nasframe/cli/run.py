@@ -66,8 +66,6 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
 
 
 def _start(begin: Any, place: Path, as_json: bool) -> None:
-    import json
-
     from nasframe import runner
     from nasframe.cli.report import show
     from nasframe.processes import leader
@@ -81,7 +79,7 @@ def _start(begin: Any, place: Path, as_json: bool) -> None:
         print(f"nasframe: interrupted.{hint}", file=sys.stderr)
         raise typer.Exit(130) from None
     if leader():
-        show(finished.directory, json.loads((finished.directory / "report.json").read_text()), as_json)
+        show(finished.directory, as_json)
 
 
 def _quiet() -> None:

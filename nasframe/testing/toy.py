@@ -28,12 +28,14 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if family == "distilbert":
-        sizes = dict(dim=32, n_layers=layers, n_heads=4, hidden_dim=64)
+        sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
     else:
-        sizes = dict(hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64)
+        sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
     if family == "electra":
         sizes["embedding_size"] = 32
-    settings = dict(vocab_size=97, max_position_embeddings=40, num_labels=labels, pad_token_id=0) | sizes | config
+    settings = (
+        {"vocab_size": 97, "max_position_embeddings": 40, "num_labels": labels, "pad_token_id": 0} | sizes | config
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))

@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
-from nasframe.nn.rewire import rewire
-
 from nasframe.nn import importance
+from nasframe.nn.rewire import rewire
 from nasframe.streams import stream_seed
 from nasframe.types import Work
 
