@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 from nasframe_basics import models
+from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.models import HF, minilm_l6
 
+from nasframe import export
 from nasframe.errors import UsageError
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
@@ -102,3 +104,13 @@ print(json.dumps([sum(p.numel() for p in net.bert.parameters()), ids, "gt_all_mi
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [22713216, [101, 1996, 2616, 102], False]
+
+
+def test_a_model_of_true_sizes_loads_again(tmp_path):
+    net = BertWidthDepth(layers=[2, 3], heads=[2, 4], ffn=[16, 64], config=tiny_net().config)
+    arch = {"layers": [0, 2], "heads.0": 2, "heads.2": 3, "ffn.0": 16, "ffn.2": 40}
+    small = net.extract(tiny_net(), arch)
+    export.write(small, None, tmp_path / "small", mode="hetero")
+    loaded = HF("small", base=tmp_path).load(["a", "b"], 0)
+    assert torch.equal(loaded(**tiny_inputs()).logits, small(**tiny_inputs()).logits)
+    assert HF("small", base=tmp_path).load(["a", "b", "c"], 0)(**tiny_inputs()).logits.shape == (3, 3)
