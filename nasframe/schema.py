@@ -40,8 +40,8 @@ def recipe_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "nasframe recipe",
         "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
+        # names that a recipe's own plugin files register cannot be known here
+        "anyOf": [{"additionalProperties": False, "properties": properties}, {"required": ["plugins"]}],
         "$defs": {kind: _plugin(kind) for kind in registry.KINDS},
     }
 
@@ -87,8 +87,8 @@ def _object(
     found: dict[str, Any] = {"type": "object", "properties": properties | dict(more)}
     if not takes_any(factory):
         found["additionalProperties"] = False
-    needed = [*required, *(name for name, option in options.items() if option.required and name not in required)]
-    return found | {"description": summary(factory)} | ({"required": needed} if needed else {})
+    # an option that must be given may stand in a file that this one extends, or that extends this one
+    return found | {"description": summary(factory)} | ({"required": list(required)} if required else {})
 
 
 def _option(option: Option) -> dict[str, Any]:
