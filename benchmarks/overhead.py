@@ -55,9 +55,11 @@ class Clock:
 def patched(clock: Clock, space: Any, task: Any) -> Iterator[None]:
     """Time the three parts that count as work, and, to say where the rest goes, the views, the data and the sampler."""
     backward, clip, adamw, view = torch.Tensor.backward, optim.clip, torch.optim.AdamW.step, space.view
+    zero_grad = torch.nn.Module.zero_grad
     torch.Tensor.backward = clock.timed("backward", backward)  # type: ignore[method-assign]
     optim.clip = clock.timed("optimiser", clip)
     torch.optim.AdamW.step = clock.timed("optimiser", adamw)  # type: ignore[method-assign]
+    torch.nn.Module.zero_grad = clock.timed("optimiser", zero_grad)  # type: ignore[method-assign]
     make = clock.timed("- making views", view)
     space.view = lambda net, arch: clock.timed("forward", make(net, arch))
     task.loss = clock.timed("forward", task.loss)
@@ -66,6 +68,7 @@ def patched(clock: Clock, space: Any, task: Any) -> Iterator[None]:
         yield
     finally:
         torch.Tensor.backward, optim.clip, torch.optim.AdamW.step = backward, clip, adamw  # type: ignore[method-assign]
+        torch.nn.Module.zero_grad = zero_grad  # type: ignore[method-assign]
 
 
 class Start(Modifier):
