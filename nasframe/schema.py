@@ -12,7 +12,8 @@ import pydantic
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
-from nasframe.resolve import COMMON, PLUGIN_KEYS, POSITIONAL, TopLevel
+from nasframe.plan import PLUGIN_KEYS, TopLevel
+from nasframe.resolve import COMMON, POSITIONAL
 from nasframe.stages import VERBS
 
 LIST = {"type": "array", "items": {"type": "string"}}

@@ -12,7 +12,7 @@ from nasframe.errors import RecipeError
 from nasframe.nodes import dump
 from nasframe.overrides import KEPT
 from nasframe.resolve import check_recipe, resolve, winners
-from nasframe.stages import VERBS
+from nasframe.stages import COSTS, VERBS
 from nasframe.types import SamplerRef, TrainOptions
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"
@@ -87,7 +87,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
     options = plan.stages[0].options
     assert options["options"] == TrainOptions(epochs=1)
     assert options["save_as"] == "teacher"
-    assert {"encoder_params", "params", "macs", "size", "latency"} <= plan.estimators.keys()
+    assert {"encoder_params", *COSTS} <= plan.estimators.keys()
     assert plan.model["use"] == "minilm-l6"
 
 
@@ -185,6 +185,10 @@ def test_problems_of_the_recipe(changes, expected):
         (
             {"evaluate": {"models": ["best@*"]}},
             "stages.evaluate.models.0  no model 'best@*' at this point. There are: teacher",
+        ),
+        (
+            {"evaluate": {"costs": ["parms"]}},
+            "stages.evaluate.costs.0  no cost 'parms' at this point.",
         ),
         (
             {"evaluate": {"split": "test"}},
