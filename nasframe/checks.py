@@ -9,7 +9,17 @@ from typing import Any
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, listing, suggestion
 from nasframe.nodes import dotted
-from nasframe.options import INJECTED, Option, is_path, map_refs, options_of, plain_default, takes_any, validate
+from nasframe.options import (
+    INJECTED,
+    Option,
+    is_path,
+    map_refs,
+    must_exist,
+    options_of,
+    plain_default,
+    takes_any,
+    validate,
+)
 from nasframe.overrides import stage_names
 from nasframe.recipe import Recipe
 
@@ -77,10 +87,7 @@ class Checker:
         if option is None:
             return value
         if is_path(option.annotation) and isinstance(value, str):
-            return str(self.located(value, path) or value)
-        typed = option.name == "path" and isinstance(value, str) and self.recipe.place(path).overridden
-        if typed and Path(value).expanduser().exists():  # on the command line: read from where it was typed
-            return str(Path(value).expanduser().resolve())
+            return str(self.located(value, path, must_exist(option.annotation, value)) or value)
         return map_refs(option.annotation, value, self.reference, path)
 
     def reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:
@@ -120,7 +127,7 @@ class Checker:
                     continue
         return f" It belongs to {' and '.join(found)}." if found else ""
 
-    def located(self, name: str, path: tuple[Any, ...]) -> Path | None:
+    def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
         """Find a file from where it was named: a recipe's folder, or the current one for overrides."""
         place = self.recipe.place(path)
         home = Path(place.file).parent if place.line else self.recipe.base if self.recipe.path is None else Path()
@@ -128,7 +135,8 @@ class Checker:
             found = (folder / Path(name).expanduser()).resolve()
             if found.exists():
                 return found
-        self.problem(path, f"no such file {name!r}, read from {home}/.")
+        if required:
+            self.problem(path, f"no such file or folder {name!r}, read from {home}/.")
         return None
 
     def limits(self, holder: Mapping[str, Any], path: tuple[Any, ...]) -> None:

@@ -21,6 +21,12 @@ class Problem:
     path: str
     text: str
 
+    @property
+    def order(self) -> tuple[str, int, int]:
+        """Where it sorts: by file, line and column; overrides, which have none of these, come last."""
+        file, line, column = ([*self.place.rsplit(":", 2), "", ""])[:3]
+        return (file, int(line), int(column)) if line.isdigit() and column.isdigit() else ("\U0010ffff", 0, 0)
+
     def __str__(self) -> str:
         return "  ".join(part for part in (self.place, self.path, self.text) if part)
 

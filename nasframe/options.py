@@ -23,6 +23,7 @@ from nasframe.types import Ref
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base"})
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
+DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})
 
 Fault = tuple[tuple[Any, ...], str]
 """Where in the options something is wrong, and what."""
@@ -305,13 +306,26 @@ def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
 
 
 def is_path(annotation: Any) -> bool:
-    """Tell whether an option is a file or folder, possibly optional.
+    """Tell whether an option is a file or folder, possibly optional, or a text that may be one.
 
-    >>> is_path(Path | None), is_path(str)
-    (True, False)
+    >>> is_path(Path | None), is_path(Path | str), is_path(str)
+    (True, True, False)
     """
-    parts = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return Path in parts
+    return Path in _parts(annotation)
+
+
+def must_exist(annotation: Any, value: str) -> bool:
+    """Tell whether a path has to be there: always, or where it may be another text if it ends like a data file.
+
+    >>> must_exist(Path, "data"), must_exist(Path | str, "org/name"), must_exist(Path | str, "a.csv")
+    (True, False, True)
+    """
+    return str not in _parts(annotation) or Path(value).suffix in DATA_FILES
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
 
 
 def plain_default(option: Option) -> Any:

@@ -41,7 +41,7 @@ def resolve(recipe: Recipe) -> Plan:
     check = Checker(recipe)
     plan = _plan(check)
     if plan is None:
-        raise RecipeError(check.problems)
+        raise RecipeError(sorted(check.problems, key=lambda problem: problem.order))
     return plan
 
 
@@ -56,7 +56,7 @@ def check_recipe(
         return None, problems
     check = Checker(recipe)
     plan = _plan(check)
-    problems += check.problems
+    problems = sorted([*problems, *check.problems], key=lambda problem: problem.order)
     return (None if problems else plan), problems
 
 

@@ -109,7 +109,10 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"task": {"name": "x"}}, "names no plugin"),
         ({"task": "random"}, "'random' is a sampler"),
         ({"task": {"use": "files"}}, "task.folder  missing. Expected path"),
-        ({"task": {"use": "files", "folder": "nowhere/at/all"}}, "task.folder  no such file 'nowhere/at/all'"),
+        (
+            {"task": {"use": "files", "folder": "nowhere/at/all"}},
+            "task.folder  no such file or folder 'nowhere/at/all'",
+        ),
         (
             {"task": {"use": "files", "folder": ".", "siez": 2}},
             "task.siez  task 'files' has no option 'siez'. Options: extra",
@@ -130,7 +133,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"objectives": ["accuracy", "-flpos"]}, "objectives.1  unknown cost 'flpos'. Costs: backbone_params"),
         ({"estimators": {"latency": {"threads": "x"}}}, "estimators.latency.threads  'x' does not fit"),
         ({"estimators": {"fast": {"use": "latenzy"}}}, "estimators.fast.use  unknown estimator 'latenzy'"),
-        ({"plugins": ["nothing.py"]}, "plugins.0  no such file 'nothing.py'"),
+        ({"plugins": ["nothing.py"]}, "plugins.0  no such file or folder 'nothing.py'"),
         ({"stages": "search"}, "stages  'search' does not fit"),
         (
             {"stages": ["serch"]},
@@ -238,6 +241,7 @@ def test_all_problems_are_told_at_once_with_their_places(tmp_path, monkeypatch):
         "  - transform: {use: svd, rnak: 64}\n  - search: {sampler: evolutoin, trials: 20}\n"
     )
     _, problems = check_recipe("r.yaml", ["task.use=glue", "stages.search.trails=3"])
+    assert problems == sorted(problems, key=lambda problem: problem.order)
     places = {(problem.place, problem.path) for problem in problems}
     assert {
         ("r.yaml:3:1", "seed"),
@@ -267,9 +271,23 @@ def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve(nf.load_recipe("recipes/r.yaml")).task["folder"] == str(tmp_path / "recipes/data")
     assert resolve(nf.load_recipe("recipes/r.yaml", ["task.folder=here"])).task["folder"] == str(tmp_path / "here")
-    assert "no such file 'gone'" in faults("recipes/r.yaml", "task.folder=gone")[0]
+    assert "no such file or folder 'gone'" in faults("recipes/r.yaml", "task.folder=gone")[0]
     (tmp_path / "elsewhere.yaml").write_text(dump(resolve(nf.load_recipe("recipes/r.yaml")).recipe))
     assert resolve(nf.load_recipe("elsewhere.yaml", base="recipes")).task["folder"] == str(tmp_path / "recipes/data")
+
+
+def test_a_text_that_may_be_a_file_is_one_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+
+    def read(path):
+        return resolve(nf.load_recipe(base(model={"use": "hf", "path": path}))).model["path"]
+
+    assert read("model") == str(tmp_path / "model")
+    assert read("org/some-v1.5") == "org/some-v1.5"
+    task = {"use": "text_classification", "train": "gone.csv"}
+    assert any("task.train  no such file or folder 'gone.csv'" in line for line in faults(base(task=task)))
+    assert faults(base(task={"use": "text_classification", "hub": "org/data", "train": "train"})) == []
 
 
 def test_one_file_plugins_work_and_broken_ones_are_told(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ TASKS = {
 
 def glue(
     name: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
-    path: str | None = None,
+    path: Path | None = None,
     hub: str = "nyu-mll/glue",
     max_length: int = 128,
     select: str | float = "10%",

@@ -33,14 +33,14 @@ class HF:
 
     def __init__(
         self,
-        path: str,
+        path: Path | str,
         revision: str | None = None,
         attention: Literal["sdpa", "eager"] = "sdpa",
         trust_remote_code: bool = False,
         base: Path | None = None,
     ) -> None:
         local = Path(base or ".") / Path(path).expanduser()
-        self.path = str(local) if local.is_dir() else path
+        self.path = str(local if local.is_dir() else path)
         self.attention = attention
         self._source = {"revision": revision, "trust_remote_code": trust_remote_code}
 

@@ -14,8 +14,8 @@ from nasframe_basics.text import Split, TextTask, carve
 
 
 def text_classification(
-    train: str | None = None,
-    dev: str | None = None,
+    train: Path | str | None = None,
+    dev: Path | str | None = None,
     hub: str | None = None,
     config: str | None = None,
     text: str | list[str] = "text",
@@ -74,10 +74,10 @@ def text_classification(
 
 
 def _sources(
-    train: str | None, dev: str | None, hub: str | None, config: str | None, base: Path | None
+    train: Path | str | None, dev: Path | str | None, hub: str | None, config: str | None, base: Path | None
 ) -> dict[str, list[Row]]:
     if hub is not None:
-        names = {"train": train or "train"} | ({"dev": dev} if dev else {})
+        names = {"train": str(train or "train")} | ({"dev": str(dev)} if dev else {})
         sources = {split: (f"{hub}/{name}", read_hub(hub, config, name, base)) for split, name in names.items()}
     elif train is not None:
         paths = {"train": located(train, base)} | ({"dev": located(dev, base)} if dev else {})
