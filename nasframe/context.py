@@ -79,9 +79,12 @@ class StageContext:
                 known = ", ".join(work.archs) or "none"
                 raise RunError(f"stage {self.name}: no architecture {arch!r}. There are: {known}.")
             return work.archs[arch]
+        return self.sizes(arch, work)
+
+    def sizes(self, written: Mapping[str, Any], work: Work) -> Arch:
+        """Return the architecture that written sizes mean; a space may read families and sizes beyond its domain."""
         assert work.space is not None
-        written = getattr(work.space, "arch", work.space.domain.canonical)
-        return dict(written(arch))
+        return dict(getattr(work.space, "arch", work.space.domain.canonical)(written))
 
     def costs(self, space: Any, net: nn.Module, names: Sequence[str]) -> Callable[[Arch], dict[str, float]]:
         """Make a function from an architecture to its costs, from additive tables where an estimator has one."""

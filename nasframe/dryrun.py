@@ -22,7 +22,7 @@ OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}  
 def dry_run(plan: Plan) -> dict[str, Any]:
     """Describe what a plan would do.
 
-    Loads the model and the data, since sizes and speed come from them, and times one training step; writes nothing.
+    Loads the model and the data, since sizes and speed come from them, and times a few training steps; writes nothing.
 
     Args:
         plan: the resolved recipe.
@@ -49,8 +49,8 @@ def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, An
     texts += [(name, t) for name, ts in plan.budgets.items() for t in (ts if isinstance(ts, list | tuple) else [ts])]
     names = sorted({name for name, _ in texts} | {"params", "macs"})
     estimators = {name: registry.make("estimator", plan.estimators[name]) for name in names}
-    cost = cost_function(estimators, work.space, work.net)
-    domain: Any = work.space.domain  # type: ignore[union-attr]
+    space: Any = work.space
+    cost, domain = cost_function(estimators, space, work.net), space.domain
     rng = generator(plan.seed, "dry run")
     ends = [domain.smallest(), domain.largest()] if hasattr(domain, "smallest") else []
     found = [cost(arch) for arch in [*ends, *(domain.sample(rng) for _ in range(SAMPLES))]]
@@ -80,14 +80,15 @@ def speed(work: Work) -> float:
     from nasframe.nn.optim import autocast
 
     batch = next(iter(work.task.train_batches(0, 0, 32)))
-    batch, began = batch.to(device()), 0.0
-    for _ in range(2):  # the first warms up
+    batch, seconds = batch.to(device()), []
+    for _ in range(6):
         began = time.perf_counter()
         with autocast("auto", device()):
             loss = work.task.loss(work.net(**batch.inputs), batch)
         loss.backward()
+        seconds.append(time.perf_counter() - began)
     work.net.zero_grad()
-    return 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape) / (time.perf_counter() - began)
+    return 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape) / sorted(seconds)[2]
 
 
 def mean_share(work: Work) -> float:

@@ -264,7 +264,9 @@ def type_name(annotation: Any) -> str:
         return "any"
     if origin is Annotated:
         ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
-        return f"{ref.kind} plugin" if ref else type_name(inner[0])
+        least = next((f" of at least {m.ge}" for m in inner[1:] if hasattr(m, "ge")), "")
+        above = next((f" above {m.gt}" for m in inner[1:] if hasattr(m, "gt")), "")
+        return f"{ref.kind} plugin" if ref else type_name(inner[0]) + least + above
     if origin is typing.Literal:
         return " or ".join(repr(value) for value in inner)
     if origin in (Union, types.UnionType):

@@ -24,7 +24,7 @@ class Progress:
     def bar(self, title: str) -> Iterator[Advance]:
         """Open a bar; call what it yields as ``advance(done, total, note)``."""
         if not self.visible:
-            yield lambda done, total, note="": None
+            yield _silent
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -47,3 +47,7 @@ class Progress:
         """Print a line of news to the error stream where bars are shown."""
         if self.visible:
             print(text, file=sys.stderr)
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """Show nothing."""

@@ -21,11 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from nasframe import registry
 from nasframe.context import StageContext
 from nasframe.errors import RunError, UsageError
+from nasframe.nodes import dump
 from nasframe.processes import device, join_processes, leader, told_by_leader
 from nasframe.progress import Progress
 from nasframe.resolve import Plan, PlannedStage, resolve
@@ -106,7 +105,7 @@ def run(recipe: Recipe, *, out: str | Path | None = None, progress: bool | None 
     directory = Path(told_by_leader(str(out)))
     store = RunStore(directory, create=True) if leader() else None
     if store is not None:
-        write_text(directory / "recipe.yaml", yaml.safe_dump(plan.recipe, sort_keys=False, allow_unicode=True))
+        write_text(directory / "recipe.yaml", dump(plan.recipe))
         store.put("command", sys.argv)
         store.put("base", str(plan.base))
     return execute(plan, store, directory, progress)
@@ -233,7 +232,8 @@ class RunContext:
 
         if id(net) not in self.files:
             name = f"net-{uuid.uuid4().hex}"
-            state = {"config": net.config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
+            config: Any = net.config
+            state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
             self.store.checkpoint(name).save(state)
             self.files[id(net)], self.kept[name] = name, net
         return self.files[id(net)]

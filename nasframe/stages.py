@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from nasframe.errors import RunError
 from nasframe.types import (
     Arch,
+    Count,
     LedgerEntry,
     ModifierRef,
+    Positive,
     Ref,
     SamplerRef,
     TrainerRef,
@@ -100,16 +102,16 @@ def search(
     run: StageContext,
     *,
     sampler: SamplerRef | Literal["shared"] = "random",
-    trials: int = 100,
+    trials: Count = 100,
     objectives: list[str] | None = None,
     constraints: Mapping[str, Any] | None = None,
     budgets: Mapping[str, Any] | None = None,
     within: Mapping[str, list[Any]] | None = None,
-    examples: int | None = None,
-    finalists: int = 10,
+    examples: Count | None = None,
+    finalists: Count = 10,
     fit: Mapping[str, Any] | None = None,
-    violation: Literal["screen"] | Mapping[Literal["penalise"], float] = "screen",
-    max_rejections: int = 1000,
+    violation: Literal["screen"] | Mapping[str, Positive] = "screen",
+    max_rejections: Count = 1000,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     save_as: str = "best",
 ) -> Work:
@@ -185,14 +187,14 @@ def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, An
             found and not yet extracted.
     """
     if isinstance(archs, Mapping):
-        chosen = {name: run.arch(sizes, work) for name, sizes in archs.items()}
+        chosen = {name: run.sizes(sizes, work) for name, sizes in archs.items()}
     else:
         patterns = archs or ["*"]
         chosen = {n: a for n, a in work.archs.items() if n not in work.models and any(fnmatch(n, p) for p in patterns)}
     if not chosen:
         raise RunError(f"stage {run.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
     assert work.space is not None
-    nets = {name: work.space.extract(work.net, arch) for name, arch in chosen.items() if arch is not None}
+    nets = {name: work.space.extract(work.net, arch) for name, arch in chosen.items()}
     for name, net in nets.items():
         run.check_view(name, work.net, chosen[name], net, work)
         run.describe(name, net, arch=chosen[name])

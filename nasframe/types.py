@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Ge, Gt
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -22,6 +24,9 @@ Arch: TypeAlias = Mapping[str, Any]
 
 Forward: TypeAlias = Callable[..., Any]
 """A network as a function: keyword inputs (``input_ids``, ``attention_mask`` …) to a Hugging Face model output."""
+
+Count: TypeAlias = Annotated[int, Ge(1)]
+Positive: TypeAlias = Annotated[float, Gt(0)]
 
 TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]
 
@@ -175,21 +180,21 @@ class TrainOptions:
         checkpoint_every: seconds between the checkpoints that a resume starts from.
     """
 
-    epochs: float | None = None
-    max_steps: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 5e-5
+    epochs: Positive | None = None
+    max_steps: Count | None = None
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-5
     warmup_ratio: float = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = 0.01
     optimizer: Literal["adamw", "sgd"] = "adamw"
     max_grad_norm: float = 1.0
-    accumulate: int = 1
+    accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    eval_every: int | None = None
+    eval_every: Count | None = None
     keep: Literal["last", "best"] = "last"
-    early_stop: int | None = None
-    archs_per_step: int = 1
+    early_stop: Count | None = None
+    archs_per_step: Count = 1
     teacher_cache: Literal["step", "run"] = "step"
     checkpoint_every: float = 30.0
 

@@ -172,7 +172,7 @@ def test_summary_table_fits(made, width):
     assert max(map(len, text.splitlines())) <= width
     for word in ("best@30%", "48.7 %", "−13.7", "3.93M", "(37 %)", "10.2"):
         assert word in text
-    assert ("90.1 MB" in text) is (width >= 96)
+    assert ("90.1 MB" in text) is (width >= 80)
 
 
 def test_run_under_way_gives_a_report(tmp_path):

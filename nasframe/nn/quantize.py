@@ -38,7 +38,7 @@ def row_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
     else:
         large = size > 0.7 * size.mean(1, keepdim=True)
         scales = (size * large).sum(1, keepdim=True) / large.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(scales > 0, scales, 1.0)
+    return torch.where(scales > torch.finfo(scales.dtype).tiny, scales, 1.0)  # smaller steps are not representable
 
 
 def tensor_scale(largest: torch.Tensor, bits: int) -> torch.Tensor:
