@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from nasframe.nn.optim import keep_freed_memory
 from nasframe.nn.slices import extract, view
 
 QUARTER = {"layers": [0, 1, 2, 3, 4, 5]} | {f"heads.{i}": 3 for i in range(6)} | {f"ffn.{i}": 384 for i in range(6)}
@@ -71,6 +72,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the training loop does, for both sides
     print(f"torch {torch.__version__}, {args.threads} threads, {args.pairs} pairs, median [quartiles] of ratios")
     for batch, length in SHAPES:
         report(batch, length, args.pairs)

@@ -111,11 +111,12 @@ class _Refused(Exception):
 
 
 def change(root: Node, overrides: Sequence[str], problems: list[Problem]) -> None:
-    """Apply switches, then overrides; those on a ``repeat`` group before it is written out, the rest after."""
+    """Apply ``set``, switches, overrides; those on a ``repeat`` group before it is written out, the rest after."""
     parsed = [item for text in overrides if (item := _parse(text, problems))]
     switches = root.value.get("switches")
     known = switches.value if switches is not None and isinstance(switches.value, dict) else {}
-    changes: list[_Override] = []
+    fixed = root.value.pop("set", None)
+    changes = _listed("set", fixed, problems) if fixed is not None else []
     for item in parsed:
         if item.sign == "" and len(item.keys) == 1 and item.keys[0] in known:
             changes += _switch(item, known[item.keys[0]], problems)
@@ -156,8 +157,12 @@ def _switch(item: _Override, changes: Node, problems: list[Problem]) -> list[_Ov
         problems.append(Problem(str(item.at), name, f"{item.value.plain()!r} does not fit. Expected true or false."))
     if item.value.value is not True:
         return []
+    return _listed(f"switches.{name}", changes, problems)
+
+
+def _listed(path: str, changes: Node, problems: list[Problem]) -> list[_Override]:
     if not isinstance(changes.value, dict):
-        problems.append(Problem(str(changes.at), f"switches.{name}", "is not a mapping. Expected dotted.path: value."))
+        problems.append(Problem(str(changes.at), path, "is not a mapping. Expected dotted.path: value."))
         return []
     return [_Override("", tuple(key.split(".")), value, value.at) for key, value in changes.value.items()]
 

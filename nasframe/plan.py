@@ -30,6 +30,7 @@ class TopLevel:
         budgets: bounds that each get a winner of their own.
         objectives: what searches maximise; ``-`` before a cost; default: the task's primary metric.
         stages: what to do, in order.
+        set: overrides by dotted path, for what an extended file says inside its list of stages.
         switches: named sets of overrides, turned on by ``NAME=true``.
     """
 
@@ -48,6 +49,7 @@ class TopLevel:
     budgets: Mapping[str, Any] = field(default_factory=dict)
     objectives: list[str] | None = None
     stages: list[Any] = field(default_factory=list)
+    set: Mapping[str, Any] = field(default_factory=dict)
     switches: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -59,6 +59,7 @@ def _top(key: str) -> dict[str, Any]:
         "constraints": BOUNDS,
         "budgets": BOUNDS,
         "estimators": {"type": "object"},
+        "set": {"type": "object"},
         "switches": {"type": "object", "additionalProperties": {"type": "object"}},
         "stages": {"type": "array", "items": {"anyOf": [*map(_stage, VERBS), _repeat()]}},
     }

@@ -11,7 +11,7 @@ import nasframe as nf
 from nasframe.errors import RecipeError
 from nasframe.nodes import Position, dump, parse
 from nasframe.overrides import stage_names
-from nasframe.recipe import packaged_recipes, read_recipe
+from nasframe.recipe import load_recipe, packaged_recipes, read_recipe
 
 
 @pytest.fixture
@@ -319,3 +319,18 @@ def test_packaged_recipes_are_found_by_name():
     assert not any("_base" in name for name in names)
     assert nf.load_recipe("baselines/sst2").data["task"]["name"] == "sst2"
     assert math.isclose(nf.load_recipe("quickstart", ["a=1e-3"]).data["a"], 1e-3)
+
+
+def test_set_reaches_into_an_extended_list_and_goes_before_switches(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "stages: [{train: {save_as: teacher, epochs: 1}}]\nset: {stages.teacher.epochs: 2, seed: 3}\n"
+        "switches: {smoke: {stages.teacher.epochs: 9}}\n"
+    )
+    (tmp_path / "r.yaml").write_text("extends: base.yaml\nset: {stages.teacher.epochs: 4}\n")
+    data = load_recipe(tmp_path / "r.yaml").data
+    assert (data["stages"][0]["train"]["epochs"], data["seed"]) == (4, 3)
+    assert "set" not in data
+    assert load_recipe(tmp_path / "r.yaml", ["smoke=true"]).data["stages"][0]["train"]["epochs"] == 9
+    (tmp_path / "r.yaml").write_text("extends: base.yaml\nset: {stages.techer.epochs: 4}\n")
+    with pytest.raises(RecipeError, match=r"r.yaml:2:\d+ .*Did you mean 'teacher'"):
+        load_recipe(tmp_path / "r.yaml")

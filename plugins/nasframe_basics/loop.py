@@ -77,6 +77,7 @@ class _Fit:
         self.feed = Feed(job)
         job.total = optim.total_steps(job, self.feed.epoch_length)
         job.reduce = self.averaged
+        optim.keep_freed_memory()
         job.net.to(self.device).train()
         optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
         for modifier in job.modifiers:
