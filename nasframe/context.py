@@ -18,7 +18,8 @@ from nasframe.types import Arch, Evaluation, Forward, LedgerEntry, Trial, Work
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.resolve import PlannedStage
+    from nasframe.plan import PlannedStage
+    from nasframe.progress import Advance
     from nasframe.runner import RunContext
 
 
@@ -193,13 +194,17 @@ class StageContext:
             writer.writerows(zip(*columns.values(), strict=True))
         temporary.replace(path)
 
-    def measure(self, models: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    def measure(self, models: Mapping[str, nn.Module], names: Sequence[str], advance: Advance) -> None:
         """Note what models cost; measured costs are taken in turns, so that a drift of the machine hits all alike."""
         found: dict[str, dict[str, Any]] = {name: {} for name in models}
         for cost in names:
             estimator: Any = self.estimators[cost]
             if hasattr(estimator, "measure"):
-                turns = [{n: estimator.measure(None, net, again=True) for n, net in models.items()} for _ in range(3)]
+                turns: list[dict[str, Any]] = [{}, {}, {}]
+                for number, turn in enumerate(turns):
+                    for name, net in models.items():
+                        turn[name] = estimator.measure(None, net, again=True)
+                        advance(number * len(models) + len(turn), len(turns) * len(models), name)
                 for name in models:
                     middle = sorted((turn[name] for turn in turns), key=lambda record: record["median"])[1]
                     found[name] |= {cost: middle["median"], f"{cost}_spread": middle["spread"]}

@@ -48,6 +48,8 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
     full = _full(models)
     for model in models:
         model["layers"] = _layers(model, full["layers"])
+        files = sorted(directory.glob(f"models/{model['name']}/predictions*.csv"))
+        model["predictions"] = [path.relative_to(directory).as_posix() for path in files]
     return {
         "format_version": FORMAT_VERSION,
         "name": recipe.get("name") or directory.resolve().name,

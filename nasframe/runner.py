@@ -99,15 +99,15 @@ def run(recipe: Recipe, *, out: str | Path | None = None, progress: bool | None 
     """
     plan = resolve(recipe)
     join_processes()
+    store = None
     if leader():
         digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
-        out = Path(out) if out else Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
-    directory = Path(told_by_leader(str(out)))
-    store = RunStore(directory, create=True) if leader() else None
-    if store is not None:
+        directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
+        store = RunStore(directory, create=True)
         write_text(directory / "recipe.yaml", dump(plan.recipe))
         store.put("command", sys.argv)
         store.put("base", str(plan.base))
+    directory = Path(told_by_leader(str(store.directory if store else "")))
     return execute(plan, store, directory, progress)
 
 
@@ -144,17 +144,16 @@ def execute(plan: Plan, store: RunStore | None, directory: Path, progress: bool 
         for position, stage in enumerate(plan.stages):
             if own.stage_state(stage.name) == "done":
                 continue
-            work = work or context.restore(plan.stages[:position])
             if store:
-                work = context.execute_stage(position, stage, work)
-            elif stage.verb == "train":
-                StageContext(context, stage).call(work)
-                work = context.follow(stage)
+                work = context.execute_stage(position, stage, work or context.restore(plan.stages[:position]))
             else:
-                work = context.follow(stage)
+                if stage.verb == "train":  # until we join it, the first process cannot get past this stage
+                    StageContext(context, stage).call(context.restore(plan.stages[:position]))
+                context.wait_for(stage)
         if store:
             store.put("finished", True)
-            Run(directory).report()
+            with context.progress.bar("report"):
+                Run(directory).report()
             store.clear_checkpoints()
     finally:
         own.close()
@@ -177,7 +176,8 @@ class RunContext:
         self.files: dict[int, str] = {}
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
         self.sampler: Any = None
-        self.material = self.load_material()
+        with progress.bar("model and data"):
+            self.material = self.load_material()
 
     def load_material(self) -> Work:
         """Load tokenizer, task, network and space, before any stage."""
@@ -269,13 +269,12 @@ class RunContext:
         self.kept = {name: net for name, net in self.kept.items() if f"{name}.safetensors" in needed}
         self.files = {key: name for key, name in self.files.items() if name in self.kept}
 
-    def follow(self, stage: PlannedStage) -> Work:
-        """Wait until the first process stored a stage, then read its result."""
+    def wait_for(self, stage: PlannedStage) -> None:
+        """Wait until the first process stored a stage."""
         while (state := self.store.stage_state(stage.name)) != "done":
             if state == "failed":
                 raise RunError(f"stage {stage.name} failed on the first process.")
             time.sleep(0.1)
-        return self.restore([stage])
 
     def shared_sampler(self, work: Work) -> Any:
         """Return the recipe's own sampler, which several stages teach."""

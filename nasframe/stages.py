@@ -90,7 +90,8 @@ def transform(
         use: the transform's name.
         save_as: keep the changed network under this name.
     """
-    result = run.make("transform", use)(work)
+    with run.progress.bar(run.name):
+        result = run.make("transform", use)(work)
     if save_as:
         result = replace(result, models={**result.models, save_as: result.net})
         run.save_net(save_as, result.net)
@@ -230,7 +231,8 @@ def evaluate(
             run.scores(name, split, result.metrics)
             run.predictions(name, split, result.predictions)
             advance(done + 1, len(chosen), name)
-    run.measure(chosen, COSTS if costs is None else costs)
+    with run.progress.bar(f"{run.name}: costs") as advance:
+        run.measure(chosen, COSTS if costs is None else costs, advance)
     run.ledger([LedgerEntry("evaluation", 0, shown, tokens, macs, 0.0, len(chosen), time.monotonic() - began)])
     return work
 
