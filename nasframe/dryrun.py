@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from nasframe.costs import cost_function
 from nasframe.processes import device
 from nasframe.scoring import parse_bounds
 from nasframe.streams import generator, stream_seed
-from nasframe.types import Work
+from nasframe.types import TrainOptions, Work
 
 if TYPE_CHECKING:
     from nasframe.resolve import Plan, PlannedStage
@@ -38,8 +39,8 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     space = registry.make("space", plan.space, {"config": net.config}) if plan.space else None
     work = Work(net, inject["tokenizer"], task, space)
     costs, limits = reachable(plan, work) if space else ({}, [])
-    rate, share = speed(work), mean_share(work)
-    stages = [describe(plan, stage, work, rate, share) for stage in plan.stages]
+    example, share = forward_seconds(work), mean_share(work)
+    stages = [describe(stage, work, example, share) for stage in plan.stages]
     return {"stages": stages, "costs": costs, "limits": limits, "seconds": sum(row["seconds"] for row in stages)}
 
 
@@ -74,8 +75,8 @@ def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, An
     return costs, limits
 
 
-def speed(work: Work) -> float:
-    """Measure how many multiply-adds a second a training step does here."""
+def forward_seconds(work: Work) -> float:
+    """Estimate the seconds of one example's forward: a third of its share of a training step here."""
     from nasframe.nn.count import forward_macs
     from nasframe.nn.optim import autocast
 
@@ -88,7 +89,10 @@ def speed(work: Work) -> float:
         loss.backward()
         seconds.append(time.perf_counter() - began)
     work.net.zero_grad()
-    return 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape) / sorted(seconds)[2]
+    rate = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape) / sorted(seconds)[2]
+    some = list(itertools.islice(work.task.train_batches(0, 0, 32), 50))
+    length = max(1, round(sum(batch.tokens for batch in some) / sum(map(len, some))))
+    return forward_macs(work.net, None, 1, length) / rate
 
 
 def mean_share(work: Work) -> float:
@@ -102,14 +106,8 @@ def mean_share(work: Work) -> float:
     return sum(drawn) / len(drawn) / forward_macs(work.net, None, 1, length)
 
 
-def describe(plan: Plan, stage: PlannedStage, work: Work, rate: float, share: float) -> dict[str, Any]:
+def describe(stage: PlannedStage, work: Work, example: float, share: float) -> dict[str, Any]:
     """Say what one stage would do and how long it would take."""
-    from nasframe.nn.count import forward_macs
-
-    batches = work.task.train_batches(0, 0, 32)
-    some = [next(iter(batches)).tokens for _ in range(1)]
-    length = max(1, round(sum(some) / 32))
-    example = forward_macs(work.net, None, 1, length) / rate  # seconds of one example's forward
     options, what, seconds = stage.options, stage.verb, OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
         seconds, what = train_time(options, work, example, share)
@@ -128,13 +126,10 @@ def describe(plan: Plan, stage: PlannedStage, work: Work, rate: float, share: fl
 
 def train_time(options: Any, work: Work, example: float, share: float) -> tuple[float, str]:
     """Estimate a training stage: three forwards' worth a sub-network, one more for each teacher."""
-    how = options.get("options", options)
-    batch = getattr(how, "batch_size", 32)
-    steps = getattr(how, "max_steps", None)
-    epochs = getattr(how, "epochs", None)
-    if steps is None:
-        steps = max(1, round((epochs or 1) * len(work.task.train_batches(0, 0, batch))))
+    how: TrainOptions = options["options"]
+    batch = how.batch_size
+    steps = how.max_steps or max(1, round((how.epochs or 1) * len(work.task.train_batches(0, 0, batch))))
     sampled = options.get("sampler") is not None
-    passes = 3 * (share * getattr(how, "archs_per_step", 1) if sampled else 1.0)
+    passes = 3 * (share * how.archs_per_step if sampled else 1.0)
     passes += sum(1 for ref in options.get("modifiers", ()) if isinstance(ref, dict) and "teacher" in ref)
     return steps * batch * example * passes, f"train, {steps} steps of {batch}" + (", sub-networks" if sampled else "")
