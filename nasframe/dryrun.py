@@ -49,7 +49,7 @@ def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, An
     texts = [(name, text) for name, text in plan.constraints.items()]
     texts += [(name, t) for name, ts in plan.budgets.items() for t in (ts if isinstance(ts, list | tuple) else [ts])]
     names = sorted({name for name, _ in texts} | {"params", "macs"})
-    estimators = {name: registry.make("estimator", plan.estimators[name]) for name in names}
+    estimators = {name: registry.make("estimator", plan.estimators.get(name, name)) for name in names}
     space: Any = work.space
     cost, domain = cost_function(estimators, space, work.net), space.domain
     rng = generator(plan.seed, "dry run")

@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 class Run:
     """A finished run, read from its directory.
 
-    >>> import nasframe as nf, tempfile                                    # doctest: +SKIP
-    >>> run = nf.run(nf.load_recipe("recipes/quickstart.yaml"), out="runs/demo")  # doctest: +SKIP
-    >>> run.trials.columns                                                 # doctest: +SKIP
+    Args:
+        directory: the run directory, as :func:`run` made it.
     """
 
     directory: Path

@@ -30,6 +30,12 @@ def test_reachable_costs_are_those_of_the_ends(tmp_path):
     assert costs["largest"] == costs["full"] == counted.estimate(space, net, None)
 
 
+def test_a_recipe_without_a_search_has_costs_too():
+    stages = "stages=[{train: {max_steps: 1, sampler: random}}]"
+    found = dry_run(resolve(nf.load_recipe(RECIPE, [stages, "~budgets"])))
+    assert found["costs"].keys() == {"params", "macs"}
+
+
 def test_a_bound_beyond_reach_is_told():
     found = dry_run(resolve(nf.load_recipe(RECIPE, ["budgets={encoder_params: [75%, 1%]}"])))
     assert [(row["text"], row["reachable"]) for row in found["limits"]] == [("75%", True), ("1%", False)]
