@@ -52,6 +52,7 @@ class Choices:
         self, knobs: Mapping[str, Sequence[Any]], active: Mapping[str, tuple[str, Sequence[Any]]] | None = None
     ) -> None:
         self.knobs = {name: tuple(_plain(name, value) for value in values) for name, values in knobs.items()}
+        self.rules = {name: (parent, tuple(values)) for name, (parent, values) in (active or {}).items()}
         self.keep: Keep | None = None
         self._at = {name: k for k, name in enumerate(self.knobs)}
         self._names = list(dict.fromkeys([name.partition(".")[0] for name in self.knobs] + list(self.knobs)))
@@ -59,8 +60,8 @@ class Choices:
             _Knob(name, values, _lookup(name, values), any(isinstance(v, list | dict) for v in values))
             for name, values in self.knobs.items()
         ]
-        for name, (parent, values) in (active or {}).items():
-            if parent in (active or {}):
+        for name, (parent, values) in self.rules.items():
+            if parent in self.rules:
                 raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
             k, p = self._position(name), self._position(parent)
             self._plan[k] = self._plan[k]._replace(parent=p, on=frozenset(self._index(p, value) for value in values))
@@ -198,9 +199,8 @@ class Choices:
         for name, knobs in groups.items():
             rules = {self._plan[self._position(knob)][4:] for knob in knobs}
             if len(rules) > 1 or any(member[knob] != name for knob in knobs) or name in self._at.keys() - set(knobs):
-                raise DomainError(
-                    f"cannot join {', '.join(knobs)} to {name!r}: they must be active together, once each"
-                )
+                text = f"cannot join {', '.join(knobs)} to {name!r}"
+                raise DomainError(f"{text}: they must be active together, once each")
         dims = {member.get(knob, knob): tuple(groups.get(member.get(knob, knob), (knob,))) for knob in self.knobs}
         other = copy.copy(self)
         other._join(dims)
