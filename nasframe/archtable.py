@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, suggestion
 from nasframe.store import write_text
 from nasframe.types import arch_id
 
@@ -88,13 +88,16 @@ def write_table(table: ArchTable, path: Path) -> None:
     write_text(_side(path), json.dumps(table.head(), indent=1) + "\n")
 
 
-def read_table(path: Path | str) -> ArchTable:
+def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> ArchTable:
     """Read a table of architectures and check it.
 
     Args:
         path: a JSON file, or a CSV or Parquet file with or without its side file. Without one the knobs are the
             columns that are neither ``metric.…`` nor ``cost.…``, with the values that occur, and a knob with empty
-            cells depends on the first knob whose value tells where it is empty.
+            cells depends on the first knob whose value tells where it is empty. A JSON file may also map
+            architectures written as words of equal length (``"0212"``) to records; the letters are ``op.0`` ….
+        rename: for tables made elsewhere: column → the name it shall have, as ``{"acc": "metric.accuracy"}``;
+            one with an empty name is left out.
 
     Raises:
         UsageError: the file or a row of it cannot be used; the message names both.
@@ -104,11 +107,21 @@ def read_table(path: Path | str) -> ArchTable:
         raise UsageError(f"{path}: no such file. Expected a table of architectures, as 'nasframe tabulate' writes.")
     if _kind(path) == ".json":
         content = _json(path)
-        return _checked(path, content, content.get("rows"))
-    frame = _read_frame(path)
-    names = {key: [c[len(p) :] for c in frame.columns if c.startswith(p)] for key, p in PREFIXES.items()}
-    knobs = [c for c in frame.columns if not c.startswith(tuple(PREFIXES.values()))]
-    rows = [_row(dict(zip(frame.columns, cells, strict=True)), knobs, names) for cells in frame.itertuples(index=False)]
+        if "rows" in content or "domain" in content:
+            return _checked(path, content, content.get("rows"))
+        records = _words(path, content)
+    else:
+        frame = _read_frame(path)
+        records = [dict(zip(frame.columns, cells, strict=True)) for cells in frame.itertuples(index=False)]
+    columns, rename = dict.fromkeys(column for record in records for column in record), rename or {}
+    if unknown := rename.keys() - columns.keys():
+        hint = suggestion(min(unknown), columns)
+        raise UsageError(f"{path}: no column {min(unknown)!r}. There are: {', '.join(columns)}.{hint}")
+    records = [{rename.get(key, key): cell for key, cell in record.items()} for record in records]
+    kept = [name for column in columns if (name := rename.get(column, column))]
+    names = {key: [name[len(p) :] for name in kept if name.startswith(p)] for key, p in PREFIXES.items()}
+    knobs = [name for name in kept if not name.startswith(tuple(PREFIXES.values()))]
+    rows = [_row(record, knobs, names) for record in records]
     side = _side(path)
     head = _json(side) if side.is_file() else {"format": FORMAT, **names, "domain": _inferred(path, knobs, rows)}
     return _checked(path, head, rows)
@@ -141,6 +154,17 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a JSON {type(content).__name__}. Expected an object with 'domain' and 'rows'.")
     return content
+
+
+def _words(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read records by architectures that are words, one letter a knob; what is no number is left out."""
+    if len({len(word) for word in content}) != 1 or not all(isinstance(record, dict) for record in content.values()):
+        raise UsageError(f"{path}: 'domain' and 'rows' are missing. Expected a table of architectures.")
+    records = []
+    for word, record in content.items():
+        letters = {f"op.{i}": int(c) if c.isdigit() else c for i, c in enumerate(word)}
+        records.append(letters | {key: cell for key, cell in record.items() if isinstance(cell, int | float)})
+    return records
 
 
 def _write_frame(columns: Mapping[str, list[Any]], path: Path) -> None:
