@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -42,7 +42,12 @@ def magnitude(net: nn.Module) -> Scores:
     return scores
 
 
-def taylor(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
+def taylor(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    loss: Callable[[Any, Batch], torch.Tensor],
+    neurons: Literal["out", "both"] = "out",
+) -> Scores:
     """Score each head and neuron by how much the loss would change without it, to first order.
 
     A mask of ones on the heads' contexts, or on the neurons' activations, has the gradient
@@ -54,6 +59,8 @@ def taylor(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch]
         net: the network.
         batches: the data.
         loss: the loss of the network's outputs on a batch.
+        neurons: ``out`` reads a neuron's outgoing weights only; ``both`` adds the absolute value of the same sum over
+            its incoming weights and bias, as DynaBERT's published code does.
 
     Returns:
         ``{"heads": {layer: (heads,)}, "ffn": {layer: (neurons,)}}``, larger is more important.
@@ -61,11 +68,11 @@ def taylor(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch]
     Raises:
         ValueError: there are no batches.
     """
-    family, head_size, layers = family_of(net), blueprint(net)["head_size"], layers_of(net)
-    maps: list[Any] = [layer.get_submodule(path) for layer in layers for path in (family.merge, family.shrink)]
-    sums = [torch.zeros(linear.in_features, device=linear.weight.device) for linear in maps]
-    for i in range(len(layers)):
-        sums[2 * i] = sums[2 * i].view(-1, head_size).sum(1)
+    family, layers, head_size = family_of(net), layers_of(net), blueprint(net)["head_size"]
+    sides = [(family.merge, "weight", 1, "heads"), (family.shrink, "weight", 1, "ffn")]
+    sides += [(family.widen, "weight", 0, "ffn"), (family.widen, "bias", 0, "ffn")] * (neurons == "both")
+    owners = [(i, layer.get_submodule(path), *side) for i, layer in enumerate(layers) for path, *side in sides]
+    scores: Scores = {"heads": {}, "ffn": {}}
     count, training, frozen = 0, net.training, [p for p in net.parameters() if not p.requires_grad]
     net.eval()
     try:
@@ -74,19 +81,21 @@ def taylor(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch]
         for batch in batches:
             count += 1
             with torch.enable_grad(), parametrize.cached():
-                weights = [linear.weight for linear in maps]
+                weights = [getattr(owner, name) for _, owner, name, _, _ in owners]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
-            for k, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
-                mask = (weight.detach() * (0 if gradient is None else gradient)).sum(0)
-                sums[k] += (mask.view(-1, head_size).sum(1) if k % 2 == 0 else mask).abs()
+            effects: dict[tuple[str, int, nn.Module], Any] = {}  # a map's weight and bias count together
+            for (i, owner, _, dim, unit), weight, gradient in zip(owners, weights, gradients, strict=True):
+                product = weight.detach() * (0 if gradient is None else gradient)
+                effect = product.movedim(dim, 0).flatten(1).sum(1) if product.ndim > 1 else product
+                effects[unit, i, owner] = effects.get((unit, i, owner), 0) + effect
+            for (unit, i, _), effect in effects.items():
+                effect = effect.view(-1, head_size).sum(1) if unit == "heads" else effect
+                scores[unit][i] = scores[unit].get(i, 0) + effect.abs()
     finally:
         net.train(training)
         for parameter in frozen:
             parameter.requires_grad_(False)
     if not count:
         raise ValueError("batches: there are none. Expected at least one.")
-    return {
-        "heads": {i: sums[2 * i] / count for i in range(len(layers))},
-        "ffn": {i: sums[2 * i + 1] / count for i in range(len(layers))},
-    }
+    return {unit: {i: values / count for i, values in of_layer.items()} for unit, of_layer in scores.items()}

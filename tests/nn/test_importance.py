@@ -88,3 +88,20 @@ def test_magnitude_finds_what_was_shrunk_and_follows_a_permutation(family):
     torch.testing.assert_close(scores["heads"][1].sum(), total.detach())
     rewire(net, {"heads": {1: [3, 1, 0, 2]}})
     torch.testing.assert_close(magnitude(net)["heads"][1], scores["heads"][1][[3, 1, 0, 2]])
+
+
+def test_taylor_of_both_sides_adds_the_incoming_weights_and_bias():
+    """DynaBERT's neuron score: |sum of w1 g + b1 g| + |sum of w2 g|, each absolute for each batch, gradients fresh."""
+    net, task = tiny_net(), ToyTask(train=24)
+    batches = task.train_batches(0, 0, 8)
+    expected, layer = 0, layers_of(net)[1]
+    for batch in batches:
+        net.zero_grad()
+        loss(net(**batch.inputs), batch).backward()
+        w1, b1, w2 = layer.intermediate.dense.weight, layer.intermediate.dense.bias, layer.output.dense.weight
+        into = ((w1 * w1.grad).sum(1) + b1 * b1.grad).abs()
+        expected = expected + (into + (w2 * w2.grad).sum(0).abs()) / len(batches)
+    net.zero_grad()
+    both = taylor(net, batches, loss, neurons="both")
+    torch.testing.assert_close(both["ffn"][1], expected.detach())
+    torch.testing.assert_close(both["heads"][1], taylor(net, batches, loss)["heads"][1])
