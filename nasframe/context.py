@@ -95,6 +95,8 @@ class StageContext:
 
     def forward(self, forward: Forward, net: nn.Module, precision: str) -> Forward:
         """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
+        if net is None:  # the recipe's space has none
+            return forward
         from nasframe.nn.optim import autocast
 
         where = next(net.parameters()).device
@@ -106,7 +108,9 @@ class StageContext:
         return call
 
     def macs(self, net: nn.Module, arch: Arch | None, result: Evaluation) -> float:
-        """Forward MACs of an evaluation, at its mean length."""
+        """Forward MACs of an evaluation, at its mean length; none without a network."""
+        if net is None:
+            return 0.0
         from nasframe.nn.count import forward_macs
 
         length = max(round(result.tokens / max(result.examples, 1)), 1)

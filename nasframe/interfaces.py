@@ -14,6 +14,7 @@ name            what
 ``config``      spaces: the Hugging Face configuration of the network
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
+``space``       tasks: the space, in a recipe without a model
 ==============  ==========================================================================
 """
 
@@ -55,7 +56,11 @@ class Domain(Protocol):
 
 @runtime_checkable
 class SearchSpace(Protocol):
-    """What may vary, and how a choice becomes a network."""
+    """What may vary, and how a choice becomes a network.
+
+    A space whose factory says ``needs_net = False`` stands in a recipe without a model: ``net`` is then ``None``, its
+    ``estimators`` (name → estimator) are the costs, and ``view`` returns what the task understands.
+    """
 
     domain: Domain
 

@@ -67,12 +67,14 @@ def _plan(check: Checker) -> Plan | None:
     data, recipe = check.data, check.recipe
     uses = {key: check.use(key, data.get(key), (key,)) for key in PLUGIN_KEYS}
     declared = _estimators(check)
-    check.costs = declared.keys() | registry.factories("estimator").keys()
+    bare = _bare_space(check, uses)
+    check.costs = set(bare.estimators) if bare else declared.keys() | registry.factories("estimator").keys()
     check.wanted = dict.fromkeys([*declared, *(name for name in ALWAYS if name in check.costs)])
     check.limits(data, ())
-    stages = _Stages(check, uses)
+    stages = _Stages(check, uses, bare)
     written, planned = stages.all()
-    estimators = {n: declared.get(n) or check.use("estimator", n, ("estimators", n)) for n in check.wanted}
+    wanted = () if bare else check.wanted
+    estimators = {n: declared.get(n) or check.use("estimator", n, ("estimators", n)) for n in wanted}
     if check.problems:
         return None
     name = data.get("name") or (recipe.path.stem if recipe.path else "recipe")
@@ -105,9 +107,9 @@ def _top_level(check: Checker) -> None:
     given = {key: value for key, value in data.items() if key in known and value is not None}
     for at, text in validate(given, TopLevel, skip=())[1]:
         check.problem(at, text)
-    for key in ("model", "task", "stages"):
+    for key in ("task", "stages"):
         if not data.get(key):
-            check.problem((key,), "missing. Every recipe needs a model, a task and stages.")
+            check.problem((key,), "missing. Every recipe needs a task and stages.")
     if given.get("nasframe", FORMAT) != FORMAT:
         check.problem(("nasframe",), f"format {given['nasframe']!r} is not known. This nasframe reads format {FORMAT}.")
     _name(check, given.get("name"), ("name",))
@@ -142,6 +144,23 @@ def _plugin_files(check: Checker) -> list[Path]:
     return files
 
 
+def _bare_space(check: Checker, uses: Mapping[str, Any]) -> Any:
+    """Make the recipe's space if it needs no network, since the costs are then its own; check that there is none."""
+    use, data = uses["space"], check.data
+    if not use or getattr(registry.find("space", use["use"]).load(), "needs_net", True):
+        if not data.get("model"):
+            check.problem(("model",), "missing. Every recipe needs a model, unless its space stands without one.")
+        return None
+    for key in ("model", "estimators"):
+        if data.get(key):
+            check.problem((key,), f"space {use['use']!r} has no network, and costs of its own. Expected no {key!r}.")
+    try:
+        return None if check.problems else registry.make("space", use)
+    except NasframeError as error:
+        check.problem(("space",), str(error))
+        return None
+
+
 def _estimators(check: Checker) -> dict[str, dict[str, Any]]:
     """Check the declared costs; each is its own plugin unless ``use`` says another."""
     declared, found = check.data.get("estimators"), {}
@@ -155,8 +174,8 @@ def _estimators(check: Checker) -> dict[str, dict[str, Any]]:
 class _Stages:
     """Checks the stages in order, knowing what earlier ones saved and found."""
 
-    def __init__(self, check: Checker, uses: Mapping[str, Any]) -> None:
-        self.check, self.uses = check, uses
+    def __init__(self, check: Checker, uses: Mapping[str, Any], bare: Any = None) -> None:
+        self.check, self.uses, self.bare = check, uses, bare
         self.saved: set[str] = set()
         self.archs: set[str] = set()
 
@@ -233,6 +252,8 @@ class _Stages:
 
     def references(self, verb: str, given: Mapping[str, Any], full: Mapping[str, Any], at: tuple[Any, ...]) -> None:
         """Check that names point at what an earlier stage saved or found, and that a space is there where needed."""
+        if self.bare and (verb != "search" or full.get("fit") or {"from", "space"} & full.keys()):
+            self.check.problem(at, "needs a network, but the recipe's space has none. Expected searches only.")
         starts = {"pretrained", "random", *self.saved}
         if isinstance(start := full.get("from"), str) and start not in starts:
             self.missing((*at, "from"), "network", start, starts)

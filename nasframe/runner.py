@@ -179,27 +179,15 @@ class RunContext:
             self.material = self.load_material()
 
     def load_material(self) -> Work:
-        """Load tokenizer, task, network and space, before any stage."""
-        plan = self.plan
-        self.model = registry.make("model", plan.model, {"base": plan.base})
-        tokenizer = self.model.tokenizer()
-        inject = {"tokenizer": tokenizer, "seed": stream_seed(plan.seed, "split"), "base": plan.base}
-        task = registry.make("task", plan.task, inject)
-        known = self.store.get("data")
+        """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
+        task, known = self.parts.task, self.store.get("data")
         if known is not None and known["fingerprint"] != task.fingerprint:
             raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {known}.")
         if known is None and leader():
             labels = list(task.labels) if task.labels is not None else None
             facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
             self.store.put("data", facts | {"labels": labels})
-        net = self.start_net(task.labels)
-        space = registry.make("space", plan.space, {"config": net.config}) if plan.space else None
-        return Work(net, tokenizer, task, space)
-
-    def start_net(self, labels: Sequence[str] | None, random: bool = False) -> nn.Module:
-        """Load the network of the recipe's model, its head (or all of it) drawn from the run's ``init`` stream."""
-        net: nn.Module = self.model.load(labels, stream_seed(self.plan.seed, "init"), random=random)
-        return net.to(device())
+        return self.parts.work()
 
     def execute_stage(self, position: int, stage: PlannedStage, work: Work) -> Work:
         """Run one stage and store its result."""
@@ -220,7 +208,7 @@ class RunContext:
 
     def snapshot(self, stage: str, work: Work) -> None:
         """Store what the next stage needs; a network that is on disk already is only named."""
-        nets = {name: self.keep_net(net) for name, net in {**work.models, "": work.net}.items()}
+        nets = {n: self.keep_net(net) for n, net in {**work.models, "": work.net}.items() if net is not None}
         sampler = self.sampler.state_dict() if self.sampler is not None else None
         state = {"archs": {k: dict(v) for k, v in work.archs.items()}, "nets": nets, "sampler": sampler}
         save_state(self.store.checkpoint(f"work-{stage}").path, state)
@@ -255,8 +243,8 @@ class RunContext:
         state = load_state(self.store.checkpoint(f"work-{done[-1].name}").path)
         if state["sampler"] is not None:
             self.shared_sampler(self.material).load_state_dict(state["sampler"])
-        nets = {name: self.load_net(file) for name, file in state["nets"].items()}
-        return replace(self.material, net=nets.pop(""), archs=state["archs"], models=nets)
+        nets: dict[str, Any] = {name: self.load_net(file) for name, file in state["nets"].items()}
+        return replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
 
     def prune(self, stage: str) -> None:
         """Drop the states that only earlier stages needed."""

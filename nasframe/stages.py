@@ -135,15 +135,14 @@ def search(
         save_as: the winners are ``<save_as>``, or ``<save_as>@<budget>``.
     """
     from nasframe import search as loop
-    from nasframe.scoring import parse_bounds
+    from nasframe.goals import limits_of, parse_limits
 
     assert work.space is not None
-    space, net = work.space, work.net.eval()
+    space, net = work.space, work.net and work.net.eval()
     objectives = objectives or run.plan.objectives or [work.task.primary]
-    limits = {**run.plan.constraints, **(constraints or {})}
-    budgets = run.plan.budgets if budgets is None else budgets
+    limits, budgets = limits_of(run.plan, {"constraints": constraints, "budgets": budgets})
     names = {*limits, *budgets, *(o.removeprefix("-") for o in objectives if o.startswith("-"))}
-    costs = run.costs(space, net, sorted(names | {"params", "macs"}))
+    costs = run.costs(space, net, sorted(names | {"params", "macs"} & run.estimators.keys()))
     full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
     proposer = run.sampler(sampler, work, costs=_rows(costs, sorted(names)))
     domain = run.domain(space, sampler, None)
@@ -164,8 +163,7 @@ def search(
             run.trial(number, trial, seconds, tally)
             advance(int(tally["evaluations"]), trials, "")
 
-        bounds = {name: parse_bounds(text, full[name]) for name, text in limits.items()}
-        shares = {n: {str(t): parse_bounds(t, full[n]) for t in _listed(texts)} for n, texts in budgets.items()}
+        bounds, shares = parse_limits(limits, budgets, full)
         result = loop.search(
             proposer, domain, evaluate, costs, objectives=objectives, trials=trials,
             within=run.domain(space, sampler, within), bounds=bounds, budgets=shares, examples=examples,
@@ -300,7 +298,3 @@ def _chosen(models: Mapping[str, nn.Module], patterns: list[str] | None) -> dict
     if not chosen:
         raise RunError(f"no model matches {patterns}. There are: {', '.join(models) or 'none'}.")
     return chosen
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nasframe.archtable import ArchTable, read_table
-
-Named = Mapping[str, str] | Sequence[str] | None
 
 NAS_BENCH_MACRO = {"mean_acc": "metric.accuracy", "std": "", "params": "cost.params", "flops": "cost.flops"}
 """The columns of NAS-Bench-Macro (Su et al., arXiv 2103.11922): eight operators, mean accuracy of three trainings."""
 
 
-def read(path: Path, metrics: Named = None, costs: Named = None, ignore: Iterable[str] = ()) -> ArchTable:
-    """Read a table; see ``TableSpace`` for the arguments.
-
-    Without them a file in the layout of NAS-Bench-Macro is known by its columns.
-    """
-    rename = {column: f"metric.{name}" for name, column in _pairs(metrics)}
-    rename |= {column: f"cost.{name}" for name, column in _pairs(costs)}
-    rename |= dict.fromkeys(ignore, "")
-    return read_table(path, rename or (NAS_BENCH_MACRO if _is_macro(path) else None))
-
-
-def _pairs(named: Named) -> list[tuple[str, str]]:
-    """Return (name, column) of each."""
-    return list(named.items()) if isinstance(named, Mapping) else [(name, name) for name in named or ()]
+def read(path: Path, columns: Mapping[str, str] | None = None) -> ArchTable:
+    """Read a table; without ``columns`` a file in the layout of NAS-Bench-Macro is known by its own."""
+    return read_table(path, columns or (NAS_BENCH_MACRO if _is_macro(path) else None))
 
 
 def _is_macro(path: Path) -> bool:

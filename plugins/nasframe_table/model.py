@@ -119,4 +119,5 @@ def _validated(x: np.ndarray, y: np.ndarray) -> float:
 
     if len(y) < 2 * FOLDS:
         return float("nan")
-    return float(cross_val_score(GradientBoostingRegressor(**TREES), x, y, cv=KFold(FOLDS, shuffle=True, random_state=0), scoring="r2").mean())
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    return float(cross_val_score(GradientBoostingRegressor(**TREES), x, y, cv=folds, scoring="r2").mean())

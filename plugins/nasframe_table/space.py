@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,8 @@ class TableSpace:
             on tables.
         missing: what becomes of an architecture that the domain has and the table has not: ``screen`` takes it out
             of the space, as if it broke a constraint; ``model`` answers with a model fitted to the table.
-        metrics: columns that hold metrics, where their names do not say it; ``{accuracy: mean_acc}`` renames them.
-        costs: columns that hold costs, likewise.
-        ignore: columns to leave out, likewise.
+        columns: what the columns of a table made elsewhere are: ``{acc: metric.accuracy, ms: cost.latency, note: ""}``;
+            one that is left empty is left out, all others are knobs.
 
     Raises:
         UsageError: the file or a row of it cannot be used; the message names both.
@@ -41,13 +40,11 @@ class TableSpace:
         self,
         path: Path,
         missing: Literal["screen", "model"] = "screen",
-        metrics: Mapping[str, str] | list[str] | None = None,
-        costs: Mapping[str, str] | list[str] | None = None,
-        ignore: list[str] | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         from nasframe_table.layouts import read
 
-        self.table, self.missing = read(Path(path), metrics, costs, ignore or ()), missing
+        self.table, self.missing = read(Path(path), columns), missing
         if not self.table.rows or not self.table.metrics:
             raise UsageError(f"{path}: no {'metrics' if self.table.rows else 'rows'}. Expected at least one.")
         self.domain: Any = self.table.domain()
