@@ -69,9 +69,11 @@ def taylor(
         ValueError: there are no batches.
     """
     family, layers, head_size = family_of(net), layers_of(net), blueprint(net)["head_size"]
-    sides = [(family.merge, "weight", 1, "heads"), (family.shrink, "weight", 1, "ffn")]
+    sides: list[Any] = [(family.merge, "weight", 1, "heads"), (family.shrink, "weight", 1, "ffn")]
     sides += [(family.widen, "weight", 0, "ffn"), (family.widen, "bias", 0, "ffn")] * (neurons == "both")
-    owners = [(i, layer.get_submodule(path), *side) for i, layer in enumerate(layers) for path, *side in sides]
+    owners: list[Any] = [
+        (i, layer.get_submodule(path), *side) for i, layer in enumerate(layers) for path, *side in sides
+    ]
     scores: Scores = {"heads": {}, "ffn": {}}
     count, training, frozen = 0, net.training, [p for p in net.parameters() if not p.requires_grad]
     net.eval()
@@ -84,7 +86,7 @@ def taylor(
                 weights = [getattr(owner, name) for _, owner, name, _, _ in owners]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
-            effects: dict[tuple[str, int, nn.Module], Any] = {}  # a map's weight and bias count together
+            effects: dict[Any, Any] = {}  # a map's weight and bias count together
             for (i, owner, _, dim, unit), weight, gradient in zip(owners, weights, gradients, strict=True):
                 product = weight.detach() * (0 if gradient is None else gradient)
                 effect = product.movedim(dim, 0).flatten(1).sum(1) if product.ndim > 1 else product
