@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nasframe.hookspecs import hookimpl
+from nasframe.hookspecs import PLUGIN_API, hookimpl
 
 if TYPE_CHECKING:
     from nasframe.recipe import load_recipe
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nasframe.types import Trial
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Trial", "hookimpl", "load_recipe", "make", "resolve", "run"]
+__all__ = ["PLUGIN_API", "Run", "Trial", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
 _HOME = {
     "Run": "runner",

@@ -14,14 +14,22 @@ import pluggy
 
 from nasframe.types import Trial
 
+PLUGIN_API = 1
+"""The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
+of this name which one it was made for; without it, it is taken for the current one. See docs/hooks.md."""
+
 hookspec = pluggy.HookspecMarker("nasframe")
 hookimpl = pluggy.HookimplMarker("nasframe")
 
 
 class Register(Protocol):
-    """``register(name, "module:Factory")``; the factory's keyword arguments are the plugin's options."""
+    """``register(name, "module:Factory")``; the factory's keyword arguments are the plugin's options.
 
-    def __call__(self, name: str, factory: Any) -> None:  # noqa: D102
+    ``example`` holds options to try the plugin with, where some are required, or names, as ``"module:Contract"``, the
+    subclass of its kind's contract (``nasframe.testing``) that prepares what it needs.
+    """
+
+    def __call__(self, name: str, factory: Any, example: Mapping[str, Any] | str | None = None) -> None:  # noqa: D102
         ...
 
 

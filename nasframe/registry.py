@@ -61,6 +61,7 @@ class Registered:
     target: Any
     plugin: str
     source: Source
+    example: Any = None
 
     @property
     def package(self) -> str:
@@ -73,14 +74,25 @@ class Registered:
         Raises:
             UsageError: if it cannot be imported, with the cause.
         """
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, attribute = self.target.partition(":")
+        return self._imported(self.target)  # type: ignore[no-any-return]
+
+    def load_example(self) -> Any:
+        """Return options to try the plugin with, or the contract that prepares them; see ``nasframe plugins check``.
+
+        Raises:
+            UsageError: if it cannot be imported, with the cause.
+        """
+        return self._imported(self.example) if self.example is not None else {}
+
+    def _imported(self, target: Any) -> Any:
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
         try:
             found: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
-            return found  # type: ignore[no-any-return]
+            return found
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error
@@ -125,7 +137,9 @@ def _add(found: Plugins, name: str, source: Source, load: Callable[[], Any]) -> 
     """Load and register one plugin; whatever goes wrong becomes a failure."""
     name = name if name not in found.sources else f"{name} ({source.package})"
     try:
-        found.manager.register(load(), name=name)
+        plugin = load()
+        _check_version(getattr(plugin, "PLUGIN_API", hookspecs.PLUGIN_API), source)
+        found.manager.register(plugin, name=name)
         for hook in found.manager.get_hookcallers(found.manager.get_plugin(name)) or []:
             optional = all(call.optionalhook for call in hook.get_hookimpls())
             if not hook.has_spec() and not optional:
@@ -135,9 +149,22 @@ def _add(found: Plugins, name: str, source: Source, load: Callable[[], Any]) -> 
         if found.manager.has_plugin(name):
             found.manager.unregister(name=name)
         text = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "nasframe":
+            text += f". Was the plugin made for another version? This is plugin API {hookspecs.PLUGIN_API}."
         found.failures.append(Failure(name, source, text))
     else:
         found.sources[name] = source
+
+
+def _check_version(version: Any, source: Source) -> None:
+    """Refuse a plugin that was made for a plugin API that is not here any more, or not yet."""
+    here = hookspecs.PLUGIN_API
+    if version == here:
+        return
+    mend = f"upgrade {source.package}"
+    if isinstance(version, int) and version > here:
+        mend = f"upgrade nasframe (pip install --upgrade nasframe), or install an older {source.package}"
+    raise UsageError(f"made for plugin API {version!r}, but this nasframe has {here}; {mend}")
 
 
 def add_file(path: Path) -> None:
@@ -182,9 +209,10 @@ def registrations(kind: str) -> Iterator[Registered | Failure]:
         collected: list[Registered] = []
 
         def register(
-            key: str, factory: Any, into: list = collected, plugin_name: str = name, source: Source = source
-        ) -> None:
-            into.append(Registered(kind, key, factory, plugin_name, source))
+            name: str, factory: Any, example: Any = None, *, into: list = collected, plugin_name: str = name,
+            source: Source = source,
+        ) -> None:  # fmt: skip
+            into.append(Registered(kind, name, factory, plugin_name, source, example))
 
         try:
             found.manager.subset_hook_caller(f"register_{kind}s", others)(register=register)

@@ -50,7 +50,9 @@ def factorize_embedding(net: nn.Module, rank: int) -> nn.Module:
         raise UsageError(f"rank: {rank} for an embedding of {tuple(matrix.shape)}. Expected 1 to {largest}.")
     rows, columns = matrix.shape
     padding = words.table.padding_idx if isinstance(words, FactorizedEmbedding) else words.padding_idx
-    small = FactorizedEmbedding(rows, rank, columns, padding).to(matrix)
+    with torch.device("meta"):  # draws nothing
+        small = FactorizedEmbedding(rows, rank, columns, padding)
+    small = small.to_empty(device=matrix.device).to(matrix.dtype)
     left, right = factors(matrix.detach(), rank)
     with torch.no_grad():
         small.table.weight.copy_(left)

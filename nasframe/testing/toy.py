@@ -1,4 +1,4 @@
-"""A tiny encoder and a tiny task, so that whole pipelines run in milliseconds."""
+"""A tiny encoder, tokenizer, task and space, so that whole pipelines run in milliseconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasframe.types import Batch, Evaluation, Forward
+from nasframe.domain import Choices
+from nasframe.types import Arch, Batch, Evaluation, Forward
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,56 @@ def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0) -> dict[str, tor
     for row in range(1, batch):
         mask[row, length - row % length :] = 0
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def tiny_tokenizer() -> Any:
+    """Make a tokenizer of single characters whose ids fit :func:`tiny_net`; different texts stay different.
+
+    >>> tiny_tokenizer()("Ab!")["input_ids"]
+    [2, 5, 32, 77, 3]
+    """
+    from transformers import BertTokenizer
+
+    letters, rest = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *rest]
+    words += [f"##{digit}" for digit in rest] + list("!?.,;:-'()")
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+
+
+class ToySpace:
+    """One or all layers of a tiny encoder, and in each layer a quarter, half or all of its heads and neurons.
+
+    Args:
+        layers: the layers of the network.
+    """
+
+    def __init__(self, layers: int = 3) -> None:
+        depths = [list(range(n)) for n in range(1, layers + 1)]
+        knobs: dict[str, Sequence[Any]] = {"layers": depths}
+        for i in range(layers):
+            knobs |= {f"heads.{i}": [1, 2, 4], f"ffn.{i}": [16, 32, 64]}
+        rules = {knob: ("layers", [d for d in depths if int(knob[-1]) in d]) for knob in knobs if "." in knob}
+        self.domain = Choices(knobs, rules)
+
+    def supernet(self, net: nn.Module) -> nn.Module:
+        """Return the network as it is."""
+        return net
+
+    def sizes(self, arch: Arch) -> Arch:
+        """Return the architecture, which says its sizes by itself."""
+        return arch
+
+    def view(self, net: nn.Module, arch: Arch) -> Forward:
+        """Return a slice of the network."""
+        from nasframe.nn import slices
+
+        return slices.view(net, arch)
+
+    def extract(self, net: nn.Module, arch: Arch) -> nn.Module:
+        """Return a slice of the network as a model of its own."""
+        from nasframe.nn import slices
+
+        return slices.extract(net, arch)
 
 
 class ToyTask:

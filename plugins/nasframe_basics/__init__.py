@@ -7,7 +7,8 @@ HERE = "nasframe_basics"
 
 @hookimpl
 def register_spaces(register):
-    register("bert_width_depth", f"{HERE}.bert_width_depth:BertWidthDepth")
+    sizes = {"layers": [1, 2, 3], "heads": ["25%", "50%", "100%"], "ffn": ["25%", "50%", "100%"]}
+    register("bert_width_depth", f"{HERE}.bert_width_depth:BertWidthDepth", example=sizes)
 
 
 @hookimpl
@@ -32,7 +33,7 @@ def register_estimators(register):
     register("macs", f"{HERE}.estimators:macs")
     register("flops", f"{HERE}.estimators:flops")
     register("size", f"{HERE}.estimators:size")
-    register("latency", f"{HERE}.latency:Latency")
+    register("latency", f"{HERE}.latency:Latency", example={"length": 16, "repeats": 3})
 
 
 @hookimpl
@@ -45,17 +46,18 @@ def register_modifiers(register):
 @hookimpl
 def register_transforms(register):
     register("rewire", f"{HERE}.rewire:Rewire")
-    register("svd", f"{HERE}.svd:SVD")
+    register("svd", f"{HERE}.svd:SVD", example={"rank": 4})
 
 
 @hookimpl
 def register_tasks(register):
-    register("glue", f"{HERE}.glue:glue")
-    register("text_classification", f"{HERE}.text_classification:text_classification")
-    register("package_docs", f"{HERE}.package_docs:package_docs")
+    register("glue", f"{HERE}.glue:glue", example=f"{HERE}.examples:Glue")
+    classes = f"{HERE}.examples:TextClassification"
+    register("text_classification", f"{HERE}.text_classification:text_classification", example=classes)
+    register("package_docs", f"{HERE}.package_docs:package_docs", example={"limit": 240, "max_length": 200})
 
 
 @hookimpl
 def register_models(register):
-    register("hf", f"{HERE}.models:HF")
+    register("hf", f"{HERE}.models:HF", example=f"{HERE}.examples:HF")
     register("minilm-l6", f"{HERE}.models:minilm_l6")

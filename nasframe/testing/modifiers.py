@@ -1,0 +1,192 @@
+"""What every modifier must do, as checks: subclass :class:`ModifierContract`, say how to make yours, run pytest.
+
+class TestMine(ModifierContract):
+    def make(self):
+        return MyModifier()
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nasframe import registry
+from nasframe.interfaces import Modifier
+from nasframe.testing.kit import (
+    Contract,
+    check,
+    is_plain,
+    require,
+    require_no_global_randomness,
+    seeded_globals,
+    stored,
+)
+from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights
+from nasframe.testing.toy import ToySpace, tiny_inputs, tiny_net
+from nasframe.testing.trainers import Crash, Fuse, Memory, Proposer, toy_job
+from nasframe.types import TrainJob
+
+
+class Watch(Modifier):
+    """Stands behind the modifier under test and looks at what it did."""
+
+    def __init__(self, shapes: Any) -> None:
+        self.shapes, self.changed = shapes, set[str]()
+        self.losses: list[Any] = []
+
+    def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
+        """Look at the loss that was made."""
+        self.losses.append(loss)
+        return loss
+
+    def on_update(self, step: Any) -> None:
+        """Look at the shapes of the tensors that act."""
+        for name, module in step.job.net.named_modules():
+            for kind in ("weight", "bias"):
+                tensor = getattr(module, kind, None)
+                path = f"{name}.{kind}"
+                if isinstance(tensor, torch.Tensor) and tensor.shape != self.shapes.get(path, tensor.shape):
+                    self.changed.add(path)
+
+
+class ModifierContract(Contract):
+    """The checks: short trainings of a tiny network by the trainer ``loop``, with a teacher saved as ``teacher``."""
+
+    kind = "modifier"
+
+    def make(self) -> Any:
+        """Make the modifier under test."""
+        return self.registered()
+
+    def job(self, **fields: Any) -> TrainJob:
+        """Make a short stage with sub-networks; override where the modifier needs another."""
+        space = fields.setdefault("space", ToySpace())
+        fields.setdefault("sampler", Proposer(space.domain))
+        return toy_job(**{"archs_per_step": 2, **fields})
+
+    def jobs(self, *after: Modifier, **fields: Any) -> list[TrainJob]:
+        """Make stages of every shape: with sub-networks, with one network in micro-batches, with one sub-network."""
+        shapes: list[dict[str, Any]] = [{}, {"space": None, "sampler": None, "accumulate": 2}]
+        shapes.append({"sampler": None, "arch": ToySpace().domain.smallest()})
+        made = []
+        for shape in shapes:
+            if shape.get("space", 0) is None:
+                made.append(toy_job(**shape, **fields))
+            else:
+                made.append(self.job(**shape, **fields))
+            made[-1].modifiers = [self.make(), *after]
+        return made
+
+    def fit(self, job: TrainJob) -> Any:
+        """Train."""
+        return registry.make("trainer", "loop").fit(job)
+
+    @check
+    def test_it_goes_with_every_stage(self) -> None:
+        """Sub-networks from a sampler, the whole network in micro-batches, one sub-network: losses stay finite."""
+        for job in self.jobs(watch := Watch({})):
+            result = self.fit(job)
+            logits = outputs_of(result.net, tiny_inputs())
+            require(bool(torch.isfinite(logits).all()), "the trained network's outputs are not finite")
+            odd = [loss for loss in watch.losses if not isinstance(loss, torch.Tensor) or loss.ndim]
+            require(not odd, f"on_loss gave {odd[:1]}; return the loss, a tensor without dimensions")
+            require(all(loss.requires_grad for loss in watch.losses), "on_loss returned a loss without a gradient")
+
+    @check
+    def test_shapes_are_left_alone(self) -> None:
+        """Inside a stage nothing is resized, and at its end every tensor is there as it was, with its name."""
+        for job in self.jobs():
+            shapes = {name: tensor.shape for name, tensor in job.net.state_dict().items()}
+            job.modifiers = [*job.modifiers, watch := Watch(shapes)]
+            net = self.fit(job).net
+            require(
+                not watch.changed,
+                f"shapes changed in training ({listed(watch.changed)}); mask, project or lower step.arch instead",
+            )
+            now = {name: tensor.shape for name, tensor in net.state_dict().items()}
+            other = {name for name in shapes.keys() | now.keys() if shapes.get(name) != now.get(name)}
+            require(
+                not other,
+                f"after the stage the network has other tensors ({listed(other)}); undo masks and parametrisations "
+                "in on_finish",
+            )
+
+    @check
+    def test_hooks_are_removed(self) -> None:
+        """What ``on_start`` hangs into the network, ``on_finish`` takes out."""
+        for job in self.jobs():
+            outputs_of(job.net, tiny_inputs())  # transformers installs hooks of its own on first use
+            plain = self.plain(job)
+            net = self.fit(job).net
+            require_no_hooks_left(net, plain, "after the stage; remove in on_finish what on_start registered")
+
+    def plain(self, job: Any) -> Snapshot:
+        """Return what the same stage leaves behind without the modifier."""
+        other = toy_job(
+            net=tiny_net(), space=job.space, arch=job.arch, sampler=Proposer(job.space.domain) if job.sampler else None,
+            max_steps=1, modifiers=[needs := Modifier()],
+        )  # fmt: skip
+        needs.needs = job.modifiers[0].needs
+        return Snapshot.of(self.fit(other).net)
+
+    @check
+    def test_an_interrupted_stage_ends_the_same(self) -> None:
+        """A crash and a resume give the weights of a stage that was not interrupted."""
+        wholes = [self.fit(job) for job in self.jobs(Fuse())]
+        for number, whole in enumerate(wholes):
+            memory = Memory()
+            try:
+                self.fit(self.jobs(Fuse(3), checkpoint=memory)[number])
+                require(False, "the stage ended before its fourth step; do not swallow exceptions of others")
+            except Crash:
+                pass
+            result = self.fit(self.jobs(Fuse(), checkpoint=memory)[number])
+            require(
+                same_weights(whole.net, result.net) and whole.arch == result.arch,
+                "resumed after a crash, the result is another; put all that changes from step to step into state_dict",
+            )
+
+    @check
+    def test_the_state_is_plain(self) -> None:
+        """It can be stored, and a fresh modifier takes it."""
+        for job in self.jobs():
+            self.fit(job)
+            self.make().load_state_dict(stored(job.modifiers[0].state_dict(), "the modifier"))
+
+    @check
+    def test_claims_are_parameters_of_the_network(self) -> None:
+        """What is claimed can be left out of the optimiser."""
+        for job in self.jobs():
+            modifier = job.modifiers[0]
+            modifier.on_start(job)
+            own = {id(parameter) for parameter in job.net.parameters()}
+            strange = [p for p in modifier.claims(job.net) if not isinstance(p, torch.nn.Parameter)]
+            require(not strange, f"claims gave {strange[:1]}; return parameters")
+            foreign = sum(id(parameter) not in own for parameter in modifier.claims(job.net))
+            require(
+                foreign < max(len(own), 1),
+                "claims names no parameter of the network; return those that the modifier optimises itself",
+            )
+
+    @check
+    def test_an_answer_is_an_architecture(self) -> None:
+        """What ``on_finish`` returns is ``None`` or a plain architecture."""
+        for job in self.jobs():
+            arch = self.fit(job).arch
+            require(arch is None or is_plain(arch), f"on_finish gave {arch!r}; return None or a JSON-plain mapping")
+
+    @check
+    def test_two_stages_are_independent(self) -> None:
+        """A second modifier of the same options knows nothing of the first, and numbers come from the stage's seed."""
+
+        def result() -> Any:
+            return [self.fit(job).net for job in self.jobs()]
+
+        def same(a: Any, b: Any) -> bool:
+            return all(same_weights(x, y) for x, y in zip(a, b, strict=True))
+
+        with seeded_globals(0):
+            result()
+        own = "torch's generator, which the loop seeds at every step, and keep state in self"
+        require_no_global_randomness(result, same, own)
