@@ -229,6 +229,7 @@ def _searches(rows: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[s
         searches.append(
             {"stage": stage["name"], "costs": axes, "split": "select", "states": states, "best_score": best}
             | {"run_seconds": stage["run_seconds"], "points": points}
+            | {"winners": list((stage["result"] or {}).get("winners", ()))}
         )
     return searches
 

@@ -141,10 +141,11 @@ def paired(
         p_t = float(2 * stats.t.sf(abs(t), n - 1))
         t_low, t_high = (float(bound) for bound in t_interval(d, confidence)[1:])
         d_z, g_z = mean / sd, hedges(mean / sd, n)
+    low, high, _ = bootstrap(d, confidence, resamples, seed)
+    needed = None if d_z is None else seeds_needed(d_z)
     return Paired(
-        n, mean, sd, t_low, t_high, *bootstrap(d, confidence, resamples, seed)[:2], t, p_t, rank_sum, p_rank, smallest,
-        zeros, ties, d_z, g_z, None if d_z is None else seeds_needed(d_z),
-    )  # fmt: skip
+        n, mean, sd, t_low, t_high, low, high, t, p_t, rank_sum, p_rank, smallest, zeros, ties, d_z, g_z, needed
+    )
 
 
 def wilcoxon(differences: ArrayLike) -> tuple[float, float, float, int, bool]:
@@ -342,8 +343,7 @@ def example_bootstrap(
         draws = np.concatenate([counts[None], rng.multinomial(n, counts / n, size=resamples)])
         totals = []
         for model in (1, 2):
-            tables = np.zeros((len(draws), k * k))
-            np.add.at(tables.T, cells[0] * k + cells[model], draws.T)
+            tables = draws @ np.eye(k * k)[cells[0] * k + cells[model]]
             totals.append(confusion_metric(metric, tables.reshape(-1, k, k)))
         difference = totals[0] - totals[1]
         whole, drawn = float(difference[0]), difference[1:]

@@ -62,15 +62,15 @@ def metric(name: str, value: float | None) -> str:
     return f"{100 * value:.1f} %" if is_share(name) else f"{value:.3f}"
 
 
-def difference(name: str, value: float | None) -> str:
-    """Write the difference of two values of a metric, with its sign; shares in points.
+def difference(name: str, value: float | None, digits: int = 1) -> str:
+    """Write the difference of two values of a metric, with its sign; shares in points, with so many digits.
 
     >>> difference("accuracy", -0.0121), difference("matthews", 0.02)
     ('−1.2', '+0.020')
     """
     if value is None:
         return "–"
-    return (f"{100 * value:+.1f}" if is_share(name) else f"{value:+.3f}").replace("-", "−")
+    return (f"{100 * value:+.{digits}f}" if is_share(name) else f"{value:+.{digits + 2}f}").replace("-", "−")
 
 
 def is_share(name: str) -> bool:
