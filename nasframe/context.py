@@ -58,12 +58,12 @@ class StageContext:
         seed = stream_seed(self.seed, kind, self.name)
         return registry.make(kind, use, {"seed": seed, "base": self.plan.base, **inject})
 
-    def sampler(self, use: Any, work: Work, costs: Callable[[Sequence[Arch]], Any] | None = None) -> Any:
-        """Return the shared sampler, or make the stage's own."""
+    def sampler(self, use: Any, work: Work, bounded: Iterable[str] = ()) -> Any:
+        """Return the shared sampler, or make the stage's own, which may learn of the costs that are bounded."""
         if use == "shared":
             return self.run.shared_sampler(work)
         assert work.space is not None
-        return self.make("sampler", use, domain=work.space.domain, costs=costs)
+        return self.make("sampler", use, domain=work.space.domain, costs=self.run.cost_rows(work, bounded))
 
     def domain(self, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:
         """Return the domain in the coordinates of a sampler, restricted."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.types import Arch, CostTable
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from nasframe.interfaces import Estimator, SearchSpace
@@ -67,6 +69,29 @@ def cost_function(
         return found
 
     return costs
+
+
+def cost_rows(
+    estimators: Mapping[str, Estimator], names: Sequence[str], space: Any, net: nn.Module | None
+) -> Callable[[Sequence[Arch]], np.ndarray] | None:
+    """Make what samplers get as ``costs``: a function from archs to an array ``(archs, costs)``.
+
+    Measured costs are left out, for samplers ask for costs by the thousand; where none is left ``params`` stands in,
+    or nothing where it is unknown.
+
+    Args:
+        estimators: name → estimator.
+        names: the costs that constraints, budgets and objectives name.
+        space: the space the architectures are from.
+        net: the network they are sub-networks of; its costs are first counted when the function is first called.
+    """
+    import numpy as np
+
+    chosen = sorted(name for name in names if not hasattr(estimators[name], "measure")) or ["params"]
+    if not estimators.keys() >= set(chosen):
+        return None
+    counted = functools.cache(lambda: cost_function({name: estimators[name] for name in chosen}, space, net))  # type: ignore[arg-type]
+    return lambda archs: np.array([[found[name] for name in chosen] for found in map(counted(), archs)])
 
 
 def _key(value: Any) -> Any:

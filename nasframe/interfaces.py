@@ -9,8 +9,8 @@ name            what
 ==============  ==========================================================================
 ``domain``      samplers: the :class:`Domain` to propose from
 ``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
-``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of the exact
-                costs that the constraints and objectives name
+``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
+                costs that the budgets, constraints and objectives name, or else of ``params``
 ``config``      spaces: the Hugging Face configuration of the network
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
@@ -20,8 +20,9 @@ name            what
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from nasframe.types import Arch, Batch, CostTable, Evaluation, Forward, TrainJob, TrainResult, Trial, Work
 
@@ -79,7 +80,11 @@ class SearchSpace(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Proposes architectures and learns from their scores. ``start(stage, total)`` may be there too."""
+    """Proposes architectures and learns from their scores.
+
+    ``start(stage, total)`` may be there too, or ``start(stage, total, origin)``: a stage of so many steps (``origin``
+    is ``"train"``) or trials (``"search"``) begins.
+    """
 
     def ask(self, n: int = 1, within: Domain | None = None) -> list[Arch]:
         """Propose up to ``n`` canonical architectures from ``within``; an empty list means exhausted."""
@@ -96,6 +101,12 @@ class Sampler(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where ``state_dict`` was taken."""
         ...
+
+
+def start_sampler(sampler: Sampler, stage: str, total: int, origin: Literal["train", "search"]) -> None:
+    """Tell a sampler that a stage begins, if it wants to hear it, and for what, if its ``start`` takes ``origin``."""
+    if start := getattr(sampler, "start", None):
+        start(stage, total, **({"origin": origin} if "origin" in inspect.signature(start).parameters else {}))
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -267,9 +267,18 @@ class RunContext:
         """Return the recipe's own sampler, which several stages teach."""
         if self.sampler is None:
             assert work.space is not None
-            inject = {"domain": work.space.domain, "seed": stream_seed(self.plan.seed, "sampler", "shared")}
+            seed = stream_seed(self.plan.seed, "sampler", "shared")
+            inject = {"domain": work.space.domain, "seed": seed, "costs": self.cost_rows(work)}
             self.sampler = registry.make("sampler", self.plan.sampler, inject)
         return self.sampler
+
+    def cost_rows(self, work: Work, bounded: Iterable[str] = ()) -> Any:
+        """Make the costs that samplers get: those bounded, or else those that the recipe bounds or aims at."""
+        from nasframe.costs import cost_rows
+
+        aims = (name[1:] for name in self.plan.objectives or () if name.startswith("-"))
+        names = {*bounded} or {*self.plan.constraints, *self.plan.budgets, *aims}
+        return cost_rows(self.estimators, sorted(names), work.space, work.net)
 
 
 def write_environment(context: RunContext) -> None:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -122,11 +123,11 @@ def penalised(
     bounds: Mapping[str, Bounds],
     extremes: Mapping[str, tuple[float, float]],
     power: float,
+    form: Literal["monotone", "published"] = "monotone",
 ) -> float:
     """Lower a score by how far its costs exceed the bounds: ``score · (1 − (cost − C) / (cost_max − C)) ** power``.
 
-    The published soft penalty of YOCO-BERT (arXiv 2106.02435), with one factor a bound. A negative score is lowered
-    too: multiplying would raise it.
+    The soft penalty of YOCO-BERT (arXiv 2106.02435), with one factor a bound.
 
     Args:
         score: what was measured.
@@ -134,12 +135,14 @@ def penalised(
         bounds: what they should meet.
         extremes: cost → (smallest, largest) of the domain.
         power: the exponent.
+        form: a negative score is lowered too (``monotone``: times 2 − factor), or multiplied as ``published``, which
+            raises it.
 
     >>> penalised(0.8, {"params": 75.0}, {"params": Bounds(high=50.0)}, {"params": (0.0, 100.0)}, 2)
     0.2
     """
     factor = math.prod((1 - b.shared(costs[name], extremes[name])) ** power for name, b in bounds.items())
-    return score * factor if score >= 0 else score * (2 - factor)
+    return score * factor if score >= 0 or form == "published" else score * (2 - factor)
 
 
 def pareto_front(points: ArrayLike) -> list[int]:

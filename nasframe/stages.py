@@ -144,7 +144,7 @@ def search(
     names = {*limits, *budgets, *(o.removeprefix("-") for o in objectives if o.startswith("-"))}
     costs = run.costs(space, net, sorted(names | {"params", "macs"} & run.estimators.keys()))
     full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
-    proposer = run.sampler(sampler, work, costs=_rows(costs, sorted(names)))
+    proposer = run.sampler(sampler, work, names)
     domain = run.domain(space, sampler, None)
     tally, began = run.tally(), time.monotonic()
 
@@ -284,13 +284,6 @@ def _fitted(work: Work, run: StageContext, arch: Arch, options: Mapping[str, Any
     )  # fmt: skip
     result = run.make("trainer", "loop").fit(job)
     return result.net.eval()
-
-
-def _rows(costs: Callable[[Arch], Mapping[str, float]], names: Sequence[str]) -> Callable[[Sequence[Arch]], Any]:
-    """Give samplers the costs that count as an array, one row an architecture."""
-    import numpy as np
-
-    return lambda archs: np.array([[found[name] for name in names] for found in map(costs, archs)])
 
 
 def _chosen(models: Mapping[str, nn.Module], patterns: list[str] | None) -> dict[str, nn.Module]:

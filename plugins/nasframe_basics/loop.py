@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from nasframe.errors import RunError, UsageError
+from nasframe.interfaces import start_sampler
 from nasframe.nn import optim
 from nasframe.nn.checkpoints import Checkpoints
 from nasframe.nn.feed import Feed
@@ -82,8 +83,8 @@ class _Fit:
         optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
         for modifier in job.modifiers:
             modifier.on_start(job)
-        if job.sampler is not None and hasattr(job.sampler, "start"):
-            job.sampler.start(job.stage, job.total)
+        if job.sampler is not None:
+            start_sampler(job.sampler, job.stage, job.total, "train")
         claimed = [parameter for modifier in job.modifiers for parameter in modifier.claims(job.net)]
         self.optimizer = optim.make_optimizer(job.net, self.options, without=claimed)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

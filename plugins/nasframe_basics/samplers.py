@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.interfaces import start_sampler
 from nasframe.types import Arch, SamplerRef, Trial, arch_id
 
 ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
@@ -212,11 +213,10 @@ class SandwichSampler:
         self.ends = ["largest"] * largest + ["smallest"] * smallest
         self.pending: Counter[str] = Counter()
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
         """Forget what was not answered, and let the inner sampler know."""
         self.pending.clear()
-        if hasattr(self.inner, "start"):
-            self.inner.start(stage, total)
+        start_sampler(self.inner, stage, total, origin)
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Return the ends, then the inner sampler's proposals."""
