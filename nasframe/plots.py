@@ -101,7 +101,7 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
     axes.yaxis.set_major_formatter(_metric_ticks(name))
     axes.set_xlabel(axis.replace("_", " "))
     axes.set_ylabel(name)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -213,7 +213,7 @@ def ledger(report: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_locator(_ticks(4))
     axes.set_xlabel("multiply-accumulates, forward and backward")
     axes.grid(False, axis="y")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -229,14 +229,21 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many axes, one above the other, with a grid."""
     figure = _figure(width, height)
-    axes = figure.subplots()
-    _bare(axes, spines=("left", "bottom"))
-    axes.grid(color=GREY, alpha=0.22, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=INK)
-    return figure, axes
+    grid = figure.subplots(count, squeeze=False)[:, 0].tolist()
+    for axes in grid:
+        _bare(axes, spines=("left", "bottom"))
+        axes.grid(color=GREY, alpha=0.22, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8, colors=INK)
+    return figure, grid
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, grid = panels(width, height, 1)
+    return figure, grid[0]
 
 
 def _bare(axes: Axes, spines: Sequence[str] = ()) -> None:
@@ -248,7 +255,8 @@ def _bare(axes: Axes, spines: Sequence[str] = ()) -> None:
     axes.yaxis.label.set(color=INK, fontsize=8.5)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
+    """Set the legend of ``axes`` below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False, labelcolor=INK)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from nasframe import __version__
-from nasframe.cli import check, doctor, plugins, recipes, report, run, schema
+from nasframe.cli import bench, check, doctor, plugins, recipes, report, run, schema
 from nasframe.errors import NasframeError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(recipes.app, name="recipes")
 app.command()(report.report)
 app.command()(schema.schema)
 app.command()(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:
