@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INK = "#1b2430"  # text and axes; becomes the page's text colour where a figure stands inside a page
 PAPER = "#fefdfc"  # likewise for the page's background
 BLUE, ORANGE, GREY, GREEN = "#3b76e1", "#e08a2c", "#8c97a8", "#2a9d78"
+SERIES = (BLUE, ORANGE, GREEN, "#b2457c", "#7d5bd0", GREY, "#5a8b1f", "#8a5b3a")  # arms, samplers: any number of equals
 ROLES = {
     "winner": (BLUE, "*", 150.0),
     "baseline": (ORANGE, "X", 60.0),
@@ -97,8 +98,8 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
             axes.scatter(
                 x, y, s=area, color=color, marker=marker, edgecolors=PAPER, linewidths=0.8, zorder=4, label=text
             )
-    axes.xaxis.set_major_formatter(_count_ticks)
-    axes.yaxis.set_major_formatter(_metric_ticks(name))
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.yaxis.set_major_formatter(metric_ticks(name))
     axes.set_xlabel(axis.replace("_", " "))
     axes.set_ylabel(name)
     legend(figure, axes)
@@ -113,7 +114,7 @@ def layers(report: Mapping[str, Any]) -> Figure:
     winners = [model for model in models if model["role"] == "winner"] or models
     full, columns = report["full"], min(3, len(winners))
     rows = math.ceil(len(winners) / columns)
-    figure = _figure(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
+    figure = blank(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for position, axes in enumerate(grid.flat):
         if position < len(winners):
@@ -124,7 +125,7 @@ def layers(report: Mapping[str, Any]) -> Figure:
 
 
 def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], first: bool) -> None:
-    _bare(axes)
+    bare(axes)
     axes.set_title(model["name"], fontsize=9, color=INK)
     for row in model["layers"]:
         y, kept = row["layer"], row["kept"]
@@ -152,7 +153,7 @@ def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], 
 def curves(report: Mapping[str, Any]) -> Figure:
     """Draw what each training stage logged: losses on the left, measured metrics on the right."""
     stages = {stage: _shown(found) for stage, found in report["curves"].items() if _shown(found)}
-    figure = _figure(WIDTH, 1.55 * len(stages) + 0.3)
+    figure = blank(WIDTH, 1.55 * len(stages) + 0.3)
     measured = any("loss" not in name for found in stages.values() for name in found)
     grid = figure.subplots(len(stages), 2 if measured else 1, squeeze=False)
     for row, (stage, found) in zip(grid, stages.items(), strict=True):
@@ -160,17 +161,17 @@ def curves(report: Mapping[str, Any]) -> Figure:
         others = {name: points for name, points in found.items() if "loss" not in name}
         panels = ((losses, f"{stage}: loss"), (others, f"{stage}: metrics"))
         for axes, (group, heading) in zip(row, panels, strict=False):
-            _bare(axes, spines=("left", "bottom"))
+            bare(axes, spines=("left", "bottom"))
             axes.set_title(heading, fontsize=8.5, loc="left", color=INK)
             axes.tick_params(labelsize=7, colors=INK)
-            axes.xaxis.set_major_locator(_ticks(6))
+            axes.xaxis.set_major_locator(whole_ticks(6))
             axes.set_visible(bool(group))
             for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
                 _curve(axes, points, color, name)
             if len(group) > 1 or (group and heading.endswith("metrics")):
                 axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
             if group and all(is_share(name) for name in group):
-                axes.yaxis.set_major_formatter(_metric_ticks(next(iter(group))))
+                axes.yaxis.set_major_formatter(metric_ticks(next(iter(group))))
     return figure
 
 
@@ -209,8 +210,8 @@ def ledger(report: Mapping[str, Any]) -> Figure:
     axes.set_xlim(0, 1.42 * max(starts.values()))
     axes.set_yticks(range(len(stages)), stages, fontsize=8)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(_count_ticks)
-    axes.xaxis.set_major_locator(_ticks(4))
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.xaxis.set_major_locator(whole_ticks(4))
     axes.set_xlabel("multiply-accumulates, forward and backward")
     axes.grid(False, axis="y")
     legend(figure, axes)
@@ -223,18 +224,22 @@ def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in names if len(found[name]) > 1}
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """Make an empty figure, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure of so many axes, one above the other, with a grid."""
-    figure = _figure(width, height)
-    grid = figure.subplots(count, squeeze=False)[:, 0].tolist()
+def panels(width: float, height: float, count: int, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many axes with a grid, row by row in so many columns."""
+    figure = blank(width, height)
+    every = figure.subplots(-(-count // columns), columns, squeeze=False).ravel().tolist()
+    grid = every[:count]
+    for axes in every[count:]:
+        axes.set_visible(False)
     for axes in grid:
-        _bare(axes, spines=("left", "bottom"))
+        bare(axes, spines=("left", "bottom"))
         axes.grid(color=GREY, alpha=0.22, lw=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8, colors=INK)
@@ -246,7 +251,8 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, grid[0]
 
 
-def _bare(axes: Axes, spines: Sequence[str] = ()) -> None:
+def bare(axes: Axes, spines: Sequence[str] = ()) -> None:
+    """Take away the paper and all spines but those named."""
     axes.patch.set_alpha(0)
     for side, spine in axes.spines.items():
         spine.set_visible(side in spines)
@@ -265,17 +271,20 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _metric_ticks(name: str) -> Callable[[float, float], str]:
+def metric_ticks(name: str) -> Callable[[float, float], str]:
+    """Return how an axis writes values of a metric."""
     return lambda value, _: f"{100 * value:g} %" if is_share(name) else metric(name, value)
 
 
-def _count_ticks(value: float, _: float) -> str:
+def count_ticks(value: float, _: float) -> str:
+    """Write counts on an axis."""
     text = human(value)
     number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
     return f"{float(number):g}{unit}"
 
 
-def _ticks(count: int) -> Any:
+def whole_ticks(count: int) -> Any:
+    """Return a locator of at most so many whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(count, integer=True)
