@@ -113,17 +113,21 @@ def _caption(name: str) -> tuple[str, str]:
     return (f"{title}: {rest}" if rest else title), text
 
 
-def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def render(template: str, **context: Any) -> str:
+    """Fill a template of ``templates/``; in it ``t`` is :mod:`nasframe.tables`, and what is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("nasframe"), autoescape=template.endswith(".html"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    captions = {name: _caption(name) for name in figures}
-    return environment.get_template(template).render(
-        report=report, figures=figures, captions=captions, t=tables, columns=tables.summary_columns(report),
-        facts=_provenance(report), ledger=_ledger_rows(report),
+    return environment.get_template(template).render(t=tables, **context)
+
+
+def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    return render(
+        template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
+        columns=tables.summary_columns(report), facts=_provenance(report), ledger=_ledger_rows(report),
     )  # fmt: skip
 
 
