@@ -116,10 +116,9 @@ class StageContext:
         length = max(round(result.tokens / max(result.examples, 1)), 1)
         return forward_macs(net, arch, 1, length) * result.examples
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """Where this stage's loop keeps its state."""
-        return self.store.checkpoint(f"stage-{self.name}")
+    def checkpoint(self, model: str = "") -> Checkpoint:
+        """Where this stage's loop keeps its state, for one of several models where they are trained one by one."""
+        return self.store.checkpoint(f"stage-{self.name} {model}".rstrip())
 
     def card(self, names: Iterable[str]) -> dict[str, Any]:
         """Collect what model cards say: the run's facts, and each model's own."""
@@ -132,6 +131,20 @@ class StageContext:
         """Keep a step's metrics."""
         if leader():
             self.store.log(self.name, step, values)
+
+    def logger(self, model: str = "") -> Callable[[int, Mapping[str, float]], None]:
+        """Return where a loop logs to; the names begin with the model's where several are trained one by one."""
+        if not model:
+            return self.log
+        return lambda step, values: self.log(step, {f"{model} {name}": value for name, value in values.items()})
+
+    def renew(self, name: str, net: nn.Module) -> None:
+        """Let go of what is known of a model's weights: they have changed."""
+        if not leader():
+            return
+        self.store.checkpoint(f"expected-{name}").path.unlink(missing_ok=True)
+        if self.store.model(name).get("path"):
+            self.save_net(name, net)
 
     def ledger(self, entries: Sequence[LedgerEntry]) -> None:
         """Keep what this stage cost."""

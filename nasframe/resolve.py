@@ -266,7 +266,7 @@ class _Stages:
         needs = verb in ("search", "extract") or (verb == "train" and (full.get("sampler") or full.get("arch")))
         if needs and self.uses["space"] is None and "space" not in full and self.check.data.get("space") is None:
             self.check.problem(at, "needs a space. Expected 'space:' at the recipe's top level, or in the stage.")
-        patterns, names = {"extract": ("archs", self.archs), "evaluate": ("models", self.saved)}.get(verb, ("", set()))
+        patterns, names = {"extract": ("archs", self.archs)}.get(verb, ("models", self.saved))
         chosen = given.get(patterns)
         for number, pattern in enumerate(chosen if isinstance(chosen, list) else []):
             if not any(fnmatch(name, str(pattern)) for name in names):
@@ -274,6 +274,9 @@ class _Stages:
         for number, cost in enumerate(full.get("costs") or []):
             if cost not in self.check.costs:
                 self.missing((*at, "costs", number), "cost", cost, self.check.costs)
+        alone = [key for key in ("sampler", "arch", "within", "save_as") if full.get(key) is not None]
+        if verb == "train" and full.get("models") is not None and alone:
+            self.check.problem((*at, "models"), f"trains whole models under their own names. Expected no {alone[0]!r}.")
         if verb == "train" and not any(full.get(key) is not None for key in ("epochs", "max_steps")):
             self.check.problem(at, "how long to train is missing. Expected 'epochs' or 'max_steps'.")
 

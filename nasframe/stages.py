@@ -25,8 +25,10 @@ from nasframe.types import (
     TrainerRef,
     TrainJob,
     TrainOptions,
+    TrainResult,
     Trial,
     Work,
+    summed,
 )
 
 if TYPE_CHECKING:
@@ -45,40 +47,53 @@ def train(
     sampler: SamplerRef | Literal["shared"] | None = None,
     within: Mapping[str, list[Any]] | None = None,
     arch: str | Mapping[str, Any] | None = None,
+    models: list[str] | None = None,
     modifiers: Sequence[ModifierRef] = (),
     trainer: TrainerRef = "loop",
     save_as: str | None = None,
 ) -> Work:
-    """Train the network, or the sub-networks that a sampler proposes.
+    """Train the network, the sub-networks that a sampler proposes, or models that stand alone.
 
     Args:
         options: how to train; see :class:`nasframe.types.TrainOptions`.
         sampler: who proposes sub-networks, ``shared`` for the recipe's own; without one the whole network is trained.
         within: restrict the domain, ``{heads: [8, 12], layers: [12]}``.
         arch: train this one sub-network: a found one's name, or its sizes.
+        models: train these models (``best@*``) in place of the network, each for itself.
         modifiers: what acts inside the loop, in order.
         trainer: who runs the loop.
         save_as: keep the trained network under this name, as a teacher or a starting point.
     """
     space = work.space if sampler is not None or arch is not None else None
-    net = copy.deepcopy(work.net)  # what earlier stages made stays as it was
-    if space is not None:
-        net = space.supernet(net)
-    with run.progress.bar(run.name) as advance:
-        job = TrainJob(
-            net=net, task=work.task, tokenizer=work.tokenizer, options=options, seed=run.seed, stage=run.name,
-            space=space, sampler=run.sampler(sampler, work) if sampler is not None else None,
-            within=run.domain(space, sampler, within) if space is not None and sampler is not None else None,
-            arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers],
-            models=work.models, estimators=run.estimators, log=run.log, checkpoint=run.checkpoint, progress=advance,
-        )  # fmt: skip
-        result = run.make("trainer", trainer).fit(job)
+
+    def fit(net: nn.Module, name: str = "") -> TrainResult:
+        net = copy.deepcopy(net)  # what earlier stages made stays as it was
+        if space is not None:
+            net = space.supernet(net)
+        with run.progress.bar(f"{run.name} {name}".rstrip()) as advance:
+            job = TrainJob(
+                net=net, task=work.task, tokenizer=work.tokenizer, options=options, seed=run.seed, stage=run.name,
+                space=space, sampler=run.sampler(sampler, work) if sampler is not None else None,
+                within=run.domain(space, sampler, within) if space is not None and sampler is not None else None,
+                arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers],
+                models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
+                progress=advance,
+            )  # fmt: skip
+            return run.make("trainer", trainer).fit(job)
+
+    if models is not None:
+        trained = {name: fit(net, name) for name, net in _chosen(work.models, models).items()}
+        run.ledger(summed([entry for result in trained.values() for entry in result.ledger]))
+        for name, result in trained.items():
+            run.renew(name, result.net)
+        return replace(work, models={**work.models, **{name: result.net for name, result in trained.items()}})
+    result = fit(work.net)
     run.ledger(result.ledger)
     archs = work.archs if result.arch is None else {**work.archs, save_as or run.name: result.arch}
-    models = {**work.models, save_as: result.net} if save_as else work.models
+    kept = {**work.models, save_as: result.net} if save_as else work.models
     if save_as:
         run.save_net(save_as, result.net)
-    return replace(work, net=result.net, archs=archs, models=models)
+    return replace(work, net=result.net, archs=archs, models=kept)
 
 
 def transform(

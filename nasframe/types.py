@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt
@@ -260,6 +260,19 @@ class LedgerEntry:
     backward_macs: float = 0.0
     evaluations: int = 0
     seconds: float = 0.0
+
+
+def summed(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+    """Add ledger entries up, one for each role.
+
+    >>> summed([LedgerEntry("student", steps=1), LedgerEntry("student", steps=2)])[0].steps
+    3
+    """
+    found: dict[str, LedgerEntry] = {}
+    for entry in entries:
+        known = astuple(found.get(entry.role, LedgerEntry(entry.role)))[1:]
+        found[entry.role] = LedgerEntry(entry.role, *(a + b for a, b in zip(known, astuple(entry)[1:], strict=True)))
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""What verbs do beyond what a whole run shows: training models that stand alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from nasframe_basics.loop import Loop
+
+import nasframe as nf
+from nasframe.resolve import check_recipe
+from nasframe.runner import RunContext, resume
+from nasframe.store import RunStore
+from nasframe.testing.toy import tiny_inputs
+
+RECIPE = str(Path(__file__).parent / "data" / "toy.yaml")
+SIZES = "{a: {layers: 2}, b: {heads: 2, ffn: 16}}"
+TUNE = "train: {name: tune, models: [a, b], max_steps: 3, checkpoint_every: 0, modifiers: [kd]}"
+
+
+def overrides(*stages: str) -> list[str]:
+    listed = ["train: {save_as: teacher, max_steps: 2}", f"extract: {{archs: {SIZES}}}", *stages]
+    return [f"stages=[{', '.join('{' + stage + '}' for stage in listed)}]", "~budgets"]
+
+
+@pytest.fixture
+def works(monkeypatch):
+    """The work after each stage, by the stage's name."""
+    found, snapshot = {}, RunContext.snapshot
+
+    def keep(self, stage, work, *rest):
+        found[stage] = work
+        return snapshot(self, stage, work, *rest)
+
+    monkeypatch.setattr(RunContext, "snapshot", keep)
+    return found
+
+
+def logits(net) -> torch.Tensor:
+    with torch.no_grad():
+        return net.eval()(**tiny_inputs()).logits
+
+
+def test_each_model_is_trained_as_if_it_were_alone(works, tmp_path):
+    run = nf.run(nf.load_recipe(RECIPE, overrides(TUNE)), out=tmp_path / "together")
+    together, before = works["tune"], works["extract"]
+    alone = "train: {name: tune, from: a, save_as: c, max_steps: 3, checkpoint_every: 0, modifiers: [kd]}"
+    nf.run(nf.load_recipe(RECIPE, overrides(alone)), out=tmp_path / "alone")
+    assert torch.equal(logits(together.models["a"]), logits(works["tune"].models["c"]))
+    for name in ("a", "b"):
+        assert (logits(together.models[name]) - logits(before.models[name])).abs().max() > 1e-4
+    assert together.net is before.net
+    assert together.models["teacher"] is before.models["teacher"]
+    store = RunStore(run.directory, shared=True)
+    steps = dict(store.db.execute("SELECT role, steps FROM ledger WHERE stage = 'tune'"))
+    names = {name for (name,) in store.db.execute("SELECT name FROM metric WHERE stage = 'tune'")}
+    store.close()
+    assert steps == {"student": 6, "teacher": 6}
+    assert names == {"a loss", "a learning_rate", "b loss", "b learning_rate"}
+
+
+def test_a_stop_between_two_models_changes_nothing(works, tmp_path, monkeypatch):
+    nf.run(nf.load_recipe(RECIPE, overrides(TUNE)), out=tmp_path / "whole")
+    whole = {name: logits(works["tune"].models[name]) for name in ("a", "b")}
+    fit, calls = Loop.fit, []
+
+    def stopped(self, job):
+        calls.append(job.stage)
+        if calls.count("tune") == 2:
+            raise KeyboardInterrupt
+        return fit(self, job)
+
+    monkeypatch.setattr(Loop, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        nf.run(nf.load_recipe(RECIPE, overrides(TUNE)), out=tmp_path / "run")
+    monkeypatch.setattr(Loop, "fit", fit)
+    resume(tmp_path / "run")
+    for name in ("a", "b"):
+        assert torch.equal(logits(works["tune"].models[name]), whole[name])
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_exported_as_it_became(works, tmp_path):
+    run = nf.run(nf.load_recipe(RECIPE, overrides(TUNE, "export: {}")), out=tmp_path / "run")
+    assert run.models.keys() == {"teacher", "a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [
+        ("train: {models: [c], max_steps: 1}", "no model 'c' at this point"),
+        ("train: {models: [a], max_steps: 1, save_as: d}", "Expected no 'save_as'"),
+        ("train: {models: [a], max_steps: 1, sampler: random}", "Expected no 'sampler'"),
+    ],
+)
+def test_models_that_do_not_go_together_with_the_rest_are_refused(stage, text):
+    plan, problems = check_recipe(RECIPE, overrides(stage))
+    assert plan is None
+    assert text in "\n".join(map(str, problems))
