@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     from nasframe.registry import Registered
 
-app = typer.Typer(help="List plugins, or show one with its options.", invoke_without_command=True)
+app = typer.Typer(
+    help="List plugins, show one with its options, or check that it keeps its promises.", invoke_without_command=True
+)
 
 
 @app.callback()
@@ -66,6 +69,68 @@ def show(
             default = "required" if row["required"] else json.dumps(row["default"])
             table.add_row(*(_literal(text) for text in (row["name"], row["type"], default, row["doc"])))
         console.print(table if table.row_count else "no options")
+
+
+@app.command("check")
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Plugins by name, or kind/name; files that register some; options to make them with. Default: all.",
+            metavar="[[KIND/]NAME | FILE.py]... [OPTION=VALUE]...",
+        ),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check that plugins keep the promises of their kind, as the contracts of ``nasframe.testing`` do in tests."""
+    from nasframe.errors import VerificationError
+    from nasframe.testing.kit import contract_of, run_checks
+
+    options, entries = _chosen(names or [])
+    contracts = [(entry, contract_of(entry, options)) for entry in entries]
+    rows: list[dict[str, Any]] = []
+    for entry, contract in contracts:
+        outcomes = []
+        if not json_:
+            print(f"{entry.kind}/{entry.name}  {entry.source}")
+        for outcome in run_checks(contract):
+            outcomes.append(outcome)
+            if not json_:
+                print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
+                print(f"          {outcome.message}\n" * (not outcome.passed), end="", flush=True)
+        facts = {"kind": entry.kind, "name": entry.name, "package": entry.package, "version": entry.source.version}
+        rows.append(facts | {"passed": all(o.passed for o in outcomes), "checks": [vars(o) for o in outcomes]})
+    if json_:
+        print(json.dumps(rows, indent=2))
+    if failed := [f"{row['kind']}/{row['name']}" for row in rows if not row["passed"]]:
+        raise VerificationError(f"{len(failed)} of {len(rows)} fail: {', '.join(failed)}.")
+
+
+def _chosen(words: list[str]) -> tuple[dict[str, Any], list[Registered]]:
+    """Split the arguments of ``plugins check`` into options and the plugins that are meant."""
+    from nasframe import registry
+    from nasframe.errors import RecipeError
+    from nasframe.nodes import Position, parse
+
+    options: dict[str, Any] = {}
+    for key, equals, value in (word.partition("=") for word in words):
+        if equals:
+            node, problems = parse(value, Position(f"option {key!r}", 0, 0))
+            if node is None or problems:
+                raise RecipeError(problems)
+            options[key] = node.plain()
+    entries: list[Registered] = []
+    names = [word for word in words if "=" not in word]
+    for name in names:
+        if not name.endswith(".py"):
+            entries += _named(name)
+            continue
+        registry.add_file(Path(name))
+        everything = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
+        entries += [entry for entry in everything if entry.source.file == str(Path(name).resolve())]
+    if not names:
+        entries = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
+    return options, entries
 
 
 def _named(name: str) -> list[Registered]:

@@ -7,7 +7,9 @@ class TestMine(ModifierContract):
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +21,6 @@ from nasframe.testing.kit import (
     is_plain,
     require,
     require_no_global_randomness,
-    seeded_globals,
     stored,
 )
 from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights
@@ -29,7 +30,7 @@ from nasframe.types import TrainJob
 
 
 class Watch(Modifier):
-    """Stands behind the modifier under test and looks at what it did."""
+    """Stands behind the modifier under test and looks at what it did; shapes by name are those at the start."""
 
     def __init__(self, shapes: Any) -> None:
         self.shapes, self.changed = shapes, set[str]()
@@ -50,6 +51,15 @@ class Watch(Modifier):
                     self.changed.add(path)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A stage that was trained: the job, what came out, and what was seen on the way."""
+
+    job: Any
+    result: Any
+    watch: Watch
+
+
 class ModifierContract(Contract):
     """The checks: short trainings of a tiny network by the trainer ``loop``, with a teacher saved as ``teacher``."""
 
@@ -63,7 +73,7 @@ class ModifierContract(Contract):
         """Make a short stage with sub-networks; override where the modifier needs another."""
         space = fields.setdefault("space", ToySpace())
         fields.setdefault("sampler", Proposer(space.domain))
-        return toy_job(**{"archs_per_step": 2, **fields})
+        return toy_job(**{"archs_per_step": 2, "max_steps": 4, **fields})
 
     def jobs(self, *after: Modifier, **fields: Any) -> list[TrainJob]:
         """Make stages of every shape: with sub-networks, with one network in micro-batches, with one sub-network."""
@@ -72,7 +82,7 @@ class ModifierContract(Contract):
         made = []
         for shape in shapes:
             if shape.get("space", 0) is None:
-                made.append(toy_job(**shape, **fields))
+                made.append(toy_job(**{"max_steps": 4, **shape, **fields}))
             else:
                 made.append(self.job(**shape, **fields))
             made[-1].modifiers = [self.make(), *after]
@@ -82,29 +92,31 @@ class ModifierContract(Contract):
         """Train."""
         return registry.make("trainer", "loop").fit(job)
 
+    def trained(self) -> list[Trained]:
+        """Return one training of every shape, run once for all checks that only look at it."""
+        return _trained(cast(Any, type(self)))
+
     @check
     def test_it_goes_with_every_stage(self) -> None:
         """Sub-networks from a sampler, the whole network in micro-batches, one sub-network: losses stay finite."""
-        for job in self.jobs(watch := Watch({})):
-            result = self.fit(job)
-            logits = outputs_of(result.net, tiny_inputs())
-            require(bool(torch.isfinite(logits).all()), "the trained network's outputs are not finite")
-            odd = [loss for loss in watch.losses if not isinstance(loss, torch.Tensor) or loss.ndim]
+        for stage in self.trained():
+            odd = [loss for loss in stage.watch.losses if not isinstance(loss, torch.Tensor) or loss.ndim]
             require(not odd, f"on_loss gave {odd[:1]}; return the loss, a tensor without dimensions")
-            require(all(loss.requires_grad for loss in watch.losses), "on_loss returned a loss without a gradient")
+            require(all(loss.requires_grad for loss in stage.watch.losses), "on_loss gave a loss without a gradient")
+            finite = all(bool(torch.isfinite(loss)) for loss in stage.watch.losses)
+            require(finite, "on_loss gave a loss that is not finite; guard logarithms and divisions")
+            logits = outputs_of(stage.result.net, tiny_inputs())
+            require(bool(torch.isfinite(logits).all()), "the trained network's outputs are not finite")
 
     @check
     def test_shapes_are_left_alone(self) -> None:
         """Inside a stage nothing is resized, and at its end every tensor is there as it was, with its name."""
-        for job in self.jobs():
-            shapes = {name: tensor.shape for name, tensor in job.net.state_dict().items()}
-            job.modifiers = [*job.modifiers, watch := Watch(shapes)]
-            net = self.fit(job).net
+        for stage in self.trained():
+            shapes, changed = stage.watch.shapes, stage.watch.changed
             require(
-                not watch.changed,
-                f"shapes changed in training ({listed(watch.changed)}); mask, project or lower step.arch instead",
+                not changed, f"shapes changed in training ({listed(changed)}); mask, project or lower step.arch instead"
             )
-            now = {name: tensor.shape for name, tensor in net.state_dict().items()}
+            now = {name: tensor.shape for name, tensor in stage.result.net.state_dict().items()}
             other = {name for name in shapes.keys() | now.keys() if shapes.get(name) != now.get(name)}
             require(
                 not other,
@@ -115,11 +127,10 @@ class ModifierContract(Contract):
     @check
     def test_hooks_are_removed(self) -> None:
         """What ``on_start`` hangs into the network, ``on_finish`` takes out."""
-        for job in self.jobs():
-            outputs_of(job.net, tiny_inputs())  # transformers installs hooks of its own on first use
-            plain = self.plain(job)
-            net = self.fit(job).net
-            require_no_hooks_left(net, plain, "after the stage; remove in on_finish what on_start registered")
+        for stage in self.trained():
+            plain = self.plain(stage.job)
+            who = "after the stage; remove in on_finish what on_start registered"
+            require_no_hooks_left(stage.result.net, plain, who)
 
     def plain(self, job: Any) -> Snapshot:
         """Return what the same stage leaves behind without the modifier."""
@@ -137,8 +148,8 @@ class ModifierContract(Contract):
         for number, whole in enumerate(wholes):
             memory = Memory()
             try:
-                self.fit(self.jobs(Fuse(3), checkpoint=memory)[number])
-                require(False, "the stage ended before its fourth step; do not swallow exceptions of others")
+                self.fit(self.jobs(Fuse(2), checkpoint=memory)[number])
+                require(False, "the stage ended before its third step; do not swallow exceptions of others")
             except Crash:
                 pass
             result = self.fit(self.jobs(Fuse(), checkpoint=memory)[number])
@@ -150,9 +161,8 @@ class ModifierContract(Contract):
     @check
     def test_the_state_is_plain(self) -> None:
         """It can be stored, and a fresh modifier takes it."""
-        for job in self.jobs():
-            self.fit(job)
-            self.make().load_state_dict(stored(job.modifiers[0].state_dict(), "the modifier"))
+        for stage in self.trained():
+            self.make().load_state_dict(stored(stage.job.modifiers[0].state_dict(), "the modifier"))
 
     @check
     def test_claims_are_parameters_of_the_network(self) -> None:
@@ -172,8 +182,8 @@ class ModifierContract(Contract):
     @check
     def test_an_answer_is_an_architecture(self) -> None:
         """What ``on_finish`` returns is ``None`` or a plain architecture."""
-        for job in self.jobs():
-            arch = self.fit(job).arch
+        for stage in self.trained():
+            arch = stage.result.arch
             require(arch is None or is_plain(arch), f"on_finish gave {arch!r}; return None or a JSON-plain mapping")
 
     @check
@@ -186,7 +196,16 @@ class ModifierContract(Contract):
         def same(a: Any, b: Any) -> bool:
             return all(same_weights(x, y) for x, y in zip(a, b, strict=True))
 
-        with seeded_globals(0):
-            result()
         own = "torch's generator, which the loop seeds at every step, and keep state in self"
         require_no_global_randomness(result, same, own)
+
+
+@functools.cache
+def _trained(contract: type[ModifierContract]) -> list[Trained]:
+    instance, found = contract(), []
+    for job in instance.jobs():
+        outputs_of(job.net, tiny_inputs())  # transformers installs hooks of its own on first use
+        watch = Watch({name: tensor.shape for name, tensor in job.net.state_dict().items()})
+        job.modifiers = [*job.modifiers, watch]
+        found.append(Trained(job, instance.fit(job), watch))
+    return found

@@ -1,0 +1,33 @@
+"""The contracts of all other kinds fail broken plugins, with words that tell their authors what to do."""
+
+import pytest
+from broken_plugins import BROKEN, SOUND
+
+from nasframe import registry, testing
+from nasframe.testing.kit import run_checks
+
+CASES = [(kind, check, *case) for kind, cases in BROKEN.items() for check, case in cases.items()]
+
+
+def contract(kind, factory):
+    base = getattr(testing, f"{kind.capitalize()}Contract")
+    return type("Made", (base,), {"make": lambda self, *injected: factory()})
+
+
+@pytest.mark.parametrize(("kind", "check", "factory", "message"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_a_broken_plugin_fails_its_check(kind, check, factory, message):
+    with pytest.raises(testing.ContractError, match=message):
+        getattr(contract(kind, factory)(), f"test_{check}")()
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_every_check_can_fail_and_a_sound_plugin_passes(kind):
+    made = contract(kind, SOUND[kind])
+    assert {f"test_{check}" for check in BROKEN[kind]} == set(made.checks())
+    assert [outcome for outcome in run_checks(made) if not outcome.passed] == []
+
+
+def test_there_is_a_contract_for_every_kind():
+    assert {*BROKEN, "sampler"} == set(registry.KINDS)
+    for kind in registry.KINDS:
+        assert getattr(testing, f"{kind.capitalize()}Contract").kind == kind
