@@ -50,7 +50,7 @@ class StageContext:
     def start(self, name: str, work: Work) -> nn.Module:
         """Return the network called ``pretrained``, ``random`` or by the name it was saved under."""
         if name in ("pretrained", "random"):
-            return self.run.start_net(work.task.labels, random=name == "random")
+            return self.run.parts.net(random=name == "random")
         return work.models[name]
 
     def make(self, kind: str, use: Any, **inject: Any) -> Any:

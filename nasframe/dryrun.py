@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from nasframe import registry
 from nasframe.costs import cost_function
+from nasframe.goals import limits_of, listed, nearest
+from nasframe.material import Material
 from nasframe.processes import device
-from nasframe.scoring import parse_bounds
-from nasframe.streams import generator, stream_seed
-from nasframe.types import TrainOptions, Work
+from nasframe.reach import targets
+from nasframe.resolve import ALWAYS
+from nasframe.scoring import Screen, parse_bounds
+from nasframe.streams import generator
+from nasframe.types import TrainOptions, Work, canonical_json
 
 if TYPE_CHECKING:
     from nasframe.resolve import Plan, PlannedStage
@@ -32,47 +36,62 @@ def dry_run(plan: Plan) -> dict[str, Any]:
         ``stages`` (name, verb, what, seconds), ``costs`` (name → smallest, largest, full, unit), ``limits``
         (text, bound, reachable, nearest) and ``seconds`` in all, estimated for this machine.
     """
-    model = registry.make("model", plan.model, {"base": plan.base})
-    inject = {"tokenizer": model.tokenizer(), "seed": stream_seed(plan.seed, "split"), "base": plan.base}
-    task = registry.make("task", plan.task, inject)
-    net = model.load(task.labels, stream_seed(plan.seed, "init")).to(device())
-    space = registry.make("space", plan.space, {"config": net.config}) if plan.space else None
-    work = Work(net, inject["tokenizer"], task, space)
-    costs, limits = reachable(plan, work) if space else ({}, [])
-    example, share = forward_seconds(work), mean_share(work)
+    parts = Material(plan)
+    work = parts.work
+    costs, limits = ranges(parts), list(limit_rows(parts))
+    example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
     stages = [describe(stage, work, example, share) for stage in plan.stages]
     return {"stages": stages, "costs": costs, "limits": limits, "seconds": sum(row["seconds"] for row in stages)}
 
 
-def reachable(plan: Plan, work: Work) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Find the range of every bounded cost, and whether each bound leaves anything."""
-    texts = [(name, text) for name, text in plan.constraints.items()]
-    texts += [(name, t) for name, ts in plan.budgets.items() for t in (ts if isinstance(ts, list | tuple) else [ts])]
-    names = sorted({name for name, _ in texts} | {"params", "macs"})
-    estimators = {name: registry.make("estimator", plan.estimators.get(name, name)) for name in names}
+def ranges(parts: Material) -> dict[str, dict[str, Any]]:
+    """Find the range of every bounded cost: of the ends of the domain, and of draws where a cost is counted."""
+    plan, work = parts.plan, parts.work
     space: Any = work.space
-    cost, domain = cost_function(estimators, space, work.net), space.domain
-    rng = generator(plan.seed, "dry run")
+    if space is None:
+        return {}
+    bounded = [name for stage in plan.stages if stage.verb == "search" for name in bounded_costs(plan, stage)]
+    names = sorted({*plan.constraints, *plan.budgets, *bounded, *(n for n in ALWAYS if n in parts.estimators)})
+    domain, rng = space.domain, generator(plan.seed, "dry run")
     ends = [domain.smallest(), domain.largest()] if hasattr(domain, "smallest") else []
-    found = [cost(arch) for arch in [*ends, *(domain.sample(rng) for _ in range(SAMPLES))]]
-    full = {name: estimators[name].estimate(work.space, work.net, None) for name in names}
-    costs = {
-        name: {
-            "smallest": min(row[name] for row in found), "largest": max(row[name] for row in found),
-            "full": full[name], "unit": estimators[name].unit,
-        }
-        for name in names
-    }  # fmt: skip
-    limits = []
-    for name, text in texts:
-        bounds = parse_bounds(text, full[name])
-        values = sorted((row[name] for row in found), key=bounds.violation)
-        met = bounds.violation(values[0]) == 0 or None  # None: no sample met it, which proves nothing
-        limits.append({"cost": name, "text": str(text), "reachable": met, "nearest": values[0]})
-        smallest, largest = costs[name]["smallest"], costs[name]["largest"]
-        if bounds.violation(smallest) and bounds.violation(largest) and not (smallest < bounds.low <= largest):
-            limits[-1]["reachable"] = False
-    return costs, limits
+    drawn = [domain.sample(rng) for _ in range(SAMPLES)]
+    found = {}
+    for name in names:
+        estimator = parts.estimators[name]
+        cost = cost_function({name: estimator}, space, work.net)
+        values = [cost(arch)[name] for arch in ends or drawn[:2]]
+        if not hasattr(estimator, "measure"):
+            values += [cost(arch)[name] for arch in drawn]
+        full = estimator.estimate(space, work.net, None)
+        found[name] = {"smallest": min(values), "largest": max(values), "full": full, "unit": estimator.unit}
+    return found
+
+
+def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:
+    """Name the costs that a search stage bounds."""
+    limits, budgets = limits_of(plan, stage.options)
+    return [*limits, *budgets]
+
+
+def limit_rows(parts: Material) -> Iterator[dict[str, Any]]:
+    """Say of each bound of each search whether anything meets it; ``None`` where that shows in the run only."""
+    told: set[tuple[str, str, str]] = set()
+    known = {target.stage.name: target for target in targets(parts)}
+    for stage in (stage for stage in parts.plan.stages if stage.verb == "search"):
+        limits, budgets = limits_of(parts.plan, stage.options)
+        target = known.get(stage.name)
+        pairs = [(cost, text) for texts in (limits, budgets) for cost in texts for text in listed(texts[cost])]
+        for name, text in pairs:
+            key = (name, str(text), canonical_json(stage.options.get("within")))
+            if key in told:
+                continue
+            told.add(key)
+            row: dict[str, Any] = {"cost": name, "text": str(text), "reachable": None, "nearest": None}
+            if target is not None and name in target.full:
+                screen = Screen({name: parse_bounds(text, target.full[name])}, target.costs)
+                values = nearest(target.region, screen)[name]
+                row |= {"reachable": screen.bounds[name].violation(values) == 0, "nearest": values}
+            yield row
 
 
 def forward_seconds(work: Work) -> float:

@@ -180,7 +180,11 @@ class Modifier:
 
 @runtime_checkable
 class Transform(Protocol):
-    """Acts between stages: work in, work out."""
+    """Acts between stages: work in, work out.
+
+    A class attribute ``reshapes = False`` promises that costs stay what they were, so that a budget which nobody can
+    meet is told before the run begins; without it the costs of what follows are taken to be unknown.
+    """
 
     def __call__(self, work: Work) -> Work:
         """Return the changed work; what it was given stays as it was."""

@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.context import StageContext
 from nasframe.errors import RunError, UsageError
+from nasframe.material import Material
 from nasframe.nodes import dump
 from nasframe.processes import device, join_processes, leader, told_by_leader
 from nasframe.progress import Progress
+from nasframe.reach import check_budgets
 from nasframe.resolve import Plan, PlannedStage, resolve
-from nasframe.store import RunStore, load_state, save_state, write_text
+from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
 from nasframe.streams import stream_seed
 from nasframe.types import Work, canonical_json
 
@@ -95,19 +97,21 @@ def run(recipe: Recipe, *, out: str | Path | None = None, progress: bool | None 
     Raises:
         RecipeError: the recipe cannot work; nothing was written.
         UsageError: ``out`` is not empty.
+        UnsatisfiableError: no architecture can meet a budget; nothing was written.
     """
     plan = resolve(recipe)
     join_processes()
-    store = None
+    digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
+    directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
+    store, parts = None, Material(plan)
     if leader():
-        digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
-        directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
-        store = RunStore(directory, create=True)
-        write_text(directory / "recipe.yaml", dump(plan.recipe))
-        store.put("command", sys.argv)
-        store.put("base", str(plan.base))
+        refuse_existing(directory)
+        with Progress(progress).bar("model and data"):
+            check_budgets(parts)
+        facts = {"command": sys.argv, "base": str(plan.base)}
+        store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
     directory = Path(told_by_leader(str(store.directory if store else "")))
-    return execute(plan, store, directory, progress)
+    return execute(plan, store, directory, progress, parts)
 
 
 def resume(directory: str | Path, *, progress: bool | None = None) -> Run:
@@ -131,10 +135,12 @@ def resume(directory: str | Path, *, progress: bool | None = None) -> Run:
     return execute(plan, store, directory, progress)
 
 
-def execute(plan: Plan, store: RunStore | None, directory: Path, progress: bool | None) -> Run:
+def execute(
+    plan: Plan, store: RunStore | None, directory: Path, progress: bool | None, parts: Material | None = None
+) -> Run:
     """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
     own = store or RunStore(directory, shared=True)
-    context = RunContext(plan, own, Progress(progress if store else False))
+    context = RunContext(plan, own, Progress(progress if store else False), parts)
     try:
         if store:
             write_environment(context)
@@ -166,12 +172,14 @@ class RunContext:
         plan: the resolved recipe.
         store: where all is kept.
         progress: where all is shown.
+        parts: what the plan names, where it is loaded already.
     """
 
-    def __init__(self, plan: Plan, store: RunStore, progress: Progress) -> None:
+    def __init__(self, plan: Plan, store: RunStore, progress: Progress, parts: Material | None = None) -> None:
         self.plan, self.store, self.progress = plan, store, progress
+        self.parts = parts or Material(plan)
         self.hooks = registry.plugin_manager().hook
-        self.estimators = {name: registry.make("estimator", use) for name, use in plan.estimators.items()}
+        self.estimators = self.parts.estimators
         self.files: dict[int, str] = {}
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
         self.sampler: Any = None
@@ -187,7 +195,7 @@ class RunContext:
             labels = list(task.labels) if task.labels is not None else None
             facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
             self.store.put("data", facts | {"labels": labels})
-        return self.parts.work()
+        return self.parts.work
 
     def execute_stage(self, position: int, stage: PlannedStage, work: Work) -> Work:
         """Run one stage and store its result."""

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nasframe import scoring
-from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing
+from nasframe.errors import RunError, UsageError, listing
+from nasframe.goals import Costs, Goal, check_reachable, goals
 from nasframe.keep import restrict
 from nasframe.scoring import Bounds, Screen, pareto_front, penalised
 from nasframe.types import Arch, Trial, arch_id
@@ -26,7 +27,6 @@ from nasframe.types import Arch, Trial, arch_id
 if TYPE_CHECKING:
     from nasframe.interfaces import Domain, Sampler
 
-Costs = Callable[[Arch], Mapping[str, float]]
 Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
 MAX_FAILURES = 20  # evaluations that fail one after the other before the search gives up
 MEMORY = 100_000  # costs kept, so that a measured one is the same whenever it is asked for
@@ -48,17 +48,6 @@ class SearchResult:
     front: list[Trial]
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A winner to find: its name, and the bounds it must meet, those of its budget and all constraints."""
-
-    name: str
-    bounds: Mapping[str, Bounds]
-
-    def __str__(self) -> str:
-        return "; ".join(f"{name} {bounds}" for name, bounds in self.bounds.items())
-
-
 def search(
     sampler: Sampler,
     domain: Domain,
@@ -78,6 +67,7 @@ def search(
     batch: int = 1,
     prefix: str = "best",
     done: Iterable[Trial] = (),
+    known: Iterable[Trial] = (),
     on_trial: Callable[[int, Trial, float], None] = lambda number, trial, seconds: None,
     stage: str = "search",
 ) -> SearchResult:
@@ -107,6 +97,8 @@ def search(
         prefix: the winners' first name: ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
         done: the stored trials of an interrupted search, in order. Its proposals are asked for again, which brings
             the sampler to where it was, and answered from here.
+        known: what earlier searches evaluated on the same network. The sampler is told of it, proposals that are
+            among it are repeats, and it may win.
         on_trial: stores a new trial: (number, trial, seconds).
         stage: the name the sampler is started with.
 
@@ -119,22 +111,22 @@ def search(
         UsageError: an objective that is neither metric nor cost.
     """
     region = domain if within is None else within
-    goals = _goals(prefix, bounds or {}, budgets or {})
+    wanted = goals(prefix, bounds or {}, budgets or {})
     costs = _memoised(costs)
-    screens = [Screen(goal.bounds, costs) for goal in goals]
-    regions = [restrict(region, keep=screen) if screen.bounds else region for screen in screens]
-    for goal, screen, part in zip(goals, screens, regions, strict=True):
-        _check_reachable(goal, screen, region, part)
+    check_reachable(wanted, region, costs)
+    regions = [restrict(region, keep=Screen(goal.bounds, costs)) if goal.bounds else region for goal in wanted]
     power = None if violation == "screen" else float(violation["penalise"])  # type: ignore[index]
     extremes = {} if power is None else _extremes(domain, costs)
-    judge = _Judge(region, evaluate, costs, goals, objectives, examples, power, extremes)
+    judge = _Judge(region, evaluate, costs, wanted, objectives, examples, power, extremes)
     book = _Book(on_trial, iter(done), judge.archive)
     if hasattr(sampler, "start"):
         sampler.start(stage, trials)
+    if earlier := [judge.recalled(trial) for trial in known if trial.state == "done"]:
+        sampler.tell(earlier)
     if power is not None:
-        regions = [region] * len(goals)
+        regions = [region] * len(wanted)
     _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
-    winners = {goal.name: _winner(goal, judge, book, finalists, remeasure) for goal in goals}
+    winners = {goal.name: _winner(goal, judge, book, finalists, remeasure) for goal in wanted}
     return SearchResult(book.trials, winners, _front(judge, book))
 
 
@@ -166,9 +158,16 @@ class _Judge:
         """Score a trial on all examples and measure its costs again."""
         costs = {**trial.costs, **(remeasure(trial.arch) if remeasure else {})}
         blank = self.blank(trial.arch, costs, None)
-        if self.examples is None:
-            return self.scored(replace(blank, metrics=trial.metrics), goal)
+        if known := self.archive.get((arch_id(trial.arch), None)):
+            return self.scored(replace(blank, metrics=known.metrics), goal)
         return self.measured(blank, goal)
+
+    def recalled(self, trial: Trial) -> Trial:
+        """Take an earlier search's trial into the archive, at this one's costs, goals and objectives."""
+        blank = self.blank(trial.arch, self.costs(trial.arch), trial.examples)
+        found = self.scored(replace(blank, metrics=trial.metrics), self.goals[0])
+        self.archive[arch_id(trial.arch), trial.examples] = found
+        return found
 
     def blank(self, arch: Arch, costs: Mapping[str, float], examples: int | None) -> Trial:
         excess = min(scoring.violation(costs, goal.bounds) for goal in self.goals)
@@ -301,45 +300,6 @@ def _front(judge: _Judge, book: _Book) -> list[Trial]:
     bounded = dict.fromkeys(name for goal in judge.goals for name in goal.bounds)
     names = [*judge.objectives, *(f"-{name}" for name in bounded if f"-{name}" not in judge.objectives)]
     return [pool[i] for i in pareto_front([[judge.value(name, trial) for name in names] for trial in pool])]
-
-
-def _goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
-    budgets = {cost: texts for cost, texts in budgets.items() if texts}
-    goals = []
-    for cost, texts in budgets.items():
-        for text, budget in texts.items():
-            name = f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}"
-            both = budget.joined(bounds[cost]) if cost in bounds else budget
-            goals.append(Goal(name, {**bounds, cost: both}))
-    return goals or [Goal(prefix, bounds)]
-
-
-def _check_reachable(goal: Goal, screen: Screen, region: Any, part: Any) -> None:
-    try:
-        part.sample(np.random.default_rng(0))
-    except UnsatisfiableError:
-        nearest = _nearest(region, screen)
-        broken = [n for n, b in goal.bounds.items() if b.violation(nearest[n]) > 0] or list(goal.bounds)
-        reached = ", ".join(f"{name} = {goal.bounds[name].show(nearest[name])}" for name in broken)
-        raise UnsatisfiableError(
-            f"{goal.name}: no architecture has {goal}. The nearest reachable is {reached}."
-        ) from None
-
-
-def _nearest(region: Any, screen: Screen) -> Mapping[str, float]:
-    """Return the costs of the least violating architecture that a descent from corners and random draws finds."""
-    rng = np.random.default_rng(0)
-    ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
-    best: tuple[float, Arch] = (math.inf, {})
-    for arch in [*ends, *(region.sample(rng) for _ in range(5))]:
-        excess = screen.violation(arch)
-        for _ in range(300):
-            other = region.mutate(arch, rng)
-            if (reached := screen.violation(other)) <= excess:
-                arch, excess = other, reached
-        if excess < best[0]:
-            best = excess, arch
-    return screen.costs(best[1])
 
 
 def _extremes(domain: Any, costs: Costs) -> dict[str, tuple[float, float]]:

@@ -146,6 +146,28 @@ class Checkpoint:
         save_state(self.path, state)
 
 
+BORN_WITH = {".lock", "run.db.tmp", "run.db.tmp-journal", "recipe.yaml", "recipe.yaml.tmp"}
+"""All that can lie in a directory whose run was stopped before it had a database."""
+
+
+def refuse_existing(directory: Path) -> None:
+    """Make sure that a run may begin in a directory: it is not there, or empty.
+
+    What a run left that was stopped before it began does not count.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    if directory.is_dir() and not (directory / "run.db").exists():
+        names = {path.name for path in directory.iterdir()}
+        if not names or (".lock" in names and names <= BORN_WITH):
+            return
+    if directory.exists():
+        is_run = (directory / "run.db").exists()
+        hint = f" To go on with the run in it: nasframe run --resume {directory}" if is_run else ""
+        raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
+
+
 class RunStore:
     """One run's directory, opened by one process at a time.
 
@@ -153,31 +175,49 @@ class RunStore:
         directory: the run directory.
         create: make it; otherwise it must be a run's.
         shared: open beside the process that owns the run (the other ranks of a distributed run, a reader).
+        recipe: what ``recipe.yaml`` of a new run says.
+        facts: what a new run keeps, as with :meth:`put`.
 
     Raises:
         UsageError: the directory is not empty (``create``), is no run, or another process works in it.
     """
 
-    def __init__(self, directory: Path, create: bool = False, shared: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        create: bool = False,
+        shared: bool = False,
+        recipe: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = Path(directory)
-        if create and self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
-            hint = f" To go on with the run in it: nasframe run --resume {self.directory}" if self._is_run() else ""
-            raise UsageError(f"{self.directory}: not empty; a run directory is never overwritten.{hint}")
-        if not create and not self._is_run():
+        if create:
+            refuse_existing(self.directory)
+        elif not (self.directory / "run.db").is_file():
+            begun = (self.directory / "run.db.tmp").exists()
+            hint = " One was stopped here before it began: start it again with the same --out." if begun else ""
             raise UsageError(
-                f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made."
+                f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.{hint}"
             )
         self.directory.mkdir(parents=True, exist_ok=True)
         self.lock = None if shared else self._acquire()
+        if create:
+            self._begin(recipe, {**(facts or {}), "format": FORMAT})
         self.db = sqlite3.connect(self.directory / "run.db", isolation_level=None, timeout=60)
-        if not self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
-            self.db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            self.put("format", FORMAT)
-        elif self.get("format") != FORMAT:
+        if self.get("format") != FORMAT:
             raise UsageError(f"{self.directory}: run format {self.get('format')}. Expected {FORMAT}.")
 
-    def _is_run(self) -> bool:
-        return (self.directory / "run.db").is_file()
+    def _begin(self, recipe: str | None, facts: Mapping[str, Any]) -> None:
+        """Write what a resume needs; the database, by which a run is known, gets its name last."""
+        temporary = self.directory / "run.db.tmp"
+        temporary.unlink(missing_ok=True)
+        db = sqlite3.connect(temporary, isolation_level=None)
+        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, canonical_json(value)) for key, value in facts.items()])
+        db.close()
+        if recipe is not None:
+            write_text(self.directory / "recipe.yaml", recipe)
+        os.replace(temporary, self.directory / "run.db")
 
     def _acquire(self) -> Any:
         from filelock import FileLock, Timeout

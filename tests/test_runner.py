@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -174,3 +175,28 @@ def test_other_data_than_the_run_began_with_is_refused(finished, tmp_path):
     store = RunStore(finished.directory)
     store.put("data", kept)
     store.close()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_run_that_was_stopped_before_it_began_can_begin_again(tmp_path, monkeypatch, moment):
+    """Stopped before its lock, its database, its recipe, or before the database got its name."""
+    out, counter = tmp_path / "run", iter(range(10**6))
+    owners = ((RunStore, "_acquire"), (sqlite3, "connect"), (nf.store, "write_text"), (os, "replace"))
+    for owner, name in owners:
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name), counter, moment))
+    with pytest.raises(Stop):
+        RunStore(out, create=True, recipe="nasframe: 1", facts={"base": "."})
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="no run here"):
+        runner.resume(out)
+    begun = RunStore(out, create=True, recipe="nasframe: 1", facts={"base": "."})
+    assert (begun.get("base"), (out / "recipe.yaml").read_text()) == (".", "nasframe: 1")
+    assert {path.name for path in out.iterdir()} == {".lock", "recipe.yaml", "run.db"}
+    begun.close()
+
+
+def test_a_users_own_files_are_never_taken_for_a_runs(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        RunStore(tmp_path, create=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -334,3 +334,23 @@ def test_one_percent_feasible_is_cheap():
         bounds={"size": Bounds(high=cap)},
     )  # fmt: skip
     assert [trial.state for trial in result.trials] == ["done"] * 50
+
+
+def test_what_an_earlier_search_evaluated_is_known_and_may_win():
+    first = search(RandomSampler(DOMAIN, seed=0), DOMAIN, Toy(), costs, trials=40, examples=8, finalists=3)
+    known = {(arch_id(trial.arch), trial.examples): trial for trial in first.trials if trial.state == "done"}
+    toy, told = Toy(), Scripted([])
+    search(told, DOMAIN, toy, costs, trials=1, examples=8, finalists=3, known=first.trials)
+    assert toy.calls == []
+    assert {(arch_id(trial.arch), trial.examples) for trial in told.told} == known.keys()
+    sampler = EvolutionSampler(DOMAIN, seed=1)
+    result = search(
+        sampler, DOMAIN, toy, costs, trials=20, examples=8, finalists=3, known=first.trials, budgets=budgets("70%")
+    )
+    assert len(toy.calls) >= 20
+    assert not known.keys() & set(toy.calls)
+    alike = [t for t in [*known.values(), *result.trials] if t.examples == 8 and t.state == "done"]
+    best = sorted((t.score for t in alike if costs(t.arch)["size"] <= 0.7 * MOST), reverse=True)[:3]
+    winner = result.winners["best@70%"]
+    assert accuracy(winner.arch) == winner.score
+    assert any(t.arch == winner.arch and t.score in best for t in alike)

@@ -122,7 +122,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     console.print(stages, costs, sep="\n\n")
     for limit in found["limits"]:
         reachable = {True: "reachable", False: f"cannot be met, nearest {human(limit['nearest'])}"}
-        words = reachable.get(limit["reachable"], f"perhaps reachable, nearest drawn {human(limit['nearest'])}")
+        words = reachable.get(limit["reachable"], "told when the search begins: measured, or changed by a transform")
         console.print(f"{limit['cost']} {limit['text']}: {words}", markup=False, highlight=False)
     console.print(f"estimated time: {duration(found['seconds'])}", highlight=False)
     if any(limit["reachable"] is False for limit in found["limits"]):

@@ -26,6 +26,8 @@ class Rewire:
         seed: draws them.
     """
 
+    reshapes = False
+
     def __init__(
         self,
         score: Literal["magnitude", "taylor"] = "magnitude",

@@ -15,6 +15,8 @@ class SVD:
         rank: inner width; the embedding's ``words · width`` weights become ``(words + width) · rank``.
     """
 
+    reshapes = True
+
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
