@@ -1,4 +1,4 @@
-"""A domain of knobs as padded arrays: what may be drawn, what has an effect, what it costs, draws that aim at a cost."""
+"""A domain of knobs as padded arrays: what has an effect, what it costs, and draws that aim at a cost."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ REFRESH = 0.05  # of a stage's steps, after which the mixture is computed anew
 TRIES = 32  # draws among which one of the right cost, or inside the region, is looked for
 TILTS = (0.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # towards cheap ones, until a draw meets the region's condition
 MEMORY, RIDGE = 0.95, 1e-6  # of the running fit of loss on cost: what it keeps from update to update
-REGIONS = 64  # remembered
+REGIONS, FORGET = 64, 10_000  # regions remembered; proposals without an answer before they are given up
 PLAIN = ("updates", "total", "training", "steps", "left", "level", "exploit", "free")
 
 
@@ -73,7 +73,7 @@ class SNG:
         lam: λ, answers an update; default 4.
         delta: δ, the length of a step in the Fisher metric; default 0.1.
         explore: ``per_layer`` exploits with the mean of the dimensions' entropies as a share of its maximum,
-            ``averaged`` with the entropy of their averaged distribution; a number is the fixed probability of exploring.
+            ``averaged`` with the entropy of their averaged distribution; a number is the probability of exploring.
         mask_inactive: dimensions without an effect in a draw do not move (published: as if drawn at random).
         same_batch: compare only what was told together; an ask is then rounded up to whole groups of ``lam``.
             Published: compare answers as they come, over batches.
@@ -162,6 +162,8 @@ class SNG:
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Draw ``n`` architectures, or with ``same_batch`` the next larger number of whole groups."""
         region, archs = self._region(within), []
+        if len(self.pending) > FORGET:
+            self.pending.clear()
         self.free = region.free.tolist()
         try:
             while len(archs) < n or (self.how["same_batch"] and self.left):
@@ -183,7 +185,8 @@ class SNG:
             self._update()
         self.steps += 1
         if self.training and self.steps % max(1, round(REFRESH * self.total)) == 0:
-            self.exploit = exploit_probability(self.distribution, list(self.domain.dims), self.at.shape, self.how["explore"])
+            names = list(self.domain.dims)
+            self.exploit = exploit_probability(self.distribution, names, self.at.shape, self.how["explore"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ, the answers that wait for an update, the open proposals and the generator's state."""
@@ -289,6 +292,8 @@ class SNG:
         except DomainError:
             return None
         waiting = self.pending.get(key := _key(positions))
+        if not waiting and self.match == "band":
+            return None  # nobody's proposal: it was not drawn at the cost of others
         weight, explored = waiting.pop(0) if waiting else (1.0, False)
         if not waiting:
             self.pending.pop(key, None)
