@@ -24,6 +24,7 @@ from nasframe.contest import Contest
 from nasframe.context import joined
 from nasframe.costs import cost_function, cost_rows
 from nasframe.errors import NasframeError, RunError, UsageError, listing, suggestion
+from nasframe.interfaces import start_sampler
 from nasframe.progress import Progress
 from nasframe.scoring import parse_bounds
 from nasframe.search import search
@@ -139,8 +140,7 @@ def play(contest: str, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def _play_raw(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, int]:
     """Evaluate all that a sampler proposes when nothing keeps it from repeating itself and from leaving the bounds."""
     sampler, seen, repeats, infeasible, proposals = arena.sampler(use, seed), set(), 0, 0, 0
-    if hasattr(sampler, "start"):
-        sampler.start("bench", arena.contest.budget)
+    start_sampler(sampler, "bench", arena.contest.budget, "search")
     while proposals < arena.contest.budget and (asked := sampler.ask(1)):
         for arch in map(arena.space.domain.canonical, asked):
             costs, metrics = arena.costs(arch), arena.evaluate(arch)
@@ -160,8 +160,7 @@ class _Timed:
         self.sampler, self.asks, self.ask_seconds, self.tell_seconds = sampler, 0, 0.0, 0.0
 
     def start(self, stage: str, total: int) -> None:
-        if hasattr(self.sampler, "start"):
-            self.sampler.start(stage, total)
+        start_sampler(self.sampler, stage, total, "search")
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         began = time.perf_counter()

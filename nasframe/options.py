@@ -189,6 +189,8 @@ def validate(
         for name in options.keys() - known.keys():
             faults.append(((name,), f"unknown option. {_known(known)}{suggestion(name, known)}"))
     given = {name: value for name, value in options.items() if name in known or loose}
+    if own := getattr(factory, "faults", None):  # what the signature cannot say
+        faults += own(given)
     model = _model(known, loose, getattr(factory, "__name__", "options"))
     try:
         checked = _check(model, given)
