@@ -62,6 +62,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         "tasks": tasks,
         "seeds": sorted(set(frame["seed"].tolist())),
         "models": list(dict.fromkeys(found["slot"])),
+        "cost": evidence.cost_axis(found, runs),
         "confidence": stats.CONFIDENCE,
         "alpha": stats.ALPHA,
         "power": stats.POWER,

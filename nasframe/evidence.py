@@ -176,6 +176,16 @@ def _mean_curve(found: Sequence[tuple[list[float], list[float]]], grid: np.ndarr
     return {key: [_plain(v) for v in column] for key, column in columns.items()} | {"n": len(found)}
 
 
+def cost_axis(found: pd.DataFrame, runs: Sequence[RunFacts]) -> str | None:
+    """Choose the cost to draw against: what the searches' budgets were of, else the first that all models have."""
+    shared = [
+        name.removesuffix("_relative")
+        for name in map(str, found)
+        if name.endswith("_relative") and found[name].notna().all()
+    ]
+    return next((name for name in [*(run.cost for run in runs), *AXES_OF_COST] if name in shared), None)
+
+
 def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], against: str) -> list[dict[str, Any]]:
     """Compare the fronts of score and cost: hypervolume as a score of its own, and the C-metric against the reference.
 
@@ -190,17 +200,16 @@ def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], a
 
     from nasframe.compare import tables
 
-    wanted = [*(run.cost for run in runs), *AXES_OF_COST]
-    shares = [f"{name}_relative" for name in wanted if f"{name}_relative" in found]
-    cost = next((name for name in shares if found[name].notna().all()), None)
+    cost = cost_axis(found, runs)
     kinds: dict[str, tuple[str, dict[tuple[str, str, int], Any]]] = {}
     if cost and found["slot"].nunique() > 1:
+        share = f"{cost}_relative"
         points = {
-            _key(key): [(float(s), -float(c)) for s, c in rows[["score", cost]].to_numpy()]
+            _key(key): [(float(s), -float(c)) for s, c in rows[["score", share]].to_numpy()]
             for key, rows in found.groupby(["arm", "task", "seed"])
         }
         whole = found["slot"].nunique()
-        kinds["finished models"] = cost.removesuffix("_relative"), {k: p for k, p in points.items() if len(p) == whole}
+        kinds["finished models"] = cost, {k: p for k, p in points.items() if len(p) == whole}
     archives = {(run.arm, run.task, run.seed): run.front for run in runs if run.front}
     if archives and len({run.cost for run in runs if run.front}) == 1:
         kinds["search archive"] = next(run.cost for run in runs if run.front), archives
@@ -316,7 +325,10 @@ REAL_METRICS = {"pearson": _pearson, "spearman": _spearman, "negative_rmse": _ne
 
 
 def ledger(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], against: str) -> list[dict[str, Any]]:
-    """Average what each arm's runs cost; ``ratio`` is training MACs over the reference's, where both have runs of their own."""
+    """Average what each arm's runs cost.
+
+    ``ratio`` is training MACs over the reference's, at the tasks and seeds where both have runs of their own.
+    """
     whole = found.drop_duplicates(["arm", "task", "seed"])
     keys = list(whole[["arm", "task", "seed"]].itertuples(index=False, name=None))
     macs = dict(zip(keys, whole["training_macs"].astype(float), strict=True))

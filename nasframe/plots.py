@@ -231,10 +231,10 @@ def blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(width: float, height: float, count: int, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def panels(width: float, height: float, count: int, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """Make a figure of so many axes with a grid, row by row in so many columns."""
     figure = blank(width, height)
-    every = figure.subplots(-(-count // columns), columns, squeeze=False).ravel().tolist()
+    every = figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel().tolist()
     grid = every[:count]
     for axes in every[count:]:
         axes.set_visible(False)

@@ -40,9 +40,13 @@ def as_study(
 
     from nasframe import study
 
+    whole = study.settings(places[0]) if len(places) == 1 and (Path(places[0]) / study.SETTINGS).is_file() else {}
     entries = [entry for place in places for entry in _entries(place)]
     _name_arms(entries)
     notes = _tell_data_apart(entries)
+    named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
+    changes = {"metric": metric, "against": named, "models": list(models or ())}
+    compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
     seen: dict[tuple[Any, ...], str] = {}
     rows = []
     for entry in entries:
@@ -55,13 +59,13 @@ def as_study(
         seen[key] = entry["run"]
         if study.finished(Path(entry["run"])):
             place = {name: entry[name] for name in ("arm", "task", "seed", "run")}
-            rows += [place | row for row in study.run_rows(entry["run"], metric)]
+            rows += [place | row for row in study.run_rows(entry["run"], compare["metric"], compare["split"])]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*study.FACTS, *(column for row in rows for column in row)])))
-    given = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
-    settings = {
-        "study": " and ".join(dict.fromkeys(entry["arm"] for entry in entries)) if len(seen) < 4 else "comparison",
-        "arms": {entry["arm"]: {} for entry in entries},
-        "compare": {"metric": metric, "split": "dev", "against": given, "models": list(models or ())},
+    arms = list(dict.fromkeys(entry["arm"] for entry in entries))
+    settings = whole | {
+        "study": whole.get("study") or (" and ".join(arms) if len(arms) < 4 else "comparison"),
+        "arms": whole.get("arms") or {arm: {} for arm in arms},
+        "compare": compare,
         "runs": [{name: entry[name] for name in ("arm", "task", "seed", "run")} for entry in entries],
         "notes": notes,
     }
@@ -71,7 +75,7 @@ def as_study(
 def _winners_and_baselines(frame: pd.DataFrame, settings: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Set the winners of a single arm against its own baselines, where it has both."""
     sides = frame[frame["role"].isin(["winner", "baseline"])]
-    if sides["role"].nunique() < 2 or settings["compare"]["models"]:
+    if sides["role"].nunique() < 2 or settings["compare"].get("models"):
         return frame, settings
     note = f"One arm, {next(iter(settings['arms']))}: its winners are compared with its own baselines."
     changed = {
@@ -169,11 +173,11 @@ def _tell_data_apart(entries: Sequence[dict[str, Any]]) -> list[str]:
     groups: dict[str, dict[str, dict[int, Any]]] = {}
     for entry in entries:
         arms = groups.setdefault(entry["task"], {})
-        arms.setdefault(entry["arm"], {})[entry["seed"]] = entry["data"]
+        arms.setdefault(entry["arm"], {}).update({entry["seed"]: entry["data"]} if entry["data"] else {})
     for task, arms in groups.items():
         clusters: list[dict[int, Any]] = []
         for arm, data in arms.items():
-            same = (i for i, known in enumerate(clusters) if all(known.get(s, d) in (d, None) for s, d in data.items()))
+            same = (i for i, known in enumerate(clusters) if all(known.get(seed, d) == d for seed, d in data.items()))
             place = next(same, len(clusters))
             if place == len(clusters):
                 clusters.append({})

@@ -33,7 +33,7 @@ def equal_macs(ledger: Sequence[Mapping[str, Any]], against: str, tolerance: flo
     unequal = {arm: ratio for arm, ratio in ratios.items() if not abs(ratio - 1) <= tolerance}
     within = f"training MACs within {100 * tolerance:g} % of {against}"
     if not ratios:
-        text = "Budgets not compared: no runs that trained to set against each other."
+        text = "Budgets not compared: there are no two runs to set against each other."
     elif unequal:
         named = ", ".join(f"{arm} ({ratio:.3g} times)" for arm, ratio in unequal.items())
         text = f"NOT equal budgets: {within} everywhere but {named}."
@@ -43,14 +43,14 @@ def equal_macs(ledger: Sequence[Mapping[str, Any]], against: str, tolerance: flo
 
 
 def p_value(p: float | None) -> str:
-    """Write a p-value with two digits.
+    """Write a p-value with three digits.
 
-    >>> p_value(0.0312), p_value(0.00002), p_value(1.0), p_value(None)
-    ('0.031', '<0.001', '1.0', '–')
+    >>> p_value(0.03125), p_value(0.00002), p_value(1.0), p_value(None)
+    ('0.0312', '<0.001', '1', '–')
     """
     if p is None:
         return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2g}" if p < 0.995 else "1.0"
+    return "<0.001" if p < 0.001 else f"{p:.3g}"
 
 
 def interval(name: str, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
@@ -96,10 +96,10 @@ def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[st
     if budget["equal"] is False:
         yield f"{budget['text']} A difference may come from the training alone."
     for run in report["missing"]:
-        yield f"{run['arm']} on {run['task']}, seed {run['seed']}: {run['why']}; its pairs are left out."
-    for seeds, where in _left_out(rows).items():
+        yield f"{run['arm']} on {run['task']}, seed {run['seed']}: {run['why']}."
+    for seeds, arms in _left_out(rows).items():
         few = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        yield f"{few} only on one side, left out of {'; '.join(where)}."
+        yield f"{few} not on both sides: left out of the pairs of {', '.join(arms)}."
     if rows and len(report["tasks"]) == 1:
         yield f"One task, {report['tasks'][0]}: nothing is said about others."
 
@@ -161,9 +161,9 @@ def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping
 
 
 def _left_out(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:
-    """Group comparisons by the seeds they had to leave out."""
-    found: dict[tuple[int, ...], list[str]] = {}
-    for model, _, row in rows:
+    """Group arms by the seeds that their pairs had to leave out."""
+    found: dict[tuple[int, ...], dict[str, None]] = {}
+    for _, _, row in rows:
         if row["left_out"]:
-            found.setdefault(tuple(row["left_out"]), []).append(f"{row['arm']} at {model}")
-    return found
+            found.setdefault(tuple(row["left_out"]), {})[row["arm"]] = None
+    return {seeds: list(arms) for seeds, arms in found.items()}
