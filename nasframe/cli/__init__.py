@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from nasframe import __version__
-from nasframe.cli import bench, check, doctor, plugins, recipes, report, run, schema
+from nasframe.cli import bench, check, compare, doctor, new, plugins, recipes, report, run, schema
 from nasframe.errors import NasframeError
 
 app = typer.Typer(
@@ -28,7 +28,9 @@ app.command()(run.run)
 app.command()(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
+app.command()(new.new)
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(schema.schema)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
