@@ -37,39 +37,43 @@ class Coordinates:
         self.valid = np.arange(self.shape.max()) < self.shape[:, None]
         self.reference = domain.encode(domain.largest())
         self.parent, self.on = self._rules()
-        self.base, self.effect = (0.0, None) if costs is None else self._effects(costs)
+        self.priced = costs is not None
+        self.base, self.effect = 0.0, np.zeros(self.valid.shape)
+        if costs is not None:
+            self.base, self.effect = self._effects(costs)
+        self._tilts = np.array([_tilt(beta, self.effect) for beta in BETAS])  # (B, D, K)
+        self._tilts_on = self._tilts[:, self.parent] * self.on
 
     def live(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(n, D)`` booleans: which dimensions have an effect at ``(n, D)`` positions."""
         return self.on[self.rows, positions[:, self.parent]]
 
+    def canonical(self, positions: np.ndarray) -> np.ndarray:
+        """Return ``(D,)`` positions with 0 where there is no effect, as the domain encodes them."""
+        return np.where(self.live(positions[None])[0], positions, 0)
+
     def cost(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(n,)`` costs of ``(n, D)`` positions."""
         return self.base + (self.live(positions) * self.effect[self.rows, positions]).sum(1)
 
-    def mean_cost(self, p: np.ndarray) -> np.ndarray:
-        """Return the expected cost of independent draws from ``(…, D, K)`` distributions."""
-        active = (p[..., self.parent, :] * self.on).sum(-1)
-        return self.base + (active * (p * self.effect).sum(-1)).sum(-1)
+    def mean_costs(self, p: np.ndarray) -> np.ndarray:
+        """Return the expected costs of independent draws from ``p``, ``(D, K)``, tilted by each of ``BETAS``."""
+        total = np.einsum("bdk,dk->bd", self._tilts, p)
+        effect = np.einsum("bdk,dk->bd", self._tilts, p * self.effect) / total
+        active = np.einsum("bdk,dk->bd", self._tilts_on, p[self.parent]) / total[:, self.parent]
+        return self.base + (active * effect).sum(1)
 
-    def tilted(self, p: np.ndarray, beta: Any) -> np.ndarray:
-        """Return p · exp(−β · effect), normalised: cheaper for β > 0, nearest to p of all with its mean cost.
-
-        Args:
-            p: ``(D, K)`` distributions.
-            beta: a number, or ``(…, 1, 1)`` of them.
-        """
-        logits = -beta * self.effect
-        q = p * np.exp(logits - logits.max(-1, keepdims=True))
-        return q / q.sum(-1, keepdims=True)
+    def tilted(self, p: np.ndarray, beta: float) -> np.ndarray:
+        """Return p · exp(−β · effect), normalised: cheaper for β > 0, nearest to p of all with its mean cost."""
+        q = p * _tilt(beta, self.effect)
+        return q / q.sum(1, keepdims=True)
 
     def aimed(self, p: np.ndarray, target: float) -> np.ndarray:
         """Tilt distributions so that their mean cost is ``target``, or as near as they come."""
-        means = self.mean_cost(self.tilted(p, BETAS[:, None, None]))
-        falling = np.minimum.accumulate(means)
-        return self.tilted(p, np.interp(-target, -falling, BETAS))
+        falling = np.minimum.accumulate(self.mean_costs(p))
+        return self.tilted(p, float(np.interp(-target, -falling, BETAS)))
 
-    def _at(self, positions: np.ndarray, d: int, value: int) -> np.ndarray:
+    def _at(self, positions: np.ndarray, d: Any, value: int) -> np.ndarray:
         changed = positions.copy()
         changed[d] = value
         return changed
@@ -101,3 +105,8 @@ class Coordinates:
         effect[self.valid] = share[2 + len(origins) :]
         effect = np.where(self.valid, effect - share[2 : 2 + len(origins), None], 0.0)
         return float(share[1]), effect
+
+
+def _tilt(beta: float, effect: np.ndarray) -> np.ndarray:
+    logits = -beta * effect
+    return np.exp(logits - logits.max(1, keepdims=True))

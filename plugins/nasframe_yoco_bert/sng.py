@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from nasframe.domain import DomainError
 from nasframe.errors import UnsatisfiableError
 from nasframe.types import Arch, Count, Positive, Trial
-from nasframe_yoco_bert.coordinates import BETAS, Coordinates
+from nasframe_yoco_bert.coordinates import Coordinates
+from nasframe_yoco_bert.draws import Draws, Region
 from nasframe_yoco_bert.mixture import exploit_probability
 from nasframe_yoco_bert.natural_gradient import natural_gradient, step, utility
 
@@ -31,21 +32,9 @@ MENDED = {
     "cost_targets": "all", "warm_up": 50,
 }  # fmt: skip
 REFRESH = 0.05  # of a stage's steps, after which the mixture is computed anew
-TRIES = 32  # draws among which one of the right cost, or inside the region, is looked for
-TILTS = (0.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # towards cheap ones, until a draw meets the region's condition
 MEMORY, RIDGE = 0.95, 1e-6  # of the running fit of loss on cost: what it keeps from update to update
-REGIONS, FORGET = 64, 10_000  # regions remembered; proposals without an answer before they are given up
+FORGET = 10_000  # proposals without an answer before they are given up
 PLAIN = ("updates", "total", "training", "steps", "left", "level", "exploit", "free")
-
-
-class Region(NamedTuple):
-    """The part of the domain that an ask is confined to, and what is worth knowing of it."""
-
-    domain: Any
-    allowed: np.ndarray  # (D, K) booleans
-    uniform: np.ndarray  # (D, K)
-    free: np.ndarray  # (D,) booleans: dimensions with a choice
-    costs: tuple[float, float]  # of the cheapest and the dearest
 
 
 class Member(NamedTuple):
@@ -124,13 +113,14 @@ class SNG:
         wanted = self.how["objective"] == "cost_matched" or self.how["cost_targets"] != "none"
         self.at = Coordinates(domain, costs if wanted else None)
         self.domain, self.rng, self.band = domain, np.random.default_rng(seed), band
-        self.match = match if self.how["objective"] == "cost_matched" and self.at.effect is not None else ""
-        self.targets = self.how["cost_targets"] if self.at.effect is not None else "none"
+        self.match = match if self.how["objective"] == "cost_matched" and self.at.priced else ""
+        self.targets = self.how["cost_targets"] if self.at.priced else "none"
         self.distribution = self.at.valid / self.at.shape[:, None]
         self.free = [True] * len(self.at.shape)
         self.updates, self.total, self.training = 0, 0, False
         self.buffer: list[Member] = []
-        self._made: tuple[Any, ...] = (None,) * 7  # the last tables, and what they were made from
+        self.draws = Draws(self.at, self.rng)
+        self._made: tuple[Any, ...] = ((None, None, None), None, None)  # what the last tables were made from, and they
         self.start("", 0, "search")
 
     @property
@@ -140,20 +130,17 @@ class SNG:
 
     def mode(self, within: Any = None) -> Arch:
         """Return the most likely architecture; under a condition the most likely of the θ tilted until it is met."""
-        region = self._region(within)
-        for p in self._tilts(self._restricted(region), region):
-            arch: Arch = self.domain.decode(p.argmax(1))
-            if region.domain.keep is None or region.domain.keep(arch):
-                return arch
-        raise UnsatisfiableError("the most likely architecture does not meet the condition, nor do cheaper ones")
+        region = self.draws.region(within)
+        return self.draws.likeliest(self._restricted(region), region)
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
         """Begin a stage: explore in training only, and forget what was left over."""
         self.training, self.total, self.steps = origin == "train", total, 0
-        self.left, self.level = 0, None  # members still to propose of a group, and the cost it aims at
+        self.left = 0  # members of a group still to propose
+        self.level: float | None = None  # the cost that they aim at
         self.pending: dict[str, list[list[Any]]] = {}
         self.moments = np.zeros((2, 3))
-        self.regions: dict[int, Region] = {}
+        self.draws.regions.clear()
         if self.how["clear_buffer"]:
             self.buffer.clear()
         fixed = self.how["explore"]
@@ -161,7 +148,8 @@ class SNG:
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Draw ``n`` architectures, or with ``same_batch`` the next larger number of whole groups."""
-        region, archs = self._region(within), []
+        region = self.draws.region(within)
+        archs: list[Arch] = []
         if len(self.pending) > FORGET:
             self.pending.clear()
         self.free = region.free.tolist()
@@ -216,73 +204,38 @@ class SNG:
         self.left -= 1
         warming = self.updates < self.how["warm_up"]
         explores = self.training and (warming or self.rng.random() >= self.exploit)
-        aims = self.training and (self.targets == "all" or (self.targets == "explore" and explores))
-        if aims and self.level is None:
+        if self.training and self.level is None and (self.targets == "all" or (self.targets == "explore" and explores)):
             self.level = float(self.rng.uniform(*region.costs))
         p, q = self._tables(region)
-        positions, arch = self._found(q if explores else p, region)
+        level = self.level if self.match == "band" else None
+        positions, arch = self.draws.find(q if explores else p, region, level, self.band)
         if self.match == "band" and self.level is None:
             self.level = float(self.at.cost(positions[None])[0])
         weight = self._weight(positions, p, q) if self.training else 1.0
-        self.pending.setdefault(_key(self.domain.encode(arch)), []).append([weight, explores])
+        self.pending.setdefault(_key(self.at.canonical(positions)), []).append([weight, explores])
         return arch
 
     def _tables(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
         """Return what exploiting and exploring draw from: p_θ and uniform in the region, tilted to the group's cost."""
-        if self._made[:3] != (id(self.distribution), self.level, id(region)):
+        key = (self.distribution, region, self.level)
+        if not all(new is old for new, old in zip(key, self._made[0], strict=True)):
             p, q = self._restricted(region), region.uniform
             if self.training and self.level is not None and self.targets != "none":
                 p = self.at.aimed(p, self.level) if self.targets == "all" else p
                 q = self.at.aimed(q, self.level)
-            self._made = (id(self.distribution), self.level, id(region), p, q, self.distribution, region)
-        return self._made[3], self._made[4]
-
-    def _found(self, p: np.ndarray, region: Region) -> tuple[np.ndarray, Arch]:
-        """Draw until the costs match and the region's condition is met, tilting where no draw meets it."""
-        keep, matched = region.domain.keep, self.match == "band" and self.level is not None
-        for table in self._tilts(p, region):
-            drawn = _categories(table, TRIES if matched or keep else 1, self.rng)
-            if matched:
-                gap = np.abs(self.at.cost(drawn) - self.level)
-                drawn = drawn[np.argsort(np.where(gap <= self.band / 2, 0.0, gap), kind="stable")]
-            for positions in drawn:
-                arch = self.domain.decode(positions)
-                if keep is None or keep(arch):
-                    return positions, arch
-        arch = region.domain.sample(self.rng)
-        return self.domain.encode(arch), arch
-
-    def _tilts(self, p: np.ndarray, region: Region) -> Iterator[np.ndarray]:
-        yield p
-        if region.domain.keep is not None and self.at.effect is not None:
-            yield from (self.at.tilted(p, beta) for beta in TILTS)
+            self._made = key, p, q
+        return self._made[1:]
 
     def _restricted(self, region: Region) -> np.ndarray:
         p = self.distribution * region.allowed
         return p / p.sum(1, keepdims=True)
 
-    def _region(self, within: Any) -> Region:
-        domain = self.domain if within is None else within
-        if id(domain) not in self.regions:
-            allowed = np.zeros(self.at.valid.shape, bool)
-            for row, positions in zip(allowed, domain.allowed, strict=True):
-                row[positions] = True
-            uniform = allowed / allowed.sum(1, keepdims=True)
-            ends = (0.0, 0.0)
-            if self.at.effect is not None:
-                ends = tuple(float(self.at.mean_cost(self.at.tilted(uniform, beta))) for beta in (BETAS[-1], BETAS[0]))
-            if len(self.regions) >= REGIONS:
-                self.regions.clear()
-            self.regions[id(domain)] = Region(domain, allowed, uniform, allowed.sum(1) > 1, ends)
-        return self.regions[id(domain)]
-
     def _weight(self, positions: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
-        """Return p(x) / (ε p(x) + (1 − ε) q(x)): a sample of the mixture, weighted as one of p_θ."""
-        live = self.at.live(positions[None])[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log(q[self.at.rows, positions]) - np.log(p[self.at.rows, positions])
-        log_ratio = float(np.clip(ratio[live].sum(), -50, 50))
-        return 1 / (self.exploit + (1 - self.exploit) * math.exp(log_ratio))
+        """Return p(x) / (ε p(x) + (1 − ε) q(x)), ε the share that exploits: the weight as a sample of p_θ."""
+        live, rows = self.at.live(positions[None])[0], self.at.rows
+        tiny = np.finfo(float).tiny
+        ratios = np.log(np.maximum(q[rows, positions], tiny) / np.maximum(p[rows, positions], tiny))
+        return float(1 / (self.exploit + (1 - self.exploit) * np.exp(np.clip(ratios[live].sum(), -50, 50))))
 
     # ---- learning
 
@@ -335,14 +288,6 @@ class SNG:
         self.moments = MEMORY * self.moments + np.column_stack([x.T @ x, x.T @ y])
         normal = self.moments[:, :2] + RIDGE * np.trace(self.moments[:, :2]) * np.eye(2)
         return f - x @ np.linalg.lstsq(normal, self.moments[:, 2], rcond=None)[0]
-
-
-def _categories(p: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``(count, D)`` categories from ``(D, K)`` distributions."""
-    cumulative = p.cumsum(1)
-    drawn = (rng.random((count, len(p), 1)) * cumulative[:, -1:] >= cumulative).sum(-1)
-    last = p.shape[1] - 1 - (p > 0)[:, ::-1].argmax(1)
-    return np.minimum(drawn, last)
 
 
 def _key(positions: np.ndarray) -> str:
