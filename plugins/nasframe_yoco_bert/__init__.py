@@ -8,3 +8,8 @@ HERE = "nasframe_yoco_bert"
 @hookimpl
 def register_samplers(register):
     register("sng", f"{HERE}.sng:SNG")
+
+
+@hookimpl
+def register_modifiers(register):
+    register("kd_in_place", f"{HERE}.in_place:InPlaceKD")

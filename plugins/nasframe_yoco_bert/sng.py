@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nasframe.domain import DomainError
-from nasframe.errors import UnsatisfiableError
+from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.types import Arch, Count, Positive, Trial
 from nasframe_yoco_bert.coordinates import Coordinates
 from nasframe_yoco_bert.draws import Draws, Region
@@ -79,6 +79,9 @@ class SNG:
             others come from θ as it is), or ``none``.
         warm_up: updates in training in which θ rests and all proposals explore; default 50, published 0.
 
+    Raises:
+        UsageError: a domain without knobs, fewer than two answers an update, or a probability that is none.
+
     >>> from nasframe.domain import Choices
     >>> sampler = SNG(Choices({"k": [1, 2, 3]}), seed=0, reference_compat=True)
     >>> sampler.tell([Trial({"k": 3}, score=0.9), Trial({"k": 1}, score=0.5)])
@@ -110,6 +113,9 @@ class SNG:
         given = {name: value for name, value in locals().items() if name in MENDED and value is not None}
         self.how: dict[str, Any] = {**(PUBLISHED if reference_compat else MENDED), **given}
         self.lam, self.delta, self.penalty = self.how["lam"], self.how["delta"], self.how["penalty"]
+        fixed = self.how["explore"]
+        if self.lam < 2 or not (isinstance(fixed, str) or 0 <= fixed <= 1):
+            raise UsageError(f"sampler 'sng': lam {self.lam}, explore {fixed}. Expected 2 or more, and 0 to 1.")
         wanted = self.how["objective"] == "cost_matched" or self.how["cost_targets"] != "none"
         self.at = Coordinates(domain, costs if wanted else None)
         self.domain, self.rng, self.band = domain, np.random.default_rng(seed), band

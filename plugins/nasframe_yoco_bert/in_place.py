@@ -1,0 +1,61 @@
+"""Distillation from the largest sub-network of the same step (Yu and Huang 2019, arXiv 1903.05134)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import Modifier
+from nasframe.nn.losses import distillation
+from nasframe.step import Step
+from nasframe.types import Arch, TrainJob
+
+
+class InPlaceKD(Modifier):
+    """Let the largest sub-network of each step teach the others of that step, which costs no pass of its own.
+
+    The others learn ``(1 − weight) · loss + weight · T² · KL(largest ‖ other)``, or the squared difference in
+    regression. The largest must come first, as it does from the sampler ``sandwich`` with ``archs_per_step: 3``.
+
+    Args:
+        temperature: T, how soft both distributions are made.
+        weight: share of the largest's term, 0 to 1.
+    """
+
+    def __init__(self, temperature: float = 1.0, weight: float = 0.5) -> None:
+        self.temperature, self.weight = temperature, weight
+
+    def on_start(self, job: TrainJob) -> None:
+        """Find out which sub-network is the largest.
+
+        Raises:
+            UsageError: the stage trains no sub-networks.
+        """
+        domain: Any = job.within if job.within is not None else job.space and job.space.domain
+        if job.sampler is None or not hasattr(domain, "largest"):
+            raise UsageError(f"stage {job.stage!r}: kd_in_place needs a sampler of sub-networks, as 'sandwich'.")
+        self.largest: Arch = domain.largest()
+        self.batch: Any = None
+
+    def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
+        """Keep what the largest says, mix it into the others' loss.
+
+        Raises:
+            UsageError: the largest did not come first.
+        """
+        if step.arch == self.largest:
+            self.batch, self.logits = step.batch, step.outputs.logits.detach()
+            return loss
+        if self.batch is not step.batch:
+            raise UsageError(
+                f"stage {step.job.stage!r}: kd_in_place heard {dict(step.arch or {})} before the largest sub-network. "
+                "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
+            )
+        if step.job.task.labels is None:
+            term = functional.mse_loss(step.outputs.logits.float(), self.logits.float())
+        else:
+            term = distillation(step.outputs.logits, self.logits, self.temperature)
+        return (1 - self.weight) * loss + self.weight * term
