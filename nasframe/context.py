@@ -230,7 +230,9 @@ class StageContext:
                 for name, net in models.items():
                     found[name][cost] = estimator.estimate(None, net, None)
         for name, costs in found.items():
-            self.store.put_model(name, costs={**(self.store.model(name).get("costs") or {}), **costs})
+            known = self.store.model(name).get("costs") or {}
+            known = {key: value for key, value in known.items() if key.removesuffix("_cached") not in costs}
+            self.store.put_model(name, costs=known | costs)
 
     def remeasure(self, space: Any, net: nn.Module, names: Iterable[str]) -> Callable[[Arch], dict[str, float]] | None:
         """Make a function that measures anew those of the named costs that are measured, if any is."""

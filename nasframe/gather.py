@@ -64,7 +64,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "curves": _curves(rows["metric"], [row["name"] for row in rows["stage"]]),
         "ledger": rows["ledger"],
         "ledger_total": _totals(rows["ledger"]),
-        "stages": [{key: row[key] for key in ("name", "verb", "state", "run_seconds")} for row in rows["stage"]],
+        "stages": [_stage(row) for row in rows["stage"]],
         "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
         "command": facts.get("command"),
         "data": data,
@@ -72,6 +72,12 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "recipe": recipe_text,
         "trials": [{key: value for key, value in row.items() if key != "finished_at"} for row in rows["trial"]],
     }
+
+
+def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a stage; ``cached`` is the run that made its result, where it came from the cache."""
+    facts = {key: row[key] for key in ("name", "verb", "state", "run_seconds")}
+    return facts | {"cached": (row["result"] or {}).get("cached", {}).get("run")}
 
 
 def _rows(db: sqlite3.Connection, table: str) -> list[dict[str, Any]]:

@@ -99,20 +99,32 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
 
 
 @dataclass(frozen=True)
-class _Override:
+class Override:
+    """One change of a recipe.
+
+    Args:
+        sign: ``+`` adds, ``~`` takes away, nothing sets.
+        keys: the path.
+        value: what to set.
+        at: where it was written.
+        merges: a mapping is put over the one that is there, as a recipe over one that it extends.
+    """
+
     sign: str
     keys: tuple[str, ...]
     value: Node
     at: Position
+    merges: bool = False
 
 
 class _Refused(Exception):
     """An override that cannot be applied."""
 
 
-def change(root: Node, overrides: Sequence[str], problems: list[Problem]) -> None:
+def change(root: Node, overrides: Sequence[str | Override], problems: list[Problem]) -> None:
     """Apply ``set``, switches, overrides; those on a ``repeat`` group before it is written out, the rest after."""
-    parsed = [item for text in overrides if (item := _parse(text, problems))]
+    given = [_parse(item, problems) if isinstance(item, str) else item for item in overrides]
+    parsed = [item for item in given if item]
     switches = root.value.get("switches")
     known = switches.value if switches is not None and isinstance(switches.value, dict) else {}
     fixed = root.value.pop("set", None)
@@ -138,7 +150,7 @@ def _given_groups(stages: Node | None) -> set[str]:
     return {str(options["name"]) for verb, options in pairs if verb == "repeat" and "name" in options}
 
 
-def _parse(text: str, problems: list[Problem]) -> _Override | None:
+def _parse(text: str, problems: list[Problem]) -> Override | None:
     at = Position(f"override {text!r}")
     sign = text[:1] if text[:1] in ("+", "~") else ""
     key, equals, value = text[len(sign) :].partition("=")
@@ -148,10 +160,10 @@ def _parse(text: str, problems: list[Problem]) -> _Override | None:
         return None
     node, found = parse(value, at)
     problems += found
-    return None if node is None else _Override(sign, keys, node, at)
+    return None if node is None else Override(sign, keys, node, at)
 
 
-def _switch(item: _Override, changes: Node, problems: list[Problem]) -> list[_Override]:
+def _switch(item: Override, changes: Node, problems: list[Problem]) -> list[Override]:
     name = item.keys[0]
     if not isinstance(item.value.value, bool):
         problems.append(Problem(str(item.at), name, f"{item.value.plain()!r} does not fit. Expected true or false."))
@@ -160,14 +172,14 @@ def _switch(item: _Override, changes: Node, problems: list[Problem]) -> list[_Ov
     return _listed(f"switches.{name}", changes, problems)
 
 
-def _listed(path: str, changes: Node, problems: list[Problem]) -> list[_Override]:
+def _listed(path: str, changes: Node, problems: list[Problem]) -> list[Override]:
     if not isinstance(changes.value, dict):
         problems.append(Problem(str(changes.at), path, "is not a mapping. Expected dotted.path: value."))
         return []
-    return [_Override("", tuple(key.split(".")), value, value.at) for key, value in changes.value.items()]
+    return [Override("", tuple(key.split(".")), value, value.at) for key, value in changes.value.items()]
 
 
-def _apply(root: Node, item: _Override, problems: list[Problem]) -> None:
+def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
     try:
         holder = root
         for depth, key in enumerate(item.keys[:-1]):
@@ -177,7 +189,7 @@ def _apply(root: Node, item: _Override, problems: list[Problem]) -> None:
         problems.append(Problem(str(item.at), ".".join(item.keys), str(error)))
 
 
-def _step(holder: Node, key: str, before: tuple[str, ...], item: _Override) -> Node:
+def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
     """Go one key down; what is missing becomes an empty mapping, unless something is to be taken away."""
     _open(holder, before)
     if isinstance(holder.value, list):
@@ -200,7 +212,7 @@ def _open(holder: Node, path: tuple[str, ...]) -> None:
         raise _Refused(f"{'.'.join(path)!r} is {holder.value!r}, which has no options.")
 
 
-def _assign(holder: Node, item: _Override) -> None:
+def _assign(holder: Node, item: Override) -> None:
     key, before = item.keys[-1], item.keys[:-1]
     _open(holder, before)
     if isinstance(holder.value, list):
@@ -216,7 +228,8 @@ def _assign(holder: Node, item: _Override) -> None:
         elif item.sign == "+" and key == str(len(holder.value)):
             holder.value.append(Node(item.value.value, item.at))
         else:
-            holder.value[_index(holder, key)] = Node(item.value.value, item.at)
+            index = _index(holder, key)
+            holder.value[index] = _laid(holder.value[index], item)
         return
     there = key in holder.value
     if item.sign == "~" and not there:
@@ -228,7 +241,29 @@ def _assign(holder: Node, item: _Override) -> None:
         return
     if key == "use" and there and holder.value["use"].value != item.value.value:
         holder.value = {k: n for k, n in holder.value.items() if k in KEPT or n.at.overridden}
-    holder.value[key] = Node(item.value.value, item.at)
+    holder.value[key] = _laid(holder.value.get(key), item)
+
+
+def _laid(below: Node | None, item: Override) -> Node:
+    above = Node(item.value.value, item.at)
+    return merge(below, above) if item.merges and below is not None else above
+
+
+def merge(below: Node, above: Node) -> Node:
+    """Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options."""
+    if isinstance(below.value, str) and isinstance(above.value, dict):
+        below = Node({"use": Node(below.value, below.at)}, below.at)
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    kept = below.value
+    if "use" in above.value and _use(below) != _use(above):
+        kept = {key: node for key, node in kept.items() if key in KEPT}
+    merged = {key: merge(node, above.value[key]) if key in above.value else node for key, node in kept.items()}
+    return Node(merged | {key: node for key, node in above.value.items() if key not in merged}, above.at)
+
+
+def _use(node: Node) -> Any:
+    return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None
 
 
 def _index(holder: Node, key: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nasframe.errors import Problem, RecipeError, listing, suggestion
 from nasframe.nodes import Node, Position, read
-from nasframe.overrides import KEPT, change
+from nasframe.overrides import Override, change, merge
 
 FORMAT = 1
 
@@ -68,7 +68,10 @@ def load_recipe(
 
 
 def read_recipe(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, base: str | Path | None = None
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str | Override] = (),
+    *,
+    base: str | Path | None = None,
 ) -> tuple[Recipe | None, list[Problem]]:
     """Read a recipe as far as it can be read, with every problem; ``None`` where there is nothing to check."""
     problems: list[Problem] = []
@@ -158,8 +161,8 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
     for item in items:
         parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
         if parent is not None:
-            merged = parent if merged is None else _merge(merged, parent)
-    return root if merged is None else _merge(merged, root)
+            merged = parent if merged is None else merge(merged, parent)
+    return root if merged is None else merge(merged, root)
 
 
 def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
@@ -194,20 +197,3 @@ def extended_files(path: Path) -> list[Path]:
     if problems:
         raise RecipeError(problems)
     return list(dict.fromkeys(Path(os.path.normpath(file)) for file in found))
-
-
-def _merge(below: Node, above: Node) -> Node:
-    """Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options."""
-    if isinstance(below.value, str) and isinstance(above.value, dict):
-        below = Node({"use": Node(below.value, below.at)}, below.at)
-    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
-        return above
-    kept = below.value
-    if "use" in above.value and _use(below) != _use(above):
-        kept = {key: node for key, node in kept.items() if key in KEPT}
-    merged = {key: _merge(node, above.value[key]) if key in above.value else node for key, node in kept.items()}
-    return Node(merged | {key: node for key, node in above.value.items() if key not in merged}, above.at)
-
-
-def _use(node: Node) -> Any:
-    return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None

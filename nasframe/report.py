@@ -151,9 +151,10 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _ledger_rows(report: Mapping[str, Any]) -> list[list[str]]:
     counts = ("steps", "examples", "tokens", "forward_macs", "backward_macs", "evaluations")
+    cached = {stage["name"] for stage in report["stages"] if stage["cached"]}
     return [
         [
-            row["stage"],
+            row["stage"] + (" (from the cache)" if row["stage"] in cached else ""),
             row["role"],
             *(tables.human(row[key]) if row[key] else "–" for key in counts),
             tables.duration(row["run_seconds"]),

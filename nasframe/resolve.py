@@ -17,7 +17,7 @@ from nasframe import registry
 from nasframe.checks import Checker
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
 from nasframe.options import groups_of, options_of, ref_kind, validate
-from nasframe.overrides import verb_of
+from nasframe.overrides import Override, verb_of
 from nasframe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel
 from nasframe.recipe import FORMAT, Recipe
 from nasframe.stages import COSTS, VERBS
@@ -46,7 +46,7 @@ def resolve(recipe: Recipe) -> Plan:
 
 
 def check_recipe(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str | Override] = ()
 ) -> tuple[Plan | None, list[Problem]]:
     """Read and resolve a recipe; return its plan, or every problem of the text and of its meaning."""
     from nasframe.recipe import read_recipe

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.cache import Cache, CachedRun
 from nasframe.context import StageContext
 from nasframe.errors import RunError, UsageError
 from nasframe.material import Material
 from nasframe.nodes import dump
-from nasframe.processes import device, join_processes, leader, told_by_leader
+from nasframe.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.progress import Progress
 from nasframe.reach import check_budgets
 from nasframe.resolve import Plan, PlannedStage, resolve
@@ -83,23 +84,34 @@ class Run:
         return build(self.directory)
 
 
-def run(recipe: Recipe, *, out: str | Path | None = None, progress: bool | None = None) -> Run:
+def run(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    cache: str | Path | None = None,
+    report: bool = True,
+) -> Run:
     """Run a recipe in a fresh directory.
 
     Args:
         recipe: what :func:`nasframe.load_recipe` returned.
         out: the run directory; default ``runs/<name>/<time>-<hash>``.
         progress: show bars; default on a terminal only.
+        cache: a folder of stage results, to take from and to add to; default: every stage is run.
+        report: write the report at the end; :meth:`Run.report` writes it at any time.
 
     Returns:
         The finished run.
 
     Raises:
         RecipeError: the recipe cannot work; nothing was written.
-        UsageError: ``out`` is not empty.
+        UsageError: ``out`` is not empty, or several processes were to share a cache.
         UnsatisfiableError: no architecture can meet a budget; nothing was written.
     """
     plan = resolve(recipe)
+    if cache is not None and distributed():
+        raise UsageError("a cache serves runs of one process. Expected no cache under torchrun or accelerate.")
     join_processes()
     digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
     directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
@@ -109,17 +121,19 @@ def run(recipe: Recipe, *, out: str | Path | None = None, progress: bool | None 
         with Progress(progress).bar("model and data"):
             check_budgets(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
+        facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}
         store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
     directory = Path(told_by_leader(str(store.directory if store else "")))
-    return execute(plan, store, directory, progress, parts)
+    return execute(plan, store, directory, progress, report, parts)
 
 
-def resume(directory: str | Path, *, progress: bool | None = None) -> Run:
+def resume(directory: str | Path, *, progress: bool | None = None, report: bool = True) -> Run:
     """Go on with a run that was stopped: finished stages stand, the interrupted one continues.
 
     Args:
         directory: the run directory.
         progress: show bars; default on a terminal only.
+        report: write the report at the end.
 
     Raises:
         UsageError: no run lies there, another process works on it, or its data changed since.
@@ -132,11 +146,19 @@ def resume(directory: str | Path, *, progress: bool | None = None) -> Run:
     told_by_leader(directory.name)  # the others wait until the lock is held
     reader = store or RunStore(directory, shared=True)
     plan = resolve(load_recipe(directory / "recipe.yaml", base=Path(reader.get("base", "."))))
-    return execute(plan, store, directory, progress)
+    parts = Material(plan)
+    if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
+        check_budgets(parts)
+    return execute(plan, store, directory, progress, report, parts)
 
 
 def execute(
-    plan: Plan, store: RunStore | None, directory: Path, progress: bool | None, parts: Material | None = None
+    plan: Plan,
+    store: RunStore | None,
+    directory: Path,
+    progress: bool | None,
+    report: bool,
+    parts: Material | None = None,
 ) -> Run:
     """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
     own = store or RunStore(directory, shared=True)
@@ -150,15 +172,16 @@ def execute(
             if own.stage_state(stage.name) == "done":
                 continue
             if store:
-                work = context.execute_stage(position, stage, work or context.restore(plan.stages[:position]))
+                work = context.next_stage(position, stage, work)
             else:
                 if stage.verb == "train":  # until we join it, the first process cannot get past this stage
                     StageContext(context, stage).call(context.restore(plan.stages[:position]))
                 context.wait_for(stage)
         if store:
             store.put("finished", True)
-            with context.progress.bar("report"):
-                Run(directory).report()
+            if report:
+                with context.progress.bar("report"):
+                    Run(directory).report()
             store.clear_checkpoints()
     finally:
         own.close()
@@ -183,8 +206,11 @@ class RunContext:
         self.files: dict[int, str] = {}
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
         self.sampler: Any = None
+        self.cached: CachedRun | None = None
         with progress.bar("model and data"):
             self.material = self.load_material()
+            if (folder := store.get("cache")) is not None and leader():
+                self.cached = CachedRun(Cache(Path(folder)), store, plan, self.material)
 
     def load_material(self) -> Work:
         """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
@@ -196,6 +222,19 @@ class RunContext:
             facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
             self.store.put("data", facts | {"labels": labels})
         return self.parts.work
+
+    def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:
+        """Run a stage, or take its result from the cache: ``None`` means that the work lies in the snapshot."""
+        if self.cached is None:
+            return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+        if not self.cached.adopt(position):
+            with self.cached.building(position):
+                if not self.cached.adopt(position):
+                    return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+        self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}: from the cache")
+        self.prune(stage.name)
+        self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=0.0)
+        return None
 
     def execute_stage(self, position: int, stage: PlannedStage, work: Work) -> Work:
         """Run one stage and store its result."""
@@ -209,6 +248,8 @@ class RunContext:
             raise
         self.snapshot(stage.name, work)
         seconds = time.monotonic() - began
+        if self.cached is not None:
+            self.cached.keep(stage, seconds, context.result)
         self.store.end_stage(stage.name, "done", seconds, context.result)
         self.prune(stage.name)
         self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)
@@ -334,12 +375,3 @@ def git_commit() -> str | None:
         text=True,
     )
     return answer.stdout.strip() or None
-
-
-def processor() -> str:
-    """Name the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+STAGE_TABLES = ("trial", "metric", "ledger")
+"""The tables whose rows belong to one stage each."""
 
 SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -281,6 +283,35 @@ class RunStore:
         """Return what :meth:`end_stage` kept."""
         row = self.db.execute("SELECT result FROM stage WHERE name = ?", (name,)).fetchone()
         return {} if row is None else json.loads(row[0])
+
+    def stage_rows(self, name: str) -> dict[str, Any]:
+        """Return all that a stage left here: its trials, metrics, ledger and facts, and the models as they stand."""
+        rows: dict[str, Any] = {
+            table: self.db.execute(f"SELECT * FROM {table} WHERE stage = ?", (name,)).fetchall()
+            for table in STAGE_TABLES
+        }
+        facts = self.db.execute(
+            "SELECT key, value FROM run WHERE key = ? OR key LIKE 'measured %'", (f"tally {name}",)
+        ).fetchall()
+        return rows | {"run": facts, "model": self.db.execute("SELECT * FROM model ORDER BY rowid").fetchall()}
+
+    def put_stage(
+        self, name: str, position: int, verb: str, rows: Mapping[str, Any], seconds: float, result: Mapping[str, Any]
+    ) -> None:
+        """Write what :meth:`stage_rows` returned, of this run or an equal one, as a finished stage's."""
+        with self.transaction():
+            for table in STAGE_TABLES:
+                self.db.execute(f"DELETE FROM {table} WHERE stage = ?", (name,))
+            self.db.execute("DELETE FROM model")
+            for table, values in rows.items():
+                for row in values:
+                    self.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+            for model, text in self.db.execute("SELECT name, costs FROM model").fetchall():
+                costs = json.loads(text)
+                costs |= {f"{cost}_cached": 1 for cost in list(costs) if f"{cost}_spread" in costs}
+                self.put_model(model, costs=costs)
+            self.start_stage(name, position, verb)
+            self.end_stage(name, "done", seconds, result)
 
     def add_trial(self, stage: str, number: int, trial: Trial, seconds: float) -> None:
         """Store one trial in one transaction."""

@@ -1,17 +1,27 @@
-"""Studies: arms × tasks × seeds of recipes, as one table of results."""
+"""Studies: arms × tasks × seeds of recipes, run to one table of results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.cache import default_folder
 from nasframe.errors import UsageError
-from nasframe.nodes import Position, parse
+from nasframe.keys import chains
+from nasframe.nodes import Position, dump, parse
 from nasframe.store import RunStore
+from nasframe.study_file import Study, load_study
+from nasframe.workers import LOG, work_through
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Study", "ablate", "begin", "collect", "go_on", "load_study", "missing", "run_rows", "settings", "volatile"]
 
 FORMAT_VERSION = 1
 SETTINGS = "study.yaml"
@@ -21,6 +31,152 @@ FACTS = (
     "training_macs", "evaluations", "run_seconds", "cached_seconds", "cached_stages",
 )  # fmt: skip
 """Columns that every table of a study has; costs follow, by name, and ``<cost>_relative``."""
+
+
+def ablate(
+    study: Study,
+    *,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    jobs: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Run a study: every arm on every task with every seed, each distinct stage once.
+
+    Args:
+        study: what :func:`load_study` returned.
+        out: the study's directory; default: ``runs/<study>/<time>``.
+        cache: the folder of stage results that the runs share; default: ``NASFRAME_CACHE``, else ``~/.cache/nasframe``.
+        jobs: processes; the CPU threads are divided between them.
+        say: told what happens, a line at a time.
+
+    Returns:
+        The study's directory, with ``study.csv``, ``study.html`` and the runs. Runs that failed are told by ``say``
+        and lack in the table; see :func:`missing`.
+
+    Raises:
+        UsageError: ``out`` is not empty.
+    """
+    directory = begin(study, out, cache, jobs)
+    go_on(directory, say=say)
+    return directory
+
+
+def begin(
+    study: Study, out: str | Path | None = None, cache: str | Path | None = None, jobs: int = 1, command: Any = None
+) -> Path:
+    """Make a study's directory with those of all its runs, or nothing; :func:`go_on` runs them."""
+    home = Path(out or Path("runs") / study.name / time.strftime("%Y%m%d-%H%M%S"))
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        there = (home / SETTINGS).exists()
+        hint = f" To go on with the study in it: nasframe ablate --resume {home}" if there else ""
+        raise UsageError(f"{home}: not empty; a study is never overwritten.{hint}")
+    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    facts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION, "study": study.name, "description": study.description,
+        "source": str(study.source), "command": command or sys.argv, "arms": dict(study.arms),
+        "tasks": list(study.tasks), "seeds": list(study.seeds), "compare": dict(study.compare),
+        "cache": str(Path(cache or default_folder()).expanduser().resolve()), "jobs": jobs,
+        "threads": max(1, cores // jobs) if jobs > 1 else None, "runs": [],
+    }  # fmt: skip
+    draft = home.with_name(f".{home.name}.begun")
+    shutil.rmtree(draft, ignore_errors=True)
+    for run, plan in study.runs():
+        said = {"command": facts["command"], "base": str(plan.base), "cache": facts["cache"]}
+        RunStore(draft / run["run"], create=True, recipe=dump(plan.recipe), facts=said).close()
+        facts["runs"].append(run | {"stages": chains(plan)})
+    (draft / SETTINGS).write_text(dump(facts), encoding="utf-8")
+    os.replace(draft, home)
+    return home
+
+
+def go_on(
+    directory: str | Path, jobs: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Bring the runs of a study that are not finished to their end, then write its report.
+
+    Args:
+        directory: the study's.
+        jobs: processes; default: as the study began. The threads of each stay what they were: numbers depend on them.
+        say: told what happens, a line at a time.
+
+    Returns:
+        The runs that failed, each with what went wrong as ``error``.
+
+    Raises:
+        UsageError: no study lies there, or another process works on it.
+    """
+    from filelock import FileLock, Timeout
+
+    home, facts = Path(directory), settings(directory)
+    try:
+        with FileLock(home / ".lock", timeout=0):
+            failures = _run_all(home, facts, jobs or facts["jobs"], say)
+            report(home, say)
+    except Timeout:
+        raise UsageError(f"{home}: another process is working on this study. Expected it to be free.") from None
+    return failures
+
+
+def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    states = {run["run"]: stage_states(home / run["run"]) for run in facts["runs"]}
+    left = [run for run in facts["runs"] if not finished(home / run["run"])]
+    done = {run["stages"][stage] for run in facts["runs"] for stage, how in states[run["run"]].items() if how == "done"}
+    failures: list[dict[str, Any]] = []
+    total, ended, began = len(facts["runs"]), len(facts["runs"]) - len(left), time.monotonic()
+
+    def note(run: Mapping[str, Any], error: str | None) -> None:
+        nonlocal ended
+        ended += 1
+        if error:
+            failures.append({**run, "error": error})
+            how = f"FAILED, the others go on: {error} (see {home / run['run'] / LOG})"
+        else:
+            taken = run_facts(home / run["run"])
+            how = f"done in {taken['run_seconds']:.1f} s"
+            how += f", {taken['cached']} of {taken['stages']} stages from the cache" if taken["cached"] else ""
+        say(f"{ended}/{total}  {run_name(run, facts)}: {how}  [{time.monotonic() - began:.0f} s]")
+
+    work_through(home, left, done, jobs, facts["threads"], note)
+    if failures:
+        say(f"{len(failures)} of {total} runs failed: {', '.join(run_name(run, facts) for run in failures)}.")
+        say(f"To try them again: nasframe ablate --resume {home}")
+    return failures
+
+
+def run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Name a run for a reader."""
+    return " ".join([run["arm"], *([run["task"]] if facts["tasks"] else []), f"seed {run['seed']}"])
+
+
+def report(directory: Path, say: Callable[[str], None]) -> None:
+    """Write the study's table, statistics and pages from what is finished."""
+    from nasframe import study_report
+
+    frame = collect(directory)
+    if frame.empty:
+        say("no run left anything to compare.")
+        return
+    try:
+        study_report.write(directory, frame, settings(directory))
+    except UsageError as error:
+        say(str(error))
+
+
+def stage_states(directory: Path) -> dict[str, str]:
+    """Return the state of every stage that a run began."""
+    store = RunStore(directory, shared=True)
+    found = dict(store.db.execute("SELECT name, state FROM stage").fetchall())
+    store.close()
+    return found
+
+
+def run_facts(directory: Path) -> dict[str, Any]:
+    """Return a run's number of ``stages``, how many of them were ``cached``, and its ``run_seconds``."""
+    store = RunStore(directory, shared=True)
+    rows = store.db.execute("SELECT run_seconds, result LIKE '%\"cached\":%' FROM stage").fetchall()
+    store.close()
+    return {"stages": len(rows), "cached": sum(row[1] for row in rows), "run_seconds": sum(row[0] for row in rows)}
 
 
 def collect(directory: str | Path) -> pd.DataFrame:

@@ -79,16 +79,17 @@ def is_share(name: str) -> bool:
 
 
 def latency(costs: Mapping[str, float | None]) -> str:
-    """Write the latency in milliseconds with its spread.
+    """Write the latency in milliseconds with its spread; one that was measured in another run is marked.
 
-    >>> latency({"latency": 12.31, "latency_spread": 0.42})
-    '12.3 ± 0.4 ms'
+    >>> latency({"latency": 12.31, "latency_spread": 0.42}), latency({"latency": 12.31, "latency_cached": 1})
+    ('12.3 ± 0.4 ms', '12.3 ms, cached')
     """
     value, spread = costs.get("latency"), costs.get("latency_spread")
     if value is None:
         return "–"
     digits = 1 if value >= 1 else 3
-    return f"{value:.{digits}f} ms" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f} ms"
+    text = f"{value:.{digits}f} ms" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f} ms"
+    return text + (", cached" if costs.get("latency_cached") else "")
 
 
 def cost(name: str, costs: Mapping[str, float | None]) -> str:
