@@ -25,11 +25,15 @@ from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = ROOT / "docs/examples"  # distributions with documents of their own
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if not page.is_relative_to(EXAMPLES)]
 FENCE = re.compile(r"^(?:<!-- test: (\w+)(?: ([^\n]+?))? -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"python", "bash", "yaml", "toml", "text"}
-DIRECTIVES = {"", "file", "slow", "install", "skip", "wrong", "problems"}
-SKIP_REASONS: dict[str, int] = {}  # reason → how many blocks may be skipped for it
+DIRECTIVES = {"", "file", "slow", "install", "skip", "wrong", "problems", "write", "fails", "output"}
+SKIP_REASONS = {  # reason → how many blocks may be skipped for it
+    "followed in a fresh environment by tests/test_tutorial.py": 4,
+}
 SMOKE = "nasframe run recipes/quickstart.yaml smoke=true --out runs/smoke"
 
 
@@ -57,7 +61,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 OPENING = next(block for block in BLOCKS if block.page.name == "python-api.md" and block.language == "python")
-QUICK = ("", "file", "wrong", "problems")
+QUICK = ("", "file", "wrong", "problems", "write", "fails", "output")
 
 
 def commands(block: Block) -> list[str]:
@@ -167,20 +171,27 @@ def test_blocks_run(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(folder)
     registry.plugins.cache_clear()
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr("nasframe.testing.samplers.SamplerContract.trials", 1000)
     space = {"__name__": "__main__"}
+    printed = [""]  # by the commands of the last block
     try:
         for block in blocks:
-            run_block(block, folder, space)
+            run_block(block, folder, space, printed)
     finally:
         registry.plugins.cache_clear()
 
 
-def run_block(block: Block, folder: Path, space: dict) -> None:
-    if block.directive in ("file", "wrong"):
+def run_block(block: Block, folder: Path, space: dict, printed: list[str]) -> None:
+    if block.directive in ("file", "wrong", "write"):
         (folder / block.argument).write_text(block.code, encoding="utf-8")
+        sys.modules.pop(Path(block.argument).stem, None)  # an earlier version of the same file
+        registry.plugins.cache_clear()
+    if block.directive == "output":
+        missing = [line for line in block.code.splitlines() if line not in printed[0].splitlines()]
+        assert not missing, f"{block}: not printed: {missing}\n{printed[0]}"
     if block.directive == "problems":
         assert problems_of(block.argument) == block.code.split("\n"), block
-    elif block.directive == "wrong" or block.language == "text":
+    elif block.directive in ("wrong", "write") or block.language == "text":
         return
     elif block.language == "python":
         exec(compile("\n" * block.line + block.code, str(block.page), "exec"), space)
@@ -189,11 +200,15 @@ def run_block(block: Block, folder: Path, space: dict) -> None:
     elif block.language == "toml":
         tomllib.loads(block.code)
     else:
+        screen = io.StringIO()
         for command in commands(block):
             words = shlex.split(command)
             assert words[0] == "nasframe", f"{block}: {command} needs a directive"
             if command != SMOKE:
-                assert nasframe(words[1:]) == 0, f"{block}: {command}"
+                with contextlib.redirect_stdout(screen):
+                    code = nasframe(words[1:])
+                assert (code == 0) != (block.directive == "fails"), f"{block}: {command}\n{screen.getvalue()}"
+        printed[0] = screen.getvalue()
 
 
 def problems_of(name: str) -> list[str]:
