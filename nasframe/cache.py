@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.keys import digest, file_digest, stage_keys
+from nasframe.keys import digest, file_digest, material, stage_keys
 from nasframe.nodes import dotted
 from nasframe.store import RunStore, write_text
 from nasframe.types import Work
@@ -51,6 +51,10 @@ class Cache:
         paths = sorted(self.root.glob("stages/*.json"), key=lambda path: path.stat().st_mtime)
         found = {path.stem: _manifest(path) for path in paths}
         return {key: entry for key, entry in found.items() if entry}
+
+    def holds(self, key: str) -> bool:
+        """Tell whether there is an entry, sound or not."""
+        return (self.root / "stages" / f"{key}.json").exists()
 
     def read(self, key: str) -> dict[str, Any] | None:
         """Return an entry whose files are all as they were written; drop one that is corrupt, with a warning."""
@@ -92,6 +96,15 @@ class Cache:
     def blob(self, name: str) -> Path:
         """Return where the file of a digest lies."""
         return self.root / "blobs" / name[:2] / name
+
+    def size(self, entry: Mapping[str, Any]) -> int:
+        """Return the bytes of an entry's files; others may share them."""
+        blobs = [self.blob(name) for name in set(entry["files"].values())]
+        return sum(blob.stat().st_size for blob in blobs if blob.exists())
+
+    def total(self) -> int:
+        """Return the bytes of all files."""
+        return sum(path.stat().st_size for path in self.root.glob("blobs/*/*"))
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -155,7 +168,7 @@ class CachedRun:
 
     def __init__(self, cache: Cache, store: RunStore, plan: Plan, work: Work) -> None:
         self.cache, self.store, self.plan = cache, store, plan
-        self.parts = stage_keys(plan, work)
+        self.parts = stage_keys(plan, material(work))
         self.keys = [digest(parts) for parts in self.parts]
 
     def adopt(self, position: int) -> bool:

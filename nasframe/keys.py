@@ -33,14 +33,14 @@ NUMERIC = (
 """Packages whose version may change a number."""
 
 
-def stage_keys(plan: Plan, work: Work) -> list[dict[str, Any]]:
+def stage_keys(plan: Plan, start: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the parts of every stage's key, in order; each holds the digest of the one before as ``upstream``.
 
     Args:
         plan: the resolved recipe.
-        work: what is there before the first stage: the network, the tokenizer, the data.
+        start: what is there before the first stage, as :func:`material` digests it.
     """
-    facts, upstream, found = {"material": material(work), "environment": environment()}, "", []
+    facts, upstream, found = {"material": dict(start), "environment": environment()}, "", []
     for position in range(len(plan.stages)):
         parts = definition(plan, position)
         parts |= facts | {"source": sources(names_in(parts)), "upstream": upstream, "format": FORMAT}

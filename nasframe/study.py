@@ -71,13 +71,12 @@ def begin(
         there = (home / SETTINGS).exists()
         hint = f" To go on with the study in it: nasframe ablate --resume {home}" if there else ""
         raise UsageError(f"{home}: not empty; a study is never overwritten.{hint}")
-    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION, "study": study.name, "description": study.description,
         "source": str(study.source), "command": command or sys.argv, "arms": dict(study.arms),
         "tasks": list(study.tasks), "seeds": list(study.seeds), "compare": dict(study.compare),
         "cache": str(Path(cache or default_folder()).expanduser().resolve()), "jobs": jobs,
-        "threads": max(1, cores // jobs) if jobs > 1 else None, "runs": [],
+        "threads": threads_of(jobs), "runs": [],
     }  # fmt: skip
     draft = home.with_name(f".{home.name}.begun")
     shutil.rmtree(draft, ignore_errors=True)
@@ -88,6 +87,13 @@ def begin(
     (draft / SETTINGS).write_text(dump(facts), encoding="utf-8")
     os.replace(draft, home)
     return home
+
+
+def threads_of(jobs: int) -> int | None:
+    """Return the CPU threads of each of so many processes; ``None`` leaves a single one to torch."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = int(os.environ.get("OMP_NUM_THREADS") or here or 1)
+    return max(1, cores // jobs) if jobs > 1 else None
 
 
 def go_on(

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from nasframe import __version__
-from nasframe.cli import bench, check, compare, doctor, new, plugins, recipes, report, run, schema
+from nasframe.cli import ablate, bench, cache, check, compare, doctor, new, plugins, recipes, report, run, schema
 from nasframe.errors import NasframeError
 
 app = typer.Typer(
@@ -30,7 +30,9 @@ app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 app.command()(new.new)
 app.command()(report.report)
+app.command()(ablate.ablate)
 app.command()(compare.compare)
+app.add_typer(cache.app, name="cache")
 app.command()(schema.schema)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")

@@ -24,6 +24,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show stages, reachable costs and estimated time.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and keep them there."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed; the same as seed=N.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -51,7 +55,11 @@ def run(
 
     plan = _plan(recipe, changes)
     loaded = load_recipe(recipe, changes)
-    _start(lambda runner: runner.run(loaded, out=out, progress=progress), out or Path("runs") / plan.name, json_)
+    _start(
+        lambda runner: runner.run(loaded, out=out, progress=progress, cache=cache),
+        out or Path("runs") / plan.name,
+        json_,
+    )
 
 
 def _plan(recipe: str, changes: list[str]) -> Plan:
