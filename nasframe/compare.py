@@ -89,6 +89,8 @@ def compared(frame: pd.DataFrame, models: str | Sequence[str] | None = None) -> 
         models: patterns of names, to choose otherwise.
     """
     run = ["arm", "task", "seed"]
+    if frame.empty:
+        return frame.assign(slot=[])
     if models:
         patterns = [models] if isinstance(models, str) else models
         found = frame[[any(fnmatch(name, pattern) for pattern in patterns) for name in frame["model"]]].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def change(directory: Path, arm: str, task: str, seed: int, examples: int = 400,
     own = np.random.default_rng(list(f"{arm}{task}{seed}".encode()))
     gain = GAINS.get(arm, 0.0) + 0.02 * noise.standard_normal() + 0.006 * own.standard_normal()
     store = RunStore(directory)
+    store.db.execute("PRAGMA synchronous = OFF")
+    store.db.execute("BEGIN")
     easy, labels = noise.random(examples), noise.integers(2, size=examples)
     for name, text in store.db.execute("SELECT name, metrics FROM model").fetchall():
         metrics = json.loads(text)
@@ -37,6 +40,7 @@ def change(directory: Path, arm: str, task: str, seed: int, examples: int = 400,
         "UPDATE trial SET score = score + ? WHERE score IS NOT NULL", (gain + 0.005 * own.standard_normal(),)
     )
     store.put("data", {"fingerprint": data or f"{task}-{seed}", "primary": "accuracy", "sizes": {"dev": examples}})
+    store.db.execute("COMMIT")
     store.close()
     recipe = RECIPE.replace("package_docs", f"glue, name: {task}").replace("seed: 3", f"seed: {seed}")
     (directory / "recipe.yaml").write_text(recipe.replace("name: search}", f"name: search, sampler: {arm}}}"))
@@ -50,16 +54,19 @@ def make_study(home: Path, arms: Any = GAINS, tasks: Any = TASKS, seeds: int = 5
         for task in tasks
         for seed in range(seeds)
     ]
+    pattern = make_run(home / "pattern", trials=trials)
     for run in runs:
         last = (run["task"], run["seed"]) == (tasks[-1], seeds - 1)
         if run["arm"] == "greedy" and last:
             continue
-        make_run(home / run["run"], trials=trials, finished=not (run["arm"] == "evolution" and last))
+        shutil.copytree(pattern, home / run["run"])
         change(home / run["run"], run["arm"], run["task"], run["seed"])
         if run["arm"] == "evolution" and last:
             store = RunStore(home / run["run"])
+            store.put("finished", False)
             store.end_stage("search", "failed", 0.0)
             store.close()
+    shutil.rmtree(pattern)
     facts = {
         "format_version": 1, "study": "samplers", "description": "four samplers over one super-network a seed",
         "source": "samplers.yaml", "command": ["nasframe", "ablate", "samplers.yaml"],

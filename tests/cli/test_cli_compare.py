@@ -1,0 +1,70 @@
+"""``nasframe compare``: what it prints, what it writes, its errors."""
+
+import csv
+import io
+import json
+
+import pytest
+from study_directory import make_study
+
+from nasframe.cli import main
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study"), arms=("random", "greedy"), tasks=("sst2",), seeds=2, trials=6)
+
+
+def call(capsys, *arguments):
+    code = main(["compare", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_it_prints_tables_and_what_cannot_be_concluded(capsys, home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call(capsys, home)
+    assert (code, err) == (0, "")
+    assert "samplers: dev accuracy × 100 (sst2), against random" in out
+    assert "Cannot be concluded" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "latex", "markdown"])
+def test_each_form_is_what_it_says(capsys, home, form):
+    code, out, err = call(capsys, home, f"--{form}")
+    assert (code, err) == (0, "")
+    if form == "json":
+        assert json.loads(out)["format_version"] == 1
+    elif form == "csv":
+        assert {row["arm"] for row in csv.DictReader(io.StringIO(out))} == {"random", "greedy"}
+    else:
+        assert {"latex": r"\toprule", "markdown": "| :-- |"}[form] in out
+
+
+def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path):
+    runs = [f"{name}={home}/runs/{name}/sst2" for name in ("greedy", "random")]
+    code, out, err = call(capsys, *runs, "--against", "random", "--models", "best@*", "--out", tmp_path / "new")
+    assert code == 0
+    assert "study.html" in err
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "study.html", "study.json", "study.csv", "study.md", "study.tex", "figures",
+    }  # fmt: skip
+    assert "against random" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{home}", "--json", "--csv"], "expected one of them"),
+        (["{home}", "--against", "randm"], "Did you mean 'random'?"),
+        (["{home}", "--metric", "mcc"], "no finished run has a model with a score"),
+        (["{home}", "--models", "nothing*"], "nothing to compare"),
+        (["/nowhere"], "no run here"),
+        ([], "RUN"),
+    ],
+)
+def test_mistakes_are_2_and_say_what_was_expected(capsys, home, arguments, text):
+    code, out, err = call(capsys, *(argument.format(home=home) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert text in err
