@@ -7,34 +7,39 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing, suggestion
 from nasframe.options import Fault, validate
-from nasframe.types import Arch, Count, Trial, arch_id
+from nasframe.types import Arch, Trial, arch_id
 
 GIVEN = ("seed", "constraints_func")
 """What this wrapper gives to Optuna's samplers."""
+OWN = ("sampler", "knobs", "tries", "repeats", "constraints")
 QUIET = ("warn_independent_sampling", "warn_asynchronous_seeding")
+MUTANTS = 20  # drawn to find one that was not proposed before
 MISSING = "needs Optuna. Expected: pip install 'nasframe[optuna]'."
 
 
 class OptunaSampler:
     """Proposes what one of Optuna's samplers suggests.
 
-    Options of the Optuna sampler stand beside these and are checked against its signature. Proposals outside
-    ``within`` are told to it as violating a constraint, where it knows constraints, and asked for again; after
-    ``tries`` of them the last is mended by mutation. Optuna's samplers cannot be saved: the state is what was asked
-    and told, and loading it asks and tells again, which takes the time it took before.
+    Options of the Optuna sampler stand beside these and are checked against its signature. What it suggests outside
+    ``within`` is told to it as violating a constraint, where it knows constraints, and asked for again, and so is, in
+    a search, what it suggested before; after ``tries`` of them the last is mended by mutation. Optuna's samplers cannot
+    be saved: the state is what was asked and told, and loading it asks and tells again, which takes the time it took.
 
     Args:
         domain: what to propose from; it has knobs.
         seed: seeds the Optuna sampler.
         sampler: a class of ``optuna.samplers``, such as ``TPESampler``, ``NSGAIISampler`` or ``GPSampler``.
         knobs: suggest values as ``categorical``, or as ``ordinal`` by their positions, small to large.
-        tries: proposals outside ``within`` before one is mended.
+        tries: suggestions that are of no use before one is mended; 0 proposes whatever Optuna suggests, and leaves it
+            to the search to screen it and to answer repeats.
+        repeats: ``tell`` the sampler again what is known of what it suggested before, or let it ``forget`` that it did.
         constraints: tell the sampler of proposals outside ``within``; else it forgets them.
         options: of the Optuna sampler.
 
@@ -48,7 +53,8 @@ class OptunaSampler:
         seed: int = 0,
         sampler: str = "TPESampler",
         knobs: Literal["categorical", "ordinal"] = "categorical",
-        tries: Count = 10,
+        tries: Annotated[int, Ge(0)] = 10,
+        repeats: Literal["tell", "forget"] = "tell",
         constraints: bool = True,
         **options: Any,
     ) -> None:
@@ -57,11 +63,11 @@ class OptunaSampler:
         if not hasattr(domain, "decode"):
             raise UsageError(f"sampler 'optuna' needs a domain of knobs, but got {type(domain).__name__}")
         self.domain, self.seed, self.knobs, self.tries = domain, seed, knobs, tries
-        self.constraints, self.name, self.options = constraints, sampler, options
+        self.constraints, self.repeats, self.name, self.options = constraints, repeats, sampler, options
         self.sizes = dict(zip(domain.dims, domain.shape, strict=True))
         self.rules = _rules(domain)
         self.order = sorted(self.sizes, key=lambda dim: dim in self.rules)  # parents before what depends on them
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.training = np.random.default_rng(seed), False
         self.reset(1)
 
     @staticmethod
@@ -76,7 +82,7 @@ class OptunaSampler:
         if (name := options.get("sampler", "TPESampler")) not in names:
             hint = suggestion(name, names)
             return [(("sampler",), f"Optuna has no sampler {name!r}. It has {listing(names)}.{hint}")]
-        own = {key: value for key, value in options.items() if key not in ("sampler", "knobs", "tries", "constraints")}
+        own = {key: value for key, value in options.items() if key not in OWN}
         given = [((key,), f"not an option of {name}: nasframe gives it.") for key in GIVEN if own.pop(key, None)]
         found = validate(own, classes[name], skip=GIVEN)[1]
         return [*given, *((at, f"{text} ({name})") for at, text in found if at != ("search_space",))]
@@ -89,6 +95,7 @@ class OptunaSampler:
         self.log: list[list[Any]] = []  # all that was asked and told, from which another study can be brought here
         self.open: dict[str, list[int]] = {}  # proposals under way: architecture → Optuna's trials
         self.trials: dict[int, Any] = {}
+        self.seen: dict[str, list[float] | None] = {}  # what was proposed or told, and its values where they are known
         self.worst = [math.inf] * goals
         logger = logging.getLogger("optuna")
         level = logger.level
@@ -99,8 +106,9 @@ class OptunaSampler:
             logger.setLevel(level)
         self.study.stop = self._stop  # type: ignore[method-assign]
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, origin: str = "search") -> None:
         """Forget everything: a loss on a batch and a metric on a split are not comparable."""
+        self.training = origin == "train"
         self.reset(1)
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
@@ -109,8 +117,9 @@ class OptunaSampler:
         archs: list[Arch] = []
         try:
             while len(archs) < n and not self.exhausted:
-                number, arch = self._inside(domain)
+                number, arch = self._useful(domain)
                 self.open.setdefault(arch_id(arch), []).append(number)
+                self.seen.setdefault(arch_id(arch), None)
                 archs.append(arch)
         except UnsatisfiableError:
             pass
@@ -131,14 +140,16 @@ class OptunaSampler:
                 number = self._ask(self._positions(trial.arch))[0]
             else:
                 continue
+            if good:
+                self.seen[arch_id(trial.arch)] = values
             excess = trial.violation if math.isfinite(trial.violation) else 1.0
             self._tell(number, values if good else None, excess if good or trial.state == "screened" else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was asked and told, and the generator's state."""
         waiting = {name: list(numbers) for name, numbers in self.open.items() if numbers}
-        return {"goals": self.goals, "log": [list(entry) for entry in self.log], "open": waiting,
-                "rng": self.rng.bit_generator.state}  # fmt: skip
+        return {"seed": self.seed, "goals": self.goals, "log": [list(entry) for entry in self.log], "open": waiting,
+                "seen": dict(self.seen), "training": self.training, "rng": self.rng.bit_generator.state}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Ask and tell again all that was asked and told.
@@ -146,6 +157,7 @@ class OptunaSampler:
         Raises:
             RunError: Optuna suggests something else than it did.
         """
+        self.seed = state["seed"]
         self.reset(state["goals"])
         for kind, *entry in state["log"]:
             if kind == "ask":
@@ -157,6 +169,7 @@ class OptunaSampler:
             else:
                 self._tell(*entry)
         self.open = {name: list(numbers) for name, numbers in state["open"].items()}
+        self.seen, self.training = dict(state["seen"]), state["training"]
         self.rng.bit_generator.state = state["rng"]
 
     def _make(self, goals: int) -> Any:
@@ -184,25 +197,43 @@ class OptunaSampler:
     def _regoal(self, goals: int) -> None:
         """Begin a study of the right number of objectives, with the proposals under way."""
         asked = {number: positions for number, (_, _, positions) in enumerate(e for e in self.log if e[0] == "ask")}
-        waiting = self.open
+        waiting, seen = self.open, self.seen
         self.reset(goals)
+        self.seen = seen
         for name, numbers in waiting.items():
             self.open[name] = [self._ask(asked[number])[0] for number in numbers]
 
-    def _inside(self, domain: Any) -> tuple[int, Arch]:
-        """Ask until a proposal is inside ``domain``, or mend the last."""
+    def _useful(self, domain: Any) -> tuple[int, Arch]:
+        """Ask until a proposal is inside ``domain`` and new, or mend the last."""
         allowed = getattr(domain, "allowed", [])
         fixed = {dim: int(left[0]) for dim, left in zip(self.sizes, allowed, strict=False) if len(left) == 1}
         keep: Any = getattr(domain, "keep", None)
-        for _ in range(self.tries):
-            number, arch = self._ask(fixed)
-            if domain.contains(arch):
+        repeat = self.training or len(self.seen) >= getattr(domain, "size", math.inf)  # nothing new can be asked for
+        number, arch = self._ask(fixed)
+        for attempt in range(self.tries):
+            inside = domain.contains(arch)
+            if inside and (repeat or arch_id(arch) not in self.seen):
                 return number, arch
-            excess = float(keep.violation(arch)) if hasattr(keep, "violation") else 1.0
-            self._tell(number, None, excess if 0 < excess < math.inf else 1.0)
+            if inside:
+                self._tell(number, self.seen[arch_id(arch)] if self.repeats == "tell" else None, 0.0)
+            else:
+                excess = float(keep.violation(arch)) if hasattr(keep, "violation") else 1.0
+                self._tell(number, None, excess if 0 < excess < math.inf else 1.0)
             if self.exhausted:
                 raise UnsatisfiableError(f"{self.name} has no more proposals")
-        return self._ask(self._positions(domain.mutate(arch, self.rng)))
+            if attempt + 1 < self.tries:
+                number, arch = self._ask(fixed)
+            else:
+                number, arch = self._ask(self._positions(self._mended(arch, domain)))
+        return number, arch
+
+    def _mended(self, arch: Arch, domain: Any) -> Arch:
+        """Mutate into ``domain``, to something new where that is near."""
+        for _ in range(MUTANTS):
+            arch = domain.mutate(arch, self.rng)
+            if self.training or arch_id(arch) not in self.seen:
+                break
+        return arch
 
     def _ask(self, fixed: Mapping[str, int]) -> tuple[int, Arch]:
         """Open a trial of Optuna's, with some dimensions fixed, and read its architecture."""
