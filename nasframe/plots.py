@@ -58,6 +58,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         target = path.with_name(path.name + suffix)
         figure.savefig(target, facecolor="white", **options)  # type: ignore[arg-type]
         written.append(target)
+        figure.set_layout_engine("none")  # laid out once: the page's copy is the same figure
     return written
 
 
