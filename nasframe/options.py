@@ -7,6 +7,7 @@ fill a float.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -68,8 +69,12 @@ def options_of(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, posi
         skip: parameters that are not options.
         positional: how many leading parameters are not options.
     """
+    return dict(_options_of(factory, frozenset(skip), positional))
+
+
+@functools.lru_cache(maxsize=1000)  # a study asks the same of the same factories for every arm
+def _options_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> dict[str, Option]:
     found: dict[str, Option] = {}
-    skip = set(skip)
     hints, docs = _hints(factory), arguments_doc(factory)
     for parameter in list(inspect.signature(factory).parameters.values())[positional:]:
         if parameter.name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -145,6 +150,11 @@ def option_model(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, po
     >>> option_model(f).model_fields.keys()
     dict_keys(['rate', 'names'])
     """
+    return _model_of(factory, frozenset(skip), positional)
+
+
+@functools.lru_cache(maxsize=1000)
+def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> type[pydantic.BaseModel]:
     return _model(options_of(factory, skip, positional), takes_any(factory), getattr(factory, "__name__", "options"))
 
 
@@ -191,7 +201,7 @@ def validate(
     given = {name: value for name, value in options.items() if name in known or loose}
     if own := getattr(factory, "faults", None):  # what the signature cannot say
         faults += own(given)
-    model = _model(known, loose, getattr(factory, "__name__", "options"))
+    model = _model_of(factory, frozenset(skip), positional)
     try:
         checked = _check(model, given)
     except pydantic.ValidationError as error:

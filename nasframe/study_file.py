@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,17 @@ class Arm:
     Args:
         base: the recipe, or ``None`` for the study's.
         changes: overrides by path, as written.
+        tasks: what an arm adds on single tasks.
     """
 
-    base: Node | None
-    changes: list[Override]
+    base: Node | None = None
+    changes: Sequence[Override] = ()
+    tasks: Mapping[str, Arm] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return what was written, JSON-plain."""
         said = {"base": self.base.plain()} if self.base else {}
+        said |= {"tasks": {name: task.plain() for name, task in self.tasks.items()}} if self.tasks else {}
         return said | {"changes": {dotted(item.keys): item.value.plain() for item in self.changes}}
 
 
@@ -111,6 +114,7 @@ class _Reader:
         self.overrides = [text for text in overrides if text not in own]
         self.smoke = self.root.value.get("smoke") if smoke else None
         self.small = smoke
+        self.small_files: dict[Path, bool] = {}
 
     def problem(self, at: Node | Position, path: str, text: str) -> None:
         self.problems.append(Problem(str(at.at if isinstance(at, Node) else at), path, text))
@@ -132,13 +136,14 @@ class _Reader:
         for key, node in self.root.value.items():
             if key not in KEYS:
                 self.problem(node, key, f"unknown key. Expected one of {listing(KEYS)}.{suggestion(key, KEYS)}")
-        arms, tasks, seeds = self.arms(), self.entries("tasks"), self.seeds()
+        tasks = self.entries("tasks", self.get("tasks", dict, "names with their overrides below"))
+        arms, seeds = self.arms(tasks), self.seeds()
         compare = self.compare(arms)
         plans = {
             (arm, task): plan
             for arm in arms
-            for task in (tasks or {"": Arm(None, [])})
-            if (plan := self.plan(arms[arm], tasks.get(task, Arm(None, [])), compare))
+            for task in (tasks or {"": Arm()})
+            if (plan := self.plan([tasks.get(task), arms[arm], arms[arm].tasks.get(task)], compare))
         }
         return Study(
             name=self.get("study", str, "the study's name") or self.path.stem,
@@ -148,27 +153,33 @@ class _Reader:
             plans=plans,
         )  # fmt: skip
 
-    def entries(self, key: str) -> dict[str, Arm]:
-        """Read the arms or the tasks: name → overrides, with ``base`` where the recipe is another one."""
+    def entries(self, key: str, given: Any, tasks: Mapping[str, Any] | None = None) -> dict[str, Arm]:
+        """Read arms or tasks: name → overrides; beside them ``base``, another recipe, and an arm's own ``tasks``."""
         found = {}
-        for name, node in (self.get(key, dict, "names with their overrides below") or {}).items():
+        for name, node in (given or {}).items():
             if not NAME.fullmatch(name):
                 self.problem(node, f"{key}.{name}", f"{name!r} cannot name files. Expected letters and digits.")
             if not isinstance(node.value, dict | None):
                 self.problem(node, f"{key}.{name}", f"{node.plain()!r} does not fit. Expected dotted.path: value.")
                 continue
             inner = dict(node.value or {})
-            base = inner.pop("base", None)
-            found[name] = Arm(base, [item for path, value in inner.items() for item in written_out(path, value)])
+            base, own = inner.pop("base", None), inner.pop("tasks", None) if tasks is not None else None
+            for task in own.value or () if own is not None else ():
+                if task not in (tasks or {}):
+                    text = f"no task {task!r}. Tasks: {listing(tasks or ())}.{suggestion(task, tasks or ())}"
+                    self.problem(own.value[task] if own else node, f"{key}.{name}.tasks.{task}", text)
+            inside = self.entries(f"{key}.{name}.tasks", own.value) if own else {}
+            changes = [item for path, value in inner.items() for item in written_out(path, value)]
+            found[name] = Arm(base, changes, inside)
         return found
 
-    def arms(self) -> dict[str, Arm]:
+    def arms(self, tasks: Mapping[str, Arm]) -> dict[str, Arm]:
         """Read the arms, or make them from the axes."""
         axes = self.get("axes", dict, "dotted.path: [values]")
         if (axes is None) == (self.root.value.get("arms") is None):
             self.problem(self.root, "", "Expected either 'arms:' or 'axes:', whose product makes the arms.")
         if axes is None:
-            return self.entries("arms")
+            return self.entries("arms", self.get("arms", dict, "names with their overrides below"), tasks)
         columns = []
         for path, node in axes.items():
             if not isinstance(node.value, list) or not node.value:
@@ -180,7 +191,7 @@ class _Reader:
             name = ",".join(text for text, *_ in cells)
             if name in found:
                 self.problem(self.root.value["axes"], "axes", f"two arms are both called {name!r}. Use 'arms:'.")
-            found[name] = Arm(None, [item for _, path, value in cells for item in written_out(path, value)])
+            found[name] = Arm(changes=[item for _, path, value in cells for item in written_out(path, value)])
         return found
 
     def seeds(self) -> list[int]:
@@ -217,9 +228,11 @@ class _Reader:
                 self.problem(found[key], f"compare.{key}", f"{said[key]!r} does not fit. Expected {what}.")
         return found
 
-    def plan(self, arm: Arm, task: Arm, compare: Mapping[str, Any]) -> Plan | None:
-        """Resolve the recipe of an arm on a task."""
-        base = arm.base or task.base or self.root.value.get("base")
+    def plan(self, layers: Sequence[Arm | None], compare: Mapping[str, Any]) -> Plan | None:
+        """Resolve a recipe under the task's changes, the arm's, and the arm's on that task."""
+        laid = [layer for layer in layers if layer]
+        bases = [self.root.value.get("base"), *(layer.base for layer in laid)]
+        base = next((node for node in reversed(bases) if node), None)
         if base is None or not isinstance(base.value, str):
             what = "missing. Expected 'base: RECIPE', of the study or of every arm."
             self.problem(base or self.root, "base", what if base is None else f"{base.plain()!r} is no file.")
@@ -229,22 +242,24 @@ class _Reader:
             self.problem(base, "base", f"no such recipe {base.value!r}, read from {self.path.parent}/.")
             return None
         changes: list[str | Override] = list(self.overrides)
-        if self.small and "smoke" in (_data(file).get("switches") or {}):
+        if self.small and self.has_smoke(file):
             changes.append("smoke=true")
         budgets = compare.get("budgets")
         if isinstance(budgets, Node):
             changes.append(Override("", ("budgets",), budgets.copy(), budgets.at))
-        changes += [replace(item, value=item.value.copy()) for item in (*task.changes, *arm.changes)]
+        changes += [replace(item, value=item.value.copy()) for layer in laid for item in layer.changes]
         small = self.smoke.value.items() if self.smoke and isinstance(self.smoke.value, dict) else ()
         changes += [item for path, node in small if path != "seeds" for item in written_out(path, node.copy())]
         plan, problems = check_recipe(file, changes)
         self.problems += problems
         return plan
 
-
-def _data(file: Path) -> dict[str, Any]:
-    recipe, _ = read_recipe(file)
-    return recipe.data if recipe else {}
+    def has_smoke(self, file: Path) -> bool:
+        """Tell whether a recipe has a switch that makes it small."""
+        if file not in self.small_files:
+            recipe, _ = read_recipe(file)
+            self.small_files[file] = recipe is not None and "smoke" in (recipe.data.get("switches") or {})
+        return self.small_files[file]
 
 
 def written_out(path: str, node: Node) -> Iterator[Override]:

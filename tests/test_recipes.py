@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nasframe.cli.check import files_of, problems_of
+from nasframe.cli.check import files_of, is_study, problems_of
 from nasframe.recipe import extended_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,4 +23,5 @@ def test_every_recipe_opens_with_a_comment_that_says_how_to_run_it():
         text = Path(recipe).read_text(encoding="utf-8")
         name = Path(recipe).relative_to(ROOT / "recipes").with_suffix("").as_posix()
         assert text.startswith("# "), recipe
-        assert f"nasframe run {name}" in text or f"nasframe run recipes/{name}.yaml" in text, recipe
+        verb = "ablate" if is_study(recipe) else "run"
+        assert f"nasframe {verb} {name}" in text or f"nasframe {verb} recipes/{name}.yaml" in text, recipe

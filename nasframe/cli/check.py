@@ -56,15 +56,40 @@ def files_of(source: str) -> list[str]:
 
 
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
-    """Return every problem of a recipe, of the overrides, and of each of its switches."""
+    """Return every problem of a recipe, of the overrides and of each switch; a study is checked arm by arm."""
     from nasframe.resolve import check_recipe
 
+    if is_study(source):
+        return _of_study(source, overrides)
     _, problems = check_recipe(source, overrides)
     if problems:
         return problems
     for name in _switches(source):
         problems += check_recipe(source, [*overrides, f"{name}=true"])[1]
     return problems
+
+
+def is_study(source: str) -> bool:
+    """Tell whether a file is a study."""
+    from nasframe.nodes import read
+    from nasframe.recipe import find_recipe
+
+    path = find_recipe(source)
+    root = read(path, str(path))[0] if path and path.is_file() else None
+    return root is not None and isinstance(root.value, dict) and not {"study", "arms", "axes"}.isdisjoint(root.value)
+
+
+def _of_study(source: str, overrides: Sequence[str]) -> list[Problem]:
+    from nasframe.errors import RecipeError
+    from nasframe.study_file import load_study
+
+    found: list[Problem] = []
+    for smoke in (False, True):
+        try:
+            load_study(source, overrides, smoke)
+        except RecipeError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def _switches(source: str) -> list[Any]:
