@@ -1,0 +1,375 @@
+"""The sampler: what it draws, what it hears, and that each mended defect can be turned back alone."""
+
+import json
+
+import numpy as np
+import pytest
+from nasframe_yoco_bert.mixture import exploit_probability
+from nasframe_yoco_bert.sng import MENDED, PUBLISHED, SNG
+
+import nasframe as nf
+from nasframe.domain import Choices
+from nasframe.errors import UsageError
+from nasframe.scoring import Bounds, Screen
+from nasframe.search import search
+from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of
+from nasframe.types import Trial
+
+
+def sizes(archs):
+    return np.array([[size_of(arch)] for arch in archs])
+
+
+class TestDefault(SamplerContract):
+    trials = 2000
+
+    def make(self, domain, seed):
+        return SNG(domain, seed, warm_up=1)
+
+
+class TestMatchedCosts(SamplerContract):
+    trials = 600
+
+    def make(self, domain, seed):
+        return SNG(domain, seed, costs=sizes, warm_up=1)
+
+
+class TestResidual(SamplerContract):
+    trials = 600
+
+    def make(self, domain, seed):
+        return SNG(domain, seed, costs=sizes, match="residual", cost_targets="explore", warm_up=0)
+
+
+class TestReference(SamplerContract):
+    trials = 600
+
+    def make(self, domain, seed):
+        return SNG(domain, seed, reference_compat=True)
+
+
+def told(sampler, archs, scores, origin="search"):
+    sampler.tell([Trial(arch, score, origin=origin) for arch, score in zip(archs, scores, strict=True)])
+    return sampler.theta
+
+
+def pair(domain):
+    return [domain.smallest(), domain.largest()]
+
+
+def plain(**options):
+    """Make a sampler on six knobs that learns from two answers at once, otherwise as published."""
+    return SNG(flat_domain(), **{"reference_compat": True, "delta": 0.1, **options})
+
+
+# ---- each defect alone
+
+
+def test_the_defaults_are_all_mended_and_the_reference_all_published():
+    assert SNG(flat_domain()).how == MENDED
+    assert SNG(flat_domain(), reference_compat=True).how == PUBLISHED
+    for name in MENDED:
+        assert SNG(flat_domain(), **{name: PUBLISHED[name]}).how == {**MENDED, name: PUBLISHED[name]}
+        back = SNG(flat_domain(), reference_compat=True, **{name: MENDED[name]})
+        assert back.how == {**PUBLISHED, name: MENDED[name]}
+
+
+def test_mask_inactive_leaves_knobs_without_an_effect_where_they_are():
+    domain = layered_domain(4)
+    archs = [domain.smallest(), {**domain.smallest(), "heads.0": 4}]  # two layers kept, 2 and 3 have no effect
+    masked = SNG(domain, reference_compat=True, mask_inactive=True)
+    before = masked.theta
+    names = list(domain.dims)
+    after = told(masked, archs, [0.1, 0.9])
+    moved = {name for name, old, new in zip(names, before, after, strict=True) if (old != new).any()}
+    assert moved == {"heads.0"}
+    published = SNG(domain, reference_compat=True)
+    after = told(published, archs, [0.1, 0.9])
+    moved = {name for name, old, new in zip(names, before, after, strict=True) if (old != new).any()}
+    assert moved & {"heads.2", "heads.3", "ffn.2", "ffn.3"}
+
+
+def test_same_batch_compares_only_what_was_told_together():
+    low, high = pair(flat_domain())
+    published, mended = plain(), plain(same_batch=True)
+    for sampler in (published, mended):
+        sampler.start("train", 10, "train")
+        before = sampler.theta
+        told(sampler, [low], [-1.0], "train")
+        after = told(sampler, [high], [-2.0], "train")
+        assert (np.array(before) == np.array(after)).all() == (sampler is mended)
+    before = mended.theta
+    assert (np.array(told(mended, [low, high], [-1.0, -2.0], "train")) != np.array(before)).any()
+
+
+def test_same_batch_rounds_an_ask_up_to_whole_groups():
+    sampler = SNG(flat_domain(), lam=4)
+    assert [len(sampler.ask(n)) for n in (1, 4, 5)] == [4, 4, 8]
+    assert [len(SNG(flat_domain(), lam=4, same_batch=False).ask(n)) for n in (1, 4, 5)] == [1, 4, 5]
+
+
+def test_ties_that_are_absolute_leave_equal_rewards_alone():
+    archs = pair(flat_domain())
+    start = plain().theta
+    assert (np.array(told(plain(ties="absolute"), archs, [0.7, 0.7])) == np.array(start)).all()
+    assert (np.array(told(plain(), archs, [0.7, 0.7])) != np.array(start)).any()  # f = −0.7: never tied, as published
+
+
+def test_uniform_samples_are_used_weighted_or_skipped():
+    domain = flat_domain()
+    skip, use, weight = (plain(uniform_samples=how, explore=1.0) for how in ("skip", "use", "weight"))
+    for sampler in (skip, use, weight):
+        sampler.start("train", 100, "train")
+        archs = sampler.ask(2)
+        before = sampler.theta
+        after = told(sampler, archs, [-1.0, -2.0], "train")
+        assert (np.array(before) == np.array(after)).all() == (sampler is skip)
+    # θ tilted towards the largest value: an exploring draw that θ would hardly make counts less
+    weight.distribution = np.tile([0.05, 0.05, 0.9], (6, 1))
+    weight.exploit = 0.5
+    low, high = (np.full(6, k) for k in (0, 2))
+    p, q = weight.distribution, np.full((6, 3), 1 / 3)
+    assert weight._weight(low, p, q) == pytest.approx(0.05**6 / (0.5 * 0.05**6 + 0.5 / 3**6))
+    assert weight._weight(high, p, q) == pytest.approx(0.9**6 / (0.5 * 0.9**6 + 0.5 / 3**6))
+    assert domain.contains(weight.ask(1)[0])
+
+
+def test_clear_buffer_forgets_what_a_stage_left_over():
+    low, high = pair(flat_domain())
+    for clear in (False, True):
+        sampler = plain(clear_buffer=clear)
+        sampler.start("train", 10, "train")
+        before = told(sampler, [low], [-1.0], "train")
+        sampler.start("search", 10, "search")
+        after = told(sampler, [high], [0.9])
+        assert (np.array(before) == np.array(after)).all() == clear
+
+
+@pytest.mark.parametrize(("form", "rises"), [("monotone", False), ("published", True)])
+def test_penalty_on_a_negative_score(form, rises):
+    domain = Choices({"k": [1, 2, 3, 4]})
+    sampler = SNG(domain, lam=2, penalty=form)
+    result = search(
+        sampler, domain, lambda arch, count: {"mcc": -0.5}, lambda arch: {"size": arch["k"]}, objectives=["mcc"],
+        trials=4, bounds={"size": Bounds(high=2)}, violation={"penalise": 2},
+    )  # fmt: skip
+    scores = {trial.arch["k"]: trial.score for trial in result.trials}
+    assert scores[1] == scores[2] == -0.5
+    beyond = [scores[k] for k in (3, 4) if k in scores]
+    assert beyond
+    assert all((score > -0.5) == rises for score in beyond)
+    assert result.winners["best"].arch["k"] <= 2
+
+
+def test_explore_averaged_does_not_see_layers_that_settled_differently():
+    names, shape = ["layers", "layer.0", "layer.1"], np.array([4, 12, 12])
+    theta = np.zeros((3, 12))
+    theta[0, :4] = 0.25
+    theta[1, 0] = theta[2, 1] = 1.0
+    most = np.log(4) + np.log(12)
+    assert exploit_probability(theta, names, shape, "averaged") == pytest.approx((np.log(4) + np.log(2)) / most)
+    assert exploit_probability(theta, names, shape, "per_layer") == pytest.approx(np.log(4) / most)
+    assert exploit_probability(theta, names, shape, 0.3) == pytest.approx(0.7)
+    uniform = np.where(np.arange(12) < shape[:, None], 1 / shape[:, None], 0)
+    assert exploit_probability(uniform, names, shape, "averaged") == pytest.approx(1)
+
+
+def test_explore_is_the_share_of_uniform_draws_in_training_and_none_in_search():
+    sampler = plain(explore=0.25)
+    sampler.distribution = np.tile([1.0, 0.0, 0.0], (6, 1))
+    for origin, share in (("train", 0.25), ("search", 0.0)):
+        sampler.start("stage", 1000, origin)
+        drawn = sampler.ask(2000)
+        others = [any(arch.values()) for arch in drawn]
+        assert np.mean(others) == pytest.approx(share, abs=0.04)
+
+
+def test_the_mixture_follows_theta_every_twentieth_of_a_stage():
+    sampler = plain()
+    sampler.start("train", 100, "train")
+    sampler.distribution = np.tile([0.98, 0.01, 0.01], (6, 1))
+    for step in range(1, 6):
+        assert sampler.exploit == 1.0
+        told(sampler, [flat_domain().smallest()] * 2, [-1.0, -1.0], "train")
+        assert (sampler.exploit < 1) == (step == 5)
+    sampler.start("next", 100, "train")
+    assert sampler.exploit == 1.0
+
+
+# ---- costs
+
+
+def grouped(sampler, count, within=None):
+    domain = sampler.domain
+    low, high = size_of(domain.smallest()), size_of(domain.largest())
+    archs = [arch for _ in range(count) for arch in sampler.ask(sampler.lam, within=within)]
+    return (sizes(archs)[:, 0] - low).reshape(count, -1) / (high - low)
+
+
+def deep_domain():
+    return layered_domain(6).joined("layer")
+
+
+def test_groups_are_drawn_in_one_band_of_cost():
+    sampler = SNG(deep_domain(), 0, costs=sizes, band=0.1, warm_up=0)
+    loose = SNG(deep_domain(), 0, costs=sizes, objective="loss", warm_up=0)
+    for each in (sampler, loose):
+        each.start("train", 1000, "train")
+    matched, unmatched = grouped(sampler, 150), grouped(loose, 150)
+    assert np.quantile(np.ptp(matched, axis=1), 0.9) <= 0.1
+    assert np.median(np.ptp(unmatched, axis=1)) > 0.15
+
+
+@pytest.mark.parametrize("targets", ["all", "explore", "none"])
+def test_proposals_are_uniform_over_cost_where_they_aim_at_it(targets):
+    sampler = SNG(deep_domain(), 0, costs=sizes, cost_targets=targets, explore=0.5, warm_up=0)
+    sampler.start("train", 10_000, "train")
+    counts = np.histogram(grouped(sampler, 300)[:, 0], 5, (0, 1))[0] / 300
+    if targets == "all":
+        assert counts == pytest.approx(np.full(5, 0.2), abs=0.07)
+    else:
+        assert counts[4] < (0.15 if targets == "explore" else 0.05)  # uniform over knobs is rarely at the ends
+    sampler.start("search", 10_000, "search")
+    assert np.histogram(grouped(sampler, 100)[:, 0], 5, (0, 1))[0][4] < 5  # a search draws from θ as it is
+
+
+def test_the_cost_of_a_score_does_not_move_theta_where_costs_are_matched():
+    """Scores that are nothing but cost: the published objective runs to the largest, matched ones stay."""
+    shares = {}
+    for how in ("loss", "band", "residual"):
+        options = {"objective": "loss", "cost_targets": "none"} if how == "loss" else {"match": how, "band": 0.02}
+        sampler = SNG(deep_domain(), 1, costs=sizes, warm_up=0, delta=0.1, **options)
+        sampler.start("train", 1000, "train")
+        for _ in range(150):
+            archs = sampler.ask(4)
+            told(sampler, archs, sizes(archs)[:, 0] / 100, "train")
+        shares[how] = float(sampler.theta[0][-1])
+    assert shares["loss"] > 0.6  # of five depths, the largest
+    assert shares["band"] < 0.45
+    assert shares["residual"] < 0.45
+
+
+def test_what_is_better_at_equal_cost_is_found():
+    """Heads help, FFN neurons of the same cost do not: θ learns it from groups of one cost."""
+    domain = Choices({f"{kind}.{i}": [0, 1, 2] for kind in ("good", "idle") for i in range(4)})
+    sampler = SNG(domain, 0, costs=lambda archs: np.array([[sum(arch.values())] for arch in archs]), band=0.01)
+    sampler.start("train", 1000, "train")
+    for _ in range(300):
+        archs = sampler.ask(4)
+        good = [sum(v for k, v in arch.items() if k.startswith("good")) for arch in archs]
+        told(sampler, archs, [g - 0.5 * sum(a.values()) for g, a in zip(good, archs, strict=True)], "train")
+    mode = sampler.mode()
+    assert all(mode[f"good.{i}"] == 2 and mode[f"idle.{i}"] == 0 for i in range(4))
+
+
+def test_without_costs_it_does_without():
+    sampler = SNG(deep_domain(), 0)
+    sampler.start("train", 10, "train")
+    archs = sampler.ask(4)
+    assert len(archs) == 4
+
+
+def test_warm_up_explores_and_lets_theta_rest():
+    sampler = SNG(flat_domain(), 0, warm_up=3, explore=0.0, uniform_samples="use")
+    sampler.distribution = np.tile([1.0, 0.0, 0.0], (6, 1))
+    sampler.start("train", 100, "train")
+    for update in range(5):
+        archs = sampler.ask(4)
+        assert (sizes(archs) > 0).any() == (update < 3)
+        before = sampler.theta
+        told(sampler, archs, [-1.0, -2.0, -3.0, -4.0], "train")
+        if update < 3:
+            assert (np.array(before) == np.array(sampler.theta)).all()
+
+
+# ---- regions
+
+
+def test_a_restriction_renormalises_and_what_it_fixes_does_not_move():
+    domain = flat_domain()
+    sampler = SNG(domain, 0, lam=2, warm_up=0, explore=0.0)
+    sampler.distribution = np.tile([0.8, 0.15, 0.05], (6, 1))
+    within = domain.restrict({"k0": [1, 2], "k1": [2]})
+    sampler.start("train", 100, "train")
+    drawn = [arch for _ in range(2000) for arch in sampler.ask(2, within=within)]
+    assert np.mean([arch["k0"] == 1 for arch in drawn]) == pytest.approx(0.75, abs=0.03)
+    assert {arch["k1"] for arch in drawn} == {2}
+    before = sampler.theta
+    for _ in range(20):
+        told(sampler, sampler.ask(2, within=within), [-1.0, -2.0], "train")
+    moved = [bool((old != new).any()) for old, new in zip(before, sampler.theta, strict=True)]
+    assert moved == [True, False, True, True, True, True]
+
+
+def test_mode_is_the_most_likely_inside_a_region():
+    domain = deep_domain()
+    sampler = SNG(domain, 0, costs=sizes)
+    sampler.distribution[:] = sampler.at.valid * np.arange(1, sampler.at.valid.shape[1] + 1)
+    sampler.distribution /= sampler.distribution.sum(1, keepdims=True)
+    assert sampler.mode() == domain.largest()
+    assert sampler.mode(domain.restrict({"layers": [2, 3]}))["layers"] == [0, 1, 2]
+    small = Screen({"size": Bounds(high=0.3 * size_of(domain.largest()))}, lambda arch: {"size": size_of(arch)})
+    assert small(sampler.mode(domain.restrict(keep=small)))
+
+
+def test_regions_that_theta_hardly_reaches_are_met():
+    domain = deep_domain()
+    sampler = SNG(domain, 0, costs=sizes)
+    tight = Screen({"size": Bounds(high=size_of(domain.smallest()) * 1.05)}, lambda arch: {"size": size_of(arch)})
+    within = domain.restrict(keep=tight)
+    archs = sampler.ask(8, within=within)
+    assert len(archs) == 8
+    assert all(map(within.contains, archs))
+
+
+# ---- state and use
+
+
+@pytest.mark.parametrize("options", [{}, {"reference_compat": True}, {"match": "residual", "same_batch": False}])
+def test_a_state_in_the_middle_of_an_update_goes_on(options):
+    whole = SNG(deep_domain(), 3, costs=sizes, **{"warm_up": 0, **options})
+    whole.start("train", 50, "train")
+    for _ in range(7):
+        whole.tell(answered(whole.ask(1), "train"))
+    asked = whole.ask(1)
+    state = json.loads(json.dumps(whole.state_dict()))
+    resumed = SNG(deep_domain(), 8, costs=sizes, **{"warm_up": 0, **options})
+    resumed.start("train", 50, "train")
+    resumed.load_state_dict(state)
+    assert json.loads(json.dumps(resumed.state_dict())) == state
+    for sampler in (whole, resumed):
+        sampler.tell(answered(asked, "train"))
+    for _ in range(10):
+        archs = whole.ask(1)
+        assert resumed.ask(1) == archs
+        for sampler in (whole, resumed):
+            sampler.tell(answered(archs, "train"))
+    for mine, other in zip(whole.theta, resumed.theta, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_theta_is_in_the_order_of_the_knobs():
+    sampler = nf.make("sampler", {"use": "sng", "join": "layer"}, domain=layered_domain(3))
+    assert [len(row) for row in sampler.theta] == [2, 9, 9, 9]
+    assert [len(row) for row in SNG(layered_domain(3)).theta] == [2, 3, 3, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("options", [{"lam": 1}, {"explore": 1.5}])
+def test_options_that_cannot_be(options):
+    with pytest.raises(UsageError, match="Expected"):
+        SNG(flat_domain(), **options)
+
+
+def test_a_domain_without_knobs_is_refused():
+    with pytest.raises(UsageError, match="needs a domain of knobs"):
+        SNG(object())
+
+
+def test_it_finds_what_is_good():
+    domain = flat_domain()
+    sampler = SNG(domain, 0, lam=4, delta=0.3)
+    result = search(
+        sampler, domain, lambda arch, count: {"accuracy": size_of(arch)}, lambda arch: {"size": 1.0}, trials=150
+    )
+    assert sampler.mode() == domain.largest()
+    assert result.winners["best"].arch == domain.largest()
