@@ -16,7 +16,7 @@ import numpy as np
 
 from nasframe.bench import Arena
 from nasframe.scoring import hypervolume, pareto_front
-from nasframe.stats import paired, t_interval
+from nasframe.stats import t_interval
 from nasframe.store import write_text
 from nasframe.tables import markdown_table
 
@@ -150,13 +150,12 @@ def _differences(curves: Mapping[str, Mapping[str, np.ndarray]], at: Sequence[in
         for name in (name for name in MEASURES if name in curves[first]):
             curve = curves[first][name]
             for n in at:
-                one, two = curve[:, n - 1], curves[other][name][:, n - 1]
-                known = np.isfinite(one) & np.isfinite(two)
-                if known.any():
-                    pair = paired(one[known], two[known])
-                    spread = {"low": pair.t_low, "high": pair.t_high, "p": pair.p_t, "seeds": pair.n}
-                    row = {"sampler": first, "other": other, "measure": name, "at": n, "mean": pair.mean}
-                    found.append(row | spread)
+                gap = curve[:, n - 1] - curves[other][name][:, n - 1]
+                gap = gap[np.isfinite(gap)]
+                if len(gap):
+                    mean, low, high = (_plain(part) for part in t_interval(gap))
+                    row = {"sampler": first, "other": other, "measure": name, "at": n, "seeds": len(gap)}
+                    found.append(row | {"mean": mean, "low": low, "high": high})
     return found
 
 

@@ -98,6 +98,8 @@ def sampler_use(text: str) -> dict[str, Any]:
         written = Path(text).read_text(encoding="utf-8")
     elif not text.lstrip().startswith("{"):
         name, *options = re.split(r",(?![^\[{]*[\]}])", text)
+        if unset := [option for option in options if "=" not in option]:
+            raise UsageError(f"{text!r}: {unset[0]!r} has no value. Expected NAME,OPTION=VALUE…")
         written = "{" + ", ".join([f"use: {name}", *(option.replace("=", ": ", 1) for option in options)]) + "}"
     node, problems = parse(written, Position(text, 1, 1))
     found = node.plain() if node and not problems else None

@@ -160,7 +160,7 @@ def test_columns_of_tables_made_elsewhere(tmp_path):
 )
 def test_what_is_wrong_is_named_by_its_row(tmp_path, text, error):
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(UsageError, match="bad.csv") as caught:
+    with pytest.raises(UsageError, match=r"bad\.csv") as caught:
         TableSpace(tmp_path / "bad.csv")
     assert error in str(caught.value)
 
@@ -185,7 +185,7 @@ def test_tasks_say_what_they_need(file):
             refuse()
 
 
-# --- recipes without a network -----------------------------------------------------------------------------------------
+# --- recipes without a network ---------------------------------------------------------------------------------------
 
 
 def recipe(file, **changes):
