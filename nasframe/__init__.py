@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.hookspecs import PLUGIN_API, hookimpl
 
 if TYPE_CHECKING:
+    from nasframe.deployment import deploy
     from nasframe.recipe import load_recipe
     from nasframe.registry import make
     from nasframe.resolve import resolve
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from nasframe.types import Trial
 
 __version__ = "0.1.0"
-__all__ = ["PLUGIN_API", "Run", "Trial", "hookimpl", "load_recipe", "make", "resolve", "run"]
+__all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
 _HOME = {
     "Run": "runner",
     "Trial": "types",
+    "deploy": "deployment",
     "load_recipe": "recipe",
     "make": "registry",
     "resolve": "resolve",

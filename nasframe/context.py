@@ -95,17 +95,7 @@ class StageContext:
 
     def forward(self, forward: Forward, net: nn.Module, precision: str) -> Forward:
         """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
-        if net is None:  # the recipe's space has none
-            return forward
-        from nasframe.nn.optim import autocast
-
-        where = next(net.parameters()).device
-
-        def call(**inputs: Any) -> Any:
-            with autocast(precision, where):
-                return forward(**{k: v.to(where) for k, v in inputs.items()})
-
-        return call
+        return forward_of(forward, net, precision)
 
     def macs(self, net: nn.Module, arch: Arch | None, result: Evaluation) -> float:
         """Forward MACs of an evaluation, at its mean length; none without a network."""
@@ -174,6 +164,15 @@ class StageContext:
         target = self.model_directory(name)
         export.write(net, self.run.material.tokenizer, target, mode="auto", card=self.card([name]), replace=True)
         self.store.put_model(name, path=self.relative(target))
+
+    def keep_searched(self, net: nn.Module) -> None:
+        """Keep the network of the run's last search where no stage saved it: a finished run can then be deployed."""
+        from nasframe import export
+        from nasframe.finished import searched_net
+
+        last = [stage for stage in self.plan.stages if stage.verb == "search"][-1]
+        if net is not None and self.stage is last and searched_net(self.plan, last) is None:
+            export.write(net, None, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
 
     def model_directory(self, name: str) -> Path:
         """Return where a model lies."""
@@ -270,6 +269,21 @@ class StageContext:
                 logits = self.forward(net.eval(), net, "fp32")(**inputs).logits.cpu()
             kept = {"inputs": inputs, "logits": logits}
         return kept
+
+
+def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:
+    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
+    if net is None:  # the recipe's space has none
+        return forward
+    from nasframe.nn.optim import autocast
+
+    where = next(net.parameters()).device
+
+    def call(**inputs: Any) -> Any:
+        with autocast(precision, where):
+            return forward(**{k: v.to(where) for k, v in inputs.items()})
+
+    return call
 
 
 def probe(work: Work) -> dict[str, Any]:

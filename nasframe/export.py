@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError, VerificationError
 from nasframe.model_files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
 from nasframe.types import Arch
+from nasframe.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,7 @@ def export_all(
     card: Mapping[str, Any] | None = None,
     archs: Mapping[str, Arch | None] | None = None,
     replace: bool = False,
+    verifier: Verifier | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Export several models and verify them all in one fresh process; see :func:`export`.
 
@@ -95,6 +96,7 @@ def export_all(
         card: facts for the model cards; ``card["models"][name]`` is added for each.
         archs: name → architecture.
         replace: overwrite models that lie there.
+        verifier: the fresh process, where one was started already.
 
     Returns:
         Name → content of its ``export_report.json``.
@@ -108,10 +110,10 @@ def export_all(
                 "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
             )
     chosen = {name: (expected or {}).get(name) or probe(model) for name, model in models.items()}
-    with tempfile.TemporaryDirectory(prefix="nasframe-export-") as scratch, _staging(directories) as staged:
+    with _staging(directories) as staged:
         for name, model in models.items():
             write_files(staged[name], model, tokenizer, modes[name], _card_of(card, name), (archs or {}).get(name))
-        logits = _reload(staged, models, modes, chosen, tokenizer is not None, Path(scratch))
+        logits = _reload(staged, models, modes, chosen, tokenizer is not None, verifier)
         reports = {}
         for name in models:
             reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
@@ -181,33 +183,17 @@ def _reload(
     modes: Mapping[str, Mode],
     expected: Mapping[str, Mapping[str, Any]],
     tokenizer: bool,
-    scratch: Path,
+    verifier: Verifier | None,
 ) -> dict[str, torch.Tensor]:
     """Load the directories in one fresh process that cannot see nasframe, and return their logits."""
-    from safetensors.torch import load_file, save_file
-
-    from nasframe import reload
     from nasframe.nn.elastic import stock_class
 
-    jobs = []
-    for index, (name, directory) in enumerate(staged.items()):
-        inputs, logits = scratch / f"{index}-inputs.safetensors", scratch / f"{index}-logits.safetensors"
-        save_file({key: value.cpu().contiguous() for key, value in expected[name]["inputs"].items()}, str(inputs))
-        auto = auto_class(stock_class(models[name]))
-        paths = {"directory": str(directory), "inputs": str(inputs), "logits": str(logits)}
-        jobs.append(paths | {"auto": auto, "remote": modes[name] == "hetero", "tokenizer": tokenizer})
-    write_json(scratch / "jobs.json", jobs)
-    offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(scratch / "modules"), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-P", str(Path(reload.__file__).resolve()), str(scratch / "jobs.json")],
-        env={**os.environ, **offline}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise VerificationError(
-            f"{', '.join(staged)}: the export does not load in a fresh process. Expected it to.\n{last}"
-        )
-    return {name: load_file(str(job["logits"]))["logits"] for name, job in zip(staged, jobs, strict=True)}
+    jobs = [
+        {"auto": auto_class(stock_class(models[name])), "remote": modes[name] == "hetero", "tokenizer": tokenizer}
+        for name in staged
+    ]
+    with nullcontext(verifier) if verifier else Verifier() as process:
+        return process.logits(staged, {name: expected[name]["inputs"] for name in staged}, jobs)
 
 
 def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:

@@ -18,6 +18,7 @@ Mode = Literal["stock", "padded", "hetero"]
 FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
+RECORD = ("head_size", "embedding_rank", "kept_layers")
 
 
 def write_files(
@@ -42,6 +43,26 @@ def write_files(
     write_json(target / "arch.json", content)
     counts = {"stored": sum(t.numel() for t in state.values()), "own": sum(p.numel() for p in model.parameters())}
     (target / "README.md").write_text(card_text(target.name, mode, sizes, counts, card), encoding="utf-8")
+
+
+def read_net(directory: Path) -> nn.Module:
+    """Load the network that ``nasframe.export.write`` wrote, as what it was: a stock class, of its own sizes.
+
+    Args:
+        directory: a model directory with ``arch.json``, in mode ``stock`` or ``hetero``.
+
+    Returns:
+        The network, in eval mode on the CPU.
+    """
+    from safetensors.torch import load_file
+
+    from nasframe.nn.blueprint import load
+
+    sizes = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    own = {*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"}
+    config = {key: value for key, value in config.items() if key not in own} | {"model_type": sizes["family"]}
+    return load(config, sizes, load_file(directory / "model.safetensors"))
 
 
 def stock_obstacle(model: nn.Module) -> str | None:

@@ -1,7 +1,8 @@
 """Run as a script in a fresh process: loads exported directories as a stranger would and writes their logits.
 
-``python -P reload.py jobs.json``; a job is ``{"directory", "auto", "remote", "inputs", "logits", "tokenizer"}``. Only
-transformers and what it needs may be imported: nasframe is made impossible to find.
+``python -P reload.py`` says ``ready`` and reads the name of a JSON file of jobs; a job is ``{"directory", "auto",
+"remote", "inputs", "logits", "tokenizer"}``. Only transformers and what it needs may be imported: nasframe is made
+impossible to find.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def run(jobs: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Blocker())
-    with open(sys.argv[1], encoding="utf-8") as file:
-        run(json.load(file))
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401  (while others work)
+
+    print("ready", flush=True)
+    if listed := sys.stdin.readline().strip():
+        with open(listed, encoding="utf-8") as file:
+            run(json.load(file))
     assert not any(name.partition(".")[0] == "nasframe" for name in sys.modules)

@@ -188,6 +188,7 @@ def search(
     shown, tokens, evaluations = (int(tally[name]) for name in ("examples", "tokens", "evaluations"))
     seconds = time.monotonic() - began
     run.ledger([LedgerEntry("evaluation", 0, shown, tokens, tally["macs"], 0.0, evaluations, seconds)])
+    run.keep_searched(net)
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})

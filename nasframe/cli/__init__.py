@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 from nasframe import __version__
-from nasframe.cli import ablate, bench, cache, check, compare, doctor, new, plugins, recipes, report, run, schema
+from nasframe.cli import (
+    ablate,
+    bench,
+    cache,
+    check,
+    compare,
+    deploy,
+    doctor,
+    new,
+    plugins,
+    recipes,
+    report,
+    run,
+    schema,
+)
 from nasframe.errors import NasframeError
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(check.check)
+app.command()(deploy.deploy)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 app.command()(new.new)

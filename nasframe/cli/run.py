@@ -78,7 +78,7 @@ def _start(begin: Any, place: Path, as_json: bool) -> None:
     from nasframe.cli.report import show
     from nasframe.processes import leader
 
-    _quiet()
+    quiet()
     try:
         finished = begin(runner)
     except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def _start(begin: Any, place: Path, as_json: bool) -> None:
         show(finished.directory, as_json)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' own bars and advice off the terminal; ours say how far a run is."""
     import os
 
@@ -110,7 +110,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
 
     from nasframe.dryrun import dry_run
 
-    _quiet()
+    quiet()
     found = dry_run(plan)
     if as_json:
         print(json.dumps(found, indent=2))
