@@ -43,14 +43,14 @@ def equal_macs(ledger: Sequence[Mapping[str, Any]], against: str, tolerance: flo
 
 
 def p_value(p: float | None) -> str:
-    """Write a p-value with three digits.
+    """Write a p-value, short where it is small.
 
     >>> p_value(0.03125), p_value(0.00002), p_value(1.0), p_value(None)
     ('0.0312', '<0.001', '1', '–')
     """
     if p is None:
         return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3g}"
+    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
 
 
 def interval(name: str, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
@@ -148,8 +148,8 @@ def _of_few(n: int, family: int, alpha: float) -> Iterator[str]:
 def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping[str, Any]) -> Iterator[str]:
     which = f"{model}: {row['arm']} against {report['against']}, {interval(metric, row)}"
     if row["verdict"] == "no spread":
-        equal = "all pairs are equal" if not row["mean"] else "the difference is the same at every seed"
-        yield f"{which}: {equal}, so the seeds show no noise to measure it against. Do the seeds differ at all?"
+        equal = "both score the same" if not row["mean"] else "the difference is the same"
+        yield f"{which}: {equal} at every seed, so there is no spread to measure it against; no test can be made."
     elif row["verdict"] == "not after Holm":
         yield f"{which}: p = {p_value(row['p_t'])} alone, {p_value(row['p_t_holm'])} after Holm. Not resolved."
     elif row["verdict"] == "not resolved":

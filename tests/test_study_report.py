@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -139,3 +140,16 @@ def test_one_seed_and_one_arm_still_give_a_page(home):
         text = study_report.html(made, dict.fromkeys(study_plots.figures(made), ""), facts)
         assert not re.search(r"\b(nan|None|inf)\b", text)
         assert study_report.markdown(made)
+
+
+def test_every_field_is_documented(report):
+    text = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text()
+    part = text.partition("## study.json")[2].partition("## From Python")[0]
+    known = set(re.findall(r"`(\w+)`", part))
+    first = [report[name][0] for name in ("tables", "fronts", "anytime", "examples", "ledger", "missing")]
+    fields = {*report, *(key for row in first for key in row), *report["equal_macs"]}
+    for table in report["tables"] + report["fronts"]:
+        for row in [*table["arms"], *table["comparisons"], *table.get("coverage", ())]:
+            fields |= set(row)
+    fields |= {key for row in report["anytime"] for curve in row["arms"].values() for key in curve}
+    assert fields - known == set()
