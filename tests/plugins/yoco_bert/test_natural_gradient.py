@@ -27,7 +27,7 @@ def updated(theta, samples, losses, delta):
     """One published update in plain Python: rows of lists, the norm in K − 1 free coordinates of each row."""
     lam, mu = len(losses), math.ceil(len(losses) / 4)
     ranked = sorted(range(lam), key=lambda j: losses[j])
-    worth = {j: 0.0 for j in ranked}
+    worth = dict.fromkeys(ranked, 0.0)
     for j in ranked[:mu]:
         worth[j] += 1 / mu
     for j in ranked[lam - mu :]:
