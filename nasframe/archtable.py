@@ -75,9 +75,9 @@ def write_table(table: ArchTable, path: Path) -> None:
         UsageError: another ending, or Parquet without pyarrow.
     """
     if _kind(path) == ".json":
-        rows = ",\n".join(json.dumps(row) for row in table.rows)
-        write_text(path, f'{json.dumps(table.head(), indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n')
+        write_text(path, table_json(table))
         return
+    write_text(_side(path), json.dumps(table.head(), indent=1) + "\n")
     columns: dict[str, list[Any]] = {
         knob: [json.dumps(row["arch"][knob]) if knob in row["arch"] else None for row in table.rows]
         for knob in table.knobs
@@ -85,7 +85,12 @@ def write_table(table: ArchTable, path: Path) -> None:
     for key, prefix in PREFIXES.items():
         columns |= {prefix + name: [row[key].get(name) for row in table.rows] for name in getattr(table, key)}
     _write_frame(columns, path)
-    write_text(_side(path), json.dumps(table.head(), indent=1) + "\n")
+
+
+def table_json(table: ArchTable) -> str:
+    """Write a table as JSON, one row a line."""
+    rows = ",\n".join(json.dumps(row) for row in table.rows)
+    return f'{json.dumps(table.head(), indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n'
 
 
 def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> ArchTable:

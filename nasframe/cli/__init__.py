@@ -28,6 +28,7 @@ from nasframe.cli import (
     report,
     run,
     schema,
+    tabulate,
 )
 from nasframe.errors import NasframeError
 
@@ -48,6 +49,7 @@ app.command()(report.report)
 app.command()(ablate.ablate)
 app.command()(compare.compare)
 app.add_typer(cache.app, name="cache")
+app.command()(tabulate.tabulate)
 app.command()(schema.schema)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
