@@ -32,6 +32,7 @@ class RunFacts:
     seed: int
     ledger: Mapping[str, float]  # role → MACs
     front: Sequence[tuple[float, ...]]  # (score on select, -cost …), costs as shares of the full network where known
+    metric: str  # of scores and curves
     cost: str  # of the front
     curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
 
@@ -51,7 +52,8 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
             for model in report["models"] for name, share in model["relative"].items() if share
         }  # fmt: skip
         ledger = {role: _macs(row for row in report["ledger"] if row["role"] == role) for role in ROLES}
-        curves = dict(_training(report, str(rows["metric"].iloc[0])))
+        metric = str(rows["metric"].iloc[0])
+        curves = dict(_training(report, metric))
         for search in searches:
             curves |= _search(report, search, {slots[name]: name for name in search["winners"] if name in slots}, full)
         front = [
@@ -59,7 +61,7 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
             for search in searches for p in search["points"] if p["front"]
         ]  # fmt: skip
         cost = ", ".join(searches[0]["costs"]) if searches else ""
-        facts.append(RunFacts(arm, task, int(seed), ledger, front, cost, curves))
+        facts.append(RunFacts(arm, task, int(seed), ledger, front, metric, cost, curves))
     return facts
 
 
@@ -162,7 +164,9 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
         traced = {arm: _mean_curve(found, grid) for arm, found in curves.items() if found}
         if any(trace["x"] for trace in traced.values()):
             title = (TRAINING if what == "training" else AXES)[axis]
-            rows.append({"task": task, "model": what, "axis": axis, "title": title, "arms": traced})
+            metric = next(run.metric for run in runs if run.task == task)
+            head = {"task": task, "metric": metric, "model": what, "axis": axis, "title": title}
+            rows.append(head | {"arms": traced})
     return rows
 
 

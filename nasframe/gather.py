@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.scoring import pareto_front
 from nasframe.store import RunStore
 
 if TYPE_CHECKING:
@@ -258,12 +259,9 @@ def _point(row: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
 
 def _mark_front(points: Sequence[dict[str, Any]], axes: Sequence[str]) -> None:
     """Mark the feasible points that no other one equals or beats in everything and beats in something."""
-    import numpy as np
-
     fit = [p for p in points if not p["violation"] and None not in p["costs"].values()]
-    values = np.array([[p["score"], *(-p["costs"][name] for name in axes)] for p in fit]).reshape(len(fit), -1)
-    for point, value in zip(fit, values, strict=True):
-        point["front"] = not ((values >= value).all(1) & (values > value).any(1)).any()
+    for place in pareto_front([[p["score"], *(-p["costs"][name] for name in axes)] for p in fit]):
+        fit[place]["front"] = True
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:

@@ -68,7 +68,7 @@ def fronts(report: Mapping[str, Any]) -> Figure:
                 aside = step * (number - (len(report["arms"]) - 1) / 2)
                 _front(axes, rows, [row["costs"][cost] + aside for row in rows], *look(report, arm), arm)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.yaxis.set_major_formatter(metric_ticks(report["metric"]))
+        axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
         axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
     grid[-1].set_xlabel(f"{report['cost'].replace('_', ' ')}, share of the teacher's")
     _arm_legend(figure, report)
@@ -97,8 +97,9 @@ def differences(report: Mapping[str, Any]) -> Figure:
     for axes, (task, tables) in zip(grid, views.items(), strict=True):
         _title(axes, task, len(views))
         _forest(axes, report, tables)
-    unit = "points" if is_share(report["metric"]) else "difference"
-    grid[-1].set_xlabel(f"{report['split']} {report['metric']} less that of {report['against']}, {unit}")
+        if task == list(views)[-1] or len({table["metric"] for part in views.values() for table in part}) > 1:
+            unit = ", points" if is_share(tables[0]["metric"]) else ""
+            axes.set_xlabel(f"{report['split']} {tables[0]['metric']} less that of {report['against']}{unit}")
     return figure
 
 
@@ -162,7 +163,7 @@ def anytime(report: Mapping[str, Any], task: str) -> Figure:
         axes.set_xlabel(row["title"])
         axes.xaxis.set_major_formatter(count_ticks)
         axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.yaxis.set_major_formatter(metric_ticks(report["metric"]))
+        axes.yaxis.set_major_formatter(metric_ticks(row["metric"]))
         axes.tick_params(labelsize=7.5)
     _arm_legend(figure, report)
     return figure

@@ -131,6 +131,18 @@ def test_runs_without_budgets_are_compared_by_their_models_and_teachers_only_alo
     assert compare.compared(rows[0])["slot"].tolist() == ["teacher"]
 
 
+def test_tasks_of_two_metrics_are_averaged_and_drawn_each_in_its_own():
+    from nasframe import study_plots
+
+    both = pd.concat([frame(ROWS), frame([(a, "u", s, x) for a, _, s, x in ROWS], metric="mcc")], ignore_index=True)
+    found = compare.analyse("/nowhere", both, settings(both))
+    assert (found["metric"], [t["metric"] for t in found["tables"]]) == (
+        "mean of accuracy, mcc", ["accuracy, mcc", "accuracy", "mcc"],
+    )  # fmt: skip
+    labels = [axes.get_xlabel() for axes in study_plots.differences(found).axes]
+    assert labels[1:] == ["dev accuracy less that of a, points", "dev mcc less that of a"]
+
+
 # ---- what is said
 
 
