@@ -8,4 +8,4 @@ HERE = "nasframe_dynabert"
 @hookimpl
 def register_modifiers(register):
     register("dynabert", f"{HERE}.distil:DynaBERT")
-    register("augment", f"{HERE}.augment:Augment")
+    register("augment", f"{HERE}.augment:Augment", example=f"{HERE}.examples:Augment")

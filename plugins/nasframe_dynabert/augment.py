@@ -38,8 +38,6 @@ class Augment(Modifier):
     copies of it: ``epochs: 3 * (N + 1)`` is three epochs over the examples and N copies of each. All sub-networks and
     the teacher of a step see the same words. Function words, numbers, and words of several pieces stay.
 
-    Put it first among the modifiers.
-
     Args:
         model: a directory or hub id of a model with a language-modelling head over the net's own WordPiece vocabulary.
         probability: p; published: 0.4.

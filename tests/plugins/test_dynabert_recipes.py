@@ -75,7 +75,7 @@ def test_a_recipe_of_the_protocol_finds_a_network_for_every_budget(folder: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["~stages.final", "full-width-teacher=true"], ["original-data=true"]])
 def test_the_published_recipe_gives_the_table_of_twelve(folder: Path, more: list[str]) -> None:
-    models = [f"stages.{name}.modifiers.0.model={folder}/lm" for name in ("width", "width-depth")]
+    models = [f"stages.{name}.modifiers.1.model={folder}/lm" for name in ("width", "width-depth")]
     more = [*more, "~stages.export", *(models if "original-data=true" not in more else [])]
     report = smoke(folder, "dynabert/published/rte", *more)
     cells = {model["name"] for model in report["models"] if model["name"][0] == "w" and "-d" in model["name"]}
@@ -88,10 +88,10 @@ def test_published_epochs_count_the_copies(name: str, epochs: int) -> None:
     stages = {stage.name: stage for stage in plan_of(f"dynabert/published/{name}").stages}
     for stage in ("width", "width-depth"):
         options = stages[stage].options
-        assert options["options"].epochs == epochs == 3 * (1 + options["modifiers"][0]["copies"])
+        assert options["options"].epochs == epochs == 3 * (1 + options["modifiers"][1]["copies"])
         assert options["options"].learning_rate == 2e-5
         assert (options["options"].warmup_ratio, options["options"].weight_decay) == (0, 0)
-    weights = [stages[stage].options["modifiers"][1] for stage in ("width", "width-depth")]
+    weights = [stages[stage].options["modifiers"][0] for stage in ("width", "width-depth")]
     assert [(row["lambda1"], row["lambda2"], row["width"]) for row in weights] == [(1, 0.1, "full"), (1, 1, "same")]
 
 
