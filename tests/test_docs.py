@@ -32,7 +32,7 @@ FENCE = re.compile(r"^(?:<!-- test: (\w+)(?: ([^\n]+?))? -->\n)?```(\w*)\n(.*?)^
 LANGUAGES = {"python", "bash", "yaml", "toml", "text"}
 DIRECTIVES = {"", "file", "slow", "install", "skip", "wrong", "problems", "write", "fails", "output"}
 SKIP_REASONS = {  # reason → how many blocks may be skipped for it
-    "followed in a fresh environment by tests/test_tutorial.py": 4,
+    "followed in a fresh environment by tests/test_tutorial.py": 5,
 }
 SMOKE = "nasframe run recipes/quickstart.yaml smoke=true --out runs/smoke"
 

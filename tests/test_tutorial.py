@@ -1,6 +1,7 @@
 """The page on writing a plugin, followed to the letter by a new author: every file, every command, one environment."""
 
 import os
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -79,6 +80,8 @@ def environment(folder: Path) -> Path:
     """Make a virtual environment that sees the packages of this one; return where its commands lie."""
     venv.create(folder, with_pip=True)
     site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    for own in Path(site).glob("setuptools*"):  # an old one hides the one that is installed here
+        shutil.rmtree(own)
     (Path(site) / "here.pth").write_text(sysconfig.get_path("purelib") + "\n" + f"{ROOT}\n{ROOT / 'plugins'}\n")
     for command in ("nasframe", "pytest"):
         (folder / "bin" / command).write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m {command} "$@"\n')

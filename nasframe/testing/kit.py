@@ -16,10 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from nasframe.errors import UsageError
 
@@ -38,6 +38,10 @@ def require(condition: Any, message: str) -> None:
     """
     if not condition:
         raise ContractError(message)
+
+
+class NotThere(Exception):
+    """What a check is about is not there, so that the promise is kept."""
 
 
 class Contract:
@@ -68,7 +72,8 @@ class Contract:
                 f"{name}: set 'use' to the plugin's name, or override 'make' to return the plugin"
             )
         name, given = registry.use_of(self.use)
-        return registry.make(self.kind, {"use": name, **prepared(cast(Any, type(self))), **given}, inject=inject)
+        contract: Any = type(self)
+        return registry.make(self.kind, {"use": name, **prepared(contract), **given}, inject=inject)
 
     @classmethod
     def checks(cls) -> list[str]:
@@ -82,14 +87,14 @@ def check(method: Method) -> Method:
 
     @functools.wraps(method)
     def limited(self: Contract, *args: Any, **kwargs: Any) -> None:
-        with time_limit(self.seconds):
+        with time_limit(self.seconds), suppress(NotThere):
             method(self, *args, **kwargs)
 
     return limited
 
 
 @functools.cache
-def prepared(contract: type[Contract]) -> dict[str, Any]:
+def prepared(contract: Any) -> dict[str, Any]:
     """Return what a contract's ``options`` gives, once, in a folder that lives as long as the process."""
     folder = tempfile.TemporaryDirectory(prefix="nasframe-check-")
     _FOLDERS.append(folder)

@@ -8,12 +8,14 @@ class TestMine(ModifierContract):
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from nasframe import registry
+from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.testing.kit import (
     Contract,
@@ -24,7 +26,7 @@ from nasframe.testing.kit import (
     stored,
 )
 from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights
-from nasframe.testing.toy import ToySpace, tiny_inputs, tiny_net
+from nasframe.testing.toy import ToySpace, tiny_inputs
 from nasframe.testing.trainers import Crash, Fuse, Memory, Proposer, toy_job
 from nasframe.types import TrainJob
 
@@ -61,7 +63,10 @@ class Trained:
 
 
 class ModifierContract(Contract):
-    """The checks: short trainings of a tiny network by the trainer ``loop``, with a teacher saved as ``teacher``."""
+    """The checks: short trainings of a tiny network by the trainer ``loop``, with a teacher saved as ``teacher``.
+
+    A modifier may refuse a kind of stage with ``UsageError``; it is then checked on the others.
+    """
 
     kind = "modifier"
 
@@ -70,23 +75,34 @@ class ModifierContract(Contract):
         return self.registered()
 
     def job(self, **fields: Any) -> TrainJob:
-        """Make a short stage with sub-networks; override where the modifier needs another."""
-        space = fields.setdefault("space", ToySpace())
-        fields.setdefault("sampler", Proposer(space.domain))
-        return toy_job(**{"archs_per_step": 2, "max_steps": 4, **fields})
+        """Make a short training stage; override where the modifier needs another network, task or space."""
+        return toy_job(**{"max_steps": 4, **fields})
+
+    def shapes(self) -> list[dict[str, Any]]:
+        """List stages: the largest, the smallest and another sub-network; the network in micro-batches; one arch."""
+        space: Any = ToySpace()
+        sampler = registry.make("sampler", "sandwich", inject={"domain": space.domain, "seed": 0})
+        return [
+            {"space": space, "sampler": sampler, "archs_per_step": 3},
+            {"accumulate": 2},
+            {"space": space, "arch": space.domain.smallest()},
+        ]
 
     def jobs(self, *after: Modifier, **fields: Any) -> list[TrainJob]:
-        """Make stages of every shape: with sub-networks, with one network in micro-batches, with one sub-network."""
-        shapes: list[dict[str, Any]] = [{}, {"space": None, "sampler": None, "accumulate": 2}]
-        shapes.append({"sampler": None, "arch": ToySpace().domain.smallest()})
-        made = []
-        for shape in shapes:
-            if shape.get("space", 0) is None:
-                made.append(toy_job(**{"max_steps": 4, **shape, **fields}))
-            else:
-                made.append(self.job(**shape, **fields))
-            made[-1].modifiers = [self.make(), *after]
-        return made
+        """Make a stage of every shape that the modifier accepts, with others after it."""
+        return [
+            self.made(shape, *after, **fields)
+            for shape, taken in zip(self.shapes(), self.taken(), strict=True)
+            if taken
+        ]
+
+    def made(self, shape: Mapping[str, Any], *after: Modifier, **fields: Any) -> TrainJob:
+        """Make a stage of a shape."""
+        return self.job(**shape, **fields, modifiers=[self.make(), *after])
+
+    def taken(self) -> list[bool]:
+        """Tell which of the shapes the modifier accepts."""
+        return [stage is not None for stage in _trained(cast(Any, type(self)))]
 
     def fit(self, job: TrainJob) -> Any:
         """Train."""
@@ -94,7 +110,16 @@ class ModifierContract(Contract):
 
     def trained(self) -> list[Trained]:
         """Return one training of every shape, run once for all checks that only look at it."""
-        return _trained(cast(Any, type(self)))
+        return [stage for stage in _trained(cast(Any, type(self))) if stage is not None]
+
+    @check
+    def test_some_stage_is_accepted(self) -> None:
+        """It refuses not all of them."""
+        if not self.trained():
+            try:
+                self.fit(self.made(self.shapes()[0]))
+            except UsageError as error:
+                require(False, f"every stage is refused ({error}); say in 'job' which one the modifier goes with")
 
     @check
     def test_it_goes_with_every_stage(self) -> None:
@@ -134,10 +159,8 @@ class ModifierContract(Contract):
 
     def plain(self, job: Any) -> Snapshot:
         """Return what the same stage leaves behind without the modifier."""
-        other = toy_job(
-            net=tiny_net(), space=job.space, arch=job.arch, sampler=Proposer(job.space.domain) if job.sampler else None,
-            max_steps=1, modifiers=[needs := Modifier()],
-        )  # fmt: skip
+        sampler = Proposer(job.space.domain) if job.sampler else None
+        other = self.job(space=job.space, arch=job.arch, sampler=sampler, max_steps=1, modifiers=[needs := Modifier()])
         needs.needs = job.modifiers[0].needs
         return Snapshot.of(self.fit(other).net)
 
@@ -201,11 +224,17 @@ class ModifierContract(Contract):
 
 
 @functools.cache
-def _trained(contract: type[ModifierContract]) -> list[Trained]:
-    instance, found = contract(), []
-    for job in instance.jobs():
+def _trained(contract: Any) -> list[Trained | None]:
+    """Train one stage of every shape; those that are refused give ``None``."""
+    instance: ModifierContract = contract()
+    found: list[Trained | None] = []
+    for shape in instance.shapes():
+        watch = Watch({})
+        job = instance.made(shape, watch)
         outputs_of(job.net, tiny_inputs())  # transformers installs hooks of its own on first use
-        watch = Watch({name: tensor.shape for name, tensor in job.net.state_dict().items()})
-        job.modifiers = [*job.modifiers, watch]
-        found.append(Trained(job, instance.fit(job), watch))
+        watch.shapes = {name: tensor.shape for name, tensor in job.net.state_dict().items()}
+        try:
+            found.append(Trained(job, instance.fit(job), watch))
+        except UsageError:
+            found.append(None)
     return found

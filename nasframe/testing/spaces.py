@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nasframe.nn import count
-from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness
+from nasframe.testing.kit import Contract, NotThere, check, is_plain, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, outputs_of, require_unchanged, same_weights
 from nasframe.testing.toy import tiny_inputs, tiny_net
 from nasframe.types import Arch
@@ -38,7 +38,7 @@ class SpaceContract(Contract):
         """Make the space under test for a network of this configuration."""
         return self.registered(config=config)
 
-    def net(self) -> nn.Module:
+    def net(self) -> Any:
         """Return the network, in eval mode, before the space's ``supernet``; override where another one is needed."""
         return tiny_net()
 
@@ -47,9 +47,11 @@ class SpaceContract(Contract):
         return tiny_inputs()
 
     def made(self) -> tuple[Any, nn.Module]:
-        """Make the space and its super-network."""
+        """Make the space and its super-network; a space whose ``needs_net`` is false has none."""
         net = self.net()
-        space = self.make(getattr(net, "config", None))
+        space = self.make(net.config)
+        if not getattr(space, "needs_net", True):
+            raise NotThere
         return space, space.supernet(net).eval()
 
     def archs(self, space: Any) -> list[Arch]:
@@ -61,7 +63,7 @@ class SpaceContract(Contract):
     @check
     def test_the_domain_draws_what_it_contains(self) -> None:
         """Draws and mutants are members, JSON-plain, canonical, and the same for the same generator."""
-        domain = self.made()[0].domain
+        domain = self.make(self.net().config).domain
         twice = [[domain.sample(np.random.default_rng(seed)) for seed in range(20)] for _ in range(2)]
         require(twice[0] == twice[1], "domain.sample differs for equal generators; draw only from the one it is given")
         rng = np.random.default_rng(1)
@@ -78,8 +80,7 @@ class SpaceContract(Contract):
     @check
     def test_the_domain_has_something_to_choose(self) -> None:
         """There are two architectures at least, else a search has nothing to do."""
-        space, _ = self.made()
-        found = self.archs(space)
+        found = self.archs(self.make(self.net().config))
         require(
             any(arch != found[0] for arch in found),
             f"all draws are {dict(found[0])}; give the check options with several choices "

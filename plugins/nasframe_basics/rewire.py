@@ -28,6 +28,8 @@ class Rewire:
 
     reshapes = False
 
+    keeps_function = True
+
     def __init__(
         self,
         score: Literal["magnitude", "taylor"] = "magnitude",

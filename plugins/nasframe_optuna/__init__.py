@@ -7,7 +7,7 @@ from nasframe import hookimpl
 
 @hookimpl
 def register_samplers(register):
-    register("optuna", "nasframe_optuna.sampler:OptunaSampler")
+    register("optuna", "nasframe_optuna.sampler:OptunaSampler", example="nasframe_optuna.examples:Optuna")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ HERE = "nasframe_table"
 
 @hookimpl
 def register_spaces(register):
-    register("table", f"{HERE}.space:TableSpace")
+    register("table", f"{HERE}.space:TableSpace", example=f"{HERE}.examples:Space")
 
 
 @hookimpl
 def register_tasks(register):
-    register("table", f"{HERE}.task:TableTask")
+    register("table", f"{HERE}.task:TableTask", example=f"{HERE}.examples:Task")

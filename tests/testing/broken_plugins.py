@@ -16,6 +16,7 @@ from torch import nn
 
 from nasframe import registry
 from nasframe.domain import Choices
+from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_net, tiny_tokenizer
 from nasframe.types import CostTable
@@ -426,7 +427,13 @@ class Shares(Modifier):
         return loss * (1 + 0.01 * self.counts[0] + random.random())
 
 
+class Refuses(Modifier):
+    def on_start(self, job):
+        raise UsageError("not today")
+
+
 MODIFIERS = {
+    "some_stage_is_accepted": (Refuses, r"every stage is refused \(not today\)"),
     "it_goes_with_every_stage": (NotFinite, "on_loss gave a loss that is not finite"),
     "shapes_are_left_alone": (Resizes, r"the network has other tensors \(pair\); undo masks"),
     "hooks_are_removed": (LeavesHook, "remove in on_finish what on_start registered"),

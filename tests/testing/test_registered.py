@@ -6,7 +6,7 @@ from nasframe import registry
 from nasframe.testing import SamplerContract
 from nasframe.testing.kit import contract_of
 
-SLOW = {"package_docs"}  # reads the sources of ten packages, again for each seed
+SLOW = {"package_docs", "optuna"}  # reads the sources of ten packages; Optuna takes its time
 ENTRIES = [e for kind in registry.KINDS for e in registry.factories(kind).values() if e.package == "nasframe"]
 CASES = [
     pytest.param(
