@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.hookspecs import PLUGIN_API, hookimpl
 
 if TYPE_CHECKING:
+    from nasframe import study
     from nasframe.deployment import deploy
     from nasframe.recipe import load_recipe
     from nasframe.registry import make
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from nasframe.types import Trial
 
 __version__ = "0.1.0"
-__all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run"]
+__all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run", "study"]
 
 _HOME = {
     "Run": "runner",
@@ -30,12 +31,15 @@ _HOME = {
     "resolve": "resolve",
     "run": "runner",
 }
+_MODULES = ("study",)
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: ``import nasframe`` stays quick."""
     if name in _HOME:
         return getattr(import_module(f"nasframe.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"nasframe.{name}")
     raise AttributeError(f"module 'nasframe' has no attribute {name!r}")
 
 

@@ -195,8 +195,8 @@ class CachedRun:
             target = self.store.directory / name
             if name != ROWS and not (target.exists() and file_digest(target) == blob):
                 _copy(self.cache.blob(blob), target, link=not name.startswith("models/"))
-        for path in self.store.directory.glob("models/**/*"):
-            if path.is_file() and path.relative_to(self.store.directory).as_posix() not in files:
+        for path in _results(self.store.directory):
+            if path.relative_to(self.store.directory).as_posix() not in files:
                 path.unlink()
 
     def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ class CachedRun:
         home, position = self.store.directory, self.plan.stages.index(stage)
         work = self.store.checkpoint(f"work-{stage.name}").path
         nets = [self.store.checkpoint(name).path for name in load_state(work)["nets"].values()]
-        paths = [work, *nets, *work.parent.glob("expected-*"), *(p for p in home.glob("models/**/*") if p.is_file())]
+        paths = [work, *nets, *_results(home)]
         entry = {"parts": self.parts[position], "run": str(home.resolve()), "run_seconds": seconds, "result": result}
         files = {path.relative_to(home).as_posix(): path for path in paths}
         self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files)
@@ -216,6 +216,13 @@ class CachedRun:
         name = self.plan.stages[position].name
         news = f"{self.store.directory}: stage {name}: another process is building it; waiting for its result."
         return self.cache.building(self.keys[position], news)
+
+
+def _results(home: Path) -> list[Path]:
+    """List the files of a run's models, and those that its exports will be compared with."""
+    return [
+        path for pattern in ("models/**/*", "checkpoints/expected-*") for path in home.glob(pattern) if path.is_file()
+    ]
 
 
 def differences(mine: Any, other: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any, Any]]:

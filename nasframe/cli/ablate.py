@@ -41,11 +41,11 @@ def ablate(
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run every arm of a study with every seed, each distinct stage once, and compare the arms."""
-    from nasframe.cli.run import _quiet
+    from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
     from nasframe.study_file import load_study
 
-    _quiet()
+    quiet()
     if resume is not None:
         if study or overrides or out or dry_run or smoke:
             raise UsageError(
