@@ -48,10 +48,9 @@ def anytime(arena: Arena, plays: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
     found = {}
     for label, records in plays.items():
         curves = {"regret": [_padded(best - _running(r["points"]), budget) for r in records]}
-        if several:
-            curves["hypervolume"] = [
-                _padded(_volumes(r["points"], arena.reference) / whole, budget, 0.0) for r in records
-            ]
+        if several:  # where nothing beats the reference point, whatever was found is all there is
+            volumes = [_volumes(r["points"], arena.reference) for r in records]
+            curves["hypervolume"] = [_padded(v / whole if whole else np.ones(len(v)), budget, 0.0) for v in volumes]
         found[label] = {name: np.array(rows) for name, rows in curves.items()}
     return found
 

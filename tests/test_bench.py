@@ -96,6 +96,12 @@ def test_a_play_that_ends_early_keeps_its_last_value(file):
     assert not none["hypervolume"].any()
 
 
+def test_where_nothing_beats_the_reference_point_all_is_found_at_once(file):
+    plan = contest(file, reference={"accuracy": 1000}, budget=3)
+    curves = anytime(arena_of(plan), {"x": [played(plan)]})["x"]
+    assert curves["hypervolume"].tolist() == [[1.0, 1.0, 1.0]]
+
+
 def test_differences_are_paired_over_the_seeds(file):
     plan = contest(file, objectives=("accuracy",), bounds={"flops": "<= 20"})
     uses = {name: sampler_use(name) for name in ("evolution,population=4", "random")}
