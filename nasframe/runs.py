@@ -63,7 +63,7 @@ def as_study(
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*study.FACTS, *(column for row in rows for column in row)])))
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
     settings = whole | {
-        "study": whole.get("study") or (" and ".join(arms) if len(arms) < 4 else "comparison"),
+        "study": whole.get("study") or (" and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"),
         "arms": whole.get("arms") or {arm: {} for arm in arms},
         "compare": compare,
         "runs": [{name: entry[name] for name in ("arm", "task", "seed", "run")} for entry in entries],
@@ -146,10 +146,22 @@ def _name_arms(entries: Sequence[dict[str, Any]]) -> None:
         keys = dict.fromkeys(key for leaves in flat.values() for key in leaves)
         differ = [key for key in keys if len({str(leaves.get(key)) for leaves in flat.values()}) > 1]
         for same, rows in recipes.items():
-            words = ", ".join(f"{key.split('.', 1)[-1]}={flat[same].get(key)}" for key in differ[:2])
-            label = name if len(recipes) == 1 else f"{name} ({words}{', …' * (len(differ) > 2)})"
+            words = [_change(key, flat[same], differ) for key in differ[:2]] + ["…"] * (len(differ) > 2)
+            about = ", ".join(words) if len(groups) == 1 else f"{name} ({', '.join(words)})"
             for entry in rows:
-                entry["arm"] = label
+                entry["arm"] = name if len(recipes) == 1 else about
+
+
+def _change(key: str, options: Mapping[str, Any], differ: Sequence[str]) -> str:
+    """Write an option and its value, by its last name where that is enough.
+
+    >>> _change("stages.search.sampler.use", {"stages.search.sampler.use": "grid"}, ["stages.search.sampler.use"])
+    'sampler=grid'
+    """
+    names = [name.removesuffix(".use").removeprefix("stages.") for name in (key, *differ)]
+    lasts = [name.rpartition(".")[2] for name in names]
+    short = lasts[0] if lasts[1:].count(lasts[0]) == 1 else names[0]
+    return f"{short}={options[key]}" if key in options else f"without {short}"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

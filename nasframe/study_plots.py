@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import plots
 from nasframe.plots import GREY, INK, PAPER, SERIES, WIDTH, count_ticks, legend, metric_ticks, panels, whole_ticks
-from nasframe.tables import duration, human, is_share
-from nasframe.verdicts import p_value
+from nasframe.tables import duration, human, is_share, short
+from nasframe.verdicts import p_is
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,14 +123,14 @@ def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str,
                 scale * row["mean"], y, marker=marker, color=color, ms=5.5, mew=1.2, ls="",
                 markerfacecolor=color if resolved else PAPER,
             )  # fmt: skip
-            note = f"p {p_value(row['p_t_holm'])}, n {row['n']}" if row["p_t"] is not None else f"n {row['n']}"
+            note = f"{p_is(row['p_t_holm'])}, n {row['n']}" if row["p_t"] is not None else f"n {row['n']}"
             axes.annotate(
-                note.replace("p <", "p < "), (1, y), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
+                note, (1, y), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                 textcoords="offset points", fontsize=6.5, color=INK,
             )  # fmt: skip
             names.append(row["arm"])
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(names)), [_short(name, 22) for name in names], fontsize=7.5)
+    axes.set_yticks(range(len(names)), [short(name, 22) for name in names], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -184,7 +184,7 @@ def ledger(report: Mapping[str, Any]) -> Figure:
         note = f"  {human(totals[y])} · {duration((row['run_seconds'] or 0) + (row['cached_seconds'] or 0))}"
         axes.text(totals[y], y, note, va="center", fontsize=7, color=INK)
     axes.set_xlim(0, 1.42 * max(totals))
-    axes.set_yticks(range(len(rows)), [_short(row["arm"], 24) for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [short(row["arm"], 24) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(count_ticks)
     axes.xaxis.set_major_locator(whole_ticks(4))
@@ -199,10 +199,6 @@ def _title(axes: Axes, task: str, views: int) -> None:
         axes.set_title(task, fontsize=9, loc="left", color=INK)
 
 
-def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
 def _arm_legend(figure: Figure, report: Mapping[str, Any]) -> None:
     """Name every arm once below a figure of several axes."""
     handles: dict[str, Any] = {}
@@ -211,6 +207,6 @@ def _arm_legend(figure: Figure, report: Mapping[str, Any]) -> None:
             handles.setdefault(text, handle)
     names = [arm for arm in report["arms"] if arm in handles]
     figure.legend(
-        [handles[arm] for arm in names], [_short(arm, 40) for arm in names], loc="outside lower center", fontsize=7.5,
+        [handles[arm] for arm in names], [short(arm, 40) for arm in names], loc="outside lower center", fontsize=7.5,
         ncols=max(1, min(len(names), 60 // max(map(len, names), default=1))), frameon=False, labelcolor=INK,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from nasframe.compare import analyse
 from nasframe.report import render
 from nasframe.store import write_text
 from nasframe.tables import human, is_share
-from nasframe.verdicts import interval, p_value
+from nasframe.verdicts import interval, p_is, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,11 +168,13 @@ def terminal(report: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
             table.add_row(Text(part["model"], style="bold"))
             for row in rows(report, part):
                 style = {"higher": "green", "lower": "red"}.get(row["verdict"], "")
-                table.add_row(*(f"  {row[name]}" if name == "arm" else row[name] for name in names), style=style)
+                arm = f"  {tables.short(row['arm'], 14 + max(0, width - 80))}"
+                table.add_row(arm, *(row[name] for name in names[1:]), style=style)
         yield table
     for title, lines in (
         ("", [*report["notes"], report["equal_macs"]["text"]]),
         ("Found", report["findings"]), ("Cannot be concluded", report["limits"]),
+        ("Two models each, example by example", list(_single_pairs(report))),
     ):  # fmt: skip
         if lines:
             yield Text(f"\n{title}" if title else "", style="bold")
@@ -319,6 +321,20 @@ def _examples(report: Mapping[str, Any]) -> list[list[str]]:
         shown = [interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high") for row in found]
         laid.append([*key, ", ".join(str(row["seed"]) for row in found), p_values, below, "; ".join(shown)])
     return laid
+
+
+def _single_pairs(report: Mapping[str, Any]) -> Iterator[str]:
+    """Say what examples show of models whose arms have one seed."""
+    single = {
+        (table["task"], table["model"], row["arm"])
+        for table in report["tables"] for row in table["comparisons"] if row["n"] == 1
+    }  # fmt: skip
+    for row in report["examples"]:
+        if (row["task"], row["model"], row["arm"]) in single and row["note"] is None:
+            test = f", McNemar {p_is(row['p'])}" if row["p"] is not None else ""
+            gap = interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high")
+            against = f"{row['arm']} against {report['against']}, {row['task']}, seed {row['seed']}"
+            yield f"{row['model']}: {against}: {gap} over {row['n']} examples{test}."
 
 
 def _tex(text: str) -> str:

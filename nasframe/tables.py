@@ -178,6 +178,15 @@ def label(model: Mapping[str, Any]) -> str:
     return model["name"] if model["role"] in ("teacher", "model") else f"{model['name']}\n{model['role']}"
 
 
+def short(name: str, length: int) -> str:
+    """Shorten a name in its middle.
+
+    >>> short("search.sampler=evolution", 16)
+    'search.…volution'
+    """
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length - length // 2) :]}"
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
     """Write a Markdown table whose first ``left`` columns are text and the others numbers.
 

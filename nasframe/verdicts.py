@@ -53,6 +53,16 @@ def p_value(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
 
 
+def p_is(p: float | None) -> str:
+    """Write a p-value in a sentence.
+
+    >>> p_is(0.25), p_is(0.0)
+    ('p = 0.25', 'p < 0.001')
+    """
+    text = p_value(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def interval(name: str, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
     """Write a difference with its interval, shares in points.
 
@@ -80,7 +90,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
         if row["verdict"] in ("higher", "lower"):
             yield (
                 f"{model}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(metric, row)} on"
-                f" {row['n']} seeds (paired t, p = {p_value(row['p_t_holm'])} after Holm)."
+                f" {row['n']} seeds (paired t, {p_is(row['p_t_holm'])} after Holm)."
             )
 
 
@@ -110,7 +120,10 @@ def _without_pairs(report: Mapping[str, Any], rows: Sequence[Any]) -> Iterator[s
         yield f"The reference {against} has no results: arms are described and not compared."
         return
     for arm in report["arms"]:
-        if arm not in compared and arm != against:
+        tasks = dict.fromkeys(t["task"] for t in report["tables"] for row in t["comparisons"] if row["arm"] == arm)
+        if arm not in compared and tasks:
+            yield f"{arm} lacks some tasks: compared with {against} only on {', '.join(tasks)}."
+        elif arm not in compared and arm != against:
             yield f"{arm} shares no task, model and seed with {against}: described, not compared."
     if not rows and len(report["arms"]) == 1:
         yield "One arm: there is nothing to compare it with."
@@ -121,7 +134,7 @@ def _of_few(n: int, family: int, alpha: float) -> Iterator[str]:
     if n == 1:
         yield (
             "One seed: no interval and no test is possible, and a difference between two single runs may be the seed's"
-            " own noise. Only McNemar's test below says something, of these two models and not of the methods."
+            " own noise. McNemar's test, example by example, speaks of these two models and not of the methods."
         )
         return
     smallest, least = 2 / 2**n, math.ceil(math.log2(2 / alpha))
@@ -151,13 +164,13 @@ def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping
         equal = "both score the same" if not row["mean"] else "the difference is the same"
         yield f"{which}: {equal} at every seed, so there is no spread to measure it against; no test can be made."
     elif row["verdict"] == "not after Holm":
-        yield f"{which}: p = {p_value(row['p_t'])} alone, {p_value(row['p_t_holm'])} after Holm. Not resolved."
+        yield f"{which}: {p_is(row['p_t'])} alone, {p_is(row['p_t_holm'])} after Holm. Not resolved."
     elif row["verdict"] == "not resolved":
         if row["seeds_needed"] is None:
             more = "no number of seeds that one could run resolves a difference so small"
         else:
             more = f"needs about {human(row['more_seeds'])} more seeds to resolve a difference of this size"
-        yield f"{which}: p = {p_value(row['p_t'])}, the sign is not resolved; {more}."
+        yield f"{which}: {p_is(row['p_t'])}, the sign is not resolved; {more}."
 
 
 def _left_out(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:

@@ -286,11 +286,14 @@ def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
 
 def test_runs_are_grouped_by_what_their_recipes_say(home):
     frame, facts = runs.as_study([str(home / "runs/random/sst2"), str(home / "runs/greedy/sst2")])
-    assert list(facts["arms"]) == ["demo (search.sampler=random)", "demo (search.sampler=greedy)"]
+    assert list(facts["arms"]) == ["sampler=random", "sampler=greedy"]
     assert sorted(set(frame["seed"])) == [0, 1, 2]
     assert set(frame["task"]) == {"sst2"}
     report = compare.analyse(Path(), frame, facts)
     assert report["tables"][0]["comparisons"][0]["n"] == 3
+    other = [f"a={home}/runs/random", f"b={home}/runs/evolution/sst2"]
+    report = compare.analyse(Path(), *runs.as_study(other))
+    assert any("b lacks some tasks: compared with a only on sst2" in line for line in report["limits"])
 
 
 def test_arms_can_be_named_and_the_reference_be_a_place(home):
