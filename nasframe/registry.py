@@ -168,18 +168,31 @@ def _check_version(version: Any, source: Source) -> None:
 
 
 def add_file(path: Path) -> None:
-    """Load a one-file plugin; a second time does nothing.
+    """Load a one-file plugin; a second time does nothing, unless the file was changed.
 
     Raises:
-        UsageError: if the file cannot be loaded, with the cause.
+        UsageError: if the file cannot be loaded or registers nothing, with the cause.
     """
     path = path.resolve()
     found, name = plugins(), str(path)
-    if name in found.sources:
-        return
-    module_name = f"{path.stem}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    before = len(found.failures)
-    _add(found, name, Source(path.name, file=name), lambda: _import_file(path, module_name))
+    before, known = len(found.failures), found.manager.get_plugin(name)
+
+    def load() -> Any:
+        module = _import_file(path, f"{path.stem}_{digest}")
+        if not any(hasattr(item, "nasframe_impl") for item in vars(module).values()):
+            raise UsageError(
+                "it registers nothing. Expected a function such as register_samplers(register), decorated with "
+                "nasframe.hookimpl."
+            )
+        return module
+
+    digest = hashlib.sha256(name.encode() + (path.read_bytes() if path.is_file() else b"")).hexdigest()[:8]
+    if known is not None:
+        if known.__name__ == f"{path.stem}_{digest}":
+            return
+        found.manager.unregister(name=name)
+        del found.sources[name]
+    _add(found, name, Source(path.name, file=name), load)
     if len(found.failures) > before:
         raise UsageError(f"{path}: the plugin cannot be loaded: {found.failures.pop().cause}")
 
@@ -253,7 +266,7 @@ def failures() -> list[Failure]:
 
 
 def _clash(kind: str, name: str, entries: list[Registered]) -> str:
-    return f"{kind} {name!r} is registered by both {' and '.join(str(e.source) for e in entries)}; uninstall one"
+    return f"{kind} {name!r} is registered by both {' and '.join(str(e.source) for e in entries)}; rename or remove one"
 
 
 def find(kind: str, name: str) -> Registered:

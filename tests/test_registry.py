@@ -180,6 +180,28 @@ def test_a_plugin_that_fails_is_told_and_breaks_nothing(monkeypatch):
     assert "no module named nope" in failure.cause
 
 
+@pytest.mark.parametrize(
+    ("version", "mend"),
+    [
+        (2, "upgrade nasframe (pip install --upgrade nasframe), or install an older other-dist"),
+        (0, "upgrade other-dist"),
+    ],
+)
+def test_a_plugin_for_another_api_is_told_and_breaks_nothing(monkeypatch, version, mend):
+    other = Toys()
+    other.PLUGIN_API = version
+    entry(monkeypatch, ("toys", "good", Toys()), ("other", "other-dist", other))
+    assert list(registry.factories("sampler")) == ["walker"]
+    (failure,) = registry.failures()
+    assert failure.cause == f"made for plugin API {version}, but this nasframe has {nf.PLUGIN_API}; {mend}"
+
+
+def test_a_name_that_nasframe_does_not_have_hints_at_the_version(monkeypatch):
+    error = ImportError("cannot import name 'tomorrow' from 'nasframe'", name="nasframe")
+    entry(monkeypatch, ("new", "new-dist", error))
+    assert "Was the plugin made for another version? This is plugin API 1." in registry.failures()[0].cause
+
+
 def test_a_hook_that_raises_and_a_hook_nobody_knows_are_told(monkeypatch):
     class Raises:
         @nf.hookimpl

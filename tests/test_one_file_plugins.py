@@ -1,0 +1,149 @@
+"""``plugins: [./my_sampler.py]``: from the file to a run, a resume, and every way it can be wrong."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nasframe as nf
+from nasframe import registry, runner
+from nasframe.cli import main
+from nasframe.errors import RecipeError, UsageError
+from nasframe.resolve import check_recipe, resolve
+from nasframe.schema import recipe_schema
+from nasframe.store import RunStore
+
+HERE = Path(__file__).parent
+CLIMB = '''
+from pathlib import Path
+
+from nasframe import hookimpl
+from nasframe_hillclimb.sampler import HillClimb
+
+PLUGIN_API = 1
+
+
+class Stops(HillClimb):
+    """Climb.
+
+    Args:
+        domain: injected.
+        seed: injected.
+        fuse: a file whose presence stops the search at the fifth ask.
+    """
+
+    def __init__(self, domain, seed: int = 0, fuse: str | None = None):
+        super().__init__(domain, seed)
+        self.fuse, self.asked = fuse, 0
+
+    def ask(self, n=1, within=None):
+        self.asked += 1
+        if self.fuse and self.asked == 5 and Path(self.fuse).exists():
+            raise RuntimeError("burnt through")
+        return super().ask(n, within)
+
+
+@hookimpl
+def register_samplers(register):
+    register("climb", Stops)
+'''
+STAGES = [
+    {"train": {"max_steps": 1}},
+    {"search": {"sampler": {"use": "climb", "fuse": "FUSE"}, "trials": 10}},
+]
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE.parent / "docs/examples/nasframe-hillclimb"))
+    registry.plugins.cache_clear()
+    (tmp_path / "climb.py").write_text(CLIMB)
+    toy = yaml.safe_load((HERE / "data/toy.yaml").read_text())
+    shutil.copy(HERE / "toy_plugin.py", tmp_path)
+    STAGES[1]["search"]["sampler"]["fuse"] = str(tmp_path / "fuse")
+    toy |= {"plugins": ["./toy_plugin.py", "./climb.py"], "stages": STAGES}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(toy))
+    yield tmp_path / "r.yaml"
+    registry.plugins.cache_clear()
+
+
+def trials(directory):
+    store = RunStore(directory, shared=True)
+    found = [(trial.arch, trial.score, trial.state) for trial in store.trials("search")]
+    store.close()
+    return found
+
+
+def test_a_run_and_a_resume_use_the_file(recipe, tmp_path):
+    whole = nf.run(nf.load_recipe(recipe), out=tmp_path / "whole", report=False)
+    (tmp_path / "fuse").touch()
+    with pytest.raises(RuntimeError, match="burnt through"):
+        nf.run(nf.load_recipe(recipe), out=tmp_path / "cut", report=False)
+    assert 0 < len(trials(tmp_path / "cut")) < 10
+    (tmp_path / "fuse").unlink()
+    registry.plugins.cache_clear()  # as in another process
+    cut = runner.resume(tmp_path / "cut", report=False)
+    assert trials(cut.directory) == trials(whole.directory)
+    assert len(trials(whole.directory)) >= 10
+
+
+def test_options_are_checked_and_the_schema_lets_the_recipe_pass(recipe):
+    plan, problems = check_recipe(recipe, ["+stages.search.sampler.fuss=x"])
+    assert plan is None
+    assert "fuss" in str(problems[0])
+    assert "Did you mean 'fuse'?" in str(problems[0])
+    assert {"required": ["plugins"]} in recipe_schema()["anyOf"]
+    registry.add_file(recipe.parent / "climb.py")
+    assert "climb" in recipe_schema()["$defs"]["sampler"]["anyOf"][0]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such file or folder './climb.py'"),
+        ("def broken(:\n", "the plugin cannot be loaded: SyntaxError: invalid syntax (climb.py, line 1)"),
+        ("import nothing_of_the_kind\n", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+        ("class Climb: ...\n", "it registers nothing. Expected a function such as register_samplers(register)"),
+        (CLIMB.replace("def register_samplers", "def register_sampler"), "Did you mean 'register_samplers'?"),
+        (CLIMB.replace('"climb", Stops', '"random", Stops'), "unknown sampler 'climb'"),
+        (CLIMB.replace("PLUGIN_API = 1", "PLUGIN_API = 2"), "made for plugin API 2, but this nasframe has 1; upgrade"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_at_its_line(recipe, text, words):
+    path = recipe.parent / "climb.py"
+    path.unlink() if text is None else path.write_text(text)
+    plan, problems = check_recipe(recipe)
+    assert plan is None
+    assert any(words in str(problem) for problem in problems), problems
+    with pytest.raises(RecipeError):
+        resolve(nf.load_recipe(recipe))
+
+
+def test_a_name_that_is_taken_names_both(recipe):
+    (recipe.parent / "climb.py").write_text(CLIMB.replace('"climb", Stops', '"random", Stops'))
+    _, problems = check_recipe(recipe, ["stages.search.sampler=random"])
+    assert "sampler 'random' is registered by both" in str(problems[0])
+    assert "climb.py" in str(problems[0])
+
+
+def test_a_changed_file_is_loaded_again(recipe):
+    file = recipe.parent / "climb.py"
+    registry.add_file(file)
+    first = registry.find("sampler", "climb").target
+    registry.add_file(file)
+    assert registry.find("sampler", "climb").target is first
+    file.write_text(CLIMB.replace('"climb", Stops', '"climber", Stops'))
+    registry.add_file(file)
+    assert registry.find("sampler", "climber").target is not first
+    assert "climb" not in registry.factories("sampler")
+
+
+def test_a_file_can_be_checked_from_the_command_line(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("nasframe.testing.samplers.SamplerContract.trials", 300)
+    assert main(["plugins", "check", str(recipe.parent / "climb.py")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("sampler/climb  climb.py (")
+    assert out.count("  ok  ") == 14
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        registry.add_file(recipe.parent / "gone.py")
