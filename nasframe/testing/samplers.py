@@ -12,17 +12,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from nasframe.domain import Choices
 from nasframe.errors import UsageError
+from nasframe.interfaces import start_sampler
 from nasframe.keep import restrict
 from nasframe.scoring import Bounds, Screen
 from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
 from nasframe.types import Arch, Trial, arch_id
 
+STAGES: tuple[Literal["train", "search"], ...] = ("train", "search")
 ENOUGH = 400  # proposals that a short run may have, from samplers that answer with more than they were asked for
 FLAT = 3.0  # late trials may take so many times the early ones' time: noise, not growth
 SLACK = 50e-6  # seconds that are never counted as growth
@@ -264,9 +266,8 @@ class SamplerContract(Contract):
         """A shared sampler hears losses in training, then scores in a search; ``start`` comes between."""
         for domain in self.accepted():
             sampler = self.make(domain, 10)
-            for origin in ("train", "search"):
-                if hasattr(sampler, "start"):
-                    sampler.start(origin, 100)
+            for origin in STAGES:
+                start_sampler(sampler, origin, 100, origin)
                 for archs in self.run(sampler, self.rounds, origin=origin):
                     outside = [arch for arch in archs if not domain.contains(arch)]
                     require(not outside, f"in a {origin} stage {outside[:1]} is outside the domain")
