@@ -265,7 +265,12 @@ def figure(result: Mapping[str, Any]) -> Figure:
             axes.plot(x, shown, color=color, lw=1.3, ls="-" if number < len(colors) else "--", label=row["name"])
             ends = (_loss(high), _loss(low)) if name == "hypervolume" else (np.maximum(low, 0), high)
             axes.fill_between(x, *ends, color=color, alpha=0.15, linewidth=0)
-        axes.set_yscale("log" if name == "hypervolume" else "linear")
+        if name == "hypervolume":
+            axes.set_yscale("log")
+        else:  # the first few evaluations would flatten all that follows
+            early = max(len(mean) // 20 - 1, 0)
+            tops = [row["curves"][name]["mean"][early] or 0.0 for row in result["samplers"]]
+            axes.set_ylim(0, 1.1 * max(*tops, 1e-9))
         axes.set_xlabel("evaluations")
         axes.set_ylabel("missing share of the hypervolume" if name == "hypervolume" else f"regret in {_score(result)}")
     plots.legend(drawn, grid[0])
