@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-WINDOW = 24  # steps of the front, from a candidate's cost on, that count
+WINDOW = 16  # steps of the front, from a candidate's cost on, that count
 DIRECTIONS = 64  # in which the volume is measured where it has no closed form
 ELITE = 12  # how many of the best a search with one objective follows
 _AT = np.linspace(-8.0, 8.0, 4001)

@@ -22,8 +22,9 @@ from nasframe_frontier.improvement import Gain, Warp
 from nasframe_frontier.region import Region
 from nasframe_frontier.surrogate import Surrogate
 
-AHEAD = 100  # evaluations after which two are picked from one set of candidates, then three, up to eight
+AHEAD = 64  # evaluations after which two are picked from one set of candidates, then three, up to eight
 SHORT = 16  # candidates that are looked at again for the second and later picks of a set
+RECENT = 500  # at most so many evaluations are taken in at once
 DRAWS = 50  # attempts at something new before a domain counts as exhausted
 SMALL = 2000  # a domain of at most so many architectures is looked through for the last new ones
 
@@ -60,7 +61,7 @@ class FrontierSampler:
         seed: int = 0,
         costs: Callable[[Sequence[Arch]], Any] | None = None,
         start: Count | None = None,
-        candidates: Count = 96,
+        candidates: Count = 64,
         memory: Count = 96,
     ) -> None:
         if not (2 <= candidates <= 2000 and memory >= 16):
@@ -92,15 +93,15 @@ class FrontierSampler:
         region = self._region(self.domain if within is None else within)
         archs: list[Arch] = []
         while len(archs) < n:
-            self.queue = [row for row in self.queue if row.tobytes() not in self.seen and region.contains(row)]
             if not self.queue:
                 ahead = 1 + min(len(self.rows) // AHEAD, 7) if region.within.keep is None else 1
                 self.queue = self._propose(region, max(n - len(archs), ahead))
             if not self.queue:
                 break
             row = self.queue.pop(0)
-            self.seen[row.tobytes()] = -1
-            archs.append(self.codes.arch(row))
+            if row.tobytes() not in self.seen and region.contains(row):
+                self.seen[row.tobytes()] = -1
+                archs.append(self.codes.arch(row))
         if region.within.keep is not None:
             self.queue = []
         return archs
@@ -221,19 +222,18 @@ class FrontierSampler:
             for objective, (column, sign) in self.exact.items():
                 errors[:, objective] = sign * costs[:, column]
         picked: list[np.ndarray] = []
-        left = np.arange(len(rows))
-        while len(left) and len(picked) < count:
-            gains = gain(errors[left], mean[left], np.sqrt(variance[left, None] * self.model.scale))
-            left = left[np.lexsort((-variance[left], -gains))]
-            at = next((n for n, i in enumerate(left) if region.contains(rows[i])), len(left))
-            if at < len(left):
-                picked.append(rows[one := left[at]])
-                if len(picked) < count:  # believe the prediction, and see what is left to gain
-                    gain.believe(errors[one])
-                    covariance = self.model.shared(flags, white, one)
-                    variance -= covariance**2 / (variance[one] + self.model.params["noise"])
-                    variance = np.maximum(variance, 1e-9)
-            left = left[at + 1 :][:SHORT]
+        while len(rows) and len(picked) < count:
+            gains = gain(errors, mean, np.sqrt(variance[:, None] * self.model.scale))
+            order = np.lexsort((-variance, -gains))
+            at = next((n for n, i in enumerate(order) if region.contains(rows[i])), None)
+            if at is None:
+                break
+            one, left = order[at], order[at + 1 :][:SHORT]
+            picked.append(rows[one])
+            gain.believe(errors[one])  # the prediction, to see what is left to gain
+            variance -= self.model.shared(flags, white, one) ** 2 / (variance[one] + self.model.params["noise"])
+            variance = np.maximum(variance, 1e-9)
+            rows, flags, errors, mean, variance, white = (a[left] for a in (rows, flags, errors, mean, variance, white))
         return picked
 
     def _candidates(self, region: Region) -> np.ndarray:
@@ -255,7 +255,7 @@ class FrontierSampler:
         """Bring the model up to date; return the measure of improvement in this region."""
         if not len(self.table):
             self._tabulate_costs()
-        new = list(range(self.heard, len(self.rows)))
+        new = list(range(max(self.heard, len(self.rows) - RECENT), len(self.rows)))
         self.heard = len(self.rows)
         if len(self.held) + len(new) > self.capacity:
             self.held, new = self._worth_holding([*self.held, *new], region), []
@@ -313,11 +313,11 @@ class FrontierSampler:
         return region.extremes
 
     def _tabulate_costs(self) -> None:
-        """Read an additive table out of the costs of random architectures, half of which tell whether it is exact."""
-        rng = np.random.default_rng(0)
-        rows = np.array([self.codes.row(self.domain.sample(rng)) for _ in range(min(4 * self.codes.width, 500))])
-        flags, costs, half = self.codes.flags(rows), self._costs(rows), len(rows) // 2
-        self.table = np.linalg.lstsq(flags[:half], costs[:half], rcond=None)[0]
+        """Read an additive table out of random architectures; a quarter of them tell whether it is exact."""
+        rng, count = np.random.default_rng(0), min(2 * int(self.codes.sizes.sum()) + 20, 2000)
+        rows = np.array([self.codes.row(self.domain.sample(rng)) for _ in range(count)])
+        flags, costs, part = self.codes.flags(rows), self._costs(rows), 3 * count // 4
+        self.table = np.linalg.lstsq(flags[:part], costs[:part], rcond=None)[0]
         self.additive = bool(np.allclose(flags @ self.table, costs, rtol=1e-9))
 
     def _find_exact(self) -> dict[int, tuple[int, float]]:
