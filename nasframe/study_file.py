@@ -197,8 +197,9 @@ class _Reader:
     def seeds(self) -> list[int]:
         """Read the seeds: whole numbers, each once."""
         node = self.root.value.get("seeds")
-        if self.smoke and isinstance(self.smoke.value, dict) and "seeds" in self.smoke.value:
-            node = self.smoke.value["seeds"]
+        small = self.smoke.value.get("seeds") if self.smoke and isinstance(self.smoke.value, dict) else None
+        if small and not (node and node.at.overridden):
+            node = small
         found = node.plain() if node else None
         if not isinstance(found, list) or not found or not all(type(s) is int and s >= 0 for s in found):
             self.problem(node or self.root, "seeds", f"{found!r} does not fit. Expected a list as in [0, 1, 2].")

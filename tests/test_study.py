@@ -112,6 +112,7 @@ def test_smoke_and_overrides_of_the_study_itself(write):
     found = study.load_study(write(STUDY), smoke=True)
     assert found.seeds == [3]
     assert {plan.stages[3].options["trials"] for plan in found.plans.values()} == {2}
+    assert study.load_study(write(STUDY), ["seeds=[7]"], smoke=True).seeds == [7]
     found = study.load_study(write(STUDY), ["seeds=[7]", "compare.against=wider"])
     assert (found.seeds, found.compare["against"]) == ([7], "wider")
 
@@ -384,7 +385,12 @@ def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     assert fresh["stages_to_run"] == 2 * (2 + 2 * 3)
     assert fresh["seconds"] > 0
     assert fresh["arms"][0]["costs"]["encoder_params"]["smallest"] > 0
-    assert preview(loaded, home / "cache")["stages_to_run"] == 0
+    nf.run(nf.load_recipe(TOY, QUICK), out=tmp_path / "run", cache=tmp_path / "cache", report=False)
+    rows = {(row["arm"], row["name"]): row for row in preview(loaded, tmp_path / "cache")["stages"]}
+    assert [rows["evolution", "teacher"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
+    assert [rows["random", "teacher"][how] for how in ("run", "shared", "cached")] == [0, 1, 1]
+    assert [rows["evolution", "evaluate"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
+    assert [rows["random", "search"][how] for how in ("run", "shared", "cached")] == [2, 0, 0]
 
 
 def start(directory: Path, cache: Path, path: Path) -> subprocess.Popen:
