@@ -282,7 +282,8 @@ def find(kind: str, name: str) -> Registered:
         raise UsageError(_clash(kind, name, entries))
     known = factories(kind)
     elsewhere = [other for other in KINDS if other != kind and name in factories(other)]
-    hint = f" {name!r} is a {elsewhere[0]}." if elsewhere else suggestion(name, known)
+    article = "an" if elsewhere and elsewhere[0][0] in "aeiou" else "a"
+    hint = f" {name!r} is {article} {elsewhere[0]}." if elsewhere else suggestion(name, known)
     raise UsageError(f"unknown {kind} {name!r}. There are: {listing(known)}.{hint}")
 
 
