@@ -154,7 +154,7 @@ def _of_few(n: int, family: int, alpha: float) -> Iterator[str]:
             f"The t test's verdict rests on differences that are about normal, which {n} seeds cannot show"
             + ("; with two seeds its interval is 12.7 standard errors wide on each side." if n == 2 else ".")
         )
-    if n < 10:
+    if 2 < n < 10:
         yield "Bootstrap intervals of fewer than about ten seeds are too narrow; read the t intervals."
 
 
