@@ -168,10 +168,9 @@ class StageContext:
     def keep_searched(self, net: nn.Module) -> None:
         """Keep the network of the run's last search where no stage saved it: a finished run can then be deployed."""
         from nasframe import export
-        from nasframe.finished import searched_net
+        from nasframe.finished import keeps_net
 
-        last = [stage for stage in self.plan.stages if stage.verb == "search"][-1]
-        if net is not None and self.stage is last and searched_net(self.plan, last) is None:
+        if net is not None and keeps_net(self.plan, self.stage):
             export.write(net, None, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
 
     def model_directory(self, name: str) -> Path:

@@ -48,6 +48,12 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
     return found
 
 
+def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
+    """Tell whether a search keeps its network, for a deployment: the last one does, if no stage saved it."""
+    last = [other for other in plan.stages if other.verb == "search"][-1]
+    return stage is last and searched_net(plan, stage) is None
+
+
 class Finished:
     """What a finished run left behind; nothing of it is changed, and each part is loaded when it is asked for.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.finished import keeps_net
 from nasframe.types import Work, canonical_json
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
         parts["estimators"] = plan.estimators
     if verb == "search":
         parts |= {"constraints": plan.constraints, "budgets": plan.budgets, "objectives": plan.objectives}
+        parts["keeps_net"] = keeps_net(plan, plan.stages[position])
     return dict(contents(parts)) | {"model": _placeless(plan.model), "task": _placeless(plan.task)}
 
 

@@ -91,6 +91,7 @@ MISSES = {
     "the model": (["model.layers=2"], STAGES),
     "the task's options": (["task.max_length=3"], STAGES),
     "the split": (["task.select=5"], STAGES),
+    "that it is the last search": (["+stages.3={search: {name: again, trials: 3}}"], STAGES[2:]),
     "a name": (["stages.teacher.save_as=other", "+stages.other.name=teacher"], STAGES),
 }
 
