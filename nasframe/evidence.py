@@ -131,7 +131,7 @@ def _training(
                 traces[axis][0].append(x)
                 traces[axis][1].append(value)
         macs, seconds = macs + spent, seconds + (stage["run_seconds"] if steps else 0.0)
-    yield from ((("training", axis), curve) for axis, curve in traces.items() if len(curve[0]) > 1)
+    yield from ((("training", axis), curve) for axis, curve in traces.items() if len(set(curve[0])) > 1)
 
 
 def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:

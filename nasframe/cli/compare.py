@@ -13,7 +13,7 @@ def compare(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Run directories, folders of runs, or a study's directory; NAME=RUN names its arm."
+            metavar="RUN", help="Run directories, folders of runs, or a study's directory; NAME=RUN names its arm."
         ),
     ],
     against: Annotated[
