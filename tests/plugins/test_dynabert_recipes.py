@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import random
 from pathlib import Path
@@ -24,7 +25,6 @@ METHODS = [name for name in BASELINES if name not in ("sst2", "cola", "mrpc")]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "good", "bad", "fine", "dull", "the", "a", "film", "plot"]
 SHARES = {"75%": 0.75, "50%": 0.5, "35%": 0.35, "20%": 0.2}
-QUICK = ("dynabert/sst2-minilm",)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,10 @@ def smoke(folder: Path, name: str, *more: str) -> dict[str, Any]:
     return build(run.directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-     for name in (*(f"baselines/{name}" for name in METHODS), "dynabert/sst2-minilm", "dynabert/mrpc-minilm")],
-)  # fmt: skip
+    "name", [*(f"baselines/{name}" for name in METHODS), "dynabert/sst2-minilm", "dynabert/mrpc-minilm"]
+)
 def test_a_recipe_of_the_protocol_finds_a_network_for_every_budget(folder: Path, name: str) -> None:
     models = smoke(folder, name)["models"]
     full = 6 * (4 * 24 * 24 + 4 * 24 + 2 * 24 * 1536 + 1536 + 24 + 4 * 24)
@@ -102,12 +101,14 @@ def plan_of(name: str) -> Any:
 # ---- equal training MACs
 
 
+@functools.cache
 def full_net() -> Any:
     with torch.device("meta"):
         config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
         return BertForSequenceClassification(config)
 
 
+@functools.cache
 def training_macs(name: str) -> float:
     """Say what a recipe trains after its teacher, in passes of the whole network over one batch of 32."""
     plan, net, epoch, total = plan_of(name), full_net(), 10_000 / 32, 0.0
