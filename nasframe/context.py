@@ -128,11 +128,13 @@ class StageContext:
             return self.log
         return lambda step, values: self.log(step, {f"{model} {name}": value for name, value in values.items()})
 
-    def renew(self, name: str, net: nn.Module) -> None:
-        """Let go of what is known of a model's weights: they have changed."""
+    def renew(self, name: str, net: nn.Module, work: Work) -> None:
+        """Bring what is kept of a model up to date: its weights have changed."""
         if not leader():
             return
-        self.store.checkpoint(f"expected-{name}").path.unlink(missing_ok=True)
+        kept = self.store.checkpoint(f"expected-{name}")
+        kept.path.unlink(missing_ok=True)
+        kept.save(self.expected(name, net, work))
         if self.store.model(name).get("path"):
             self.save_net(name, net)
 

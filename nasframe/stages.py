@@ -85,7 +85,7 @@ def train(
         trained = {name: fit(net, name) for name, net in _chosen(work.models, models).items()}
         run.ledger(summed([entry for result in trained.values() for entry in result.ledger]))
         for name, result in trained.items():
-            run.renew(name, result.net)
+            run.renew(name, result.net, work)
         return replace(work, models={**work.models, **{name: result.net for name, result in trained.items()}})
     result = fit(work.net)
     run.ledger(result.ledger)
