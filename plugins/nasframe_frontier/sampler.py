@@ -22,8 +22,8 @@ from nasframe_frontier.improvement import Gain, Warp
 from nasframe_frontier.region import Region
 from nasframe_frontier.surrogate import Surrogate
 
-AHEAD = 64  # evaluations after which two are picked from one set of candidates, then three, up to eight
-SHORT = 16  # candidates that are looked at again for the second and later picks of a set
+AHEAD = 64  # evaluations after which two proposals come from one prediction, then three, up to twelve
+SHORT = 16  # candidates that are looked at again for the second and later of several asked for at once
 RECENT = 500  # at most so many evaluations are taken in at once
 DRAWS = 50  # attempts at something new before a domain counts as exhausted
 SMALL = 2000  # a domain of at most so many architectures is looked through for the last new ones
@@ -94,8 +94,8 @@ class FrontierSampler:
         archs: list[Arch] = []
         while len(archs) < n:
             if not self.queue:
-                ahead = 1 + min(len(self.rows) // AHEAD, 7) if region.within.keep is None else 1
-                self.queue = self._propose(region, max(n - len(archs), ahead))
+                ahead = min(len(self.rows) // AHEAD, 11) if region.within.keep is None else 0
+                self.queue = self._propose(region, n - len(archs), ahead)
             if not self.queue:
                 break
             row = self.queue.pop(0)
@@ -180,11 +180,11 @@ class FrontierSampler:
         self.regions = [*others[-15:], (region, len(self.rows))]
         return region
 
-    def _propose(self, region: Region, count: int) -> list[np.ndarray]:
+    def _propose(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
         try:
             if len(self.rows) < self.first or not len(region.best):
                 return self._spread(region) or self._rest(region)
-            return self._improve(region, count) or self._rest(region)
+            return self._improve(region, count, ahead) or self._rest(region)
         except UnsatisfiableError:
             return []
 
@@ -209,8 +209,11 @@ class FrontierSampler:
         row = self.codes.row(region.within.sample(rng))
         return None if row.tobytes() in self.seen else row
 
-    def _improve(self, region: Region, count: int) -> list[np.ndarray]:
-        """Make candidates, predict them, and pick those that are expected to improve most, one after the other."""
+    def _improve(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
+        """Make candidates, predict them, and pick ``count`` that are expected to improve most, one after the other.
+
+        The next best follow, ``ahead`` of them, to be handed out without another prediction.
+        """
         gain = self._learn(region)
         rows = self._candidates(region)
         flags = self.codes.flags(rows)
@@ -222,18 +225,23 @@ class FrontierSampler:
             for objective, (column, sign) in self.exact.items():
                 errors[:, objective] = sign * costs[:, column]
         picked: list[np.ndarray] = []
-        while len(rows) and len(picked) < count:
+        while len(rows):
             gains = gain(errors, mean, np.sqrt(variance[:, None] * self.model.scale))
-            order = np.lexsort((-variance, -gains))
-            at = next((n for n, i in enumerate(order) if region.contains(rows[i])), None)
-            if at is None:
-                break
-            one, left = order[at], order[at + 1 :][:SHORT]
-            picked.append(rows[one])
-            gain.believe(errors[one])  # the prediction, to see what is left to gain
-            variance -= self.model.shared(flags, white, one) ** 2 / (variance[one] + self.model.params["noise"])
-            variance = np.maximum(variance, 1e-9)
-            rows, flags, errors, mean, variance, white = (a[left] for a in (rows, flags, errors, mean, variance, white))
+            best = (i for i in np.lexsort((-variance, -gains)) if region.contains(rows[i]))
+            if len(picked) == count - 1:  # the last, and what is handed out later
+                return picked + [rows[i] for i in itertools.islice(best, 1 + ahead)]
+            short = list(itertools.islice(best, 1 + SHORT))
+            rows, flags, errors, mean, variance, white = (
+                a[short] for a in (rows, flags, errors, mean, variance, white)
+            )
+            if short:
+                picked.append(rows[0])
+                gain.believe(errors[0])  # the prediction, to see what is left to gain
+                covariance = self.model.shared(flags, white, 0)
+                variance = np.maximum(variance - covariance**2 / (variance[0] + self.model.params["noise"]), 1e-9)
+                rows, flags, errors, mean, variance, white = (
+                    a[1:] for a in (rows, flags, errors, mean, variance, white)
+                )
         return picked
 
     def _candidates(self, region: Region) -> np.ndarray:
@@ -271,7 +279,7 @@ class FrontierSampler:
         warp = Warp(errors[:, predicted], np.minimum(errors.min(0), region.front.min(0))[predicted])
         if len(self.rows) >= self.refit:
             self.model.fit(warp.targets)
-            self.block, self.refit = len(self.held), 1 + int(1.5 * len(self.rows))
+            self.block, self.refit = len(self.held), 2 * len(self.rows)
         self.model.learn(warp.targets)
         return Gain(warp, predicted, region.front, self._reference(region, errors), self.rng)
 
