@@ -12,6 +12,9 @@ import numpy as np
 
 from nasframe.errors import UsageError
 from nasframe.types import Arch, Forward
+from nasframe_table.layouts import read
+from nasframe_table.model import TableModel
+from nasframe_table.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,6 @@ class TableSpace:
         missing: Literal["screen", "model"] = "screen",
         columns: Mapping[str, str] | None = None,
     ) -> None:
-        from nasframe_table.layouts import read
-
         self.table, self.missing = read(Path(path), columns), missing
         if not self.table.rows or not self.table.metrics:
             raise UsageError(f"{path}: no {'metrics' if self.table.rows else 'rows'}. Expected at least one.")
@@ -51,15 +52,11 @@ class TableSpace:
         self.rows = {repr(row["arch"]): row for row in self.table.rows}
         self.complete = len(self.rows) == self.domain.size
         self.model: Any = None
-        if not self.complete:
-            encoded = np.array([self.domain.encode(row["arch"]) for row in self.table.rows])
-            if missing == "model":
-                from nasframe_table.model import TableModel
-
-                self.model = TableModel(self.table, self.domain)
-                log.warning("%s: %s", path, self.model.about)
-            else:
-                self.domain = self.domain.restrict(keep=Listed(self.domain, encoded))
+        if not self.complete and missing == "model":
+            self.model = TableModel(self.table, self.domain)
+            log.warning("%s: %s", path, self.model.about)
+        elif not self.complete:
+            self.domain = Rows(self.domain, [row["arch"] for row in self.table.rows])
         self.estimators = {name: TableCost(self, name) for name in self.table.costs}
 
     @property
@@ -105,24 +102,3 @@ class TableCost:
         if arch is None:
             return max(row["costs"][self.name] for row in self.space.table.rows)
         return float(self.space.row(arch)["costs"][self.name])
-
-
-class Listed:
-    """A condition on architectures: the table has them. Domains descend on the distance to the nearest row.
-
-    Args:
-        domain: the domain of the table.
-        encoded: ``(rows, dimensions)``, the rows' architectures as ``domain.encode`` gives them.
-    """
-
-    def __init__(self, domain: Any, encoded: np.ndarray) -> None:
-        self.domain, self.encoded = domain, encoded
-        self.known = set(map(tuple, encoded.tolist()))
-
-    def __call__(self, arch: Arch) -> bool:
-        """Tell whether the table has an architecture."""
-        return tuple(self.domain.encode(arch).tolist()) in self.known
-
-    def violation(self, arch: Arch) -> float:
-        """Return in how many of its dimensions an architecture differs from the nearest row, as a share."""
-        return float((self.encoded != self.domain.encode(arch)).sum(1).min()) / self.encoded.shape[1]

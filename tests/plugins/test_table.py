@@ -6,16 +6,18 @@ import math
 import numpy as np
 import pytest
 from nasframe_table.model import TREES, Additive, TableModel, Trees
+from nasframe_table.rows import Rows
 from nasframe_table.space import TableSpace
 from nasframe_table.task import TableTask
 
 import nasframe as nf
 from nasframe.archtable import ArchTable, read_table, write_table
 from nasframe.domain import Choices
-from nasframe.errors import UsageError
+from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.resolve import check_recipe
 from nasframe.runner import resume
 from nasframe.search import search
+from nasframe.testing.samplers import SamplerContract, layered_domain
 
 KNOBS = {"layers": [[0], [0, 1]], "heads.0": [1, 2, 4], "heads.1": [1, 2, 4], "ffn.0": [8, 16], "ffn.1": [8, 16]}
 ACTIVE = {"heads.1": ("layers", [[0, 1]]), "ffn.1": ("layers", [[0, 1]])}
@@ -52,7 +54,7 @@ def part(archs, tmp_path):
 def test_a_whole_table_answers_what_it_holds(file, archs):
     space = TableSpace(file)
     task = TableTask(space)
-    assert (space.complete, space.domain.keep, space.archs) == (True, None, archs)
+    assert (space.complete, space.domain.size, space.archs) == (True, 42, archs)
     assert task.primary == "accuracy"
     for arch in archs:
         metrics, costs = measured(arch)
@@ -88,6 +90,37 @@ def test_a_search_in_part_of_a_table_stays_there(part):
     listed = [row["arch"] for row in space.table.rows]
     assert sum(trial.state == "done" for trial in found.trials) == 20
     assert all(trial.arch in listed for trial in found.trials if trial.state == "done")
+
+
+def test_rows_far_apart_are_reached_by_every_step():
+    """One in ten thousand million: no draw of values would hit a row."""
+    domain, rng = Choices({f"k{i}": list(range(10)) for i in range(10)}), np.random.default_rng(1)
+    listed = [domain.sample(rng) for _ in range(50)]
+    rows, allowed = Rows(domain, listed), [arch for arch in listed if arch["k0"] >= 5]
+    part = rows.restrict({"k0": list(range(5, 10))}, keep=lambda arch: arch["k1"] < 9)
+    expected = [arch for arch in allowed if arch["k1"] < 9]
+    assert list(part.enumerate()) == expected
+    assert (rows.size, part.size) == (50, len(expected))
+    for draw in (part.sample, lambda rng: part.mutate(listed[0], rng), lambda rng: part.crossover(*listed[:2], rng)):
+        assert all(draw(rng) in expected for _ in range(50))
+    distances = [sum(a != b for a, b in zip(arch.values(), listed[0].values(), strict=True)) for arch in listed]
+    near = {str(rows.mutate(listed[0], rng)) for _ in range(300)}
+    assert near <= {str(arch) for arch, far in zip(listed, distances, strict=True) if 0 < far <= sorted(distances)[8]}
+    assert len(near) >= 8
+    assert rows.joined({"pair": ["k0", "k1"]}).sample(rng) in listed
+    with pytest.raises(UnsatisfiableError):
+        rows.restrict(keep=lambda arch: False).sample(rng)
+
+
+class TestEvolutionOnRows(SamplerContract):
+    """A domain of rows is a domain like others."""
+
+    def make(self, domain, seed):
+        return nf.make("sampler", "evolution", domain=domain, seed=seed)
+
+    def domains(self):
+        domain, rng = layered_domain(), np.random.default_rng(0)
+        return [Rows(domain, [domain.sample(rng) for _ in range(40)])]
 
 
 def test_a_model_answers_for_what_a_table_lacks(part, archs, caplog, monkeypatch):
