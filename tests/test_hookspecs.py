@@ -66,6 +66,12 @@ def test_register_hooks_are_called_with_register_and_it_takes_what_is_documented
     assert "`register(name, factory, example=None)`" in text
 
 
+def test_the_version_is_documented():
+    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    assert f"`nasframe.PLUGIN_API`, now {nf.PLUGIN_API}." in text
+    assert f"PLUGIN_API = {nf.PLUGIN_API}\n" in text
+
+
 def test_an_observer_sees_a_run(tmp_path):
     seen = []
 
