@@ -218,7 +218,8 @@ class SNG:
         if self.match == "band" and self.level is None:
             self.level = float(self.at.cost(positions[None])[0])
         weight = self._weight(positions, p, q) if self.training else 1.0
-        self.pending.setdefault(_key(self.at.canonical(positions)), []).append([weight, explores])
+        proposal = [self.at.canonical(positions).tolist(), weight, explores]
+        self.pending.setdefault(str(arch), []).append(proposal)
         return arch
 
     def _tables(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
@@ -246,18 +247,21 @@ class SNG:
     # ---- learning
 
     def _member(self, trial: Trial) -> Member | None:
-        try:
-            positions = self.domain.encode(trial.arch)
-        except DomainError:
-            return None
-        waiting = self.pending.get(key := _key(positions))
-        if not waiting and self.match == "band":
-            return None  # nobody's proposal: it was not drawn at the cost of others
-        weight, explored = waiting.pop(0) if waiting else (1.0, False)
-        if not waiting:
-            self.pending.pop(key, None)
+        """Turn an answer into a member of an update: one to a proposal, or where costs need not match to anything."""
         score = trial.score if trial.score is not None and math.isfinite(trial.score) else None
-        return Member(positions.tolist(), score, weight, explored)
+        key = str(trial.arch)
+        if key not in self.pending:
+            try:
+                positions = self.domain.encode(trial.arch)
+            except DomainError:
+                return None
+            key = str(self.domain.decode(positions))
+        if key not in self.pending:
+            return None if self.match == "band" else Member(positions.tolist(), score, 1.0, False)
+        found, weight, explored = self.pending[key].pop(0)
+        if not self.pending[key]:
+            del self.pending[key]
+        return Member(found, score, weight, explored)
 
     def _update(self) -> None:
         """Make one update of θ from the answers in the buffer."""
@@ -294,7 +298,3 @@ class SNG:
         self.moments = MEMORY * self.moments + np.column_stack([x.T @ x, x.T @ y])
         normal = self.moments[:, :2] + RIDGE * np.trace(self.moments[:, :2]) * np.eye(2)
         return f - x @ np.linalg.lstsq(normal, self.moments[:, 2], rcond=None)[0]
-
-
-def _key(positions: np.ndarray) -> str:
-    return ",".join(map(str, positions.tolist()))
