@@ -18,7 +18,7 @@ from nasframe import compare, plots, study, study_plots, study_report
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    directory = make_study(tmp_path_factory.mktemp("study"), arms=("random", "evolution", "greedy"), seeds=3, trials=10)
+    directory = make_study(tmp_path_factory.mktemp("study"), arms=("random", "evolution", "greedy"), seeds=3, trials=8)
     with pytest.MonkeyPatch.context() as patch:  # drawing pictures of 200 dots an inch takes seconds
         patch.setattr(plots, "save", lambda figure, path: path.with_name(f"{path.name}.png").touch())
         study_report.write(directory, study.collect(directory), study.settings(directory))
