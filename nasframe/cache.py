@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
 import warnings
@@ -77,7 +78,8 @@ class Cache:
         with self.guard():
             for name, path in files.items():
                 if not self.blob(names[name]).exists():
-                    _copy(path, self.blob(names[name]))
+                    _copy(path, self.blob(names[name]), link=name.startswith("checkpoints/"))
+                    self.blob(names[name]).chmod(0o444)
             names[ROWS] = self._text_blob(text)
             entry = {**entry, "format": FORMAT, "key": key, "made_at": time.time(), "files": names}
             path = self.root / "stages" / f"{key}.json"
@@ -129,7 +131,7 @@ class Cache:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(news, flush=True)
+            print(news, file=sys.stderr, flush=True)
             lock.acquire()
         try:
             yield
@@ -190,11 +192,12 @@ class CachedRun:
         return True
 
     def _place(self, files: Mapping[str, str]) -> None:
-        """Bring the run's files to what they were after the stage."""
+        """Bring the run's files to what they were after the stage; those of a study's runs are shared, to save room."""
+        shared = bool(self.store.get("study"))
         for name, blob in files.items():
             target = self.store.directory / name
             if name != ROWS and not (target.exists() and file_digest(target) == blob):
-                _copy(self.cache.blob(blob), target, link=not name.startswith("models/"))
+                _copy(self.cache.blob(blob), target, link=shared or not name.startswith("models/"))
         for path in _results(self.store.directory):
             if path.relative_to(self.store.directory).as_posix() not in files:
                 path.unlink()

@@ -81,7 +81,7 @@ def begin(
     draft = home.with_name(f".{home.name}.begun")
     shutil.rmtree(draft, ignore_errors=True)
     for run, plan in study.runs():
-        said = {"command": facts["command"], "base": str(plan.base), "cache": facts["cache"]}
+        said = {"command": facts["command"], "base": str(plan.base), "cache": facts["cache"], "study": study.name}
         RunStore(draft / run["run"], create=True, recipe=dump(plan.recipe), facts=said).close()
         facts["runs"].append(run | {"stages": chains(plan)})
     (draft / SETTINGS).write_text(dump(facts), encoding="utf-8")

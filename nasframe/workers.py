@@ -45,7 +45,7 @@ class Schedule:
 
     def __init__(self, runs: Sequence[Mapping[str, Any]], done: Iterable[str] = ()) -> None:
         self.waiting, self.running = list(runs), list[Mapping[str, Any]]()
-        self.done = set(done)
+        self.done, self.stopped = set(done), False
         self.changed = threading.Condition()
 
     def take(self) -> Mapping[str, Any] | None:
@@ -76,6 +76,7 @@ class Schedule:
     def stop(self) -> None:
         """Hand out nothing any more."""
         with self.changed:
+            self.stopped = True
             self.waiting.clear()
             self.changed.notify_all()
 
@@ -109,6 +110,8 @@ def work_through(
                 workers.append(worker)
             error, alive = worker.do(home / run["run"], _noting(schedule, run["stages"]))
             worker = worker if alive else None
+            if schedule.stopped:
+                return
             schedule.ended(run)
             with lock:
                 ended(run, error)
@@ -169,14 +172,16 @@ class Worker:
 
     def close(self) -> None:
         """End the process, in the middle of a run if there is one: it goes on from there when resumed."""
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                stream.close()  # type: ignore[union-attr]
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
 
 
 def _last_words(code: int) -> str:

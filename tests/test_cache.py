@@ -331,6 +331,7 @@ def test_a_corrupt_entry_is_run_again_with_a_warning(built, tmp_path, damage):
     if damage == "a flipped byte":
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 1
+        victim.chmod(0o644)
         victim.write_bytes(data)
     elif damage == "a lost file":
         victim.unlink()
@@ -383,7 +384,7 @@ with Cache(Path(sys.argv[1])).building("k", "waiting"):
 
 
 def builder(folder: Path) -> subprocess.Popen:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, "-c", BUILD, str(folder)], **pipes)
 
 
