@@ -5,13 +5,15 @@ from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler, S
 
 from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain
+from nasframe.testing import samplers
+from nasframe.testing.samplers import answered, flat_domain, layered_domain
 from nasframe.types import Trial, arch_id
 
 
-class TestRandom(SamplerContract):
-    def make(self, domain, seed):
-        return RandomSampler(domain, seed)
+class SamplerContract(samplers.SamplerContract):
+    """Options other than the defaults, which are checked as registered, with a long run of 10,000 trials."""
+
+    trials = 500
 
 
 class TestRandomWithoutReplacement(SamplerContract):
@@ -19,31 +21,9 @@ class TestRandomWithoutReplacement(SamplerContract):
         return RandomSampler(domain, seed, replace=False)
 
 
-class TestGrid(SamplerContract):
-    def make(self, domain, seed):
-        return GridSampler(domain, seed)
-
-
 class TestCyclingGrid(SamplerContract):
     def make(self, domain, seed):
         return GridSampler(domain, seed, points=2, cycle=True)
-
-
-class TestEvery(SamplerContract):
-    rounds = 2
-
-    def make(self, domain, seed):
-        return EverySampler(domain, seed)
-
-    def domains(self):
-        return [Choices({"a": [0, 1, 2], "b": [0, 1]}), layered_domain(2), layered_domain(2).joined("layer")]
-
-
-class TestSandwich(SamplerContract):
-    batch = 4
-
-    def make(self, domain, seed):
-        return SandwichSampler(domain, seed)
 
 
 class TestSandwichOfEvolution(SamplerContract):
