@@ -33,6 +33,7 @@ class Rows:
         self.domain, self.archs = domain, list(archs)
         self.encoded = np.array([domain.encode(arch) for arch in archs], int).reshape(len(archs), len(domain.dims))
         self.known = set(map(tuple, self.encoded.tolist()))
+        self.keep = self.contains  # for samplers that screen what they make themselves
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "domain":
