@@ -187,7 +187,7 @@ def finished(monkeypatch):
     """Stand in for the runner and the report."""
     calls = []
 
-    def run(recipe, *, out=None, progress=None):
+    def run(recipe, *, out=None, progress=None, cache=None):
         calls.append({"seed": recipe.data.get("seed"), "out": out, "progress": progress})
         return Run(Path("runs/x"))
 
@@ -235,7 +235,7 @@ def test_exit_codes(capsys, finished, monkeypatch, error, code):
 
 
 def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, finished, monkeypatch):
-    def interrupt(recipe, out, progress):
+    def interrupt(recipe, out, progress, cache):
         out.mkdir()
         (out / "run.db").touch()
         raise KeyboardInterrupt
