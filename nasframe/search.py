@@ -20,6 +20,7 @@ import numpy as np
 from nasframe import scoring
 from nasframe.errors import RunError, UsageError, listing
 from nasframe.goals import Costs, Goal, check_reachable, goals
+from nasframe.interfaces import start_sampler
 from nasframe.keep import restrict
 from nasframe.scoring import Bounds, Screen, pareto_front, penalised
 from nasframe.types import Arch, Trial, arch_id
@@ -115,15 +116,17 @@ def search(
     costs = _memoised(costs)
     check_reachable(wanted, region, costs)
     regions = [restrict(region, keep=Screen(goal.bounds, costs)) if goal.bounds else region for goal in wanted]
-    power = None if violation == "screen" else float(violation["penalise"])  # type: ignore[index]
-    extremes = {} if power is None else _extremes(domain, costs)
-    judge = _Judge(region, evaluate, costs, wanted, objectives, examples, power, extremes)
+    penalty = None
+    if violation != "screen":
+        form: Any = getattr(sampler, "penalty", "monotone")  # a sampler may want it as it was published
+        power, extremes = float(violation["penalise"]), _extremes(domain, costs)  # type: ignore[index]
+        penalty = functools.partial(penalised, extremes=extremes, power=power, form=form)
+    judge = _Judge(region, evaluate, costs, wanted, objectives, examples, penalty)
     book = _Book(on_trial, iter(done), judge.archive)
-    if hasattr(sampler, "start"):
-        sampler.start(stage, trials)
+    start_sampler(sampler, stage, trials, "search")
     if earlier := [judge.recalled(trial) for trial in known if trial.state == "done"]:
         sampler.tell(earlier)
-    if power is not None:
+    if penalty is not None:
         regions = [region] * len(wanted)
     _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
     winners = {goal.name: _winner(goal, judge, book, finalists, remeasure) for goal in wanted}
@@ -140,8 +143,7 @@ class _Judge:
     goals: Sequence[Goal]
     objectives: Sequence[str]
     examples: int | None
-    power: float | None
-    extremes: Mapping[str, tuple[float, float]]
+    penalty: Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float] | None
     archive: dict[tuple[str, int | None], Trial] = field(default_factory=dict)
     causes: list[Exception] = field(default_factory=list)
 
@@ -150,7 +152,7 @@ class _Judge:
         if known is not None:
             return known if known.state == "failed" else self.scored(replace(known, state="repeat"), goal)
         blank = self.blank(arch, self.costs(arch), self.examples)
-        if not self.region.contains(arch) or (blank.violation > 0 and self.power is None):
+        if not self.region.contains(arch) or (blank.violation > 0 and self.penalty is None):
             return replace(blank, state="screened")
         return self.measured(blank, goal)
 
@@ -196,8 +198,8 @@ class _Judge:
     def scored(self, trial: Trial, goal: Goal) -> Trial:
         values = tuple(self.value(name, trial) for name in self.objectives)
         score = values[0]
-        if self.power is not None:
-            score = penalised(score, trial.costs, goal.bounds, self.extremes, self.power)
+        if self.penalty is not None:
+            score = self.penalty(score, trial.costs, goal.bounds)
         return replace(trial, score=score, objectives=values if len(values) > 1 else ())
 
     def value(self, objective: str, trial: Trial) -> float:

@@ -122,3 +122,11 @@ def test_nothing_is_no_volume():
     assert hypervolume([], (0, 0)) == 0
     assert pareto_front([]) == []
     assert non_dominated_sort([]) == []
+
+
+def test_the_published_penalty_raises_a_negative_score_and_the_monotone_one_lowers_it():
+    bounds, extremes = {"params": Bounds(high=50.0)}, {"params": (0.0, 100.0)}
+    args = ({"params": 75.0}, bounds, extremes, 2)
+    assert penalised(-0.4, *args, "published") == pytest.approx(-0.1)
+    assert penalised(-0.4, *args) == pytest.approx(-0.7)
+    assert penalised(0.4, *args, "published") == penalised(0.4, *args) == pytest.approx(0.1)
