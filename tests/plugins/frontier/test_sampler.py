@@ -228,3 +228,14 @@ def test_options_out_of_range(options):
 def test_a_domain_without_knobs_is_refused():
     with pytest.raises(UsageError, match="domain of knobs"):
         FrontierSampler(object())
+
+
+def test_an_interrupted_search_goes_on():
+    domain = layered_domain(3)
+    budgets = {"cost": {"low": Bounds(high=300.0), "high": Bounds(high=500.0)}}
+    whole, again = (
+        run(FrontierSampler(domain, 0, rows_of(price)), domain, 40, budgets=budgets, done=done)
+        for done in ([], run(FrontierSampler(domain, 0, rows_of(price)), domain, 25, budgets=budgets).trials)
+    )
+    assert names(whole.trials) == names(again.trials)
+    assert [trial.score for trial in whole.trials] == [trial.score for trial in again.trials]
