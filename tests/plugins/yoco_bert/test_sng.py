@@ -21,28 +21,28 @@ def sizes(archs):
 
 
 class TestDefault(SamplerContract):
-    trials = 2000
+    trials = 800
 
     def make(self, domain, seed):
         return SNG(domain, seed, warm_up=1)
 
 
 class TestMatchedCosts(SamplerContract):
-    trials = 600
+    trials = 300
 
     def make(self, domain, seed):
         return SNG(domain, seed, costs=sizes, warm_up=1)
 
 
 class TestResidual(SamplerContract):
-    trials = 600
+    trials = 300
 
     def make(self, domain, seed):
         return SNG(domain, seed, costs=sizes, match="residual", cost_targets="explore", warm_up=0)
 
 
 class TestReference(SamplerContract):
-    trials = 600
+    trials = 300
 
     def make(self, domain, seed):
         return SNG(domain, seed, reference_compat=True)
