@@ -171,6 +171,7 @@ def test_blocks_run(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(folder)
     registry.plugins.cache_clear()
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("NASFRAME_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("nasframe.testing.samplers.SamplerContract.trials", 1000)
     space = {"__name__": "__main__"}
     printed = [""]  # by the commands of the last block
