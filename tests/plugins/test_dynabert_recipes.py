@@ -55,7 +55,10 @@ def smoke(folder: Path, name: str, *more: str) -> dict[str, Any]:
         task,
         "stages.evaluate.costs=[encoder_params]",
     ]
-    run = nf.run(nf.load_recipe(str(RECIPES / f"{name}.yaml"), [*changes, *more]), out=folder / name)
+    run = nf.run(
+        nf.load_recipe(str(RECIPES / f"{name}.yaml"), [*changes, *more]),
+        out=folder / "runs" / name.replace("/", "-") / str(len(more)),
+    )
     return build(run.directory)
 
 
