@@ -88,21 +88,18 @@ class ModifierContract(Contract):
             {"space": space, "arch": space.domain.smallest()},
         ]
 
-    def jobs(self, *after: Modifier, **fields: Any) -> list[TrainJob]:
-        """Make a stage of every shape that the modifier accepts, with others after it."""
-        return [
-            self.made(shape, *after, **fields)
-            for shape, taken in zip(self.shapes(), self.taken(), strict=True)
-            if taken
-        ]
+    def accepted(self) -> list[dict[str, Any]]:
+        """List the shapes that the modifier does not refuse."""
+        taken = (stage is not None for stage in _trained(cast(Any, type(self))))
+        return [shape for shape, fine in zip(self.shapes(), taken, strict=True) if fine]
+
+    def jobs(self) -> list[TrainJob]:
+        """Make a stage of every shape that the modifier accepts."""
+        return [self.made(shape) for shape in self.accepted()]
 
     def made(self, shape: Mapping[str, Any], *after: Modifier, **fields: Any) -> TrainJob:
         """Make a stage of a shape."""
         return self.job(**shape, **fields, modifiers=[self.make(), *after])
-
-    def taken(self) -> list[bool]:
-        """Tell which of the shapes the modifier accepts."""
-        return [stage is not None for stage in _trained(cast(Any, type(self)))]
 
     def fit(self, job: TrainJob) -> Any:
         """Train."""
@@ -167,15 +164,14 @@ class ModifierContract(Contract):
     @check
     def test_an_interrupted_stage_ends_the_same(self) -> None:
         """A crash and a resume give the weights of a stage that was not interrupted."""
-        wholes = [self.fit(job) for job in self.jobs(Fuse())]
-        for number, whole in enumerate(wholes):
+        for number, whole in enumerate(stage.result for stage in self.trained()):
             memory = Memory()
             try:
-                self.fit(self.jobs(Fuse(2), checkpoint=memory)[number])
+                self.fit(self.made(self.accepted()[number], Fuse(2), checkpoint=memory))
                 require(False, "the stage ended before its third step; do not swallow exceptions of others")
             except Crash:
                 pass
-            result = self.fit(self.jobs(Fuse(), checkpoint=memory)[number])
+            result = self.fit(self.made(self.accepted()[number], Fuse(), checkpoint=memory))
             require(
                 same_weights(whole.net, result.net) and whole.arch == result.arch,
                 "resumed after a crash, the result is another; put all that changes from step to step into state_dict",
@@ -214,7 +210,7 @@ class ModifierContract(Contract):
         """A second modifier of the same options knows nothing of the first, and numbers come from the stage's seed."""
 
         def result() -> Any:
-            return [self.fit(job).net for job in self.jobs()]
+            return [self.fit(self.made(shape)).net for shape in self.accepted()[:1]]
 
         def same(a: Any, b: Any) -> bool:
             return all(same_weights(x, y) for x, y in zip(a, b, strict=True))
