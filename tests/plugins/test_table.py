@@ -115,6 +115,8 @@ def test_rows_far_apart_are_reached_by_every_step():
 class TestEvolutionOnRows(SamplerContract):
     """A domain of rows is a domain like others."""
 
+    trials = 300
+
     def make(self, domain, seed):
         return nf.make("sampler", "evolution", domain=domain, seed=seed)
 
