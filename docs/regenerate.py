@@ -82,7 +82,7 @@ def plugins() -> str:
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.resolve import TopLevel
+    from nasframe.resolution import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 

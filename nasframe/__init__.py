@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasframe.deployment import deploy
     from nasframe.recipe import load_recipe
     from nasframe.registry import make
-    from nasframe.resolve import resolve
+    from nasframe.resolution import resolve
     from nasframe.runner import Run, run
     from nasframe.types import Trial
 
@@ -28,7 +28,7 @@ _HOME = {
     "deploy": "deployment",
     "load_recipe": "recipe",
     "make": "registry",
-    "resolve": "resolve",
+    "resolve": "resolution",
     "run": "runner",
 }
 _MODULES = ("study",)

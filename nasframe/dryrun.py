@@ -12,13 +12,13 @@ from nasframe.goals import limits_of, listed, nearest
 from nasframe.material import Material
 from nasframe.processes import device
 from nasframe.reach import targets
-from nasframe.resolve import ALWAYS
+from nasframe.resolution import ALWAYS
 from nasframe.scoring import Screen, parse_bounds
 from nasframe.streams import generator
 from nasframe.types import TrainOptions, Work, canonical_json
 
 if TYPE_CHECKING:
-    from nasframe.resolve import Plan, PlannedStage
+    from nasframe.resolution import Plan, PlannedStage
 
 SAMPLES = 64  # architectures whose mean stands for what a sampler will propose
 OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}  # seconds besides matrix products

@@ -67,7 +67,7 @@ class Finished:
 
     def __init__(self, directory: Path | str, stage: str | None = None) -> None:
         from nasframe.recipe import load_recipe
-        from nasframe.resolve import resolve
+        from nasframe.resolution import resolve
 
         self.directory = Path(directory)
         store = RunStore(self.directory, shared=True)

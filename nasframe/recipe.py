@@ -1,6 +1,6 @@
 """A recipe as it was written: files joined by ``extends``, switches and overrides applied, every value with its place.
 
-Nothing here knows what an option means; ``nasframe.resolve`` does. Overrides are read by ``nasframe.overrides``.
+Nothing here knows what an option means; ``nasframe.resolution`` does. Overrides are read by ``nasframe.overrides``.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from nasframe.nodes import dump
 from nasframe.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.progress import Progress
 from nasframe.reach import check_budgets
-from nasframe.resolve import Plan, PlannedStage, resolve
+from nasframe.resolution import Plan, PlannedStage, resolve
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
 from nasframe.streams import stream_seed
 from nasframe.types import Work, canonical_json

@@ -13,7 +13,7 @@ from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
 from nasframe.plan import PLUGIN_KEYS, TopLevel
-from nasframe.resolve import COMMON, POSITIONAL
+from nasframe.resolution import COMMON, POSITIONAL
 from nasframe.stages import VERBS
 
 LIST = {"type": "array", "items": {"type": "string"}}

@@ -14,7 +14,7 @@ from nasframe.nodes import Node, Position, dotted, read
 from nasframe.overrides import Override, change
 from nasframe.plan import Plan
 from nasframe.recipe import find_recipe, read_recipe
-from nasframe.resolve import check_recipe
+from nasframe.resolution import check_recipe
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import nasframe
+
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "nasframe"
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").is_file())
@@ -113,3 +115,10 @@ def test_nothing_on_disk_is_a_pickle_and_nothing_is_evaluated():
                     assert getattr(node.func, "id", "") not in ("eval", "exec"), path
                     owner = getattr(getattr(node.func, "value", None), "id", "")
                     assert (owner, getattr(node.func, "attr", "")) not in {("torch", "save"), ("torch", "load")}, path
+
+
+def test_no_public_function_shares_its_name_with_a_module():
+    functions = set(nasframe.__all__) - {"study"}  # a module itself
+    assert not [
+        name for name in functions if (ROOT / f"nasframe/{name}.py").exists() or (ROOT / "nasframe" / name).is_dir()
+    ]

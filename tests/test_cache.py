@@ -16,7 +16,7 @@ from nasframe.cache import Cache, differences, nearest
 from nasframe.errors import UsageError
 from nasframe.gather import gather
 from nasframe.material import Material
-from nasframe.resolve import resolve
+from nasframe.resolution import resolve
 from nasframe.store import RunStore
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"

@@ -17,7 +17,7 @@ from nasframe.deployment import _Desk, deploy
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
 from nasframe.finished import Finished, searched_net
 from nasframe.goals import Goal
-from nasframe.resolve import resolve
+from nasframe.resolution import resolve
 from nasframe.scoring import parse_bounds
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs

@@ -213,7 +213,7 @@ def run_block(block: Block, folder: Path, space: dict, printed: list[str]) -> No
 
 
 def problems_of(name: str) -> list[str]:
-    from nasframe.resolve import check_recipe
+    from nasframe.resolution import check_recipe
 
     return [*"\n".join(map(str, check_recipe(name)[1])).split("\n"), ""]
 
@@ -221,7 +221,7 @@ def problems_of(name: str) -> list[str]:
 def resolve_block(block: Block, folder: Path) -> None:
     """A whole recipe is resolved as it is, a fragment over the stand-in."""
     from nasframe.recipe import load_recipe
-    from nasframe.resolve import resolve
+    from nasframe.resolution import resolve
 
     data = yaml.safe_load(block.code)
     whole = "stages" in data or "extends" in data

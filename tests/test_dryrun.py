@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nasframe as nf
 from nasframe.dryrun import dry_run
-from nasframe.resolve import resolve
+from nasframe.resolution import resolve
 
 RECIPE = Path(__file__).parent / "data" / "toy.yaml"
 

@@ -10,7 +10,7 @@ import nasframe as nf
 from nasframe import registry, runner
 from nasframe.cli import main
 from nasframe.errors import RecipeError, UsageError
-from nasframe.resolve import check_recipe, resolve
+from nasframe.resolution import check_recipe, resolve
 from nasframe.schema import recipe_schema
 from nasframe.store import RunStore
 

@@ -10,7 +10,7 @@ from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError
 from nasframe.material import Material
 from nasframe.reach import check_budgets, searches, targets
-from nasframe.resolve import resolve
+from nasframe.resolution import resolve
 
 RECIPE = Path(__file__).parent / "data" / "toy.yaml"
 SEARCH = "stages=[{search: {}}]"

@@ -10,7 +10,7 @@ from nasframe.nodes import Position, parse
 from nasframe.schema import recipe_schema
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FILES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "studies")  # not recipes
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 NOTES = {"$schema", "$defs", "title", "description", "default", "minItems", "maxItems", "propertyNames"}
 

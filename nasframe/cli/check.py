@@ -57,7 +57,7 @@ def files_of(source: str) -> list[str]:
 
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     """Return every problem of a recipe, of the overrides and of each switch; a study is checked arm by arm."""
-    from nasframe.resolve import check_recipe
+    from nasframe.resolution import check_recipe
 
     if is_study(source):
         return _of_study(source, overrides)

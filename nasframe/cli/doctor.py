@@ -81,7 +81,7 @@ def _missing(source: str) -> list[str]:
     """Check a recipe, then make its model's tokenizer and its task, where files and extras are first needed."""
     from nasframe import registry
     from nasframe.errors import NasframeError
-    from nasframe.resolve import check_recipe
+    from nasframe.resolution import check_recipe
 
     plan, problems = check_recipe(source)
     if plan is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.resolve import Plan
+    from nasframe.resolution import Plan
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
 def _plan(recipe: str, changes: list[str]) -> Plan:
     """Check everything, so that every problem of text and meaning is told at once."""
     from nasframe.errors import RecipeError
-    from nasframe.resolve import check_recipe
+    from nasframe.resolution import check_recipe
 
     plan, problems = check_recipe(recipe, changes)
     if plan is None:

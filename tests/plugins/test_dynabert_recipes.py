@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 import nasframe as nf
 from nasframe.nn import count
 from nasframe.report import build
-from nasframe.resolve import resolve
+from nasframe.resolution import resolve
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BASELINES = sorted(path.stem for path in (RECIPES / "baselines").glob("*.yaml") if path.stem[0] != "_")

@@ -14,7 +14,7 @@ import nasframe as nf
 from nasframe.archtable import ArchTable, read_table, write_table
 from nasframe.domain import Choices
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.resolve import check_recipe
+from nasframe.resolution import check_recipe
 from nasframe.runner import resume
 from nasframe.search import search
 from nasframe.testing.samplers import SamplerContract, layered_domain

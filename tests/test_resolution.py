@@ -11,7 +11,7 @@ from nasframe import registry
 from nasframe.errors import RecipeError
 from nasframe.nodes import dump
 from nasframe.overrides import KEPT
-from nasframe.resolve import check_recipe, resolve, winners
+from nasframe.resolution import check_recipe, resolve, winners
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import SamplerRef, TrainOptions
 
