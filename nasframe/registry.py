@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +198,16 @@ def add_file(path: Path) -> None:
         raise UsageError(f"{path}: the plugin cannot be loaded: {found.failures.pop().cause}")
 
 
+class _SourceLoader(SourceFileLoader):
+    """Loads the source itself: bytecode beside it may be of a version that was changed within the same second."""
+
+    def path_stats(self, path: Any) -> Any:
+        """Say that there is nothing to compare bytecode with; it is then neither read nor written."""
+        raise OSError
+
+
 def _import_file(path: Path, module_name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=_SourceLoader(module_name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -1,5 +1,6 @@
 """``plugins: [./my_sampler.py]``: from the file to a run, a resume, and every way it can be wrong."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,17 @@ def test_a_changed_file_is_loaded_again(recipe):
     registry.add_file(file)
     assert registry.find("sampler", "climber").target is not first
     assert "climb" not in registry.factories("sampler")
+
+
+def test_a_change_of_the_same_size_within_the_same_second_is_seen(recipe):
+    file = recipe.parent / "climb.py"
+    registry.add_file(file)
+    stat = file.stat()
+    file.write_text(CLIMB.replace('"climb", Stops', '"clamb", Stops'))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    registry.plugins.cache_clear()
+    registry.add_file(file)
+    assert "clamb" in registry.factories("sampler")
 
 
 def test_a_file_can_be_checked_from_the_command_line(recipe, capsys, monkeypatch):

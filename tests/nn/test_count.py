@@ -38,14 +38,14 @@ def random_arch(rng, layers=3):
     return sizes
 
 
-def test_a_thousand_architectures_are_counted_exactly():
+def test_random_architectures_are_counted_exactly():
     rng = np.random.default_rng(0)
     nets = {
         name: tiny_net(name, layers=2, attn_implementation=("eager", "sdpa")[k % 2]) for k, name in enumerate(FAMILIES)
     }
     costs = {name: (params(net), macs(net, 2, 5), size(net)) for name, net in nets.items()}
     names = list(nets)
-    for number in range(1000):
+    for number in range(200):  # benchmarks/counts.py counts a thousand
         name, arch = names[number % 4], random_arch(rng, 2)
         small = extract(nets[name], arch)
         weights, products, stored = (cost.of(arch) for cost in costs[name])
