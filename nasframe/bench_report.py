@@ -171,21 +171,20 @@ def machine() -> dict[str, Any]:
 
 def write(result: Mapping[str, Any], folder: Path) -> None:
     """Write ``bench.json``, ``bench.md``, ``bench.html`` and ``bench.png`` / ``.svg`` into a folder."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from nasframe import plots
+    from nasframe.report import render
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figure(result)
     plots.save(drawn, folder / "bench")
     write_text(folder / "bench.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_text(folder / "bench.md", markdown(result))
-    page = Environment(loader=PackageLoader("nasframe"), autoescape=True, undefined=StrictUndefined)
     parts = {"quality": quality_rows(result), "waste": waste_rows(result), "about": about(result)}
     parts |= {"differences": difference_rows(result)}
     picture = Markup(plots.inline_svg(drawn, "anytime curves"))
-    write_text(folder / "bench.html", page.get_template("bench.html").render(result=result, figure=picture, **parts))
+    write_text(folder / "bench.html", render("bench.html", result=result, figure=picture, **parts))
 
 
 def markdown(result: Mapping[str, Any]) -> str:
