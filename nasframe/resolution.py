@@ -271,6 +271,9 @@ class _Stages:
         for number, pattern in enumerate(chosen if isinstance(chosen, list) else []):
             if not any(fnmatch(name, str(pattern)) for name in names):
                 self.missing((*at, patterns, number), patterns[:-1], pattern, names)
+        for name, sizes in chosen.items() if isinstance(chosen, dict) else ():
+            if isinstance(sizes, str) and sizes not in self.archs:
+                self.missing((*at, patterns, name), "architecture", sizes, self.archs)
         for number, cost in enumerate(full.get("costs") or []):
             if cost not in self.check.costs:
                 self.missing((*at, "costs", number), "cost", cost, self.check.costs)

@@ -198,11 +198,11 @@ def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, An
     """Copy found sub-networks out of the super-network as stand-alone models.
 
     Args:
-        archs: names of found architectures (``best@*``), or ``{name: sizes}`` written out; default: all that were
-            found and not yet extracted.
+        archs: names of found architectures (``best@*``); or ``{name: sizes}``, written out or as the name of a found
+            architecture; default: all that were found and not yet extracted.
     """
     if isinstance(archs, Mapping):
-        chosen = {name: run.sizes(sizes, work) for name, sizes in archs.items()}
+        chosen = {n: work.archs[s] if isinstance(s, str) else run.sizes(s, work) for n, s in archs.items()}
     else:
         patterns = archs or ["*"]
         chosen = {n: a for n, a in work.archs.items() if n not in work.models and any(fnmatch(n, p) for p in patterns)}

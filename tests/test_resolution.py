@@ -185,6 +185,7 @@ def test_problems_of_the_recipe(changes, expected):
         ({"search": {"name": "s", "objectives": ["-x"]}}, "stages.s.objectives.0  unknown cost 'x'"),
         ({"search": {"name": "teacher"}}, "a second stage is called 'teacher'"),
         ({"extract": {"archs": ["bst@*"]}}, "stages.extract.archs.0  no arch 'bst@*' at this point"),
+        ({"extract": {"archs": {"mine": "bst"}}}, "stages.extract.archs.mine  no architecture 'bst' at this point"),
         (
             {"evaluate": {"models": ["best@*"]}},
             "stages.evaluate.models.0  no model 'best@*' at this point. There are: teacher",
@@ -215,6 +216,7 @@ def test_problems_of_a_stage(stage, expected):
             {"search": {"name": "more", "save_as": "few", "budgets": {"params": "50%", "macs": ["30%", "20%"]}}},
             {"extract": {"archs": ["few@macs=30%", "few@params=*"]}},
         ],
+        [{"extract": {"archs": {"mine@50%": "teacher"}}}],
         [{"extract": {"archs": {"mine": {"layers": [0, 1]}}}}, {"evaluate": {"models": ["mine", "teacher"]}}],
         [{"transform": {"use": "rewire", "save_as": "wired"}}, {"train": {"epochs": 1, "from": "wired"}}],
         [{"train": {"epochs": 1, "sampler": "random", "space": {"use": "bert_width_depth", "layers": [1, 2]}}}],

@@ -78,6 +78,13 @@ def test_a_stop_between_two_models_changes_nothing(works, tmp_path, monkeypatch)
         assert torch.equal(logits(works["tune"].models[name]), whole[name])
 
 
+def test_a_found_architecture_gets_another_name(works, tmp_path):
+    nf.run(nf.load_recipe(RECIPE, overrides("extract: {name: again, archs: {a@50%: a}}")), out=tmp_path / "run")
+    work = works["again"]
+    assert work.archs["a@50%"] == work.archs["a"]
+    assert torch.equal(logits(work.models["a@50%"]), logits(work.models["a"]))
+
+
 @pytest.mark.slow
 def test_a_trained_model_is_exported_as_it_became(works, tmp_path):
     run = nf.run(nf.load_recipe(RECIPE, overrides(TUNE, "export: {}")), out=tmp_path / "run")
