@@ -60,7 +60,7 @@ def train(
         within: restrict the domain, ``{heads: [8, 12], layers: [12]}``.
         arch: train this one sub-network: a found one's name, or its sizes.
         models: train these models (``best@*``) in place of the network, each for itself.
-        modifiers: what acts inside the loop, in order.
+        modifiers: what acts inside the loop, in order; one that is null is switched off.
         trainer: who runs the loop.
         save_as: keep the trained network under this name, as a teacher or a starting point.
     """
@@ -75,7 +75,7 @@ def train(
                 net=net, task=work.task, tokenizer=work.tokenizer, options=options, seed=run.seed, stage=run.name,
                 space=space, sampler=run.sampler(sampler, work) if sampler is not None else None,
                 within=run.domain(space, sampler, within) if space is not None and sampler is not None else None,
-                arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers],
+                arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers if ref is not None],
                 models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
                 progress=advance,
             )  # fmt: skip
