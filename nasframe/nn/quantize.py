@@ -12,9 +12,14 @@ from torch import nn
 def levels(bits: int) -> int:
     """Return the largest integer of a symmetric grid.
 
+    Raises:
+        ValueError: fewer than 2 bits, which leave 0 alone.
+
     >>> levels(8), levels(4), levels(2)
     (127, 7, 1)
     """
+    if bits < 2:
+        raise ValueError(f"bits: {bits}. Expected 2 or more.")
     return int(2 ** (bits - 1) - 1)
 
 
@@ -60,6 +65,33 @@ def fake_quantize(tensor: torch.Tensor, scale: torch.Tensor, bits: int) -> torch
     end = levels(bits)
     rounded = (tensor.detach() / scale).round().clamp(-end, end) * scale
     return rounded + (tensor - tensor.detach())  # in this order: exactly on the grid
+
+
+def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Tell of each row whether it lies on some symmetric grid, whatever the step.
+
+    The row's largest entry may be any integer of the grid: the entry at its end may have been cut off.
+
+    Args:
+        weight: ``(rows, columns)``.
+        bits: width of the integer.
+
+    Returns:
+        ``(rows,)`` booleans.
+
+    >>> fits_grid(torch.tensor([[0.3, -0.7, 0.0], [0.3, -0.7, 0.01]]), 4).tolist()
+    [True, False]
+    """
+    size = weight.detach().double().abs()
+    top = size.amax(1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
+    fits = top[:, 0] == 0
+    for end in range(levels(bits), 0, -1):
+        rest = torch.nonzero(~fits)[:, 0]
+        if not len(rest):
+            break
+        steps = size[rest] * (end / top[rest])
+        fits[rest] = ((steps - steps.round()).abs() <= 1e-3).all(1)
+    return fits
 
 
 class RowQuantizer(nn.Module):

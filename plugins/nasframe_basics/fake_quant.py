@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasframe.interfaces import Modifier
-from nasframe.nn.elastic import WORD_EMBEDDINGS, layers_of
+from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_tables
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
 from nasframe.types import TrainJob
 
@@ -22,10 +22,11 @@ class FakeQuant(Modifier):
     """Train with weights, and activations if wanted, rounded to the grid of a small integer type.
 
     Weights have one grid a row; at the end they stay on it, in floating point, so that the result is a plain model.
-    Activations have one grid a tensor and are rounded during training only, as dynamic integer inference would.
+    Activations have one grid a tensor and are rounded during training only, as dynamic integer inference would. The
+    result's blueprint records the bits of each matrix.
 
     Args:
-        bits: of the encoder's weight matrices.
+        bits: of the encoder's weight matrices; an ``arch`` of a space of formats (``nm_bits``) goes before it.
         activations: bits of the inputs of these matrices; ``None`` leaves them in floating point.
         ranges: an activation's grid ends at the largest magnitude in the ``batch``, or at its ``running`` mean.
         embeddings: bits of the word embedding, one grid a word; ``None`` leaves it.
@@ -41,23 +42,29 @@ class FakeQuant(Modifier):
         self.bits, self.activations, self.ranges, self.embeddings = bits, activations, ranges, embeddings
         self.largest: dict[str, torch.Tensor] = {}
         self.hooks: list[Any] = []
+        self.rounded: dict[str, tuple[nn.Module, int]] = {}
 
     def on_start(self, job: TrainJob) -> None:
         """Parametrise the weights and hook the activations."""
-        for module in word_tables(job.net) if self.embeddings else ():
-            parametrize.register_parametrization(module, "weight", RowQuantizer(self.embeddings or 8))
+        given = formats_of(job)
+        if self.embeddings:
+            self.rounded = {name: (module, self.embeddings) for name, module in word_tables(job.net)}
         for name, module in encoder_matrices(job.net):
-            parametrize.register_parametrization(module, "weight", RowQuantizer(self.bits))
-            if self.activations:
+            bits = given[name].bits if given else self.bits
+            if bits < FULL:
+                self.rounded[name] = (module, bits)
+            if bits < FULL and self.activations:
                 self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
+        for module, bits in self.rounded.values():
+            parametrize.register_parametrization(module, "weight", RowQuantizer(bits))
 
     def on_finish(self, job: TrainJob) -> None:
         """Leave the rounded weights in place of the full ones."""
         for hook in self.hooks:
             hook.remove()
-        for module in [*word_tables(job.net), *(module for _, module in encoder_matrices(job.net))]:
-            if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        for name, (module, bits) in self.rounded.items():
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            note(job.net, name, bits=bits)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running ranges."""
@@ -76,16 +83,3 @@ class FakeQuant(Modifier):
             largest = self.largest.get(name, largest)
         scale = tensor_scale(largest, self.activations or 8).to(inputs[0].dtype)
         return (fake_quantize(inputs[0], scale, self.activations or 8), *inputs[1:])
-
-
-def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Go through the linear maps of the encoder's layers, in order, with their names."""
-    for name, module in layers_of(net).named_modules():
-        if isinstance(module, nn.Linear):
-            yield name, module
-
-
-def word_tables(net: Any) -> list[nn.Module]:
-    """Return the module, or the two of a factorised embedding, that hold the word embedding's weights."""
-    words = net.base_model.get_submodule(WORD_EMBEDDINGS)
-    return [words] if isinstance(words, nn.Embedding) else [words.table, words.project]

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_basics.fake_quant import FakeQuant, encoder_matrices, word_tables
+from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.loop import Loop
 
 from nasframe.interfaces import Modifier
 from nasframe.nn.factorize import factorize_embedding
+from nasframe.nn.formats import encoder_matrices, word_tables
 from nasframe.nn.quantize import RowQuantizer, levels
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
@@ -36,7 +37,7 @@ def test_what_comes_out_is_a_plain_model_on_the_grid(family: str, bits: Any) -> 
     matrices = [module.weight for _, module in encoder_matrices(net)]
     assert len(matrices) == 3 * 6
     assert all(on_grid(weight, bits) for weight in matrices)
-    assert on_grid(word_tables(net)[0].weight, 8)
+    assert on_grid(next(word_tables(net))[1].weight, 8)
     assert not on_grid(net.classifier.weight, 2)
     assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
     assert isinstance(matrices[0], torch.nn.Parameter)
@@ -57,7 +58,7 @@ def test_training_sees_the_rounded_weights() -> None:
 
 def test_factors_of_an_embedding_are_rounded_both() -> None:
     net = fit(factorize_embedding(tiny_net(), 8), FakeQuant(embeddings=4))
-    assert [on_grid(module.weight, 4) for module in word_tables(net)] == [True, True]
+    assert [on_grid(module.weight, 4) for _, module in word_tables(net)] == [True, True]
 
 
 @pytest.mark.parametrize("ranges", ["batch", "running"])

@@ -1,0 +1,96 @@
+"""What a network takes in bits, part by part: weights, the places of n:m weights, scales, and what is left alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from nasframe.nn.elastic import layers_of
+from nasframe.nn.formats import FULL, Format, encoder_matrices, record_of, word_tables
+from nasframe.nn.slices import weights
+
+
+class Bits(NamedTuple):
+    """What a matrix takes: the weights that are kept, where they stand in their groups, the rows' scales."""
+
+    weights: int
+    indices: int
+    scales: int
+
+    def total(self, indices: bool = True, scales: bool = True) -> int:
+        """Add up, with or without the indices and the scales."""
+        return self.weights + indices * self.indices + scales * self.scales
+
+
+def stored_bits(rows: int, columns: int, form: Format) -> Bits:
+    """Count what a matrix takes.
+
+    A group of m stores n weights and, for each, its place in ``⌈log₂ m⌉`` bits; a row of integers has one scale of 32
+    bits. A row's last group is filled up where m does not divide its length.
+
+    Args:
+        rows: outputs.
+        columns: inputs.
+        form: see :class:`nasframe.nn.formats.Format`.
+
+    >>> stored_bits(1, 8, Format(8, 2, 4))
+    Bits(weights=32, indices=8, scales=32)
+    """
+    kept = rows * math.ceil(columns / form.m) * form.n
+    place = 0 if form.pattern.dense else math.ceil(math.log2(form.m))
+    return Bits(kept * form.bits, kept * place, rows * FULL if form.bits < FULL else 0)
+
+
+def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[str, Any]:
+    """Count what a network takes in bits, part by part; tied weights count once.
+
+    Args:
+        net: the network.
+        record: formats by matrix; default: the network's own record. What is not in it counts in floating point.
+
+    Returns:
+        ``weights``, ``indices`` and ``scales`` of the matrices of the encoder's layers, and ``matrices_fp32``: what
+        these are uncompressed. ``encoder_rest`` (biases, normalisation). ``outside`` (embeddings, pooler, head) and
+        ``outside_fp32``. ``saved`` and ``saved_without_indices``: the saved share of ``matrices_fp32``.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> account(tiny_net())["saved"]
+    0.0
+    """
+    record = record_of(net) if record is None else record
+    linear = {id(module): record.get(name, Format()) for name, module in encoder_matrices(net)}
+    words = {id(module): record.get(name, Format()) for name, module in word_tables(net)}
+    layered = {id(module) for module in layers_of(net).modules()}
+    found = dict.fromkeys(("weights", "indices", "scales", "matrices_fp32", "encoder_rest"), 0)
+    found |= dict.fromkeys(("outside", "outside_fp32"), 0)
+    for module, key, tensor in _tensors(net):
+        full = FULL * tensor.numel()
+        if key == "weight" and id(module) in linear:
+            for part, value in stored_bits(*tensor.shape, linear[id(module)])._asdict().items():
+                found[part] += value
+            found["matrices_fp32"] += full
+        elif id(module) in layered:
+            found["encoder_rest"] += full
+        else:
+            form = words.get(id(module), Format()) if key == "weight" else Format()
+            found["outside"] += full if form.full else stored_bits(*tensor.shape, form).total()
+            found["outside_fp32"] += full
+    taken = Bits(found["weights"], found["indices"], found["scales"])
+    whole = found["matrices_fp32"] or 1
+    shares = {"saved": taken.total(), "saved_without_indices": taken.total(indices=False)}
+    return found | {name: 1 - (bits or whole) / whole for name, bits in shares.items()}
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+    seen = set()
+    for _, module, key in weights(net):
+        there: Any = module
+        raw = there.parametrizations[key].original if is_parametrized(module, key) else there._parameters[key]
+        if id(raw) not in seen:
+            seen.add(id(raw))
+            yield module, key, raw

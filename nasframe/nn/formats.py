@@ -1,0 +1,190 @@
+"""How matrices are stored: which of a network's are low in bits or sparse by a pattern, and whether they really are.
+
+A network remembers it in its configuration: ``config.quantised`` maps matrices to ``{"bits", "n", "m"}``, those of the
+encoder's layers by ``"layer.map"``, others by their name in the base model. So every copy, file and export carries it,
+and ``nasframe.nn.blueprint`` shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nasframe.errors import UsageError
+from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
+from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
+from nasframe.nn.quantize import RowQuantizer, fits_grid
+from nasframe.types import TrainJob
+
+FULL = 32
+"""Bits of a weight that is left in floating point, and of a row's scale."""
+
+
+class Format(NamedTuple):
+    """How a matrix is stored: ``bits`` a weight (32: floating point) and at most ``n`` of ``m`` weights of a row."""
+
+    bits: int = FULL
+    n: int = 1
+    m: int = 1
+
+    @property
+    def pattern(self) -> Pattern:
+        """Its n:m pattern."""
+        return Pattern(self.n, self.m)
+
+    @property
+    def full(self) -> bool:
+        """Whether this is a plain matrix in floating point."""
+        return self.bits == FULL and self.pattern.dense
+
+    def __str__(self) -> str:
+        number = "fp32" if self.bits == FULL else f"int{self.bits}"
+        return number if self.pattern.dense else f"{self.n}:{self.m} {number}"
+
+
+def parse_format(text: str) -> Format:
+    """Read how a matrix is stored.
+
+    Args:
+        text: ``fp32``, or ``int2`` to ``int16``, after a pattern or alone, as in ``2:4 int8``.
+
+    Raises:
+        UsageError: it is no format.
+
+    >>> parse_format("2:4 int8"), str(parse_format("int4"))
+    (Format(bits=8, n=2, m=4), 'int4')
+    """
+    pattern, _, number = str(text).strip().rpartition(" ")
+    found = re.fullmatch(r"int(\d+)", number)
+    bits = int(found.group(1)) if found else FULL
+    if number != "fp32" and not (found and 2 <= bits <= 16):
+        raise UsageError(f"format: {text!r} is not known. Expected 'fp32' or 'int2' to 'int16', as in '2:4 int8'.")
+    return Format(bits, *(parse_pattern(pattern) if pattern else Pattern()))
+
+
+def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
+    """Return a matrix as it acts in a format, ``Q(P(weight))``; gradients pass straight through the rounding.
+
+    Scales are those of what the projection leaves, and 0 is on every grid, so the zeros stay.
+
+    Args:
+        weight: ``(rows, columns)``.
+        form: see :class:`Format`.
+
+    >>> shown(torch.tensor([[7.0, 1.0, 2.9, 0.0]]), Format(4, 2, 4)).tolist()
+    [[7.0, 0.0, 3.0, 0.0]]
+    """
+    kept = project(weight, form.pattern)
+    return kept if form.bits == FULL else RowQuantizer(form.bits)(kept)
+
+
+def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Go through the linear maps of the encoder's layers, in order, with their names, as in ``0.output.dense``."""
+    for name, module in layers_of(net).named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
+
+
+def word_tables(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Go through the module, or the two of a factorised embedding, that hold the word embedding's weights."""
+    for name, module in base_of(net).named_modules():
+        if isinstance(module, nn.Embedding | nn.Linear) and name.startswith(WORD_EMBEDDINGS):
+            yield name, module
+
+
+def formats_of(job: TrainJob) -> dict[str, Format] | None:
+    """Return the formats that a stage's architecture assigns to the encoder's matrices.
+
+    Args:
+        job: the stage; a space of formats has a method ``formats(net, arch)``.
+
+    Returns:
+        One format for each matrix, or ``None`` where the stage has no such architecture.
+    """
+    assign = getattr(job.space, "formats", None)
+    return None if assign is None or job.arch is None else assign(job.net, job.arch)
+
+
+def record_of(net: nn.Module) -> dict[str, Format]:
+    """Return which matrices of a network are stored in which format."""
+    return {name: Format(**entry) for name, entry in getattr(base_of(net).config, "quantised", {}).items()}
+
+
+def set_record(net: nn.Module, record: Mapping[str, Format]) -> None:
+    """Replace the record; plain matrices are left out, and so is a record without entries."""
+    config = base_of(net).config
+    config.__dict__.pop("quantised", None)
+    if entries := {name: form._asdict() for name, form in record.items() if not form.full}:
+        config.quantised = entries
+
+
+def note(net: nn.Module, name: str, **fields: int) -> None:
+    """Note of one matrix what has become of it.
+
+    Args:
+        net: the network.
+        name: the matrix.
+        fields: some of ``bits``, ``n`` and ``m``; the others stay what they were.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> net = tiny_net()
+    >>> note(net, "0.output.dense", bits=8)
+    >>> record_of(net)
+    {'0.output.dense': Format(bits=8, n=1, m=1)}
+    """
+    record = record_of(net)
+    set_record(net, {**record, name: record.get(name, Format())._replace(**fields)})
+
+
+def settle(net: nn.Module) -> nn.Module:
+    """Bring a network's record down to what is true, as after neurons were reordered; return the network."""
+    if record := record_of(net):
+        found = inspect(matrices(net, record), record)
+        kept = {}
+        for name, row in found.items():
+            bits = FULL if row["rows_off_grid"] else record[name].bits
+            kept[name] = Format(bits, *(Pattern() if row["violations"] else record[name].pattern))
+        set_record(net, kept)
+    return net
+
+
+def matrices(net: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return matrices of a network as they act, by name; what is not there is left out."""
+    modules: dict[str, Any] = {**dict(word_tables(net)), **dict(encoder_matrices(net))}
+    return {name: modules[name].weight.detach() for name in names if name in modules}
+
+
+def saved_name(net: nn.Module, name: str) -> str:
+    """Return under which key the weight of a recorded matrix stands in a network's ``state_dict``."""
+    start = "" if base_of(net) is net else f"{net.base_model_prefix}."
+    inside = f"{family_of(net).layers}." if name.partition(".")[0].isdigit() else ""
+    return f"{start}{inside}{name}.weight"
+
+
+def inspect(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format]) -> dict[str, dict[str, Any]]:
+    """Look at every group of m and every row of the recorded matrices.
+
+    Args:
+        tensors: matrices by name; those that are missing are left out.
+        record: what they should be.
+
+    Returns:
+        name → ``format``, ``groups`` (of m), ``violations`` (groups with more than n weights), ``rows_off_grid`` (rows
+        that are on no grid of so many bits) and ``zeros`` (their share of the weights).
+    """
+    found = {}
+    for name, form in record.items():
+        if (weight := tensors.get(name)) is None:
+            continue
+        rows, columns = weight.shape
+        off = 0 if form.bits == FULL else int((~fits_grid(weight, form.bits)).sum())
+        groups = 0 if form.pattern.dense else rows * -(-columns // form.m)
+        zeros = float((weight == 0).double().mean()) if weight.numel() else 0.0
+        broken = 0 if form.pattern.dense else violations(weight, form.pattern)
+        found[name] = {"format": str(form), "groups": groups, "violations": broken}
+        found[name] |= {"rows_off_grid": off, "zeros": zeros}
+    return found

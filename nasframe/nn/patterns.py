@@ -1,0 +1,112 @@
+"""n:m sparsity: of m consecutive weights along the input dimension at most n are not zero."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from nasframe.errors import UsageError
+
+
+class Pattern(NamedTuple):
+    """At most ``n`` of ``m`` consecutive weights of a row are kept; ``n = m`` is dense."""
+
+    n: int = 1
+    m: int = 1
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing has to be zero."""
+        return self.n == self.m
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Read a pattern.
+
+    Args:
+        text: as in ``2:4``.
+
+    Raises:
+        UsageError: it is no pattern, n is above m, or below 1.
+
+    >>> parse_pattern("2:4")
+    Pattern(n=2, m=4)
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", str(text).strip())
+    if not found:
+        raise UsageError(f"pattern: {text!r} is no n:m pattern. Expected two counts, as in '2:4'.")
+    pattern = Pattern(*map(int, found.groups()))
+    if not 1 <= pattern.n <= pattern.m:
+        raise UsageError(f"pattern: {text} keeps {pattern.n} of {pattern.m} weights. Expected n from 1 to m.")
+    return pattern
+
+
+def require_divisible(name: str, columns: int, pattern: Pattern) -> None:
+    """Make sure that the rows of a matrix are whole groups.
+
+    Args:
+        name: the matrix, for the message.
+        columns: its input width.
+        pattern: see :class:`Pattern`.
+
+    Raises:
+        UsageError: m does not divide the number of columns.
+    """
+    if columns % pattern.m:
+        raise UsageError(
+            f"{name}: pattern {pattern.n}:{pattern.m} on {columns} inputs: {pattern.m} does not divide {columns}. "
+            "Expected groups that fill a row, or remainder: pad, which fills the last one up with zeros."
+        )
+
+
+def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """Mark the n largest magnitudes in each group of m consecutive columns; of equals the first.
+
+    A row's last group counts as filled up with zeros where m does not divide its length.
+
+    Args:
+        weight: ``(rows, columns)``.
+        pattern: see :class:`Pattern`.
+
+    Returns:
+        A boolean mask of the same shape, with exactly n marks in each whole group.
+
+    >>> largest(torch.tensor([[1.0, -3.0, 2.0, 0.0]]), Pattern(2, 4)).int().tolist()
+    [[0, 1, 1, 0]]
+    """
+    n, m = pattern
+    columns = weight.shape[-1]
+    groups = functional.pad(weight.detach().abs(), (0, -columns % m)).unflatten(-1, (-1, m))
+    size = groups.movedim(-1, 0).contiguous()  # (m, rows, groups): whole planes are compared, no group by itself
+    above = torch.zeros_like(size, dtype=torch.uint8)  # how many of its group go before each weight
+    for j in range(1, m):
+        first = size[:j] >= size[j]
+        above[j] += first.sum(0, dtype=torch.uint8)
+        above[:j] += ~first
+    return (above < n).movedim(0, -1).flatten(-2)[..., :columns]
+
+
+def project(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """Return the closest matrix that obeys the pattern, in the least-squares sense.
+
+    Args:
+        weight: ``(rows, columns)``.
+        pattern: see :class:`Pattern`.
+
+    >>> project(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), Pattern(1, 2)).tolist()
+    [[0.0, -3.0, 2.0, 0.0]]
+    """
+    return weight if pattern.dense else weight * largest(weight, pattern)
+
+
+def violations(weight: torch.Tensor, pattern: Pattern) -> int:
+    """Count the groups of m that hold more than n weights which are not zero.
+
+    >>> violations(torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]), Pattern(2, 4))
+    1
+    """
+    there = functional.pad((weight != 0).int(), (0, -weight.shape[-1] % pattern.m))
+    return int((there.unflatten(-1, (-1, pattern.m)).sum(-1) > pattern.n).sum())
