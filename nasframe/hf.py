@@ -28,14 +28,16 @@ def classes(stock: Any) -> tuple[type, type]:
 
     Returns:
         Configuration class and model class. The configuration's further fields are ``layer_heads`` and ``layer_ffn``
-        (one number a layer), ``head_size``, ``embedding_rank`` and ``kept_layers``, which is for the record only.
+        (one number a layer), ``head_size``, ``embedding_rank``, ``factorized`` (``"layer.map"`` → rank) and
+        ``kept_layers``, which is for the record only.
     """
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         sizes = zip(config.layer_heads, config.layer_ffn, strict=True)
         layers = [{"heads": heads, "ffn": ffn} for heads, ffn in sizes]
-        resize(self, {"layers": layers, "embedding_rank": getattr(config, "embedding_rank", None)})
+        ranks = {key: getattr(config, key, None) for key in ("embedding_rank", "factorized")}
+        resize(self, {"layers": layers, **ranks})
 
     base = stock.config_class
     fields: dict[str, Any] = {"model_type": f"nasframe-{base.model_type}", "__module__": __name__}

@@ -18,7 +18,7 @@ Mode = Literal["stock", "padded", "hetero"]
 FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
-RECORD = ("head_size", "embedding_rank", "kept_layers")
+RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
 
 
 def write_files(
@@ -82,6 +82,8 @@ def stock_obstacle(model: nn.Module) -> str | None:
             return f"layer {index} has {layer['heads']} heads where hidden size / head size is {heads}"
         if layer["ffn"] != sizes["layers"][0]["ffn"] or not layer["ffn"]:
             return f"layer {index} has {layer['ffn']} neurons, layer 0 has {sizes['layers'][0]['ffn']}"
+    for name, rank in sizes.get("factorized", {}).items():
+        return f"{name} is a product of rank {rank}"
     return f"its embedding is a product of rank {sizes['embedding_rank']}" if sizes["embedding_rank"] else None
 
 
@@ -158,7 +160,7 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
     if mode == "hetero":
         config_class, model_class = hf.classes(stock)
         kept = (arch or {}).get("layers", list(range(len(sizes["layers"]))))
-        record = {"head_size": sizes["head_size"], "embedding_rank": sizes["embedding_rank"], "kept_layers": list(kept)}
+        record = {key: sizes[key] for key in RECORD if key in sizes} | {"kept_layers": list(kept)}
         config = config_class.from_dict(found | layer_sizes | record)  # type: ignore[attr-defined]
         auto = {"AutoConfig": config_class, auto_class(stock): model_class}
         config.auto_map = {key: f"{Path(MODELING).stem}.{cls.__name__}" for key, cls in auto.items()}
@@ -173,13 +175,19 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
 
 
 def _padded(model: Any, state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
-    """Fill every layer up with zeros to the configuration's sizes; multiply a factorised embedding out."""
+    """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
     from torch.nn.functional import pad
 
+    from nasframe.nn.blueprint import blueprint
     from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of
 
     family, base = family_of(model), base_of(model)
     start = "" if base is model else f"{model.base_model_prefix}."
+    for name in blueprint(model).get("factorized", {}):
+        path = f"{start}{family.layers}.{name}"
+        state[f"{path}.weight"] = state.pop(f"{path}.expand.weight") @ state.pop(f"{path}.reduce.weight")
+        if f"{path}.expand.bias" in state:
+            state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
     length = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
     for index in range(getattr(config, family.depth)):
         for path, name, dim, unit in family.slices:

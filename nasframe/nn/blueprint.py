@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from nasframe.nn.elastic import (
     FAMILIES,
     WORD_EMBEDDINGS,
     FactorizedEmbedding,
+    FactorizedLinear,
     base_of,
     family_name,
     layers_of,
@@ -30,7 +32,9 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
 
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
-        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding).
+        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); where there are any, ``factorized``
+        (``"layer.map"`` → rank of each linear map that is a product of two) and ``quantised`` (matrix →
+        ``{"bits", "n", "m"}``, see ``nasframe.nn.bits``).
 
     >>> from nasframe.testing.toy import tiny_net
     >>> blueprint(tiny_net(layers=1))["layers"]
@@ -45,17 +49,40 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
         layers.append(sizes)
     base = base_of(net)
     words = base.get_submodule(WORD_EMBEDDINGS)
+    record = getattr(base.config, "quantised", None)
+    factorized = {
+        path: module.rank for path, module in layers_of(net).named_modules() if isinstance(module, FactorizedLinear)
+    }
     return {
         "family": name,
         "model": stock_class(net).__name__,
         "layers": layers,
         "head_size": base.config.hidden_size // getattr(base.config, family.heads),
         "embedding_rank": words.rank if isinstance(words, FactorizedEmbedding) else None,
+        **({"factorized": factorized} if factorized else {}),
+        **({"quantised": copy.deepcopy(record)} if record else {}),
+    }
+
+
+def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, Any]:
+    """Return what is named by ``"layer.map"`` for some layers of a network, under the positions they then have.
+
+    What stands outside the layers keeps its name.
+
+    >>> kept_maps({"0.output.dense": 8, "2.output.dense": 4, "embeddings.word_embeddings": 2}, [2])
+    {'0.output.dense': 4, 'embeddings.word_embeddings': 2}
+    """
+    at = {str(position): str(number) for number, position in enumerate(positions)}
+    parts = ((name.partition("."), value) for name, value in named.items())
+    return {
+        f"{at.get(layer, layer)}.{path}": value
+        for (layer, _, path), value in parts
+        if layer in at or not layer.isdigit()
     }
 
 
 def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
-    """Copy a configuration and set its depth and its (largest) FFN width from a blueprint.
+    """Copy a configuration and set its depth, its (largest) FFN width and its record of bits from a blueprint.
 
     The number of heads stays the full network's, because it fixes the size of a head.
     """
@@ -64,6 +91,9 @@ def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedC
     setattr(config, family.depth, len(sizes["layers"]))
     widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
     setattr(config, family.ffn, widest or getattr(config, family.ffn))
+    config.__dict__.pop("quantised", None)
+    if record := sizes.get("quantised"):
+        config.quantised = copy.deepcopy(record)
     return config
 
 

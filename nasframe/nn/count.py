@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasframe.nn.blueprint import blueprint, build
-from nasframe.nn.elastic import base_of, family_of, layers_of
-from nasframe.nn.slices import kept_of, weights
+from nasframe.nn.elastic import WORD_EMBEDDINGS, Family, base_of, family_of, layers_of, slices_of
+from nasframe.nn.slices import RANK, kept_of, kept_rank, weights
 from nasframe.types import Arch, CostTable
 
 
@@ -30,12 +30,19 @@ class Additive:
 
     Args:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
-        base: the cost of what is always there.
+        base: the cost of what is always there, the whole word embedding included.
         layers: the costs of each layer.
+        rank: the word embedding's rank, ``None`` where it is not factorised, and what one column of it costs.
     """
 
-    def __init__(self, full: Sequence[Mapping[str, int]], base: float, layers: Sequence[LayerCost]) -> None:
-        self.full, self.base, self.layers = full, base, layers
+    def __init__(
+        self,
+        full: Sequence[Mapping[str, int]],
+        base: float,
+        layers: Sequence[LayerCost],
+        rank: tuple[int | None, float] = (None, 0.0),
+    ) -> None:
+        self.full, self.base, self.layers, self.rank = full, base, layers, rank
         self._rows = [
             (f"heads.{i}", f"ffn.{i}", sizes["heads"], sizes["ffn"], *cost)
             for i, (sizes, cost) in enumerate(zip(full, layers, strict=True))
@@ -60,16 +67,19 @@ class Additive:
                 return total
         except (KeyError, TypeError):
             pass
-        kept = kept_of(self.full, arch or {})
+        kept, (most, column) = kept_of(self.full, arch or {}), self.rank
         self._kept[tuple(k.position for k in kept)] = [self._rows[k.position] for k in kept]
         costs = ((self.layers[k.position], k) for k in kept)
-        return self.base + sum(cost.fixed + k.heads * cost.head + k.ffn * cost.neuron for cost, k in costs)
+        fewer = (most or 0) - (kept_rank(most, arch or {}) or 0)
+        layers = sum(cost.fixed + k.heads * cost.head + k.ffn * cost.neuron for cost, k in costs)
+        return self.base - fewer * column + layers
 
     def table(self, knobs: Mapping[str, Sequence[Any]]) -> CostTable:
         """Return the cost of each choice.
 
         Args:
-            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``; what is not there is kept whole.
+            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; what is not there
+                is kept whole.
         """
         fixed = []
         for i, (cost, full) in enumerate(zip(self.layers, self.full, strict=True)):
@@ -77,10 +87,14 @@ class Additive:
             neurons = 0 if f"ffn.{i}" in knobs else full["ffn"] * cost.neuron
             fixed.append(cost.fixed + heads + neurons)
         base = self.base + (0 if "layers" in knobs else sum(fixed))
+        if RANK in knobs:
+            base -= (self.rank[0] or 0) * self.rank[1]
         choices: dict[str, list[float]] = {}
         for knob, values in knobs.items():
             if knob == "layers":
                 choices[knob] = [sum(fixed[i] for i in kept) for kept in values]
+            elif knob == RANK:
+                choices[knob] = [(kept_rank(self.rank[0], {RANK: value}) or 0) * self.rank[1] for value in values]
             else:
                 unit, _, position = knob.partition(".")
                 cost = self.layers[int(position)]
@@ -118,8 +132,9 @@ def macs(
     """Count the multiply-adds of one forward.
 
     A layer of ``a`` attention columns (heads x head size) and ``f`` neurons, at width ``d`` and length ``S``, has
-    ``4 S d a + 2 S² a + 2 S d f`` (projections, scores and their application, feed-forward). What is outside the
-    layers is counted on the weightless network itself.
+    ``4 S d a + 2 S² a + 2 S d f`` (projections, scores and their application, feed-forward); a map that is a product of
+    rank ``r`` has ``S r (d + a)`` or ``S r (d + f)``. What is outside the layers is counted on the weightless network
+    itself.
 
     Args:
         net: the network.
@@ -135,14 +150,32 @@ def macs(
     >>> macs(net, batch=2, length=5).of({"layers": []})  # pooler and classifier
     2176.0
     """
-    config, layers, norm = base_of(net).config, blueprint(net), batch * length * (count == "torchprofile")
-    width, head_size = config.hidden_size, layers["head_size"]
-    head = batch * head_size * (4 * length * width + 2 * length**2)
-    cost = LayerCost(2.0 * norm * width, head, 2 * batch * length * width)
+    config, sizes, norm = base_of(net).config, blueprint(net), batch * length * (count == "torchprofile")
+    width, head_size = config.hidden_size, sizes["head_size"]
+    costs = []
+    for layer in layers_of(net):
+        fixed, column, neuron = _products(layer, family_of(net))  # multiply-adds of one token
+        head = head_size * (column * length + 2 * length**2)
+        costs.append(LayerCost(2.0 * norm * width + batch * length * fixed, batch * head, batch * length * neuron))
     once, per_token = _outside(net)
     embedding = base_of(net).embeddings.LayerNorm.normalized_shape[0]
     base = batch * (once + per_token * length) + norm * (embedding + 1)
-    return Additive(layers["layers"], base, [cost] * len(layers["layers"]))
+    words: Any = base_of(net).get_submodule(WORD_EMBEDDINGS)
+    rank = sizes[RANK]
+    return Additive(sizes["layers"], base, costs, (rank, batch * length * words.project.out_features if rank else 0.0))
+
+
+def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
+    """Count one token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
+    found = {"fixed": 0, "heads": 0, "ffn": 0}
+    for (path, name, dim, unit), (stock, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+        if name == "weight":
+            factor: Any = layer.get_submodule(path)
+            found[unit] += factor.weight.shape[1 - dim]
+            if path != stock:  # the other factor
+                product: Any = layer.get_submodule(stock)
+                found["fixed"] += product.rank * (product.in_features, product.out_features)[dim]
+    return found["fixed"], found["heads"], found["ffn"]
 
 
 def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
@@ -165,9 +198,9 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
     """Sum ``each(tensor)``, what one number costs, over the numbers stored."""
     family, sizes = family_of(net), blueprint(net)
     rows = {"heads": sizes["head_size"], "ffn": 1}
-    narrow = {(path, name): (dim, unit) for path, name, dim, unit in family.slices}
     costs = []
     for layer in layers_of(net):
+        narrow = {(path, name): (dim, unit) for path, name, dim, unit in slices_of(family, layer)}
         cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
         for path, tensor_name, tensor in _tensors(layer):
             dim, unit = narrow.get((path, tensor_name), (None, "fixed"))
@@ -177,7 +210,10 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
     inside = {id(module) for module in layers_of(net).modules()}
     rest = {"all": net, "backbone": base_of(net)}.get(part)
     once = {} if rest is None else {id(tensor): tensor for *_, tensor in _tensors(rest, inside)}
-    return Additive(sizes["layers"], float(sum(tensor.numel() * each(tensor) for tensor in once.values())), costs)
+    words = _tensors(base_of(net).get_submodule(WORD_EMBEDDINGS)) if sizes[RANK] else ()
+    column = sum(tensor.shape[0] * each(tensor) for *_, tensor in words if id(tensor) in once)
+    base = float(sum(tensor.numel() * each(tensor) for tensor in once.values()))
+    return Additive(sizes["layers"], base, costs, (sizes[RANK], column))
 
 
 def _tensors(net: nn.Module, without: Collection[int] = ()) -> Iterator[tuple[str, str, torch.Tensor]]:
@@ -191,7 +227,7 @@ _OUTSIDE: WeakKeyDictionary[nn.Module, dict[Any, tuple[float, float]]] = WeakKey
 
 def _outside(net: nn.Module) -> tuple[float, float]:
     """Return the MACs outside the layers of one sequence, once and per token, counted on a network without layers."""
-    config, sizes = base_of(net).config, blueprint(net) | {"layers": []}
+    config, sizes = base_of(net).config, blueprint(net) | {"layers": [], "factorized": {}}
     known, key = _OUTSIDE.setdefault(net, {}), (sizes["embedding_rank"], config.num_labels)
     if key not in known:
         empty = build(config, sizes)

@@ -46,7 +46,7 @@ class Family:
 
     @property
     def slices(self) -> Iterator[tuple[str, str, int, str]]:
-        """The slice map of a layer: (linear map, tensor, dimension, ``heads`` or ``ffn``) for all that narrows."""
+        """A stock layer's slice map: (linear map, tensor, dimension, ``heads`` or ``ffn``) for all that narrows."""
         for path in self.projections:
             yield path, "weight", 0, "heads"
             yield path, "bias", 0, "heads"
@@ -54,6 +54,12 @@ class Family:
         yield self.widen, "weight", 0, "ffn"
         yield self.widen, "bias", 0, "ffn"
         yield self.shrink, "weight", 1, "ffn"
+
+    @property
+    def maps(self) -> dict[str, str]:
+        """The six linear maps of a layer: short name → path."""
+        paths = (*self.projections, self.merge, self.widen, self.shrink)
+        return dict(zip(("query", "key", "value", "merge", "widen", "shrink"), paths, strict=True))
 
 
 _BERT = Family(
@@ -145,6 +151,48 @@ class FactorizedEmbedding(nn.Module):
         return self.project(self.table(ids))
 
 
+class FactorizedLinear(nn.Module):
+    """A linear map as the product of two smaller ones, ``expand(reduce(x))``.
+
+    Args:
+        in_features: width of what comes in.
+        rank: inner width.
+        out_features: width of what goes out.
+        bias: whether the second map has one.
+
+    >>> FactorizedLinear(8, 2, 4)(torch.zeros(3, 8)).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, in_features: int, rank: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.rank = rank
+        self.reduce = nn.Linear(in_features, rank, bias=False)
+        self.expand = nn.Linear(rank, out_features, bias=bias)
+
+    @property
+    def in_features(self) -> int:
+        """Width of what comes in."""
+        return self.reduce.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of what goes out."""
+        return self.expand.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(…, in_features)`` to ``(…, out_features)``."""
+        return self.expand(self.reduce(x))
+
+
+def slices_of(family: Family, layer: nn.Module) -> Iterator[tuple[str, str, int, str]]:
+    """Return the slice map of a layer as it is: a factorised map narrows in the factor that holds the dimension."""
+    for path, name, dim, unit in family.slices:
+        if isinstance(layer.get_submodule(path), FactorizedLinear):
+            path = f"{path}.{'reduce' if dim else 'expand'}"
+        yield path, name, dim, unit
+
+
 def no_heads(merge: nn.Module | None, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
     """Attend with no head at all: an empty context, so that only the bias of the map out of the heads is left."""
     batch, length = hidden_states.shape[:2]
@@ -170,7 +218,7 @@ def resize_layer(
     """
     attention: Any = layer.get_submodule(family.attention)
     length = {"heads": heads * attention.attention_head_size, "ffn": ffn}
-    for path, name, dim, unit in family.slices:
+    for path, name, dim, unit in slices_of(family, layer):
         linear: Any = layer.get_submodule(path)
         linear._parameters[name] = take(path, name, dim, length[unit])
         setattr(linear, "in_features" if dim else "out_features", length[unit])
@@ -186,7 +234,7 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
 
     Args:
         net: a network with as many layers as the blueprint, each at least as large.
-        blueprint: see ``nasframe.nn.blueprint``; its ``layers`` and ``embedding_rank`` are used.
+        blueprint: see ``nasframe.nn.blueprint``; its ``layers``, ``factorized`` and ``embedding_rank`` are used.
 
     Returns:
         The same network.
@@ -199,6 +247,11 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"the network has {len(layers)} layers, the blueprint {len(blueprint['layers'])}.")
     for layer, sizes in zip(layers, blueprint["layers"], strict=True):
         _resize_stock_layer(family, layer, **sizes)
+    for name, rank in (blueprint.get("factorized") or {}).items():
+        linear: Any = layers.get_submodule(name)
+        with linear.weight.device:
+            product = FactorizedLinear(linear.in_features, rank, linear.out_features, linear.bias is not None)
+        layers.set_submodule(name, product.to(linear.weight.dtype))
     if rank := blueprint.get("embedding_rank"):
         base = base_of(net)
         words = base.get_submodule(WORD_EMBEDDINGS)

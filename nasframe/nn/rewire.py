@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of
+from nasframe.nn.elastic import family_of, layers_of, slices_of
 
 
 def rewire(
@@ -44,7 +44,7 @@ def rewire(
                 raise ValueError(f"{unit}.{i}: the order is not a permutation of {sizes['layers'][i][unit]} positions.")
             if unit == "heads":
                 index = (index[:, None] * sizes["head_size"] + torch.arange(sizes["head_size"])).flatten()
-            for path, name, dim, owner in family.slices:
+            for path, name, dim, owner in slices_of(family, layers[i]):
                 linear: Any = layers[i].get_submodule(path)
                 if owner != unit or getattr(linear, name) is None:
                     continue

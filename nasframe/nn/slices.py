@@ -1,6 +1,7 @@
 """Sub-networks as slice maps over a network's own parameters: run them in place, copy them out, write them back.
 
-A sub-network keeps some layers and, in each, the first heads and the first neurons. Its view is the network itself
+A sub-network keeps some layers and, in each, the first heads and the first neurons; of a factorised word embedding it
+may keep the first columns of both factors. Its view is the network itself
 with other entries in its list of layers: a full-size layer is the very same module, a narrowed one is a twin that
 shares every module it does not narrow and holds slices of the parameters it does.
 """
@@ -19,14 +20,17 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from nasframe.errors import UsageError
-from nasframe.nn.blueprint import blueprint, build
-from nasframe.nn.elastic import base_of, family_of, layers_of
-from nasframe.nn.twins import Narrowed, followers, narrowed, replaced
+from nasframe.nn.blueprint import blueprint, build, kept_maps
+from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
+from nasframe.nn.twins import Narrowed, followers, narrowed, narrowed_words, replaced
 from nasframe.types import Forward
 
 
 class SliceError(UsageError):
     """A sub-network that the network does not contain, or a network that cannot be sliced as it stands."""
+
+
+RANK = "embedding_rank"
 
 
 class Kept(NamedTuple):
@@ -43,7 +47,8 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
     Args:
         net: the network.
         sizes: ``layers`` (kept positions, ascending; default all), ``heads.i`` and ``ffn.i`` (counts in layer ``i``;
-            default all). ``heads`` and ``ffn`` may be mappings from ``i`` instead.
+            default all). ``heads`` and ``ffn`` may be mappings from ``i`` instead. ``embedding_rank`` is for
+            :func:`kept_rank`.
 
     Returns:
         One entry for each kept layer, in order.
@@ -61,6 +66,7 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
 def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
     """Do what :func:`kept_layers` does, for a network of which the layers' sizes are known."""
     flat = dict(_flat(sizes))
+    flat.pop(RANK, None)
     known = {"layers", *(f"{unit}.{i}" for i in range(len(full)) for unit in ("heads", "ffn"))}
     for key in flat:
         if key not in known:
@@ -75,6 +81,31 @@ def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list
             if not (isinstance(n := flat.get(f"{unit}.{i}", most), int) and 0 <= n <= most):
                 raise SliceError(f"{unit}.{i}: {n!r} is not in the network. Expected 0 … {most}.")
     return [Kept(i, *(flat.get(f"{unit}.{i}", full[i][unit]) for unit in ("heads", "ffn"))) for i in positions]
+
+
+def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
+    """Read how many columns of the word embedding's factors a sub-network keeps; ``None``: there are no factors.
+
+    Args:
+        most: the network's own embedding rank.
+        sizes: ``embedding_rank`` is read; default all.
+
+    Raises:
+        SliceError: the network does not have so many.
+
+    >>> kept_rank(16, {"embedding_rank": 4}), kept_rank(16, {}), kept_rank(None, {})
+    (4, 16, None)
+    """
+    rank = sizes.get(RANK, most)
+    if rank == most:
+        return most
+    if most is None:
+        raise SliceError(
+            f"{RANK}: {rank} of an embedding that is one matrix. Expected a factorised one (transform svd)."
+        )
+    if not (isinstance(rank, int) and 1 <= rank <= most):
+        raise SliceError(f"{RANK}: {rank!r} is not in the network. Expected 1 … {most}.")
+    return rank
 
 
 def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Forward:
@@ -115,14 +146,17 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     if twins is None or twins.made_from != [id(module) for module in modules]:
         maybe_install_capturing_hooks(base_of(net))  # before copies are made, so that each has the hooks once
         twins = _TWINS[net] = _Twins(net, modules)
-    narrow = [twins.layer(kept) for kept in kept_layers(net, sizes)]
+    narrow = [twins.layer(kept) for kept in kept_of(twins.sizes, sizes)]
     family, base = family_of(net), base_of(net)
-    path = _layers_path(net)
+    path = _path(net, family.layers)
     shell = replaced(net, path, layers_of(net))
+    slices = [part for entry in narrow for part in entry.slices]
+    if (words := twins.words(kept_rank(twins.rank, sizes))) is not None:
+        shell = replaced(shell, _path(net, WORD_EMBEDDINGS), words.layer)
+        slices += words.slices
     follow = [*followers(net, shell), *(pair for entry in narrow for pair in entry.followers)]
     shell.set_submodule(path, nn.ModuleList([entry.layer for entry in narrow]))
     config = base_of(shell).config = shell.config = copy.copy(base.config)
-    slices = [part for entry in narrow for part in entry.slices]
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         config.__dict__.update(base.config.__dict__)
@@ -157,9 +191,13 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     >>> blueprint(extract(tiny_net(), {"layers": [1], "heads.1": 3, "ffn.1": 0}))["layers"]
     [{'heads': 3, 'ffn': 0}]
     """
-    chosen = kept_layers(net, sizes)
-    layers = [{"heads": kept.heads, "ffn": kept.ffn} for kept in chosen]
-    small = build(base_of(net).config, blueprint(net) | {"layers": layers})
+    full = blueprint(net)
+    chosen = kept_of(full["layers"], sizes)
+    wanted = full | {"layers": _sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
+    for key in ("factorized", "quantised"):
+        if key in full:
+            wanted[key] = kept_maps(full[key], [kept.position for kept in chosen])
+    small = build(base_of(net).config, wanted)
     copies: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for owner, key, source, part in _slices(net, chosen, small):
         if part is not source or id(source) not in copies:
@@ -183,9 +221,10 @@ def insert(net: nn.Module, sizes: Mapping[str, Any], model: nn.Module) -> None:
     Raises:
         SliceError: the model has other sizes, or a tensor of the network is parametrised.
     """
-    chosen = kept_layers(net, sizes)
-    if blueprint(model)["layers"] != [{"heads": k.heads, "ffn": k.ffn} for k in chosen]:
-        raise SliceError("the model's layers are not of the sizes given.")
+    full, given = blueprint(net), blueprint(model)
+    chosen = kept_of(full["layers"], sizes)
+    if given["layers"] != _sizes(chosen) or given[RANK] != kept_rank(full[RANK], sizes):
+        raise SliceError("the model's layers, or its embedding's rank, are not of the sizes given.")
     with torch.no_grad():
         for owner, key, target, part in _slices(net, chosen, model):
             if not isinstance(target, nn.Parameter):
@@ -202,8 +241,12 @@ class _Twins:
         self.made_from = [id(module) for module in modules]
         self.alive = modules[1:]  # keeps the ids in use; not the network, whose end must be the end of this cache
         self.family, self.own = family_of(net), list(layers_of(net))
-        self.full = [Kept(i, **sizes) for i, sizes in enumerate(blueprint(net)["layers"])]
+        full = blueprint(net)
+        self.sizes, self.rank = full["layers"], full[RANK]
+        self.full = [Kept(i, **sizes) for i, sizes in enumerate(self.sizes)]
+        self.table = base_of(net).get_submodule(WORD_EMBEDDINGS)
         self.made: dict[Kept, Narrowed] = {}
+        self.ranks: dict[int, Narrowed] = {}
 
     def layer(self, kept: Kept) -> Narrowed:
         own = self.own[kept.position]
@@ -214,6 +257,14 @@ class _Twins:
                 self.made.clear()
             self.made[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
         return self.made[kept]
+
+    def words(self, rank: int | None) -> Narrowed | None:
+        """Return the word embedding of a lower rank, or ``None`` where the network's own will do."""
+        if rank is None or rank == self.rank:
+            return None
+        if rank not in self.ranks:
+            self.ranks[rank] = narrowed_words(self.table, rank)
+        return self.ranks[rank]
 
 
 _TWINS: WeakKeyDictionary[nn.Module, _Twins] = WeakKeyDictionary()
@@ -227,9 +278,13 @@ def _flat(sizes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _layers_path(net: nn.Module) -> str:
-    path = family_of(net).layers
+def _path(net: nn.Module, path: str) -> str:
+    """Return where a module of the base model is, from the whole network."""
     return path if base_of(net) is net else f"{net.base_model_prefix}.{path}"
+
+
+def _sizes(chosen: Sequence[Kept]) -> list[dict[str, int]]:
+    return [{"heads": kept.heads, "ffn": kept.ffn} for kept in chosen]
 
 
 def weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -246,7 +301,7 @@ def _slices(
     net: nn.Module, chosen: list[Kept], small: nn.Module
 ) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]:
     """Walk the slice map: (owner in ``small``, tensor name, the network's tensor, the part of it that is kept)."""
-    prefix = _layers_path(net) + "."
+    prefix, words = (_path(net, path) + "." for path in (family_of(net).layers, WORD_EMBEDDINGS))
     owners = {(name, key): owner for name, owner, key in weights(small)}
     at = {str(kept.position): str(j) for j, kept in enumerate(chosen)}
     for name, module, key in weights(net):
@@ -259,7 +314,7 @@ def _slices(
         owner = owners.pop((there, key), None)
         whole = part = getattr(module, key)
         shape = getattr(owner, key, whole).shape
-        if owner is None or (shape != whole.shape and not name.startswith(prefix)):
+        if owner is None or (shape != whole.shape and not name.startswith((prefix, words))):
             raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")
         for dim, length in enumerate(shape):
             if length != whole.shape[dim]:

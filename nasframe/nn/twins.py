@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from nasframe.nn.elastic import Family, resize_layer
+from nasframe.nn.elastic import Family, resize_layer, slices_of
 
 Follower = tuple[dict[str, Any], dict[str, Any]]
 
@@ -77,7 +77,7 @@ def _deliver(whole: Any, dim: Any, length: int) -> Callable[[torch.Tensor], None
 
 
 class Narrowed(NamedTuple):
-    """A narrowed layer, the slices to bind before it runs, and the states that must follow their originals'."""
+    """A narrowed layer or word embedding, the slices to bind before it runs, the states to follow their originals'."""
 
     layer: nn.Module
     slices: list[Slice]
@@ -91,7 +91,7 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
         TypeError: a linear map to be sliced is something else by now.
     """
     twin: Any = layer
-    for path in dict.fromkeys(path for path, *_ in family.slices):
+    for path in dict.fromkeys(path for path, *_ in slices_of(family, layer)):
         source = layer.get_submodule(path)
         if not isinstance(source, nn.Linear):
             raise TypeError(f"{path}: a {type(source).__name__} cannot be sliced. Expected torch.nn.Linear.")
@@ -105,8 +105,23 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
 
     resize_layer(family, twin, heads, ffn, take)
     for path in (family.merge, family.shrink):
-        slices.append(Slice(layer.get_submodule(path), twin.get_submodule(path), "bias"))
+        if isinstance(layer.get_submodule(path), nn.Linear):  # else factorised: the factor with the bias is shared
+            slices.append(Slice(layer.get_submodule(path), twin.get_submodule(path), "bias"))
     return Narrowed(twin, slices, list(followers(layer, twin)))
+
+
+def narrowed_words(words: nn.Module, rank: int) -> Narrowed:
+    """Make the twin of a factorised word embedding that has only the first columns of both factors."""
+    twin = shallow(words)
+    twin.rank = rank
+    slices = []
+    for name, field in (("table", "embedding_dim"), ("project", "in_features")):
+        source = words.get_submodule(name)
+        factor = twin._modules[name] = shallow(source, type_before_parametrizations(source))
+        setattr(factor, field, rank)
+        factor._modules.pop("parametrizations", None)
+        slices.append(Slice(source, factor, "weight", 1, rank))
+    return Narrowed(twin, slices, list(followers(words, twin)))
 
 
 def shallow(module: nn.Module, cls: type | None = None) -> Any:

@@ -17,11 +17,13 @@ class Rewire:
     """Sort the heads and the neurons of each layer by importance, most important first; the function stays the same.
 
     Args:
-        score: ``magnitude`` of the weights, or ``taylor``: how much the loss would change to first order, on
-            training data (Michel et al., arXiv 1905.10650; DynaBERT, arXiv 2004.04037, §2.1).
+        score: ``magnitude`` of the weights, or, on training data: ``taylor``, how much the loss would change to first
+            order (Michel et al., arXiv 1905.10650; DynaBERT, arXiv 2004.04037, §2.1), ``fisher``, to second order by
+            the empirical Fisher information (arXiv 2204.09656), ``accumulated``, the sum of ``|w| · mean |gradient|``
+            over the weights (ROSITA, arXiv 2103.11367).
         neurons: for ``taylor``, a neuron's outgoing weights (``out``), or its incoming ones too (``both``), as in
             DynaBERT's published code.
-        batches: training batches that ``taylor`` averages over.
+        batches: training batches that the scores are averaged over.
         batch_size: examples in each.
         seed: draws them.
     """
@@ -32,7 +34,7 @@ class Rewire:
 
     def __init__(
         self,
-        score: Literal["magnitude", "taylor"] = "magnitude",
+        score: Literal["magnitude", "taylor", "fisher", "accumulated"] = "magnitude",
         neurons: Literal["out", "both"] = "out",
         batches: int = 32,
         batch_size: int = 32,
@@ -44,16 +46,13 @@ class Rewire:
     def __call__(self, work: Work) -> Work:
         """Return the work with a sorted copy of its network."""
         net = copy.deepcopy(work.net)
-        if self.score == "taylor":
+        if self.score == "magnitude":
+            scores = importance.magnitude(net)
+        else:
             data = work.task.train_batches(stream_seed(self.seed, "data", "rewire"), 0, self.batch_size)
             device = next(net.parameters()).device
             batches = [batch.to(device) for batch in islice(data, self.batches)]
-            scores = importance.taylor(net, batches, work.task.loss, self.neurons)
-        else:
-            scores = importance.magnitude(net)
-        order = {
-            kind: {layer: values.argsort(descending=True, stable=True) for layer, values in layers.items()}
-            for kind, layers in scores.items()
-        }
-        rewire(net, order)
+            options = {"neurons": self.neurons} if self.score == "taylor" else {}
+            scores = getattr(importance, self.score)(net, batches, work.task.loss, **options)
+        rewire(net, importance.ranked(scores))
         return replace(work, net=net)

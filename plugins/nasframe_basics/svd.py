@@ -1,25 +1,73 @@
-"""Low-rank word embeddings."""
+"""Low-rank word embeddings and linear maps."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-from nasframe.nn.factorize import factorize_embedding
+from nasframe.errors import UsageError
+from nasframe.nn.factorize import factorize_embedding, factorize_linears
 from nasframe.types import Work
+
+MAPS = ("query", "key", "value", "merge", "widen", "shrink")
 
 
 class SVD:
-    """Split the word embedding into two factors by truncated SVD (as ROSITA does, arXiv 2103.10369).
+    """Split the word embedding (as ROSITA does, arXiv 2103.11367), and linear maps, into two factors by truncated SVD.
+
+    What is factorised already is factorised anew, to a lower rank.
 
     Args:
-        rank: inner width; the embedding's ``words · width`` weights become ``(words + width) · rank``.
+        rank: inner width of the word embedding; its ``words · width`` weights become ``(words + width) · rank``. A
+            share (``"25%"``) is of its width; ``None`` leaves it.
+        linears: inner width of the encoder's linear maps, or a share of each one's smaller side; ``None`` leaves them.
+        maps: which of them: ``query``, ``key``, ``value``, ``merge`` (out of the heads), ``widen`` and ``shrink`` (into
+            and out of the neurons); default all.
+        lower: how a product loses columns: ``svd`` of the product anew, which is the best of its rank, or ``truncate``
+            its last ones, which is ROSITA's way.
+        split: the singular values are shared out (``even``), or go to the ``table``, which is ROSITA's way.
+
+    Raises:
+        UsageError: nothing to factorise, an unknown map, or, on use, a rank beyond the matrix.
     """
 
     reshapes = True
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    def __init__(
+        self,
+        rank: int | str | None = None,
+        linears: int | str | None = None,
+        maps: list[Literal["query", "key", "value", "merge", "widen", "shrink"]] | None = None,
+        lower: Literal["svd", "truncate"] = "svd",
+        split: Literal["even", "table"] = "even",
+    ) -> None:
+        if rank is None and linears is None:
+            raise UsageError("svd: nothing to factorise. Expected rank (of the word embedding), linears, or both.")
+        for option, value in (("rank", rank), ("linears", linears)):
+            check_rank(f"svd.{option}", value)
+        if maps is not None and linears is None:
+            raise UsageError("svd: maps are named, but no rank of them. Expected linears too.")
+        self.rank, self.linears, self.maps, self.lower, self.split = rank, linears, maps, lower, split
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a factorised copy of its network."""
-        return replace(work, net=factorize_embedding(work.net, self.rank))
+        net = work.net
+        if self.rank is not None:
+            net = factorize_embedding(net, self.rank, self.lower, self.split)  # type: ignore[arg-type]
+        if self.linears is not None:
+            net = factorize_linears(net, self.linears, self.maps, self.lower, self.split)  # type: ignore[arg-type]
+        return replace(work, net=net)
+
+
+def check_rank(place: str, rank: int | str | None) -> None:
+    """Refuse what is no rank of any matrix.
+
+    Raises:
+        UsageError: it is neither a positive number nor a share up to 100 %.
+    """
+    share = str(rank).removesuffix("%").replace(".", "", 1)
+    fine = rank is None or (isinstance(rank, int) and rank >= 1)
+    if isinstance(rank, str) and rank.endswith("%") and share.isdigit():
+        fine = 0 < float(rank[:-1]) <= 100
+    if not fine:
+        raise UsageError(f'{place}: {rank!r}. Expected a rank of at least 1, or a share such as "25%".')

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from nasframe.nn import importance
 from nasframe.nn.elastic import FAMILIES, layers_of
+from nasframe.nn.factorize import factorize_linears
 from nasframe.nn.importance import magnitude, taylor
 from nasframe.nn.rewire import rewire
 from nasframe.testing.toy import ToyTask, tiny_net
@@ -105,3 +107,58 @@ def test_taylor_of_both_sides_adds_the_incoming_weights_and_bias():
     both = taylor(net, batches, loss, neurons="both")
     torch.testing.assert_close(both["ffn"][1], expected.detach())
     torch.testing.assert_close(both["heads"][1], taylor(net, batches, loss)["heads"][1])
+
+
+def test_fisher_is_the_mean_square_of_the_masks_gradients() -> None:
+    net, task = tiny_net(), ToyTask()
+    batches = task.train_batches(0, 0, 8)[:3]
+    found = importance.fisher(net, batches, task.loss)
+    squares = [importance.taylor(net, [batch], task.loss) for batch in batches]
+    for unit, layers in found.items():
+        for layer, values in layers.items():
+            torch.testing.assert_close(values, sum(one[unit][layer].square() for one in squares) / 3)
+
+
+def test_accumulated_is_the_weight_times_the_mean_absolute_gradient() -> None:
+    """Written out for layer 1: heads from W_o's columns, neurons from W_1's rows and W_2's columns, no biases."""
+    net, task = tiny_net(), ToyTask()
+    batches = task.train_batches(0, 0, 8)[:3]
+    found = importance.accumulated(net, batches, task.loss)
+    layer = net.bert.encoder.layer[1]
+    w_o, w_1, w_2 = (m.weight for m in (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense))
+    mean = [torch.zeros_like(w) for w in (w_o, w_1, w_2)]
+    for batch in batches:
+        net.zero_grad()
+        task.loss(net(**batch.inputs), batch).backward()
+        for total, w in zip(mean, (w_o, w_1, w_2), strict=True):
+            total += w.grad.abs() / 3
+    with torch.no_grad():
+        heads = [(w_o * mean[0]).abs()[:, 8 * i : 8 * i + 8].sum() for i in range(4)]
+        neurons = [(w_1 * mean[1]).abs()[i].sum() + (w_2 * mean[2]).abs()[:, i].sum() for i in range(64)]
+    torch.testing.assert_close(found["heads"][1], torch.stack(heads))
+    torch.testing.assert_close(found["ffn"][1], torch.stack(neurons))
+    assert importance.ranked(found)["heads"][1][0] == int(torch.stack(heads).argmax())
+
+
+def test_accumulated_wants_gradients() -> None:
+    sums = importance.Accumulated(tiny_net())
+    with pytest.raises(ValueError, match="no gradients were added"):
+        sums.scores()
+    sums.add([None] * len(sums.sums))
+    assert not any(values.any() for layers in sums.scores().values() for values in layers.values())
+    sums.add([torch.ones_like(weight) for weight in sums.weights()])
+    sums.reset()
+    assert (sums.steps, float(sum(total.sum() for total in sums.sums))) == (0, 0.0)
+
+
+def test_scores_of_products_read_the_factor_that_holds_the_unit() -> None:
+    """At full rank the masks' gradients, and with them Taylor's and Fisher's scores, are those of the whole maps."""
+    net, task = tiny_net(), ToyTask()
+    batches = task.train_batches(0, 0, 8)[:2]
+    product = factorize_linears(net, "100%")
+    for score in (importance.taylor, importance.fisher):
+        whole, parts = (score(one, batches, task.loss) for one in (net, product))
+        for unit in whole:
+            for layer in whole[unit]:
+                torch.testing.assert_close(parts[unit][layer], whole[unit][layer], rtol=1e-3, atol=1e-6)
+    assert importance.accumulated(product, batches, task.loss)["ffn"][0].shape == (64,)
