@@ -23,6 +23,8 @@ from nasframe.options import (
 from nasframe.overrides import stage_names
 from nasframe.recipe import Recipe
 
+CHEAP = ("modifier", "transform")  # kinds whose factories do no work: they are made, so that they can refuse
+
 
 class Checker:
     """Checks parts of one recipe and remembers every problem with its place.
@@ -61,7 +63,14 @@ class Checker:
         for key, item in reserved.items():
             if not isinstance(item, str | dict):
                 self.problem((*path, key), f"{item!r} does not fit. Expected text or mapping.")
-        return {"use": name} | reserved | self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
+        before = len(self.problems)
+        checked = self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
+        if kind in CHEAP and len(self.problems) == before:  # options that fit one by one may not fit together
+            try:
+                registry.make(kind, {"use": name, **checked}, {"seed": 0, "base": self.recipe.base})
+            except NasframeError as error:
+                self.problem(path, str(error))
+        return {"use": name} | reserved | checked
 
     def checked(
         self, owner: str, kinds: Iterable[str], options: Mapping[str, Any], factory: Callable[..., Any],

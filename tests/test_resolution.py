@@ -180,6 +180,7 @@ def test_problems_of_the_recipe(changes, expected):
         ({"transform": {"score": "taylor"}}, "missing 'use'. Expected one of rewire, svd"),
         ({"transform": {"use": "rewire", "rank": 3}}, "stages.transform.rank  transform 'rewire' has no option 'rank'"),
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
+        ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
         ({"search": {"name": "s", "budgets": {"parms": "50%"}}}, "stages.s.budgets.parms  unknown cost"),
         ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  unknown option"),
         ({"search": {"name": "s", "objectives": ["-x"]}}, "stages.s.objectives.0  unknown cost 'x'"),
