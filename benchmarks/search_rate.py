@@ -35,9 +35,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 import nasframe as nf
-from nasframe.context import forward_of
 from nasframe.costs import cost_function
 from nasframe.nn.optim import autocast
+from nasframe.running.context import forward_of
 from nasframe.search import search
 from nasframe.store import RunStore
 from nasframe.types import Arch, Trial

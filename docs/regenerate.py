@@ -82,7 +82,7 @@ def plugins() -> str:
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.resolution import TopLevel
+    from nasframe.recipe.resolution import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 
@@ -140,7 +140,7 @@ def commands() -> str:
 
 def recipes() -> str:
     """List the recipes that the package carries, with the first line of each."""
-    from nasframe.recipe import packaged_recipes
+    from nasframe.recipe.loading import packaged_recipes
 
     lines = {name: path.read_text(encoding="utf-8").splitlines()[0] for name, path in packaged_recipes().items()}
     return table(("recipe", "what it does"), ((f"`{name}`", line.lstrip("# ")) for name, line in lines.items()))
@@ -149,9 +149,10 @@ def recipes() -> str:
 def modules(folder: str, package: str) -> str:
     """List a package's public modules for the API reference."""
     names = [package]
-    for path in sorted((ROOT / folder).glob("*.py")):
-        if not path.name.startswith("_"):
-            names.append(f"{package}.{path.stem}")
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        inside = path.relative_to(ROOT / folder).with_suffix("")
+        if not path.name.startswith("_") and inside.parts[0] not in ("cli", "nn", "templates"):
+            names.append(".".join((package, *inside.parts)))
     return "".join(f"\n::: {name}\n" for name in names) + "\n"
 
 
@@ -162,7 +163,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "run-tables": run_tables,
     "commands": commands,
     "recipes": recipes,
-    "modules-nasframe": lambda: modules("nasframe", "nasframe") + modules("nasframe/testing", "nasframe.testing"),
+    "modules-nasframe": lambda: modules("nasframe", "nasframe"),
     "modules-nn": lambda: modules("nasframe/nn", "nasframe.nn"),
     "modules-basics": lambda: modules("plugins/nasframe_basics", "nasframe_basics"),
 }

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 from nasframe.hookspecs import PLUGIN_API, hookimpl
 
 if TYPE_CHECKING:
-    from nasframe import study
-    from nasframe.deployment import deploy
-    from nasframe.recipe import load_recipe
+    from nasframe.finished.deployment import deploy
+    from nasframe.recipe.loading import load_recipe
+    from nasframe.recipe.resolution import resolve
     from nasframe.registry import make
-    from nasframe.resolution import resolve
-    from nasframe.runner import Run, run
+    from nasframe.running.runner import Run, run
+    from nasframe.studies import study
     from nasframe.types import Trial
 
 __version__ = "0.1.0"
 __all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run", "study"]
 
 _HOME = {
-    "Run": "runner",
+    "Run": "running.runner",
     "Trial": "types",
-    "deploy": "deployment",
-    "load_recipe": "recipe",
+    "deploy": "finished.deployment",
+    "load_recipe": "recipe.loading",
     "make": "registry",
-    "resolve": "resolution",
-    "run": "runner",
+    "resolve": "recipe.resolution",
+    "run": "running.runner",
 }
-_MODULES = ("study",)
+_MODULES = {"study": "studies.study"}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"nasframe.{_HOME[name]}"), name)
     if name in _MODULES:
-        return import_module(f"nasframe.{name}")
+        return import_module(f"nasframe.{_MODULES[name]}")
     raise AttributeError(f"module 'nasframe' has no attribute {name!r}")
 
 

@@ -15,7 +15,7 @@ from nasframe.scoring import Bounds, Screen, parse_bounds
 from nasframe.types import Arch
 
 if TYPE_CHECKING:
-    from nasframe.plan import Plan
+    from nasframe.recipe.plan import Plan
 
 Costs = Callable[[Arch], Mapping[str, float]]
 

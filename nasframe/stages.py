@@ -34,7 +34,7 @@ from nasframe.types import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasframe.runner import StageContext
+    from nasframe.running.runner import StageContext
 
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from run_directory import BUDGETS, RECIPE, make_run
 
-from nasframe.nodes import dump
+from nasframe.recipe.nodes import dump
 from nasframe.store import RunStore
 
 GAINS = {"random": 0.0, "evolution": 0.004, "sng": 0.03, "greedy": -0.02}

@@ -214,15 +214,15 @@ def run_block(block: Block, folder: Path, space: dict, printed: list[str]) -> No
 
 
 def problems_of(name: str) -> list[str]:
-    from nasframe.resolution import check_recipe
+    from nasframe.recipe.resolution import check_recipe
 
     return [*"\n".join(map(str, check_recipe(name)[1])).split("\n"), ""]
 
 
 def resolve_block(block: Block, folder: Path) -> None:
     """A whole recipe is resolved as it is, a fragment over the stand-in."""
-    from nasframe.recipe import load_recipe
-    from nasframe.resolution import resolve
+    from nasframe.recipe.loading import load_recipe
+    from nasframe.recipe.resolution import resolve
 
     data = yaml.safe_load(block.code)
     whole = "stages" in data or "extends" in data

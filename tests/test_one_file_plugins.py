@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 import nasframe as nf
-from nasframe import registry, runner
+from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import RecipeError, UsageError
-from nasframe.resolution import check_recipe, resolve
-from nasframe.schema import recipe_schema
+from nasframe.recipe.resolution import check_recipe, resolve
+from nasframe.recipe.schema import recipe_schema
+from nasframe.running import runner
 from nasframe.store import RunStore
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nasframe.cli.check import files_of, is_study, problems_of
-from nasframe.recipe import extended_files
+from nasframe.recipe.loading import extended_files
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for suffix in ("*.yaml", "*.yml") for path in (ROOT / "recipes").rglob(suffix))

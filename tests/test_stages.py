@@ -7,8 +7,8 @@ import torch
 from nasframe_basics.loop import Loop
 
 import nasframe as nf
-from nasframe.resolution import check_recipe
-from nasframe.runner import RunContext, resume
+from nasframe.recipe.resolution import check_recipe
+from nasframe.running.runner import RunContext, resume
 from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_inputs
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.study_file import Study
+    from nasframe.studies.study_file import Study
 
 
 def ablate(
@@ -43,7 +43,7 @@ def ablate(
     """Run every arm of a study with every seed, each distinct stage once, and compare the arms."""
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
-    from nasframe.study_file import load_study
+    from nasframe.studies.study_file import load_study
 
     quiet()
     if resume is not None:
@@ -59,7 +59,7 @@ def ablate(
     if dry_run:
         _show(loaded, cache, jobs or 1, json_)
         return
-    from nasframe.study import begin
+    from nasframe.studies.study import begin
 
     home = begin(loaded, out, cache, jobs or 1)
     print(f"{len(loaded.plans) * len(loaded.seeds)} runs in {home}", file=sys.stderr)
@@ -68,7 +68,7 @@ def ablate(
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     """Bring a study to its end and show what came out; exit 1 where a run failed."""
-    from nasframe.study import go_on
+    from nasframe.studies.study import go_on
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -98,8 +98,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
 def _show(study: Study, cache: Path | None, jobs: int, as_json: bool) -> None:
     import json
 
-    from nasframe.study import threads_of
-    from nasframe.study_plan import preview
+    from nasframe.studies.study import threads_of
+    from nasframe.studies.study_plan import preview
 
     found = preview(study, cache, threads_of(jobs))
     if as_json:
@@ -108,7 +108,7 @@ def _show(study: Study, cache: Path | None, jobs: int, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nasframe.tables import duration, human
+    from nasframe.reports.tables import duration, human
 
     console = Console()
     many = bool(study.tasks)

@@ -61,9 +61,10 @@ def sampler(
     ] = None,
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
-    from nasframe import bench, bench_report
-    from nasframe.contest import made
-    from nasframe.progress import Progress
+    from nasframe.bench import arena
+    from nasframe.bench.contest import made
+    from nasframe.reports import bench_report
+    from nasframe.running.progress import Progress
 
     files = tuple(str(path.resolve()) for path in plugins or ())
     space = {"use": "table", "path": str(table), "missing": missing} | (
@@ -72,10 +73,10 @@ def sampler(
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
     uses = _uses(names, against)
     marks = _marks(at, budget)
-    plays = bench.play_all(
+    plays = arena.play_all(
         contest, uses, range(seeds), jobs=jobs, folder=out / "plays" if out else None, progress=Progress()
     )
-    result = bench_report.summarise(bench.arena_of(contest), uses, plays, range(seeds), marks)
+    result = bench_report.summarise(arena.arena_of(contest), uses, plays, range(seeds), marks)
     if out:
         bench_report.write(result, out)
     if json_:
@@ -86,7 +87,7 @@ def sampler(
 
 def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
     """Return label → sampler; what is named comes first and once."""
-    from nasframe.contest import opponents, sampler_use
+    from nasframe.bench.contest import opponents, sampler_use
 
     others = {"default": opponents(), "none": []}.get(against, [text.strip() for text in against.split(";")])
     found = {name: sampler_use(name) for name in names}
@@ -109,7 +110,7 @@ def _marks(at: str | None, budget: int) -> list[int]:
 
 def _mapping(text: str) -> dict[str, str]:
     from nasframe.errors import UsageError
-    from nasframe.nodes import Position, parse
+    from nasframe.recipe.nodes import Position, parse
 
     node, problems = parse(text, Position("--columns", 1, 1))
     found = node.plain() if node and not problems else None
@@ -123,7 +124,7 @@ def _show(result: dict[str, Any], out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nasframe import bench_report
+    from nasframe.reports import bench_report
 
     console = Console()
     print(bench_report.about(result))

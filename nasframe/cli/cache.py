@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _cache(folder: Path | None) -> Any:
-    from nasframe.cache import Cache, default_folder
+    from nasframe.running.cache import Cache, default_folder
 
     return Cache(folder or default_folder())
 
@@ -26,7 +26,7 @@ def list_(cache: Folder = None, json_: Json = False) -> None:
     import json
     import time
 
-    from nasframe.tables import duration, size
+    from nasframe.reports.tables import duration, size
 
     kept = _cache(cache)
     rows = [
@@ -68,8 +68,8 @@ def why(
     """Say whether a stage came from the cache, and in what its key differs from the nearest entry."""
     import json
 
-    from nasframe.cache import Cache, nearest
     from nasframe.errors import UsageError, listing, suggestion
+    from nasframe.running.cache import Cache, nearest
     from nasframe.store import RunStore
 
     store = RunStore(run, shared=True)
@@ -111,7 +111,7 @@ def prune(
     """Drop the least recently used stages until the cache is no larger."""
     import json
 
-    from nasframe.tables import size
+    from nasframe.reports.tables import size
     from nasframe.units import parse_number
 
     kept = _cache(cache)

@@ -57,7 +57,7 @@ def files_of(source: str) -> list[str]:
 
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     """Return every problem of a recipe, of the overrides and of each switch; a study is checked arm by arm."""
-    from nasframe.resolution import check_recipe
+    from nasframe.recipe.resolution import check_recipe
 
     if is_study(source):
         return _of_study(source, overrides)
@@ -71,8 +71,8 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
 
 def is_study(source: str) -> bool:
     """Tell whether a file is a study."""
-    from nasframe.nodes import read
-    from nasframe.recipe import find_recipe
+    from nasframe.recipe.loading import find_recipe
+    from nasframe.recipe.nodes import read
 
     path = find_recipe(source)
     root = read(path, str(path))[0] if path and path.is_file() else None
@@ -81,7 +81,7 @@ def is_study(source: str) -> bool:
 
 def _of_study(source: str, overrides: Sequence[str]) -> list[Problem]:
     from nasframe.errors import RecipeError
-    from nasframe.study_file import load_study
+    from nasframe.studies.study_file import load_study
 
     found: list[Problem] = []
     for smoke in (False, True):
@@ -93,7 +93,7 @@ def _of_study(source: str, overrides: Sequence[str]) -> list[Problem]:
 
 
 def _switches(source: str) -> list[Any]:
-    from nasframe.recipe import read_recipe
+    from nasframe.recipe.loading import read_recipe
 
     recipe, _ = read_recipe(source)
     return list(recipe.data.get("switches") or {}) if recipe else []

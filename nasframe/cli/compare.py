@@ -32,13 +32,13 @@ def compare(
     ] = None,
 ) -> None:
     """Compare runs paired by seed, and say what cannot be concluded."""
-    from nasframe.compare import analyse
     from nasframe.errors import UsageError
+    from nasframe.studies.compare import analyse
 
     if sum([json_, csv, latex, markdown]) > 1:
         raise UsageError("--json, --csv, --latex, --markdown: expected one of them.")
-    from nasframe import study_report
-    from nasframe.runs import as_study
+    from nasframe.reports import study_report
+    from nasframe.studies.runs import as_study
 
     frame, settings = as_study(places, against, metric, models)
     if out is None:
@@ -53,7 +53,7 @@ def compare(
 
 def show(report: dict, form: str = "") -> None:
     """Print a comparison as tables for a terminal, or as ``json``, ``csv``, ``latex`` or ``markdown``."""
-    from nasframe import study_report
+    from nasframe.reports import study_report
 
     texts = {
         "json": study_report.as_json,

@@ -35,7 +35,7 @@ def deploy(
     if search is not None and no_search:
         raise UsageError("--search and --no-search contradict each other. Expected one of them.")
     from nasframe.cli.run import quiet
-    from nasframe.deployment import deploy as make
+    from nasframe.finished.deployment import deploy as make
 
     quiet()
     facts = make(
@@ -56,8 +56,8 @@ def _show(facts: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nasframe.deployment import rows
-    from nasframe.tables import duration
+    from nasframe.finished.deployment import rows
+    from nasframe.reports.tables import duration
 
     header, lines = rows(facts)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -72,7 +72,7 @@ def _facts() -> dict[str, Any]:
 
 def _bfloat16() -> bool:
     from nasframe.nn.optim import native_bf16
-    from nasframe.processes import device
+    from nasframe.running.processes import device
 
     return native_bf16(device())
 
@@ -81,7 +81,7 @@ def _missing(source: str) -> list[str]:
     """Check a recipe, then make its model's tokenizer and its task, where files and extras are first needed."""
     from nasframe import registry
     from nasframe.errors import NasframeError
-    from nasframe.resolution import check_recipe
+    from nasframe.recipe.resolution import check_recipe
 
     plan, problems = check_recipe(source)
     if plan is None:

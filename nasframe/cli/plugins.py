@@ -110,7 +110,7 @@ def _chosen(words: list[str]) -> tuple[dict[str, Any], list[Registered]]:
     """Split the arguments of ``plugins check`` into options and the plugins that are meant."""
     from nasframe import registry
     from nasframe.errors import RecipeError
-    from nasframe.nodes import Position, parse
+    from nasframe.recipe.nodes import Position, parse
 
     options: dict[str, Any] = {}
     for key, equals, value in (word.partition("=") for word in words):

@@ -19,7 +19,7 @@ def recipes(
     """List the recipes that come with nasframe; each runs by its name."""
     if context.invoked_subcommand:
         return
-    from nasframe.recipe import packaged_recipes
+    from nasframe.recipe.loading import packaged_recipes
 
     found = {name: _title(path) for name, path in packaged_recipes().items()}
     if json_:
@@ -55,7 +55,7 @@ def copy(
 ) -> None:
     """Copy a packaged recipe and the fragments it extends; nothing is ever overwritten."""
     from nasframe.errors import UsageError, listing, suggestion
-    from nasframe.recipe import extended_files, packaged_recipes, recipes_root
+    from nasframe.recipe.loading import extended_files, packaged_recipes, recipes_root
 
     known = packaged_recipes()
     if name not in known:

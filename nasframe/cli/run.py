@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.resolution import Plan
+    from nasframe.recipe.resolution import Plan
 
 
 def run(
@@ -51,7 +51,7 @@ def run(
     if dry_run:
         _show_plan(_plan(recipe, changes), json_)
         return
-    from nasframe.recipe import load_recipe
+    from nasframe.recipe.loading import load_recipe
 
     plan = _plan(recipe, changes)
     loaded = load_recipe(recipe, changes)
@@ -65,7 +65,7 @@ def run(
 def _plan(recipe: str, changes: list[str]) -> Plan:
     """Check everything, so that every problem of text and meaning is told at once."""
     from nasframe.errors import RecipeError
-    from nasframe.resolution import check_recipe
+    from nasframe.recipe.resolution import check_recipe
 
     plan, problems = check_recipe(recipe, changes)
     if plan is None:
@@ -74,9 +74,9 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
 
 
 def _start(begin: Any, place: Path, as_json: bool) -> None:
-    from nasframe import runner
     from nasframe.cli.report import show
-    from nasframe.processes import leader
+    from nasframe.running import runner
+    from nasframe.running.processes import leader
 
     quiet()
     try:
@@ -108,7 +108,7 @@ def _newest(place: Path) -> Path | None:
 def _show_plan(plan: Plan, as_json: bool) -> None:
     import json
 
-    from nasframe.dryrun import dry_run
+    from nasframe.running.dryrun import dry_run
 
     quiet()
     found = dry_run(plan)
@@ -118,7 +118,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nasframe.tables import duration, human
+    from nasframe.reports.tables import duration, human
 
     console = Console()
     stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")

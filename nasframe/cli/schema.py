@@ -14,7 +14,7 @@ def schema(
     """Print the JSON Schema of recipes, made from the installed plugins."""
     import json
 
-    from nasframe.schema import recipe_schema
+    from nasframe.recipe.schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if output is None:

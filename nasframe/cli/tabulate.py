@@ -25,9 +25,9 @@ def tabulate(
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
 ) -> None:
     """Score architectures through a finished run's super-network and write them with their costs."""
-    from nasframe.archtable import table_json
+    from nasframe.bench.archtable import table_json
     from nasframe.cli.run import quiet
-    from nasframe.tabulate import tabulate as make
+    from nasframe.finished.tabulate import tabulate as make
 
     quiet()
     table = make(

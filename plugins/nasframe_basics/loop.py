@@ -17,7 +17,7 @@ from nasframe.nn import optim
 from nasframe.nn.checkpoints import Checkpoints
 from nasframe.nn.feed import Feed
 from nasframe.nn.selection import Selection, mean_metrics, measured_archs
-from nasframe.processes import processes
+from nasframe.running.processes import processes
 from nasframe.step import Ledger, Passes, Step
 from nasframe.streams import stream_seed
 from nasframe.types import Arch, Batch, TrainJob, TrainResult, Trial

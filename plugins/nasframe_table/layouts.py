@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from nasframe.archtable import ArchTable, read_table
+from nasframe.bench.archtable import ArchTable, read_table
 
 NAS_BENCH_MACRO = {"mean_acc": "metric.accuracy", "std": "", "params": "cost.params", "flops": "cost.flops"}
 """The columns of NAS-Bench-Macro (Su et al., arXiv 2103.11922): eight operators, mean accuracy of three trainings."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nasframe.archtable import ArchTable
+from nasframe.bench.archtable import ArchTable
 from nasframe.types import Arch
 
 EXACT = 1e-9  # relative error up to which an additive cost counts as exact

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nasframe import __version__, errors, registry, runner
+from nasframe import __version__, errors, registry
 from nasframe.cli import main
-from nasframe.recipe import load_recipe, packaged_recipes
-from nasframe.runner import Run
+from nasframe.recipe.loading import load_recipe, packaged_recipes
+from nasframe.running import runner
+from nasframe.running.runner import Run
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 
@@ -253,7 +254,7 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
         "limits": [{"cost": "params", "text": "<= 3M", "reachable": True, "nearest": 2e6}],
         "seconds": 61.0,
     }
-    monkeypatch.setattr("nasframe.dryrun.dry_run", lambda plan: found)
+    monkeypatch.setattr("nasframe.running.dryrun.dry_run", lambda plan: found)
     code, out, _ = call(capsys, "run", TOY, "--dry-run")
     assert code == 0
     assert all(word in out for word in ("teacher", "100 steps", "1 min 1 s", "2.00M", "params <= 3M: reachable"))

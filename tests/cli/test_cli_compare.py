@@ -7,8 +7,8 @@ import json
 import pytest
 from study_directory import make_study
 
-from nasframe import plots
 from nasframe.cli import main
+from nasframe.reports import plots
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import nasframe as nf
 from nasframe.nn import count
-from nasframe.report import build
-from nasframe.resolution import resolve
+from nasframe.recipe.resolution import resolve
+from nasframe.reports.report import build
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BASELINES = sorted(path.stem for path in (RECIPES / "baselines").glob("*.yaml") if path.stem[0] != "_")

@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution, IntDistribution  # noqa: E40
 
 from nasframe.domain import Choices  # noqa: E402
 from nasframe.errors import RunError, UsageError  # noqa: E402
-from nasframe.resolution import check_recipe  # noqa: E402
+from nasframe.recipe.resolution import check_recipe  # noqa: E402
 from nasframe.scoring import Bounds  # noqa: E402
 from nasframe.search import search  # noqa: E402
 from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of  # noqa: E402

@@ -11,11 +11,11 @@ from nasframe_table.space import TableSpace
 from nasframe_table.task import TableTask
 
 import nasframe as nf
-from nasframe.archtable import ArchTable, read_table, write_table
+from nasframe.bench.archtable import ArchTable, read_table, write_table
 from nasframe.domain import Choices
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.resolution import check_recipe
-from nasframe.runner import resume
+from nasframe.recipe.resolution import check_recipe
+from nasframe.running.runner import resume
 from nasframe.search import search
 from nasframe.testing.samplers import SamplerContract, layered_domain
 

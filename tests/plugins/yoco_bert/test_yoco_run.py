@@ -7,8 +7,8 @@ import pytest
 from nasframe_yoco_bert.sng import SNG
 
 import nasframe as nf
-from nasframe.context import StageContext
-from nasframe.runner import resume
+from nasframe.running.context import StageContext
+from nasframe.running.runner import resume
 
 TOY = Path(__file__).parents[2] / "data" / "toy.yaml"
 STAGES = [

@@ -1,0 +1,1 @@
+"""Benchmarks of samplers on tables of architectures."""

@@ -1,0 +1,1 @@
+"""What a finished run is still good for: models for new constraints, and tables of architectures."""

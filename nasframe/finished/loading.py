@@ -1,0 +1,185 @@
+"""A finished run, opened again: its super-network, its space and what its searches evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.store import RunStore
+from nasframe.types import Arch, Evaluation, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.goals import Costs
+    from nasframe.recipe.plan import Plan, PlannedStage
+    from nasframe.running.material import Material
+
+
+def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
+    """Name the network that a search runs on: what a stage saved it as, ``pretrained`` or ``random``.
+
+    Args:
+        plan: the plan.
+        stage: one of its searches.
+
+    Returns:
+        The name; ``None`` where no stage saved it, or something else was saved under its name later.
+    """
+    current, found, reached = "pretrained", None, False
+    for other in plan.stages:
+        options = other.options
+        current, saved = options.get("from_") or current, options.get("save_as")
+        if other is stage:
+            found, reached = current or None, True
+        if other.verb == "train" and (patterns := options.get("models")) is not None:
+            if any(fnmatch(current, pattern) for pattern in patterns):
+                current = ""  # the saved one goes on changing, ours does not
+            if found and any(fnmatch(found, pattern) for pattern in patterns):
+                found = None
+        elif other.verb in ("train", "transform"):
+            current = saved or ""
+            found = None if reached and found == saved else found
+    return found
+
+
+def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
+    """Tell whether a search keeps its network, for a deployment: the last one does, if no stage saved it."""
+    last = [other for other in plan.stages if other.verb == "search"][-1]
+    return stage is last and searched_net(plan, stage) is None
+
+
+class Finished:
+    """What a finished run left behind; nothing of it is changed, and each part is loaded when it is asked for.
+
+    Args:
+        directory: the run directory.
+        stage: the search whose super-network and archive are meant; default: the last one.
+
+    Raises:
+        UsageError: no finished run lies there, it has no such search, or it did not keep its super-network.
+    """
+
+    def __init__(self, directory: Path | str, stage: str | None = None) -> None:
+        from nasframe.recipe.loading import load_recipe
+        from nasframe.recipe.resolution import resolve
+
+        self.directory = Path(directory)
+        store = RunStore(self.directory, shared=True)
+        try:
+            if not store.get("finished"):
+                raise UsageError(
+                    f"{self.directory}: the run is not finished. Go on with it first: nasframe run --resume {directory}"
+                )
+            self.data: Mapping[str, Any] = store.get("data") or {}
+            self.plan: Plan = resolve(load_recipe(self.directory / "recipe.yaml", base=Path(store.get("base", "."))))
+            self.stage = self._search(stage)
+            self.net_name, self.net_directory = self._net()
+            self.trials = [trial for other in self._alike() for trial in store.trials(other.name)]
+        finally:
+            store.close()
+
+    @cached_property
+    def parts(self) -> Material:
+        """What the recipe names."""
+        from nasframe.running.material import Material
+
+        return Material(self.plan)
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The super-network, in eval mode."""
+        from nasframe.model_files import read_net
+        from nasframe.running.processes import device
+
+        if self.net_directory is None:
+            return self.parts.net(random=self.net_name == "random").eval()
+        return read_net(self.net_directory).to(device()).eval()
+
+    @cached_property
+    def space(self) -> Any:
+        """The space that was searched."""
+        return self.parts.space(self.net, self.stage.options.get("space"))
+
+    @cached_property
+    def region(self) -> Any:
+        """The part of the domain that was searched."""
+        within = self.stage.options.get("within")
+        return self.space.domain.restrict(within) if within else self.space.domain
+
+    @cached_property
+    def objective(self) -> str:
+        """What the search maximised first."""
+        named = self.stage.options.get("objectives") or self.plan.objectives
+        return named[0] if named else str(self.data["primary"])
+
+    def estimator(self, name: str) -> Any:
+        """Return the estimator of a cost, with the recipe's options if it has some."""
+        from nasframe import registry
+
+        if name not in self.parts.estimators:
+            self.parts.estimators[name] = registry.make("estimator", name)  # type: ignore[index]
+        return self.parts.estimators[name]
+
+    def costs(self, names: list[str]) -> Costs:
+        """Make a function from an architecture to its costs by name."""
+        from nasframe.costs import cost_function
+
+        return cost_function({name: self.estimator(name) for name in names}, self.space, self.net)
+
+    def evaluate(self, arch: Arch, examples: int | None = None) -> Evaluation:
+        """Measure an architecture on ``select`` as the search did.
+
+        Raises:
+            UsageError: the data is not what the run was made with.
+        """
+        from nasframe.running.context import forward_of
+
+        if self.parts.task.fingerprint != self.data["fingerprint"]:
+            raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {self.data}.")
+        precision = self.stage.options.get("precision", "auto")
+        forward = forward_of(self.space.view(self.net, arch), self.net, precision)
+        return self.parts.task.evaluate(forward, "select", examples)
+
+    def archive(self) -> Iterator[Trial]:
+        """Yield what was evaluated of the super-network as it is; what was trained before it was scored is not."""
+        seen = set()
+        for trial in self.trials:
+            key = (str(trial.arch), trial.examples)
+            if trial.state == "done" and key not in seen:
+                seen.add(key)
+                yield replace(trial, costs={})
+
+    def _search(self, name: str | None) -> PlannedStage:
+        found = {stage.name: stage for stage in self.plan.stages if stage.verb == "search"}
+        if not found:
+            raise UsageError(f"{self.directory}: the run has no search. Expected one, with a super-network.")
+        if not self.plan.model:
+            raise UsageError(f"{self.directory}: the run's space has no network, so there is none to extract from.")
+        if name is not None and name not in found:
+            raise UsageError(f"stage: no search {name!r}. There are: {listing(found)}.{suggestion(name, found)}")
+        return found[name] if name else list(found.values())[-1]
+
+    def _net(self) -> tuple[str, Path | None]:
+        name = searched_net(self.plan, self.stage)
+        if name in ("pretrained", "random"):
+            return name, None
+        kept = self.directory / "models" / (name or f"{self.stage.name}.net")
+        if not (kept / "arch.json").is_file():
+            raise UsageError(
+                f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {kept}. "
+                "Give the stage that trained it a 'save_as', and run again."
+            )
+        return name or self.stage.name, kept
+
+    def _alike(self) -> list[PlannedStage]:
+        """Return the searches on the same network and space that scored it as it is."""
+        mine = (searched_net(self.plan, self.stage), self.stage.options.get("space"))
+        searches = [stage for stage in self.plan.stages if stage.verb == "search" and not stage.options.get("fit")]
+        alike = [s for s in searches if mine[0] and (searched_net(self.plan, s), s.options.get("space")) == mine]
+        return alike or [stage for stage in searches if stage is self.stage]

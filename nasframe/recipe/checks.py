@@ -1,0 +1,184 @@
+"""Checks that parts of a recipe share: plugins and their options, files, bounds; problems are collected, not raised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasframe import registry
+from nasframe.errors import NasframeError, Problem, listing, suggestion
+from nasframe.options import (
+    INJECTED,
+    Option,
+    is_path,
+    map_refs,
+    must_exist,
+    options_of,
+    plain_default,
+    takes_any,
+    validate,
+)
+from nasframe.recipe.loading import Recipe
+from nasframe.recipe.nodes import dotted
+from nasframe.recipe.overrides import stage_names
+
+CHEAP = ("modifier", "transform")  # kinds whose factories do no work: they are made, so that they can refuse
+
+
+class Checker:
+    """Checks parts of one recipe and remembers every problem with its place.
+
+    Args:
+        recipe: the recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.data = recipe, recipe.data
+        self.problems: list[Problem] = []
+        stages = self.data.get("stages")
+        self.stages: list[Any] = stages if isinstance(stages, list) else []
+        self.names = [name for name, _ in stage_names(self.stages)]
+        self.costs: set[str] = set(registry.factories("estimator"))
+        self.wanted: dict[str, None] = {}
+
+    def problem(self, path: Sequence[Any], text: str) -> None:
+        """Note a problem; a stage is shown by its name."""
+        shown = tuple(path)
+        if shown[:1] == ("stages",) and len(shown) > 1:
+            shown = ("stages", self.names[shown[1]], *shown[3:])
+        self.problems.append(Problem(str(self.recipe.place(path)), dotted(shown), text))
+
+    def use(self, kind: str, value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Check one ``use`` with all its options, and write it out with its defaults."""
+        if value is None:
+            return None
+        try:
+            name, options = registry.use_of(value)
+            factory = registry.find(kind, name).load()
+        except NasframeError as error:
+            self.problem((*path, "use") if isinstance(value, dict) and "use" in value else path, str(error))
+            return None
+        reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
+        for key, item in reserved.items():
+            if not isinstance(item, str | dict):
+                self.problem((*path, key), f"{item!r} does not fit. Expected text or mapping.")
+        before = len(self.problems)
+        checked = self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
+        if kind in CHEAP and len(self.problems) == before:  # options that fit one by one may not fit together
+            try:
+                registry.make(kind, {"use": name, **checked}, {"seed": 0, "base": self.recipe.base})
+            except NasframeError as error:
+                self.problem(path, str(error))
+        return {"use": name} | reserved | checked
+
+    def checked(
+        self, owner: str, kinds: Iterable[str], options: Mapping[str, Any], factory: Callable[..., Any],
+        skip: Iterable[str], positional: int, path: tuple[Any, ...],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Check options against a factory; return them with defaults, references resolved, paths absolute."""
+        known = options_of(factory, skip, positional)
+        for key in options.keys() - known.keys():
+            if not takes_any(factory):
+                self.unknown(owner, kinds, key, known, skip, path)
+        given = {key: value for key, value in options.items() if key in known or takes_any(factory)}
+        _, faults = validate(given, factory, skip, positional)
+        for at, text in faults:
+            self.problem((*path, *at), f"{text} ({owner})")
+        wrong = {at[0] for at, _ in faults}
+        defaults = {key: plain_default(option) for key, option in known.items()}
+        full = {key: given.get(key, default) for key, default in defaults.items()}  # in the signature's order
+        full = {key: value for key, value in full.items() if value is not None or key in given} | given
+        return {key: self.deep(known.get(key), v, (*path, key)) if key not in wrong else v for key, v in full.items()}
+
+    def deep(self, option: Option | None, value: Any, path: tuple[Any, ...]) -> Any:
+        """Resolve what an option's value refers to: plugins and files."""
+        if option is None:
+            return value
+        if is_path(option.annotation) and isinstance(value, str):
+            return str(self.located(value, path, must_exist(option.annotation, value)) or value)
+        return map_refs(option.annotation, value, self.reference, path)
+
+    def reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:
+        """Check a plugin that an option names; a stage's sampler may be the recipe's own."""
+        if kind == "sampler" and value == "shared" and path[0] == "stages" and len(path) == 4:
+            if self.data.get("sampler") is None:
+                self.problem(path, "there is no shared sampler. Expected 'sampler:' at the recipe's top level.")
+            return value
+        return self.use(kind, value, path)
+
+    def unknown(
+        self,
+        owner: str,
+        kinds: Iterable[str],
+        key: str,
+        known: Mapping[str, Option],
+        skip: Iterable[str],
+        path: tuple[Any, ...],
+    ) -> None:
+        """Report an option that a factory does not have, and say whose it is."""
+        if key in skip:
+            self.problem((*path, key), f"not an option of {owner}: the framework gives it.")
+            return
+        hint = suggestion(key, known) or self.owners(key, kinds)
+        options = f"Options: {listing(known)}." if known else "It has no options."
+        self.problem((*path, key), f"{owner} has no option {key!r}. {options}{hint}")
+
+    def owners(self, key: str, kinds: Iterable[str]) -> str:
+        """Name plugins that have an option of this name."""
+        found = []
+        for kind in kinds:
+            for name, entry in registry.factories(kind).items():
+                try:
+                    if key in options_of(entry.load()):
+                        found.append(f"{kind} {name!r}")
+                except NasframeError:
+                    continue
+        return f" It belongs to {' and '.join(found)}." if found else ""
+
+    def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
+        """Find a file from where it was named: a recipe's folder, or the current one for overrides."""
+        place = self.recipe.place(path)
+        home = Path(place.file).parent if place.line else self.recipe.base if self.recipe.path is None else Path()
+        for folder in (home, self.recipe.base):
+            found = (folder / Path(name).expanduser()).resolve()
+            if found.exists():
+                return found
+        if required:
+            self.problem(path, f"no such file or folder {name!r}, read from {home}/.")
+        return None
+
+    def limits(self, holder: Mapping[str, Any], path: tuple[Any, ...]) -> None:
+        """Check constraints, budgets and objectives: names of costs, and bounds that can be read."""
+        for key in ("constraints", "budgets"):
+            bounds = holder.get(key)
+            for cost, value in (bounds if isinstance(bounds, dict) else {}).items():
+                at = (*path, key, cost)
+                if cost not in self.costs:
+                    self.problem(at, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
+                    continue
+                self.wanted[cost] = None
+                for text in value if isinstance(value, list) else [value]:
+                    self.bound(text, at)
+        objectives = holder.get("objectives")
+        for number, name in enumerate(objectives if isinstance(objectives, list) else []):
+            cost = str(name).removeprefix("-")
+            if cost in self.costs:
+                self.wanted[cost] = None
+            elif str(name).startswith("-"):
+                text = f"unknown cost {cost!r}. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}"
+                self.problem((*path, "objectives", number), text)
+
+    def bound(self, text: Any, path: tuple[Any, ...]) -> None:
+        """Check that a bound can be read."""
+        from nasframe.scoring import parse_bounds
+
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
+            self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")
+            return
+        parts = str(text).split(",") if "%" in str(text) else [text]  # a share of the full cost compares with no number
+        for part in parts:
+            try:
+                parse_bounds(part, full=1.0)
+            except NasframeError as error:
+                self.problem(path, str(error))

@@ -1,0 +1,200 @@
+"""A recipe as it was written: files joined by ``extends``, switches and overrides applied, every value with its place.
+
+Nothing here knows what an option means; ``nasframe.recipe.resolution`` does. Overrides are read by
+``nasframe.recipe.overrides``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nasframe.errors import Problem, RecipeError, listing, suggestion
+from nasframe.recipe.nodes import Node, Position, read
+from nasframe.recipe.overrides import Override, change, merge
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it was written.
+
+    Args:
+        data: its content, JSON-plain.
+        positions: path → where the value at that path was written.
+        path: the file, or ``None`` for a recipe that was given as a mapping.
+        base: the folder against which relative paths are read.
+    """
+
+    data: dict[str, Any]
+    positions: Mapping[tuple[Any, ...], Position] = field(default_factory=dict)
+    path: Path | None = None
+    base: Path = Path()
+
+    def place(self, path: Sequence[Any]) -> Position:
+        """Return where the value at a path was written, or the nearest one that holds it."""
+        for length in range(len(path), -1, -1):
+            if found := self.positions.get(tuple(path[:length])):
+                return found
+        return Position(str(self.path or "recipe"))
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, base: str | Path | None = None
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: a file, the name of a packaged recipe (``quickstart``), or a recipe as a mapping.
+        overrides: ``key=value``, ``+key=value`` or ``~key``, applied in order.
+        base: the folder against which relative paths are read; default: the file's own.
+
+    Returns:
+        The recipe, not yet checked against the plugins; :func:`nasframe.resolve` does that.
+
+    Raises:
+        RecipeError: every problem, with file, line and column.
+
+    >>> load_recipe({"name": "demo", "seed": 0}, ["seed=3"]).data
+    {'name': 'demo', 'seed': 3}
+    """
+    recipe, problems = read_recipe(source, overrides, base=base)
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
+
+
+def read_recipe(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str | Override] = (),
+    *,
+    base: str | Path | None = None,
+) -> tuple[Recipe | None, list[Problem]]:
+    """Read a recipe as far as it can be read, with every problem; ``None`` where there is nothing to check."""
+    problems: list[Problem] = []
+    path = None
+    if isinstance(source, Mapping):
+        root: Node | None = _wrap(source, Position("recipe"))
+    else:
+        path = find_recipe(source)
+        if path is None:
+            known = list(packaged_recipes())
+            near = suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
+            text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}.{near}"
+            return None, [Problem(str(source), "", text)]
+        root = _load(path, (), problems, [])
+    if root is None:
+        return None, problems
+    change(root, overrides, problems)
+    positions = dict(_positions(root, ()))
+    home = Path(base) if base is not None else path.parent if path else Path()
+    return Recipe(root.plain(), positions, path, home), problems
+
+
+def _wrap(value: Any, at: Position) -> Node:
+    if isinstance(value, Mapping):
+        return Node({str(key): _wrap(item, at) for key, item in value.items()}, at)
+    if isinstance(value, list | tuple):
+        return Node([_wrap(item, at) for item in value], at)
+    return Node(value, at)
+
+
+def _positions(node: Node, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Position]]:
+    yield path, node.at
+    if isinstance(node.value, dict | list):
+        for key, item in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
+            yield from _positions(item, (*path, key))
+
+
+# ---- files
+
+
+def recipes_root() -> Path:
+    """Return the folder of the packaged recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """List the packaged recipes by name; fragments, whose folder begins with ``_``, are left out."""
+    root = recipes_root()
+    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: path for name, path in files.items() if not any(part.startswith("_") for part in name.split("/"))}
+
+
+def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
+    """Find a recipe's file by its path, or by its name among the packaged ones.
+
+    Args:
+        source: a path or a name.
+        beside: the folder against which a relative path is read; default: the current one.
+    """
+    path = (beside or Path()) / Path(source).expanduser()
+    if path.exists():
+        return Path(os.path.normpath(path))
+    for candidate in (recipes_root() / source, recipes_root() / f"{source}.yaml"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
+    """Read a file and put it over the files that it extends; ``seen`` gathers them all."""
+    seen.append(path)
+    root, found = read(path, str(path))
+    problems += found
+    if root is None:
+        return None
+    if not isinstance(root.value, dict):
+        what = "is empty" if root.value is None else "is not a mapping"
+        problems.append(
+            Problem(str(root.at), "", f"the file {what}. Expected 'key: value' lines, as in 'model: minilm-l6'.")
+        )
+        return None
+    listed = root.value.pop("extends", None)
+    items = [] if listed is None else listed.value if isinstance(listed.value, list) else [listed]
+    merged: Node | None = None
+    for item in items:
+        parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
+        if parent is not None:
+            merged = parent if merged is None else merge(merged, parent)
+    return root if merged is None else merge(merged, root)
+
+
+def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
+    if not isinstance(item.value, str):
+        problems.append(
+            Problem(str(item.at), "extends", f"{item.plain()!r} is no file. Expected a path or a list of paths.")
+        )
+        return None
+    target = find_recipe(item.value, path.parent)
+    if target is None or target.is_dir():
+        near = suggestion(item.value, [os.path.relpath(p, path.parent) for p in path.parent.glob("../*/*.yaml")])
+        problems.append(
+            Problem(str(item.at), "extends", f"no such file {item.value!r}, read from {path.parent}/.{near}")
+        )
+        return None
+    if target.resolve() in chain:
+        names = " → ".join(p.name for p in (*chain[chain.index(target.resolve()) :], target))
+        problems.append(Problem(str(item.at), "extends", f"a circle: {names}."))
+        return None
+    return _load(target, chain, problems, seen)
+
+
+def extended_files(path: Path) -> list[Path]:
+    """List a recipe's file and every file that it extends, however far.
+
+    Raises:
+        RecipeError: one of them cannot be read.
+    """
+    problems: list[Problem] = []
+    found: list[Path] = []
+    _load(path, (), problems, found)
+    if problems:
+        raise RecipeError(problems)
+    return list(dict.fromkeys(Path(os.path.normpath(file)) for file in found))

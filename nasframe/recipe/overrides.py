@@ -1,0 +1,304 @@
+"""Overrides from the command line, switches, and the names of stages that both go by.
+
+Overrides follow one grammar:
+
+==================================  =====================================================================
+``task.path=data/SST-2``            set an option, written in the recipe or not; the value is YAML
+``stages.search.trials=5``          a stage goes by its ``name``, else its ``save_as``, else its verb
+``stages.train.modifiers.0.weight=1``  list items go by their number
+``+stages.train.modifiers.1=kd``    add what is not there yet (setting what is there is refused)
+``~task.limit``                     take away
+``smoke=true``                      turn on one of the recipe's ``switches``, which are overrides by name
+==================================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nasframe.errors import Problem, listing, suggestion
+from nasframe.recipe.nodes import Node, Position, parse
+
+KEPT = frozenset({"use", "join", "name", "save_as", "from", "space"})
+"""Options that stay when another plugin is put in place of one: they are not the plugin's own."""
+
+
+def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
+    """Name every stage, and tell whether that name was given or only comes from its verb.
+
+    >>> stage_names([{"train": {"save_as": "teacher"}}, {"search": {}}, {"search": {"trials": 5}}])
+    [('teacher', True), ('search', False), ('search-2', False)]
+    """
+    found: list[tuple[str, bool]] = []
+    counts: dict[str, int] = {}
+    for stage in stages:
+        verb, options = verb_of(stage)
+        given = next((options[key] for key in ("name", "save_as") if isinstance(options.get(key), str)), None)
+        if given is None:
+            counts[verb] = counts.get(verb, 0) + 1
+            found.append((verb if counts[verb] == 1 else f"{verb}-{counts[verb]}", False))
+        else:
+            found.append((given, True))
+    return found
+
+
+def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
+    """Split ``{verb: options}`` or ``"verb"`` into the two; whatever is neither becomes ``("", {})``."""
+    if isinstance(stage, str):
+        return stage, {}
+    if isinstance(stage, Mapping) and len(stage) == 1:
+        verb, options = next(iter(stage.items()))
+        return str(verb), dict(options) if isinstance(options, Mapping) else {}
+    return "", {}
+
+
+def _expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
+    """Write ``repeat: {times: 4, stages: […]}`` out, names with the endings ``-1`` to ``-4``."""
+    found: list[Node] = []
+    for node in stages:
+        verb, options = verb_of(node.plain())
+        if verb != "repeat":
+            found.append(node)
+            continue
+        times, inner = options.get("times"), options.get("stages")
+        if not isinstance(times, int) or isinstance(times, bool) or times < 1 or not isinstance(inner, list):
+            text = f"{node.plain()!r} does not fit. Expected repeat: {{times: 4, stages: [...]}}."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+            continue
+        if extra := options.keys() - {"times", "stages", "name"}:
+            text = f"unknown option {listing(extra)}. Options: name, stages, times."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+        group = _expand(node.value["repeat"].value["stages"].value, problems)
+        for number in range(1, times + 1):
+            found += _numbered(group, number)
+    return found
+
+
+def _numbered(group: Sequence[Node], number: int) -> list[Node]:
+    """Copy a group; names, saved names and references to what this round saved before get the round's number."""
+    saved: set[str] = set()
+    found = []
+    for (name, _), node in zip(stage_names([n.plain() for n in group]), group, strict=True):
+        verb, options = verb_of(node.plain())
+        copy = node.copy()
+        if isinstance(copy.value, str):
+            copy.value = {verb: Node({}, copy.at)}
+        inner = copy.value.get(verb)
+        if inner is not None and isinstance(inner.value or {}, dict):
+            inner.value = inner.value or {}
+            inner.value["name"] = Node(f"{name}-{number}", inner.at)
+            if options.get("from") in saved:
+                inner.value["from"] = Node(f"{options['from']}-{number}", inner.at)
+            if isinstance(options.get("save_as"), str):
+                inner.value["save_as"] = Node(f"{options['save_as']}-{number}", inner.at)
+                saved.add(options["save_as"])
+        found.append(copy)
+    return found
+
+
+@dataclass(frozen=True)
+class Override:
+    """One change of a recipe.
+
+    Args:
+        sign: ``+`` adds, ``~`` takes away, nothing sets.
+        keys: the path.
+        value: what to set.
+        at: where it was written.
+        merges: a mapping is put over the one that is there, as a recipe over one that it extends.
+    """
+
+    sign: str
+    keys: tuple[str, ...]
+    value: Node
+    at: Position
+    merges: bool = False
+
+
+class _Refused(Exception):
+    """An override that cannot be applied."""
+
+
+def change(root: Node, overrides: Sequence[str | Override], problems: list[Problem]) -> None:
+    """Apply ``set``, switches, overrides; those on a ``repeat`` group before it is written out, the rest after."""
+    given = [_parse(item, problems) if isinstance(item, str) else item for item in overrides]
+    parsed = [item for item in given if item]
+    switches = root.value.get("switches")
+    known = switches.value if switches is not None and isinstance(switches.value, dict) else {}
+    fixed = root.value.pop("set", None)
+    changes = _listed("set", fixed, problems) if fixed is not None else []
+    for item in parsed:
+        if item.sign == "" and len(item.keys) == 1 and item.keys[0] in known:
+            changes += _switch(item, known[item.keys[0]], problems)
+    changes += [item for item in parsed if not (item.sign == "" and len(item.keys) == 1 and item.keys[0] in known)]
+    stages = root.value.get("stages")
+    groups = {name for name, _ in _names(stages) if name.split("-")[0] == "repeat"} | _given_groups(stages)
+    early = [item for item in changes if item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups]
+    for item in early:
+        _apply(root, item, problems)
+    if stages is not None and isinstance(stages.value, list):
+        stages.value = _expand(stages.value, problems)
+    for item in changes:
+        if item not in early:
+            _apply(root, item, problems)
+
+
+def _given_groups(stages: Node | None) -> set[str]:
+    pairs = [verb_of(node.plain()) for node in stages.value] if stages and isinstance(stages.value, list) else []
+    return {str(options["name"]) for verb, options in pairs if verb == "repeat" and "name" in options}
+
+
+def _parse(text: str, problems: list[Problem]) -> Override | None:
+    at = Position(f"override {text!r}")
+    sign = text[:1] if text[:1] in ("+", "~") else ""
+    key, equals, value = text[len(sign) :].partition("=")
+    keys = tuple(key.split("."))
+    if not all(keys) or (sign == "~") == bool(equals):
+        problems.append(Problem(str(at), "", "not an override. Expected key=value, +key=value or ~key."))
+        return None
+    node, found = parse(value, at)
+    problems += found
+    return None if node is None else Override(sign, keys, node, at)
+
+
+def _switch(item: Override, changes: Node, problems: list[Problem]) -> list[Override]:
+    name = item.keys[0]
+    if not isinstance(item.value.value, bool):
+        problems.append(Problem(str(item.at), name, f"{item.value.plain()!r} does not fit. Expected true or false."))
+    if item.value.value is not True:
+        return []
+    return _listed(f"switches.{name}", changes, problems)
+
+
+def _listed(path: str, changes: Node, problems: list[Problem]) -> list[Override]:
+    if not isinstance(changes.value, dict):
+        problems.append(Problem(str(changes.at), path, "is not a mapping. Expected dotted.path: value."))
+        return []
+    return [Override("", tuple(key.split(".")), value, value.at) for key, value in changes.value.items()]
+
+
+def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
+    try:
+        holder = root
+        for depth, key in enumerate(item.keys[:-1]):
+            holder = _step(holder, key, item.keys[:depth], item)
+        _assign(holder, item)
+    except _Refused as error:
+        problems.append(Problem(str(item.at), ".".join(item.keys), str(error)))
+
+
+def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
+    """Go one key down; what is missing becomes an empty mapping, unless something is to be taken away."""
+    _open(holder, before)
+    if isinstance(holder.value, list):
+        return _stage(holder, key)[1] if before == ("stages",) else holder.value[_index(holder, key)]
+    if key not in holder.value:
+        if item.sign == "~":
+            raise _Refused(f"there is no {key!r} to take away.{suggestion(key, holder.value)}")
+        holder.value[key] = Node({}, item.at)
+    found: Node = holder.value[key]
+    return found
+
+
+def _open(holder: Node, path: tuple[str, ...]) -> None:
+    """Make a shorthand a mapping: ``task: glue`` is ``task: {use: glue}``."""
+    if isinstance(holder.value, str):
+        holder.value = {"use": Node(holder.value, holder.at)}
+    elif holder.value is None:
+        holder.value = {}
+    elif not isinstance(holder.value, dict | list):
+        raise _Refused(f"{'.'.join(path)!r} is {holder.value!r}, which has no options.")
+
+
+def _assign(holder: Node, item: Override) -> None:
+    key, before = item.keys[-1], item.keys[:-1]
+    _open(holder, before)
+    if isinstance(holder.value, list):
+        if before == ("stages",) and not (item.sign == "+" and key == str(len(holder.value))):
+            number, options = _stage(holder, key)
+            if item.sign == "~":
+                del holder.value[number]
+            else:
+                options.value = item.value.value
+                options.at = item.at
+        elif item.sign == "~":
+            del holder.value[_index(holder, key)]
+        elif item.sign == "+" and key == str(len(holder.value)):
+            holder.value.append(Node(item.value.value, item.at))
+        else:
+            index = _index(holder, key)
+            holder.value[index] = _laid(holder.value[index], item)
+        return
+    there = key in holder.value
+    if item.sign == "~" and not there:
+        raise _Refused(f"there is no {key!r} to take away.{suggestion(key, holder.value)}")
+    if item.sign == "+" and there:
+        raise _Refused(f"{key!r} is there already. To change it leave out the '+'.")
+    if item.sign == "~":
+        del holder.value[key]
+        return
+    if key == "use" and there and holder.value["use"].value != item.value.value:
+        holder.value = {k: n for k, n in holder.value.items() if k in KEPT or n.at.overridden}
+    holder.value[key] = _laid(holder.value.get(key), item)
+
+
+def _laid(below: Node | None, item: Override) -> Node:
+    above = Node(item.value.value, item.at)
+    return merge(below, above) if item.merges and below is not None else above
+
+
+def merge(below: Node, above: Node) -> Node:
+    """Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options."""
+    if isinstance(below.value, str) and isinstance(above.value, dict):
+        below = Node({"use": Node(below.value, below.at)}, below.at)
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    kept = below.value
+    if "use" in above.value and _use(below) != _use(above):
+        kept = {key: node for key, node in kept.items() if key in KEPT}
+    merged = {key: merge(node, above.value[key]) if key in above.value else node for key, node in kept.items()}
+    return Node(merged | {key: node for key, node in above.value.items() if key not in merged}, above.at)
+
+
+def _use(node: Node) -> Any:
+    return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None
+
+
+def _index(holder: Node, key: str) -> int:
+    if not key.isdecimal() or int(key) >= len(holder.value):
+        last = len(holder.value) - 1
+        raise _Refused(f"no item {key!r}. Expected a number from 0 to {last}; '+' with {last + 1} adds one.")
+    return int(key)
+
+
+def _names(stages: Node | None) -> list[tuple[str, bool]]:
+    return stage_names([node.plain() for node in stages.value]) if stages and isinstance(stages.value, list) else []
+
+
+def _stage(stages: Node, key: str) -> tuple[int, Node]:
+    """Find a stage by its name or number; a name that comes from a verb must be the only one."""
+    names = _names(stages)
+    if key.isdecimal():
+        number = _index(stages, key)
+    else:
+        number = next((n for n, (name, _) in enumerate(names) if name == key), -1)
+        if number < 0:
+            known = [name for name, _ in names]
+            raise _Refused(f"no stage {key!r}. Stages: {listing(known)}.{suggestion(key, known)}")
+        verb, given = verb_of(stages.value[number].plain())[0], names[number][1]
+        if not given and sum(name == verb or name.startswith(f"{verb}-") for name, g in names if not g) > 1:
+            raise _Refused(
+                f"several stages are called {verb!r} only by their verb. Give this one a 'name:' to override it."
+            )
+    node = stages.value[number]
+    verb = verb_of(node.plain())[0]
+    if not verb:
+        raise _Refused(f"stage {number} is not '{{verb: options}}'.")
+    if isinstance(node.value, str):
+        node.value = {verb: Node({}, node.at)}
+    if node.value[verb].value is None:
+        node.value[verb].value = {}
+    options: Node = node.value[verb]
+    return number, options

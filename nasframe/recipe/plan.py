@@ -1,0 +1,106 @@
+"""What a recipe may say at its top level, and the plan that a checked recipe becomes: records, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nasframe.recipe.loading import FORMAT
+
+
+@dataclass(frozen=True)
+class TopLevel:
+    """The keys of a recipe, in the order of a resolved one.
+
+    Args:
+        nasframe: version of the recipe format.
+        name: names the run's directory; default: the file's name.
+        description: what the recipe shows.
+        plugins: one-file plugins to load, read from the recipe's folder.
+        seed: every random stream is made from it.
+        model: the network and its tokenizer.
+        task: data, loss and metrics.
+        space: what may vary, and how a choice becomes a network.
+        sampler: the shared sampler, which stages use as ``sampler: shared``.
+        trainer: who runs the training loops, unless a stage names another.
+        estimators: costs with options of their own, by the name that bounds and objectives use.
+        constraints: bounds that every answer of a search must meet.
+        budgets: bounds that each get a winner of their own.
+        objectives: what searches maximise; ``-`` before a cost; default: the task's primary metric.
+        stages: what to do, in order.
+        set: overrides by dotted path, for what an extended file says inside its list of stages.
+        switches: named sets of overrides, turned on by ``NAME=true``.
+    """
+
+    nasframe: int = FORMAT
+    name: str | None = None
+    description: str = ""
+    plugins: list[str] = field(default_factory=list)
+    seed: int = 0
+    model: Any = None
+    task: Any = None
+    space: Any = None
+    sampler: Any = None
+    trainer: Any = None
+    estimators: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] = field(default_factory=dict)
+    objectives: list[str] | None = None
+    stages: list[Any] = field(default_factory=list)
+    set: Mapping[str, Any] = field(default_factory=dict)
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLUGIN_KEYS = ("model", "task", "space", "sampler", "trainer")
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage, ready to run.
+
+    Args:
+        name: unique in the plan.
+        verb: which function of ``nasframe.stages`` runs it.
+        options: that function's keyword arguments, and ``from_`` and ``space`` where given.
+    """
+
+    name: str
+    verb: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that can run.
+
+    Args:
+        recipe: the resolved recipe: complete, JSON-plain, and re-runnable as it is.
+        name: the run's name.
+        seed: the run's seed.
+        base: the folder against which relative paths are read.
+        model: ``{use: name, option: value}``, as the following three.
+        task: the task.
+        space: the space, if any.
+        sampler: the shared sampler, if any.
+        estimators: every cost that the recipe can name, by name.
+        constraints: cost → bounds, as written.
+        budgets: cost → bounds of each winner, as written.
+        objectives: what to maximise, or ``None`` for the task's primary metric.
+        stages: in order.
+    """
+
+    recipe: dict[str, Any]
+    name: str
+    seed: int
+    base: Path
+    model: dict[str, Any]
+    task: dict[str, Any]
+    space: dict[str, Any] | None
+    sampler: dict[str, Any] | None
+    estimators: dict[str, dict[str, Any]]
+    constraints: dict[str, Any]
+    budgets: dict[str, Any]
+    objectives: list[str] | None
+    stages: list[PlannedStage]

@@ -1,0 +1,291 @@
+"""The figures of a report, drawn with matplotlib's objects so that no global state is touched."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.reports.tables import duration, human, is_share, metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1b2430"  # text and axes; becomes the page's text colour where a figure stands inside a page
+PAPER = "#fefdfc"  # likewise for the page's background
+BLUE, ORANGE, GREY, GREEN = "#3b76e1", "#e08a2c", "#8c97a8", "#2a9d78"
+SERIES = (BLUE, ORANGE, GREEN, "#b2457c", "#7d5bd0", GREY, "#5a8b1f", "#8a5b3a")  # arms, samplers: any number of equals
+ROLES = {
+    "winner": (BLUE, "*", 150.0),
+    "baseline": (ORANGE, "X", 60.0),
+    "teacher": (GREEN, "D", 48.0),
+    "model": (GREY, "s", 48.0),
+}
+WIDTH = 5.2
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draw every figure that the report has data for.
+
+    Args:
+        report: what :func:`nasframe.reports.report.build` returned.
+
+    Returns:
+        Name → figure: ``pareto`` (``pareto-STAGE`` for further searches, ``-COST`` for further costs),
+        ``layers``, ``curves``, ``ledger``.
+    """
+    drawn = {}
+    for search in report["searches"]:
+        for axis in search["costs"] if search["points"] else ():
+            words = ["pareto", search["stage"], *([axis] if len(search["costs"]) > 1 else [])]
+            drawn["-".join(words) if "pareto" in drawn else "pareto"] = pareto(report, search, axis)
+    if any(model["role"] != "teacher" and model["layers"] for model in report["models"]):
+        drawn["layers"] = layers(report)
+    if any(_shown(curves) for curves in report["curves"].values()):
+        drawn["curves"] = curves(report)
+    if any(row["forward_macs"] for row in report["ledger"]):
+        drawn["ledger"] = ledger(report)
+    return drawn
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as ``path``.png and ``path``.svg and return both paths."""
+    written = []
+    for suffix, options in ((".png", {"dpi": 200}), (".svg", {"metadata": {"Date": None}})):
+        target = path.with_name(path.name + suffix)
+        figure.savefig(target, facecolor="white", **options)  # type: ignore[arg-type]
+        written.append(target)
+        figure.set_layout_engine("none")  # laid out once: the page's copy is the same figure
+    return written
+
+
+def inline_svg(figure: Figure, title: str) -> str:
+    """Return a figure as an ``<svg>`` element whose ink follows the page's text colour."""
+    import html
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> Figure:
+    """Draw every trial of a search, its front, and the finished models at their measured scores.
+
+    Args:
+        report: the report.
+        search: one of its searches.
+        axis: the cost to draw against.
+    """
+    figure, axes = _axes(WIDTH, 3.9)
+    name = report["metric"]
+    dots = [(p["costs"][axis], p["score"], p["front"]) for p in search["points"] if p["costs"][axis] is not None]
+    front = sorted((x, y) for x, y, best in dots if best)
+    stairs = [(x, max(y for other, y in front if other <= x)) for x, _ in front]
+    plain = [(x, y) for x, y, best in dots if not best]
+    axes.scatter(*_xy(plain), s=14, color=GREY, alpha=0.55, linewidths=0, label=f"trials ({search['split']})")
+    axes.step(*_xy(stairs), where="post", color=BLUE, lw=1.3, alpha=0.7)
+    axes.scatter(*_xy(front), s=20, color=BLUE, alpha=0.85, linewidths=0, label="trials on the front")
+    for role, (color, marker, area) in ROLES.items():
+        models = [m for m in report["models"] if m["role"] == role and m["score"] is not None and axis in m["costs"]]
+        if models:
+            x, y = [m["costs"][axis] for m in models], [m["score"] for m in models]
+            text = f"{role}{'s' if len(models) > 1 else ''} ({report['split']})"
+            axes.scatter(
+                x, y, s=area, color=color, marker=marker, edgecolors=PAPER, linewidths=0.8, zorder=4, label=text
+            )
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.yaxis.set_major_formatter(metric_ticks(name))
+    axes.set_xlabel(axis.replace("_", " "))
+    axes.set_ylabel(name)
+    legend(figure, axes)
+    return figure
+
+
+def layers(report: Mapping[str, Any]) -> Figure:
+    """Draw heads and neurons of each layer of each model but the teacher, against the full network's."""
+    import math
+
+    models = [model for model in report["models"] if model["role"] != "teacher" and model["layers"]]
+    winners = [model for model in models if model["role"] == "winner"] or models
+    full, columns = report["full"], min(3, len(winners))
+    rows = math.ceil(len(winners) / columns)
+    figure = blank(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for position, axes in enumerate(grid.flat):
+        if position < len(winners):
+            _layer_panel(axes, winners[position], full, first=position % columns == 0)
+        else:
+            axes.set_visible(False)
+    return figure
+
+
+def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], first: bool) -> None:
+    bare(axes)
+    axes.set_title(model["name"], fontsize=9, color=INK)
+    for row in model["layers"]:
+        y, kept = row["layer"], row["kept"]
+        for side, key, color in ((-1, "heads", BLUE), (1, "ffn", ORANGE)):
+            part = row[key] / full[key] if full[key] else 0.0
+            left = side * 0.04
+            axes.barh(y, side, left=left, height=0.72, facecolor=GREY, alpha=0.16 if kept else 0.05, linewidth=0)
+            axes.barh(y, side * part, left=left, height=0.72, color=color, alpha=0.85, linewidth=0)
+            if kept:
+                ink = INK if part < 0.45 else "white"
+                near = side * (max(part, 0.0) + 0.1) if part < 0.45 else side * (part - 0.05)
+                align = ("left" if side > 0 else "right") if part < 0.45 else ("right" if side > 0 else "left")
+                axes.text(near, y, f"{row[key]}", ha=align, va="center", fontsize=6.5, color=ink)
+        if not kept:
+            axes.text(0, y, "dropped", ha="center", va="center", fontsize=6.5, color=GREY)
+    axes.set_xlim(-1.1, 1.1)
+    axes.set_ylim(-0.6, full["layers"] - 0.4)
+    axes.set_xticks([-0.54, 0.54], ["heads", "ffn"], fontsize=8)
+    axes.set_yticks(range(full["layers"]), [str(i) for i in range(full["layers"])], fontsize=7)
+    axes.tick_params(length=0, colors=INK)
+    if first:
+        axes.set_ylabel("layer", fontsize=8)
+
+
+def curves(report: Mapping[str, Any]) -> Figure:
+    """Draw what each training stage logged: losses on the left, measured metrics on the right."""
+    stages = {stage: _shown(found) for stage, found in report["curves"].items() if _shown(found)}
+    figure = blank(WIDTH, 1.55 * len(stages) + 0.3)
+    measured = any("loss" not in name for found in stages.values() for name in found)
+    grid = figure.subplots(len(stages), 2 if measured else 1, squeeze=False)
+    for row, (stage, found) in zip(grid, stages.items(), strict=True):
+        losses = {name: points for name, points in found.items() if "loss" in name}
+        others = {name: points for name, points in found.items() if "loss" not in name}
+        panels = ((losses, f"{stage}: loss"), (others, f"{stage}: metrics"))
+        for axes, (group, heading) in zip(row, panels, strict=False):
+            bare(axes, spines=("left", "bottom"))
+            axes.set_title(heading, fontsize=8.5, loc="left", color=INK)
+            axes.tick_params(labelsize=7, colors=INK)
+            axes.xaxis.set_major_locator(whole_ticks(6))
+            axes.set_visible(bool(group))
+            for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
+                _curve(axes, points, color, name)
+            if len(group) > 1 or (group and heading.endswith("metrics")):
+                axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
+            if group and all(is_share(name) for name in group):
+                axes.yaxis.set_major_formatter(metric_ticks(next(iter(group))))
+    return figure
+
+
+def _curve(axes: Axes, points: Sequence[Sequence[float]], color: str, name: str) -> None:
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    if len(points) < 20:
+        axes.plot(steps, values, color=color, lw=1.3, marker="o", ms=3, label=name)
+        return
+    smooth, mean, weight = [], 0.0, 0.0
+    for value in values:  # exponential mean, unbiased at its start
+        mean, weight = 0.8 * mean + 0.2 * value, 0.8 * weight + 0.2
+        smooth.append(mean / weight)
+    axes.plot(steps, values, color=color, lw=0.7, alpha=0.3)
+    axes.plot(steps, smooth, color=color, lw=1.4, label=name)
+
+
+def ledger(report: Mapping[str, Any]) -> Figure:
+    """Draw where the multiply-accumulates of the run went, by stage and role."""
+    stages = list(dict.fromkeys(row["stage"] for row in report["ledger"] if row["forward_macs"]))
+    figure, axes = _axes(WIDTH, 0.9 + 0.34 * len(stages))
+    starts = dict.fromkeys(stages, 0.0)
+    colors = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}
+    seen: set[str] = set()
+    for row in report["ledger"]:
+        if row["stage"] in starts:
+            width, role = row["forward_macs"] + row["backward_macs"], row["role"]
+            text = None if role in seen else role
+            y = stages.index(row["stage"])
+            axes.barh(y, width, left=starts[row["stage"]], color=colors.get(role, GREY), height=0.66, label=text)
+            starts[row["stage"]] += width
+            seen.add(role)
+    for y, stage in enumerate(stages):
+        seconds = max(row["run_seconds"] for row in report["ledger"] if row["stage"] == stage)
+        note = f"  {human(starts[stage])} · {duration(seconds)}"
+        axes.text(starts[stage], y, note, va="center", fontsize=7, color=INK)
+    axes.set_xlim(0, 1.42 * max(starts.values()))
+    axes.set_yticks(range(len(stages)), stages, fontsize=8)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.xaxis.set_major_locator(whole_ticks(4))
+    axes.set_xlabel("multiply-accumulates, forward and backward")
+    axes.grid(False, axis="y")
+    legend(figure, axes)
+    return figure
+
+
+def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The curves worth drawing: losses, and what was measured on a split."""
+    names = [name for name in found if "loss" in name or name.startswith("select") or is_share(name)]
+    return {name: found[name] for name in names if len(found[name]) > 1}
+
+
+def blank(width: float, height: float) -> Figure:
+    """Make an empty figure, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(width: float, height: float, count: int, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many axes with a grid, row by row in so many columns."""
+    figure = blank(width, height)
+    every = figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel().tolist()
+    grid = every[:count]
+    for axes in every[count:]:
+        axes.set_visible(False)
+    for axes in grid:
+        bare(axes, spines=("left", "bottom"))
+        axes.grid(color=GREY, alpha=0.22, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8, colors=INK)
+    return figure, grid
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, grid = panels(width, height, 1)
+    return figure, grid[0]
+
+
+def bare(axes: Axes, spines: Sequence[str] = ()) -> None:
+    """Take away the paper and all spines but those named."""
+    axes.patch.set_alpha(0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in spines)
+        spine.set_color(GREY)
+    axes.xaxis.label.set(color=INK, fontsize=8.5)
+    axes.yaxis.label.set(color=INK, fontsize=8.5)
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Set the legend of ``axes`` below the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False, labelcolor=INK)
+
+
+def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def metric_ticks(name: str) -> Callable[[float, float], str]:
+    """Return how an axis writes values of a metric."""
+    return lambda value, _: f"{100 * value:g} %" if is_share(name) else metric(name, value)
+
+
+def count_ticks(value: float, _: float) -> str:
+    """Write counts on an axis."""
+    text = human(value)
+    number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{float(number):g}{unit}"
+
+
+def whole_ticks(count: int) -> Any:
+    """Return a locator of at most so many whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, integer=True)

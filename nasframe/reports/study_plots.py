@@ -1,0 +1,223 @@
+"""The figures of a comparison: fronts, paired differences, curves of the best so far, what the arms cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nasframe.reports import plots
+from nasframe.reports.plots import (
+    GREY,
+    INK,
+    PAPER,
+    SERIES,
+    WIDTH,
+    count_ticks,
+    legend,
+    metric_ticks,
+    panels,
+    whole_ticks,
+)
+from nasframe.reports.tables import duration, human, is_share, short
+from nasframe.studies.verdicts import p_is
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = "osD^vPX*"
+WIDE = 10.4
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draw every figure that a comparison has data for.
+
+    Args:
+        report: what :func:`nasframe.studies.compare.analyse` returned.
+
+    Returns:
+        Name → figure: ``fronts``, ``ledger``, ``differences``, ``anytime-TASK``.
+    """
+    drawn = {}
+    if report["cost"] and len(report["models"]) > 1:
+        drawn["fronts"] = fronts(report)
+    if any(row["training_macs"] for row in report["ledger"]):
+        drawn["ledger"] = ledger(report)
+    if any(table["comparisons"] for table in report["tables"]):
+        drawn["differences"] = differences(report)
+    for task in dict.fromkeys(row["task"] for row in report["anytime"]):
+        drawn[f"anytime-{task}"] = anytime(report, task)
+    return drawn
+
+
+def look(report: Mapping[str, Any], arm: str) -> tuple[str, str]:
+    """Return the colour and the marker that an arm has in every figure."""
+    place = report["arms"].index(arm)
+    return SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+
+
+def _views(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    views: dict[str, list[Mapping[str, Any]]] = {}
+    for table in report["tables"]:
+        views.setdefault(table["task"], []).append(table)
+    return views
+
+
+def fronts(report: Mapping[str, Any]) -> Figure:
+    """Draw each arm's mean score, with its bootstrap interval, against the mean cost of its models."""
+    views = _views(report)
+    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(views), len(views))
+    cost = f"{report['cost']}_relative"
+    for axes, (task, tables) in zip(grid, views.items(), strict=True):
+        _title(axes, task, len(views))
+        places = [row["costs"][cost] for table in tables for row in table["arms"] if cost in row["costs"]]
+        step = 0.008 * (max(places) - min(places)) if places else 0.0  # so that intervals do not cover each other
+        for number, arm in enumerate(report["arms"]):
+            rows = [row for table in tables for row in table["arms"] if row["arm"] == arm and cost in row["costs"]]
+            rows.sort(key=lambda row: row["costs"][cost])
+            if rows:
+                aside = step * (number - (len(report["arms"]) - 1) / 2)
+                _front(axes, rows, [row["costs"][cost] + aside for row in rows], *look(report, arm), arm)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
+        axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
+    grid[-1].set_xlabel(f"{report['cost'].replace('_', ' ')}, share of the teacher's")
+    _arm_legend(figure, report)
+    return figure
+
+
+def _front(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], x: Sequence[float], color: str, marker: str, arm: str
+) -> None:
+    y = [row["mean"] for row in rows]
+    axes.plot(x, y, color=color, marker=marker, ms=5, lw=1.2, alpha=0.9, label=arm, markeredgecolor=PAPER, mew=0.6)
+    for place, row in zip(x, rows, strict=True):
+        if row["low"] is not None:
+            axes.plot([place, place], [row["low"], row["high"]], color=color, lw=1.1, alpha=0.75)
+
+
+def differences(report: Mapping[str, Any]) -> Figure:
+    """Draw every paired difference with its t interval (thin) and bootstrap interval (thick).
+
+    A filled marker: resolved after Holm's adjustment.
+    """
+    views = {task: tables for task, tables in _views(report).items() if any(table["comparisons"] for table in tables)}
+    heights = [sum(len(table["comparisons"]) + 1 for table in tables) for tables in views.values()]
+    height = 0.8 + sum(0.215 * rows + 0.45 for rows in heights)
+    figure, grid = panels(WIDTH, height, len(views), height_ratios=heights)
+    for axes, (task, tables) in zip(grid, views.items(), strict=True):
+        _title(axes, task, len(views))
+        _forest(axes, report, tables)
+        if task == list(views)[-1] or len({table["metric"] for part in views.values() for table in part}) > 1:
+            unit = ", points" if is_share(tables[0]["metric"]) else ""
+            axes.set_xlabel(f"{report['split']} {tables[0]['metric']} less that of {report['against']}{unit}")
+    return figure
+
+
+def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> None:
+    names: list[str] = []
+    for table in tables:
+        scale = 100 if is_share(table["metric"]) else 1
+        axes.axhline(len(names) - 0.5, color=GREY, lw=0.5, alpha=0.5)
+        axes.annotate(
+            table["model"], (0, len(names)), xycoords=("axes fraction", "data"), xytext=(3, 0), va="center",
+            textcoords="offset points", fontsize=7.5, fontweight="bold", color=INK,
+        )  # fmt: skip
+        names.append("")
+        for row in table["comparisons"]:
+            color, marker = look(report, row["arm"])
+            y, resolved = len(names), row["verdict"] in ("higher", "lower")
+            for low, high, width in (("t_low", "t_high", 1.0), ("low", "high", 3.2)):
+                if row[low] is not None:
+                    axes.plot([scale * row[low], scale * row[high]], [y, y], color=color, lw=width, alpha=0.7)
+            axes.plot(
+                scale * row["mean"], y, marker=marker, color=color, ms=5.5, mew=1.2, ls="",
+                markerfacecolor=color if resolved else PAPER,
+            )  # fmt: skip
+            note = f"{p_is(row['p_t_holm'])}, n {row['n']}" if row["p_t"] is not None else f"n {row['n']}"
+            axes.annotate(
+                note, (1, y), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
+                textcoords="offset points", fontsize=6.5, color=INK,
+            )  # fmt: skip
+            names.append(row["arm"])
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(names)), [short(name, 22) for name in names], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+
+
+def anytime(report: Mapping[str, Any], task: str) -> Figure:
+    """Draw the best score so far of one task: a row of axes each budget, a column each measure of effort."""
+    rows = [row for row in report["anytime"] if row["task"] == task]
+    models, efforts = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "axis"))
+    figure, grid = panels(WIDE, 0.5 + 2.1 * len(models), len(models) * len(efforts), len(efforts))
+    places = {(m, e): grid[i * len(efforts) + j] for i, m in enumerate(models) for j, e in enumerate(efforts)}
+    for key, axes in places.items():
+        axes.set_visible(key in {(row["model"], row["axis"]) for row in rows})
+    for row in rows:
+        axes = places[row["model"], row["axis"]]
+        for arm, curve in row["arms"].items():
+            if curve["x"]:
+                color, _ = look(report, arm)
+                axes.step(curve["x"], curve["mean"], where="post", color=color, lw=1.4, label=arm)
+                if curve["low"][0] is not None:
+                    axes.fill_between(
+                        curve["x"], curve["low"], curve["high"], step="post", color=color, alpha=0.14, lw=0
+                    )
+        means = [y for curve in row["arms"].values() for y in curve["mean"]]
+        room = 0.35 * (max(means) - min(means)) or 0.01
+        axes.set_ylim(min(means) - room, max(means) + room)  # intervals of two seeds would hide the curves
+        axes.set_title(
+            "training" if row["model"] == "training" else f"best at {row['model']}", fontsize=8.5, loc="left", color=INK
+        )
+        axes.set_xlabel(row["title"])
+        axes.xaxis.set_major_formatter(count_ticks)
+        axes.xaxis.set_major_locator(whole_ticks(5))
+        axes.yaxis.set_major_formatter(metric_ticks(row["metric"]))
+        axes.tick_params(labelsize=7.5)
+    _arm_legend(figure, report)
+    return figure
+
+
+def ledger(report: Mapping[str, Any]) -> Figure:
+    """Draw the mean multiply-accumulates of each arm's runs by role."""
+    rows = report["ledger"]
+    figure, (axes,) = panels(WIDTH, 0.95 + 0.36 * len(rows), 1)
+    totals = [0.0] * len(rows)
+    for role, color in (("student", plots.BLUE), ("teacher", plots.GREEN), ("evaluation", plots.ORANGE)):
+        widths = [row[f"{role}_macs"] or 0.0 for row in rows]
+        if any(widths):
+            axes.barh(range(len(rows)), widths, left=totals, color=color, height=0.64, label=role)
+        totals = [total + width for total, width in zip(totals, widths, strict=True)]
+    totals = [total or row["training_macs"] for total, row in zip(totals, rows, strict=True)]
+    for y, row in enumerate(rows):
+        note = f"  {human(totals[y])} · {duration((row['run_seconds'] or 0) + (row['cached_seconds'] or 0))}"
+        axes.text(totals[y], y, note, va="center", fontsize=7, color=INK)
+    axes.set_xlim(0, 1.42 * max(totals))
+    axes.set_yticks(range(len(rows)), [short(row["arm"], 24) for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.xaxis.set_major_locator(whole_ticks(4))
+    axes.set_xlabel("multiply-accumulates a run, forward and backward")
+    axes.grid(False, axis="y")
+    legend(figure, axes)
+    return figure
+
+
+def _title(axes: Axes, task: str, views: int) -> None:
+    if views > 1:
+        axes.set_title(task, fontsize=9, loc="left", color=INK)
+
+
+def _arm_legend(figure: Figure, report: Mapping[str, Any]) -> None:
+    """Name every arm once below a figure of several axes."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    names = [arm for arm in report["arms"] if arm in handles]
+    figure.legend(
+        [handles[arm] for arm in names], [short(arm, 40) for arm in names], loc="outside lower center", fontsize=7.5,
+        ncols=max(1, min(len(names), 60 // max(map(len, names), default=1))), frameon=False, labelcolor=INK,
+    )  # fmt: skip

@@ -1,0 +1,354 @@
+"""The report of a comparison: ``study.html``, ``.json``, ``.csv``, ``.md`` and ``.tex``, and its tables as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.reports import tables
+from nasframe.reports.report import render
+from nasframe.reports.tables import human, is_share
+from nasframe.store import write_text
+from nasframe.studies.compare import analyse
+from nasframe.studies.verdicts import interval, p_is, p_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+COLUMNS = {
+    "arm": "arm",
+    "n": "seeds",
+    "score": "mean ± sd",
+    "interval": "95 % bootstrap",
+    "rank": "rank",
+    "cost": "cost",
+    "difference": "difference [95 % t]",
+    "bootstrap": "[95 % bootstrap]",
+    "p": "p (t)",
+    "holm": "after Holm",
+    "wilcoxon": "Wilcoxon p (least)",
+    "effect": "d_z (g_z)",
+    "verdict": "verdict",
+    "more": "more seeds",
+}
+"""The columns of a table of scores, and their headings."""
+
+CAPTIONS = {
+    "fronts": (
+        "Score against cost",
+        "Mean over seeds of each arm's models, budget by budget, with bootstrap intervals; points are set slightly"
+        " apart where they would cover each other.",
+    ),
+    "differences": (
+        "Paired differences",
+        "Against the reference, seed by seed: t interval (thin) and bootstrap interval (thick). Filled: resolved after"
+        " Holm's adjustment. At the right p after Holm and the number of pairs.",
+    ),
+    "anytime": (
+        "Best so far",
+        "The best score on the selection split so far, mean over seeds and its t interval, from where the last seed"
+        " has begun to where the first has ended.",
+    ),
+    "ledger": (
+        "What each arm cost",
+        "Mean of its runs, padding included; stages from the cache count in full. Equal budget between arms means equal"
+        " training MACs, students and teachers together.",
+    ),
+}
+
+
+def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``study.html``, ``.json``, ``.csv``, ``.md``, ``.tex`` and ``figures/``.
+
+    Args:
+        directory: where; also what the frame's ``run`` column is read from.
+        frame: as :func:`nasframe.studies.study.collect` returns.
+        settings: as :func:`nasframe.studies.study.settings` returns.
+
+    Returns:
+        The content of ``study.json``.
+
+    Raises:
+        UsageError: there is nothing to compare.
+    """
+    from nasframe.reports import plots, study_plots
+
+    home = Path(directory)
+    report = analyse(home, frame, settings)
+    drawn = study_plots.figures(report)
+    (home / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        plots.save(figure, home / "figures" / _file(name))
+    pictures = {name: plots.inline_svg(figure, _caption(name)[0]) for name, figure in drawn.items()}
+    write_text(home / "study.json", as_json(report))
+    write_text(home / "study.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_text(home / "study.md", markdown(report, list(drawn)))
+    write_text(home / "study.tex", latex(report))
+    write_text(home / "study.html", html(report, pictures, settings))
+    return report
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """Write a comparison as JSON; there are no NaN in it."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+
+def html(report: Mapping[str, Any], figures: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """Render a comparison as one page that needs no other file; ``figures`` are ``<svg>`` elements by name."""
+    from markupsafe import Markup
+
+    pictures = {name: Markup(svg) for name, svg in figures.items()}
+    return _render("study.html", report, pictures, source=_source(settings))
+
+
+def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """Render a comparison as Markdown that shows ``figures/NAME.png`` for each name in ``figures``."""
+    return _render("study.md", report, {name: f"figures/{_file(name)}.png" for name in figures})
+
+
+def latex(report: Mapping[str, Any]) -> str:
+    r"""Write one ``booktabs`` table for each task, for ``\input`` into a paper."""
+    names = ("arm", "n", "score", "difference", "holm", "wilcoxon", "effect")
+    blocks = []
+    for task, view in views(report).items():
+        lines = [
+            r"\begin{table}", r"\centering", rf"\caption{{{_tex(about(report, view))} Task: {_tex(task)}.}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(names) - 1)}}}", r"\toprule",
+            " & ".join(_tex(heading) for heading in ("model", *(COLUMNS[name] for name in names))) + r" \\",
+        ]  # fmt: skip
+        for table in view:
+            lines.append(r"\midrule")
+            for place, row in enumerate(rows(report, table)):
+                cells = ["" if place else table["model"], *(row[name] for name in names)]
+                lines.append(" & ".join(map(_tex, cells)) + r" \\")
+        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]))
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(blocks)
+
+
+def flat_csv(report: Mapping[str, Any]) -> str:
+    """Write the tables flat, a row each task, model and arm; a comparison's columns begin with ``difference_``."""
+    found = []
+    for table in report["tables"]:
+        pairs = {row["arm"]: row for row in table["comparisons"]}
+        for row in table["arms"]:
+            flat = {"task": table["task"], "model": table["model"], "metric": table["metric"]} | {
+                key: value for key, value in row.items() if key not in ("scores", "costs")
+            }
+            pair = pairs.get(row["arm"], {}).items()
+            found.append(flat | {f"difference_{k}": v for k, v in pair if k not in ("arm", "seeds", "left_out")})
+    columns = dict.fromkeys(column for row in found for column in row)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return buffer.getvalue()
+
+
+def terminal(report: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
+    """Lay a comparison out for a terminal: the main tables, what was found, what cannot be concluded."""
+    from rich.table import Table
+    from rich.text import Text
+
+    names = ["arm", "score", "difference", "holm", "wilcoxon", "more"]
+    names[5:5] = ["effect", "verdict"] if width >= 110 else []
+    for view in list(views(report).values())[:1]:
+        table = Table(
+            title=about(report, view), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False,
+        )  # fmt: skip
+        headings = COLUMNS | {"difference": "difference [t]", "holm": "p Holm", "wilcoxon": "Wilcoxon", "more": "more"}
+        for name in names:
+            table.add_column(headings[name], justify="left" if name == "arm" else "right", overflow="fold")
+        for part in view:
+            table.add_section()
+            table.add_row(Text(part["model"], style="bold"))
+            for row in rows(report, part):
+                style = {"higher": "green", "lower": "red"}.get(row["verdict"], "")
+                arm = f"  {tables.short(row['arm'], 14 + max(0, width - 80))}"
+                table.add_row(arm, *(row[name] for name in names[1:]), style=style)
+        yield table
+    for title, lines in (
+        ("", [*report["notes"], report["equal_macs"]["text"]]),
+        ("Found", report["findings"]), ("Cannot be concluded", report["limits"]),
+        ("Two models each, example by example", list(_single_pairs(report))),
+    ):  # fmt: skip
+        if lines:
+            yield Text(f"\n{title}" if title else "", style="bold")
+            items = Table.grid(padding=(0, 1, 0, 0))
+            for line in lines:
+                items.add_row("-", Text(line))
+            yield items
+
+
+def views(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Group a comparison's tables by task, the mean of tasks first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for table in report["tables"]:
+        found.setdefault(table["task"], []).append(table)
+    return found
+
+
+def about(report: Mapping[str, Any], view: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a table shows."""
+    unit = " × 100" if is_share(view[0]["metric"]) else ""
+    task = view[0]["task"]
+    against = f", against {report['against']}" if any(table["comparisons"] for table in view) else ""
+    return f"{report['name']}: {report['split']} {view[0]['metric']}{unit} ({task}){against}"
+
+
+def rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write the rows of a table of scores as text, by the names of :data:`COLUMNS`."""
+    pairs = {row["arm"]: row for row in table["comparisons"]}
+    return [_row(report, table["metric"], row, pairs.get(row["arm"])) for row in table["arms"]]
+
+
+def _row(
+    report: Mapping[str, Any], metric: str, row: Mapping[str, Any], pair: Mapping[str, Any] | None
+) -> dict[str, str]:
+    cost = row["costs"].get(f"{report.get('cost')}_relative")
+    cells = dict.fromkeys(COLUMNS, "–") | {
+        "arm": row["arm"],
+        "n": str(row["n"] if pair is None or pair["n"] == row["n"] else f"{row['n']} ({pair['n']} pairs)"),
+        "score": score(metric, row["mean"]) + (f" ± {score(metric, row['sd'])}" if row["sd"] is not None else ""),
+        "rank": "–" if row["rank"] is None else f"{row['rank']:.2g}",
+        "cost": "–" if cost is None else f"{100 * cost:.0f} %",
+        "verdict": "reference" if row["arm"] == report["against"] else "not paired",
+    }
+    if row["low"] is not None:
+        cells["interval"] = f"[{score(metric, row['low'])}, {score(metric, row['high'])}]"
+    if pair is not None:
+        resolved = pair["verdict"] in ("higher", "lower", "not after Holm")
+        cells |= {
+            "difference": interval(metric, pair),
+            "p": p_value(pair["p_t"]),
+            "holm": p_value(pair["p_t_holm"]),
+            "verdict": pair["verdict"],
+            "more": "–" if resolved or pair["n"] < 2 or pair["d_z"] is None else human(pair["more_seeds"] or None),
+        }
+        if pair["n"] > 1:
+            cells["wilcoxon"] = f"{p_value(pair['p_wilcoxon'])} (≥ {p_value(pair['smallest_p'])})"
+        if pair["low"] is not None:
+            cells["bootstrap"] = interval(metric, pair, "low", "high").partition(" ")[2]
+        if pair["d_z"] is not None:
+            cells["effect"] = f"{pair['d_z']:.2f}" + (f" ({pair['g_z']:.2f})" if pair["g_z"] is not None else "")
+            cells["effect"] = cells["effect"].replace("-", "−")
+    return cells
+
+
+def score(metric: str, value: float) -> str:
+    """Write a score beside others: shares times 100, without a sign.
+
+    >>> score("accuracy", 0.9183), score("mcc", 0.52), score("hypervolume", 0.00412)
+    ('91.8', '0.520', '0.00412')
+    """
+    if is_share(metric):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 or not value else f"{value:#.3g}"
+
+
+def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any], **more: Any) -> str:
+    from nasframe.reports import study_report
+
+    return render(
+        template, report=report, figures=figures, captions={name: _caption(name) for name in figures}, s=study_report,
+        views=views(report), ledger=_ledger(report), pairs=_examples(report), fronts=_fronts(report), **more,
+    )  # fmt: skip
+
+
+def _caption(name: str) -> tuple[str, str]:
+    kind, _, task = name.partition("-")
+    title, text = CAPTIONS[kind]
+    return (f"{title}: {task}" if task else title), text
+
+
+def _file(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _source(settings: Mapping[str, Any]) -> str:
+    import yaml
+
+    keys = ("source", "command", "arms", "tasks", "seeds", "compare")
+    return yaml.safe_dump(
+        {key: settings[key] for key in keys if settings.get(key)}, sort_keys=False, allow_unicode=True
+    )
+
+
+LEDGER = ("arm", "runs", "student", "teacher", "training", "of the reference's", "evaluation", "evaluations", "time")
+FRONTS = ("task", "front", "arm", "hypervolume", "difference [95 % t]", "after Holm", "covers", "is covered")
+PAIRS = ("task", "model", "arm", "seeds", "McNemar p, by seed", "below 0.05", "difference by seed [95 % bootstrap]")
+
+
+def _ledger(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay the ledger out: MACs by role, mean of an arm's runs."""
+    return [
+        [
+            row["arm"], str(row["runs"]), *(human(row[f"{role}_macs"]) for role in ("student", "teacher", "training")),
+            "–" if row["ratio"] is None else f"{row['ratio']:.3f}", human(row["evaluation_macs"]),
+            human(row["evaluations"]), tables.duration((row["run_seconds"] or 0) + (row["cached_seconds"] or 0)),
+        ]
+        for row in report["ledger"]
+    ]  # fmt: skip
+
+
+def _fronts(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay hypervolumes and front coverage out."""
+    laid = []
+    for table in report["fronts"]:
+        covered = {row["arm"]: row for row in table["coverage"]}
+        for row in rows(report, table):
+            ways = covered.get(row["arm"], {})
+            shares = [f"{100 * ways[way]:.0f} %" if ways else "–" for way in ("covers", "covered")]
+            head = [table["task"], f"{table['model']}, {table['cost']}"]
+            laid.append([*head, row["arm"], row["score"], row["difference"], row["holm"], *shares])
+    return laid
+
+
+def _examples(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay the comparisons by example out: a row for each task, model and arm, its seeds in one cell."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in report["examples"]:
+        groups.setdefault((row["task"], row["model"], row["arm"]), []).append(row)
+    laid = []
+    for key, found in groups.items():
+        tested = [row for row in found if row["p"] is not None]
+        below = f"{sum(row['p'] < report['alpha'] for row in tested)} of {len(tested)}"
+        p_values = ", ".join(row["note"] or p_value(row["p"]) for row in found)
+        shown = [interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high") for row in found]
+        laid.append([*key, ", ".join(str(row["seed"]) for row in found), p_values, below, "; ".join(shown)])
+    return laid
+
+
+def _single_pairs(report: Mapping[str, Any]) -> Iterator[str]:
+    """Say what examples show of models whose arms have one seed."""
+    single = {
+        (table["task"], table["model"], row["arm"])
+        for table in report["tables"] for row in table["comparisons"] if row["n"] == 1
+    }  # fmt: skip
+    for row in report["examples"]:
+        if (row["task"], row["model"], row["arm"]) in single and row["note"] is None:
+            test = f", McNemar {p_is(row['p'])}" if row["p"] is not None else ""
+            gap = interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high")
+            against = f"{row['arm']} against {report['against']}, {row['task']}, seed {row['seed']}"
+            yield f"{row['model']}: {against}: {gap} over {row['n']} examples{test}."
+
+
+def _tex(text: str) -> str:
+    for plain, written in (("\\", r"\textbackslash "), *((c, f"\\{c}") for c in "&%$#_{}")):
+        text = text.replace(plain, written)
+    signs = {
+        "±": r"$\pm$",
+        "−": "$-$",
+        "≥": r"$\geq$",
+        "–": "--",
+        "<": "$<$",
+        "×": r"$\times$",
+        "~": r"\textasciitilde ",
+    }
+    for sign, written in (signs | {"^": r"\textasciicircum "}).items():
+        text = text.replace(sign, written)
+    return text

@@ -1,0 +1,200 @@
+"""How numbers, rows and tables of models read, on a terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SHARES = ("accuracy", "f1", "precision", "recall")
+
+
+def human(value: float | None) -> str:
+    """Write a count with three digits and a unit letter.
+
+    >>> human(10_600_000), human(512), human(1.27e9), human(None)
+    ('10.6M', '512', '1.27G', '–')
+    """
+    if value is None:
+        return "–"
+    for letter, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:#.3g}".rstrip(".") + letter
+    return f"{value:.0f}" if value == int(value) else f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """Write a number of bytes in decimal units.
+
+    >>> size(42_480_000), size(900)
+    ('42.5 MB', '900 B')
+    """
+    if value is None:
+        return "–"
+    text = human(value)
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time span with its two largest units.
+
+    >>> duration(0.034), duration(9.46), duration(252), duration(7380)
+    ('0.03 s', '9.5 s', '4 min 12 s', '2 h 3 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
+    minutes = round(seconds) // 60
+    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def metric(name: str, value: float | None) -> str:
+    """Write a task's metric: shares in per cent, anything else as it is.
+
+    >>> metric("accuracy", 0.479), metric("matthews", 0.5214), metric("f1", None)
+    ('47.9 %', '0.521', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.3f}"
+
+
+def difference(name: str, value: float | None, digits: int = 1) -> str:
+    """Write the difference of two values of a metric, with its sign; shares in points, with so many digits.
+
+    >>> difference("accuracy", -0.0121), difference("matthews", 0.02)
+    ('−1.2', '+0.020')
+    """
+    if value is None:
+        return "–"
+    return (f"{100 * value:+.{digits}f}" if is_share(name) else f"{value:+.{digits + 2}f}").replace("-", "−")
+
+
+def is_share(name: str) -> bool:
+    """Tell whether a metric is a share of the examples, and so reads best in per cent."""
+    return any(word in name.lower() for word in _SHARES)
+
+
+def latency(costs: Mapping[str, float | None]) -> str:
+    """Write the latency in milliseconds with its spread; one that was measured in another run is marked.
+
+    >>> latency({"latency": 12.31, "latency_spread": 0.42}), latency({"latency": 12.31, "latency_cached": 1})
+    ('12.3 ± 0.4 ms', '12.3 ms, cached')
+    """
+    value, spread = costs.get("latency"), costs.get("latency_spread")
+    if value is None:
+        return "–"
+    digits = 1 if value >= 1 else 3
+    text = f"{value:.{digits}f} ms" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f} ms"
+    return text + (", cached" if costs.get("latency_cached") else "")
+
+
+def cost(name: str, costs: Mapping[str, float | None]) -> str:
+    """Write one cost of a model by its name.
+
+    >>> cost("macs", {"macs": 1.2e9}), cost("size", {}), cost("energy", {"energy": 3.14159})
+    ('1.20G', '–', '3.14')
+    """
+    if name == "latency":
+        return latency(costs)
+    return (size if name == "size" else human)(costs.get(name))
+
+
+COSTS = {
+    "params": "params",
+    "backbone_params": "backbone",
+    "encoder_params": "encoder",
+    "macs": "MACs",
+    "size": "size",
+    "latency": "latency",
+}
+"""The costs that every table shows, in this order, and their headings."""
+
+
+NARROW = ("encoder_params", "macs", "latency")
+"""The costs that a narrow terminal shows."""
+
+
+def summary_columns(report: Mapping[str, Any]) -> dict[str, str]:
+    """Name the cost columns that some model of the report fills, and their headings."""
+    present = {name for model in report["models"] for name in model["costs"]}
+    extra = sorted(name for name in present - COSTS.keys() - {"flops"} if not name.startswith("latency_"))
+    return {name: heading for name, heading in COSTS.items() if name in present} | {name: name for name in extra}
+
+
+def share(model: Mapping[str, Any], name: str) -> str:
+    """Write a cost as a share of the teacher's, or nothing where there is none.
+
+    >>> share({"relative": {"macs": 0.5}}, "macs"), share({"relative": {}}, "macs")
+    ('50 %', '')
+    """
+    value = model["relative"].get(name)
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
+    """Make the table of models that ends a run, for a terminal.
+
+    Args:
+        report: what :func:`nasframe.reports.report.build` returned.
+        width: characters across; default: the terminal's. Below 96 spreads are left out, below 80 all costs but
+            the encoder's parameters, MACs and latency.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = summary_columns(report)
+    width = width or Console().width
+    if width < 80:
+        columns = {key: heading for key, heading in columns.items() if key in NARROW} or columns
+    name = report["metric"]
+    title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("model", overflow="fold")
+    for heading in (name, *columns.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in report["models"]:
+        score, first = metric(name, model["score"]), model["role"] == "teacher"
+        if not first and model["gain"] is not None:
+            score += f"\n{difference(name, model['gain'])}"
+        cells = []
+        for key in columns:
+            text, part = (
+                cost(key, model["costs"] if width >= 96 else {**model["costs"], "latency_spread": None}),
+                share(model, key),
+            )
+            cells.append(text if first or not part else f"{text}\n({part})")
+        style = {"winner": "bold green", "baseline": "dim"}.get(model["role"], "")
+        table.add_row(label(model), score, *cells, style=style, end_section=model["last_of_budget"])
+    return table
+
+
+def label(model: Mapping[str, Any]) -> str:
+    """Name a model with its role where the name does not say it."""
+    return model["name"] if model["role"] in ("teacher", "model") else f"{model['name']}\n{model['role']}"
+
+
+def short(name: str, length: int) -> str:
+    """Shorten a name in its middle.
+
+    >>> short("search.sampler=evolution", 16)
+    'search.…volution'
+    """
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length - length // 2) :]}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+    """Write a Markdown table whose first ``left`` columns are text and the others numbers.
+
+    >>> print(markdown_table(["model", "params"], [["teacher", "10.6M"]]))
+    | model | params |
+    | :-- | --: |
+    | teacher | 10.6M |
+    """
+    escape: Callable[[Any], str] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")  # noqa: E731
+    rule = [":--" if i < left else "--:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(map(escape, row)) + " |" for row in [header, rule, *rows])

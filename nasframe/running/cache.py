@@ -1,0 +1,291 @@
+"""Results of stages, kept by their keys: a stage that was run once is not run again, in whatever run.
+
+``<cache>/stages/<key>.json`` says what a stage left; its files lie in ``blobs/`` under the digest of their content,
+so that equal ones are kept once, and are checked against it whenever they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.recipe.nodes import dotted
+from nasframe.running.keys import digest, file_digest, material, stage_keys
+from nasframe.store import RunStore, write_text
+from nasframe.types import Work
+
+if TYPE_CHECKING:
+    from nasframe.recipe.plan import Plan, PlannedStage
+
+FORMAT = 1
+VARIABLE = "NASFRAME_CACHE"
+ROWS = "rows.json"
+
+
+def default_folder() -> Path:
+    """Return where studies keep their cache: ``NASFRAME_CACHE``, else ``~/.cache/nasframe``."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get(VARIABLE) or home / "nasframe")
+
+
+class Cache:
+    """A folder of stage results, shared by any number of processes.
+
+    Args:
+        root: the folder; made when it is first written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Return what is kept, by key, the least recently used first; what cannot be read is left out."""
+        paths = sorted(self.root.glob("stages/*.json"), key=lambda path: path.stat().st_mtime)
+        found = {path.stem: _manifest(path) for path in paths}
+        return {key: entry for key, entry in found.items() if entry}
+
+    def holds(self, key: str) -> bool:
+        """Tell whether there is an entry, sound or not."""
+        return (self.root / "stages" / f"{key}.json").exists()
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """Return an entry whose files are all as they were written; drop one that is corrupt, with a warning."""
+        path = self.root / "stages" / f"{key}.json"
+        if not path.exists():
+            return None
+        entry = _manifest(path)
+        wrong = [blob for blob in map(self.blob, entry["files"].values()) if not _sound(blob)] if entry else [path]
+        if not wrong:
+            return entry
+        warnings.warn(f"{path}: corrupt in the cache ({wrong[0].name[:12]}); the stage is run again.", stacklevel=2)
+        for broken in {path, *wrong}:
+            broken.unlink(missing_ok=True)
+        return None
+
+    def write(self, key: str, entry: Mapping[str, Any], rows: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Keep an entry, its database rows and its files."""
+        text = json.dumps(rows)
+        names = {name: file_digest(path) for name, path in files.items()}
+        with self.guard():
+            for name, path in files.items():
+                if not self.blob(names[name]).exists():
+                    _copy(path, self.blob(names[name]), link=name.startswith("checkpoints/"))
+                    self.blob(names[name]).chmod(0o444)
+            names[ROWS] = self._text_blob(text)
+            entry = {**entry, "format": FORMAT, "key": key, "made_at": time.time(), "files": names}
+            path = self.root / "stages" / f"{key}.json"
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps({**entry, "check": digest(entry)}))
+
+    def _text_blob(self, text: str) -> str:
+        path = self.root / "blobs" / f"new-{uuid.uuid4().hex}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        name = file_digest(path)
+        self.blob(name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, self.blob(name))
+        return name
+
+    def blob(self, name: str) -> Path:
+        """Return where the file of a digest lies."""
+        return self.root / "blobs" / name[:2] / name
+
+    def size(self, entry: Mapping[str, Any]) -> int:
+        """Return the bytes of an entry's files; others may share them."""
+        blobs = [self.blob(name) for name in set(entry["files"].values())]
+        return sum(blob.stat().st_size for blob in blobs if blob.exists())
+
+    def total(self) -> int:
+        """Return the bytes of all files."""
+        return sum(path.stat().st_size for path in self.root.glob("blobs/*/*"))
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keep writing and pruning apart."""
+        from filelock import FileLock
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / ".lock"):
+            yield
+
+    @contextmanager
+    def building(self, key: str, news: str) -> Iterator[None]:
+        """Hold the right to build an entry; where another process has it, print ``news`` and wait.
+
+        The operating system takes the right back from a process that dies.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(news, file=sys.stderr, flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def prune(self, max_bytes: float) -> list[str]:
+        """Drop the least recently used entries until the files together are no larger; return their keys."""
+        with self.guard():
+            entries, dropped = self.entries(), []
+            sizes = {path.name: path.stat().st_size for path in self.root.glob("blobs/*/*")}
+            users = {name: sum(name in e["files"].values() for e in entries.values()) for name in sizes}
+            total = sum(size for name, size in sizes.items() if users[name])
+            for key, entry in entries.items():
+                if total <= max_bytes:
+                    break
+                (self.root / "stages" / f"{key}.json").unlink(missing_ok=True)
+                dropped.append(key)
+                for name in set(entry["files"].values()) & users.keys():
+                    users[name] -= 1
+                    total -= 0 if users[name] else sizes[name]
+            for name in (name for name, count in users.items() if not count):
+                self.blob(name).unlink(missing_ok=True)
+        return dropped
+
+
+class CachedRun:
+    """One run's way to the cache.
+
+    Args:
+        cache: the cache.
+        store: the run's directory.
+        plan: its recipe.
+        work: what is there before the first stage.
+    """
+
+    def __init__(self, cache: Cache, store: RunStore, plan: Plan, work: Work) -> None:
+        self.cache, self.store, self.plan = cache, store, plan
+        self.parts = stage_keys(plan, material(work))
+        self.keys = [digest(parts) for parts in self.parts]
+
+    def adopt(self, position: int) -> bool:
+        """Take a stage's result over from the cache, if it is there."""
+        began, stage = time.monotonic(), self.plan.stages[position]
+        self.store.put(f"key {stage.name}", self.parts[position])
+        entry = self.cache.read(self.keys[position])
+        if entry is None:
+            return False
+        try:
+            rows = json.loads(self.cache.blob(entry["files"][ROWS]).read_text(encoding="utf-8"))
+            self._place(entry["files"])
+        except FileNotFoundError:  # pruned meanwhile
+            return False
+        origin = {"key": self.keys[position], "run": entry["run"], "run_seconds": entry["run_seconds"]}
+        result = {**entry["result"], "cached": origin}
+        self.store.put_stage(stage.name, position, stage.verb, rows, time.monotonic() - began, result)
+        os.utime(self.cache.root / "stages" / f"{self.keys[position]}.json")
+        return True
+
+    def _place(self, files: Mapping[str, str]) -> None:
+        """Bring the run's files to what they were after the stage; those of a study's runs are shared, to save room."""
+        shared = bool(self.store.get("study"))
+        for name, blob in files.items():
+            target = self.store.directory / name
+            if name != ROWS and not (target.exists() and file_digest(target) == blob):
+                _copy(self.cache.blob(blob), target, link=shared or not name.startswith("models/"))
+        for path in _results(self.store.directory):
+            if path.relative_to(self.store.directory).as_posix() not in files:
+                path.unlink()
+
+    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any]) -> None:
+        """Keep the result of a stage that was just run: its rows, the models, and what the next stage needs."""
+        from nasframe.store import load_state
+
+        home, position = self.store.directory, self.plan.stages.index(stage)
+        work = self.store.checkpoint(f"work-{stage.name}").path
+        nets = [self.store.checkpoint(name).path for name in load_state(work)["nets"].values()]
+        paths = [work, *nets, *_results(home)]
+        entry = {"parts": self.parts[position], "run": str(home.resolve()), "run_seconds": seconds, "result": result}
+        files = {path.relative_to(home).as_posix(): path for path in paths}
+        self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files)
+
+    def building(self, position: int) -> Any:
+        """Hold the right to build a stage of this run."""
+        name = self.plan.stages[position].name
+        news = f"{self.store.directory}: stage {name}: another process is building it; waiting for its result."
+        return self.cache.building(self.keys[position], news)
+
+
+def _results(home: Path) -> list[Path]:
+    """List the files of a run's models, and those that its exports will be compared with."""
+    return [
+        path for pattern in ("models/**/*", "checkpoints/expected-*") for path in home.glob(pattern) if path.is_file()
+    ]
+
+
+def differences(mine: Any, other: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Compare two keys' parts; yields dotted path, mine, other.
+
+    >>> list(differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}))
+    [('b.c', 2, 3)]
+    """
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        for key in {**mine, **other}:
+            yield from differences(mine.get(key), other.get(key), (*at, key))
+    elif isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
+        for number, pair in enumerate(zip(mine, other, strict=True)):
+            yield from differences(*pair, (*at, number))
+    elif mine != other:
+        yield dotted(at), mine, other
+
+
+def nearest(cache: Cache, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str, list[tuple[str, Any, Any]]]:
+    """Find the other entry of the same stage that differs in the least.
+
+    Returns:
+        the entry, or ``None``; the stage at which the two chains first differ; and in what it differs.
+    """
+    entries, own = cache.entries(), digest(parts)
+    rivals = [e for key, e in entries.items() if key != own and e["parts"]["stage"] == parts["stage"]]
+    if not rivals:
+        return None, "", []
+    best = min(rivals, key=lambda entry: len(list(differences(parts, entry["parts"]))))
+    mine, other = parts, best["parts"]
+    while (found := list(differences(mine, other)))[0][0] == "upstream" and len(found) == 1:
+        before = [entries.get(str(key)) for key in found[0][1:]]
+        if not (before[0] and before[1]):
+            break
+        mine, other = before[0]["parts"], before[1]["parts"]
+    return best, mine["stage"], found
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Read an entry; ``None`` where it is not what was written."""
+    try:
+        entry: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        check = entry.pop("check")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return entry if entry.get("format") == FORMAT and check == digest(entry) else None
+
+
+def _sound(blob: Path) -> bool:
+    return blob.is_file() and file_digest(blob) == blob.name
+
+
+def _copy(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a file whole or not at all; ``link`` where neither side is ever written in place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        if not link:
+            raise OSError
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

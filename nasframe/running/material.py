@@ -1,0 +1,79 @@
+"""What a plan names, loaded: model, tokenizer, task, network, space."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from nasframe import registry
+from nasframe.running.processes import device
+from nasframe.streams import stream_seed
+from nasframe.types import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from nasframe.interfaces import Estimator, Model, SearchSpace, Task
+    from nasframe.recipe.plan import Plan
+
+
+class Material:
+    """What stages work on; each part is loaded when it is first asked for.
+
+    Args:
+        plan: the resolved recipe.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The model, from which networks are loaded; ``None`` where the recipe's space stands without a network."""
+        use = self.plan.model
+        return registry.make("model", use, {"base": self.plan.base}) if use else None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model and self.model.tokenizer()
+
+    @cached_property
+    def bare_space(self) -> Any:
+        """The recipe's space where it stands without a network, else ``None``."""
+        return None if self.model else registry.make("space", self.plan.space)
+
+    @cached_property
+    def estimators(self) -> Mapping[str, Estimator]:
+        """Every cost that the plan can name."""
+        if self.bare_space is not None:
+            found: Mapping[str, Estimator] = self.bare_space.estimators
+            return found
+        return {name: registry.make("estimator", use) for name, use in self.plan.estimators.items()}
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, its splits drawn from the run's ``split`` stream."""
+        seed = stream_seed(self.plan.seed, "split")
+        inject = {"tokenizer": self.tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
+        found: Task = registry.make("task", self.plan.task, inject)
+        return found
+
+    def net(self, random: bool = False) -> nn.Module:
+        """Load the model's network anew, its head (or all of it) drawn from the run's ``init`` stream."""
+        assert self.model is not None
+        net = self.model.load(self.task.labels, stream_seed(self.plan.seed, "init"), random=random)
+        return net.to(device())
+
+    def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
+        """Make the space ``use``, or the recipe's own if it has one, for a network."""
+        use = use or self.plan.space
+        return registry.make("space", use, {"config": net.config}) if use else None
+
+    @cached_property
+    def work(self) -> Work:
+        """What the first stage starts from."""
+        task, net = self.task, self.net() if self.model else None
+        return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]

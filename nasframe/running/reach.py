@@ -1,0 +1,93 @@
+"""Which budgets can be met at all, as far as that is known before any stage ran.
+
+Counted costs follow from network, space and domain. A transform may change the network they are counted on, unless it
+says that it does not (``reshapes = False``); measured costs are left to the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nasframe import registry
+from nasframe.costs import cost_function
+from nasframe.errors import UnsatisfiableError
+from nasframe.goals import Costs, Goal, goals, limits_of, obstacle, parse_limits
+
+if TYPE_CHECKING:
+    from nasframe.recipe.plan import Plan, PlannedStage
+    from nasframe.running.material import Material
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one search is asked for, as far as counted costs go.
+
+    Args:
+        stage: the search.
+        goals: its winners, bounded by the counted costs alone.
+        region: the part of the domain that it searches.
+        costs: architecture → counted costs.
+        full: counted cost → that of the full network.
+    """
+
+    stage: PlannedStage
+    goals: list[Goal]
+    region: Any
+    costs: Costs
+    full: dict[str, float]
+
+
+def check_budgets(parts: Material) -> None:
+    """Make sure, before any work, that each search can find what it is asked for.
+
+    Args:
+        parts: what the plan names.
+
+    Raises:
+        UnsatisfiableError: some budgets are out of reach; every one is told, with the nearest reachable value.
+    """
+    found = []
+    for target in targets(parts):
+        texts = ((goal, obstacle(goal, target.region, target.costs)) for goal in target.goals)
+        found += [f"stages.{target.stage.name}: {goal.name}: {text}" for goal, text in texts if text]
+    if found:
+        raise UnsatisfiableError("\n".join(found))
+
+
+def targets(parts: Material) -> Iterator[Target]:
+    """Yield what each search on a network of the model's own shape is asked for."""
+    for stage in searches(parts.plan):
+        net = parts.work.net
+        space: Any = parts.work.space if net is None else parts.space(net, stage.options.get("space"))
+        limits, budgets = limits_of(parts.plan, stage.options)
+        bounded = {name: parts.estimators[name] for name in {**limits, **budgets}}
+        counted = {name: e for name, e in bounded.items() if net is None or is_counted(e, space, net)}
+        full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
+        kept = [{name: text for name, text in texts.items() if name in counted} for texts in (limits, budgets)]
+        within = stage.options.get("within")
+        region = space.domain.restrict(within) if within else space.domain
+        wanted = goals(stage.options.get("save_as", "best"), *parse_limits(kept[0], kept[1], full))
+        yield Target(stage, wanted, region, cost_function(counted, space, net), full)
+
+
+def searches(plan: Plan) -> Iterator[PlannedStage]:
+    """Yield the searches on a network that has the shape of the model's own, as no transform changed it."""
+    same = {"pretrained": True, "random": True}
+    current = True
+    for stage in plan.stages:
+        start, saved = stage.options.get("from_"), stage.options.get("save_as")
+        current = current if start is None else same.get(start, False)
+        if stage.verb == "search" and current:
+            yield stage
+        if stage.verb == "transform":
+            factory = registry.find("transform", stage.options["use"]["use"]).load()
+            current = current and not getattr(factory, "reshapes", True)
+        if saved and stage.verb in ("train", "transform"):
+            same[saved] = current
+
+
+def is_counted(estimator: Any, space: Any, net: Any) -> bool:
+    """Tell whether a cost is a sum over choices, and so known of every architecture at once."""
+    return hasattr(estimator, "table") and estimator.table(space, net) is not None

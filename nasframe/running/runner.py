@@ -1,0 +1,377 @@
+"""Runs a plan: stages in order, each result stored before the next begins, so that a kill loses one stage at most.
+
+In a distributed run every process trains; what is not training is done by the first process alone, and the others
+read its stored result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe import registry
+from nasframe.errors import RunError, UsageError
+from nasframe.recipe.nodes import dump
+from nasframe.recipe.resolution import Plan, PlannedStage, resolve
+from nasframe.running.cache import Cache, CachedRun
+from nasframe.running.context import StageContext
+from nasframe.running.material import Material
+from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
+from nasframe.running.progress import Progress
+from nasframe.running.reach import check_budgets
+from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
+from nasframe.streams import stream_seed
+from nasframe.types import Work, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from nasframe.recipe.loading import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its directory.
+
+    Args:
+        directory: the run directory, as :func:`run` made it.
+    """
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Name → Hugging Face directory of every model that was written."""
+        store = RunStore(self.directory, shared=True)
+        rows = store.db.execute("SELECT name, path FROM model WHERE path IS NOT NULL ORDER BY rowid").fetchall()
+        store.close()
+        return {name: self.directory / path for name, path in rows}
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every trial of every search, one row each, JSON columns spread out."""
+        from nasframe.reports.report import trials_frame
+
+        return trials_frame(self.directory)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials that no other one beats in the score and in every cost of the budgets or objectives."""
+        from nasframe.reports.report import front_frame
+
+        return front_frame(self.directory)
+
+    def report(self) -> dict[str, Any]:
+        """Write ``report.json``, ``.md``, ``.html`` and the figures anew and return the first."""
+        from nasframe.reports.report import build
+
+        return build(self.directory)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    cache: str | Path | None = None,
+    report: bool = True,
+) -> Run:
+    """Run a recipe in a fresh directory.
+
+    Args:
+        recipe: what :func:`nasframe.load_recipe` returned.
+        out: the run directory; default ``runs/<name>/<time>-<hash>``.
+        progress: show bars; default on a terminal only.
+        cache: a folder of stage results, to take from and to add to; default: every stage is run.
+        report: write the report at the end; :meth:`Run.report` writes it at any time.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: the recipe cannot work; nothing was written.
+        UsageError: ``out`` is not empty, or several processes were to share a cache.
+        UnsatisfiableError: no architecture can meet a budget; nothing was written.
+    """
+    plan = resolve(recipe)
+    if cache is not None and distributed():
+        raise UsageError("a cache serves runs of one process. Expected no cache under torchrun or accelerate.")
+    join_processes()
+    digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
+    directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
+    store, parts = None, Material(plan)
+    if leader():
+        refuse_existing(directory)
+        with Progress(progress).bar("model and data"):
+            check_budgets(parts)
+        facts = {"command": sys.argv, "base": str(plan.base)}
+        facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}
+        store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
+    directory = Path(told_by_leader(str(store.directory if store else "")))
+    return execute(plan, store, directory, progress, report, parts)
+
+
+def resume(directory: str | Path, *, progress: bool | None = None, report: bool = True) -> Run:
+    """Go on with a run that was stopped: finished stages stand, the interrupted one continues.
+
+    Args:
+        directory: the run directory.
+        progress: show bars; default on a terminal only.
+        report: write the report at the end.
+
+    Raises:
+        UsageError: no run lies there, another process works on it, or its data changed since.
+    """
+    from nasframe.recipe.loading import load_recipe
+
+    join_processes()
+    directory = Path(directory)
+    store = RunStore(directory) if leader() else None
+    told_by_leader(directory.name)  # the others wait until the lock is held
+    reader = store or RunStore(directory, shared=True)
+    plan = resolve(load_recipe(directory / "recipe.yaml", base=Path(reader.get("base", "."))))
+    parts = Material(plan)
+    if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
+        check_budgets(parts)
+    return execute(plan, store, directory, progress, report, parts)
+
+
+def execute(
+    plan: Plan,
+    store: RunStore | None,
+    directory: Path,
+    progress: bool | None,
+    report: bool,
+    parts: Material | None = None,
+) -> Run:
+    """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
+    own = store or RunStore(directory, shared=True)
+    context = RunContext(plan, own, Progress(progress if store else False), parts)
+    try:
+        if store:
+            write_environment(context)
+            context.hooks.run_started(directory=directory, recipe=plan.recipe)
+        work: Work | None = None
+        for position, stage in enumerate(plan.stages):
+            if own.stage_state(stage.name) == "done":
+                continue
+            if store:
+                work = context.next_stage(position, stage, work)
+            else:
+                if stage.verb == "train":  # until we join it, the first process cannot get past this stage
+                    StageContext(context, stage).call(context.restore(plan.stages[:position]))
+                context.wait_for(stage)
+        if store:
+            store.put("finished", True)
+            if report:
+                with context.progress.bar("report"):
+                    Run(directory).report()
+            store.clear_checkpoints()
+    finally:
+        own.close()
+    return Run(directory)
+
+
+class RunContext:
+    """What lasts for a whole run: the plan, the store, the shared sampler, the estimators, files of networks.
+
+    Args:
+        plan: the resolved recipe.
+        store: where all is kept.
+        progress: where all is shown.
+        parts: what the plan names, where it is loaded already.
+    """
+
+    def __init__(self, plan: Plan, store: RunStore, progress: Progress, parts: Material | None = None) -> None:
+        self.plan, self.store, self.progress = plan, store, progress
+        self.parts = parts or Material(plan)
+        self.hooks = registry.plugin_manager().hook
+        self.estimators = self.parts.estimators
+        self.files: dict[int, str] = {}
+        self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
+        self.sampler: Any = None
+        self.cached: CachedRun | None = None
+        with progress.bar("model and data"):
+            self.material = self.load_material()
+            if (folder := store.get("cache")) is not None and leader():
+                self.cached = CachedRun(Cache(Path(folder)), store, plan, self.material)
+
+    def load_material(self) -> Work:
+        """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
+        task, known = self.parts.task, self.store.get("data")
+        if known is not None and known["fingerprint"] != task.fingerprint:
+            raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {known}.")
+        if known is None and leader():
+            labels = list(task.labels) if task.labels is not None else None
+            facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
+            self.store.put("data", facts | {"labels": labels})
+        return self.parts.work
+
+    def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:
+        """Run a stage, or take its result from the cache: ``None`` means that the work lies in the snapshot."""
+        if self.cached is None:
+            return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+        if not self.cached.adopt(position):
+            with self.cached.building(position):
+                if not self.cached.adopt(position):
+                    return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+        self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}: from the cache")
+        self.prune(stage.name)
+        self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=0.0)
+        return None
+
+    def execute_stage(self, position: int, stage: PlannedStage, work: Work) -> Work:
+        """Run one stage and store its result."""
+        self.store.start_stage(stage.name, position, stage.verb)
+        self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}")
+        context, began = StageContext(self, stage), time.monotonic()
+        try:
+            work = context.call(work)
+        except BaseException:
+            self.store.end_stage(stage.name, "failed", time.monotonic() - began)
+            raise
+        self.snapshot(stage.name, work)
+        seconds = time.monotonic() - began
+        if self.cached is not None:
+            self.cached.keep(stage, seconds, context.result)
+        self.store.end_stage(stage.name, "done", seconds, context.result)
+        self.prune(stage.name)
+        self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)
+        return work
+
+    def snapshot(self, stage: str, work: Work) -> None:
+        """Store what the next stage needs; a network that is on disk already is only named."""
+        nets = {n: self.keep_net(net) for n, net in {**work.models, "": work.net}.items() if net is not None}
+        sampler = self.sampler.state_dict() if self.sampler is not None else None
+        state = {"archs": {k: dict(v) for k, v in work.archs.items()}, "nets": nets, "sampler": sampler}
+        save_state(self.store.checkpoint(f"work-{stage}").path, state)
+
+    def keep_net(self, net: nn.Module) -> str:
+        """Write a network once and return its file's name."""
+        from nasframe.nn.blueprint import blueprint
+
+        if id(net) not in self.files:
+            name = f"net-{uuid.uuid4().hex}"
+            config: Any = net.config
+            state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
+            self.store.checkpoint(name).save(state)
+            self.files[id(net)], self.kept[name] = name, net
+        return self.files[id(net)]
+
+    def load_net(self, name: str) -> nn.Module:
+        """Read a network that :meth:`keep_net` wrote."""
+        from nasframe.nn.blueprint import load
+
+        if name not in self.kept:
+            state = load_state(self.store.checkpoint(name).path)
+            net = load(state["config"], state["blueprint"], state["state"]).to(device()).eval()
+            self.files[id(net)], self.kept[name] = name, net
+        net_: nn.Module = self.kept[name]
+        return net_
+
+    def restore(self, done: Sequence[PlannedStage]) -> Work:
+        """Return the work after the finished stages."""
+        if not done:
+            return self.material
+        state = load_state(self.store.checkpoint(f"work-{done[-1].name}").path)
+        if state["sampler"] is not None:
+            self.shared_sampler(self.material).load_state_dict(state["sampler"])
+        nets: dict[str, Any] = {name: self.load_net(file) for name, file in state["nets"].items()}
+        return replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
+
+    def prune(self, stage: str) -> None:
+        """Drop the states that only earlier stages needed."""
+        work = self.store.checkpoint(f"work-{stage}").path
+        needed = {work.name, *(f"{name}.safetensors" for name in load_state(work)["nets"].values())}
+        for path in work.parent.glob("*.safetensors"):
+            if path.name not in needed and not path.name.startswith("expected-"):
+                path.unlink()
+        self.kept = {name: net for name, net in self.kept.items() if f"{name}.safetensors" in needed}
+        self.files = {key: name for key, name in self.files.items() if name in self.kept}
+
+    def wait_for(self, stage: PlannedStage) -> None:
+        """Wait until the first process stored a stage."""
+        while (state := self.store.stage_state(stage.name)) != "done":
+            if state == "failed":
+                raise RunError(f"stage {stage.name} failed on the first process.")
+            time.sleep(0.1)
+
+    def shared_sampler(self, work: Work) -> Any:
+        """Return the recipe's own sampler, which several stages teach."""
+        if self.sampler is None:
+            assert work.space is not None
+            seed = stream_seed(self.plan.seed, "sampler", "shared")
+            inject = {"domain": work.space.domain, "seed": seed, "costs": self.cost_rows(work)}
+            self.sampler = registry.make("sampler", self.plan.sampler, inject)
+        return self.sampler
+
+    def cost_rows(self, work: Work, bounded: Iterable[str] = ()) -> Any:
+        """Make the costs that samplers get: those bounded, or else those that the recipe bounds or aims at."""
+        from nasframe.costs import cost_rows
+
+        aims = (name[1:] for name in self.plan.objectives or () if name.startswith("-"))
+        names = {*bounded} or {*self.plan.constraints, *self.plan.budgets, *aims}
+        return cost_rows(self.estimators, sorted(names), work.space, work.net)
+
+
+def write_environment(context: RunContext) -> None:
+    """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
+    import torch
+
+    packages = [
+        "torch",
+        "transformers",
+        "tokenizers",
+        "accelerate",
+        "numpy",
+        "scipy",
+        "pandas",
+        "scikit-learn",
+        "safetensors",
+    ]
+    facts = {
+        "nasframe": metadata.version("nasframe"),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "plugins": {name: str(source) for name, source in registry.plugins().sources.items()},
+        "git": git_commit(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "device": str(device()),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "seed": context.plan.seed,
+        "command": context.store.get("command"),
+        "data": context.store.get("data"),
+    }
+    write_text(context.store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that nasframe runs from, marked where files differ from it."""
+    where = Path(__file__).parents[1]
+    if shutil.which("git") is None or not (where.parent / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=where,
+        capture_output=True,
+        text=True,
+    )
+    return answer.stdout.strip() or None

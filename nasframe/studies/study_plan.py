@@ -1,0 +1,83 @@
+"""What a study would do, without doing it: its runs, which stages they share or find in the cache, costs and time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.running import dryrun
+from nasframe.running.cache import Cache, default_folder
+from nasframe.running.keys import digest, material, stage_keys
+from nasframe.running.material import Material
+from nasframe.types import canonical_json
+
+if TYPE_CHECKING:
+    from nasframe.recipe.plan import Plan
+    from nasframe.studies.study_file import Study
+
+
+def preview(study: Study, cache: str | Path | None = None, threads: int | None = None) -> dict[str, Any]:
+    """Describe what a study would do.
+
+    Loads the data of every task and seed, since keys come from it, and times a few training steps; writes nothing.
+
+    Args:
+        study: the study.
+        cache: the folder of stage results; default as for :func:`nasframe.studies.study.ablate`.
+        threads: CPU threads of each run; default: as torch finds them.
+
+    Returns:
+        ``stages``: for each arm, task and stage how many seeds would ``run`` it, find it ``shared`` with a run before
+        or ``cached``, what it does and the estimated seconds of one; ``costs`` and ``limits`` of each arm and task, as
+        :func:`nasframe.running.dryrun.dry_run` gives them; and in all ``runs``, distinct ``stages_to_run``
+        and ``seconds``, on one process.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder, looks = Cache(Path(cache or default_folder())), _Looks()
+    seen: set[str] = set()
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for run, plan in study.runs():
+        for stage, parts in zip(plan.stages, stage_keys(plan, looks.start(plan)), strict=True):
+            key = digest(parts)
+            how = "cached" if folder.holds(key) else "shared" if key in seen else "run"
+            seen.add(key)
+            counts.setdefault((run["arm"], run["task"], stage.name), Counter())[how] += 1
+    rows, arms = [], []
+    for run, plan in ((run, plan) for run, plan in study.runs() if run["seed"] == study.seeds[0]):
+        place = {"arm": run["arm"], "task": run["task"]}
+        facts = looks.look(plan)
+        arms.append(place | {key: facts[key] for key in ("costs", "limits")})
+        for row in facts["stages"]:
+            found = counts[run["arm"], run["task"], row["name"]]
+            rows.append(place | row | {how: found[how] for how in ("run", "shared", "cached")})
+    totals = {"runs": len(study.seeds) * len(study.plans), "stages_to_run": sum(row["run"] for row in rows)}
+    return {"stages": rows, "arms": arms, **totals, "seconds": sum(row["run"] * row["seconds"] for row in rows)}
+
+
+class _Looks:
+    """Loads and measures what several runs have in common once."""
+
+    def __init__(self) -> None:
+        self.starts: dict[str, dict[str, str]] = {}
+        self.speeds: dict[str, float] = {}
+
+    def start(self, plan: Plan) -> dict[str, str]:
+        """Digest what a run starts from."""
+        key = canonical_json([plan.model, plan.task, plan.seed, str(plan.base), plan.model or plan.space])
+        if key not in self.starts:
+            self.starts[key] = material(Material(plan).work)
+        return self.starts[key]
+
+    def look(self, plan: Plan) -> dict[str, Any]:
+        """Return the stages, costs and limits of a run."""
+        parts = Material(plan)
+        work, key = parts.work, canonical_json([plan.model, plan.task, str(plan.base)])
+        if key not in self.speeds:
+            self.speeds[key] = dryrun.forward_seconds(work) if work.net is not None else 0.0
+        share = dryrun.mean_share(work) if work.net is not None else 1.0
+        stages = [dryrun.describe(stage, work, self.speeds[key], share) for stage in plan.stages]
+        return {"stages": stages, "costs": dryrun.ranges(parts), "limits": list(dryrun.limit_rows(parts))}

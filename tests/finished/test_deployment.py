@@ -1,0 +1,266 @@
+"""New constraints for a finished run: from its archive, by a short search, and never without proof."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import nasframe as nf
+from nasframe import reload
+from nasframe.cli import main
+from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
+from nasframe.finished import deployment
+from nasframe.finished.deployment import _Desk, deploy
+from nasframe.finished.loading import Finished, searched_net
+from nasframe.goals import Goal
+from nasframe.recipe.resolution import resolve
+from nasframe.running import runner
+from nasframe.scoring import parse_bounds
+from nasframe.store import RunStore
+from nasframe.testing.toy import ToyTask, tiny_inputs
+from nasframe.verifier import Verifier
+
+RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
+STAGES = (
+    "stages=[{train: {save_as: supernet, sampler: random, max_steps: 4, learning_rate: 1e-3}}, "
+    "{search: {sampler: random, trials: 40, examples: 8, finalists: 3}}]"
+)
+
+
+class InProcess(Verifier):
+    """Loads in this process: the fresh one takes seconds, and is tested below and in test_export."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait(self):
+        pass
+
+    def logits(self, directories, inputs, jobs):
+        import nasframe.hf  # noqa: F401
+
+        found = {}
+        for name, directory in directories.items():
+            with torch.no_grad():
+                net = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+                found[name] = net(**inputs[name]).logits
+        return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return nf.run(nf.load_recipe(RECIPE, [STAGES]), out=tmp_path_factory.mktemp("deploy") / "run").directory
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(deployment, "Verifier", InProcess)
+
+
+@pytest.fixture
+def no_dev(monkeypatch):
+    measure = ToyTask.evaluate
+
+    def evaluate(self, forward, split, examples=None):
+        assert split == "select"
+        return measure(self, forward, split, examples)
+
+    monkeypatch.setattr(ToyTask, "evaluate", evaluate)
+
+
+def models_of(found):
+    return {model["name"]: model for model in found["models"]}
+
+
+def test_the_command_writes_models_that_a_stranger_can_load(finished, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["deploy", finished, "params<=100%", "--budgets", "encoder_params=70%,50%", "--out", out, "--no-search"]
+    assert main([*map(str, arguments), "--json", "--no-progress"]) == 0
+    printed, said = capsys.readouterr()
+    found = json.loads(printed)
+    assert said == ""
+    assert json.loads((out / "deploy.json").read_text()) == found
+    assert "| best@70% |" in (out / "deploy.md").read_text()
+    run = Finished(finished)
+    for name, share in (("best@70%", 0.7), ("best@50%", 0.5)):
+        model = models_of(found)[name]
+        assert (model["origin"], model["path"]) == ("archive", name)
+        assert model["shares"]["encoder_params"] <= share
+        report = json.loads((out / name / "export_report.json").read_text())
+        assert report["verified"]
+        assert report["loaded"].startswith("in a fresh process")
+        loaded = AutoModelForSequenceClassification.from_pretrained(out / name, trust_remote_code=True).eval()
+        with torch.no_grad():
+            view = run.space.view(run.net, model["arch"])(**tiny_inputs()).logits
+            assert torch.allclose(loaded(**tiny_inputs()).logits, view, atol=1e-5)
+        assert loaded.num_parameters() == model["costs"]["params"]
+
+
+def test_the_archive_gives_the_winner_that_the_search_found(finished, tmp_path, quick, no_dev):
+    store = RunStore(finished, shared=True)
+    winners = store.stage_result("search")["winners"]
+    store.close()
+    found = models_of(deploy(finished, budgets=["encoder_params=75%,40%"], out=tmp_path / "out", search=0))
+    for name, winner in winners.items():
+        assert found[name]["arch"] == winner["arch"]
+        assert found[name]["score"] == winner["score"]
+
+
+def test_a_search_adds_what_the_archive_lacks(finished, tmp_path, quick, no_dev, monkeypatch):
+    fit = []
+    monkeypatch.setattr("nasframe_basics.loop.Loop.fit", lambda *_: fit.append(1), raising=False)
+    found = deploy(finished, ["encoder_params<=14%"], out=tmp_path / "auto")
+    assert found["evaluations"] > 0
+    tight = Finished(finished)
+    whole = found["models"][0]
+    assert whole["shares"]["encoder_params"] <= 0.14
+    again = tight.evaluate(whole["arch"], whole["examples"])
+    assert whole["score"] == again.metrics["accuracy"]
+    more = deploy(finished, ["encoder_params<=14%"], out=tmp_path / "more", search=12)
+    assert more["models"][0]["score"] >= whole["score"] - 0.3
+    assert not fit
+    none = deploy(finished, ["encoder_params<=80%"], out=tmp_path / "none", search=0)
+    assert none["evaluations"] == 0
+    assert none["models"][0]["origin"] == "archive"
+
+
+def test_the_archive_answers_by_itself_where_it_is_dense(finished, monkeypatch):
+    monkeypatch.setattr(deployment, "ENOUGH", 3)
+    run = Finished(finished)
+    full = run.estimator("encoder_params").estimate(run.space, run.net, None)
+
+    def enough(text):
+        goal = Goal("best", {"encoder_params": parse_bounds(text, full)})
+        return _Desk(run, [goal], InProcess())._enough(goal)
+
+    assert enough("75%")
+    assert not enough("14%")
+    assert not enough("100%")
+
+
+def test_what_is_out_of_reach_is_3_with_the_nearest_value(finished, tmp_path, capsys):
+    arguments = [
+        "deploy",
+        str(finished),
+        "params<=1%",
+        "--budgets",
+        "encoder_params=50%,2%",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(arguments) == 3
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("The nearest reachable is params = ") == 2
+    assert "% of the full network" in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_all_bad_constraints_are_told_at_once(finished, tmp_path, capsys):
+    bad = ["encoder_parms<=60%", "latency=3", "macs<=2x", "--budgets", "parms=3", "--out", str(tmp_path / "o")]
+    assert main(["deploy", str(finished), *bad]) == 2
+    _, error = capsys.readouterr()
+    for words in (
+        "Did you mean 'encoder_params'?",
+        "Did you mean 'latency<=3'?",
+        "unknown unit",
+        "Did you mean 'params'?",
+    ):
+        assert words in error
+    for rest in ([], ["params<=90%", "--search", "3", "--no-search"], ["params<=90%", "--stage", "serch"]):
+        assert main(["deploy", str(finished), *rest, "--out", str(tmp_path / "o")]) == 2
+    assert "Did you mean 'search'?" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_nothing_is_overwritten(finished, tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(UsageError, match="never overwritten"):
+        deploy(finished, ["params<=90%"], out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_model_that_computes_something_else_is_refused(finished, tmp_path, monkeypatch):
+    class Wrong(InProcess):
+        def logits(self, *arguments):
+            return {name: value + 1e-2 for name, value in super().logits(*arguments).items()}
+
+    monkeypatch.setattr(deployment, "Verifier", Wrong)
+    with pytest.raises(VerificationError, match="differ by"):
+        deploy(finished, ["encoder_params<=70%"], out=tmp_path / "o", search=0)
+    assert not any((tmp_path / "o").rglob("*"))
+
+
+def test_a_measured_cost_is_measured_best_first(finished, tmp_path, quick, monkeypatch):
+    from nasframe_basics.latency import Latency
+
+    timed = []
+
+    def measure(self, space, net, arch=None, again=False):
+        timed.append(arch)
+        size = sum(p.numel() for p in (net if arch is None else space.extract(net, arch)).parameters())
+        return {"median": size / 1000, "spread": 0.0, "how": {}}
+
+    monkeypatch.setattr(Latency, "measure", measure)
+    monkeypatch.setattr(
+        Latency, "estimate", lambda self, space, net, arch=None: measure(self, space, net, arch)["median"]
+    )
+    run = Finished(finished)
+    half = 0.6 * sum(p.numel() for p in run.net.parameters()) / 1000
+    found = deploy(finished, [f"latency<={half}ms"], out=tmp_path / "o", search=0)["models"][0]
+    assert found["costs"]["latency"] <= half
+    assert len(timed) <= 12 < len(run.trials)
+    with pytest.raises(UnsatisfiableError, match="nearest measured here"):
+        deploy(finished, ["latency<=0.1ms"], out=tmp_path / "p", search=0)
+
+
+@pytest.mark.parametrize(
+    ("stages", "name"),
+    [
+        ("[{train: {save_as: s, max_steps: 1}}, {search: {}}]", "s"),
+        ("[{search: {}}]", "pretrained"),
+        ("[{train: {max_steps: 1}}, {search: {}}]", None),
+        ("[{train: {save_as: s, max_steps: 1}}, {transform: {use: rewire}}, {search: {}}]", None),
+        ("[{train: {save_as: s, max_steps: 1}}, {transform: {use: rewire, save_as: r}}, {search: {}}]", "r"),
+        ("[{train: {save_as: s, max_steps: 1}}, {train: {max_steps: 1}}, {search: {from: s}}]", "s"),
+        ("[{train: {save_as: s, max_steps: 1}}, {search: {}}, {train: {name: t, save_as: s, max_steps: 1}}]", None),
+    ],
+)
+def test_the_network_of_a_search_is_known_by_name(stages, name):
+    plan = resolve(nf.load_recipe(RECIPE, [f"stages={stages}"]))
+    assert searched_net(plan, next(stage for stage in plan.stages if stage.verb == "search")) == name
+
+
+def test_a_super_network_without_a_name_is_kept(tmp_path, quick):
+    stages = "stages=[{train: {sampler: random, max_steps: 1}}, {search: {sampler: random, trials: 12}}]"
+    run = nf.run(nf.load_recipe(RECIPE, [stages]), out=tmp_path / "run").directory
+    assert deploy(run, ["encoder_params<=70%"], out=tmp_path / "one", search=0)["net"] == "search"
+    shutil.rmtree(run / "models" / "search.net")
+    with pytest.raises(UsageError, match=r"was not kept.*save_as"):
+        deploy(run, ["encoder_params<=70%"], out=tmp_path / "two", search=0)
+
+
+def test_a_run_that_is_not_finished_is_refused_with_the_way_on(finished, tmp_path, capsys, monkeypatch):
+    part = tmp_path / "part"
+    shutil.copytree(finished, part)
+    store = RunStore(part)
+    store.put("finished", False)
+    store.close()
+    assert main(["deploy", str(part), "params<=90%", "--out", str(tmp_path / "o")]) == 2
+    assert f"nasframe run --resume {part}" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="no run here"):
+        deploy(tmp_path, ["params<=90%"], out=tmp_path / "o")
+
+
+def test_the_python_name(finished):
+    assert nf.deploy is deploy
+    assert runner.Run(finished).directory == finished
+    assert callable(reload.run)

@@ -1,0 +1,365 @@
+"""Resolving: every problem at once with its place, and plans that re-run to themselves."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nasframe as nf
+from nasframe import registry
+from nasframe.errors import RecipeError
+from nasframe.recipe.nodes import dump
+from nasframe.recipe.overrides import KEPT
+from nasframe.recipe.resolution import check_recipe, resolve, winners
+from nasframe.stages import COSTS, VERBS
+from nasframe.types import SamplerRef, TrainOptions
+
+TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
+
+
+class Files:
+    """A task with files."""
+
+    def __init__(self, folder: Path, extra: Path | None = None, size: int = 1, base: Path | None = None): ...
+
+
+class Wraps:
+    """A sampler around another."""
+
+    def __init__(self, domain, inner: SamplerRef = "random", rate: float = 0.5): ...
+
+
+class Toys:
+    @nf.hookimpl
+    def register_tasks(self, register):
+        register("files", Files)
+
+    @nf.hookimpl
+    def register_samplers(self, register):
+        register("wraps", Wraps)
+
+
+@pytest.fixture(autouse=True)
+def toys():
+    registry.plugins.cache_clear()
+    registry.plugin_manager().register(Toys(), name="toys")
+    yield
+    registry.plugins.cache_clear()
+
+
+def base(**changes):
+    data = {
+        "nasframe": 1,
+        "model": "minilm-l6",
+        "task": {"use": "files", "folder": str(Path.cwd())},
+        "space": {"use": "bert_width_depth", "layers": [3, 6], "heads": [4, 12], "ffn": [256, 1536]},
+        "budgets": {"encoder_params": ["75%", "<= 4M"]},
+        "stages": [
+            {"train": {"save_as": "teacher", "epochs": 1}},
+            {"search": {"sampler": "random", "trials": 5}},
+            {"extract": {}},
+            {"evaluate": {}},
+        ],
+    }
+    return {**data, **changes}
+
+
+def faults(data, *overrides):
+    plan, problems = check_recipe(data, overrides)
+    assert (plan is None) is bool(problems)
+    return [str(problem) for problem in problems]
+
+
+def stages(*extra):
+    return base(stages=[*base()["stages"][:2], *extra])
+
+
+def test_a_recipe_that_fits_becomes_a_plan():
+    plan = resolve(nf.load_recipe(base(name="demo", seed=7)))
+    assert (plan.name, plan.seed) == ("demo", 7)
+    assert [(stage.name, stage.verb) for stage in plan.stages] == [
+        ("teacher", "train"),
+        ("search", "search"),
+        ("extract", "extract"),
+        ("evaluate", "evaluate"),
+    ]
+    options = plan.stages[0].options
+    assert options["options"] == TrainOptions(epochs=1)
+    assert options["save_as"] == "teacher"
+    assert {"encoder_params", *COSTS} <= plan.estimators.keys()
+    assert plan.model["use"] == "minilm-l6"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": "one"}, "seed  'one' does not fit. Expected int."),
+        ({"seed": True}, "seed  True does not fit"),
+        ({"nasframe": 2}, "nasframe  format 2 is not known. This nasframe reads format 1"),
+        ({"name": "a/b"}, "name  'a/b' cannot name files"),
+        ({"sede": 1}, "sede  unknown key. Expected one of budgets, constraints"),
+        ({"sede": 1}, "Did you mean 'seed'?"),
+        ({"trials": 5}, "trials  unknown key."),
+        ({"trials": 5}, "Wrong level: it is an option of the stage search, as in stages.search.trials"),
+        ({"population": 5}, "It belongs to sampler 'evolution'"),
+        ({"model": None}, "model  missing"),
+        ({"task": "glu"}, "task  unknown task 'glu'. There are: files, glue"),
+        ({"task": {"use": "glu"}}, "task.use  unknown task 'glu'."),
+        ({"task": {"name": "x"}}, "names no plugin"),
+        ({"task": "random"}, "'random' is a sampler"),
+        ({"task": {"use": "files"}}, "task.folder  missing. Expected path"),
+        (
+            {"task": {"use": "files", "folder": "nowhere/at/all"}},
+            "task.folder  no such file or folder 'nowhere/at/all'",
+        ),
+        (
+            {"task": {"use": "files", "folder": ".", "siez": 2}},
+            "task.siez  task 'files' has no option 'siez'. Options: extra",
+        ),
+        (
+            {"task": {"use": "files", "folder": ".", "base": "x"}},
+            "task.base  not an option of task 'files': the framework gives it",
+        ),
+        ({"task": {"use": "files", "folder": ".", "max_length": 3}}, "It belongs to task 'glue'"),
+        ({"task": {"use": "files", "folder": ".", "size": "3"}}, "task.size  '3' does not fit. Expected int."),
+        ({"sampler": {"use": "wraps", "inner": {"use": "randm"}}}, "sampler.inner.use  unknown sampler 'randm'"),
+        ({"sampler": {"use": "wraps", "inner": {"use": "wraps", "rate": "x"}}}, "sampler.inner.rate  'x' does not fit"),
+        ({"sampler": {"use": "wraps", "join": 5}}, "sampler.join  5 does not fit"),
+        ({"budgets": {"encoder_param": "50%"}}, "budgets.encoder_param  unknown cost. Costs: backbone_params"),
+        ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
+        ({"budgets": {"params": [True]}}, "budgets.params  True is no bound"),
+        ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
+        ({"objectives": ["accuracy", "-flpos"]}, "objectives.1  unknown cost 'flpos'. Costs: backbone_params"),
+        ({"estimators": {"latency": {"threads": "x"}}}, "estimators.latency.threads  'x' does not fit"),
+        ({"estimators": {"fast": {"use": "latenzy"}}}, "estimators.fast.use  unknown estimator 'latenzy'"),
+        ({"plugins": ["nothing.py"]}, "plugins.0  no such file or folder 'nothing.py'"),
+        ({"stages": "search"}, "stages  'search' does not fit"),
+        (
+            {"stages": ["serch"]},
+            "unknown verb 'serch'. Verbs: evaluate, export, extract, repeat, search, train, transform",
+        ),
+        ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is no stage. Expected {verb: {option: value}}"),
+        ({"stages": [{"train": 5}]}, "is no stage"),
+        ({"stages": [{"train": {}}]}, "Expected 'epochs' or 'max_steps'"),
+        ({"stages": [{"train": {"epochs": 1, "save_as": "../up"}}]}, "'../up' cannot name files"),
+        ({"space": None}, "stages.search  needs a space"),
+    ],
+)
+def test_problems_of_the_recipe(changes, expected):
+    found = faults(base(**changes))
+    assert any(expected in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ({"train": {"epochs": 1, "learning_rat": 1}}, "stages.train.learning_rat  stage 'train' has no option"),
+        ({"train": {"epochs": 1, "learning_rat": 1}}, "Did you mean 'learning_rate'?"),
+        ({"train": {"epochs": 1, "trials": 1}}, "It belongs to the stage search"),
+        ({"train": {"epochs": 1, "budgets": {}}}, "Wrong level: it belongs at the recipe's top level"),
+        ({"train": {"epochs": 1, "temperature": 5}}, "It belongs to modifier 'kd'"),
+        (
+            {"train": {"epochs": 1, "learning_rate": "fast"}},
+            "stages.train.learning_rate  'fast' does not fit. Expected float",
+        ),
+        ({"train": {"epochs": 1, "keep": "bst"}}, "Did you mean 'best'?"),
+        ({"train": {"epochs": 1, "sampler": "shared"}}, "there is no shared sampler"),
+        (
+            {"train": {"epochs": 1, "modifiers": [{"use": "kd", "teacher": "techer"}]}},
+            "no saved network 'techer' at this point",
+        ),
+        (
+            {"train": {"epochs": 1, "modifiers": [{"use": "kd", "temp": 1}]}},
+            "stages.train.modifiers.0.temp  modifier 'kd' has no",
+        ),
+        ({"train": {"epochs": 1, "modifiers": ["kdd"]}}, "stages.train.modifiers.0  unknown modifier 'kdd'"),
+        ({"train": {"epochs": 1, "modifiers": "kd"}}, "stages.train.modifiers  'kd' does not fit"),
+        ({"train": {"epochs": 1, "from": "techer"}}, "stages.train.from  no network 'techer' at this point"),
+        ({"train": {"epochs": 1, "arch": "best@30%"}}, "no architecture 'best@30%' at this point. There are: best@75%"),
+        ({"transform": {"score": "taylor"}}, "missing 'use'. Expected one of rewire, svd"),
+        ({"transform": {"use": "rewire", "rank": 3}}, "stages.transform.rank  transform 'rewire' has no option 'rank'"),
+        ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
+        ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
+        ({"search": {"name": "s", "budgets": {"parms": "50%"}}}, "stages.s.budgets.parms  unknown cost"),
+        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  unknown option"),
+        ({"search": {"name": "s", "objectives": ["-x"]}}, "stages.s.objectives.0  unknown cost 'x'"),
+        ({"search": {"name": "teacher"}}, "a second stage is called 'teacher'"),
+        ({"extract": {"archs": ["bst@*"]}}, "stages.extract.archs.0  no arch 'bst@*' at this point"),
+        ({"extract": {"archs": {"mine": "bst"}}}, "stages.extract.archs.mine  no architecture 'bst' at this point"),
+        (
+            {"evaluate": {"models": ["best@*"]}},
+            "stages.evaluate.models.0  no model 'best@*' at this point. There are: teacher",
+        ),
+        (
+            {"evaluate": {"costs": ["parms"]}},
+            "stages.evaluate.costs.0  no cost 'parms' at this point.",
+        ),
+        (
+            {"evaluate": {"split": "test"}},
+            "stages.evaluate.split  'test' does not fit. Expected 'train' or 'select' or 'dev'",
+        ),
+    ],
+)
+def test_problems_of_a_stage(stage, expected):
+    found = faults(stages(stage))
+    assert any(expected in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [{"extract": {}}, {"train": {"epochs": 1, "from": "best@75%"}}],
+        [{"train": {"epochs": 1, "arch": "best@<= 4M"}}],
+        [{"train": {"epochs": 1, "arch": {"layers": 4}}}],
+        [{"train": {"max_steps": 3, "from": "random", "modifiers": ["kd"]}}],
+        [
+            {"search": {"name": "more", "save_as": "few", "budgets": {"params": "50%", "macs": ["30%", "20%"]}}},
+            {"extract": {"archs": ["few@macs=30%", "few@params=*"]}},
+        ],
+        [{"extract": {"archs": {"mine@50%": "teacher"}}}],
+        [{"extract": {"archs": {"mine": {"layers": [0, 1]}}}}, {"evaluate": {"models": ["mine", "teacher"]}}],
+        [{"transform": {"use": "rewire", "save_as": "wired"}}, {"train": {"epochs": 1, "from": "wired"}}],
+        [{"train": {"epochs": 1, "sampler": "random", "space": {"use": "bert_width_depth", "layers": [1, 2]}}}],
+        [
+            {
+                "repeat": {
+                    "times": 2,
+                    "stages": [{"train": {"save_as": "x", "epochs": 1}}, {"train": {"from": "x", "epochs": 1}}],
+                }
+            }
+        ],
+        ["extract", {"evaluate": None}, {"export": {"mode": "padded"}}],
+    ],
+)
+def test_references_that_point_back_are_fine(extra):
+    assert faults(stages(*extra)) == []
+
+
+def test_all_problems_are_told_at_once_with_their_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("model: minilm-l7\nspace: bert_width_depth\n")
+    (tmp_path / "r.yaml").write_text(
+        "extends: base.yaml\nseed: one\nseed: two\nbudgets: {encoder_param: 50%}\nstages:\n"
+        "  - transform: {use: svd, rnak: 64}\n  - search: {sampler: evolutoin, trials: 20}\n"
+    )
+    _, problems = check_recipe("r.yaml", ["task.use=glue", "stages.search.trails=3"])
+    assert problems == sorted(problems, key=lambda problem: problem.order)
+    places = {(problem.place, problem.path) for problem in problems}
+    assert {
+        ("r.yaml:3:1", "seed"),
+        ("base.yaml:1:1", "model"),
+        ("r.yaml:4:11", "budgets.encoder_param"),
+        ("r.yaml:6:27", "stages.transform.rnak"),
+        ("r.yaml:7:14", "stages.search.sampler"),
+        ("override 'stages.search.trails=3'", "stages.search.trails"),
+        ("override 'task.use=glue'", "task.name"),
+    } <= places
+    with pytest.raises(RecipeError):
+        nf.load_recipe("r.yaml")
+
+
+def test_an_override_that_sets_an_unwritten_option_is_checked():
+    assert faults(base(), "stages.search.examples=64") == []
+    (found,) = faults(base(), "stages.search.exmples=64")
+    assert found.startswith("override 'stages.search.exmples=64'  stages.search.exmples")
+    assert "Did you mean 'examples'?" in found
+
+
+def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
+    for folder in ("recipes/data", "data", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    text = dump(base(task={"use": "files", "folder": "data"}))
+    (tmp_path / "recipes/r.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert resolve(nf.load_recipe("recipes/r.yaml")).task["folder"] == str(tmp_path / "recipes/data")
+    assert resolve(nf.load_recipe("recipes/r.yaml", ["task.folder=here"])).task["folder"] == str(tmp_path / "here")
+    assert "no such file or folder 'gone'" in faults("recipes/r.yaml", "task.folder=gone")[0]
+    (tmp_path / "elsewhere.yaml").write_text(dump(resolve(nf.load_recipe("recipes/r.yaml")).recipe))
+    assert resolve(nf.load_recipe("elsewhere.yaml", base="recipes")).task["folder"] == str(tmp_path / "recipes/data")
+
+
+def test_a_text_that_may_be_a_file_is_one_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+
+    def read(path):
+        return resolve(nf.load_recipe(base(model={"use": "hf", "path": path}))).model["path"]
+
+    assert read("model") == str(tmp_path / "model")
+    assert read("org/some-v1.5") == "org/some-v1.5"
+    task = {"use": "text_classification", "train": "gone.csv"}
+    assert any("task.train  no such file or folder 'gone.csv'" in line for line in faults(base(task=task)))
+    assert faults(base(task={"use": "text_classification", "hub": "org/data", "train": "train"})) == []
+
+
+def test_one_file_plugins_work_and_broken_ones_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/mine.py").write_text(
+        "from nasframe import hookimpl\nclass Mine:\n    def __init__(self, domain): ...\n"
+        "@hookimpl\ndef register_samplers(register): register('mine', Mine)\n"
+    )
+    (tmp_path / "sub/bad.py").write_text("import nothing_of_the_kind\n")
+    recipe = base(sampler="mine", plugins=["mine.py"])
+    (tmp_path / "sub/r.yaml").write_text(dump(recipe))
+    plan, problems = check_recipe("sub/r.yaml")
+    assert not problems
+    assert plan.recipe["plugins"] == [str(tmp_path / "sub/mine.py")]
+    assert "ModuleNotFoundError" in faults("sub/r.yaml", "plugins=[sub/bad.py]")[0]
+
+
+def assert_rerunnable(plan):
+    again = resolve(nf.load_recipe(plan.recipe, base=plan.base))
+    assert again == plan
+    assert resolve(nf.load_recipe(again.recipe, base=plan.base)) == plan
+
+
+@pytest.mark.parametrize("source", ["quickstart", "baselines/sst2", TOY])
+def test_a_resolved_recipe_resolves_to_itself_through_its_file(source, tmp_path):
+    plan = resolve(nf.load_recipe(source))
+    assert_rerunnable(plan)
+    (tmp_path / "recipe.yaml").write_text(dump(plan.recipe))
+    assert resolve(nf.load_recipe(tmp_path / "recipe.yaml", base=plan.base)) == plan
+
+
+train = st.fixed_dictionaries(
+    {"epochs": st.integers(1, 3) | st.floats(0.5, 2)},
+    optional={
+        "learning_rate": st.floats(1e-6, 1e-2),
+        "batch_size": st.integers(1, 64),
+        "keep": st.sampled_from(["last", "best"]),
+        "sampler": st.sampled_from(
+            ["random", "shared", {"use": "sandwich", "inner": "every"}, {"use": "wraps", "rate": 1}]
+        ),
+        "modifiers": st.just([{"use": "kd", "temperature": 2}]),
+        "within": st.just({"layers": [3]}),
+        "from": st.sampled_from(["pretrained", "random", "teacher"]),
+    },
+)
+search = st.fixed_dictionaries({}, optional={"trials": st.integers(1, 9), "objectives": st.just(["accuracy", "-macs"])})
+stage = st.one_of(
+    train.map(lambda o: {"train": o}),
+    search.map(lambda o: {"search": o}),
+    st.sampled_from(
+        ["extract", {"evaluate": {"costs": ["size"]}}, {"transform": {"use": "rewire", "score": "taylor"}}]
+    ),
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(stage, max_size=4), st.integers(0, 99))
+def test_any_plan_re_runs_to_itself(extra, seed):
+    data = base(seed=seed, sampler={"use": "wraps", "join": "layer"}, stages=[*base()["stages"], *extra])
+    assert_rerunnable(resolve(nf.load_recipe(data)))
+
+
+def test_winners_are_named_as_the_search_names_them():
+    assert winners("best", {}) == ["best"]
+    assert winners("best", {"macs": ["75%", "50%"]}) == ["best@75%", "best@50%"]
+    assert winners("b", {"macs": "75%", "params": ["1M"]}) == ["b@macs=75%", "b@params=1M"]
+
+
+def test_every_verb_and_kept_option_is_known():
+    assert set(VERBS) == {"train", "transform", "search", "extract", "evaluate", "export"}
+    assert {"name", "save_as", "from", "join"} <= KEPT

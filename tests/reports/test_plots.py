@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from run_directory import make_run
+
+from nasframe.reports import plots
+from nasframe.reports.gather import gather
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return gather(make_run(tmp_path_factory.mktemp("runs") / "demo", trials=12))
+
+
+def test_pareto_shows_every_scored_trial(report):
+    (search,) = report["searches"]
+    axes = plots.pareto(report, search, "encoder_params").axes[0]
+    dots = sum(len(c.get_offsets()) for c in axes.collections)
+    assert dots == len(search["points"]) + len(report["models"])
+
+
+def test_layers_has_a_panel_a_winner(report):
+    titles = [axes.get_title() for axes in plots.layers(report).axes]
+    assert titles == ["best@75%", "best@50%", "best@30%"]
+    texts = [text.get_text() for text in plots.layers(report).axes[2].texts]
+    assert texts.count("dropped") == 3
+
+
+def test_nothing_to_draw_draws_nothing():
+    empty = {"searches": [], "models": [], "curves": {}, "ledger": []}
+    assert plots.figures(empty) == {}
+
+
+def test_no_window_system_is_asked_for(report):
+    plots.inline_svg(plots.ledger(report), "ledger")
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_inline_ink_follows_the_page(report):
+    svg = plots.inline_svg(plots.ledger(report), "cost & ledger")
+    assert "currentColor" in svg
+    assert plots.INK not in svg
+    assert 'aria-label="cost &amp; ledger"' in svg

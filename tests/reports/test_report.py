@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from run_directory import BUDGETS, make_run
+
+from nasframe.errors import UsageError
+from nasframe.reports import report
+from nasframe.reports.gather import CURVE_POINTS, _curves, _untrained
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = make_run(tmp_path_factory.mktemp("runs") / "demo")
+    report.build(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def made(run_dir):
+    return json.loads((run_dir / "report.json").read_text())
+
+
+def test_models_stand_in_the_order_of_the_table(made):
+    names = [model["name"] for model in made["models"]]
+    assert names == ["teacher", "supernet"] + [
+        f"{kind}@{budget}" for budget in BUDGETS for kind in ("best", "magnitude")
+    ]
+    assert [m["role"] for m in made["models"]] == ["teacher", "model"] + ["winner", "baseline"] * 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "baselines"),
+    [
+        ([{"search": {"name": "a"}}], set()),
+        ([{"search": {"name": "a"}}, {"train": {"name": "t", "sampler": "random"}}, {"search": {"name": "b"}}], {"a"}),
+        (
+            [
+                {"train": {"name": "t", "save_as": "t"}},
+                {"train": {"name": "s", "sampler": "random"}},
+                {"search": {"name": "a"}},
+                {"search": {"name": "b", "from": "t"}},
+            ],
+            {"b"},
+        ),
+    ],
+)
+def test_searches_without_super_network_training_give_the_baselines(stages, baselines):
+    assert _untrained({"stages": stages}) == baselines
+
+
+def test_gains_and_shares_compare_with_the_teacher_and_the_baseline(made):
+    models = {model["name"]: model for model in made["models"]}
+    half, teacher = models["best@50%"], models["teacher"]
+    assert half["gain"] == pytest.approx(0.583 - 0.624)
+    assert half["gain_over_baseline"] == pytest.approx(0.21)
+    assert half["relative"]["macs"] == pytest.approx(half["costs"]["macs"] / teacher["costs"]["macs"])
+    assert teacher["relative"]["macs"] == 1
+    assert models["magnitude@50%"]["gain_over_baseline"] is None
+
+
+def test_layers_name_what_was_dropped(made):
+    models = {model["name"]: model for model in made["models"]}
+    rows = models["best@30%"]["layers"]
+    assert [row["kept"] for row in rows] == [True] * 3 + [False] * 3
+    assert rows[1] == {"layer": 1, "kept": True, "heads": 8, "ffn": 512}
+    assert made["full"] == {"layers": 6, "heads": 12, "ffn": 1536}
+
+
+def test_front_is_what_no_trial_beats(made):
+    (search,) = made["searches"]
+    assert search["costs"] == ["encoder_params"]
+    assert search["states"] == {"done": 58, "repeat": 0, "screened": 1, "failed": 1}
+    pairs = [(p["score"], -p["costs"]["encoder_params"], p["front"]) for p in search["points"]]
+    assert 1 < sum(front for *_, front in pairs) < len(pairs)
+    for score, cost, front in pairs:
+        beaten = any(s >= score and c >= cost and (s > score or c > cost) for s, c, _ in pairs)
+        assert front is not beaten
+
+
+def test_ledger_adds_up(made):
+    student = 18e9 * (180 + 240)
+    assert made["ledger_total"]["training_macs"] == pytest.approx(student + 1.6e12)
+    assert made["ledger_total"]["evaluation_macs"] == pytest.approx(3.1e12)
+
+
+def test_long_curves_are_thinned_and_keep_their_ends():
+    rows = [{"stage": "a", "name": "loss", "step": i, "value": float(i)} for i in range(1, 1004)]
+    points = _curves(rows, ["a"])["a"]["loss"]
+    assert len(points) <= CURVE_POINTS + 1
+    assert (points[0][0], points[-1][0]) == (1, 1003)
+
+
+def test_trials_csv_is_flat_and_complete(run_dir, made):
+    rows = list(csv.DictReader((run_dir / "trials.csv").read_text().splitlines()))
+    assert len(rows) == 60
+    assert json.loads(rows[0]["arch.layers"]) == made["trials"][0]["arch"]["layers"]
+    assert float(rows[0]["cost.macs"]) == made["trials"][0]["costs"]["macs"]
+    assert rows[7]["state"] == "screened"
+    assert rows[7]["score"] == ""
+
+
+def test_frames_hold_the_trials_and_their_front(run_dir, made):
+    trials, front = report.trials_frame(run_dir), report.front_frame(run_dir)
+    assert len(trials) == 60
+    expected = {p["number"] for p in made["searches"][0]["points"] if p["front"]}
+    assert set(front["number"]) == expected
+    assert front["score"].max() == trials["score"].max()
+
+
+class Page(HTMLParser):
+    """Collects what a page would fetch, and its open tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith("#")]
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(run_dir):
+    text = (run_dir / "report.html").read_text()
+    page = Page()
+    page.feed(re.sub(r"<(\w+)([^<>]*)/>", r"<\1\2></\1>", text))  # svg closes its empty elements itself
+    assert page.open == []
+    assert page.links == []
+    assert "@import" not in text
+    assert text.count("<svg ") == 4
+    for word in ("61.2 %", "best@75%", "magnitude@30%", "5.51M", "17.0 ± 0.5 ms", "fingerprint", "recipes/demo.yaml"):
+        assert word in text
+
+
+def test_names_are_escaped(tmp_path):
+    directory = make_run(tmp_path / "run", trials=3)
+    (directory / "recipe.yaml").write_text("name: <script>alert(1)</script>\n")
+    text = report.html(report.gather(directory), {})
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_figures_are_files_and_inline(run_dir):
+    names = {path.name for path in (run_dir / "figures").iterdir()}
+    assert names == {f"{name}.{kind}" for name in ("pareto", "layers", "curves", "ledger") for kind in ("png", "svg")}
+    for path in (run_dir / "figures").glob("*.svg"):
+        ET.parse(path)
+    markdown = (run_dir / "report.md").read_text()
+    for target in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (run_dir / target).is_file()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_summary_table_fits(made, width):
+    from rich.console import Console
+
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
+    console.print(report.summary_table(made, width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("best@30%", "48.7 %", "−13.7", "3.93M", "(37 %)", "10.2"):
+        assert word in text
+    assert ("90.1 MB" in text) is (width >= 80)
+
+
+def test_run_under_way_gives_a_report(tmp_path):
+    from nasframe.store import RunStore
+
+    store = RunStore(tmp_path / "run", create=True)
+    store.start_stage("teacher", 0, "train")
+    store.close()
+    made = report.build(tmp_path / "run")
+    assert made["models"] == []
+    assert "not finished" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_no_run_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match=re.escape("run.db")):
+        report.build(tmp_path)
+
+
+def test_two_builds_are_equal(run_dir, tmp_path):
+    before = {name: (run_dir / name).read_bytes() for name in ("report.json", "report.md", "trials.csv")}
+    report.build(run_dir)
+    assert before == {name: (run_dir / name).read_bytes() for name in before}
+
+
+def test_every_field_is_documented(made):
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    _, whole, models, searches = re.split(r"## report\.json|Each of `models`:|Each of `searches`:", text)
+    for part, record in ((whole, made), (models, made["models"][0]), (searches, made["searches"][0])):
+        fields = [
+            field for row in re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for field in re.findall(r"`(\w+)`", row)
+        ]
+        assert sorted(fields) == sorted(record)

@@ -1,0 +1,156 @@
+"""The report of a comparison: whole pages, valid tables, no NaN, figures with every arm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from study_directory import make_study
+from test_report import Page
+
+from nasframe.reports import plots, study_plots, study_report
+from nasframe.studies import compare, study
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    directory = make_study(tmp_path_factory.mktemp("study"), arms=("random", "evolution", "greedy"), seeds=3, trials=8)
+    with pytest.MonkeyPatch.context() as patch:  # drawing pictures of 200 dots an inch takes seconds
+        patch.setattr(plots, "save", lambda figure, path: path.with_name(f"{path.name}.png").touch())
+        study_report.write(directory, study.collect(directory), study.settings(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def report(home):
+    return json.loads((home / "study.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_page_is_whole_and_fetches_nothing(home):
+    text = (home / "study.html").read_text()
+    page = Page()
+    page.feed(re.sub(r"<(\w+)([^<>]*)/>", r"<\1\2></\1>", text))
+    assert page.open == []
+    assert page.links == []
+    assert text.count("<svg ") == 5
+    for word in (
+        "What cannot be concluded",
+        "failed in search",
+        "not started",
+        "Equal budgets",
+        "McNemar",
+        "reference",
+    ):
+        assert word in text
+
+
+def test_every_number_of_the_page_is_in_its_json(home, report):
+    text = (home / "study.html").read_text()
+    for table in report["tables"]:
+        for row in study_report.rows(report, table):
+            assert row["score"] in text
+            assert row["difference"] in text
+
+
+def test_study_csv_is_the_frame(home):
+    frame = pd.read_csv(home / "study.csv")
+    assert len(frame) == len(study.collect(home))
+    assert list(frame.columns) == list(study.collect(home).columns)
+
+
+def test_what_is_written_depends_on_the_runs_alone(home, report):
+    again = compare.analyse(home, study.collect(home), study.settings(home))
+    assert study_report.as_json(again) == (home / "study.json").read_text()
+    assert study_report.latex(again) == (home / "study.tex").read_text()
+
+
+def test_latex_has_a_table_a_task_and_escapes(home, report):
+    text = (home / "study.tex").read_text()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    assert all(text.count(rule) == 3 for rule in (r"\toprule", r"\bottomrule"))
+    assert r"75\%" in text
+    assert not set("±−≥×–") & set(text)
+    body = re.findall(r"\\midrule\n(.*?)(?=\\midrule|\\bottomrule)", text, re.DOTALL)
+    assert all(line.count(" & ") == 7 and line.endswith(r"\\") for part in body for line in part.strip().splitlines())
+    assert study_report._tex(r"a_b & c\d ~^<{}#$") == (
+        r"a\_b \& c\textbackslash d \textasciitilde \textasciicircum $<$\{\}\#\$"
+    )
+
+
+def test_the_flat_table_has_a_row_for_each_arm(report):
+    rows = list(csv.DictReader(io.StringIO(study_report.flat_csv(report))))
+    assert len(rows) == sum(len(table["arms"]) for table in report["tables"])
+    first = report["tables"][0]["comparisons"][0]
+    row = next(r for r in rows if r["arm"] == first["arm"])
+    assert float(row["difference_p_t"]) == first["p_t"]
+    assert rows[0]["difference_mean"] == ""
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_everything_without_breaking_rows(report, width):
+    from rich.console import Console
+
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
+    for part in study_report.terminal(report, width):
+        console.print(part)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("evolution", "Cannot be concluded", "p Holm", "≥ 0.5"):
+        assert word in text
+    lines = [line for line in text.splitlines() if line.startswith("  greedy")]
+    assert len(lines) == 3
+    assert all("[" in line and "]" in line for line in lines)
+
+
+def test_markdown_shows_pictures_that_exist(home):
+    targets = re.findall(r"!\[.*?\]\((.*?)\)", (home / "study.md").read_text())
+    assert len(targets) == 5
+    assert all((home / target).is_file() for target in targets)
+
+
+def test_figures_show_every_arm_and_every_difference(report):
+    forest = study_plots.differences(report)
+    for axes, task in zip(forest.axes, ("mean of tasks", "sst2", "mrpc"), strict=True):
+        assert axes.get_title(loc="left") == task
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["", "evolution", "greedy"] * 3
+    fronts = study_plots.fronts(report)
+    (legend,) = fronts.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["random", "evolution", "greedy"]
+    assert sum(len(axes.lines) for axes in fronts.axes) >= 9
+
+
+def test_names_are_escaped_and_files_keep_simple_names(home, report):
+    changed = report | {"name": "<script>alert(1)</script>"}
+    assert "<script>" not in study_report.html(changed, {}, {})
+    assert study_report._file("anytime-sst2, other data/1") == "anytime-sst2__other_data_1"
+
+
+def test_one_seed_and_one_arm_still_give_a_page(home):
+    frame = study.collect(home)
+    frame = frame[(frame["seed"] == 0) & (frame["task"] == "sst2")].copy()
+    for part in (frame, frame[frame["arm"] == "random"]):
+        facts = study.settings(home) | {"runs": [], "arms": {arm: {} for arm in part["arm"]}}
+        made = compare.analyse(home, part, facts)
+        assert made["limits"]
+        study_report.as_json(made)
+        text = study_report.html(made, dict.fromkeys(study_plots.figures(made), ""), facts)
+        assert not re.search(r"\b(nan|None|inf)\b", text)
+        assert study_report.markdown(made)
+
+
+def test_every_field_is_documented(report):
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    part = text.partition("## study.json")[2].partition("## From Python")[0]
+    known = set(re.findall(r"`(\w+)`", part))
+    first = [report[name][0] for name in ("tables", "fronts", "anytime", "examples", "ledger", "missing")]
+    fields = {*report, *(key for row in first for key in row), *report["equal_macs"]}
+    for table in report["tables"] + report["fronts"]:
+        for row in [*table["arms"], *table["comparisons"], *table.get("coverage", ())]:
+            fields |= set(row)
+    fields |= {key for row in report["anytime"] for curve in row["arms"].values() for key in curve}
+    assert fields - known == set()

@@ -1,0 +1,70 @@
+"""Budgets that nobody can meet are told before any work, and only where that is certain."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+import nasframe as nf
+from nasframe.cli import main
+from nasframe.errors import UnsatisfiableError
+from nasframe.recipe.resolution import resolve
+from nasframe.running.material import Material
+from nasframe.running.reach import check_budgets, searches, targets
+
+RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
+SEARCH = "stages=[{search: {}}]"
+TRAIN = "{train: {max_steps: 1, save_as: trained}}"
+
+
+def parts(*overrides: str) -> Material:
+    return Material(resolve(nf.load_recipe(RECIPE, list(overrides))))
+
+
+def test_an_impossible_budget_is_told_before_anything_is_written(tmp_path, capsys):
+    budgets = "budgets={encoder_params: [75%, 1%], macs: ['<= 10']}"
+    out = tmp_path / "run"
+    assert main(["run", str(RECIPE), SEARCH, budgets, "--out", str(out), "--no-progress"]) == 3
+    error = capsys.readouterr().err
+    assert "stages.search: best@encoder_params=1%" in error
+    assert "stages.search: best@macs=<= 10" in error
+    assert "nearest reachable is encoder_params = " in error
+    assert not out.exists()
+    assert main(["run", str(RECIPE), SEARCH, budgets, "--dry-run"]) == 3
+
+
+def test_the_nearest_value_is_the_smallest_of_all():
+    material = parts(SEARCH, "budgets={encoder_params: 1%}")
+    with pytest.raises(UnsatisfiableError) as caught:
+        check_budgets(material)
+    target = next(targets(material))
+    smallest = min(target.costs(arch)["encoder_params"] for arch in itertools.islice(target.region.enumerate(), 10**4))
+    assert f"encoder_params = {smallest:,.10g}" in str(caught.value)
+
+
+def test_a_stage_is_checked_with_its_own_bounds_and_its_part_of_the_domain():
+    check_budgets(parts(SEARCH, "budgets={encoder_params: 40%}"))
+    for change in ("+stages.search.within={layers: [3], heads: [4]}", "+stages.search.constraints={params: 10}"):
+        with pytest.raises(UnsatisfiableError):
+            check_budgets(parts(SEARCH, "budgets={encoder_params: 40%}", change))
+
+
+@pytest.mark.parametrize(
+    ("stages", "known"),
+    [
+        (f"[{TRAIN}, {{transform: {{use: rewire}}}}, {{search: {{}}}}]", ["search"]),
+        (f"[{TRAIN}, {{transform: {{use: svd, rank: 4}}}}, {{search: {{}}}}]", []),
+        (f"[{TRAIN}, {{transform: {{use: svd, rank: 4}}}}, {{search: {{from: trained}}}}]", ["search"]),
+        ("[{search: {name: a}}, {transform: {use: svd, rank: 4, save_as: low}}, {train: {max_steps: 1}}, "
+         "{search: {name: b}}, {search: {name: c, from: pretrained}}, {search: {name: d, from: low}}]", ["a", "c"]),
+    ],
+)  # fmt: skip
+def test_a_search_after_a_transform_that_reshapes_is_left_to_itself(stages, known):
+    plan = resolve(nf.load_recipe(RECIPE, [f"stages={stages}"]))
+    assert [stage.name for stage in searches(plan)] == known
+
+
+def test_measured_costs_are_left_to_the_search():
+    material = parts(SEARCH, "budgets={latency: [0.000001ms]}", "+constraints={params: 100%}")
+    check_budgets(material)
+    assert [target.full.keys() for target in targets(material)] == [{"params"}]

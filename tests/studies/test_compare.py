@@ -1,0 +1,339 @@
+"""Comparisons: what stands against what, pairs on common seeds, tables equal to values worked out directly."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+from study_directory import change, make_study
+
+from nasframe.errors import UsageError
+from nasframe.scoring import hypervolume
+from nasframe.store import RunStore
+from nasframe.studies import compare, runs, stats, study
+
+
+def frame(rows, **more):
+    """A hand-made frame: ``(arm, task, seed, score)`` each, one model at 50 %."""
+    names = ["arm", "task", "seed", "score"]
+    made = pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
+    fixed = {
+        "model": "best@50%", "role": "winner", "budget": "50%", "metric": "accuracy", "select_score": 0.5,
+        "training_macs": 1e12, "evaluations": 10, "run_seconds": 1.0, "cached_seconds": 0.0, "cached_stages": "",
+        "encoder_params": 5e6, "encoder_params_relative": 0.5,
+    }  # fmt: skip
+    return made.assign(run=made["arm"] + made["task"] + made["seed"].astype(str), **fixed | more)
+
+
+def settings(made, **changes):
+    rows = made[["arm", "task", "seed", "run"]].drop_duplicates().to_dict("records")
+    facts = {"study": "s", "arms": {arm: {} for arm in made["arm"]}, "runs": rows, "compare": {"split": "dev"}}
+    return facts | changes
+
+
+def analysed(rows, **more):
+    made = frame(rows, **more)
+    return compare.analyse("/nowhere", made, settings(made))
+
+
+SCORES = {"a": [0.61, 0.64, 0.60, 0.66], "b": [0.63, 0.67, 0.61, 0.70], "c": [0.60, 0.66, 0.59, 0.65]}
+ROWS = [(arm, "t", seed, score) for arm, scores in SCORES.items() for seed, score in enumerate(scores)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study"), arms=("random", "evolution", "greedy"), seeds=3, trials=14)
+
+
+@pytest.fixture(scope="module")
+def report(home):
+    return compare.analyse(home, study.collect(home), study.settings(home))
+
+
+# ---- tables
+
+
+def test_a_table_equals_values_computed_directly():
+    (table,) = analysed(ROWS)["tables"]
+    assert [row["arm"] for row in table["arms"]] == ["a", "b", "c"]
+    assert [row["mean"] for row in table["arms"]] == pytest.approx([np.mean(s) for s in SCORES.values()], rel=1e-12)
+    assert [row["rank"] for row in table["arms"]] == [2.25, 1.0, 2.75]
+    b, c = table["comparisons"]
+    for row, arm in ((b, "b"), (c, "c")):
+        test = scipy_stats.ttest_rel(SCORES[arm], SCORES["a"])
+        assert (row["t"], row["p_t"]) == pytest.approx((test.statistic, test.pvalue), rel=1e-12)
+    assert b["p_t_holm"] == pytest.approx(min(1, 2 * b["p_t"]), rel=1e-12)
+    assert c["p_t_holm"] == pytest.approx(max(b["p_t_holm"], c["p_t"]), rel=1e-12)
+    assert b["seeds"] == [0, 1, 2, 3]
+
+
+def test_pairs_are_on_common_seeds_only_and_it_says_so():
+    found = analysed([row for row in ROWS if row[:3] not in {("b", "t", 1), ("a", "t", 3)}])
+    (table,) = found["tables"]
+    b = next(row for row in table["comparisons"] if row["arm"] == "b")
+    assert (b["seeds"], b["n"], b["left_out"]) == ([0, 2], 2, [1, 3])
+    assert b["mean"] == pytest.approx(np.mean([0.63 - 0.61, 0.61 - 0.60]))
+    assert any("Seeds 1, 3 not on both sides: left out of the pairs of b" in line for line in found["limits"])
+    assert table["ranked_seeds"] == [0, 2]
+
+
+def test_tasks_are_averaged_within_a_seed_and_a_seed_lacking_one_is_left_out():
+    rows = [("a", "t", s, 0.5 + s / 100) for s in range(3)] + [("a", "u", s, 0.7) for s in range(3)]
+    rows += [("b", "t", s, 0.6) for s in range(3)] + [("b", "u", s, 0.7 + s / 50) for s in range(2)]
+    tables = analysed(rows)["tables"]
+    assert [table["task"] for table in tables] == [compare.MEAN, "t", "u"]
+    first = tables[0]["arms"]
+    assert list(first[0]["scores"].values()) == pytest.approx([0.6, 0.605, 0.61])
+    assert list(first[1]["scores"]) == ["0", "1"]
+    assert tables[0]["comparisons"][0]["seeds"] == [0, 1]
+    assert tables[1]["comparisons"][0]["n"] == 3
+
+
+def test_budgets_are_never_pooled_and_holm_spans_them():
+    rows = frame(ROWS)
+    both = pd.concat([rows, rows.assign(model="best@30%", budget="30%", score=rows["score"] ** 2)], ignore_index=True)
+    found = compare.analyse("/nowhere", both, settings(both))
+    assert [table["model"] for table in found["tables"]] == ["50%", "30%"]
+    comparisons = [row for table in found["tables"] for row in table["comparisons"]]
+    assert [row["n"] for row in comparisons] == [4] * 4
+    assert [row["p_t_holm"] for row in comparisons] == stats.holm([row["p_t"] for row in comparisons])
+    assert {table["family"] for table in found["tables"]} == {4}
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (None, {"tuned@50%": "50%", "best@30%": "30%"}),
+        ("*@50%", {"tuned@50%": "tuned@50%", "best@50%": "best@50%", "sliced@50%": "sliced@50%"}),
+        (["supernet", "best@30%"], {"supernet": "supernet", "best@30%": "30%"}),
+    ],
+)
+def test_which_models_stand_against_each_other(models, expected):
+    names = {"teacher": "teacher", "supernet": "model", "tuned@50%": "model", "best@50%": "winner"}
+    names |= {"sliced@50%": "baseline", "best@30%": "winner"}
+    rows = [
+        frame([("a", "t", 0, 0.5)], model=name, role=role, budget=name.partition("@")[2] or None)
+        for name, role in names.items()
+    ]
+    found = compare.compared(pd.concat(rows, ignore_index=True), models)
+    assert dict(zip(found["model"], found["slot"], strict=True)) == expected
+
+
+def test_runs_without_budgets_are_compared_by_their_models_and_teachers_only_alone():
+    names = {"teacher": "teacher", "student": "model"}
+    rows = [frame([("a", "t", 0, 0.5)], model=name, role=role, budget=None) for name, role in names.items()]
+    assert compare.compared(pd.concat(rows, ignore_index=True))["slot"].tolist() == ["student"]
+    assert compare.compared(rows[0])["slot"].tolist() == ["teacher"]
+
+
+def test_tasks_of_two_metrics_are_averaged_and_drawn_each_in_its_own():
+    from nasframe.reports import study_plots
+
+    both = pd.concat([frame(ROWS), frame([(a, "u", s, x) for a, _, s, x in ROWS], metric="mcc")], ignore_index=True)
+    found = compare.analyse("/nowhere", both, settings(both))
+    assert (found["metric"], [t["metric"] for t in found["tables"]]) == (
+        "mean of accuracy, mcc", ["accuracy, mcc", "accuracy", "mcc"],
+    )  # fmt: skip
+    labels = [axes.get_xlabel() for axes in study_plots.differences(found).axes]
+    assert labels[1:] == ["dev accuracy less that of a, points", "dev mcc less that of a"]
+
+
+# ---- what is said
+
+
+def test_one_seed_is_described_and_not_tested():
+    found = analysed([("a", "t", 0, 0.5), ("b", "t", 0, 0.6)])
+    (row,) = found["tables"][0]["comparisons"]
+    assert (row["verdict"], row["p_t_holm"], row["p_wilcoxon_holm"]) == ("one seed", None, None)
+    assert found["findings"] == []
+    assert any(line.startswith("One seed: no interval and no test") for line in found["limits"])
+
+
+def test_two_seeds_say_what_two_seeds_are():
+    found = analysed([("a", "t", 0, 0.5), ("b", "t", 0, 0.6), ("a", "t", 1, 0.5), ("b", "t", 1, 0.62)])
+    assert any("cannot go below p = 0.5" in line for line in found["limits"])
+    assert any("12.7 standard errors" in line for line in found["limits"])
+
+
+def test_equal_arms_are_neither_better_nor_proven_equal():
+    found = analysed([(arm, "t", seed, 0.5 + seed / 10) for arm in "ab" for seed in range(5)])
+    assert found["tables"][0]["comparisons"][0]["verdict"] == "no spread"
+    assert any("both score the same at every seed" in line for line in found["limits"])
+    assert found["findings"] == []
+
+
+def test_an_open_difference_names_the_seeds_it_needs():
+    found = analysed(
+        [("a", "t", s, 0.5) for s in range(5)]
+        + [("b", "t", s, 0.5 + d) for s, d in enumerate([0.02, -0.01, 0.03, -0.02, 0.01])]
+    )
+    (row,) = found["tables"][0]["comparisons"]
+    assert row["more_seeds"] == stats.seeds_needed(row["d_z"]) - 5
+    assert any(
+        f"about {row['more_seeds']} more seeds to resolve a difference of this size" in x for x in found["limits"]
+    )
+
+
+def test_a_large_steady_difference_is_found():
+    found = analysed(
+        [("a", "t", s, 0.5 + s / 100) for s in range(6)] + [("b", "t", s, 0.55 + s / 90) for s in range(6)]
+    )
+    assert found["tables"][0]["comparisons"][0]["verdict"] == "higher"
+    (line,) = found["findings"]
+    assert line.startswith("50%: b is higher than a by +5.")
+
+
+def test_unequal_training_is_said_loudly():
+    rows = frame(ROWS)
+    rows.loc[rows["arm"] == "c", "training_macs"] = 1.2e12
+    found = compare.analyse("/nowhere", rows, settings(rows))
+    assert (found["equal_macs"]["equal"], found["equal_macs"]["ratios"]) == (False, {"b": 1.0, "c": pytest.approx(1.2)})
+    assert any(line.startswith("NOT equal budgets") for line in found["limits"])
+    assert analysed(ROWS)["equal_macs"]["equal"] is True
+
+
+def test_a_reference_that_failed_leaves_descriptions():
+    made = frame(ROWS[4:])
+    facts = settings(made) | {"arms": {arm: {} for arm in "abc"}, "compare": {"split": "dev", "against": "a"}}
+    facts["runs"] = [{"arm": "a", "task": "t", "seed": 0, "run": "at0"}, *facts["runs"]]
+    found = compare.analyse("/nowhere", made, facts)
+    assert found["tables"][0]["comparisons"] == []
+    assert any("reference a has no results" in line for line in found["limits"])
+    assert found["missing"] == [{"arm": "a", "task": "t", "seed": 0, "run": "at0", "why": "not started"}]
+
+
+def test_mistakes_are_told():
+    made = frame(ROWS)
+    with pytest.raises(UsageError, match=r"no arm 'bb'.*a, b, c.*Did you mean 'b'"):
+        compare.analyse("/nowhere", made, settings(made, compare={"against": "bb"}))
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare.analyse("/nowhere", made[:0], settings(made))
+
+
+# ---- what is read in the run directories
+
+
+def test_a_study_with_a_failed_and_a_missing_run(report):
+    assert [(run["arm"], run["task"], run["seed"], run["why"]) for run in report["missing"]] == [
+        ("evolution", "mrpc", 2, "failed in search"), ("greedy", "mrpc", 2, "not started"),
+    ]  # fmt: skip
+    whole = report["tables"][0]
+    assert {row["arm"]: row["n"] for row in whole["comparisons"]} == {"evolution": 2, "greedy": 2}
+    json.dumps(report, allow_nan=False)
+
+
+def test_curves_are_the_best_so_far_of_what_fits_the_budget(home, report):
+    (row,) = (r for r in report["anytime"] if (r["task"], r["model"], r["axis"]) == ("sst2", "50%", "evaluations"))
+    curve = row["arms"]["random"]
+    ends = []
+    for seed in range(3):
+        store = RunStore(home / f"runs/random/sst2/seed-{seed}", shared=True)
+        full = json.loads(store.db.execute("SELECT costs FROM model WHERE name = 'teacher'").fetchone()[0])
+        fit = [
+            t.score
+            for t in store.trials("search")
+            if t.state == "done" and t.costs["encoder_params"] <= full["encoder_params"] / 2
+        ]
+        store.close()
+        ends.append(max(fit))
+    assert curve["mean"][-1] == pytest.approx(np.mean(ends), rel=1e-12)
+    assert (curve["n"], curve["mean"] == sorted(curve["mean"])) == (3, True)
+    assert curve["x"][-1] == 12  # of 14 trials one was screened and one failed
+
+
+def test_hypervolume_is_that_of_the_finished_models(report):
+    table = next(t for t in report["fronts"] if t["model"] == "finished models" and t["task"] == "sst2")
+    reference = table["references"]["sst2"]
+    arm = table["arms"][0]
+    points = [
+        (next(row for row in t["arms"] if row["arm"] == arm["arm"])["scores"]["0"], -next(
+            row for row in t["arms"] if row["arm"] == arm["arm"])["costs"]["encoder_params_relative"])
+        for t in report["tables"] if t["task"] == "sst2"
+    ]  # fmt: skip
+    assert arm["scores"]["0"] == pytest.approx(hypervolume(points, reference), rel=1e-9)
+    assert all(0 <= row[way] <= 1 for row in table["coverage"] for way in ("covers", "covered"))
+    assert {t["model"] for t in report["fronts"]} == {"finished models", "search archive"}
+
+
+def test_predictions_are_compared_by_example(home, report):
+    row = next(
+        r for r in report["examples"] if (r["arm"], r["task"], r["model"], r["seed"]) == ("greedy", "sst2", "30%", 1)
+    )
+    sides = [
+        pd.read_csv(home / f"runs/{arm}/sst2/seed-1/models/best@30%/predictions.csv") for arm in ("greedy", "random")
+    ]
+    right = [(side["label"] == side["prediction"]).to_numpy() for side in sides]
+    only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    assert (row["only_arm"], row["only_reference"]) == only
+    assert row["p"] == pytest.approx(scipy_stats.binomtest(only[0], sum(only)).pvalue, rel=1e-12)
+    assert row["difference"] == pytest.approx(right[0].mean() - right[1].mean(), rel=1e-12)
+    assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
+    row = report["ledger"][0]
+    assert row["training_macs"] == pytest.approx(row["student_macs"] + row["teacher_macs"])
+    assert row["evaluation_macs"] == pytest.approx(3.1e12)
+
+
+# ---- runs that no study made
+
+
+def test_runs_are_grouped_by_what_their_recipes_say(home):
+    frame, facts = runs.as_study([str(home / "runs/random/sst2"), str(home / "runs/greedy/sst2")])
+    assert list(facts["arms"]) == ["sampler=random", "sampler=greedy"]
+    assert sorted(set(frame["seed"])) == [0, 1, 2]
+    assert set(frame["task"]) == {"sst2"}
+    report = compare.analyse(Path(), frame, facts)
+    assert report["tables"][0]["comparisons"][0]["n"] == 3
+    other = [f"a={home}/runs/random", f"b={home}/runs/evolution/sst2"]
+    report = compare.analyse(Path(), *runs.as_study(other))
+    assert any("b lacks some tasks: compared with a only on sst2" in line for line in report["limits"])
+
+
+def test_arms_can_be_named_and_the_reference_be_a_place(home):
+    places = [f"first={home}/runs/random/sst2", f"second={home}/runs/greedy/sst2"]
+    _, facts = runs.as_study(places, against=places[1])
+    assert (list(facts["arms"]), facts["compare"]["against"]) == (["first", "second"], "second")
+    assert set(runs.as_study(places, metric="macro_f1")[0]["metric"]) == {"macro_f1"}
+    with pytest.raises(UsageError, match=r"the same arm 'x'.*name them apart"):
+        runs.as_study([f"x={home}/runs/random/sst2", f"x={home}/runs/greedy/sst2"])
+    with pytest.raises(UsageError, match="no run here"):
+        runs.as_study([str(home / "nothing")])
+
+
+def test_one_arm_is_compared_with_its_own_baselines(home):
+    frame, facts = runs.as_study([str(home / "runs/random/sst2")])
+    report = compare.analyse(Path(), frame, facts)
+    assert (report["arms"], report["against"]) == (["baseline", "winner"], "baseline")
+    assert [row["n"] for table in report["tables"] for row in table["comparisons"]] == [3, 3, 3]
+    assert report["equal_macs"]["equal"] is None
+
+
+def test_other_data_are_not_compared_silently(home, tmp_path):
+    from run_directory import make_run
+
+    for seed in range(2):
+        make_run(tmp_path / f"{seed}", trials=4)
+        change(tmp_path / f"{seed}", "sng", "sst2", seed, data=f"elsewhere-{seed}")
+    frame, facts = runs.as_study([str(home / "runs/random/sst2"), f"sng={tmp_path}"])
+    report = compare.analyse(Path(), frame, facts)
+    assert report["tasks"] == ["sst2", "sst2, other data elsewhere-0"]
+    assert all(table["comparisons"] == [] for table in report["tables"])
+    assert re.search("sng has other data of sst2", report["notes"][0])
+    assert any("sng shares no task, model and seed" in line for line in report["limits"])
+
+
+def test_a_study_is_taken_with_its_own_settings(home, report):
+    frame, facts = runs.as_study([str(home)])
+    assert sorted(zip(frame["arm"], frame["score"], strict=True)) == sorted(
+        zip(study.collect(home)["arm"], study.collect(home)["score"], strict=True)
+    )
+    assert (facts["study"], facts["compare"]["against"], facts["notes"]) == ("samplers", "random", [])
+    assert [run["why"] for run in report["missing"]] == ["failed in search", "not started"]
+    assert runs.as_study([str(home)], against="greedy")[1]["compare"]["against"] == "greedy"
