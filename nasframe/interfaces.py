@@ -109,6 +109,11 @@ def start_sampler(sampler: Sampler, stage: str, total: int, origin: Literal["tra
         start(stage, total, **({"origin": origin} if "origin" in inspect.signature(start).parameters else {}))
 
 
+def sizes_of(space: Any, arch: Arch | None) -> Arch | None:
+    """Return the sizes (layers, heads, neurons) that an architecture of a space means, if the space can say."""
+    return arch if arch is None or not hasattr(space, "sizes") else space.sizes(arch)
+
+
 @runtime_checkable
 class Trainer(Protocol):
     """Runs the training loop."""

@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nasframe.errors import RunError
+from nasframe.interfaces import sizes_of
 from nasframe.types import (
     Arch,
     Count,
@@ -67,7 +68,7 @@ def train(
     space = work.space if sampler is not None or arch is not None else None
 
     def fit(net: nn.Module, name: str = "") -> TrainResult:
-        net = copy.deepcopy(net)  # what earlier stages made stays as it was
+        net = trainable(net)
         if space is not None:
             net = space.supernet(net)
         with run.progress.bar(f"{run.name} {name}".rstrip()) as advance:
@@ -106,7 +107,7 @@ def transform(
         save_as: keep the changed network under this name.
     """
     with run.progress.bar(run.name):
-        result = run.make("transform", use)(work)
+        result = settled(run.make("transform", use)(work))
     if save_as:
         result = replace(result, models={**result.models, save_as: result.net})
         run.save_net(save_as, result.net)
@@ -169,7 +170,7 @@ def search(
         tally["evaluations"] += 1
         tally["examples"] += result.examples
         tally["tokens"] += result.tokens
-        tally["macs"] += run.macs(subject, arch, result)
+        tally["macs"] += run.macs(subject, sizes_of(space, arch), result)
         return result.metrics
 
     with run.progress.bar(run.name) as advance:
@@ -290,6 +291,24 @@ VERBS: dict[str, Callable[..., Work]] = {
     "evaluate": evaluate,
     "export": export,
 }
+
+
+def trainable(net: nn.Module) -> nn.Module:
+    """Copy a network, for what earlier stages made stays as it was; what training undoes is no longer recorded."""
+    from nasframe.nn.formats import set_record
+
+    net = copy.deepcopy(net)
+    set_record(net, {})
+    return net
+
+
+def settled(work: Work) -> Work:
+    """Keep on the record of a work's network, which compressed matrices it has, what is still true of it."""
+    if work.net is not None:
+        from nasframe.nn.formats import settle
+
+        settle(work.net)
+    return work
 
 
 def _fitted(work: Work, run: StageContext, arch: Arch, options: Mapping[str, Any]) -> nn.Module:

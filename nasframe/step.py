@@ -12,6 +12,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.interfaces import sizes_of
 from nasframe.nn import count
 from nasframe.nn.optim import autocast
 from nasframe.types import Arch, Batch, LedgerEntry, TrainJob, arch_id
@@ -111,7 +112,7 @@ class Passes:
         key = (id(net), length)
         if key not in self._costs:  # sizes do not change inside a stage
             self._costs[key] = count.macs(net, 1, length)
-        return batch * self._costs[key].of(arch)
+        return batch * self._costs[key].of(sizes_of(self.job.space, arch))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""

@@ -93,6 +93,8 @@ class Additive:
         for knob, values in knobs.items():
             if knob == "layers":
                 choices[knob] = [sum(fixed[i] for i in kept) for kept in values]
+            elif knob.partition(".")[0] not in ("heads", "ffn", RANK):  # it changes no size
+                choices[knob] = [0.0] * len(values)
             elif knob == RANK:
                 choices[knob] = [(kept_rank(self.rank[0], {RANK: value}) or 0) * self.rank[1] for value in values]
             else:

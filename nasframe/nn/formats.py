@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
@@ -96,6 +98,12 @@ def word_tables(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def raw_weight(module: nn.Module) -> nn.Parameter:
+    """Return the parameter behind a module's weight, also where it is shown through a parametrisation."""
+    there: Any = module
+    return there.parametrizations.weight.original if is_parametrized(module, "weight") else there.weight
+
+
 def formats_of(job: TrainJob) -> dict[str, Format] | None:
     """Return the formats that a stage's architecture assigns to the encoder's matrices.
 
@@ -111,15 +119,20 @@ def formats_of(job: TrainJob) -> dict[str, Format] | None:
 
 def record_of(net: nn.Module) -> dict[str, Format]:
     """Return which matrices of a network are stored in which format."""
-    return {name: Format(**entry) for name, entry in getattr(base_of(net).config, "quantised", {}).items()}
+    return {name: Format(**entry) for name, entry in getattr(_config(net), "quantised", {}).items()}
 
 
 def set_record(net: nn.Module, record: Mapping[str, Format]) -> None:
     """Replace the record; plain matrices are left out, and so is a record without entries."""
-    config = base_of(net).config
-    config.__dict__.pop("quantised", None)
+    config = _config(net)
+    vars(config).pop("quantised", None)
     if entries := {name: form._asdict() for name, form in record.items() if not form.full}:
         config.quantised = entries
+
+
+def _config(net: nn.Module) -> Any:
+    """Return the configuration that holds the record; a network that is no encoder has none to keep."""
+    return getattr(getattr(net, "base_model", None), "config", None) or SimpleNamespace()
 
 
 def note(net: nn.Module, name: str, **fields: int) -> None:

@@ -297,9 +297,10 @@ class _Stages:
             self.saved.add(saved)
         if verb == "search":
             self.archs |= set(winners(str(saved), full.get("budgets") or self.check.data.get("budgets") or {}))
-        if verb == "extract":
+        if verb in ("extract", "transform"):  # a transform that finds architectures names them so, too
             chosen = full.get("archs")
             self.archs |= set(chosen) if isinstance(chosen, dict) else set()
+        if verb == "extract":
             self.saved |= self.archs
         if verb == "evaluate":
             self.check.wanted |= dict.fromkeys(c for c in full.get("costs") or COSTS if c in self.check.costs)

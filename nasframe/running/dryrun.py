@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.costs import cost_function
 from nasframe.goals import limits_of, listed, nearest
+from nasframe.interfaces import sizes_of
 from nasframe.recipe.resolution import ALWAYS
 from nasframe.running.material import Material
 from nasframe.running.processes import device
@@ -121,7 +122,8 @@ def mean_share(work: Work) -> float:
     if work.space is None:
         return 1.0
     rng, length = generator(0, "dry run"), 32
-    drawn = [forward_macs(work.net, work.space.domain.sample(rng), 1, length) for _ in range(SAMPLES)]
+    archs = (sizes_of(work.space, work.space.domain.sample(rng)) for _ in range(SAMPLES))
+    drawn = [forward_macs(work.net, arch, 1, length) for arch in archs]
     return sum(drawn) / len(drawn) / forward_macs(work.net, None, 1, length)
 
 

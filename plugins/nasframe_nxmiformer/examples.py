@@ -1,0 +1,26 @@
+"""How ``nasframe plugins check`` tries the assignment: work whose space is one of formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nasframe.testing import TransformContract
+from nasframe.types import Work
+
+
+class AssignBits(TransformContract):
+    """The checks, with the space ``nm_bits``."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Ask for one assignment."""
+        return {"archs": {"assigned": "15%"}, "batches": 2, "batch_size": 8}
+
+    def work(self) -> Work:
+        """Return work with a space of formats."""
+        from nasframe_nxmiformer.space import NMBits
+
+        work = super().work()
+        return replace(work, space=NMBits(config=work.net.config))  # type: ignore[arg-type]
