@@ -5,6 +5,8 @@ Grids are symmetric: ``scale · {−q … q}`` with ``q = 2^(bits−1) − 1``, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -38,6 +40,8 @@ def row_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
         Positive steps ``(rows, 1)``.
     """
     size = weight.detach().abs()
+    if not weight.shape[1]:
+        return weight.new_ones(len(weight), 1)
     if bits > 2:
         scales = size.amax(1, keepdim=True) / levels(bits)
     else:
@@ -62,9 +66,22 @@ def fake_quantize(tensor: torch.Tensor, scale: torch.Tensor, bits: int) -> torch
     >>> fake_quantize(torch.tensor([0.0, 0.4, 9.0]), torch.tensor(0.5), bits=4).tolist()
     [0.0, 0.5, 3.5]
     """
-    end = levels(bits)
-    rounded = (tensor.detach() / scale).round().clamp(-end, end) * scale
-    return rounded + (tensor - tensor.detach())  # in this order: exactly on the grid
+    rounded: torch.Tensor = _Rounded.apply(tensor, scale, levels(bits))
+    return rounded
+
+
+class _Rounded(torch.autograd.Function):
+    """Round in place of one copy: a training step rounds every weight, and memory is what that costs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, scale: torch.Tensor, end: int) -> torch.Tensor:
+        """Return the nearest numbers on the grid."""
+        return (tensor / scale).round_().clamp_(-end, end).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """Pass the gradient straight through."""
+        return gradient, None, None
 
 
 def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:

@@ -75,7 +75,10 @@ class FakeQuant(Modifier):
         self.largest = dict(state["largest"])
 
     def _round_input(self, name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        largest = inputs[0].detach().abs().amax().float()
+        if not inputs[0].numel():  # a layer without heads or neurons
+            return inputs
+        lowest, highest = inputs[0].detach().aminmax()
+        largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
             if module.training:
                 before = self.largest.get(name, largest)

@@ -116,3 +116,9 @@ def test_sub_networks_are_rounded_too() -> None:
     assert not torch.equal(through_view, rounded_weights)
     quant.on_finish(job)
     torch.testing.assert_close(extract(net, arch)(**tiny_inputs()).logits, rounded_weights)
+
+
+def test_layers_without_heads_or_neurons_go_through() -> None:
+    net = extract(tiny_net(), {"heads.0": 0, "ffn.1": 0})
+    trained = fit(net, FakeQuant(activations=8))
+    assert torch.isfinite(trained(**tiny_inputs()).logits).all()
