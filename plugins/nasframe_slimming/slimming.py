@@ -1,4 +1,4 @@
-"""Slimming: gates under a proximal L1 penalty, in one loop with whatever else acts there (arXiv 2008.11062, for encoders).
+"""Slimming: gates under a proximal L1 penalty, in one loop with distillation and quantisation (arXiv 2008.11062).
 
     min over W, γ of   L(q(W), γ)  +  ρ Σ c_g |γ_g|        subject to   Σ c_g [γ_g ≠ 0] ≤ B
 
@@ -56,7 +56,7 @@ class Slimming(Modifier):
         target: str | None = "50%",
         cost: str = "encoder_params",
         weights: Literal["cost", "equal"] = "cost",
-        units: Sequence[Literal["heads", "ffn"]] = UNITS,
+        units: Sequence[Literal["heads", "ffn"]] = ("heads", "ffn"),
         rho: Positive | None = None,
         learning_rate: Positive = 1e-3,
         momentum: float = 0.5,
@@ -110,7 +110,7 @@ class Slimming(Modifier):
         """Step the gates: momentum SGD, then the proximal step at the current rate, then ρ."""
         if step.skipped:
             return
-        gammas = self.claims(step.job.net)
+        gammas: list[Any] = self.claims(step.job.net)
         gamma = torch.cat(gammas)
         gradient = torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gammas])
         m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))
