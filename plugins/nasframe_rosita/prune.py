@@ -1,0 +1,189 @@
+"""Iterative pruning on a schedule (ROSITA: Liu, Lin, Yuan, AAAI 2021, arXiv 2103.11367, §3 and its published code).
+
+The method is this modifier and a chain of stages of a recipe, each the teacher of the next: fine-tune; train the
+pre-trained network by distillation; prune its depth while it is distilled; prune its width (heads, neurons and the rank
+of the word embedding together) while it is distilled, hidden states and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt, Le
+from torch.nn.utils.parametrize import is_parametrized
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import Modifier
+from nasframe.nn.elastic import layers_of
+from nasframe.nn.factorize import refactor_embedding
+from nasframe.nn.importance import Accumulated, ranked
+from nasframe.nn.rewire import rewire
+from nasframe.step import Step, saved_model
+from nasframe.types import Arch, Count, TrainJob
+from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowered, sizes_within
+
+
+class ScheduledPrune(Modifier):
+    """Train through smaller and smaller views: at the end of each interval the least important parts are cut.
+
+    The top layers go first where ``layers`` is given. Heads and neurons are scored by ``|w| · mean |∂L/∂w|`` over the
+    steps since the last cut and sorted, in place, so that the view keeps the best of each layer. The word embedding,
+    factorised by ``transform: svd``, loses its last columns. The stage needs a space and ``arch: {}``; it answers with
+    the architecture that is left.
+
+    Args:
+        layers: layers to end with.
+        heads: heads to end with, in each kept layer.
+        ffn: neurons to end with, in each kept layer.
+        embedding_rank: rank of the word embedding to end with.
+        target: in place of ``heads`` and ``ffn``, the share (``"50%"``) of the encoder parameters of ``of`` to end with:
+            both shrink to about the same share.
+        of: the saved network that ``target`` is a share of.
+        times: cuts, evenly spaced, each an equal part of the way; 1 is the one-step schedule. Default, as published:
+            one for each layer, or else each head, that goes; 10 where neither does.
+        over: share of the stage's steps over which the cuts are spread; published: 0.01 to 0.1 for width, 0.2 to 0.5
+            for depth.
+        moments: the optimiser's: ``reset`` at each cut, as published, or ``keep``, sorted along.
+        lower: how the embedding loses columns: ``truncate`` the last ones, as published, or ``svd``: its factors are
+            first turned so that the last columns are the least important again.
+
+    Raises:
+        UsageError: nothing to prune, or sizes that exclude each other; in ``on_start``, sizes that the network does
+            not have, or a stage that is too short.
+    """
+
+    def __init__(
+        self,
+        layers: Count | None = None,
+        heads: Count | None = None,
+        ffn: Count | None = None,
+        embedding_rank: Count | None = None,
+        target: str | None = None,
+        of: str = "teacher",
+        times: Count | None = None,
+        over: Annotated[float, Gt(0), Le(1)] = 0.1,
+        moments: Literal["reset", "keep"] = "reset",
+        lower: Literal["truncate", "svd"] = "truncate",
+    ) -> None:
+        self.goal = {"layers": layers, "heads": heads, "ffn": ffn, RANK: embedding_rank}
+        if target is not None and (heads or ffn):
+            raise UsageError("scheduled_prune: target stands for heads and ffn. Expected it or them, not both.")
+        if target is None and not any(self.goal.values()):
+            raise UsageError("scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target.")
+        self.target = None if target is None else share(target)
+        self.of, self.times, self.over, self.moments, self.lower = of, times, over, moments, lower
+        self.done = 0  # cuts
+        self.sums: Accumulated | None = None
+        self.pending: list[torch.Tensor | None] = []
+        self.kept: Mapping[str, Any] = {}  # a state to go on from
+
+    def on_start(self, job: TrainJob) -> None:
+        """Make the schedule."""
+        if job.space is None or job.sampler is not None:
+            raise UsageError(
+                f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
+                "and 'arch: {}', so that one network is trained through views."
+            )
+        full = all_sizes(job.net, getattr(job.space, "sizes", dict)(job.arch or {}))
+        goal = {unit: size for unit, size in self.goal.items() if size is not None}
+        if self.target is not None:
+            goal |= sizes_within(job.net, full, goal.get("layers"), self.target, saved_model(job, self.of))
+        times = self.times or default_times(full, goal)
+        self.archs = [lowered(full, goal, t / times) for t in range(times + 1)]
+        self.interval = int(self.over * job.total / times)
+        if self.interval < 1:
+            raise UsageError(
+                f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step for "
+                "each: a longer stage, a larger 'over' or fewer 'times'."
+            )
+        if self.sums is None and any(unit in goal for unit in UNITS):
+            self.sums = Accumulated(job.net)
+        self.restore()
+
+    def on_batch(self, step: Step) -> None:
+        """Cut where an interval has ended, and lower the architecture."""
+        if step.index == 0 and any(is_parametrized(module) for module in layers_of(step.job.net).modules()):
+            raise UsageError(
+                "scheduled_prune: heads and neurons are sorted in place, which a parametrised layer does not allow. "
+                "Expected no modifier beside it that parametrises weights; quantise in a later stage."
+            )
+        due = min(step.index // self.interval, len(self.archs) - 1)
+        while self.done < due:
+            self.cut(step.job, step.optimizer)
+            step.job.log(step.index, {"cuts": self.done})
+        step.arch = step.job.arch = self.archs[self.done]  # the stage's own: what is measured on select
+
+    def on_gradients(self, step: Step) -> None:
+        """Take this step's absolute gradients, before they are clipped."""
+        if self.sums is not None and self.done < len(self.archs) - 1:
+            gradients = [weight.grad for weight in self.sums.weights()]
+            self.pending = [None if g is None else step.job.reduce(g).abs() for g in gradients]
+
+    def on_update(self, step: Step) -> None:
+        """Add them to the sums, unless the step was skipped."""
+        if self.sums is not None and self.pending and not step.skipped:
+            self.sums.add(self.pending)
+        self.pending = []
+
+    def cut(self, job: TrainJob, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Sort the heads and neurons of the kept layers by their scores, turn the embedding, and go one step on."""
+        now = self.archs[self.done]
+        if self.sums is not None and self.sums.steps:
+            order = ranked(self.sums.scores())  # what is outside the view has no gradient, hence comes last
+            rewire(job.net, {unit: {i: order[unit][i] for i in now["layers"]} for unit in UNITS}, optimizer)
+            self.sums.reset()
+        self.done += 1
+        turned = []
+        if self.lower == "svd" and self.archs[self.done].get(RANK) != now.get(RANK):
+            turned = refactor_embedding(job.net, now[RANK])
+        if optimizer is not None and self.moments == "reset":
+            optimizer.state.clear()
+        for parameter in turned if optimizer is not None else ():
+            optimizer.state.pop(parameter, None)  # type: ignore[union-attr]
+
+    def on_finish(self, job: TrainJob) -> Arch:
+        """Answer with the last architecture; a stage that was stopped early makes up for the cuts it missed."""
+        while self.done < len(self.archs) - 1:
+            self.cut(job)
+        return self.archs[self.done]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many cuts were made, and the sums since the last one."""
+        if self.sums is None:
+            return {"done": self.done}
+        return {"done": self.done, "steps": self.sums.steps, "sums": list(self.sums.sums)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.kept = state
+        self.restore()
+
+    def restore(self) -> None:
+        """Take over a state that was given, as soon as there are sums to take it."""
+        if not self.kept:
+            return
+        self.done = self.kept["done"]
+        if self.sums is not None and "sums" in self.kept:
+            for total, kept in zip(self.sums.sums, self.kept["sums"], strict=True):
+                total.copy_(kept)
+            self.sums.steps, self.kept = self.kept["steps"], {}
+
+
+def share(text: str) -> float:
+    """Read a share between 0 and 100 %.
+
+    Raises:
+        UsageError: it is none.
+
+    >>> share("25%")
+    0.25
+    """
+    try:
+        number = float(text.removesuffix("%")) / 100
+    except ValueError:
+        number = 0.0
+    if not (text.endswith("%") and 0 < number < 1):
+        raise UsageError(f'scheduled_prune: target {text!r}. Expected a share between 0 and 100 %, such as "50%".')
+    return number
