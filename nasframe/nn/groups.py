@@ -1,0 +1,256 @@
+"""Removable groups: the weights that leave a network together, as data, and what is computed over all groups at once.
+
+A group is zero-invariant: where all its weights are zero, its contribution to the network's outputs is exactly zero.
+An attention head owns its rows of the query, key and value maps with their biases, and the columns of the map out of
+the heads; a neuron owns its row, its bias, and the column that reads it. The biases of the maps *out* of heads and
+neurons are nobody's: they are added however many groups there are. (Zero-invariant groups: Chen et al., *Only Train
+Once*, arXiv 2107.07467, §3.1.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.nn.blueprint import blueprint
+from nasframe.nn.elastic import family_of, layers_of, slices_of, stock_class
+from nasframe.nn.rewire import rewire
+
+UNITS = ("heads", "ffn")
+
+
+class Member(NamedTuple):
+    """A tensor's part in the groups of a layer: group k owns the entries ``k * width … (k + 1) * width`` along ``dim``.
+
+    Args:
+        name: the tensor, from the network.
+        dim: the dimension along which the groups lie.
+        width: neighbouring entries that a group has along it.
+    """
+
+    name: str
+    dim: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of one kind in one layer.
+
+    Args:
+        unit: the kind: ``heads``, ``ffn`` or ``channels``.
+        layer: which layer.
+        count: how many groups.
+        members: the tensors that they divide among themselves.
+        buffers: statistics of the same layout that leave along with a group, but are not weights.
+    """
+
+    unit: str
+    layer: int
+    count: int
+    members: tuple[Member, ...]
+    buffers: tuple[Member, ...] = ()
+
+
+def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
+    """List the heads and the neurons of an encoder, layer by layer.
+
+    Args:
+        net: a BERT, RoBERTa, ELECTRA or DistilBERT model of any sizes per layer.
+        units: ``heads``, ``ffn`` or both, the default.
+
+    Returns:
+        The groups; a layer without heads or neurons has none.
+
+    Raises:
+        UsageError: the encoder has no groups of such a kind.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> [(groups.unit, groups.count, len(groups.members)) for groups in encoder_groups(tiny_net(layers=1))]
+    [('heads', 4, 7), ('ffn', 64, 3)]
+    """
+    check_units(units, UNITS)
+    family, sizes, names = family_of(net), blueprint(net), {id(module): name for name, module in net.named_modules()}
+    width, found = {"heads": sizes["head_size"], "ffn": 1}, []
+    for i, (layer, counts) in enumerate(zip(layers_of(net), sizes["layers"], strict=True)):
+        slices = list(slices_of(family, layer))
+        for unit in UNITS:
+            owned = [
+                Member(f"{names[id(linear)]}.{tensor}", dim, width[unit])
+                for path, tensor, dim, owner in slices
+                if owner == unit and getattr(linear := layer.get_submodule(path), tensor) is not None
+            ]
+            if counts[unit] and unit in (units or UNITS):
+                found.append(Groups(unit, i, counts[unit], tuple(owned)))
+    return found
+
+
+def removable_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
+    """List an encoder's heads and neurons, or the channels of any other network that torch.fx can trace.
+
+    Args:
+        net: the network.
+        units: which kinds; default: all that it has.
+
+    Raises:
+        UsageError: the network has no groups of such a kind.
+    """
+    from nasframe.nn.channels import channel_groups
+
+    try:
+        stock_class(net)
+    except TypeError:
+        check_units(units, ["channels"])
+        return channel_groups(net)
+    return encoder_groups(net, units)
+
+
+def check_units(units: Collection[str] | None, known: Sequence[str]) -> None:
+    """Refuse kinds of groups that a network does not have.
+
+    >>> check_units(["channels"], ["heads", "ffn"])
+    Traceback (most recent call last):
+    nasframe.errors.UsageError: units: the network has no groups 'channels'. Expected some of ffn, heads.
+    """
+    if units is not None and not units:
+        raise UsageError(f"units: none given. Expected some of {listing(known)}.")
+    for unit in units or ():
+        if unit not in known:
+            text = f"units: the network has no groups {unit!r}. Expected some of {listing(known)}."
+            raise UsageError(text + suggestion(unit, known))
+
+
+class Grouped:
+    """The groups of a network as one row of numbers: a norm, a product or a factor for each, in order.
+
+    The work is done a tensor at a time, over all groups in it at once.
+
+    Args:
+        net: the network; its tensors are looked up again after ``bind``.
+        groups: see :class:`Groups`.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> grouped = Grouped(net := tiny_net(layers=1), encoder_groups(net))
+    >>> grouped.squares().shape, grouped.sizes[0].item()
+    (torch.Size([68]), 1048.0)
+    """
+
+    def __init__(self, net: nn.Module, groups: Sequence[Groups]) -> None:
+        self.net, self.groups = net, list(groups)
+        self.bind()
+        device = self.tensors[0].device if self.tensors else torch.device("cpu")
+        self.sizes = torch.cat([torch.full((g.count,), float(_entries(g, self.net))) for g in self.groups]).to(device)
+        units = [torch.full((g.count,), self.units.index(g.unit)) for g in self.groups]
+        self.unit = torch.cat(units).to(device)
+        self.counts = [g.count for g in self.groups]
+
+    @property
+    def units(self) -> list[str]:
+        """The kinds of groups there are, in order."""
+        return list(dict.fromkeys(g.unit for g in self.groups))
+
+    def bind(self) -> None:
+        """Look the tensors up, parametrised ones behind their parametrisation, and cut them into groups."""
+        self.tensors = [tensor_of(self.net, member.name) for g in self.groups for member in g.members]
+        self.views = self.cut(self.tensors)
+
+    def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
+        rows, left = [], iter(tensors)
+        for g in self.groups:
+            for member in g.members:
+                rows.append(_divided(next(left).detach(), member, g.count))
+        return rows
+
+    def copy(self) -> list[torch.Tensor]:
+        """Make room for a copy of the tensors."""
+        return [torch.empty_like(tensor) for tensor in self.tensors]
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Return the tensors' gradients, zero where there is none."""
+        return [torch.zeros_like(t) if t.grad is None else t.grad for t in self.tensors]
+
+    def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
+        views = self.views if views is None else views
+        return self._summed(torch.linalg.vector_norm(x, dim=(0, 2)).square() for x in views)
+
+    def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return each group's inner product of two sets of tensors as ``cut`` gives them."""
+        return self._summed((x * y).sum((0, 2)) for x, y in zip(first, second, strict=True))
+
+    def scale_(self, factors: torch.Tensor) -> None:
+        """Multiply each group's weights by its factor."""
+        for x, factor in zip(self.views, self._each(factors), strict=True):
+            x.mul_(factor)
+
+    def subtract_(self, factors: torch.Tensor, views: Sequence[torch.Tensor]) -> None:
+        """Take ``factor`` times other tensors, as ``cut`` gives them, from each group's weights."""
+        for x, y, factor in zip(self.views, views, self._each(factors), strict=True):
+            x.addcmul_(y, factor, value=-1)
+
+    def zero(self) -> torch.Tensor:
+        """Tell which groups are zero, exactly."""
+        return self.squares() == 0
+
+    def layers(self, row: torch.Tensor) -> Iterator[tuple[Groups, torch.Tensor]]:
+        """Cut a row with an entry for each group into its layers' parts."""
+        yield from zip(self.groups, row.split(self.counts), strict=True)
+
+    def _summed(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
+        sums = [sum((next(parts) for _ in g.members[1:]), next(parts)) for g in self.groups]
+        return torch.cat(sums)
+
+    def _each(self, row: torch.Tensor) -> Iterator[torch.Tensor]:
+        for g, part in self.layers(row):
+            yield from [part.view(1, -1, 1)] * len(g.members)
+
+
+def tensor_of(net: nn.Module, name: str) -> torch.Tensor:
+    """Return a parameter or buffer by its name; of a parametrised one what stands behind its parametrisation."""
+    path, _, key = name.rpartition(".")
+    module: Any = net.get_submodule(path)
+    if is_parametrized(module, key):
+        return module.parametrizations[key].original
+    return getattr(module, key)
+
+
+def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -> dict[str, Any]:
+    """Reorder heads and neurons of an encoder, in place, so that the ones to be left out come last.
+
+    Args:
+        net: the network; its outputs stay the same.
+        zero: ``{"heads": {layer: mask}, "ffn": {layer: mask}}``, true for what is to be left out.
+
+    Returns:
+        The architecture that keeps all others: ``layers`` (all), ``heads.i`` and ``ffn.i``.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> zeros_last(tiny_net(layers=1), {"heads": {0: torch.tensor([True, False, False, True])}})
+    {'layers': [0], 'heads.0': 2, 'ffn.0': 64}
+    """
+    sizes = blueprint(net)["layers"]
+    rewire(net, {unit: {i: m.int().argsort(stable=True) for i, m in masks.items()} for unit, masks in zero.items()})
+    arch: dict[str, Any] = {"layers": list(range(len(sizes)))}
+    for i, counts in enumerate(sizes):
+        for unit in UNITS:
+            mask = zero.get(unit, {}).get(i)
+            arch[f"{unit}.{i}"] = counts[unit] - (0 if mask is None else int(mask.sum()))
+    return arch
+
+
+def _divided(tensor: torch.Tensor, member: Member, count: int) -> torch.Tensor:
+    before, length = tensor.shape[: member.dim].numel(), tensor.shape[member.dim]
+    if length != count * member.width:
+        raise UsageError(f"{member.name}: {length} entries cannot be {count} groups of {member.width}.")
+    return tensor.view(before, count, -1)
+
+
+def _entries(groups: Groups, net: nn.Module) -> int:
+    return sum(tensor_of(net, member.name).numel() for member in groups.members) // groups.count

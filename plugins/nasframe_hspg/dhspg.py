@@ -1,0 +1,166 @@
+"""DHSPG: dual half-space projected gradient (Chen et al., *OTOv2*, arXiv 2303.06862).
+
+Groups are divided once, at step T_w, into those that may become zero, G_p, and all others, which are never penalised.
+Which groups these are, and how hard each is pulled, follows from what the optimiser of the stage really does to the
+weights: with rate α its direction is ``∇ = (x − x') / α``, for AdamW as for SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from nasframe.errors import UsageError
+from nasframe.nn.prox import leaves_half_space
+from nasframe.step import Step
+from nasframe.types import Positive, TrainJob
+from nasframe_hspg.stage import (
+    GroupModifier,
+    Share,
+    Shares,
+    Unit,
+    lowest,
+    numbers,
+    of_units,
+    share,
+    shares,
+    spread,
+    to_log,
+    zero_shares,
+)
+
+PUBLISHED = {"sgd": (1e-3, 2.0, 10.0), "adamw": (1e-2, 20.0, 1e3)}  # λ, how it is amplified, how far it may rise
+MARGIN = 0.05  # so much more than the target is in G_p
+
+
+class DHSPG(GroupModifier):
+    """Make a given share of the groups exactly zero: choose candidates once, pull each as hard as it resists.
+
+    Args:
+        target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
+            no group, of the encoder's parameters. One share, or one for each kind.
+        start: T_w, the share of the steps before groups are divided.
+        until: by this share of the steps every candidate is pulled hard enough to be zero; ``null`` pulls as published
+            only, and may miss the target.
+        penalty: λ; default: published, 1e-3 for SGD and 1e-2 for AdamW.
+        amplify: what λ_g is where a step leads away from zero, as a multiple of how fast; published: 2, 20.
+        most: λ_g may be so many times λ; published: 10, 1000.
+        eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
+        units: which kinds of groups; default: all that the network has.
+
+    Raises:
+        UsageError: a share, eps or λ out of range.
+    """
+
+    name = "dhspg"
+
+    def __init__(
+        self,
+        target: Shares = "50%",
+        start: Share = "10%",
+        until: Share | None = "60%",
+        penalty: Positive | None = None,
+        amplify: Positive | None = None,
+        most: Positive | None = None,
+        eps: float = 0.0,
+        units: list[Unit] | None = None,
+    ) -> None:
+        super().__init__(units)
+        if not 0 <= eps < 1:
+            raise UsageError("dhspg: expected 0 <= eps < 1.")
+        self.target, self.eps, self.given = shares("target", target), eps, (penalty, amplify, most)
+        self.start = share("start", start, ends=True)
+        self.until = None if until is None else share("until", until, ends=True)
+        if self.until is not None and self.until <= self.start:
+            raise UsageError(f"dhspg: until {until!r} is not after start {start!r}, when groups are chosen.")
+
+    def on_start(self, job: TrainJob) -> None:
+        """Find the groups, and how many of each kind shall become zero."""
+        super().on_start(job)
+        x = self.groups
+        stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
+        self.cap = numbers(x) - (numbers(x) * stay).round()
+        published = PUBLISHED[job.options.optimizer]
+        self.penalty, self.amplify, self.most = (
+            p if g is None else g for g, p in zip(self.given, published, strict=True)
+        )
+        self.candidates = torch.zeros_like(x.unit, dtype=torch.bool)
+        self.first = min(round(self.start * job.total), job.total - 1)
+        self.last = None if self.until is None else max(round(self.until * job.total), self.first + 1)
+        self.delta: list[torch.Tensor] = []
+
+    def on_gradients(self, step: Step) -> None:
+        """Keep x_k."""
+        self.groups.bind()
+        if step.index >= self.first:
+            self.delta = self.delta or self.groups.copy()
+            torch._foreach_copy_(self.delta, self.groups.tensors)
+
+    @torch.no_grad()
+    def on_update(self, step: Step) -> None:
+        """Divide the groups at T_w; from then on pull at G_p and project it."""
+        if step.skipped or step.index < self.first:
+            return
+        x = self.groups
+        torch._foreach_sub_(self.delta, x.tensors)  # δ = x_k − x' = α ∇
+        delta = x.cut(self.delta)
+        moved = x.squares(delta)
+        leads = x.dots(x.views, delta) + moved  # ⟨x_k, δ⟩
+        squares = x.squares() + 2 * leads - moved  # ‖x_k‖²
+        if not self.candidates.any() and self.cap.any():
+            self.candidates = self.divided(squares, leads, moved)
+        zero = self.pull(step, squares, leads, moved, delta)
+        if to_log(step):
+            step.job.log(step.index + 1, zero_shares(x, zero))
+
+    def divided(self, squares: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+        """G_p: of each kind those of the highest ½ cos(−x, −∇) + ½ size / ‖x‖, each scaled to 0 … 1."""
+        x, kinds = self.groups, len(self.cap)
+        tiny = torch.finfo(squares.dtype).tiny
+        cosine = leads / (squares * moved).sqrt().clamp(min=tiny)
+        small = x.sizes / squares.sqrt().clamp(min=tiny)
+        score = 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)
+        room = torch.minimum(self.cap + MARGIN * numbers(x), numbers(x)).ceil()
+        return lowest(-score, torch.ones_like(self.candidates), x.unit, torch.where(self.cap > 0, room, 0))
+
+    def pull(
+        self, step: Step, squares: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor, delta: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """v_g = x'_g − α λ_g x_g / ‖x_g‖ on G_p; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖²; return what is zero."""
+        x, alpha = self.groups, step.lr
+        zero = (squares <= 0) | (x.squares() == 0) & (moved == 0)
+        found = torch.bincount(x.unit, zero.float(), len(self.cap))
+        open_ = self.candidates & ~zero & (found < self.cap)[x.unit]
+        norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+        pull = torch.where(open_, alpha * self.lambdas(alpha, norms, leads, moved, step.index) / norms, 0)
+        dots = squares - leads - pull * squares  # ⟨v, x_k⟩
+        leaving = leaves_half_space(dots, squares, self.eps) & open_
+        leaving = lowest(squares / x.sizes, leaving, x.unit, self.cap - found)
+        zero = zero | leaving
+        x.scale_(torch.where(zero, 0, 1 - pull))  # x' − pull x_k = (1 − pull) x' − pull δ
+        x.subtract_(torch.where(zero, 0, pull), delta)
+        return zero
+
+    def lambdas(
+        self, alpha: float, norms: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor, index: int
+    ) -> torch.Tensor:
+        """λ_g: λ, or where ⟨x, ∇⟩ < 0 what makes v_g come nearer to zero and still lowers f, if there is such."""
+        away = (-leads / alpha / norms).clamp(min=0)  # λ_min = −⟨x, ∇⟩ / ‖x‖: below it ‖x‖ grows
+        falls = moved / alpha**2 / away.clamp(min=torch.finfo(away.dtype).tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
+        raised = (self.amplify * away).clamp(self.penalty, self.penalty * self.most)
+        raised = torch.where(raised > falls, (away + falls) / 2, raised)
+        lambdas = torch.where(away > 0, raised, self.penalty)
+        if self.last is None:
+            return lambdas
+        left = max(self.last - index - 1, 0.5)  # steps; in the last one a group is turned round
+        return torch.maximum(lambdas, norms / (alpha * left))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return G_p; what is zero is seen from the weights."""
+        return {"candidates": self.candidates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.candidates = state["candidates"].to(getattr(self, "candidates", state["candidates"]).device)

@@ -1,0 +1,190 @@
+"""HSPG: half-space stochastic projected gradient (Chen et al., arXiv 2011.04868 and 2107.07467).
+
+``min f(x) + λ Σ_g w_g ‖x_g‖`` over groups g that can be removed. The optimiser of the stage, whatever it is, makes its
+step on f; what is meant here by a step is what it really did to the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nasframe.errors import UsageError
+from nasframe.nn.prox import group_shrinkage, leaves_half_space
+from nasframe.step import Step
+from nasframe.types import Count, TrainJob
+from nasframe_hspg.stage import (
+    GroupModifier,
+    Share,
+    Shares,
+    Unit,
+    lowest,
+    numbers,
+    of_units,
+    share,
+    shares,
+    to_log,
+    zero_shares,
+)
+
+GAIN, RAISE, MOST = 0.01, 0.1, 0.999  # of adaptive eps: the gain in zero groups below which it rises, by how much, to
+
+
+class HSPG(GroupModifier):
+    """Make groups of weights exactly zero: proximal steps first, then half-space steps that keep zeros.
+
+    Each step pulls a group's norm towards zero by the learning rate times λ w_g; in the second stage a group that the
+    whole step would turn round becomes zero for good. With ``target`` each kind's λ follows, by dual ascent, the
+    share of groups that should be zero by then. A kind that has reached its share is left alone.
+
+    Args:
+        penalty: λ, where dual ascent begins if there is a target.
+        target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
+            no group, of the encoder's parameters. One share, or one for each kind.
+        caps: instead of a target: the largest share of each kind that may become zero; default: all.
+        eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
+        adapt_eps: every so many steps, where no more than 1 % of the groups became zero since, eps rises by 0.1 for
+            kinds below their share; otherwise it goes back to ``eps``.
+        prox: N_P, the share of the steps that the first stage takes.
+        until: by when the target should be reached, a share of the steps.
+        rate: of dual ascent: λ changes by this times how many groups are missing, as a share, in each step.
+        normalize: w_g is the square root of the number of a group's weights, so that λ pulls at the root mean square
+            of heads and neurons alike; otherwise 1.
+        decay_at: shares of the steps after which λ is divided by 10.
+        units: which kinds of groups; default: all that the network has.
+
+    Raises:
+        UsageError: a share, eps or λ out of range.
+    """
+
+    name = "hspg"
+
+    def __init__(
+        self,
+        penalty: float = 1.0,
+        target: Shares | None = None,
+        caps: Shares | None = None,
+        eps: float = 0.0,
+        adapt_eps: Count | None = None,
+        prox: Share = "20%",
+        until: Share = "80%",
+        rate: float = 0.1,
+        normalize: bool = True,
+        decay_at: Sequence[Share] = (),
+        units: list[Unit] | None = None,
+    ) -> None:
+        super().__init__(units)
+        if not 0 <= eps < 1 or penalty < 0 or rate < 0:
+            raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
+        if target is not None and caps is not None:
+            raise UsageError("hspg: target and caps both say how many groups may become zero. Expected one of them.")
+        self.target = None if target is None else shares("target", target)
+        self.caps = 1.0 if caps is None else shares("caps", caps, ends=True)
+        self.penalty, self.eps, self.adapt_eps, self.rate, self.normalize = penalty, eps, adapt_eps, rate, normalize
+        self.prox, self.until = share("prox", prox, ends=True), share("until", until, ends=True)
+        self.decay_at = [share("decay_at", at, ends=True) for at in decay_at]
+        if target is not None and self.until <= self.prox:
+            raise UsageError(f"hspg: until {until!r} is not after prox {prox!r}, when groups begin to stay zero.")
+
+    def on_start(self, job: TrainJob) -> None:
+        """Find the groups, and how many of each kind may become zero."""
+        super().on_start(job)
+        x = self.groups
+        self.weights = x.sizes.sqrt() if self.normalize else torch.ones_like(x.sizes)
+        if self.target is not None:
+            most = [1 - part for part in of_units("target", self.target, x.units, 1.0)]
+        else:
+            most = of_units("caps", self.caps, x.units, 1.0)
+        self.number = numbers(x)
+        self.cap = (self.number * torch.tensor(most, device=x.unit.device)).round()
+        self.lambdas = torch.full((len(x.units),), self.penalty, device=x.unit.device)
+        self.epsilons = torch.full_like(self.lambdas, self.eps)
+        self.zeros_then = torch.zeros((), device=x.unit.device)  # zero groups at the last change of eps, as a share
+        self.old: list[torch.Tensor] = []
+
+    def on_gradients(self, step: Step) -> None:
+        """Keep x_k, where the second stage will ask what the optimiser did to it."""
+        self.groups.bind()
+        if step.index >= self.prox * step.total:
+            self.old = self.old or self.groups.copy()
+            torch._foreach_copy_(self.old, self.groups.tensors)
+
+    @torch.no_grad()
+    def on_update(self, step: Step) -> None:
+        """Make the penalty's part of the step."""
+        if step.skipped:
+            return
+        decay = 0.1 ** sum(step.index >= at * step.total for at in self.decay_at)
+        if step.index < self.prox * step.total:
+            zero = self.prox_step(step.lr * decay)
+        else:
+            zero = self.half_space_step(step.lr * decay)
+            self.ascend(step, zero)
+            self.adapt(step, zero)
+        if to_log(step):
+            lambdas = dict(zip(self.groups.units, self.lambdas.tolist(), strict=True))
+            step.job.log(
+                step.index + 1, zero_shares(self.groups, zero) | {f"lambda_{u}": v for u, v in lambdas.items()}
+            )
+
+    def prox_step(self, alpha: float) -> torch.Tensor:
+        """x_g ← max(0, 1 − α λ w_g / ‖v_g‖) v_g, with v what the optimiser made of x; return what is zero."""
+        x = self.groups
+        norms = x.squares().sqrt()
+        factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights)
+        zero = norms == 0
+        kept_back = (factor == 0) & ~zero & ~self.within(norms, (factor == 0) & ~zero, zero)
+        x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))
+        return (factor == 0) & ~kept_back
+
+    def half_space_step(self, alpha: float) -> torch.Tensor:
+        """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return what is zero."""
+        x, old = self.groups, self.groups.cut(self.old)
+        squares = x.squares(old)
+        zero = squares == 0  # zero groups stay zero
+        open_ = (torch.bincount(x.unit, zero.float(), len(self.cap)) < self.cap)[x.unit] & ~zero
+        pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights * squares.rsqrt(), 0)
+        dots = x.dots(x.views, old) - pull * squares
+        leaving = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
+        leaving = self.within(dots / squares, leaving, zero)
+        zero = zero | leaving
+        x.scale_((~zero).to(dots.dtype))
+        x.subtract_(torch.where(zero, 0, pull), old)
+        return zero
+
+    def within(self, scores: torch.Tensor, candidates: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        """Choose of the groups that would become zero as many of the lowest scores as the caps leave room for."""
+        x = self.groups
+        room = self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))
+        return lowest(scores, candidates, x.unit, room)
+
+    def ascend(self, step: Step, zero: torch.Tensor) -> None:
+        """Dual ascent: λ ← max(0, λ + rate · (share that should be zero by now − share that is))."""
+        if self.target is None:
+            return
+        done = (step.index + 1) / step.total
+        part = min(1.0, (done - self.prox) / (self.until - self.prox))
+        found = torch.bincount(self.groups.unit, zero.float(), len(self.cap))
+        self.lambdas = (self.lambdas + self.rate * (part * self.cap - found) / self.number).clamp(min=0)
+
+    def adapt(self, step: Step, zero: torch.Tensor) -> None:
+        """Raise eps where zero groups come too slowly."""
+        if self.adapt_eps is None or (step.index + 1) % self.adapt_eps:
+            return
+        share_now = zero.float().mean()
+        slow = share_now - self.zeros_then <= GAIN
+        below = torch.bincount(self.groups.unit, zero.float(), len(self.cap)) < self.cap
+        raised = (self.epsilons + RAISE).clamp(max=MOST)
+        self.epsilons = torch.where(slow & below, raised, torch.full_like(raised, self.eps))
+        self.zeros_then = share_now
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what dual ascent and the adaptation of eps have come to; what is zero is seen from the weights."""
+        return {"lambdas": self.lambdas, "epsilons": self.epsilons, "zeros_then": self.zeros_then}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        for name, value in state.items():
+            setattr(self, name, value.to(getattr(self, name, value).device))

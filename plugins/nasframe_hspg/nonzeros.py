@@ -1,0 +1,36 @@
+"""How many weights of the encoder are not zero: what element-wise methods reduce, as shapes stay what they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nasframe.types import Arch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import SearchSpace
+
+
+class EncoderNonzeros:
+    """Count the weights of the encoder's layers that are not exactly zero.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> net = tiny_net(layers=1)
+    >>> whole = EncoderNonzeros().estimate(None, net)
+    >>> net.bert.encoder.layer[0].output.dense.weight.data.zero_()[0, 0].item()
+    0.0
+    >>> whole - EncoderNonzeros().estimate(None, net)
+    2048.0
+    """
+
+    unit = "parameters"
+
+    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float:
+        """Return the number of nonzero weights of a network as it stands, or of a sub-network of it."""
+        from nasframe.nn.elastic import layers_of
+        from nasframe.nn.slices import weights
+
+        small: Any = net if arch is None or space is None else space.extract(net, arch)
+        layers = layers_of(small)
+        return float(sum(int(getattr(module, key).count_nonzero()) for _, module, key in weights(layers)))

@@ -1,0 +1,178 @@
+"""What the sparse optimisers share: shares of groups, the stage they go with, how zero groups leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from nasframe.errors import UsageError, VerificationError
+from nasframe.interfaces import Modifier
+from nasframe.nn.groups import Grouped, removable_groups, zeros_last
+from nasframe.nn.slices import view
+from nasframe.step import Step
+from nasframe.types import TrainJob
+from nasframe.units import parse_share
+
+Unit: TypeAlias = Literal["heads", "ffn"]
+Share: TypeAlias = str | float
+Shares: TypeAlias = Share | dict[Unit, Share]
+LOGGED = 200  # times a stage
+TOLERANCE = 1e-4  # between the sparse network and its sub-network without the zero groups
+
+
+class GroupModifier(Modifier):
+    """A modifier that makes groups of weights zero; at the end they come last, and the others are its answer.
+
+    Args:
+        units: which kinds of groups; ``None`` is all that the network has.
+    """
+
+    name = "groups"
+
+    def __init__(self, units: Sequence[str] | None) -> None:
+        self.units = units
+
+    def on_start(self, job: TrainJob) -> None:
+        """Find the groups."""
+        whole_network(job, self.name)
+        self.groups = Grouped(job.net, removable_groups(job.net, self.units))
+
+    def on_finish(self, job: TrainJob) -> dict[str, Any]:
+        """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
+        return settled(job, self.groups)
+
+
+def whole_network(job: TrainJob, name: str) -> None:
+    """Refuse stages in which zeros would not last, or would not mean what they say.
+
+    Raises:
+        UsageError: the stage trains sub-networks, or keeps weights of an earlier step.
+    """
+    if job.sampler is not None or job.arch is not None:
+        raise UsageError(f"{name}: stage {job.stage!r} trains sub-networks. Expected no 'sampler' and no 'arch'.")
+    if job.options.keep == "best" or job.options.early_stop is not None:
+        raise UsageError(
+            f"{name}: stage {job.stage!r} may end with the weights of an earlier step, when fewer were zero. Expected "
+            "keep: last, and no early_stop; the stage that follows may use both."
+        )
+
+
+def share(option: str, value: Share, low: float = 0.0, high: float = 1.0, ends: bool = False) -> float:
+    """Read a share.
+
+    Args:
+        option: its name, for the error.
+        value: text such as ``50%``, or a number from 0 to 1.
+        low: the least.
+        high: the most.
+        ends: whether these two are allowed themselves.
+
+    Raises:
+        UsageError: it is none, or out of range.
+
+    >>> share("target", "25%"), share("target", 0.5)
+    (0.25, 0.5)
+    """
+    found = parse_share(value) if isinstance(value, str) else float(value)
+    if found is None or not (low <= found <= high if ends else low < found < high):
+        between = f"{low:.0%} to {high:.0%}" if ends else f"above {low:.0%} and below {high:.0%}"
+        raise UsageError(f"{option}: {value!r} is out of range. Expected a share such as '50%', {between}.")
+    return found
+
+
+def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, float]:
+    """Read one share for all kinds of groups, or one for each."""
+    if not isinstance(value, Mapping):
+        return share(option, value, ends=ends)
+    return {unit: share(f"{option}.{unit}", part, ends=ends) for unit, part in value.items()}
+
+
+def of_units(option: str, value: float | Mapping[str, float], units: Sequence[str], rest: float) -> list[float]:
+    """Return a share for each kind of groups that a network has; ``rest`` for those not named.
+
+    Raises:
+        UsageError: a kind is named that the network does not have, or was not chosen.
+    """
+    if not isinstance(value, Mapping):
+        return [value] * len(units)
+    if foreign := value.keys() - set(units):
+        raise UsageError(f"{option}: there are no groups {', '.join(sorted(foreign))!r}. Expected {', '.join(units)}.")
+    return [value.get(unit, rest) for unit in units]
+
+
+def numbers(groups: Grouped) -> torch.Tensor:
+    """Return how many groups there are of each kind, ``(kinds,)``."""
+    return torch.bincount(groups.unit, minlength=len(groups.units))
+
+
+def lowest(scores: torch.Tensor, candidates: torch.Tensor, unit: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """Choose, of each kind, at most so many candidates: those of the lowest scores.
+
+    Args:
+        scores: ``(groups,)``.
+        candidates: ``(groups,)`` mask.
+        unit: ``(groups,)`` kind of each.
+        room: ``(kinds,)`` how many may be chosen.
+
+    >>> scores, everyone, kinds = torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.ones(4, dtype=torch.bool), torch.tensor
+    >>> lowest(scores, everyone, kinds([0, 0, 0, 1]), kinds([2, 0])).tolist()
+    [False, True, True, False]
+    """
+    chosen = torch.zeros_like(candidates)
+    for kind in range(len(room)):
+        mine = candidates & (unit == kind)
+        order = torch.where(mine, scores, torch.inf).argsort(stable=True)
+        first = torch.arange(len(order), device=order.device) < room[kind]
+        chosen |= mine & torch.zeros_like(mine).scatter(0, order, first)
+    return chosen
+
+
+def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor:
+    """Scale scores to 0 … 1 within each kind of groups.
+
+    >>> spread(torch.tensor([1.0, 3.0, 2.0, 7.0]), torch.tensor([0, 0, 0, 1]), 2)
+    tensor([0.0000, 1.0000, 0.5000, 0.0000])
+    """
+    low = scores.new_full((kinds,), torch.inf).scatter_reduce(0, unit, scores, "amin")
+    high = scores.new_full((kinds,), -torch.inf).scatter_reduce(0, unit, scores, "amax")
+    return (scores - low[unit]) / (high - low)[unit].clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def settled(job: TrainJob, groups: Grouped) -> dict[str, Any]:
+    """Bring the zero groups of an encoder to the end of their layers; return the sizes of what is left.
+
+    The network with its zeros and the sub-network of these sizes are compared on a batch; the largest difference of
+    their logits is logged as ``removal_error``. Of another network only the channels left are counted.
+
+    Raises:
+        VerificationError: the two differ.
+    """
+    zero = groups.zero()
+    if groups.units == ["channels"]:
+        return {f"channels.{g.layer}": int((~mask).sum()) for g, mask in groups.layers(zero)}
+    net, masks = job.net.eval(), dict[str, dict[int, torch.Tensor]]()
+    for g, mask in groups.layers(zero):
+        masks.setdefault(g.unit, {})[g.layer] = mask.cpu()
+    device = next(net.parameters()).device
+    batch = next(iter(job.task.train_batches(0, 0, 8))).to(device)
+    with torch.no_grad():
+        before = net(**batch.inputs).logits
+        arch = zeros_last(net, masks)
+        error = float((view(net, arch)(**batch.inputs).logits - before).abs().max())
+    if not error <= TOLERANCE:
+        raise VerificationError(f"stage {job.stage!r}: without its zero groups the network differs by {error:g}.")
+    job.log(job.total, {"removal_error": error, **zero_shares(groups, zero)})
+    return arch
+
+
+def zero_shares(groups: Grouped, zero: torch.Tensor) -> dict[str, float]:
+    """Return the share of zero groups of each kind, by the name it is logged under."""
+    found = torch.bincount(groups.unit, zero.float(), len(groups.units)) / numbers(groups)
+    return {f"zero_{unit}": part for unit, part in zip(groups.units, found.tolist(), strict=True)}
+
+
+def to_log(step: Step) -> bool:
+    """Tell whether this step's numbers are to be logged."""
+    return (step.index + 1) % max(1, step.total // LOGGED) == 0
