@@ -15,13 +15,13 @@ from nasframe.errors import UsageError
 from nasframe.nn.groups import Groups, Member
 
 PASSES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.Identity,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.Dropout2d, nn.Identity,
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
 )  # fmt: skip
-"""Modules that treat each channel by itself, as these functions and methods do."""
+"""Modules that treat each channel by itself and make zeros of zeros, as these functions and methods do."""
 FUNCTIONS = {
-    torch.relu, functional.relu, functional.gelu, functional.silu, functional.dropout, functional.max_pool2d,
-    functional.avg_pool2d, functional.adaptive_avg_pool2d, torch.flatten, "flatten", "relu",
+    torch.relu, torch.tanh, functional.relu, functional.gelu, functional.silu, functional.dropout,
+    functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d, torch.flatten, "flatten", "relu",
 }  # fmt: skip
 ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
@@ -32,7 +32,7 @@ class _Channels:
     def __init__(self, count: int = 0, fixed: bool = False) -> None:
         self.count, self.fixed, self.into = count, fixed, self
         self.members: dict[Member, None] = {}
-        self.buffers: dict[Member, None] = {}
+        self.along: dict[Member, None] = {}
 
     @property
     def root(self) -> _Channels:
@@ -44,7 +44,7 @@ class _Channels:
         mine, theirs = self.root, other.root
         if mine is not theirs:
             mine.members |= theirs.members
-            mine.buffers |= theirs.buffers
+            mine.along |= theirs.along
             mine.fixed |= theirs.fixed or mine.count != theirs.count
             theirs.into = mine
 
@@ -52,9 +52,10 @@ class _Channels:
 def channel_groups(net: nn.Module) -> list[Groups]:
     """List the channels of a convolutional network that can be removed: all but its inputs' and its outputs'.
 
-    A channel owns its filter and bias, its entries of a batch normalisation, and the weights that read it in the
-    convolutions and linear maps that follow; so where its group is zero, nothing of it arrives there. Channels that
-    are added up (residual connections) leave together. Where an operation is not known, the channels it reads stay.
+    A channel owns its filter and bias, and its entries of a batch normalisation; where these are zero, what comes
+    out of it is zero. The weights that read it in the convolutions and linear maps that follow leave along with it.
+    Channels that are added up (residual connections) leave together. Where an operation is not known, or makes
+    something of zeros, the channels it reads stay.
 
     Args:
         net: a network that ``torch.fx`` can trace.
@@ -67,7 +68,7 @@ def channel_groups(net: nn.Module) -> list[Groups]:
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
     >>> [(groups.count, [member.name for member in groups.members]) for groups in channel_groups(net)]
-    [(4, ['0.weight', '0.bias', '1.weight', '1.bias', '4.weight'])]
+    [(4, ['0.weight', '0.bias', '1.weight', '1.bias'])]
     """
     try:
         graph = fx.symbolic_trace(net).graph
@@ -80,7 +81,7 @@ def channel_groups(net: nn.Module) -> list[Groups]:
         made[node] = _follow(node, [made[source].root for source in node.all_input_nodes], once)
     found = dict.fromkeys(channels.root for channels in made.values() if not channels.root.fixed)
     groups = [
-        Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.buffers))
+        Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.along))
         for i, channels in enumerate(found)
     ]
     if not groups:
@@ -103,7 +104,7 @@ def without(net: nn.Module, groups: Sequence[Groups], removed: Mapping[int, torc
     for entry in groups:
         keep = torch.nonzero(~removed[entry.layer]).flatten()
         keep = keep if len(keep) else torch.zeros(1, dtype=torch.long, device=keep.device)
-        for member in (*entry.members, *entry.buffers):
+        for member in (*entry.members, *entry.along):
             path, _, key = member.name.rpartition(".")
             module, index = small.get_submodule(path), keep[:, None] * member.width
             index = (index + torch.arange(member.width, device=keep.device)).flatten()
@@ -124,7 +125,7 @@ def _follow(node: fx.Node, inputs: list[_Channels], modules: Mapping[str, nn.Mod
     if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
         read, count = module.weight.shape[1], inputs[0].count
         if count and read % count == 0:
-            inputs[0].members[Member(f"{name}.weight", 1, read // count)] = None
+            inputs[0].along[Member(f"{name}.weight", 1, read // count)] = None
         else:
             inputs[0].fixed = True
         made = _Channels(module.weight.shape[0])
@@ -152,7 +153,7 @@ def _note(channels: _Channels, name: str, module: nn.Module) -> None:
     """Let channels own the rows of a module's tensors."""
     for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if tensor.ndim:
-            owned = channels.members if isinstance(tensor, nn.Parameter) else channels.buffers
+            owned = channels.members if isinstance(tensor, nn.Parameter) else channels.along
             owned[Member(f"{name}.{key}", 0, 1)] = None
 
 

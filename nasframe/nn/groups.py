@@ -3,8 +3,8 @@
 A group is zero-invariant: where all its weights are zero, its contribution to the network's outputs is exactly zero.
 An attention head owns its rows of the query, key and value maps with their biases, and the columns of the map out of
 the heads; a neuron owns its row, its bias, and the column that reads it. The biases of the maps *out* of heads and
-neurons are nobody's: they are added however many groups there are. (Zero-invariant groups: Chen et al., *Only Train
-Once*, arXiv 2107.07467, §3.1.)
+neurons are nobody's: they are added however many groups there are. No weight is in two groups. (Zero-invariant groups:
+Chen et al., *Only Train Once*, arXiv 2107.07467, §3.1.)
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Groups:
         layer: which layer.
         count: how many groups.
         members: the tensors that they divide among themselves.
-        buffers: statistics of the same layout that leave along with a group, but are not weights.
+        along: tensors of the same layout that leave along with a group but are not part of it.
     """
 
     unit: str
     layer: int
     count: int
     members: tuple[Member, ...]
-    buffers: tuple[Member, ...] = ()
+    along: tuple[Member, ...] = ()
 
 
 def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
