@@ -117,9 +117,13 @@ class Slimming(Modifier):
         alpha = self.rate(step.job.options, step.index, step.total)
         gamma -= alpha * m / self.c
         if step.index < self.steps:
-            gamma = shrink(gamma, alpha * self.price(gamma, step.index))
-            if step.index == self.steps - 1:
-                gamma = self.settled(gamma)
+            threshold, most = alpha * self.price(gamma, step.index), sinking(gamma, self.each, self.excess)
+            last = step.index == self.steps - 1
+            if self.share is not None:  # never below the budget; at last down to it, the step solved for
+                threshold = most if last else torch.minimum(threshold, most)
+            gamma = shrink(gamma, threshold)
+            if last:
+                self.state["kept"] = (gamma != 0).to(gamma)
         gamma *= self.state["kept"]
         torch._foreach_copy_(gammas, list(gamma.split([len(g) for g in gammas])))
         if step.index % max(1, step.total // POINTS) == 0 or step.index == step.total - 1:
@@ -156,12 +160,6 @@ class Slimming(Modifier):
         e = sinking(gamma, self.each, self.excess) - (1 - (step + 1) / self.steps)
         rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)
         return (rho + 2 * self.omega * self.start * e).clamp(min=0)
-
-    def settled(self, gamma: torch.Tensor) -> torch.Tensor:
-        """Make the last proximal step, with the threshold solved for, so that the budget is met; keep what is left."""
-        gamma = shrink(gamma, sinking(gamma, self.each, self.excess))
-        self.state["kept"] = (gamma != 0).to(gamma)
-        return gamma
 
 
 def shrink(gamma: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
