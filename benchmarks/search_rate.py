@@ -37,8 +37,8 @@ from transformers import PreTrainedTokenizerFast
 import nasframe as nf
 from nasframe.costs import cost_function
 from nasframe.nn.optim import autocast
-from nasframe.running.context import forward_of
 from nasframe.search import search
+from nasframe.stages import forward_of
 from nasframe.store import RunStore
 from nasframe.types import Arch, Trial
 

@@ -18,6 +18,7 @@ from nasframe.interfaces import sizes_of
 from nasframe.types import (
     Arch,
     Count,
+    Forward,
     LedgerEntry,
     ModifierRef,
     Positive,
@@ -76,7 +77,8 @@ def train(
                 net=net, task=work.task, tokenizer=work.tokenizer, options=options, seed=run.seed, stage=run.name,
                 space=space, sampler=run.sampler(sampler, work) if sampler is not None else None,
                 within=run.domain(space, sampler, within) if space is not None and sampler is not None else None,
-                arch=run.arch(arch, work), modifiers=[run.make("modifier", ref) for ref in modifiers if ref is not None],
+                arch=run.arch(arch, work),
+                modifiers=[run.make("modifier", ref) for ref in modifiers if ref is not None],
                 models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
                 progress=advance,
             )  # fmt: skip
@@ -166,7 +168,7 @@ def search(
 
     def evaluate(arch: Arch, count: int | None) -> Mapping[str, float]:
         subject = net if fit is None else _fitted(work, run, arch, fit)
-        result = work.task.evaluate(run.forward(space.view(subject, arch), net, precision), "select", count)
+        result = work.task.evaluate(forward_of(space.view(subject, arch), net, precision), "select", count)
         tally["evaluations"] += 1
         tally["examples"] += result.examples
         tally["tokens"] += result.tokens
@@ -239,7 +241,7 @@ def evaluate(
     with run.progress.bar(run.name) as advance:
         for done, (name, net) in enumerate(chosen.items()):
             advance(done, len(chosen), name)
-            result = work.task.evaluate(run.forward(net.eval(), net, precision), split)
+            result = work.task.evaluate(forward_of(net.eval(), net, precision), split)
             shown, tokens = shown + result.examples, tokens + result.tokens
             macs += run.macs(net, None, result)
             run.describe(name, net)
@@ -309,6 +311,21 @@ def settled(work: Work) -> Work:
 
         settle(work.net)
     return work
+
+
+def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:
+    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
+    if net is None:  # the recipe's space has none
+        return forward
+    from nasframe.nn.optim import autocast
+
+    where = next(net.parameters()).device
+
+    def call(**inputs: Any) -> Any:
+        with autocast(precision, where):
+            return forward(**{k: v.to(where) for k, v in inputs.items()})
+
+    return call
 
 
 def _fitted(work: Work, run: StageContext, arch: Arch, options: Mapping[str, Any]) -> nn.Module:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.recipe.plan import searched_net
 from nasframe.store import RunStore
 from nasframe.types import Arch, Evaluation, Trial
 
@@ -19,39 +19,6 @@ if TYPE_CHECKING:
     from nasframe.goals import Costs
     from nasframe.recipe.plan import Plan, PlannedStage
     from nasframe.running.material import Material
-
-
-def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
-    """Name the network that a search runs on: what a stage saved it as, ``pretrained`` or ``random``.
-
-    Args:
-        plan: the plan.
-        stage: one of its searches.
-
-    Returns:
-        The name; ``None`` where no stage saved it, or something else was saved under its name later.
-    """
-    current, found, reached = "pretrained", None, False
-    for other in plan.stages:
-        options = other.options
-        current, saved = options.get("from_") or current, options.get("save_as")
-        if other is stage:
-            found, reached = current or None, True
-        if other.verb == "train" and (patterns := options.get("models")) is not None:
-            if any(fnmatch(current, pattern) for pattern in patterns):
-                current = ""  # the saved one goes on changing, ours does not
-            if found and any(fnmatch(found, pattern) for pattern in patterns):
-                found = None
-        elif other.verb in ("train", "transform"):
-            current = saved or ""
-            found = None if reached and found == saved else found
-    return found
-
-
-def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
-    """Tell whether a search keeps its network, for a deployment: the last one does, if no stage saved it."""
-    last = [other for other in plan.stages if other.verb == "search"][-1]
-    return stage is last and searched_net(plan, stage) is None
 
 
 class Finished:
@@ -138,7 +105,7 @@ class Finished:
         Raises:
             UsageError: the data is not what the run was made with.
         """
-        from nasframe.running.context import forward_of
+        from nasframe.stages import forward_of
 
         if self.parts.task.fingerprint != self.data["fingerprint"]:
             raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {self.data}.")

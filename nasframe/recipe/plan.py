@@ -1,9 +1,10 @@
-"""What a recipe may say at its top level, and the plan that a checked recipe becomes: records, no behaviour."""
+"""What a recipe may say at its top level, the plan that a checked recipe becomes, and what follows from a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,36 @@ class Plan:
     budgets: dict[str, Any]
     objectives: list[str] | None
     stages: list[PlannedStage]
+
+
+def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
+    """Name the network that a search runs on: what a stage saved it as, ``pretrained`` or ``random``.
+
+    Args:
+        plan: the plan.
+        stage: one of its searches.
+
+    Returns:
+        The name; ``None`` where no stage saved it, or something else was saved under its name later.
+    """
+    current, found, reached = "pretrained", None, False
+    for other in plan.stages:
+        options = other.options
+        current, saved = options.get("from_") or current, options.get("save_as")
+        if other is stage:
+            found, reached = current or None, True
+        if other.verb == "train" and (patterns := options.get("models")) is not None:
+            if any(fnmatch(current, pattern) for pattern in patterns):
+                current = ""  # the saved one goes on changing, ours does not
+            if found and any(fnmatch(found, pattern) for pattern in patterns):
+                found = None
+        elif other.verb in ("train", "transform"):
+            current = saved or ""
+            found = None if reached and found == saved else found
+    return found
+
+
+def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
+    """Tell whether a search keeps its network, for a deployment: the last one does, if no stage saved it."""
+    last = [other for other in plan.stages if other.verb == "search"][-1]
+    return stage is last and searched_net(plan, stage) is None

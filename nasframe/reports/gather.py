@@ -46,6 +46,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
     name = data.get("primary") or _first_metric(models)
     split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
     _compare(models, name, split)
+    _add_stored(models, rows["stage"])
     full = _full(models)
     for model in models:
         model["layers"] = _layers(model, full["layers"])
@@ -189,6 +190,17 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
             for key, value in model["costs"].items()
             if isinstance(value, int | float) and whole.get(key) and not key.startswith("latency_")
         }
+
+
+def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
+    """Set what compressed matrices take in each model that has some, and how their kernels ran where it was exported."""
+    results = [row["result"] or {} for row in stages]
+    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}
+    exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
+    for model in models:
+        compressed = bool((model["blueprint"] or {}).get("quantised"))
+        model["stored"] = stored.get(model["name"]) if compressed else None
+        model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

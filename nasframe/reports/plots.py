@@ -193,30 +193,45 @@ def ledger(report: Mapping[str, Any]) -> Figure:
     """Draw where the multiply-accumulates of the run went, by stage and role."""
     stages = list(dict.fromkeys(row["stage"] for row in report["ledger"] if row["forward_macs"]))
     figure, axes = _axes(WIDTH, 0.9 + 0.34 * len(stages))
-    starts = dict.fromkeys(stages, 0.0)
-    colors = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}
-    seen: set[str] = set()
+    widths: dict[str, list[float]] = {}
     for row in report["ledger"]:
-        if row["stage"] in starts:
-            width, role = row["forward_macs"] + row["backward_macs"], row["role"]
-            text = None if role in seen else role
-            y = stages.index(row["stage"])
-            axes.barh(y, width, left=starts[row["stage"]], color=colors.get(role, GREY), height=0.66, label=text)
-            starts[row["stage"]] += width
-            seen.add(role)
-    for y, stage in enumerate(stages):
-        seconds = max(row["run_seconds"] for row in report["ledger"] if row["stage"] == stage)
-        note = f"  {human(starts[stage])} · {duration(seconds)}"
-        axes.text(starts[stage], y, note, va="center", fontsize=7, color=INK)
-    axes.set_xlim(0, 1.42 * max(starts.values()))
-    axes.set_yticks(range(len(stages)), stages, fontsize=8)
+        if row["stage"] in stages:
+            of_role = widths.setdefault(row["role"], [0.0] * len(stages))
+            of_role[stages.index(row["stage"])] += row["forward_macs"] + row["backward_macs"]
+    totals = [sum(column) for column in zip(*widths.values(), strict=True)]
+    seconds = [max(row["run_seconds"] for row in report["ledger"] if row["stage"] == stage) for stage in stages]
+    stacked(axes, stages, widths, totals, seconds)
+    axes.set_xlabel("multiply-accumulates, forward and backward")
+    legend(figure, axes)
+    return figure
+
+
+def stacked(
+    axes: Axes, names: Sequence[str], widths: Mapping[str, Sequence[float]], totals: Sequence[float],
+    seconds: Sequence[float],
+) -> None:  # fmt: skip
+    """Draw a bar of multiply-accumulates for each name, a part for each role, with its sum and its time behind it.
+
+    Args:
+        axes: where.
+        names: of the bars, from the top.
+        widths: role → one number a bar.
+        totals: what is written behind each bar, at its end.
+        seconds: the same.
+    """
+    starts = [0.0] * len(names)
+    for role, parts in widths.items():
+        color = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}.get(role, GREY)
+        axes.barh(range(len(names)), parts, left=starts, color=color, height=0.65, label=role)
+        starts = [start + part for start, part in zip(starts, parts, strict=True)]
+    for y, (total, taken) in enumerate(zip(totals, seconds, strict=True)):
+        axes.text(total, y, f"  {human(total)} · {duration(taken)}", va="center", fontsize=7, color=INK)
+    axes.set_xlim(0, 1.42 * max(totals))
+    axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(count_ticks)
     axes.xaxis.set_major_locator(whole_ticks(4))
-    axes.set_xlabel("multiply-accumulates, forward and backward")
     axes.grid(False, axis="y")
-    legend(figure, axes)
-    return figure
 
 
 def _shown(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]
     return render(
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
         columns=tables.summary_columns(report), facts=_provenance(report), ledger=_ledger_rows(report),
+        stored=_stored_rows(report),
     )  # fmt: skip
 
 
@@ -161,6 +162,21 @@ def _ledger_rows(report: Mapping[str, Any]) -> list[list[str]]:
         ]
         for row in report["ledger"]
     ]
+
+
+def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Say of each compressed model what its matrices take, and whether every group and row was found in order."""
+    rows = []
+    for model in report["models"]:
+        if (found := model["stored"]) is None:
+            continue
+        formats = ", ".join(f"{count} × {form}" for form, count in found["formats"].items())
+        bits = [tables.human(found[part]) for part in ("matrices_fp32", "weights", "indices", "scales")]
+        saved = [f"{100 * found[key]:.1f} %" for key in ("saved", "saved_without_indices")]
+        rest = [tables.human(found["encoder_rest"]), tables.human(found["outside"])]
+        checked = f"{found['violations']} of {found['groups']:,}"
+        rows.append([model["name"], formats, *bits, *saved, *rest, checked, str(found["rows_off_grid"])])
+    return rows
 
 
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from nasframe.reports.plots import (
     panels,
     whole_ticks,
 )
-from nasframe.reports.tables import duration, human, is_share, short
+from nasframe.reports.tables import is_share, short
 from nasframe.studies.verdicts import p_is
 
 if TYPE_CHECKING:
@@ -184,23 +184,12 @@ def ledger(report: Mapping[str, Any]) -> Figure:
     """Draw the mean multiply-accumulates of each arm's runs by role."""
     rows = report["ledger"]
     figure, (axes,) = panels(WIDTH, 0.95 + 0.36 * len(rows), 1)
-    totals = [0.0] * len(rows)
-    for role, color in (("student", plots.BLUE), ("teacher", plots.GREEN), ("evaluation", plots.ORANGE)):
-        widths = [row[f"{role}_macs"] or 0.0 for row in rows]
-        if any(widths):
-            axes.barh(range(len(rows)), widths, left=totals, color=color, height=0.64, label=role)
-        totals = [total + width for total, width in zip(totals, widths, strict=True)]
-    totals = [total or row["training_macs"] for total, row in zip(totals, rows, strict=True)]
-    for y, row in enumerate(rows):
-        note = f"  {human(totals[y])} · {duration((row['run_seconds'] or 0) + (row['cached_seconds'] or 0))}"
-        axes.text(totals[y], y, note, va="center", fontsize=7, color=INK)
-    axes.set_xlim(0, 1.42 * max(totals))
-    axes.set_yticks(range(len(rows)), [short(row["arm"], 24) for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(count_ticks)
-    axes.xaxis.set_major_locator(whole_ticks(4))
+    widths = {role: [row[f"{role}_macs"] or 0.0 for row in rows] for role in ("student", "teacher", "evaluation")}
+    widths = {role: parts for role, parts in widths.items() if any(parts)}
+    sums = [sum(parts[y] for parts in widths.values()) or row["training_macs"] for y, row in enumerate(rows)]
+    seconds = [(row["run_seconds"] or 0) + (row["cached_seconds"] or 0) for row in rows]
+    plots.stacked(axes, [short(row["arm"], 24) for row in rows], widths, sums, seconds)
     axes.set_xlabel("multiply-accumulates a run, forward and backward")
-    axes.grid(False, axis="y")
     legend(figure, axes)
     return figure
 

@@ -13,7 +13,7 @@ from nasframe.errors import RunError, VerificationError
 from nasframe.running.processes import leader
 from nasframe.store import Checkpoint
 from nasframe.streams import stream_seed
-from nasframe.types import Arch, Evaluation, Forward, LedgerEntry, Trial, Work
+from nasframe.types import Arch, Evaluation, LedgerEntry, Trial, Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,10 +93,6 @@ class StageContext:
 
         return cost_function({name: self.estimators[name] for name in names}, space, net)
 
-    def forward(self, forward: Forward, net: nn.Module, precision: str) -> Forward:
-        """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
-        return forward_of(forward, net, precision)
-
     def macs(self, net: nn.Module, arch: Arch | None, result: Evaluation) -> float:
         """Forward MACs of an evaluation, at its mean length; none without a network."""
         if net is None:
@@ -170,7 +166,7 @@ class StageContext:
     def keep_searched(self, net: nn.Module) -> None:
         """Keep the network of the run's last search where no stage saved it: a finished run can then be deployed."""
         from nasframe import export
-        from nasframe.finished.loading import keeps_net
+        from nasframe.recipe.plan import keeps_net
 
         if net is not None and keeps_net(self.plan, self.stage):
             export.write(net, None, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
@@ -188,6 +184,12 @@ class StageContext:
         from nasframe.nn.blueprint import blueprint
 
         fields: dict[str, Any] = {"blueprint": blueprint(net)}
+        if "quantised" in fields["blueprint"]:
+            from nasframe.nn import bits, formats
+
+            record = formats.record_of(net)
+            found = bits.summary(formats.matrices(net, record), record, bits.account(net))
+            self.result.setdefault("stored", {})[name] = found
         if arch is not None:
             fields |= {"arch": dict(arch), "budget": name.partition("@")[2] or None}
         if not self.store.model(name).get("stage"):
@@ -270,21 +272,6 @@ class StageContext:
                 logits = self.forward(net.eval(), net, "fp32")(**inputs).logits.cpu()
             kept = {"inputs": inputs, "logits": logits}
         return kept
-
-
-def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:
-    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
-    if net is None:  # the recipe's space has none
-        return forward
-    from nasframe.nn.optim import autocast
-
-    where = next(net.parameters()).device
-
-    def call(**inputs: Any) -> Any:
-        with autocast(precision, where):
-            return forward(**{k: v.to(where) for k, v in inputs.items()})
-
-    return call
 
 
 def probe(work: Work) -> dict[str, Any]:

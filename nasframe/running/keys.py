@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.finished.loading import keeps_net
+from nasframe.recipe.plan import keeps_net
 from nasframe.types import Work, canonical_json
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
 from nasframe.finished import deployment
 from nasframe.finished.deployment import _Desk, deploy
-from nasframe.finished.loading import Finished, searched_net
+from nasframe.finished.loading import Finished
 from nasframe.goals import Goal
+from nasframe.recipe.plan import searched_net
 from nasframe.recipe.resolution import resolve
 from nasframe.running import runner
 from nasframe.scoring import parse_bounds
