@@ -28,7 +28,7 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Selection:
-    """Follows one stage's score over its evaluations.
+    """Follows one stage's score over its evaluations; scores of different sub-networks are not compared.
 
     Args:
         job: the stage; ``eval_every``, ``keep`` and ``early_stop`` are read.
@@ -42,6 +42,7 @@ class Selection:
         self.best: float | None = None
         self.stale = 0
         self.weights: dict[str, torch.Tensor] = {}
+        self.measured: Sequence[Arch | None] | None = None
 
     def due(self, step: int, last: bool) -> bool:
         """Tell whether to measure after so many steps; the end is measured wherever anything is."""
@@ -49,7 +50,9 @@ class Selection:
 
     def add(self, score: float) -> bool:
         """Take a new score, keep the weights behind the best one, and tell whether training should stop."""
-        options = self.job.options
+        options, archs = self.job.options, [arch and dict(arch) for arch in measured_archs(self.job)]
+        if self.measured != archs:  # a modifier lowered the stage's architecture: what was best before is another net
+            self.measured, self.best, self.weights = archs, None, {}
         better = self.best is None or score > self.best
         self.stale = 0 if better else self.stale + 1
         if better:
@@ -64,9 +67,10 @@ class Selection:
             self.job.net.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score, its weights and the evaluations since."""
-        return {"best": self.best, "stale": self.stale, "weights": self.weights}
+        """Return the best score, its weights, the evaluations since, and what was measured."""
+        return {"best": self.best, "stale": self.stale, "weights": self.weights, "measured": self.measured}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.best, self.stale, self.weights = state["best"], state["stale"], dict(state["weights"])
+        self.measured = state["measured"]

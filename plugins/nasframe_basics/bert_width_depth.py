@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
+RANK = "embedding_rank"
+
 
 class BertWidthDepth:
     """Choose the depth, and in each kept layer the heads and the FFN neurons, of a BERT-like encoder.
@@ -24,6 +26,7 @@ class BertWidthDepth:
         layers: numbers of layers, or lists of the layers to keep; default all.
         heads: numbers of attention heads; default all.
         ffn: numbers of FFN neurons; default all.
+        embedding_rank: ranks of a word embedding that ``transform: svd`` factorised; default its own.
         depth: which layers ``n`` of ``L`` layers are: the ``first`` n, or ``spread`` evenly, layer floor(i L / n)
             for i = 0 … n-1, as DynaBERT drops them (arXiv 2004.04037).
         config: the network's configuration, which fills the defaults in and bounds the sizes.
@@ -41,6 +44,7 @@ class BertWidthDepth:
         layers: Sequence[int | str | list[int]] | None = None,
         heads: Sequence[int | str] | None = None,
         ffn: Sequence[int | str] | None = None,
+        embedding_rank: Sequence[int] | None = None,
         depth: Literal["first", "spread"] = "first",
         config: PreTrainedConfig | None = None,
     ) -> None:
@@ -54,6 +58,8 @@ class BertWidthDepth:
         if kept[-1][-1] >= total or max(k[-1] for k in kept) >= total:
             raise UsageError(f"layers: {list(kept[-1])} is not in a network of {total} layers.")
         knobs: dict[str, list[Any]] = {"layers": [list(k) for k in kept]}
+        if embedding_rank is not None:
+            knobs[RANK] = _ranks(embedding_rank)
         active = {}
         for i in sorted({i for k in kept for i in k}):
             on = [list(k) for k in kept if i in k]
@@ -94,7 +100,8 @@ class BertWidthDepth:
         """Return the architecture that sizes written by knob or family mean; they need not be in the domain.
 
         Args:
-            sizes: as in ``{layers: 3, heads: 6, ffn.0: 512}``; what is not given is the largest.
+            sizes: as in ``{layers: 3, heads: 6, ffn.0: 512}``, and ``embedding_rank`` where the word embedding is
+                factorised; what is not given is the largest.
 
         Raises:
             UsageError: a key that is neither knob nor family, or a number of layers that the domain does not have.
@@ -104,11 +111,12 @@ class BertWidthDepth:
         """
         knobs = self.domain.knobs
         for key in sizes:
-            if key not in knobs and key not in ("heads", "ffn"):
+            if key not in knobs and key not in ("heads", "ffn", RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
         flat = {knob: sizes.get(knob, sizes.get(knob.partition(".")[0], knobs[knob][-1])) for knob in knobs}
         flat = self.sizes(flat)
-        kept = {"layers"} | {f"{unit}.{i}" for i in flat["layers"] for unit in ("heads", "ffn")}
+        flat |= {RANK: sizes[RANK]} if RANK in sizes else {}
+        kept = {"layers", RANK} | {f"{unit}.{i}" for i in flat["layers"] for unit in ("heads", "ffn")}
         return {knob: value for knob, value in flat.items() if knob in kept}
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
@@ -151,6 +159,12 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
             f"{name}: {list(values)} are not all sizes of the network. Expected {int(name == 'layers')}{most}."
         )
     return counts
+
+
+def _ranks(values: Sequence[int]) -> list[int]:
+    if not values or min(values) < 1:
+        raise UsageError(f"{RANK}: {list(values)} are not all ranks. Expected numbers of at least 1.")
+    return sorted(set(values))
 
 
 def _count(name: str, value: int | str, full: int | None) -> int:

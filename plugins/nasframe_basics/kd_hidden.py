@@ -9,11 +9,12 @@ import torch
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
+from nasframe.nn.elastic import layers_of
 from nasframe.nn.losses import masked_mse
 from nasframe.step import Step, saved_model
 from nasframe.types import Arch, TrainJob
 
-LayerMap = Literal["uniform", "last", "kept"]
+LayerMap = Literal["uniform", "skip", "last", "kept"]
 
 
 class KDHidden(Modifier):
@@ -22,8 +23,10 @@ class KDHidden(Modifier):
     Args:
         teacher: the name the teacher was saved as; it has the student's hidden size.
         layers: which teacher layer each student layer learns from. ``uniform`` spreads the teacher's layers evenly,
-            ``last`` pairs the last layers only, ``kept`` pairs each kept layer of a sub-network with the teacher's
-            layer of the same position, a list names the teacher's layer (from 0) for each student layer in order.
+            ``skip`` passes over every few of the teacher's states, the embedding's among them, as ROSITA does (arXiv
+            2103.11367; 12 to 8 layers: states 0, 1, 3, 4, 6, 7, 9, 10, 12), ``last`` pairs the last layers only,
+            ``kept`` pairs each kept layer of a sub-network with the teacher's layer of the same position, a list names
+            the teacher's layer (from 0) for each student layer in order.
         embeddings: pair the embeddings' outputs too.
         weight: factor of the term.
     """
@@ -40,8 +43,11 @@ class KDHidden(Modifier):
         self.teacher, self.layers, self.embeddings, self.weight = teacher, layers, embeddings, weight
 
     def on_start(self, job: TrainJob) -> None:
-        """Check that the teacher exists before any work."""
-        saved_model(job, self.teacher)
+        """Check that the teacher exists, and that the map fits it, before any work."""
+        teacher = len(layers_of(saved_model(job, self.teacher)))
+        if job.sampler is None:
+            student = len((job.arch or {}).get("layers", layers_of(job.net)))
+            layer_pairs(self.layers, student, teacher, job.arch)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Add the layers' mean squared errors."""
@@ -75,11 +81,15 @@ def layer_pairs(
     [(1, 2), (2, 4), (3, 6)]
     >>> layer_pairs("kept", 2, 6, {"layers": [0, 3]})
     [(1, 1), (2, 4)]
+    >>> layer_pairs("skip", 4, 6, None)
+    [(1, 1), (2, 3), (3, 4), (4, 6)]
     """
     if layers == "last":
         return [(student, teacher)] if student else []
     if layers == "uniform":
         return [(i, max(1, round(i * teacher / student))) for i in range(1, student + 1)]
+    if layers == "skip":
+        return _skipping(student, teacher)
     if layers == "kept":
         layers = range(student) if arch is None else arch["layers"]
     chosen = [int(layer) for layer in layers]
@@ -89,3 +99,16 @@ def layer_pairs(
             f"Expected {student} numbers from 0 to {teacher - 1}."
         )
     return [(mine + 1, its + 1) for mine, its in enumerate(chosen)]
+
+
+def _skipping(student: int, teacher: int) -> list[tuple[int, int]]:
+    """Pair with every k-th state where the depths divide, else drop states i with (i + 1) mod (L_T / L_S) = 0."""
+    if student and teacher % student == 0:
+        return [(i, i * (teacher // student)) for i in range(1, student + 1)]
+    states = [i for i in range(teacher + 1) if (i + 1) * student % teacher]
+    if len(states) != student + 1:
+        raise UsageError(
+            f"kd_hidden.layers: 'skip' has no map from {teacher} to {student} layers. Expected depths of which one "
+            "divides the other, or whose difference divides the teacher's; or a list, or 'uniform'."
+        )
+    return list(enumerate(states))[1:]

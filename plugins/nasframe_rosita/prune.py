@@ -38,8 +38,8 @@ class ScheduledPrune(Modifier):
         heads: heads to end with, in each kept layer.
         ffn: neurons to end with, in each kept layer.
         embedding_rank: rank of the word embedding to end with.
-        target: in place of ``heads`` and ``ffn``, the share (``"50%"``) of the encoder parameters of ``of`` to end with:
-            both shrink to about the same share.
+        target: in place of ``heads`` and ``ffn``, the share (``"50%"``) of the encoder parameters of ``of`` to end
+            with: both shrink to about the same share.
         of: the saved network that ``target`` is a share of.
         times: cuts, evenly spaced, each an equal part of the way; 1 is the one-step schedule. Default, as published:
             one for each layer, or else each head, that goes; 10 where neither does.
@@ -71,7 +71,9 @@ class ScheduledPrune(Modifier):
         if target is not None and (heads or ffn):
             raise UsageError("scheduled_prune: target stands for heads and ffn. Expected it or them, not both.")
         if target is None and not any(self.goal.values()):
-            raise UsageError("scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target.")
+            raise UsageError(
+                "scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target."
+            )
         self.target = None if target is None else share(target)
         self.of, self.times, self.over, self.moments, self.lower = of, times, over, moments, lower
         self.done = 0  # cuts
@@ -95,8 +97,8 @@ class ScheduledPrune(Modifier):
         self.interval = int(self.over * job.total / times)
         if self.interval < 1:
             raise UsageError(
-                f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step for "
-                "each: a longer stage, a larger 'over' or fewer 'times'."
+                f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step "
+                "for each: a longer stage, a larger 'over' or fewer 'times'."
             )
         if self.sums is None and any(unit in goal for unit in UNITS):
             self.sums = Accumulated(job.net)

@@ -53,7 +53,7 @@ def lowered(full: Mapping[str, Any], goal: Mapping[str, int], part: float) -> di
         if now is None or wanted is None or wanted > now:
             have = "one matrix, not a product (transform svd makes it one)" if now is None else now
             raise UsageError(f"scheduled_prune: {unit} is to end with {wanted}, there is {have}. Expected no more.")
-        return now - round((now - wanted) * part)
+        return now - int((now - wanted) * part + 0.5)
 
     layers = full["layers"][: size("layers", len(full["layers"]))]
     found: dict[str, Any] = {"layers": layers}

@@ -109,3 +109,16 @@ def test_a_feed_goes_on_anywhere(position: int) -> None:
     assert ids(resumed, 25 - position) == whole[position:]
     assert sorted(i for batch in whole[:8] for i in batch) == list(range(64))
     assert whole[:8] != whole[8:16]
+
+
+def test_scores_of_another_architecture_are_not_compared() -> None:
+    """A modifier may lower the stage's architecture: what was best before is another network."""
+    stage = job(keep="best", early_stop=2)
+    stage.arch = {"layers": [0, 1, 2]}
+    selection = Selection(stage, 5)
+    assert [selection.add(score) for score in (0.9, 0.8)] == [False, False]
+    stage.arch = {"layers": [0, 1]}
+    again = Selection(stage, 5)
+    again.load_state_dict(selection.state_dict())
+    assert [again.add(score) for score in (0.5, 0.6, 0.4, 0.4)] == [False, False, False, True]
+    assert again.best == 0.6

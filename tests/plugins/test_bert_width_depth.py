@@ -6,7 +6,9 @@ from transformers import BertConfig, ResNetConfig
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import SearchSpace
+from nasframe.nn import count
 from nasframe.nn.blueprint import blueprint
+from nasframe.nn.factorize import factorize_embedding
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
 
@@ -95,3 +97,23 @@ def test_what_needs_a_network():
         BertWidthDepth(layers=[1], ffn=[1])
     with pytest.raises(UsageError, match="resnet: not a family"):
         BertWidthDepth(config=ResNetConfig())
+
+
+def test_the_rank_of_a_factorised_embedding_is_a_knob_or_a_size():
+    net = factorize_embedding(tiny_net(), 12)
+    space = BertWidthDepth(embedding_rank=[4, 12], heads=[2, 4], config=net.config)
+    assert list(space.domain.knobs["embedding_rank"]) == [4, 12]
+    rng = np.random.default_rng(0)
+    for arch in (space.domain.sample(rng) for _ in range(5)):
+        small = space.extract(net, arch)
+        assert small.bert.embeddings.word_embeddings.rank == arch["embedding_rank"]
+        for cost in (count.params(net), count.macs(net, 2, 9)):
+            table = cost.table(space.domain.knobs)
+            listed = sum(table.choices[k][list(space.domain.knobs[k]).index(v)] for k, v in arch.items())
+            assert table.base + listed == cost.of(arch)
+        assert count.params(net).of(arch) == sum(p.numel() for p in small.parameters())
+    plain = BertWidthDepth(config=net.config)
+    arch = plain.arch({"layers": 3, "embedding_rank": 5})
+    assert plain.extract(net, arch).bert.embeddings.word_embeddings.rank == 5
+    with pytest.raises(UsageError, match="Expected numbers of at least 1"):
+        BertWidthDepth(embedding_rank=[0, 4], config=net.config)

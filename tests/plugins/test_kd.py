@@ -66,6 +66,8 @@ def test_kd_brings_the_student_to_the_teacher() -> None:
     ("layers", "depth", "arch", "pairs"),
     [
         ("uniform", 3, None, [(0, 0), (1, 2), (2, 4), (3, 6)]),
+        ("skip", 4, None, [(0, 0), (1, 1), (2, 3), (3, 4), (4, 6)]),
+        ("skip", 3, None, [(0, 0), (1, 2), (2, 4), (3, 6)]),
         ("last", 3, None, [(0, 0), (3, 6)]),
         ("kept", 3, {"layers": [0, 2, 5]}, [(0, 0), (1, 1), (2, 3), (3, 6)]),
         ([1, 3, 5], 3, None, [(0, 0), (1, 2), (2, 4), (3, 6)]),
@@ -80,6 +82,27 @@ def test_kd_hidden_compares_the_mapped_layers_on_real_tokens(layers: Any, depth:
     terms = [functional.mse_loss(mine[i][real], its[j][real]) for i, j in pairs]
     expected = 1.0 + 2.0 * torch.stack(terms).mean()
     torch.testing.assert_close(modifier.on_loss(one, torch.tensor(1.0)), expected)
+
+
+def test_the_skipping_map_is_the_published_one() -> None:
+    """12 to 8: the embedding's output and those of layers 1, 3, 4, 6, 7, 9, 10, 12; equal depths one to one."""
+    assert [0, *(its for _, its in layer_pairs("skip", 8, 12, None))] == [0, 1, 3, 4, 6, 7, 9, 10, 12]
+    assert layer_pairs("skip", 6, 12, None) == [(i, 2 * i) for i in range(1, 7)]
+    assert layer_pairs("skip", 8, 8, None) == [(i, i) for i in range(1, 9)]
+    for student in (9, 10, 11):
+        assert [mine for mine, _ in layer_pairs("skip", student, 12, None)] == list(range(1, student + 1))
+    with pytest.raises(UsageError, match="no map from 12 to 7 layers"):
+        layer_pairs("skip", 7, 12, None)
+
+
+def test_a_map_that_does_not_fit_is_refused_before_training() -> None:
+    job = TrainJob(
+        tiny_net(layers=5), ToyTask(), None, TrainOptions(max_steps=1), 0, "t", models={"teacher": tiny_net(layers=12)}
+    )
+    with pytest.raises(UsageError, match="no map from 12 to 5 layers"):
+        KDHidden(layers="skip").on_start(job)
+    job.arch = {"layers": [0, 1, 2, 3]}
+    KDHidden(layers="skip").on_start(job)
 
 
 def test_kd_hidden_may_leave_the_embeddings_out() -> None:
