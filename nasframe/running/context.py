@@ -254,8 +254,8 @@ class StageContext:
         assert work.space is not None
         inputs = probe(work)
         with torch.no_grad():
-            view = self.forward(work.space.view(net.eval(), arch), net, "fp32")(**inputs).logits.cpu()
-            alone = self.forward(model.eval(), model, "fp32")(**inputs).logits.cpu()
+            view = stages.forward_of(work.space.view(net.eval(), arch), net, "fp32")(**inputs).logits.cpu()
+            alone = stages.forward_of(model.eval(), model, "fp32")(**inputs).logits.cpu()
         difference = float((view - alone).abs().max())
         if not difference <= 1e-4:
             raise VerificationError(f"{name}: the extracted model differs from its view by {difference:g}.")
@@ -269,7 +269,7 @@ class StageContext:
         if kept is None:
             inputs = probe(work)
             with torch.no_grad():
-                logits = self.forward(net.eval(), net, "fp32")(**inputs).logits.cpu()
+                logits = stages.forward_of(net.eval(), net, "fp32")(**inputs).logits.cpu()
             kept = {"inputs": inputs, "logits": logits}
         return kept
 
