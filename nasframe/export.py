@@ -117,6 +117,7 @@ def export_all(
         reports = {}
         for name in models:
             reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
+            reports[name] |= _compressed(name, model, staged[name])
             write_json(staged[name] / "export_report.json", reports[name])
         for name in models:
             _settle(staged[name], directories[name])
@@ -230,6 +231,30 @@ def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, foun
             "torch": torch.__version__, "transformers": transformers.__version__,
         },
     }  # fmt: skip
+
+
+def _compressed(name: str, model: nn.Module, directory: Path) -> dict[str, Any]:
+    """Look at every group and row of the compressed matrices in the file that was written, and time their kernels.
+
+    Raises:
+        VerificationError: a matrix is not what the model's record says.
+    """
+    from safetensors.torch import load_file
+
+    from nasframe.nn import bits, kernels
+    from nasframe.nn.formats import record_of, saved_name
+
+    if not (record := record_of(model)):
+        return {}
+    written = load_file(directory / "model.safetensors")
+    tensors = {matrix: written[key] for matrix in record if (key := saved_name(model, matrix)) in written}
+    found = bits.summary(tensors, {matrix: record[matrix] for matrix in tensors}, bits.account(model))
+    if found["violations"] or found["rows_off_grid"]:
+        raise VerificationError(
+            f"{name}: {found['violations']} groups and {found['rows_off_grid']} rows of the written matrices are not "
+            "as the model's record of formats says. Expected none. Nothing was written."
+        )
+    return {"stored": found, "kernels": kernels.measure(model)}
 
 
 def _refuse_existing(directory: Path, replace: bool) -> None:

@@ -170,8 +170,17 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
     config.architectures = [stock.__name__]
     if mode == "padded":
         state = _padded(model, state, config)
+        _keep_recorded(model, state, config)
         config.nasframe = {"mode": "padded", **layer_sizes, "note": "zero-filled: not smaller than the sizes above say"}
     return config, state
+
+
+def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -> None:
+    """Drop from a configuration's record of bits the matrices that are no longer there by themselves."""
+    from nasframe.nn.formats import saved_name
+
+    if record := vars(config).pop("quantised", None):
+        config.quantised = {name: entry for name, entry in record.items() if saved_name(model, name) in state}
 
 
 def _padded(model: Any, state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:

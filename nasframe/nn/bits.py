@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.nn.elastic import layers_of
-from nasframe.nn.formats import FULL, Format, encoder_matrices, record_of, word_tables
+from nasframe.nn.formats import FULL, Format, encoder_matrices, inspect, record_of, word_tables
 from nasframe.nn.slices import weights
 
 
@@ -84,6 +85,28 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
     whole = found["matrices_fp32"] or 1
     shares = {"saved": taken.total(), "saved_without_indices": taken.total(indices=False)}
     return found | {name: 1 - (bits or whole) / whole for name, bits in shares.items()}
+
+
+def summary(
+    tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format], counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put together what a report says of compressed matrices.
+
+    Args:
+        tensors: the matrices by name, as they are or as they were written.
+        record: what they should be.
+        counts: what :func:`account` returned.
+
+    Returns:
+        ``formats`` (how many matrices of each), ``groups``, ``violations``, ``rows_off_grid`` and ``missing``, over all
+        matrices, the mean share of ``zeros``, and the counts.
+    """
+    rows = inspect(tensors, record)
+    sums = {key: sum(row[key] for row in rows.values()) for key in ("groups", "violations", "rows_off_grid")}
+    zeros = sum(row["zeros"] for row in rows.values()) / max(len(rows), 1)
+    missing = len(record) - len(rows)
+    formats = dict(Counter(str(form) for form in record.values()))
+    return {"formats": formats, **sums, "missing": missing, "zeros": zeros, **counts}
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:

@@ -193,7 +193,7 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
 
 
 def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what compressed matrices take in each model that has some, and how their kernels ran where it was exported."""
+    """Set what compressed matrices take in each model that has some, and how their kernels ran at its export."""
     results = [row["result"] or {} for row in stages]
     stored = {name: found for result in results for name, found in result.get("stored", {}).items()}
     exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
