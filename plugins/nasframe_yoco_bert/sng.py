@@ -75,8 +75,10 @@ class SNG:
         match: how costs are matched: ``band`` proposes the ``lam`` of a group at nearly one cost, ``residual`` compares
             what is left of the score after a running fit on cost.
         band: width of that band, as a share of the domain's range of costs.
-        cost_targets: which proposals of a training aim at a cost drawn uniformly: ``all``, those that ``explore`` (the
+        cost_targets: which proposals of a training aim at a cost drawn at random: ``all``, those that ``explore`` (the
             others come from θ as it is), or ``none``.
+        cost_power: a cost aimed at is this power of a uniform number, on the way from the cheapest to the dearest: 1 is
+            uniform, more than 1 aims at cheap ones more often, which also cost less to train.
         warm_up: updates in training in which θ rests and all proposals explore; default 50, published 0.
 
     Raises:
@@ -108,6 +110,7 @@ class SNG:
         match: Literal["band", "residual"] = "band",
         band: Positive = 0.05,
         cost_targets: Literal["all", "explore", "none"] | None = None,
+        cost_power: Positive = 2.0,
         warm_up: int | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in MENDED and value is not None}
@@ -118,7 +121,7 @@ class SNG:
             raise UsageError(f"sampler 'sng': lam {self.lam}, explore {fixed}. Expected 2 or more, and 0 to 1.")
         wanted = self.how["objective"] == "cost_matched" or self.how["cost_targets"] != "none"
         self.at = Coordinates(domain, costs if wanted else None)
-        self.domain, self.rng, self.band = domain, np.random.default_rng(seed), band
+        self.domain, self.rng, self.band, self.power = domain, np.random.default_rng(seed), band, cost_power
         self.match = match if self.how["objective"] == "cost_matched" and self.at.priced else ""
         self.targets = self.how["cost_targets"] if self.at.priced else "none"
         self.distribution = self.at.valid / self.at.shape[:, None]
@@ -211,7 +214,8 @@ class SNG:
         warming = self.updates < self.how["warm_up"]
         explores = self.training and (warming or self.rng.random() >= self.exploit)
         if self.training and self.level is None and (self.targets == "all" or (self.targets == "explore" and explores)):
-            self.level = float(self.rng.uniform(*region.costs))
+            low, high = region.costs
+            self.level = float(low + (high - low) * self.rng.random() ** self.power)
         p, q = self._tables(region)
         level = self.level if self.match == "band" else None
         positions, arch = self.draws.find(q if explores else p, region, level, self.band)

@@ -220,13 +220,14 @@ def test_groups_are_drawn_in_one_band_of_cost():
     assert np.median(np.ptp(unmatched, axis=1)) > 0.15
 
 
-@pytest.mark.parametrize("targets", ["all", "explore", "none"])
-def test_proposals_are_uniform_over_cost_where_they_aim_at_it(targets):
-    sampler = SNG(deep_domain(), 0, costs=sizes, cost_targets=targets, explore=0.5, warm_up=0)
+@pytest.mark.parametrize(("targets", "power"), [("all", 1.0), ("all", 2.0), ("explore", 1.0), ("none", 1.0)])
+def test_proposals_spread_over_cost_where_they_aim_at_it(targets, power):
+    sampler = SNG(deep_domain(), 0, costs=sizes, cost_targets=targets, cost_power=power, explore=0.5, warm_up=0)
     sampler.start("train", 10_000, "train")
     counts = np.histogram(grouped(sampler, 300)[:, 0], 5, (0, 1))[0] / 300
     if targets == "all":
-        assert counts == pytest.approx(np.full(5, 0.2), abs=0.07)
+        expected = np.diff(np.linspace(0, 1, 6) ** (1 / power))  # P(u^power <= c) = c^(1/power)
+        assert counts == pytest.approx(expected, abs=0.07)
     else:
         assert counts[4] < (0.15 if targets == "explore" else 0.05)  # uniform over knobs is rarely at the ends
     sampler.start("search", 10_000, "search")
