@@ -95,7 +95,7 @@ def train(
     archs = work.archs if result.arch is None else {**work.archs, save_as or run.name: result.arch}
     kept = {**work.models, save_as: result.net} if save_as else work.models
     if save_as:
-        run.save_net(save_as, result.net)
+        run.save_net(save_as, result.net, work.tokenizer)
     return replace(work, net=result.net, archs=archs, models=kept)
 
 
@@ -110,9 +110,13 @@ def transform(
     """
     with run.progress.bar(run.name):
         result = settled(run.make("transform", use)(work))
+    if result.vocabulary != work.vocabulary:  # the texts are tokenised anew, and what is kept of models is renewed
+        result = replace(result, task=run.run.parts.task_for(result.tokenizer))
+        for name, net in result.models.items():
+            run.renew(name, net, result)
     if save_as:
         result = replace(result, models={**result.models, save_as: result.net})
-        run.save_net(save_as, result.net)
+        run.save_net(save_as, result.net, result.tokenizer)
     return result
 
 
@@ -191,7 +195,7 @@ def search(
     shown, tokens, evaluations = (int(tally[name]) for name in ("examples", "tokens", "evaluations"))
     seconds = time.monotonic() - began
     run.ledger([LedgerEntry("evaluation", 0, shown, tokens, tally["macs"], 0.0, evaluations, seconds)])
-    run.keep_searched(net)
+    run.keep_searched(net, work)
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})

@@ -295,6 +295,8 @@ class Work:
         space: the search space, or ``None``.
         archs: name → architecture found or given, ``best@50%`` for the winner under a budget.
         models: name → stand-alone or saved network: ``teacher``, ``best@50%`` …
+        vocabulary: where a transform cut the vocabulary down, the ids that the kept tokens have in the model's own
+            tokenizer, in their new order; ``tokenizer`` is then the smaller one.
     """
 
     net: nn.Module
@@ -303,3 +305,4 @@ class Work:
     space: SearchSpace | None = None
     archs: Mapping[str, Arch] = field(default_factory=dict)
     models: Mapping[str, nn.Module] = field(default_factory=dict)
+    vocabulary: Sequence[int] | None = None

@@ -53,10 +53,15 @@ class Finished:
 
     @cached_property
     def parts(self) -> Material:
-        """What the recipe names."""
+        """What the recipe names, with the tokenizer that lies beside the super-network, if one does."""
         from nasframe.running.material import Material
 
-        return Material(self.plan)
+        tokenizer = None
+        if self.net_directory is not None and (self.net_directory / "tokenizer.json").is_file():
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(self.net_directory)
+        return Material(self.plan, tokenizer)
 
     @cached_property
     def net(self) -> nn.Module:

@@ -50,7 +50,12 @@ class StageContext:
     def start(self, name: str, work: Work) -> nn.Module:
         """Return the network called ``pretrained``, ``random`` or by the name it was saved under."""
         if name in ("pretrained", "random"):
-            return self.run.parts.net(random=name == "random")
+            net = self.run.parts.net(random=name == "random")
+            if work.vocabulary is not None:
+                from nasframe.nn.vocabulary import shrunk_net
+
+                net = shrunk_net(net, work.vocabulary)
+            return net
         return work.models[name]
 
     def make(self, kind: str, use: Any, **inject: Any) -> Any:
@@ -132,7 +137,7 @@ class StageContext:
         kept.path.unlink(missing_ok=True)
         kept.save(self.expected(name, net, work))
         if self.store.model(name).get("path"):
-            self.save_net(name, net)
+            self.save_net(name, net, work.tokenizer)
 
     def ledger(self, entries: Sequence[LedgerEntry]) -> None:
         """Keep what this stage cost."""
@@ -154,22 +159,23 @@ class StageContext:
         """Return what this stage's evaluations cost so far, over all sittings."""
         return dict(self.store.get(f"tally {self.name}", {"evaluations": 0, "examples": 0, "tokens": 0, "macs": 0.0}))
 
-    def save_net(self, name: str, net: nn.Module) -> None:
+    def save_net(self, name: str, net: nn.Module, tokenizer: Any) -> None:
         """Keep a network as ``models/<name>``: a Hugging Face directory that loads as it is."""
         from nasframe import export
 
         self.describe(name, net)
         target = self.model_directory(name)
-        export.write(net, self.run.material.tokenizer, target, mode="auto", card=self.card([name]), replace=True)
+        export.write(net, tokenizer, target, mode="auto", card=self.card([name]), replace=True)
         self.store.put_model(name, path=self.relative(target))
 
-    def keep_searched(self, net: nn.Module) -> None:
+    def keep_searched(self, net: nn.Module, work: Work) -> None:
         """Keep the network of the run's last search where no stage saved it: a finished run can then be deployed."""
         from nasframe import export
         from nasframe.recipe.plan import keeps_net
 
         if net is not None and keeps_net(self.plan, self.stage):
-            export.write(net, None, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
+            tokenizer = work.tokenizer if work.vocabulary is not None else None  # else the model's own is at hand
+            export.write(net, tokenizer, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
 
     def model_directory(self, name: str) -> Path:
         """Return where a model lies."""

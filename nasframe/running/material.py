@@ -24,10 +24,11 @@ class Material:
 
     Args:
         plan: the resolved recipe.
+        tokenizer: in place of the model's own.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, tokenizer: Any = None) -> None:
+        self.plan, self._tokenizer = plan, tokenizer
 
     @cached_property
     def model(self) -> Model | None:
@@ -38,7 +39,7 @@ class Material:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self.model and self.model.tokenizer()
+        return self._tokenizer or (self.model and self.model.tokenizer())
 
     @cached_property
     def bare_space(self) -> Any:
@@ -56,8 +57,12 @@ class Material:
     @cached_property
     def task(self) -> Task:
         """The task, its splits drawn from the run's ``split`` stream."""
+        return self.task_for(self.tokenizer)
+
+    def task_for(self, tokenizer: Any) -> Task:
+        """Make the task with a tokenizer."""
         seed = stream_seed(self.plan.seed, "split")
-        inject = {"tokenizer": self.tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
+        inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
         found: Task = registry.make("task", self.plan.task, inject)
         return found
 

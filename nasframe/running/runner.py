@@ -260,6 +260,7 @@ class RunContext:
         nets = {n: self.keep_net(net) for n, net in {**work.models, "": work.net}.items() if net is not None}
         sampler = self.sampler.state_dict() if self.sampler is not None else None
         state = {"archs": {k: dict(v) for k, v in work.archs.items()}, "nets": nets, "sampler": sampler}
+        state["vocabulary"] = None if work.vocabulary is None else list(work.vocabulary)
         save_state(self.store.checkpoint(f"work-{stage}").path, state)
 
     def keep_net(self, net: nn.Module) -> str:
@@ -293,7 +294,15 @@ class RunContext:
         if state["sampler"] is not None:
             self.shared_sampler(self.material).load_state_dict(state["sampler"])
         nets: dict[str, Any] = {name: self.load_net(file) for name, file in state["nets"].items()}
-        return replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
+        work = replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
+        return work if (kept := state["vocabulary"]) is None else self.with_vocabulary(work, kept)
+
+    def with_vocabulary(self, work: Work, kept: Sequence[int]) -> Work:
+        """Return work whose tokenizer and task have some of the tokens; its networks have them already."""
+        from nasframe.nn.vocabulary import shrunk_tokenizer
+
+        tokenizer = shrunk_tokenizer(self.parts.tokenizer, kept)
+        return replace(work, tokenizer=tokenizer, task=self.parts.task_for(tokenizer), vocabulary=list(kept))
 
     def prune(self, stage: str) -> None:
         """Drop the states that only earlier stages needed."""

@@ -48,12 +48,12 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
     return net.eval()
 
 
-def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make random token ids with a ragged attention mask, ``(batch, length)`` each."""
+def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0, words: int = 97) -> dict[str, torch.Tensor]:
+    """Make random token ids below ``words`` with a ragged attention mask, ``(batch, length)`` each."""
     import torch
 
     draw = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, 97, (batch, length), generator=draw)
+    ids = torch.randint(1, words, (batch, length), generator=draw)
     mask = torch.ones_like(ids)
     for row in range(1, batch):
         mask[row, length - row % length :] = 0

@@ -49,7 +49,8 @@ class TransformContract(Contract):
         before = self.work()
         after = self.make(0)(before)
         require(isinstance(after, Work), f"it returned {type(after).__name__}; return replace(work, net=…)")
-        require(after.task is before.task and after.tokenizer is before.tokenizer, "task or tokenizer was lost")
+        kept = after.vocabulary is not None or after.tokenizer is before.tokenizer
+        require(after.task is before.task and kept, "task or tokenizer was lost")
         lost = [*(before.archs.keys() - after.archs.keys()), *(before.models.keys() - after.models.keys())]
         require(not lost, f"{lost} were lost; carry on archs and models: replace(work, net=…)")
 
@@ -100,7 +101,7 @@ class TransformContract(Contract):
         work = self.work()
         net = self.make(0)(work).net
         require(net.training == work.net.training, "the network is in another train/eval mode than before")
-        logits = net(**tiny_inputs()).logits
+        logits = net(**inputs_of(net)).logits
         require(logits.shape == outputs_of(work.net, tiny_inputs()).shape, f"logits have the shape {logits.shape}")
         require(bool(torch.isfinite(logits).all()), "outputs are not finite")
         logits.sum().backward()
@@ -118,7 +119,7 @@ class TransformContract(Contract):
                 f"a network built from its blueprint does not take the weights ({str(error).splitlines()[0]}); "
                 "leave only changes that nasframe.nn.blueprint knows: sizes of layers, factorised embeddings",
             )
-        far = apart(outputs_of(net, tiny_inputs()), outputs_of(again, tiny_inputs()))
+        far = apart(outputs_of(net, inputs_of(net)), outputs_of(again, inputs_of(net)))
         require(far <= 1e-5, f"saved and loaded, the outputs are {far:.2g} apart")
 
     @check
@@ -126,3 +127,8 @@ class TransformContract(Contract):
         """Transforms draw from their seed."""
         own = "the injected seed (nasframe.streams.generator(seed, 'mine'))"
         require_no_global_randomness(lambda: self.make(0)(self.work()).net, same_weights, own)
+
+
+def inputs_of(net: Any) -> dict[str, torch.Tensor]:
+    """Make inputs of tokens that a network has."""
+    return tiny_inputs(words=net.config.vocab_size)

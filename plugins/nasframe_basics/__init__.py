@@ -46,7 +46,8 @@ def register_modifiers(register):
 @hookimpl
 def register_transforms(register):
     register("rewire", f"{HERE}.rewire:Rewire")
-    register("svd", f"{HERE}.svd:SVD", example={"rank": 4})
+    register("svd", f"{HERE}.svd:SVD", example={"rank": 4, "linears": "50%", "lower": "truncate"})
+    register("vocabulary", f"{HERE}.vocabulary:Vocabulary")
 
 
 @hookimpl
