@@ -104,6 +104,8 @@ def export_all(
     modes: Mapping[str, Mode] = mode if isinstance(mode, Mapping) else dict.fromkeys(models, mode)
     for name, model in models.items():
         _refuse_existing(directories[name], replace)
+        if (obstacle := stock_obstacle(model)) and obstacle.endswith("no class of transformers"):
+            raise UsageError(f"{name}: {obstacle}: it cannot be exported. Expected a network that transformers loads.")
         if modes[name] == "stock" and (obstacle := stock_obstacle(model)):
             raise UsageError(
                 f"{name}: mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "

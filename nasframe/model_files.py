@@ -28,10 +28,17 @@ def write_files(
     from safetensors.torch import save_file
 
     from nasframe.nn.blueprint import blueprint
+    from nasframe.nn.described import Described
     from nasframe.nn.elastic import stock_class
 
     target.mkdir(parents=True)
-    sizes, stock = blueprint(model), stock_class(model)
+    sizes = blueprint(model)
+    content = {"format_version": FORMAT_VERSION, "arch": dict(arch) if arch is not None else None, "blueprint": sizes}
+    write_json(target / "arch.json", content)
+    if isinstance(model, Described):
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, target / "model.safetensors")
+        return
+    stock = stock_class(model)
     config, state = _content(model, mode, arch)
     save_file(state, str(target / "model.safetensors"), metadata={"format": "pt"})
     config.save_pretrained(target)
@@ -39,8 +46,6 @@ def write_files(
         (target / MODELING).write_text(modeling_source(stock), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(target))
-    content = {"format_version": FORMAT_VERSION, "arch": dict(arch) if arch is not None else None, "blueprint": sizes}
-    write_json(target / "arch.json", content)
     counts = {"stored": sum(t.numel() for t in state.values()), "own": sum(p.numel() for p in model.parameters())}
     (target / "README.md").write_text(card_text(target.name, mode, sizes, counts, card), encoding="utf-8")
 
@@ -59,6 +64,8 @@ def read_net(directory: Path) -> nn.Module:
     from nasframe.nn.blueprint import load
 
     sizes = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
+    if "sizes" in sizes:  # of a kind of its own
+        return load({}, sizes, load_file(directory / "model.safetensors"))
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     own = {*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"}
     config = {key: value for key, value in config.items() if key not in own} | {"model_type": sizes["family"]}
@@ -76,6 +83,8 @@ def stock_obstacle(model: nn.Module) -> str | None:
     from nasframe.nn.elastic import FAMILIES, base_of
 
     sizes = blueprint(model)
+    if sizes["family"] not in FAMILIES:
+        return f"{sizes['family']} is no class of transformers"
     heads = getattr(base_of(model).config, FAMILIES[sizes["family"]].heads)
     for index, layer in enumerate(sizes["layers"]):
         if layer["heads"] != heads:

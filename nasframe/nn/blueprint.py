@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from nasframe.nn.described import Described, rebuilt
 from nasframe.nn.elastic import (
     FAMILIES,
     WORD_EMBEDDINGS,
@@ -28,7 +29,8 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     """Read a network's sizes off its modules.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer.
+        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer; one of
+            another kind says ``family`` and ``sizes`` itself (``nasframe.nn.described``).
 
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
@@ -40,6 +42,8 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     >>> blueprint(tiny_net(layers=1))["layers"]
     [{'heads': 4, 'ffn': 64}]
     """
+    if isinstance(net, Described):
+        return {"family": type(net).__name__, "model": type(net).__name__, "sizes": net.sizes()}
     name = family_name(net)
     family = FAMILIES[name]
     layers = []
@@ -146,6 +150,8 @@ def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, tor
     >>> torch.equal(net(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
     True
     """
+    if blueprint["family"] not in FAMILIES:
+        return rebuilt(blueprint, state)
     settings = {key: value for key, value in config.items() if key != "model_type"}
     with torch.random.fork_rng(devices=[]):
         net = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")

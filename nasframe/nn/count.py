@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasframe.nn.blueprint import blueprint, build
+from nasframe.nn.described import Described
 from nasframe.nn.elastic import WORD_EMBEDDINGS, Family, base_of, family_of, layers_of, slices_of
 from nasframe.nn.slices import RANK, kept_of, kept_rank, weights
 from nasframe.types import Arch, CostTable
@@ -152,6 +153,8 @@ def macs(
     >>> macs(net, batch=2, length=5).of({"layers": []})  # pooler and classifier
     2176.0
     """
+    if isinstance(net, Described):
+        return Additive([], net.forward_macs(batch), [])
     config, sizes, norm = base_of(net).config, blueprint(net), batch * length * (count == "torchprofile")
     width, head_size = config.hidden_size, sizes["head_size"]
     costs = []
@@ -198,6 +201,8 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 
 def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
     """Sum ``each(tensor)``, what one number costs, over the numbers stored."""
+    if isinstance(net, Described):
+        return Additive([], float(sum(p.numel() * each(p) for p in net.counted().parameters())), [])
     family, sizes = family_of(net), blueprint(net)
     rows = {"heads": sizes["head_size"], "ffn": 1}
     costs = []
