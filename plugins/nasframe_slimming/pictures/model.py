@@ -1,0 +1,37 @@
+"""The model ``picture_pair``: a toy generator and its discriminator, of given widths, with fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nasframe.types import Count
+from nasframe_slimming.pictures.networks import PicturePair
+
+
+class Fresh:
+    """Make a generator and a discriminator; their weights are drawn.
+
+    Args:
+        stem: the generator's channels at full size, before.
+        trunk: its channels at half size.
+        blocks: how many residual blocks, each as wide inside as the trunk.
+        up: its channels at full size, after.
+        judge: the discriminator's channels.
+    """
+
+    def __init__(
+        self, stem: Count = 16, trunk: Count = 32, blocks: Count = 4, up: Count = 16, judge: Count = 16
+    ) -> None:
+        self.sizes = {"stem": stem, "trunk": trunk, "blocks": [trunk] * blocks, "up": up, "judge": judge}
+
+    def tokenizer(self) -> None:
+        """Pictures have none."""
+
+    def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
+        """Draw the weights from ``seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return PicturePair(**self.sizes).eval()  # type: ignore[arg-type]
