@@ -5,7 +5,7 @@ infinite elsewhere. With the scaled dual U the augmented Lagrangian is ``f(W) + 
 
     W: gradient steps on f(W) + ρ/2 ‖W − Z + U‖²  (1)
     Z = P_S(W + U)                                 (2)
-    U = U + W − Z                                  (3)
+    U = U + τ (W − Z)                              (3)
 
 f is what the rest of the stage makes it: with ``fake_quant`` before it, the loss of the rounded weights.
 """
@@ -40,6 +40,8 @@ class ADMM(Modifier):
         pattern: n:m, at most n of m consecutive weights along the input stay.
         rho: ρ, the penalty's weight.
         growth: ρ grows over the dense phase to so many times itself, geometrically; 1 keeps it.
+        dual: τ, the length of the dual's step. 1 is ADMM's own; where the weights move little between two updates, a
+            smaller one keeps the duals from overturning which weights stay; 0 is the plain penalty method.
         every: optimiser steps between two updates of Z and U.
         tune: share of the stage that trains with frozen zeros.
         remainder: a row whose last group is not whole is refused, or the group counts as filled up with zeros.
@@ -54,14 +56,16 @@ class ADMM(Modifier):
         pattern: str = "2:4",
         rho: float = 1e-3,
         growth: float = 1.0,
+        dual: float = 1.0,
         every: int = 10,
         tune: float = 0.4,
         remainder: Literal["refuse", "pad"] = "refuse",
     ) -> None:
-        if not (rho > 0 and growth > 0 and every >= 1 and 0 <= tune <= 1):
-            raise UsageError("admm: expected rho > 0, growth > 0, every >= 1 and 0 <= tune <= 1.")
+        if not (rho > 0 and growth > 0 and 0 <= dual <= 1 and every >= 1 and 0 <= tune <= 1):
+            raise UsageError("admm: expected rho > 0, growth > 0, 0 <= dual <= 1, every >= 1 and 0 <= tune <= 1.")
         self.pattern = parse_pattern(pattern)
-        self.rho, self.growth, self.every, self.tune, self.remainder = rho, growth, every, tune, remainder
+        self.rho, self.growth, self.dual, self.every, self.tune = rho, growth, dual, every, tune
+        self.remainder = remainder
         self.matrices: dict[str, tuple[nn.Linear, Pattern]] = {}
         self.Z: Tensors = {}
         self.U: Tensors = {}
@@ -114,9 +118,9 @@ class ADMM(Modifier):
         elif step.index + 1 >= self.dense_steps:
             self.freeze()
         elif (step.index + 1) % self.every == 0 and self.W:
-            before = {name: w + self.U[name] for name, w in self.W.items()}
-            self.Z = self.projected(before)
-            self.U = {name: before[name] - z for name, z in self.Z.items()}
+            self.Z = self.projected({name: w + self.U[name] for name, w in self.W.items()})
+            for name, w in self.W.items():
+                self.U[name].add_(w - self.Z[name], alpha=self.dual)
             self.aim()
             step.job.log(step.index + 1, {"admm_residual": self.residual()})
 
