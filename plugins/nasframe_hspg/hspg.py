@@ -107,7 +107,7 @@ class HSPG(GroupModifier):
     def on_gradients(self, step: Step) -> None:
         """Keep x_k, where the second stage will ask what the optimiser did to it."""
         self.groups.bind()
-        if step.index >= self.prox * step.total:
+        if step.index >= round(self.prox * step.total):
             self.old = self.old or self.groups.copy()
             torch._foreach_copy_(self.old, self.groups.tensors)
 
@@ -116,8 +116,8 @@ class HSPG(GroupModifier):
         """Make the penalty's part of the step."""
         if step.skipped:
             return
-        decay = 0.1 ** sum(step.index >= at * step.total for at in self.decay_at)
-        if step.index < self.prox * step.total:
+        decay = 0.1 ** sum(step.index >= round(at * step.total) for at in self.decay_at)
+        if step.index < round(self.prox * step.total):
             zero = self.prox_step(step.lr * decay)
         else:
             zero = self.half_space_step(step.lr * decay)

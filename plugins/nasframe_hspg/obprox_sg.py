@@ -59,10 +59,10 @@ class OBProxSG(GroupModifier):
 
     def in_orthant_phase(self, step: Step) -> bool:
         """Tell which phase a step belongs to: N_P proximal ones, then N_O (or all others) within an orthant."""
-        done = step.index / step.total
+        prox, done = round(self.prox * step.total), step.index
         if self.orthant is not None:
-            done %= self.prox + self.orthant
-        return done >= self.prox
+            done %= max(prox + round(self.orthant * step.total), 1)
+        return done >= prox
 
     def on_gradients(self, step: Step) -> None:
         """Keep ζ, the signs of x_k, where the step is to stay in its orthant."""
