@@ -72,14 +72,14 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
     for module, key, tensor in _tensors(net):
         full = FULL * tensor.numel()
         if key == "weight" and id(module) in linear:
-            for part, value in stored_bits(*tensor.shape, linear[id(module)])._asdict().items():
+            for part, value in stored_bits(len(tensor), tensor.shape[1], linear[id(module)])._asdict().items():
                 found[part] += value
             found["matrices_fp32"] += full
         elif id(module) in layered:
             found["encoder_rest"] += full
         else:
             form = words.get(id(module), Format()) if key == "weight" else Format()
-            found["outside"] += full if form.full else stored_bits(*tensor.shape, form).total()
+            found["outside"] += full if form.full else stored_bits(len(tensor), tensor.shape[1], form).total()
             found["outside_fp32"] += full
     taken = Bits(found["weights"], found["indices"], found["scales"])
     whole = found["matrices_fp32"] or 1

@@ -26,14 +26,17 @@ class Int8Linear(nn.Module):
         bits: of these grids.
     """
 
+    stored: torch.Tensor
+    scales: torch.Tensor
+
     def __init__(self, linear: nn.Linear, bits: int) -> None:
         super().__init__()
         scales = row_scales(linear.weight, max(bits, 3))  # the grid ends at the row's largest entry, also with 2 bits
-        self.cpu = linear.weight.device.type == "cpu"
+        self.on_cpu = linear.weight.device.type == "cpu"
         self.bias = linear.bias
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch plans to move this to another package
-            if self.cpu:
+            if self.on_cpu:
                 zeros = torch.zeros(len(scales), dtype=torch.long)
                 stored = torch.quantize_per_channel(
                     linear.weight.detach(), scales[:, 0].double(), zeros, 0, torch.qint8
@@ -47,7 +50,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Multiply ``(…, in)`` by the stored integers."""
-        if self.cpu:
+        if self.on_cpu:
             return torch.ops.quantized.linear_dynamic(inputs, self.packed, not _wide())
         rows = inputs.flatten(0, -2)
         scale = rows.abs().amax().clamp(min=torch.finfo(torch.float32).tiny) / 127

@@ -69,6 +69,7 @@ class ADMM(Modifier):
         self.matrices: dict[str, tuple[nn.Linear, Pattern]] = {}
         self.Z: Tensors = {}
         self.U: Tensors = {}
+        self.target: Tensors = {}  # Z − U
         self.mask: Tensors = {}  # there is one once W was projected
 
     def on_start(self, job: TrainJob) -> None:
@@ -153,7 +154,7 @@ class ADMM(Modifier):
 
     def aim(self) -> None:
         """Keep ``Z − U``, where the penalty draws the weights until the next update."""
-        self.target: Tensors = {name: z - self.U[name] for name, z in self.Z.items()}
+        self.target = {name: z - self.U[name] for name, z in self.Z.items()}
 
     def residual(self) -> float:
         """Return ``‖W − Z‖ / ‖W‖`` over all matrices: 0 where the weights obey the patterns."""

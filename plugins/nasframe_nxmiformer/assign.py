@@ -103,7 +103,7 @@ class AssignBits:
         measure = fisher(net, work.task, batches) if self.sensitivity == "fisher" else rise(net, work.task, batches)
         rows = []
         for knob, values in space.domain.knobs.items():  # type: ignore[union-attr]
-            weights = [module.weight for module in grouped.get(knob, ())]
+            weights: list[Any] = [module.weight for module in grouped.get(knob, ())]
             rows.append([measure({id(w): shown(w.detach(), parse_format(text)) for w in weights}) for text in values])
         return np.array(rows)
 

@@ -56,7 +56,8 @@ class Bits:
         grouped = by_knob(space.family, dict(encoder_matrices(net)))
         choices = {}
         for knob, values in space.domain.knobs.items():
-            shapes = [(m.out_features, m.in_features) for m in grouped.get(knob, ())]  # type: ignore[attr-defined]
+            modules: list[Any] = grouped.get(knob, [])
+            shapes = [(module.out_features, module.in_features) for module in modules]
             forms = map(parse_format, values)
             choices[knob] = [
                 float(sum(stored_bits(*shape, form).total(self.indices, self.scales) for shape in shapes))

@@ -92,7 +92,7 @@ class NMBits:
         found = {}
         for name, module in encoder_matrices(net):
             knob = knob_of(self.family, name)
-            found[name] = parse_format(arch[knob]) if knob in arch else Format()
+            found[name] = parse_format(arch[knob]) if knob and knob in arch else Format()
             self._check(name, module.in_features, found[name])
         return found
 
