@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
-def soft_threshold(x: torch.Tensor, by: float) -> torch.Tensor:
+def soft_threshold(x: torch.Tensor, by: float | torch.Tensor) -> torch.Tensor:
     """Shrink each number towards zero: the proximal step of ``by · |x|``, ``sign(x) max(|x| − by, 0)``.
 
     Args:
@@ -15,7 +17,8 @@ def soft_threshold(x: torch.Tensor, by: float) -> torch.Tensor:
     >>> soft_threshold(torch.tensor([3.0, -0.5, -2.0]), 1.0)
     tensor([ 2.,  0., -1.])
     """
-    return x - x.clamp(-by, by)
+    limit: Any = by
+    return x - x.clamp(-limit, limit)
 
 
 def group_shrinkage(norms: torch.Tensor, by: float | torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ L is the loss that the other modifiers of the stage make, distillation for one (
 min–max form of the paper); q their quantiser. The penalty never enters a gradient: after each step of W,
 
     m ← μ m + ∂L/∂γ             momentum SGD
-    γ ← γ − α m / c             each gate at a rate of its own, so that all sink equally fast
+    γ ← γ − α m / c             each gate at a rate of its own, so that all sink equally fast; no farther than 0.05
     γ ← sign γ · max(|γ| − α ρ, 0)       the proximal step at the current rate; c cancels against 1 / c
 
 and ρ follows the budget B by dual ascent. Gates that are exactly 0 at the end are the structure.
@@ -24,11 +24,13 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.gates import UNITS, Gated, add_gates, compact, fold_gates
 from nasframe.nn.optim import learning_rate
+from nasframe.nn.prox import soft_threshold
 from nasframe.step import Step
 from nasframe.types import Arch, Positive, TrainJob, TrainOptions
 from nasframe_slimming.budget import costs, share_of, sinking
 
 POINTS = 100  # of the curves of ρ and of the cost
+FARTHEST = 0.05  # a gate moves for its gradient in one step: a few neurons of huge activations would diverge
 
 
 class Slimming(Modifier):
@@ -115,13 +117,13 @@ class Slimming(Modifier):
         gradient = torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gammas])
         m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))
         alpha = self.rate(step.job.options, step.index, step.total)
-        gamma -= alpha * m / self.c
+        gamma -= (alpha * m / self.c).clamp(-FARTHEST, FARTHEST)
         if step.index < self.steps:
             threshold, most = alpha * self.price(gamma, step.index), sinking(gamma, self.each, self.excess)
             last = step.index == self.steps - 1
             if self.share is not None:  # never below the budget; at last down to it, the step solved for
                 threshold = most if last else torch.minimum(threshold, most)
-            gamma = shrink(gamma, threshold)
+            gamma = soft_threshold(gamma, threshold)
             if last:
                 self.state["kept"] = (gamma != 0).to(gamma)
         gamma *= self.state["kept"]
@@ -160,11 +162,6 @@ class Slimming(Modifier):
         e = sinking(gamma, self.each, self.excess) - (1 - (step + 1) / self.steps)
         rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)
         return (rho + 2 * self.omega * self.start * e).clamp(min=0)
-
-
-def shrink(gamma: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Return ``sign γ · max(|γ| − threshold, 0)``, the proximal map of ``threshold · |γ|``."""
-    return gamma.sign() * (gamma.abs() - threshold).clamp(min=0)
 
 
 def refuse(job: TrainJob) -> None:

@@ -79,6 +79,7 @@ class MinMax:
         if job.sampler is not None or job.modifiers or job.options.keep == "best":
             raise UsageError(f"stage {job.stage!r}: min_max takes no sampler, no modifiers and keeps the last weights.")
         device = processes().device
+        optim.keep_freed_memory()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             fit = _Fit(self, job, job.net.to(device), device)
             fit.checkpoints.load()
@@ -145,7 +146,8 @@ class _Fit:
         self.at["step"] = t + 1
         if (t + 1) % max(1, job.total // 100) == 0:
             left = sum(int((gamma != 0).sum()) for gamma in self.gamma)
-            values = {"loss": float(l_gan + how.beta * l_dist), "distance": float(l_dist), "discriminator": float(l_d)}
+            losses = {"loss": l_gan + how.beta * l_dist, "distance": l_dist, "discriminator": l_d}
+            values = {name: float(loss.detach()) for name, loss in losses.items()}
             job.log(t + 1, values | ({"channels": float(left)} if self.gamma else {}))
         job.progress(t + 1, job.total, "")
 
