@@ -68,7 +68,9 @@ def test_the_gates_make_the_published_step() -> None:
     gamma, m, kept = np.ones(n), np.zeros(n), np.ones(n)
     for t, alpha in enumerate(rates):
         m = 0.5 * m + watch.gradients[t].double().numpy()
-        gamma = gamma - alpha * m * n  # c_g = 1 / n: each gate's rate is α / c_g, so its threshold α / c_g · ρ c_g
+        gamma = gamma - np.clip(
+            alpha * m * n, -0.05, 0.05
+        )  # c_g = 1 / n: each gate's rate is α / c_g, so its threshold α / c_g · ρ c_g
         if t < 6:
             gamma = np.sign(gamma) * np.maximum(np.abs(gamma) - alpha * 40.0, 0)
         if t == 5:
