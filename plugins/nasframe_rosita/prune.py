@@ -95,7 +95,7 @@ class ScheduledPrune(Modifier):
         times = self.times or default_times(full, goal)
         self.archs = [lowered(full, goal, t / times) for t in range(times + 1)]
         self.interval = int(self.over * job.total / times)
-        if self.interval < 1:
+        if job.total and self.interval < 1:  # a trainer says how long it is; who only looks at claims does not
             raise UsageError(
                 f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step "
                 "for each: a longer stage, a larger 'over' or fewer 'times'."
