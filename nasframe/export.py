@@ -119,7 +119,7 @@ def export_all(
         reports = {}
         for name in models:
             reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
-            reports[name] |= _compressed(name, model, staged[name])
+            reports[name] |= _compressed(name, models[name], staged[name])
             write_json(staged[name] / "export_report.json", reports[name])
         for name in models:
             _settle(staged[name], directories[name])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -14,6 +15,7 @@ from nasframe import export, model_files, reload
 from nasframe.errors import UsageError, VerificationError
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.factorize import factorize_embedding
+from nasframe.nn.formats import encoder_matrices, note, parse_format, shown
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
@@ -37,6 +39,16 @@ def expected_of(net, arch):
         return {"inputs": inputs, "logits": view(net, arch)(**inputs).logits}
 
 
+def in_formats():
+    """A network whose matrices are 2:4 and int8, the word embedding int8 alone, and which says so."""
+    whole = net()
+    for (name, module), form in zip(encoder_matrices(whole), itertools.cycle(["2:4 int8", "int4", "1:4 int4"])):
+        with torch.no_grad():
+            module.weight.copy_(shown(module.weight, parse_format(form)))
+        note(whole, name, **parse_format(form)._asdict())
+    return whole
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """One fresh process for all: four families of true sizes, padded ones, a stock one, a factorised one."""
@@ -52,6 +64,8 @@ def exported(tmp_path_factory):
     models["stock"], modes["stock"] = extract(whole, {"layers": [1]}), "stock"
     for mode in ("hetero", "padded"):
         models[f"rank-{mode}"], modes[f"rank-{mode}"] = factorize_embedding(net(), 6), mode
+    for mode, sizes in (("hetero", {"layers": [0, 2], "ffn.0": 24}), ("padded", {"ffn.1": 20}), ("stock", {})):
+        models[f"formats-{mode}"], modes[f"formats-{mode}"] = extract(in_formats(), sizes), mode
     (folder / "bert-hetero@50%").mkdir()
     (folder / "bert-hetero@50%" / "predictions.csv").write_text("id,label\n")
     card = {"task": "toy", "metrics": {"accuracy": 0.5}, "models": {"stock": {"metrics": {"accuracy": 0.75}}}}
@@ -131,6 +145,37 @@ def test_factorised_embedding_keeps_or_loses_its_rank(exported, mode):
     with torch.no_grad():
         logits = [model(**inputs).logits for model in (loaded, models[f"rank-{mode}"])]
     assert torch.allclose(*logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["hetero", "padded", "stock"])
+def test_formats_are_recorded_verified_and_loaded_again(exported, mode):
+    folder, models, _, reports = exported
+    name = f"formats-{mode}"
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder / name)
+    record = blueprint(models[name])["quantised"]
+    assert blueprint(loaded)["quantised"] == record
+    assert len(record) == 6 * len(models[name].bert.encoder.layer)
+    report = reports[name]
+    assert (report["stored"]["violations"], report["stored"]["rows_off_grid"], report["stored"]["missing"]) == (0, 0, 0)
+    assert report["stored"]["groups"] > 0
+    assert report["kernels"]["int8"]["matrices"] == len(record)
+    assert report["kernels"]["int8"]["max_abs_difference"] < 0.01
+    assert "no speed-up is to be expected from 2:4" in report["kernels"]["text"]
+    assert "| 0.attention.self.query | 8 | 2:4 |" in (folder / name / "README.md").read_text()
+    if mode != "padded":
+        assert blueprint(model_files.read_net(folder / name)) == blueprint(models[name])
+
+
+def test_a_network_that_is_not_what_it_says_is_not_written(tmp_path, monkeypatch):
+    whole = in_formats()
+    with torch.no_grad():
+        whole.bert.encoder.layer[0].attention.self.query.weight[0, :4] = 1.0
+    monkeypatch.setattr(
+        export, "_reload", lambda staged, models, modes, chosen, *_: {"model": chosen["model"]["logits"]}
+    )
+    with pytest.raises(VerificationError, match="1 groups and 1 rows of the written matrices are not as"):
+        export.export(whole, None, tmp_path / "model", mode="stock")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_names_every_file(exported):
