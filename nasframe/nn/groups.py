@@ -149,6 +149,7 @@ class Grouped:
         units = [torch.full((g.count,), self.units.index(g.unit)) for g in self.groups]
         self.unit = torch.cat(units).to(device)
         self.counts = [g.count for g in self.groups]
+        self.layer = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts)).to(device)
 
     @property
     def units(self) -> list[str]:

@@ -21,7 +21,6 @@ from nasframe_hspg.stage import (
     Share,
     Shares,
     Unit,
-    lowest,
     numbers,
     of_units,
     share,
@@ -48,6 +47,7 @@ class DHSPG(GroupModifier):
         amplify: what λ_g is where a step leads away from zero, as a multiple of how fast; published: 2, 20.
         most: λ_g may be so many times λ; published: 10, 1000.
         eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
+        least: the share of each layer's groups that always stays; default: none of an encoder's.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -65,9 +65,10 @@ class DHSPG(GroupModifier):
         amplify: Positive | None = None,
         most: Positive | None = None,
         eps: float = 0.0,
+        least: Share | None = None,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, least)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
         self.target, self.eps, self.given = shares("target", target), eps, (penalty, amplify, most)
@@ -82,6 +83,7 @@ class DHSPG(GroupModifier):
         x = self.groups
         stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
         self.cap = numbers(x) - (numbers(x) * stay).round()
+        self.check(self.cap, "target")
         published = PUBLISHED[job.options.optimizer]
         self.penalty, self.amplify, self.most = (
             p if g is None else g for g, p in zip(self.given, published, strict=True)
@@ -123,7 +125,8 @@ class DHSPG(GroupModifier):
         small = x.sizes / squares.sqrt().clamp(min=tiny)
         score = 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)
         room = torch.minimum(self.cap + MARGIN * numbers(x), numbers(x)).ceil()
-        return lowest(-score, torch.ones_like(self.candidates), x.unit, torch.where(self.cap > 0, room, 0))
+        none = torch.zeros_like(self.candidates)
+        return self.choose(-score, ~none, none, torch.where(self.cap > 0, room, 0))
 
     def pull(
         self, step: Step, squares: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor, delta: list[torch.Tensor]
@@ -137,7 +140,7 @@ class DHSPG(GroupModifier):
         pull = torch.where(open_, alpha * self.lambdas(alpha, norms, leads, moved, step.index) / norms, 0)
         dots = squares - leads - pull * squares  # ⟨v, x_k⟩
         leaving = leaves_half_space(dots, squares, self.eps) & open_
-        leaving = lowest(squares / x.sizes, leaving, x.unit, self.cap - found)
+        leaving = self.choose(squares / x.sizes, leaving, zero, self.cap - found)
         zero = zero | leaving
         x.scale_(torch.where(zero, 0, 1 - pull))  # x' − pull x_k = (1 − pull) x' − pull δ
         x.subtract_(torch.where(zero, 0, pull), delta)

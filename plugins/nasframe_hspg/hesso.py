@@ -19,7 +19,6 @@ from nasframe_hspg.stage import (
     Share,
     Shares,
     Unit,
-    lowest,
     numbers,
     of_units,
     share,
@@ -48,6 +47,7 @@ class HESSO(GroupModifier):
         periods: P; never more than there are steps.
         criteria: weights of the criteria; what is not named does not count. Default: all five alike, as published.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.
+        least: the share of each layer's groups that always stays; default: none of an encoder's.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -64,9 +64,10 @@ class HESSO(GroupModifier):
         periods: Count = 10,
         criteria: dict[Criterion, float] | None = None,
         batches: Count = 1,
+        least: Share | None = None,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, least)
         self.target, self.periods, self.batches = shares("target", target), periods, batches
         self.start, self.until = share("start", start, ends=True), share("until", until, ends=True)
         if self.until <= self.start:
@@ -83,6 +84,7 @@ class HESSO(GroupModifier):
         x = self.groups
         stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
         self.cap = numbers(x) - (numbers(x) * stay).round()
+        self.check(self.cap, "target")
         first = min(round(self.start * job.total), job.total - 1)
         last = max(round(self.until * job.total), first + 1)
         periods = min(self.periods, last - first)
@@ -104,10 +106,10 @@ class HESSO(GroupModifier):
         self.cosine += 1 - leads / lengths
         self.taylor += leads.abs()
         if step.index == self.begins[coming]:
-            self.choose(coming)
+            self.add(coming)
 
     @torch.no_grad()
-    def choose(self, period: int) -> None:
+    def add(self, period: int) -> None:
         """Add the least salient groups to those that go, so that (p + 1) / P of all that shall go are among them."""
         x = self.groups
         norms, taylor = x.squares().sqrt(), self.taylor / self.batches
@@ -119,7 +121,7 @@ class HESSO(GroupModifier):
         self.frozen |= self.chosen
         goal = (self.cap * (period + 1) / (len(self.begins) - 1)).round()
         room = goal - torch.bincount(x.unit, self.chosen.float(), len(self.cap))
-        self.chosen |= lowest(saliency, ~self.chosen, x.unit, room)
+        self.chosen |= self.choose(saliency, ~self.chosen, self.chosen, room)
         self.cosine.zero_(), self.taylor.zero_()
 
     @torch.no_grad()

@@ -20,7 +20,6 @@ from nasframe_hspg.stage import (
     Share,
     Shares,
     Unit,
-    lowest,
     numbers,
     of_units,
     share,
@@ -53,6 +52,7 @@ class HSPG(GroupModifier):
         normalize: w_g is the square root of the number of a group's weights, so that λ pulls at the root mean square
             of heads and neurons alike; otherwise 1.
         decay_at: shares of the steps after which λ is divided by 10.
+        least: the share of each layer's groups that always stays; default: none of an encoder's.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -73,9 +73,10 @@ class HSPG(GroupModifier):
         rate: float = 0.1,
         normalize: bool = True,
         decay_at: Sequence[Share] = (),
+        least: Share | None = None,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units)
+        super().__init__(units, least)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
         if target is not None and caps is not None:
@@ -99,6 +100,8 @@ class HSPG(GroupModifier):
             most = of_units("caps", self.caps, x.units, 1.0)
         self.number = numbers(x)
         self.cap = (self.number * torch.tensor(most, device=x.unit.device)).round()
+        if self.target is not None:
+            self.check(self.cap, "target")
         self.lambdas = torch.full((len(x.units),), self.penalty, device=x.unit.device)
         self.epsilons = torch.full_like(self.lambdas, self.eps)
         self.zeros_then = torch.zeros((), device=x.unit.device)  # zero groups at the last change of eps, as a share
@@ -158,7 +161,7 @@ class HSPG(GroupModifier):
         """Choose of the groups that would become zero as many of the lowest scores as the caps leave room for."""
         x = self.groups
         room = self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))
-        return lowest(scores, candidates, x.unit, room)
+        return self.choose(scores, candidates, zero, room)
 
     def ascend(self, step: Step, zero: torch.Tensor) -> None:
         """Dual ascent: λ ← max(0, λ + rate · (share that should be zero by now − share that is))."""

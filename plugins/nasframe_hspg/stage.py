@@ -19,6 +19,7 @@ Unit: TypeAlias = Literal["heads", "ffn"]
 Share: TypeAlias = str | float
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
+CHANNELS = 0.1  # of each layer of a network without shortcuts stay
 TOLERANCE = 1e-4  # between the sparse network and its sub-network without the zero groups
 
 
@@ -27,17 +28,39 @@ class GroupModifier(Modifier):
 
     Args:
         units: which kinds of groups; ``None`` is all that the network has.
+        least: the share of each layer's groups that always stays; ``None`` is none of an encoder's, which has a
+            shortcut around each layer, and a tenth of channels.
     """
 
     name = "groups"
 
-    def __init__(self, units: Sequence[str] | None) -> None:
+    def __init__(self, units: Sequence[str] | None, least: Share | None) -> None:
         self.units = units
+        self.least = None if least is None else share("least", least, ends=True)
 
     def on_start(self, job: TrainJob) -> None:
         """Find the groups."""
         whole_network(job, self.name)
-        self.groups = Grouped(job.net, removable_groups(job.net, self.units))
+        self.groups = x = Grouped(job.net, removable_groups(job.net, self.units))
+        least = CHANNELS * (x.units == ["channels"]) if self.least is None else self.least
+        self.guarded = least > 0
+        self.free = torch.tensor([int(count * (1 - least)) for count in x.counts], device=x.unit.device)
+
+    def choose(
+        self, scores: torch.Tensor, candidates: torch.Tensor, gone: torch.Tensor, room: torch.Tensor
+    ) -> torch.Tensor:
+        """Choose the candidates of the lowest scores: as many of each kind as there is room for, within the guard."""
+        x = self.groups
+        if self.guarded:
+            left = self.free - torch.bincount(x.layer, gone.float(), len(self.free))
+            candidates = lowest(scores, candidates, x.layer, left)
+        return lowest(scores, candidates, x.unit, room)
+
+    def check(self, cap: torch.Tensor, option: str) -> None:
+        """Refuse a goal that the guard of the layers does not leave room for."""
+        kinds = torch.tensor([self.groups.units.index(g.unit) for g in self.groups.groups], device=cap.device)
+        if (torch.bincount(kinds, self.free.float(), len(cap)) < cap).any():
+            raise UsageError(f"{self.name}: {option} and least do not go together: too little of a layer may go.")
 
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
         """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
@@ -107,26 +130,25 @@ def numbers(groups: Grouped) -> torch.Tensor:
     return torch.bincount(groups.unit, minlength=len(groups.units))
 
 
-def lowest(scores: torch.Tensor, candidates: torch.Tensor, unit: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+def lowest(scores: torch.Tensor, candidates: torch.Tensor, kind: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
     """Choose, of each kind, at most so many candidates: those of the lowest scores.
 
     Args:
         scores: ``(groups,)``.
         candidates: ``(groups,)`` mask.
-        unit: ``(groups,)`` kind of each.
+        kind: ``(groups,)`` kind of each.
         room: ``(kinds,)`` how many may be chosen.
 
     >>> scores, everyone, kinds = torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.ones(4, dtype=torch.bool), torch.tensor
     >>> lowest(scores, everyone, kinds([0, 0, 0, 1]), kinds([2, 0])).tolist()
     [False, True, True, False]
     """
-    chosen = torch.zeros_like(candidates)
-    for kind in range(len(room)):
-        mine = candidates & (unit == kind)
-        order = torch.where(mine, scores, torch.inf).argsort(stable=True)
-        first = torch.arange(len(order), device=order.device) < room[kind]
-        chosen |= mine & torch.zeros_like(mine).scatter(0, order, first)
-    return chosen
+    order = torch.where(candidates, scores, torch.inf).argsort(stable=True)
+    order = order[kind[order].argsort(stable=True)]  # by kind, and by score within each
+    numbers = torch.bincount(kind, minlength=len(room))
+    place = torch.arange(len(order), device=order.device) - (numbers.cumsum(0) - numbers)[kind[order]]
+    rank = torch.empty_like(order).scatter_(0, order, place)
+    return candidates & (rank < room[kind])
 
 
 def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor:

@@ -1,0 +1,236 @@
+"""The sparse optimisers as modifiers: their contract, what they refuse, and what is left of encoders and pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from nasframe_basics.loop import Loop
+from nasframe_hspg.dhspg import DHSPG
+from nasframe_hspg.hesso import HESSO
+from nasframe_hspg.hspg import HSPG
+from nasframe_hspg.obprox_sg import OBProxSG
+from torch import nn
+from torch.nn import functional
+
+import nasframe as nf
+from nasframe.errors import UsageError
+from nasframe.nn.channels import without
+from nasframe.nn.groups import Grouped, removable_groups
+from nasframe.nn.optim import make_optimizer
+from nasframe.nn.slices import extract
+from nasframe.testing import ModifierContract
+from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
+from nasframe.types import TrainJob, TrainOptions
+
+GROUPED = [HSPG(target="50%", penalty=20.0, rate=30.0, prox="10%", until="60%"), DHSPG(), HESSO()]
+
+
+class TestHSPG(ModifierContract):
+    def make(self) -> Any:
+        return HSPG(target="50%", prox="25%", adapt_eps=1, penalty=5.0)
+
+
+class TestDHSPG(ModifierContract):
+    def make(self) -> Any:
+        return DHSPG(start="25%", until="75%")
+
+
+class TestHESSO(ModifierContract):
+    def make(self) -> Any:
+        return HESSO(start="25%", until="100%", batches=2)
+
+
+class TestOBProxSG(ModifierContract):
+    def make(self) -> Any:
+        return OBProxSG(penalty=3.0, prox="25%")
+
+
+def job(*modifiers: Any, **options: Any) -> TrainJob:
+    plain = {"max_steps": 20, "learning_rate": 2e-3, "batch_size": 16, "precision": "fp32"} | options
+    return TrainJob(tiny_net(), ToyTask(), None, TrainOptions(**plain), 0, "t", modifiers=modifiers)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("modifier", GROUPED, ids=lambda modifier: modifier.name)
+def test_what_is_left_computes_what_the_sparse_network_did(modifier, optimizer):
+    logged: dict[str, float] = {}
+    stage = job(modifier, optimizer=optimizer, weight_decay=0.1)
+    stage.log = lambda step, values: logged.update(values)
+    result = Loop().fit(stage)
+    arch = dict(result.arch or {})
+    kept = {unit: sum(arch[f"{unit}.{i}"] for i in range(3)) for unit in ("heads", "ffn")}
+    assert kept == {"heads": 6, "ffn": 96}
+    assert (logged["zero_heads"], logged["zero_ffn"]) == (0.5, 0.5)
+    small = extract(result.net, arch)
+    with torch.no_grad():
+        difference = (small(**tiny_inputs()).logits - result.net(**tiny_inputs()).logits).abs().max()
+    assert difference <= 1e-5
+    assert logged["removal_error"] <= 1e-5
+    zero = Grouped(result.net, removable_groups(result.net)).zero()
+    assert int(zero.sum()) == 6 + 96
+
+
+def test_single_weights_become_zero_and_are_counted():
+    logged: dict[str, float] = {}
+    stage = job(OBProxSG(penalty=3.0))
+    stage.log = lambda step, values: logged.update(values)
+    dense = nf.make("estimator", "encoder_nonzeros").estimate(None, stage.net)
+    result = Loop().fit(stage)
+    assert result.arch is None
+    share = logged["element_sparsity"]
+    assert 0.02 < share < 0.98
+    matrices = 3 * (4 * 32 * 32 + 2 * 32 * 64)
+    gone = dense - nf.make("estimator", "encoder_nonzeros").estimate(None, result.net)
+    assert gone == pytest.approx(share * matrices, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: HSPG(target="100%"), "target: '100%' is out of range. Expected a share such as '50%', above 0%"),
+        (lambda: DHSPG(target="0%"), "target: '0%' is out of range"),
+        (lambda: HESSO(target={"heads": 50}), "target.heads: 50 is out of range"),
+        (lambda: HSPG(caps={"ffn": "120%"}), "caps.ffn: '120%' is out of range. Expected a share such as '50%', 0% to"),
+        (lambda: HSPG(caps="-1%"), "caps: '-1%' is out of range"),
+        (lambda: HSPG(target="half"), "target: 'half' is out of range"),
+        (lambda: HSPG(target="50%", caps="50%"), "Expected one of them"),
+        (lambda: HSPG(eps=1.0), "expected 0 <= eps < 1"),
+        (lambda: HSPG(penalty=-1.0), "penalty >= 0"),
+        (lambda: HSPG(target="50%", prox="90%"), "until '80%' is not after prox '90%'"),
+        (lambda: DHSPG(start="60%"), "until '60%' is not after start '60%'"),
+        (lambda: HESSO(start="70%"), "until '60%' is not after start '70%'"),
+        (lambda: HESSO(criteria={}), "one above 0"),
+        (lambda: HESSO(criteria={"size": 1.0}), "no criteria size"),
+        (lambda: OBProxSG(eps=-0.1), "eps >= 0"),
+        (lambda: OBProxSG(prox="150%"), "prox: '150%' is out of range"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, text):
+    with pytest.raises(UsageError, match=re.escape(text)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("modifier", "changes", "text"),
+    [
+        (HSPG(units=["channels"]), {}, "no groups 'channels'. Expected some of ffn, heads"),
+        (HESSO(target={"channels": "50%"}), {}, "target: there are no groups 'channels'. Expected heads, ffn"),
+        (HSPG(caps={"heads": "50%"}, units=["ffn"]), {}, "caps: there are no groups 'heads'. Expected ffn"),
+        (DHSPG(), {"keep": "best"}, "Expected keep: last"),
+        (OBProxSG(), {"early_stop": 2}, "no early_stop"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused_before_the_first_step(modifier, changes, text):
+    stage = job(modifier, **changes)
+    before = {name: tensor.clone() for name, tensor in stage.net.state_dict().items()}
+    with pytest.raises(UsageError, match=re.escape(text)):
+        Loop().fit(stage)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stage.net.state_dict().items())
+
+
+def test_sub_networks_are_refused():
+    stage = job(HSPG())
+    stage.space, stage.arch = ToySpace(), ToySpace().domain.smallest()
+    with pytest.raises(UsageError, match="trains sub-networks"):
+        Loop().fit(stage)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("stages.sparse.modifiers.0.target=100%", "out of range"),
+        ("stages.sparse.modifiers.0={use: hspg, caps: {heads: 120%}}", "out of range"),
+        ("stages.sparse.modifiers.0={use: hesso, units: [channels]}", "Expected 'heads' or 'ffn'"),
+    ],
+)
+def test_a_recipe_with_such_settings_is_refused_before_any_work(change, text):
+    with pytest.raises(nf.RecipeError, match=re.escape(text)):
+        nf.resolve(nf.load_recipe("hspg/sst2-minilm", [change]))
+
+
+def pictures(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw 8 × 8 pictures of stripes, horizontal, vertical or slanted, of any phase, in noise."""
+    draw = torch.Generator().manual_seed(seed)
+    labels, phase = torch.randint(0, 3, (number,), generator=draw), 6.3 * torch.rand(number, 1, 1, generator=draw)
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    waves = torch.stack([y, x, x + y])[labels] * 1.6 + phase
+    return (waves.sin() + 0.5 * torch.randn(number, 8, 8, generator=draw))[:, None], labels
+
+
+def small_vgg() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(16 * 4, 20), nn.ReLU(), nn.Linear(20, 3),
+        )  # fmt: skip
+
+
+def trained(net: nn.Module, modifier: Any, optimizer: str, steps: int) -> Any:
+    """Train a network that is no encoder: the loop's moments, by hand."""
+    rate = {"adamw": 3e-3, "sgd": 0.03}[optimizer]
+    options = TrainOptions(optimizer=optimizer, learning_rate=rate)
+    stage: Any = TrainJob(net, ToyTask(), None, options, 0, "pictures", total=steps)
+    if modifier:
+        modifier.on_start(stage)
+    optim, (inputs, labels) = make_optimizer(net.train(), options), pictures(1024, seed=1)
+    for index in range(steps):
+        now: Any = SimpleNamespace(job=stage, index=index, total=steps, lr=rate, skipped=False, optimizer=optim)
+        rows = torch.arange(64 * index, 64 * index + 64) % 1024
+        net.zero_grad()
+        functional.cross_entropy(net(inputs[rows]), labels[rows]).backward()
+        if modifier:
+            modifier.on_gradients(now)
+        optim.step()
+        if modifier:
+            modifier.on_update(now)
+    net.eval()
+    return modifier.on_finish(stage) if modifier else None
+
+
+def accuracy(net: nn.Module) -> float:
+    inputs, labels = pictures(600, seed=2)
+    with torch.no_grad():
+        return float((net(inputs).argmax(1) == labels).float().mean())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("make", [lambda: HSPG(target="50%", rate=1.0), DHSPG, HESSO], ids=["hspg", "dhspg", "hesso"])
+def test_a_convolutional_network_loses_half_its_channels(make, optimizer, capsys):
+    net = small_vgg()
+    trained(net, None, optimizer, 48)
+    dense = accuracy(net)
+    arch = trained(net, make(), optimizer, 64)
+    sparse = accuracy(net)
+    groups = Grouped(net, removable_groups(net))
+    small = without(net, groups.groups, {g.layer: mask for g, mask in groups.layers(groups.zero())})
+    slim = accuracy(small)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (net, small)]
+    with capsys.disabled():
+        print(
+            f"\n{type(make()).__name__}, {optimizer}: accuracy {dense:.3f} dense, {sparse:.3f} sparse, {slim:.3f} "
+            f"without its zero channels; parameters {sizes[0]} -> {sizes[1]}, channels {list(arch.values())}"
+        )
+    assert sum(arch.values()) == 24  # of 12 + 16 + 20
+    inputs, _ = pictures(50, seed=3)
+    with torch.no_grad():
+        torch.testing.assert_close(small(inputs), net(inputs), rtol=0, atol=1e-5)
+    assert sizes[1] < 0.6 * sizes[0]
+    assert dense > 0.85
+    assert sparse > dense - 0.1
+    assert slim == sparse
+
+
+def test_the_map_from_formulas_to_lines_is_true():
+    folder = Path(nf.__file__).parents[1] / "plugins" / "nasframe_hspg"
+    rows = re.findall(r"^\| .* \| `([\w/]+\.py)`, `(.+)` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 12
+    for file, line in rows:
+        place = folder / file if "/" not in file else folder.parents[1] / file
+        assert any(line in text for text in place.read_text("utf-8").splitlines()), (file, line)
