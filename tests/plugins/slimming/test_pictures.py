@@ -165,7 +165,7 @@ def test_a_run_from_dense_to_the_figure(tmp_path: Path, monkeypatch: pytest.Monk
     try:
         sizes = [f"model.{key}={value}" for key, value in SMALL.items()]
         recipe = nf.load_recipe("slimming/pictures", ["smoke=true", *sizes, "stages.slim.trainer.rho=100"])
-        run = nf.run(recipe, out=tmp_path / "run", progress=False)
+        run = nf.run(recipe, out=tmp_path / "run", progress=False, report=False)
     finally:
         registry.plugins.cache_clear()
     assert (tmp_path / "slimming-pictures.png").stat().st_size > 5_000
