@@ -15,7 +15,7 @@ import torch
 from nasframe.errors import UsageError
 from nasframe.nn.prox import leaves_half_space
 from nasframe.step import Step
-from nasframe.types import Positive, TrainJob
+from nasframe.types import Count, Positive, TrainJob
 from nasframe_hspg.stage import (
     GroupModifier,
     Share,
@@ -48,6 +48,8 @@ class DHSPG(GroupModifier):
         most: λ_g may be so many times λ; published: 10, 1000.
         eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
         least: the share of each layer's groups that always stays; default: none of an encoder's.
+        divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
+            kernels that ask for it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -66,9 +68,10 @@ class DHSPG(GroupModifier):
         most: Positive | None = None,
         eps: float = 0.0,
         least: Share | None = None,
+        divisible: Count = 1,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units, least)
+        super().__init__(units, least, divisible)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
         self.target, self.eps, self.given = shares("target", target), eps, (penalty, amplify, most)

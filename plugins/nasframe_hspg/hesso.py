@@ -48,6 +48,8 @@ class HESSO(GroupModifier):
         criteria: weights of the criteria; what is not named does not count. Default: all five alike, as published.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.
         least: the share of each layer's groups that always stays; default: none of an encoder's.
+        divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
+            kernels that ask for it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -65,9 +67,10 @@ class HESSO(GroupModifier):
         criteria: dict[Criterion, float] | None = None,
         batches: Count = 1,
         least: Share | None = None,
+        divisible: Count = 1,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units, least)
+        super().__init__(units, least, divisible)
         self.target, self.periods, self.batches = shares("target", target), periods, batches
         self.start, self.until = share("start", start, ends=True), share("until", until, ends=True)
         if self.until <= self.start:

@@ -53,6 +53,8 @@ class HSPG(GroupModifier):
             of heads and neurons alike; otherwise 1.
         decay_at: shares of the steps after which λ is divided by 10.
         least: the share of each layer's groups that always stays; default: none of an encoder's.
+        divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
+            kernels that ask for it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:
@@ -74,9 +76,10 @@ class HSPG(GroupModifier):
         normalize: bool = True,
         decay_at: Sequence[Share] = (),
         least: Share | None = None,
+        divisible: Count = 1,
         units: list[Unit] | None = None,
     ) -> None:
-        super().__init__(units, least)
+        super().__init__(units, least, divisible)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
         if target is not None and caps is not None:

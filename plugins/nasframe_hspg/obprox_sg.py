@@ -44,7 +44,7 @@ class OBProxSG(GroupModifier):
     def __init__(
         self, penalty: float = 1e-4, prox: Share = "10%", orthant: Share | None = None, eps: float = 0.0
     ) -> None:
-        super().__init__(None, None)
+        super().__init__(None)
         if penalty < 0 or eps < 0:
             raise UsageError("obprox_sg: expected penalty >= 0 and eps >= 0.")
         self.penalty, self.eps = penalty, eps

@@ -9,8 +9,9 @@ import torch
 
 from nasframe.errors import UsageError, VerificationError
 from nasframe.interfaces import Modifier
+from nasframe.nn.blueprint import blueprint
 from nasframe.nn.groups import Grouped, removable_groups, zeros_last
-from nasframe.nn.slices import view
+from nasframe.nn.slices import extract
 from nasframe.step import Step
 from nasframe.types import TrainJob
 from nasframe.units import parse_share
@@ -30,12 +31,13 @@ class GroupModifier(Modifier):
         units: which kinds of groups; ``None`` is all that the network has.
         least: the share of each layer's groups that always stays; ``None`` is none of an encoder's, which has a
             shortcut around each layer, and a tenth of channels.
+        divisible: the number of neurons left in a layer is rounded up to a multiple of this.
     """
 
     name = "groups"
 
-    def __init__(self, units: Sequence[str] | None, least: Share | None) -> None:
-        self.units = units
+    def __init__(self, units: Sequence[str] | None, least: Share | None = None, divisible: int = 1) -> None:
+        self.units, self.divisible = units, divisible
         self.least = None if least is None else share("least", least, ends=True)
 
     def on_start(self, job: TrainJob) -> None:
@@ -64,7 +66,7 @@ class GroupModifier(Modifier):
 
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
         """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
-        return settled(job, self.groups)
+        return settled(job, self.groups, self.divisible)
 
 
 def whole_network(job: TrainJob, name: str) -> None:
@@ -162,11 +164,16 @@ def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor
     return (scores - low[unit]) / (high - low)[unit].clamp(min=torch.finfo(scores.dtype).tiny)
 
 
-def settled(job: TrainJob, groups: Grouped) -> dict[str, Any]:
+def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any]:
     """Bring the zero groups of an encoder to the end of their layers; return the sizes of what is left.
 
     The network with its zeros and the sub-network of these sizes are compared on a batch; the largest difference of
     their logits is logged as ``removal_error``. Of another network only the channels left are counted.
+
+    Args:
+        job: the stage.
+        groups: of its network.
+        divisible: what each layer's number of neurons is a multiple of; zero ones fill it up.
 
     Raises:
         VerificationError: the two differ.
@@ -182,7 +189,9 @@ def settled(job: TrainJob, groups: Grouped) -> dict[str, Any]:
     with torch.no_grad():
         before = net(**batch.inputs).logits
         arch = zeros_last(net, masks)
-        error = float((view(net, arch)(**batch.inputs).logits - before).abs().max())
+        for i, full in enumerate(blueprint(net)["layers"]):
+            arch[f"ffn.{i}"] = min(-(-arch[f"ffn.{i}"] // divisible) * divisible, full["ffn"])
+        error = float((extract(net, arch)(**batch.inputs).logits - before).abs().max())
     if not error <= TOLERANCE:
         raise VerificationError(f"stage {job.stage!r}: without its zero groups the network differs by {error:g}.")
     job.log(job.total, {"removal_error": error, **zero_shares(groups, zero)})
