@@ -65,10 +65,11 @@ def test_the_published_chain_is_the_published_one() -> None:
         assert goal == {"heads": 2, "ffn": 512, "embedding_rank": 128}
 
 
+@pytest.mark.parametrize("name", ["sst2-minilm", "setting4-minilm"])
 @pytest.mark.parametrize("more", [[], ["quarter=true"]])
-def test_the_chain_costs_the_training_macs_of_the_uniform_super_network(more: list[str]) -> None:
+def test_the_chain_costs_the_training_macs_of_the_uniform_super_network(name: str, more: list[str]) -> None:
     """In passes of the whole network over one batch: 1,423 for baselines/uniform-random."""
-    plan = nf.resolve(nf.load_recipe(str(RECIPES / "rosita/sst2-minilm.yaml"), more))
+    plan = nf.resolve(nf.load_recipe(str(RECIPES / f"rosita/{name}.yaml"), more))
     net, total = minilm(), 0.0
     whole = count.macs(net, 1, 13).of()
     for stage in plan.stages:
@@ -129,6 +130,7 @@ def folder(tmp_path_factory: Any) -> Path:
         ("setting1-minilm", [], "best@50%"),
         ("setting2-minilm", [], "best@50%"),
         ("setting3-minilm", ["quarter=true"], "best@25%"),
+        ("setting4-minilm", [], "best@50%"),
         ("published/sst2", ["~stages.export"], "rosita"),
         ("published/setting1", [], "rosita"),
         ("published/setting2", [], "rosita"),
@@ -154,4 +156,5 @@ def test_a_recipe_runs_to_its_sizes(folder: Path, name: str, more: list[str], an
 
 
 def with_augment(name: str) -> list[str]:
-    return {"1": ["tune"], "2": ["student", "tune"]}.get(name[-1], ["student", "depth", "width"])
+    stages = {"published/setting1": ["tune"], "published/setting2": ["student", "tune"]}
+    return stages.get(name, ["student", "depth", "width"])
