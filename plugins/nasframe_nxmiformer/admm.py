@@ -70,7 +70,7 @@ class ADMM(Modifier):
         self.Z: Tensors = {}
         self.U: Tensors = {}
         self.target: Tensors = {}  # Z − U
-        self.mask: Tensors = {}  # there is one once W was projected
+        self.mask: Tensors = {}  # 1 for what stays, 0 for the rest: there is one once W was projected
 
     def on_start(self, job: TrainJob) -> None:
         """Find the matrices and their patterns; Z = P(W), U = 0."""
@@ -143,9 +143,9 @@ class ADMM(Modifier):
     @torch.no_grad()
     def freeze(self) -> None:
         """Project the weights themselves, W = P(W), and keep which of them stay."""
-        self.mask = {name: largest(self.W[name], pattern) for name, (_, pattern) in self.matrices.items()}
-        for name, w in self.W.items():
-            w.mul_(self.mask[name])
+        for name, (_, pattern) in self.matrices.items():
+            self.mask[name] = largest(self.W[name], pattern).to(self.W[name].dtype)  # as the weights: faster than bool
+            self.W[name].mul_(self.mask[name])
         self.Z, self.U, self.target = {}, {}, {}
 
     def projected(self, tensors: Tensors) -> Tensors:
