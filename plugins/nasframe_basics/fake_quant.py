@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from nasframe.interfaces import Modifier
 from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_tables
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
+from nasframe.step import Step
 from nasframe.types import TrainJob
 
 RANGE_DECAY = 0.99
@@ -41,6 +42,7 @@ class FakeQuant(Modifier):
     ) -> None:
         self.bits, self.activations, self.ranges, self.embeddings = bits, activations, ranges, embeddings
         self.largest: dict[str, torch.Tensor] = {}
+        self.read: tuple[torch.Tensor, torch.Tensor] | None = None  # the last input, and what it was rounded to
         self.hooks: list[Any] = []
         self.rounded: dict[str, tuple[nn.Module, int]] = {}
 
@@ -57,6 +59,10 @@ class FakeQuant(Modifier):
                 self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
         for module, bits in self.rounded.values():
             parametrize.register_parametrization(module, "weight", RowQuantizer(bits))
+
+    def on_update(self, step: Step) -> None:
+        """Let go of the last input."""
+        self.read = None
 
     def on_finish(self, job: TrainJob) -> None:
         """Leave the rounded weights in place of the full ones."""
@@ -77,6 +83,8 @@ class FakeQuant(Modifier):
     def _round_input(self, name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         if not inputs[0].numel():  # a layer without heads or neurons
             return inputs
+        if self.ranges == "batch" and self.read is not None and self.read[0] is inputs[0]:
+            return (self.read[1], *inputs[1:])  # queries, keys and values read one tensor
         lowest, highest = inputs[0].detach().aminmax()
         largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
@@ -85,4 +93,5 @@ class FakeQuant(Modifier):
                 self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
             largest = self.largest.get(name, largest)
         scale = tensor_scale(largest, self.activations or 8).to(inputs[0].dtype)
-        return (fake_quantize(inputs[0], scale, self.activations or 8), *inputs[1:])
+        self.read = (inputs[0], fake_quantize(inputs[0], scale, self.activations or 8))
+        return (self.read[1], *inputs[1:])

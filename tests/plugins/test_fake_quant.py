@@ -122,3 +122,26 @@ def test_layers_without_heads_or_neurons_go_through() -> None:
     net = extract(tiny_net(), {"heads.0": 0, "ffn.1": 0})
     trained = fit(net, FakeQuant(activations=8))
     assert torch.isfinite(trained(**tiny_inputs()).logits).all()
+
+
+def test_queries_keys_and_values_read_one_rounded_tensor() -> None:
+    """What three matrices read is rounded once a layer, and what they read is what each would round by itself."""
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    class Look(Modifier):
+        def on_start(self, job: Any) -> None:
+            for name, module in encoder_matrices(job.net):
+                hook = module.register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, []).append(i[0]))
+                self.hooks = [*getattr(self, "hooks", []), hook]
+
+        def on_finish(self, job: Any) -> None:
+            for hook in self.hooks:
+                hook.remove()
+
+    fit(tiny_net(), FakeQuant(activations=8), Look())
+    query, key, widen = (
+        seen[name][0] for name in ("0.attention.self.query", "0.attention.self.key", "0.intermediate.dense")
+    )
+    assert query is key
+    assert widen is not key
+    assert all(len((tensor / tensor.abs().max() * 127).round().unique()) <= 255 for tensor in (query, widen))

@@ -22,7 +22,9 @@ STAGES = """stages=[
 
 
 def run(out: Path, *overrides: str) -> dict[str, Any]:
-    directory = nf.run(nf.load_recipe(TOY, ["~budgets", STAGES, *overrides]), out=out, progress=False, report=False).directory
+    directory = nf.run(
+        nf.load_recipe(TOY, ["~budgets", STAGES, *overrides]), out=out, progress=False, report=False
+    ).directory
     store = RunStore(directory, shared=True)
     names = [name for (name,) in store.db.execute("SELECT name FROM model")]
     found = {name: store.model(name) for name in names}
