@@ -243,7 +243,7 @@ def difference_rows(result: Mapping[str, Any]) -> list[list[str]]:
             better, worse = (row["low"] > 0, row["high"] < 0) if up else (row["high"] < 0, row["low"] > 0)
             verdict = "ahead" if better else "behind" if worse else "open"
         lines.append([
-            row["other"], MEASURES[row["measure"]], str(row["at"]), f"{row['mean']:+.4g}",
+            row["other"], MEASURES[row["measure"]], str(row["at"]), f"{row['mean']:+.4g}".replace("-", "−"),
             interval.replace("-", "−"), verdict,
         ])  # fmt: skip
     return lines
