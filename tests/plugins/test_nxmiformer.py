@@ -330,7 +330,7 @@ def test_the_readme_names_lines_that_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sst2-minilm", "mrpc-minilm"])
 def test_the_recipe_runs_and_says_what_is_stored(tmp_path: Any, name: str) -> None:
-    sizes = {"vocab_size": 9, "hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 32}
+    sizes = {"vocab_size": 9, "hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 160}
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "a", "film"]
     config = BertConfig(num_hidden_layers=2, intermediate_size=48, **sizes)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "net")
