@@ -57,8 +57,8 @@ class FakeQuant(Modifier):
                 self.rounded[name] = (module, bits)
             if bits < FULL and self.activations:
                 self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
-        for module, bits in self.rounded.values():
-            parametrize.register_parametrization(module, "weight", RowQuantizer(bits))
+        for rounded, bits in self.rounded.values():
+            parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits))
 
     def on_update(self, step: Step) -> None:
         """Let go of the last input."""
