@@ -48,7 +48,9 @@ class HSPG(GroupModifier):
             kinds below their share; otherwise it goes back to ``eps``.
         prox: N_P, the share of the steps that the first stage takes.
         until: by when the target should be reached, a share of the steps.
-        rate: of dual ascent: λ changes by this times how many groups are missing, as a share, in each step.
+        rate: of dual ascent, in units that depend neither on the learning rate nor on the number of steps: how fast λ
+            changes where all groups of a kind are missing, over the λ that would bring the mean group to zero by
+            ``until``.
         normalize: w_g is the square root of the number of a group's weights, so that λ pulls at the root mean square
             of heads and neurons alike; otherwise 1.
         decay_at: shares of the steps after which λ is divided by 10.
@@ -72,7 +74,7 @@ class HSPG(GroupModifier):
         adapt_eps: Count | None = None,
         prox: Share = "20%",
         until: Share = "80%",
-        rate: float = 0.1,
+        rate: float = 100.0,
         normalize: bool = True,
         decay_at: Sequence[Share] = (),
         least: Share | None = None,
@@ -150,6 +152,7 @@ class HSPG(GroupModifier):
         x, old = self.groups, self.groups.cut(self.old)
         squares = x.squares(old)
         zero = squares == 0  # zero groups stay zero
+        self.size = (squares.sqrt() / self.weights).mean()
         open_ = (torch.bincount(x.unit, zero.float(), len(self.cap)) < self.cap)[x.unit] & ~zero
         pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights * squares.rsqrt(), 0)
         dots = x.dots(x.views, old) - pull * squares
@@ -167,13 +170,15 @@ class HSPG(GroupModifier):
         return self.choose(scores, candidates, zero, room)
 
     def ascend(self, step: Step, zero: torch.Tensor) -> None:
-        """Dual ascent: λ ← max(0, λ + rate · (share that should be zero by now − share that is))."""
+        """Dual ascent: λ ← max(0, λ + ρ · (share that should be zero by now − share that is))."""
         if self.target is None:
             return
         done = (step.index + 1) / step.total
         part = min(1.0, (done - self.prox) / (self.until - self.prox))
         found = torch.bincount(self.groups.unit, zero.float(), len(self.cap))
-        self.lambdas = (self.lambdas + self.rate * (part * self.cap - found) / self.number).clamp(min=0)
+        steps = max((self.until - self.prox) * step.total, 1)
+        rho = self.rate * self.size / (step.lr * steps) / steps
+        self.lambdas = (self.lambdas + rho * (part * self.cap - found) / self.number).clamp(min=0)
 
     def adapt(self, step: Step, zero: torch.Tensor) -> None:
         """Raise eps where zero groups come too slowly."""

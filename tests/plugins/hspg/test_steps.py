@@ -140,12 +140,13 @@ def test_a_cap_is_exact_and_takes_the_nearest_to_zero(first):
 
 
 def test_dual_ascent_follows_what_is_missing():
-    stage = Stage(HSPG(penalty=0.5, target="50%", prox="20%", until="80%", rate=0.25))
+    stage = Stage(HSPG(penalty=0.5, target="50%", prox="20%", until="80%", rate=3.0))
     for _ in range(2):
         stage.step()
     assert stage.modifier.lambdas.tolist() == [0.5, 0.5]
-    stage.step()  # a sixth of the way: a sixth of the half that goes
-    assert stage.modifier.lambdas.tolist() == pytest.approx([0.5 + 0.25 / 12] * 2)
+    before, _ = stage.step()  # a sixth of the way: a sixth of the half that goes
+    size = sum(float(x.norm()) / len(x) ** 0.5 for x in groups(before)) / 20
+    assert stage.modifier.lambdas.tolist() == pytest.approx([0.5 + 3.0 * size / (RATE * 6) / 6 / 12] * 2)
 
 
 def test_eps_adapts_to_the_pace():
