@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class _Reader:
         self.overrides = [text for text in overrides if text not in own]
         self.smoke = self.root.value.get("smoke") if smoke else None
         self.small = smoke
-        self.small_files: dict[Path, bool] = {}
+        self.switches_of: dict[Path, set[str]] = {}
 
     def problem(self, at: Node | Position, path: str, text: str) -> None:
         self.problems.append(Problem(str(at.at if isinstance(at, Node) else at), path, text))
@@ -243,24 +243,26 @@ class _Reader:
             self.problem(base, "base", f"no such recipe {base.value!r}, read from {self.path.parent}/.")
             return None
         changes: list[str | Override] = list(self.overrides)
-        if self.small and self.has_smoke(file):
-            changes.append("smoke=true")
         budgets = compare.get("budgets")
         if isinstance(budgets, Node):
             changes.append(Override("", ("budgets",), budgets.copy(), budgets.at))
-        changes += [replace(item, value=item.value.copy()) for layer in laid for item in layer.changes]
+        mine = [replace(item, value=item.value.copy()) for layer in laid for item in layer.changes]
+        if self.small and "smoke" in (switches := self.switches(file)):  # over a task's switch, below what an arm says
+            changes += [*(item for item in mine if item.keys[0] in switches), "smoke=true"]
+            mine = [item for item in mine if item.keys[0] not in switches]
+        changes += mine
         small = self.smoke.value.items() if self.smoke and isinstance(self.smoke.value, dict) else ()
         changes += [item for path, node in small if path != "seeds" for item in written_out(path, node.copy())]
         plan, problems = check_recipe(file, changes)
         self.problems += problems
         return plan
 
-    def has_smoke(self, file: Path) -> bool:
-        """Tell whether a recipe has a switch that makes it small."""
-        if file not in self.small_files:
+    def switches(self, file: Path) -> Collection[str]:
+        """Name a recipe's switches."""
+        if file not in self.switches_of:
             recipe, _ = read_recipe(file)
-            self.small_files[file] = recipe is not None and "smoke" in (recipe.data.get("switches") or {})
-        return self.small_files[file]
+            self.switches_of[file] = set() if recipe is None else set(recipe.data.get("switches") or {})
+        return self.switches_of[file]
 
 
 def written_out(path: str, node: Node) -> Iterator[Override]:

@@ -14,6 +14,7 @@ from run_directory import make_run
 
 import nasframe as nf
 from nasframe.errors import RecipeError, UsageError
+from nasframe.recipe.loading import packaged_recipes
 from nasframe.recipe.nodes import dump
 from nasframe.running.keys import digest
 from nasframe.store import RunStore
@@ -106,6 +107,15 @@ def test_arms_change_the_base_as_a_recipe_changes_what_it_extends(write):
     assert runs[0] == ("evolution", 0, "runs/evolution/seed-0", 0)
     assert runs[-1] == ("wider", 1, "runs/wider/seed-1", 1)
     assert len(runs) == 6
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("studies/")])
+def test_smoke_makes_every_training_of_a_packaged_study_small(name):
+    """A task's switch (mrpc: true) says how long to train; so does smoke, and smoke is meant."""
+    plans = study.load_study(name, smoke=True).plans.values()
+    steps = [stage.options["options"].max_steps for plan in plans for stage in plan.stages if stage.verb == "train"]
+    assert steps
+    assert all(n is not None and n <= 20 for n in steps)
 
 
 def test_smoke_and_overrides_of_the_study_itself(write):
