@@ -16,6 +16,7 @@ from nasframe.recipe.plan import PLUGIN_KEYS, TopLevel
 from nasframe.recipe.resolution import COMMON, POSITIONAL
 from nasframe.stages import VERBS
 
+NOTHING = {"type": "null"}
 LIST = {"type": "array", "items": {"type": "string"}}
 BOUNDS = {
     "type": "object",
@@ -49,15 +50,15 @@ def recipe_schema() -> dict[str, Any]:
 
 def _top(key: str) -> dict[str, Any]:
     if key in PLUGIN_KEYS:
-        # a fragment or a recipe that extends one may give options without the name
-        return {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "object", "not": {"required": ["use"]}}]}
+        # a fragment or a recipe that extends one may give options without the name, or take away what the other has
+        return {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "object", "not": {"required": ["use"]}}, NOTHING]}
     kinds: dict[str, dict[str, Any]] = {
         "nasframe": {"const": 1},
         "seed": {"type": "integer"},
         "plugins": LIST,
         "objectives": LIST,
-        "constraints": BOUNDS,
-        "budgets": BOUNDS,
+        "constraints": {"anyOf": [BOUNDS, NOTHING]},
+        "budgets": {"anyOf": [BOUNDS, NOTHING]},
         "estimators": {"type": "object"},
         "set": {"type": "object"},
         "switches": {"type": "object", "additionalProperties": {"type": "object"}},
@@ -99,7 +100,7 @@ def _option(option: Option) -> dict[str, Any]:
         shapes: list[dict[str, Any]] = [{"$ref": f"#/$defs/{kind}"}, {"type": "null"}, {"const": "shared"}]
         found: dict[str, Any] = {"anyOf": shapes}
     elif inner and (kind := ref_kind(inner[0])):
-        found = {"type": "array", "items": {"$ref": f"#/$defs/{kind}"}}
+        found = {"type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/{kind}"}, NOTHING]}}
     else:
         found = pydantic.TypeAdapter(checkable(option.annotation)).json_schema()
         found.pop("title", None)

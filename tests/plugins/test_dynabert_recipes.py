@@ -125,8 +125,9 @@ def training_macs(name: str) -> float:
         teachers = [use for use in stage.options.get("modifiers") or () if "teacher" in use]
         if stage.options.get("models"):
             extracted = next(s.options.get("archs") for s in plan.stages if s.verb == "extract")
-            layers = [len(arch["layers"]) / 6 for arch in extracted.values()] if isinstance(extracted, dict) else None
-            student, taught = sum(layers or SHARES.values()), float(len(SHARES) * len(teachers))
+            sizes = [macs.of(space.arch(arch)) / whole for arch in extracted.values()] if extracted else None
+            student = sum(sizes or SHARES.values())
+            taught = float(len(sizes or SHARES) * len(teachers))
         else:
             sampler = nf.make("sampler", use, domain=space.domain, seed=0)
             sizes = [[macs.of(arch) for arch in sampler.ask(options.archs_per_step, within=domain)] for _ in range(200)]
