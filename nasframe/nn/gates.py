@@ -18,9 +18,7 @@ from torch.nn.utils import parametrize
 from nasframe.errors import UsageError
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.elastic import family_of, layers_of
-from nasframe.nn.rewire import rewire
-
-UNITS = ("heads", "ffn")
+from nasframe.nn.groups import UNITS, zeros_last
 
 
 class Gate(nn.Module):
@@ -111,13 +109,7 @@ def compact(net: nn.Module, gates: Iterable[Gated]) -> dict[str, Any]:
     Returns:
         The architecture that keeps exactly these: ``layers`` (all), ``heads.i`` and ``ffn.i``.
     """
-    order: dict[str, dict[int, torch.Tensor]] = {unit: {} for unit in UNITS}
-    full = blueprint(net)["layers"]
-    arch: dict[str, Any] = {"layers": list(range(len(full)))}
-    arch |= {f"{unit}.{i}": counts[unit] for i, counts in enumerate(full) for unit in UNITS}
+    zero: dict[str, dict[int, torch.Tensor]] = {unit: {} for unit in UNITS}
     for unit, layer, gamma, _ in gates:
-        removed = gamma.detach() == 0
-        order[unit][layer] = removed.to(torch.int8).argsort(stable=True)
-        arch[f"{unit}.{layer}"] = int((~removed).sum())
-    rewire(net, order)
-    return arch
+        zero[unit][layer] = gamma.detach() == 0
+    return zeros_last(net, zero)
