@@ -28,7 +28,7 @@ UNITS = ("heads", "ffn")
 class Member(NamedTuple):
     """A tensor's part in the groups of a layer: group k owns the entries ``k * width … (k + 1) * width`` along ``dim``.
 
-    Args:
+    Attributes:
         name: the tensor, from the network.
         dim: the dimension along which the groups lie.
         width: neighbouring entries that a group has along it.
