@@ -266,6 +266,7 @@ def figure(result: Mapping[str, Any]) -> Figure:
             axes.fill_between(x, *ends, color=color, alpha=0.15, linewidth=0)
         if name == "hypervolume":
             axes.set_yscale("log")
+            axes.tick_params(axis="y", which="both", labelsize=8, colors=plots.INK)
         else:  # the first few evaluations would flatten all that follows
             early = max(len(mean) // 20 - 1, 0)
             tops = [row["curves"][name]["mean"][early] or 0.0 for row in result["samplers"]]

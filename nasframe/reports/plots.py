@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.reports.tables import duration, human, is_share, metric
+from nasframe.reports.tables import duration, human, is_share, metric, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -277,10 +277,19 @@ def bare(axes: Axes, spines: Sequence[str] = ()) -> None:
     axes.yaxis.label.set(color=INK, fontsize=8.5)
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """Set the legend of ``axes`` below the figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False, labelcolor=INK)
+def legend(figure: Figure, *every: Axes, names: Sequence[str] | None = None) -> None:
+    """Set one legend of several axes below the figure, in the order of ``names``, each once."""
+    handles: dict[str, Any] = {}
+    for axes in every:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    shown = [name for name in names or handles if name in handles]
+    texts = [short(name, 60) for name in shown]
+    columns = max(1, min(len(texts), 60 // max(map(len, texts), default=1)))
+    figure.legend(
+        [handles[name] for name in shown], texts, loc="outside lower center", fontsize=7.5, ncols=columns,
+        frameon=False, labelcolor=INK,
+    )  # fmt: skip
 
 
 def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

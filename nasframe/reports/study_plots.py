@@ -82,7 +82,7 @@ def fronts(report: Mapping[str, Any]) -> Figure:
         axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
         axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
     grid[-1].set_xlabel(f"{report['cost'].replace('_', ' ')}, share of the teacher's")
-    _arm_legend(figure, report)
+    legend(figure, *figure.axes, names=report["arms"])
     return figure
 
 
@@ -176,7 +176,7 @@ def anytime(report: Mapping[str, Any], task: str) -> Figure:
         axes.xaxis.set_major_locator(whole_ticks(5))
         axes.yaxis.set_major_formatter(metric_ticks(row["metric"]))
         axes.tick_params(labelsize=7.5)
-    _arm_legend(figure, report)
+    legend(figure, *figure.axes, names=report["arms"])
     return figure
 
 
@@ -197,16 +197,3 @@ def ledger(report: Mapping[str, Any]) -> Figure:
 def _title(axes: Axes, task: str, views: int) -> None:
     if views > 1:
         axes.set_title(task, fontsize=9, loc="left", color=INK)
-
-
-def _arm_legend(figure: Figure, report: Mapping[str, Any]) -> None:
-    """Name every arm once below a figure of several axes."""
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(text, handle)
-    names = [arm for arm in report["arms"] if arm in handles]
-    figure.legend(
-        [handles[arm] for arm in names], [short(arm, 40) for arm in names], loc="outside lower center", fontsize=7.5,
-        ncols=max(1, min(len(names), 60 // max(map(len, names), default=1))), frameon=False, labelcolor=INK,
-    )  # fmt: skip
