@@ -22,6 +22,7 @@ from nasframe.nn.importance import Accumulated, ranked
 from nasframe.nn.rewire import rewire
 from nasframe.step import Step, saved_model
 from nasframe.types import Arch, Count, TrainJob
+from nasframe.units import parse_share
 from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowered, sizes_within
 
 
@@ -182,10 +183,7 @@ def share(text: str) -> float:
     >>> share("25%")
     0.25
     """
-    try:
-        number = float(text.removesuffix("%")) / 100
-    except ValueError:
-        number = 0.0
-    if not (text.endswith("%") and 0 < number < 1):
+    number = parse_share(text)
+    if number is None or not 0 < number < 1:
         raise UsageError(f'scheduled_prune: target {text!r}. Expected a share between 0 and 100 %, such as "50%".')
     return number
