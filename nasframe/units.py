@@ -55,3 +55,24 @@ def parse_share(text: str | float) -> float | None:
     """
     stripped = str(text).strip()
     return parse_number(stripped[:-1]) / 100 if stripped.endswith("%") else None
+
+
+def share(option: str, value: str | float, ends: bool = False) -> float:
+    """Read a share of one.
+
+    Args:
+        option: its name, for the error.
+        value: text such as ``50%``, or a number from 0 to 1.
+        ends: whether nothing and all are shares, too.
+
+    Raises:
+        UsageError: it is none.
+
+    >>> share("target", "25%"), share("target", 0.5)
+    (0.25, 0.5)
+    """
+    found = parse_share(value) if isinstance(value, str) else float(value)
+    if found is None or not (0 <= found <= 1 if ends else 0 < found < 1):
+        between = "0% to 100%" if ends else "above 0% and below 100%"
+        raise UsageError(f"{option}: {value!r} is out of range. Expected a share such as '50%', {between}.")
+    return found

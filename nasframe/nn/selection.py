@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nasframe.errors import UsageError
 from nasframe.types import Arch, TrainJob
 
 
@@ -74,3 +75,32 @@ class Selection:
         """Go on where ``state_dict`` was taken."""
         self.best, self.stale, self.weights = state["best"], state["stale"], dict(state["weights"])
         self.measured = state["measured"]
+
+
+def whole_network(job: TrainJob, name: str) -> None:
+    """Refuse stages that train sub-networks, for a modifier that makes one network smaller, or keep earlier weights.
+
+    Args:
+        job: the stage.
+        name: the modifier's, for the error.
+
+    Raises:
+        UsageError: there is a sampler or an architecture, or as :func:`last_weights` says.
+    """
+    if job.sampler is not None or job.arch is not None:
+        raise UsageError(f"{name}: stage {job.stage!r} trains sub-networks. Expected no 'sampler' and no 'arch'.")
+    last_weights(job, name)
+
+
+def last_weights(job: TrainJob, name: str) -> None:
+    """Refuse stages that may end with weights of an earlier step, for a modifier that is done in the last one only.
+
+    Raises:
+        UsageError: ``keep: best`` or ``early_stop`` is on.
+    """
+    if job.options.keep == "best" or job.options.early_stop is not None:
+        what = "keep: best" if job.options.keep == "best" else "early_stop"
+        raise UsageError(
+            f"{name}: stage {job.stage!r} has {what} and may end with the weights of an earlier step, before this was "
+            "done. Expected keep: last, and no early_stop; the stage that follows may use both."
+        )

@@ -16,6 +16,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.prox import leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, Positive, TrainJob
+from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
     Share,
@@ -23,7 +24,6 @@ from nasframe_hspg.stage import (
     Unit,
     numbers,
     of_units,
-    share,
     shares,
     spread,
     to_log,

@@ -14,6 +14,7 @@ import torch
 from nasframe.errors import UsageError
 from nasframe.step import Step
 from nasframe.types import Count, TrainJob
+from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
     Share,
@@ -21,7 +22,6 @@ from nasframe_hspg.stage import (
     Unit,
     numbers,
     of_units,
-    share,
     shares,
     spread,
     to_log,

@@ -15,6 +15,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, TrainJob
+from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
     Share,
@@ -22,7 +23,6 @@ from nasframe_hspg.stage import (
     Unit,
     numbers,
     of_units,
-    share,
     shares,
     to_log,
     zero_shares,

@@ -16,9 +16,11 @@ from nasframe.errors import UsageError
 from nasframe.nn.elastic import layers_of, stock_class
 from nasframe.nn.groups import tensor_of
 from nasframe.nn.prox import soft_threshold, stay_in_orthant_
+from nasframe.nn.selection import whole_network
 from nasframe.step import Step
 from nasframe.types import TrainJob
-from nasframe_hspg.stage import GroupModifier, Share, share, to_log, whole_network
+from nasframe.units import share
+from nasframe_hspg.stage import GroupModifier, Share, to_log
 
 
 class OBProxSG(GroupModifier):

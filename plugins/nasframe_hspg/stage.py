@@ -11,10 +11,11 @@ from nasframe.errors import UsageError, VerificationError
 from nasframe.interfaces import Modifier
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.groups import Grouped, removable_groups, zeros_last
+from nasframe.nn.selection import whole_network
 from nasframe.nn.slices import extract
 from nasframe.step import Step
 from nasframe.types import TrainJob
-from nasframe.units import parse_share
+from nasframe.units import share
 
 Unit: TypeAlias = Literal["heads", "ffn"]
 Share: TypeAlias = str | float
@@ -67,44 +68,6 @@ class GroupModifier(Modifier):
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
         """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
         return settled(job, self.groups, self.divisible)
-
-
-def whole_network(job: TrainJob, name: str) -> None:
-    """Refuse stages in which zeros would not last, or would not mean what they say.
-
-    Raises:
-        UsageError: the stage trains sub-networks, or keeps weights of an earlier step.
-    """
-    if job.sampler is not None or job.arch is not None:
-        raise UsageError(f"{name}: stage {job.stage!r} trains sub-networks. Expected no 'sampler' and no 'arch'.")
-    if job.options.keep == "best" or job.options.early_stop is not None:
-        raise UsageError(
-            f"{name}: stage {job.stage!r} may end with the weights of an earlier step, when fewer were zero. Expected "
-            "keep: last, and no early_stop; the stage that follows may use both."
-        )
-
-
-def share(option: str, value: Share, low: float = 0.0, high: float = 1.0, ends: bool = False) -> float:
-    """Read a share.
-
-    Args:
-        option: its name, for the error.
-        value: text such as ``50%``, or a number from 0 to 1.
-        low: the least.
-        high: the most.
-        ends: whether these two are allowed themselves.
-
-    Raises:
-        UsageError: it is none, or out of range.
-
-    >>> share("target", "25%"), share("target", 0.5)
-    (0.25, 0.5)
-    """
-    found = parse_share(value) if isinstance(value, str) else float(value)
-    if found is None or not (low <= found <= high if ends else low < found < high):
-        between = f"{low:.0%} to {high:.0%}" if ends else f"above {low:.0%} and below {high:.0%}"
-        raise UsageError(f"{option}: {value!r} is out of range. Expected a share such as '50%', {between}.")
-    return found
 
 
 def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, float]:

@@ -22,6 +22,7 @@ from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.formats import encoder_matrices, formats_of, note, raw_weight
 from nasframe.nn.patterns import Pattern, largest, parse_pattern, project, require_divisible, violations
+from nasframe.nn.selection import last_weights
 from nasframe.step import Step
 from nasframe.types import TrainJob
 
@@ -81,9 +82,8 @@ class ADMM(Modifier):
                 require_divisible(f"admm: {name}", module.in_features, pattern)
             if not pattern.dense:
                 self.matrices[name] = (module, pattern)
-        if self.tune < 1 and (job.options.keep == "best" or job.options.early_stop is not None):
-            what = "keep: best" if job.options.keep == "best" else "early_stop"
-            raise UsageError(f"admm: {what} could end with weights that are not sparse yet. Expected keep: last.")
+        if self.tune < 1:
+            last_weights(job, "admm")
         self.dense_steps = job.total - round(self.tune * job.total)
         self.W = {name: raw_weight(module) for name, (module, _) in self.matrices.items()}
         if self.dense_steps == 0:

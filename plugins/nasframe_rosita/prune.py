@@ -22,7 +22,7 @@ from nasframe.nn.importance import Accumulated, ranked
 from nasframe.nn.rewire import rewire
 from nasframe.step import Step, saved_model
 from nasframe.types import Arch, Count, TrainJob
-from nasframe.units import parse_share
+from nasframe.units import share
 from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowered, sizes_within
 
 
@@ -75,7 +75,7 @@ class ScheduledPrune(Modifier):
             raise UsageError(
                 "scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target."
             )
-        self.target = None if target is None else share(target)
+        self.target = None if target is None else share("scheduled_prune.target", target)
         self.of, self.times, self.over, self.moments, self.lower = of, times, over, moments, lower
         self.done = 0  # cuts
         self.sums: Accumulated | None = None
@@ -172,18 +172,3 @@ class ScheduledPrune(Modifier):
             for total, kept in zip(self.sums.sums, self.kept["sums"], strict=True):
                 total.copy_(kept)
             self.sums.steps, self.kept = self.kept["steps"], {}
-
-
-def share(text: str) -> float:
-    """Read a share between 0 and 100 %.
-
-    Raises:
-        UsageError: it is none.
-
-    >>> share("25%")
-    0.25
-    """
-    number = parse_share(text)
-    if number is None or not 0 < number < 1:
-        raise UsageError(f'scheduled_prune: target {text!r}. Expected a share between 0 and 100 %, such as "50%".')
-    return number

@@ -14,7 +14,6 @@ from nasframe.interfaces import Estimator
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.gates import Gated
 from nasframe.types import Arch, TrainJob
-from nasframe.units import parse_share
 
 
 class AnySizes:
@@ -75,18 +74,6 @@ def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> C
     if abs(count(halves) - expected) > 1e-6 * full:
         raise UsageError(f"slimming.cost: {name!r} is not a sum over heads and neurons. Expected one that is.")
     return found
-
-
-def share_of(text: str) -> float:
-    """Read a budget such as ``50%``.
-
-    Raises:
-        UsageError: it is not a share between 0 and 100 %.
-    """
-    share = parse_share(text)
-    if share is None or not 0 < share < 1:
-        raise UsageError(f"slimming.target: {text!r} leaves nothing to do, or nothing. Expected a share such as '50%'.")
-    return share
 
 
 def sinking(gamma: torch.Tensor, each: torch.Tensor, excess: float) -> torch.Tensor:

@@ -25,9 +25,11 @@ from nasframe.interfaces import Modifier
 from nasframe.nn.gates import UNITS, Gated, add_gates, compact, fold_gates
 from nasframe.nn.optim import learning_rate
 from nasframe.nn.prox import soft_threshold
+from nasframe.nn.selection import whole_network
 from nasframe.step import Step
 from nasframe.types import Arch, Positive, TrainJob, TrainOptions
-from nasframe_slimming.budget import costs, share_of, sinking
+from nasframe.units import share
+from nasframe_slimming.budget import costs, sinking
 
 POINTS = 100  # of the curves of ρ and of the cost
 FARTHEST = 0.05  # a gate moves for its gradient in one step: a few neurons of huge activations would diverge
@@ -65,7 +67,7 @@ class Slimming(Modifier):
         dual_rate: float = 10.0,
         tune: float = 0.2,
     ) -> None:
-        self.share = None if target is None else share_of(target)
+        self.share = None if target is None else share("slimming.target", target)
         if target is None and rho is None:
             raise UsageError("slimming: neither target nor rho: nothing would be pruned. Expected one of them.")
         if not units or not set(units) <= set(UNITS):
@@ -82,7 +84,7 @@ class Slimming(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Gate the network, count what each gate costs, and see whether the budget can be met at all."""
-        refuse(job)
+        whole_network(job, "slimming")
         self.gates = add_gates(job.net, self.units)
         if not self.gates:
             raise UsageError(f"stage {job.stage!r}: the network has no {' or '.join(self.units)} to put gates on.")
@@ -162,18 +164,3 @@ class Slimming(Modifier):
         e = sinking(gamma, self.each, self.excess) - (1 - (step + 1) / self.steps)
         rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)
         return (rho + 2 * self.omega * self.start * e).clamp(min=0)
-
-
-def refuse(job: TrainJob) -> None:
-    """Refuse stages in which slimming cannot do what it says.
-
-    Raises:
-        UsageError: sub-networks are trained, or weights from before the end would be taken.
-    """
-    if job.sampler is not None or job.arch is not None:
-        raise UsageError(f"stage {job.stage!r}: slimming prunes the whole network. Expected no sampler and no arch.")
-    if job.options.keep == "best" or job.options.early_stop is not None:
-        what = "keep: best" if job.options.keep == "best" else "early_stop"
-        raise UsageError(
-            f"stage {job.stage!r}: {what} may end before slimming did. Expected keep: last, no early_stop."
-        )

@@ -284,9 +284,9 @@ def test_a_target_is_a_share_of_a_saved_network() -> None:
     [
         ({}, "nothing to prune"),
         ({"target": "50%", "ffn": 3}, "not both"),
-        ({"target": "100%"}, "Expected a share between 0 and 100 %"),
-        ({"target": "0%"}, "Expected a share between 0 and 100 %"),
-        ({"target": "half"}, "Expected a share between 0 and 100 %"),
+        ({"target": "100%"}, "is out of range. Expected a share"),
+        ({"target": "0%"}, "is out of range. Expected a share"),
+        ({"target": "half"}, "is out of range. Expected a share"),
     ],
 )
 def test_bad_settings_are_refused_when_it_is_made(options: Any, message: str) -> None:

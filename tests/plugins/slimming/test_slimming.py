@@ -248,7 +248,7 @@ def test_a_good_adversary_tells_teacher_from_student() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"target": "100%"}, r"slimming.target: '100%' leaves nothing to do"),
+        ({"target": "100%"}, r"slimming.target: '100%' is out of range"),
         ({"target": "0%"}, r"slimming.target: '0%'"),
         ({"target": "half"}, r"slimming.target: 'half'"),
         ({"target": "130%"}, r"slimming.target: '130%'"),
@@ -271,9 +271,9 @@ def test_bad_options_are_refused_when_it_is_made(options: dict[str, Any], text: 
         ({"target": "1%"}, {}, r"1% of encoder_params is out of reach: what has no gate is 2"),
         ({"cost": "latency"}, {}, "'latency' is not counted"),
         ({"cost": "encoder"}, {}, "encoder"),
-        ({}, {"keep": "best"}, "keep: best may end before"),
-        ({}, {"early_stop": 2}, "early_stop may end before"),
-        ({}, {"space": ToySpace(), "arch": ToySpace().domain.smallest()}, "prunes the whole network"),
+        ({}, {"keep": "best"}, "has keep: best and may end"),
+        ({}, {"early_stop": 2}, "has early_stop and may end"),
+        ({}, {"space": ToySpace(), "arch": ToySpace().domain.smallest()}, "trains sub-networks"),
         ({"units": ["heads"]}, {"net": extract(tiny_net(layers=1), {"heads.0": 0})}, "has no heads to put gates on"),
     ],
 )
