@@ -113,10 +113,12 @@ class DHSPG(GroupModifier):
         delta = x.cut(self.delta)
         moved = x.squares(delta)
         leads = x.dots(x.views, delta) + moved  # ⟨x_k, δ⟩
-        squares = x.squares() + 2 * leads - moved  # ‖x_k‖²
+        now = x.squares()  # ‖x'‖²
+        squares = now + 2 * leads - moved  # ‖x_k‖²
         if not self.candidates.any() and self.cap.any():
             self.candidates = self.divided(squares, leads, moved)
-        zero = self.pull(step, squares, leads, moved, delta)
+        gone = (squares <= 0) | (now == 0) & (moved == 0)
+        zero = self.pull(step, gone, squares, leads, moved, delta)
         if to_log(step):
             step.job.log(step.index + 1, zero_shares(x, zero))
 
@@ -132,11 +134,16 @@ class DHSPG(GroupModifier):
         return self.choose(-score, ~none, none, torch.where(self.cap > 0, room, 0))
 
     def pull(
-        self, step: Step, squares: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor, delta: list[torch.Tensor]
+        self,
+        step: Step,
+        zero: torch.Tensor,
+        squares: torch.Tensor,
+        leads: torch.Tensor,
+        moved: torch.Tensor,
+        delta: list[torch.Tensor],
     ) -> torch.Tensor:
         """v_g = x'_g − α λ_g x_g / ‖x_g‖ on G_p; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖²; return what is zero."""
         x, alpha = self.groups, step.lr
-        zero = (squares <= 0) | (x.squares() == 0) & (moved == 0)
         found = torch.bincount(x.unit, zero.float(), len(self.cap))
         open_ = self.candidates & ~zero & (found < self.cap)[x.unit]
         norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()

@@ -159,7 +159,8 @@ class HSPG(GroupModifier):
         leaving = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
         leaving = self.within(dots / squares, leaving, zero)
         zero = zero | leaving
-        x.scale_((~zero).to(dots.dtype))
+        if zero.any():
+            x.scale_((~zero).to(dots.dtype))
         x.subtract_(torch.where(zero, 0, pull), old)
         return zero
 

@@ -53,6 +53,8 @@ class GroupModifier(Modifier):
         self, scores: torch.Tensor, candidates: torch.Tensor, gone: torch.Tensor, room: torch.Tensor
     ) -> torch.Tensor:
         """Choose the candidates of the lowest scores: as many of each kind as there is room for, within the guard."""
+        if not candidates.any():
+            return candidates
         x = self.groups
         if self.guarded:
             left = self.free - torch.bincount(x.layer, gone.float(), len(self.free))

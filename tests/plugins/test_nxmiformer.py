@@ -176,7 +176,7 @@ def test_bad_settings_are_refused_when_it_is_made(options: Any, words: str) -> N
 
 
 def test_bad_settings_are_refused_before_the_first_step() -> None:
-    with pytest.raises(UsageError, match="admm: .* keep: best and may end"):
+    with pytest.raises(UsageError, match=r"admm: .* keep: best and may end"):
         fit(tiny_net(), ADMM(), options={"keep": "best"})
     with pytest.raises(UsageError, match=r"0.attention.self.query: pattern 2:5 on 32 inputs: 5 does not divide 32"):
         fit(tiny_net(), ADMM("2:5"))
