@@ -132,6 +132,12 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end stays
 
 
+def return_freed_memory() -> None:
+    """Hand back to the system what :func:`keep_freed_memory` kept, for a process that goes on; a no-op elsewhere."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def seed_torch(seed: int, device: torch.device | str = "cpu") -> None:
     """Seed the generators that dropout on a device draws from (cheaper than seeding every back-end)."""
     torch.default_generator.manual_seed(seed)

@@ -218,7 +218,9 @@ def main() -> None:
         jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
         while True:
-            tell({"error": _attempt(Path(jobs.get()), tell)})
+            error = _attempt(Path(jobs.get()), tell)
+            _tidy()
+            tell({"error": error})
 
 
 def _listen(jobs: queue.SimpleQueue[str]) -> None:
@@ -250,6 +252,16 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _tidy() -> None:
+    """Give back what the run has freed: training keeps it, and a heap that many runs leave holes in only grows."""
+    import gc
+
+    from nasframe.nn import optim
+
+    gc.collect()
+    optim.return_freed_memory()
 
 
 if __name__ == "__main__":

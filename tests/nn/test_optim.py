@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,3 +104,27 @@ def test_seed_torch_repeats_the_noise() -> None:
             optim.seed_torch(2**62 + 1)
             draws.append(torch.rand(3))
         assert torch.equal(*draws)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
+def test_freed_memory_stays_with_the_process_until_it_is_returned() -> None:
+    """In a process of its own, since the setting lasts: 400 MB are freed, kept, and returned."""
+    code = """
+import torch
+from nasframe.nn import optim
+
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) // 1024
+
+optim.keep_freed_memory()
+blocks = [torch.ones(10 * 2**18) for _ in range(40)]
+full = resident()
+del blocks
+kept = resident()
+optim.return_freed_memory()
+print(full - kept, full - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, returned = map(int, done.stdout.split())
+    assert kept < 100
+    assert returned > 300
