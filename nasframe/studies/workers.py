@@ -7,6 +7,7 @@ lines of JSON. It ends at once when its input does, so that nothing outlives a s
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -256,8 +257,6 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
 
 def _tidy() -> None:
     """Give back what the run has freed: training keeps it, and a heap that many runs leave holes in only grows."""
-    import gc
-
     from nasframe.nn import optim
 
     gc.collect()
