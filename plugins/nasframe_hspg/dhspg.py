@@ -8,7 +8,7 @@ weights: with rate α its direction is ``∇ = (x − x') / α``, for AdamW as f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,6 +32,14 @@ from nasframe_hspg.stage import (
 
 PUBLISHED = {"sgd": (1e-3, 2.0, 10.0), "adamw": (1e-2, 20.0, 1e3)}  # λ, how it is amplified, how far it may rise
 MARGIN = 0.05  # so much more than the target is in G_p
+
+
+class Moved(NamedTuple):
+    """What the optimiser did to each group, x' = x − δ with δ = α ∇: ‖x‖², ⟨x, δ⟩ and ‖δ‖², ``(groups,)``."""
+
+    squares: torch.Tensor
+    leads: torch.Tensor
+    moved: torch.Tensor
 
 
 class DHSPG(GroupModifier):
@@ -114,41 +122,33 @@ class DHSPG(GroupModifier):
         moved = x.squares(delta)
         leads = x.dots(x.views, delta) + moved  # ⟨x_k, δ⟩
         now = x.squares()  # ‖x'‖²
-        squares = now + 2 * leads - moved  # ‖x_k‖²
+        by = Moved(now + 2 * leads - moved, leads, moved)
         if not self.candidates.any() and self.cap.any():
-            self.candidates = self.divided(squares, leads, moved)
-        gone = (squares <= 0) | (now == 0) & (moved == 0)
-        zero = self.pull(step, gone, squares, leads, moved, delta)
+            self.candidates = self.divided(by)
+        gone = (by.squares <= 0) | (now == 0) & (moved == 0)
+        zero = self.pull(step, gone, by, delta)
         if to_log(step):
             step.job.log(step.index + 1, zero_shares(x, zero))
 
-    def divided(self, squares: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    def divided(self, by: Moved) -> torch.Tensor:
         """G_p: of each kind those of the highest ½ cos(−x, −∇) + ½ size / ‖x‖, each scaled to 0 … 1."""
         x, kinds = self.groups, len(self.cap)
-        tiny = torch.finfo(squares.dtype).tiny
-        cosine = leads / (squares * moved).sqrt().clamp(min=tiny)
-        small = x.sizes / squares.sqrt().clamp(min=tiny)
+        tiny = torch.finfo(by.squares.dtype).tiny
+        cosine = by.leads / (by.squares * by.moved).sqrt().clamp(min=tiny)
+        small = x.sizes / by.squares.sqrt().clamp(min=tiny)
         score = 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)
         room = torch.minimum(self.cap + MARGIN * numbers(x), numbers(x)).ceil()
         none = torch.zeros_like(self.candidates)
         return self.choose(-score, ~none, none, torch.where(self.cap > 0, room, 0))
 
-    def pull(
-        self,
-        step: Step,
-        zero: torch.Tensor,
-        squares: torch.Tensor,
-        leads: torch.Tensor,
-        moved: torch.Tensor,
-        delta: list[torch.Tensor],
-    ) -> torch.Tensor:
+    def pull(self, step: Step, zero: torch.Tensor, by: Moved, delta: list[torch.Tensor]) -> torch.Tensor:
         """v_g = x'_g − α λ_g x_g / ‖x_g‖ on G_p; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖²; return what is zero."""
-        x, alpha = self.groups, step.lr
+        x, alpha, squares = self.groups, step.lr, by.squares
         found = torch.bincount(x.unit, zero.float(), len(self.cap))
         open_ = self.candidates & ~zero & (found < self.cap)[x.unit]
         norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
-        pull = torch.where(open_, alpha * self.lambdas(alpha, norms, leads, moved, step.index) / norms, 0)
-        dots = squares - leads - pull * squares  # ⟨v, x_k⟩
+        pull = torch.where(open_, alpha * self.lambdas(alpha, norms, by, step.index) / norms, 0)
+        dots = squares - by.leads - pull * squares  # ⟨v, x_k⟩
         leaving = leaves_half_space(dots, squares, self.eps) & open_
         leaving = self.choose(squares / x.sizes, leaving, zero, self.cap - found)
         zero = zero | leaving
@@ -156,12 +156,10 @@ class DHSPG(GroupModifier):
         x.subtract_(torch.where(zero, 0, pull), delta)
         return zero
 
-    def lambdas(
-        self, alpha: float, norms: torch.Tensor, leads: torch.Tensor, moved: torch.Tensor, index: int
-    ) -> torch.Tensor:
+    def lambdas(self, alpha: float, norms: torch.Tensor, by: Moved, index: int) -> torch.Tensor:
         """λ_g: λ, or where ⟨x, ∇⟩ < 0 what makes v_g come nearer to zero and still lowers f, if there is such."""
-        away = (-leads / alpha / norms).clamp(min=0)  # λ_min = −⟨x, ∇⟩ / ‖x‖: below it ‖x‖ grows
-        falls = moved / alpha**2 / away.clamp(min=torch.finfo(away.dtype).tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
+        away = (-by.leads / alpha / norms).clamp(min=0)  # λ_min = −⟨x, ∇⟩ / ‖x‖: below it ‖x‖ grows
+        falls = by.moved / alpha**2 / away.clamp(min=torch.finfo(away.dtype).tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
         raised = (self.amplify * away).clamp(self.penalty, self.penalty * self.most)
         raised = torch.where(raised > falls, (away + falls) / 2, raised)
         lambdas = torch.where(away > 0, raised, self.penalty)
