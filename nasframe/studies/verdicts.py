@@ -169,7 +169,8 @@ def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping
         if row["seeds_needed"] is None:
             more = "no number of seeds that one could run resolves a difference so small"
         else:
-            more = f"needs about {human(row['more_seeds'])} more seeds to resolve a difference of this size"
+            seeds = "seed" if row["more_seeds"] == 1 else "seeds"
+            more = f"needs about {human(row['more_seeds'])} more {seeds} to resolve a difference of this size"
         yield f"{which}: {p_is(row['p_t'])}, the sign is not resolved; {more}."
 
 
