@@ -9,7 +9,7 @@ Chen et al., *Only Train Once*, arXiv 2107.07467, §3.1.)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -177,26 +177,40 @@ class Grouped:
         """Return the tensors' gradients, zero where there is none."""
         return [torch.zeros_like(t) if t.grad is None else t.grad for t in self.tensors]
 
+    def sums(self, of: Callable[..., Sequence[torch.Tensor]], *views: Iterable[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Return the sums over each group's parts of what a function gives of one tensor after another.
+
+        Whatever else the function does to a tensor is done while that is in the caches: on a CPU passes cost, not
+        products.
+
+        Args:
+            of: takes a tensor's cut from each of ``views``; returns rows, ``(groups of the tensor,)`` each.
+            views: of each tensor what is cut into groups, such as ``views``, ``cut(…)`` and ``each(…)``.
+        """
+        rows = zip(*(of(*cuts) for cuts in zip(*views, strict=True)), strict=True)
+        return [self._summed(iter(row)) for row in rows]
+
     def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
-        views = self.views if views is None else views
-        # the norm over rows is one fast pass; over columns it is far slower than a product with a sum over it
-        norm = torch.linalg.vector_norm
-        return self._summed(norm(x[0], dim=1).square() if len(x) == 1 else x.square().sum((0, 2)) for x in views)
+        return self.sums(lambda x: [square(x)], self.views if views is None else views)[0]
 
     def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return each group's inner product of two sets of tensors as ``cut`` gives them."""
-        return self._summed((x * y).sum((0, 2)) for x, y in zip(first, second, strict=True))
+        return self.sums(lambda x, y: [dot(x, y)], first, second)[0]
 
     def scale_(self, factors: torch.Tensor) -> None:
         """Multiply each group's weights by its factor."""
-        for x, factor in zip(self.views, self._each(factors), strict=True):
+        for x, factor in zip(self.views, self.each(factors), strict=True):
             x.mul_(factor)
 
-    def subtract_(self, factors: torch.Tensor, views: Sequence[torch.Tensor]) -> None:
-        """Take ``factor`` times other tensors, as ``cut`` gives them, from each group's weights."""
-        for x, y, factor in zip(self.views, views, self._each(factors), strict=True):
-            x.addcmul_(y, factor, value=-1)
+    def clear_(self, which: torch.Tensor) -> None:
+        """Make some groups zero; a few are reached without a pass over all others."""
+        views = iter(self.views)
+        for g, mask in self.layers(which):
+            places = mask.nonzero()[:, 0]
+            for x in (next(views) for _ in g.members):
+                if len(places):
+                    x.index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
         """Tell which groups are zero, exactly."""
@@ -206,13 +220,25 @@ class Grouped:
         """Cut a row with an entry for each group into its layers' parts."""
         yield from zip(self.groups, row.split(self.counts), strict=True)
 
+    def each(self, row: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Cut a row with an entry for each group so that each part fits its tensor's cut, ``(1, groups, 1)``."""
+        for g, part in self.layers(row):
+            yield from [part.view(1, -1, 1)] * len(g.members)
+
     def _summed(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
         sums = [sum((next(parts) for _ in g.members[1:]), next(parts)) for g in self.groups]
         return torch.cat(sums)
 
-    def _each(self, row: torch.Tensor) -> Iterator[torch.Tensor]:
-        for g, part in self.layers(row):
-            yield from [part.view(1, -1, 1)] * len(g.members)
+
+def square(x: torch.Tensor) -> torch.Tensor:
+    """Return the squared norms of ``(before, groups, entries)``, ``(groups,)``."""
+    # over rows the norm is one fast pass; over columns it is far slower than a product with a sum over it
+    return torch.linalg.vector_norm(x[0], dim=1).square() if len(x) == 1 else x.square().sum((0, 2))
+
+
+def dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of two ``(before, groups, entries)``, ``(groups,)``."""
+    return (x * y).sum((0, 2))
 
 
 def tensor_of(net: nn.Module, name: str) -> torch.Tensor:

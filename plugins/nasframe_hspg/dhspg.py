@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.nn.groups import dot, square
 from nasframe.nn.prox import leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, Positive, TrainJob
@@ -117,11 +118,14 @@ class DHSPG(GroupModifier):
         if step.skipped or step.index < self.first:
             return
         x = self.groups
-        torch._foreach_sub_(self.delta, x.tensors)  # δ = x_k − x' = α ∇
         delta = x.cut(self.delta)
-        moved = x.squares(delta)
-        leads = x.dots(x.views, delta) + moved  # ⟨x_k, δ⟩
-        now = x.squares()  # ‖x'‖²
+
+        def sums(x: torch.Tensor, delta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            delta.sub_(x)  # δ = x_k − x' = α ∇
+            return square(delta), dot(x, delta), square(x)
+
+        moved, leads, now = x.sums(sums, x.views, delta)
+        leads = leads + moved  # ⟨x_k, δ⟩ = ⟨x', δ⟩ + ‖δ‖²
         by = Moved(now + 2 * leads - moved, leads, moved)
         if not self.candidates.any() and self.cap.any():
             self.candidates = self.divided(by)
@@ -152,8 +156,9 @@ class DHSPG(GroupModifier):
         leaving = leaves_half_space(dots, squares, self.eps) & open_
         leaving = self.choose(squares / x.sizes, leaving, zero, self.cap - found)
         zero = zero | leaving
-        x.scale_(torch.where(zero, 0, 1 - pull))  # x' − pull x_k = (1 − pull) x' − pull δ
-        x.subtract_(torch.where(zero, 0, pull), delta)
+        stays = torch.where(zero, 0, 1 - pull)
+        for w, d, stay, p in zip(x.views, delta, x.each(stays), x.each(torch.where(zero, 0, pull)), strict=True):
+            w.mul_(stay).addcmul_(d, p, value=-1)  # x' − pull x_k = (1 − pull) x' − pull δ
         return zero
 
     def lambdas(self, alpha: float, norms: torch.Tensor, by: Moved, index: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.nn.groups import dot, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, TrainJob
@@ -116,8 +117,9 @@ class HSPG(GroupModifier):
         """Keep x_k, where the second stage will ask what the optimiser did to it."""
         self.groups.bind()
         if step.index >= round(self.prox * step.total):
-            self.old = self.old or self.groups.copy()
-            torch._foreach_copy_(self.old, self.groups.tensors)
+            x = self.groups
+            self.old = self.old or x.copy()
+            (self.squares,) = x.sums(lambda old, now: [square(old.copy_(now))], x.cut(self.old), x.views)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -149,20 +151,22 @@ class HSPG(GroupModifier):
 
     def half_space_step(self, alpha: float) -> torch.Tensor:
         """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return what is zero."""
-        x, old = self.groups, self.groups.cut(self.old)
-        squares = x.squares(old)
+        x, squares = self.groups, self.squares
         zero = squares == 0  # zero groups stay zero
         self.size = (squares.sqrt() / self.weights).mean()
         open_ = (torch.bincount(x.unit, zero.float(), len(self.cap)) < self.cap)[x.unit] & ~zero
         pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights * squares.rsqrt(), 0)
-        dots = x.dots(x.views, old) - pull * squares
+        some = bool(zero.any())
+
+        def made(v: torch.Tensor, old: torch.Tensor, pull: torch.Tensor, stays: torch.Tensor) -> list[torch.Tensor]:
+            v = v.mul_(stays) if some else v
+            return [dot(v.addcmul_(old, pull, value=-1), old)]
+
+        (dots,) = x.sums(made, x.views, x.cut(self.old), x.each(pull), x.each((~zero).to(pull.dtype)))
         leaving = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
         leaving = self.within(dots / squares, leaving, zero)
-        zero = zero | leaving
-        if zero.any():
-            x.scale_((~zero).to(dots.dtype))
-        x.subtract_(torch.where(zero, 0, pull), old)
-        return zero
+        x.clear_(leaving)
+        return zero | leaving
 
     def within(self, scores: torch.Tensor, candidates: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """Choose of the groups that would become zero as many of the lowest scores as the caps leave room for."""

@@ -100,16 +100,14 @@ class ADMM(Modifier):
 
     def on_gradients(self, step: Step) -> None:
         """Add the gradient of the penalty, eq. (1); once there is a mask, leave the zeros none."""
-        names = [name for name, w in self.W.items() if w.grad is not None]
-        gradients: Any = [self.W[name].grad for name in names]
-        if not names:
-            return
-        if self.mask:
-            torch._foreach_mul_(gradients, [self.mask[name] for name in names])
-            return
-        rho = self.rho * self.growth ** (step.index / self.dense_steps)
-        torch._foreach_add_(gradients, [self.W[name].detach() for name in names], alpha=rho)
-        torch._foreach_sub_(gradients, [self.target[name] for name in names], alpha=rho)
+        rho = self.rho * self.growth ** (step.index / max(self.dense_steps, 1))
+        for name, w in self.W.items():
+            if w.grad is None:
+                continue
+            if self.mask:
+                w.grad.mul_(self.mask[name])
+            else:  # at one matrix after the other, while it is in the caches
+                w.grad.add_(w.detach(), alpha=rho).sub_(self.target[name], alpha=rho)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from nasframe.errors import UsageError
 from nasframe.nn.channels import channel_groups, without
 from nasframe.nn.elastic import FAMILIES
-from nasframe.nn.groups import Grouped, encoder_groups, removable_groups, tensor_of, zeros_last
+from nasframe.nn.groups import Grouped, dot, encoder_groups, removable_groups, square, tensor_of, zeros_last
 from nasframe.nn.slices import extract
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
@@ -87,10 +87,17 @@ def test_rows_over_groups_are_those_of_their_parts(seed):
     factors = torch.rand(len(pairs), generator=draw)
     expected = [[a * f - f * b for a, b in p] for p, f in zip(pairs, factors, strict=True)]
     x.scale_(factors)
-    x.subtract_(factors, x.cut(others))
+    made = lambda a, b, f: [square(a.addcmul_(b, f, value=-1)), dot(a, b)]  # noqa: E731
+    squares, dots = x.sums(made, x.views, x.cut(others), x.each(factors))
+    torch.testing.assert_close(squares, x.squares())
+    torch.testing.assert_close(dots, x.dots(x.views, x.cut(others)))
     for p, e in zip(pairs, expected, strict=True):
         for (a, _), b in zip(p, e, strict=True):
             torch.testing.assert_close(a, b)
+    which = torch.rand(len(pairs), generator=draw) < 0.3
+    kept = x.squares()
+    x.clear_(which)
+    torch.testing.assert_close(x.squares(), torch.where(which, 0, kept), rtol=0, atol=0)
 
 
 def test_a_parametrised_tensor_is_reached_behind_its_parametrisation():
