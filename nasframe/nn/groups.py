@@ -209,8 +209,7 @@ class Grouped:
         for g, mask in self.layers(which):
             places = mask.nonzero()[:, 0]
             for x in (next(views) for _ in g.members):
-                if len(places):
-                    x.index_fill_(1, places, 0)
+                x.index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
         """Tell which groups are zero, exactly."""
