@@ -6,6 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,12 @@ CAPTIONS = {
 }
 
 
+OVERVIEW = (
+    "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with. ↑ ↓: higher or lower than"
+    " the reference, resolved after Holm's adjustment."
+)
+
+
 def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write ``study.html``, ``.json``, ``.csv``, ``.md``, ``.tex`` and ``figures/``.
 
@@ -112,21 +120,18 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
 
 
 def latex(report: Mapping[str, Any]) -> str:
-    r"""Write one ``booktabs`` table for each task, for ``\input`` into a paper."""
+    r"""Write the overview and a table for each task with ``booktabs``, for ``\input`` into a paper."""
     names = ("arm", "n", "score", "difference", "holm", "wilcoxon", "effect")
-    blocks = []
+    heading, *scores = overview(report)
+    groups = [list(of_task) for _, of_task in groupby(scores, key=itemgetter(0))]
+    blocks = [_tex_table(f"{report['name']}, against {report['against']}. {OVERVIEW}", heading, groups)]
     for task, view in views(report).items():
-        lines = [
-            r"\begin{table}", r"\centering", rf"\caption{{{_tex(about(report, view))} Task: {_tex(task)}.}}",
-            rf"\begin{{tabular}}{{ll{'r' * (len(names) - 1)}}}", r"\toprule",
-            " & ".join(_tex(heading) for heading in ("model", *(COLUMNS[name] for name in names))) + r" \\",
-        ]  # fmt: skip
+        groups = []
         for table in view:
-            lines.append(r"\midrule")
-            for place, row in enumerate(rows(report, table)):
-                cells = ["" if place else table["model"], *(row[name] for name in names)]
-                lines.append(" & ".join(map(_tex, cells)) + r" \\")
-        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]))
+            cells = [[table["model"], *(row[name] for name in names)] for row in rows(report, table)]
+            groups.append([cells[0], *(["", *row[1:]] for row in cells[1:])])
+        heading = ["model", *(COLUMNS[name] for name in names)]
+        blocks.append(_tex_table(f"{about(report, view)} Task: {task}.", heading, groups))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(blocks)
 
 
@@ -213,7 +218,7 @@ def _row(
     cells = dict.fromkeys(COLUMNS, "–") | {
         "arm": row["arm"],
         "n": str(row["n"] if pair is None or pair["n"] == row["n"] else f"{row['n']} ({pair['n']} pairs)"),
-        "score": score(metric, row["mean"]) + (f" ± {score(metric, row['sd'])}" if row["sd"] is not None else ""),
+        "score": _spread(metric, row),
         "rank": "–" if row["rank"] is None else f"{row['rank']:.2g}",
         "cost": "–" if cost is None else f"{100 * cost:.0f} %",
         "verdict": "reference" if row["arm"] == report["against"] else "not paired",
@@ -239,6 +244,26 @@ def _row(
     return cells
 
 
+def overview(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay all scores out as one table, its heading first: arms by models, mean ± sd, beside the arms' teachers.
+
+    An arrow says that the difference from the reference is resolved after Holm's adjustment, and which way it goes.
+    """
+    arrows = {"higher": " ↑", "lower": " ↓"}
+    laid = [["task", "arm", *(["teacher"] if report["teachers"] else []), *report["models"]]]
+    for task, view in views(report).items():
+        cells = {
+            (row["arm"], table["model"]): row["score"] + arrows.get(row["verdict"], "")
+            for table in view
+            for row in rows(report, table)
+        }
+        metric = view[0]["metric"]
+        cells |= {(row["arm"], "teacher"): _spread(metric, row) for row in report["teachers"] if row["task"] == task}
+        named = [arm for arm in report["arms"] if any((arm, model) in cells for model in report["models"])]
+        laid += [[task, arm, *(cells.get((arm, model), "–") for model in laid[0][2:])] for arm in named]
+    return laid
+
+
 def score(metric: str, value: float) -> str:
     """Write a score beside others: shares times 100, without a sign.
 
@@ -250,12 +275,17 @@ def score(metric: str, value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.1 or not value else f"{value:#.3g}"
 
 
+def _spread(metric: str, row: Mapping[str, Any]) -> str:
+    return score(metric, row["mean"]) + (f" ± {score(metric, row['sd'])}" if row["sd"] is not None else "")
+
+
 def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any], **more: Any) -> str:
     from nasframe.reports import study_report
 
     return render(
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures}, s=study_report,
-        views=views(report), ledger=_ledger(report), pairs=_examples(report), fronts=_fronts(report), **more,
+        views=views(report), overview=overview(report), ledger=_ledger(report), pairs=_examples(report),
+        fronts=_fronts(report), **more,
     )  # fmt: skip
 
 
@@ -337,6 +367,17 @@ def _single_pairs(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{row['model']}: {against}: {gap} over {row['n']} examples{test}."
 
 
+def _tex_table(caption: str, heading: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> str:
+    """Write a table: two columns of text, the others numbers; a rule above each group of rows."""
+    lines = [
+        r"\begin{table}", r"\centering", rf"\caption{{{_tex(caption)}}}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(heading) - 2)}}}", r"\toprule", " & ".join(map(_tex, heading)) + r" \\",
+    ]  # fmt: skip
+    for group in groups:
+        lines += [r"\midrule", *(" & ".join(map(_tex, row)) + r" \\" for row in group)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
 def _tex(text: str) -> str:
     for plain, written in (("\\", r"\textbackslash "), *((c, f"\\{c}") for c in "&%$#_{}")):
         text = text.replace(plain, written)
@@ -347,6 +388,8 @@ def _tex(text: str) -> str:
         "–": "--",
         "<": "$<$",
         "×": r"$\times$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
         "~": r"\textasciitilde ",
     }
     for sign, written in (signs | {"^": r"\textasciicircum "}).items():

@@ -68,6 +68,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         "power": stats.POWER,
         "resamples": stats.RESAMPLES,
         "tables": tables(found, arms, against),
+        "teachers": teachers(frame[frame["metric"].isin(metrics)], arms, tasks),
     }
     report["fronts"] = evidence.fronts(found, runs, arms, against)
     report["anytime"] = evidence.anytime(runs, arms, report["models"])
@@ -142,6 +143,24 @@ def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[
         for table in view:
             table["family"] = sum(row["p_t"] is not None for row in comparisons)
         made += view
+    return made
+
+
+def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Average the scores of the teachers: the full networks that the arms' runs begin with.
+
+    Args:
+        frame: as :func:`nasframe.studies.study.collect` returns.
+        arms: in order.
+        tasks: in order; those of several are averaged within a seed first.
+    """
+    rows, made = frame[frame["role"] == "teacher"], []
+    for task in [*([MEAN] if len(tasks) > 1 else []), *tasks]:
+        scores = _by_seed(rows if task == MEAN else rows[rows["task"] == task], len(tasks) if task == MEAN else 1)
+        for arm in arms:
+            if scores.get(arm):
+                own = asdict(stats.summary(list(scores[arm].values())))
+                made.append({"task": task, "arm": arm} | {key: own[key] for key in ("n", "mean", "sd")})
     return made
 
 

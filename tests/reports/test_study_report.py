@@ -71,15 +71,33 @@ def test_what_is_written_depends_on_the_runs_alone(home, report):
 
 def test_latex_has_a_table_a_task_and_escapes(home, report):
     text = (home / "study.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
-    assert all(text.count(rule) == 3 for rule in (r"\toprule", r"\bottomrule"))
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 4
+    assert all(text.count(rule) == 4 for rule in (r"\toprule", r"\bottomrule"))
     assert r"75\%" in text
-    assert not set("±−≥×–") & set(text)
+    assert not set("±−≥×–↑↓") & set(text)
+    text = text[text.index(r"\end{table}") :]  # the overview has columns of its own
     body = re.findall(r"\\midrule\n(.*?)(?=\\midrule|\\bottomrule)", text, re.DOTALL)
     assert all(line.count(" & ") == 7 and line.endswith(r"\\") for part in body for line in part.strip().splitlines())
     assert study_report._tex(r"a_b & c\d ~^<{}#$") == (
         r"a\_b \& c\textbackslash d \textasciitilde \textasciicircum $<$\{\}\#\$"
     )
+
+
+def test_the_overview_is_the_tables_side_by_side(home, report):
+    heading, *rows = study_report.overview(report)
+    assert heading == ["task", "arm", "teacher", *report["models"]]
+    frame = pd.read_csv(home / "study.csv")
+    teachers = frame[(frame["role"] == "teacher") & (frame["task"] == "sst2") & (frame["arm"] == "random")]["score"]
+    assert ["sst2", "random", f"{100 * teachers.mean():.1f} ± {100 * teachers.std():.1f}"] in [row[:3] for row in rows]
+    for table in report["tables"]:
+        for row in study_report.rows(report, table):
+            (line,) = [line for line in rows if line[:2] == [table["task"], row["arm"]]]
+            cell = line[heading.index(table["model"])]
+            assert cell.removesuffix(" ↑").removesuffix(" ↓") == row["score"]
+            assert cell.endswith("↑") == (row["verdict"] == "higher")
+            assert cell.endswith("↓") == (row["verdict"] == "lower")
+    text = (home / "study.html").read_text()
+    assert all(cell in text for row in rows for cell in row)
 
 
 def test_the_flat_table_has_a_row_for_each_arm(report):

@@ -41,6 +41,18 @@ def analysed(rows, **more):
     return compare.analyse("/nowhere", made, settings(made))
 
 
+def test_teachers_are_averaged_over_tasks_within_a_seed():
+    made = frame([("a", task, seed, 0.6 + 0.1 * seed) for task in "tu" for seed in (0, 1)])
+    scores = [0.8, 0.84, 0.7, 0.78]
+    top = made.assign(model="teacher", role="teacher", budget=None, score=scores)
+    found = compare.teachers(pd.concat([made, top, top.iloc[:1].assign(arm="b")]), ["a", "b"], ["t", "u"])
+    assert [(row["task"], row["arm"], row["n"]) for row in found] == [
+        ("mean of tasks", "a", 2), ("t", "a", 2), ("t", "b", 1), ("u", "a", 2),
+    ]  # fmt: skip
+    assert found[0]["mean"] == pytest.approx(np.mean(scores), abs=1e-12)
+    assert found[0]["sd"] == pytest.approx(np.std([0.75, 0.81], ddof=1), abs=1e-12)
+
+
 SCORES = {"a": [0.61, 0.64, 0.60, 0.66], "b": [0.63, 0.67, 0.61, 0.70], "c": [0.60, 0.66, 0.59, 0.65]}
 ROWS = [(arm, "t", seed, score) for arm, scores in SCORES.items() for seed, score in enumerate(scores)]
 
