@@ -123,7 +123,7 @@ class _Refused(Exception):
 
 def change(root: Node, overrides: Sequence[str | Override], problems: list[Problem]) -> None:
     """Apply ``set``, switches, overrides; those on a ``repeat`` group before it is written out, the rest after."""
-    given = [_parse(item, problems) if isinstance(item, str) else item for item in overrides]
+    given = [read_override(item, problems) if isinstance(item, str) else item for item in overrides]
     parsed = [item for item in given if item]
     switches = root.value.get("switches")
     known = switches.value if switches is not None and isinstance(switches.value, dict) else {}
@@ -150,7 +150,8 @@ def _given_groups(stages: Node | None) -> set[str]:
     return {str(options["name"]) for verb, options in pairs if verb == "repeat" and "name" in options}
 
 
-def _parse(text: str, problems: list[Problem]) -> Override | None:
+def read_override(text: str, problems: list[Problem]) -> Override | None:
+    """Read ``key=value``, ``+key=value`` or ``~key``; ``None`` where it is none, with the problem noted."""
     at = Position(f"override {text!r}")
     sign = text[:1] if text[:1] in ("+", "~") else ""
     key, equals, value = text[len(sign) :].partition("=")

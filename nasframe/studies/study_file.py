@@ -12,7 +12,7 @@ from typing import Any
 from nasframe.errors import Problem, RecipeError, listing, suggestion
 from nasframe.recipe.loading import find_recipe, read_recipe
 from nasframe.recipe.nodes import Node, Position, dotted, read
-from nasframe.recipe.overrides import Override, change
+from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
 
@@ -20,6 +20,8 @@ KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compa
 COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None}
 """What may be said about the comparison, with its defaults."""
 SPLITS = ("dev", "select", "train")
+MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
+"""Keys that hold things by names of their own, and what one of them is called."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
 
 
@@ -110,7 +112,9 @@ class _Reader:
             root = None
         self.root = root or Node({}, Position(str(self.path)))
         own = [text for text in overrides if re.split(r"[.=]", text.lstrip("+~"), maxsplit=1)[0] in KEYS]
-        change(self.root, own, self.problems)
+        change(self.root, (), self.problems)
+        for text in own:  # one by one, for a later one may change what an earlier one adds
+            change(self.root, self.own(text), self.problems)
         self.overrides = [text for text in overrides if text not in own]
         self.smoke = self.root.value.get("smoke") if smoke else None
         self.small = smoke
@@ -118,6 +122,23 @@ class _Reader:
 
     def problem(self, at: Node | Position, path: str, text: str) -> None:
         self.problems.append(Problem(str(at.at if isinstance(at, Node) else at), path, text))
+
+    def own(self, text: str) -> list[Override]:
+        """Read an override of the study; the arm, task or axis that it changes must be there, unless it adds one."""
+        item = read_override(text, self.problems)
+        if item is None or item.keys[0] not in MEMBERS or len(item.keys) == 1:
+            return [item] if item else []
+        key, rest = item.keys[0], dotted(item.keys[1:])
+        holder = self.root.value.get(key)
+        known = holder.value if holder is not None and isinstance(holder.value, dict) else {}
+        there = [name for name in known if f"{rest}.".startswith(f"{name}.")]  # names may hold dots, as axes do
+        name = max(there, key=len) if there else rest if key == "axes" else item.keys[1]
+        if not there and not item.sign:
+            what = f"no {MEMBERS[key]} {name!r}. {key.capitalize()}: {listing(known)}.{suggestion(name, known)}"
+            self.problem(item.at, f"{key}.{name}", f"{what} To add it write '+{text}'.")
+            return []
+        inner = rest[len(name) + 1 :]
+        return [replace(item, keys=(key, name, *(inner.split(".") if inner else ())))]
 
     def get(self, key: str, kind: type, what: str) -> Any:
         """Return a key's value, checked; ``None`` where it is missing or wrong."""

@@ -213,6 +213,51 @@ def test_an_axis_names_its_arms_by_their_values(write):
     ]  # fmt: skip
 
 
+NAMED = """\
+base: {toy}
+{arms}
+tasks: {{sst2: {{}}, mrpc: {{task.train: 32}}}}
+seeds: [0]
+"""
+ARMS = "arms: {random: {stages.search.sampler: random}, sng-0.5: {}}"
+AXES = "axes: {stages.search.trials: [2, 4], stages.search.sampler: [random]}"
+
+
+@pytest.mark.parametrize(
+    ("arms", "override", "expected"),
+    [
+        (ARMS, "arms.randm.stages.search.trials=5", "arms.randm  no arm 'randm'. Arms: random, sng-0.5. Did you mean"),
+        (ARMS, "arms.randm={}", "Did you mean 'random'? To add it write '+arms.randm={}'."),
+        (ARMS, "tasks.mrcp.task.train=16", "tasks.mrcp  no task 'mrcp'. Tasks: mrpc, sst2. Did you mean 'mrpc'?"),
+        (AXES, "axes.stages.search.trails=[5]", "no axis 'stages.search.trails'. Axes: stages.search.sampler, stages."),
+        (ARMS, "~arms.randm", "there is no 'randm' to take away. Did you mean 'random'?"),
+        (ARMS, "+arms.random={}", "'random' is there already. To change it leave out the '+'."),
+    ],
+)
+def test_an_override_of_what_is_not_there_adds_nothing_unasked(write, arms, override, expected):
+    (text,) = problems(write(NAMED, arms=arms), override)
+    assert text.startswith(f"override {override!r}")
+    assert expected in text
+
+
+def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
+    path = write(NAMED, arms=ARMS)
+    overrides = [
+        "arms.random.stages.search.trials=5",
+        "arms.sng-0.5.stages.search.trials=6",
+        "tasks.mrpc.task.train=16",
+    ]
+    found = study.load_study(path, [*overrides, "+arms.wide.space.heads=[4]", "arms.wide.stages.search.trials=7"])
+    trials = {arm: plan.stages[3].options["trials"] for (arm, _), plan in found.plans.items()}
+    assert trials == {"random": 5, "sng-0.5": 6, "wide": 7}
+    assert found.plans["wide", "mrpc"].task["train"] == 16
+    path = write(NAMED, arms=AXES)
+    assert list(study.load_study(path, ["axes.stages.search.trials=[3]"]).arms) == ["trials=3,sampler=random"]
+    assert list(
+        study.load_study(path, ["+axes.space.depth=[1]", "~axes.space.depth", "~axes.stages.search.trials"]).arms
+    )
+
+
 # ---- as it runs
 
 SMALL = """\
