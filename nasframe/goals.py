@@ -38,6 +38,12 @@ def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return constraints, dict(plan.budgets if budgets is None else budgets)
 
 
+def aimed_costs(plan: Plan) -> list[str]:
+    """Name the costs that a recipe as a whole bounds or aims at: those that samplers outside a search learn of."""
+    aims = (name[1:] for name in plan.objectives or () if name.startswith("-"))
+    return sorted({*plan.constraints, *plan.budgets, *aims})
+
+
 def parse_limits(
     constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
 ) -> tuple[dict[str, Bounds], dict[str, dict[str, Bounds]]]:

@@ -13,8 +13,8 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ class Cache:
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """Return what is kept, by key, the least recently used first; what cannot be read is left out."""
-        paths = sorted(self.root.glob("stages/*.json"), key=lambda path: path.stat().st_mtime)
-        found = {path.stem: _manifest(path) for path in paths}
+        used = {path: stat.st_mtime for path, stat in _stats(self.root.glob("stages/*.json"))}
+        found = {path.stem: _manifest(path) for path in sorted(used, key=used.__getitem__)}
         return {key: entry for key, entry in found.items() if entry}
 
     def holds(self, key: str) -> bool:
@@ -66,6 +66,8 @@ class Cache:
         wrong = [blob for blob in map(self.blob, entry["files"].values()) if not _sound(blob)] if entry else [path]
         if not wrong:
             return entry
+        if not path.exists():  # pruned meanwhile
+            return None
         warnings.warn(f"{path}: corrupt in the cache ({wrong[0].name[:12]}); the stage is run again.", stacklevel=2)
         for broken in {path, *wrong}:
             broken.unlink(missing_ok=True)
@@ -101,12 +103,11 @@ class Cache:
 
     def size(self, entry: Mapping[str, Any]) -> int:
         """Return the bytes of an entry's files; others may share them."""
-        blobs = [self.blob(name) for name in set(entry["files"].values())]
-        return sum(blob.stat().st_size for blob in blobs if blob.exists())
+        return sum(stat.st_size for _, stat in _stats(self.blob(name) for name in set(entry["files"].values())))
 
     def total(self) -> int:
         """Return the bytes of all files."""
-        return sum(path.stat().st_size for path in self.root.glob("blobs/*/*"))
+        return sum(stat.st_size for _, stat in _stats(self.root.glob("blobs/*/*")))
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -142,7 +143,7 @@ class Cache:
         """Drop the least recently used entries until the files together are no larger; return their keys."""
         with self.guard():
             entries, dropped = self.entries(), []
-            sizes = {path.name: path.stat().st_size for path in self.root.glob("blobs/*/*")}
+            sizes = {path.name: stat.st_size for path, stat in _stats(self.root.glob("blobs/*/*"))}
             users = {name: sum(name in e["files"].values() for e in entries.values()) for name in sizes}
             total = sum(size for name, size in sizes.items() if users[name])
             for key, entry in entries.items():
@@ -188,7 +189,8 @@ class CachedRun:
         origin = {"key": self.keys[position], "run": entry["run"], "run_seconds": entry["run_seconds"]}
         result = {**entry["result"], "cached": origin}
         self.store.put_stage(stage.name, position, stage.verb, rows, time.monotonic() - began, result)
-        os.utime(self.cache.root / "stages" / f"{self.keys[position]}.json")
+        with suppress(FileNotFoundError):  # pruned meanwhile
+            os.utime(self.cache.root / "stages" / f"{self.keys[position]}.json")
         return True
 
     def _place(self, files: Mapping[str, str]) -> None:
@@ -272,6 +274,16 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return entry if entry.get("format") == FORMAT and check == digest(entry) else None
+
+
+def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Ask the system about files; those that another process drops meanwhile are left out."""
+    for path in paths:
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        yield path, found
 
 
 def _sound(blob: Path) -> bool:

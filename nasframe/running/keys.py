@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.goals import aimed_costs
 from nasframe.recipe.plan import keeps_net
 from nasframe.types import Work, canonical_json
 
@@ -79,6 +80,8 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
         parts["space"] = plan.space
     if options.get("sampler") == "shared":
         parts["sampler"] = plan.sampler
+    if options.get("sampler"):
+        parts["costs"] = aimed_costs(plan)  # which ones the sampler learns of, whatever their bounds
     if verb in ("search", "evaluate") or trains_views or options.get("modifiers"):
         parts["estimators"] = plan.estimators
     if verb == "search":

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import RunError, UsageError
+from nasframe.goals import aimed_costs
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
 from nasframe.running.cache import Cache, CachedRun
@@ -334,9 +335,8 @@ class RunContext:
         """Make the costs that samplers get: those bounded, or else those that the recipe bounds or aims at."""
         from nasframe.costs import cost_rows
 
-        aims = (name[1:] for name in self.plan.objectives or () if name.startswith("-"))
-        names = {*bounded} or {*self.plan.constraints, *self.plan.budgets, *aims}
-        return cost_rows(self.estimators, sorted(names), work.space, work.net)
+        names = sorted({*bounded}) or aimed_costs(self.plan)
+        return cost_rows(self.estimators, names, work.space, work.net)
 
 
 def write_environment(context: RunContext) -> None:

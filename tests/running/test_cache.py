@@ -88,7 +88,10 @@ MISSES = {
     "the shared sampler": (["sampler=random"], STAGES[1:]),
     "a cost's options": (["estimators.latency.repeats=3"], STAGES[1:]),
     "a budget": (["budgets.encoder_params=50%"], STAGES[2:]),
-    "a constraint": (["constraints.params=< 1M"], STAGES[2:]),
+    "a constraint": (["constraints.encoder_params=< 1M"], STAGES[2:]),
+    "another cost with a budget": (["+budgets.macs=50%"], STAGES[1:]),
+    "another cost with a bound": (["constraints.macs=< 1G"], STAGES[1:]),
+    "another cost to aim at": (["objectives=[accuracy, -macs]"], STAGES[1:]),
     "the model": (["model.layers=2"], STAGES),
     "the task's options": (["task.max_length=3"], STAGES),
     "the split": (["task.select=5"], STAGES),
@@ -439,6 +442,32 @@ def test_pruning_drops_the_oldest_and_what_is_left_still_works(built, tmp_path):
     store.prune(0)
     assert not store.entries()
     assert not list(folder.glob("blobs/*/*"))
+
+
+@pytest.mark.parametrize("when", ["_sound", "_place"])
+def test_pruning_while_a_run_reads_costs_nothing_but_work(built, tmp_path, monkeypatch, when):
+    home, run, _ = built
+    folder = tmp_path / "cache"
+    subprocess.run(["cp", "-rp", str(home / "cache"), str(folder)], check=True)
+    owner = cache if when == "_sound" else cache.CachedRun
+    known = getattr(owner, when)
+
+    def pruned(*args):
+        answer = known(*args)
+        Cache(folder).prune(0)
+        return answer and when != "_sound"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, when, pruned)
+        again = run_of(nf.load_recipe(TOY), out=tmp_path / "again", cache=folder)  # a warning would be an error
+    assert numbers(again.directory) == numbers(run.directory)
+
+
+def test_what_is_dropped_while_it_is_listed_is_left_out(tmp_path):
+    (tmp_path / "there").write_text("12")
+    assert [(path.name, stat.st_size) for path, stat in cache._stats([tmp_path / "gone", tmp_path / "there"])] == [
+        ("there", 2)
+    ]
 
 
 def test_why_names_what_differs_and_goes_back_to_the_stage_where_it_began(built, tmp_path):
