@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
 from nasframe.cli.check import files_of, is_study, problems_of
+from nasframe.nn.bits import account
+from nasframe.nn.formats import encoder_matrices, parse_format
 from nasframe.recipe.loading import extended_files
+from nasframe.studies.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for suffix in ("*.yaml", "*.yml") for path in (ROOT / "recipes").rglob(suffix))
@@ -25,3 +31,35 @@ def test_every_recipe_opens_with_a_comment_that_says_how_to_run_it():
         assert text.startswith("# "), recipe
         verb = "ablate" if is_study(recipe) else "run"
         assert f"nasframe {verb} {name}" in text or f"nasframe {verb} recipes/{name}.yaml" in text, recipe
+
+
+def test_compressors_are_at_the_shares_they_stand_under():
+    plans = load_study("studies/compressors").plans
+    stages = {key: {stage.name: stage.options for stage in plan.stages} for key, plan in plans.items()}
+    asked = {key: (plan.budgets, stages[key]) for key, plan in plans.items()}
+    for arm, task in plans:
+        share = task.partition("-")[2]
+        other = task.replace(share, "25%" if share == "50%" else "50%")
+        assert asked[arm, task] != asked[arm, other], (arm, task)
+        if arm == "nxmiformer":
+            assert stages[arm, task]["assign"]["use"]["archs"] == {"assigned": share}
+        if arm == "obprox":
+            assert stages[arm, task]["sparse"]["modifiers"][0]["target"] == share
+
+
+def test_formats_are_compared_at_the_bits_that_the_arms_say():
+    with torch.device("meta"):
+        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+        net = BertForSequenceClassification(config)
+    plans = load_study("studies/nxmiformer").plans
+    assert {arm for arm, _ in plans} == {"uniform-84", "uniform-90", "one-shot-90", "assigned-90"}
+    for (arm, _), plan in plans.items():
+        stages = {stage.name: stage.options for stage in plan.stages}
+        bound = float(stages["assign"]["use"]["archs"]["assigned"].removesuffix("%"))
+        formats = plan.space["formats"]
+        if arm != "assigned-90":  # the one format fits, and is what the arm is called after
+            record = dict.fromkeys((name for name, _ in encoder_matrices(net)), parse_format(formats[0]))
+            assert len(formats) == 1
+            assert 100 - bound < 100 * account(net, record)["saved"] < 100 - bound + 1
+        assert bound == (16 if arm == "uniform-84" else 10)
+        assert stages["assigned"]["modifiers"][2]["tune"] == (1 if arm == "one-shot-90" else 0.4)

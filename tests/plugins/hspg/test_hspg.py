@@ -122,6 +122,7 @@ def test_single_weights_become_zero_and_are_counted():
         (lambda: HESSO(criteria={"size": 1.0}), "no criteria size"),
         (lambda: OBProxSG(eps=-0.1), "eps >= 0"),
         (lambda: OBProxSG(prox="150%"), "prox: '150%' is out of range"),
+        (lambda: OBProxSG(target="100%"), "target: '100%' is out of range"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, text):

@@ -292,6 +292,25 @@ def test_obprox_sg_is_its_two_formulas_on_matrices_of_layers_alone(optimizer):
     assert all("encoder.layer" in name for name in names)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("orthant", "eps", "sample"), [(None, 0.0, 2**20), (None, 0.01, 500), ("10%", 0.0, 2**20)])
+def test_obprox_sg_reaches_its_target_to_the_weight_and_stays_there(optimizer, orthant, eps, sample, monkeypatch):
+    monkeypatch.setattr("nasframe_hspg.obprox_sg.SAMPLE", sample)
+    modifier = OBProxSG(target="30%", prox="20%", orthant=orthant, eps=eps, until="70%")
+    stage, zeros = Stage(modifier, optimizer, total=20), []
+    for _ in range(20):
+        before, _ = stage.step()
+        tensors = [tensor_of(stage.net, name).detach() for name in matrices(stage.net)]
+        zeros.append(sum(int((tensor == 0).sum()) for tensor in tensors))
+    goal = round(0.7 * sum(tensor.numel() for tensor in tensors))
+    assert zeros[13:] == [goal] * 7
+    assert zeros[12] < goal
+    if sample == 2**20:
+        assert zeros[:13] == pytest.approx([goal * (i + 1) / 14 for i in range(13)], abs=1)
+    last = [tensor_of(before, name) == 0 for name in matrices(stage.net)]
+    assert all(torch.equal(tensor == 0, zero) for tensor, zero in zip(tensors, last, strict=True))
+
+
 @pytest.mark.parametrize("make", [HSPG, DHSPG, HESSO, OBProxSG])
 def test_a_skipped_step_changes_nothing(make):
     stage = Stage(make())
