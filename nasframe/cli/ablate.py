@@ -67,7 +67,7 @@ def ablate(
 
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
-    """Bring a study to its end and show what came out; exit 1 where a run failed."""
+    """Bring a study to its end and show what came out; exit 1 where a run failed or nothing can be compared."""
     from nasframe.studies.study import go_on
 
     def say(text: str) -> None:
@@ -91,7 +91,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
 
         show(json.loads(result.read_text(encoding="utf-8")))
         print(f"report  {home / 'study.html'}", file=sys.stderr)
-    if failures:
+    if failures or not result.exists():
         raise typer.Exit(1)
 
 

@@ -15,6 +15,7 @@ from nasframe.recipe.nodes import Position, dump, parse
 from nasframe.running.cache import default_folder
 from nasframe.running.keys import chains
 from nasframe.store import RunStore
+from nasframe.studies.comparable import check_metric, why_nothing
 from nasframe.studies.study_file import Study, load_study
 from nasframe.studies.workers import LOG, work_through
 
@@ -55,7 +56,7 @@ def ablate(
         and lack in the table; see :func:`missing`.
 
     Raises:
-        UsageError: ``out`` is not empty.
+        UsageError: ``out`` is not empty, or a task lacks the metric that is compared.
     """
     directory = begin(study, out, cache, jobs)
     go_on(directory, say=say)
@@ -71,6 +72,7 @@ def begin(
         there = (home / SETTINGS).exists()
         hint = f" To go on with the study in it: nasframe ablate --resume {home}" if there else ""
         raise UsageError(f"{home}: not empty; a study is never overwritten.{hint}")
+    check_metric(study)
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION, "study": study.name, "description": study.description,
         "source": str(study.source), "command": command or sys.argv, "arms": dict(study.arms),
@@ -158,13 +160,15 @@ def run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def report(directory: Path, say: Callable[[str], None]) -> None:
     """Write the study's table, statistics and pages from what is finished."""
     from nasframe.reports import study_report
+    from nasframe.studies.compare import compared
 
-    frame = collect(directory)
-    if frame.empty:
-        say("no run left anything to compare.")
+    frame, facts = collect(directory), settings(directory)
+    if compared(frame, facts["compare"].get("models")).empty:
+        runs = [run["run"] for run in facts["runs"] if finished(directory / run["run"])]
+        say(why_nothing(directory, runs, facts["compare"]))
         return
     try:
-        study_report.write(directory, frame, settings(directory))
+        study_report.write(directory, frame, facts)
     except UsageError as error:
         say(str(error))
 

@@ -15,6 +15,7 @@ from nasframe.recipe.nodes import Node, Position, dotted, read
 from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
+from nasframe.studies.comparable import faults
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None}
@@ -166,6 +167,7 @@ class _Reader:
             for task in (tasks or {"": Arm()})
             if (plan := self.plan([tasks.get(task), arms[arm], arms[arm].tasks.get(task)], compare))
         }
+        self.comparable(plans, compare)
         return Study(
             name=self.get("study", str, "the study's name") or self.path.stem,
             description=self.get("description", str, "text") or "", source=self.path.resolve(),
@@ -249,6 +251,17 @@ class _Reader:
             if said[key] is not None and not isinstance(said[key], kind):
                 self.problem(found[key], f"compare.{key}", f"{said[key]!r} does not fit. Expected {what}.")
         return found
+
+    def comparable(self, plans: Mapping[tuple[str, str], Plan], compare: Mapping[str, Any]) -> None:
+        """Check that the runs will measure what is compared."""
+        said = {key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()}
+        if said["split"] not in SPLITS or not isinstance(said["models"], list | None):
+            return
+        patterns = said["models"] or () if not self.problems else ()  # with a recipe that is wrong models are lacking
+        for number, text in faults(plans, said["split"], patterns):
+            key = "split" if number is None else f"models.{number}"
+            node = compare["split"] if number is None else compare["models"].value[number]
+            self.problem(node if isinstance(node, Node) else self.root, f"compare.{key}", text)
 
     def plan(self, layers: Sequence[Arm | None], compare: Mapping[str, Any]) -> Plan | None:
         """Resolve a recipe under the task's changes, the arm's, and the arm's on that task."""

@@ -10,6 +10,7 @@ from nasframe.running import dryrun
 from nasframe.running.cache import Cache, default_folder
 from nasframe.running.keys import digest, material, stage_keys
 from nasframe.running.material import Material
+from nasframe.studies.comparable import check_metric
 from nasframe.types import canonical_json
 
 if TYPE_CHECKING:
@@ -32,11 +33,15 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
         or ``cached``, what it does and the estimated seconds of one; ``costs`` and ``limits`` of each arm and task, as
         :func:`nasframe.running.dryrun.dry_run` gives them; and in all ``runs``, distinct ``stages_to_run``
         and ``seconds``, on one process.
+
+    Raises:
+        UsageError: a task lacks the metric that is compared.
     """
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
+    check_metric(study)
     folder, looks = Cache(Path(cache or default_folder())), _Looks()
     seen: set[str] = set()
     counts: dict[tuple[str, str, str], Counter[str]] = {}

@@ -1,5 +1,6 @@
 """Studies: their table of results, how they are written, what they refuse, how they run."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from filelock import FileLock
 from run_directory import make_run
 
 import nasframe as nf
+from nasframe.cli import main
 from nasframe.errors import RecipeError, UsageError
 from nasframe.recipe.loading import packaged_recipes
 from nasframe.recipe.nodes import dump
@@ -258,6 +260,36 @@ def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("split: select", "8:11  compare.split  no stage evaluates 'select' in evolution, random, wider."),
+        ("split: select", "in 'evaluate: {split: select}'. Evaluated is dev."),
+        ('models: ["best@*", "tunde"]', "8:30  compare.models.1  no model 'tunde' on 'dev'. Models: best@40%, best"),
+        ('models: ["supernt"]', "Did you mean 'supernet'?"),
+    ],
+)
+def test_what_no_run_will_measure_is_not_compared(write, changes, expected):
+    (text,) = problems(write(STUDY.replace("metric: accuracy, against: random", changes)))
+    assert expected in text
+
+
+def test_models_that_a_single_arm_measures_are_known(write):
+    text = STUDY.replace("evolution: {{}}", "evolution: {{stages.extract.archs: {{sparse: best@40%}}}}")
+    path = write(text.replace("metric: accuracy", 'models: ["sparse", "best@4*", "teacher"]'))
+    assert study.load_study(path).compare["models"][0] == "sparse"
+
+
+def test_a_metric_that_no_task_has_is_told_before_any_work(write, tmp_path):
+    path = write(STUDY.replace("metric: accuracy", "metric: acuracy"))
+    text = r"compare.metric: task 'toy' has no metric 'acuracy' on 'dev'. Metrics: accuracy. Did you mean 'accuracy'\?"
+    with pytest.raises(UsageError, match=text):
+        study.begin(study.load_study(path), tmp_path / "out", tmp_path / "cache")
+    with pytest.raises(UsageError, match=text):
+        preview(study.load_study(path), tmp_path / "cache")
+    assert not (tmp_path / "out").exists()
+
+
 # ---- as it runs
 
 SMALL = """\
@@ -398,6 +430,28 @@ def deadly(domain, seed=0):
 def register_samplers(register):
     register("deadly", deadly)
 """
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (
+            {"metric": "acuracy"},
+            "No metric 'acuracy'. Metrics: accuracy. Did you mean 'accuracy'? To compare something",
+        ),
+        ({"models": ["bets@75%"]}, "No model 'bets@75%'. Models: best@40%, best@75%, "),
+        ({"split": "train"}, "nothing to compare on 'train'."),
+    ],
+)
+def test_a_study_with_nothing_to_compare_says_what_there_is(ran, tmp_path, capsys, wanted, expected):
+    home = tmp_path / "out"
+    shutil.copytree(ran[0] / "out", home)
+    for page in home.glob("study.[hj]*"):
+        page.unlink()
+    facts = study.settings(home)
+    (home / "study.yaml").write_text(dump(facts | {"compare": facts["compare"] | wanted}))
+    assert main(["ablate", "--resume", str(home)]) == 1
+    assert expected in capsys.readouterr().err
 
 
 def test_a_study_is_never_overwritten(ran, write):

@@ -1,0 +1,120 @@
+"""What of a study can be compared: checked before it begins, and told where in the end there is nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.recipe.overrides import verb_of
+from nasframe.recipe.resolution import winners
+from nasframe.types import canonical_json
+
+if TYPE_CHECKING:
+    from nasframe.recipe.plan import Plan
+    from nasframe.studies.study_file import Study
+
+GLANCE = 16  # examples, of which a task tells what its metrics are called
+
+
+def measured(plan: Plan) -> dict[str, set[str]]:
+    """Name the models that a plan's stages evaluate, by split: all that may be there, found architectures included."""
+    archs: set[str] = set()
+    models: set[str] = set()
+    found: dict[str, set[str]] = {}
+    for stage in plan.recipe["stages"]:
+        verb, options = verb_of(stage)
+        saved, chosen = options.get("save_as"), options.get("archs")
+        if verb == "search":
+            archs.update(winners(str(saved), options.get("budgets") or plan.budgets))
+        elif verb == "train":
+            archs.add(saved or options["name"])
+        if verb in ("train", "transform") and saved:
+            models.add(saved)
+        if verb in ("extract", "transform") and isinstance(chosen, Mapping):
+            archs.update(chosen)
+        if verb == "extract":
+            models.update(_matching(archs, chosen))
+        if verb == "evaluate":
+            names = _matching(models or {options["name"]}, options.get("models"))
+            found.setdefault(options["split"], set()).update(names)
+    return found
+
+
+def _matching(names: set[str], patterns: Any) -> set[str]:
+    return {name for name in names if patterns is None or any(fnmatch(name, str(pattern)) for pattern in patterns)}
+
+
+def faults(
+    plans: Mapping[tuple[str, str], Plan], split: str, patterns: Sequence[Any]
+) -> Iterator[tuple[int | None, str]]:
+    """Say what in ``compare`` no run can satisfy: the split (``None``), or patterns of models, by number."""
+    found = {place: measured(plan) for place, plan in plans.items()}
+    lacking = {f"{arm} on {task}" if task else arm: names for (arm, task), names in found.items() if split not in names}
+    if lacking:
+        others = {other for names in lacking.values() for other in names}
+        hint = f" Evaluated is {listing(others)}." if others else ""
+        text = (
+            f"no stage evaluates {split!r} in {listing(lacking)}. Expected one, as in 'evaluate: {{split: {split}}}'."
+        )
+        yield None, f"{text}{hint}"
+        return
+    known = {name for names in found.values() for name in names[split]}
+    for number, pattern in enumerate(patterns):
+        if known and not _matching(known, [pattern]):
+            text = f"no model {str(pattern)!r} on {split!r}. Models: {listing(known)}."
+            yield number, text + suggestion(str(pattern), known)
+
+
+def check_metric(study: Study) -> None:
+    """Make sure, before any work, that every task has the metric that is compared; loads models and data.
+
+    Raises:
+        UsageError: a task lacks it.
+    """
+    from nasframe.running.material import Material
+    from nasframe.stages import forward_of
+
+    metric, split = study.compare["metric"], study.compare["split"]
+    distinct = {canonical_json([plan.model, plan.task, str(plan.base)]): plan for plan in study.plans.values()}
+    for plan in distinct.values() if metric is not None else ():
+        parts = Material(plan)
+        net, task = parts.work.net, parts.task
+        if metric == task.primary or net is None:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
+            known = task.evaluate(forward_of(net.eval(), net, "fp32"), split, GLANCE).metrics
+        if metric not in known:
+            raise UsageError(
+                f"{study.source}: compare.metric: task {plan.task.get('name') or plan.task['use']!r} has no metric"
+                f" {metric!r} on {split!r}. Metrics: {listing(known)}.{suggestion(metric, known)}"
+            )
+
+
+def why_nothing(directory: Path, runs: Sequence[str], compare: Mapping[str, Any]) -> str:
+    """Say of finished runs that leave nothing to compare what they measured, beside what was wanted.
+
+    Args:
+        directory: what ``runs`` are read from.
+        runs: the finished ones.
+        compare: ``metric``, ``split`` and ``models``, as wanted.
+    """
+    from nasframe.reports.gather import gather
+
+    if not runs:
+        return "no run left anything to compare."
+    models = [model for run in runs for model in gather(directory / run)["models"]]
+    metric, split, patterns = compare.get("metric"), compare["split"], compare.get("models") or []
+    metrics = {name for model in models for name in model["metrics"].get(split, {})}
+    names = {model["name"] for model in models if split in model["metrics"]}
+    parts = [f"nothing to compare on {split!r}."]
+    if metric is not None and metric not in metrics:
+        parts.append(f"No metric {metric!r}. Metrics: {listing(metrics)}.{suggestion(metric, metrics)}")
+    for pattern in patterns:
+        if not _matching(names, [pattern]):
+            parts.append(f"No model {pattern!r}. Models: {listing(names)}.{suggestion(pattern, names)}")
+    return " ".join([*parts, f"To compare something else: nasframe compare {directory} --metric … --models …"])
