@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.nn.bits import account
 from nasframe.nn.formats import encoder_matrices, parse_format, shown
 from nasframe.streams import stream_seed
 from nasframe.types import Batch, Work
@@ -79,7 +80,7 @@ class AssignBits:
         assert table is not None
         knobs = space.domain.knobs
         bits, loss = np.array(list(table.choices.values())), self.damages(work)
-        whole = Bits().estimate(None, work.net, None)
+        whole = account(work.net)["matrices_fp32"]  # whatever they are stored as by now
         found = {}
         for name, (value, share) in self.bounds.items():
             most = (value * whole if share else value) - table.base

@@ -272,6 +272,14 @@ def test_an_assignment_keeps_within_its_bits(policy: Any) -> None:
     assert policy != "uniform" or len(set(archs["a"].values())) == 1
 
 
+def test_shares_are_of_the_uncompressed_matrices_of_a_network_that_is_stored_in_fewer_bits() -> None:
+    work = work_of()
+    expected = AssignBits({"a": "20%"}, batches=1)(work).archs["a"]
+    for name, _ in encoder_matrices(work.net):
+        formats.note(work.net, name, bits=8)
+    assert AssignBits({"a": "20%"}, batches=1)(work).archs["a"] == expected
+
+
 def test_sensitivities_against_the_network_itself() -> None:
     work = work_of()
     space: Any = work.space
