@@ -245,10 +245,18 @@ def _searches(rows: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[s
         for row in trials:
             states[row["state"]] += 1
         best = max((point["score"] for point in points), default=None)
+        result = stage["result"] or {}
         searches.append(
-            {"stage": stage["name"], "costs": axes, "split": "select", "states": states, "best_score": best}
+            {
+                "stage": stage["name"],
+                "aim": result.get("objectives", [None])[0],
+                "costs": axes,
+                "split": "select",
+                "states": states,
+                "best_score": best,
+            }
             | {"run_seconds": stage["run_seconds"], "points": points}
-            | {"winners": list((stage["result"] or {}).get("winners", ()))}
+            | {"winners": list(result.get("winners", ()))}
         )
     return searches
 

@@ -75,7 +75,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     report["examples"] = evidence.examples(Path(directory), found, arms, against)
     report["ledger"] = evidence.ledger(found, runs, arms, against)
     report["missing"] = _missing(Path(directory), settings, frame)
-    report["notes"] = list(settings.get("notes", ()))
+    report["notes"] = [*settings.get("notes", ()), *map(_aims, evidence.unlike_aims(runs).items())]
     return report | verdicts.verdicts(report)
 
 
@@ -97,16 +97,12 @@ def compared(frame: pd.DataFrame, models: str | Sequence[str] | None = None) -> 
         found = frame[[any(fnmatch(name, pattern) for pattern in patterns) for name in frame["model"]]].copy()
     else:
         order = {"model": 0, "winner": 1, "baseline": 2, "teacher": 3}
-        rank = frame["role"].map(order)
-        aimed = frame["budget"].notna() | (frame["role"] == "winner")
-        best = rank == rank.groupby([frame[key] for key in run] + [frame["budget"].fillna("")]).transform("min")
-        found = frame[aimed & best]
-        others = [key not in set(map(tuple, found[run].values)) for key in map(tuple, frame[run].values)]
-        rest = frame[others]
-        if found.empty:
-            rest = rest[(rest["role"] != "teacher") | (rest.groupby(run)["role"].transform("nunique") == 1)]
-            found = rest
-        found = found.copy()
+        rank, of_run = frame["role"].map(order), [frame[key] for key in run]
+        best = rank == rank.groupby([*of_run, frame["budget"].fillna("")]).transform("min")
+        stands = best & (frame["budget"].notna() | (frame["role"] == "winner"))
+        others = ~stands.groupby(of_run).transform("any")
+        alone = frame["role"].groupby(of_run).transform("nunique") == 1
+        found = frame[stands | (others & ((frame["role"] != "teacher") | alone))].copy()
     slot = found["budget"].fillna(found["model"])
     twice = slot.groupby([found[key] for key in run] + [slot]).transform("size") > 1
     return found.assign(slot=slot.where(~twice, found["model"])).reset_index(drop=True)
@@ -220,6 +216,11 @@ def _costs(rows: pd.DataFrame) -> list[str]:
     """Name the costs of a frame: what has a share of the teacher's, and the shares."""
     names = [name.removesuffix("_relative") for name in rows.columns if name.endswith("_relative")]
     return [column for name in names for column in (name, f"{name}_relative")]
+
+
+def _aims(unlike: tuple[str, Sequence[str]]) -> str:
+    task, aims = unlike
+    return f"{task}: the searches aimed at {' and '.join(aims)}, so their curves and fronts are not set side by side."
 
 
 def _why(settings: Mapping[str, Any]) -> str:

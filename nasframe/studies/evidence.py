@@ -32,7 +32,8 @@ class RunFacts:
     seed: int
     ledger: Mapping[str, float]  # role → MACs
     front: Sequence[tuple[float, ...]]  # (score on select, -cost …), costs as shares of the full network where known
-    metric: str  # of scores and curves
+    metric: str  # of scores, and of curves of training
+    aim: str  # what the search's scores are, and so the front and its curves
     cost: str  # of the front
     curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
 
@@ -61,7 +62,8 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
             for search in searches for p in search["points"] if p["front"]
         ]  # fmt: skip
         cost = ", ".join(searches[0]["costs"]) if searches else ""
-        facts.append(RunFacts(arm, task, int(seed), ledger, front, metric, cost, curves))
+        aim = next((search["aim"] for search in searches if search["aim"]), metric)
+        facts.append(RunFacts(arm, task, int(seed), ledger, front, metric, aim, cost, curves))
     return facts
 
 
@@ -137,7 +139,8 @@ def _training(
 def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
     """Average the best score so far over seeds, on a grid that all arms share.
 
-    An arm's curve runs from where the last of its seeds has begun to where the first has ended.
+    An arm's curve runs from where the last of its seeds has begun to where the first has ended. Searches that aimed at
+    different metrics have no scale in common: :func:`unlike_aims` names the tasks that are left out.
 
     Args:
         runs: what was read.
@@ -152,9 +155,11 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
 
     rows = []
     there, order = {(run.task, *key) for run in runs for key in run.curves}, [*models, "training"]
-    tasks = dict.fromkeys(run.task for run in runs)
+    tasks, unlike = dict.fromkeys(run.task for run in runs), unlike_aims(runs)
     keys = [(t, what, axis) for t in tasks for what in order for axis in AXES if (t, what, axis) in there]
     for task, what, axis in keys:
+        if task in unlike and what != "training":
+            continue
         curves = {
             arm: [r.curves[what, axis] for r in runs if (r.arm, r.task) == (arm, task) and (what, axis) in r.curves]
             for arm in arms
@@ -164,10 +169,19 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
         traced = {arm: _mean_curve(found, grid) for arm, found in curves.items() if found}
         if any(trace["x"] for trace in traced.values()):
             title = (TRAINING if what == "training" else AXES)[axis]
-            metric = next(run.metric for run in runs if run.task == task)
+            metric = next(run.metric if what == "training" else run.aim for run in runs if run.task == task)
             head = {"task": task, "metric": metric, "model": what, "axis": axis, "title": title}
             rows.append(head | {"arms": traced})
     return rows
+
+
+def unlike_aims(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
+    """Return the tasks whose runs searched for different metrics, with those metrics."""
+    aims: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.front or any(what != "training" for what, _ in run.curves):
+            aims.setdefault(run.task, {})[run.aim] = None
+    return {task: list(found) for task, found in aims.items() if len(found) > 1}
 
 
 def _mean_curve(found: Sequence[tuple[list[float], list[float]]], grid: np.ndarray) -> dict[str, Any]:
@@ -214,7 +228,8 @@ def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], a
         }
         whole = found["slot"].nunique()
         kinds["finished models"] = cost, {k: p for k, p in points.items() if len(p) == whole}
-    archives = {(run.arm, run.task, run.seed): run.front for run in runs if run.front}
+    unlike = unlike_aims(runs)
+    archives = {(run.arm, run.task, run.seed): run.front for run in runs if run.front and run.task not in unlike}
     if archives and len({run.cost for run in runs if run.front}) == 1:
         kinds["search archive"] = next(run.cost for run in runs if run.front), archives
     made = []
@@ -331,7 +346,8 @@ REAL_METRICS = {"pearson": _pearson, "spearman": _spearman, "negative_rmse": _ne
 def ledger(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], against: str) -> list[dict[str, Any]]:
     """Average what each arm's runs cost.
 
-    ``ratio`` is training MACs over the reference's, at the tasks and seeds where both have runs of their own.
+    ``ratio`` is training MACs over the reference's, at the tasks and seeds where both have runs of their own;
+    ``ratios`` are the same task by task.
     """
     whole = found.drop_duplicates(["arm", "task", "seed"])
     keys = list(whole[["arm", "task", "seed"]].itertuples(index=False, name=None))
@@ -345,16 +361,20 @@ def ledger(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], a
         shared = [
             key[1:] for key in macs if key[0] == arm and places[key] != places.get((against, *key[1:]), places[key])
         ]
-        reference = sum(macs[against, *key] for key in shared)
-        ratio = sum(macs[arm, *key] for key in shared) / reference if reference else None
+        ratios = {task: _ratio(macs, arm, against, [k for k in shared if k[0] == task]) for task, _ in shared}
         row: dict[str, Any] = {"arm": arm, "runs": len(own)}
         for role in ROLES:
             of_role = [run.ledger[role] for run in runs if run.arm == arm]
             row[f"{role}_macs"] = sum(of_role) / len(of_role) if of_role else None
         for column in ("training_macs", "evaluations", "run_seconds", "cached_seconds"):
             row[column] = _plain(own[column].mean()) if column in own else None
-        rows.append(row | {"ratio": ratio})
+        rows.append(row | {"ratio": _ratio(macs, arm, against, shared), "ratios": ratios})
     return rows
+
+
+def _ratio(macs: Mapping[Any, float], arm: str, against: str, shared: Sequence[tuple[str, int]]) -> float | None:
+    reference = sum(macs[against, *key] for key in shared)
+    return sum(macs[arm, *key] for key in shared) / reference if reference else None
 
 
 def _plain(value: Any) -> float | None:

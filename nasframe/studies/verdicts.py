@@ -23,23 +23,31 @@ def verdicts(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def equal_macs(ledger: Sequence[Mapping[str, Any]], against: str, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Judge whether the arms had equal budgets: equal training MACs as the reference, on the runs both have.
+    """Judge whether the arms had equal budgets: equal training MACs as the reference, on the runs both have of a task.
 
-    >>> rows = [{"arm": "a", "ratio": 1.0}, {"arm": "b", "ratio": 1.31}]
+    >>> rows = [{"arm": "a", "ratios": {"t": 1.0, "u": 1.0}}, {"arm": "b", "ratios": {"t": 1.31, "u": 1.0}}]
     >>> equal_macs(rows, "a")["text"]
-    'NOT equal budgets: training MACs within 5 % of a everywhere but b (1.31 times).'
+    'NOT equal budgets: training MACs within 5 % of a everywhere but b (t: 1.31 times).'
     """
-    ratios = {row["arm"]: row["ratio"] for row in ledger if row["arm"] != against and row["ratio"] is not None}
-    unequal = {arm: ratio for arm, ratio in ratios.items() if not abs(ratio - 1) <= tolerance}
+    known = {row["arm"]: {task: ratio for task, ratio in row["ratios"].items() if ratio is not None} for row in ledger}
+    ratios = {arm: found for arm, found in known.items() if arm != against and found}
+    far = {arm: {t: r for t, r in found.items() if not abs(r - 1) <= tolerance} for arm, found in ratios.items()}
+    unequal = {arm: found for arm, found in far.items() if found}
     within = f"training MACs within {100 * tolerance:g} % of {against}"
     if not ratios:
         text = "Budgets not compared: there are no two runs to set against each other."
     elif unequal:
-        named = ", ".join(f"{arm} ({ratio:.3g} times)" for arm, ratio in unequal.items())
-        text = f"NOT equal budgets: {within} everywhere but {named}."
+        named = [_times(arm, ratios[arm], found) for arm, found in unequal.items()]
+        text = f"NOT equal budgets: {within} everywhere but {', '.join(named)}."
     else:
-        text = f"Equal budgets: {within} in every arm."
+        text = f"Equal budgets: {within} in every arm{' and task' * any(len(found) > 1 for found in ratios.values())}."
     return {"tolerance": tolerance, "equal": not unequal if ratios else None, "ratios": ratios, "text": text}
+
+
+def _times(arm: str, ratios: Mapping[str, float], far: Mapping[str, float]) -> str:
+    """Say by how much an arm's training differs: task by task, but where it has only one."""
+    each = [f"{ratio:.3g} times" if len(ratios) == 1 else f"{task}: {ratio:.3g} times" for task, ratio in far.items()]
+    return f"{arm} ({', '.join(each)})"
 
 
 def p_value(p: float | None) -> str:
@@ -97,10 +105,13 @@ def _findings(report: Mapping[str, Any]) -> Iterator[str]:
 def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[str]:
     rows = list(_comparisons(report))
     yield from _without_pairs(report, rows)
-    counts = sorted({row["n"] for *_, row in rows})
     family = max((table["family"] for table in _main(report)), default=0)
-    if counts:
-        yield from _of_few(counts[0], family, report["alpha"])
+    counts = sorted({row["n"] for *_, row in rows})
+    for n in counts:
+        few = dict.fromkeys(row["arm"] for *_, row in rows if row["n"] == n)
+        for line in _of_few(n, family, report["alpha"]):
+            yield f"{', '.join(few)}: {line}" if len(counts) > 1 else line
+    yield from _few_ranks(report)
     for model, metric, row in rows:
         yield from _unresolved(report, model, metric, row)
     if budget["equal"] is False:
@@ -156,6 +167,14 @@ def _of_few(n: int, family: int, alpha: float) -> Iterator[str]:
         )
     if 2 < n < 10:
         yield "Bootstrap intervals of fewer than about ten seeds are too narrow; read the t intervals."
+
+
+def _few_ranks(report: Mapping[str, Any]) -> Iterator[str]:
+    """Say where ranks rest on fewer seeds than scores do: they need all arms of a seed."""
+    for table in _main(report):
+        ranked, most = len(table["ranked_seeds"]), max(row["n"] for row in table["arms"])
+        if 0 < ranked < most:
+            yield f"{table['model']}: ranks rest on {ranked} of {most} seeds, those that all arms have."
 
 
 def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from study_directory import change, make_study
 from nasframe.errors import UsageError
 from nasframe.scoring import hypervolume
 from nasframe.store import RunStore
-from nasframe.studies import compare, runs, stats, study
+from nasframe.studies import compare, evidence, runs, stats, study
 
 
 def frame(rows, **more):
@@ -204,9 +205,52 @@ def test_unequal_training_is_said_loudly():
     rows = frame(ROWS)
     rows.loc[rows["arm"] == "c", "training_macs"] = 1.2e12
     found = compare.analyse("/nowhere", rows, settings(rows))
-    assert (found["equal_macs"]["equal"], found["equal_macs"]["ratios"]) == (False, {"b": 1.0, "c": pytest.approx(1.2)})
+    assert (found["equal_macs"]["equal"], found["equal_macs"]["ratios"]) == (
+        False, {"b": {"t": 1.0}, "c": {"t": pytest.approx(1.2)}},
+    )  # fmt: skip
     assert any(line.startswith("NOT equal budgets") for line in found["limits"])
     assert analysed(ROWS)["equal_macs"]["equal"] is True
+
+
+def test_budgets_are_equal_on_every_task_or_not_equal():
+    rows = frame([(arm, task, seed, 0.5) for arm in "ab" for task in "tu" for seed in (0, 1)])
+    rows.loc[(rows["arm"] == "b") & (rows["task"] == "t"), "training_macs"] = 1.3e12
+    rows.loc[(rows["arm"] == "b") & (rows["task"] == "u"), "training_macs"] = 0.7e12
+    found = compare.analyse("/nowhere", rows, settings(rows))
+    assert found["ledger"][1]["ratio"] == pytest.approx(1.0)
+    assert found["equal_macs"]["ratios"] == {"b": {"t": pytest.approx(1.3), "u": pytest.approx(0.7)}}
+    assert "everywhere but b (t: 1.3 times, u: 0.7 times)" in found["equal_macs"]["text"]
+
+
+def test_runs_without_winners_stand_beside_those_with_them():
+    made = frame([("a", "t", 0, 0.6), ("b", "t", 0, 0.7)])
+    made.loc[made["arm"] == "b", ["model", "role", "budget"]] = ["plain", "model", None]
+    top = made.assign(model="teacher", role="teacher", budget=None, score=0.9)
+    found = compare.compared(pd.concat([made, top]))
+    assert found[["arm", "slot"]].values.tolist() == [["a", "50%"], ["b", "plain"]]
+
+
+def test_what_few_seeds_cannot_show_is_said_of_the_arms_that_have_few():
+    rows = [("a", "t", s, 0.5 + s / 50) for s in range(5)] + [("b", "t", s, 0.6 + s / 40) for s in range(5)]
+    limits = analysed([*rows, ("c", "t", 0, 0.4)])["limits"]
+    assert any(line.startswith("c: One seed") for line in limits)
+    assert any(line.startswith("b: With 5 seeds the exact Wilcoxon") for line in limits)
+    assert "50%: ranks rest on 1 of 5 seeds, those that all arms have." in limits
+    assert not any("ranks rest" in line or line.startswith("b:") for line in analysed(rows)["limits"])
+
+
+def test_searches_for_different_metrics_share_no_axis(home):
+    frame_of, facts = study.collect(home), study.settings(home)
+    read = evidence.read_runs(home, compare.compared(frame_of), facts)
+    assert {run.aim for run in read} == {"accuracy"}
+    assert evidence.unlike_aims(read) == {}
+    mixed = [replace(run, aim="mcc") if (run.arm, run.task) == ("evolution", "sst2") else run for run in read]
+    assert evidence.unlike_aims(mixed) == {"sst2": ["accuracy", "mcc"]}
+    curves = evidence.anytime(mixed, ["random", "evolution"], ["50%"])
+    drawn = {row["task"] for row in curves if row["model"] != "training"}
+    assert drawn == {"mrpc"}
+    volumes = evidence.fronts(compare.compared(frame_of), mixed, ["random", "evolution"], "random")
+    assert {table["task"] for table in volumes if table["model"] == "search archive"} == {"mrpc"}
 
 
 def test_a_reference_that_failed_leaves_descriptions():
