@@ -108,9 +108,9 @@ def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[st
     family = max((table["family"] for table in _main(report)), default=0)
     counts = sorted({row["n"] for *_, row in rows})
     for n in counts:
-        few = dict.fromkeys(row["arm"] for *_, row in rows if row["n"] == n)
+        having = dict.fromkeys(row["arm"] for *_, row in rows if row["n"] == n)
         for line in _of_few(n, family, report["alpha"]):
-            yield f"{', '.join(few)}: {line}" if len(counts) > 1 else line
+            yield f"{', '.join(having)}: {line}" if len(counts) > 1 else line
     yield from _few_ranks(report)
     for model, metric, row in rows:
         yield from _unresolved(report, model, metric, row)
