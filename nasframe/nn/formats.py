@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from nasframe.errors import UsageError
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
-from nasframe.nn.quantize import RowQuantizer, fits_grid
+from nasframe.nn.quantize import MOST_BITS, RowQuantizer, fits_grid
 from nasframe.types import TrainJob
 
 FULL = 32
@@ -52,7 +52,7 @@ def parse_format(text: str) -> Format:
     """Read how a matrix is stored.
 
     Args:
-        text: ``fp32``, or ``int2`` to ``int16``, after a pattern or alone, as in ``2:4 int8``.
+        text: ``fp32``, or ``int2`` to ``int12``, after a pattern or alone, as in ``2:4 int8``.
 
     Raises:
         UsageError: it is no format.
@@ -63,8 +63,9 @@ def parse_format(text: str) -> Format:
     pattern, _, number = str(text).strip().rpartition(" ")
     found = re.fullmatch(r"int(\d+)", number)
     bits = int(found.group(1)) if found else FULL
-    if number != "fp32" and not (found and 2 <= bits <= 16):
-        raise UsageError(f"format: {text!r} is not known. Expected 'fp32' or 'int2' to 'int16', as in '2:4 int8'.")
+    if number != "fp32" and not (found and 2 <= bits <= MOST_BITS):
+        known = f"'fp32' or 'int2' to 'int{MOST_BITS}', as in '2:4 int8'"
+        raise UsageError(f"format: {text!r} is not known. Expected {known}.")
     return Format(bits, *(parse_pattern(pattern) if pattern else Pattern()))
 
 

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+MOST_BITS = 12
+"""Of an integer whose grid shows in floating point: what 32 bits leave of its largest numbers is less than ``NEAR``."""
+NEAR = 1e-3
+LOOKED_AT = 8  # entries of a row on which nearly every wrong grid fails, before all are looked at
+
 
 def levels(bits: int) -> int:
     """Return the largest integer of a symmetric grid.
@@ -100,15 +105,22 @@ def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
     [True, False]
     """
     size = weight.detach().double().abs()
-    top = size.amax(1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
+    if not size.shape[1]:
+        return torch.ones(len(size), dtype=torch.bool, device=size.device)
+    top = size.amax(1, keepdim=True)
+    largest = size.topk(min(LOOKED_AT, size.shape[1]), 1).values
     fits = top[:, 0] == 0
     for end in range(levels(bits), 0, -1):
         rest = torch.nonzero(~fits)[:, 0]
         if not len(rest):
             break
-        steps = size[rest] * (end / top[rest])
-        fits[rest] = ((steps - steps.round()).abs() <= 1e-3).all(1)
+        rest = rest[_integers(largest[rest] * (end / top[rest]))]
+        fits[rest] = _integers(size[rest] * (end / top[rest]))
     return fits
+
+
+def _integers(numbers: torch.Tensor) -> torch.Tensor:
+    return ((numbers - numbers.round()).abs() <= NEAR).all(1)
 
 
 class RowQuantizer(nn.Module):

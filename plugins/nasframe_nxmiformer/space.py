@@ -30,7 +30,7 @@ class NMBits:
     the neurons); both factors of a factorised one share a format.
 
     Args:
-        formats: ``fp32`` or ``int2`` to ``int16``, alone or after an n:m pattern.
+        formats: ``fp32`` or ``int2`` to ``int12``, alone or after an n:m pattern.
         remainder: rows whose last group of m is not whole are refused, or the group is filled up with zeros.
         config: the network's configuration.
 

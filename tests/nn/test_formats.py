@@ -67,7 +67,19 @@ def test_rows_off_every_grid_are_found(bits: int) -> None:
     assert fits_grid(rows, bits).tolist() == [True, True, False, True, True]
 
 
-@pytest.mark.parametrize("text", ["int0", "int1", "int17", "int", "fp16", "2:4", "5:4 int8", "0:4 int8", "8", ""])
+@pytest.mark.parametrize("bits", [2, 3, 5, 8, 11, 12, 13, 16])
+def test_what_is_rounded_is_seen_to_be_on_its_grid_or_is_no_format(bits: int) -> None:
+    weight = torch.randn(400, 384, generator=torch.Generator().manual_seed(0)) * 0.04
+    try:
+        form = parse_format(f"int{bits}")
+    except UsageError:
+        assert bits > 12
+        return
+    assert fits_grid(shown(weight, form), bits).all()
+    assert not fits_grid(weight, bits).any()
+
+
+@pytest.mark.parametrize("text", ["int0", "int1", "int13", "int17", "int", "fp16", "2:4", "5:4 int8", "0:4 int8", "8", ""])
 def test_what_is_no_format_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="Expected"):
         parse_format(text)
