@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.recipe.nodes import Position, dump, parse
+from nasframe.recipe.nodes import Position, dump, parse, read
 from nasframe.running.cache import default_folder
 from nasframe.running.keys import chains
 from nasframe.store import RunStore
@@ -83,12 +83,45 @@ def begin(
     draft = home.with_name(f".{home.name}.begun")
     shutil.rmtree(draft, ignore_errors=True)
     for run, plan in study.runs():
-        said = {"command": facts["command"], "base": str(plan.base), "cache": facts["cache"], "study": study.name}
-        RunStore(draft / run["run"], create=True, recipe=dump(plan.recipe), facts=said).close()
-        facts["runs"].append(run | {"stages": chains(plan)})
+        facts["runs"].append(run | {"base": str(plan.base), "stages": chains(plan)})
+        make_run(draft, facts["runs"][-1], facts, plan.recipe)
+        recipe = draft / recipe_of(run)
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(dump(plan.recipe), encoding="utf-8")
     (draft / SETTINGS).write_text(dump(facts), encoding="utf-8")
     os.replace(draft, home)
     return home
+
+
+def recipe_of(run: Mapping[str, Any]) -> str:
+    """Name the file of a run's resolved recipe, read from the study's directory: its arm's, on its task.
+
+    >>> recipe_of({"run": "runs/random/mrpc/seed-0"})
+    'recipes/random/mrpc.yaml'
+    """
+    return "/".join(["recipes", *Path(run["run"]).parts[1:-1]]) + ".yaml"
+
+
+def make_run(home: Path, run: Mapping[str, Any], facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Make the directory of a run that has not begun."""
+    said = {"command": facts["command"], "base": run["base"], "cache": facts["cache"], "study": facts["study"]}
+    RunStore(home / run["run"], create=True, recipe=dump({**recipe, "seed": run["seed"]}), facts=said).close()
+
+
+def make_missing(home: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Make the runs anew whose directories are gone; return those that cannot be made, each with the reason."""
+    lost = []
+    for run in facts["runs"]:
+        if (home / run["run"] / "run.db").is_file():
+            continue
+        recipe, problems = read(home / recipe_of(run), str(home / recipe_of(run)))
+        try:
+            if recipe is None:
+                raise UsageError(f"{home / run['run']}: no run here, and no recipe to make it from: {problems[0]}")
+            make_run(home, run, facts, recipe.plain())
+        except UsageError as error:
+            lost.append({**run, "error": str(error)})
+    return lost
 
 
 def threads_of(jobs: int) -> int | None:
@@ -127,10 +160,14 @@ def go_on(
 
 
 def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    states = {run["run"]: stage_states(home / run["run"]) for run in facts["runs"]}
-    left = [run for run in facts["runs"] if not finished(home / run["run"])]
-    done = {run["stages"][stage] for run in facts["runs"] for stage, how in states[run["run"]].items() if how == "done"}
-    failures: list[dict[str, Any]] = []
+    failures = make_missing(home, facts)
+    for run in failures:
+        say(f"{run_name(run, facts)}: FAILED, the others go on: {run['error']}")
+    lost = {run["run"] for run in failures}
+    there = [run for run in facts["runs"] if run["run"] not in lost]
+    left = [run for run in there if not finished(home / run["run"])]
+    states = [(run, stage, how) for run in there for stage, how in stage_states(home / run["run"]).items()]
+    done = {run["stages"][stage] for run, stage, how in states if how == "done"}
     total, ended, began = len(facts["runs"]), len(facts["runs"]) - len(left), time.monotonic()
 
     def note(run: Mapping[str, Any], error: str | None) -> None:

@@ -401,6 +401,30 @@ def test_a_failing_arm_leaves_the_others_and_is_told(write, tmp_path):
     assert [run["arm"] for run in study.missing(study.settings(home), frame)] == ["broken", "broken"]
 
 
+def test_a_run_whose_directory_is_gone_begins_anew(ran, tmp_path):
+    home = tmp_path / "out"
+    shutil.copytree(ran[0] / "out", home)
+    before, recipe = stable(home), (home / "runs/random/seed-1/recipe.yaml").read_text()
+    shutil.rmtree(home / "runs" / "random" / "seed-1")
+    assert study.go_on(home) == []
+    assert stable(home) == before
+    assert (home / "runs/random/seed-1/recipe.yaml").read_text() == recipe
+
+
+def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
+    home, said = tmp_path / "out", []
+    shutil.copytree(ran[0] / "out", home)
+    for gone in ("runs/random/seed-1", "runs/evolution/seed-0"):
+        shutil.rmtree(home / gone)
+    (home / "recipes" / "random.yaml").unlink()
+    (failure,) = study.go_on(home, say=said.append)
+    assert (failure["arm"], failure["seed"]) == ("random", 1)
+    assert "no recipe to make it from" in failure["error"]
+    assert said[0].startswith("random seed 1: FAILED, the others go on")
+    assert len(study.collect(home)["run"].unique()) == 3
+    assert "| random | toy | 1 | not started |" in (home / "study.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_killed_process_costs_its_run_alone(write, tmp_path):
     plugin = tmp_path / "deadly.py"
