@@ -36,13 +36,15 @@ class HSPG(GroupModifier):
     """Make groups of weights exactly zero: proximal steps first, then half-space steps that keep zeros.
 
     Each step pulls a group's norm towards zero by the learning rate times λ w_g; in the second stage a group that the
-    whole step would turn round becomes zero for good. With ``target`` each kind's λ follows, by dual ascent, the
-    share of groups that should be zero by then. A kind that has reached its share is left alone.
+    whole step would turn round becomes zero for good. With ``target`` only so many groups are pulled as it still lacks,
+    those nearest to zero, and each kind's λ follows, by dual ascent, the share of groups that should be zero by then. A
+    kind that has reached its share is left alone.
 
     Args:
         penalty: λ, where dual ascent begins if there is a target.
         target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
-            no group, of the encoder's parameters. One share, or one for each kind.
+            no group, of the encoder's parameters. One share, or one for each kind. λ then pulls only as many groups as
+            are still to become zero, those nearest to it.
         caps: instead of a target: the largest share of each kind that may become zero; default: all.
         eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
         adapt_eps: every so many steps, where no more than 1 % of the groups became zero since, eps rises by 0.1 for
@@ -143,8 +145,8 @@ class HSPG(GroupModifier):
         """x_g ← max(0, 1 − α λ w_g / ‖v_g‖) v_g, with v what the optimiser made of x; return what is zero."""
         x = self.groups
         norms = x.squares().sqrt()
-        factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights)
         zero = norms == 0
+        factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero))
         kept_back = (factor == 0) & ~zero & ~self.within(norms, (factor == 0) & ~zero, zero)
         x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))
         return (factor == 0) & ~kept_back
@@ -153,9 +155,10 @@ class HSPG(GroupModifier):
         """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return what is zero."""
         x, squares = self.groups, self.squares
         zero = squares == 0  # zero groups stay zero
-        self.size = (squares.sqrt() / self.weights).mean()
-        open_ = (torch.bincount(x.unit, zero.float(), len(self.cap)) < self.cap)[x.unit] & ~zero
-        pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights * squares.rsqrt(), 0)
+        norms = squares.sqrt()
+        self.size = (norms / self.weights).mean()
+        open_ = self.pulled(norms, zero)
+        pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights / norms, 0)
         some = bool(zero.any())
 
         def made(v: torch.Tensor, old: torch.Tensor, pull: torch.Tensor, stays: torch.Tensor) -> list[torch.Tensor]:
@@ -163,16 +166,27 @@ class HSPG(GroupModifier):
             return [dot(v.addcmul_(old, pull, value=-1), old)]
 
         (dots,) = x.sums(made, x.views, x.cut(self.old), x.each(pull), x.each((~zero).to(pull.dtype)))
-        leaving = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
-        leaving = self.within(dots / squares, leaving, zero)
+        crossing = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
+        leaving = self.within(dots / squares, crossing, zero)
         x.clear_(leaving)
+        if (kept_back := crossing & ~leaving).any():  # for these there is no room: they get x', not turned round
+            for v, old, back in zip(x.views, x.cut(self.old), x.each(torch.where(kept_back, pull, 0)), strict=True):
+                v.addcmul_(old, back)
         return zero | leaving
+
+    def pulled(self, norms: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        """Tell which groups are pulled: all of kinds below their cap, or as many as a target lacks, nearest to zero."""
+        if self.target is None:
+            return ~zero & (self.room(zero) > 0)[self.groups.unit]
+        return self.within(norms / self.weights, ~zero, zero)  # λ rises until these are zero; others keep their norm
+
+    def room(self, zero: torch.Tensor) -> torch.Tensor:
+        """Count how many groups of each kind may still become zero."""
+        return self.cap - torch.bincount(self.groups.unit, zero.float(), len(self.cap))
 
     def within(self, scores: torch.Tensor, candidates: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """Choose of the groups that would become zero as many of the lowest scores as the caps leave room for."""
-        x = self.groups
-        room = self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))
-        return self.choose(scores, candidates, zero, room)
+        return self.choose(scores, candidates, zero, self.room(zero))
 
     def ascend(self, step: Step, zero: torch.Tensor) -> None:
         """Dual ascent: λ ← max(0, λ + ρ · (share that should be zero by now − share that is))."""

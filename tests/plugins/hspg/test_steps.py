@@ -139,6 +139,31 @@ def test_a_cap_is_exact_and_takes_the_nearest_to_zero(first):
         close(kept, [x for x, z in zip(groups(moved), zero, strict=True) if not z])
 
 
+def test_groups_without_room_under_the_cap_are_not_turned_round():
+    """λ so large that a step turns all of them: what may not become zero makes the optimiser's step alone."""
+    stage = Stage(HSPG(penalty=300.0, prox="0%", caps="50%"))
+    _, moved = stage.step()
+    kept = [(x, v) for x, v in zip(groups(stage.net), groups(moved), strict=True) if x.any()]
+    assert len(kept) == 10
+    for x, v in kept:
+        torch.testing.assert_close(x, v, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("total", [20, 50])
+def test_a_target_leaves_the_groups_it_keeps_alone(optimizer, total):
+    """The same steps with and without: what is not zero at the end has kept its norm, but for a few on the edge."""
+    pressed = Stage(HSPG(target="50%", until="90%"), optimizer, total, tiny_net(layers=2))
+    plain = Stage(HSPG(penalty=0.0, prox="100%"), optimizer, total, tiny_net(layers=2))
+    for _ in range(total):
+        pressed.step(), plain.step()
+    norms = [torch.stack([x.norm() for x in groups(stage.net)]) for stage in (pressed, plain)]
+    kept = (norms[0] / norms[1])[norms[0] > 0]
+    assert len(kept) == (8 + 128) // 2
+    assert float(kept.median()) > 0.95
+    assert float(kept.mean()) > 0.8
+
+
 def test_dual_ascent_follows_what_is_missing():
     stage = Stage(HSPG(penalty=0.5, target="50%", prox="20%", until="80%", rate=3.0))
     for _ in range(2):
