@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OUTSIDE_ARMS = ("name", "description", "seed", "task")
-"""Keys of a recipe in which runs of one arm may differ."""
+"""Keys of a recipe in which runs of one arm may differ; of the task, options in which runs of one task do tell arms."""
 
 
 def as_study(
@@ -22,10 +23,12 @@ def as_study(
     """Make the table of a study out of runs that exist.
 
     Runs of one recipe are one arm, whatever their seed, task and name; arms of one name are told apart by the options
-    in which they differ. Runs on other data, at equal seed, are another task.
+    in which they differ, those of the task among them. Runs on other data, at equal seed, are another task, unless a
+    study made them.
 
     Args:
-        places: run directories, folders with run directories in them, studies; ``NAME=PLACE`` names the arm.
+        places: run directories, folders with run directories in them, studies; ``NAME=PLACE`` names the arm, and
+            those of a study ``NAME/arm``.
         against: the reference: an arm, or one of ``places``; default: the first arm.
         metric: what to compare; default: each task's primary metric.
         models: patterns of the models to compare.
@@ -47,16 +50,19 @@ def as_study(
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
     changes = {"metric": metric, "against": named, "models": list(models or ())}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
-    seen: dict[tuple[Any, ...], str] = {}
+    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows = []
     for entry in entries:
         key = tuple(entry[name] for name in ("arm", "task", "seed"))
         if key in seen:
-            raise UsageError(
-                f"{entry['run']}: the same arm {key[0]!r}, task {key[1]!r} and seed {key[2]} as {seen[key]}."
-                f" Expected runs that differ; name them apart: nasframe compare first={seen[key]} second={entry['run']}"
+            first, second = (
+                other["path" if entry["path"] != seen[key]["path"] else "run"] for other in (seen[key], entry)
             )
-        seen[key] = entry["run"]
+            raise UsageError(
+                f"{entry['run']}: the same arm {key[0]!r}, task {key[1]!r} and seed {key[2]} as {seen[key]['run']}."
+                f" Expected runs that differ; name them apart: nasframe compare first={first} second={second}"
+            )
+        seen[key] = entry
         if study.finished(Path(entry["run"])):
             place = {name: entry[name] for name in ("arm", "task", "seed", "run")}
             rows += [place | row for row in study.run_rows(entry["run"], compare["metric"], compare["split"])]
@@ -103,18 +109,18 @@ def _entries(place: str) -> list[dict[str, Any]]:
     entries = []
     for run in found:
         entry = dict(known.get(str(run), {}))
+        arm = f"{label}/{entry['arm']}" if label and entry else entry.get("arm") or label
+        entry |= {"recipe": {}, "options": {}, "data": None, "name": arm, "fixed": bool(arm)}
         if (run / "run.db").is_file():
             report = gather(run)
             recipe = _plain_recipe(report["recipe"])
             entry.setdefault("task", _task_name(recipe.get("task")))
             entry.setdefault("seed", int(recipe.get("seed") or 0))
-            entry |= {"recipe": recipe, "data": report["data"].get("fingerprint")}
-            entry["name"] = entry.get("arm") or label or report["name"]
-            entry["same"] = json.dumps({k: v for k, v in recipe.items() if k not in OUTSIDE_ARMS}, sort_keys=True)
-            entry["fixed"] = bool(entry.get("arm") or label)
-        elif entry:
-            entry |= {"recipe": {}, "data": None, "name": entry["arm"], "same": "", "fixed": True}
-        entries.append(entry | {"run": str(run), "place": place.rstrip("/")})
+            entry |= {"recipe": {key: value for key, value in recipe.items() if key not in OUTSIDE_ARMS}}
+            entry |= {"options": _task_options(recipe.get("task")), "data": report["data"].get("fingerprint")}
+            entry["name"] = arm or report["name"]
+        study_of = str(folder) if known else None
+        entries.append(entry | {"run": str(run), "place": place.rstrip("/"), "path": path, "study": study_of})
     return entries
 
 
@@ -136,20 +142,62 @@ def _task_name(task: Any) -> str:
     return str(task.get("name") or Path(str(task.get("train") or task.get("use"))).stem)
 
 
+def _task_options(task: Any) -> dict[str, Any]:
+    """Return what a recipe says of its task, but for its name and where its files lie.
+
+    >>> _task_options({"use": "glue", "name": "sst2", "path": "/data/SST-2", "max_length": 32})
+    {'use': 'glue', 'max_length': 32}
+    """
+    options = task if isinstance(task, Mapping) else {"use": task}
+    return {k: v for k, v in options.items() if k != "name" and not (isinstance(v, str) and os.path.isabs(v))}
+
+
 def _name_arms(entries: Sequence[dict[str, Any]]) -> None:
     """Give each entry its arm: the recipe's name, and where recipes of one name differ, in what."""
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
-        groups.setdefault(entry["name"], {}).setdefault("" if entry["fixed"] else entry["same"], []).append(entry)
-    for name, recipes in groups.items():
-        flat = {same: dict(_leaves(rows[0]["recipe"])) for same, rows in recipes.items()}
-        keys = dict.fromkeys(key for leaves in flat.values() for key in leaves)
-        differ = [key for key in keys if len({str(leaves.get(key)) for leaves in flat.values()}) > 1]
-        for same, rows in recipes.items():
-            words = [_change(key, flat[same], differ) for key in differ[:2]] + ["…"] * (len(differ) > 2)
-            about = ", ".join(words) if len(groups) == 1 else f"{name} ({', '.join(words)})"
-            for entry in rows:
-                entry["arm"] = name if len(recipes) == 1 else about
+        groups.setdefault(entry["name"], []).append(entry)
+    for name, rows in groups.items():
+        varied = _varied([entry for entry in rows if not entry["fixed"]])
+        recipes: dict[str, list[dict[str, Any]]] = {}
+        flat: dict[str, dict[str, Any]] = {}
+        for entry in rows:
+            own = {f"task.{key}": value for key, value in entry["options"].items() if key in varied}
+            same = "" if entry["fixed"] else json.dumps([entry["recipe"], own], sort_keys=True)
+            recipes.setdefault(same, []).append(entry)
+            flat.setdefault(same, dict(_leaves(entry["recipe"])) | own)
+        for arm, same in zip(_names(name, list(flat.values()), len(groups) == 1), recipes, strict=True):
+            for entry in recipes[same]:
+                entry["arm"] = name if entry["fixed"] else arm
+
+
+def _varied(entries: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Name the options in which runs of one task differ; those of two tasks may, and be one arm all the same."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for entry in entries:
+        for key, value in entry["options"].items():
+            found.setdefault((entry["task"], key), set()).add(str(value))
+    return {key for (_, key), values in found.items() if len(values) > 1}
+
+
+def _names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool) -> list[str]:
+    """Name recipes by two of the options in which they differ, by more where two names are then equal.
+
+    >>> _names("r", [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 2}, {"a": 2, "b": 2, "c": 1}], True)
+    ['a=1, b=1, c=1', 'a=1, b=1, c=2', 'a=2, b=2, c=1']
+    """
+    if len(recipes) == 1:
+        return [name]
+    keys = dict.fromkeys(key for options in recipes for key in options)
+    differ = [key for key in keys if len({str(options.get(key)) for options in recipes}) > 1]
+    made: list[str] = []
+    for count in range(2, max(len(differ), 2) + 1):
+        rest = ["…"] * (len(differ) > count)
+        texts = [", ".join([*(_change(key, own, differ) for key in differ[:count]), *rest]) for own in recipes]
+        made = texts if alone else [f"{name} ({text})" for text in texts]
+        if len(set(made)) == len(made):
+            return made
+    return [f"{text} #{number}".strip() for number, text in enumerate(made, 1)]
 
 
 def _change(key: str, options: Mapping[str, Any], differ: Sequence[str]) -> str:
@@ -165,11 +213,10 @@ def _change(key: str, options: Mapping[str, Any], differ: Sequence[str]) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """List the options of a recipe by dotted path, stages by name, what belongs to no arm left out."""
+    """List the options of a recipe by dotted path, stages by name."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if path or key not in OUTSIDE_ARMS:
-                yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and path == "stages":
         for stage in value:
             for verb, options in stage.items():
@@ -180,24 +227,38 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _tell_data_apart(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Rename the task of arms that have other data at equal seed; return what was found."""
+    """Rename the task of arms that have other data at equal seed; return what was found.
+
+    What a study compares is compared: its arms may be variants of the training data.
+    """
     notes: list[str] = []
-    groups: dict[str, dict[str, dict[int, Any]]] = {}
+    tasks: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for entry in entries:
-        arms = groups.setdefault(entry["task"], {})
-        arms.setdefault(entry["arm"], {}).update({entry["seed"]: entry["data"]} if entry["data"] else {})
-    for task, arms in groups.items():
-        clusters: list[dict[int, Any]] = []
-        for arm, data in arms.items():
-            same = (i for i, known in enumerate(clusters) if all(known.get(seed, d) == d for seed, d in data.items()))
+        sides = tasks.setdefault(entry["task"], {})
+        sides.setdefault(f"the study {entry['study']}" if entry["study"] else entry["arm"], []).append(entry)
+    for task, sides in tasks.items():
+        clusters: list[dict[int, set[str]]] = []
+        for side, rows in sides.items():
+            data: dict[int, set[str]] = {}
+            for entry in rows:
+                data.setdefault(entry["seed"], set()).update({entry["data"]} if entry["data"] else ())
+            same = (n for n, known in enumerate(clusters) if all(_shared(known, seed, d) for seed, d in data.items()))
             place = next(same, len(clusters))
             if place == len(clusters):
                 clusters.append({})
-            clusters[place] |= data
+            for seed, found in data.items():
+                clusters[place].setdefault(seed, set()).update(found)
             if place:
-                other = f"{task}, other data {next(iter(data.values()))}"
-                notes.append(f"{arm} has other data of {task} at equal seeds: shown as {other!r}, and not compared.")
-                for entry in entries:
-                    if (entry["arm"], entry["task"]) == (arm, task):
-                        entry["task"] = other
+                other = f"{task}, other data {min(next(found for found in data.values() if found))}"
+                notes.append(
+                    f"{side} has other data of {task} at equal seeds: shown as {other!r}, and not compared."
+                    " All splits count, for runs do not record each split by itself."
+                )
+                for entry in rows:
+                    entry["task"] = other
     return notes
+
+
+def _shared(known: Mapping[int, set[str]], seed: int, data: set[str]) -> bool:
+    """Tell whether data of a seed are among those known, as far as either is known."""
+    return not data or not known.get(seed) or bool(known[seed] & data)

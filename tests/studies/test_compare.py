@@ -393,3 +393,59 @@ def test_a_study_is_taken_with_its_own_settings(home, report):
     assert (facts["study"], facts["compare"]["against"], facts["notes"]) == ("samplers", "random", [])
     assert [run["why"] for run in report["missing"]] == ["failed in search", "not started"]
     assert runs.as_study([str(home)], against="greedy")[1]["compare"]["against"] == "greedy"
+
+
+def options_of_runs(home, recipes):
+    """Write a folder of small runs, whose recipes and data are as given."""
+    from run_directory import RECIPE, make_run
+
+    for number, (seed, task, data) in enumerate(recipes):
+        make_run(home / f"{number}", trials=1)
+        change(home / f"{number}", "sng", "sst2", seed, data=data)
+        (home / f"{number}" / "recipe.yaml").write_text(
+            RECIPE.replace("package_docs", task).replace("seed: 3", f"seed: {seed}")
+        )
+    return str(home)
+
+
+def test_arms_differ_in_name_however_many_options_it_takes(tmp_path):
+    recipes = [(0, f"glue, name: sst2, a: {a}, b: {b}, c: {c}", "x") for a, b, c in [(1, 1, 1), (1, 1, 2), (2, 2, 1)]]
+    _, facts = runs.as_study([options_of_runs(tmp_path, recipes)])
+    assert list(facts["arms"]) == ["a=1, b=1, c=1", "a=1, b=1, c=2", "a=2, b=2, c=1"]
+
+
+def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
+    short, long = "max_length: 32, train_limit: 3200", "max_length: 128, train_limit: 12800"
+    recipes = [(0, f"glue, name: sst2, {short}", "x"), (1, f"glue, name: sst2, {long}", "y")]
+    _, facts = runs.as_study([options_of_runs(tmp_path / "lengths", recipes)])
+    assert list(facts["arms"]) == ["max_length=32, train_limit=3200", "max_length=128, train_limit=12800"]
+    recipes = [(0, "glue, name: sst2, path: /a, select: 5", "x"), (1, "glue, name: sst2, path: /b, select: 5", "y")]
+    recipes += [(seed, "glue, name: mrpc, path: /a, select: 0.1", "z") for seed in (0, 1)]
+    _, facts = runs.as_study([options_of_runs(tmp_path / "places", recipes)])
+    assert facts["notes"][0].startswith("One arm, demo:")
+
+
+def test_what_a_study_compares_is_compared_though_its_arms_differ_in_data(home, tmp_path):
+    limits = make_study(tmp_path / "limits", arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=2)
+    for run in study.settings(limits)["runs"]:
+        store = RunStore(limits / run["run"])
+        store.put("data", {**store.get("data"), "fingerprint": f"{run['arm']}-{run['seed']}"})
+        store.put("finished", True)
+        store.close()
+    frame, facts = runs.as_study([str(limits)])
+    assert (facts["notes"], set(frame["task"])) == ([], {"sst2"})
+    frame, facts = runs.as_study([f"old={home}", f"new={limits}"])
+    assert [arm for arm in facts["arms"] if arm.startswith("new")] == ["new/random", "new/evolution"]
+    assert {run["task"] for run in facts["runs"] if run["arm"] == "new/evolution"} == {"sst2, other data evolution-0"}
+    (note,) = facts["notes"]
+    assert note.startswith(f"the study {limits} has other data of sst2")
+    assert "runs do not record each split by itself" in note
+
+
+def test_two_studies_are_told_apart_by_name(home):
+    again = f"{home}/../{home.name}"
+    with pytest.raises(UsageError, match=f"name them apart: nasframe compare first={home} second={re.escape(again)}"):
+        runs.as_study([str(home), again])
+    _, facts = runs.as_study([f"first={home}", f"second={again}"], against="second/greedy")
+    assert {arm.partition("/")[0] for arm in facts["arms"]} == {"first", "second"}
+    assert facts["notes"] == []
