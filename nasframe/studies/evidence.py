@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 AXES = {"evaluations": "evaluations", "macs": "training and evaluation MACs", "seconds": "seconds of search"}
 TRAINING = {"macs": "training MACs", "seconds": "seconds of training"}
 GRID = 60
-ROLES = ("student", "teacher", "evaluation")
+ROLES = {"student": ("student",), "teacher": ("teacher", "augmentation"), "evaluation": ("evaluation",)}
+"""Columns of the ledger, and the roles that a run's own has for each: who augments texts is a teacher too."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
             name: model["costs"][name] / share
             for model in report["models"] for name, share in model["relative"].items() if share
         }  # fmt: skip
-        ledger = {role: _macs(row for row in report["ledger"] if row["role"] == role) for role in ROLES}
+        ledger = {who: _macs(row for row in report["ledger"] if row["role"] in roles) for who, roles in ROLES.items()}
         metric = str(rows["metric"].iloc[0])
         curves = dict(_training(report, metric))
         for search in searches:
