@@ -7,7 +7,7 @@ Nothing here knows what an option means; ``nasframe.recipe.resolution`` does. Ov
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,8 @@ def read_recipe(
         path = find_recipe(source)
         if path is None:
             known = list(packaged_recipes())
-            near = suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
-            text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}.{near}"
-            return None, [Problem(str(source), "", text)]
+            text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}."
+            return None, [Problem(str(source), "", text + similar_name(source, known))]
         root = _load(path, (), problems, [])
     if root is None:
         return None, problems
@@ -125,6 +124,15 @@ def packaged_recipes() -> dict[str, Path]:
     root = recipes_root()
     files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
     return {name: path for name, path in files.items() if not any(part.startswith("_") for part in name.split("/"))}
+
+
+def similar_name(source: str | Path, known: Iterable[str]) -> str:
+    """Say which packaged recipe was probably meant, as a sentence to append, or nothing.
+
+    >>> similar_name("recipes/quikstart.yaml", ["quickstart"])
+    " Did you mean 'quickstart'?"
+    """
+    return suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.errors import Problem, RecipeError, listing, suggestion
-from nasframe.recipe.loading import find_recipe, read_recipe
+from nasframe.recipe.loading import find_recipe, packaged_recipes, read_recipe, similar_name
 from nasframe.recipe.nodes import Node, Position, dotted, read
 from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
@@ -23,6 +23,8 @@ COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "mo
 SPLITS = ("dev", "select", "train")
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold things by names of their own, and what one of them is called."""
+COMPARISONS = {"<": "lt", ">": "gt", "<=": "lte", ">=": "gte"}
+NAMED_ITEMS = 4
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
 
 
@@ -107,6 +109,10 @@ class _Reader:
         self.problems: list[Problem] = []
         self.path = find_recipe(path) or Path(path)
         root, found = read(self.path, str(self.path))
+        if not self.path.exists():
+            studies = [name for name in packaged_recipes() if name.startswith("studies/")]
+            text = f"no such file, and no packaged study of that name. Packaged: {listing(studies)}."
+            found = [Problem(str(path), "", text + similar_name(path, studies))]
         self.problems += found
         if root is not None and not isinstance(root.value, dict):
             self.problem(root, "", "no study. Expected 'study: NAME', 'base: RECIPE', 'arms:' and 'seeds:'.")
@@ -274,7 +280,8 @@ class _Reader:
             return None
         file = find_recipe(base.value, self.path.parent)
         if file is None or file.is_dir():
-            self.problem(base, "base", f"no such recipe {base.value!r}, read from {self.path.parent}/.")
+            text = f"no such recipe {base.value!r}, read from {self.path.parent}/."
+            self.problem(base, "base", text + similar_name(base.value, packaged_recipes()))
             return None
         changes: list[str | Override] = list(self.overrides)
         budgets = compare.get("budgets")
@@ -313,15 +320,25 @@ def _written_out(keys: tuple[str, ...], node: Node) -> Iterator[Override]:
 
 
 def label(path: str, node: Node, number: int) -> str:
-    """Name one value of an axis.
+    """Name one value of an axis: lists by up to four plain items, longer ones and mappings by their number.
 
     >>> label("stages.search.trials", Node(300, Position("x")), 0)
     'trials=300'
     >>> label("stages.search.sampler.use", Node("random", Position("x")), 0)
     'random'
+    >>> label("stages.search.constraints.macs", Node("<= 40M", Position("x")), 0)
+    'macs=lte40M'
     """
     value, key = node.plain(), path.rpartition(".")[2]
     if isinstance(value, dict) and isinstance(value.get("use"), str):
         value = value["use"]
-    text = str(number) if isinstance(value, dict | list) else re.sub(r"[^\w.+@%-]+", "-", str(value)).strip("-")
+    items = value if isinstance(value, list) else [value]
+    plain = 0 < len(items) <= NAMED_ITEMS and not any(isinstance(item, dict | list) for item in items)
+    text = "+".join(map(_safe, items)) if plain else str(number)
     return text if key == "use" else f"{key}={text}"
+
+
+def _safe(value: Any) -> str:
+    """Write a value so that it can stand in a file's name; a number's sign and comparisons stay."""
+    text = re.sub(r"([<>]=?)\s*", lambda found: COMPARISONS[found[1]], str(value))
+    return "-" * bool(re.match(r"-[\d.]", text)) + re.sub(r"[^\w.+@%]+", "-", text).strip("-")
