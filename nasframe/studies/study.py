@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.errors import UsageError
 from nasframe.recipe.nodes import Position, dump, parse, read
 from nasframe.running.cache import default_folder
-from nasframe.running.keys import chains
+from nasframe.running.keys import chains, file_digest
 from nasframe.store import RunStore
 from nasframe.studies.comparable import check_metric, why_nothing
 from nasframe.studies.study_file import Study, load_study
@@ -75,7 +75,8 @@ def begin(
     check_metric(study)
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION, "study": study.name, "description": study.description,
-        "source": str(study.source), "command": command or sys.argv, "arms": dict(study.arms),
+        "source": str(study.source), "source_digest": file_digest(study.source),
+        "command": command or sys.argv, "arms": dict(study.arms),
         "tasks": list(study.tasks), "seeds": list(study.seeds), "compare": dict(study.compare),
         "cache": str(Path(cache or default_folder()).expanduser().resolve()), "jobs": jobs,
         "threads": threads_of(jobs), "runs": [],
@@ -124,11 +125,14 @@ def make_missing(home: Path, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return lost
 
 
-def threads_of(jobs: int) -> int | None:
-    """Return the CPU threads of each of so many processes; ``None`` leaves a single one to torch."""
+def threads_of(jobs: int) -> int:
+    """Return the CPU threads of each of so many processes; a single one has as many as torch takes by itself."""
+    if jobs == 1:
+        import torch
+
+        return torch.get_num_threads()
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = int(os.environ.get("OMP_NUM_THREADS") or here or 1)
-    return max(1, cores // jobs) if jobs > 1 else None
+    return max(1, int(os.environ.get("OMP_NUM_THREADS") or here or 1) // jobs)
 
 
 def go_on(
@@ -152,11 +156,19 @@ def go_on(
     home, facts = Path(directory), settings(directory)
     try:
         with FileLock(home / ".lock", timeout=0):
+            if changed(facts):
+                say(f"{facts['source']}: changed since; the study goes on as it began.")
             failures = _run_all(home, facts, jobs or facts["jobs"], say)
             report(home, say)
     except Timeout:
         raise UsageError(f"{home}: another process is working on this study. Expected it to be free.") from None
     return failures
+
+
+def changed(facts: Mapping[str, Any]) -> bool:
+    """Tell whether the file that a study was read from is there and says something else by now."""
+    source, digest = Path(facts.get("source", "")), facts.get("source_digest")
+    return digest is not None and source.is_file() and file_digest(source) != digest
 
 
 def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -316,10 +328,11 @@ def settings(directory: str | Path) -> dict[str, Any]:
     """Return a study's settings.
 
     Returns:
-        ``study`` (its name), ``description``, ``source`` (the file), ``command``, ``arms`` (name → ``base`` and
-        ``changes``, its overrides by dotted path), ``tasks`` (names), ``seeds``, ``compare`` (``metric``, ``split``,
-        ``against``, ``budgets``, ``models``), ``cache`` (its folder), ``threads`` (of each run) and ``runs``:
-        for each its ``arm``, ``task``, ``seed`` and ``run`` (the directory, read from the study's).
+        ``study`` (its name), ``description``, ``source`` (the file, of which ``source_digest`` is the SHA-256),
+        ``command``, ``arms`` (name → ``base`` and ``changes``, its overrides by dotted path), ``tasks`` (names),
+        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``), ``cache`` (its folder),
+        ``threads`` (of each run) and ``runs``: for each its ``arm``, ``task``, ``seed`` and ``run`` (the directory,
+        read from the study's).
 
     Raises:
         UsageError: there is no study in the directory.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,9 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
 
     Returns:
         ``stages``: for each arm, task and stage how many seeds would ``run`` it, find it ``shared`` with a run before
-        or ``cached``, what it does and the estimated seconds of one; ``costs`` and ``limits`` of each arm and task, as
-        :func:`nasframe.running.dryrun.dry_run` gives them; and in all ``runs``, distinct ``stages_to_run``
-        and ``seconds``, on one process.
+        or ``cached``, which ``seeds`` these are, what it does and the estimated seconds of one; ``costs`` and
+        ``limits`` of each arm and task, as :func:`nasframe.running.dryrun.dry_run` gives them; and in all ``runs``,
+        distinct ``stages_to_run`` and ``seconds``, on one process.
 
     Raises:
         UsageError: a task lacks the metric that is compared.
@@ -44,21 +43,22 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
     check_metric(study)
     folder, looks = Cache(Path(cache or default_folder())), _Looks()
     seen: set[str] = set()
-    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    seeds: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for run, plan in study.runs():
         for stage, parts in zip(plan.stages, stage_keys(plan, looks.start(plan)), strict=True):
             key = digest(parts)
             how = "cached" if folder.holds(key) else "shared" if key in seen else "run"
             seen.add(key)
-            counts.setdefault((run["arm"], run["task"], stage.name), Counter())[how] += 1
+            place = (run["arm"], run["task"], stage.name)
+            seeds.setdefault(place, {"run": [], "shared": [], "cached": []})[how].append(run["seed"])
     rows, arms = [], []
     for run, plan in ((run, plan) for run, plan in study.runs() if run["seed"] == study.seeds[0]):
-        place = {"arm": run["arm"], "task": run["task"]}
+        head = {"arm": run["arm"], "task": run["task"]}
         facts = looks.look(plan)
-        arms.append(place | {key: facts[key] for key in ("costs", "limits")})
+        arms.append(head | {key: facts[key] for key in ("costs", "limits")})
         for row in facts["stages"]:
-            found = counts[run["arm"], run["task"], row["name"]]
-            rows.append(place | row | {how: found[how] for how in ("run", "shared", "cached")})
+            found = seeds[run["arm"], run["task"], row["name"]]
+            rows.append(head | row | {how: len(those) for how, those in found.items()} | {"seeds": found})
     totals = {"runs": len(study.seeds) * len(study.plans), "stages_to_run": sum(row["run"] for row in rows)}
     return {"stages": rows, "arms": arms, **totals, "seconds": sum(row["run"] * row["seconds"] for row in rows)}
 

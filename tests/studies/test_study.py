@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from run_directory import make_run
 
@@ -17,10 +18,11 @@ import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import RecipeError, UsageError
 from nasframe.recipe.loading import packaged_recipes
-from nasframe.recipe.nodes import dump
+from nasframe.recipe.nodes import Position, dump, parse
 from nasframe.running.keys import digest
 from nasframe.store import RunStore
 from nasframe.studies import study
+from nasframe.studies.study_file import label
 from nasframe.studies.study_plan import preview
 
 
@@ -211,8 +213,28 @@ def test_an_axis_names_its_arms_by_their_values(write):
     axes = "stages.search.sampler: [{{use: random}}, evolution], space.heads: [[1, 4], [4]]"
     text = "base: {toy}\naxes: {{" + axes + "}}\nseeds: [0]\n"
     assert list(study.load_study(write(text)).arms) == [
-        "sampler=random,heads=0", "sampler=random,heads=1", "sampler=evolution,heads=0", "sampler=evolution,heads=1",
+        "sampler=random,heads=1+4", "sampler=random,heads=4",
+        "sampler=evolution,heads=1+4", "sampler=evolution,heads=4",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("-1", "-1"), ("1", "1"), ("<5", "lt5"), ("'>= 40M, <= 66M'", "gte40M-lte66M"), ("best@50%", "best@50%"),
+        ("'../x'", "..-x"), ("'- x -'", "x"), ("[-1, 4]", "-1+4"), ("[1, 2, 3, 4, 5]", "7"), ("{a: 1}", "7"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_value_keeps_what_tells_it_apart(value, name):
+    node, _ = parse(value, Position("x"))
+    assert label("stages.search.option", node, 7) == f"option={name}"
+
+
+def test_a_mistyped_study_or_base_is_told_with_the_packaged_ones(write):
+    with pytest.raises(RecipeError, match=r"studies/sampler .*studies/distillation.*Did you mean 'studies/samplers'\?"):
+        study.load_study("studies/sampler")
+    (text,) = problems(write("base: recipes/quikstart.yaml\narms: {{a: {{}}}}\nseeds: [0]\n"))
+    assert text.endswith("Did you mean 'quickstart'?")
 
 
 NAMED = """\
@@ -478,6 +500,20 @@ def test_a_study_with_nothing_to_compare_says_what_there_is(ran, tmp_path, capsy
     assert expected in capsys.readouterr().err
 
 
+def test_a_study_goes_on_with_its_threads_and_as_it_began(ran, tmp_path):
+    home, source, said = tmp_path / "out", ran[0] / "study.yaml", []
+    shutil.copytree(ran[0] / "out", home)
+    facts = study.settings(home)
+    assert facts["threads"] == torch.get_num_threads()
+    study.go_on(home, say=said.append)
+    assert said == []
+    facts["source"] = str(tmp_path / "study.yaml")
+    (home / "study.yaml").write_text(dump(facts))
+    (tmp_path / "study.yaml").write_text(source.read_text() + "# more\n")
+    study.go_on(home, say=said.append)
+    assert said == [f"{tmp_path / 'study.yaml'}: changed since; the study goes on as it began."]
+
+
 def test_a_study_is_never_overwritten(ran, write):
     home, _ = ran
     with pytest.raises(UsageError, match=r"never overwritten.*--resume"):
@@ -522,6 +558,7 @@ def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     rows = {(row["arm"], row["name"]): row for row in preview(loaded, tmp_path / "cache")["stages"]}
     assert [rows["evolution", "teacher"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "teacher"][how] for how in ("run", "shared", "cached")] == [0, 1, 1]
+    assert rows["random", "teacher"]["seeds"] == {"run": [], "shared": [1], "cached": [0]}
     assert [rows["evolution", "evaluate"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "search"][how] for how in ("run", "shared", "cached")] == [2, 0, 0]
 
