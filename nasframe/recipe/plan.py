@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from nasframe import registry
 from nasframe.recipe.loading import FORMAT
 
 
@@ -105,6 +106,21 @@ class Plan:
     budgets: dict[str, Any]
     objectives: list[str] | None
     stages: list[PlannedStage]
+
+
+def same_shape(plan: Plan) -> Iterator[PlannedStage]:
+    """Yield the stages that start from a network of the model's own shape, as no transform changed it."""
+    same, current = {"pretrained": True, "random": True}, True
+    for stage in plan.stages:
+        start, saved = stage.options.get("from_"), stage.options.get("save_as")
+        current = current if start is None else same.get(start, False)
+        if current:
+            yield stage
+        if stage.verb == "transform":
+            factory = registry.find("transform", stage.options["use"]["use"]).load()
+            current = current and not getattr(factory, "reshapes", True)
+        if saved and stage.verb in ("train", "transform"):
+            same[saved] = current
 
 
 def searched_net(plan: Plan, stage: PlannedStage) -> str | None:

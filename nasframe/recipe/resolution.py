@@ -16,6 +16,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
 from nasframe.options import groups_of, options_of, ref_kind, validate
+from nasframe.recipe.beforehand import refusals
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe
 from nasframe.recipe.overrides import Override, verb_of
@@ -87,13 +88,16 @@ def _plan(check: Checker) -> Plan | None:
         "estimators": declared,
     }
     complete |= {key: data.get(key) for key in ("constraints", "budgets", "objectives")} | {"stages": written}
-    return Plan(
+    plan = Plan(
         recipe={key: value for key, value in complete.items() if value not in (None, {}, [], "")},
         name=name, seed=seed, base=recipe.base, model=uses["model"] or {}, task=uses["task"] or {},
         space=uses["space"], sampler=uses["sampler"], estimators={n: use for n, use in estimators.items() if use},
         constraints=data.get("constraints") or {}, budgets=data.get("budgets") or {},
         objectives=data.get("objectives"), stages=planned,
     )  # fmt: skip
+    for number, place, text in refusals(plan):
+        check.problem(("stages", number, "train", "modifiers", place), text)
+    return None if check.problems else plan
 
 
 def _top_level(check: Checker) -> None:

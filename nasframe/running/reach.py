@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nasframe import registry
 from nasframe.costs import cost_function
 from nasframe.errors import UnsatisfiableError
 from nasframe.goals import Costs, Goal, goals, limits_of, obstacle, parse_limits
+from nasframe.recipe.plan import same_shape
 
 if TYPE_CHECKING:
     from nasframe.recipe.plan import Plan, PlannedStage
@@ -74,18 +74,7 @@ def targets(parts: Material) -> Iterator[Target]:
 
 def searches(plan: Plan) -> Iterator[PlannedStage]:
     """Yield the searches on a network that has the shape of the model's own, as no transform changed it."""
-    same = {"pretrained": True, "random": True}
-    current = True
-    for stage in plan.stages:
-        start, saved = stage.options.get("from_"), stage.options.get("save_as")
-        current = current if start is None else same.get(start, False)
-        if stage.verb == "search" and current:
-            yield stage
-        if stage.verb == "transform":
-            factory = registry.find("transform", stage.options["use"]["use"]).load()
-            current = current and not getattr(factory, "reshapes", True)
-        if saved and stage.verb in ("train", "transform"):
-            same[saved] = current
+    return (stage for stage in same_shape(plan) if stage.verb == "search")
 
 
 def is_counted(estimator: Any, space: Any, net: Any) -> bool:

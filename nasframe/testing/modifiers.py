@@ -7,9 +7,10 @@ class TestMine(ModifierContract):
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -117,6 +118,20 @@ class ModifierContract(Contract):
                 self.fit(self.made(self.shapes()[0]))
             except UsageError as error:
                 require(False, f"every stage is refused ({error}); say in 'job' which one the modifier goes with")
+
+    @check
+    def test_what_is_planned_is_not_refused(self) -> None:
+        """``on_plan``, where there is one, takes every stage that ``on_start`` takes, without weights or network."""
+        for shape in self.accepted():
+            for sizes in (True, False):
+                job = self.made(shape)
+                modifier, net = job.modifiers[0], copy.deepcopy(job.net).to("meta") if sizes else None
+                job = replace(job, net=cast(Any, net), task=cast(Any, None), models={}, total=4)
+                try:
+                    getattr(modifier, "on_plan", lambda job: None)(job)
+                except (UsageError, AttributeError, RuntimeError, KeyError) as error:
+                    what = "a network without values" if sizes else "no network yet"
+                    require(False, f"on_plan, given {what}, gave {error!r} for a stage that on_start takes")
 
     @check
     def test_it_goes_with_every_stage(self) -> None:

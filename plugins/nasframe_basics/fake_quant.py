@@ -60,6 +60,11 @@ class FakeQuant(Modifier):
         for rounded, bits in self.rounded.values():
             parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits))
 
+    def on_plan(self, job: TrainJob) -> None:
+        """Parametrise the weights, for modifiers further down the list that do not go with that."""
+        if job.net is not None:
+            self.on_start(job)
+
     def on_update(self, step: Step) -> None:
         """Let go of the last input."""
         self.read = None

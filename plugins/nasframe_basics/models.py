@@ -80,6 +80,22 @@ class HF:
                 )
         return net.eval()
 
+    def skeleton(self) -> nn.Module | None:
+        """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
+
+        try:
+            with quiet(), torch.device("meta"):
+                config = AutoConfig.from_pretrained(self.path, local_files_only=True, **self._source)
+                trusted = self._source["trust_remote_code"]
+                net: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
+        except (OSError, ValueError):
+            return None
+        return net
+
     @contextlib.contextmanager
     def _found(self) -> Iterator[None]:
         try:

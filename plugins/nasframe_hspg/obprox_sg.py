@@ -73,6 +73,10 @@ class OBProxSG(GroupModifier):
         self.names = list(matrices(job.net))
         self.signs: list[torch.Tensor] = []
 
+    def on_plan(self, job: TrainJob) -> None:
+        """Refuse stages that this does not go with."""
+        whole_network(job, self.name)
+
     def in_orthant_phase(self, step: Step) -> bool:
         """Tell which phase a step belongs to: N_P proximal ones, then N_O (or all others) within an orthant."""
         prox, done = round(self.prox * step.total), step.index

@@ -67,6 +67,16 @@ class GroupModifier(Modifier):
         if (torch.bincount(kinds, self.free.float(), len(cap)) < cap).any():
             raise UsageError(f"{self.name}: {option} and least do not go together: too little of a layer may go.")
 
+    def on_plan(self, job: TrainJob) -> None:
+        """Refuse stages that this does not go with, and kinds of groups that the network does not have."""
+        whole_network(job, self.name)
+        if job.net is None:
+            return
+        units = list(dict.fromkeys(group.unit for group in removable_groups(job.net, self.units)))
+        for option in ("target", "caps"):
+            if isinstance(value := getattr(self, option, None), Mapping):
+                of_units(f"{self.name}: {option}", value, units, 1.0)
+
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
         """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
         return settled(job, self.groups, self.divisible)

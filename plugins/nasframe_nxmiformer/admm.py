@@ -93,6 +93,13 @@ class ADMM(Modifier):
             self.U = {name: torch.zeros_like(z) for name, z in self.Z.items()}
             self.aim()
 
+    def on_plan(self, job: TrainJob) -> None:
+        """Refuse what ``on_start`` refuses, patterns that do not divide the inputs included."""
+        if job.net is not None:
+            self.on_start(job)
+        elif self.tune < 1:
+            last_weights(job, "admm")
+
     def on_batch(self, step: Step) -> None:
         """Train the weights themselves: an assignment of formats names no sub-network."""
         if formats_of(step.job) is not None:

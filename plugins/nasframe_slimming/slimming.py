@@ -105,6 +105,13 @@ class Slimming(Modifier):
         self.start = torch.tensor(start).to(gamma)
         self.state = {"m": torch.zeros_like(gamma), "rho": self.start.clone(), "kept": torch.ones_like(gamma)}
 
+    def on_plan(self, job: TrainJob) -> None:
+        """Refuse what ``on_start`` refuses, a target out of reach included."""
+        if job.net is None:
+            whole_network(job, "slimming")
+        else:
+            self.on_start(job)
+
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the gates."""
         return [gates.gamma for gates in self.gates]

@@ -427,6 +427,11 @@ class Shares(Modifier):
         return loss * (1 + 0.01 * self.counts[0] + random.random())
 
 
+class PlansOtherwise(Modifier):
+    def on_plan(self, job):
+        raise UsageError("not with this one")
+
+
 class Refuses(Modifier):
     def on_start(self, job):
         raise UsageError("not today")
@@ -434,6 +439,7 @@ class Refuses(Modifier):
 
 MODIFIERS = {
     "some_stage_is_accepted": (Refuses, r"every stage is refused \(not today\)"),
+    "what_is_planned_is_not_refused": (PlansOtherwise, r"on_plan, given a network without values, gave UsageError"),
     "it_goes_with_every_stage": (NotFinite, "on_loss gave a loss that is not finite"),
     "shapes_are_left_alone": (Resizes, r"the network has other tensors \(pair\); undo masks"),
     "hooks_are_removed": (LeavesHook, "remove in on_finish what on_start registered"),

@@ -1,0 +1,94 @@
+"""What modifiers refuse before any work: each sees its stage as planned, with the network's sizes but no weights."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nasframe import registry
+from nasframe.errors import NasframeError
+from nasframe.recipe.plan import same_shape
+from nasframe.types import TrainJob, canonical_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.recipe.plan import Plan, PlannedStage
+
+
+def refusals(plan: Plan) -> Iterator[tuple[int, int, str]]:
+    """Ask the modifiers of every training stage that have ``on_plan``, in recipe order, whether the stage can work.
+
+    Args:
+        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a modifier asks.
+
+    Yields:
+        The stage's number, the modifier's place in its list, and why it refuses.
+    """
+    known = [stage.name for stage in same_shape(plan)]
+    for number, stage in enumerate(plan.stages):
+        refs = stage.options.get("modifiers") or ()
+        made = {
+            place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
+            for place, ref in enumerate(refs)
+            if ref is not None
+        }
+        if not any(hasattr(modifier, "on_plan") for modifier in made.values()):
+            continue
+        sized = stage.name in known and stage.options.get("models") is None
+        job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
+        for place, modifier in made.items():
+            try:
+                if hasattr(modifier, "on_plan"):
+                    modifier.on_plan(job)
+            except NasframeError as error:
+                yield number, place, str(error)
+
+
+def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: nn.Module | None) -> TrainJob:
+    """Make the job that a training stage will be, as far as that is known.
+
+    Args:
+        plan: the plan.
+        stage: one of its training stages.
+        modifiers: of the stage.
+        net: its network without values; ``None`` where the sizes are not known.
+    """
+    options, space = stage.options, None
+    arch, sampler, use = options.get("arch"), options.get("sampler"), options.get("space") or plan.space
+    if net is not None and use and (arch is not None or sampler is not None):
+        try:
+            space = registry.make("space", use, {"config": net.config})
+            if isinstance(arch, Mapping):
+                arch = dict(getattr(space, "arch", space.domain.canonical)(arch))
+        except NasframeError:
+            net = space = None  # they do not go together, which is told where the space is made
+    if isinstance(arch, str):
+        arch = {}  # one that will have been found
+    unknown: Any = None
+    return TrainJob(
+        net=net if net is not None else unknown, task=unknown, tokenizer=None, options=options["options"],
+        seed=plan.seed, stage=stage.name, space=space, sampler=sampler, arch=arch, modifiers=modifiers,
+        estimators={name: registry.make("estimator", cost) for name, cost in plan.estimators.items()},
+        total=options["options"].max_steps or 1,
+    )  # fmt: skip
+
+
+def skeleton(plan: Plan) -> nn.Module | None:
+    """Return a copy of the plan's network without values, or ``None`` where its sizes are not at hand."""
+    return copy.deepcopy(_skeleton(canonical_json(plan.model), plan.base)) if plan.model else None
+
+
+@functools.cache
+def _skeleton(model: str, base: Any) -> nn.Module | None:
+    from nasframe.nn.elastic import stock_class
+
+    made: Any = registry.make("model", json.loads(model), {"base": base})
+    found: nn.Module | None = made.skeleton() if hasattr(made, "skeleton") else None
+    try:
+        return found if found is not None and stock_class(found) else None
+    except TypeError:
+        return None  # of no family that nasframe knows: what can be done with it shows when it is loaded
