@@ -147,9 +147,11 @@ class Modifier:
 
     Attributes:
         needs: which outputs the loop must ask the network for (``hidden_states``, ``attentions``).
+        by_entry: whether it keeps what belongs to single weights, so that no other may reorder heads or neurons.
     """
 
     needs: frozenset[str] = frozenset()
+    by_entry: bool = False
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""

@@ -82,7 +82,9 @@ def train(
                 models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
                 progress=advance,
             )  # fmt: skip
-            return run.make("trainer", trainer).fit(job)
+            result = run.make("trainer", trainer).fit(job)
+            settled(result.net)
+            return result
 
     if models is not None:
         trained = {name: fit(net, name) for name, net in _chosen(work.models, models).items()}
@@ -109,7 +111,8 @@ def transform(
         save_as: keep the changed network under this name.
     """
     with run.progress.bar(run.name):
-        result = settled(run.make("transform", use)(work))
+        result = run.make("transform", use)(work)
+        settled(result.net)
     if result.vocabulary != work.vocabulary:  # the texts are tokenised anew, and what is kept of models is renewed
         result = replace(result, task=run.run.parts.task_for(result.tokenizer))
         for name, net in result.models.items():
@@ -216,7 +219,7 @@ def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, An
     if not chosen:
         raise RunError(f"stage {run.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
     assert work.space is not None
-    nets = {name: work.space.extract(work.net, arch) for name, arch in chosen.items()}
+    nets = {name: settled(work.space.extract(work.net, arch)) for name, arch in chosen.items()}
     for name, net in nets.items():
         run.check_view(name, work.net, chosen[name], net, work)
         run.describe(name, net, arch=chosen[name])
@@ -308,13 +311,11 @@ def trainable(net: nn.Module) -> nn.Module:
     return net
 
 
-def settled(work: Work) -> Work:
-    """Keep on the record of a work's network, which compressed matrices it has, what is still true of it."""
-    if work.net is not None:
-        from nasframe.nn.formats import settle
+def settled(net: nn.Module) -> nn.Module:
+    """Keep on a network's record, which compressed matrices it has, what is still true of it; return the network."""
+    from nasframe.nn.formats import settle
 
-        settle(work.net)
-    return work
+    return settle(net)
 
 
 def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError
+from nasframe.nn.elastic import layers_of
 from nasframe.types import Arch, TrainJob
 
 
@@ -103,4 +105,25 @@ def last_weights(job: TrainJob, name: str) -> None:
         raise UsageError(
             f"{name}: stage {job.stage!r} has {what} and may end with the weights of an earlier step, before this was "
             "done. Expected keep: last, and no early_stop; the stage that follows may use both."
+        )
+
+
+def free_to_reorder(job: TrainJob, name: str) -> None:
+    """Refuse stages in which heads and neurons cannot be reordered, for a modifier that does so.
+
+    Raises:
+        UsageError: another modifier keeps what belongs to single weights, which would not move along, or the layers are
+            parametrised.
+    """
+    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
+    for other in job.modifiers:
+        if getattr(other, "by_entry", False):
+            raise UsageError(
+                f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
+                "Expected it in a later stage: n:m comes after structure."
+            )
+    if any(is_parametrized(module) for module in layers_of(job.net).modules()):
+        raise UsageError(
+            f"{start}a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
+            "quantise in a later stage."
         )

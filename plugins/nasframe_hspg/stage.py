@@ -11,7 +11,7 @@ from nasframe.errors import UsageError, VerificationError
 from nasframe.interfaces import Modifier
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.groups import Grouped, removable_groups, zeros_last
-from nasframe.nn.selection import whole_network
+from nasframe.nn.selection import free_to_reorder, whole_network
 from nasframe.nn.slices import extract
 from nasframe.step import Step
 from nasframe.types import TrainJob
@@ -45,6 +45,8 @@ class GroupModifier(Modifier):
         """Find the groups."""
         whole_network(job, self.name)
         self.groups = x = Grouped(job.net, removable_groups(job.net, self.units))
+        if x.units != ["channels"]:
+            free_to_reorder(job, self.name)
         least = CHANNELS * (x.units == ["channels"]) if self.least is None else self.least
         self.guarded = least > 0
         self.free = torch.tensor([int(count * (1 - least)) for count in x.counts], device=x.unit.device)

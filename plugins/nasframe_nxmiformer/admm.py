@@ -52,6 +52,8 @@ class ADMM(Modifier):
             from before the projection.
     """
 
+    by_entry = True
+
     def __init__(
         self,
         pattern: str = "2:4",

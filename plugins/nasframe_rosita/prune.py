@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt, Le
-from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
-from nasframe.nn.elastic import layers_of
 from nasframe.nn.factorize import refactor_embedding
 from nasframe.nn.importance import Accumulated, ranked
 from nasframe.nn.rewire import rewire
+from nasframe.nn.selection import free_to_reorder
 from nasframe.step import Step, saved_model
 from nasframe.types import Arch, Count, TrainJob
 from nasframe.units import share
@@ -89,6 +88,7 @@ class ScheduledPrune(Modifier):
                 f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
                 "and 'arch: {}', so that one network is trained through views."
             )
+        free_to_reorder(job, "scheduled_prune")
         full = all_sizes(job.net, getattr(job.space, "sizes", dict)(job.arch or {}))
         goal = {unit: size for unit, size in self.goal.items() if size is not None}
         if self.target is not None:
@@ -107,11 +107,8 @@ class ScheduledPrune(Modifier):
 
     def on_batch(self, step: Step) -> None:
         """Cut where an interval has ended, and lower the architecture."""
-        if step.index == 0 and any(is_parametrized(module) for module in layers_of(step.job.net).modules()):
-            raise UsageError(
-                "scheduled_prune: heads and neurons are sorted in place, which a parametrised layer does not allow. "
-                "Expected no modifier beside it that parametrises weights; quantise in a later stage."
-            )
+        if step.index == 0:  # by now all modifiers have started
+            free_to_reorder(step.job, "scheduled_prune")
         due = min(step.index // self.interval, len(self.archs) - 1)
         while self.done < due:
             self.cut(step.job, step.optimizer)

@@ -25,7 +25,7 @@ from nasframe.interfaces import Modifier
 from nasframe.nn.gates import UNITS, Gated, add_gates, compact, fold_gates
 from nasframe.nn.optim import learning_rate
 from nasframe.nn.prox import soft_threshold
-from nasframe.nn.selection import whole_network
+from nasframe.nn.selection import free_to_reorder, whole_network
 from nasframe.step import Step
 from nasframe.types import Arch, Positive, TrainJob, TrainOptions
 from nasframe.units import share
@@ -85,6 +85,7 @@ class Slimming(Modifier):
     def on_start(self, job: TrainJob) -> None:
         """Gate the network, count what each gate costs, and see whether the budget can be met at all."""
         whole_network(job, "slimming")
+        free_to_reorder(job, "slimming")
         self.gates = add_gates(job.net, self.units)
         if not self.gates:
             raise UsageError(f"stage {job.stage!r}: the network has no {' or '.join(self.units)} to put gates on.")

@@ -9,17 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.loop import Loop
 from nasframe_hspg.dhspg import DHSPG
 from nasframe_hspg.hesso import HESSO
 from nasframe_hspg.hspg import HSPG
 from nasframe_hspg.obprox_sg import OBProxSG
+from nasframe_nxmiformer.admm import ADMM
+from nasframe_rosita.prune import ScheduledPrune
+from nasframe_slimming.slimming import Slimming
 from torch import nn
 from torch.nn import functional
 
 import nasframe as nf
 from nasframe.errors import UsageError
 from nasframe.nn.channels import without
+from nasframe.nn.formats import inspect, record_of
+from nasframe.nn.formats import matrices as matrices_of
 from nasframe.nn.groups import Grouped, removable_groups
 from nasframe.nn.optim import make_optimizer
 from nasframe.nn.slices import extract
@@ -146,6 +152,29 @@ def test_stages_that_do_not_fit_are_refused_before_the_first_step(modifier, chan
     with pytest.raises(UsageError, match=re.escape(text)):
         Loop().fit(stage)
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage.net.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [HSPG, DHSPG, HESSO, Slimming, lambda: ScheduledPrune(heads=2, over=1.0)])
+@pytest.mark.parametrize("first", [True, False])
+def test_who_reorders_shares_no_stage_with_patterns_of_neighbours(make, first):
+    modifiers = [make(), ADMM()]
+    stage = job(*(modifiers if first else modifiers[::-1]))
+    if isinstance(modifiers[0], ScheduledPrune):
+        stage.space, stage.arch = ToySpace(), {}
+    with pytest.raises(UsageError, match=r"would not follow. Expected it in a later stage"):
+        Loop().fit(stage)
+
+
+@pytest.mark.parametrize("modifier", GROUPED, ids=lambda modifier: modifier.name)
+def test_a_quantiser_goes_behind(modifier):
+    with pytest.raises(UsageError, match="no modifier that parametrises weights before it"):
+        Loop().fit(job(FakeQuant(), modifier))
+    result = Loop().fit(job(modifier, FakeQuant()))
+    for form in (small := extract(result.net, dict(result.arch or {}))), result.net:
+        found = inspect(matrices_of(form, record_of(form)), record_of(form))
+        assert len(found) == 18
+        assert not any(row["rows_off_grid"] for row in found.values())
+    assert small.num_parameters() < result.net.num_parameters()
 
 
 def test_sub_networks_are_refused():

@@ -284,7 +284,7 @@ def test_bad_stages_are_refused_before_training(options: Any, fields: Any, text:
 
 def test_gates_come_before_a_quantiser() -> None:
     slimming = Slimming()
-    with pytest.raises(UsageError, match="gates first"):
+    with pytest.raises(UsageError, match="no modifier that parametrises weights before it"):
         Loop().fit(toy_job(modifiers=[FakeQuant(), slimming]))
 
 
