@@ -222,6 +222,7 @@ def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, An
     nets = {name: settled(work.space.extract(work.net, arch)) for name, arch in chosen.items()}
     for name, net in nets.items():
         run.check_view(name, work.net, chosen[name], net, work)
+        run.check_budget(name, work.net, chosen[name], work)
         run.describe(name, net, arch=chosen[name])
     return replace(work, archs={**work.archs, **chosen}, models={**work.models, **nets})
 

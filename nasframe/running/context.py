@@ -267,6 +267,20 @@ class StageContext:
             raise VerificationError(f"{name}: the extracted model differs from its view by {difference:g}.")
         self.store.checkpoint(f"expected-{name}").save({"inputs": inputs, "logits": view})
 
+    def check_budget(self, name: str, net: nn.Module, arch: Arch, work: Work) -> None:
+        """Say where a model that is named after a budget of the recipe is over it; measured costs are not asked."""
+        from nasframe.goals import goals, parse_limits, shortfall
+
+        counted = {cost: e for cost in self.plan.budgets if not hasattr(e := self.estimators[cost], "measure")}
+        full = {cost: e.estimate(work.space, net, None) for cost, e in counted.items()}
+        costs = {cost: e.estimate(work.space, net, arch) for cost, e in counted.items()}
+        budgets = {cost: self.plan.budgets[cost] for cost in counted}
+        for goal in goals(name.partition("@")[0], *parse_limits({}, budgets, full)):
+            if goal.name == name and any(bound.violation(costs[cost]) > 0 for cost, bound in goal.bounds.items()):
+                text = f"{name}: {shortfall(goal, costs)}. Expected {goal}, as its name says."
+                self.progress.say(text)
+                self.result.setdefault("over_budget", {})[name] = text
+
     def expected(self, name: str, net: nn.Module, work: Work) -> dict[str, Any]:
         """Return the inputs and logits that an export of a model must reproduce."""
         import torch

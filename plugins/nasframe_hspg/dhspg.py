@@ -51,7 +51,7 @@ class DHSPG(GroupModifier):
             no group, of the encoder's parameters. One share, or one for each kind.
         start: T_w, the share of the steps before groups are divided.
         until: by this share of the steps every candidate is pulled hard enough to be zero; ``null`` pulls as published
-            only, and may miss the target.
+            only; what is then missing becomes zero at the end.
         penalty: λ; default: published, 1e-3 for SGD and 1e-2 for AdamW.
         amplify: what λ_g is where a step leads away from zero, as a multiple of how fast; published: 2, 20.
         most: λ_g may be so many times λ; published: 10, 1000.

@@ -36,6 +36,7 @@ class GroupModifier(Modifier):
     """
 
     name = "groups"
+    cap: torch.Tensor  # how many groups of each kind may become zero
 
     def __init__(self, units: Sequence[str] | None, least: Share | None = None, divisible: int = 1) -> None:
         self.units, self.divisible = units, divisible
@@ -75,13 +76,31 @@ class GroupModifier(Modifier):
         if job.net is None:
             return
         units = list(dict.fromkeys(group.unit for group in removable_groups(job.net, self.units)))
+        if units != ["channels"]:
+            free_to_reorder(job, self.name)
         for option in ("target", "caps"):
             if isinstance(value := getattr(self, option, None), Mapping):
                 of_units(f"{self.name}: {option}", value, units, 1.0)
 
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
-        """Bring the zero groups to the end of their layers, and answer with the architecture of all others."""
+        """Make zero what a target still lacks, bring zeros to the end, and answer with the sizes of all others."""
+        if getattr(self, "target", None) is not None:
+            self.complete(job)
         return settled(job, self.groups, self.divisible)
+
+    @torch.no_grad()
+    def complete(self, job: TrainJob) -> None:
+        """Make as many groups zero as the target still lacks, those nearest to it; their shares are logged."""
+        x = self.groups
+        x.bind()
+        squares = x.squares()
+        zero = squares == 0
+        missing = (self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))).clamp(min=0)
+        if missing.any():
+            x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
+            late = (missing / numbers(x)).tolist()
+            job.log(job.total, {f"late_{unit}": part for unit, part in zip(x.units, late, strict=True)})
+            job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
 
 
 def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, float]:

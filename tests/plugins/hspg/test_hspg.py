@@ -82,6 +82,23 @@ def test_what_is_left_computes_what_the_sparse_network_did(modifier, optimizer):
     assert int(zero.sum()) == 6 + 96
 
 
+@pytest.mark.parametrize(
+    "modifier",
+    [HSPG(target="50%", penalty=0.1, rate=1.0), DHSPG(target="50%", until=None, penalty=1e-6, amplify=1.0, most=1.0)],
+    ids=lambda modifier: modifier.name,
+)
+def test_a_target_that_training_missed_is_met_at_the_end_and_said(modifier):
+    logged: dict[str, float] = {}
+    notes: list[str] = []
+    stage = job(modifier)
+    stage.log = lambda step, values: logged.update(values)
+    stage.progress = lambda done, total, note: notes.append(note)
+    arch = dict(Loop().fit(stage).arch or {})
+    assert [sum(arch[f"{unit}.{i}"] for i in range(3)) for unit in ("heads", "ffn")] == [6, 96]
+    assert 0 < logged["late_heads"] <= 0.5
+    assert notes[-1].startswith("target missed by")
+
+
 def test_numbers_of_neurons_can_be_multiples():
     """Zero neurons fill a layer up, and the function stays."""
     plain, filled = (Loop().fit(job(HESSO(target="30%", divisible=number))) for number in (1, 8))
