@@ -194,7 +194,10 @@ def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str
             how += f", {taken['cached']} of {taken['stages']} stages from the cache" if taken["cached"] else ""
         say(f"{ended}/{total}  {run_name(run, facts)}: {how}  [{time.monotonic() - began:.0f} s]")
 
-    work_through(home, left, done, jobs, facts["threads"], note)
+    def warned(run: Mapping[str, Any], text: str) -> None:
+        say(f"{run_name(run, facts)}: {text}")
+
+    work_through(home, left, done, jobs, facts["threads"], note, warned)
     if failures:
         say(f"{len(failures)} of {total} runs failed: {', '.join(run_name(run, facts) for run in failures)}.")
         say(f"To try them again: nasframe ablate --resume {home}")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nasframe.errors import NasframeError
 from nasframe.hookspecs import hookimpl
 
 LOG = "log.txt"
+OWN = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds until the process of a killed study has let go of a run
 
 
@@ -89,6 +91,7 @@ def work_through(
     jobs: int,
     threads: int | None,
     ended: Callable[[Mapping[str, Any], str | None], None],
+    warned: Callable[[Mapping[str, Any], str], None],
 ) -> None:
     """Bring runs to their end, ``jobs`` at a time.
 
@@ -99,6 +102,7 @@ def work_through(
         jobs: processes.
         threads: CPU threads of each; default: as torch finds them.
         ended: called with each run and what went wrong, or ``None``.
+        warned: called with a run and what it warns of.
     """
     schedule, lock = Schedule(runs, done), threading.Lock()
     workers: list[Worker] = []
@@ -109,7 +113,7 @@ def work_through(
             if worker is None:
                 worker = Worker(threads)
                 workers.append(worker)
-            error, alive = worker.do(home / run["run"], _noting(schedule, run["stages"]))
+            error, alive = worker.do(home / run["run"], _hearing(schedule, run, warned))
             worker = worker if alive else None
             if schedule.stopped:
                 return
@@ -129,8 +133,18 @@ def work_through(
             worker.close()
 
 
-def _noting(schedule: Schedule, stages: Mapping[str, str]) -> Callable[[str], None]:
-    return lambda name: schedule.built(stages[name])
+def _hearing(
+    schedule: Schedule, run: Mapping[str, Any], warned: Callable[[Mapping[str, Any], str], None]
+) -> Callable[[Mapping[str, str]], None]:
+    """Make what hears of a run's stages and warnings."""
+
+    def hear(news: Mapping[str, str]) -> None:
+        if "stage" in news:
+            schedule.built(run["stages"][news["stage"]])
+        else:
+            warned(run, news["warning"])
+
+    return hear
 
 
 class Worker:
@@ -150,12 +164,12 @@ class Worker:
             start_new_session=True,  # an interrupt reaches the study alone, which then ends us
         )  # fmt: skip
 
-    def do(self, directory: Path, finished: Callable[[str], None]) -> tuple[str | None, bool]:
+    def do(self, directory: Path, hear: Callable[[Mapping[str, str]], None]) -> tuple[str | None, bool]:
         """Bring a run to its end.
 
         Args:
             directory: the run's.
-            finished: called with the name of each stage when its result is there.
+            hear: called with ``{"stage": name}`` when its result is there, with ``{"warning": text}`` when it warns.
 
         Returns:
             what went wrong, or ``None``; and whether the process is still there.
@@ -167,9 +181,9 @@ class Worker:
             self.process.stdin.flush()
         for line in self.process.stdout:
             news = json.loads(line)
-            if "stage" not in news:
+            if "error" in news:
                 return news["error"], True
-            finished(news["stage"])
+            hear(news)
         return _last_words(self.process.wait()), False
 
     def close(self) -> None:
@@ -240,6 +254,7 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
     os.close(log)
     registry.plugins.cache_clear()  # plugins of the last run's recipe
     registry.plugin_manager().register(_Herald(tell))
+    warnings.showwarning = _telling(tell)
     try:
         from nasframe.running import runner
 
@@ -253,6 +268,17 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _telling(tell: Callable[[Mapping[str, Any]], None]) -> Callable[..., None]:
+    """Show warnings in the log; nasframe's own are news for the study, too."""
+
+    def show(message: Warning, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+        if Path(filename).is_relative_to(OWN):
+            tell({"warning": str(message)})
+
+    return show
 
 
 def _tidy() -> None:

@@ -21,7 +21,7 @@ from nasframe.recipe.loading import packaged_recipes
 from nasframe.recipe.nodes import Position, dump, parse
 from nasframe.running.keys import digest
 from nasframe.store import RunStore
-from nasframe.studies import study
+from nasframe.studies import study, workers
 from nasframe.studies.study_file import label
 from nasframe.studies.study_plan import preview
 
@@ -594,3 +594,19 @@ def test_twenty_kills_of_a_study_change_nothing(ran, tmp_path):
             process = subprocess.Popen(again, **pipes) if there else start(place, cache, home / "study.yaml")
         assert process.wait() == 0, process.stderr.read()
         assert stable(place) == expected
+
+
+def test_what_nasframe_warns_of_in_a_worker_reaches_the_study(capsys):
+    said: list[dict[str, str]] = []
+    show = workers._telling(said.append)
+    show(UserWarning("corrupt in the cache"), UserWarning, str(workers.OWN / "running" / "cache.py"), 1)
+    show(UserWarning("of a library"), UserWarning, "/lib/library.py", 1)
+    assert said == [{"warning": "corrupt in the cache"}]
+    log = capsys.readouterr().err
+    assert "corrupt in the cache" in log
+    assert "of a library" in log
+    schedule, heard = workers.Schedule([{"run": "r", "stages": {"teacher": "t"}}]), []
+    hear = workers._hearing(schedule, schedule.waiting[0], lambda run, text: heard.append((run["run"], text)))
+    for news in ({"stage": "teacher"}, *said):
+        hear(news)
+    assert (schedule.done, heard) == ({"t"}, [("r", "corrupt in the cache")])
