@@ -1,5 +1,6 @@
 """What verbs do beyond what a whole run shows: training models that stand alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_a_found_architecture_gets_another_name(works, tmp_path):
     work = works["again"]
     assert work.archs["a@50%"] == work.archs["a"]
     assert torch.equal(logits(work.models["a@50%"]), logits(work.models["a"]))
+
+
+def test_a_model_over_the_budget_that_its_name_says_is_told(tmp_path, capsys):
+    stages = overrides("extract: {name: again, archs: {best@40%: {heads: 4}, best@75%: a}}")[:1]
+    run = nf.run(nf.load_recipe(RECIPE, stages), out=tmp_path / "run")
+    store = RunStore(run.directory, shared=True)
+    (text,) = store.db.execute("SELECT result FROM stage WHERE name = 'again'").fetchone()
+    store.close()
+    result = json.loads(text)
+    assert list(result["over_budget"]) == ["best@40%"]
+    assert "Expected encoder_params" in result["over_budget"]["best@40%"]
+    assert result["extract_error"].keys() == {"best@40%", "best@75%"}
+    assert max(result["extract_error"].values()) <= 1e-5
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from torch import nn
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
+from nasframe.nn.exact import without_zeros
 from nasframe.nn.gates import UNITS, Gated, add_gates, compact, fold_gates
 from nasframe.nn.optim import learning_rate
 from nasframe.nn.prox import soft_threshold
@@ -143,9 +144,13 @@ class Slimming(Modifier):
             step.job.log(step.index + 1, {"rho": float(self.state["rho"]), f"{self.cost} kept": left})
 
     def on_finish(self, job: TrainJob) -> Arch:
-        """Fold the gates, bring what they keep to the front, and answer with its sizes."""
-        fold_gates(self.gates)
-        return compact(job.net, self.gates)
+        """Fold the gates, bring what they keep to the front, and answer with its sizes; the logits are to stay."""
+
+        def remove() -> dict[str, Any]:
+            fold_gates(self.gates)
+            return compact(job.net, self.gates)
+
+        return without_zeros(job, remove)
 
     def state_dict(self) -> dict[str, Any]:
         """Return momentum, ρ and, once it is settled, the structure; the gates themselves are the network's."""

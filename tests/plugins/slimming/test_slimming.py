@@ -105,6 +105,12 @@ def test_costs_weigh_the_penalty_where_wanted() -> None:
     assert len(equal.c.unique()) == 1
 
 
+def test_folding_and_reordering_is_proved_and_logged() -> None:
+    logged: dict[str, float] = {}
+    fit(Slimming(learning_rate=0.02), log=lambda step, values: logged.update(values))
+    assert 0 <= logged["removal_error"] <= 1e-5
+
+
 # ---- the budget
 
 
