@@ -103,7 +103,7 @@ class HESSO(GroupModifier):
         if coming is None or step.index <= self.begins[coming] - self.batches:
             return
         x = self.groups
-        gradients, tiny = x.cut(x.gradients()), torch.finfo(x.sizes.dtype).tiny
+        gradients, tiny = x.cut([step.job.reduce(g) for g in x.gradients()]), torch.finfo(x.sizes.dtype).tiny
         leads = x.dots(x.views, gradients).detach()
         lengths = (x.squares().detach() * x.squares(gradients)).sqrt().clamp(min=tiny)
         self.cosine += 1 - leads / lengths

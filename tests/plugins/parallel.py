@@ -10,6 +10,7 @@ from nasframe_basics.kd import KD
 from nasframe_basics.loop import Loop
 from safetensors.torch import save_file
 
+from nasframe import registry
 from nasframe.interfaces import Modifier
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe.types import TrainJob, TrainOptions, Trial
@@ -20,6 +21,15 @@ WAYS: dict[str, dict[str, Any]] = {
     "several archs": {"archs_per_step": 3, "accumulate": 2, "keep": "best", "eval_every": 2},
     "a batch of one": {"archs_per_step": 1, "batch_size": 1, "max_steps": 2},
 }
+COMPRESSORS: dict[str, dict[str, Any]] = {
+    "hspg": {"target": "50%"},
+    "dhspg": {"start": "20%"},
+    "hesso": {"start": "20%", "until": "80%", "periods": 2},
+    "obprox_sg": {"penalty": 1.0},
+    "slimming": {},
+    "admm": {"every": 1},
+}
+WAYS |= {name: {"optimizer": "sgd", "modifiers": {"use": name, **use}} for name, use in COMPRESSORS.items()}
 
 
 class Depths:
@@ -59,12 +69,15 @@ class LastGradients(Modifier):
     """Keeps what the optimiser saw in the last step."""
 
     def on_update(self, step: Any) -> None:
-        named = step.job.net.named_parameters()
+        mine = {id(p) for group in step.optimizer.param_groups for p in group["params"]}
+        named = [(name, p) for name, p in step.job.net.named_parameters() if id(p) in mine]
         self.gradients = {f"grad {name}": p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def main(out: Path) -> None:
-    for name, options in WAYS.items():
+    for name, way in WAYS.items():
+        options = dict(way)
+        compressors = [registry.make("modifier", options.pop("modifiers"))] if "modifiers" in options else []
         net = tiny_net(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         last = LastGradients()
         depths = Depths() if "archs_per_step" in options else None
@@ -72,9 +85,9 @@ def main(out: Path) -> None:
         job = TrainJob(
             net, ToyTask(train=30), None,
             TrainOptions(**{"max_steps": 5, "batch_size": 7, "learning_rate": 1e-3, "precision": "fp32"} | options),
-            seed=0, stage="t", space=depths, sampler=depths, modifiers=[KD(), last],
+            seed=0, stage="t", space=depths, sampler=depths, modifiers=[*compressors, KD(), last],
             models={"teacher": tiny_net(seed=1)},
-            log=lambda step, values, lines=lines: lines.append(values.get("loss", 0.0)),
+            log=lambda step, values, lines=lines: lines.extend(values[name] for name in ("loss",) if name in values),
         )  # fmt: skip
         result = Loop().fit(job)
         from accelerate import PartialState
@@ -84,6 +97,8 @@ def main(out: Path) -> None:
 
         student = result.ledger[0] if result.ledger[0].role == "student" else result.ledger[1]
         facts = {"log": torch.tensor(lines), "ledger": torch.tensor([student.steps, student.examples, student.tokens])}
+        if result.arch is not None:
+            facts["arch"] = torch.tensor([value for knob, value in sorted(result.arch.items()) if knob != "layers"])
         if depths is not None:
             told = depths.heard if hasattr(depths, "heard") else depths.state_dict()["told"]
             facts["told"] = torch.tensor(told)
