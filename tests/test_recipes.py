@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -9,6 +10,7 @@ from nasframe.cli.check import files_of, is_study, problems_of
 from nasframe.nn.bits import account
 from nasframe.nn.formats import encoder_matrices, parse_format
 from nasframe.recipe.loading import extended_files
+from nasframe.recipe.resolution import check_recipe
 from nasframe.studies.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,3 +65,25 @@ def test_formats_are_compared_at_the_bits_that_the_arms_say():
             assert 100 - bound < 100 * account(net, record)["saved"] < 100 - bound + 1
         assert bound == (16 if arm == "uniform-84" else 10)
         assert stages["assigned"]["modifiers"][2]["tune"] == (1 if arm == "one-shot-90" else 0.4)
+
+
+@pytest.mark.parametrize("recipe", ["hspg/sst2-minilm", "slimming/mrpc-minilm", "rosita/cola-minilm"])
+@pytest.mark.parametrize("more", [[], ["quarter=true"]])
+def test_recipes_of_the_table_export_where_asked(recipe, more):
+    plan, problems = check_recipe(recipe, ["export=true", *more])
+    assert problems == []
+    assert (plan.stages[-1].verb, plan.stages[-1].options["models"]) == ("export", ["best@*"])
+    assert "export" not in [stage.verb for stage in check_recipe(recipe, more)[0].stages]
+
+
+def test_what_is_stacked_is_measured_before_tuning_and_has_the_settings_of_its_method():
+    stages = {stage.name: stage.options for stage in check_recipe("hspg/stacked")[0].stages}
+    single = {stage.name: stage.options for stage in check_recipe("nxmiformer/sst2-minilm")[0].stages}["uniform-84"]
+    last = stages["half-svd-2of4-int8"]
+    assert last["modifiers"][2] == single["modifiers"][2]
+    assert last["options"].max_grad_norm == single["options"].max_grad_norm == 0
+    assert stages["extract"]["archs"]["half-raw"] == stages["extract"]["archs"]["half"] == "sparse"
+    assert stages["tune"]["models"] == ["half"]
+    assert stages["half-svd-raw"]["from_"] == "half"
+    assert stages["raw"]["archs"] == {"half-svd-2of4-int8-raw": {}}
+    assert stages["evaluate"].get("models") is None  # all of them

@@ -98,6 +98,9 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
     return found
 
 
+SIGNS = ("+", "~")
+
+
 @dataclass(frozen=True)
 class Override:
     """One change of a recipe.
@@ -153,7 +156,7 @@ def _given_groups(stages: Node | None) -> set[str]:
 def read_override(text: str, problems: list[Problem]) -> Override | None:
     """Read ``key=value``, ``+key=value`` or ``~key``; ``None`` where it is none, with the problem noted."""
     at = Position(f"override {text!r}")
-    sign = text[:1] if text[:1] in ("+", "~") else ""
+    sign = text[:1] if text[:1] in SIGNS else ""
     key, equals, value = text[len(sign) :].partition("=")
     keys = tuple(key.split("."))
     if not all(keys) or (sign == "~") == bool(equals):
@@ -177,7 +180,8 @@ def _listed(path: str, changes: Node, problems: list[Problem]) -> list[Override]
     if not isinstance(changes.value, dict):
         problems.append(Problem(str(changes.at), path, "is not a mapping. Expected dotted.path: value."))
         return []
-    return [Override("", tuple(key.split(".")), value, value.at) for key, value in changes.value.items()]
+    pairs = [(key[:1] if key[:1] in SIGNS else "", key, value) for key, value in changes.value.items()]
+    return [Override(sign, tuple(key[len(sign) :].split(".")), value, value.at) for sign, key, value in pairs]
 
 
 def _apply(root: Node, item: Override, problems: list[Problem]) -> None:

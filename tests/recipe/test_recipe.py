@@ -190,7 +190,10 @@ BASE = {
         {"evaluate": None},
         {"evaluate": {"split": "select"}},
     ],
-    "switches": {"smoke": {"stages.teacher.max_steps": 2, "seed": 5}},
+    "switches": {
+        "smoke": {"stages.teacher.max_steps": 2, "seed": 5},
+        "more": {"+stages.5": {"export": {"mode": "stock"}}, "~task": None},
+    },
 }
 
 
@@ -220,6 +223,8 @@ def changed(*overrides):
         ("smoke=true", ("seed",), 5),
         ("smoke=true", ("stages", 0, "train", "max_steps"), 2),
         ("smoke=false", ("seed",), 0),
+        ("more=true", ("stages", 5), {"export": {"mode": "stock"}}),
+        ("more=true", ("task",), None),
     ],
 )
 def test_overrides(override, path, expected):
