@@ -34,7 +34,7 @@ def test_two_processes_equal_one(launcher: str, alone: Path, tmp_path: Path) -> 
     # without MPI, accelerate starts several processes only where it is told of GPUs; none has to be there
     command = [sys.executable, "-m", *LAUNCHERS[launcher], script, str(tmp_path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"ACCELERATE_USE_CPU": "true"}
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"ACCELERATE_USE_CPU": "true"}
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for way in WAYS:
