@@ -79,7 +79,9 @@ def test_what_is_rounded_is_seen_to_be_on_its_grid_or_is_no_format(bits: int) ->
     assert not fits_grid(weight, bits).any()
 
 
-@pytest.mark.parametrize("text", ["int0", "int1", "int13", "int17", "int", "fp16", "2:4", "5:4 int8", "0:4 int8", "8", ""])
+@pytest.mark.parametrize(
+    "text", ["int0", "int1", "int13", "int17", "int", "fp16", "2:4", "5:4 int8", "0:4 int8", "8", ""]
+)
 def test_what_is_no_format_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="Expected"):
         parse_format(text)
