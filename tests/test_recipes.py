@@ -95,7 +95,7 @@ def test_what_is_stacked_is_measured_before_tuning_and_has_the_settings_of_its_m
 @pytest.mark.parametrize("recipe", ["hspg/sst2-minilm", "slimming/sst2-minilm", "rosita/sst2-minilm", "hspg/stacked"])
 def test_what_a_recipe_of_the_table_exports_loads_again(tmp_path, recipe):
     """In a process of its own, which export starts; on a network of MiniLM's counts of layers and heads."""
-    sizes = {"vocab_size": 100, "hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 160}
+    sizes = {"vocab_size": 100, "hidden_size": 48, "num_attention_heads": 12, "max_position_embeddings": 160}
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "a", "film", *(f"w{i}" for i in range(91))]
     config = BertConfig(num_hidden_layers=6, intermediate_size=1536, **sizes)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "net")
