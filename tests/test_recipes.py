@@ -8,11 +8,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 import nasframe as nf
 from nasframe.cli.check import files_of, is_study, problems_of
-from nasframe.model_files import read_net
 from nasframe.nn.bits import account
-from nasframe.nn.formats import encoder_matrices, parse_format, record_of
+from nasframe.nn.formats import encoder_matrices, parse_format
 from nasframe.recipe.loading import extended_files
 from nasframe.recipe.resolution import check_recipe
+from nasframe.reports.report import build
 from nasframe.studies.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,5 +111,6 @@ def test_what_a_recipe_of_the_table_exports_loads_again(tmp_path, recipe):
     exported = {"half", "half-svd", "half-svd-2of4-int8"} if recipe == "hspg/stacked" else {"best@50%"}
     assert {file.parent.name for file in (run.directory / "models").glob("*/export_report.json")} == exported
     if recipe == "hspg/stacked":
-        raw = read_net(run.directory / "models" / "half-svd-2of4-int8-raw")
-        assert {str(form) for form in record_of(raw).values()} == {"2:4 int8"}
+        rows = {model["name"]: model for model in build(run.directory)["models"]}
+        assert {"half-raw", "half-svd-raw"} < rows.keys()
+        assert rows["half-svd-2of4-int8-raw"]["stored"]["formats"] == {"2:4 int8": 36}
