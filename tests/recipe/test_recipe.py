@@ -234,6 +234,11 @@ def test_overrides(override, path, expected):
     assert found == expected
 
 
+def test_a_switch_that_is_said_twice_is_one():
+    assert changed("more=true", "more=true") == changed("more=true")
+    assert changed("smoke=true", "smoke=false")["seed"] == 0
+
+
 def test_overrides_apply_in_order_and_after_switches():
     assert changed("seed=1", "seed=2")["seed"] == 2
     assert changed("seed=1", "smoke=true")["seed"] == 1
@@ -253,6 +258,7 @@ def test_overrides_apply_in_order_and_after_switches():
         ("a=[1,", "not YAML"),
         ("a={b: 1, b: 2}", "duplicate key"),
         ("+seed=1", "is there already. To change it leave out the '+'"),
+        ("+stages.4={export: {}}", "there is a stage '4' already. Expected +stages.5 for one more"),
         ("~sed", "there is no 'sed' to take away. Did you mean 'seed'?"),
         ("~task.a.b", "there is no 'a' to take away"),
         ("seed.x=1", "'seed' is 0, which has no options"),
