@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import random
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,10 @@ def training_macs(name: str) -> float:
         options, use = stage.options["options"], stage.options.get("sampler")
         steps, domain = options.max_steps, space.domain.restrict(stage.options.get("within") or {})
         teachers = [use for use in stage.options.get("modifiers") or () if "teacher" in use]
-        if stage.options.get("models"):
-            extracted = next(s.options.get("archs") for s in plan.stages if s.verb == "extract")
-            sizes = [macs.of(space.arch(arch)) / whole for arch in extracted.values()] if extracted else None
+        if trained := stage.options.get("models"):
+            extracted = next(s.options.get("archs") for s in plan.stages if s.verb == "extract") or {}
+            chosen = [arch for name, arch in extracted.items() if any(fnmatch(name, pattern) for pattern in trained)]
+            sizes = [macs.of(space.arch(arch)) / whole for arch in chosen]
             student = sum(sizes or SHARES.values())
             taught = float(len(sizes or SHARES) * len(teachers))
         else:
