@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from stand_in import WORDS, write_net, write_reviews
+from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.cli.check import files_of, is_study, problems_of
@@ -95,17 +96,11 @@ def test_what_is_stacked_is_measured_before_tuning_and_has_the_settings_of_its_m
 @pytest.mark.parametrize("recipe", ["hspg/sst2-minilm", "slimming/sst2-minilm", "rosita/sst2-minilm", "hspg/stacked"])
 def test_what_a_recipe_of_the_table_exports_loads_again(tmp_path, recipe):
     """In a process of its own, which export starts; on a network of MiniLM's counts of layers and heads."""
-    sizes = {"vocab_size": 100, "hidden_size": 48, "num_attention_heads": 12, "max_position_embeddings": 160}
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "a", "film", *(f"w{i}" for i in range(91))]
-    config = BertConfig(num_hidden_layers=6, intermediate_size=1536, **sizes)
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "net")
-    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "net")
-    rows = [f"{'good' if i % 2 else 'bad'} {'a ' * (i % 5)}film {'film ' * (i // 5)},{i % 2}" for i in range(60)]
-    (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    changes = [
-        "smoke=true", f"model={{use: hf, path: {tmp_path}/net}}", "estimators.latency={repeats: 1}",
-        f"task={{use: text_classification, train: {tmp_path}/reviews.csv, max_length: 12}}",
-    ]  # fmt: skip
+    sizes = {"hidden_size": 48, "num_attention_heads": 12, "max_position_embeddings": 160}
+    words = [*WORDS, *(f"word{i}" for i in range(100 - len(WORDS)))]
+    model = write_net(tmp_path / "net", words, num_hidden_layers=6, intermediate_size=1536, **sizes)
+    task = write_reviews(tmp_path)
+    changes = ["smoke=true", f"model={model}", f"task={task}", "estimators.latency={repeats: 1}"]
     changes += ["stages.half-svd-raw.rank=16"] if recipe == "hspg/stacked" else ["export=true"]
     run = nf.run(nf.load_recipe(recipe, changes), out=tmp_path / "run", progress=False, report=False)
     exported = {"half", "half-svd", "half-svd-2of4-int8"} if recipe == "hspg/stacked" else {"best@50%"}

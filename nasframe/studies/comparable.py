@@ -82,9 +82,10 @@ def check_metric(study: Study) -> None:
     distinct = {canonical_json([plan.model, plan.task, str(plan.base)]): plan for plan in study.plans.values()}
     for plan in distinct.values() if metric is not None else ():
         parts = Material(plan)
-        net, task = parts.work.net, parts.task
-        if metric == task.primary or net is None:
+        task = parts.task
+        if metric == task.primary or parts.model is None:
             continue
+        net = parts.net()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
             known = task.evaluate(forward_of(net.eval(), net, "fp32"), split, GLANCE).metrics
@@ -95,20 +96,22 @@ def check_metric(study: Study) -> None:
             )
 
 
-def why_nothing(directory: Path, runs: Sequence[str], compare: Mapping[str, Any]) -> str:
-    """Say of finished runs that leave nothing to compare what they measured, beside what was wanted.
+def why_nothing(directory: Path, runs: Sequence[Mapping[str, Any]], compare: Mapping[str, Any]) -> str:
+    """Say of runs that leave nothing to compare what they measured, beside what was wanted.
 
     Args:
         directory: what ``runs`` are read from.
-        runs: the finished ones.
+        runs: as in ``study.yaml``: ``run`` is where each is.
         compare: ``metric``, ``split`` and ``models``, as wanted.
     """
     from nasframe.reports.gather import gather
+    from nasframe.studies.study import finished
 
-    if not runs:
-        return "no run left anything to compare."
-    models = [model for run in runs for model in gather(directory / run)["models"]]
-    metric, split, patterns = compare.get("metric"), compare["split"], compare.get("models") or []
+    ended = [directory / run["run"] for run in runs if finished(directory / run["run"])]
+    if not ended:
+        return "nothing to compare: no run is finished."
+    models = [model for run in ended for model in gather(run)["models"]]
+    metric, split, patterns = compare.get("metric"), compare.get("split", "dev"), compare.get("models") or []
     metrics = {name for model in models for name in model["metrics"].get(split, {})}
     names = {model["name"] for model in models if split in model["metrics"]}
     parts = [f"nothing to compare on {split!r}."]
@@ -117,4 +120,5 @@ def why_nothing(directory: Path, runs: Sequence[str], compare: Mapping[str, Any]
     for pattern in patterns:
         if not _matching(names, [pattern]):
             parts.append(f"No model {pattern!r}. Models: {listing(names)}.{suggestion(pattern, names)}")
-    return " ".join([*parts, f"To compare something else: nasframe compare {directory} --metric … --models …"])
+    place = directory if directory.name else "RUN…"
+    return " ".join([*parts, f"To compare something else: nasframe compare {place} --metric … --models …"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.studies import stats
+from nasframe.studies.comparable import why_nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     options = settings["compare"]
     found = compared(frame, options.get("models"))
     if found.empty:
-        raise UsageError(f"{directory}: nothing to compare: no finished run has a model with a score. {_why(settings)}")
+        raise UsageError(why_nothing(Path(directory), settings["runs"], options))
     arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
     against = options.get("against") or arms[0]
     if against not in settings["arms"]:
@@ -221,12 +222,6 @@ def _costs(rows: pd.DataFrame) -> list[str]:
 def _aims(unlike: tuple[str, Sequence[str]]) -> str:
     task, aims = unlike
     return f"{task}: the searches aimed at {' and '.join(aims)}, so their curves and fronts are not set side by side."
-
-
-def _why(settings: Mapping[str, Any]) -> str:
-    metric, split = settings["compare"].get("metric"), settings["compare"].get("split", "dev")
-    wanted = f"measured {metric!r} on {split!r}" if metric else f"evaluated on {split!r}"
-    return f"Expected runs with models {wanted}."
 
 
 def _missing(directory: Path, settings: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:

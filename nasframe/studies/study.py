@@ -15,7 +15,7 @@ from nasframe.recipe.nodes import Position, dump, parse, read
 from nasframe.running.cache import default_folder
 from nasframe.running.keys import chains, file_digest
 from nasframe.store import RunStore
-from nasframe.studies.comparable import check_metric, why_nothing
+from nasframe.studies.comparable import check_metric
 from nasframe.studies.study_file import Study, load_study
 from nasframe.studies.workers import LOG, work_through
 
@@ -212,15 +212,9 @@ def run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def report(directory: Path, say: Callable[[str], None]) -> None:
     """Write the study's table, statistics and pages from what is finished."""
     from nasframe.reports import study_report
-    from nasframe.studies.compare import compared
 
-    frame, facts = collect(directory), settings(directory)
-    if compared(frame, facts["compare"].get("models")).empty:
-        runs = [run["run"] for run in facts["runs"] if finished(directory / run["run"])]
-        say(why_nothing(directory, runs, facts["compare"]))
-        return
     try:
-        study_report.write(directory, frame, facts)
+        study_report.write(directory, collect(directory), settings(directory))
     except UsageError as error:
         say(str(error))
 

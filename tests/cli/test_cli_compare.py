@@ -60,7 +60,7 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
     [
         (["{home}", "--json", "--csv"], "expected one of them"),
         (["{home}", "--against", "randm"], "Did you mean 'random'?"),
-        (["{home}", "--metric", "mcc"], "no finished run has a model with a score"),
+        (["{home}", "--metric", "mcc"], "No metric 'mcc'. Metrics: accuracy"),
         (["{home}", "--models", "nothing*"], "nothing to compare"),
         (["/nowhere"], "no run here"),
         ([], "RUN"),

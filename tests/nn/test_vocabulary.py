@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import random
 from pathlib import Path
@@ -14,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasframe_basics.vocabulary import Vocabulary
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
+from stand_in import write_net, write_reviews
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
 import nasframe as nf
 from nasframe.errors import UsageError
@@ -116,14 +115,9 @@ def folder(tmp_path_factory: Any) -> Path:
     home = tmp_path_factory.mktemp("vocabulary")
     words = [*SPECIAL, *(f"word{i}" for i in range(200)), "good", "bad", "g", "##o", "##d"]
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        config = BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(home / "net")
-        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(home / "net")
+    write_net(home / "net", words, max_position_embeddings=16, **sizes)
     draw = random.Random(0)
-    rows = [[*draw.choices(words[6:30], k=4), draw.choice(["good", "bad"])] for _ in range(60)]
-    lines = [f"{' '.join(row)},{int('good' in row)}" for row in rows]
-    (home / "reviews.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    write_reviews(home, [[*draw.choices(words[6:30], k=4), draw.choice(["good", "bad"])] for _ in range(60)])
     return home
 
 

@@ -87,7 +87,7 @@ def main(out: Path) -> None:
             TrainOptions(**{"max_steps": 5, "batch_size": 7, "learning_rate": 1e-3, "precision": "fp32"} | options),
             seed=0, stage="t", space=depths, sampler=depths, modifiers=[*compressors, KD(), last],
             models={"teacher": tiny_net(seed=1)},
-            log=lambda step, values, lines=lines: lines.extend(values[name] for name in ("loss",) if name in values),
+            log=lambda step, values, lines=lines: lines.append(values["loss"]) if "loss" in values else None,
         )  # fmt: skip
         result = Loop().fit(job)
         from accelerate import PartialState

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import random
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizer
+from stand_in import write_net, write_reviews
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.nn import count
@@ -23,8 +21,6 @@ from nasframe.reports.report import build
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BASELINES = sorted(path.stem for path in (RECIPES / "baselines").glob("*.yaml") if path.stem[0] != "_")
 METHODS = [name for name in BASELINES if name not in ("sst2", "cola", "mrpc")]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [*SPECIAL, "good", "bad", "fine", "dull", "the", "a", "film", "plot"]
 SHARES = {"75%": 0.75, "50%": 0.5, "35%": 0.35, "20%": 0.2}
 
 
@@ -32,17 +28,11 @@ SHARES = {"75%": 0.75, "50%": 0.5, "35%": 0.35, "20%": 0.2}
 def folder(tmp_path_factory: Any) -> Path:
     """A network as thin as the recipes' spaces allow, at MiniLM's and at BERT-base's counts, and a few texts."""
     home = tmp_path_factory.mktemp("recipes")
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 32}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        for name, layers, ffn in (("minilm", 6, 1536), ("base", 12, 3072)):
-            config = BertConfig(num_hidden_layers=layers, intermediate_size=ffn, **sizes)
-            BertForSequenceClassification(config).save_pretrained(home / name)
-            BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(home / name)
-        BertForMaskedLM(BertConfig(num_hidden_layers=1, intermediate_size=24, **sizes)).save_pretrained(home / "lm")
-    draw = random.Random(0)
-    rows = [draw.choices(WORDS[5:], k=draw.randint(3, 9)) for _ in range(80)]
-    lines = [f"{' '.join(row)},{int('good' in row)}" for row in rows]
-    (home / "reviews.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    sizes = {"hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 32}
+    for name, layers, ffn in (("minilm", 6, 1536), ("base", 12, 3072)):
+        write_net(home / name, num_hidden_layers=layers, intermediate_size=ffn, **sizes)
+    write_net(home / "lm", kind=BertForMaskedLM, num_hidden_layers=1, intermediate_size=24, **sizes)
+    write_reviews(home)
     return home
 
 

@@ -20,7 +20,8 @@ from nasframe_nxmiformer.estimators import Bits
 from nasframe_nxmiformer.examples import AssignBits as AssignBitsWork
 from nasframe_nxmiformer.policies import exact, greedy
 from nasframe_nxmiformer.space import KINDS, NMBits
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BertTokenizer
+from stand_in import write_net, write_reviews
+from transformers import AutoModelForSequenceClassification
 
 import nasframe as nf
 from nasframe.errors import UnsatisfiableError, UsageError
@@ -338,16 +339,10 @@ def test_the_readme_names_lines_that_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sst2-minilm", "mrpc-minilm"])
 def test_the_recipe_runs_and_says_what_is_stored(tmp_path: Any, name: str) -> None:
-    sizes = {"vocab_size": 9, "hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 160}
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "a", "film"]
-    config = BertConfig(num_hidden_layers=2, intermediate_size=48, **sizes)
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "net")
-    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "net")
-    rows = [f"{'good' if i % 2 else 'bad'} {'a ' * (i % 5)}film {'film ' * (i // 5)},{i % 2}" for i in range(60)]
-    (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    sizes = {"hidden_size": 24, "num_attention_heads": 12, "max_position_embeddings": 160}
+    model = write_net(tmp_path / "net", num_hidden_layers=2, intermediate_size=48, **sizes)
     changes = [
-        "smoke=true", f"model={{use: hf, path: {tmp_path}/net}}",
-        f"task={{use: text_classification, train: {tmp_path}/reviews.csv, max_length: 12}}",
+        "smoke=true", f"model={model}", f"task={write_reviews(tmp_path)}",
         "stages.assign.archs.assigned-90=18%", "estimators.latency={repeats: 1}",
     ]  # fmt: skip
     run = nf.run(nf.load_recipe(str(RECIPES / f"nxmiformer/{name}.yaml"), changes), out=tmp_path / "run")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from nasframe_rosita.schedule import all_sizes, lowered, sizes_within
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizer
+from stand_in import WORDS, write_net, write_reviews
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.nn import count
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "fine", "dull", "the", "a", "film", "plot"]
 
 
 @functools.cache
@@ -116,20 +113,13 @@ def schedule(net: Any, prune: Any) -> list[Any]:
 def folder(tmp_path_factory: Any) -> Path:
     """Networks with the counts of MiniLM and BERT-base, as thin as can be, and a few texts."""
     home = tmp_path_factory.mktemp("rosita")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        for name, layers, hidden, ffn in (("minilm", 6, 384, 1536), ("base", 12, 768, 3072)):
-            sizes = {"vocab_size": 800, "hidden_size": hidden, "num_attention_heads": 12, "max_position_embeddings": 16}
-            config = BertConfig(num_hidden_layers=layers, intermediate_size=ffn, **sizes)
-            BertForSequenceClassification(config).save_pretrained(home / name)
-            words = WORDS + [f"word{i}" for i in range(800 - len(WORDS))]
-            BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(home / name)
-        small = {"vocab_size": 800, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24}
-        config = BertConfig(num_hidden_layers=1, max_position_embeddings=32, **small)
-        BertForMaskedLM(config).save_pretrained(home / "lm")
-    draw = random.Random(0)
-    rows = [draw.choices(WORDS[5:], k=draw.randint(3, 9)) for _ in range(60)]
-    lines = [f"{' '.join(row)},{int('good' in row)}" for row in rows]
-    (home / "reviews.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    words = WORDS + [f"word{i}" for i in range(800 - len(WORDS))]
+    for name, layers, hidden, ffn in (("minilm", 6, 384, 1536), ("base", 12, 768, 3072)):
+        sizes = {"hidden_size": hidden, "num_attention_heads": 12, "max_position_embeddings": 16}
+        write_net(home / name, words, num_hidden_layers=layers, intermediate_size=ffn, **sizes)
+    small = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24}
+    write_net(home / "lm", words, BertForMaskedLM, num_hidden_layers=1, max_position_embeddings=32, **small)
+    write_reviews(home)
     return home
 
 
