@@ -29,6 +29,7 @@ from nasframe.types import TrainJob, TrainOptions
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hspg, proximal": [{"use": "hspg", "prox": "100%"}],
     "hspg, half-space": [{"use": "hspg", "prox": "0%"}],
+    "hspg, half-space to a target": [{"use": "hspg", "prox": "0%", "target": "50%"}],
     "dhspg": [{"use": "dhspg", "start": "0%"}],
     "hesso": [{"use": "hesso", "start": "0%", "until": "100%"}],
     "obprox_sg": [{"use": "obprox_sg", "prox": "0%"}],

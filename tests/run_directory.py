@@ -105,6 +105,8 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
         store.end_stage(stage, "done", 40.0 + position, {"winners": winners} if winners else {})
     for stage, steps in (("teacher", 180), ("supernet", 240)):
         log_curves(store, rng, stage, steps)
+        if stage == "supernet":
+            store.log(stage, steps, {"removal_error": 0.0})
         store.add_ledger(
             stage, [LedgerEntry("student", steps, 32 * steps, 1500 * steps, 6e9 * steps, 12e9 * steps, 3, 40.0)]
         )
@@ -121,7 +123,7 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
             arch = {"layers": kept} | {f"heads.{i}": (12, 8, 12, 4, 8)[i] for i in kept}
             arch |= {f"ffn.{i}": (1536, 512, 1024, 256, 1024)[i] for i in kept}
             put_model(store, f"{prefix}@{budget}", stage, arch, score - loss, 3.4 * depth)
-        store.end_stage(stage, "done", 1.0)
+        store.end_stage(stage, "done", 1.0, {"extract_error": {f"{prefix}@75%": 2.5e-7}})
     if finished:
         store.put("finished", True)
     store.close()

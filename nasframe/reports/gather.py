@@ -62,6 +62,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "split": split,
         "full": full,
         "models": models,
+        "removal_errors": _removal_errors(rows["stage"], rows["metric"]),
         "searches": sorted(_searches(rows, recipe), key=lambda search: search["stage"] in untrained),
         "curves": _curves(rows["metric"], [row["name"] for row in rows["stage"]]),
         "ledger": rows["ledger"],
@@ -201,6 +202,14 @@ def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, 
         compressed = bool((model["blueprint"] or {}).get("quantised"))
         model["stored"] = stored.get(model["name"]) if compressed else None
         model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
+
+
+def _removal_errors(stages: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return by how much logits changed where parts were taken out: by stages, by name, and into models, by theirs."""
+    found = {row["stage"]: row["value"] for row in logged if row["name"] == "removal_error"}
+    for row in stages:
+        found |= (row["result"] or {}).get("extract_error", {})
+    return found
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

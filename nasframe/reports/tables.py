@@ -37,6 +37,16 @@ def size(value: float | None) -> str:
     return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
 
 
+def removed(errors: Mapping[str, float]) -> str:
+    """Say by how much logits changed where parts of networks were taken out.
+
+    >>> removed({"sparse": 2.5e-7, "best@50%": 0.0})
+    'Largest change of a logit where parts were taken out: sparse 2.5e-07, best@50% 0.'
+    """
+    listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+    return f"Largest change of a logit where parts were taken out: {listed}."
+
+
 def duration(seconds: float | None) -> str:
     """Write a time span with its two largest units.
 

@@ -72,6 +72,7 @@ def test_the_published_chain_is_the_published_one() -> None:
         ("setting4-minilm", [], 1423),
         ("setting4-minilm", ["quarter=true"], 1423),
         ("setting4-minilm", ["mrpc=true"], 605),
+        ("setting4-minilm", ["mrpc=true", "quarter=true", "stages.width.max_steps=205"], 605),
     ],
 )
 def test_the_chain_costs_the_training_macs_of_the_uniform_super_network(

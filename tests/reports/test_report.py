@@ -56,6 +56,12 @@ def test_searches_without_super_network_training_give_the_baselines(stages, base
     assert _untrained({"stages": stages}) == baselines
 
 
+def test_what_taking_parts_out_changed_is_told(made, run_dir):
+    assert made["removal_errors"] == {"supernet": 0.0, "best@75%": 2.5e-7, "magnitude@75%": 2.5e-7}
+    sentence = "where parts were taken out: supernet 0, best@75% 2.5e-07, magnitude@75% 2.5e-07."
+    assert all(sentence in (run_dir / page).read_text("utf-8") for page in ("report.md", "report.html"))
+
+
 def test_gains_and_shares_compare_with_the_teacher_and_the_baseline(made):
     models = {model["name"]: model for model in made["models"]}
     half, teacher = models["best@50%"], models["teacher"]
