@@ -50,8 +50,8 @@ class DHSPG(GroupModifier):
         target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
             no group, of the encoder's parameters. One share, or one for each kind.
         start: T_w, the share of the steps before groups are divided.
-        until: by this share of the steps every candidate is pulled hard enough to be zero; ``null`` pulls as published
-            only; what is then missing becomes zero at the end.
+        until: by this share of the steps as many candidates as needed are pulled hard enough to be zero; ``null`` pulls
+            as published only; what is then missing becomes zero at the end.
         penalty: λ; default: published, 1e-3 for SGD and 1e-2 for AdamW.
         amplify: what λ_g is where a step leads away from zero, as a multiple of how fast; published: 2, 20.
         most: λ_g may be so many times λ; published: 10, 1000.
@@ -151,7 +151,13 @@ class DHSPG(GroupModifier):
         found = torch.bincount(x.unit, zero.float(), len(self.cap))
         open_ = self.candidates & ~zero & (found < self.cap)[x.unit]
         norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
-        pull = torch.where(open_, alpha * self.lambdas(alpha, norms, by, step.index) / norms, 0)
+        lambdas = self.lambdas(alpha, norms, by)
+        if self.last is not None:  # as many as still lack, those nearest to zero, get there in time
+            left = max(self.last - step.index - 1, 0.5)  # steps; in the last one a group is turned round
+            due = self.choose(squares / x.sizes, open_, zero, self.cap - found)
+            along = (squares - by.leads) / norms  # of x', which is to be gone
+            lambdas = torch.where(due, torch.maximum(lambdas, along / (alpha * left)), lambdas)
+        pull = torch.where(open_, alpha * lambdas / norms, 0)
         dots = squares - by.leads - pull * squares  # ⟨v, x_k⟩
         leaving = leaves_half_space(dots, squares, self.eps) & open_
         leaving = self.choose(squares / x.sizes, leaving, zero, self.cap - found)
@@ -161,17 +167,13 @@ class DHSPG(GroupModifier):
             w.mul_(stay).addcmul_(d, p, value=-1)  # x' − pull x_k = (1 − pull) x' − pull δ
         return zero
 
-    def lambdas(self, alpha: float, norms: torch.Tensor, by: Moved, index: int) -> torch.Tensor:
+    def lambdas(self, alpha: float, norms: torch.Tensor, by: Moved) -> torch.Tensor:
         """λ_g: λ, or where ⟨x, ∇⟩ < 0 what makes v_g come nearer to zero and still lowers f, if there is such."""
         away = (-by.leads / alpha / norms).clamp(min=0)  # λ_min = −⟨x, ∇⟩ / ‖x‖: below it ‖x‖ grows
         falls = by.moved / alpha**2 / away.clamp(min=torch.finfo(away.dtype).tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
         raised = (self.amplify * away).clamp(self.penalty, self.penalty * self.most)
         raised = torch.where(raised > falls, (away + falls) / 2, raised)
-        lambdas = torch.where(away > 0, raised, self.penalty)
-        if self.last is None:
-            return lambdas
-        left = max(self.last - index - 1, 0.5)  # steps; in the last one a group is turned round
-        return torch.maximum(lambdas, norms / (alpha * left))
+        return torch.where(away > 0, raised, self.penalty)
 
     def state_dict(self) -> dict[str, Any]:
         """Return G_p; what is zero is seen from the weights."""

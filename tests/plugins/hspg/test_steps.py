@@ -34,8 +34,8 @@ class Stage:
         self.optimizer = make_optimizer(self.net, options)
         self.total, self.index, self.draw = total, 0, torch.Generator().manual_seed(0)
 
-    def step(self, skipped: bool = False) -> tuple[Any, Any]:
-        """Make one step; return the network before it, and after what the optimiser alone did."""
+    def step(self, skipped: bool = False, still: bool = False) -> tuple[Any, Any]:
+        """Make one step, or the modifier's part alone; return the network before it, and as the optimiser left it."""
         for parameter in self.net.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=self.draw)
         now = SimpleNamespace(
@@ -43,7 +43,7 @@ class Stage:
         )
         before = copy.deepcopy(self.net)
         self.modifier.on_gradients(now)
-        if not skipped:
+        if not (skipped or still):
             self.optimizer.step()
         moved = copy.deepcopy(self.net)
         self.modifier.on_update(now)
@@ -198,6 +198,20 @@ def test_lambda_is_divided_at_its_times():
             float((v.norm() - x.norm()) / len(x) ** 0.5) for v, x in zip(groups(moved), groups(stage.net), strict=True)
         ]
         assert shrunk == pytest.approx([RATE * (1.0 if index < 2 else 0.1)] * 20, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "modifier", [HSPG(target="50%", prox="0%", until="90%"), DHSPG(start="0%", until="90%")], ids=lambda m: m.name
+)
+def test_a_target_leaves_all_other_groups_alone(modifier):
+    """The pull alone: candidates beyond the target, too, keep what they are."""
+    stage = Stage(modifier, total=40)
+    before = groups(stage.net)
+    for _ in range(40):
+        stage.step(still=True)
+    kept = [float(now.norm() / then.norm()) for now, then in zip(groups(stage.net), before, strict=True)]
+    assert [sum(part == 0 for part in kinds) for kinds in (kept[:4], kept[4:])] == [2, 8]
+    assert all(part == 0 or part > 0.98 for part in kept)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
