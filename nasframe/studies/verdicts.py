@@ -81,23 +81,24 @@ def interval(name: str, row: Mapping[str, Any], low: str = "t_low", high: str = 
     return difference(name, row["mean"], 2) + bounds
 
 
-def _main(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _main(report: Mapping[str, Any], part: str = "tables") -> list[Mapping[str, Any]]:
     """The tables that conclusions are drawn from: the tasks' mean where there is one."""
-    tables = report["tables"]
+    tables = report[part]
     return [table for table in tables if table["task"] == tables[0]["task"]] if tables else []
 
 
-def _comparisons(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for table in _main(report):
+def _comparisons(report: Mapping[str, Any], part: str = "tables") -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for table in _main(report, part):
         for row in table["comparisons"]:
             yield table["model"], table["metric"], row
 
 
 def _findings(report: Mapping[str, Any]) -> Iterator[str]:
-    for model, metric, row in _comparisons(report):
+    fronts = ((f"hypervolume, {kind}", metric, row) for kind, metric, row in _comparisons(report, "fronts"))
+    for what, metric, row in (*_comparisons(report), *fronts):
         if row["verdict"] in ("higher", "lower"):
             yield (
-                f"{model}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(metric, row)} on"
+                f"{what}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(metric, row)} on"
                 f" {row['n']} seeds (paired t, {p_is(row['p_t_holm'])} after Holm)."
             )
 

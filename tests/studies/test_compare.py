@@ -201,6 +201,24 @@ def test_a_large_steady_difference_is_found():
     assert line.startswith("50%: b is higher than a by +5.")
 
 
+def test_what_the_fronts_show_is_found_too():
+    """No budget alone differs by enough to be told, the area under all of them does."""
+    parts = []
+    for share, ahead in ((25, [0, 1]), (50, [1, 0]), (75, [0, 0])):  # b of a, by how many hundredths, in turns
+        rows = [
+            (arm, "t", s, (share + 2 * s + (arm == "b") * ahead[s % 2] * (1 + s / 50)) / 100)
+            for arm in "ab" for s in range(6)
+        ]  # fmt: skip
+        costs = {"encoder_params": 1e5 * share, "encoder_params_relative": share / 100}
+        parts.append(frame(rows, **{"model": f"best@{share}%", "budget": f"{share}%"} | costs))
+    both = pd.concat(parts, ignore_index=True)
+    found = compare.analyse("/nowhere", both, settings(both))
+    told = {row["verdict"] for table in found["tables"] for row in table["comparisons"]}
+    assert told == {"not resolved", "no spread"}
+    (line,) = found["findings"]
+    assert line.startswith("hypervolume, finished models: b is higher than a by +0.002")
+
+
 def test_unequal_training_is_said_loudly():
     rows = frame(ROWS)
     rows.loc[rows["arm"] == "c", "training_macs"] = 1.2e12
