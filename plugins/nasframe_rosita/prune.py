@@ -81,16 +81,27 @@ class ScheduledPrune(Modifier):
         self.pending: list[torch.Tensor | None] = []
         self.kept: Mapping[str, Any] = {}  # a state to go on from
 
-    def on_start(self, job: TrainJob) -> None:
-        """Make the schedule."""
+    def on_plan(self, job: TrainJob) -> None:
+        """Refuse stages that are not trained through one view, and sizes that the network does not have."""
+        if job.net is None:
+            return
         if job.space is None or job.sampler is not None:
             raise UsageError(
                 f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
                 "and 'arch: {}', so that one network is trained through views."
             )
-        free_to_reorder(job, "scheduled_prune")
+        lowered(*self.sizes(job), 1.0)
+
+    def sizes(self, job: TrainJob) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return every size at the start, and the named ones in the end."""
         full = all_sizes(job.net, getattr(job.space, "sizes", dict)(job.arch or {}))
-        goal = {unit: size for unit, size in self.goal.items() if size is not None}
+        return full, {unit: size for unit, size in self.goal.items() if size is not None}
+
+    def on_start(self, job: TrainJob) -> None:
+        """Make the schedule."""
+        self.on_plan(job)
+        free_to_reorder(job, "scheduled_prune")
+        full, goal = self.sizes(job)
         if self.target is not None:
             goal |= sizes_within(job.net, full, goal.get("layers"), self.target, saved_model(job, self.of))
         times = self.times or default_times(full, goal)

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import nasframe as nf
 from nasframe.nn import count
+from nasframe.recipe.resolution import check_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -161,3 +162,16 @@ def test_a_recipe_runs_to_its_sizes(folder: Path, name: str, more: list[str], an
 def with_augment(name: str) -> list[str]:
     stages = {"published/setting1": ["tune"], "published/setting2": ["student", "tune"]}
     return stages.get(name, ["student", "depth", "width"])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("stages.depth.modifiers.0.layers=9", "scheduled_prune: layers is to end with 9, there is 6."),
+        ("stages.depth.arch=null", "scheduled_prune: stage 'depth' cannot be pruned on a schedule."),
+    ],
+)
+def test_a_schedule_that_the_network_cannot_follow_is_refused_before_any_work(change: str, text: str) -> None:
+    plan, problems = check_recipe("rosita/sst2-minilm", [change])
+    assert plan is None
+    assert text in "\n".join(map(str, problems))
