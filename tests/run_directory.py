@@ -106,7 +106,7 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
     for stage, steps in (("teacher", 180), ("supernet", 240)):
         log_curves(store, rng, stage, steps)
         if stage == "supernet":
-            store.log(stage, steps, {"removal_error": 0.0})
+            store.log(stage, steps, {"removal_error": 0.0, "small removal_error": 1e-7})
         store.add_ledger(
             stage, [LedgerEntry("student", steps, 32 * steps, 1500 * steps, 6e9 * steps, 12e9 * steps, 3, 40.0)]
         )

@@ -132,12 +132,16 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
     known = switches.value if switches is not None and isinstance(switches.value, dict) else {}
     fixed = root.value.pop("set", None)
     changes = _listed("set", fixed, problems) if fixed is not None else []
-    turned = [item for item in parsed if item.sign == "" and len(item.keys) == 1 and item.keys[0] in known]
+
+    def is_switch(item: Override) -> bool:
+        return item.sign == "" and len(item.keys) == 1 and item.keys[0] in known
+
+    turned = [item for item in parsed if is_switch(item)]
     last = {item.keys[0]: number for number, item in enumerate(turned)}  # of one said twice the last counts
     for number, item in enumerate(turned):
         if last[item.keys[0]] == number:
             changes += _switch(item, known[item.keys[0]], problems)
-    changes += [item for item in parsed if not any(item is switch for switch in turned)]
+    changes += [item for item in parsed if not is_switch(item)]
     stages = root.value.get("stages")
     groups = {name for name, _ in _names(stages) if name.split("-")[0] == "repeat"} | _given_groups(stages)
     early = [item for item in changes if item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups]

@@ -206,7 +206,11 @@ def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, 
 
 def _removal_errors(stages: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return by how much logits changed where parts were taken out: by stages, by name, and into models, by theirs."""
-    found = {row["stage"]: row["value"] for row in logged if row["name"] == "removal_error"}
+    found = {}
+    for row in logged:
+        model, _, name = row["name"].rpartition(" ")  # a stage that trains several models says which
+        if name == "removal_error":
+            found[f"{row['stage']} {model}".rstrip()] = row["value"]
     for row in stages:
         found |= (row["result"] or {}).get("extract_error", {})
     return found
