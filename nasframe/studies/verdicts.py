@@ -113,8 +113,8 @@ def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[st
         for line in _of_few(n, family, report["alpha"]):
             yield f"{', '.join(having)}: {line}" if len(counts) > 1 else line
     yield from _few_ranks(report)
-    for model, metric, row in rows:
-        yield from _unresolved(report, model, metric, row)
+    for arm in dict.fromkeys(row["arm"] for *_, row in rows):
+        yield from _unresolved(report["against"], arm, [each for each in rows if each[2]["arm"] == arm])
     if budget["equal"] is False:
         yield f"{budget['text']} A difference may come from the training alone."
     for run in report["missing"]:
@@ -178,20 +178,32 @@ def _few_ranks(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{table['model']}: ranks rest on {ranked} of {most} seeds, those that all arms have."
 
 
-def _unresolved(report: Mapping[str, Any], model: str, metric: str, row: Mapping[str, Any]) -> Iterator[str]:
-    which = f"{model}: {row['arm']} against {report['against']}, {interval(metric, row)}"
-    if row["verdict"] == "no spread":
-        equal = "both score the same" if not row["mean"] else "the difference is the same"
-        yield f"{which}: {equal} at every seed, so there is no spread to measure it against; no test can be made."
-    elif row["verdict"] == "not after Holm":
-        yield f"{which}: {p_is(row['p_t'])} alone, {p_is(row['p_t_holm'])} after Holm. Not resolved."
-    elif row["verdict"] == "not resolved":
-        if row["seeds_needed"] is None:
-            more = "no number of seeds that one could run resolves a difference so small"
+def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Iterator[str]:
+    """Say in one line which of an arm's differences are open, and what would resolve them."""
+    said, explained = [], False
+    for model, metric, row in rows:
+        if row["verdict"] == "no spread":
+            equal = "both score the same" if not row["mean"] else "the difference is the same"
+            why = f"{equal} at every seed, so there is no spread to measure it against; no test can be made"
+        elif row["verdict"] == "not after Holm":
+            why = f"{p_is(row['p_t'])} alone, {p_is(row['p_t_holm'])} after Holm"
+        elif row["verdict"] == "not resolved":
+            why = f"{p_is(row['p_t'])}, {_more_seeds(row, explained)}"
+            explained |= row["seeds_needed"] is not None
         else:
-            seeds = "seed" if row["more_seeds"] == 1 else "seeds"
-            more = f"needs about {human(row['more_seeds'])} more {seeds} to resolve a difference of this size"
-        yield f"{which}: {p_is(row['p_t'])}, the sign is not resolved; {more}."
+            continue
+        said.append(f"{model} {interval(metric, row)}, {why}")
+    if said:
+        yield f"{arm} against {against} is not resolved: {'; '.join(said)}."
+
+
+def _more_seeds(row: Mapping[str, Any], explained: bool) -> str:
+    """Say how many more seeds a difference needs, in short where the line has explained it."""
+    if row["seeds_needed"] is None:
+        return "no number of seeds that one could run resolves a difference so small"
+    more = f"about {human(row['more_seeds'])} more"
+    seeds = "seed" if row["more_seeds"] == 1 else "seeds"
+    return more if explained else f"needs {more} {seeds} to resolve a difference of this size"
 
 
 def _left_out(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:

@@ -192,6 +192,22 @@ def test_an_open_difference_names_the_seeds_it_needs():
     )
 
 
+def test_open_differences_are_told_in_one_line_an_arm():
+    """With twenty of them nobody would read a line each."""
+    parts = []
+    for share in (50, 75):
+        rows = [(arm, "t", s, (share + s + (arm != "a") * (-1) ** s) / 100) for arm in "abc" for s in range(5)]
+        costs = {"encoder_params": 1e5 * share, "encoder_params_relative": share / 100}
+        parts.append(frame(rows, **{"model": f"best@{share}%", "budget": f"{share}%"} | costs))
+    both = pd.concat(parts, ignore_index=True)
+    lines = [line for line in compare.analyse("/nowhere", both, settings(both))["limits"] if "is not resolved" in line]
+    assert [line.partition(" is")[0] for line in lines] == ["b against a", "c against a"]
+    for line in lines:
+        once = ("50% +0.20 [", "75% +0.20 [", "more seeds to resolve a difference of this size")
+        assert [line.count(part) for part in once] == [1, 1, 1]
+        assert line.count(" more") == 2
+
+
 def test_a_large_steady_difference_is_found():
     found = analysed(
         [("a", "t", s, 0.5 + s / 100) for s in range(6)] + [("b", "t", s, 0.55 + s / 90) for s in range(6)]
