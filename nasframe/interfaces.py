@@ -148,10 +148,12 @@ class Modifier:
     Attributes:
         needs: which outputs the loop must ask the network for (``hidden_states``, ``attentions``).
         by_entry: whether it keeps what belongs to single weights, so that no other may reorder heads or neurons.
+        answers: whether ``on_finish`` answers with an architecture, which one modifier of a stage may.
     """
 
     needs: frozenset[str] = frozenset()
     by_entry: bool = False
+    answers: bool = False
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""
@@ -174,7 +176,7 @@ class Modifier:
         """After the optimiser's step: project, shrink, count."""
 
     def on_finish(self, job: TrainJob) -> Arch | None:
-        """After the loop, in reverse order: unwind; at most one modifier answers with an architecture."""
+        """After the loop, in reverse order: unwind; where it ``answers``, with an architecture."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,7 +192,8 @@ class Transform(Protocol):
     """Acts between stages: work in, work out.
 
     A class attribute ``reshapes = False`` promises that costs stay what they were, so that a budget which nobody can
-    meet is told before the run begins; without it the costs of what follows are taken to be unknown.
+    meet is told before the run begins; without it the costs of what follows are taken to be unknown. A method
+    ``on_plan(net)``, given a copy of the network without values, may refuse sizes before any work.
     """
 
     def __call__(self, work: Work) -> Work:

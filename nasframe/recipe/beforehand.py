@@ -1,4 +1,4 @@
-"""What modifiers refuse before any work: each sees its stage as planned, with the network's sizes but no weights."""
+"""What plugins refuse before any work: each sees its stage as planned, with the network's sizes but no weights."""
 
 from __future__ import annotations
 
@@ -19,33 +19,57 @@ if TYPE_CHECKING:
     from nasframe.recipe.plan import Plan, PlannedStage
 
 
-def refusals(plan: Plan) -> Iterator[tuple[int, int, str]]:
-    """Ask the modifiers of every training stage that have ``on_plan``, in recipe order, whether the stage can work.
+def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask the transforms and modifiers that have ``on_plan``, in recipe order, whether their stage can work.
 
     Args:
-        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a modifier asks.
+        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a plugin asks.
 
     Yields:
-        The stage's number, the modifier's place in its list, and why it refuses.
+        Where in the recipe a plugin stands that refuses, and why it does.
     """
     known = [stage.name for stage in same_shape(plan)]
     for number, stage in enumerate(plan.stages):
-        refs = stage.options.get("modifiers") or ()
-        made = {
-            place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
-            for place, ref in enumerate(refs)
-            if ref is not None
-        }
-        if not any(hasattr(modifier, "on_plan") for modifier in made.values()):
-            continue
         sized = stage.name in known and stage.options.get("models") is None
-        job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
-        for place, modifier in made.items():
-            try:
-                if hasattr(modifier, "on_plan"):
-                    modifier.on_plan(job)
-            except NasframeError as error:
-                yield number, place, str(error)
+        asked = _transform if stage.verb == "transform" else _modifiers
+        for place, text in asked(plan, stage, sized):
+            yield ("stages", number, stage.verb, *place), text
+
+
+def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask the transform of a stage."""
+    transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
+    if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
+        try:
+            transform.on_plan(net)
+        except NasframeError as error:
+            yield (), str(error)
+
+
+def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask the modifiers of a stage, each of which sees all of them."""
+    refs = stage.options.get("modifiers") or ()
+    made = {
+        place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
+        for place, ref in enumerate(refs)
+        if ref is not None
+    }
+    answering = [place for place, modifier in made.items() if getattr(modifier, "answers", False)]
+    for place in answering[1:]:
+        both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
+        yield (
+            ("modifiers", place),
+            f"stage {stage.name!r}: {both} both answer with an architecture. Expected one such modifier in a stage.",
+        )
+    if not any(hasattr(modifier, "on_plan") for modifier in made.values()):
+        return
+    job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
+    for place, modifier in made.items():
+        try:
+            if hasattr(modifier, "on_plan"):
+                modifier.on_plan(job)
+        except NasframeError as error:
+            yield ("modifiers", place), str(error)
 
 
 def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: nn.Module | None) -> TrainJob:

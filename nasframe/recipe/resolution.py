@@ -95,8 +95,8 @@ def _plan(check: Checker) -> Plan | None:
         constraints=data.get("constraints") or {}, budgets=data.get("budgets") or {},
         objectives=data.get("objectives"), stages=planned,
     )  # fmt: skip
-    for number, place, text in refusals(plan):
-        check.problem(("stages", number, "train", "modifiers", place), text)
+    for place, text in refusals(plan):
+        check.problem(place, text)
     return None if check.problems else plan
 
 

@@ -219,6 +219,7 @@ class ModifierContract(Contract):
         for stage in self.trained():
             arch = stage.result.arch
             require(arch is None or is_plain(arch), f"on_finish gave {arch!r}; return None or a JSON-plain mapping")
+            require(arch is None or self.make().answers, f"on_finish gave {arch!r}; say so in advance: answers = True")
 
     @check
     def test_two_stages_are_independent(self) -> None:

@@ -7,10 +7,12 @@ class TestMine(TransformContract):
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 
+from nasframe.errors import UsageError
 from nasframe.nn import blueprint
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, outputs_of, require_unchanged, same_weights
@@ -53,6 +55,14 @@ class TransformContract(Contract):
         require(after.task is before.task and kept, "task or tokenizer was lost")
         lost = [*(before.archs.keys() - after.archs.keys()), *(before.models.keys() - after.models.keys())]
         require(not lost, f"{lost} were lost; carry on archs and models: replace(work, net=…)")
+
+    @check
+    def test_what_is_planned_is_not_refused(self) -> None:
+        """``on_plan``, where there is one, takes a network without values that the transform takes."""
+        try:
+            getattr(self.make(0), "on_plan", lambda net: None)(copy.deepcopy(self.work().net).to("meta"))
+        except (UsageError, AttributeError, RuntimeError, KeyError) as error:
+            require(False, f"on_plan, given a network without values, gave {error!r} for one that the transform takes")
 
     @check
     def test_what_came_in_stays_as_it_was(self) -> None:

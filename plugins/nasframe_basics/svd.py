@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from torch import nn
+
 from nasframe.errors import UsageError
 from nasframe.nn.factorize import factorize_embedding, factorize_linears
 from nasframe.types import Work
@@ -28,7 +30,7 @@ class SVD:
         split: the singular values are shared out (``even``), or go to the ``table``, which is ROSITA's way.
 
     Raises:
-        UsageError: nothing to factorise, an unknown map, or, on use, a rank beyond the matrix.
+        UsageError: nothing to factorise, an unknown map, or a rank beyond the matrix.
     """
 
     reshapes = True
@@ -51,12 +53,19 @@ class SVD:
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a factorised copy of its network."""
-        net = work.net
+        return replace(work, net=self.factorized(work.net))
+
+    def on_plan(self, net: nn.Module) -> None:
+        """Refuse ranks beyond the network's matrices."""
+        self.factorized(net)
+
+    def factorized(self, net: nn.Module) -> nn.Module:
+        """Return a factorised copy."""
         if self.rank is not None:
             net = factorize_embedding(net, self.rank, self.lower, self.split)  # type: ignore[arg-type]
         if self.linears is not None:
             net = factorize_linears(net, self.linears, self.maps, self.lower, self.split)  # type: ignore[arg-type]
-        return replace(work, net=net)
+        return net
 
 
 def check_rank(place: str, rank: int | str | None) -> None:

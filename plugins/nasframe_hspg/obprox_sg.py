@@ -48,6 +48,7 @@ class OBProxSG(GroupModifier):
     """
 
     name = "obprox_sg"
+    answers = False
 
     def __init__(
         self,

@@ -54,6 +54,8 @@ class ScheduledPrune(Modifier):
             not have, or a stage that is too short.
     """
 
+    answers = True
+
     def __init__(
         self,
         layers: Count | None = None,

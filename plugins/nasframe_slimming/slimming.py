@@ -56,6 +56,8 @@ class Slimming(Modifier):
         tune: the share of the steps at the end in which ρ is 0 and the structure stays.
     """
 
+    answers = True
+
     def __init__(
         self,
         target: str | None = "50%",

@@ -39,6 +39,12 @@ from nasframe.recipe.resolution import check_recipe
             "slimming/sst2-minilm", "stages.joint.modifiers.0={use: slimming, target: 30%, units: [heads]}",
             "joint.modifiers.0", "30% of encoder_params is out of reach: what has no gate is 66.7%. Expected more",
         ),
+        (
+            "hspg/sst2-minilm", "+stages.sparse.modifiers.2={use: hesso, target: 50%}",
+            "sparse.modifiers.2", "hspg and hesso both answer with an architecture. Expected one such modifier",
+        ),
+        ("hspg/stacked", "stages.transform={use: svd, rank: 385}", "transform", "rank: 385 for an embedding of (30522"),
+        ("hspg/stacked", "stages.transform={use: svd, linears: 1537}", "transform", "rank 1537. Expected 1 to 384"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_work(recipe: str, change: str, place: str, words: str) -> None:
