@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from nasframe.nn.described import Described, rebuilt
 from nasframe.nn.elastic import (
@@ -153,7 +154,8 @@ def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, tor
     if blueprint["family"] not in FAMILIES:
         return rebuilt(blueprint, state)
     settings = {key: value for key, value in config.items() if key != "model_type"}
-    with torch.random.fork_rng(devices=[]):
-        net = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")
+    with no_init_weights():  # fresh ones would take longer to draw than these to read
+        net: Any = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")
+    net.tie_weights()
     net.load_state_dict(state)
     return net

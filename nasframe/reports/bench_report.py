@@ -177,13 +177,11 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
     from nasframe.reports.report import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figure(result)
-    plots.save(drawn, folder / "bench")
+    picture = Markup(plots.save(figure(result), folder / "bench", "anytime curves"))
     write_text(folder / "bench.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_text(folder / "bench.md", markdown(result))
     parts = {"quality": quality_rows(result), "waste": waste_rows(result), "about": about(result)}
     parts |= {"differences": difference_rows(result)}
-    picture = Markup(plots.inline_svg(drawn, "anytime curves"))
     write_text(folder / "bench.html", render("bench.html", result=result, figure=picture, **parts))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.reports.tables import duration, human, is_share, metric, short
+from nasframe.store import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,27 +52,24 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     return drawn
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as ``path``.png and ``path``.svg and return both paths."""
-    written = []
-    for suffix, options in ((".png", {"dpi": 200}), (".svg", {"metadata": {"Date": None}})):
-        target = path.with_name(path.name + suffix)
-        figure.savefig(target, facecolor="white", **options)  # type: ignore[arg-type]
-        written.append(target)
-        figure.set_layout_engine("none")  # laid out once: the page's copy is the same figure
-    return written
+def save(figure: Figure, path: Path, title: str) -> str:
+    """Write a figure as ``path``.png and ``path``.svg, on white.
 
-
-def inline_svg(figure: Figure, title: str) -> str:
-    """Return a figure as an ``<svg>`` element whose ink follows the page's text colour."""
+    Returns:
+        The same as an ``<svg>`` element without a background, whose ink follows the text colour of the page it is in.
+    """
     import html
 
+    figure.savefig(path.with_name(path.name + ".png"), facecolor="white", dpi=200)
+    figure.set_layout_engine("none")  # laid out once: the others are the same figure
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = text.replace(INK, "currentColor").replace(PAPER, "var(--card)")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+    head, tag, drawing = re.split(r"(<svg [^>]*>)", buffer.getvalue(), maxsplit=1)
+    behind = '\n <rect width="100%" height="100%" fill="white"/>'
+    write_text(path.with_name(path.name + ".svg"), head + tag + behind + drawing)
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = drawing.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    return tag.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1) + drawing
 
 
 def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> Figure:

@@ -38,11 +38,9 @@ def build(run_dir: Path | str) -> dict[str, Any]:
 
     directory = Path(run_dir)
     report = gather(directory)
-    figures = plots.figures(report)
-    (directory / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, directory / "figures" / name)
-    drawn = {name: plots.inline_svg(figure, _caption(name)[0]) for name, figure in figures.items()}
+    folder, figures = directory / "figures", plots.figures(report)
+    folder.mkdir(exist_ok=True)
+    drawn = {name: plots.save(figure, folder / name, _caption(name)[0]) for name, figure in figures.items()}
     write_text(directory / "trials.csv", trials_csv(report))
     write_text(directory / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     write_text(directory / "report.md", markdown(report, list(figures)))

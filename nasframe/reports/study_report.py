@@ -88,11 +88,9 @@ def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any
 
     home = Path(directory)
     report = analyse(home, frame, settings)
-    drawn = study_plots.figures(report)
-    (home / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        plots.save(figure, home / "figures" / _file(name))
-    pictures = {name: plots.inline_svg(figure, _caption(name)[0]) for name, figure in drawn.items()}
+    folder, drawn = home / "figures", study_plots.figures(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {name: plots.save(figure, folder / _file(name), _caption(name)[0]) for name, figure in drawn.items()}
     write_text(home / "study.json", as_json(report))
     write_text(home / "study.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_text(home / "study.md", markdown(report, list(drawn)))

@@ -73,14 +73,16 @@ class Cache:
             broken.unlink(missing_ok=True)
         return None
 
-    def write(self, key: str, entry: Mapping[str, Any], rows: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-        """Keep an entry, its database rows and its files."""
+    def write(
+        self, key: str, entry: Mapping[str, Any], rows: Mapping[str, Any], files: Mapping[str, Path], shared: bool
+    ) -> None:
+        """Keep an entry, its database rows and its files; ``shared``: models are linked, as states always are."""
         text = json.dumps(rows)
         names = {name: file_digest(path) for name, path in files.items()}
         with self.guard():
             for name, path in files.items():
                 if not self.blob(names[name]).exists():
-                    _copy(path, self.blob(names[name]), link=name.startswith("checkpoints/"))
+                    _copy(path, self.blob(names[name]), link=shared or name.startswith("checkpoints/"))
                     self.blob(names[name]).chmod(0o444)
             names[ROWS] = self._text_blob(text)
             entry = {**entry, "format": FORMAT, "key": key, "made_at": time.time(), "files": names}
@@ -171,6 +173,7 @@ class CachedRun:
 
     def __init__(self, cache: Cache, store: RunStore, plan: Plan, work: Work) -> None:
         self.cache, self.store, self.plan = cache, store, plan
+        self.shared = bool(store.get("study"))  # to save room
         self.parts = stage_keys(plan, material(work))
         self.keys = [digest(parts) for parts in self.parts]
 
@@ -194,12 +197,11 @@ class CachedRun:
         return True
 
     def _place(self, files: Mapping[str, str]) -> None:
-        """Bring the run's files to what they were after the stage; those of a study's runs are shared, to save room."""
-        shared = bool(self.store.get("study"))
+        """Bring the run's files to what they were after the stage; those of a study's runs are shared."""
         for name, blob in files.items():
             target = self.store.directory / name
             if name != ROWS and not (target.exists() and file_digest(target) == blob):
-                _copy(self.cache.blob(blob), target, link=shared or not name.startswith("models/"))
+                _copy(self.cache.blob(blob), target, link=self.shared or not name.startswith("models/"))
         for path in _results(self.store.directory):
             if path.relative_to(self.store.directory).as_posix() not in files:
                 path.unlink()
@@ -214,7 +216,7 @@ class CachedRun:
         paths = [work, *nets, *_results(home)]
         entry = {"parts": self.parts[position], "run": str(home.resolve()), "run_seconds": seconds, "result": result}
         files = {path.relative_to(home).as_posix(): path for path in paths}
-        self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files)
+        self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files, self.shared)
 
     def building(self, position: int) -> Any:
         """Hold the right to build a stage of this run."""

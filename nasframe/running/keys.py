@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.goals import aimed_costs
 from nasframe.recipe.plan import keeps_net
+from nasframe.store import stamp
 from nasframe.types import Work, canonical_json
 
 if TYPE_CHECKING:
@@ -228,8 +229,7 @@ def tree_digest(path: Path, pattern: str = "*.py") -> str:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; a file that is as it was is not read again."""
-    stat = path.stat()
-    return _file_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return _file_digest(path, *stamp(path))
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nasframe.errors import UsageError
+from nasframe.store import stamp
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.text import Split, TextTask, carve
 
@@ -97,13 +99,15 @@ def glue(
 def _from_folder(folder: Path, layout: Layout) -> dict[str, Split]:
     if not (folder / "train.tsv").is_file() and (folder / layout.folder).is_dir():
         folder = folder / layout.folder
-    names = layout.labels
-    splits = {}
-    for split, file in _files(layout).items():
-        rows = read_tsv(folder / f"{file}.tsv", layout.header, layout.skip_short)
-        known = {str(i): i for i in range(len(names))} if names and layout.numbered else _index(names)
-        splits[split] = _split(rows, layout.texts, layout.label, known, folder / f"{file}.tsv")
-    return splits
+    paths = {split: folder / f"{file}.tsv" for split, file in _files(layout).items()}
+    return {split: _from_file(path, layout, *stamp(path)) for split, path in paths.items()}
+
+
+@functools.lru_cache(maxsize=4)  # a study's runs, one after the other in a process, read the same files
+def _from_file(path: Path, layout: Layout, *_: int) -> Split:
+    names, rows = layout.labels, read_tsv(path, layout.header, layout.skip_short)
+    known = {str(i): i for i in range(len(names))} if names and layout.numbered else _index(names)
+    return _split(rows, layout.texts, layout.label, known, path)
 
 
 def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> dict[str, Split]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from run_directory import make_run
@@ -33,13 +34,22 @@ def test_nothing_to_draw_draws_nothing():
     assert plots.figures(empty) == {}
 
 
-def test_no_window_system_is_asked_for(report):
-    plots.inline_svg(plots.ledger(report), "ledger")
+def test_no_window_system_is_asked_for(report, tmp_path):
+    plots.save(plots.ledger(report), tmp_path / "ledger", "ledger")
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_inline_ink_follows_the_page(report):
-    svg = plots.inline_svg(plots.ledger(report), "cost & ledger")
+def test_inline_ink_follows_the_page(report, tmp_path):
+    svg = plots.save(plots.ledger(report), tmp_path / "ledger", "cost & ledger")
     assert "currentColor" in svg
     assert plots.INK not in svg
     assert 'aria-label="cost &amp; ledger"' in svg
+
+
+def test_a_figures_file_is_a_picture_on_white(report, tmp_path):
+    svg = plots.save(plots.ledger(report), tmp_path / "ledger", "ledger")
+    root = ElementTree.parse(tmp_path / "ledger.svg").getroot()
+    assert next(iter(root)).attrib == {"width": "100%", "height": "100%", "fill": "white"}
+    assert plots.INK in (tmp_path / "ledger.svg").read_text("utf-8")
+    assert 'fill="white"' not in svg
+    assert (tmp_path / "ledger.png").read_bytes()[:4] == b"\x89PNG"

@@ -483,9 +483,9 @@ def test_why_names_what_differs_and_goes_back_to_the_stage_where_it_began(built,
     folder = Cache(tmp_path / "cache")
     for parts in (changed, teacher):
         key = keys.digest(parts)
-        folder.write(key, {"parts": parts, "run": "", "run_seconds": 0, "result": {}}, {}, {})
+        folder.write(key, {"parts": parts, "run": "", "run_seconds": 0, "result": {}}, {}, {}, False)
         below = {**supernet, "upstream": key}
-        folder.write(keys.digest(below), {"parts": below, "run": "", "run_seconds": 0, "result": {}}, {}, {})
+        folder.write(keys.digest(below), {"parts": below, "run": "", "run_seconds": 0, "result": {}}, {}, {}, False)
     entry, stage, found = nearest(folder, below)
     assert (stage, found) == ("teacher", [("options.batch_size", 32, 5)])
 

@@ -543,6 +543,16 @@ def test_a_second_study_comes_whole_from_the_cache(ran, tmp_path):
     assert stable(tmp_path / "again") == stable(home / "out")
 
 
+def test_models_of_a_study_are_kept_once(ran):
+    """Built here or taken from the cache, a model is the cache's own file, and read-only."""
+    home, _ = ran
+    files = [path.stat() for path in home.glob("out/runs/**/models/**/*.safetensors")]
+    kept = {path.stat().st_ino for path in (home / "cache" / "blobs").rglob("*")}
+    assert files
+    assert {file.st_ino for file in files} <= kept
+    assert {file.st_mode & 0o222 for file in files} == {0}
+
+
 def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     home, _ = ran
     loaded = study.load_study(home / "study.yaml", QUICK)
