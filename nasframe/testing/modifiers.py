@@ -219,6 +219,12 @@ class ModifierContract(Contract):
         for stage in self.trained():
             arch = stage.result.arch
             require(arch is None or is_plain(arch), f"on_finish gave {arch!r}; return None or a JSON-plain mapping")
+
+    @check
+    def test_an_answer_is_said_in_advance(self) -> None:
+        """Two modifiers that answer with an architecture are refused before a stage begins, by what they say."""
+        for stage in self.trained():
+            arch = stage.result.arch
             require(arch is None or self.make().answers, f"on_finish gave {arch!r}; say so in advance: answers = True")
 
     @check

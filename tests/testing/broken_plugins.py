@@ -220,8 +220,13 @@ def unknown_part(self, work):
     return replace(work, net=net)
 
 
+def reads_values(self, net):
+    net.classifier.weight.sum().item()
+
+
 TRANSFORMS = {
     "work_in_work_out": (changed(Halve, __call__=lambda self, work: replace(work, archs={})), "carry on archs"),
+    "what_is_planned_is_not_refused": (changed(Halve, on_plan=reads_values), "given a network without values, gave"),
     "what_came_in_stays_as_it_was": (changed(Halve, __call__=in_place), "change a copy"),
     "the_same_seed_gives_the_same": (changed(Halve, __call__=noisy), "draw only from the injected seed"),
     "the_function_is_kept_where_claimed": (changed(Halve, keeps_function=True), "mend the transform or drop the claim"),
@@ -414,6 +419,11 @@ class ClaimsForeign(Modifier):
         return [parameter.detach() for parameter in net.parameters()]
 
 
+class AnswersUnasked(Modifier):
+    def on_finish(self, job):
+        return {"layers": [0, 1]}
+
+
 class AnswersSet(Modifier):
     def on_finish(self, job):
         return {"layers": {0, 1}}
@@ -446,6 +456,7 @@ MODIFIERS = {
     "an_interrupted_stage_ends_the_same": (Forgets, "put all that changes from step to step into state_dict"),
     "the_state_is_plain": (HoldsStep, "without a pickle .*not Step"),
     "claims_are_parameters_of_the_network": (ClaimsForeign, "return parameters"),
+    "an_answer_is_said_in_advance": (AnswersUnasked, "say so in advance: answers = True"),
     "an_answer_is_an_architecture": (AnswersSet, "return None or a JSON-plain mapping"),
     "two_stages_are_independent": (Shares, "a global random generator was changed"),
 }
