@@ -585,7 +585,8 @@ def test_twenty_kills_of_a_study_change_nothing(ran, tmp_path):
     expected, rng, kills, number = stable(home / "out"), np.random.default_rng(0), 0, 0
     began = time.monotonic()
     process = start(tmp_path / "whole", tmp_path / "cache", home / "study.yaml")
-    assert process.wait() == 0, process.stderr.read()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     whole = time.monotonic() - began
     while kills < 20:
         number += 1
@@ -597,12 +598,14 @@ def test_twenty_kills_of_a_study_change_nothing(ran, tmp_path):
                 break
             process.send_signal(signal.SIGKILL)
             process.wait()
+            process.stderr.close()
             kills += 1
             again = [sys.executable, "-m", "nasframe", "ablate", "--resume", str(place)]
             pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
             there = place.exists()
             process = subprocess.Popen(again, **pipes) if there else start(place, cache, home / "study.yaml")
-        assert process.wait() == 0, process.stderr.read()
+        _, said = process.communicate()
+        assert process.returncode == 0, said
         assert stable(place) == expected
 
 
