@@ -223,8 +223,9 @@ class RunStore:
         temporary = self.directory / "run.db.tmp"
         temporary.unlink(missing_ok=True)
         db = sqlite3.connect(temporary, isolation_level=None)
-        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        db.executescript(f"BEGIN; {SCHEMA}")  # one transaction: a disk is waited for once
         db.executemany("INSERT INTO run VALUES (?, ?)", [(key, canonical_json(value)) for key, value in facts.items()])
+        db.execute("COMMIT")
         db.close()
         if recipe is not None:
             write_text(self.directory / "recipe.yaml", recipe)
