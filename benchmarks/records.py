@@ -3,7 +3,7 @@
     python benchmarks/records.py runs/defects --out benchmarks/records/yoco_defects.tar.xz
     tar -xf benchmarks/records/yoco_defects.tar.xz -C runs && nasframe compare runs/yoco_defects
 
-Several studies of the same arms, say one a seed, are packed as folders side by side: `nasframe compare runs/yoco_defects/*`.
+Several studies of the same arms, say one a seed, become folders side by side: `nasframe compare runs/yoco_defects/*`.
 """
 
 from __future__ import annotations

@@ -204,14 +204,15 @@ def test_lambda_is_divided_at_its_times():
     "modifier", [HSPG(target="50%", prox="0%", until="90%"), DHSPG(start="0%", until="90%")], ids=lambda m: m.name
 )
 def test_a_target_leaves_all_other_groups_alone(modifier):
-    """The pull alone: candidates beyond the target, too, keep what they are."""
+    """The pull alone: candidates beyond the target keep what they are, but for the published λ = 1e-2 of DHSPG."""
     stage = Stage(modifier, total=40)
     before = groups(stage.net)
     for _ in range(40):
         stage.step(still=True)
-    kept = [float(now.norm() / then.norm()) for now, then in zip(groups(stage.net), before, strict=True)]
-    assert [sum(part == 0 for part in kinds) for kinds in (kept[:4], kept[4:])] == [2, 8]
-    assert all(part == 0 or part > 0.98 for part in kept)
+    kept = [float(now.norm()) for now in groups(stage.net)]
+    assert [sum(norm == 0 for norm in kinds) for kinds in (kept[:4], kept[4:])] == [2, 8]
+    lost = [float(then.norm()) - norm for norm, then in zip(kept, before, strict=True) if norm > 0]
+    assert max(lost) <= 40 * RATE * 1e-2
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
