@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -79,7 +78,6 @@ def main() -> None:
             print(f"{home}: {copy_study(home, target)} finished runs")
         with tarfile.open(draft, "w:xz", preset=9) as archive:
             archive.add(whole, name, filter=anonymous)
-        shutil.rmtree(whole)
     os.replace(draft, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 

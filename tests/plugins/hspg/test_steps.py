@@ -201,10 +201,10 @@ def test_lambda_is_divided_at_its_times():
 
 
 @pytest.mark.parametrize(
-    "modifier", [HSPG(target="50%", prox="0%", until="90%"), DHSPG(start="0%", until="90%")], ids=lambda m: m.name
+    ("modifier", "penalty"), [(HSPG(target="50%", prox="0%", until="90%"), 0.0), (DHSPG(start="0%", until="90%"), 1e-2)]
 )
-def test_a_target_leaves_all_other_groups_alone(modifier):
-    """The pull alone: candidates beyond the target keep what they are, but for the published λ = 1e-2 of DHSPG."""
+def test_a_target_leaves_all_other_groups_alone(modifier, penalty):
+    """The pull alone: candidates beyond the target keep what they are, but for DHSPG's published λ, α λ a step."""
     stage = Stage(modifier, total=40)
     before = groups(stage.net)
     for _ in range(40):
@@ -212,7 +212,7 @@ def test_a_target_leaves_all_other_groups_alone(modifier):
     kept = [float(now.norm()) for now in groups(stage.net)]
     assert [sum(norm == 0 for norm in kinds) for kinds in (kept[:4], kept[4:])] == [2, 8]
     lost = [float(then.norm()) - norm for norm, then in zip(kept, before, strict=True) if norm > 0]
-    assert max(lost) <= 40 * RATE * 1e-2
+    assert max(lost) <= 36 * RATE * penalty + 1e-6  # until the target is there, at 90 % of the steps
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
