@@ -20,6 +20,9 @@ def compare(
         str | None, typer.Option(metavar="RUN|ARM", help="The reference; default: the study's, else the first arm.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What to compare; default: each task's primary metric.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="dev|select|train", help="Scores on what; default: the study's, else dev.")
+    ] = None,
     models: Annotated[
         list[str] | None, typer.Option("--models", help="Patterns of models to compare; default: budget by budget.")
     ] = None,
@@ -40,7 +43,7 @@ def compare(
     from nasframe.reports import study_report
     from nasframe.studies.runs import as_study
 
-    frame, settings = as_study(places, against, metric, models)
+    frame, settings = as_study(places, against, metric, models, split)
     if out is None:
         report = analyse(Path(), frame, settings)
     else:

@@ -115,10 +115,12 @@ def why_nothing(directory: Path, runs: Sequence[Mapping[str, Any]], compare: Map
     metrics = {name for model in models for name in model["metrics"].get(split, {})}
     names = {model["name"] for model in models if split in model["metrics"]}
     parts = [f"nothing to compare on {split!r}."]
+    if not names:
+        parts.append(f"The scores are on {listing({where for model in models for where in model['metrics']})}.")
     if metric is not None and metric not in metrics:
         parts.append(f"No metric {metric!r}. Metrics: {listing(metrics)}.{suggestion(metric, metrics)}")
     for pattern in patterns:
         if not _matching(names, [pattern]):
             parts.append(f"No model {pattern!r}. Models: {listing(names)}.{suggestion(pattern, names)}")
     place = directory if directory.name else "RUN…"
-    return " ".join([*parts, f"To compare something else: nasframe compare {place} --metric … --models …"])
+    return " ".join([*parts, f"To compare something else: nasframe compare {place} --metric … --split … --models …"])

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.studies.study_file import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,11 @@ OUTSIDE_ARMS = ("name", "description", "seed", "task")
 
 
 def as_study(
-    places: Sequence[str], against: str | None = None, metric: str | None = None, models: Sequence[str] | None = None
+    places: Sequence[str],
+    against: str | None = None,
+    metric: str | None = None,
+    models: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Make the table of a study out of runs that exist.
 
@@ -32,23 +37,27 @@ def as_study(
         against: the reference: an arm, or one of ``places``; default: the first arm.
         metric: what to compare; default: each task's primary metric.
         models: patterns of the models to compare.
+        split: which examples' scores to compare, one of ``dev``, ``select``, ``train``; default: the study's, else
+            ``dev``.
 
     Returns:
         A frame and settings for :func:`nasframe.studies.compare.analyse`, run directories absolute.
 
     Raises:
-        UsageError: a place holds no run, or two runs are the same arm, task and seed.
+        UsageError: a place holds no run, two runs are the same arm, task and seed, or there is no such split.
     """
     import pandas as pd
 
     from nasframe.studies import study
 
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
     whole = study.settings(places[0]) if len(places) == 1 and (Path(places[0]) / study.SETTINGS).is_file() else {}
     entries = [entry for place in places for entry in _entries(place)]
     _name_arms(entries)
     notes = _tell_data_apart(entries)
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
-    changes = {"metric": metric, "against": named, "models": list(models or ())}
+    changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
     seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows = []

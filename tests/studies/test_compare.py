@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -403,6 +406,20 @@ def test_one_arm_is_compared_with_its_own_baselines(home):
     assert (report["arms"], report["against"]) == (["baseline", "winner"], "baseline")
     assert [row["n"] for table in report["tables"] for row in table["comparisons"]] == [3, 3, 3]
     assert report["equal_macs"]["equal"] is None
+
+
+def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    places = [str(tmp_path / "runs" / name / "sst2") for name in ("random", "greedy")]
+    on_dev, _ = runs.as_study(places)
+    for database in (tmp_path / "runs").rglob("run.db"):
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("""UPDATE model SET metrics = replace(metrics, '"dev"', '"select"')""")
+    assert runs.as_study(places)[0].empty
+    frame, facts = runs.as_study(places, split="select")
+    assert facts["compare"]["split"] == "select"
+    assert frame["score"].tolist() == on_dev["score"].tolist()
+    assert not frame.empty
 
 
 def test_other_data_are_not_compared_silently(home, tmp_path):
