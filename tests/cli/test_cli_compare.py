@@ -62,7 +62,7 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
         (["{home}", "--against", "randm"], "Did you mean 'random'?"),
         (["{home}", "--metric", "mcc"], "No metric 'mcc'. Metrics: accuracy"),
         (["{home}", "--models", "nothing*"], "nothing to compare"),
-        (["{home}", "--split", "train"], "nothing to compare on 'train'. The scores are on"),
+        (["{home}", "--split", "train"], "nothing to compare on 'train'. The scores are on dev."),
         (["{home}", "--split", "slect"], "Expected dev, select, train. Did you mean 'select'?"),
         (["/nowhere"], "no run here"),
         ([], "RUN"),
