@@ -244,14 +244,30 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
             text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
         elif option:
             text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
-            allowed = [str(v) for v in typing.get_args(option.annotation) if isinstance(v, str)]
-            text += suggestion(given.get(name), allowed)
+            text += suggestion(_misfit(error, name, given.get(name)), _words(option.annotation))
             if entry["type"] in ("value_error", "assertion_error"):
                 text = entry["msg"]
         else:
             text = entry["msg"]
         found[name] = ((name,), text)
     return list(found.values())
+
+
+def _misfit(error: pydantic.ValidationError, name: str, value: Any) -> Any:
+    """Return what does not fit an option's type: a key of a mapping if it is one, else the whole value."""
+    places = [entry["loc"] for entry in error.errors(include_url=False, include_context=False)]
+    return next((at[-2] for at in places if at[0] == name and at[-1] == "[key]"), value)
+
+
+def _words(annotation: Any) -> list[str]:
+    """Return the words that a type allows, those of a mapping's keys too.
+
+    >>> _words(dict[typing.Literal["heads", "ffn"], float] | None)
+    ['heads', 'ffn']
+    """
+    if typing.get_origin(annotation) is typing.Literal:
+        return [word for word in typing.get_args(annotation) if isinstance(word, str)]
+    return [word for part in typing.get_args(annotation) for word in _words(part)]
 
 
 def _shown(value: Any) -> str:
@@ -268,6 +284,8 @@ def type_name(annotation: Any) -> str:
     "'first' or 'spread'"
     >>> type_name(list[int])
     'list of int'
+    >>> type_name(dict[typing.Literal["heads", "ffn"], float])
+    'mapping {heads, ffn} of float'
     """
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
@@ -284,7 +302,8 @@ def type_name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(type_name(part) for part in inner)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"mapping of {type_name(inner[1])}"
+        keys = f" {{{', '.join(words)}}}" if (words := _words(inner[0])) else ""
+        return f"mapping{keys} of {type_name(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"list of {type_name(inner[0])}"
     if annotation is bool:

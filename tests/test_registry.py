@@ -47,6 +47,7 @@ class Walker:
         shape: tuple[int, ...] = (1,),
         mode: Literal["up", "down"] = "up",
         friends: list[ModifierRef] = (),
+        parts: dict[Literal["heads", "ffn"], float] | None = None,
         seed: int = 0,
         from_: str | None = None,
     ):
@@ -135,6 +136,7 @@ def test_make_checks_types_and_builds_nested_plugins(toys):
     [
         ({"stride": "3"}, ["stride", "'3'", "float"]),
         ({"stride": 1, "mode": "upp"}, ["mode", "'up' or 'down'", "Did you mean 'up'?"]),
+        ({"stride": 1, "parts": {"haeds": 0.5}}, ["parts", "mapping {heads, ffn} of float", "Did you mean 'heads'?"]),
         ({"stride": 1, "sahpe": [1]}, ["sahpe", "unknown option", "Did you mean 'shape'?"]),
         ({"stride": 1, "shape": [1.5]}, ["shape", "list of int"]),
         ({"stride": True}, ["stride", "True"]),
@@ -282,7 +284,7 @@ def test_one_file_plugins(tmp_path):
 
 def test_options_are_read_from_signatures():
     options = options_of(Walker)
-    assert list(options) == ["stride", "inner", "shape", "mode", "friends", "from"]
+    assert list(options) == ["stride", "inner", "shape", "mode", "friends", "parts", "from"]
     assert options["stride"].required
     assert options["stride"].doc == "how far, at once."
     assert options["inner"].type_name == "sampler plugin or null"
