@@ -4,6 +4,7 @@
     tar -xf benchmarks/records/yoco_defects.tar.xz -C runs && nasframe compare runs/yoco_defects
 
 Several studies of the same arms, say one a seed, become folders side by side: `nasframe compare runs/yoco_defects/*`.
+A study that was cut off goes on elsewhere: begin it anew, stop it, copy the packed `runs` over its own, `--resume` it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
 from nasframe.studies.comparable import faults
+from nasframe.types import canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None}
@@ -23,6 +24,8 @@ COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "mo
 SPLITS = ("dev", "select", "train")
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold things by names of their own, and what one of them is called."""
+LABELS = {"name", "description"}
+"""Keys of a recipe that change no run."""
 COMPARISONS = {"<": "lt", ">": "gt", "<=": "lte", ">=": "gte"}
 NAMED_ITEMS = 4
 NAME = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
@@ -173,6 +176,7 @@ class _Reader:
             for task in (tasks or {"": Arm()})
             if (plan := self.plan([tasks.get(task), arms[arm], arms[arm].tasks.get(task)], compare))
         }
+        self.distinct(arms, plans)
         self.comparable(plans, compare)
         return Study(
             name=self.get("study", str, "the study's name") or self.path.stem,
@@ -257,6 +261,19 @@ class _Reader:
             if said[key] is not None and not isinstance(said[key], kind):
                 self.problem(found[key], f"compare.{key}", f"{said[key]!r} does not fit. Expected {what}.")
         return found
+
+    def distinct(self, arms: Iterable[str], plans: Mapping[tuple[str, str], Plan]) -> None:
+        """Refuse two arms whose recipes are equal on all tasks, as where an option was said that was so already."""
+        if self.problems or self.small:  # what tells arms apart may be the very lengths that are made small
+            return
+        first: dict[str, str] = {}
+        for arm in arms:
+            mine = {task: plan.recipe for (name, task), plan in plans.items() if name == arm}
+            said = canonical_json({task: {k: r[k] for k in r.keys() - LABELS} for task, r in mine.items()})
+            if (twin := first.setdefault(said, arm)) != arm:
+                holder = self.root.value.get("arms") or self.root.value["axes"]
+                text = f"the same recipe as arm {twin!r}. Expected arms that differ; an option that is not said stays."
+                self.problem(holder.value.get(arm, holder), f"arms.{arm}", text)
 
     def comparable(self, plans: Mapping[tuple[str, str], Plan], compare: Mapping[str, Any]) -> None:
         """Check that the runs will measure what is compared."""

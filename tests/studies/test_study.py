@@ -209,6 +209,14 @@ def test_what_a_study_may_not_say(write, text, expected):
     assert any(expected in problem for problem in problems(write(text)))
 
 
+def test_arms_that_would_run_the_same_are_refused(write):
+    """An option that is not said stays, so that naming the plugin again changes nothing."""
+    path = write(STUDY.replace("sampler: {{use: random}}", "sampler: {{use: evolution}}"))
+    [found] = problems(path)
+    assert found.startswith("5:3  arms.random  the same recipe as arm 'evolution'. Expected arms that differ")
+    assert study.load_study(path, smoke=True).plans  # there the lengths that tell arms apart may be equal
+
+
 def test_an_axis_names_its_arms_by_their_values(write):
     axes = "stages.search.sampler: [{{use: random}}, evolution], space.heads: [[1, 4], [4]]"
     text = "base: {toy}\naxes: {{" + axes + "}}\nseeds: [0]\n"
