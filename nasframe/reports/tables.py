@@ -124,8 +124,10 @@ COSTS = {
 """The costs that every table shows, in this order, and their headings."""
 
 
-NARROW = ("encoder_params", "macs", "latency")
-"""The costs that a narrow terminal shows."""
+ESSENTIAL = ("encoder_params", "macs", "latency")
+"""The costs that a terminal shows however narrow it is."""
+LONGEST_NAME = 14
+"""So many letters of a model's name stay on one line, however many costs there are."""
 
 
 def summary_columns(report: Mapping[str, Any]) -> dict[str, str]:
@@ -150,36 +152,49 @@ def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
 
     Args:
         report: what :func:`nasframe.reports.report.build` returned.
-        width: characters across; default: the terminal's. Below 96 spreads are left out, below 80 all costs but
-            the encoder's parameters, MACs and latency.
+        width: characters across; default: the terminal's. Below 96 spreads are left out; costs are where all do not
+            fit, the backbone's parameters, the size, all parameters and the last ones of the recipe first.
     """
-    from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
+
+    columns, width = summary_columns(report), width or Console().width
+    dispensable = [name for name in ("backbone_params", "size", "params", *reversed(columns)) if name not in ESSENTIAL]
+    while True:
+        table = _summary(report, columns, spread=width >= 96)
+        wide = Console(width=10 * width + 1000)
+        left = [name for name in dispensable if name in columns]
+        if not left or Measurement.get(wide, wide.options, table).minimum <= width:
+            return table
+        columns = {name: heading for name, heading in columns.items() if name != left[0]}
+
+
+def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool) -> Table:
+    from rich import box
     from rich.table import Table
 
-    columns = summary_columns(report)
-    width = width or Console().width
-    if width < 80:
-        columns = {key: heading for key, heading in columns.items() if key in NARROW} or columns
-    name = report["metric"]
-    title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("model", overflow="fold")
-    for heading in (name, *columns.values()):
-        table.add_column(heading, justify="right", no_wrap=True)
+    name, rows = report["metric"], []
     for model in report["models"]:
         score, first = metric(name, model["score"]), model["role"] == "teacher"
         if not first and model["gain"] is not None:
             score += f"\n{difference(name, model['gain'])}"
         cells = []
         for key in columns:
-            text, part = (
-                cost(key, model["costs"] if width >= 96 else {**model["costs"], "latency_spread": None}),
-                share(model, key),
-            )
+            text = cost(key, model["costs"] if spread else {**model["costs"], "latency_spread": None})
+            part = share(model, key)
             cells.append(text if first or not part else f"{text}\n({part})")
+        rows.append([label(model), score, *cells])
+    title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for number, heading in enumerate(["model", name, *columns.values()]):  # headings are folded, what is below is not
+        widest = max((len(line) for row in rows for line in row[number].splitlines()), default=0)
+        table.add_column(
+            heading.replace("_", " "), justify="right" if number else "left", overflow="fold",
+            min_width=widest if number else min(widest, LONGEST_NAME),
+        )  # fmt: skip
+    for model, row in zip(report["models"], rows, strict=True):
         style = {"winner": "bold green", "baseline": "dim"}.get(model["role"], "")
-        table.add_row(label(model), score, *cells, style=style, end_section=model["last_of_budget"])
+        table.add_row(*row, style=style, end_section=model["last_of_budget"])
     return table
 
 

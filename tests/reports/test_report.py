@@ -169,6 +169,21 @@ def test_figures_are_files_and_inline(run_dir):
         assert (run_dir / target).is_file()
 
 
+def test_models_keep_their_names_whatever_costs_there_are(made):
+    """Headings are folded, and costs that find no place are left out."""
+    from rich.console import Console
+
+    more = {"encoder_nonzeros": 1e7, "bits": 3e8, "bits_without_indices": 3e8}
+    wide = {**made, "models": [{**model, "costs": {**model["costs"], **more}} for model in made["models"]]}
+    console = Console(width=80, color_system=None, record=True, file=io.StringIO())
+    console.print(report.summary_table(wide, 80))
+    text = console.export_text()
+    assert "encoder" in text
+    assert "backbone" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(any(line.split()[:1] == [m["name"]] for line in text.splitlines()) for m in made["models"])
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_summary_table_fits(made, width):
     from rich.console import Console
