@@ -256,7 +256,7 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
 def _misfit(error: pydantic.ValidationError, name: str, value: Any) -> Any:
     """Return what does not fit an option's type: a key of a mapping if it is one, else the whole value."""
     places = [entry["loc"] for entry in error.errors(include_url=False, include_context=False)]
-    return next((at[-2] for at in places if at[0] == name and at[-1] == "[key]"), value)
+    return next((at[-2] for at in places if at[:1] == (name,) and at[-1] == "[key]"), value)
 
 
 def _words(annotation: Any) -> list[str]:
