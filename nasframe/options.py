@@ -235,7 +235,9 @@ def _json_plain(value: Any) -> Any:
 def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Mapping[str, Option]) -> list[Fault]:
     """One fault an option: a union's branches would otherwise each complain."""
     found: dict[str, Fault] = {}
-    for entry in error.errors(include_url=False, include_context=False):
+    entries = error.errors(include_url=False, include_context=False)
+    keys = {at[0]: at[-2] for at in (entry["loc"] for entry in entries) if at[-1:] == ("[key]",)}  # that do not fit
+    for entry in entries:
         name = str(entry["loc"][0]) if entry["loc"] else ""
         if name in found:
             continue
@@ -244,19 +246,13 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
             text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
         elif option:
             text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
-            text += suggestion(_misfit(error, name, given.get(name)), _words(option.annotation))
+            text += suggestion(keys.get(name, given.get(name)), _words(option.annotation))
             if entry["type"] in ("value_error", "assertion_error"):
                 text = entry["msg"]
         else:
             text = entry["msg"]
         found[name] = ((name,), text)
     return list(found.values())
-
-
-def _misfit(error: pydantic.ValidationError, name: str, value: Any) -> Any:
-    """Return what does not fit an option's type: a key of a mapping if it is one, else the whole value."""
-    places = [entry["loc"] for entry in error.errors(include_url=False, include_context=False)]
-    return next((at[-2] for at in places if at[:1] == (name,) and at[-1] == "[key]"), value)
 
 
 def _words(annotation: Any) -> list[str]:

@@ -158,15 +158,15 @@ def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
     from rich.console import Console
     from rich.measure import Measurement
 
-    columns, width = summary_columns(report), width or Console().width
-    dispensable = [name for name in ("backbone_params", "size", "params", *reversed(columns)) if name not in ESSENTIAL]
-    while True:
+    columns, width, roomy = summary_columns(report), width or Console().width, Console(width=10_000)
+    last = [name for name in ("backbone_params", "size", "params", *reversed(columns)) if name in columns]
+    table = _summary(report, columns, spread=width >= 96)
+    for name in (name for name in dict.fromkeys(last) if name not in ESSENTIAL):
+        if Measurement.get(roomy, roomy.options, table).minimum <= width:
+            break
+        del columns[name]
         table = _summary(report, columns, spread=width >= 96)
-        wide = Console(width=10 * width + 1000)
-        left = [name for name in dispensable if name in columns]
-        if not left or Measurement.get(wide, wide.options, table).minimum <= width:
-            return table
-        columns = {name: heading for name, heading in columns.items() if name != left[0]}
+    return table
 
 
 def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool) -> Table:
