@@ -192,15 +192,22 @@ def _varied(entries: Sequence[Mapping[str, Any]]) -> set[str]:
 def _names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool) -> list[str]:
     """Name recipes by two of the options in which they differ, by more where two names are then equal.
 
+    Those of a plugin come last where the plugins differ: they follow from it.
+
     >>> _names("r", [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 2}, {"a": 2, "b": 2, "c": 1}], True)
     ['a=1, b=1, c=1', 'a=1, b=1, c=2', 'a=2, b=2, c=1']
+    >>> _names("r", [{"sampler.use": "grid", "sampler.size": 3, "lr": 1}, {"sampler.use": "random", "lr": 1}], True)
+    ['sampler=grid, …', 'sampler=random, …']
     """
     if len(recipes) == 1:
         return [name]
     keys = dict.fromkeys(key for options in recipes for key in options)
     differ = [key for key in keys if len({str(options.get(key)) for options in recipes}) > 1]
+    plugins = {key: f"{key.removesuffix('.use')}." for key in differ}
+    within = [key for key in differ if any(key.startswith(plugins[other]) for other in differ if other != key)]
+    differ = [key for key in differ if key not in within] + within
     made: list[str] = []
-    for count in range(2, max(len(differ), 2) + 1):
+    for count in range(min(2, len(differ) - len(within)), len(differ) + 1):
         rest = ["…"] * (len(differ) > count)
         texts = [", ".join([*(_change(key, own, differ) for key in differ[:count]), *rest]) for own in recipes]
         made = texts if alone else [f"{name} ({text})" for text in texts]
@@ -222,7 +229,11 @@ def _change(key: str, options: Mapping[str, Any], differ: Sequence[str]) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """List the options of a recipe by dotted path, stages by name."""
+    """List the options of a recipe by dotted path, stages and plugins in lists by name.
+
+    >>> dict(_leaves({"modifiers": [{"use": "hspg", "eps": 0}, {"use": "kd"}]}))
+    {'modifiers': 'hspg + kd', 'modifiers.hspg.eps': 0}
+    """
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
@@ -231,6 +242,10 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             for verb, options in stage.items():
                 name = (options or {}).get("name") or (options or {}).get("save_as") or verb
                 yield from _leaves(options or {}, f"stages.{name}")
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "use" in item for item in value):
+        yield path, " + ".join(item["use"] for item in value)
+        for item in value:
+            yield from _leaves({key: inner for key, inner in item.items() if key != "use"}, f"{path}.{item['use']}")
     else:
         yield path, value
 
