@@ -143,16 +143,6 @@ def summary(factory: Callable[..., Any]) -> str:
     return (inspect.getdoc(factory) or "").partition("\n")[0]
 
 
-def option_model(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0) -> type[Any]:
-    """Make the pydantic model of a factory's options.
-
-    >>> def f(rate: float, names: list[str] = [], seed: int = 0): ...
-    >>> option_model(f).model_fields.keys()
-    dict_keys(['rate', 'names'])
-    """
-    return _model_of(factory, frozenset(skip), positional)
-
-
 @functools.lru_cache(maxsize=1000)
 def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> type[pydantic.BaseModel]:
     return _model(options_of(factory, skip, positional), takes_any(factory), getattr(factory, "__name__", "options"))

@@ -11,8 +11,6 @@ from nasframe.errors import UsageError
 from nasframe.nn.factorize import factorize_embedding, factorize_linears
 from nasframe.types import Work
 
-MAPS = ("query", "key", "value", "merge", "widen", "shrink")
-
 
 class SVD:
     """Split the word embedding (as ROSITA does, arXiv 2103.11367), and linear maps, into two factors by truncated SVD.

@@ -35,7 +35,6 @@ class Region:
         self.front = np.zeros((0, 1))  # their errors
         self.worst: Any = -math.inf  # the largest errors of anything
         self.extremes: np.ndarray | None = None  # costs of the smallest and the largest
-        self.followed = 0
 
     def contains(self, row: np.ndarray) -> bool:
         """Tell whether an architecture is in the region."""
