@@ -2,9 +2,9 @@
 
     python benchmarks/compressors.py runs/compressors/*
 
-Arguments are directories of the study, say one a seed; a seed counts once all its runs are finished. Differences are
-paired by seed, with 95 % t intervals over seeds, not adjusted for the number of methods, and in how many of the seeds a
-method is ahead; `nasframe compare` makes the comparisons task by task, adjusted.
+Arguments are directories of the study, say one a seed; a seed counts for a method whose runs of it, on both tasks, are
+finished. Differences are paired by seed, with 95 % t intervals over seeds, not adjusted for the number of methods, and
+in how many of the seeds a method is ahead; `nasframe compare` makes the comparisons task by task, adjusted.
 """
 
 from __future__ import annotations
@@ -45,16 +45,15 @@ def result(database: Path, budget: str) -> Result:
 
 
 def load(homes: list[Path], budget: str) -> dict[str, dict[str, dict[str, Result]]]:
-    """Read the seeds whose runs all finished: method -> task -> seed -> result."""
+    """Read the seeds that a method finished on both tasks: method -> task -> seed -> result."""
     found: dict[str, dict[str, dict[str, Result]]] = {method: {"sst2": {}, "mrpc": {}} for method in METHODS}
     for home in homes:
-        runs = [run["run"] for run in study.settings(home)["runs"]]
-        cut_off = {Path(run).name for run in runs if not study.finished(home / run)}
         for method, tasks in found.items():
-            for task, seeds in tasks.items():
-                for run in sorted((home / "runs" / method / f"{task}-{budget}").glob("seed-*")):
-                    if run.name not in cut_off:
-                        seeds[run.name] = result(run / "run.db", budget)
+            for seed in sorted(run.name for run in (home / "runs" / method / f"sst2-{budget}").glob("seed-*")):
+                runs = {task: home / "runs" / method / f"{task}-{budget}" / seed for task in tasks}
+                if all(study.finished(run) for run in runs.values()):
+                    for task, run in runs.items():
+                        tasks[task][seed] = result(run / "run.db", budget)
     return found
 
 
@@ -67,18 +66,18 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def means(tasks: dict[str, dict[str, Result]]) -> list[float]:
+def means(tasks: dict[str, dict[str, Result]]) -> dict[str, float]:
     """Return the mean score of the tasks, seed by seed."""
-    return [statistics.fmean(tasks[task][seed].score for task in tasks) for seed in sorted(tasks["sst2"])]
+    return {seed: statistics.fmean(seeds[seed].score for seeds in tasks.values()) for seed in tasks["sst2"]}
 
 
-def difference(values: list[float], reference: list[float]) -> str:
+def difference(values: dict[str, float], reference: dict[str, float]) -> str:
     """Write a difference paired by seed with its interval, and in how many of the seeds it is above zero.
 
-    >>> difference([81.0, 82.0, 84.0], [80.0, 80.0, 81.0])
+    >>> difference({"0": 81.0, "1": 82.0, "2": 84.0}, {"0": 80.0, "1": 80.0, "2": 81.0, "3": 0.0})
     '+2.0 [−0.5, 4.5], 3 of 3'
     """
-    by_seed = [value - other for value, other in zip(values, reference, strict=True)]
+    by_seed = [value - reference[seed] for seed, value in values.items() if seed in reference]
     text = f"{statistics.fmean(by_seed):+.1f}"
     if len(by_seed) > 1:
         low, high = stats.ttest_1samp(by_seed, 0).confidence_interval()
@@ -99,15 +98,17 @@ def table(homes: list[Path], budget: str) -> str:
     """Return the Markdown table of one budget."""
     found = load(homes, budget)
     reference = found["magnitude"]
+    found["teacher"] = {
+        task: {seed: one._replace(score=one.teacher, sizes=[100.0] * len(COSTS)) for seed, one in seeds.items()}
+        for task, seeds in reference.items()
+    }
     lines = ["| method | SST-2 | MRPC | mean | against `magnitude` | sizes |", "|---|---|---|---|---|---|"]
     for method, tasks in found.items():
-        scores = [spread([result.score for result in seeds.values()]) for seeds in tasks.values()]
+        scores = [spread([one.score for one in seeds.values()]) for seeds in tasks.values()]
+        scores.append(spread([*means(tasks).values()]))
         ahead = "–" if method == "magnitude" else difference(means(tasks), means(reference))
-        lines.append(f"| `{method}` | {' | '.join(scores)} | {spread(means(tasks))} | {ahead} | {sizes(tasks)} |")
-    teachers = [[result.teacher for result in seeds.values()] for seeds in reference.values()]
-    teachers.append([statistics.fmean(pair) for pair in zip(*teachers, strict=True)])
-    scores = " | ".join(map(spread, teachers))
-    lines.append(f"| teacher | {scores} | {difference(teachers[-1], means(reference))} | 100 / 100 / 100 |")
+        name = f"`{method}`" if method in METHODS else method
+        lines.append(f"| {name} | {' | '.join(scores)} | {ahead} | {sizes(tasks)} |")
     return "\n".join(lines)
 
 
