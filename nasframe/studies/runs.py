@@ -203,8 +203,8 @@ def _names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool) -> list
         return [name]
     keys = dict.fromkeys(key for options in recipes for key in options)
     differ = [key for key in keys if len({str(options.get(key)) for options in recipes}) > 1]
-    plugins = {key: f"{key.removesuffix('.use')}." for key in differ}
-    within = [key for key in differ if any(key.startswith(plugins[other]) for other in differ if other != key)]
+    inside = {key: f"{key.removesuffix('.use')}." for key in differ}
+    within = [key for key in differ if any(key.startswith(inside[other]) for other in differ if other != key)]
     differ = [key for key in differ if key not in within] + within
     made: list[str] = []
     for count in range(min(2, len(differ) - len(within)), len(differ) + 1):
@@ -242,12 +242,24 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             for verb, options in stage.items():
                 name = (options or {}).get("name") or (options or {}).get("save_as") or verb
                 yield from _leaves(options or {}, f"stages.{name}")
-    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "use" in item for item in value):
-        yield path, " + ".join(item["use"] for item in value)
+    elif names := _distinct_plugins(value):
+        yield path, " + ".join(names)
         for item in value:
             yield from _leaves({key: inner for key, inner in item.items() if key != "use"}, f"{path}.{item['use']}")
     else:
         yield path, value
+
+
+def _distinct_plugins(value: Any) -> list[str]:
+    """Return the plugins of a list of plugins, none if one is there twice: their options are then one value.
+
+    >>> _distinct_plugins([{"use": "hspg"}, {"use": "kd"}]), _distinct_plugins([{"use": "kd"}, {"use": "kd"}])
+    (['hspg', 'kd'], [])
+    """
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) and "use" in item for item in value):
+        return []
+    names = [item["use"] for item in value]
+    return names if len(set(names)) == len(names) else []
 
 
 def _tell_data_apart(entries: Sequence[dict[str, Any]]) -> list[str]:
