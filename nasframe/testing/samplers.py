@@ -276,7 +276,7 @@ class SamplerContract(Contract):
     def test_a_trial_costs_little_time(self) -> None:
         """Ask and tell together stay within ``milliseconds``."""
         for domain in self.accepted():
-            seconds = self.timed(self.make(domain, 11), 100)
+            seconds = self.timed(domain, 11, 100)
             mean = 1000 * sum(seconds) / max(len(seconds), 1)
             require(
                 mean <= self.milliseconds,
@@ -289,7 +289,7 @@ class SamplerContract(Contract):
         """After ``trials`` trials one takes no longer than at the beginning."""
         large = Choices({f"k{i}": list(range(6)) for i in range(12)})
         for domain in list(self.accepted([large])) or list(self.accepted())[:1]:
-            seconds = self.timed(self.make(domain, 12), self.trials)
+            seconds = self.timed(domain, 12, self.trials)
             part = len(seconds) // 10
             if part < 20:  # the domain was exhausted before
                 continue
@@ -300,21 +300,27 @@ class SamplerContract(Contract):
                 "beginning; do not go through all earlier trials at each ask or tell",
             )
 
-    def timed(self, sampler: Any, trials: int) -> list[float]:
-        """Ask for one and tell, until so many trials are told or nothing comes; return the seconds of each."""
-        seconds: list[float] = []
-        while len(seconds) < trials:
-            began = time.process_time()
-            archs = sampler.ask(1)
-            asking = time.process_time() - began
-            told = answered(archs, objectives=2)
-            began = time.process_time()
-            sampler.tell(told)
-            spent = asking + time.process_time() - began
-            seconds += [spent / len(archs)] * len(archs) if archs else []
-            if not archs:
-                break
-        return seconds
+    def timed(self, domain: Any, seed: int, trials: int) -> list[float]:
+        """Time each trial in two equal runs; the lesser time is the work's, what is over it the machine's."""
+        once, again = (ask_and_tell(self.make(domain, seed), trials) for _ in range(2))
+        return [min(pair) for pair in zip(once, again, strict=False)]
+
+
+def ask_and_tell(sampler: Any, trials: int) -> list[float]:
+    """Ask for one and tell, until so many trials are told or nothing comes; return the seconds of each."""
+    seconds: list[float] = []
+    while len(seconds) < trials:
+        began = time.process_time()
+        archs = sampler.ask(1)
+        asking = time.process_time() - began
+        told = answered(archs, objectives=2)
+        began = time.process_time()
+        sampler.tell(told)
+        spent = asking + time.process_time() - began
+        seconds += [spent / len(archs)] * len(archs) if archs else []
+        if not archs:
+            break
+    return seconds
 
 
 def narrowed(domain: Any) -> Iterator[Any]:

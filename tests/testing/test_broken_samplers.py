@@ -33,7 +33,7 @@ BROKEN = {
 
 def contract(sampler):
     class Contract(SamplerContract):
-        trials, milliseconds, seconds = 2000, 2.0, 0.5
+        trials, milliseconds, seconds = 500, 2.0, 0.5
 
         def make(self, domain, seed):
             return sampler(domain, seed)
