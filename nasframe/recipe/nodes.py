@@ -6,6 +6,7 @@ build Python objects do not exist. Every problem names its file, line and column
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -120,6 +121,12 @@ def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
     Returns:
         the root node (``None`` where the text is not YAML), and every problem.
     """
+    root, problems = _parsed(text, origin)
+    return None if root is None else root.copy(), list(problems)
+
+
+@functools.lru_cache(maxsize=256)  # what others extend is read again for each of them, and for each arm of a study
+def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
     tabs = [
         Problem(
             str(Position(origin.file, number, match.start("tab") + 1)), "", "a tab in the indentation. Expected spaces."

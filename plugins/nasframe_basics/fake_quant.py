@@ -58,7 +58,8 @@ class FakeQuant(Modifier):
             if bits < FULL and self.activations:
                 self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
         for rounded, bits in self.rounded.values():
-            parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits))
+            quantizer = RowQuantizer(bits)  # keeps shape and type: unsafe=True spares the rounding that would try it
+            parametrize.register_parametrization(rounded, "weight", quantizer, unsafe=True)
 
     def on_plan(self, job: TrainJob) -> None:
         """Parametrise the weights, for modifiers further down the list that do not go with that."""
