@@ -21,13 +21,15 @@ def rows_of(costs):
 
 
 class TestContract(SamplerContract):
-    rounds = 14
+    rounds, trials = 14, 2000  # 10,000 under -m slow, as all that are registered
 
     def make(self, domain, seed):
         return FrontierSampler(domain, seed, rows_of(size_of), start=4, candidates=24, memory=16)
 
 
 class TestContractWithoutCosts(SamplerContract):
+    trials = 2000
+
     def make(self, domain, seed):
         return FrontierSampler(domain, seed, start=3, candidates=24, memory=16)
 
