@@ -80,6 +80,18 @@ def test_no_text_breaks_the_reader(text):
     assert all(str(problem).startswith("f:") for problem in found)
 
 
+def test_what_is_done_to_one_reading_is_not_in_the_next():
+    text, at = "stages: [{train: {epochs: 1}}]\nstages: 1", Position("a.yaml", 1, 1)
+    first, told = parse(text, at)
+    before = first.plain()
+    assert before
+    assert len(told) == 1
+    first.value.clear()
+    told.clear()
+    again, told = parse(text, at)
+    assert (again.plain(), len(told)) == (before, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
