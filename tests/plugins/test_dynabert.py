@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from nasframe_basics.samplers import GridSampler
 from nasframe_dynabert.distil import DynaBERT, full_depth, matched_states
 from torch.nn import functional
 
-import nasframe as nf
 from nasframe.errors import UsageError
 from nasframe.nn.slices import extract
 from nasframe.step import Ledger, Passes, Step
@@ -170,11 +167,3 @@ def test_the_losses_of_all_widths_fall() -> None:
     stage.log = lambda index, values: logged.append(values["loss"])
     Loop().fit(stage)
     assert sum(logged[-5:]) < 0.8 * sum(logged[:5])
-
-
-def test_the_map_from_equations_to_lines_is_true() -> None:
-    folder = Path(nf.__file__).parents[1] / "plugins" / "nasframe_dynabert"
-    rows = re.findall(r"^\| .* \| `(\w+\.py)`, `(.+)` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) >= 6
-    for file, line in rows:
-        assert any(line in text for text in (folder / file).read_text("utf-8").splitlines()), (file, line)

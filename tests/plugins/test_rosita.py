@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -333,13 +331,3 @@ def test_parametrised_layers_are_refused_before_the_first_step() -> None:
 
     with pytest.raises(UsageError, match="quantise in a later stage"):
         Loop().fit(job(ScheduledPrune(heads=2, over=1.0), Rounds()))
-
-
-def test_the_map_from_equations_to_lines_is_true() -> None:
-    root = Path(nf.__file__).parents[1]
-    text = (root / "plugins" / "nasframe_rosita" / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| .* \| `([\w/]+\.py)`, `(.+)` \|$", text, re.MULTILINE)
-    assert len(rows) >= 6
-    for file, line in rows:
-        path = root / ("plugins/nasframe_rosita" if "/" not in file else "") / file
-        assert any(line in text for text in path.read_text("utf-8").splitlines()), (file, line)

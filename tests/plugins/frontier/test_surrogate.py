@@ -1,10 +1,7 @@
 """The model and the measures of improvement against scipy, scikit-learn and plain sampling."""
 
 import math
-import re
-from pathlib import Path
 
-import nasframe_frontier
 import numpy as np
 import pytest
 from nasframe_frontier.codes import Codes
@@ -246,12 +243,3 @@ def test_what_remains_of_a_front():
     assert undominated(front, np.array([1.5, 1.5])).tolist() == [0, 2, 3]
     assert undominated(front, np.array([2.0, 2.0])).tolist() == [0, 1, 2]
     assert undominated(np.array([[3.0], [5.0]]), np.array([4.0])).tolist() == [0, 2, 1]
-
-
-def test_the_formulas_of_the_readme_are_in_the_lines_it_names():
-    folder = Path(nasframe_frontier.__file__).parent
-    rows = re.findall(r"^\| .* \| `(\w+\.py)`, `(.+)` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) == 12
-    for file, line in rows:
-        lines = [text.strip() for text in (folder / file).read_text("utf-8").splitlines()]
-        assert line in lines, f"README.md names a line that {file} does not have: {line}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -287,12 +286,3 @@ def test_a_convolutional_network_loses_half_its_channels(make, optimizer, capsys
     assert dense > 0.85
     assert sparse > dense - 0.1
     assert slim == sparse
-
-
-def test_the_map_from_formulas_to_lines_is_true():
-    folder = Path(nf.__file__).parents[1] / "plugins" / "nasframe_hspg"
-    rows = re.findall(r"^\| .* \| `([\w/]+\.py)`, `(.+)` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) >= 12
-    for file, line in rows:
-        place = folder / file if "/" not in file else folder.parents[1] / file
-        assert any(line in text for text in place.read_text("utf-8").splitlines()), (file, line)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from nasframe_slimming.adversary import Adversary
 from nasframe_slimming.budget import sinking
 from nasframe_slimming.slimming import Slimming
 
-import nasframe as nf
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn import count
@@ -302,12 +299,3 @@ def test_an_adversary_needs_a_teacher_that_fits() -> None:
         Loop().fit(toy_job(modifiers=[Adversary()], models={"teacher": other}))
     with pytest.raises(UsageError, match="beta1"):
         Adversary(beta1=1.0)
-
-
-def test_the_map_from_formulas_to_lines_is_true() -> None:
-    folder = Path(nf.__file__).parents[1] / "plugins" / "nasframe_slimming"
-    rows = re.findall(r"^\| .* \| `([\w./]+\.py)`, `(.+)` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) >= 14
-    for file, line in rows:
-        text = line.replace("\\|", "|")
-        assert any(text in code for code in (folder / file).read_text("utf-8").splitlines()), (file, line)
