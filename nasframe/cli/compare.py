@@ -26,6 +26,10 @@ def compare(
     models: Annotated[
         list[str] | None, typer.Option("--models", help="Patterns of models to compare; default: budget by budget.")
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATTERN", help="Compare all models of such tasks under one name; may be repeated."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print study.json instead of the tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the tables flat, as CSV.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables (booktabs).")] = False,
@@ -43,7 +47,13 @@ def compare(
     from nasframe.reports import study_report
     from nasframe.studies.runs import as_study
 
-    frame, settings = as_study(places, against, metric, models, split)
+    groups: dict[str, list[str]] = {}
+    for text in group or ():
+        name, equals, pattern = text.partition("=")
+        if not (name and equals and pattern):
+            raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
+        groups.setdefault(name, []).append(pattern)
+    frame, settings = as_study(places, against, metric, models, split, groups)
     if out is None:
         report = analyse(Path(), frame, settings)
     else:

@@ -283,7 +283,8 @@ def legend(figure: Figure, *every: Axes, names: Sequence[str] | None = None) -> 
             handles.setdefault(text, handle)
     shown = [name for name in names or handles if name in handles]
     texts = [short(name, 60) for name in shown]
-    columns = max(1, min(len(texts), 60 // max(map(len, texts), default=1)))
+    column = 0.55 + 0.065 * max(map(len, texts), default=1)  # inches: what is drawn and the gap, then the letters
+    columns = max(1, min(len(texts), int(figure.get_figwidth() / column)))
     figure.legend(
         [handles[name] for name in shown], texts, loc="outside lower center", fontsize=7.5, ncols=columns,
         frameon=False, labelcolor=INK,

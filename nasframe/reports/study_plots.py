@@ -18,6 +18,7 @@ from nasframe.reports.plots import (
     panels,
     whole_ticks,
 )
+from nasframe.reports.study_tables import views
 from nasframe.reports.tables import is_share, short
 from nasframe.studies.verdicts import p_is
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPXh"
 WIDE = 10.4
 
 
@@ -50,26 +51,20 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     return drawn
 
 
-def look(report: Mapping[str, Any], arm: str) -> tuple[str, str]:
-    """Return the colour and the marker that an arm has in every figure."""
-    place = report["arms"].index(arm)
-    return SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
-
-
-def _views(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    views: dict[str, list[Mapping[str, Any]]] = {}
-    for table in report["tables"]:
-        views.setdefault(table["task"], []).append(table)
-    return views
+def look(report: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """Return colour, marker and line of an arm in every figure: where colours begin anew the others differ."""
+    again, place = divmod(report["arms"].index(arm), len(SERIES))
+    marker = MARKERS[(place + again) % len(MARKERS)]
+    return {"color": SERIES[place], "marker": marker, "ls": ("-", "--", ":", "-.")[again % 4]}
 
 
 def fronts(report: Mapping[str, Any]) -> Figure:
     """Draw each arm's mean score, with its bootstrap interval, against the mean cost of its models."""
-    views = _views(report)
-    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(views), len(views))
+    shown = views(report)
+    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(shown), len(shown))
     cost = f"{report['cost']}_relative"
-    for axes, (task, tables) in zip(grid, views.items(), strict=True):
-        _title(axes, task, len(views))
+    for axes, (task, tables) in zip(grid, shown.items(), strict=True):
+        _title(axes, task, len(shown))
         places = [row["costs"][cost] for table in tables for row in table["arms"] if cost in row["costs"]]
         step = 0.008 * (max(places) - min(places)) if places else 0.0  # so that intervals do not cover each other
         for number, arm in enumerate(report["arms"]):
@@ -77,7 +72,7 @@ def fronts(report: Mapping[str, Any]) -> Figure:
             rows.sort(key=lambda row: row["costs"][cost])
             if rows:
                 aside = step * (number - (len(report["arms"]) - 1) / 2)
-                _front(axes, rows, [row["costs"][cost] + aside for row in rows], *look(report, arm), arm)
+                _front(axes, rows, [row["costs"][cost] + aside for row in rows], look(report, arm), arm)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
         axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
@@ -87,13 +82,13 @@ def fronts(report: Mapping[str, Any]) -> Figure:
 
 
 def _front(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], x: Sequence[float], color: str, marker: str, arm: str
+    axes: Axes, rows: Sequence[Mapping[str, Any]], x: Sequence[float], style: Mapping[str, Any], arm: str
 ) -> None:
     y = [row["mean"] for row in rows]
-    axes.plot(x, y, color=color, marker=marker, ms=5, lw=1.2, alpha=0.9, label=arm, markeredgecolor=PAPER, mew=0.6)
+    axes.plot(x, y, **style, ms=5, lw=1.2, alpha=0.9, label=arm, markeredgecolor=PAPER, mew=0.6)
     for place, row in zip(x, rows, strict=True):
         if row["low"] is not None:
-            axes.plot([place, place], [row["low"], row["high"]], color=color, lw=1.1, alpha=0.75)
+            axes.plot([place, place], [row["low"], row["high"]], color=style["color"], lw=1.1, alpha=0.75)
 
 
 def differences(report: Mapping[str, Any]) -> Figure:
@@ -101,14 +96,14 @@ def differences(report: Mapping[str, Any]) -> Figure:
 
     A filled marker: resolved after Holm's adjustment.
     """
-    views = {task: tables for task, tables in _views(report).items() if any(table["comparisons"] for table in tables)}
-    heights = [sum(len(table["comparisons"]) + 1 for table in tables) for tables in views.values()]
+    shown = {task: tables for task, tables in views(report).items() if any(table["comparisons"] for table in tables)}
+    heights = [sum(len(table["comparisons"]) + 1 for table in tables) for tables in shown.values()]
     height = 0.8 + sum(0.215 * rows + 0.45 for rows in heights)
-    figure, grid = panels(WIDTH, height, len(views), height_ratios=heights)
-    for axes, (task, tables) in zip(grid, views.items(), strict=True):
-        _title(axes, task, len(views))
+    figure, grid = panels(WIDTH, height, len(shown), height_ratios=heights)
+    for axes, (task, tables) in zip(grid, shown.items(), strict=True):
+        _title(axes, task, len(shown))
         _forest(axes, report, tables)
-        if task == list(views)[-1] or len({table["metric"] for part in views.values() for table in part}) > 1:
+        if task == list(shown)[-1] or len({table["metric"] for part in shown.values() for table in part}) > 1:
             unit = ", points" if is_share(tables[0]["metric"]) else ""
             axes.set_xlabel(f"{report['split']} {tables[0]['metric']} less that of {report['against']}{unit}")
     return figure
@@ -125,7 +120,7 @@ def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str,
         )  # fmt: skip
         names.append("")
         for row in table["comparisons"]:
-            color, marker = look(report, row["arm"])
+            color, marker = (look(report, row["arm"])[key] for key in ("color", "marker"))
             y, resolved = len(names), row["verdict"] in ("higher", "lower")
             for low, high, width in (("t_low", "t_high", 1.0), ("low", "high", 3.2)):
                 if row[low] is not None:
@@ -159,8 +154,8 @@ def anytime(report: Mapping[str, Any], task: str) -> Figure:
         axes = places[row["model"], row["axis"]]
         for arm, curve in row["arms"].items():
             if curve["x"]:
-                color, _ = look(report, arm)
-                axes.step(curve["x"], curve["mean"], where="post", color=color, lw=1.4, label=arm)
+                color, line = (look(report, arm)[key] for key in ("color", "ls"))
+                axes.step(curve["x"], curve["mean"], where="post", color=color, ls=line, lw=1.4, label=arm)
                 if curve["low"][0] is not None:
                     axes.fill_between(
                         curve["x"], curve["low"], curve["high"], step="post", color=color, alpha=0.14, lw=0

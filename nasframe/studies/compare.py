@@ -40,7 +40,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     from nasframe.studies import evidence, verdicts
 
     options = settings["compare"]
-    found = compared(frame, options.get("models"))
+    found = compared(frame, options.get("models"), options.get("groups"))
     if found.empty:
         raise UsageError(why_nothing(Path(directory), settings["runs"], options))
     arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
@@ -80,7 +80,11 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     return report | verdicts.verdicts(report)
 
 
-def compared(frame: pd.DataFrame, models: str | Sequence[str] | None = None) -> pd.DataFrame:
+def compared(
+    frame: pd.DataFrame,
+    models: str | Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
     """Keep the models that stand against each other and say in ``slot`` which do: those of one budget.
 
     For each budget that is a model made from a winner where there is one (``tuned@50%``), else the winner, else the
@@ -89,6 +93,7 @@ def compared(frame: pd.DataFrame, models: str | Sequence[str] | None = None) -> 
     Args:
         frame: as :func:`nasframe.studies.study.collect` returns.
         models: patterns of names, to choose otherwise.
+        groups: name → patterns of tasks, whose models stand against each other under that name, whatever theirs is.
     """
     run = ["arm", "task", "seed"]
     if frame.empty:
@@ -104,13 +109,25 @@ def compared(frame: pd.DataFrame, models: str | Sequence[str] | None = None) -> 
         others = ~stands.groupby(of_run).transform("any")
         alone = frame["role"].groupby(of_run).transform("nunique") == 1
         found = frame[stands | (others & ((frame["role"] != "teacher") | alone))].copy()
-    slot = found["budget"].fillna(found["model"])
+    slot = found["task"].map(lambda task: group_of(task, groups or {}))
+    slot = slot.fillna(found["budget"]).fillna(found["model"])
     twice = slot.groupby([found[key] for key in run] + [slot]).transform("size") > 1
     return found.assign(slot=slot.where(~twice, found["model"])).reset_index(drop=True)
 
 
+def group_of(task: str, groups: Mapping[str, Sequence[str]]) -> str | None:
+    """Name the group of a task.
+
+    >>> group_of("mrpc-50%", {"half": ["*-50%"], "quarter": ["*-25%"]})
+    'half'
+    """
+    return next((name for name, patterns in groups.items() if any(fnmatch(task, p) for p in patterns)), None)
+
+
 def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[str, Any]]:
     """Make one table for each task (and for their mean) and each slot; Holm over the comparisons of a task.
+
+    The mean is over the tasks that have the slot, where these are several.
 
     Args:
         found: rows with ``arm``, ``task``, ``seed``, ``slot``, ``metric``, ``score``, and costs.
@@ -125,10 +142,11 @@ def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[
         view = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
-            scores = _by_seed(part, len(names) if task == MEAN else 1)
-            if task == MEAN and not {against} < set(scores):
+            over = list(dict.fromkeys(part["task"]))
+            scores = _by_seed(part, len(over))
+            if task == MEAN and (len(over) == 1 or not {against} < set(scores)):
                 continue  # nothing was measured on all tasks that could be compared
-            head = {"task": task, "model": slot, "metric": ", ".join(metrics)}
+            head = {"task": task, "tasks": over, "model": slot, "metric": ", ".join(metrics)}
             view.append(head | _table(scores, part, [arm for arm in arms if arm in scores], against))
         comparisons = [row for table in view for row in table["comparisons"]]
         for kind in ("p_t", "p_wilcoxon"):

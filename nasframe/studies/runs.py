@@ -24,12 +24,13 @@ def as_study(
     metric: str | None = None,
     models: Sequence[str] | None = None,
     split: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Make the table of a study out of runs that exist.
 
     Runs of one recipe are one arm, whatever their seed, task and name; arms of one name are told apart by the options
     in which they differ, those of the task among them. Runs on other data, at equal seed, are another task, unless a
-    study made them.
+    study made them. Parts of one study, say one a seed, are compared as it compares them.
 
     Args:
         places: run directories, folders with run directories in them, studies; ``NAME=PLACE`` names the arm, and
@@ -39,6 +40,7 @@ def as_study(
         models: patterns of the models to compare.
         split: which examples' scores to compare, one of ``dev``, ``select``, ``train``; default: the study's, else
             ``dev``.
+        groups: name → patterns of tasks, whose models stand against each other under that name.
 
     Returns:
         A frame and settings for :func:`nasframe.studies.compare.analyse`, run directories absolute.
@@ -52,12 +54,12 @@ def as_study(
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
-    whole = study.settings(places[0]) if len(places) == 1 and (Path(places[0]) / study.SETTINGS).is_file() else {}
+    whole = _whole(places)
     entries = [entry for place in places for entry in _entries(place)]
     _name_arms(entries)
     notes = _tell_data_apart(entries)
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
-    changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split}
+    changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split, "groups": groups}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
     seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows = []
@@ -85,6 +87,20 @@ def as_study(
         "notes": notes,
     }
     return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
+
+
+def _whole(places: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a study, or what parts of one study have in common; nothing for other places."""
+    from nasframe.studies import study
+
+    if not all((Path(place) / study.SETTINGS).is_file() for place in places):
+        return {}
+    first, *others = map(study.settings, places)
+    keys = ("study", "description", "arms", "tasks", "compare")
+    same: dict[str, Any] = {key: first[key] for key in keys if key in first}
+    if any(same != {key: other.get(key) for key in same} for other in others):
+        return {}
+    return same if others else first
 
 
 def _winners_and_baselines(frame: pd.DataFrame, settings: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:

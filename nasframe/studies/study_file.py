@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nasframe.studies.comparable import faults
 from nasframe.types import canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
-COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None}
+COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None, "groups": None}
 """What may be said about the comparison, with its defaults."""
 SPLITS = ("dev", "select", "train")
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
@@ -170,6 +171,7 @@ class _Reader:
         tasks = self.entries("tasks", self.get("tasks", dict, "names with their overrides below"))
         arms, seeds = self.arms(tasks), self.seeds()
         compare = self.compare(arms)
+        self.groups(compare["groups"], tasks)
         plans = {
             (arm, task): plan
             for arm in arms
@@ -256,11 +258,33 @@ class _Reader:
             self.problem(found["against"], "compare.against", text)
         if said["split"] not in SPLITS:
             self.problem(found["split"], "compare.split", f"{said['split']!r} is no split. Expected {listing(SPLITS)}.")
-        kinds = {"metric": (str, "a metric's name"), "budgets": (dict, "cost: [bounds]"), "models": (list, "a list")}
+        kinds = {
+            "metric": (str, "a metric's name"), "budgets": (dict, "cost: [bounds]"), "models": (list, "a list"),
+            "groups": (dict, "name: [patterns of tasks]"),
+        }  # fmt: skip
         for key, (kind, what) in kinds.items():
             if said[key] is not None and not isinstance(said[key], kind):
                 self.problem(found[key], f"compare.{key}", f"{said[key]!r} does not fit. Expected {what}.")
         return found
+
+    def groups(self, given: Node | None, tasks: Collection[str]) -> None:
+        """Check that groups are lists of patterns of tasks, each of which fits a task that no other group has."""
+        if given is None or not isinstance(given.value, dict):
+            return
+        taken: dict[str, str] = {}
+        for group, node in given.value.items():
+            at, patterns = f"compare.groups.{group}", node.plain()
+            if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+                self.problem(node, at, f"{patterns!r} does not fit. Expected a list of patterns of tasks.")
+                continue
+            for pattern in patterns:
+                fits = [task for task in tasks if fnmatch(task, pattern)]
+                if not fits:
+                    text = f"no task {pattern!r}. Tasks: {listing(tasks)}.{suggestion(pattern, tasks)}"
+                    self.problem(node, at, text)
+                for task in fits:
+                    if (other := taken.setdefault(task, group)) != group:
+                        self.problem(node, at, f"task {task!r} is in {other!r} already. Expected one group a task.")
 
     def distinct(self, arms: Iterable[str], plans: Mapping[tuple[str, str], Plan]) -> None:
         """Refuse two arms whose recipes are equal on all tasks, as where an option was said that was so already."""

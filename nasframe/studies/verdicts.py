@@ -53,12 +53,13 @@ def _times(arm: str, ratios: Mapping[str, float], far: Mapping[str, float]) -> s
 def p_value(p: float | None) -> str:
     """Write a p-value, short where it is small.
 
-    >>> p_value(0.03125), p_value(0.00002), p_value(1.0), p_value(None)
-    ('0.0312', '<0.001', '1', '–')
+    >>> p_value(0.03125), p_value(0.00002), p_value(0.04999), p_value(1.0), p_value(None)
+    ('0.0312', '<0.001', '<0.05', '1', '–')
     """
     if p is None:
         return "–"
-    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
+    text = f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
+    return "<0.001" if p < 0.001 else "<0.05" if text == "0.05" and p < 0.05 else text
 
 
 def p_is(p: float | None) -> str:

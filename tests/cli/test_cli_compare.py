@@ -43,6 +43,14 @@ def test_each_form_is_what_it_says(capsys, home, form):
         assert {"latex": r"\toprule", "markdown": "| :-- |"}[form] in out
 
 
+def test_groups_of_tasks_are_named_on_the_command_line(capsys, home):
+    code, out, err = call(
+        capsys, home, "--models", "best@50%", "--group", "half=sst*", "--group", "half=mrpc", "--json"
+    )
+    assert (code, err) == (0, "")
+    assert [(table["task"], table["model"]) for table in json.loads(out)["tables"]] == [("sst2", "half")]
+
+
 def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path, title: "<svg></svg>")  # which takes seconds
     runs = [f"{name}={home}/runs/{name}/sst2" for name in ("greedy", "random")]
@@ -64,6 +72,7 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
         (["{home}", "--models", "nothing*"], "nothing to compare"),
         (["{home}", "--split", "train"], "nothing to compare on 'train'. The scores are on dev."),
         (["{home}", "--split", "slect"], "Expected dev, select, train. Did you mean 'select'?"),
+        (["{home}", "--group", "all"], "--group: 'all' does not fit. Expected NAME=PATTERN"),
         (["/nowhere"], "no run here"),
         ([], "RUN"),
     ],

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from study_directory import make_study
 from test_report import Page
 
-from nasframe.reports import study_plots, study_report
+from nasframe.reports import study_plots, study_report, study_tables
 from nasframe.studies import compare, study
 
 
@@ -58,7 +58,7 @@ def test_the_page_is_whole_and_fetches_nothing(home):
 def test_every_number_of_the_page_is_in_its_json(home, report):
     text = (home / "study.html").read_text()
     for table in report["tables"]:
-        for row in study_report.rows(report, table):
+        for row in study_tables.rows(report, table):
             assert row["score"] in text
             assert row["difference"] in text
 
@@ -90,13 +90,13 @@ def test_latex_has_a_table_a_task_and_escapes(home, report):
 
 
 def test_the_overview_is_the_tables_side_by_side(home, report):
-    heading, *rows = study_report.overview(report)
+    heading, *rows = study_tables.overview(report)
     assert heading == ["task", "arm", "teacher", *report["models"]]
     frame = pd.read_csv(home / "study.csv")
     teachers = frame[(frame["role"] == "teacher") & (frame["task"] == "sst2") & (frame["arm"] == "random")]["score"]
     assert ["sst2", "random", f"{100 * teachers.mean():.1f} ± {100 * teachers.std():.1f}"] in [row[:3] for row in rows]
     for table in report["tables"]:
-        for row in study_report.rows(report, table):
+        for row in study_tables.rows(report, table):
             (line,) = [line for line in rows if line[:2] == [table["task"], row["arm"]]]
             cell = line[heading.index(table["model"])]
             assert cell.removesuffix(" ↑").removesuffix(" ↓") == row["score"]
@@ -146,6 +146,30 @@ def test_figures_show_every_arm_and_every_difference(report):
     (legend,) = fronts.legends
     assert [text.get_text() for text in legend.get_texts()] == ["random", "evolution", "greedy"]
     assert sum(len(axes.lines) for axes in fronts.axes) >= 9
+
+
+def test_costs_are_shares_of_the_teachers(home, report):
+    heading, *rows = study_tables.costs(report)
+    assert heading[:6] == ["task", "model", "arm", "params", "backbone", "encoder"]
+    frame = pd.read_csv(home / "study.csv")
+    own = frame[(frame["arm"] == "greedy") & (frame["task"] == "sst2") & (frame["model"] == "best@30%")]
+    share = own["encoder_params_relative"].mean()
+    assert ["sst2", "30%", "greedy", f"{100 * share:.0f} %"] in [[*row[:3], row[5]] for row in rows]
+    assert all(cell in (home / "study.html").read_text() for row in rows for cell in row)
+
+
+def test_twenty_arms_can_be_told_apart_and_their_legend_fits(report):
+    arms = [f"compressor-{number}" for number in range(20)]
+    looks = [study_plots.look({"arms": arms}, arm) for arm in arms]
+    assert len({(look["color"], look["marker"]) for look in looks}) == len({(k["color"], k["ls"]) for k in looks}) == 20
+    rows = [row for table in report["tables"] for row in table["arms"][:1]]
+    table = report["tables"][0] | {"arms": [row | {"arm": arm} for arm, row in zip(arms, rows * 20, strict=False)]}
+    figure = study_plots.fronts(report | {"arms": arms, "tables": [table]})
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == 20
+    assert (box.x0 >= 0, box.x1 <= figure.bbox.width) == (True, True)
 
 
 def test_names_are_escaped_and_files_keep_simple_names(home, report):

@@ -17,6 +17,7 @@ from scipy import stats as scipy_stats
 from study_directory import change, make_study
 
 from nasframe.errors import UsageError
+from nasframe.recipe.nodes import dump
 from nasframe.scoring import hypervolume
 from nasframe.store import RunStore
 from nasframe.studies import compare, evidence, runs, stats, study
@@ -138,6 +139,48 @@ def test_which_models_stand_against_each_other(models, expected):
     ]
     found = compare.compared(pd.concat(rows, ignore_index=True), models)
     assert dict(zip(found["model"], found["slot"], strict=True)) == expected
+
+
+def two_sizes():
+    """Arms a and b on two tasks at two sizes: b's models have names of their own, and no budget."""
+    parts = []
+    for place, size in enumerate(("half", "quarter")):
+        rows = [
+            (arm, f"{task}-{size}", seed, 0.5 + 0.1 * place + 0.03 * (arm == "b") * (seed + 1) + 0.01 * (task == "u"))
+            for arm in "ab" for task in "tu" for seed in range(3)
+        ]  # fmt: skip
+        part = frame(rows, model=f"best@{size}", budget=size)
+        part.loc[part["arm"] == "b", ["model", "role", "budget"]] = ["sparse", "model", None]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_models_of_a_group_of_tasks_stand_against_each_other_and_are_averaged_over_it():
+    made, groups = two_sizes(), {"small": ["*-half"], "least": ["t-quarter", "u-quarter"]}
+    apart = compare.analyse("/nowhere", made, settings(made))
+    assert "b shares no task, model and seed with a: described, not compared." in apart["limits"]
+    found = compare.analyse("/nowhere", made, settings(made, compare={"split": "dev", "groups": groups}))
+    mean = [table for table in found["tables"] if table["task"] == compare.MEAN]
+    assert [(table["model"], table["tasks"]) for table in mean] == [
+        ("small", ["t-half", "u-half"]), ("least", ["t-quarter", "u-quarter"]),
+    ]  # fmt: skip
+    for table in mean:
+        (row,) = table["comparisons"]
+        scores = made[made["task"].isin(table["tasks"])].groupby(["seed", "arm"])["score"].mean().unstack()
+        test = scipy_stats.ttest_rel(scores["b"], scores["a"])
+        assert (row["n"], row["mean"]) == (3, pytest.approx((scores["b"] - scores["a"]).mean(), abs=1e-12))
+        assert row["p_t"] == pytest.approx(test.pvalue, rel=1e-9)
+        assert table["family"] == 2
+    assert {t["model"] for t in found["tables"] if t["task"] == "u-quarter"} == {"least"}
+
+
+def test_a_task_outside_all_groups_keeps_its_models_names():
+    found = compare.compared(two_sizes(), groups={"small": ["*-half"]})
+    named = found.groupby("task")["slot"].unique().map(sorted).to_dict()
+    assert named == {
+        "t-half": ["small"], "u-half": ["small"],
+        "t-quarter": ["quarter", "sparse"], "u-quarter": ["quarter", "sparse"],
+    }  # fmt: skip
 
 
 def test_runs_without_budgets_are_compared_by_their_models_and_teachers_only_alone():
@@ -387,6 +430,27 @@ def test_runs_are_grouped_by_what_their_recipes_say(home):
     other = [f"a={home}/runs/random", f"b={home}/runs/evolution/sst2"]
     report = compare.analyse(Path(), *runs.as_study(other))
     assert any("b lacks some tasks: compared with a only on sst2" in line for line in report["limits"])
+
+
+def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
+    shutil.copytree(home, tmp_path / "part")
+    facts = study.settings(home)
+    for place, seeds in ((home, {0}), (tmp_path / "part", {1, 2})):
+        kept = [run for run in facts["runs"] if run["seed"] in seeds]
+        said = facts | {"runs": kept, "seeds": sorted(seeds), "compare": facts["compare"] | {"against": "greedy"}}
+        (tmp_path / f"{min(seeds)}").mkdir()
+        shutil.copytree(place / "runs", tmp_path / f"{min(seeds)}" / "runs")
+        (tmp_path / f"{min(seeds)}" / study.SETTINGS).write_text(dump(said))
+    parts = [str(tmp_path / "0"), str(tmp_path / "1")]
+    frame, found = runs.as_study(parts)
+    assert (found["compare"]["against"], found["study"], set(frame["seed"])) == ("greedy", "samplers", {0, 1, 2})
+    assert "seeds" not in found
+    whole = study.collect(home)
+    assert frame.groupby(["arm", "task", "seed"]).size().to_dict() == (
+        whole.groupby(["arm", "task", "seed"]).size().to_dict()
+    )
+    assert runs.as_study([parts[0], f"other={parts[1]}"])[1]["compare"].get("against") is None
+    assert runs.as_study(parts, groups={"all": ["*"]})[1]["compare"]["groups"] == {"all": ["*"]}
 
 
 def test_arms_can_be_named_and_the_reference_be_a_place(home):

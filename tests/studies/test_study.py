@@ -304,6 +304,30 @@ def test_what_no_run_will_measure_is_not_compared(write, changes, expected):
     assert expected in text
 
 
+GROUPED = """
+base: {toy}
+arms: {{a: {{}}, b: {{stages.search.trials: 3}}}}
+tasks: {{x-1: {{}}, x-2: {{}}, y-1: {{}}}}
+seeds: [0]
+compare: {{groups: {groups}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("[a]", "compare.groups  ['a'] does not fit. Expected name: [patterns of tasks]."),
+        ("{all: x-*}", "compare.groups.all  'x-*' does not fit. Expected a list of patterns of tasks."),
+        ("{all: [xx-1]}", "compare.groups.all  no task 'xx-1'. Tasks: x-1, x-2, y-1. Did you mean 'x-1'?"),
+        ('{x: ["x-*"], one: ["*-1"]}', "compare.groups.one  task 'x-1' is in 'x' already. Expected one group a task."),
+    ],
+)
+def test_groups_are_of_tasks_that_are_there_once_each(write, groups, expected):
+    (found,) = problems(write(GROUPED, groups=groups))
+    assert expected in found
+    assert study.load_study(write(GROUPED, groups='{x: ["x-*"], y: [y-1]}')).compare["groups"]["y"] == ["y-1"]
+
+
 def test_models_that_a_single_arm_measures_are_known(write):
     text = STUDY.replace("evolution: {{}}", "evolution: {{stages.extract.archs: {{sparse: best@40%}}}}")
     path = write(text.replace("metric: accuracy", 'models: ["sparse", "best@4*", "teacher"]'))

@@ -1,0 +1,183 @@
+"""The tables of a comparison as cells of text, the same on every page, in every file and on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nasframe.reports import tables
+from nasframe.reports.tables import human, is_share
+from nasframe.studies.verdicts import interval, p_value
+
+COLUMNS = {
+    "arm": "arm",
+    "n": "seeds",
+    "score": "mean ± sd",
+    "interval": "95 % bootstrap",
+    "rank": "rank",
+    "cost": "cost",
+    "difference": "difference [95 % t]",
+    "bootstrap": "[95 % bootstrap]",
+    "p": "p (t)",
+    "holm": "after Holm",
+    "wilcoxon": "Wilcoxon p (least)",
+    "effect": "d_z (g_z)",
+    "verdict": "verdict",
+    "more": "more seeds",
+}
+"""The columns of a table of scores, and their headings."""
+
+OVERVIEW = (
+    "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with. ↑ ↓: higher or lower than"
+    " the reference, resolved after Holm's adjustment."
+)
+
+SHARES = "Shares of the teacher's costs, means over an arm's runs."
+LEDGER = ("arm", "runs", "student", "teacher", "training", "of the reference's", "evaluation", "evaluations", "time")
+FRONTS = ("task", "front", "arm", "hypervolume", "difference [95 % t]", "after Holm", "covers", "is covered")
+PAIRS = ("task", "model", "arm", "seeds", "McNemar p, by seed", "below 0.05", "difference by seed [95 % bootstrap]")
+
+
+def views(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Group a comparison's tables by task, the mean of tasks first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for table in report["tables"]:
+        found.setdefault(table["task"], []).append(table)
+    return found
+
+
+def about(report: Mapping[str, Any], view: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a table shows."""
+    unit = " × 100" if is_share(view[0]["metric"]) else ""
+    task = view[0]["task"]
+    against = f", against {report['against']}" if any(table["comparisons"] for table in view) else ""
+    return f"{report['name']}: {report['split']} {view[0]['metric']}{unit} ({task}){against}"
+
+
+def rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write the rows of a table of scores as text, by the names of :data:`COLUMNS`."""
+    pairs = {row["arm"]: row for row in table["comparisons"]}
+    return [_row(report, table["metric"], row, pairs.get(row["arm"])) for row in table["arms"]]
+
+
+def _row(
+    report: Mapping[str, Any], metric: str, row: Mapping[str, Any], pair: Mapping[str, Any] | None
+) -> dict[str, str]:
+    cost = row["costs"].get(f"{report.get('cost')}_relative")
+    cells = dict.fromkeys(COLUMNS, "–") | {
+        "arm": row["arm"],
+        "n": str(row["n"] if pair is None or pair["n"] == row["n"] else f"{row['n']} ({pair['n']} pairs)"),
+        "score": _spread(metric, row),
+        "rank": "–" if row["rank"] is None else f"{row['rank']:.2g}",
+        "cost": "–" if cost is None else f"{100 * cost:.0f} %",
+        "verdict": "reference" if row["arm"] == report["against"] else "not paired",
+    }
+    if row["low"] is not None:
+        cells["interval"] = f"[{score(metric, row['low'])}, {score(metric, row['high'])}]"
+    if pair is not None:
+        resolved = pair["verdict"] in ("higher", "lower", "not after Holm")
+        cells |= {
+            "difference": interval(metric, pair),
+            "p": p_value(pair["p_t"]),
+            "holm": p_value(pair["p_t_holm"]),
+            "verdict": pair["verdict"],
+            "more": "–" if resolved or pair["n"] < 2 or pair["d_z"] is None else human(pair["more_seeds"] or None),
+        }
+        if pair["n"] > 1:
+            cells["wilcoxon"] = f"{p_value(pair['p_wilcoxon'])} (≥ {p_value(pair['smallest_p'])})"
+        if pair["low"] is not None:
+            cells["bootstrap"] = interval(metric, pair, "low", "high").partition(" ")[2]
+        if pair["d_z"] is not None:
+            cells["effect"] = f"{pair['d_z']:.2f}" + (f" ({pair['g_z']:.2f})" if pair["g_z"] is not None else "")
+            cells["effect"] = cells["effect"].replace("-", "−")
+    return cells
+
+
+def overview(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay all scores out as one table, its heading first: arms by models, mean ± sd, beside the arms' teachers.
+
+    An arrow says that the difference from the reference is resolved after Holm's adjustment, and which way it goes.
+    """
+    arrows = {"higher": " ↑", "lower": " ↓"}
+    laid = [["task", "arm", *(["teacher"] if report["teachers"] else []), *report["models"]]]
+    for task, view in views(report).items():
+        cells = {
+            (row["arm"], table["model"]): row["score"] + arrows.get(row["verdict"], "")
+            for table in view
+            for row in rows(report, table)
+        }
+        metric = view[0]["metric"]
+        cells |= {(row["arm"], "teacher"): _spread(metric, row) for row in report["teachers"] if row["task"] == task}
+        named = [arm for arm in report["arms"] if any((arm, model) in cells for model in report["models"])]
+        laid += [[task, arm, *(cells.get((arm, model), "–") for model in laid[0][2:])] for arm in named]
+    return laid
+
+
+def costs(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay out what the models cost, the heading first: shares of the teacher's, means over an arm's runs."""
+    described = [(table, row) for table in report["tables"] for row in table["arms"]]
+    there = {
+        name.removesuffix("_relative") for _, row in described for name in row["costs"] if name.endswith("_relative")
+    }
+    names = [*(name for name in tables.COSTS if name in there), *sorted(there - tables.COSTS.keys())]
+    laid = [["task", "model", "arm", *(tables.COSTS.get(name, name.replace("_", " ")) for name in names)]]
+    for table, row in described:
+        values = [row["costs"].get(f"{name}_relative") for name in names]
+        cells = ["–" if value is None else f"{100 * value:.0f} %" for value in values]
+        laid.append([table["task"], table["model"], row["arm"], *cells])
+    return laid if names else []
+
+
+def ledger(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay the ledger out: MACs by role, mean of an arm's runs."""
+    return [
+        [
+            row["arm"], str(row["runs"]), *(human(row[f"{role}_macs"]) for role in ("student", "teacher", "training")),
+            "–" if row["ratio"] is None else f"{row['ratio']:.3f}", human(row["evaluation_macs"]),
+            human(row["evaluations"]), tables.duration((row["run_seconds"] or 0) + (row["cached_seconds"] or 0)),
+        ]
+        for row in report["ledger"]
+    ]  # fmt: skip
+
+
+def fronts(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay hypervolumes and front coverage out."""
+    laid = []
+    for table in report["fronts"]:
+        covered = {row["arm"]: row for row in table["coverage"]}
+        for row in rows(report, table):
+            ways = covered.get(row["arm"], {})
+            shares = [f"{100 * ways[way]:.0f} %" if ways else "–" for way in ("covers", "covered")]
+            head = [table["task"], f"{table['model']}, {table['cost']}"]
+            laid.append([*head, row["arm"], row["score"], row["difference"], row["holm"], *shares])
+    return laid
+
+
+def examples(report: Mapping[str, Any]) -> list[list[str]]:
+    """Lay the comparisons by example out: a row for each task, model and arm, its seeds in one cell."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in report["examples"]:
+        groups.setdefault((row["task"], row["model"], row["arm"]), []).append(row)
+    laid = []
+    for key, found in groups.items():
+        tested = [row for row in found if row["p"] is not None]
+        below = f"{sum(row['p'] < report['alpha'] for row in tested)} of {len(tested)}"
+        p_values = ", ".join(row["note"] or p_value(row["p"]) for row in found)
+        shown = [interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high") for row in found]
+        laid.append([*key, ", ".join(str(row["seed"]) for row in found), p_values, below, "; ".join(shown)])
+    return laid
+
+
+def score(metric: str, value: float) -> str:
+    """Write a score beside others: shares times 100, without a sign.
+
+    >>> score("accuracy", 0.9183), score("mcc", 0.52), score("hypervolume", 0.00412)
+    ('91.8', '0.520', '0.00412')
+    """
+    if is_share(metric):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 or not value else f"{value:#.3g}"
+
+
+def _spread(metric: str, row: Mapping[str, Any]) -> str:
+    return score(metric, row["mean"]) + (f" ± {score(metric, row['sd'])}" if row["sd"] is not None else "")
