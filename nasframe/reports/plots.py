@@ -43,7 +43,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
         for axis in search["costs"] if search["points"] else ():
             words = ["pareto", search["stage"], *([axis] if len(search["costs"]) > 1 else [])]
             drawn["-".join(words) if "pareto" in drawn else "pareto"] = pareto(report, search, axis)
-    if any(model["role"] != "teacher" and model["layers"] for model in report["models"]):
+    if _shapes(report):
         drawn["layers"] = layers(report)
     if any(_shown(curves) for curves in report["curves"].values()):
         drawn["curves"] = curves(report)
@@ -106,27 +106,58 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
 
 
 def layers(report: Mapping[str, Any]) -> Figure:
-    """Draw heads and neurons of each layer of each model but the teacher, against the full network's."""
+    """Draw heads and neurons of each layer against the full network's, a panel for each shape that models have."""
     import math
 
-    models = [model for model in report["models"] if model["role"] != "teacher" and model["layers"]]
-    winners = [model for model in models if model["role"] == "winner"] or models
-    full, columns = report["full"], min(3, len(winners))
-    rows = math.ceil(len(winners) / columns)
+    shapes, full = _shapes(report), report["full"]
+    columns = min(3, len(shapes))
+    rows = math.ceil(len(shapes) / columns)
     figure = blank(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for position, axes in enumerate(grid.flat):
-        if position < len(winners):
-            _layer_panel(axes, winners[position], full, first=position % columns == 0)
-        else:
-            axes.set_visible(False)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for position, (names, shape) in enumerate(shapes):
+        _layer_panel(grid[position], _listed(names, 72 // columns), shape, full, first=position % columns == 0)
+    for axes in grid[len(shapes) :]:
+        axes.set_visible(False)
     return figure
 
 
-def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], first: bool) -> None:
+def _listed(names: Sequence[str], length: int) -> str:
+    """Name as many as fit, and count the others.
+
+    >>> _listed(["half-raw", "half", "half-svd"], 20), _listed(["half", "tuned"], 20)
+    ('half-raw and 2 more', 'half, tuned')
+    """
+    for left in range(len(names)):
+        text = ", ".join(names[: len(names) - left]) + (f" and {left} more" if left else "")
+        if len(text) <= length:
+            return text
+    return short(text, length)
+
+
+def _shapes(report: Mapping[str, Any]) -> list[tuple[list[str], Sequence[Mapping[str, Any]]]]:
+    """Group the models that lack something of the full network by what they kept: winners, or where none are all."""
+    full = report.get("full") or {}
+    whole = {"kept": True, "heads": full.get("heads"), "ffn": full.get("ffn")}
+    models = [
+        model for model in report["models"]
+        if model["role"] != "teacher" and any(row | whole != row for row in model["layers"] or ())
+    ]  # fmt: skip
+    shapes: list[tuple[list[str], Sequence[Mapping[str, Any]]]] = []
+    for model in [model for model in models if model["role"] == "winner"] or models:
+        names = next((names for names, shape in shapes if shape == model["layers"]), None)
+        if names is None:
+            shapes.append(([model["name"]], model["layers"]))
+        else:
+            names.append(model["name"])
+    return shapes
+
+
+def _layer_panel(
+    axes: Axes, title: str, shape: Sequence[Mapping[str, Any]], full: Mapping[str, int], first: bool
+) -> None:
     bare(axes)
-    axes.set_title(model["name"], fontsize=9, color=INK)
-    for row in model["layers"]:
+    axes.set_title(title, fontsize=9, color=INK)
+    for row in shape:
         y, kept = row["layer"], row["kept"]
         for side, key, color in ((-1, "heads", BLUE), (1, "ffn", ORANGE)):
             part = row[key] / full[key] if full[key] else 0.0
@@ -150,27 +181,28 @@ def _layer_panel(axes: Axes, model: Mapping[str, Any], full: Mapping[str, int], 
 
 
 def curves(report: Mapping[str, Any]) -> Figure:
-    """Draw what each training stage logged: losses on the left, measured metrics on the right."""
-    stages = {stage: _shown(found) for stage, found in report["curves"].items() if _shown(found)}
-    figure = blank(WIDTH, 1.55 * len(stages) + 0.3)
-    measured = any("loss" not in name for found in stages.values() for name in found)
-    grid = figure.subplots(len(stages), 2 if measured else 1, squeeze=False)
-    for row, (stage, found) in zip(grid, stages.items(), strict=True):
-        losses = {name: points for name, points in found.items() if "loss" in name}
-        others = {name: points for name, points in found.items() if "loss" not in name}
-        panels = ((losses, f"{stage}: loss"), (others, f"{stage}: metrics"))
-        for axes, (group, heading) in zip(row, panels, strict=False):
-            bare(axes, spines=("left", "bottom"))
-            axes.set_title(heading, fontsize=8.5, loc="left", color=INK)
-            axes.tick_params(labelsize=7, colors=INK)
-            axes.xaxis.set_major_locator(whole_ticks(6))
-            axes.set_visible(bool(group))
-            for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
-                _curve(axes, points, color, name)
-            if len(group) > 1 or (group and heading.endswith("metrics")):
-                axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
-            if group and all(is_share(name) for name in group):
-                axes.yaxis.set_major_formatter(metric_ticks(next(iter(group))))
+    """Draw what each training stage logged, losses and measured metrics apart, in the order of the stages."""
+    drawn = []
+    for stage, found in report["curves"].items():
+        losses = {name: points for name, points in _shown(found).items() if "loss" in name}
+        others = {name: points for name, points in _shown(found).items() if "loss" not in name}
+        drawn += [(f"{stage}: {what}", group) for what, group in (("loss", losses), ("metrics", others)) if group]
+    columns = min(2, len(drawn))
+    figure = blank(WIDTH, 1.55 * -(-len(drawn) // columns) + 0.3)
+    grid = figure.subplots(-(-len(drawn) // columns), columns, squeeze=False).ravel().tolist()
+    for axes in grid[len(drawn) :]:
+        axes.set_visible(False)
+    for axes, (heading, group) in zip(grid, drawn, strict=False):
+        bare(axes, spines=("left", "bottom"))
+        axes.set_title(short(heading, 34), fontsize=8.5, loc="left", color=INK)
+        axes.tick_params(labelsize=7, colors=INK)
+        axes.xaxis.set_major_locator(whole_ticks(6))
+        for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
+            _curve(axes, points, color, name)
+        if len(group) > 1 or heading.endswith("metrics"):
+            axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
+        if all(is_share(name) for name in group):
+            axes.yaxis.set_major_formatter(metric_ticks(next(iter(group))))
     return figure
 
 

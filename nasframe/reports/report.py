@@ -94,8 +94,9 @@ CAPTIONS = {
         " split, finished models on held-out data.",
     ),
     "layers": (
-        "What each winner kept",
-        "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network.",
+        "What is kept",
+        "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network."
+        " Models of one shape share a panel.",
     ),
     "curves": ("Training", "Logged losses, smoothed, and what was measured during training."),
     "ledger": (
@@ -126,7 +127,7 @@ def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]
     return render(
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
         columns=tables.summary_columns(report), facts=_provenance(report), ledger=_ledger_rows(report),
-        stored=_stored_rows(report),
+        stored=_stored_rows(report), stored_heading=STORED,
     )  # fmt: skip
 
 
@@ -162,6 +163,12 @@ def _ledger_rows(report: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+STORED = (
+    "model", "matrices of the encoder's layers", "groups that violate", "rows off the grid", "fp32", "weights",
+    "indices", "scales", "saved", "without indices", "biases, norms", "outside",
+)  # fmt: skip
+
+
 def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Say of each compressed model what its matrices take, and whether every group and row was found in order."""
     rows = []
@@ -173,7 +180,7 @@ def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
         saved = [f"{100 * found[key]:.1f} %" for key in ("saved", "saved_without_indices")]
         rest = [tables.human(found["encoder_rest"]), tables.human(found["outside"])]
         checked = f"{found['violations']} of {found['groups']:,}"
-        rows.append([model["name"], formats, *bits, *saved, *rest, checked, str(found["rows_off_grid"])])
+        rows.append([model["name"], formats, checked, str(found["rows_off_grid"]), *bits, *saved, *rest])
     return rows
 
 

@@ -134,7 +134,9 @@ def summary_columns(report: Mapping[str, Any]) -> dict[str, str]:
     """Name the cost columns that some model of the report fills, and their headings."""
     present = {name for model in report["models"] for name in model["costs"]}
     extra = sorted(name for name in present - COSTS.keys() - {"flops"} if not name.startswith("latency_"))
-    return {name: heading for name, heading in COSTS.items() if name in present} | {name: name for name in extra}
+    return {name: heading for name, heading in COSTS.items() if name in present} | {
+        name: name.replace("_", " ") for name in extra
+    }
 
 
 def share(model: Mapping[str, Any], name: str) -> str:
@@ -189,7 +191,7 @@ def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool
     for number, heading in enumerate(["model", name, *columns.values()]):  # headings are folded, what is below is not
         widest = max((len(line) for row in rows for line in row[number].splitlines()), default=0)
         table.add_column(
-            heading.replace("_", " "), justify="right" if number else "left", overflow="fold",
+            heading, justify="right" if number else "left", overflow="fold",
             min_width=widest if number else min(widest, LONGEST_NAME),
         )  # fmt: skip
     for model, row in zip(report["models"], rows, strict=True):
