@@ -20,14 +20,14 @@ from pathlib import Path
 
 from nasframe.studies import study
 
-LOCAL = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+([\w.+@-]+)")
+LOCAL = re.compile(r"(?<![\w.+,@%-])/(?:[\w.+@%-]+/)+([\w.+@%-]+)")  # not behind what may end a folder's name
 
 
 def portable(text: str) -> str:
     """Leave of every absolute path its last name.
 
-    >>> portable('["/home/me/nasframe", "task.path=/data/GLUE", "3/4"]')
-    '["nasframe", "task.path=GLUE", "3/4"]'
+    >>> portable('["/home/me/nasframe", "task.path=/data/GLUE", "3/4", "runs/tune-40%/sst2/seed-0"]')
+    '["nasframe", "task.path=GLUE", "3/4", "runs/tune-40%/sst2/seed-0"]'
     """
     return LOCAL.sub(r"\1", text)
 
