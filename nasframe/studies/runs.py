@@ -33,8 +33,8 @@ def as_study(
     study made them. Parts of one study, say one a seed, are compared as it compares them.
 
     Args:
-        places: run directories, folders with run directories in them, studies; ``NAME=PLACE`` names the arm, and
-            those of a study ``NAME/arm``.
+        places: run directories, folders with run directories or studies in them, studies; ``NAME=PLACE`` names the
+            arm, and those of a study ``NAME/arm``.
         against: the reference: an arm, or one of ``places``; default: the first arm.
         metric: what to compare; default: each task's primary metric.
         models: patterns of the models to compare.
@@ -54,6 +54,7 @@ def as_study(
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
+    places = [part for place in places for part in _parts(place)]
     whole = _whole(places)
     entries = [entry for place in places for entry in _entries(place)]
     _name_arms(entries)
@@ -87,6 +88,14 @@ def as_study(
         "notes": notes,
     }
     return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
+
+
+def _parts(place: str) -> list[str]:
+    """Return the studies in a folder that holds several, else the place itself."""
+    from nasframe.studies.study import SETTINGS
+
+    inside = [] if (Path(place) / SETTINGS).is_file() else sorted(Path(place).glob(f"*/{SETTINGS}"))
+    return [str(file.parent) for file in inside] or [place]
 
 
 def _whole(places: Sequence[str]) -> dict[str, Any]:

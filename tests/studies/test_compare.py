@@ -441,8 +441,10 @@ def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
         (tmp_path / f"{min(seeds)}").mkdir()
         shutil.copytree(place / "runs", tmp_path / f"{min(seeds)}" / "runs")
         (tmp_path / f"{min(seeds)}" / study.SETTINGS).write_text(dump(said))
+    shutil.rmtree(tmp_path / "part")
     parts = [str(tmp_path / "0"), str(tmp_path / "1")]
     frame, found = runs.as_study(parts)
+    assert runs.as_study([str(tmp_path)])[1] == found
     assert (found["compare"]["against"], found["study"], set(frame["seed"])) == ("greedy", "samplers", {0, 1, 2})
     assert "seeds" not in found
     whole = study.collect(home)
