@@ -107,11 +107,9 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
 
 def layers(report: Mapping[str, Any]) -> Figure:
     """Draw heads and neurons of each layer against the full network's, a panel for each shape that models have."""
-    import math
-
     shapes, full = _shapes(report), report["full"]
     columns = min(3, len(shapes))
-    rows = math.ceil(len(shapes) / columns)
+    rows = -(-len(shapes) // columns)
     figure = blank(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for position, (names, shape) in enumerate(shapes):
@@ -188,8 +186,9 @@ def curves(report: Mapping[str, Any]) -> Figure:
         others = {name: points for name, points in _shown(found).items() if "loss" not in name}
         drawn += [(f"{stage}: {what}", group) for what, group in (("loss", losses), ("metrics", others)) if group]
     columns = min(2, len(drawn))
-    figure = blank(WIDTH, 1.55 * -(-len(drawn) // columns) + 0.3)
-    grid = figure.subplots(-(-len(drawn) // columns), columns, squeeze=False).ravel().tolist()
+    rows = -(-len(drawn) // columns)
+    figure = blank(WIDTH, 1.55 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     for axes, (heading, group) in zip(grid, drawn, strict=False):

@@ -120,7 +120,8 @@ def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str,
         )  # fmt: skip
         names.append("")
         for row in table["comparisons"]:
-            color, marker = (look(report, row["arm"])[key] for key in ("color", "marker"))
+            style = look(report, row["arm"])
+            color, marker = style["color"], style["marker"]
             y, resolved = len(names), row["verdict"] in ("higher", "lower")
             for low, high, width in (("t_low", "t_high", 1.0), ("low", "high", 3.2)):
                 if row[low] is not None:
@@ -154,7 +155,8 @@ def anytime(report: Mapping[str, Any], task: str) -> Figure:
         axes = places[row["model"], row["axis"]]
         for arm, curve in row["arms"].items():
             if curve["x"]:
-                color, line = (look(report, arm)[key] for key in ("color", "ls"))
+                style = look(report, arm)
+                color, line = style["color"], style["ls"]
                 axes.step(curve["x"], curve["mean"], where="post", color=color, ls=line, lw=1.4, label=arm)
                 if curve["low"][0] is not None:
                     axes.fill_between(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,23 @@ def faults(
         if known and not _matching(known, [pattern]):
             text = f"no model {str(pattern)!r} on {split!r}. Models: {listing(known)}."
             yield number, text + suggestion(str(pattern), known)
+
+
+def group_faults(groups: Mapping[str, Sequence[str]], tasks: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Say by group which patterns fit no task, and which tasks another group has already.
+
+    >>> list(group_faults({"half": ["*-50%"], "all": ["sst2*"]}, ["sst2-50%"]))
+    [('all', "task 'sst2-50%' is in 'half' already. Expected one group a task.")]
+    """
+    taken: dict[str, str] = {}
+    for group, patterns in groups.items():
+        for pattern in patterns:
+            fits = [task for task in tasks if fnmatch(task, pattern)]
+            if not fits:
+                yield group, f"no task {pattern!r}. Tasks: {listing(tasks)}.{suggestion(pattern, tasks)}"
+            for task in fits:
+                if (other := taken.setdefault(task, group)) != group:
+                    yield group, f"task {task!r} is in {other!r} already. Expected one group a task."
 
 
 def check_metric(study: Study) -> None:

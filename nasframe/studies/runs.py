@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.studies.comparable import group_faults
 from nasframe.studies.study_file import SPLITS
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def as_study(
         A frame and settings for :func:`nasframe.studies.compare.analyse`, run directories absolute.
 
     Raises:
-        UsageError: a place holds no run, two runs are the same arm, task and seed, or there is no such split.
+        UsageError: a place holds no run, two runs are the same arm, task and seed, there is no such split, or a
+            group fits no task or one of another group.
     """
     import pandas as pd
 
@@ -54,11 +56,12 @@ def as_study(
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
-    places = [part for place in places for part in _parts(place)]
-    whole = _whole(places)
     entries = [entry for place in places for entry in _entries(place)]
     _name_arms(entries)
+    whole = _whole(entries)
     notes = _tell_data_apart(entries)
+    for name, fault in group_faults(groups or {}, dict.fromkeys(entry["task"] for entry in entries)):
+        raise UsageError(f"--group {name}: {fault}")
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
     changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split, "groups": groups}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
@@ -90,24 +93,18 @@ def as_study(
     return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
 
 
-def _parts(place: str) -> list[str]:
-    """Return the studies in a folder that holds several, else the place itself."""
-    from nasframe.studies.study import SETTINGS
-
-    inside = [] if (Path(place) / SETTINGS).is_file() else sorted(Path(place).glob(f"*/{SETTINGS}"))
-    return [str(file.parent) for file in inside] or [place]
-
-
-def _whole(places: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of a study, or what parts of one study have in common; nothing for other places."""
+def _whole(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of the study that all runs are of, or what its parts have in common; else nothing."""
     from nasframe.studies import study
 
-    if not all((Path(place) / study.SETTINGS).is_file() for place in places):
+    homes = dict.fromkeys(entry["study"] for entry in entries)
+    if None in homes:
         return {}
-    first, *others = map(study.settings, places)
+    first, *others = map(study.settings, homes)
     keys = ("study", "description", "arms", "tasks", "compare")
     same: dict[str, Any] = {key: first[key] for key in keys if key in first}
-    if any(same != {key: other.get(key) for key in same} for other in others):
+    renamed = any(entry["arm"] not in first["arms"] for entry in entries)
+    if renamed or any(same != {key: other.get(key) for key in same} for other in others):
         return {}
     return same if others else first
 
@@ -128,21 +125,22 @@ def _winners_and_baselines(frame: pd.DataFrame, settings: dict[str, Any]) -> tup
 
 
 def _entries(place: str) -> list[dict[str, Any]]:
-    """Find the runs of a place, with what their recipes say."""
+    """Find the runs of a place, with what their recipes say, and the studies that they are of."""
     from nasframe.reports.gather import gather
     from nasframe.studies import study
 
     label, _, path = place.rpartition("=") if not Path(place).exists() else ("", "", place)
     folder = Path(path)
-    known = {}
-    if (folder / study.SETTINGS).is_file():
-        known = {str((folder / run["run"]).resolve()): run for run in study.settings(folder)["runs"]}
-    found = [Path(run) for run in known] or sorted(file.parent.resolve() for file in folder.rglob("run.db"))
+    homes = sorted(file.parent for file in folder.rglob(study.SETTINGS))
+    known = {(home / run["run"]).resolve(): (home, run) for home in homes for run in study.settings(home)["runs"]}
+    loose = [file.parent for file in folder.rglob("run.db") if not any(home in file.parents for home in homes)]
+    found = [*known, *sorted(run.resolve() for run in loose)]
     if not found:
         raise UsageError(f"{path}: no run here. Expected a run directory, a folder of runs, or a study's directory.")
     entries = []
     for run in found:
-        entry = dict(known.get(str(run), {}))
+        home, said = known.get(run, (None, {}))
+        entry = dict(said)
         arm = f"{label}/{entry['arm']}" if label and entry else entry.get("arm") or label
         entry |= {"recipe": {}, "options": {}, "data": None, "name": arm, "fixed": bool(arm)}
         if (run / "run.db").is_file():
@@ -153,8 +151,8 @@ def _entries(place: str) -> list[dict[str, Any]]:
             entry |= {"recipe": {key: value for key, value in recipe.items() if key not in OUTSIDE_ARMS}}
             entry |= {"options": _task_options(recipe.get("task")), "data": report["data"].get("fingerprint")}
             entry["name"] = arm or report["name"]
-        study_of = str(folder) if known else None
-        entries.append(entry | {"run": str(run), "place": place.rstrip("/"), "path": path, "study": study_of})
+        entry |= {"run": str(run), "place": place.rstrip("/"), "path": path, "study": str(home) if home else None}
+        entries.append(entry)
     return entries
 
 

@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from nasframe.recipe.nodes import Node, Position, dotted, read
 from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
-from nasframe.studies.comparable import faults
+from nasframe.studies.comparable import faults, group_faults
 from nasframe.types import canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
@@ -271,20 +270,16 @@ class _Reader:
         """Check that groups are lists of patterns of tasks, each of which fits a task that no other group has."""
         if given is None or not isinstance(given.value, dict):
             return
-        taken: dict[str, str] = {}
+        fit = {}
         for group, node in given.value.items():
-            at, patterns = f"compare.groups.{group}", node.plain()
-            if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-                self.problem(node, at, f"{patterns!r} does not fit. Expected a list of patterns of tasks.")
-                continue
-            for pattern in patterns:
-                fits = [task for task in tasks if fnmatch(task, pattern)]
-                if not fits:
-                    text = f"no task {pattern!r}. Tasks: {listing(tasks)}.{suggestion(pattern, tasks)}"
-                    self.problem(node, at, text)
-                for task in fits:
-                    if (other := taken.setdefault(task, group)) != group:
-                        self.problem(node, at, f"task {task!r} is in {other!r} already. Expected one group a task.")
+            patterns = node.plain()
+            if isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns):
+                fit[group] = patterns
+            else:
+                text = f"{patterns!r} does not fit. Expected a list of patterns of tasks."
+                self.problem(node, f"compare.groups.{group}", text)
+        for group, text in group_faults(fit, tasks):
+            self.problem(given.value[group], f"compare.groups.{group}", text)
 
     def distinct(self, arms: Iterable[str], plans: Mapping[tuple[str, str], Plan]) -> None:
         """Refuse two arms whose recipes are equal on all tasks, as where an option was said that was so already."""

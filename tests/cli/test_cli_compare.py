@@ -44,9 +44,7 @@ def test_each_form_is_what_it_says(capsys, home, form):
 
 
 def test_groups_of_tasks_are_named_on_the_command_line(capsys, home):
-    code, out, err = call(
-        capsys, home, "--models", "best@50%", "--group", "half=sst*", "--group", "half=mrpc", "--json"
-    )
+    code, out, err = call(capsys, home, "--models", "best@50%", "--group", "half=sst*", "--group", "half=*2", "--json")
     assert (code, err) == (0, "")
     assert [(table["task"], table["model"]) for table in json.loads(out)["tables"]] == [("sst2", "half")]
 
@@ -73,6 +71,8 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
         (["{home}", "--split", "train"], "nothing to compare on 'train'. The scores are on dev."),
         (["{home}", "--split", "slect"], "Expected dev, select, train. Did you mean 'select'?"),
         (["{home}", "--group", "all"], "--group: 'all' does not fit. Expected NAME=PATTERN"),
+        (["{home}", "--group", "all=ss2"], "--group all: no task 'ss2'. Tasks: sst2. Did you mean 'sst2'?"),
+        (["{home}", "--group", "a=*", "--group", "b=sst2"], "--group b: task 'sst2' is in 'a' already."),
         (["/nowhere"], "no run here"),
         ([], "RUN"),
     ],

@@ -451,6 +451,10 @@ def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     assert frame.groupby(["arm", "task", "seed"]).size().to_dict() == (
         whole.groupby(["arm", "task", "seed"]).size().to_dict()
     )
+    shutil.copytree(tmp_path / "0" / "runs" / "greedy" / "sst2" / "seed-0", tmp_path / "alone")
+    loose = runs.as_study([str(tmp_path)])[1]
+    assert [run["arm"] for run in loose["runs"] if run["run"] == str(tmp_path / "alone")] == ["demo"]
+    assert len(loose["runs"]) == len(found["runs"]) + 1
     assert runs.as_study([parts[0], f"other={parts[1]}"])[1]["compare"].get("against") is None
     assert runs.as_study(parts, groups={"all": ["*"]})[1]["compare"]["groups"] == {"all": ["*"]}
 
