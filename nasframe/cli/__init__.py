@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # typer's own way out, usage errors included
         return _code(end.code)
     except NasframeError as error:
-        _say(str(error))
+        _say(_with_notes(str(error), error))
         return error.exit_code
     except KeyboardInterrupt:
         _say("interrupted.")
@@ -100,12 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("NASFRAME_TRACEBACK"):
             raise
-        _say(f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where.")
+        text = f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where."
+        _say(_with_notes(text, error))
         return 1
 
 
 def _code(value: object) -> int:
     return value if isinstance(value, int) else 0 if value is None else 1
+
+
+def _with_notes(text: str, error: Exception) -> str:
+    """Append what was noted on an error on its way: which stage of which run failed, and how to go on."""
+    return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
 def _say(text: str) -> None:

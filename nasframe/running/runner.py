@@ -244,8 +244,11 @@ class RunContext:
         context, began = StageContext(self, stage), time.monotonic()
         try:
             work = context.call(work)
-        except BaseException:
+        except BaseException as error:
             self.store.end_stage(stage.name, "failed", time.monotonic() - began)
+            error.add_note(f"Stage {stage.name!r} failed. Go on with: nasframe run --resume {self.store.directory}")
+            if self.cached is not None:
+                error.add_note("Or change the recipe and run it anew: stages before the change come from the cache.")
             raise
         self.snapshot(stage.name, work)
         seconds = time.monotonic() - began
