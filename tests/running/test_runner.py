@@ -135,16 +135,15 @@ def start(directory: Path) -> subprocess.Popen:
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
     began = time.monotonic()
-    process = start(tmp_path / "whole")
-    assert process.wait() == 0, process.stderr.read()
+    with start(tmp_path / "whole") as process:
+        assert process.wait() == 0, process.stderr.read()
     whole = time.monotonic() - began
     expected, rng = facts(tmp_path / "whole"), np.random.default_rng(0)
     for number in range(20):
         directory = tmp_path / f"run-{number}"
-        process = start(directory)
-        time.sleep(rng.uniform(0.4, 0.95) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with start(directory) as process:
+            time.sleep(rng.uniform(0.4, 0.95) * whole)
+            process.send_signal(signal.SIGKILL)
         if (directory / "run.db").exists() and (directory / "recipe.yaml").exists():
             command = [sys.executable, "-m", "nasframe", "run", "--resume", str(directory), "--no-progress"]
             done = subprocess.run(command, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
