@@ -42,7 +42,7 @@ def run(
             raise UsageError(
                 "--resume goes on with a run as it is. Expected nothing beside it but --no-progress and --json."
             )
-        _start(lambda runner: runner.resume(resume, progress=progress), resume, json_)
+        _start(lambda runner: runner.resume(resume, progress=progress), json_)
         return
     if recipe is None:
         raise UsageError(
@@ -53,13 +53,9 @@ def run(
         return
     from nasframe.recipe.loading import load_recipe
 
-    plan = _plan(recipe, changes)
+    _plan(recipe, changes)
     loaded = load_recipe(recipe, changes)
-    _start(
-        lambda runner: runner.run(loaded, out=out, progress=progress, cache=cache),
-        out or Path("runs") / plan.name,
-        json_,
-    )
+    _start(lambda runner: runner.run(loaded, out=out, progress=progress, cache=cache), json_)
 
 
 def _plan(recipe: str, changes: list[str]) -> Plan:
@@ -73,7 +69,7 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
     return plan
 
 
-def _start(begin: Any, place: Path, as_json: bool) -> None:
+def _start(begin: Any, as_json: bool) -> None:
     from nasframe.cli.report import show
     from nasframe.running import runner
     from nasframe.running.processes import leader
@@ -81,10 +77,8 @@ def _start(begin: Any, place: Path, as_json: bool) -> None:
     quiet()
     try:
         finished = begin(runner)
-    except KeyboardInterrupt:
-        newest = _newest(place)
-        hint = f" Go on with: nasframe run --resume {newest}" if newest else ""
-        print(f"nasframe: interrupted.{hint}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("nasframe: interrupted.", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         raise typer.Exit(130) from None
     if leader():
         show(finished.directory, as_json)
@@ -97,12 +91,6 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
-def _newest(place: Path) -> Path | None:
-    """Find the run directory at or right below a folder."""
-    found = [path for path in (place, *place.glob("*")) if (path / "run.db").is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:

@@ -246,7 +246,8 @@ class RunContext:
             work = context.call(work)
         except BaseException as error:
             self.store.end_stage(stage.name, "failed", time.monotonic() - began)
-            error.add_note(f"Stage {stage.name!r} failed. Go on with: nasframe run --resume {self.store.directory}")
+            how = "failed" if isinstance(error, Exception) else "was stopped"
+            error.add_note(f"Stage {stage.name!r} {how}. Go on with: nasframe run --resume {self.store.directory}")
             if self.cached is not None:
                 error.add_note("Or change the recipe and run it anew: stages before the change come from the cache.")
             raise

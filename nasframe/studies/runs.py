@@ -60,8 +60,9 @@ def as_study(
     _name_arms(entries)
     whole = _whole(entries)
     notes = _tell_data_apart(entries)
-    for name, fault in group_faults(groups or {}, dict.fromkeys(entry["task"] for entry in entries)):
-        raise UsageError(f"--group {name}: {fault}")
+    misfits = group_faults(groups or {}, dict.fromkeys(entry["task"] for entry in entries))
+    if told := [f"--group {name}: {fault}" for name, fault in misfits]:
+        raise UsageError("\n".join(told))
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
     changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split, "groups": groups}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}

@@ -250,14 +250,12 @@ def test_a_stage_that_fails_is_named_and_how_to_go_on(capsys, monkeypatch, cache
     assert len(said) == (3 if cache else 2)
 
 
-def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, finished, monkeypatch):
-    def interrupt(recipe, out, progress, cache):
-        out.mkdir()
-        (out / "run.db").touch()
+def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(context, work):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", interrupt)
-    code, out, err = call(capsys, "run", TOY, "--out", "o")
+    monkeypatch.setattr(runner.StageContext, "call", interrupt)
+    code, out, err = call(capsys, "run", TOY, "--out", "o", "--no-progress")
     assert (code, out) == (130, "")
     assert "nasframe run --resume o" in err
 
