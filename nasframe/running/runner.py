@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -184,9 +184,22 @@ def execute(
                 with context.progress.bar("report"):
                     Run(directory).report()
             store.clear_checkpoints()
+    except BaseException as error:
+        for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
+            error.add_note(line)
+        raise
     finally:
         own.close()
     return Run(directory)
+
+
+def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
+    """Say in which stage a run ended before its time, and what can be done about it."""
+    left = [stage.name for stage in plan.stages if store.stage_state(stage.name) != "done"]
+    where = f"Stage {left[0]!r} {'was stopped' if stopped else 'failed'}. " if left else ""
+    yield f"{where}Go on with: nasframe run --resume {store.directory}"
+    if store.get("cache") is not None:
+        yield "Or change the recipe and run it anew: stages before the change come from the cache."
 
 
 class RunContext:
@@ -244,12 +257,8 @@ class RunContext:
         context, began = StageContext(self, stage), time.monotonic()
         try:
             work = context.call(work)
-        except BaseException as error:
+        except BaseException:
             self.store.end_stage(stage.name, "failed", time.monotonic() - began)
-            how = "failed" if isinstance(error, Exception) else "was stopped"
-            error.add_note(f"Stage {stage.name!r} {how}. Go on with: nasframe run --resume {self.store.directory}")
-            if self.cached is not None:
-                error.add_note("Or change the recipe and run it anew: stages before the change come from the cache.")
             raise
         self.snapshot(stage.name, work)
         seconds = time.monotonic() - began
