@@ -15,6 +15,7 @@ name            what
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
+``notify``      all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
 ==============  ==========================================================================
 """
 

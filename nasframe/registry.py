@@ -25,6 +25,7 @@ import pluggy
 
 from nasframe import hookspecs
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.notices import say
 
 GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
@@ -332,7 +333,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     options = inline | options
     factory = find(kind, name).load()
     parameters = inspect.signature(factory).parameters
-    given = dict(inject or {})
+    given = {"notify": say, **(inject or {})}
     given |= {key: options.pop(key) for key in INJECTED & options.keys() & parameters.keys()}
     join = options.pop("join", None) if kind == "sampler" else None
     if join is not None and "domain" in given:

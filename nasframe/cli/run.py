@@ -109,6 +109,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from nasframe.reports.tables import duration, human
 
     console = Console()
+    for notice in found["notices"]:
+        console.print(f"{notice['place']}: {notice['text']}", markup=False, highlight=False)
     stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")
     for row in found["stages"]:
         stages.add_row(row["name"], row["verb"], row["what"], duration(row["seconds"]))

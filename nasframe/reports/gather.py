@@ -68,6 +68,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "ledger": rows["ledger"],
         "ledger_total": _totals(rows["ledger"]),
         "stages": [_stage(row) for row in rows["stage"]],
+        "notices": facts.get("notices") or [],
         "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
         "command": facts.get("command"),
         "data": data,

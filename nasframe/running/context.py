@@ -44,7 +44,7 @@ class StageContext:
         if start is not None:
             work = replace(work, net=self.start(start, work))
         if space is not None:
-            work = replace(work, space=registry.make("space", space, {"config": work.net.config}))
+            work = replace(work, space=self.run.parts.space(work.net, space))
         return stages.VERBS[self.stage.verb](work, self, **options)
 
     def start(self, name: str, work: Work) -> nn.Module:
@@ -61,7 +61,8 @@ class StageContext:
     def make(self, kind: str, use: Any, **inject: Any) -> Any:
         """Make a plugin with this stage's seed."""
         seed = stream_seed(self.seed, kind, self.name)
-        return registry.make(kind, use, {"seed": seed, "base": self.plan.base, **inject})
+        given = {"seed": seed, "base": self.plan.base, "notify": self.run.parts.notices}
+        return registry.make(kind, use, {**given, **inject})
 
     def sampler(self, use: Any, work: Work, bounded: Iterable[str] = ()) -> Any:
         """Return the shared sampler, or make the stage's own, which may learn of the costs that are bounded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nasframe.costs import cost_function
@@ -35,14 +36,20 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
     Returns:
         ``stages`` (name, verb, what, seconds), ``costs`` (name → smallest, largest, full, unit), ``limits``
-        (text, bound, reachable, nearest) and ``seconds`` in all, estimated for this machine.
+        (text, bound, reachable, nearest), ``notices`` (place, text) and ``seconds`` in all, estimated for this machine.
     """
     parts = Material(plan)
     work = parts.work
     costs, limits = ranges(parts), list(limit_rows(parts))
     example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
     stages = [describe(stage, work, example, share) for stage in plan.stages]
-    return {"stages": stages, "costs": costs, "limits": limits, "seconds": sum(row["seconds"] for row in stages)}
+    return {
+        "stages": stages,
+        "costs": costs,
+        "limits": limits,
+        "notices": [asdict(notice) for notice in parts.notices],
+        "seconds": sum(row["seconds"] for row in stages),
+    }
 
 
 def ranges(parts: Material) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.notices import Notices
 from nasframe.running.processes import device
 from nasframe.streams import stream_seed
 from nasframe.types import Work
@@ -29,12 +30,13 @@ class Material:
 
     def __init__(self, plan: Plan, tokenizer: Any = None) -> None:
         self.plan, self._tokenizer = plan, tokenizer
+        self.notices = Notices()
 
     @cached_property
     def model(self) -> Model | None:
         """The model, from which networks are loaded; ``None`` where the recipe's space stands without a network."""
         use = self.plan.model
-        return registry.make("model", use, {"base": self.plan.base}) if use else None
+        return registry.make("model", use, {"base": self.plan.base, "notify": self.notices}) if use else None
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -44,7 +46,7 @@ class Material:
     @cached_property
     def bare_space(self) -> Any:
         """The recipe's space where it stands without a network, else ``None``."""
-        return None if self.model else registry.make("space", self.plan.space)
+        return None if self.model else registry.make("space", self.plan.space, {"notify": self.notices})
 
     @cached_property
     def estimators(self) -> Mapping[str, Estimator]:
@@ -52,7 +54,8 @@ class Material:
         if self.bare_space is not None:
             found: Mapping[str, Estimator] = self.bare_space.estimators
             return found
-        return {name: registry.make("estimator", use) for name, use in self.plan.estimators.items()}
+        inject = {"notify": self.notices}
+        return {name: registry.make("estimator", use, inject) for name, use in self.plan.estimators.items()}
 
     @cached_property
     def task(self) -> Task:
@@ -63,6 +66,7 @@ class Material:
         """Make the task with a tokenizer."""
         seed = stream_seed(self.plan.seed, "split")
         inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
+        inject["notify"] = self.notices
         found: Task = registry.make("task", self.plan.task, inject)
         return found
 
@@ -75,7 +79,7 @@ class Material:
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
         """Make the space ``use``, or the recipe's own if it has one, for a network."""
         use = use or self.plan.space
-        return registry.make("space", use, {"config": net.config}) if use else None
+        return registry.make("space", use, {"config": net.config, "notify": self.notices}) if use else None
 
     @cached_property
     def work(self) -> Work:

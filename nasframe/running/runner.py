@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import RunError, UsageError
 from nasframe.goals import aimed_costs
+from nasframe.notices import Notice, say
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
 from nasframe.running.cache import Cache, CachedRun
@@ -221,10 +222,21 @@ class RunContext:
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
         self.sampler: Any = None
         self.cached: CachedRun | None = None
+        self.parts.notices.listen(self.hear)
         with progress.bar("model and data"):
             self.material = self.load_material()
             if (folder := store.get("cache")) is not None and leader():
                 self.cached = CachedRun(Cache(Path(folder)), store, plan, self.material)
+
+    def hear(self, notice: Notice) -> None:
+        """Keep a notice for the report, and print it if the run has not printed it before."""
+        kept = self.store.get("notices", [])
+        entry = asdict(notice)
+        if entry in kept or not leader():
+            return
+        self.store.put("notices", [*kept, entry])
+        if not self.store.get("study"):  # a study has many such runs, and shows what they say together
+            say(notice.place, notice.text)
 
     def load_material(self) -> Work:
         """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
@@ -245,6 +257,8 @@ class RunContext:
             with self.cached.building(position):
                 if not self.cached.adopt(position):
                     return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+        for notice in self.store.stage_result(stage.name).get("notices", ()):
+            self.parts.notices(**notice)
         self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}: from the cache")
         self.prune(stage.name)
         self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=0.0)
@@ -255,12 +269,15 @@ class RunContext:
         self.store.start_stage(stage.name, position, stage.verb)
         self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}")
         context, began = StageContext(self, stage), time.monotonic()
+        before = set(self.parts.notices)
         try:
             work = context.call(work)
         except BaseException:
             self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
         self.snapshot(stage.name, work)
+        if fresh := [asdict(notice) for notice in self.parts.notices if notice not in before]:
+            context.result["notices"] = fresh
         seconds = time.monotonic() - began
         if self.cached is not None:
             self.cached.keep(stage, seconds, context.result)
