@@ -164,7 +164,11 @@ def execute(
 ) -> Run:
     """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
     own = store or RunStore(directory, shared=True)
-    context = RunContext(plan, own, Progress(progress if store else False), parts)
+    try:
+        context = RunContext(plan, own, Progress(progress if store else False), parts)
+    except BaseException:
+        own.close()
+        raise
     try:
         if store:
             write_environment(context)
