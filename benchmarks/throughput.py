@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import transformers
 from nasframe_basics.loop import Loop
-from nasframe_basics.text import Split, TextTask
+from nasframe_basics.splits import Split
+from nasframe_basics.text import TextTask
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments

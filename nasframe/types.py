@@ -306,3 +306,70 @@ class Work:
     archs: Mapping[str, Arch] = field(default_factory=dict)
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     vocabulary: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What was read of one file, or of one split of a hub data set.
+
+    Args:
+        split: the split that it became, or was the origin of: ``train`` or ``dev``.
+        name: the file.
+        rows: rows that became examples.
+        left_out: broken rows that did not, because the published file has some.
+    """
+
+    split: str
+    name: str
+    rows: int
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split of a task's data in numbers.
+
+    Args:
+        name: of the split.
+        rows: its examples.
+        texts: its distinct texts, or pairs of texts.
+        near: texts among them that differ from an earlier one in case, spaces, punctuation or Unicode form only.
+        in_train: rows whose text stands in ``train`` too; ``None`` for ``train`` itself.
+        near_train: other rows of whose text a near copy stands in ``train``; ``None`` for ``train`` itself.
+        conflicting: rows whose text has another label in another row, of this split or of another.
+        classes: rows of each class, in the order of the summary's ``labels``; ``None`` for regression.
+        longest: tokens of the longest text, before it is cut; ``None`` where there is no tokenizer.
+        cut: share of the texts that ``max_length`` cuts.
+        measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
+    """
+
+    name: str
+    rows: int
+    texts: int
+    near: int
+    in_train: int | None
+    near_train: int | None
+    conflicting: int
+    classes: Sequence[int] | None
+    longest: int | None = None
+    cut: float | None = None
+    measured: int = 0
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What happened to a user's data on the way to a task's splits; ``asdict`` makes it JSON-plain.
+
+    Args:
+        sources: what was read; empty where the task reads no files.
+        splits: what it became.
+        labels: the class names in index order, or ``None`` for regression.
+        unused: rows that were read and are in no split, because the recipe limits the training examples.
+        max_length: tokens at which a text is cut.
+    """
+
+    sources: Sequence[DataSource]
+    splits: Sequence[SplitSummary]
+    labels: Sequence[str] | None
+    unused: int = 0
+    max_length: int | None = None

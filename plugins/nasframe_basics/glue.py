@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nasframe.errors import UsageError
+from nasframe.notices import Notify, say
 from nasframe.store import stamp
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
-from nasframe_basics.text import Split, TextTask, carve
+from nasframe_basics.splits import Split, carve
+from nasframe_basics.summary import Source, data_notices, split_notices
+from nasframe_basics.text import TextTask
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def glue(
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
+    notify: Notify = say,
 ) -> TextTask:
     """Load a GLUE task from TSV files in GLUE's own layout, or else from the Hugging Face hub.
 
@@ -84,6 +88,7 @@ def glue(
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder against which ``path`` is read.
+        notify: injected.
 
     Raises:
         UsageError: a file, a row or a label is not as GLUE lays them out; the message names file and row.
@@ -91,31 +96,40 @@ def glue(
     if name not in TASKS:
         raise UsageError(f"glue: unknown task {name!r}. Expected one of {', '.join(TASKS)}.")
     layout = TASKS[name]
-    splits = _from_folder(located(path, base), layout) if path else _from_hub(hub, name, layout, base)
+    sources = _from_folder(located(path, base), layout) if path else _from_hub(hub, name, layout, base)
+    for notice in data_notices(sources, layout.labels):
+        notify(notice.place, notice.text)
+    splits = {source.split: source.data for source in sources}
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
-    return TextTask(splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed)
+    for notice in split_notices(splits, layout.labels):
+        notify(notice.place, notice.text)
+    counts = [source.counts for source in sources]
+    return TextTask(splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts)
 
 
-def _from_folder(folder: Path, layout: Layout) -> dict[str, Split]:
+def _from_folder(folder: Path, layout: Layout) -> list[Source]:
     if not (folder / "train.tsv").is_file() and (folder / layout.folder).is_dir():
         folder = folder / layout.folder
     paths = {split: folder / f"{file}.tsv" for split, file in _files(layout).items()}
-    return {split: _from_file(path, layout, *stamp(path)) for split, path in paths.items()}
+    return [_from_file(split, path, layout, *stamp(path)) for split, path in paths.items()]
 
 
 @functools.lru_cache(maxsize=4)  # a study's runs, one after the other in a process, read the same files
-def _from_file(path: Path, layout: Layout, *_: int) -> Split:
-    names, rows = layout.labels, read_tsv(path, layout.header, layout.skip_short)
+def _from_file(split: str, path: Path, layout: Layout, *_: int) -> Source:
+    names = layout.labels
     known = {str(i): i for i in range(len(names))} if names and layout.numbered else _index(names)
-    return _split(rows, layout.texts, layout.label, known, path)
+    broken: list[str] = []
+    rows = read_tsv(path, layout.header, broken.append if layout.skip_short else None)
+    return _source(split, path, rows, layout.texts, layout.label, known, broken)
 
 
-def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> dict[str, Split]:
-    splits = {}
+def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> list[Source]:
+    sources = []
     for split, file in _files(layout).items():
         rows = read_hub(hub, name, file.replace("dev", "validation"), base)
-        splits[split] = _split(rows, layout.hub_texts or layout.texts, "label", _index(layout.labels), Path(hub) / file)
-    return splits
+        texts = layout.hub_texts or layout.texts
+        sources.append(_source(split, Path(hub) / file, rows, texts, "label", _index(layout.labels)))
+    return sources
 
 
 def _files(layout: Layout) -> dict[str, str]:
@@ -127,7 +141,16 @@ def _index(names: tuple[str, ...] | None) -> dict[str, int] | None:
     return None if names is None else {name: i for i, name in enumerate(names)}
 
 
-def _split(rows: list[Row], texts: tuple[str, ...], label: str, known: Mapping[str, int] | None, file: Path) -> Split:
+def _source(
+    split: str,
+    file: Path,
+    rows: list[Row],
+    texts: tuple[str, ...],
+    label: str,
+    known: Mapping[str, int] | None,
+    broken: Sequence[str] = (),
+) -> Source:
     if not rows:
         raise UsageError(f"{file}: no rows. Expected at least one example.")
-    return Split([tuple(row.text(column) for column in texts) for row in rows], read_labels(rows, label, known))
+    data = Split([tuple(row.text(column) for column in texts) for row in rows], read_labels(rows, label, known))
+    return Source(split, str(file), data, [row.place for row in rows], broken)

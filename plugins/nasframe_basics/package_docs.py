@@ -24,7 +24,8 @@ import numpy as np
 
 from nasframe.errors import UsageError
 from nasframe.streams import generator
-from nasframe_basics.text import Split, TextTask
+from nasframe_basics.splits import Split
+from nasframe_basics.text import TextTask
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
 PER_CLASS = {"dev": 120, "select": 60, "train": 420}

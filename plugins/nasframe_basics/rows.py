@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, suggestion
+from nasframe.notices import Notice
+from nasframe_basics.cells import MOST_DIGITS, check_text, class_name, label_number
+
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a CSV field. Python's own limit is 131,072; a longer text would be cut by ``max_length`` anyway."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +35,28 @@ class Row:
         Raises:
             UsageError: the column is missing in this row, or holds something else than text.
         """
-        value = self.get(column)
-        if not isinstance(value, str):
-            raise UsageError(f"{self.place}: {column!r} is {value!r}. Expected text.")
-        return value
+        return check_text(self.place, column, self.get(column))
 
     def get(self, column: str) -> Any:
         """Return a column's value; ``None`` is refused like a missing one."""
         if self.values.get(column) is None:
-            near = ", ".join(map(repr, self.values))
-            raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {near}.")
+            names = ", ".join(map(repr, self.values))
+            hint = "" if column in self.values else suggestion(column, map(str, self.values))
+            raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
         return self.values[column]
 
 
-def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: bool = False) -> list[Row]:
+def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str], None] | None = None) -> list[Row]:
     """Read a TSV file in GLUE's layout: quotes are ordinary characters, one line a row.
 
     Args:
         path: the file; UTF-8, a byte-order mark allowed.
         columns: the names of the columns where the file has no header.
-        skip_short: leave out rows that lack columns.
+        skip_short: leave out rows that lack columns, and call this with the place of each.
 
     Raises:
-        UsageError: the file is missing, is not UTF-8, or a row has more or fewer fields than columns.
+        UsageError: the file is missing, is not UTF-8, names a column twice, or a row has more or fewer fields than
+            columns.
     """
     lines = enumerate(decoded(path).split("\n"), start=1)
     rows = ((number, line.removesuffix("\r").split("\t")) for number, line in lines if line.strip("\r"))
@@ -59,7 +65,7 @@ def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: bool = False) 
 
 def read_csv(path: Path) -> list[Row]:
     """Read a CSV file with a header; quoted fields may span lines."""
-    return list(_named(path, _csv_rows(path), (), False))
+    return list(_named(path, _csv_rows(path)))
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -69,9 +75,11 @@ def read_jsonl(path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_object, parse_int=_integer)
         except ValueError as error:
             raise UsageError(f"{path}:{number}: not JSON ({error}). Expected one object a line.") from None
+        except RecursionError:
+            raise UsageError(f"{path}:{number}: JSON nested too deeply. Expected an object of texts.") from None
         if not isinstance(values, dict):
             raise UsageError(f"{path}:{number}: a JSON {type(values).__name__}. Expected one object a line.")
         rows.append(Row(f"{path}:{number}", values))
@@ -87,8 +95,9 @@ def read_parquet(path: Path) -> list[Row]:
         frame = pd.read_parquet(path)
     except ImportError:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:  # so are all of pyarrow's own
         raise UsageError(f"{path}: not a Parquet file ({error}).") from None
+    _check_names(f"{path}", map(str, frame.columns))
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [Row(f"{path}:{number}", {str(k): v for k, v in r.items()}) for number, r in enumerate(records, start=1)]
 
@@ -111,7 +120,7 @@ def read(path: Path) -> list[Row]:
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
     """Read a split of a data set of the Hugging Face hub, or of a local directory in a hub data set's layout.
 
-    Class indices become the names that the data set gives them.
+    Class indices become the names that the data set gives them; -1, which stands for "no label", becomes ``None``.
     """
     try:
         import datasets
@@ -126,7 +135,8 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
     rows = []
     for number, record in enumerate(table, start=1):
         for column, classes in names.items():
-            record[column] = classes[record[column]] if record[column] is not None else None
+            index = record[column]
+            record[column] = None if index is None or index < 0 else classes[index]
         rows.append(Row(f"{name}/{split}:{number}", record))
     return rows
 
@@ -139,7 +149,25 @@ def read_labels(rows: list[Row], column: str, known: Mapping[str, int] | None) -
     """
     if known is not None:
         return np.array([_class(row, column, known) for row in rows], dtype=np.int64)
-    return np.array([_number(row, column) for row in rows], dtype=np.float64)
+    return np.array([label_number(row, column) for row in rows], dtype=np.float64)
+
+
+def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
+    """Find a column by its name; spaces around the name in the file do not count.
+
+    Args:
+        rows: a table; the first row's columns are looked at.
+        wanted: the name in the recipe.
+
+    Returns:
+        The name as it is in the file, or ``wanted`` where no name is like it; and what should be told about it.
+    """
+    names = list(rows[0].values)
+    alike = [name for name in names if isinstance(name, str) and name.strip() == wanted.strip()]
+    if wanted in names or len(alike) != 1:
+        return wanted, []
+    file = rows[0].place.rpartition(":")[0]
+    return alike[0], [Notice(file, f"The column {alike[0]!r} is read as {wanted!r}.")]
 
 
 def located(path: str | Path, base: str | Path | None) -> Path:
@@ -164,14 +192,21 @@ def decoded(path: Path) -> str:
     """Read a UTF-8 file, without its byte-order mark.
 
     Raises:
-        UsageError: the file is missing or some line is not UTF-8.
+        UsageError: the file is missing, some line is not UTF-8, or holds a NUL, as files in UTF-16 do.
     """
     data = present(path).read_bytes()
+    utf16 = " It looks like UTF-16." if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8. Expected UTF-8 text.") from None
+        byte = f"{data[error.start]:#04x}"
+        raise UsageError(f"{path}:{line}: byte {byte} is not UTF-8. Expected UTF-8 text.{utf16}") from None
+    nul = text.find("\0")
+    if nul >= 0:
+        line = text.count("\n", 0, nul) + 1
+        raise UsageError(f"{path}:{line}: a NUL character. Expected UTF-8 text.")
+    return text
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -179,7 +214,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     while True:
         start = reader.line_num + 1
         try:
-            fields = next(reader)
+            with _long_fields():
+                fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
@@ -188,31 +224,61 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield start, fields
 
 
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Raise Python's limit of a CSV field for the time of one row: it is the whole process's."""
+    before = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _named(
-    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str], skip_short: bool
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    columns: Sequence[str] = (),
+    skip_short: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
     if not columns:
-        _, columns = next(rows, (0, []))
+        number, columns = next(rows, (0, []))
+        _check_names(f"{path}:{number}", columns)
     for number, fields in rows:
-        if skip_short and len(fields) < len(columns):
+        place = f"{path}:{number}"
+        if skip_short is not None and len(fields) < len(columns):
+            skip_short(place)
             continue
         if len(fields) != len(columns):
-            raise UsageError(f"{path}:{number}: unreadable row: {len(fields)} fields. Expected {len(columns)}.")
-        yield Row(f"{path}:{number}", dict(zip(columns, fields, strict=True)))
+            raise UsageError(f"{place}: unreadable row: {len(fields)} fields. Expected {len(columns)}.")
+        yield Row(place, dict(zip(columns, fields, strict=True)))
+
+
+def _check_names(place: str, names: Iterable[str]) -> None:
+    """Refuse a header that names a column twice: one of the two would be lost. Columns without a name may be many."""
+    counts = Counter(name.strip() for name in names)
+    doubled = [repr(name) for name, count in counts.items() if name and count > 1]
+    if doubled:
+        raise UsageError(f"{place}: more than one column {', '.join(doubled)}. Expected each name once.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object; of two values under one name, one would be lost."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        doubled = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"two values for {doubled!r}")
+    return values
+
+
+def _integer(digits: str) -> int:
+    """Read a JSON integer; one beyond floating point is no score, no class and no count."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def _class(row: Row, column: str, known: Mapping[str, int]) -> int:
-    value = str(row.get(column))
-    if value not in known:
-        raise UsageError(f"{row.place}: unknown label {value!r} in {column!r}. Expected one of {', '.join(known)}.")
-    return known[value]
-
-
-def _number(row: Row, column: str) -> float:
-    try:
-        value = float(row.get(column))
-    except (TypeError, ValueError):
-        value = np.nan
-    if not np.isfinite(value):
-        raise UsageError(f"{row.place}: label {row.get(column)!r} in {column!r}. Expected a finite number.")
-    return value
+    name = class_name(row, column)
+    if name not in known:
+        raise UsageError(f"{row.place}: unknown label {name!r} in {column!r}. Expected one of {', '.join(known)}.")
+    return known[name]

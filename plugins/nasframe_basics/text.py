@@ -11,37 +11,20 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from nasframe.errors import UsageError
 from nasframe.streams import generator
-from nasframe.types import Batch, Evaluation, Forward
+from nasframe.types import Batch, DataSource, DataSummary, Evaluation, Forward
 from nasframe_basics.metrics import METRICS
+from nasframe_basics.splits import Split, stratified
+from nasframe_basics.summary import summarise
 
 EVALUATION_BATCH = 64
 WINDOW = 50  # batches that are sorted by length together
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples as read.
-
-    Args:
-        texts: one or two texts an example.
-        labels: ``(examples,)`` class indices, or floats for regression.
-    """
-
-    texts: Sequence[tuple[str, ...]]
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, index: np.ndarray) -> Split:
-        """Return the examples at ``index``, in that order."""
-        return Split([self.texts[i] for i in index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -72,6 +55,7 @@ class TextTask:
         tokenizer: a Hugging Face tokenizer.
         max_length: tokens after which a text is cut.
         seed: draws the subset that ``evaluate(examples=n)`` measures.
+        sources: what the splits were read from, for the summary.
 
     >>> data = {"dev": Split([("good",), ("bad",)], np.array([1, 0]))}
     >>> TextTask(data, ["no", "yes"], ["accuracy"], "accuracy").sizes
@@ -87,6 +71,7 @@ class TextTask:
         tokenizer: Any = None,
         max_length: int = 128,
         seed: int = 0,
+        sources: Sequence[DataSource] = (),
     ) -> None:
         if primary not in metrics:
             raise UsageError(f"metric: {primary!r} is not measured here. Expected one of {', '.join(metrics)}.")
@@ -98,6 +83,12 @@ class TextTask:
         self.fingerprint = fingerprint(splits, labels)
         self._splits, self._metrics, self._tokenizer = splits, metrics, tokenizer
         self._tokens: dict[str, Tokens] = {}
+        self._sources = sources
+
+    @cached_property
+    def summary(self) -> DataSummary:
+        """What happened to the data: rows, copies, classes and lengths, split by split."""
+        return summarise(self._splits, self.labels, self._sources, self._tokenizer, self.max_length)
 
     def tokens(self, split: str) -> Tokens:
         """Tokenise a split, the first time it is asked for."""
@@ -259,72 +250,6 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
     order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [chunks[i] for i in rng.permutation(len(chunks))]
-
-
-def stratified(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Order examples so that every prefix holds the classes in their overall shares; floats are one class.
-
-    >>> labels = np.array([0, 0, 0, 0, 1, 1])
-    >>> sorted(labels[stratified(labels, np.random.default_rng(0))[:3]].tolist())
-    [0, 0, 1]
-    """
-    key = np.empty(len(labels))
-    groups = labels if labels.dtype.kind != "f" else np.zeros(len(labels), int)
-    for label in np.unique(groups):
-        rows = rng.permutation(np.flatnonzero(groups == label))
-        key[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return np.argsort(key, kind="stable")
-
-
-def carve(data: Split, select: str | float, limit: int | None, seed: int, name: str = "select") -> tuple[Split, Split]:
-    """Split training data into what stays and ``select``, stratified; no text is on both sides.
-
-    Args:
-        data: all training examples.
-        select: a share (``"10%"``) of the training examples, or a number of examples.
-        limit: examples that stay at most; a share is then of this number.
-        seed: draws both.
-        name: what the carved part is called.
-
-    Raises:
-        UsageError: ``select`` is no share or number, or leaves nothing to train on.
-    """
-    wanted = portion(select, min(limit or len(data), len(data)), name)
-    rng = generator(seed, name)
-    chosen: list[int] = []
-    held: set[tuple[str, ...]] = set()
-    for i in stratified(data.labels, rng):
-        if len(chosen) == wanted:
-            break
-        if data.texts[i] not in held:
-            chosen.append(i)
-            held.add(data.texts[i])
-    rest = np.array([i for i, text in enumerate(data.texts) if text not in held], dtype=np.int64)
-    if not chosen or not len(rest):
-        raise UsageError(f"{name}: {select!r} of {len(data)} training examples leaves none on one side.")
-    if limit is not None and limit < len(rest):
-        rest = np.sort(rest[stratified(data.labels[rest], generator(seed, "limit"))[:limit]])
-    return data.take(rest), data.take(np.sort(chosen))
-
-
-def portion(value: str | float, whole: int, option: str) -> int:
-    """Read a share (``"10%"``, ``0.1``) of ``whole``, or a number, as a number of examples.
-
-    >>> portion("10%", 250, "select"), portion(40, 250, "select")
-    (25, 40)
-    """
-    try:
-        number = float(str(value)[:-1]) / 100 * whole if str(value).endswith("%") else float(value)
-    except ValueError:
-        number = -1
-    if not isinstance(value, str) and 0 < value < 1:
-        number = value * whole
-    number = round(number)
-    if not 0 < number < whole:
-        raise UsageError(
-            f'{option}: {value!r} of {whole} examples. Expected a share such as "10%" or a number below {whole}.'
-        )
-    return number
 
 
 def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nasframe.errors import UsageError
-from nasframe_basics.rows import Row, located, read, read_hub, read_labels
-from nasframe_basics.text import Split, TextTask, carve
+from nasframe.notices import Notice, Notify, say
+from nasframe_basics.cells import class_name, label_notices, spelled_alike
+from nasframe_basics.rows import Row, find_column, located, read, read_hub, read_labels
+from nasframe_basics.splits import Split, carve
+from nasframe_basics.summary import Source, data_notices, split_notices
+from nasframe_basics.text import TextTask
 
 
 def text_classification(
@@ -29,6 +32,7 @@ def text_classification(
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
+    notify: Notify = say,
 ) -> TextTask:
     """Classify texts, or pairs of texts, or score them, from CSV, TSV, JSONL or Parquet files or a hub data set.
 
@@ -52,6 +56,7 @@ def text_classification(
         tokenizer: injected.
         seed: injected; draws the splits.
         base: injected; the folder against which file names are read.
+        notify: injected.
 
     Raises:
         UsageError: a file, a column, a row or a label is not as expected; the message names file and row.
@@ -59,9 +64,14 @@ def text_classification(
     columns = [text] if isinstance(text, str) else list(text)
     if len(columns) not in (1, 2):
         raise UsageError(f"text: {len(columns)} columns. Expected one or two.")
-    sources = _sources(train, dev, hub, config, base)
-    known = None if regression else _classes(sources["train"], label)
-    splits = {name: _split(rows, columns, label, known) for name, rows in sources.items()}
+    if len({*columns, label}) <= len(columns):
+        raise UsageError(f"text: {columns}, label: {label!r}. Expected a column of its own for each.")
+    tables = [_with_columns(table, columns, label) for table in _tables(train, dev, hub, config, base)]
+    known = None if regression else _classes(tables[0].rows, label)
+    sources = [_source(table, columns, label, known) for table in tables]
+    for notice in data_notices(sources, None if known is None else list(known)):
+        notify(notice.place, notice.text)
+    splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
         splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
@@ -70,28 +80,66 @@ def text_classification(
     else:
         metrics = ("accuracy", "macro_f1", "f1") if len(known) == 2 else ("accuracy", "macro_f1")
     labels = None if known is None else list(known)
-    return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed)
+    for notice in split_notices(splits, labels):
+        notify(notice.place, notice.text)
+    counts = [source.counts for source in sources]
+    return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts)
 
 
-def _sources(
+@dataclass(frozen=True)
+class Table:
+    """What one file, or one split of a hub data set, holds."""
+
+    split: str
+    name: str
+    rows: list[Row]
+    notices: Sequence[Notice] = ()
+
+
+def _tables(
     train: Path | str | None, dev: Path | str | None, hub: str | None, config: str | None, base: Path | None
-) -> dict[str, list[Row]]:
+) -> list[Table]:
     if hub is not None:
         names = {"train": str(train or "train")} | ({"dev": str(dev)} if dev else {})
-        sources = {split: (f"{hub}/{name}", read_hub(hub, config, name, base)) for split, name in names.items()}
+        tables = [Table(split, f"{hub}/{name}", read_hub(hub, config, name, base)) for split, name in names.items()]
     elif train is not None:
         paths = {"train": located(train, base)} | ({"dev": located(dev, base)} if dev else {})
-        sources = {split: (str(path), read(path)) for split, path in paths.items()}
+        tables = [Table(split, str(path), read(path)) for split, path in paths.items()]
     else:
         raise UsageError("text_classification: no data. Expected train: FILE, or hub: NAME.")
-    for place, rows in sources.values():
-        if not rows:
-            raise UsageError(f"{place}: no rows. Expected at least one example.")
-    return {split: rows for split, (_, rows) in sources.items()}
+    for table in tables:
+        if not table.rows:
+            raise UsageError(f"{table.name}: no rows. Expected at least one example.")
+    return tables
+
+
+def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
+    """Give the columns that a recipe names these names, where a file has spaces around them."""
+    names: dict[str, str] = {}
+    notices: list[Notice] = []
+    for wanted in (*texts, label):
+        name, remarks = find_column(table.rows, wanted)
+        notices += remarks
+        if name != wanted:
+            names[name] = wanted
+    if not names:
+        return table
+    rows = [Row(row.place, {names.get(key, key): value for key, value in row.values.items()}) for row in table.rows]
+    return Table(table.split, table.name, rows, notices)
 
 
 def _classes(rows: list[Row], label: str) -> dict[str, int]:
-    names = {str(row.get(label)) for row in rows}
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(class_name(row, label), row)
+    twice = spelled_alike(first)
+    if twice is not None:
+        one, other = twice
+        raise UsageError(
+            f"{first[other].place}: label {other!r} in {label!r} is the same number as {one!r} in {first[one].place}."
+            " Expected one spelling."
+        )
+    names = set(first)
     try:
         ordered = sorted(names, key=float)
     except ValueError:
@@ -101,6 +149,10 @@ def _classes(rows: list[Row], label: str) -> dict[str, int]:
     return {name: i for i, name in enumerate(ordered)}
 
 
-def _split(rows: list[Row], columns: list[str], label: str, known: dict[str, int] | None) -> Split:
-    labels: np.ndarray = read_labels(rows, label, known)
-    return Split([tuple(row.text(column) for column in columns) for row in rows], labels)
+def _source(table: Table, columns: list[str], label: str, known: dict[str, int] | None) -> Source:
+    labels = read_labels(table.rows, label, known)
+    data = Split([tuple(row.text(column) for column in columns) for row in table.rows], labels)
+    notices = list(table.notices)
+    if known is not None:
+        notices += label_notices(table.rows, label)
+    return Source(table.split, table.name, data, [row.place for row in table.rows], notices=notices)

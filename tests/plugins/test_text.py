@@ -131,35 +131,6 @@ def test_classes_are_trained_by_cross_entropy():
     )
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(20, 200), st.sampled_from(["10%", 0.25, 7]), st.sampled_from([None, 12, 1000]), st.integers(0, 2))
-def test_carved_parts_share_no_text(count, select, limit, seed):
-    rng = np.random.default_rng(count)
-    data = text.Split([(f"text {i}",) for i in rng.integers(0, count, count)], rng.integers(0, 2, count))
-    train, chosen = text.carve(data, select, limit, seed)
-    assert not set(train.texts) & set(chosen.texts)
-    assert len(set(chosen.texts)) == len(chosen) == text.portion(select, min(limit or count, count), "select")
-    assert len(train) <= (limit or count)
-    again = text.carve(data, select, limit, seed)
-    assert again[0].texts == train.texts
-    assert again[1].texts == chosen.texts
-
-
-def test_carving_keeps_the_shares_of_the_classes():
-    labels = np.array([0] * 900 + [1] * 100)
-    data = text.Split([(f"text {i}",) for i in range(1000)], labels)
-    train, chosen = text.carve(data, "10%", 200, 0)
-    assert chosen.labels.mean() == pytest.approx(0.1)
-    assert (len(chosen), len(train)) == (20, 200)
-    assert train.labels.mean() == pytest.approx(0.1, abs=0.01)
-
-
-@pytest.mark.parametrize("value", ["abc", "0%", "100%", 0, -3, 50, "x%"])
-def test_a_share_that_is_none_is_refused(value):
-    with pytest.raises(UsageError, match=r"select: .* Expected a share"):
-        text.portion(value, 50, "select")
-
-
 def test_the_fingerprint_is_the_datas():
     first, same, other = task(40), task(40, max_length=9), task(41)
     assert first.fingerprint == same.fingerprint != other.fingerprint

@@ -1,0 +1,167 @@
+"""Cells of a table: which values can be a text, a class name or a number, and which are refused with file and row."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import UsageError
+from nasframe.notices import Notice
+
+if TYPE_CHECKING:
+    from nasframe_basics.rows import Row
+
+NOT_A_NUMBER = frozenset({"nan", "<na>", "nat"})
+"""What pandas writes for a missing value; nobody calls a class so."""
+
+PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "-", "?"})
+"""What others write for a missing value; it may also be a class."""
+
+MOST_DIGITS = 308
+"""Integers of more digits are beyond floating point, and no class or score."""
+
+
+def check_text(place: str, column: str, value: Any) -> str:
+    """Return a cell's text.
+
+    Args:
+        place: file and row.
+        column: the cell's column.
+        value: the cell.
+
+    Raises:
+        UsageError: it is no text, or holds characters that no tokenizer can read.
+
+    >>> check_text("reviews.csv:2", "text", "A fine film.")
+    'A fine film.'
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{place}: {column!r} is {reprlib.repr(value)}. Expected text.")
+    if "\0" in value:
+        raise UsageError(f"{place}: {column!r} holds a NUL character. Expected text.")
+    if has_lone_surrogate(value):
+        raise UsageError(f"{place}: {column!r} holds half of a surrogate pair, which is no character. Expected text.")
+    return value
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Tell whether a string holds half of a surrogate pair, as JSON's ``"\\ud800"`` does.
+
+    >>> has_lone_surrogate("\\ud83d"), has_lone_surrogate("naïve")
+    (True, False)
+    """
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def class_name(row: Row, column: str) -> str:
+    """Return the class that a row's label names, without spaces around it; a whole number reads like an integer.
+
+    Raises:
+        UsageError: the label is missing, empty, not a number, or of a type that names no class.
+
+    >>> from nasframe_basics.rows import Row
+    >>> class_name(Row("a.csv:2", {"label": " good "}), "label"), class_name(Row("a.jsonl:1", {"label": 3.0}), "label")
+    ('good', '3')
+    """
+    value = row.get(column)
+    if isinstance(value, str):
+        name = check_text(row.place, column, value).strip()
+    elif isinstance(value, bool):
+        name = str(value)
+    elif isinstance(value, numbers.Integral):
+        name = str(int(value))
+    elif isinstance(value, numbers.Real):
+        name = _number_name(row, column, float(value))
+    else:
+        kind = type(value).__name__
+        raise UsageError(
+            f"{row.place}: label {reprlib.repr(value)} in {column!r} is a {kind}. Expected text or a number."
+        )
+    if not name:
+        raise UsageError(f"{row.place}: the label in {column!r} is empty. Expected the name of a class in each row.")
+    if name.lower() in NOT_A_NUMBER:
+        raise UsageError(f"{row.place}: the label in {column!r} is {name!r}, a missing value. Expected a class's name.")
+    if len(name.lstrip("+-")) > MOST_DIGITS and name.lstrip("+-").isdigit():
+        raise UsageError(f"{row.place}: the label in {column!r} is an integer of {len(name)} digits. Expected a class.")
+    return name
+
+
+def _number_name(row: Row, column: str, value: float) -> str:
+    """Write a floating-point label; JSON and Parquet write 1 as 1.0 where a column also holds fractions or gaps."""
+    if not math.isfinite(value):
+        raise UsageError(f"{row.place}: the label in {column!r} is {value}. Expected the name of a class in each row.")
+    return str(int(value)) if value.is_integer() else str(value)
+
+
+def label_number(row: Row, column: str) -> float:
+    """Return a row's label as a finite number.
+
+    Raises:
+        UsageError: it is missing or no finite number; ``true`` and ``1_000`` are none.
+    """
+    value = row.get(column)
+    number = math.nan
+    if not isinstance(value, bool) and "_" not in str(value)[:MOST_DIGITS]:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{row.place}: label {reprlib.repr(value)} in {column!r}. Expected a finite number.")
+    return number
+
+
+def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
+    """Yield what is odd about the labels of a table: spaces around them, and names that may mean "missing".
+
+    Args:
+        rows: the rows, whose labels :func:`class_name` accepts.
+        column: the column of the labels.
+    """
+    spaced: list[Row] = []
+    doubtful: Counter[str] = Counter()
+    first: dict[str, Row] = {}
+    for row in rows:
+        value = row.values.get(column)
+        if not isinstance(value, str):
+            continue
+        name = value.strip()
+        if name != value:
+            spaced.append(row)
+        if name.lower() in PERHAPS_MISSING:
+            doubtful[name] += 1
+            first.setdefault(name, row)
+    if spaced:
+        example = spaced[0].values[column]
+        text = f"Labels are read without the spaces around them: {example!r} and {len(spaced) - 1:,} more."
+        yield Notice(spaced[0].place, text)
+    for name, count in doubtful.items():
+        yield Notice(first[name].place, f"The label {name!r} ({count:,} rows) is a class, not a missing value.")
+
+
+def spelled_alike(names: Mapping[str, Row]) -> tuple[str, str] | None:
+    """Find two class names that are the same number, such as ``1`` and ``1.0``, where all names are numbers.
+
+    >>> spelled_alike({"1": None, "2": None, "1.0": None})
+    ('1', '1.0')
+    """
+    values: dict[float, str] = {}
+    for name in names:
+        try:
+            value = float(name)
+        except ValueError:
+            return None
+        if value in values:
+            return values[value], name
+        values[value] = name
+    return None
