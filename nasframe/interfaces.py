@@ -216,6 +216,9 @@ class Batches(Protocol):
 class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
 
+    An attribute ``summary``, a :class:`nasframe.types.DataSummary`, may be there too: what happened to the data on the
+    way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
+
     Attributes:
         primary: the metric that a search maximises.
         labels: the class names in index order, or ``None`` for regression.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nasframe.store import RunStore
-from nasframe.types import LedgerEntry, Trial
+from nasframe.types import DataSource, DataSummary, LedgerEntry, SplitSummary, Trial
 
 RECIPE = """\
 nasframe: 1
@@ -94,10 +95,13 @@ def make_run(directory: Path, trials: int = 60, finished: bool = True) -> Path:
     }
     (directory / "env.json").write_text(json.dumps(environment))
     store.put("command", ["nasframe", "run", "recipes/demo.yaml"])
-    store.put(
-        "data",
-        {"fingerprint": "a3f1", "sizes": {"train": 3200, "dev": 1000}, "primary": "accuracy", "labels": ["a", "b"]},
-    )
+    facts = {"fingerprint": "a3f1", "sizes": {"train": 3200, "dev": 1000}, "primary": "accuracy", "labels": ["a", "b"]}
+    splits = [
+        SplitSummary("train", 3200, 3190, 4, None, None, 0, [1600, 1600], 61, 0.02, 2000),
+        SplitSummary("dev", 1000, 998, 0, 3, 1, 0, [520, 480], 48, 0.01, 1000),
+    ]
+    summary = DataSummary([DataSource("train", "data/reviews.csv", 4200)], splits, ["a", "b"], 0, 48)
+    store.put("data", facts | {"summary": asdict(summary)})
     for position, (stage, verb) in enumerate(STAGES.items()):
         store.start_stage(stage, position, verb)
         prefix = "best" if stage == "search" else "magnitude"

@@ -22,7 +22,7 @@ def run(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show stages, reachable costs and estimated time.")
+        bool, typer.Option("--dry-run", help="Only show data, stages, reachable costs and estimated time.")
     ] = False,
     cache: Annotated[
         Path | None,
@@ -106,11 +106,14 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nasframe.reports.data_table import data_text
     from nasframe.reports.tables import duration, human
 
     console = Console()
     for notice in found["notices"]:
         console.print(f"{notice['place']}: {notice['text']}", markup=False, highlight=False)
+    if found["data"] is not None:
+        print(data_text(found["data"], console.width))
     stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")
     for row in found["stages"]:
         stages.add_row(row["name"], row["verb"], row["what"], duration(row["seconds"]))

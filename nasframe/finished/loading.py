@@ -113,7 +113,8 @@ class Finished:
         from nasframe.stages import forward_of
 
         if self.parts.task.fingerprint != self.data["fingerprint"]:
-            raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {self.data}.")
+            expected = {key: value for key, value in self.data.items() if key != "summary"}
+            raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {expected}.")
         precision = self.stage.options.get("precision", "auto")
         forward = forward_of(self.space.view(self.net, arch), self.net, precision)
         return self.parts.task.evaluate(forward, "select", examples)

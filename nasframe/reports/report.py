@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.reports import tables
+from nasframe.reports.data_table import data_lines, data_rows
 from nasframe.reports.gather import gather
 from nasframe.reports.tables import summary_table
 from nasframe.store import write_text
@@ -127,7 +128,7 @@ def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]
     return render(
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
         columns=tables.summary_columns(report), facts=_provenance(report), ledger=_ledger_rows(report),
-        stored=_stored_rows(report), stored_heading=STORED,
+        stored=_stored_rows(report), stored_heading=STORED, data=_data(report),
     )  # fmt: skip
 
 
@@ -184,6 +185,15 @@ def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _data(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Lay out what happened to the data, if the task said it."""
+    summary = report["data"].get("summary")
+    if summary is None:
+        return None
+    heading, *rows = data_rows(summary)
+    return {"heading": heading, "rows": rows, "lines": data_lines(summary)}
+
+
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten environment and facts of the run to (name, text) pairs."""
     pairs: list[tuple[str, str]] = []
@@ -195,5 +205,6 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif value not in (None, "", {}, []):
             pairs.append((prefix, " ".join(map(str, value)) if isinstance(value, list) else str(value)))
 
-    walk("", {"command": report["command"], "data": report["data"]} | report["environment"])
+    data = {key: value for key, value in report["data"].items() if key != "summary"}
+    walk("", {"command": report["command"], "data": data} | report["environment"])
     return pairs

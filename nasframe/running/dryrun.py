@@ -12,7 +12,7 @@ from nasframe.costs import cost_function
 from nasframe.goals import limits_of, listed, nearest
 from nasframe.interfaces import sizes_of
 from nasframe.recipe.resolution import ALWAYS
-from nasframe.running.material import Material
+from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device
 from nasframe.running.reach import targets
 from nasframe.scoring import Screen, parse_bounds
@@ -36,7 +36,8 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
     Returns:
         ``stages`` (name, verb, what, seconds), ``costs`` (name → smallest, largest, full, unit), ``limits``
-        (text, bound, reachable, nearest), ``notices`` (place, text) and ``seconds`` in all, estimated for this machine.
+        (text, bound, reachable, nearest), ``data`` (a :class:`nasframe.types.DataSummary` as plain data, or ``None``),
+        ``notices`` (place, text) and ``seconds`` in all, estimated for this machine.
     """
     parts = Material(plan)
     work = parts.work
@@ -47,6 +48,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
         "stages": stages,
         "costs": costs,
         "limits": limits,
+        "data": plain_summary(work.task),
         "notices": [asdict(notice) for notice in parts.notices],
         "seconds": sum(row["seconds"] for row in stages),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -86,3 +87,9 @@ class Material:
         """What the first stage starts from."""
         task, net = self.task, self.net() if self.model else None
         return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]
+
+
+def plain_summary(task: Task) -> dict[str, Any] | None:
+    """Return what a task says of its data, JSON-plain, or ``None`` where it says nothing."""
+    summary = getattr(task, "summary", None)
+    return None if summary is None else asdict(summary)

@@ -27,9 +27,10 @@ from nasframe.goals import aimed_costs
 from nasframe.notices import Notice, say
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
+from nasframe.reports.data_table import data_text
 from nasframe.running.cache import Cache, CachedRun
 from nasframe.running.context import StageContext
-from nasframe.running.material import Material
+from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
 from nasframe.running.reach import check_budgets
@@ -226,11 +227,14 @@ class RunContext:
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
         self.sampler: Any = None
         self.cached: CachedRun | None = None
+        self.began_here = store.get("data") is None
         self.parts.notices.listen(self.hear)
         with progress.bar("model and data"):
             self.material = self.load_material()
             if (folder := store.get("cache")) is not None and leader():
                 self.cached = CachedRun(Cache(Path(folder)), store, plan, self.material)
+        if self.began_here and leader() and not store.get("study"):
+            show_data(store.get("data")["summary"])
 
     def hear(self, notice: Notice) -> None:
         """Keep a notice for the report, and print it if the run has not printed it before."""
@@ -246,11 +250,12 @@ class RunContext:
         """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
         task, known = self.parts.task, self.store.get("data")
         if known is not None and known["fingerprint"] != task.fingerprint:
-            raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {known}.")
+            expected = {key: value for key, value in known.items() if key != "summary"}
+            raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {expected}.")
         if known is None and leader():
             labels = list(task.labels) if task.labels is not None else None
             facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
-            self.store.put("data", facts | {"labels": labels})
+            self.store.put("data", facts | {"labels": labels, "summary": plain_summary(task)})
         return self.parts.work
 
     def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:
@@ -373,10 +378,17 @@ class RunContext:
         return cost_rows(self.estimators, names, work.space, work.net)
 
 
+def show_data(summary: dict[str, Any] | None) -> None:
+    """Print what happened to the data to the error stream, whether bars are shown or not."""
+    if summary is not None:
+        print(data_text(summary), file=sys.stderr)
+
+
 def write_environment(context: RunContext) -> None:
     """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
     import torch
 
+    data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
     packages = [
         "torch",
         "transformers",
@@ -401,7 +413,7 @@ def write_environment(context: RunContext) -> None:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": context.plan.seed,
         "command": context.store.get("command"),
-        "data": context.store.get("data"),
+        "data": data,
     }
     write_text(context.store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
 

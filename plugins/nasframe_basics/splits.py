@@ -87,8 +87,7 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     wanted = portion(select, min(limit or whole, whole), name)
     group = same_texts(data.texts)
     sizes = np.bincount(group)
-    order = stratified(_group_labels(data.labels, group), generator(seed, name), sizes)
-    chosen = np.isin(group, _fill(order, sizes, wanted))
+    chosen = np.isin(group, _chosen_groups(_group_labels(data.labels, group), sizes, wanted, generator(seed, name)))
     if not chosen.any() or chosen.all():
         texts = "1 distinct text" if len(sizes) == 1 else f"{len(sizes):,} distinct texts"
         raise UsageError(
@@ -102,20 +101,46 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     return data.take(rest), data.take(np.flatnonzero(chosen))
 
 
-def _fill(order: np.ndarray, sizes: np.ndarray, wanted: int) -> list[int]:
-    """Take groups in order, leaving out those that are too large for what is still wanted."""
+def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose groups of ``wanted`` rows together, in which the classes have their shares.
+
+    Args:
+        labels: ``(groups,)`` the class of each.
+        sizes: ``(groups,)`` its rows.
+        wanted: rows to choose.
+        rng: draws the order.
+    """
+    order = stratified(labels, rng, sizes)
+    if sizes.max() == 1:
+        return order[:wanted]
+    rows = np.repeat(labels[order], sizes[order])
+    quotas = np.bincount(rows[:wanted], minlength=int(labels.max()) + 1)
+    counts = np.bincount(labels)
+
+    # What large groups leave over of a class's quota goes to the next class. The one of the most groups comes last:
+    # it is the most likely to make the total exact.
+    taken: list[int] = []
+    missing = 0
+    for label in np.argsort(counts, kind="stable"):
+        missing += int(quotas[label])
+        chosen = _fill(order[labels[order] == label].tolist(), sizes, missing)
+        missing -= int(sizes[chosen].sum())
+        taken += chosen
+    return np.array(taken, dtype=np.int64)
+
+
+def _fill(order: list[int], sizes: np.ndarray, wanted: int) -> list[int]:
+    """Take groups in order, except those that are too large for what is still wanted; at least one is left."""
     taken: list[int] = []
     left_out: list[int] = []
     missing = wanted
-    for group in order.tolist():
-        if missing == 0:
-            break
-        if sizes[group] <= missing:
+    for group in order:
+        if sizes[group] <= missing and len(taken) < len(order) - 1:
             taken.append(group)
             missing -= int(sizes[group])
         else:
             left_out.append(group)
-    if missing and len(left_out) > 1:
+    if missing > 0 and len(left_out) > 1:
         smallest = min(left_out, key=lambda group: sizes[group])
         too_many = int(sizes[smallest]) - missing
         if too_many < missing:

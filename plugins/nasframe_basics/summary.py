@@ -88,6 +88,9 @@ def summarise(
     train = set(splits["train"].texts) if "train" in splits else set()
     near_train = {near_keys[texts] for texts in train}
 
+    if tokenizer is not None and max_length is not None:
+        max_length = min(max_length, tokenizer.model_max_length)
+
     rows = []
     for name, split in splits.items():
         distinct = set(split.texts)
@@ -144,12 +147,11 @@ def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tu
         The tokens of the longest, the share that is cut, and how many were looked at: all, or of more than
         ``MEASURED`` the ``LONGEST`` by characters and others at even distances, which stand for the rest.
     """
-    limit = min(max_length, tokenizer.model_max_length)
     picked, weights = _picked([sum(map(len, text)) for text in texts])
     columns = [list(column) for column in zip(*(texts[i] for i in picked), strict=True)]
     encoded = tokenizer(*columns, truncation=True, max_length=ENDLESS, return_attention_mask=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    cut = float(np.sum(weights * (lengths > limit)) / len(texts))
+    cut = float(np.sum(weights * (lengths > max_length)) / len(texts))
     return int(lengths.max()), cut, len(picked)
 
 

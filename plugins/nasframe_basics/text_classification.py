@@ -39,6 +39,7 @@ def text_classification(
     CSV and TSV files begin with a header; TSV quotes nothing. Classes are the labels that occur in the training
     data, sorted, numbers by value. They are measured by ``accuracy`` and ``macro_f1`` (two classes: also ``f1`` of
     the second), a regression by ``pearson``, ``spearman`` and ``negative_rmse``; the first is the primary metric.
+    Labels are read without spaces around them. Rows of one text stay in one split.
 
     Args:
         train: the training file; with ``hub`` the name of the training split (default ``train``).

@@ -86,7 +86,9 @@ def test_texts_beyond_the_sample_are_estimated_from_it():
 
 def test_the_tokenizers_own_limit_cuts_too():
     tokenizer = type("Short", (Words,), {"model_max_length": 4})()
-    assert summary.token_lengths(tokenizer, [("a b",), ("a b c",)], 128)[1] == 0.5
+    data = {"train": Split([("a b",), ("a b c",)], np.array([0, 1]))}
+    made = summary.summarise(data, ["n", "y"], (), tokenizer, 128)
+    assert (made.max_length, made.splits[0].cut) == (4, 0.5)
 
 
 def notices_of(folder, *files, **options):
