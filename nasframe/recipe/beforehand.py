@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Ask the transforms and modifiers that have ``on_plan``, in recipe order, whether their stage can work.
+    """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
         plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a plugin asks.
@@ -28,12 +28,25 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     Yields:
         Where in the recipe a plugin stands that refuses, and why it does.
     """
+    for option, text in _task(plan):
+        yield ("task", *option), text
     known = [stage.name for stage in same_shape(plan)]
     for number, stage in enumerate(plan.stages):
         sized = stage.name in known and stage.options.get("models") is None
         asked = _transform if stage.verb == "transform" else _modifiers
         for place, text in asked(plan, stage, sized):
             yield ("stages", number, stage.verb, *place), text
+
+
+def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask the task's factory, if it has ``on_files``, what does not fit the headers of the files that are at hand."""
+    if not plan.task:
+        return
+    options = {key: value for key, value in plan.task.items() if key != "use"}
+    factory = registry.find("task", plan.task["use"]).load()
+    if hasattr(factory, "on_files"):
+        for option, text in factory.on_files(options, plan.base):
+            yield (option,), text
 
 
 def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -152,6 +152,43 @@ def read_labels(rows: list[Row], column: str, known: Mapping[str, int] | None) -
     return np.array([label_number(row, column) for row in rows], dtype=np.float64)
 
 
+def read_header(path: Path) -> Row | None:
+    """Read the columns of a table without its rows: a row without values, which stands where the header does.
+
+    Returns:
+        ``None`` if the file is not at hand, or nothing can be read of it: what is wrong is told when it is read whole.
+    """
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return Row(f"{path}", dict.fromkeys(parquet.read_schema(path).names))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                names = next(csv.reader(file, strict=True))
+            elif path.suffix == ".tsv":
+                names = file.readline().rstrip("\r\n").split("\t")
+            elif path.suffix == ".jsonl":
+                names = list(json.loads(file.readline()))
+            else:
+                return None
+    except (OSError, ValueError, TypeError, RecursionError, ImportError, csv.Error, StopIteration):
+        return None
+    return Row(f"{path}:1", dict.fromkeys(names))
+
+
+def missing_columns(header: Row, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the columns that a header lacks, each with what is wrong, and which was probably meant."""
+    for column in wanted:
+        name, _ = find_column([header], column)
+        if name not in header.values:
+            names = ", ".join(map(repr, header.values))
+            yield (
+                column,
+                f"{header.place}: no column {column!r}. There are: {names}.{suggestion(column, header.values)}",
+            )
+
+
 def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
     """Find a column by its name; spaces around the name in the file do not count.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,16 @@ from typing import Any
 from nasframe.errors import UsageError
 from nasframe.notices import Notice, Notify, say
 from nasframe_basics.cells import class_name, label_notices, spelled_alike
-from nasframe_basics.rows import Row, find_column, located, read, read_hub, read_labels
+from nasframe_basics.rows import (
+    Row,
+    find_column,
+    located,
+    missing_columns,
+    read,
+    read_header,
+    read_hub,
+    read_labels,
+)
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
 from nasframe_basics.text import TextTask
@@ -85,6 +94,29 @@ def text_classification(
         notify(notice.place, notice.text)
     counts = [source.counts for source in sources]
     return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts)
+
+
+def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
+    """Yield the options that name columns which a file at hand does not have, and why.
+
+    Args:
+        options: of the task.
+        base: the recipe's folder.
+    """
+    texts = options.get("text", "text")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    label = options.get("label", "label")
+    files = [options[name] for name in ("train", "dev") if options.get(name)]
+    if options.get("hub") is not None:
+        return
+    for file in files:
+        header = read_header(located(file, base))
+        if header is not None:
+            for column, problem in missing_columns(header, [*texts, label]):
+                yield "label" if column == label else "text", problem
+
+
+text_classification.on_files = _on_files  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
