@@ -265,6 +265,7 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
         "stages": [{"name": "teacher", "verb": "train", "what": "100 steps", "seconds": 61.0}],
         "costs": {"params": {"smallest": 1e6, "largest": 2e6, "full": 2e6, "unit": "parameters"}},
         "limits": [{"cost": "params", "text": "<= 3M", "reachable": True, "nearest": 2e6}],
+        "data": None,
         "notices": [],
         "seconds": 61.0,
     }

@@ -178,8 +178,7 @@ def test_the_published_files_are_read_whole(name, folder, train, dev):
     made = glue(name, path=str(REAL), select=400)
     split = made._splits
     assert len(split["dev"]) == dev
-    repeats = train - len(split["train"]) - 400  # rows whose text went to select
-    assert 0 <= repeats < 0.02 * train
+    assert (len(split["train"]), len(split["select"])) == (train - 400, 400)
     assert not set(split["train"].texts) & set(split["select"].texts)
     quoted = any('"' in part for text in split["train"].texts for part in text)
     assert quoted == (name != "sst2")
