@@ -91,7 +91,7 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     if not chosen.any() or chosen.all():
         texts = "1 distinct text" if len(sizes) == 1 else f"{len(sizes):,} distinct texts"
         raise UsageError(
-            f"{name}: {select!r} of {whole:,} examples cannot be set apart: there are only {texts}, the rarest in"
+            f"{name}: {select!r} of {whole:,} examples cannot be set apart: they hold only {texts}, the rarest in"
             f" {sizes.min():,} examples, and examples of one text stay together. Expected more distinct texts, or"
             f" another share than {wanted:,} examples."
         )
