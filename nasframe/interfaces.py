@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from nasframe.types import Arch, Batch, CostTable, Evaluation, Forward, TrainJob, TrainResult, Trial, Work
@@ -113,6 +114,14 @@ def start_sampler(sampler: Sampler, stage: str, total: int, origin: Literal["tra
 def sizes_of(space: Any, arch: Arch | None) -> Arch | None:
     """Return the sizes (layers, heads, neurons) that an architecture of a space means, if the space can say."""
     return arch if arch is None or not hasattr(space, "sizes") else space.sizes(arch)
+
+
+def files_of(plugin: Any) -> list[Path]:
+    """Return the files and folders that a model or a task declares, those that are there."""
+    declare = getattr(plugin, "files", None)
+    if declare is None:
+        return []
+    return [Path(place) for place in declare() if Path(place).exists()]
 
 
 @runtime_checkable
@@ -219,6 +228,8 @@ class Task(Protocol):
     An attribute ``summary``, a :class:`nasframe.types.DataSummary`, may be there too: what happened to the data on the
     way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
 
+    ``files()`` may be there too, as a model's: the data files that other code than Python opens.
+
     Attributes:
         primary: the metric that a search maximises.
         labels: the class names in index order, or ``None`` for regression.
@@ -246,7 +257,12 @@ class Task(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A network and its tokenizer from a name."""
+    """A network and its tokenizer from a name.
+
+    ``files() -> Sequence[Path]`` may be there too: the files and folders that the two are read from. A run remembers
+    their content, so that it is not resumed, and no stage comes from the cache, after one of them has changed. Files
+    that Python opens are found without it; those that native code opens (safetensors, tokenizers) are not.
+    """
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""

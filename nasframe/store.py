@@ -46,15 +46,6 @@ CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, bluep
 """
 
 
-def stamp(path: Path) -> tuple[int, ...]:
-    """Return what differs once a file does, without reading it; nothing where there is no file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

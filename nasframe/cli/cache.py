@@ -65,7 +65,7 @@ def why(
     cache: Folder = None,
     json_: Json = False,
 ) -> None:
-    """Say whether a stage came from the cache, and in what its key differs from the nearest entry."""
+    """Say whether a stage came from the cache, and if not, which files changed or where its key differs from others."""
     import json
 
     from nasframe.errors import UsageError, listing, suggestion
@@ -75,6 +75,7 @@ def why(
     store = RunStore(run, shared=True)
     names = [row[0] for row in store.db.execute("SELECT name FROM stage ORDER BY position")]
     parts, origin = store.get(f"key {stage}"), store.stage_result(stage).get("cached")
+    changed = store.get(f"changed {stage}", [])
     kept = _cache(cache) if cache or not store.get("cache") else Cache(Path(store.get("cache")))
     store.close()
     if stage not in names:
@@ -84,11 +85,16 @@ def why(
     entry, where, found = nearest(kept, parts)
     if json_:
         rows = [{"part": path, "this": mine, "nearest": other} for path, mine, other in found]
-        print(
-            json.dumps({"cached": origin, "nearest": entry and entry["key"], "stage": where, "differs": rows}, indent=1)
-        )
+        files = [{"file": name, "then": then, "now": now} for name, then, now in changed]
+        nearest_key = entry["key"] if entry else None
+        facts = {"cached": origin, "changed": files, "nearest": nearest_key, "stage": where, "differs": rows}
+        print(json.dumps(facts, indent=1))
         return
     print(f"{stage}: taken from the cache, made by {origin['run']}" if origin else f"{stage}: run here")
+    if changed:
+        print("there was an entry of the same key, but files that its stages had opened were not as they had been:")
+        for name, then, now in changed:
+            print(f"  {name}: {_short(now)} here, {_short(then)} there")
     if entry is None:
         print(f"no other entry of a stage {stage!r} in {kept.root}")
         return
@@ -99,7 +105,8 @@ def why(
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text[:12] + "…" if len(text) == 64 and " " not in text else text
+    words, _, digest = text.rpartition(" ")
+    return f"{words} {digest[:12]}…".lstrip() if len(digest) == 64 else text
 
 
 @app.command()

@@ -13,22 +13,26 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.digests import file_digest
 from nasframe.recipe.nodes import dotted
-from nasframe.running.keys import digest, file_digest, material, stage_keys
+from nasframe.running.keys import Names, declared_files, definition, digest, material, named_places, stage_keys
+from nasframe.running.reads import Recorder, is_below, state
 from nasframe.store import RunStore, write_text
-from nasframe.types import Work
 
 if TYPE_CHECKING:
-    from nasframe.recipe.plan import Plan, PlannedStage
+    from nasframe.recipe.plan import PlannedStage
+    from nasframe.running.material import Material
 
 FORMAT = 1
 VARIABLE = "NASFRAME_CACHE"
 ROWS = "rows.json"
+UNKNOWN = "unknown"
+"""The state of a file that changed while it was read; it equals no state, so that nothing is served with it."""
 
 
 def default_folder() -> Path:
@@ -167,22 +171,27 @@ class CachedRun:
     Args:
         cache: the cache.
         store: the run's directory.
-        plan: its recipe.
-        work: what is there before the first stage.
+        parts: what its recipe names, loaded.
     """
 
-    def __init__(self, cache: Cache, store: RunStore, plan: Plan, work: Work) -> None:
-        self.cache, self.store, self.plan = cache, store, plan
+    def __init__(self, cache: Cache, store: RunStore, parts: Material) -> None:
+        self.cache, self.store, self.plan, self.material = cache, store, parts.plan, parts
         self.shared = bool(store.get("study"))  # to save room
-        self.parts = stage_keys(plan, material(work))
+        self.parts = stage_keys(self.plan, material(parts))
         self.keys = [digest(parts) for parts in self.parts]
+        self.names = Names(self.plan)
+        self.loaded = self._states(parts.reads, covered=[])
 
     def adopt(self, position: int) -> bool:
-        """Take a stage's result over from the cache, if it is there."""
+        """Take a stage's result over from the cache, if it is there and made from files that are as they were."""
         began, stage = time.monotonic(), self.plan.stages[position]
         self.store.put(f"key {stage.name}", self.parts[position])
         entry = self.cache.read(self.keys[position])
         if entry is None:
+            return False
+        changed = self._changed(position, entry["opened"])
+        self.store.put(f"changed {stage.name}", changed)
+        if changed:
             return False
         try:
             rows = json.loads(self.cache.blob(entry["files"][ROWS]).read_text(encoding="utf-8"))
@@ -191,10 +200,40 @@ class CachedRun:
             return False
         origin = {"key": self.keys[position], "run": entry["run"], "run_seconds": entry["run_seconds"]}
         result = {**entry["result"], "cached": origin}
+        self.store.put(f"opened {stage.name}", entry["opened"])
         self.store.put_stage(stage.name, position, stage.verb, rows, time.monotonic() - began, result)
         with suppress(FileNotFoundError):  # pruned meanwhile
             os.utime(self.cache.root / "stages" / f"{self.keys[position]}.json")
         return True
+
+    def _changed(self, position: int, opened: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """Return the files of an entry that are not what they were: name, state then, state now.
+
+        What earlier stages of this run read must be what the entry's own earlier stages had read. Either may have read
+        less than the other, since a process need not open again what it has read for another run.
+        """
+        before = self._opened_before(position)
+        current = {name: state(self.names.place(name), self._hidden()) for name in opened} | before
+        names = [name for name in opened if opened[name] != current[name]]
+        names += [name for name, known in before.items() if known == UNKNOWN and name not in names]
+        return [(name, opened.get(name, UNKNOWN), current[name]) for name in names]
+
+    def _opened_before(self, position: int) -> dict[str, str]:
+        """Return what was opened before a stage, by the earlier ones and by the loading of model and data."""
+        if position == 0:
+            return dict(self.loaded)
+        opened: dict[str, str] = self.store.get(f"opened {self.plan.stages[position - 1].name}", {})
+        return self.loaded | opened
+
+    def _states(self, reads: Recorder, covered: Sequence[str]) -> dict[str, str]:
+        """Return what was read, by name, without what lies below covered places."""
+        states, changed = reads.states(self._hidden())
+        states |= dict.fromkeys(changed, UNKNOWN)
+        return {self.names.name(path): found for path, found in states.items() if not is_below(path, covered)}
+
+    def _hidden(self) -> list[str]:
+        """Return the real paths of the run directory and the cache, which do not count as read."""
+        return [os.path.realpath(self.store.directory), os.path.realpath(self.cache.root)]
 
     def _place(self, files: Mapping[str, str]) -> None:
         """Bring the run's files to what they were after the stage; those of a study's runs are shared."""
@@ -206,17 +245,53 @@ class CachedRun:
             if path.relative_to(self.store.directory).as_posix() not in files:
                 path.unlink()
 
-    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any]) -> None:
-        """Keep the result of a stage that was just run: its rows, the models, and what the next stage needs."""
+    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any], reads: Recorder) -> list[str]:
+        """Keep the result of a stage that was just run: its rows, the models, and what the next stage needs.
+
+        Args:
+            stage: the stage.
+            seconds: how long it took.
+            result: what it found.
+            reads: what was read while it ran.
+
+        Returns:
+            the files that changed while the stage ran. If there are any, nothing is kept, of later stages neither:
+            nobody knows what was read.
+        """
         from nasframe.store import load_state
 
         home, position = self.store.directory, self.plan.stages.index(stage)
+        before = self._opened_before(position)
+        states = self._states(reads, self._covered(position))
+        states |= dict.fromkeys(self._changed_covered(position), UNKNOWN)
+        changed = [name for name, found in states.items() if UNKNOWN in (found, before.get(name))]
+        changed += [name for name, found in states.items() if before.get(name, found) != found]
+        opened = before | states | dict.fromkeys(changed, UNKNOWN)
+        self.store.put(f"opened {stage.name}", opened)
+        if UNKNOWN in opened.values():
+            return sorted(set(changed))
         work = self.store.checkpoint(f"work-{stage.name}").path
         nets = [self.store.checkpoint(name).path for name in load_state(work)["nets"].values()]
         paths = [work, *nets, *_results(home)]
         entry = {"parts": self.parts[position], "run": str(home.resolve()), "run_seconds": seconds, "result": result}
+        entry["opened"] = opened
         files = {path.relative_to(home).as_posix(): path for path in paths}
         self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files, self.shared)
+        return []
+
+    def _changed_covered(self, position: int) -> list[str]:
+        """Return what of a stage's key would be another by now, because a file has changed since it was made."""
+        now = {**definition(self.plan, position), "files": declared_files(self.material)}
+        then = {**self.parts[position], "files": self.parts[position]["material"]["files"]}
+        return [name for name, _, _ in differences(now, {key: then[key] for key in now})]
+
+    def _covered(self, position: int) -> list[str]:
+        """Return the real paths of the files and folders that a stage's key knows by content, wherever they lie."""
+        stages = self.plan.recipe["stages"][: position + 1]
+        options = [stages, self.plan.space, self.plan.sampler, self.plan.estimators]
+        places = [place for _, place in named_places(options, self.plan.base)]
+        places += [place for _, place in self.material.declared()]
+        return [os.path.realpath(place) for place in places]
 
     def building(self, position: int) -> Any:
         """Hold the right to build a stage of this run."""

@@ -15,28 +15,31 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.digests import file_digest, files_below, tree_digest
 from nasframe.goals import aimed_costs
 from nasframe.recipe.plan import keeps_net
-from nasframe.store import stamp
-from nasframe.types import Work, canonical_json
+from nasframe.running.reads import is_below
+from nasframe.types import canonical_json
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.recipe.plan import Plan
+    from nasframe.running.material import Material
 
-FORMAT = 1
+FORMAT = 2
 NUMERIC = (
     "torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "scikit-learn", "safetensors", "optuna",
 )  # fmt: skip
 """Packages whose version may change a number."""
 
 
-def stage_keys(plan: Plan, start: Mapping[str, str]) -> list[dict[str, Any]]:
+def stage_keys(plan: Plan, start: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parts of every stage's key, in order; each holds the digest of the one before as ``upstream``.
 
     Args:
@@ -88,34 +91,129 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
     if verb == "search":
         parts |= {"constraints": plan.constraints, "budgets": plan.budgets, "objectives": plan.objectives}
         parts["keeps_net"] = keeps_net(plan, plan.stages[position])
-    return dict(contents(parts)) | {"model": _placeless(plan.model), "task": _placeless(plan.task)}
+    return dict(contents(parts, plan.base)) | {"model": _placeless(plan.model), "task": _placeless(plan.task)}
 
 
-def contents(value: Any) -> Any:
-    """Put the digest of its content in the place of every file or folder that options name."""
+def contents(value: Any, base: Path = Path()) -> Any:
+    """Put the digest of its content beside, or in the place of, every file or folder that options name.
+
+    Where an absolute path leads does not matter, only what lies there. A relative one may be a word that happens to
+    be a file's name, so it stays.
+
+    Args:
+        value: options, as deep as they go.
+        base: the recipe's folder, against which relative paths are read.
+    """
     if isinstance(value, Mapping):
-        return {key: contents(item) for key, item in value.items()}
+        return {key: item if key == "use" else contents(item, base) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [contents(item) for item in value]
-    return {"content": tree_digest(Path(value), "*")} if _is_place(value) else value
+        return [contents(item, base) for item in value]
+    place = named_place(value, base)
+    if place is None:
+        return value
+    content = {"content": tree_digest(place)}
+    return content if os.path.isabs(value) else {"path": value, **content}
+
+
+def named_place(value: Any, base: Path) -> Path | None:
+    """Return the file or folder that an option's value names, if it names one.
+
+    A word without a separator names a file, but no folder: folders are often called like a stage, a split or a plugin.
+    Nor does a folder count that holds the recipe's own: runs may lie in it.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    place = base / os.path.expanduser(value)
+    if os.path.isfile(place):
+        return place
+    is_path = os.sep in value or value.startswith((".", "~"))
+    if not is_path or not os.path.isdir(place) or is_below(base, [os.path.realpath(place)]):
+        return None
+    return place
+
+
+def named_places(value: Any, base: Path, at: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield every file or folder that options name, with the dotted path of the option.
+
+    >>> list(named_places({"task": {"parts": [__file__]}}, Path()))[0][0]
+    'task.parts.0'
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "use":
+                yield from named_places(item, base, f"{at}.{key}" if at else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from named_places(item, base, f"{at}.{number}")
+    elif place := named_place(value, base):
+        yield at, place
 
 
 def _placeless(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out where a task's data or a model's files lie: their content is part of the key by itself."""
-    return {key: value for key, value in options.items() if not _is_place(value)}
+    return {key: value for key, value in options.items() if not (_is_absolute(value) and os.path.exists(value))}
 
 
-def _is_place(value: Any) -> bool:
-    return isinstance(value, str) and os.path.isabs(value) and Path(value).exists()
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)
 
 
-def material(work: Work) -> dict[str, str]:
-    """Digest what a run starts from: data, weights, tokenizer."""
+def material(parts: Material) -> dict[str, Any]:
+    """Digest what a run starts from: data, weights, tokenizer, and the files that model and task declare."""
+    work = parts.work
     return {
         "data": work.task.fingerprint,
         "weights": net_digest(work.net),
         "tokenizer": tokenizer_digest(work.tokenizer),
+        "files": declared_files(parts),
     }
+
+
+def declared_files(parts: Material) -> dict[str, str]:
+    """Digest every file that model and task declare, those below declared folders too, by name."""
+    digests = {}
+    for name, place in parts.declared():
+        for inside, file in files_below(place):
+            digests[f"{name}/{inside}" if inside else name] = file_digest(file)
+    return digests
+
+
+class Names:
+    """Names for files that are the same wherever a project lies, and what they mean in a run.
+
+    A file that an option of model or task leads to is named by the option, ``<task.path>/train.tsv``; one below the
+    recipe's folder from there; any other in full.
+
+    Args:
+        plan: the run's plan.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.base = plan.base
+        self.places = dict(named_places({"model": plan.model, "task": plan.task}, plan.base))
+
+    def name(self, path: Path) -> str:
+        """Return the name of a file."""
+        for option, place in self.places.items():
+            if is_below(path, [os.path.realpath(place)]):
+                return self._inside(f"<{option}>", path, place)
+        if is_below(path, [os.path.realpath(self.base)]):
+            return self._inside("", path, self.base)
+        return str(path)
+
+    def place(self, name: str) -> Path:
+        """Return the file of a name, in this run."""
+        if not name.startswith("<"):
+            return self.base / name
+        option, _, inside = name[1:].partition(">")
+        place = self.places.get(option, self.base / name)
+        return place / inside.removeprefix("/") if inside else place
+
+    def _inside(self, start: str, path: Path, place: Path) -> str:
+        inside = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(place))).as_posix()
+        if inside == ".":
+            return start or inside
+        return f"{start}/{inside}" if start else inside
 
 
 def net_digest(net: nn.Module | None) -> str:
@@ -185,18 +283,27 @@ def sources(names: Iterable[str]) -> dict[str, Any]:
     """Digest the source of nasframe and of the packages whose plugins are named, and what those packages require.
 
     A name counts whatever its kind. A package of another distribution than nasframe brings its version and those of
-    its requirements.
+    its requirements, a one-file plugin what it imports from beside it.
     """
-    wanted = {*names, "loop"}  # a search may train candidates with it unasked
-    found: dict[str, Any] = {"nasframe": source_digest(Path(__file__).parents[1])}
-    entries = [e for kind in registry.KINDS for e in registry.factories(kind).values() if e.name in wanted]
+    digests: dict[str, Any] = {"nasframe": source_digest(Path(__file__).parents[1])}
+    entries = entries_of(names)
     for source in {entry.source for entry in entries if entry.source.version and entry.package != "nasframe"}:
         required = (re.match(r"[\w.-]+", text) for text in metadata.requires(source.package) or ())
-        found[str(source)] = versions(match.group() for match in required if match)
-    return found | {home.name: source_digest(home) for home in {home for e in entries for home in _homes(e)}}
+        digests[str(source)] = versions(match.group() for match in required if match)
+    for home in {home for entry in entries for home in homes(entry)}:
+        digests[home.name] = source_digest(home)
+        if home.is_file():
+            digests |= {f"{home.name}: {name}": source_digest(file) for name, file in imported_beside(home)}
+    return digests
 
 
-def _homes(entry: registry.Registered) -> Iterator[Path]:
+def entries_of(names: Iterable[str]) -> list[registry.Registered]:
+    """Return what is registered under some names, whatever its kind."""
+    wanted = {*names, "loop"}  # a search may train candidates with it unasked
+    return [e for kind in registry.KINDS for e in registry.factories(kind).values() if e.name in wanted]
+
+
+def homes(entry: registry.Registered) -> Iterator[Path]:
     """Yield the package or file that a plugin's code lies in."""
     if entry.source.file:
         yield Path(entry.source.file)
@@ -208,31 +315,25 @@ def _homes(entry: registry.Registered) -> Iterator[Path]:
         yield origin.parent if origin.name == "__init__.py" else origin
 
 
+def imported_beside(plugin: Path) -> list[tuple[str, Path]]:
+    """Return the files that a one-file plugin imports from its own folder, however far, by their names in it."""
+    finder = ModuleFinder(path=[str(plugin.parent)], excludes=["nasframe"])
+    finder.run_script(str(plugin))
+    modules: Iterable[Any] = finder.modules.values()
+    files = [Path(module.__file__) for module in modules if module.__file__]
+    return sorted((file.relative_to(plugin.parent).as_posix(), file) for file in files if file != plugin)
+
+
 def source_digest(home: Path) -> str:
-    """Digest the code of a package, as it was when this process first asked: that is about what it has imported."""
-    return file_digest(home) if home.is_file() else _package_digest(home)
+    """Digest the code of a package or file, as it was when this process first asked: about what it has imported.
+
+    A one-file plugin is loaded again when it has changed, so its file counts as it is now.
+    """
+    if home.is_file() and str(home) in {source.file for source in registry.plugins().sources.values()}:
+        return file_digest(home)
+    return _package_digest(home)
 
 
 @functools.cache
 def _package_digest(home: Path) -> str:
-    return tree_digest(home)
-
-
-def tree_digest(path: Path, pattern: str = "*.py") -> str:
-    """Digest a file, or those files below a folder that match, with their names."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted(file for file in path.rglob(pattern) if file.is_file() and "__pycache__" not in file.parts)
-    listed = [(file.relative_to(path).as_posix(), file_digest(file)) for file in files]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes; a file that is as it was is not read again."""
-    return _file_digest(path, *stamp(path))
-
-
-@functools.lru_cache(maxsize=100_000)
-def _file_digest(path: Path, *_: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return tree_digest(home, "*.py")

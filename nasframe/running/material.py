@@ -7,13 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.interfaces import files_of
 from nasframe.notices import Notices
 from nasframe.running.processes import device
+from nasframe.running.reads import Recorder
 from nasframe.streams import stream_seed
 from nasframe.types import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from torch import nn
 
@@ -32,22 +35,31 @@ class Material:
     def __init__(self, plan: Plan, tokenizer: Any = None) -> None:
         self.plan, self._tokenizer = plan, tokenizer
         self.notices = Notices()
+        self.reads = Recorder()
 
     @cached_property
     def model(self) -> Model | None:
         """The model, from which networks are loaded; ``None`` where the recipe's space stands without a network."""
         use = self.plan.model
-        return registry.make("model", use, {"base": self.plan.base, "notify": self.notices}) if use else None
+        if not use:
+            return None
+        with self.reads:
+            found: Model = registry.make("model", use, {"base": self.plan.base, "notify": self.notices})
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self._tokenizer or (self.model and self.model.tokenizer())
+        with self.reads:
+            return self._tokenizer or (self.model and self.model.tokenizer())
 
     @cached_property
     def bare_space(self) -> Any:
         """The recipe's space where it stands without a network, else ``None``."""
-        return None if self.model else registry.make("space", self.plan.space, {"notify": self.notices})
+        if self.model:
+            return None
+        with self.reads:
+            return registry.make("space", self.plan.space, {"notify": self.notices})
 
     @cached_property
     def estimators(self) -> Mapping[str, Estimator]:
@@ -56,7 +68,8 @@ class Material:
             found: Mapping[str, Estimator] = self.bare_space.estimators
             return found
         inject = {"notify": self.notices}
-        return {name: registry.make("estimator", use, inject) for name, use in self.plan.estimators.items()}
+        with self.reads:
+            return {name: registry.make("estimator", use, inject) for name, use in self.plan.estimators.items()}
 
     @cached_property
     def task(self) -> Task:
@@ -68,25 +81,39 @@ class Material:
         seed = stream_seed(self.plan.seed, "split")
         inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
         inject["notify"] = self.notices
-        found: Task = registry.make("task", self.plan.task, inject)
+        with self.reads:
+            found: Task = registry.make("task", self.plan.task, inject)
         return found
 
     def net(self, random: bool = False) -> nn.Module:
         """Load the model's network anew, its head (or all of it) drawn from the run's ``init`` stream."""
         assert self.model is not None
-        net = self.model.load(self.task.labels, stream_seed(self.plan.seed, "init"), random=random)
+        labels, seed = self.task.labels, stream_seed(self.plan.seed, "init")
+        with self.reads:
+            net = self.model.load(labels, seed, random=random)
         return net.to(device())
 
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
         """Make the space ``use``, or the recipe's own if it has one, for a network."""
         use = use or self.plan.space
-        return registry.make("space", use, {"config": net.config, "notify": self.notices}) if use else None
+        if not use:
+            return None
+        with self.reads:
+            found: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
+        return found
 
     @cached_property
     def work(self) -> Work:
         """What the first stage starts from."""
         task, net = self.task, self.net() if self.model else None
         return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]
+
+    def declared(self) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that model and task say they read, each with a name for it."""
+        for kind, plugin in (("model", self.model), ("task", self.task)):
+            places = files_of(plugin)
+            for number, place in enumerate(places, start=1):
+                yield kind if len(places) == 1 else f"{kind} {number}", place
 
 
 def plain_summary(task: Task) -> dict[str, Any] | None:

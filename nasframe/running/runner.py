@@ -34,6 +34,7 @@ from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
 from nasframe.running.reach import check_budgets
+from nasframe.running.reads import Recorder
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
 from nasframe.streams import stream_seed
 from nasframe.types import Work, canonical_json
@@ -232,7 +233,7 @@ class RunContext:
         with progress.bar("model and data"):
             self.material = self.load_material()
             if (folder := store.get("cache")) is not None and leader():
-                self.cached = CachedRun(Cache(Path(folder)), store, plan, self.material)
+                self.cached = CachedRun(Cache(Path(folder)), store, self.parts)
         if self.began_here and leader() and not store.get("study"):
             show_data(store.get("data")["summary"])
 
@@ -278,9 +279,10 @@ class RunContext:
         self.store.start_stage(stage.name, position, stage.verb)
         self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}")
         context, began = StageContext(self, stage), time.monotonic()
-        before = set(self.parts.notices)
+        before, reads = set(self.parts.notices), Recorder()
         try:
-            work = context.call(work)
+            with reads:
+                work = context.call(work)
         except BaseException:
             self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
@@ -289,7 +291,9 @@ class RunContext:
             context.result["notices"] = fresh
         seconds = time.monotonic() - began
         if self.cached is not None:
-            self.cached.keep(stage, seconds, context.result)
+            for name in self.cached.keep(stage, seconds, context.result, reads):
+                text = f"changed while stage {stage.name} ran, so its result is not kept in the cache."
+                self.parts.notices(name, text)
         self.store.end_stage(stage.name, "done", seconds, context.result)
         self.prune(stage.name)
         self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)

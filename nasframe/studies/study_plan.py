@@ -67,14 +67,14 @@ class _Looks:
     """Loads and measures what several runs have in common once."""
 
     def __init__(self) -> None:
-        self.starts: dict[str, dict[str, str]] = {}
+        self.starts: dict[str, dict[str, Any]] = {}
         self.speeds: dict[str, float] = {}
 
-    def start(self, plan: Plan) -> dict[str, str]:
+    def start(self, plan: Plan) -> dict[str, Any]:
         """Digest what a run starts from."""
         key = canonical_json([plan.model, plan.task, plan.seed, str(plan.base), plan.model or plan.space])
         if key not in self.starts:
-            self.starts[key] = material(Material(plan).work)
+            self.starts[key] = material(Material(plan))
         return self.starts[key]
 
     def look(self, plan: Plan) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nasframe.digests import stamp
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
-from nasframe.store import stamp
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,7 +43,7 @@ class HF:
         local = Path(base or ".") / Path(path).expanduser()
         self.path = str(local if local.is_dir() else path)
         self.attention = attention
-        self._source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""
@@ -95,6 +96,19 @@ class HF:
         except (OSError, ValueError):
             return None
         return net
+
+    def files(self) -> list[Path]:
+        """Return the model's directory, or the folder in the hub's cache that holds it."""
+        if os.path.isdir(self.path):
+            return [Path(self.path)]
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            config = try_to_load_from_cache(self.path, "config.json", revision=self._source["revision"])
+        except HFValidationError:  # no hub id; loading says so
+            return []
+        return [Path(config).parent] if isinstance(config, str) else []
 
     @contextlib.contextmanager
     def _found(self) -> Iterator[None]:

@@ -65,7 +65,7 @@ def write(folder: Path) -> None:
 def keys_of(folder: Path, *overrides: str) -> dict[str, str]:
     registry.plugins.cache_clear()
     plan = resolve(nf.load_recipe(folder / "recipe.yaml", overrides))
-    found = keys.stage_keys(plan, keys.material(Material(plan).work))
+    found = keys.stage_keys(plan, keys.material(Material(plan)))
     registry.plugins.cache_clear()
     return {stage.name: keys.digest(parts) for stage, parts in zip(plan.stages, found, strict=True)}
 

@@ -1,0 +1,235 @@
+"""Which files were read while something ran, as far as Python can tell.
+
+Python reports every file that it opens, and every folder that it lists, as an audit event. Such a hook cannot be
+removed, so there is one for the whole process, and recorders are switched on and off. What native code opens
+(safetensors, tokenizers, Parquet) raises no event: models and tasks declare such files with ``files()``.
+
+Not recorded: Python's own files and installed packages, whose versions are part of a key; nasframe itself; what was
+written before it was read; temporary files that are gone at the end; and the folders of the operating system whose
+content changes by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import site
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nasframe.digests import Stamp, file_digest, stamp
+
+MISSING = "missing"
+"""The state of a file that was looked for in vain."""
+MACHINE = ("/proc", "/sys", "/dev", "/run", "/etc")
+"""Folders of the operating system: what they hold may change at any time, and changes no number."""
+
+METADATA = os.path.join("importlib", "metadata")
+IMPORTS = ("importlib._bootstrap", METADATA, "zipimport", "pkgutil.py")
+ABOUT_CODE = (METADATA, "linecache.py")
+
+
+class Recorder:
+    """Records what is read in its ``with`` statements, which may be nested and entered again.
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "words.txt"
+    >>> _ = place.write_text("good bad")
+    >>> with Recorder() as recorder:
+    ...     _ = place.read_text()
+    >>> [Path(path).name for path in recorder.stamps]
+    ['words.txt']
+    """
+
+    def __init__(self) -> None:
+        self.stamps: dict[str, Stamp] = {}  # path → what it was when it was first read
+        self.written: set[str] = set()
+
+    def __enter__(self) -> Recorder:
+        _install()
+        _active.append(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _active.reverse()
+        _active.remove(self)  # the innermost entry of this recorder
+        _active.reverse()
+
+    def read(self, path: str, seen: Stamp) -> None:
+        """Note that a file is opened for reading, or a folder listed, unless it was written here before."""
+        if path not in self.written:
+            self.stamps.setdefault(path, seen)
+
+    def wrote(self, path: str) -> None:
+        """Note that a file is opened for writing, or gets its name."""
+        self.written.add(path)
+
+    def states(self, hidden: Iterable[str | Path] = ()) -> tuple[dict[Path, str], list[Path]]:
+        """Return what was read.
+
+        Args:
+            hidden: places of the run itself, which do not count.
+
+        Returns:
+            path → :func:`state`, and the paths that changed after they were read, whose state nobody knows.
+        """
+        own = [os.path.realpath(place) for place in hidden]
+        states, changed = {}, []
+        for name, seen in self.stamps.items():
+            path = Path(name)
+            was_temporary = bool(seen) and not path.exists() and _is_temporary(path)
+            if was_temporary or is_below(path, own):
+                continue
+            if seen != stamp(name):
+                changed.append(path)
+            else:
+                states[path] = state(path, own)
+        return states, changed
+
+
+def state(path: Path, hidden: Iterable[str] = ()) -> str:
+    """Return what a file holds, as a digest: of a folder, the names in it; ``missing`` if nothing is there.
+
+    Args:
+        path: the file or folder.
+        hidden: real paths that do not count as names of a folder, nor what leads to them.
+    """
+    if path.is_file():
+        return file_digest(path)
+    if not path.is_dir():
+        return MISSING
+    home = os.path.realpath(path)
+    names = [name for name in os.listdir(path) if not _leads_to(os.path.join(home, name), hidden)]
+    return "names " + hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+
+
+def is_below(path: Path, places: Iterable[str]) -> bool:
+    """Tell whether a path, or what it is a link to, is one of some real paths or lies below one."""
+    candidates = (os.path.abspath(path), os.path.realpath(path))
+    return any(name == place or name.startswith(place + os.sep) for place in places for name in candidates)
+
+
+def _leads_to(path: str, hidden: Iterable[str]) -> bool:
+    """Tell whether a name in a folder is a run's, or leads to a hidden place."""
+    if os.path.isfile(os.path.join(path, "run.db")):
+        return True
+    return any(place == path or place.startswith(path + os.sep) for place in hidden)
+
+
+# ---- the hook
+
+_active: list[Recorder] = []
+_installed = False
+
+
+def _install() -> None:
+    global _installed
+    if not _installed:
+        _own_places()  # so that the hook only looks at it
+        sys.addaudithook(_hook)
+        _installed = True
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    """Pass an audit event on to the recorders that are switched on; an error here must not break a user's open."""
+    if not _active:
+        return
+    with suppress(OSError, ValueError, TypeError):
+        if event == "open":
+            _opened(args[0], args[1], args[2], sys._getframe(1))
+        elif event in ("os.listdir", "os.scandir"):
+            _listed(args[0], sys._getframe(1))
+        elif event == "os.rename":
+            _renamed(args[1])
+
+
+def _opened(path: Any, mode: str | None, flags: int, caller: FrameType) -> None:
+    if isinstance(path, int):
+        return
+    plain = os.fsdecode(path)
+    if mode is None and not os.path.isabs(plain):  # os.open: it may be relative to another open folder
+        return
+    name = _source_of(os.path.abspath(plain))
+    if name.startswith(_own_places()):
+        return
+    writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if mode is None else set(mode) & set("wax")
+    if writes:
+        for recorder in _active:
+            recorder.wrote(name)
+        return
+    try:
+        found = os.stat(name)
+    except OSError:
+        if mode is None or _looks_for_modules(caller):
+            return
+    else:
+        if not stat.S_ISREG(found.st_mode) or _asks_about_code(caller):
+            return
+    for recorder in _active:
+        recorder.read(name, stamp(name))
+
+
+def _listed(path: Any, caller: FrameType) -> None:
+    if isinstance(path, int) or _looks_for_modules(caller):
+        return
+    name = os.path.abspath(os.fsdecode(path or "."))
+    if name.startswith(_own_places()) or not os.path.isdir(name):
+        return
+    for recorder in _active:
+        recorder.read(name, stamp(name))
+
+
+def _renamed(target: Any) -> None:
+    if not isinstance(target, int):
+        for recorder in _active:
+            recorder.wrote(os.path.abspath(os.fsdecode(target)))
+
+
+def _looks_for_modules(caller: FrameType) -> bool:
+    """Tell whether an import, or a search for installed packages, looks around: what it passes by does not matter."""
+    return any(part in name for name in _library_frames(caller) for part in IMPORTS)
+
+
+def _asks_about_code(caller: FrameType) -> bool:
+    """Tell whether an installed package is asked for its version, or a function for its source."""
+    return any(part in name for name in _library_frames(caller) for part in ABOUT_CODE)
+
+
+def _library_frames(caller: FrameType) -> Iterator[str]:
+    """Yield the files of the calls inside of Python's own library that led to an event."""
+    library = sysconfig.get_path("stdlib")
+    frame: FrameType | None = caller
+    while frame is not None and frame.f_code.co_filename.startswith(("<frozen", library)):
+        yield frame.f_code.co_filename
+        frame = frame.f_back
+
+
+def _source_of(name: str) -> str:
+    """Return the source of a bytecode file, of which the content may differ between equal sources."""
+    if name.endswith(".pyc") and "__pycache__" in name:
+        return importlib.util.source_from_cache(name)
+    return name
+
+
+@cache
+def _own_places() -> tuple[str, ...]:
+    """Return the beginnings of paths that are never recorded: the machine's, Python's, and nasframe's."""
+    named = ("stdlib", "platstdlib", "purelib", "platlib", "include", "scripts")
+    folders = [sysconfig.get_path(name) for name in named]
+    folders += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1]), *MACHINE]
+    real = [os.path.realpath(folder) for folder in folders]
+    return tuple(os.path.join(folder, "") for folder in dict.fromkeys([*folders, *real]))
+
+
+def _is_temporary(path: Path) -> bool:
+    return is_below(path, [os.path.realpath(tempfile.gettempdir())])
