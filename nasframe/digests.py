@@ -42,13 +42,17 @@ def fresh_digest(path: Path) -> str:
 
 
 def files_below(place: Path, pattern: str = "*") -> Iterator[tuple[str, Path]]:
-    """Yield the files of a place with their names in it, in order; of a single file the name is empty."""
+    """Yield the files of a place with their names in it, in order; of a single file the name is empty.
+
+    Run directories inside of it are left out: they change while their runs go on.
+    """
     if place.is_file():
         yield "", place
         return
+    runs = {database.parent for database in place.rglob("run.db")}
     for file in sorted(place.rglob(pattern)):
         inside = file.relative_to(place)
-        if file.is_file() and SKIPPED.isdisjoint(inside.parts):
+        if file.is_file() and SKIPPED.isdisjoint(inside.parts) and runs.isdisjoint(file.parents):
             yield inside.as_posix(), file
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError, VerificationError
 from nasframe.model_files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
+from nasframe.storage import writing
 from nasframe.types import Arch
 from nasframe.verifier import Verifier
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-5
+STAGING = ".export-"
+"""How the names of folders begin in which models are written before they are verified."""
+REPLACED = ".replaced"
 
 
 def export(
@@ -114,13 +118,15 @@ def export_all(
     chosen = {name: (expected or {}).get(name) or probe(model) for name, model in models.items()}
     with _staging(directories) as staged:
         for name, model in models.items():
-            write_files(staged[name], model, tokenizer, modes[name], _card_of(card, name), (archs or {}).get(name))
+            with writing(directories[name]):
+                write_files(staged[name], model, tokenizer, modes[name], _card_of(card, name), (archs or {}).get(name))
         logits = _reload(staged, models, modes, chosen, tokenizer is not None, verifier)
         reports = {}
         for name in models:
             reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
             reports[name] |= _compressed(name, models[name], staged[name])
-            write_json(staged[name] / "export_report.json", reports[name])
+            with writing(directories[name]):
+                write_json(staged[name] / "export_report.json", reports[name])
         for name in models:
             _settle(staged[name], directories[name])
     return reports
@@ -154,7 +160,8 @@ def write(
     _refuse_existing(Path(directory), replace)
     chosen: Mode = mode if mode != "auto" else "hetero" if stock_obstacle(model) else "stock"
     with _staging({"model": Path(directory)}) as staged:
-        write_files(staged["model"], model, tokenizer, chosen, card or {}, arch)
+        with writing(Path(directory)):
+            write_files(staged["model"], model, tokenizer, chosen, card or {}, arch)
         _settle(staged["model"], Path(directory))
     return chosen
 
@@ -270,8 +277,9 @@ def _staging(directories: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     places: dict[str, Path] = {}
     try:
         for name, directory in directories.items():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            places[name] = Path(tempfile.mkdtemp(prefix=".export-", dir=directory.parent)) / directory.name
+            with writing(directory):
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                places[name] = Path(tempfile.mkdtemp(prefix=STAGING, dir=directory.parent)) / directory.name
         yield places
     finally:
         for place in places.values():
@@ -279,13 +287,45 @@ def _staging(directories: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 def _settle(staged: Path, target: Path) -> None:
-    """Move a finished directory to its name; where one exists already, file by file, ``config.json`` last."""
-    if not target.exists():
+    """Give a finished directory its name, in one step, so that no half of a model ever has it.
+
+    Where a model lies there already, it steps aside; what else lies beside it moves along.
+    """
+    with writing(target):
+        if target.exists():
+            _bring_along(target, staged)
+            os.replace(target, staged.parent / REPLACED)
         os.replace(staged, target)
-        return
-    (target / "config.json").unlink(missing_ok=True)
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
-        os.replace(path, target / path.name)
+
+
+def _bring_along(old: Path, new: Path) -> None:
+    """Put those files of an old directory into a new one that the new one lacks."""
+    for path in old.iterdir():
+        target = new / path.name
+        if target.exists():
+            continue
+        if path.is_dir():
+            shutil.copytree(path, target, symlinks=True)
+        else:
+            shutil.copy2(path, target, follow_symlinks=False)
+
+
+def clear_rests(folder: Path) -> None:
+    """Remove what exports left in a folder whose process was killed; a model that stepped aside comes back."""
+    for rest in folder.glob(f"{STAGING}*"):
+        replaced = rest / REPLACED
+        if replaced.exists():
+            for target in _targets(rest, folder):
+                os.replace(replaced, target)
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def _targets(rest: Path, folder: Path) -> Iterator[Path]:
+    """Yield the place that a replaced model left, if nothing has taken it."""
+    for staged in rest.iterdir():
+        target = folder / staged.name
+        if staged.name != REPLACED and not target.exists():
+            yield target
 
 
 def _digest(path: Path) -> str:

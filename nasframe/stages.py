@@ -283,10 +283,11 @@ def export(
     expected = {name: run.expected(name, net, work) for name, net in chosen.items()}
     with run.progress.bar(run.name) as advance:
         advance(0, len(chosen), "")
-        run.result["exports"] = writer.export_all(
-            chosen, work.tokenizer, targets, mode=mode, expected=expected, card=run.card(chosen),
-            archs={name: work.archs.get(name) for name in chosen}, replace=True,
-        )  # fmt: skip
+        with run.writing_model(*chosen):
+            run.result["exports"] = writer.export_all(
+                chosen, work.tokenizer, targets, mode=mode, expected=expected, card=run.card(chosen),
+                archs={name: work.archs.get(name) for name in chosen}, replace=True,
+            )  # fmt: skip
         advance(len(chosen), len(chosen), "")
     for name, path in targets.items():
         run.store.put_model(name, path=run.relative(path))

@@ -6,19 +6,22 @@ new one. Nothing is pickled: :func:`save_state` puts tensors into safetensors an
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.digests import fresh_digest
 from nasframe.errors import RunError, UsageError
+from nasframe.storage import check_database, connect, damaged_database, write_problem, writing
 from nasframe.types import LedgerEntry, Trial, arch_id, canonical_json
 
 if TYPE_CHECKING:
@@ -47,10 +50,26 @@ CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, bluep
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path), _removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    """Leave no half-written file: on a full disk it would take the room that is left."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -62,6 +81,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: something in the state is neither.
+        RunError: the file cannot be written.
 
     >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
@@ -72,18 +92,32 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    header = {"format": str(FORMAT), "state": json.dumps(_encode(state, tensors))}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_encode(state, tensors))
+    header = {"format": str(FORMAT), "state": text, "sha256": _state_digest(text, tensors)}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, str(temporary), metadata=header)
-    os.replace(temporary, path)
+    with writing(path), _removed_on_error(temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(temporary), metadata=header)
+        os.replace(temporary, path)
+
+
+def _state_digest(text: str, tensors: Mapping[str, Any]) -> str:
+    """Digest a state as it is written: the text of its header, and every tensor by name."""
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote.
 
     Raises:
-        RunError: the file is not such a state, or of another format version.
+        RunError: the file is missing, damaged, no such state, or of another format version; says what can be done.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -92,10 +126,30 @@ def load_state(path: Path) -> dict[str, Any]:
             header = file.metadata() or {}
             if header.get("format") != str(FORMAT):
                 raise RunError(f"{path}: format {header.get('format')!r}. Expected {FORMAT}: made by another version?")
-            state: dict[str, Any] = _decode(json.loads(header["state"]), file)
-            return state
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: not a readable state ({error}).") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if header.get("sha256") not in (None, _state_digest(header["state"], tensors)):
+            raise RunError(_damaged_state(path, "its content is not what was written"))
+        state: dict[str, Any] = _decode(json.loads(header["state"]), tensors)
+        return state
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: missing. {_state_remedy(path)}") from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(_damaged_state(path, str(error))) from error
+
+
+def _damaged_state(path: Path, reason: str) -> str:
+    return f"{path}: not a readable state ({reason}). {_state_remedy(path)}"
+
+
+def _state_remedy(path: Path) -> str:
+    """Say what can be done about a state that is lost: some can be made again."""
+    if path.name.startswith("stage-"):
+        return "Delete it and resume: the stage then starts again."
+    if path.name.startswith("expected-"):
+        return "Delete it and resume: it is then computed again."
+    return (
+        "Put a copy of it back, or run the recipe again with another --out; with a cache its stages are not run again."
+    )
 
 
 def _encode(value: Any, tensors: dict[str, Any]) -> Any:
@@ -120,16 +174,16 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
     raise TypeError(f"a state may hold tensors, arrays and plain values, not {type(value).__name__}")
 
 
-def _decode(value: Any, file: Any) -> Any:
+def _decode(value: Any, tensors: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
-        return [_decode(item, file) for item in value]
+        return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     if value["$"] == "dict":
-        return {_decode(k, file): _decode(v, file) for k, v in value["items"]}
+        return {_decode(k, tensors): _decode(v, tensors) for k, v in value["items"]}
     if value["$"] == "tuple":
-        return tuple(_decode(item, file) for item in value["items"])
-    tensor = file.get_tensor(value["key"])
+        return tuple(_decode(item, tensors) for item in value["items"])
+    tensor = tensors[value["key"]]
     return tensor if value["$"] == "tensor" else tensor.numpy()
 
 
@@ -148,6 +202,7 @@ class Checkpoint:
         save_state(self.path, state)
 
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 BORN_WITH = {".lock", "run.db.tmp", "run.db.tmp-journal", "recipe.yaml", "recipe.yaml.tmp"}
 """All that can lie in a directory whose run was stopped before it had a database."""
 
@@ -168,6 +223,29 @@ def refuse_existing(directory: Path) -> None:
         is_run = (directory / "run.db").exists()
         hint = f" To go on with the run in it: nasframe run --resume {directory}" if is_run else ""
         raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of a text as UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_kept(inside: str) -> bool:
+    """Tell whether a file of a model is what it was when it was written: cards and predictions may be added to."""
+    return not inside.endswith((".md", ".csv"))
+
+
+def _lock_problem(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in NO_LOCKS:
+        reason = error.strerror
+    elif isinstance(error, OSError):
+        return write_problem(path, error)
+    else:
+        reason = str(error)
+    return (
+        f"{path}: this file system has no locks ({reason}). Expected one with locks, so that two processes never work "
+        "in one run: choose a local disk for --out."
+    )
 
 
 class RunStore:
@@ -201,37 +279,141 @@ class RunStore:
             raise UsageError(
                 f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.{hint}"
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing(self.directory, UsageError):
+            self.directory.mkdir(parents=True, exist_ok=True)
         self.lock = None if shared else self._acquire()
-        if create:
-            self._begin(recipe, {**(facts or {}), "format": FORMAT})
-        self.db = sqlite3.connect(self.directory / "run.db", isolation_level=None, timeout=60)
-        if self.get("format") != FORMAT:
-            raise UsageError(f"{self.directory}: run format {self.get('format')}. Expected {FORMAT}.")
+        try:
+            if create:
+                self._begin(recipe, {**(facts or {}), "format": FORMAT})
+            self.db = connect(self.directory / "run.db")
+            self._check_format(thorough=not shared and not create)
+        except BaseException:
+            if self.lock is not None:
+                self.lock.release()
+            raise
+
+    def _check_format(self, thorough: bool) -> None:
+        """Make sure that the database is whole, as far as is asked for, and of this version's format."""
+        try:
+            if thorough:
+                self.check()
+            if self.get("format") != FORMAT:
+                raise UsageError(f"{self.directory}: run format {self.get('format')}. Expected {FORMAT}.")
+        except BaseException:
+            self.db.close()
+            raise
+
+    def check(self) -> None:
+        """Read the database through once.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        check_database(self.db)
 
     def _begin(self, recipe: str | None, facts: Mapping[str, Any]) -> None:
         """Write what a resume needs; the database, by which a run is known, gets its name last."""
+        if recipe is not None:
+            facts = {**facts, "recipe_digest": text_digest(recipe)}
         temporary = self.directory / "run.db.tmp"
-        temporary.unlink(missing_ok=True)
-        db = sqlite3.connect(temporary, isolation_level=None)
+        with writing(self.directory / "run.db"):
+            temporary.unlink(missing_ok=True)
+        db = connect(temporary)
         db.executescript(f"BEGIN; {SCHEMA}")  # one transaction: a disk is waited for once
         db.executemany("INSERT INTO run VALUES (?, ?)", [(key, canonical_json(value)) for key, value in facts.items()])
         db.execute("COMMIT")
         db.close()
         if recipe is not None:
             write_text(self.directory / "recipe.yaml", recipe)
-        os.replace(temporary, self.directory / "run.db")
+        with writing(self.directory / "run.db"):
+            os.replace(temporary, self.directory / "run.db")
+
+    def check_recipe(self) -> Path:
+        """Return the run's recipe, which must be as the run wrote it.
+
+        Raises:
+            UsageError: it is missing, or was changed.
+        """
+        path, known = self.directory / "recipe.yaml", self.get("recipe_digest")
+        if not path.is_file():
+            raise UsageError(f"{path}: missing. Expected the recipe that the run wrote there: put it back.")
+        if known is not None and hashlib.sha256(path.read_bytes()).hexdigest() != known:
+            raise UsageError(
+                f"{path}: changed since the run began. Expected it as the run wrote it: undo the change, or run the "
+                f"changed recipe by itself: nasframe run {path} --out NEW"
+            )
+        return path
+
+    def put_files(self, name: str, digests: Mapping[str, str] | None) -> None:
+        """Remember the digests of a model's files.
+
+        Args:
+            name: the model's.
+            digests: file → SHA-256; ``None`` while they are written, so that a kill leaves nothing that is not true.
+        """
+        kept = None if digests is None else {inside: d for inside, d in digests.items() if _is_kept(inside)}
+        self.put(f"files {name}", kept)
+
+    def files(self) -> dict[str, dict[str, str] | None]:
+        """Return what :meth:`put_files` kept, by model."""
+        rows = self.db.execute("SELECT key, value FROM run WHERE key LIKE 'files %'").fetchall()
+        return {key.removeprefix("files "): self.plain(text) for key, text in rows}
+
+    def check_files(self, name: str | None = None) -> None:
+        """Make sure that the files of one model, or of all, are as they were written.
+
+        Raises:
+            RunError: some are missing or damaged; names them all.
+        """
+        wrong = []
+        for model, digests in self.files().items():
+            if name in (None, model):
+                wrong += list(self._wrong_files(self.directory / "models" / model, digests or {}))
+        if wrong:
+            raise RunError(
+                f"{', '.join(wrong)}. Expected the models as the run wrote them: put copies back, or run the recipe "
+                "again with another --out; with a cache its stages are not run again."
+            )
+
+    @staticmethod
+    def _wrong_files(home: Path, digests: Mapping[str, str]) -> Iterator[str]:
+        for inside, digest in digests.items():
+            file = home / inside
+            if not file.is_file():
+                yield f"{file}: missing"
+            elif fresh_digest(file) != digest:
+                yield f"{file}: damaged or changed since it was written"
+
+    def plain(self, text: str) -> Any:
+        """Read JSON that the database holds.
+
+        Raises:
+            RunError: it is none: the database is damaged.
+        """
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise RunError(damaged_database(self.db.path, str(error))) from error
 
     def _acquire(self) -> Any:
+        """Lock the directory against other processes; the operating system lets go if this one dies."""
+        import inspect
+
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.directory / ".lock")
+        path = self.directory / ".lock"
+        hard: dict[str, Any] = {}
+        if "fallback_to_soft" in inspect.signature(FileLock).parameters:  # newer versions have one to fall back to
+            hard["fallback_to_soft"] = False  # which would outlive a process that is killed
         try:
+            lock = FileLock(path, **hard)
             lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
                 f"{self.directory}: another process is working on this run. Expected it to be free."
             ) from None
+        except (OSError, NotImplementedError) as error:
+            raise UsageError(_lock_problem(path, error)) from error
         return lock
 
     def close(self) -> None:
@@ -247,7 +429,8 @@ class RunStore:
         try:
             yield
         except BaseException:
-            self.db.execute("ROLLBACK")
+            with suppress(RunError):  # of a full disk: SQLite has rolled back by itself
+                self.db.execute("ROLLBACK")
             raise
         self.db.execute("COMMIT")
 
@@ -258,7 +441,7 @@ class RunStore:
     def get(self, key: str, default: Any = None) -> Any:
         """Return a fact kept with :meth:`put`."""
         row = self.db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        return default if row is None else self.plain(row[0])
 
     def stage_state(self, name: str) -> str:
         """Return ``new``, ``running``, ``failed`` or ``done``."""
@@ -283,7 +466,7 @@ class RunStore:
     def stage_result(self, name: str) -> dict[str, Any]:
         """Return what :meth:`end_stage` kept."""
         row = self.db.execute("SELECT result FROM stage WHERE name = ?", (name,)).fetchone()
-        return {} if row is None else json.loads(row[0])
+        return {} if row is None else self.plain(row[0])
 
     def stage_rows(self, name: str) -> dict[str, Any]:
         """Return all that a stage left here: its trials, metrics, ledger and facts, and the models as they stand."""
@@ -308,7 +491,7 @@ class RunStore:
                 for row in values:
                     self.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
             for model, text in self.db.execute("SELECT name, costs FROM model").fetchall():
-                costs = json.loads(text)
+                costs = self.plain(text)
                 costs |= {f"{cost}_cached": 1 for cost in list(costs) if f"{cost}_spread" in costs}
                 self.put_model(model, costs=costs)
             self.start_stage(name, position, verb)
@@ -327,13 +510,14 @@ class RunStore:
 
     def trials(self, stage: str) -> list[Trial]:
         """Return a stage's trials in order."""
+        plain = self.plain
         rows = self.db.execute(
             "SELECT arch, score, objectives, metrics, costs, violation, state, origin, examples FROM trial"
             " WHERE stage = ? ORDER BY number",
             (stage,),
         )
         return [
-            Trial(json.loads(a), s, tuple(json.loads(o)), json.loads(m), json.loads(c), v, state, origin, examples)
+            Trial(plain(a), s, tuple(plain(o)), plain(m), plain(c), v, state, origin, examples)
             for a, s, o, m, c, v, state, origin, examples in rows
         ]
 
@@ -364,14 +548,15 @@ class RunStore:
             return {}
         texts = dict(zip([column[0] for column in cursor.description], row, strict=True))
         return {
-            k: json.loads(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()
+            k: self.plain(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()
         }
 
     def frame(self, table: str) -> pd.DataFrame:
         """Return a table as a data frame, JSON columns as text."""
         import pandas as pd
 
-        return pd.read_sql_query(f'SELECT * FROM "{table}"', self.db)
+        cursor = self.db.execute(f'SELECT * FROM "{table}"')
+        return pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the place of a stage's state."""
@@ -380,3 +565,9 @@ class RunStore:
     def clear_checkpoints(self) -> None:
         """Drop all states: the run is complete."""
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+
+    def clear_rests(self) -> None:
+        """Remove what a process left that was killed while it wrote: nothing of it has its final name."""
+        for path in [*self.directory.rglob("*.tmp"), *self.directory.rglob(".tmp*")]:
+            if path.is_file():
+                path.unlink()

@@ -100,9 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("NASFRAME_TRACEBACK"):
             raise
-        text = f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where."
-        _say(_with_notes(text, error))
+        _say(_with_notes(_unexpected(error), error))
         return 1
+
+
+def _unexpected(error: Exception) -> str:
+    """Describe an error that no check foresaw; of a disk, say what can be done."""
+    from nasframe.storage import disk_problem
+
+    problem = disk_problem(error) if isinstance(error, OSError) else None
+    if problem is not None:
+        return problem
+    return f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where."
 
 
 def _code(value: object) -> int:

@@ -15,9 +15,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _cache(folder: Path | None) -> Any:
+    from nasframe.errors import UsageError
     from nasframe.running.cache import Cache, default_folder
 
-    return Cache(folder or default_folder())
+    cache = Cache(folder or default_folder())
+    if cache.root.exists() and not cache.root.is_dir():
+        raise UsageError(f"--cache {cache.root}: a file. Expected a folder, or a place where one can be made.")
+    return cache
 
 
 @app.command("list")
@@ -73,6 +77,7 @@ def why(
     from nasframe.store import RunStore
 
     store = RunStore(run, shared=True)
+    store.check()
     names = [row[0] for row in store.db.execute("SELECT name FROM stage ORDER BY position")]
     parts, origin = store.get(f"key {stage}"), store.stage_result(stage).get("cached")
     changed = store.get(f"changed {stage}", [])

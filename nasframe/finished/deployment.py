@@ -23,6 +23,7 @@ from nasframe.goals import Goal, check_reachable, goals, parse_limits
 from nasframe.reports.tables import cost, markdown_table, metric
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, violation
+from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe.types import Arch, Trial, arch_id
 from nasframe.verifier import Verifier
@@ -82,6 +83,7 @@ def deploy(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: not empty; it is never overwritten. Expected a new or empty directory.")
+    refuse_unwritable(target)
     bars = Progress(progress)
     with Verifier() as verifier:  # it imports while we do
         with bars.bar("run"):

@@ -29,7 +29,9 @@ class Finished:
         stage: the search whose super-network and archive are meant; default: the last one.
 
     Raises:
-        UsageError: no finished run lies there, it has no such search, or it did not keep its super-network.
+        UsageError: no finished run lies there, its recipe was changed, it has no such search, or it did not keep its
+            super-network.
+        RunError: its database or its super-network is damaged; names the file.
     """
 
     def __init__(self, directory: Path | str, stage: str | None = None) -> None:
@@ -43,10 +45,13 @@ class Finished:
                 raise UsageError(
                     f"{self.directory}: the run is not finished. Go on with it first: nasframe run --resume {directory}"
                 )
+            store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}
-            self.plan: Plan = resolve(load_recipe(self.directory / "recipe.yaml", base=Path(store.get("base", "."))))
+            self.plan: Plan = resolve(load_recipe(store.check_recipe(), base=Path(store.get("base", "."))))
             self.stage = self._search(stage)
             self.net_name, self.net_directory = self._net()
+            if self.net_directory is not None:
+                store.check_files(self.net_directory.name)
             self.trials = [trial for other in self._alike() for trial in store.trials(other.name)]
         finally:
             store.close()

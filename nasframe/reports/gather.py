@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nasframe.errors import RunError
 from nasframe.scoring import pareto_front
 from nasframe.store import RunStore
-
-if TYPE_CHECKING:
-    import sqlite3
 
 FORMAT_VERSION = 1
 CURVE_POINTS = 400
@@ -29,13 +27,17 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         The JSON-plain content of ``report.json``.
 
     Raises:
-        UsageError: there is no run in the directory.
+        UsageError: there is no run in the directory, or its recipe was changed since.
+        RunError: the run's database or another file is damaged; names it.
     """
     directory = Path(run_dir)
     store = RunStore(directory, shared=True)
     try:
-        rows = {name: _rows(store.db, name) for name in ("stage", "trial", "metric", "ledger", "model")}
-        facts = {key: json.loads(value) for key, value in store.db.execute("SELECT key, value FROM run")}
+        store.check()
+        if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
+            store.check_recipe()
+        rows = {name: _rows(store, name) for name in ("stage", "trial", "metric", "ledger", "model")}
+        facts = {key: store.plain(value) for key, value in store.db.execute("SELECT key, value FROM run")}
     finally:
         store.close()
     recipe_text = _text(directory / "recipe.yaml")
@@ -72,7 +74,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
         "command": facts.get("command"),
         "data": data,
-        "environment": json.loads(_text(directory / "env.json") or "{}"),
+        "environment": _environment(directory / "env.json"),
         "recipe": recipe_text,
         "trials": [{key: value for key, value in row.items() if key != "finished_at"} for row in rows["trial"]],
     }
@@ -84,19 +86,29 @@ def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
     return facts | {"cached": (row["result"] or {}).get("cached", {}).get("run")}
 
 
-def _rows(db: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+def _rows(store: RunStore, table: str) -> list[dict[str, Any]]:
     order = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}.get(table, "rowid")
-    cursor = db.execute(f"SELECT * FROM {table} ORDER BY {order}")
+    cursor = store.db.execute(f"SELECT * FROM {table} ORDER BY {order}")
     names = [column[0] for column in cursor.description]
     packed = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
     return [
-        {k: json.loads(v) if k in packed and v else v for k, v in zip(names, row, strict=True)}
+        {k: store.plain(v) if k in packed and v else v for k, v in zip(names, row, strict=True)}
         for row in cursor.fetchall()
     ]
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(_text(path) or "{}")
+    except ValueError as error:
+        raise RunError(
+            f"{path}: damaged ({error}). Put a copy of it back, or delete it: the report then lacks it."
+        ) from None
+    return facts
 
 
 def _recipe(text: str) -> dict[str, Any]:

@@ -19,10 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest
-from nasframe.recipe.nodes import dotted
-from nasframe.running.keys import Names, declared_files, definition, digest, material, named_places, stage_keys
-from nasframe.running.reads import Recorder, is_below, state
-from nasframe.store import RunStore, write_text
+from nasframe.notices import Notice
+from nasframe.running.keys import (
+    Names,
+    Start,
+    declared_files,
+    definition,
+    differences,
+    digest,
+    named_places,
+    stage_keys,
+)
+from nasframe.running.reads import UNKNOWN, Recorder, is_below, state
+from nasframe.storage import write_problem, writing
+from nasframe.store import RunStore
 
 if TYPE_CHECKING:
     from nasframe.recipe.plan import PlannedStage
@@ -31,8 +41,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 VARIABLE = "NASFRAME_CACHE"
 ROWS = "rows.json"
-UNKNOWN = "unknown"
-"""The state of a file that changed while it was read; it equals no state, so that nothing is served with it."""
 
 
 def default_folder() -> Path:
@@ -80,7 +88,11 @@ class Cache:
     def write(
         self, key: str, entry: Mapping[str, Any], rows: Mapping[str, Any], files: Mapping[str, Path], shared: bool
     ) -> None:
-        """Keep an entry, its database rows and its files; ``shared``: models are linked, as states always are."""
+        """Keep an entry, its database rows and its files; ``shared``: models are linked, as states always are.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
         text = json.dumps(rows)
         names = {name: file_digest(path) for name, path in files.items()}
         with self.guard():
@@ -92,7 +104,7 @@ class Cache:
             entry = {**entry, "format": FORMAT, "key": key, "made_at": time.time(), "files": names}
             path = self.root / "stages" / f"{key}.json"
             path.parent.mkdir(exist_ok=True)
-            write_text(path, json.dumps({**entry, "check": digest(entry)}))
+            _write(path, json.dumps({**entry, "check": digest(entry)}))
 
     def _text_blob(self, text: str) -> str:
         path = self.root / "blobs" / f"new-{uuid.uuid4().hex}"
@@ -133,13 +145,14 @@ class Cache:
         from filelock import FileLock, Timeout
 
         folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(news, file=sys.stderr, flush=True)
-            lock.acquire()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{key}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(news, file=sys.stderr, flush=True)
+                lock.acquire()
         try:
             yield
         finally:
@@ -172,15 +185,16 @@ class CachedRun:
         cache: the cache.
         store: the run's directory.
         parts: what its recipe names, loaded.
+        start: what that was read from.
     """
 
-    def __init__(self, cache: Cache, store: RunStore, parts: Material) -> None:
+    def __init__(self, cache: Cache, store: RunStore, parts: Material, start: Start) -> None:
         self.cache, self.store, self.plan, self.material = cache, store, parts.plan, parts
         self.shared = bool(store.get("study"))  # to save room
-        self.parts = stage_keys(self.plan, material(parts))
+        self.parts = stage_keys(self.plan, start.material)
         self.keys = [digest(parts) for parts in self.parts]
-        self.names = Names(self.plan)
-        self.loaded = self._states(parts.reads, covered=[])
+        self.names = Names(parts)
+        self.loaded = start.opened
 
     def adopt(self, position: int) -> bool:
         """Take a stage's result over from the cache, if it is there and made from files that are as they were."""
@@ -195,7 +209,8 @@ class CachedRun:
             return False
         try:
             rows = json.loads(self.cache.blob(entry["files"][ROWS]).read_text(encoding="utf-8"))
-            self._place(entry["files"])
+            with writing(self.store.directory):
+                self._place(entry["files"])
         except FileNotFoundError:  # pruned meanwhile
             return False
         origin = {"key": self.keys[position], "run": entry["run"], "run_seconds": entry["run_seconds"]}
@@ -232,11 +247,12 @@ class CachedRun:
         return {self.names.name(path): found for path, found in states.items() if not is_below(path, covered)}
 
     def _hidden(self) -> list[str]:
-        """Return the real paths of the run directory and the cache, which do not count as read."""
-        return [os.path.realpath(self.store.directory), os.path.realpath(self.cache.root)]
+        return own_places(self.store)
 
     def _place(self, files: Mapping[str, str]) -> None:
         """Bring the run's files to what they were after the stage; those of a study's runs are shared."""
+        for model in self.store.files():
+            self.store.put_files(model, None)
         for name, blob in files.items():
             target = self.store.directory / name
             if name != ROWS and not (target.exists() and file_digest(target) == blob):
@@ -244,8 +260,10 @@ class CachedRun:
         for path in _results(self.store.directory):
             if path.relative_to(self.store.directory).as_posix() not in files:
                 path.unlink()
+        for model, digests in _models(files).items():
+            self.store.put_files(model, digests)
 
-    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any], reads: Recorder) -> list[str]:
+    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any], reads: Recorder) -> list[Notice]:
         """Keep the result of a stage that was just run: its rows, the models, and what the next stage needs.
 
         Args:
@@ -255,8 +273,8 @@ class CachedRun:
             reads: what was read while it ran.
 
         Returns:
-            the files that changed while the stage ran. If there are any, nothing is kept, of later stages neither:
-            nobody knows what was read.
+            why nothing was kept, if nothing was: the disk is full, or files changed while the stage ran, or while an
+            earlier one did, so that nobody knows what was read.
         """
         from nasframe.store import load_state
 
@@ -269,14 +287,20 @@ class CachedRun:
         opened = before | states | dict.fromkeys(changed, UNKNOWN)
         self.store.put(f"opened {stage.name}", opened)
         if UNKNOWN in opened.values():
-            return sorted(set(changed))
+            text = f"changed while stage {stage.name} ran, so its result is not kept in the cache."
+            return [Notice(name, text) for name in sorted(set(changed))]
         work = self.store.checkpoint(f"work-{stage.name}").path
         nets = [self.store.checkpoint(name).path for name in load_state(work)["nets"].values()]
         paths = [work, *nets, *_results(home)]
         entry = {"parts": self.parts[position], "run": str(home.resolve()), "run_seconds": seconds, "result": result}
         entry["opened"] = opened
         files = {path.relative_to(home).as_posix(): path for path in paths}
-        self.cache.write(self.keys[position], entry, self.store.stage_rows(stage.name), files, self.shared)
+        rows = self.store.stage_rows(stage.name)
+        try:
+            self.cache.write(self.keys[position], entry, rows, files, self.shared)
+        except OSError as error:
+            text = f"{write_problem(self.cache.root, error)} Results of stages are not kept."
+            return [Notice("cache", text)]
         return []
 
     def _changed_covered(self, position: int) -> list[str]:
@@ -300,27 +324,32 @@ class CachedRun:
         return self.cache.building(self.keys[position], news)
 
 
+def own_places(store: RunStore) -> list[str]:
+    """Return the real paths of a run's directory and cache, which do not count as read."""
+    places = [store.directory, store.get("cache")]
+    return [os.path.realpath(place) for place in places if place is not None]
+
+
+def _models(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the files of models by model, out of all files of an entry.
+
+    >>> _models({"models/a/config.json": "12", "checkpoints/work-a": "34"})
+    {'a': {'config.json': '12'}}
+    """
+    models: dict[str, dict[str, str]] = {}
+    for path, digest_ in files.items():
+        folder, _, rest = path.partition("/")
+        model, _, inside = rest.partition("/")
+        if folder == "models" and inside:
+            models.setdefault(model, {})[inside] = digest_
+    return models
+
+
 def _results(home: Path) -> list[Path]:
     """List the files of a run's models, and those that its exports will be compared with."""
     return [
         path for pattern in ("models/**/*", "checkpoints/expected-*") for path in home.glob(pattern) if path.is_file()
     ]
-
-
-def differences(mine: Any, other: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Compare two keys' parts; yields dotted path, mine, other.
-
-    >>> list(differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}))
-    [('b.c', 2, 3)]
-    """
-    if isinstance(mine, Mapping) and isinstance(other, Mapping):
-        for key in {**mine, **other}:
-            yield from differences(mine.get(key), other.get(key), (*at, key))
-    elif isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
-        for number, pair in enumerate(zip(mine, other, strict=True)):
-            yield from differences(*pair, (*at, number))
-    elif mine != other:
-        yield dotted(at), mine, other
 
 
 def nearest(cache: Cache, parts: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str, list[tuple[str, Any, Any]]]:
@@ -361,6 +390,13 @@ def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
         except FileNotFoundError:
             continue
         yield path, found
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; an error stays the system's: a run can do without its cache."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _sound(blob: Path) -> bool:

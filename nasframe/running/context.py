@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry, stages
+from nasframe.digests import files_below, fresh_digest
 from nasframe.errors import RunError
 from nasframe.running.processes import leader
-from nasframe.store import Checkpoint
+from nasframe.storage import writing
+from nasframe.store import Checkpoint, write_text
 from nasframe.streams import stream_seed
 from nasframe.types import Arch, Evaluation, LedgerEntry, Trial, Work
 
@@ -166,7 +170,8 @@ class StageContext:
 
         self.describe(name, net)
         target = self.model_directory(name)
-        export.write(net, tokenizer, target, mode="auto", card=self.card([name]), replace=True)
+        with self.writing_model(name):
+            export.write(net, tokenizer, target, mode="auto", card=self.card([name]), replace=True)
         self.store.put_model(name, path=self.relative(target))
 
     def keep_searched(self, net: nn.Module, work: Work) -> None:
@@ -176,7 +181,19 @@ class StageContext:
 
         if net is not None and keeps_net(self.plan, self.stage):
             tokenizer = work.tokenizer if work.vocabulary is not None else None  # else the model's own is at hand
-            export.write(net, tokenizer, self.model_directory(f"{self.name}.net"), mode="auto", replace=True)
+            name = f"{self.name}.net"
+            with self.writing_model(name):
+                export.write(net, tokenizer, self.model_directory(name), mode="auto", replace=True)
+
+    @contextmanager
+    def writing_model(self, *names: str) -> Iterator[None]:
+        """Remember what the files of models are after they were written, so that a resume finds out about damage."""
+        for name in names:
+            self.store.put_files(name, None)
+        yield
+        for name in names:
+            files = files_below(self.model_directory(name))
+            self.store.put_files(name, {inside: fresh_digest(file) for inside, file in files})
 
     def model_directory(self, name: str) -> Path:
         """Return where a model lies."""
@@ -211,14 +228,14 @@ class StageContext:
     def predictions(self, name: str, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write per-example predictions beside the model."""
         directory = self.model_directory(name)
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         path = directory / ("predictions.csv" if split == "dev" else f"predictions-{split}.csv")
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-        temporary.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        write_text(path, text.getvalue())
 
     def measure(self, models: Mapping[str, nn.Module], names: Sequence[str], advance: Advance) -> None:
         """Note what models cost; measured costs are taken in turns, so that a drift of the machine hits all alike."""

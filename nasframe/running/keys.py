@@ -14,6 +14,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.digests import file_digest, files_below, tree_digest
 from nasframe.goals import aimed_costs
+from nasframe.recipe.nodes import dotted
 from nasframe.recipe.plan import keeps_net
-from nasframe.running.reads import is_below
+from nasframe.running.reads import NAMES, UNKNOWN, is_below
 from nasframe.types import canonical_json
 
 if TYPE_CHECKING:
@@ -73,6 +75,22 @@ def digest(parts: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def differences(mine: Any, other: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Compare two keys' parts; yields dotted path, mine, other.
+
+    >>> list(differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}))
+    [('b.c', 2, 3)]
+    """
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        for key in {**mine, **other}:
+            yield from differences(mine.get(key), other.get(key), (*at, key))
+    elif isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
+        for number, pair in enumerate(zip(mine, other, strict=True)):
+            yield from differences(*pair, (*at, number))
+    elif mine != other:
+        yield dotted(at), mine, other
 
 
 def definition(plan: Plan, position: int) -> dict[str, Any]:
@@ -158,6 +176,45 @@ def _is_absolute(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Args:
+        material: digests of data, weights and tokenizer, and of the files that model and task declare, for keys.
+        opened: the files that were opened when these were loaded, by name, with their states. They are no part of
+            keys: a process that has read a file for another run need not open it again.
+    """
+
+    material: dict[str, Any]
+    opened: dict[str, str]
+
+    def differences(self, other: Start) -> list[str]:
+        """Return the names of files that differ, or else what of the material does."""
+        mine, theirs = self.material, other.material
+        names = [f"<{name}>" for name, _, _ in differences(mine["files"], theirs["files"])]
+        for name in self.opened.keys() & other.opened.keys():
+            states = (self.opened[name], other.opened[name])
+            if states[0] != states[1] and not all(state.startswith(NAMES) for state in states):
+                names.append(name)
+        if not names and not mine["files"]:  # nothing is known of the files themselves
+            names += [f"the {part}" for part in ("weights", "tokenizer") if mine[part] != theirs[part]]
+        return sorted(names)
+
+
+def start_of(parts: Material, hidden: Iterable[str] = ()) -> Start:
+    """Digest what a run starts from, and load it if that has not been done.
+
+    Args:
+        parts: what a plan names.
+        hidden: real paths of the run itself, which do not count as read.
+    """
+    digests, names = material(parts), Names(parts)
+    states, changed = parts.reads.states(hidden)
+    states |= dict.fromkeys(changed, UNKNOWN)
+    return Start(digests, {names.name(path): state for path, state in states.items()})
+
+
 def material(parts: Material) -> dict[str, Any]:
     """Digest what a run starts from: data, weights, tokenizer, and the files that model and task declare."""
     work = parts.work
@@ -170,7 +227,10 @@ def material(parts: Material) -> dict[str, Any]:
 
 
 def declared_files(parts: Material) -> dict[str, str]:
-    """Digest every file that model and task declare, those below declared folders too, by name."""
+    """Digest every file that model and task declare, those below declared folders too, by name.
+
+    A name begins with what declares it, ``model/config.json``, wherever the files lie.
+    """
     digests = {}
     for name, place in parts.declared():
         for inside, file in files_below(place):
@@ -181,16 +241,17 @@ def declared_files(parts: Material) -> dict[str, str]:
 class Names:
     """Names for files that are the same wherever a project lies, and what they mean in a run.
 
-    A file that an option of model or task leads to is named by the option, ``<task.path>/train.tsv``; one below the
-    recipe's folder from there; any other in full.
+    A file that an option of model or task leads to is named by the option, ``<task.path>/train.tsv``; one that they
+    declare by its kind, ``<model>/config.json``; one below the recipe's folder from there; any other in full.
 
     Args:
-        plan: the run's plan.
+        parts: what the run's plan names.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, parts: Material) -> None:
+        plan = parts.plan
         self.base = plan.base
-        self.places = dict(named_places({"model": plan.model, "task": plan.task}, plan.base))
+        self.places = dict(named_places({"model": plan.model, "task": plan.task}, plan.base)) | dict(parts.declared())
 
     def name(self, path: Path) -> str:
         """Return the name of a file."""

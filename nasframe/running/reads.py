@@ -31,6 +31,10 @@ from nasframe.digests import Stamp, file_digest, stamp
 
 MISSING = "missing"
 """The state of a file that was looked for in vain."""
+UNKNOWN = "unknown"
+"""The state of a file that changed while it was read; it equals no state, so that nothing is served with it."""
+NAMES = "names "
+"""How the state of a folder begins."""
 MACHINE = ("/proc", "/sys", "/dev", "/run", "/etc")
 """Folders of the operating system: what they hold may change at any time, and changes no number."""
 
@@ -110,7 +114,7 @@ def state(path: Path, hidden: Iterable[str] = ()) -> str:
         return MISSING
     home = os.path.realpath(path)
     names = [name for name in os.listdir(path) if not _leads_to(os.path.join(home, name), hidden)]
-    return "names " + hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+    return NAMES + hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 
 def is_below(path: Path, places: Iterable[str]) -> bool:

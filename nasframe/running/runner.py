@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -28,13 +29,15 @@ from nasframe.notices import Notice, say
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
 from nasframe.reports.data_table import data_text
-from nasframe.running.cache import Cache, CachedRun
+from nasframe.running.cache import Cache, CachedRun, own_places
 from nasframe.running.context import StageContext
+from nasframe.running.keys import Names, Start, start_of
 from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
 from nasframe.running.reach import check_budgets
 from nasframe.running.reads import Recorder
+from nasframe.storage import disk_problem, refuse_unwritable, writing
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
 from nasframe.streams import stream_seed
 from nasframe.types import Work, canonical_json
@@ -110,7 +113,9 @@ def run(
 
     Raises:
         RecipeError: the recipe cannot work; nothing was written.
-        UsageError: ``out`` is not empty, or several processes were to share a cache.
+        UsageError: ``out`` is not empty, ``out`` or ``cache`` cannot be written, or several processes were to share
+            a cache.
+        RunError: the disk or the database failed on the way; names the file.
         UnsatisfiableError: no architecture can meet a budget; nothing was written.
     """
     plan = resolve(recipe)
@@ -122,6 +127,9 @@ def run(
     store, parts = None, Material(plan)
     if leader():
         refuse_existing(directory)
+        refuse_unwritable(directory)
+        if cache is not None:
+            refuse_unwritable(Cache(Path(cache)).root)
         with Progress(progress).bar("model and data"):
             check_budgets(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
@@ -134,13 +142,17 @@ def run(
 def resume(directory: str | Path, *, progress: bool | None = None, report: bool = True) -> Run:
     """Go on with a run that was stopped: finished stages stand, the interrupted one continues.
 
+    What lies in the directory must be as the run left it: the recipe, the database, states, models. What the run
+    started from must be as it was: data, weights, and all files that model and task were read from.
+
     Args:
         directory: the run directory.
         progress: show bars; default on a terminal only.
         report: write the report at the end.
 
     Raises:
-        UsageError: no run lies there, another process works on it, or its data changed since.
+        UsageError: no run lies there, another process works on it, or its recipe or data changed since.
+        RunError: something in the directory is damaged; names the file and says what can be done.
     """
     from nasframe.recipe.loading import load_recipe
 
@@ -149,11 +161,31 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
     store = RunStore(directory) if leader() else None
     told_by_leader(directory.name)  # the others wait until the lock is held
     reader = store or RunStore(directory, shared=True)
-    plan = resolve(load_recipe(directory / "recipe.yaml", base=Path(reader.get("base", "."))))
-    parts = Material(plan)
-    if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
-        check_budgets(parts)
+    try:
+        recipe = reader.check_recipe()
+        if store:
+            _put_in_order(store)
+        plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
+        parts = Material(plan)
+        if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
+            check_budgets(parts)
+    except BaseException:
+        reader.close()
+        raise
     return execute(plan, store, directory, progress, report, parts)
+
+
+def _put_in_order(store: RunStore) -> None:
+    """Remove what a killed process left half-written, and make sure that all else is as it was written."""
+    from nasframe import export
+
+    with writing(store.directory):
+        store.clear_rests()
+        export.clear_rests(store.directory / "models")
+    store.check_files()
+    folder = store.get("cache")
+    if folder is not None:
+        refuse_unwritable(Path(folder))
 
 
 def execute(
@@ -192,12 +224,22 @@ def execute(
                     Run(directory).report()
             store.clear_checkpoints()
     except BaseException as error:
-        for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
-            error.add_note(line)
-        raise
+        failure = _named_failure(error)
+        with suppress(RunError):  # of a database that cannot be read, which the error itself is about
+            for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
+                failure.add_note(line)
+        if failure is error:
+            raise
+        raise failure from error
     finally:
         own.close()
     return Run(directory)
+
+
+def _named_failure(error: BaseException) -> BaseException:
+    """Return an error of the disk that a library or a plugin met as one that names the file; others as they are."""
+    problem = disk_problem(error) if isinstance(error, OSError) else None
+    return error if problem is None else RunError(problem)
 
 
 def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
@@ -233,7 +275,7 @@ class RunContext:
         with progress.bar("model and data"):
             self.material = self.load_material()
             if (folder := store.get("cache")) is not None and leader():
-                self.cached = CachedRun(Cache(Path(folder)), store, self.parts)
+                self.cached = CachedRun(Cache(Path(folder)), store, self.parts, self.start)
         if self.began_here and leader() and not store.get("study"):
             show_data(store.get("data")["summary"])
 
@@ -248,7 +290,7 @@ class RunContext:
             say(notice.place, notice.text)
 
     def load_material(self) -> Work:
-        """Load tokenizer, task, network and space, before any stage; the data must be what the run began with."""
+        """Load tokenizer, task, network and space, before any stage; all must be what the run began with."""
         task, known = self.parts.task, self.store.get("data")
         if known is not None and known["fingerprint"] != task.fingerprint:
             expected = {key: value for key, value in known.items() if key != "summary"}
@@ -257,7 +299,30 @@ class RunContext:
             labels = list(task.labels) if task.labels is not None else None
             facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
             self.store.put("data", facts | {"labels": labels, "summary": plain_summary(task)})
-        return self.parts.work
+        work = self.parts.work
+        if leader():
+            self.start = start_of(self.parts, own_places(self.store))
+            self.check_start(self.start)
+        return work
+
+    def check_start(self, start: Start) -> None:
+        """Keep what the run starts from, or make sure that it is what the run started from before.
+
+        Raises:
+            UsageError: it is not; names every file that changed.
+        """
+        known = self.store.get("start")
+        if known is None:
+            self.store.put("start", asdict(start))
+            return
+        changed = start.differences(Start(**known))
+        if changed:
+            names = Names(self.parts)
+            places = ", ".join(name if name.startswith("the ") else str(names.place(name)) for name in changed)
+            raise UsageError(
+                f"{self.store.directory}: not what the run began with: {places}. Expected model and task as they were: "
+                "undo the change, or start a run of its own."
+            )
 
     def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:
         """Run a stage, or take its result from the cache: ``None`` means that the work lies in the snapshot."""
@@ -284,16 +349,16 @@ class RunContext:
             with reads:
                 work = context.call(work)
         except BaseException:
-            self.store.end_stage(stage.name, "failed", time.monotonic() - began)
+            with suppress(RunError):  # of a full disk, of which the error itself tells
+                self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
         self.snapshot(stage.name, work)
         if fresh := [asdict(notice) for notice in self.parts.notices if notice not in before]:
             context.result["notices"] = fresh
         seconds = time.monotonic() - began
         if self.cached is not None:
-            for name in self.cached.keep(stage, seconds, context.result, reads):
-                text = f"changed while stage {stage.name} ran, so its result is not kept in the cache."
-                self.parts.notices(name, text)
+            for notice in self.cached.keep(stage, seconds, context.result, reads):
+                self.parts.notices(notice.place, notice.text)
         self.store.end_stage(stage.name, "done", seconds, context.result)
         self.prune(stage.name)
         self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)

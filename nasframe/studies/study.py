@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.digests import file_digest
 from nasframe.errors import UsageError
 from nasframe.recipe.nodes import Position, dump, parse, read
 from nasframe.running.cache import default_folder
-from nasframe.running.keys import chains, file_digest
+from nasframe.running.keys import chains
+from nasframe.storage import refuse_unwritable
 from nasframe.store import RunStore
 from nasframe.studies.comparable import check_metric
 from nasframe.studies.study_file import Study, load_study
@@ -72,6 +74,8 @@ def begin(
         there = (home / SETTINGS).exists()
         hint = f" To go on with the study in it: nasframe ablate --resume {home}" if there else ""
         raise UsageError(f"{home}: not empty; a study is never overwritten.{hint}")
+    refuse_unwritable(home)
+    refuse_unwritable(Path(cache or default_folder()).expanduser())
     check_metric(study)
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION, "study": study.name, "description": study.description,

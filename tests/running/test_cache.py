@@ -16,7 +16,8 @@ from nasframe.errors import UsageError
 from nasframe.recipe.resolution import resolve
 from nasframe.reports.gather import gather
 from nasframe.running import cache, keys, processes, runner
-from nasframe.running.cache import Cache, differences, nearest
+from nasframe.running.cache import Cache, nearest
+from nasframe.running.keys import differences
 from nasframe.running.material import Material
 from nasframe.store import RunStore
 

@@ -1,0 +1,216 @@
+"""What disks and databases refuse, as errors that name the file and say what can be done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nasframe.errors import NasframeError, RunError, UsageError
+
+REMEDIES = {
+    errno.ENOSPC: "The disk is full: make room on it.",
+    errno.EDQUOT: "Your quota on this disk is used up: make room on it.",
+    errno.EROFS: "The disk is read-only: make it writable, or choose a place on another one.",
+    errno.EACCES: "Permission is missing: allow this user to write there, or choose another place.",
+    errno.EPERM: "Permission is missing: allow this user to write there, or choose another place.",
+    errno.EFBIG: "A file may not become so large here: raise the limit (ulimit -f), or choose another disk.",
+    errno.EIO: "The disk failed: check it, or choose another one.",
+    errno.ENOTDIR: "A file lies where a folder is expected: move it, or choose another place.",
+    errno.EEXIST: "A file lies where a folder is expected: move it, or choose another place.",
+    errno.EISDIR: "A folder lies where a file is expected: move it away.",
+    errno.ENOENT: "The folder that it belongs to is gone: put it back.",
+    errno.ENAMETOOLONG: "Its name is too long: choose a shorter one.",
+    errno.ELOOP: "Its links lead in a circle: mend them.",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
+}
+DISK = frozenset(REMEDIES) - {errno.ENOENT}
+"""What the user can mend and no program can: a plugin that meets it is not to blame."""
+
+
+@contextmanager
+def writing(path: Path, kind: type[NasframeError] = RunError) -> Iterator[None]:
+    """Name a file if it cannot be written.
+
+    Args:
+        path: the file or folder that is written here.
+        kind: the class of the error; :class:`UsageError` before any work.
+
+    Raises:
+        RunError: it cannot be written; says why, and what can be done.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (FileNotFoundError, TimeoutError):  # an input is gone, or a lock is held: no matter of the disk
+        raise
+    except OSError as error:
+        raise kind(write_problem(path, error)) from error
+    except SafetensorError as error:
+        raise kind(write_problem(path, _as_os_error(error))) from error
+
+
+def write_problem(path: Path, error: OSError) -> str:
+    """Say which file cannot be written, why, and what can be done.
+
+    >>> write_problem(Path("run/env.json"), OSError(errno.ENOSPC, "No space left on device"))
+    'run/env.json: cannot be written (No space left on device). The disk is full: make room on it.'
+    """
+    place = path
+    if isinstance(error.filename, str) and error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        place = Path(error.filename)
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = REMEDIES.get(error.errno or 0, "Expected a place that can be written.")
+    return f"{place}: cannot be written ({reason}). {remedy}"
+
+
+def disk_problem(error: OSError) -> str | None:
+    """Say what is wrong with a disk if an error is about one, whoever met it; ``None`` if it is about something else.
+
+    >>> disk_problem(OSError(errno.ENOSPC, "No space left on device", "memo.txt"))
+    'memo.txt: No space left on device. The disk is full: make room on it.'
+    """
+    if error.errno not in DISK:
+        return None
+    return f"{error.filename or 'a file'}: {error.strerror}. {REMEDIES[error.errno]}"
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """Read the system's number out of the text of an error of safetensors."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(0, str(error))
+    code = int(number.group(1))
+    return OSError(code, os.strerror(code))
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Make sure, before any work, that a folder can be made, or written to if it is there.
+
+    Raises:
+        UsageError: it cannot; names what is in the way.
+    """
+    nearest = Path(os.path.abspath(directory))
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(nearest).f_flag & os.ST_RDONLY else errno.EACCES
+    else:
+        return
+    place = nearest if code == errno.ENOTDIR else directory
+    raise UsageError(write_problem(place, OSError(code, os.strerror(code))))
+
+
+# ---- databases
+
+
+class Database(sqlite3.Connection):
+    """A connection to a run's database whose errors name the file."""
+
+    path = Path("run.db")
+
+    def cursor(self, factory: Any = None) -> Any:
+        """Return a cursor whose errors name the file."""
+        return super().cursor(factory or _Cursor)
+
+
+def connect(path: Path) -> Database:
+    """Open a database.
+
+    Raises:
+        RunError: it cannot be opened.
+    """
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=60, factory=Database)
+    except sqlite3.Error as error:
+        raise RunError(database_problem(path, error)) from error
+    db.path = path
+    return db
+
+
+def check_database(db: Database) -> None:
+    """Read a database through once.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise RunError(damaged_database(db.path, " ".join(str(answer).split())))
+
+
+def database_problem(path: Path, error: sqlite3.Error) -> str:
+    """Say of an error of SQLite what is wrong with which file, and what can be done."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    known = {
+        sqlite3.SQLITE_FULL: errno.ENOSPC,
+        sqlite3.SQLITE_READONLY: errno.EACCES,
+        sqlite3.SQLITE_PERM: errno.EACCES,
+        sqlite3.SQLITE_IOERR: errno.EIO,
+    }
+    if code in known:
+        return write_problem(path, OSError(known[code], str(error)))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"{path}: another program holds the database ({error}). Close it, then go on."
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return f"{path}: cannot be opened ({error}). Expected a file in a folder that this user may write to."
+    return damaged_database(path, str(error))
+
+
+def damaged_database(path: Path, reason: str) -> str:
+    """Say that a run's database is damaged, and what can be done."""
+    return (
+        f"{path}: the run's database is damaged ({reason}). Put a copy of it back. Without one the run is lost: "
+        f"start it again with another --out (nasframe run {path.parent / 'recipe.yaml'}); with a cache its stages "
+        "are not run again."
+    )
+
+
+class _Cursor(sqlite3.Cursor):
+    """Turns what SQLite raises, on whichever call, into an error that names the file."""
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:  # our own mistake
+            raise
+        except sqlite3.DatabaseError as error:
+            path = getattr(self.connection, "path", Path("run.db"))
+            raise RunError(database_problem(path, error)) from error
+
+    def execute(self, *args: Any) -> Any:
+        with self._named():
+            return super().execute(*args)
+
+    def executemany(self, *args: Any) -> Any:
+        with self._named():
+            return super().executemany(*args)
+
+    def executescript(self, *args: Any) -> Any:
+        with self._named():
+            return super().executescript(*args)
+
+    def fetchone(self) -> Any:
+        with self._named():
+            return super().fetchone()
+
+    def fetchmany(self, *args: Any, **options: Any) -> Any:
+        with self._named():
+            return super().fetchmany(*args, **options)
+
+    def fetchall(self) -> Any:
+        with self._named():
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with self._named():
+            return super().__next__()
