@@ -121,6 +121,18 @@ class Database(sqlite3.Connection):
         """Return a cursor whose errors name the file."""
         return super().cursor(factory or _Cursor)
 
+    def execute(self, *args: Any) -> Any:
+        """Execute a statement; SQLite's own shortcut would not ask for our cursor."""
+        return self.cursor().execute(*args)
+
+    def executemany(self, *args: Any) -> Any:
+        """Execute a statement once for each row of values."""
+        return self.cursor().executemany(*args)
+
+    def executescript(self, *args: Any) -> Any:
+        """Execute several statements."""
+        return self.cursor().executescript(*args)
+
 
 def connect(path: Path) -> Database:
     """Open a database.

@@ -192,7 +192,10 @@ class Start:
     def differences(self, other: Start) -> list[str]:
         """Return the names of files that differ, or else what of the material does."""
         mine, theirs = self.material, other.material
-        names = [f"<{name}>" for name, _, _ in differences(mine["files"], theirs["files"])]
+        names = []
+        for name, _, _ in differences(mine["files"], theirs["files"]):
+            declared, slash, inside = name.partition("/")
+            names.append(f"<{declared}>{slash}{inside}")
         for name in self.opened.keys() & other.opened.keys():
             states = (self.opened[name], other.opened[name])
             if states[0] != states[1] and not all(state.startswith(NAMES) for state in states):
