@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,11 +318,11 @@ class RunStore:
         temporary = self.directory / "run.db.tmp"
         with writing(self.directory / "run.db"):
             temporary.unlink(missing_ok=True)
-        db = connect(temporary)
-        db.executescript(f"BEGIN; {SCHEMA}")  # one transaction: a disk is waited for once
-        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, canonical_json(value)) for key, value in facts.items()])
-        db.execute("COMMIT")
-        db.close()
+        rows = [(key, canonical_json(value)) for key, value in facts.items()]
+        with _removed_on_error(temporary), closing(connect(temporary)) as db:
+            db.executescript(f"BEGIN; {SCHEMA}")  # one transaction: a disk is waited for once
+            db.executemany("INSERT INTO run VALUES (?, ?)", rows)
+            db.execute("COMMIT")
         if recipe is not None:
             write_text(self.directory / "recipe.yaml", recipe)
         with writing(self.directory / "run.db"):
