@@ -8,12 +8,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from nasframe_basics.models import HF
+from safetensors.torch import load_file, save_file
+from stand_in import write_net, write_reviews
 from test_cache import TOY, cached, numbers, run_of
 
 import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
 from nasframe.running import keys
+from nasframe.running.material import Material
 from nasframe.running.reads import MISSING, Recorder, state
 from nasframe.store import RunStore
 
@@ -186,8 +190,16 @@ def test_a_stage_is_not_served_after_a_file_that_it_read_has_changed(project, na
     (project / name).write_text("something longer than it was")
     again = run_in(project, "again", cache=cache)
     assert list(cached(again)) == ["teacher"]  # nor are the stages that go on from it
+    third = run_in(project, "third", cache=cache)
+    assert list(cached(third)) == ["teacher", "transform", "evaluate"]
+    assert numbers(third) == numbers(again)
+
+
+def test_a_stage_that_is_run_again_is_the_stage_without_a_cache(project):
+    run_in(project, "first", cache=project.parent / "cache")
+    (project / "unnamed.txt").write_text("something longer than it was")
+    again = run_in(project, "again", cache=project.parent / "cache")
     assert numbers(again) == numbers(run_in(project, "plain"))
-    assert list(cached(run_in(project, "third", cache=cache))) == ["teacher", "transform", "evaluate"]
 
 
 def test_a_copy_of_the_project_is_served(project):
@@ -259,8 +271,6 @@ def test_what_a_one_file_plugin_imports_from_beside_it_is_part_of_its_source(tmp
 
 
 HELPED = """\
-import sys
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).parent))
 import helper
 
 from nasframe import hookimpl
@@ -278,19 +288,60 @@ def register_transforms(register):
 """
 
 
-def test_a_helper_that_changed_misses(project):
+def test_a_helper_that_changed_misses(project, monkeypatch):
+    monkeypatch.syspath_prepend(project)
     (project / "reader.py").write_text(HELPED)
     recipe = project / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(NAMED, ""))
     digests = []
-    for amount in (1, 2):
+    for amount in ("1", "2.5"):
         (project / "helper.py").write_text(f"AMOUNT = {amount}\n")
-        code = "import sys; from test_reads import *; print(keys_of_transform(sys.argv[1]))"
-        command = [sys.executable, "-c", code, str(recipe)]
-        digests.append(subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout)
-    assert digests[0] != digests[1] != ""
+        sys.modules.pop("helper", None)
+        registry.plugins.cache_clear()
+        keys._package_digest.cache_clear()  # as in a new process
+        nf.resolve(nf.load_recipe(recipe))
+        digests.append(keys.sources(["nudge"])["reader.py: helper.py"])
+    assert digests[0] != digests[1]
 
 
-def keys_of_transform(recipe):
-    nf.resolve(nf.load_recipe(recipe))
-    return keys.digest(keys.sources(["nudge"]))
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A directory that ``save_pretrained`` wrote; texts lie beside it."""
+    place = tmp_path_factory.mktemp("encoder") / "net"
+    write_net(place, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    write_reviews(place.parent)
+    return place
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "model.safetensors", "extra/notes.txt"])
+def test_every_file_of_a_model_directory_is_part_of_a_key(encoder, tmp_path, name):
+    data, copy = encoder.parent / "reviews.csv", tmp_path / "copy"
+    before = material_of(encoder, data)
+    subprocess.run(["cp", "-r", str(encoder), str(copy)], check=True)
+    assert material_of(copy, data) == before
+    (copy / name).parent.mkdir(exist_ok=True)
+    if name.endswith("safetensors"):  # bytes that no tensor holds
+        save_file(load_file(copy / name), copy / name, {"format": "pt", "note": "other"})
+    else:
+        with (copy / name).open("a") as file:
+            file.write("\n")
+    assert material_of(copy, data)["files"] != before["files"]
+
+
+def material_of(model: Path, data: Path) -> dict:
+    use, task = {"use": "hf", "path": str(model)}, {"use": "text_classification", "train": str(data)}
+    stages = [{"train": {"max_steps": 1}}]
+    return keys.material(Material(nf.resolve(nf.load_recipe({"model": use, "task": task, "stages": stages}))))
+
+
+def test_a_hub_model_declares_its_folder_in_the_hubs_cache(encoder, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--org--net" / "snapshots" / "abc"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(encoder)
+    (tmp_path / "models--org--net" / "refs").mkdir()
+    (tmp_path / "models--org--net" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert HF("org/net").files() == [snapshot]
+    assert HF("org/other").files() == []
+    assert HF("no hub id at all!").files() == []
