@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ OTHER_WEIGHTS = {
 }
 HEAD_WORDS = ("classifier", "score", "pre_classifier", "sequence_summary", "logits_proj", "pooler", "cls", "lm_head")
 SHOWN = 3
+LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,11 @@ def read_headers(files: Sequence[Path]) -> Checkpoint:
         if file.stat().st_size == 0:
             raise UsageError(f"{file}: the file is empty. Expected tensors by name.")
         try:
-            content: Any = load_state_dict(file, map_location="meta", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused
+                content: Any = load_state_dict(file, map_location="meta", weights_only=True)
         except Exception as error:  # each format, and each way to be broken, has an exception of its own
-            raise UsageError(f"{file}: cannot be read as weights: {reason(error)}. {_unreadable(file)}") from error
+            raise UsageError(f"{file}: cannot be read as weights. {_unreadable(file, error)}") from error
         if not isinstance(content, dict):
             raise UsageError(f"{file}: holds {type(content).__name__}. Expected tensors by name.")
         for name, tensor in content.items():
@@ -230,10 +234,17 @@ def read_headers(files: Sequence[Path]) -> Checkpoint:
     return Checkpoint(tensors, places)
 
 
-def _unreadable(file: Path) -> str:
+def _unreadable(file: Path, error: Exception) -> str:
+    """Say why a file cannot be read, and what was expected."""
     if file.suffix == ".safetensors":
-        return "Is it cut off, or an LFS pointer? Expected a whole safetensors file."
-    return "Objects in pickles are never made. Expected tensors only, as torch.save(net.state_dict()) writes."
+        return f"{reason(error)}. Is it cut off, or an LFS pointer? Expected a whole safetensors file."
+    expected = "Expected tensors only, as torch.save(net.state_dict()) writes them."
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if match:  # torch's own text advises to run what is in the file
+        return f"The pickle has {match[1]} in it, and code in pickles is never run. {expected}"
+    if type(error).__name__ == "UnpicklingError":
+        return f"It is no checkpoint, or has more than tensors in it, which are never made. {expected}"
+    return f"{reason(error)}. {expected}"
 
 
 def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) -> Fit:
@@ -286,7 +297,7 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
     if other:
         problems.append(_shapes_differ(other))
     if lost:
-        problems.append(_tensors_missing(net, lost, unused, checkpoint))
+        problems.append(_tensors_missing(net, lost, unused, checkpoint, head))
     problems += _layers_left(net, unused, checkpoint)
     problems += _types_differ(net, unused, checkpoint)
     return Fit(problems, sorted(new_head), new_pooler, unused)
@@ -335,7 +346,9 @@ def _size_hint(misfits: Sequence[_Misfit]) -> str:
     return ""
 
 
-def _tensors_missing(net: nn.Module, lost: Sequence[str], unused: Sequence[str], checkpoint: Checkpoint) -> str:
+def _tensors_missing(
+    net: nn.Module, lost: Sequence[str], unused: Sequence[str], checkpoint: Checkpoint, head: bool
+) -> str:
     """Say which tensors the file lacks, and what it may have instead."""
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     first = lost[0]
@@ -344,7 +357,8 @@ def _tensors_missing(net: nn.Module, lost: Sequence[str], unused: Sequence[str],
     hint = _other_prefix(net, lost, unused) or _fewer_layers(net, lost)
     if not hint and unused:
         hint = f" The file has {listed(unused)}, which the network has not."
-    return f"{checkpoint.place}: lacks {first}{shape}{rest}. Expected every tensor but the head's.{hint}"
+    expected = "every tensor but the head's" if head else "every tensor"
+    return f"{checkpoint.place}: lacks {first}{shape}{rest}. Expected {expected}.{hint}"
 
 
 def _other_prefix(net: nn.Module, lost: Sequence[str], unused: Sequence[str]) -> str:
@@ -426,6 +440,20 @@ def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:
             yield f"{place}: {name} {tuple(tensor.shape)} has {count} {values} not finite. Expected numbers."
 
 
+def refuse_quantised(config: Any, source: Source) -> None:
+    """Refuse a configuration that says that the weights are codes.
+
+    Raises:
+        UsageError: it does.
+    """
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else type(quantised).__name__
+        raise UsageError(
+            f"{source.path}: config.json has quantization_config ({method}). Expected a model of plain weights."
+        )
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A network with the weights of a checkpoint.
@@ -466,6 +494,7 @@ def load(
     """
     import torch
 
+    refuse_quantised(config, source)
     checkpoint = read_headers(find_files(source))
     given = {} if config is None else {"config": config}
     with quiet():
@@ -476,7 +505,7 @@ def load(
     found = judge(net, info, checkpoint, head)
     problems = [*found.problems, *(() if found.problems else infinite(net, checkpoint))]
     if problems:
-        raise refusal("path", problems)
+        raise UsageError("\n".join(problems))
     return Loaded(net, found, checkpoint.place)
 
 
@@ -496,7 +525,9 @@ def reason(error: BaseException) -> str:
     'Not here'
     """
     text = " ".join(str(error).split()).rstrip(".")
-    return text or type(error).__name__
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -83,6 +83,10 @@ class Material:
         use = use or self.plan.space
         return registry.make("space", use, {"config": net.config, "notify": self.notices}) if use else None
 
+    def load(self) -> None:
+        """Load everything, so that what does not fit is refused before any work."""
+        _ = self.work
+
     def _ask_estimators(self, net: nn.Module) -> None:
         """Let the costs that have ``on_plan`` refuse the network, or tell what they make of it."""
         for name, estimator in self.estimators.items():

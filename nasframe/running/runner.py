@@ -122,6 +122,7 @@ def run(
     if leader():
         refuse_existing(directory)
         with Progress(progress).bar("model and data"):
+            parts.load()
             check_budgets(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
         facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}

@@ -15,7 +15,18 @@ from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
 from nasframe.options import looks_like_path
 from nasframe.store import stamp
-from nasframe.weights import Source, adapter_refusal, find_files, fit, load, quiet, read_headers, reason, refusal
+from nasframe.weights import (
+    Source,
+    adapter_refusal,
+    find_files,
+    fit,
+    load,
+    quiet,
+    read_headers,
+    reason,
+    refusal,
+    refuse_quantised,
+)
 from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
 if TYPE_CHECKING:
@@ -61,11 +72,11 @@ class HF:
         local = home / Path(path).expanduser()
         is_directory = bool(str(path)) and local.is_dir()
         if is_directory and revision is not None:
-            raise UsageError(f"revision: {revision!r} is the hub's, but {local} is a directory. Expected no revision.")
+            raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
         if local.is_file():
-            raise UsageError(f"path: {local} is a file. Expected the directory that save_pretrained wrote.")
+            raise refusal("path", [f"{local} is a file. Expected the directory that save_pretrained wrote."])
         if not is_directory and looks_like_path(str(path)):
-            raise UsageError(f"path: no such folder {str(path)!r}, read from {home}/. Expected a model's directory.")
+            raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
         self.path = str(local if is_directory else path)
         self.attention = attention
         self._home, self._notify, self._trust = home, notify, trust_remote_code
@@ -78,26 +89,31 @@ class HF:
             UsageError: there are no tokenizer files, or its ids are not the network's.
         """
         with self._found():
-            tokenizer = load_tokenizer(self._files, self._trust)
-            net = self._skeleton()
-        if texts := list(misfits(tokenizer, net.config, _rows(net), self.path)):
-            raise refusal("path", texts)
-        ids, rows = highest_id(tokenizer) + 1, _rows(net)
+            return self._tokenizer(self._files, self._notify)
+
+    def local_tokenizer(self) -> Any:
+        """Return the tokenizer as :meth:`tokenizer` does; ``None`` where it is not at hand, or does not fit."""
+        source = Source(self.path, self._files.revision, local=True)
+        try:
+            return self._tokenizer(source, lambda place, text: None)
+        except Exception:  # what is wrong with it, on_plan says
+            return None
+
+    def _tokenizer(self, source: Source, notify: Notify) -> Any:
+        """Load the tokenizer, refuse one that does not fit, and adapt it to the network."""
+        net = _skeleton(source, self._trust, _stamps(source))
+        tokenizer = load_tokenizer(source, self._trust)
+        if tokenizer is None:
+            return None
+        rows = _rows(net)
+        problems = list(misfits(tokenizer, net.config, rows, self.path))
+        if problems:
+            raise UsageError("\n".join(problems))
+        ids = highest_id(tokenizer) + 1
         if rows - ids > UNREACHED * rows:
-            self._notify("model", f"the tokenizer has {ids} ids, the embedding {rows} rows: the others are never used.")
-        self._adapt(tokenizer, net)
+            notify("model", f"the tokenizer has {ids} ids, the embedding {rows} rows: the others are never used.")
+        _adapt(tokenizer, net, notify)
         return tokenizer
-
-    def _adapt(self, tokenizer: Any, net: nn.Module) -> None:
-        """Make a tokenizer give what the network takes: no more tokens than positions, no types it does not know."""
-        from nasframe.nn.positions import usable_positions
-
-        tokenizer.model_max_length = usable_positions(net) or UNLIMITED
-        if "token_type_ids" in tokenizer.model_input_names and not _takes_types(net):
-            tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-            self._notify(
-                "model", "the tokenizer's token_type_ids are not used, as the network does not tell types apart."
-            )
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network, in eval mode, with a head for ``labels``; a saved head of that size is kept.
@@ -155,24 +171,11 @@ class HF:
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
+        source = Source(self.path, self._files.revision, local=True)
         try:
-            return self._skeleton(local=True)
+            return copy.deepcopy(_skeleton(source, self._trust, _stamps(source)))
         except Exception:  # what is wrong with it, on_plan says
             return None
-
-    def local_tokenizer(self) -> Any:
-        """Return the tokenizer as :meth:`tokenizer` does; ``None`` where it is not at hand, or does not fit."""
-        quiet_model = copy.copy(self)
-        quiet_model._files = Source(self.path, self._files.revision, local=True)
-        quiet_model._notify = lambda place, text: None  # the run will tell
-        try:
-            return quiet_model.tokenizer()
-        except UsageError:  # what is wrong with it, on_plan says
-            return None
-
-    def _skeleton(self, local: bool = False) -> nn.Module:
-        source = Source(self.path, self._files.revision, local or self._files.local)
-        return copy.deepcopy(_skeleton(source, self._trust, _stamps(source)))
 
     @contextlib.contextmanager
     def _found(self) -> Iterator[None]:
@@ -222,6 +225,8 @@ def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -
         problems += _examine_weights(source, net)
     except UsageError as error:
         problems.append(str(error))
+    except Exception as error:  # as transformers refuses what it cannot load
+        problems.append(_no_model(source, error))
     try:
         tokenizer = load_tokenizer(source, trust_remote_code)
         if tokenizer is not None:
@@ -233,6 +238,7 @@ def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -
 
 def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
     """Return what headers show to be wrong; nothing if the weights are not at hand."""
+    refuse_quantised(net.config, source)
     files = find_files(source)
     if not files:
         return ()
@@ -256,6 +262,16 @@ def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
         hint = f" Did you mean {folder / inner[-1]}?" if inner else ""
         return f"model '{folder}': there is no config.json. Expected a directory that save_pretrained wrote.{hint}"
     return f"model '{folder}': {reason(error)}. Expected a directory that save_pretrained wrote."
+
+
+def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
+    """Make a tokenizer give what a network takes: no more tokens than positions, no types that it does not know."""
+    from nasframe.nn.positions import usable_positions
+
+    tokenizer.model_max_length = usable_positions(net) or UNLIMITED
+    if "token_type_ids" in tokenizer.model_input_names and not _takes_types(net):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        notify("model", "the tokenizer's token_type_ids are left out: the network does not tell types apart.")
 
 
 def _rows(net: nn.Module) -> int:
