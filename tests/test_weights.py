@@ -1,5 +1,6 @@
 """Checkpoints: only a head may be new; what else does not fit is refused, by headers where they show it."""
 
+import ast
 import json
 import pickle
 import shutil
@@ -354,3 +355,13 @@ def test_an_adapter_is_no_model_even_beside_one(saved, tmp_path):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
     with pytest.raises(UsageError, match=r"adapter_config\.json: the directory holds an adapter"):
         find_files(Source(str(folder)))
+
+
+def test_nothing_is_asked_at_a_terminal():
+    """transformers asks whether to run a model's own code unless it is told."""
+    root = Path(__file__).parents[1]
+    for path in [*root.glob("nasframe/**/*.py"), *root.glob("plugins/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
+                names = {keyword.arg for keyword in node.keywords}
+                assert names & {"trust_remote_code", "state_dict"}, f"{path}:{node.lineno}"
