@@ -170,10 +170,13 @@ def probe(model: nn.Module) -> dict[str, Any]:
     """Compute a model's logits on fixed, invented token ids: ``{"inputs": {name: tensor}, "logits": tensor}``."""
     import torch
 
+    from nasframe.nn.positions import usable_positions
+
     draw = torch.Generator().manual_seed(0)
     words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    ids = torch.randint(min(5, words - 1), words, (4, 12), generator=draw)
-    mask = (torch.arange(12) < torch.tensor([12, 9, 5, 12])[:, None]).long()
+    length = min(12, usable_positions(model) or 12)
+    ids = torch.randint(min(5, words - 1), words, (4, length), generator=draw)
+    mask = (torch.arange(length) < torch.tensor([12, 9, 5, 12])[:, None]).long()
     inputs = {"input_ids": ids, "attention_mask": mask}
     was_training, where = model.training, next(model.parameters()).device
     with torch.no_grad():

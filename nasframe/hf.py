@@ -12,19 +12,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+)
 from transformers import AutoModelForSequenceClassification as _Auto
 
 from nasframe.nn.elastic import FAMILIES, resize
 
 
-def classes(stock: Any) -> tuple[type, type]:
+def classes(stock: Any, config: Any = None) -> tuple[type, type]:
     """Derive from a stock model class the configuration and the model class whose layers have sizes of their own.
 
     An exported modelling file carries this function as it is, after the source of ``nasframe.nn.elastic``.
 
     Args:
         stock: a model class of transformers.
+        config: the configuration class, if the model shares that of another.
 
     Returns:
         Configuration class and model class. The configuration's further fields are ``layer_heads`` and ``layer_ffn``
@@ -41,7 +48,7 @@ def classes(stock: Any) -> tuple[type, type]:
 
     base = stock.config_class
     fields: dict[str, Any] = {"model_type": f"nasframe-{base.model_type}", "__module__": __name__}
-    config_class = type(f"Nasframe{base.__name__}", (base,), fields)
+    config_class = config or type(f"Nasframe{base.__name__}", (base,), fields)
     methods = {"__init__": __init__, "config_class": config_class, "__module__": __name__}
     return config_class, type(f"Nasframe{stock.__name__}", (stock,), methods)
 
@@ -50,3 +57,5 @@ for _family in FAMILIES:
     _config, _model = classes(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[CONFIG_MAPPING[_family]])
     AutoConfig.register(f"nasframe-{_family}", _config, exist_ok=True)
     _Auto.register(_config, _model, exist_ok=True)
+    _, _base = classes(MODEL_MAPPING[CONFIG_MAPPING[_family]], _config)
+    AutoModel.register(_config, _base, exist_ok=True)

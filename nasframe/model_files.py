@@ -113,14 +113,27 @@ def modeling_source(stock: type) -> str:
     from nasframe.nn import elastic
 
     config, model = (cls.__name__ for cls in hf.classes(stock))
-    return "\n\n".join(
-        [
-            inspect.getsource(elastic),
-            inspect.getsource(hf.classes),
-            f"from transformers import {stock.__name__}  # noqa: E402",
-            f"{config}, {model} = classes({stock.__name__})\n",
-        ]
-    )
+    lines = [
+        f"from transformers import {stock.__name__}  # noqa: E402",
+        f"{config}, {model} = classes({stock.__name__})",
+    ]
+    base = base_class(stock)
+    if base is not stock:
+        lines[0] = f"from transformers import {base.__name__}, {stock.__name__}  # noqa: E402"
+        lines.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
+    return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), "\n".join(lines) + "\n"])
+
+
+def base_class(stock: type) -> Any:
+    """Return the class of transformers that is a stock class without its head.
+
+    >>> from transformers import BertForSequenceClassification
+    >>> base_class(BertForSequenceClassification).__name__
+    'BertModel'
+    """
+    from transformers import MODEL_MAPPING
+
+    return MODEL_MAPPING[stock.config_class]  # type: ignore[attr-defined]
 
 
 def card_text(
@@ -171,8 +184,13 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
         kept = (arch or {}).get("layers", list(range(len(sizes["layers"]))))
         record = {key: sizes[key] for key in RECORD if key in sizes} | {"kept_layers": list(kept)}
         config = config_class.from_dict(found | layer_sizes | record)  # type: ignore[attr-defined]
-        auto = {"AutoConfig": config_class, auto_class(stock): model_class}
-        config.auto_map = {key: f"{Path(MODELING).stem}.{cls.__name__}" for key, cls in auto.items()}
+        base_name = f"Nasframe{base_class(stock).__name__}"
+        auto = {
+            "AutoConfig": config_class.__name__,
+            "AutoModel": base_name,
+            auto_class(stock): model_class.__name__,
+        }
+        config.auto_map = {key: f"{Path(MODELING).stem}.{name}" for key, name in auto.items()}
         config.architectures = [model_class.__name__]
         return config, state
     config = stock.config_class.from_dict({key: value for key, value in found.items() if key not in SIZES})

@@ -334,12 +334,22 @@ def is_path(annotation: Any) -> bool:
 
 
 def must_exist(annotation: Any, value: str) -> bool:
-    """Tell whether a path has to be there: always, or where it may be another text if it ends like a data file.
+    """Tell whether a path has to be there: always, or if it may be another text, where it looks like a path.
 
     >>> must_exist(Path, "data"), must_exist(Path | str, "org/name"), must_exist(Path | str, "a.csv")
     (True, False, True)
     """
-    return str not in _parts(annotation) or Path(value).suffix in DATA_FILES
+    return str not in _parts(annotation) or Path(value).suffix in DATA_FILES or looks_like_path(value)
+
+
+def looks_like_path(text: str) -> bool:
+    """Tell whether a text can only be a path: no name, and no hub id, which has one slash at most.
+
+    >>> [looks_like_path(text) for text in ("./net", "/data/net", "~/net", "a/b/c", "org/name", "name")]
+    [True, True, True, True, False, False]
+    """
+    starts = text.startswith((".", "/", "~")) or text.endswith("/")
+    return not text or starts or text.count("/") > 1 or "\\" in text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

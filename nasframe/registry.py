@@ -31,6 +31,8 @@ GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
+PATHS = {"model": "hf"}
+"""The plugin that is meant where a path stands in place of a name: it takes the path as its option ``path``."""
 
 
 @dataclass(frozen=True)
@@ -292,22 +294,39 @@ def find(kind: str, name: str) -> Registered:
         raise UsageError(_clash(kind, name, entries))
     known = factories(kind)
     elsewhere = [other for other in KINDS if other != kind and name in factories(other)]
+    if kind in PATHS and not elsewhere:
+        raise UsageError(
+            f"unknown {kind} {name!r}. There are: {listing(known)}.{suggestion(name, known)} A directory is written as "
+            f"a path, ./{name}; a name of the hub as {{use: {PATHS[kind]}, path: {name}}}."
+        )
     article = "an" if elsewhere and elsewhere[0][0] in "aeiou" else "a"
     hint = f" {name!r} is {article} {elsewhere[0]}." if elsewhere else suggestion(name, known)
     raise UsageError(f"unknown {kind} {name!r}. There are: {listing(known)}.{hint}")
 
 
-def use_of(value: Any) -> tuple[str, dict[str, Any]]:
+def use_of(value: Any, kind: str = "") -> tuple[str, dict[str, Any]]:
     """Split ``"name"`` or ``{use: name, option: value}`` into name and options.
+
+    Args:
+        value: what a recipe says.
+        kind: the plugin's kind; a model's name may be a path or a hub id.
 
     >>> use_of({"use": "kd", "temperature": 5})
     ('kd', {'temperature': 5})
+    >>> use_of("./bert", "model")
+    ('hf', {'path': './bert'})
     """
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, Mapping) and isinstance(value.get("use"), str):
-        return value["use"], {key: item for key, item in value.items() if key != "use"}
-    raise UsageError(f"{value!r} names no plugin. Expected a name, or a mapping with 'use: NAME' and options.")
+    name, options = value, {}
+    if isinstance(value, Mapping):
+        name = value.get("use")
+        options = {key: item for key, item in value.items() if key != "use"}
+    if not isinstance(name, str):
+        raise UsageError(f"{value!r} names no plugin. Expected a name, or a mapping with 'use: NAME' and options.")
+    from nasframe.options import looks_like_path
+
+    if kind in PATHS and "path" not in options and ("/" in name or looks_like_path(name)):
+        return PATHS[kind], {"path": name, **options}
+    return name, options
 
 
 def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **options: Any) -> Any:
@@ -329,7 +348,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
 
     if not isinstance(use, str | Mapping):
         return use
-    name, inline = use_of(use)
+    name, inline = use_of(use, kind)
     options = inline | options
     factory = find(kind, name).load()
     parameters = inspect.signature(factory).parameters

@@ -38,6 +38,13 @@ def run(jobs: list[dict[str, Any]]) -> None:
             raise SystemExit(f"{job['directory']}: tensors and configuration disagree: {wrong}")
         if job["tokenizer"]:
             transformers.AutoTokenizer.from_pretrained(job["directory"], trust_remote_code=job["remote"])
+        if job["remote"]:  # whoever wants embeddings, or a head of another kind, starts from the encoder alone
+            _, info = transformers.AutoModel.from_pretrained(
+                job["directory"], trust_remote_code=True, output_loading_info=True
+            )
+            missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]  # some heads use none
+            if missing or info["mismatched_keys"]:
+                raise SystemExit(f"{job['directory']}: the encoder alone lacks tensors: {missing}")
         with torch.no_grad():
             logits = model.eval()(**load_file(job["inputs"])).logits
         save_file({"logits": logits.contiguous()}, job["logits"])

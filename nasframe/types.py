@@ -26,6 +26,8 @@ Forward: TypeAlias = Callable[..., Any]
 """A network as a function: keyword inputs (``input_ids``, ``attention_mask`` …) to a Hugging Face model output."""
 
 Count: TypeAlias = Annotated[int, Ge(1)]
+MaxLength: TypeAlias = Annotated[int, Ge(3)]
+"""Tokens after which texts are cut: two special tokens, and one of the text, are the least."""
 Positive: TypeAlias = Annotated[float, Gt(0)]
 
 TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import itertools
 import json
+import sys
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 import nasframe.hf  # noqa: F401
 from nasframe import export, model_files, reload
@@ -18,6 +20,7 @@ from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import encoder_matrices, note, parse_format, shown
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.weights import quiet
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
 ARCH = {"layers": [0, 2], "heads.0": 3, "ffn.0": 17, "heads.2": 0, "ffn.2": 64}
@@ -96,6 +99,34 @@ def test_loads_without_the_flag_once_registered(exported, family, mode):
     assert model.config.id2label == LABELS
     same = blueprint(model) == blueprint(models[name])
     assert same is (mode == "hetero")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("own", [True, False], ids=["its own code", "nasframe's"])
+def test_the_encoder_alone_loads_too(exported, family, own, monkeypatch):
+    folder, models, expected, _ = exported
+    name = f"{family}-hetero@50%"
+    named = json.loads((folder / name / "config.json").read_text())["auto_map"]["AutoModel"]
+    auto = AutoModel
+    if own:  # transformers itself would take the registered class; a fresh process has loaded the other in the fixture
+        module, _, name_of_class = named.partition(".")
+        spec = importlib.util.spec_from_file_location("carried", folder / name / f"{module}.py")
+        carried = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "carried", carried)
+        spec.loader.exec_module(carried)
+        auto = getattr(carried, name_of_class)
+    with quiet():
+        encoder = auto.from_pretrained(folder / name).eval()
+    assert type(encoder).__module__.startswith("nasframe") is not own
+    inputs = expected[name]["inputs"]
+    with torch.no_grad():
+        found = encoder(**inputs).last_hidden_state
+        wanted = models[name].base_model.eval()(**inputs).last_hidden_state
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_a_network_of_few_positions_is_exported():
+    assert export.probe(tiny_net("roberta", max_position_embeddings=8))["inputs"]["input_ids"].shape == (4, 7)
 
 
 def test_true_sizes_are_smaller_and_padded_says_it_is_not(exported):

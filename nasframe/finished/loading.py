@@ -65,7 +65,9 @@ class Finished:
         if self.net_directory is not None and (self.net_directory / "tokenizer.json").is_file():
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(self.net_directory)
+            import nasframe.hf  # noqa: F401  (transformers would ask whether to run the export's own code)
+
+            tokenizer = AutoTokenizer.from_pretrained(self.net_directory, trust_remote_code=False)
         return Material(self.plan, tokenizer)
 
     @cached_property

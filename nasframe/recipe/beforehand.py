@@ -2,21 +2,90 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, RecipeError
 from nasframe.recipe.plan import same_shape
-from nasframe.types import TrainJob, canonical_json
+from nasframe.types import TrainJob
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from nasframe.recipe.plan import Plan, PlannedStage
+
+
+def material_refusals(
+    model: Mapping[str, Any] | None,
+    task: Mapping[str, Any] | None,
+    estimators: Mapping[str, Mapping[str, Any] | None],
+    base: Path,
+) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask a recipe's model, task and costs that have ``on_plan`` whether they go together.
+
+    Only what is at hand is looked at: configurations, headers of files, tokenizers; nothing is fetched.
+
+    Args:
+        model: the resolved ``use`` of the model; ``None`` for a recipe without one, or if its options have problems.
+        task: that of the task, or ``None`` likewise.
+        estimators: those of the costs that the recipe may ask for, by name.
+        base: the recipe's folder.
+
+    Yields:
+        Where in the recipe something does not fit, and why.
+    """
+    if model is None:
+        return
+    try:
+        made: Any = registry.make("model", model, {"base": base, "notify": _unheard})
+        if hasattr(made, "on_plan"):
+            made.on_plan()
+    except NasframeError as error:
+        yield from _texts(("model",), error)
+        return
+    tokenizer = made.local_tokenizer() if hasattr(made, "local_tokenizer") else None
+    if task is not None and tokenizer is not None:
+        factory: Any = registry.find("task", task["use"]).load()
+        options = {key: value for key, value in task.items() if key != "use"}
+        yield from _refusal(("task",), getattr(factory, "on_plan", None), options, tokenizer)
+    asking = {name: use for name, use in estimators.items() if use and _has_on_plan("estimator", use)}
+    net = made.skeleton() if asking and hasattr(made, "skeleton") else None
+    for name, use in asking.items():
+        if net is not None:
+            estimator = registry.make("estimator", use, {"notify": _unheard})
+            yield from _refusal(("estimators", name), estimator.on_plan, net)
+
+
+def _unheard(place: str, text: str) -> None:
+    """Take a notice and do nothing: the run will tell."""
+
+
+def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
+    """Tell whether a plugin's factory is a class with ``on_plan``."""
+    return hasattr(registry.find(kind, use["use"]).load(), "on_plan")
+
+
+def _refusal(place: tuple[Any, ...], on_plan: Any, *arguments: Any) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask one plugin."""
+    if on_plan is None:
+        return
+    try:
+        on_plan(*arguments)
+    except NasframeError as error:
+        yield from _texts(place, error)
+
+
+def _texts(place: tuple[Any, ...], error: NasframeError) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield each problem of an error, below the option that it names."""
+    if not isinstance(error, RecipeError):
+        yield place, str(error)
+        return
+    for problem in error.problems:
+        option = tuple(problem.path.split(".")) if problem.path else ()
+        yield (*place, *option), problem.text
 
 
 def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -115,15 +184,12 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
 
 
 def skeleton(plan: Plan) -> nn.Module | None:
-    """Return a copy of the plan's network without values, or ``None`` where its sizes are not at hand."""
-    return copy.deepcopy(_skeleton(canonical_json(plan.model), plan.base)) if plan.model else None
-
-
-@functools.cache
-def _skeleton(model: str, base: Any) -> nn.Module | None:
+    """Return the plan's network without values, or ``None`` where its sizes are not at hand."""
+    if not plan.model:
+        return None
     from nasframe.nn.elastic import stock_class
 
-    made: Any = registry.make("model", json.loads(model), {"base": base})
+    made: Any = registry.make("model", plan.model, {"base": plan.base})
     found: nn.Module | None = made.skeleton() if hasattr(made, "skeleton") else None
     try:
         return found if found is not None and stock_class(found) else None

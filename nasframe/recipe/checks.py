@@ -54,7 +54,7 @@ class Checker:
         if value is None:
             return None
         try:
-            name, options = registry.use_of(value)
+            name, options = registry.use_of(value, kind)
             factory = registry.find(kind, name).load()
         except NasframeError as error:
             self.problem((*path, "use") if isinstance(value, dict) and "use" in value else path, str(error))

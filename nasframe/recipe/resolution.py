@@ -16,7 +16,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
 from nasframe.options import groups_of, options_of, ref_kind, validate
-from nasframe.recipe.beforehand import refusals
+from nasframe.recipe.beforehand import material_refusals, refusals
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe
 from nasframe.recipe.overrides import Override, verb_of
@@ -76,6 +76,11 @@ def _plan(check: Checker) -> Plan | None:
     written, planned = stages.all()
     wanted = () if bare else check.wanted
     estimators = {n: declared.get(n) or check.use("estimator", n, ("estimators", n)) for n in wanted}
+    wrong = {problem.path.partition(".")[0] for problem in check.problems}
+    sound = {key: None if key in wrong else uses[key] for key in ("model", "task")}
+    costs = {} if "estimators" in wrong else estimators
+    for place, text in material_refusals(sound["model"], sound["task"], costs, recipe.base):
+        check.problem(place, text)
     if check.problems:
         return None
     name = data.get("name") or (recipe.path.stem if recipe.path else "recipe")

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.errors import UsageError
 from nasframe.interfaces import files_of
 from nasframe.notices import Notices
 from nasframe.running.processes import device
@@ -102,10 +103,26 @@ class Material:
             found: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
         return found
 
+    def load(self) -> None:
+        """Load everything, so that what does not fit is refused before any work."""
+        _ = self.work
+
+    def _ask_estimators(self, net: nn.Module) -> None:
+        """Let the costs that have ``on_plan`` refuse the network, or tell what they make of it."""
+        for name, estimator in self.estimators.items():
+            if not hasattr(estimator, "on_plan"):
+                continue
+            try:
+                estimator.on_plan(net)
+            except UsageError as error:
+                raise UsageError(f"estimators.{name}: {error}") from error
+
     @cached_property
     def work(self) -> Work:
         """What the first stage starts from."""
         task, net = self.task, self.net() if self.model else None
+        if net is not None:
+            self._ask_estimators(net)
         return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]
 
     def declared(self) -> Iterator[tuple[str, Path]]:

@@ -131,6 +131,7 @@ def run(
         if cache is not None:
             refuse_unwritable(Cache(Path(cache)).root)
         with Progress(progress).bar("model and data"):
+            parts.load()
             check_budgets(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
         facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}

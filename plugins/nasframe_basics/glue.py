@@ -11,10 +11,11 @@ from typing import Any, Literal
 from nasframe.digests import stamp
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
+from nasframe.types import MaxLength
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
-from nasframe_basics.text import TextTask
+from nasframe_basics.text import TextTask, refuse_length
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def glue(
     name: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
     path: Path | None = None,
     hub: str = "nyu-mll/glue",
-    max_length: int = 128,
+    max_length: MaxLength | None = None,
     select: str | float = "10%",
     train_limit: int | None = None,
     tokenizer: Any = None,
@@ -82,13 +83,14 @@ def glue(
         name: the task.
         path: the folder with ``train.tsv`` and ``dev.tsv``, or the folder that holds all of GLUE's folders.
         hub: the data set on the hub (needs the extra ``hub``), read where no ``path`` is given.
-        max_length: tokens after which a text, or a pair together, is cut.
+        max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
+            if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
         train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder against which ``path`` is read.
-        notify: injected.
+        notify: injected; hears what the task decides by itself.
 
     Raises:
         UsageError: a file, a row or a label is not as GLUE lays them out; the message names file and row.
@@ -104,7 +106,19 @@ def glue(
     for notice in split_notices(splits, layout.labels):
         notify(notice.place, notice.text)
     counts = [source.counts for source in sources]
-    return TextTask(splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts)
+    return TextTask(
+        splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts, notify=notify
+    )
+
+
+def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+    """Refuse a written ``max_length`` that does not fit the network or the texts."""
+    layout = TASKS.get(options["name"])
+    if layout is not None and options.get("max_length") is not None:
+        refuse_length(options["max_length"], len(layout.texts), tokenizer)
+
+
+glue.on_plan = _on_plan  # type: ignore[attr-defined]
 
 
 def _from_folder(folder: Path, layout: Layout) -> list[Source]:

@@ -6,12 +6,17 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from nasframe.notices import Notify, say
 from nasframe.types import Arch, arch_id
+from nasframe.weights import refusal
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.interfaces import SearchSpace
+
+LENGTH = 128
+"""Tokens that are measured if nothing is written and the network can read as many."""
 
 
 class Latency:
@@ -21,10 +26,11 @@ class Latency:
 
     Args:
         batch: sequences.
-        length: tokens in each.
+        length: tokens in each; default: 128, or what the network can read if that is less.
         repeats: timed forwards.
         warmup: forwards before them.
         threads: CPU threads; default as torch is set.
+        notify: injected; hears if the network reads less than the default length.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> Latency(repeats=3, length=8).estimate(None, tiny_net()) > 0
@@ -34,9 +40,16 @@ class Latency:
     unit = "ms"
 
     def __init__(
-        self, batch: int = 1, length: int = 128, repeats: int = 20, warmup: int = 3, threads: int | None = None
+        self,
+        batch: int = 1,
+        length: int | None = None,
+        repeats: int = 20,
+        warmup: int = 3,
+        threads: int | None = None,
+        notify: Notify = say,
     ) -> None:
         self.batch, self.length, self.repeats, self.warmup, self.threads = batch, length, repeats, warmup, threads
+        self._notify = notify
         self._records: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
@@ -63,13 +76,39 @@ class Latency:
             known[key] = self._time(net if arch is None else space.extract(net, arch))
         return dict(known[key])
 
+    def on_plan(self, net: nn.Module) -> None:
+        """Refuse a written length that the network cannot read, and tell if it cannot read the default length.
+
+        Args:
+            net: the network, with or without values.
+
+        Raises:
+            RecipeError: with the option ``length``.
+        """
+        self._length_for(net)
+
+    def _length_for(self, net: nn.Module) -> int:
+        """Return how many tokens are measured: what was written, or what the network can read of the default."""
+        from nasframe.nn.positions import usable_positions
+
+        length = LENGTH if self.length is None else self.length
+        longest = usable_positions(net)
+        if longest is None or length <= longest:
+            return length
+        if self.length is not None:
+            text = f"{length} tokens are more than the network can read. Expected at most {longest}."
+            raise refusal("length", [text])
+        self._notify("latency.length", f"latency is measured at {longest} tokens, all that the network can read.")
+        return longest
+
     def _time(self, net: nn.Module) -> dict[str, Any]:
         import torch
 
         from nasframe.nn.elastic import base_of
 
         device, training, threads = next(net.parameters()).device, net.training, torch.get_num_threads()
-        ids = torch.randint(1, 100, (self.batch, self.length), generator=torch.Generator().manual_seed(0)).to(device)
+        length = self._length_for(net)
+        ids = torch.randint(1, 100, (self.batch, length), generator=torch.Generator().manual_seed(0)).to(device)
         ids %= base_of(net).config.vocab_size
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -90,5 +129,5 @@ class Latency:
         low, median, high = (
             1000 * float(q) for q in torch.tensor(seconds[self.warmup :]).quantile(torch.tensor([0.25, 0.5, 0.75]))
         )
-        how = {"repeats": self.repeats, "batch": self.batch, "length": self.length, "threads": self.threads or threads}
+        how = {"repeats": self.repeats, "batch": self.batch, "length": length, "threads": self.threads or threads}
         return {"median": median, "spread": high - low, "how": how | {"device": str(device)}}

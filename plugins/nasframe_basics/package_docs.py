@@ -16,21 +16,24 @@ import re
 import sysconfig
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nasframe.errors import UsageError
+from nasframe.notices import Notify, say
 from nasframe.streams import generator
+from nasframe.types import MaxLength
 from nasframe_basics.splits import Split
-from nasframe_basics.text import TextTask
+from nasframe_basics.text import TextTask, refuse_length
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
 PER_CLASS = {"dev": 120, "select": 60, "train": 420}
 WORDS = (6, 60)  # shorter says nothing, longer is cut
 LARGEST = 100_000  # bytes
+DEFAULT_LENGTH = 48  # tokens
 NEAR = 0.5  # two texts that share this part of their word pairs are near copies
 
 # The names of packages and of what they are commonly imported as; whole dotted paths that begin with one; words
@@ -43,7 +46,9 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 SKIPPED = {"site-packages", "dist-packages", "tests", "test", "testing", "lib2to3", "_vendor", "externals", "extern"}
 
 
-def package_docs(limit: int | None = None, max_length: int = 48, tokenizer: Any = None) -> TextTask:
+def package_docs(
+    limit: int | None = None, max_length: MaxLength | None = None, tokenizer: Any = None, notify: Notify = say
+) -> TextTask:
     """Tell which of ten Python packages a docstring is from; 600 a package, no two of them near copies.
 
     Near copies are texts that share at least half of their pairs of consecutive words (Jaccard similarity of the
@@ -51,8 +56,9 @@ def package_docs(limit: int | None = None, max_length: int = 48, tokenizer: Any 
 
     Args:
         limit: training examples to keep, for a quick try; ``select`` and ``dev`` shrink in proportion.
-        max_length: tokens after which a text is cut.
+        max_length: tokens after which a text is cut; default: 48, or what the network can read if that is less.
         tokenizer: injected.
+        notify: injected; hears what the task decides by itself.
 
     Returns:
         The task: 4,200 train, 600 select, 1,200 dev, ten classes of one size; primary metric ``accuracy``.
@@ -74,7 +80,19 @@ def package_docs(limit: int | None = None, max_length: int = 48, tokenizer: Any 
             splits[name] += [(texts[i], label) for i in order[start : start + size]]
             start += size
     data = {name: Split([(text,) for text, _ in rows], np.array([c for _, c in rows])) for name, rows in splits.items()}
-    return TextTask(data, PACKAGES, ("accuracy", "macro_f1"), "accuracy", tokenizer, max_length)
+    metrics = ("accuracy", "macro_f1")
+    return TextTask(
+        data, PACKAGES, metrics, "accuracy", tokenizer, max_length, default_length=DEFAULT_LENGTH, notify=notify
+    )
+
+
+def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+    """Refuse a written ``max_length`` that does not fit the network."""
+    if options.get("max_length") is not None:
+        refuse_length(options["max_length"], 1, tokenizer)
+
+
+package_docs.on_plan = _on_plan  # type: ignore[attr-defined]
 
 
 def masked_docs(package: str) -> Iterator[str]:

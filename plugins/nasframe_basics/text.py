@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 
 from nasframe.errors import UsageError
+from nasframe.notices import Notify, say
 from nasframe.streams import generator
 from nasframe.types import Batch, DataSource, DataSummary, Evaluation, Forward
+from nasframe.weights import refusal
 from nasframe_basics.metrics import METRICS
 from nasframe_basics.splits import Split, stratified
 from nasframe_basics.summary import summarise
 
 EVALUATION_BATCH = 64
+MAX_LENGTH = 128
+"""Tokens after which texts are cut, if nothing is written and the network can read as many."""
 WINDOW = 50  # batches that are sorted by length together
 
 
@@ -53,9 +57,15 @@ class TextTask:
         metrics: names from ``nasframe_basics.metrics.METRICS``.
         primary: the one of them that a search maximises.
         tokenizer: a Hugging Face tokenizer.
-        max_length: tokens after which a text is cut.
+        max_length: tokens after which a text is cut; default: ``default_length``, or what the network can read if
+            that is less.
         seed: draws the subset that ``evaluate(examples=n)`` measures.
         sources: what the splits were read from, for the summary.
+        default_length: where texts are cut if ``max_length`` is not given.
+        notify: hears of texts that are cut earlier than by default.
+
+    Raises:
+        UsageError: a split is empty, or ``max_length`` is more than the network can read, or too few for a text.
 
     >>> data = {"dev": Split([("good",), ("bad",)], np.array([1, 0]))}
     >>> TextTask(data, ["no", "yes"], ["accuracy"], "accuracy").sizes
@@ -69,16 +79,20 @@ class TextTask:
         metrics: Sequence[str],
         primary: str,
         tokenizer: Any = None,
-        max_length: int = 128,
+        max_length: int | None = None,
         seed: int = 0,
         sources: Sequence[DataSource] = (),
+        default_length: int = MAX_LENGTH,
+        notify: Notify = say,
     ) -> None:
         if primary not in metrics:
             raise UsageError(f"metric: {primary!r} is not measured here. Expected one of {', '.join(metrics)}.")
         for name, split in splits.items():
             if not len(split):
                 raise UsageError(f"split {name!r} is empty. Expected at least one example.")
-        self.labels, self.primary, self.seed, self.max_length = labels, primary, seed, max_length
+        self.labels, self.primary, self.seed = labels, primary, seed
+        columns = max(len(text) for split in splits.values() for text in split.texts[:1])
+        self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
         self.sizes = {name: len(split) for name, split in splits.items()}
         self.fingerprint = fingerprint(splits, labels)
         self._splits, self._metrics, self._tokenizer = splits, metrics, tokenizer
@@ -192,14 +206,56 @@ class TrainBatches:
         return (self.task.batch("train", index) for index in self.order)
 
 
+def cut_length(written: int | None, default: int, columns: int, tokenizer: Any, notify: Notify = say) -> int:
+    """Choose the number of tokens after which texts are cut.
+
+    Args:
+        written: what the user wrote, if anything.
+        default: the number if nothing was written.
+        columns: 1 for texts, 2 for pairs of texts.
+        tokenizer: its ``model_max_length`` is what the network can read; ``None``: not known yet.
+        notify: hears if the default is too much for the network.
+
+    Raises:
+        UsageError: ``written`` is more than the network can read, or too few for a text.
+    """
+    if tokenizer is None:
+        return default if written is None else written
+    longest = int(tokenizer.model_max_length)
+    chosen = min(default, longest) if written is None else written
+    refuse_length(chosen, columns, tokenizer)
+    if chosen < default and written is None:
+        notify("task.max_length", f"texts are cut at {chosen} tokens, all that the network can read.")
+    return chosen
+
+
+def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
+    """Refuse to cut texts where the network cannot read them, or where nothing of them is left.
+
+    Args:
+        max_length: tokens after which texts are cut.
+        columns: 1 for texts, 2 for pairs of texts.
+        tokenizer: its ``model_max_length`` is what the network can read.
+
+    Raises:
+        RecipeError: with the option ``max_length``.
+    """
+    longest = int(tokenizer.model_max_length)
+    least = tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
+    what = "a pair of texts" if columns == 2 else "a text"
+    if max_length < least:
+        raise refusal("max_length", [f"{max_length} is too few tokens for {what}. Expected int of at least {least}."])
+    if max_length > longest:
+        raise refusal("max_length", [f"{max_length} is more than the network can read. Expected at most {longest}."])
+
+
 def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Tokens:
     """Tokenise texts or pairs of texts, cut at ``max_length`` tokens, into flat arrays."""
-    limit = min(max_length, tokenizer.model_max_length)
     columns: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
     for start in range(0, len(texts), 8192):  # in pieces, since a tokenizer's own records are large
         parts = [list(column) for column in zip(*texts[start : start + 8192], strict=True)]
-        encoded = tokenizer(*parts, truncation=True, max_length=limit, return_attention_mask=False)
+        encoded = tokenizer(*parts, truncation=True, max_length=max_length, return_attention_mask=False)
         lengths += map(len, encoded["input_ids"])
         for name, rows in encoded.items():
             flat = np.fromiter(itertools.chain.from_iterable(rows), np.int32)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nasframe.errors import UsageError
 from nasframe.notices import Notice, Notify, say
+from nasframe.types import MaxLength
 from nasframe_basics.cells import class_name, label_notices, spelled_alike
 from nasframe_basics.rows import (
     Row,
@@ -22,7 +23,7 @@ from nasframe_basics.rows import (
 )
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
-from nasframe_basics.text import TextTask
+from nasframe_basics.text import TextTask, refuse_length
 
 
 def text_classification(
@@ -34,7 +35,7 @@ def text_classification(
     label: str = "label",
     regression: bool = False,
     metric: str | None = None,
-    max_length: int = 128,
+    max_length: MaxLength | None = None,
     select: str | float = "10%",
     dev_share: str | float = "20%",
     train_limit: int | None = None,
@@ -59,14 +60,15 @@ def text_classification(
         label: the column of the label.
         regression: labels are numbers to come close to.
         metric: the primary metric, where it is not the first.
-        max_length: tokens after which a text, or a pair together, is cut.
+        max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
+            if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
         dev_share: a share or number of the examples for ``dev``, where no ``dev`` is given.
         train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
         tokenizer: injected.
         seed: injected; draws the splits.
         base: injected; the folder against which file names are read.
-        notify: injected.
+        notify: injected; hears what the task decides by itself.
 
     Raises:
         UsageError: a file, a column, a row or a label is not as expected; the message names file and row.
@@ -93,7 +95,17 @@ def text_classification(
     for notice in split_notices(splits, labels):
         notify(notice.place, notice.text)
     counts = [source.counts for source in sources]
-    return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts)
+    return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts, notify=notify)
+
+
+def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+    """Refuse a written ``max_length`` that does not fit the network or the texts."""
+    if options.get("max_length") is not None:
+        columns = 1 if isinstance(options.get("text", ""), str) else len(options["text"])
+        refuse_length(options["max_length"], columns, tokenizer)
+
+
+text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
 
 
 def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:

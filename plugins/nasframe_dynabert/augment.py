@@ -151,20 +151,14 @@ def load(model: str) -> Any:
     """Load a masked language model in eval mode.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it is not whole: its head is needed too.
     """
     from transformers import AutoModelForMaskedLM
-    from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # the pooler that a language model does not use is no news here
-    logging.disable_progress_bar()
+    from nasframe import weights
+
     try:
-        return AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"augment: model {model!r}: {reason} Expected a masked language model.") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        return weights.load(AutoModelForMaskedLM, weights.Source(model), head=False).net.eval()
+    except (OSError, ValueError, UsageError) as error:
+        text = f"augment: model {model!r}: {weights.reason(error)}. Expected a masked language model."
+        raise UsageError(text) from error

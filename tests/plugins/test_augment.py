@@ -168,6 +168,9 @@ def test_what_does_not_fit_is_said(lm: Path, tmp_path: Path) -> None:
         Augment(lm, probability=1.5)
     with pytest.raises(UsageError, match="Expected a masked language model"):
         Augment(tmp_path).on_start(job([]))
+    tiny_net(layers=1).bert.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UsageError, match=r"lacks cls\.predictions"):
+        Augment(tmp_path / "encoder").on_start(job([]))
     with pytest.raises(UsageError, match="teacher_cache"):
         Augment(lm).on_start(job([], teacher_cache="run"))
     other = job([])

@@ -9,7 +9,9 @@ from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.latency import Latency
 
 from nasframe.costs import cost_function, table_cost
+from nasframe.errors import RecipeError
 from nasframe.nn.slices import extract
+from nasframe.notices import Notices
 from nasframe.testing.toy import tiny_net
 
 NAMES = ["params", "backbone_params", "encoder_params", "macs", "flops", "size"]
@@ -71,6 +73,26 @@ def test_spaces_that_do_not_slice_are_counted_after_extraction():
     assert cost_function({"params": estimator}, Whole(), net)({"n": 1}) == {
         "params": estimator.estimate(Whole(), net, {"n": 1})
     }
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_latency_adapts_to_a_short_network_and_says_so(family):
+    net, notices = tiny_net(family, pad_token_id=1), Notices()
+    record = Latency(repeats=1, warmup=0, notify=notices).measure(None, net)
+    assert record["how"]["length"] == (38 if family == "roberta" else 40)
+    assert [notice.place for notice in notices] == ["latency.length"]
+    wide = tiny_net(family, layers=1, max_position_embeddings=200)
+    assert Latency(repeats=1, warmup=0, notify=notices).measure(None, wide)["how"]["length"] == 128
+    assert len(list(notices)) == 1
+
+
+def test_a_written_length_of_latency_is_never_changed():
+    net = tiny_net()
+    assert Latency(length=40, repeats=1, warmup=0).measure(None, net)["how"]["length"] == 40
+    for ask in (Latency(length=41).on_plan, Latency(length=41).estimate):
+        with pytest.raises(RecipeError) as error:
+            ask(*([net] if ask.__name__ == "on_plan" else [None, net]))
+        assert [problem.path for problem in error.value.problems] == ["length"]
 
 
 def test_latency_is_measured_once_and_recorded(space, monkeypatch):

@@ -1,17 +1,27 @@
 import importlib.util
 import json
+import random
+import shutil
 import subprocess
 import sys
 
+import pandas
 import pytest
 import torch
 from nasframe_basics import models
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.models import HF, minilm_l6
+from transformers import BertForMaskedLM, BertTokenizer
 
+import nasframe as nf
 from nasframe import export
-from nasframe.errors import UsageError
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.errors import RecipeError, UsageError
+from nasframe.nn.elastic import FAMILIES
+from nasframe.nn.positions import usable_positions
+from nasframe.notices import Notices
+from nasframe.store import RunStore
+from nasframe.testing.toy import tiny_inputs, tiny_net, tiny_tokenizer
+from nasframe.weights import quiet
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +124,338 @@ def test_a_model_of_true_sizes_loads_again(tmp_path):
     loaded = HF("small", base=tmp_path).load(["a", "b"], 0)
     assert torch.equal(loaded(**tiny_inputs()).logits, small(**tiny_inputs()).logits)
     assert HF("small", base=tmp_path).load(["a", "b", "c"], 0)(**tiny_inputs()).logits.shape == (3, 3)
+
+
+# --- tokenizers, lengths, paths ------------------------------------------------------------------------------------
+
+
+def toy_tokenizer(**more):
+    return BertTokenizer(vocab=tiny_tokenizer().get_vocab(), **more)
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    """Family → the directory of a net with a head, and its tokenizer."""
+    home = tmp_path_factory.mktemp("classifiers")
+    for family in FAMILIES:
+        with quiet():
+            tiny_net(family).save_pretrained(home / family)
+        tiny_tokenizer().save_pretrained(home / family)
+    return home
+
+
+def copied(classifiers, tmp_path, family="bert", **config):
+    """Copy a family's directory, with other settings in its configuration."""
+    folder = tmp_path / "copied"
+    shutil.copytree(classifiers / family, folder)
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def refused_by_all(folder, *words):
+    """The tokenizer is refused when it is loaded, and by check."""
+    model = HF(str(folder))
+    with pytest.raises(UsageError) as error:
+        model.tokenizer()
+    for word in (str(folder), *words):
+        assert word in str(error.value)
+    with pytest.raises(RecipeError) as planned:
+        model.on_plan()
+    assert str(error.value) in [problem.text for problem in planned.value.problems]
+    assert {problem.path for problem in planned.value.problems} == {"path"}
+    assert model.local_tokenizer() is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_without_tokenizer_files_is_refused(classifiers, tmp_path, family):
+    folder = copied(classifiers, tmp_path, family)
+    (folder / "tokenizer.json").unlink()  # transformers would make a tokenizer of five words from the rest
+    refused_by_all(folder, "no tokenizer files", "tokenizer.json")
+    (folder / "tokenizer_config.json").unlink()
+    refused_by_all(folder, "no tokenizer files", "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_broken_tokenizer_is_refused(classifiers, tmp_path, content):
+    folder = copied(classifiers, tmp_path)
+    (folder / "tokenizer.json").write_text(content)
+    refused_by_all(folder, "the tokenizer cannot be read")
+
+
+def test_a_tokenizer_of_words_alone_is_read_as_older_transformers_saved_it(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path)
+    vocabulary = tiny_tokenizer().get_vocab()
+    for file in folder.glob("token*"):
+        file.unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
+    model = HF(str(folder))
+    model.on_plan()
+    assert model.tokenizer().get_vocab() == vocabulary
+
+
+def test_half_of_a_tokenizers_files_is_not_enough(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path, "roberta")
+    for file in folder.glob("token*"):
+        file.unlink()
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "<mask>": 5}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    refused_by_all(folder, "tokenizer")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_more_ids_than_rows_are_refused(classifiers, tmp_path, family):
+    folder = copied(classifiers, tmp_path, family)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"zz{number}" for number in range(11)])
+    tokenizer.save_pretrained(folder)
+    refused_by_all(folder, "ids up to 97 ('zz10')", "97 rows")
+
+
+def test_as_many_ids_as_rows_fit(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"zz{number}" for number in range(10)])
+    tokenizer.save_pretrained(folder)
+    notices = Notices()
+    model = HF(str(folder), notify=notices)
+    model.on_plan()
+    assert model.tokenizer()("zz9")["input_ids"] == [2, 96, 3]
+    assert not list(notices)
+
+
+def test_rows_that_no_id_reaches_are_told(classifiers):
+    notices = Notices()
+    HF(str(classifiers / "bert"), notify=notices).tokenizer()
+    assert [notice.place for notice in notices] == ["model"]
+    assert "87 ids" in str(next(iter(notices)))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"pad_token_id": 5}, "pad_token_id is 0 ([PAD]) in the tokenizer, 5 in config.json"),
+        ({"eos_token_id": 9}, "eos_token_id is 3 ([SEP]) in the tokenizer, 9 in config.json"),
+        ({"bos_token_id": 9}, "bos_token_id is 2 ([CLS])"),
+        ({"sep_token_id": 9}, "sep_token_id is 3 ([SEP])"),
+    ],
+)
+def test_other_special_ids_are_refused(classifiers, tmp_path, config, words):
+    folder = copied(classifiers, tmp_path, **config)
+    toy_tokenizer(bos_token="[CLS]", eos_token="[SEP]").save_pretrained(folder)
+    refused_by_all(folder, words)
+
+
+def test_special_ids_that_one_side_lacks_are_no_evidence(classifiers, tmp_path):
+    HF(str(copied(classifiers, tmp_path, bos_token_id=40, eos_token_id=41))).on_plan()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "longest"),
+    [
+        ("bert", {}, 40),
+        ("roberta", {"pad_token_id": 1}, 38),
+        ("roberta", {}, 39),
+        ("electra", {}, 40),
+        ("distilbert", {}, 40),
+    ],
+)
+@pytest.mark.parametrize("said", [None, 7, 512])
+def test_the_network_says_how_much_it_reads_whatever_the_tokenizer_says(tmp_path, family, settings, longest, said):
+    net = tiny_net(family, **settings)
+    assert usable_positions(net) == longest
+    with quiet():
+        net.save_pretrained(tmp_path)
+    vocabulary = tiny_tokenizer().get_vocab()
+    if settings:
+        vocabulary |= {"[PAD]": 1, "[UNK]": 0}
+    BertTokenizer(vocab=vocabulary, **({} if said is None else {"model_max_length": said})).save_pretrained(tmp_path)
+    tokenizer = HF(str(tmp_path), notify=Notices()).tokenizer()
+    assert tokenizer.model_max_length == longest
+    inputs = tokenizer("a " * 100, truncation=True, return_tensors="pt")
+    assert inputs["input_ids"].shape == (1, longest)
+    assert net(**inputs).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        net(**{name: torch.cat([tensor, tensor[:, -2:-1]], 1) for name, tensor in inputs.items()})
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_pairs_are_read_without_types_that_the_network_does_not_know(classifiers, family):
+    notices = Notices()
+    tokenizer = HF(str(classifiers / family), notify=notices).tokenizer()
+    inputs = tokenizer("ab", "cd", return_tensors="pt")
+    assert ("token_type_ids" in inputs) == (family == "bert")
+    assert any("token_type_ids" in notice.text for notice in notices) == (family == "distilbert")
+    assert tiny_net(family)(**inputs).logits.isfinite().all()
+
+
+def test_a_roberta_of_one_type_takes_pairs(tmp_path):
+    net = tiny_net("roberta", type_vocab_size=1)
+    with quiet():
+        net.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    tokenizer = HF(str(tmp_path), notify=Notices()).tokenizer()
+    assert net(**tokenizer("ab", "cd", return_tensors="pt")).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "words"),
+    [
+        ("./gone", "path", "no such folder"),
+        ("a/b/c", "path", "no such folder"),
+        ("copied/config.json", "path", "is a file"),
+    ],
+)
+def test_a_path_that_is_no_directory_is_told_without_the_hub(classifiers, tmp_path, path, option, words):
+    copied(classifiers, tmp_path)
+    with pytest.raises(RecipeError) as error:
+        HF(path, base=tmp_path)
+    assert [problem.path for problem in error.value.problems] == [option]
+    assert words in str(error.value)
+    assert "hub" not in str(error.value)
+
+
+def test_a_revision_of_a_directory_is_refused(classifiers):
+    with pytest.raises(RecipeError, match="revision"):
+        HF(classifiers / "bert", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "there is no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{not"), "not a valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "model_type"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "t5x"}'), "t5x"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "the file is empty"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_check_and_by_loading(classifiers, tmp_path, change, words):
+    folder = copied(classifiers, tmp_path)
+    change(folder)
+    model = HF(str(folder))
+    assert (model.skeleton() is None) == ("empty" not in words)
+    for attempt in (model.on_plan, lambda: model.load(["a", "b"], 0)):
+        with pytest.raises(UsageError) as error:
+            attempt()
+        assert words in str(error.value)
+        assert str(folder) in str(error.value)
+
+
+def test_every_problem_of_a_model_is_told_at_once(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path, vocab_size=120)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(RecipeError) as error:
+        HF(str(folder)).on_plan()
+    assert len(error.value.problems) == 2
+
+
+def test_a_mended_model_is_looked_at_again(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path, vocab_size=120)
+    model = HF(str(folder))
+    with pytest.raises(RecipeError):
+        model.on_plan()
+    shutil.copy(classifiers / "bert" / "config.json", folder)
+    model.on_plan()
+    assert model.skeleton().config.vocab_size == 97
+
+
+def test_what_the_checkpoint_lacks_and_has_besides_is_told(classifiers, tmp_path):
+    folder = copied(classifiers, tmp_path)
+    with quiet():
+        BertForMaskedLM(tiny_net("bert").config).save_pretrained(folder)
+    notices = Notices()
+    HF(str(folder), notify=notices).load(["a", "b"], 0)
+    texts = [notice.text for notice in notices]
+    assert any("pooler is new" in text for text in texts)
+    assert any("does not use: cls.predictions.bias" in text for text in texts)
+
+
+# --- the hub's cache -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, classifiers):
+    """A hub's cache on this machine, in which ``org/net`` is whole and ``org/part`` has a configuration only."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for name in ("net", "part"):
+        home = tmp_path / "hub" / f"models--org--{name}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text(commit)
+        place = home / "snapshots" / commit
+        if name == "net":
+            shutil.copytree(classifiers / "bert", place)
+        else:
+            place.mkdir(parents=True)
+            shutil.copy(classifiers / "bert" / "config.json", place)
+    return tmp_path / "hub" / "models--org--net" / "snapshots" / commit
+
+
+def test_a_hub_model_in_the_cache_is_judged_as_a_directory_is(hub, classifiers):
+    model = HF("org/net", notify=Notices())
+    model.on_plan()
+    assert model.tokenizer().model_max_length == 40
+    expected = tiny_net("bert").state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in model.load(["a", "b"], 0).state_dict().items())
+    settings = json.loads((hub / "config.json").read_text()) | {"vocab_size": 120}
+    (hub / "config.json").write_text(json.dumps(settings))
+    for attempt in (model.on_plan, lambda: model.load(["a", "b"], 0)):
+        with pytest.raises(UsageError, match="120"):
+            attempt()
+
+
+def test_what_of_a_hub_model_is_not_at_hand_is_not_judged(hub):
+    model = HF("org/part")
+    model.on_plan()
+    assert model.skeleton() is not None
+    assert model.local_tokenizer() is None
+    with pytest.raises(UsageError, match="org/part"):
+        model.tokenizer()
+    with pytest.raises(UsageError, match="org/part"):
+        model.load(["a", "b"], 0)
+
+
+# --- used as it is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_used_as_it_is_scores_as_transformers_says(classifiers, tmp_path, family):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(["ab", "cde", "f", "1", "xyz!"], k=draw.randint(1, 30))) for _ in range(60)]
+    net = tiny_net(family)
+    net.config.id2label, net.config.label2id = {0: "neg", 1: "pos"}, {"neg": 0, "pos": 1}
+    folder = copied(classifiers, tmp_path, family)
+    with quiet():
+        net.save_pretrained(folder)
+        plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    longest, logits = usable_positions(plain), []
+    for text in texts:
+        inputs = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+        if family == "distilbert":
+            inputs.pop("token_type_ids")
+        with torch.no_grad():
+            logits.append(plain(**inputs).logits[0])
+    predicted = torch.stack(logits).argmax(-1).tolist()
+    truth = [label if draw.random() < 0.7 else 1 - label for label in predicted]
+    rows = [f'"{text}",{["neg", "pos"][label]}' for text, label in zip(texts, truth, strict=True)]
+    for name, part in (("train", [*rows[:20], "a,neg", "b,pos"]), ("dev", rows)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *part]) + "\n")
+    recipe = {
+        "name": family, "model": str(folder), "stages": [{"evaluate": {"costs": ["params"]}}],
+        "task": {"use": "text_classification", "train": f"{tmp_path}/train.csv", "dev": f"{tmp_path}/dev.csv"},
+    }  # fmt: skip
+    finished = nf.run(nf.load_recipe(recipe), out=tmp_path / "run", progress=False, report=False)
+    store = RunStore(finished.directory, shared=True)
+    metrics = store.model("evaluate")["metrics"]["dev"]
+    store.close()
+    table = pandas.read_csv(finished.directory / "models/evaluate/predictions.csv")
+    expected = torch.stack(logits).softmax(-1)[:, 1].numpy()
+    assert table["p_pos"].to_numpy() == pytest.approx(expected, abs=2e-6)
+    accuracy = sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
+    assert metrics["accuracy"] == accuracy

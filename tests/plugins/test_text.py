@@ -10,7 +10,8 @@ from scipy import stats
 from sklearn import metrics
 from words import Words, seeing
 
-from nasframe.errors import UsageError
+from nasframe.errors import RecipeError, UsageError
+from nasframe.notices import Notices
 
 
 def sentences(count, seed=0):
@@ -146,3 +147,39 @@ def test_what_is_missing_is_said():
     bare = text.TextTask({"train": text.Split([("a",)], np.array([0]))}, ["n", "y"], ["accuracy"], "accuracy")
     with pytest.raises(UsageError, match="no tokenizer"):
         bare.train_batches(0, 0, 1)
+
+
+class Reads(Words):
+    """A tokenizer whose network reads so many tokens."""
+
+    def __init__(self, longest):
+        self.model_max_length = longest
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(512, 128), (128, 128), (127, 127), (20, 20), (int(1e30), 128)])
+def test_by_default_texts_are_cut_at_what_the_network_reads(longest, expected):
+    split = text.Split([("word " * 300,), ("word",)], np.array([1, 0]))
+    notices = Notices()
+    made = text.TextTask({"dev": split}, ["n", "y"], ["accuracy"], "accuracy", Reads(longest), notify=notices)
+    assert made.max_length == expected
+    assert made.tokens("dev").lengths.max() == expected
+    assert [notice.place for notice in notices] == (["task.max_length"] if expected < 128 else [])
+
+
+@pytest.mark.parametrize(("columns", "least"), [(1, 3), (2, 5)])
+def test_a_written_length_is_kept_or_refused(columns, least):
+    split = text.Split([("word " * 300,) * columns, ("word",) * columns], np.array([1, 0]))
+    notices = Notices()
+
+    def made(length):
+        return text.TextTask(
+            {"dev": split}, ["n", "y"], ["accuracy"], "accuracy", Reads(200), max_length=length, notify=notices
+        )
+
+    for length in (least, 64, 200):
+        assert made(length).tokens("dev").lengths.max() == length
+    for length in (-1, 0, 1, 2, least - 1, 201):
+        with pytest.raises(RecipeError) as error:
+            made(length)
+        assert [problem.path for problem in error.value.problems] == ["max_length"]
+    assert not list(notices)

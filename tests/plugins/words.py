@@ -11,6 +11,9 @@ class Words:
     model_max_length = 512
     pad_token_id = 7
 
+    def num_special_tokens_to_add(self, pair=False):
+        return 3 if pair else 2
+
     def __call__(self, first, second=None, truncation=True, max_length=512, return_attention_mask=False):
         ids, kinds = [], []
         for i, words in enumerate(first):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from stand_in import write_net, write_reviews
 
 import nasframe as nf
 from nasframe.cli import main
@@ -71,7 +75,142 @@ def test_sizes_are_the_models_own_or_not_known() -> None:
     assert planned_job(plan, tuned, [], None).total == 240
 
 
-def test_a_model_that_is_not_at_hand_is_not_fetched(tmp_path: Any) -> None:
-    plan, problems = check_recipe("hspg/sst2", [f"model={{use: hf, path: {tmp_path}/none/at/all}}"])
+def test_a_model_that_is_not_at_hand_is_not_fetched() -> None:
+    plan, problems = check_recipe("hspg/sst2", ["model={use: hf, path: nobody/nothing}"])
     assert (problems, plan and skeleton(plan)) == ([], None)
     assert check_recipe("hspg/sst2", ["stages.sparse.keep=best"])[0] is None  # what needs no sizes is still told
+
+
+# --- the model, and what goes with it --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: Any) -> Path:
+    """A folder with a model of 40 positions, and texts."""
+    folder = tmp_path_factory.mktemp("home")
+    write_net(folder / "net", max_position_embeddings=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    write_reviews(folder)
+    return folder
+
+
+def recipe_of(home: Path, model: str = "./net", task: str = "", more: str = "") -> Path:
+    text = f"""
+model: {model}
+task: {{use: text_classification, train: reviews.csv{task}}}
+{more}
+stages: [evaluate: {{costs: [latency]}}]
+"""
+    (home / "recipe.yaml").write_text(text)
+    return home / "recipe.yaml"
+
+
+def paths(home: Path, *changes: str, **parts: str) -> list[str]:
+    """The options that check refuses, each at its line."""
+    problems = check_recipe(recipe_of(home, **parts), changes)[1]
+    assert all(problem.place.startswith(str(home / "recipe.yaml:")) or changes for problem in problems)
+    return [problem.path for problem in problems]
+
+
+@pytest.mark.parametrize("model", ["./net", "net/", "{use: hf, path: net}", "{use: ./net, attention: eager}"])
+def test_a_path_in_place_of_a_models_name_is_one_of_hf(home: Path, model: str) -> None:
+    plan, problems = check_recipe(recipe_of(home, model))
+    assert problems == []
+    assert plan
+    assert plan.model["use"] == "hf"
+    assert plan.model["path"] == str(home / "net")
+
+
+def test_a_hub_id_in_place_of_a_models_name_is_one_of_hf(home: Path) -> None:
+    plan = check_recipe(recipe_of(home, "google-bert/bert-base-uncased"))[0]
+    assert plan
+    assert plan.model["path"] == "google-bert/bert-base-uncased"
+
+
+@pytest.mark.parametrize("model", ["./gone", "../gone", "/gone", "~/gone/net", "a/b/c", "{use: hf, path: ./gone}"])
+def test_a_path_that_is_not_there_says_so_in_check(home: Path, model: str) -> None:
+    problems = check_recipe(recipe_of(home, model))[1]
+    assert [problem.path for problem in problems] == ["model.path"]
+    assert "no such file or folder" in problems[0].text
+    assert "hub" not in problems[0].text
+
+
+def test_a_folders_bare_name_is_no_models_name(home: Path) -> None:
+    (problem,) = check_recipe(recipe_of(home, "net"))[1]
+    assert problem.path == "model"
+    assert "./net" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [
+        (", max_length: 40", None),
+        (", max_length: 41", "task.max_length"),
+        (", max_length: 128", "task.max_length"),
+        (", max_length: 3", None),
+        (", max_length: 2", "task.max_length"),
+        (", max_length: 0", "task.max_length"),
+        (", max_length: -1", "task.max_length"),
+        (", text: [text, label], label: label, max_length: 4", "task.max_length"),
+        (", text: [text, label], label: label, max_length: 5", None),
+    ],
+)
+def test_a_written_length_must_fit_model_and_texts(home: Path, task: str, path: str | None) -> None:
+    assert paths(home, task=task) == ([path] if path else [])
+
+
+def test_glue_and_package_docs_are_asked_too(home: Path) -> None:
+    glue = "task={use: glue, name: NAME, max_length: LENGTH}"
+    for name, length, problems in (("mrpc", 4, 1), ("mrpc", 5, 0), ("sst2", 3, 0), ("sst2", 41, 1)):
+        change = glue.replace("NAME", name).replace("LENGTH", str(length))
+        assert paths(home, change) == ["task.max_length"] * problems
+    assert paths(home, "task={use: package_docs, max_length: 41}") == ["task.max_length"]
+
+
+@pytest.mark.parametrize(("length", "path"), [(40, None), (41, "estimators.latency.length")])
+def test_a_written_length_of_latency_must_fit_the_model(home: Path, length: int, path: str | None) -> None:
+    assert paths(home, more=f"estimators: {{latency: {{length: {length}}}}}") == ([path] if path else [])
+
+
+def test_a_model_that_is_broken_is_told_with_all_other_problems(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    (tmp_path / "home/net/tokenizer.json").unlink()
+    (tmp_path / "home/net/model.safetensors").write_bytes(b"")
+    assert sorted(paths(tmp_path / "home", task=", labl: x")) == ["model.path", "model.path", "task.labl"]
+
+
+def test_the_commands_refuse_with_the_place(home: Path, capsys: Any) -> None:
+    recipe = str(recipe_of(home, task=", max_length: 41"))
+    for command in (["check", recipe], ["run", recipe], ["run", "--dry-run", recipe]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{recipe}:3:" in error
+        assert "task.max_length" in error
+        assert "at most 40" in error
+
+
+def test_what_adapts_to_the_model_is_told_when_a_run_starts(home: Path, tmp_path: Path, capsys: Any) -> None:
+    recipe = str(recipe_of(home))
+    for command in (["run", "--dry-run", "--json", recipe], ["run", recipe, "--out", str(tmp_path / "run")]):
+        assert main(command) == 0
+        output = capsys.readouterr()
+        for place in ("task.max_length", "latency.length"):
+            assert place in output.out + output.err
+    assert nf.Run(tmp_path / "run").directory.exists()
+
+
+def test_values_that_are_not_finite_are_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    weights = tmp_path / "home/net/model.safetensors"
+    tensors = load_file(weights)
+    tensors["bert.pooler.dense.bias"][0] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    recipe = str(recipe_of(tmp_path / "home"))
+    assert main(["check", recipe]) == 0
+    capsys.readouterr()
+    for command in (["run", "--dry-run", recipe], ["run", recipe, "--out", str(tmp_path / "run")]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{weights}: bert.pooler.dense.bias" in error
+    assert not (tmp_path / "run").exists()

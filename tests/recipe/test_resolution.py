@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_in import write_net
 
 import nasframe as nf
 from nasframe import registry
@@ -281,7 +282,7 @@ def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
 
 def test_a_text_that_may_be_a_file_is_one_where_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
+    write_net(tmp_path / "model")
 
     def read(path):
         return resolve(nf.load_recipe(base(model={"use": "hf", "path": path}))).model["path"]

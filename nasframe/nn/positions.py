@@ -1,0 +1,30 @@
+"""How many tokens a network can read, which its table of positions says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from nasframe.nn.elastic import base_of
+
+
+def usable_positions(net: nn.Module) -> int | None:
+    """Return the longest input of a network, in tokens; ``None`` if it has no table of positions.
+
+    RoBERTa and its kin count positions from ``padding_idx + 1`` on, so the rows up to there are never reached.
+
+    Args:
+        net: the network, with or without values.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> usable_positions(tiny_net("bert")), usable_positions(tiny_net("roberta", pad_token_id=1))
+    (40, 38)
+    """
+    for name, module in base_of(net).named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - reserved
+    config: Any = net.config
+    length = getattr(config, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None

@@ -1,0 +1,556 @@
+"""Checkpoints of transformers: their files, what their headers say, and whether they fit a network.
+
+transformers draws tensors that a checkpoint lacks, or has in another size, at random. Here only a head may be new. The
+headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values, which
+knows all renamings of old names; so ``nasframe check`` finds misfits without reading weights, and :func:`load` finds
+the same ones and values that are not finite. No pickled object is ever made: ``.bin`` files may hold tensors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import Problem, RecipeError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+OTHER_WEIGHTS = {
+    "adapter_model.safetensors": "an adapter",
+    "adapter_model.bin": "an adapter",
+    "tf_model.h5": "TensorFlow",
+    "model.ckpt.index": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+    "model.onnx": "ONNX",
+    "openvino_model.xml": "OpenVINO",
+}
+HEAD_WORDS = ("classifier", "score", "pre_classifier", "sequence_summary", "logits_proj", "pooler", "cls", "lm_head")
+SHOWN = 3
+LONGEST = 300
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files come from.
+
+    Args:
+        path: a directory or a hub id.
+        revision: the hub's branch, tag or commit.
+        local: look only at what is on this machine; a hub id's files are then those in the hub's cache.
+    """
+
+    path: str
+    revision: str | None = None
+    local: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory and no hub id."""
+        return Path(self.path).is_dir()
+
+    def file(self, name: str) -> Path | None:
+        """Return the path of one of its files, ``None`` if it has no such file or it is not at hand."""
+        from transformers.utils import cached_file
+
+        if self.is_directory:
+            path = Path(self.path) / name
+            return path if path.is_file() else None
+        try:
+            found = cached_file(
+                self.path, name, revision=self.revision, local_files_only=self.local,
+                _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+            )  # fmt: skip
+        except (OSError, ValueError):
+            return None
+        return Path(found) if found else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the headers of a checkpoint's files say.
+
+    Args:
+        tensors: name → tensor without values, on the meta device.
+        files: name → the file that holds it.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    files: Mapping[str, Path]
+
+    @property
+    def place(self) -> str:
+        """The file, or the directory of several."""
+        files = sorted(set(self.files.values()))
+        return str(files[0] if len(files) == 1 else files[0].parent)
+
+    def file_of(self, name: str, prefix: str) -> str:
+        """Return the file of a network's tensor, whose name in the file may lack ``prefix``, or have it in addition."""
+        for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+            if candidate in self.files:
+                return str(self.files[candidate])
+        return self.place
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a checkpoint fits a network.
+
+    Args:
+        problems: why it must not be used; empty if it may be.
+        new_head: tensors of the head that the checkpoint lacks, or has in another size.
+        new_pooler: tensors of the pooler that it lacks.
+        unused: tensors of the checkpoint that the network has no place for.
+    """
+
+    problems: Sequence[str] = ()
+    new_head: Sequence[str] = ()
+    new_pooler: Sequence[str] = ()
+    unused: Sequence[str] = ()
+
+    def notices(self, place: str) -> Iterator[str]:
+        """Say what a user should know of a checkpoint that is used."""
+        if self.new_pooler:
+            yield f"the pooler is new, as {place} has none: {listed(self.new_pooler)}."
+        if self.unused:
+            yield f"{place} has tensors that the network does not use: {listed(self.unused)}."
+
+
+def find_files(source: Source) -> list[Path]:
+    """Find the weights' files, as transformers chooses among them: safetensors first, whole before sharded.
+
+    Args:
+        source: where the model comes from.
+
+    Returns:
+        The files; none if a hub id's are not at hand.
+
+    Raises:
+        UsageError: there are no weights that torch can load, or a file that an index names is missing.
+    """
+    adapter = adapter_refusal(source)
+    if adapter:
+        raise UsageError(adapter)
+    for name in WEIGHTS:
+        if whole := source.file(name):
+            return [whole]
+        if index := source.file(name + INDEX):
+            return _shards(source, index)
+    if source.local and not source.is_directory:
+        return []
+    raise UsageError(f"{source.path}: no weights. Expected {' or '.join(WEIGHTS)}.{_other_weights(source)}")
+
+
+def adapter_refusal(source: Source) -> str:
+    """Say why a directory that holds an adapter is no model; nothing if it holds none."""
+    if source.is_directory and (Path(source.path) / "adapter_config.json").is_file():
+        return (
+            f"{source.path}/adapter_config.json: the directory holds an adapter. Expected a whole model: merge the "
+            "adapter into its model (peft: merge_and_unload), and save that."
+        )
+    return ""
+
+
+def _shards(source: Source, index: Path) -> list[Path]:
+    """Find the files that an index names."""
+    expected = "Expected {'weight_map': {tensor: file}}, as save_pretrained writes it."
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{index}: not JSON: {error}. {expected}") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UsageError(f"{index}: no 'weight_map'. {expected}")
+    shards = []
+    for name in sorted(set(map(str, weight_map.values()))):
+        shard = source.file(name)
+        if shard is None and source.local and not source.is_directory:
+            return []
+        if shard is None:
+            lost = [tensor for tensor, file in weight_map.items() if file == name]
+            raise UsageError(f"{index}: {name} is missing, which holds {listed(lost)}. Expected it beside the index.")
+        shards.append(shard)
+    return shards
+
+
+def _other_weights(source: Source) -> str:
+    """Say what a directory without weights of torch has instead."""
+    if not source.is_directory:
+        return ""
+    names = sorted(path.name for path in Path(source.path).iterdir())
+    for name, kind in OTHER_WEIGHTS.items():
+        if name in names:
+            return f" {name} is of {kind}: load it with the library that wrote it, and save it with save_pretrained."
+    weights = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf"))]
+    if weights:
+        return f" There is {listed(weights)}.{suggestion(weights[0], WEIGHTS)}"
+    return ""
+
+
+def read_headers(files: Sequence[Path]) -> Checkpoint:
+    """Read names, shapes and types of a checkpoint's tensors, but no values.
+
+    Args:
+        files: as :func:`find_files` returned them.
+
+    Raises:
+        UsageError: a file is empty, cut off or no checkpoint, or holds something else than tensors.
+    """
+    import torch
+    from transformers.modeling_utils import load_state_dict
+
+    tensors: dict[str, torch.Tensor] = {}
+    places: dict[str, Path] = {}
+    for file in files:
+        if file.stat().st_size == 0:
+            raise UsageError(f"{file}: the file is empty. Expected tensors by name.")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused
+                content: Any = load_state_dict(file, map_location="meta", weights_only=True)
+        except Exception as error:  # each format, and each way to be broken, has an exception of its own
+            raise UsageError(f"{file}: cannot be read as weights. {_unreadable(file, error)}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"{file}: holds {type(content).__name__}. Expected tensors by name.")
+        for name, tensor in content.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise UsageError(
+                    f"{file}: {name!r} is {type(tensor).__name__}. Expected tensors by name, as save_pretrained writes."
+                )
+        tensors |= content
+        places |= dict.fromkeys(content, file)
+    if not tensors:
+        raise UsageError(f"{files[0]}: there are no tensors. Expected the network's.")
+    return Checkpoint(tensors, places)
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    """Say why a file cannot be read, and what was expected."""
+    if file.suffix == ".safetensors":
+        return f"{reason(error)}. Is it cut off, or an LFS pointer? Expected a whole safetensors file."
+    expected = "Expected tensors only, as torch.save(net.state_dict()) writes them."
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if match:  # torch's own text advises to run what is in the file
+        return f"The pickle has {match[1]} in it, and code in pickles is never run. {expected}"
+    if type(error).__name__ == "UnpicklingError":
+        return f"It is no checkpoint, or has more than tensors in it, which are never made. {expected}"
+    return f"{reason(error)}. {expected}"
+
+
+def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) -> Fit:
+    """Tell how a checkpoint fits the network of a configuration, from its headers alone.
+
+    Args:
+        net_class: the network's class.
+        config: its configuration.
+        checkpoint: the headers.
+        head: whether the head may be new.
+    """
+    import torch
+
+    state = dict(checkpoint.tensors)
+    with quiet():
+        net, info = net_class.from_pretrained(
+            None, config=copy.deepcopy(config), state_dict=state, device_map="meta", dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    return judge(net, info, checkpoint, head)
+
+
+def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head: bool = True) -> Fit:
+    """Sort what transformers says of a loading into problems and what may be.
+
+    Args:
+        net: the network, with or without values.
+        info: transformers' loading info.
+        checkpoint: the headers.
+        head: whether the head may be new.
+    """
+    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    sizes = sorted((name, tuple(saved), tuple(own)) for name, saved, own in info["mismatched_keys"])
+    new_head, new_pooler = [], []
+    lost, other = [], []
+    for name in missing:
+        part = _part(net, name)
+        if head and part == "head":
+            new_head.append(name)
+        elif head and part == "pooler":
+            new_pooler.append(name)
+        else:
+            lost.append(name)
+    for name, saved, own in sizes:
+        if head and _part(net, name) == "head":
+            new_head.append(name)
+        else:
+            other.append(_Misfit(name, saved, own, checkpoint.file_of(name, _prefix(net))))
+    problems = []
+    if other:
+        problems.append(_shapes_differ(other))
+    if lost:
+        problems.append(_tensors_missing(net, lost, unused, checkpoint, head))
+    problems += _layers_left(net, unused, checkpoint)
+    problems += _types_differ(net, unused, checkpoint)
+    return Fit(problems, sorted(new_head), new_pooler, unused)
+
+
+@dataclass(frozen=True)
+class _Misfit:
+    """A tensor whose shape in the file is not the network's."""
+
+    name: str
+    saved: tuple[int, ...]
+    own: tuple[int, ...]
+    file: str
+
+
+def _prefix(net: nn.Module) -> str:
+    return str(getattr(net, "base_model_prefix", ""))
+
+
+def _part(net: nn.Module, name: str) -> str:
+    """Tell whether a tensor belongs to the ``head``, the ``pooler`` or the ``encoder``."""
+    prefix = _prefix(net)
+    if not prefix or not hasattr(net, prefix):  # code of its own, which does not say what is the head
+        return "head" if name.partition(".")[0] in HEAD_WORDS else "encoder"
+    if not name.startswith(f"{prefix}."):
+        return "head"
+    return "pooler" if name.removeprefix(f"{prefix}.").startswith("pooler.") else "encoder"
+
+
+def _shapes_differ(misfits: Sequence[_Misfit]) -> str:
+    """Say which tensors have other shapes than the configuration gives them."""
+    texts = [f"{one.name} is {one.saved} in the file, {one.own} by config.json" for one in misfits[:SHOWN]]
+    rest = f", and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
+    return f"{misfits[0].file}: {'; '.join(texts)}{rest}. Expected the same shapes.{_size_hint(misfits)}"
+
+
+def _size_hint(misfits: Sequence[_Misfit]) -> str:
+    """Say which option of a configuration a tensor's shape follows from."""
+    names = " ".join(one.name for one in misfits)
+    if "word_embeddings" in names:
+        return " Is it the vocabulary (vocab_size) of another model?"
+    if "position_embeddings" in names:
+        return " Is max_position_embeddings another model's?"
+    if re.search(r"query|q_lin", names):
+        return " Were heads pruned? transformers reads no pruned heads any more; nasframe reads its own exports."
+    return ""
+
+
+def _tensors_missing(
+    net: nn.Module, lost: Sequence[str], unused: Sequence[str], checkpoint: Checkpoint, head: bool
+) -> str:
+    """Say which tensors the file lacks, and what it may have instead."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    first = lost[0]
+    shape = f" {shapes[first]}" if first in shapes else ""
+    rest = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    hint = _other_prefix(net, lost, unused) or _fewer_layers(net, lost)
+    if not hint and unused:
+        hint = f" The file has {listed(unused)}, which the network has not."
+    expected = "every tensor but the head's" if head else "every tensor"
+    return f"{checkpoint.place}: lacks {first}{shape}{rest}. Expected {expected}.{hint}"
+
+
+def _other_prefix(net: nn.Module, lost: Sequence[str], unused: Sequence[str]) -> str:
+    """Find what stands before the names in the file, as DataParallel and wrappers write it."""
+    for name in lost:
+        bare = name.removeprefix(f"{_prefix(net)}.")
+        for found in unused:
+            if found.endswith(f".{name}") or found.endswith(f".{bare}"):
+                ending = name if found.endswith(f".{name}") else bare
+                return f" The file has {found}: save it without {found.removesuffix(ending)!r} before the names."
+    return ""
+
+
+def _fewer_layers(net: nn.Module, lost: Sequence[str]) -> str:
+    """Say so if whole layers at the end are missing."""
+    for path, depth in _layer_lists(net):
+        numbers = sorted({int(match[1]) for name in lost if (match := re.match(rf"{re.escape(path)}\.(\d+)\.", name))})
+        if numbers and numbers == list(range(numbers[0], depth)):
+            return f" config.json says {depth} layers, the file has {numbers[0]}."
+    return ""
+
+
+def _layer_lists(net: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the paths of a network's lists of layers, with their lengths."""
+    from torch import nn
+
+    for path, module in net.named_modules():
+        if isinstance(module, nn.ModuleList):
+            yield path, len(module)
+
+
+def _layers_left(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
+    """Refuse encoder layers that the configuration does not have: the network would be cut off without a word."""
+    prefix = _prefix(net)
+    for path, depth in _layer_lists(net):
+        inner = path.removeprefix(f"{prefix}.")
+        pattern = re.compile(rf"(?:{re.escape(prefix)}\.)?{re.escape(inner)}\.(\d+)\.")
+        matches = {name: pattern.match(name) for name in unused}
+        beyond = {name: int(match[1]) for name, match in matches.items() if match and int(match[1]) >= depth}
+        if beyond:
+            first = next(iter(beyond))
+            yield (
+                f"{checkpoint.file_of(first, prefix)}: has {max(beyond.values()) + 1} layers ({first}), config.json "
+                f"says {depth}. Expected as many."
+            )
+
+
+def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
+    """Refuse numbers that are codes: integers and 8-bit floats stand for weights only together with their scales."""
+    import torch
+
+    plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    integers = {name.rpartition(".")[2] for name, buffer in net.named_buffers() if not buffer.is_floating_point()}
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.dtype in plain or name in unused or name.rpartition(".")[2] in integers:
+            continue
+        kind = str(tensor.dtype).removeprefix("torch.")
+        expected = "Expected float16, bfloat16, float32 or float64."
+        yield f"{checkpoint.files[name]}: {name} is of {kind}, which is no plain weight. {expected}"
+        return
+
+
+def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield each tensor of a loaded network that has values which are not finite, with its file.
+
+    Args:
+        net: the network, loaded.
+        checkpoint: the headers, for the names of files.
+    """
+    import torch
+
+    for name, tensor in net.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        count = int((~torch.isfinite(tensor)).sum())
+        if count:
+            values = "value that is" if count == 1 else "values that are"
+            place = checkpoint.file_of(name, _prefix(net))
+            yield f"{place}: {name} {tuple(tensor.shape)} has {count} {values} not finite. Expected numbers."
+
+
+def refuse_quantised(config: Any, source: Source) -> None:
+    """Refuse a configuration that says that the weights are codes.
+
+    Raises:
+        UsageError: it does.
+    """
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else type(quantised).__name__
+        raise UsageError(
+            f"{source.path}: config.json has quantization_config ({method}). Expected a model of plain weights."
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with the weights of a checkpoint.
+
+    Args:
+        net: the network.
+        fit: what of it is new, and what the checkpoint has besides.
+        place: the file, or the directory of several.
+    """
+
+    net: nn.Module
+    fit: Fit
+    place: str
+
+
+def load(
+    auto: Any,
+    source: Source,
+    config: Any = None,
+    *,
+    head: bool = True,
+    trust_remote_code: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Load a network in float32, and refuse a checkpoint that is not all of it.
+
+    Args:
+        auto: an auto class of transformers, such as ``AutoModelForSequenceClassification``.
+        source: where it comes from.
+        config: its configuration; default: the source's own.
+        head: whether the head may be new, drawn from torch's generator.
+        trust_remote_code: let the model's own code run.
+        options: further arguments of ``from_pretrained``.
+
+    Raises:
+        UsageError: a tensor other than the head's is missing, of another shape, of a type that is no plain weight, or
+            not finite; the text names file, tensor and both shapes.
+    """
+    import torch
+
+    refuse_quantised(config, source)
+    checkpoint = read_headers(find_files(source))
+    given = {} if config is None else {"config": config}
+    with quiet():
+        net, info = auto.from_pretrained(
+            source.path, **given, revision=source.revision, trust_remote_code=trust_remote_code, dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True, **(options or {}),
+        )  # fmt: skip
+    found = judge(net, info, checkpoint, head)
+    problems = [*found.problems, *(() if found.problems else infinite(net, checkpoint))]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Loaded(net, found, checkpoint.place)
+
+
+def refusal(option: str, texts: Sequence[str]) -> RecipeError:
+    """Make the error of problems with what an option says.
+
+    >>> print(refusal("path", ["no such folder."]))
+    path  no such folder.
+    """
+    return RecipeError([Problem("", option, text) for text in texts])
+
+
+def reason(error: BaseException) -> str:
+    """Write an error of a library on one line, without the end of its sentence.
+
+    >>> reason(ValueError("Not\\n here."))
+    'Not here'
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def listed(names: Sequence[str]) -> str:
+    """List a few names, and say how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' warnings and progress bars back for a while: what they tell is told by nasframe."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
