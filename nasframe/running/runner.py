@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.errors import RunError, UsageError
+from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.goals import aimed_costs
 from nasframe.notices import Notice, say
 from nasframe.recipe.nodes import dump
@@ -148,10 +148,15 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
     store = RunStore(directory) if leader() else None
     told_by_leader(directory.name)  # the others wait until the lock is held
     reader = store or RunStore(directory, shared=True)
-    plan = resolve(load_recipe(directory / "recipe.yaml", base=Path(reader.get("base", "."))))
-    parts = Material(plan)
-    if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
-        check_budgets(parts)
+    try:
+        plan = resolve(load_recipe(directory / "recipe.yaml", base=Path(reader.get("base", "."))))
+        parts = Material(plan)
+        if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
+            check_budgets(parts)
+    except BaseException as error:
+        note_failure(reader, None, error)
+        reader.close()
+        raise
     return execute(plan, store, directory, progress, report, parts)
 
 
@@ -167,11 +172,13 @@ def execute(
     own = store or RunStore(directory, shared=True)
     try:
         context = RunContext(plan, own, Progress(progress if store else False), parts)
-    except BaseException:
+    except BaseException as error:
+        note_failure(own, plan, error)
         own.close()
         raise
     try:
         if store:
+            store.put("failure", None)
             write_environment(context)
             context.hooks.run_started(directory=directory, recipe=plan.recipe)
         work: Work | None = None
@@ -191,12 +198,30 @@ def execute(
                     Run(directory).report()
             store.clear_checkpoints()
     except BaseException as error:
+        note_failure(own, plan, error)
         for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
             error.add_note(line)
         raise
     finally:
         own.close()
     return Run(directory)
+
+
+def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> None:
+    """Keep why a run ended before its time, for the pages that show it.
+
+    Args:
+        store: the run's.
+        plan: its plan, to name the stage; ``None`` if there is none yet.
+        error: what ended it.
+    """
+    if not leader():
+        return
+    stages = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
+    text = str(error) if isinstance(error, NasframeError) else f"{type(error).__name__}: {error}"
+    failure: dict[str, Any] = {"stage": stages[0] if stages else None, "text": text.rstrip(": ")}
+    failure |= {"interrupted": not isinstance(error, Exception), "exit_code": getattr(error, "exit_code", 1)}
+    store.put("failure", failure)
 
 
 def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
@@ -388,6 +413,8 @@ def write_environment(context: RunContext) -> None:
     """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
     import torch
 
+    from nasframe.nn.optim import native_bf16
+
     data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
     packages = [
         "torch",
@@ -411,11 +438,17 @@ def write_environment(context: RunContext) -> None:
         "device": str(device()),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "bf16": native_bf16(device()),
         "seed": context.plan.seed,
         "command": context.store.get("command"),
         "data": data,
     }
     write_text(context.store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
+    # a run may go on elsewhere; env.json then says where it ended
+    environment = {name: value for name, value in facts.items() if name not in ("seed", "command", "data", "plugins")}
+    kept = context.store.get("environments", [])
+    if environment not in kept:
+        context.store.put("environments", [*kept, environment])
 
 
 def git_commit() -> str | None:

@@ -297,6 +297,10 @@ def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
         ("split: select", "in 'evaluate: {split: select}'. Evaluated is dev."),
         ('models: ["best@*", "tunde"]', "8:30  compare.models.1  no model 'tunde' on 'dev'. Models: best@40%, best"),
         ('models: ["supernt"]', "Did you mean 'supernet'?"),
+        (
+            "family: pages",
+            "8:11  compare.family  'pages' does not fit. Expected one of page, task. Did you mean 'page'?",
+        ),
     ],
 )
 def test_what_no_run_will_measure_is_not_compared(write, changes, expected):
@@ -476,7 +480,7 @@ def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
     assert "no recipe to make it from" in failure["error"]
     assert said[0].startswith("random seed 1: FAILED, the others go on")
     assert len(study.collect(home)["run"].unique()) == 3
-    assert "| random | toy | 1 | not started |" in (home / "study.md").read_text()
+    assert "| random | toy | 1 | its run directory is gone" in (home / "study.md").read_text()
 
 
 @pytest.mark.slow
