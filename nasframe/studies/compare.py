@@ -100,11 +100,12 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         *conditions.example_notes(report["examples"], against),
         *conditions.condition_notes(runs),
         *map(_invalid, _rows(invalid)),
-        *conditions.network_notes(found),
         *conditions.group_notes(found, options.get("groups") or {}),
         *map(_aims, evidence.unlike_aims(runs).items()),
     ]
-    return report | verdicts.verdicts(report)
+    report |= verdicts.verdicts(report)
+    report["limits"] += conditions.network_notes(found)
+    return report
 
 
 def compared(

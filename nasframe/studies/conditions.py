@@ -82,20 +82,27 @@ def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
 
 
 def teacher_notes(unlike: Sequence[UnlikeCost], found: pd.DataFrame) -> Iterator[str]:
-    """Say task by task whose teachers differ, by the cost that readers know best."""
-    shares = sorted({slot for slot in found["slot"] if "%" in slot})
+    """Say on which tasks the arms' teachers differ, by the cost that readers know best."""
+    slots = sorted({slot for slot in found["slot"] if "%" in slot})
+    tasks: dict[str, list[str]] = {}
     for task in dict.fromkeys(each.task for each in unlike):
-        costs = [each for each in unlike if each.task == task]
-        known = sorted((each for each in costs if each.full), key=_familiarity)
-        first = known[0]
-        sizes = _grouped({arm: [_size(first.cost, v) for v in values] for arm, values in first.full.items()})
-        others = [each.cost for each in costs if each is not first]
-        also = f" (so are {', '.join(others)})" if others else ""
-        text = f"TEACHERS DIFFER on {task}: {first.cost} of the full network is {sizes}{also}."
-        text += " Costs are compared in absolute numbers, for shares of different networks have no common measure."
-        if shares and any(None not in values for values in first.full.values()):
-            text += f" Budgets that are shares ({', '.join(shares)}) allow the arms different sizes."
-        yield text
+        difference = _difference([each for each in unlike if each.task == task], slots)
+        tasks.setdefault(difference, []).append(task)
+    for difference, own in tasks.items():
+        yield f"TEACHERS DIFFER on {', '.join(own)}: {difference}"
+
+
+def _difference(costs: Sequence[UnlikeCost], slots: Sequence[str]) -> str:
+    """Say how the full networks of a task differ, and what follows from it."""
+    first = min((each for each in costs if each.full), key=_familiarity)
+    sizes = _grouped({arm: [_size(first.cost, value) for value in values] for arm, values in first.full.items()})
+    others = [each.cost for each in costs if each is not first]
+    also = f" (also in {', '.join(others)})" if others else ""
+    text = f"the full network has {first.cost} {sizes}{also}."
+    text += " Costs are compared in absolute numbers, for shares of different networks have no common measure."
+    if slots and all(None not in values for values in first.full.values()):
+        text += f" Budgets that are shares ({', '.join(slots)}) allow the arms different sizes."
+    return text
 
 
 def _familiarity(unlike: UnlikeCost) -> int:
@@ -154,8 +161,8 @@ def network_notes(found: pd.DataFrame) -> Iterator[str]:
             pairs = ", ".join(f"{models} in {count} of {runs[arm]} runs" for models, count in counts.items())
             arms.append(f"{arm}: {pairs}")
         yield (
-            f"ONE NETWORK ANSWERS SEVERAL BUDGETS ({'; '.join(arms)}). It is one point of its run's front, and two"
-            " budgets with the same networks on both sides at every seed are one test."
+            f"One network answers several budgets ({'; '.join(arms)}): their rows are not independent. It is one point"
+            " of its run's front, and two budgets with the same networks on both sides at every seed are one test."
         )
 
 

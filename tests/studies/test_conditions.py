@@ -121,7 +121,7 @@ def test_the_same_networks_under_two_budgets_are_one_test():
     assert {table["family"] for table in report["tables"]} == {4}
     first, second = (report["tables"][number]["comparisons"][0] for number in (0, 1))
     assert first["p_t_holm"] == second["p_t_holm"] < analysed(rows)["tables"][0]["comparisons"][0]["p_t_holm"]
-    (note,) = [line for line in report["notes"] if line.startswith("ONE NETWORK ANSWERS SEVERAL BUDGETS")]
+    (note,) = [line for line in report["limits"] if line.startswith("One network answers several budgets")]
     assert "a: best@75% = best@50% in 4 of 4 runs" in note
     lines = [line for line in report["limits"] if line.startswith("b against a is not resolved")]
     assert all("50%" not in line for line in lines)
@@ -133,7 +133,7 @@ def test_networks_that_agree_at_some_seeds_alone_are_two_tests():
     made.loc[made["seed"] == 0, "network"] = made["arm"] + "0"
     report = analysed(made)
     assert {row["same_as"] for table in report["tables"] for row in table["comparisons"]} == {None}
-    assert any("a: best@75% = best@50% in 1 of 4 runs" in line for line in report["notes"])
+    assert any("a: best@75% = best@50% in 1 of 4 runs" in line for line in report["limits"])
 
 
 def test_a_network_under_two_budgets_is_one_point_of_the_front():
