@@ -358,7 +358,8 @@ def settings(directory: str | Path) -> dict[str, Any]:
     Returns:
         ``study`` (its name), ``description``, ``source`` (the file, of which ``source_digest`` is the SHA-256),
         ``command``, ``arms`` (name → ``base`` and ``changes``, its overrides by dotted path), ``tasks`` (names),
-        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``), ``cache`` (its folder),
+        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``, ``groups``, ``family``),
+        ``cache`` (its folder),
         ``threads`` (of each run) and ``runs``: for each its ``arm``, ``task``, ``seed`` and ``run`` (the directory,
         read from the study's).
 
