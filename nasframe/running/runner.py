@@ -416,6 +416,7 @@ def write_environment(context: RunContext) -> None:
     from nasframe.nn.optim import native_bf16
 
     data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
+    where = device()
     packages = [
         "torch",
         "transformers",
@@ -435,10 +436,11 @@ def write_environment(context: RunContext) -> None:
         "git": git_commit(),
         "platform": platform.platform(),
         "processor": processor(),
-        "device": str(device()),
+        "device": str(where),
+        "accelerator": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "bf16": native_bf16(device()),
+        "bf16": native_bf16(where),
         "seed": context.plan.seed,
         "command": context.store.get("command"),
         "data": data,

@@ -211,19 +211,7 @@ def adjust(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
         groups: tables as :func:`tables` makes them; each group is one family of comparisons.
     """
     for group in groups:
-        firsts: dict[tuple[str, ...], dict[str, Any]] = {}
-        comparisons, copies = [], []
-        for table in group:
-            for row in table["comparisons"]:
-                networks = row.pop("networks", None)
-                first = firsts.get((table["task"], row["arm"], networks)) if networks else None
-                row["same_as"] = first["model"] if first else None
-                if first:
-                    copies.append((row, first["row"]))
-                    continue
-                comparisons.append(row)
-                if networks:
-                    firsts[table["task"], row["arm"], networks] = {"model": table["model"], "row": row}
+        comparisons, copies = _tests(group)
         for kind in ("p_t", "p_wilcoxon"):
             adjusted = stats.holm([row[kind] if row["n"] > 1 else None for row in comparisons])
             for row, p in zip(comparisons, adjusted, strict=True):
@@ -235,6 +223,30 @@ def adjust(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
         size = sum(row["p_t"] is not None for row in comparisons)
         for table in group:
             table["family"] = size
+
+
+def _tests(group: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Split the comparisons of a family into those that are tests of their own, and repetitions with their first.
+
+    A comparison repeats an earlier one of its task and arm if it is of the same networks, under another budget.
+    """
+    tests: list[dict[str, Any]] = []
+    copies: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    firsts: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
+    for table in group:
+        for row in table["comparisons"]:
+            networks = row.pop("networks", None)
+            row["same_as"] = None
+            if networks is None:
+                tests.append(row)
+                continue
+            model, first = firsts.setdefault((table["task"], row["arm"], networks), (table["model"], row))
+            if first is row:
+                tests.append(row)
+            else:
+                row["same_as"] = model
+                copies.append((row, first))
+    return tests, copies
 
 
 def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:

@@ -292,6 +292,7 @@ def conditions(report: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         facts = {
             "processor": environment.get("processor"),
             "device": environment.get("device"),
+            "accelerator": environment.get("accelerator"),
             "threads": environment.get("threads"),
             "processes": environment.get("processes"),
             **{name: versions.get(name) for name in VERSIONS},
