@@ -6,6 +6,7 @@ Nothing gets its final name before it was verified; ``export_report.json`` in th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasframe.errors import UsageError, VerificationError
 from nasframe.model_files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
 from nasframe.storage import writing
+from nasframe.store import write_text
 from nasframe.types import Arch
 from nasframe.verifier import Verifier
 
@@ -164,6 +166,35 @@ def write(
             write_files(staged["model"], model, tokenizer, chosen, card or {}, arch)
         _settle(staged["model"], Path(directory))
     return chosen
+
+
+CARD = "README.md"
+OVER_BUDGET = "**Over budget:**"
+
+
+def update_card(directory: Path, over_budget: str) -> None:
+    """Bring a written model card up to date with the model's final costs.
+
+    Args:
+        directory: the model's.
+        over_budget: by which costs it is over its budget, or nothing.
+    """
+    path, report_path = directory / CARD, directory / "export_report.json"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    paragraphs = [part for part in text.split("\n\n") if not part.startswith(OVER_BUDGET)]
+    if over_budget:
+        heading = next(number for number, part in enumerate(paragraphs) if part.startswith("# "))
+        paragraphs.insert(heading + 2, f"{OVER_BUDGET} {over_budget}")  # after the heading and what the model is
+    updated = "\n\n".join(paragraphs)
+    if updated == text:
+        return
+    write_text(path, updated)
+    if report_path.is_file():
+        report = json.loads(report_path.read_text(encoding="utf-8"))
+        report["files"][CARD] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        write_text(report_path, json.dumps(report, indent=1) + "\n")  # never in place: it may be linked to the cache
 
 
 def probe(model: nn.Module) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def search(
         save_as: the winners are ``<save_as>``, or ``<save_as>@<budget>``.
     """
     from nasframe import search as loop
-    from nasframe.goals import limits_of, parse_limits
+    from nasframe.goals import goals, limits_of, parse_limits
+    from nasframe.reports.budgets import plain_bounds
 
     assert work.space is not None
     space, net = work.space, work.net and work.net.eval()
@@ -201,6 +202,7 @@ def search(
     run.keep_searched(net, work)
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
+    run.result["bounds"] = {goal.name: plain_bounds(goal.bounds) for goal in goals(save_as, bounds, shares)}
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})
 
 
@@ -258,6 +260,7 @@ def evaluate(
             advance(done + 1, len(chosen), name)
     with run.progress.bar(f"{run.name}: costs") as advance:
         run.measure(chosen, COSTS if costs is None else costs, advance)
+    run.tell_over_budget(chosen)
     run.ledger([LedgerEntry("evaluation", 0, shown, tokens, macs, 0.0, len(chosen), time.monotonic() - began)])
     return work
 

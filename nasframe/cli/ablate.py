@@ -89,7 +89,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
 
         from nasframe.cli.compare import show
 
-        show(json.loads(result.read_text(encoding="utf-8")))
+        show(json.loads(result.read_text(encoding="utf-8")), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
     if failures or not result.exists():
         raise typer.Exit(1)

@@ -30,6 +30,12 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME=PATTERN", help="Compare all models of such tasks under one name; may be repeated."),
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="task|page", help="Holm's adjustment over each task's comparisons, or over all of the page."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print study.json instead of the tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the tables flat, as CSV.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables (booktabs).")] = False,
@@ -53,7 +59,7 @@ def compare(
         if not (name and equals and pattern):
             raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
         groups.setdefault(name, []).append(pattern)
-    frame, settings = as_study(places, against, metric, models, split, groups)
+    frame, settings = as_study(places, against, metric, models, split, groups, family)
     if out is None:
         report = analyse(Path(), frame, settings)
     else:
@@ -64,7 +70,7 @@ def compare(
         print(f"report  {out / 'study.html'}", file=sys.stderr)
 
 
-def show(report: dict, form: str = "") -> None:
+def show(report: dict, form: str = "", with_notices: bool = True) -> None:
     """Print a comparison as tables for a terminal, or as ``json``, ``csv``, ``latex`` or ``markdown``."""
     from nasframe.reports import study_report
 
@@ -80,6 +86,6 @@ def show(report: dict, form: str = "") -> None:
     from rich.console import Console
 
     console = Console()
-    for part in study_report.terminal(report, console.width):
+    for part in study_report.terminal(report, console.width, with_notices):
         console.print(part)
     sys.stdout.flush()

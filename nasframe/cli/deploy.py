@@ -67,6 +67,7 @@ def _show(facts: dict[str, Any], out: Path) -> None:
         table.add_row(*line)
     Console().print(table)
     for model in facts["models"]:
-        print(f"{model['name']:14} {out / model['path']}")
+        over = f"  over budget: {model['over_budget']}" if model["over_budget"] else ""
+        print(f"{model['name']:14} {out / model['path']}{over}")
     spent = duration(facts["seconds"]["total"])
     print(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all", file=sys.stderr)

@@ -20,6 +20,7 @@ from nasframe.finished.asked import Asked
 from nasframe.finished.loading import Finished
 from nasframe.finished.measured import Measured, check_measured
 from nasframe.goals import Goal, check_reachable, goals, parse_limits
+from nasframe.reports.budgets import over_budget, plain_bounds
 from nasframe.reports.tables import cost, markdown_table, metric
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, violation
@@ -38,6 +39,7 @@ FORMAT = 1
 TRIALS = 40  # evaluations a budget, where the archive is thin
 ENOUGH = 10  # architectures near a budget with which the archive answers
 NEAR = 0.85  # the share of a budget that is near it
+TURNS = 3  # measurements of each finished model; the median counts
 IN_VAIN = 50  # proposals without a new architecture after which a search ends
 
 
@@ -99,9 +101,12 @@ def deploy(
             for number, goal in enumerate(wanted):
                 advance(number, len(wanted), goal.name)
                 chosen[goal.name] = desk.choose(goal)
+        models = {name: finished.space.extract(finished.net, choice.trial.arch) for name, choice in chosen.items()}
+        with bars.bar("measure") as advance:
+            chosen = desk.measure_again(chosen, models, advance)
         picked = time.monotonic()
         with bars.bar("write and verify"):
-            _write(finished, chosen, target, mode, verifier)
+            _write(finished, chosen, models, desk.over_budget(chosen), target, mode, verifier)
     ended = time.monotonic()
     seconds = {"load": loaded - began, "search": searched - loaded, "choose": picked - searched}
     seconds |= {"write": ended - picked, "total": ended - began}
@@ -114,13 +119,21 @@ def deploy(
 
 
 def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table of what :func:`deploy` returned."""
+    """Return the header and the rows of the table of what :func:`deploy` returned.
+
+    If some model is over its budget, the last column says by what.
+    """
     costs = list(dict.fromkeys(name for model in facts["models"] for name in model["costs"]))
     found = []
     for model in facts["models"]:
         score = metric(facts["objective"], model["score"])
         found.append([model["name"], score, *(_shown(name, model) for name in costs), model["origin"]])
-    return ["model", f"select {facts['objective']}", *costs, "origin"], found
+    heading = ["model", f"select {facts['objective']}", *costs, "origin"]
+    broken = [model["over_budget"] for model in facts["models"]]
+    if not any(broken):
+        return heading, found
+    verdicts = [f"over budget: {text}" if text else "met" for text in broken]
+    return [*heading, "budget"], [[*row, verdict] for row, verdict in zip(found, verdicts, strict=True)]
 
 
 def _advance(advance: Advance, most: int, name: str, done: int) -> None:
@@ -225,6 +238,26 @@ class _Desk:
         least = "".join(f" The least {name} measured was {value:,.4g}." for name, value in nearest.items())
         raise RunError(f"{goal.name}: nothing in the archive has {goal}.{least} Expected more trials: --search N.")
 
+    def measure_again(
+        self, chosen: Mapping[str, _Choice], models: Mapping[str, Any], advance: Advance
+    ) -> dict[str, _Choice]:
+        """Measure the finished models, in turns, so that what is said of them is not the luck of being chosen."""
+        costs: dict[str, dict[str, float]] = {name: dict(choice.costs) for name, choice in chosen.items()}
+        for measure, measured in self.measured.items():
+            turns: dict[str, list[float]] = {name: [] for name in models}
+            for turn in range(TURNS):
+                for number, (name, model) in enumerate(models.items()):
+                    advance(turn * len(models) + number, TURNS * len(models), name)
+                    turns[name].append(measured.estimator.measure(None, model, again=True)["median"])
+            for name, values in turns.items():
+                costs[name][measure] = sorted(values)[TURNS // 2]
+        return {name: replace(choice, costs=costs[name]) for name, choice in chosen.items()}
+
+    def over_budget(self, chosen: Mapping[str, _Choice]) -> dict[str, str]:
+        """Say by which costs models are over their budgets; nothing of one that meets its own."""
+        bounds = {goal.name: plain_bounds(goal.bounds) for goal in self.wanted}
+        return {name: over_budget(choice.costs, bounds[name]) for name, choice in chosen.items()}
+
     def describe(self, goal: Goal, choice: _Choice, target: Path) -> dict[str, Any]:
         """Say of one model what it is: the row of ``deploy.json``."""
         finished, trial = self.finished, choice.trial
@@ -238,6 +271,7 @@ class _Desk:
             "arch": dict(trial.arch), "origin": "archive" if arch_id(trial.arch) in self.known else "search",
             "score": trial.metrics[finished.objective.removeprefix("-")], "metrics": dict(trial.metrics),
             "examples": trial.examples, "costs": costs, "shares": {n: v / full[n] for n, v in costs.items() if full[n]},
+            "over_budget": self.over_budget({goal.name: choice})[goal.name] or None,
             "max_abs_difference": report["max_abs_difference"], "seconds": choice.seconds,
         }  # fmt: skip
 
@@ -281,23 +315,33 @@ class _Desk:
         return [*sorted(head, key=worth, reverse=True), *rest]
 
 
-def _write(finished: Finished, chosen: Mapping[str, _Choice], target: Path, mode: Mode, verifier: Verifier) -> None:
-    """Extract, write and verify all models."""
+def _write(
+    finished: Finished,
+    chosen: Mapping[str, _Choice],
+    models: Mapping[str, Any],
+    broken: Mapping[str, str],
+    target: Path,
+    mode: Mode,
+    verifier: Verifier,
+) -> None:
+    """Write and verify all models; ``broken`` says by which costs they are over budget."""
     import torch
 
     from nasframe import export
 
     net, space = finished.net, finished.space
     inputs, expected = export.probe(net)["inputs"], {}
-    models = {name: space.extract(net, choice.trial.arch) for name, choice in chosen.items()}
     where = next(net.parameters()).device
     for name, choice in chosen.items():
         with torch.no_grad():
             logits = space.view(net, choice.trial.arch)(**{k: v.to(where) for k, v in inputs.items()}).logits
         expected[name] = {"inputs": inputs, "logits": logits.float().cpu()}
     plan = finished.plan
-    metrics = {name: {"metrics": {f"select {k}": v for k, v in c.trial.metrics.items()}} for name, c in chosen.items()}
-    card = {"model": plan.model, "task": plan.task, "data": finished.data, "models": metrics}
+    own = {}
+    for name, choice in chosen.items():
+        metrics = {f"select {metric}": value for metric, value in choice.trial.metrics.items()}
+        own[name] = {"metrics": metrics, "over_budget": broken[name]}
+    card = {"model": plan.model, "task": plan.task, "data": finished.data, "models": own}
     export.export_all(
         models, finished.parts.tokenizer, {name: target / name for name in models}, mode=mode, expected=expected,
         card=card, archs={name: choice.trial.arch for name, choice in chosen.items()}, verifier=verifier,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.errors import RunError
+from nasframe.reports.budgets import bounds_of, over_budget
 from nasframe.scoring import pareto_front
 from nasframe.store import RunStore
 
@@ -49,7 +50,9 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
     split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
     _compare(models, name, split)
     _add_stored(models, rows["stage"])
+    _add_over_budget(models, rows["stage"])
     full = _full(models)
+    environment = _environment(directory / "env.json")
     for model in models:
         model["layers"] = _layers(model, full["layers"])
         files = sorted(directory.glob(f"models/{model['name']}/predictions*.csv"))
@@ -74,7 +77,9 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
         "command": facts.get("command"),
         "data": data,
-        "environment": _environment(directory / "env.json"),
+        "failure": facts.get("failure"),
+        "environment": environment,
+        "environments": facts.get("environments") or [environment],
         "recipe": recipe_text,
         "trials": [{key: value for key, value in row.items() if key != "finished_at"} for row in rows["trial"]],
     }
@@ -215,6 +220,13 @@ def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, 
         compressed = bool((model["blueprint"] or {}).get("quantised"))
         model["stored"] = stored.get(model["name"]) if compressed else None
         model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
+
+
+def _add_over_budget(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
+    """Set by which costs each model is over the budget that it is named after, or ``None``."""
+    results = [row["result"] or {} for row in stages]
+    for model in models:
+        model["over_budget"] = over_budget(model["costs"], bounds_of(model["name"], results)) or None
 
 
 def _removal_errors(stages: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from nasframe.reports.plots import (
     panels,
     whole_ticks,
 )
-from nasframe.reports.study_tables import views
+from nasframe.reports.study_tables import cost_name, views
 from nasframe.reports.tables import is_share, short
 from nasframe.studies.verdicts import p_is
 
@@ -62,7 +62,8 @@ def fronts(report: Mapping[str, Any]) -> Figure:
     """Draw each arm's mean score, with its bootstrap interval, against the mean cost of its models."""
     shown = views(report)
     figure, grid = panels(WIDTH, 0.45 + 2.75 * len(shown), len(shown))
-    cost = f"{report['cost']}_relative"
+    absolute = report["cost"] in report["absolute"]
+    cost = report["cost"] if absolute else f"{report['cost']}_relative"
     for axes, (task, tables) in zip(grid, shown.items(), strict=True):
         _title(axes, task, len(shown))
         places = [row["costs"][cost] for table in tables for row in table["arms"] if cost in row["costs"]]
@@ -73,10 +74,10 @@ def fronts(report: Mapping[str, Any]) -> Figure:
             if rows:
                 aside = step * (number - (len(report["arms"]) - 1) / 2)
                 _front(axes, rows, [row["costs"][cost] + aside for row in rows], look(report, arm), arm)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.xaxis.set_major_formatter(count_ticks if absolute else lambda value, _: f"{100 * value:g} %")
         axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
         axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
-    grid[-1].set_xlabel(f"{report['cost'].replace('_', ' ')}, share of the teacher's")
+    grid[-1].set_xlabel(cost_name(report))
     legend(figure, *figure.axes, names=report["arms"])
     return figure
 

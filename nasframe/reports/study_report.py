@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.reports import study_tables, tables
 from nasframe.reports.report import render
-from nasframe.reports.study_tables import COLUMNS, OVERVIEW, about, overview, rows, views
+from nasframe.reports.study_tables import COLUMNS, about, overview, overview_caption, rows, views
 from nasframe.store import write_text
 from nasframe.studies.compare import analyse
+from nasframe.studies.conditions import notice_line
 from nasframe.studies.verdicts import interval, p_is
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
+NARROW = 72
+"""Characters across below which a terminal shows fewer columns."""
 CAPTIONS = {
     "fronts": (
         "Score against cost",
@@ -31,7 +34,7 @@ CAPTIONS = {
     "differences": (
         "Paired differences",
         "Against the reference, seed by seed: t interval (thin) and bootstrap interval (thick). Filled: resolved after"
-        " Holm's adjustment. At the right p after Holm and the number of pairs.",
+        " Holm's adjustment over {family}. At the right p after Holm and the number of pairs.",
     ),
     "anytime": (
         "Best so far",
@@ -66,7 +69,9 @@ def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any
     report = analyse(home, frame, settings)
     folder, drawn = home / "figures", study_plots.figures(report)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: plots.save(figure, folder / _file(name), _caption(name)[0]) for name, figure in drawn.items()}
+    pictures = {
+        name: plots.save(figure, folder / _file(name), _caption(name, report)[0]) for name, figure in drawn.items()
+    }
     write_text(home / "study.json", as_json(report))
     write_text(home / "study.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_text(home / "study.md", markdown(report, list(drawn)))
@@ -98,14 +103,14 @@ def latex(report: Mapping[str, Any]) -> str:
     names = ("arm", "n", "score", "difference", "holm", "wilcoxon", "effect")
     heading, *scores = overview(report)
     groups = [list(of_task) for _, of_task in groupby(scores, key=itemgetter(0))]
-    blocks = [_tex_table(f"{report['name']}, against {report['against']}. {OVERVIEW}", heading, groups)]
+    blocks = [_tex_table(f"{report['name']}, against {report['against']}. {overview_caption(report)}", heading, groups)]
     for task, view in views(report).items():
         groups = []
         for table in view:
             cells = [[table["model"], *(row[name] for name in names)] for row in rows(report, table)]
             groups.append([cells[0], *(["", *row[1:]] for row in cells[1:])])
         heading = ["model", *(COLUMNS[name] for name in names)]
-        blocks.append(_tex_table(f"{about(report, view)} Task: {task}.", heading, groups))
+        blocks.append(_tex_table(f"{about(report, view)}. Task: {task}.", heading, groups))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(blocks)
 
 
@@ -116,7 +121,7 @@ def flat_csv(report: Mapping[str, Any]) -> str:
         pairs = {row["arm"]: row for row in table["comparisons"]}
         for row in table["arms"]:
             flat = {"task": table["task"], "model": table["model"], "metric": table["metric"]} | {
-                key: value for key, value in row.items() if key not in ("scores", "costs")
+                key: value for key, value in row.items() if key not in ("scores", "costs", "over_budget")
             }
             pair = pairs.get(row["arm"], {}).items()
             found.append(flat | {f"difference_{k}": v for k, v in pair if k not in ("arm", "seeds", "left_out")})
@@ -128,13 +133,22 @@ def flat_csv(report: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
-def terminal(report: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
-    """Lay a comparison out for a terminal: the main tables, what was found, what cannot be concluded."""
+def terminal(report: Mapping[str, Any], width: int, with_notices: bool = True) -> Iterator[RenderableType]:
+    """Lay a comparison out for a terminal: the main tables, what was found, what cannot be concluded.
+
+    Args:
+        report: what :func:`nasframe.studies.compare.analyse` returned.
+        width: characters across; below 72 the tests that say least are left out.
+        with_notices: show also what the runs decided by themselves.
+    """
     from rich.table import Table
     from rich.text import Text
 
     names = ["arm", "score", "difference", "holm", "wilcoxon", "more"]
     names[5:5] = ["effect", "verdict"] if width >= 110 else []
+    if width < NARROW:
+        names = ["arm", "score", "difference", "holm"]
+    notices = [notice_line(notice, report["arms"]) for notice in report["notices"]] if with_notices else []
     for view in list(views(report).values())[:1]:
         table = Table(
             title=about(report, view), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False,
@@ -147,11 +161,12 @@ def terminal(report: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
             table.add_row(Text(part["model"], style="bold"))
             for row in rows(report, part):
                 style = {"higher": "green", "lower": "red"}.get(row["verdict"], "")
-                arm = f"  {tables.short(row['arm'], 14 + max(0, width - 80))}"
+                arm = f"  {tables.short(row['arm'], 14 + max(0, width - (80 if width >= NARROW else NARROW)))}"
                 table.add_row(arm, *(row[name] for name in names[1:]), style=style)
         yield table
     for title, lines in (
         ("", [*report["notes"], report["equal_macs"]["text"]]),
+        ("Decided by the runs without being asked", notices),
         ("Found", report["findings"]), ("Cannot be concluded", report["limits"]),
         ("Two models each, example by example", list(_single_pairs(report))),
     ):  # fmt: skip
@@ -164,15 +179,18 @@ def terminal(report: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
 
 
 def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any], **more: Any) -> str:
+    captions = {name: _caption(name, report) for name in figures}
+    lines = [notice_line(notice, report["arms"]) for notice in report["notices"]]
     return render(
-        template, report=report, figures=figures, captions={name: _caption(name) for name in figures}, s=study_tables,
-        **more,
+        template, report=report, figures=figures, captions=captions, s=study_tables, notices=lines, **more
     )  # fmt: skip
 
 
-def _caption(name: str) -> tuple[str, str]:
+def _caption(name: str, report: Mapping[str, Any]) -> tuple[str, str]:
     kind, _, task = name.partition("-")
     title, text = CAPTIONS[kind]
+    tested = [table for table in report["tables"] if table["family"]]
+    text = text.format(family=study_tables.family(report, tested) if tested else "no comparison")
     return (f"{title}: {task}" if task else title), text
 
 
@@ -220,6 +238,7 @@ def _tex(text: str) -> str:
     signs = {
         "±": r"$\pm$",
         "−": "$-$",
+        "†": r"$\dagger$",
         "≥": r"$\geq$",
         "–": "--",
         "<": "$<$",

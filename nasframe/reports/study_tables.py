@@ -27,12 +27,8 @@ COLUMNS = {
 }
 """The columns of a table of scores, and their headings."""
 
-OVERVIEW = (
-    "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with. ↑ ↓: higher or lower than"
-    " the reference, resolved after Holm's adjustment."
-)
-
-SHARES = "Shares of the teacher's costs, means over an arm's runs."
+OVER = " †"
+"""What marks the score of a model that is over its budget in some run."""
 LEDGER = ("arm", "runs", "student", "teacher", "training", "of the reference's", "evaluation", "evaluations", "time")
 FRONTS = ("task", "front", "arm", "hypervolume", "difference [95 % t]", "after Holm", "covers", "is covered")
 PAIRS = ("task", "model", "arm", "seeds", "McNemar p, by seed", "below 0.05", "difference by seed [95 % bootstrap]")
@@ -46,12 +42,76 @@ def views(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return found
 
 
+def overview_caption(report: Mapping[str, Any]) -> str:
+    """Say what the overview shows, and over which comparisons Holm's adjustment was made."""
+    tested = [table for table in report["tables"] if table["family"]]
+    text = "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with."
+    if tested:
+        text += " ↑ ↓: higher or lower than the reference, resolved after Holm's adjustment"
+        text += f" over {family(report, tested)}."
+        if report["family"] == "task" and len(views(report)) > 1:
+            text += " Each task is adjusted by itself: of several tasks one may show an arrow by chance more often than"
+            text += f" at {report['alpha']:g}. To adjust over the whole page: --family page."
+    return text + _over_budget_key(report["tables"])
+
+
+def family(report: Mapping[str, Any], tables_: Sequence[Mapping[str, Any]]) -> str:
+    """Name the family of comparisons that Holm's adjustment of some tables counts.
+
+    >>> family({"family": "page"}, [{"family": 12, "task": "t"}])
+    'all 12 comparisons of this page'
+    >>> family({"family": "task"}, [{"family": 4, "task": "t"}, {"family": 4, "task": "u"}])
+    "each task's 4 comparisons"
+    >>> family({"family": "task"}, [{"family": 4, "task": "t"}])
+    'these 4 comparisons'
+    """
+    sizes = sorted({table["family"] for table in tables_})
+    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    noun = "comparison" if sizes[-1] == 1 else "comparisons"
+    if report["family"] == "page":
+        return f"all {count} {noun} of this page" if sizes[-1] > 1 else "this page's one comparison"
+    if len({table["task"] for table in tables_}) > 1:
+        return f"each task's {count} {noun}"
+    return f"these {count} {noun}" if sizes[-1] > 1 else "this one comparison"
+
+
+def adjusted(report: Mapping[str, Any], tables_: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a sentence over which comparisons Holm's adjustment of some tables was made; nothing without tests."""
+    tested = [table for table in tables_ if table["family"]]
+    return f"Holm over {family(report, tested)}." if tested else ""
+
+
+def _over_budget_key(tables_: Sequence[Mapping[str, Any]]) -> str:
+    over = any(row["over_budget"] for table in tables_ for row in table["arms"])
+    return " †: over budget by its final costs in some run." if over else ""
+
+
+def costs_caption(report: Mapping[str, Any]) -> str:
+    """Say what the table of costs shows."""
+    absolute = [tables.COSTS.get(name, name.replace("_", " ")) for name in report["absolute"]]
+    text = "Means over an arm's runs, as shares of the teacher's costs."
+    if absolute:
+        text += f" In absolute numbers, since the arms' full networks differ in them: {', '.join(absolute)}."
+    return text
+
+
+def cost_name(report: Mapping[str, Any]) -> str:
+    """Name the cost that a comparison is drawn against, and its unit.
+
+    >>> cost_name({"cost": "encoder_params", "absolute": []})
+    "encoder params, share of the teacher's"
+    """
+    unit = "absolute" if report["cost"] in report["absolute"] else "share of the teacher's"
+    return f"{report['cost'].replace('_', ' ')}, {unit}"
+
+
 def about(report: Mapping[str, Any], view: Sequence[Mapping[str, Any]]) -> str:
     """Say what a table shows."""
     unit = " × 100" if is_share(view[0]["metric"]) else ""
     task = view[0]["task"]
     against = f", against {report['against']}" if any(table["comparisons"] for table in view) else ""
-    return f"{report['name']}: {report['split']} {view[0]['metric']}{unit} ({task}){against}"
+    text = f"{report['name']}: {report['split']} {view[0]['metric']}{unit} ({task}){against}"
+    return ". ".join(part for part in (text, adjusted(report, view).removesuffix(".")) if part)
 
 
 def rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -63,13 +123,15 @@ def rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, 
 def _row(
     report: Mapping[str, Any], metric: str, row: Mapping[str, Any], pair: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    cost = row["costs"].get(f"{report.get('cost')}_relative")
+    name = report.get("cost")
+    column = name if name in report["absolute"] else f"{name}_relative"
+    cost = row["costs"].get(column)
     cells = dict.fromkeys(COLUMNS, "–") | {
         "arm": row["arm"],
         "n": str(row["n"] if pair is None or pair["n"] == row["n"] else f"{row['n']} ({pair['n']} pairs)"),
-        "score": _spread(metric, row),
+        "score": _spread(metric, row) + (OVER if row["over_budget"] else ""),
         "rank": "–" if row["rank"] is None else f"{row['rank']:.2g}",
-        "cost": "–" if cost is None else f"{100 * cost:.0f} %",
+        "cost": _cost(report, name, cost),
         "verdict": "reference" if row["arm"] == report["against"] else "not paired",
     }
     if row["low"] is not None:
@@ -93,6 +155,13 @@ def _row(
     return cells
 
 
+def _cost(report: Mapping[str, Any], name: str | None, value: float | None) -> str:
+    """Write a cost of compared models: its share of the teacher's, or the absolute number if teachers differ."""
+    if name is None or value is None:
+        return "–"
+    return tables.cost(name, {name: value}) if name in report["absolute"] else f"{100 * value:.0f} %"
+
+
 def overview(report: Mapping[str, Any]) -> list[list[str]]:
     """Lay all scores out as one table, its heading first: arms by models, mean ± sd, beside the arms' teachers.
 
@@ -114,16 +183,17 @@ def overview(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def costs(report: Mapping[str, Any]) -> list[list[str]]:
-    """Lay out what the models cost, the heading first: shares of the teacher's, means over an arm's runs."""
+    """Lay out what the models cost, the heading first: means over an arm's runs, as :func:`costs_caption` says."""
     described = [(table, row) for table in report["tables"] for row in table["arms"]]
     there = {
         name.removesuffix("_relative") for _, row in described for name in row["costs"] if name.endswith("_relative")
     }
+    there |= {name for name in report["absolute"] if any(name in row["costs"] for _, row in described)}
     names = [*(name for name in tables.COSTS if name in there), *sorted(there - tables.COSTS.keys())]
     laid = [["task", "model", "arm", *(tables.COSTS.get(name, name.replace("_", " ")) for name in names)]]
     for table, row in described:
-        values = [row["costs"].get(f"{name}_relative") for name in names]
-        cells = ["–" if value is None else f"{100 * value:.0f} %" for value in values]
+        columns = [name if name in report["absolute"] else f"{name}_relative" for name in names]
+        cells = [_cost(report, name, row["costs"].get(column)) for name, column in zip(names, columns, strict=True)]
         laid.append([table["task"], table["model"], row["arm"], *cells])
     return laid if names else []
 
@@ -148,7 +218,9 @@ def fronts(report: Mapping[str, Any]) -> list[list[str]]:
         for row in rows(report, table):
             ways = covered.get(row["arm"], {})
             shares = [f"{100 * ways[way]:.0f} %" if ways else "–" for way in ("covers", "covered")]
-            head = [table["task"], f"{table['model']}, {table['cost']}"]
+            absolute = any(name in report["absolute"] for name in table["cost"].split(", "))
+            unit = ", absolute" if absolute else ""
+            head = [table["task"], f"{table['model']}, {table['cost']}{unit}"]
             laid.append([*head, row["arm"], row["score"], row["difference"], row["holm"], *shares])
     return laid
 

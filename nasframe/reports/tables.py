@@ -187,7 +187,10 @@ def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool
             cells.append(text if first or not part else f"{text}\n({part})")
         rows.append([label(model), score, *cells])
     title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+        caption=over_budget(report["models"]) or None, caption_justify="left", caption_style="bold red",
+    )  # fmt: skip
     for number, heading in enumerate(["model", name, *columns.values()]):  # headings are folded, what is below is not
         widest = max((len(line) for row in rows for line in row[number].splitlines()), default=0)
         table.add_column(
@@ -201,8 +204,23 @@ def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool
 
 
 def label(model: Mapping[str, Any]) -> str:
-    """Name a model with its role where the name does not say it."""
-    return model["name"] if model["role"] in ("teacher", "model") else f"{model['name']}\n{model['role']}"
+    """Name a model with its role where the name does not say it, and whether it is over its budget."""
+    lines = [model["name"]]
+    if model["role"] not in ("teacher", "model"):
+        lines.append(model["role"])
+    if model["over_budget"]:
+        lines.append("over budget")
+    return "\n".join(lines)
+
+
+def over_budget(models: Sequence[Mapping[str, Any]]) -> str:
+    """Say which models are over their budgets, a line each.
+
+    >>> over_budget([{"name": "best", "over_budget": "12.4 ms > 12 ms"}, {"name": "small", "over_budget": None}])
+    'best: over budget: 12.4 ms > 12 ms'
+    """
+    lines = [f"{model['name']}: over budget: {model['over_budget']}" for model in models if model["over_budget"]]
+    return "\n".join(lines)
 
 
 def short(name: str, length: int) -> str:

@@ -119,9 +119,31 @@ class StageContext:
     def card(self, names: Iterable[str]) -> dict[str, Any]:
         """Collect what model cards say: the run's facts, and each model's own."""
         measured = {name: self.store.model(name).get("metrics") or {} for name in names}
-        models = {name: {"metrics": splits.get("dev", {})} for name, splits in measured.items()}
+        models = {
+            name: {"metrics": splits.get("dev", {}), "over_budget": self.over_budget(name)}
+            for name, splits in measured.items()
+        }
         model, task = self.plan.model, self.plan.task
         return {"model": model, "task": task, "data": self.store.get("data"), "models": models}
+
+    def over_budget(self, name: str) -> str:
+        """Say by which of its costs, as they stand, a model is over the budget that it is named after."""
+        from nasframe.reports.budgets import bounds_of, over_budget
+
+        results = [self.store.stage_result(stage.name) for stage in self.plan.stages]
+        return over_budget(self.store.model(name).get("costs") or {}, bounds_of(name, [*results, self.result]))
+
+    def tell_over_budget(self, names: Iterable[str]) -> None:
+        """Say which models are over budget by their final costs, also in the model cards that are written already."""
+        from nasframe.export import update_card
+
+        for name in names:
+            text = self.over_budget(name)
+            if text:
+                self.progress.say(f"{name}: over budget: {text}")
+            path = self.store.model(name).get("path")
+            if path:
+                update_card(self.store.directory / path, text)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Keep a step's metrics."""
@@ -289,13 +311,17 @@ class StageContext:
     def check_budget(self, name: str, net: nn.Module, arch: Arch, work: Work) -> None:
         """Say where a model that is named after a budget of the recipe is over it; measured costs are not asked."""
         from nasframe.goals import goals, parse_limits, shortfall
+        from nasframe.reports.budgets import plain_bounds
 
         counted = {cost: e for cost in self.plan.budgets if not hasattr(e := self.estimators[cost], "measure")}
         full = {cost: e.estimate(work.space, net, None) for cost, e in counted.items()}
         costs = {cost: e.estimate(work.space, net, arch) for cost, e in counted.items()}
         budgets = {cost: self.plan.budgets[cost] for cost in counted}
         for goal in goals(name.partition("@")[0], *parse_limits({}, budgets, full)):
-            if goal.name == name and any(bound.violation(costs[cost]) > 0 for cost, bound in goal.bounds.items()):
+            if goal.name != name:
+                continue
+            self.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)
+            if any(bound.violation(costs[cost]) > 0 for cost, bound in goal.bounds.items()):
                 text = f"{name}: {shortfall(goal, costs)}. Expected {goal}, as its name says."
                 self.progress.say(text)
                 self.result.setdefault("over_budget", {})[name] = text

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.errors import RunError, UsageError
+from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.goals import aimed_costs
 from nasframe.notices import Notice, say
 from nasframe.recipe.nodes import dump
@@ -170,7 +170,9 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         parts = Material(plan)
         if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
             check_budgets(parts)
-    except BaseException:
+    except BaseException as error:
+        with suppress(RunError):  # of a database that cannot be read, which the error itself is about
+            note_failure(reader, None, error)
         reader.close()
         raise
     return execute(plan, store, directory, progress, report, parts)
@@ -201,11 +203,13 @@ def execute(
     own = store or RunStore(directory, shared=True)
     try:
         context = RunContext(plan, own, Progress(progress if store else False), parts)
-    except BaseException:
+    except BaseException as error:
+        note_failure(own, plan, error)
         own.close()
         raise
     try:
         if store:
+            store.put("failure", None)
             write_environment(context)
             context.hooks.run_started(directory=directory, recipe=plan.recipe)
         work: Work | None = None
@@ -227,6 +231,7 @@ def execute(
     except BaseException as error:
         failure = _named_failure(error)
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
+            note_failure(own, plan, failure)
             for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
                 failure.add_note(line)
         if failure is error:
@@ -241,6 +246,23 @@ def _named_failure(error: BaseException) -> BaseException:
     """Return an error of the disk that a library or a plugin met as one that names the file; others as they are."""
     problem = disk_problem(error) if isinstance(error, OSError) else None
     return error if problem is None else RunError(problem)
+
+
+def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> None:
+    """Keep why a run ended before its time, for the pages that show it.
+
+    Args:
+        store: the run's.
+        plan: its plan, to name the stage; ``None`` if there is none yet.
+        error: what ended it.
+    """
+    if not leader():
+        return
+    stages = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
+    text = str(error) if isinstance(error, NasframeError) else f"{type(error).__name__}: {error}"
+    failure: dict[str, Any] = {"stage": stages[0] if stages else None, "text": text.rstrip(": ")}
+    failure |= {"interrupted": not isinstance(error, Exception), "exit_code": getattr(error, "exit_code", 1)}
+    store.put("failure", failure)
 
 
 def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
@@ -458,7 +480,10 @@ def write_environment(context: RunContext) -> None:
     """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
     import torch
 
+    from nasframe.nn.optim import native_bf16
+
     data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
+    where = device()
     packages = [
         "torch",
         "transformers",
@@ -478,14 +503,21 @@ def write_environment(context: RunContext) -> None:
         "git": git_commit(),
         "platform": platform.platform(),
         "processor": processor(),
-        "device": str(device()),
+        "device": str(where),
+        "accelerator": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "bf16": native_bf16(where),
         "seed": context.plan.seed,
         "command": context.store.get("command"),
         "data": data,
     }
     write_text(context.store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
+    # a run may go on elsewhere; env.json then says where it ended
+    environment = {name: value for name, value in facts.items() if name not in ("seed", "command", "data", "plugins")}
+    kept = context.store.get("environments", [])
+    if environment not in kept:
+        context.store.put("environments", [*kept, environment])
 
 
 def git_commit() -> str | None:

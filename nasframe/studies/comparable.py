@@ -89,13 +89,17 @@ def group_faults(groups: Mapping[str, Sequence[str]], tasks: Collection[str]) ->
 def check_metric(study: Study) -> None:
     """Make sure, before any work, that every task has the metric that is compared; loads models and data.
 
+    Without a metric, each task's primary one is compared, which must then be the same in all arms.
+
     Raises:
-        UsageError: a task lacks it.
+        UsageError: a task lacks the metric, or arms have different primary metrics on one task.
     """
     from nasframe.running.material import Material
     from nasframe.stages import forward_of
 
     metric, split = study.compare["metric"], study.compare["split"]
+    if metric is None:
+        _check_primary(study)
     distinct = {canonical_json([plan.model, plan.task, str(plan.base)]): plan for plan in study.plans.values()}
     for plan in distinct.values() if metric is not None else ():
         parts = Material(plan)
@@ -110,6 +114,29 @@ def check_metric(study: Study) -> None:
             raise UsageError(
                 f"{study.source}: compare.metric: task {plan.task.get('name') or plan.task['use']!r} has no metric"
                 f" {metric!r} on {split!r}. Metrics: {listing(known)}.{suggestion(metric, known)}"
+            )
+
+
+def _check_primary(study: Study) -> None:
+    """Make sure that arms whose options of a task differ still have the same primary metric on it."""
+    from nasframe.running.material import Material
+
+    arms: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
+    for (arm, task), plan in study.plans.items():
+        options = canonical_json([plan.task, str(plan.base)])
+        name = task or str(plan.task.get("name") or plan.task["use"])
+        arms.setdefault(name, {}).setdefault(options, (plan, []))[1].append(arm)
+    for task, variants in arms.items():
+        if len(variants) < 2:
+            continue
+        metrics: dict[str, list[str]] = {}
+        for plan, own in variants.values():
+            metrics.setdefault(Material(plan).task.primary, []).extend(own)
+        if len(metrics) > 1:
+            scored = ", ".join(f"{name} ({', '.join(own)})" for name, own in metrics.items())
+            raise UsageError(
+                f"{study.source}: compare.metric: {task}: the arms are scored by different metrics: {scored}. Expected"
+                " one metric for all, as in 'compare: {metric: NAME}'."
             )
 
 

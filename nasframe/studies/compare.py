@@ -12,9 +12,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.studies import stats
+from nasframe.studies import conditions, stats
 from nasframe.studies.comparable import why_nothing
+from nasframe.studies.missing import missing_runs
+from nasframe.types import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +47,11 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     found = compared(frame, options.get("models"), options.get("groups"))
     if found.empty:
         raise UsageError(why_nothing(Path(directory), settings["runs"], options))
+    conditions.check_metrics(found, options)
+    usable = np.isfinite(found["score"].astype(float))
+    invalid, found = found[~usable], found[usable].reset_index(drop=True)
+    if found.empty:
+        raise UsageError(f"nothing to compare: no score is a finite number. {' '.join(map(_invalid, _rows(invalid)))}")
     arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
     against = options.get("against") or arms[0]
     if against not in settings["arms"]:
@@ -52,6 +61,8 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         )
     tasks, metrics = list(dict.fromkeys(found["task"])), list(dict.fromkeys(found["metric"]))
     runs = evidence.read_runs(Path(directory), found, settings)
+    unlike = conditions.unlike_costs(found)
+    absolute = conditions.absolute_costs(unlike)
     report: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "name": settings["study"],
@@ -63,21 +74,38 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         "tasks": tasks,
         "seeds": sorted(set(frame["seed"].tolist())),
         "models": list(dict.fromkeys(found["slot"])),
-        "cost": evidence.cost_axis(found, runs),
+        "cost": evidence.cost_axis(found, runs, absolute),
+        "absolute": absolute,
         "confidence": stats.CONFIDENCE,
         "alpha": stats.ALPHA,
         "power": stats.POWER,
         "resamples": stats.RESAMPLES,
-        "tables": tables(found, arms, against),
+        "tables": tables(found, arms, against, absolute),
         "teachers": teachers(frame[frame["metric"].isin(metrics)], arms, tasks),
     }
-    report["fronts"] = evidence.fronts(found, runs, arms, against)
+    report["fronts"] = evidence.fronts(found, runs, arms, against, absolute)
     report["anytime"] = evidence.anytime(runs, arms, report["models"])
     report["examples"] = evidence.examples(Path(directory), found, arms, against)
     report["ledger"] = evidence.ledger(found, runs, arms, against)
-    report["missing"] = _missing(Path(directory), settings, frame)
-    report["notes"] = [*settings.get("notes", ()), *map(_aims, evidence.unlike_aims(runs).items())]
-    return report | verdicts.verdicts(report)
+    report["family"] = options.get("family") or "task"
+    adjust(families(report["tables"], report["fronts"], report["family"]))
+    report["missing"] = missing_runs(Path(directory), settings, frame)
+    report["notices"] = conditions.notices(directory, settings)
+    report["notes"] = [
+        *settings.get("notes", ()),
+        *conditions.teacher_notes(unlike, found),
+        *conditions.budget_notes(runs, found),
+        *conditions.over_budget_notes(found),
+        *conditions.data_notes(runs, report["split"]),
+        *conditions.example_notes(report["examples"], against),
+        *conditions.condition_notes(runs),
+        *map(_invalid, _rows(invalid)),
+        *conditions.group_notes(found, options.get("groups") or {}),
+        *map(_aims, evidence.unlike_aims(runs).items()),
+    ]
+    report |= verdicts.verdicts(report)
+    report["limits"] += conditions.network_notes(found)
+    return report
 
 
 def compared(
@@ -124,8 +152,10 @@ def group_of(task: str, groups: Mapping[str, Sequence[str]]) -> str | None:
     return next((name for name, patterns in groups.items() if any(fnmatch(task, p) for p in patterns)), None)
 
 
-def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[str, Any]]:
-    """Make one table for each task (and for their mean) and each slot; Holm over the comparisons of a task.
+def tables(
+    found: pd.DataFrame, arms: Sequence[str], against: str, absolute: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Make one table for each task (and for their mean) and each slot; :func:`adjust` adds Holm's adjustment.
 
     The mean is over the tasks that have the slot, where these are several.
 
@@ -133,13 +163,13 @@ def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[
         found: rows with ``arm``, ``task``, ``seed``, ``slot``, ``metric``, ``score``, and costs.
         arms: in order.
         against: the reference.
+        absolute: costs whose shares are left out, since they are of different networks.
     """
     made = []
     names = list(dict.fromkeys(found["task"]))
     for task in [*([MEAN] if len(names) > 1 else []), *names]:
         rows = found if task == MEAN else found[found["task"] == task]
         metrics = list(dict.fromkeys(rows["metric"]))
-        view = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
             over = list(dict.fromkeys(part["task"]))
@@ -147,18 +177,76 @@ def tables(found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[
             if task == MEAN and (len(over) == 1 or not {against} < set(scores)):
                 continue  # nothing was measured on all tasks that could be compared
             head = {"task": task, "tasks": over, "model": slot, "metric": ", ".join(metrics)}
-            view.append(head | _table(scores, part, [arm for arm in arms if arm in scores], against))
-        comparisons = [row for table in view for row in table["comparisons"]]
+            made.append(head | _table(scores, part, [arm for arm in arms if arm in scores], against, absolute))
+    return made
+
+
+def families(
+    scores: Sequence[dict[str, Any]], fronts: Sequence[dict[str, Any]], family: str
+) -> list[list[dict[str, Any]]]:
+    """Group the tables of a page by what Holm's adjustment counts together.
+
+    Args:
+        scores: the tables of scores.
+        fronts: the tables of hypervolumes.
+        family: one of :data:`nasframe.studies.study_file.FAMILIES`.
+    """
+    if family == "page":
+        return [[*scores, *fronts]]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for table in scores:
+        groups.setdefault(("scores", table["task"]), []).append(table)
+    for table in fronts:
+        groups.setdefault((table["model"], table["task"]), []).append(table)
+    return list(groups.values())
+
+
+def adjust(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Adjust the p-values of each group of tables by Holm's method, and set the verdicts that rest on them.
+
+    If the same networks answer two budgets of a task on both sides, there is one test, which counts once: the later
+    budget names the first as ``same_as``.
+
+    Args:
+        groups: tables as :func:`tables` makes them; each group is one family of comparisons.
+    """
+    for group in groups:
+        comparisons, copies = _tests(group)
         for kind in ("p_t", "p_wilcoxon"):
             adjusted = stats.holm([row[kind] if row["n"] > 1 else None for row in comparisons])
             for row, p in zip(comparisons, adjusted, strict=True):
                 row[f"{kind}_holm"] = p
-        for row in comparisons:
+        for copy, first in copies:
+            copy |= {kind: first[kind] for kind in ("p_t_holm", "p_wilcoxon_holm")}
+        for row in [*comparisons, *(copy for copy, _ in copies)]:
             row |= {"verdict": _verdict(row), "more_seeds": _more(row)}
-        for table in view:
-            table["family"] = sum(row["p_t"] is not None for row in comparisons)
-        made += view
-    return made
+        size = sum(row["p_t"] is not None for row in comparisons)
+        for table in group:
+            table["family"] = size
+
+
+def _tests(group: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Split the comparisons of a family into those that are tests of their own, and repetitions with their first.
+
+    A comparison repeats an earlier one of its task and arm if it is of the same networks, under another budget.
+    """
+    tests: list[dict[str, Any]] = []
+    copies: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    firsts: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
+    for table in group:
+        for row in table["comparisons"]:
+            networks = row.pop("networks", None)
+            row["same_as"] = None
+            if networks is None:
+                tests.append(row)
+                continue
+            model, first = firsts.setdefault((table["task"], row["arm"], networks), (table["model"], row))
+            if first is row:
+                tests.append(row)
+            else:
+                row["same_as"] = model
+                copies.append((row, first))
+    return tests, copies
 
 
 def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
@@ -207,7 +295,11 @@ def _by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]]:
 
 
 def _table(
-    scores: Mapping[str, Mapping[int, float]], rows: pd.DataFrame, arms: Sequence[str], against: str
+    scores: Mapping[str, Mapping[int, float]],
+    rows: pd.DataFrame,
+    arms: Sequence[str],
+    against: str,
+    absolute: Sequence[str],
 ) -> dict[str, Any]:
     """Describe each arm and compare it with the reference on the seeds that both have."""
     complete = sorted(set.intersection(*(set(scores[arm]) for arm in arms))) if arms else []
@@ -218,17 +310,51 @@ def _table(
     for arm, rank in zip(arms, ranks, strict=True):
         seeds = sorted(scores[arm])
         own = asdict(stats.summary([scores[arm][seed] for seed in seeds]))
-        costs = rows[rows["arm"] == arm].select_dtypes("number").mean()
-        shown = {key: float(costs[key]) for key in _costs(rows) if key in costs and costs[key] == costs[key]}
+        mine = rows[rows["arm"] == arm]
+        costs = mine.select_dtypes("number").mean()
+        shares = [f"{cost}_relative" for cost in absolute]
+        names = [name for name in _costs(rows) if name in costs and name not in shares]
+        shown = {name: float(costs[name]) for name in names if np.isfinite(costs[name])}
         values = {str(seed): scores[arm][seed] for seed in seeds}
-        described.append({"arm": arm} | own | {"rank": rank, "scores": values, "costs": shown})
+        row = {"rank": rank, "scores": values, "costs": shown, "over_budget": _over_budget(mine)}
+        described.append({"arm": arm} | own | row)
         common = [seed for seed in seeds if seed in scores.get(against, ())]
         if arm != against and common:
-            mine, other = ([scores[side][seed] for seed in common] for side in (arm, against))
-            pair = asdict(stats.paired(mine, other))
+            first, second = ([scores[side][seed] for seed in common] for side in (arm, against))
+            pair = asdict(stats.paired(first, second))
             lost = sorted(set(seeds) ^ set(scores[against]))
-            comparisons.append({"arm": arm, "seeds": common, "left_out": lost} | pair)
+            networks = _networks(rows, (arm, against), common)
+            comparisons.append({"arm": arm, "seeds": common, "left_out": lost, "networks": networks} | pair)
     return {"arms": described, "ranked_seeds": complete, "comparisons": comparisons}
+
+
+def _networks(rows: pd.DataFrame, sides: Sequence[str], seeds: Sequence[int]) -> str | None:
+    """Digest which networks a comparison is of; ``None`` if some of them cannot be told from others."""
+    if "network" not in rows:
+        return None
+    part = rows[rows["arm"].isin(sides) & rows["seed"].isin(seeds)]
+    if part["network"].isna().any():
+        return None
+    return canonical_json(sorted(part[["arm", "task", "seed", "network"]].values.tolist()))
+
+
+def _over_budget(rows: pd.DataFrame) -> list[int]:
+    """Return the seeds at which a model is over its budget by its final costs."""
+    if "over_budget" not in rows:
+        return []
+    return sorted(set(rows.loc[rows["over_budget"].notna(), "seed"].tolist()))
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _invalid(row: Mapping[str, Any]) -> str:
+    """Say that a score is no number."""
+    return (
+        f"NO NUMBER: {row['metric']} of {row['model']} is {row['score']} in {row['arm']} on {row['task']}, seed"
+        f" {row['seed']}; left out."
+    )
 
 
 def _costs(rows: pd.DataFrame) -> list[str]:
@@ -240,20 +366,3 @@ def _costs(rows: pd.DataFrame) -> list[str]:
 def _aims(unlike: tuple[str, Sequence[str]]) -> str:
     task, aims = unlike
     return f"{task}: the searches aimed at {' and '.join(aims)}, so their curves and fronts are not set side by side."
-
-
-def _missing(directory: Path, settings: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the runs without results, and where each stopped."""
-    from nasframe.reports.gather import gather
-    from nasframe.studies import study
-
-    lost = []
-    for run in study.missing(settings, frame):
-        why = "not started"
-        if (directory / run["run"] / "run.db").is_file():
-            stages = gather(directory / run["run"])["stages"]
-            stopped = next((stage for stage in stages if stage["state"] != "done"), None)
-            done = "no score of this metric" if study.finished(directory / run["run"]) else "not finished"
-            why = f"{'failed' if stopped['state'] == 'failed' else 'stopped'} in {stopped['name']}" if stopped else done
-        lost.append({key: run[key] for key in ("arm", "task", "seed", "run")} | {"why": why})
-    return lost

@@ -12,6 +12,7 @@ from nasframe.reports.gather import AXES as AXES_OF_COST
 from nasframe.reports.gather import gather
 from nasframe.scoring import Bounds, coverage, hypervolume, parse_bounds
 from nasframe.studies import stats
+from nasframe.studies.conditions import OTHER_EXAMPLES, conditions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,11 +33,14 @@ class RunFacts:
     task: str
     seed: int
     ledger: Mapping[str, float]  # role → MACs
-    front: Sequence[tuple[float, ...]]  # (score on select, -cost …), costs as shares of the full network where known
+    front: Sequence[tuple[float, ...]]  # (score on select, cost …)
+    full: Mapping[str, float]  # cost → that of the full network, where it is known
     metric: str  # of scores, and of curves of training
     aim: str  # what the search's scores are, and so the front and its curves
-    cost: str  # of the front
+    cost: str  # of the front: what the searches' budgets bound
     curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
+    data: Mapping[str, Any]  # fingerprint, sizes, labels and primary metric of the task
+    conditions: Mapping[str, Sequence[str]]  # machine, threads, versions, precision; see conditions.py
 
 
 def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any]) -> list[RunFacts]:
@@ -59,12 +63,15 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
         for search in searches:
             curves |= _search(report, search, {slots[name]: name for name in search["winners"] if name in slots}, full)
         front = [
-            (p["score"], *(-p["costs"][cost] / full.get(cost, 1) for cost in search["costs"]))
+            (p["score"], *(p["costs"][cost] for cost in search["costs"]))
             for search in searches for p in search["points"] if p["front"]
         ]  # fmt: skip
         cost = ", ".join(searches[0]["costs"]) if searches else ""
         aim = next((search["aim"] for search in searches if search["aim"]), metric)
-        facts.append(RunFacts(arm, task, int(seed), ledger, front, metric, aim, cost, curves))
+        surroundings = conditions(report)
+        facts.append(
+            RunFacts(arm, task, int(seed), ledger, front, full, metric, aim, cost, curves, report["data"], surroundings)
+        )
     return facts
 
 
@@ -195,21 +202,46 @@ def _mean_curve(found: Sequence[tuple[list[float], list[float]]], grid: np.ndarr
     return {key: [_plain(v) for v in column] for key, column in columns.items()} | {"n": len(found)}
 
 
-def cost_axis(found: pd.DataFrame, runs: Sequence[RunFacts]) -> str | None:
-    """Choose the cost to draw against: what the searches' budgets were of, else the first that all models have."""
+def cost_axis(found: pd.DataFrame, runs: Sequence[RunFacts], absolute: Sequence[str] = ()) -> str | None:
+    """Choose the cost to draw against: what the searches' budgets were of, else the first that all models have.
+
+    Args:
+        found: the compared models.
+        runs: what was read.
+        absolute: the costs that are compared in absolute numbers.
+    """
     shared = [
         name.removesuffix("_relative")
         for name in map(str, found)
-        if name.endswith("_relative") and found[name].notna().all()
+        if name.endswith("_relative") and found[axis_column(name.removesuffix("_relative"), absolute)].notna().all()
     ]
     return next((name for name in [*(run.cost for run in runs), *AXES_OF_COST] if name in shared), None)
 
 
-def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], against: str) -> list[dict[str, Any]]:
+def axis_column(cost: str, absolute: Sequence[str]) -> str:
+    """Name the column of a cost that arms are compared by: its share of the teacher's, unless teachers differ.
+
+    >>> axis_column("macs", []), axis_column("macs", ["macs"])
+    ('macs_relative', 'macs')
+    """
+    return cost if cost in absolute else f"{cost}_relative"
+
+
+def fronts(
+    found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], against: str, absolute: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Compare the fronts of score and cost: hypervolume as a score of its own, and the C-metric against the reference.
 
     Fronts are those of the finished models over the budgets, and those of the searches' archives. The hypervolume is
-    measured from the lowest score and the highest cost that any arm's front of that task has.
+    measured from the lowest score and the highest cost that any arm's front of that task has. Costs are shares of the
+    full network's; if the arms' full networks differ, all arms of a task are measured by the largest of them.
+
+    Args:
+        found: the compared models.
+        runs: what was read.
+        arms: in order.
+        against: the reference.
+        absolute: the costs in which the arms' full networks differ.
 
     Returns:
         One row for each kind of front, as :func:`nasframe.studies.compare.tables` makes them, with ``cost``,
@@ -219,18 +251,24 @@ def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], a
 
     from nasframe.studies.compare import tables
 
-    cost = cost_axis(found, runs)
+    cost = cost_axis(found, runs, absolute)
+    largest = _largest_networks(runs)
     kinds: dict[str, tuple[str, dict[tuple[str, str, int], Any]]] = {}
     if cost and found["slot"].nunique() > 1:
-        share = f"{cost}_relative"
-        points = {
-            _key(key): [(float(s), -float(c)) for s, c in rows[["score", share]].to_numpy()]
-            for key, rows in found.groupby(["arm", "task", "seed"])
-        }
+        column = axis_column(cost, absolute)
+        points = {}
+        for key, rows in found.groupby(["arm", "task", "seed"]):
+            arm, task, seed = _key(key)
+            unit = largest.get((task, cost), 1.0) if cost in absolute else 1.0
+            points[arm, task, seed] = [(float(s), -float(c) / unit) for s, c in rows[["score", column]].to_numpy()]
         whole = found["slot"].nunique()
         kinds["finished models"] = cost, {k: p for k, p in points.items() if len(p) == whole}
     unlike = unlike_aims(runs)
-    archives = {(run.arm, run.task, run.seed): run.front for run in runs if run.front and run.task not in unlike}
+    archives = {
+        (run.arm, run.task, run.seed): _scaled_front(run, absolute, largest)
+        for run in runs
+        if run.front and run.task not in unlike
+    }
     if archives and len({run.cost for run in runs if run.front}) == 1:
         kinds["search archive"] = next(run.cost for run in runs if run.front), archives
     made = []
@@ -252,6 +290,32 @@ def fronts(found: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str], a
     return made
 
 
+def _largest_networks(runs: Sequence[RunFacts]) -> dict[tuple[str, str], float]:
+    """Return (task, cost) → the cost of the largest full network that any arm of the task has."""
+    largest: dict[tuple[str, str], float] = {}
+    for run in runs:
+        for cost, value in run.full.items():
+            key = run.task, cost
+            largest[key] = max(value, largest.get(key, value))
+    return largest
+
+
+def _scaled_front(
+    run: RunFacts, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
+) -> list[tuple[float, ...]]:
+    """Return a search's front as points to maximise: score, and negative costs in one unit for all arms of the task."""
+    costs = run.cost.split(", ")
+    units = [
+        largest.get((run.task, cost), 1.0) if cost in absolute or cost not in run.full else run.full[cost]
+        for cost in costs
+    ]
+    points = []
+    for score, *values in run.front:
+        shares = [-value / unit for value, unit in zip(values, units, strict=True)]
+        points.append((score, *shares))
+    return points
+
+
 def _key(key: Any) -> tuple[str, str, int]:
     arm, task, seed = key
     return str(arm), str(task), int(seed)
@@ -265,7 +329,8 @@ def _coverage(fronts_of: Mapping[Any, Any], arms: Sequence[str], against: str, t
     for arm in arms:
         shared = [k for k in fronts_of if k[0] == arm and (against, *k[1:]) in fronts_of and task in (MEAN, k[1])]
         if arm != against and shared:
-            pairs = [(fronts_of[key], fronts_of[against, *key[1:]]) for key in shared]
+            # a network that answers two budgets is one point
+            pairs = [(sorted(set(fronts_of[key])), sorted(set(fronts_of[against, *key[1:]]))) for key in shared]
             there, back = (sum(coverage(*way) or 0.0 for way in ways) for ways in (pairs, [p[::-1] for p in pairs]))
             rows.append({"arm": arm, "n": len(pairs), "covers": there / len(pairs), "covered": back / len(pairs)})
     return rows
@@ -311,7 +376,7 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, 
         return empty | {"n": 0, "note": "predictions without id, label and prediction"}
     a, b = (side.sort_values("id", kind="stable") for side in (arm, reference))
     if a["id"].tolist() != b["id"].tolist() or a["label"].tolist() != b["label"].tolist():
-        return empty | {"n": 0, "note": "other examples or labels"}
+        return empty | {"n": 0, "note": OTHER_EXAMPLES}
     labels, first, second = (np.asarray(column) for column in (a["label"], a["prediction"], b["prediction"]))
     found: dict[str, Any] = empty | {"n": len(labels)}
     if all(np.asarray(column == np.round(column)).all() for column in (labels, first, second)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.studies.comparable import group_faults
-from nasframe.studies.study_file import SPLITS
+from nasframe.studies.study_file import FAMILIES, SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ def as_study(
     models: Sequence[str] | None = None,
     split: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
+    family: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Make the table of a study out of runs that exist.
 
@@ -42,13 +44,14 @@ def as_study(
         split: which examples' scores to compare, one of ``dev``, ``select``, ``train``; default: the study's, else
             ``dev``.
         groups: name → patterns of tasks, whose models stand against each other under that name.
+        family: what Holm's adjustment counts together, ``task`` or ``page``; default: the study's, else ``task``.
 
     Returns:
         A frame and settings for :func:`nasframe.studies.compare.analyse`, run directories absolute.
 
     Raises:
-        UsageError: a place holds no run, two runs are the same arm, task and seed, there is no such split, or a
-            group fits no task or one of another group.
+        UsageError: a place holds no run, two runs are the same arm, task and seed or copies of one run, there is no
+            such split or family, or a group fits no task or one of another group.
     """
     import pandas as pd
 
@@ -56,7 +59,11 @@ def as_study(
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
+    if family is not None and family not in FAMILIES:
+        hint = suggestion(family, FAMILIES)
+        raise UsageError(f"family {family!r} is not known. Expected one of {listing(FAMILIES)}.{hint}")
     entries = [entry for place in places for entry in _entries(place)]
+    _refuse_copies(entries)
     _name_arms(entries)
     whole = _whole(entries)
     notes = _tell_data_apart(entries)
@@ -64,7 +71,8 @@ def as_study(
     if told := [f"--group {name}: {fault}" for name, fault in misfits]:
         raise UsageError("\n".join(told))
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
-    changes = {"metric": metric, "against": named, "models": list(models or ()), "split": split, "groups": groups}
+    changes: dict[str, Any] = {"metric": metric, "against": named, "models": list(models or ()), "split": split}
+    changes |= {"groups": groups, "family": family}
     compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
     seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows = []
@@ -92,6 +100,21 @@ def as_study(
         "notes": notes,
     }
     return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
+
+
+def _refuse_copies(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that every run is there once.
+
+    Raises:
+        UsageError: a run is given twice, or a directory is a copy of another one's run.
+    """
+    places: dict[str, str] = {}
+    for entry in entries:
+        run, identity = entry["run"], entry["identity"]
+        if identity in places:
+            what = "given twice" if places[identity] == run else f"a copy of {places[identity]}"
+            raise UsageError(f"{run}: {what}. Expected every run once.")
+        places[identity] = run
 
 
 def _whole(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -152,9 +175,31 @@ def _entries(place: str) -> list[dict[str, Any]]:
             entry |= {"recipe": {key: value for key, value in recipe.items() if key not in OUTSIDE_ARMS}}
             entry |= {"options": _task_options(recipe.get("task")), "data": report["data"].get("fingerprint")}
             entry["name"] = arm or report["name"]
+        entry["identity"] = _identity(run)
         entry |= {"run": str(run), "place": place.rstrip("/"), "path": path, "study": str(home) if home else None}
         entries.append(entry)
     return entries
+
+
+def _identity(run: Path) -> str:
+    """Digest what no two runs share: when their stages and trials ended, and what came out.
+
+    Where a run lies does not matter, so that a copy has the identity of the run it was made from.
+    """
+    from nasframe.store import RunStore
+
+    if not (run / "run.db").is_file():
+        return str(run)
+    store = RunStore(run, shared=True)
+    try:
+        stages = store.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
+        models = store.db.execute("SELECT name, metrics FROM model ORDER BY name").fetchall()
+        trials = store.db.execute("SELECT finished_at, score FROM trial ORDER BY stage, number").fetchall()
+    finally:
+        store.close()
+    if not stages:
+        return str(run)  # nothing ran, so that there is nothing to be a copy of
+    return hashlib.sha256(json.dumps([stages, models, trials]).encode()).hexdigest()
 
 
 def _plain_recipe(text: str) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from nasframe.running.keys import chains
 from nasframe.storage import refuse_unwritable
 from nasframe.store import RunStore
 from nasframe.studies.comparable import check_metric
+from nasframe.studies.conditions import notice_line, notices
 from nasframe.studies.study_file import Study, load_study
 from nasframe.studies.workers import LOG, work_through
+from nasframe.types import arch_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +32,8 @@ FORMAT_VERSION = 1
 SETTINGS = "study.yaml"
 """The study as it was resolved, in the study's directory; all that is needed to go on with it."""
 FACTS = (
-    "arm", "task", "seed", "run", "model", "role", "budget", "metric", "score", "select_score",
-    "training_macs", "evaluations", "run_seconds", "cached_seconds", "cached_stages",
+    "arm", "task", "seed", "run", "model", "role", "budget", "network", "over_budget", "metric", "score",
+    "select_score", "training_macs", "evaluations", "run_seconds", "cached_seconds", "cached_stages",
 )  # fmt: skip
 """Columns that every table of a study has; costs follow, by name, and ``<cost>_relative``."""
 
@@ -191,6 +193,7 @@ def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str
         ended += 1
         if error:
             failures.append({**run, "error": error})
+            keep_failure(home / run["run"], error)
             how = f"FAILED, the others go on: {error} (see {home / run['run'] / LOG})"
         else:
             taken = run_facts(home / run["run"])
@@ -208,6 +211,18 @@ def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str
     return failures
 
 
+def keep_failure(directory: Path, error: str) -> None:
+    """Keep what ended a run whose process died before it could do so itself."""
+    store = RunStore(directory, shared=True)
+    try:
+        if store.get("failure") is None:
+            states = dict(store.db.execute("SELECT name, state FROM stage").fetchall())
+            stage = next((name for name, state in states.items() if state != "done"), None)
+            store.put("failure", {"stage": stage, "text": error, "interrupted": False, "exit_code": 1})
+    finally:
+        store.close()
+
+
 def run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Name a run for a reader."""
     return " ".join([run["arm"], *([run["task"]] if facts["tasks"] else []), f"seed {run['seed']}"])
@@ -217,10 +232,13 @@ def report(directory: Path, say: Callable[[str], None]) -> None:
     """Write the study's table, statistics and pages from what is finished."""
     from nasframe.reports import study_report
 
+    facts = settings(directory)
     try:
-        study_report.write(directory, collect(directory), settings(directory))
+        study_report.write(directory, collect(directory), facts)
     except UsageError as error:
         say(str(error))
+    for notice in notices(directory, facts):
+        say(notice_line(notice, list(dict.fromkeys(run["arm"] for run in facts["runs"]))))
 
 
 def stage_states(directory: Path) -> dict[str, str]:
@@ -246,6 +264,8 @@ def collect(directory: str | Path) -> pd.DataFrame:
     ``arm, task, seed``           the run; ``task`` is a name of ``tasks:``, else the name of the recipe's task
     ``run``                       its directory, read from the study's
     ``model, role, budget``       as in the run's report; roles: ``teacher``, ``winner``, ``model``, ``baseline``
+    ``network``                   equal for models of a run that are one network: one architecture, equal scores
+    ``over_budget``               by which final costs the model is over its budget, or nothing
     ``metric, score``             the compared metric on the compared split; higher is better
     ``select_score``              what the search that found it saw on ``select``, else its ``select`` metric
     ``<cost>``                    ``encoder_params``, ``params``, ``macs``, ``size``, ``latency`` … as evaluated
@@ -308,12 +328,23 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         score = model["metrics"].get(split, {}).get(metric)
         if score is None:
             continue
-        row = {key: model[key] for key in ("role", "budget")} | {"model": model["name"], "metric": metric}
+        row = {key: model[key] for key in ("role", "budget", "over_budget")}
+        row |= {"model": model["name"], "metric": metric, "network": network_of(model)}
         select = found.get(model["name"], model["metrics"].get("select", {}).get(metric))
         row |= {"score": score, "select_score": select}
         row |= model["costs"] | {f"{name}_relative": share for name, share in model["relative"].items()}
         rows.append(row | whole)
     return rows
+
+
+def network_of(model: Mapping[str, Any]) -> str | None:
+    """Name the network of a model of a run's report, ``None`` if it was not extracted at an architecture.
+
+    Models of one architecture and with equal scores on every split are one network, under whatever names.
+    """
+    if model["arch"] is None:
+        return None
+    return arch_id({"arch": model["arch"], "metrics": model["metrics"]})
 
 
 def volatile(column: str) -> bool:
@@ -322,7 +353,7 @@ def volatile(column: str) -> bool:
     >>> volatile("run_seconds"), volatile("latency"), volatile("score")
     (True, True, False)
     """
-    return column.endswith(("_seconds", "_at")) or column.startswith(("latency", "cached"))
+    return column.endswith(("_seconds", "_at")) or column.startswith(("latency", "cached", "over_budget"))
 
 
 def settings(directory: str | Path) -> dict[str, Any]:
@@ -331,7 +362,8 @@ def settings(directory: str | Path) -> dict[str, Any]:
     Returns:
         ``study`` (its name), ``description``, ``source`` (the file, of which ``source_digest`` is the SHA-256),
         ``command``, ``arms`` (name → ``base`` and ``changes``, its overrides by dotted path), ``tasks`` (names),
-        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``), ``cache`` (its folder),
+        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``, ``groups``, ``family``),
+        ``cache`` (its folder),
         ``threads`` (of each run) and ``runs``: for each its ``arm``, ``task``, ``seed`` and ``run`` (the directory,
         read from the study's).
 

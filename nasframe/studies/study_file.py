@@ -19,9 +19,19 @@ from nasframe.studies.comparable import faults, group_faults
 from nasframe.types import canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
-COMPARE = {"metric": None, "split": "dev", "against": None, "budgets": None, "models": None, "groups": None}
+COMPARE = {
+    "metric": None,
+    "split": "dev",
+    "against": None,
+    "budgets": None,
+    "models": None,
+    "groups": None,
+    "family": "task",
+}
 """What may be said about the comparison, with its defaults."""
 SPLITS = ("dev", "select", "train")
+FAMILIES = ("task", "page")
+"""What Holm's adjustment counts as one family: the comparisons of each task's tables, or all those of the page."""
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold things by names of their own, and what one of them is called."""
 LABELS = {"name", "description"}
@@ -257,6 +267,10 @@ class _Reader:
             self.problem(found["against"], "compare.against", text)
         if said["split"] not in SPLITS:
             self.problem(found["split"], "compare.split", f"{said['split']!r} is no split. Expected {listing(SPLITS)}.")
+        if said["family"] not in FAMILIES:
+            family = said["family"]
+            text = f"{family!r} does not fit. Expected one of {listing(FAMILIES)}.{suggestion(family, FAMILIES)}"
+            self.problem(found["family"], "compare.family", text)
         kinds = {
             "metric": (str, "a metric's name"), "budgets": (dict, "cost: [bounds]"), "models": (list, "a list"),
             "groups": (dict, "name: [patterns of tasks]"),

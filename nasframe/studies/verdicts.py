@@ -97,7 +97,7 @@ def _comparisons(report: Mapping[str, Any], part: str = "tables") -> Iterator[tu
 def _findings(report: Mapping[str, Any]) -> Iterator[str]:
     fronts = ((f"hypervolume, {kind}", metric, row) for kind, metric, row in _comparisons(report, "fronts"))
     for what, metric, row in (*_comparisons(report), *fronts):
-        if row["verdict"] in ("higher", "lower"):
+        if row["verdict"] in ("higher", "lower") and row["same_as"] is None:
             yield (
                 f"{what}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(metric, row)} on"
                 f" {row['n']} seeds (paired t, {p_is(row['p_t_holm'])} after Holm)."
@@ -122,7 +122,10 @@ def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[st
         yield f"{run['arm']} on {run['task']}, seed {run['seed']}: {run['why']}."
     for seeds, arms in _left_out(rows).items():
         few = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        yield f"{few} not on both sides: left out of the pairs of {', '.join(arms)}."
+        yield (
+            f"{few} not on both sides: left out of the pairs of {', '.join(arms)}. Means and deviations are over each"
+            " arm's own seeds."
+        )
     if rows and len(report["tasks"]) == 1:
         yield f"One task, {report['tasks'][0]}: nothing is said about others."
 
@@ -183,6 +186,8 @@ def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, str, Mapping[s
     """Say in one line which of an arm's differences are open, and what would resolve them."""
     said, explained = [], False
     for model, metric, row in rows:
+        if row["same_as"] is not None:
+            continue  # the same networks as under another budget, told there
         if row["verdict"] == "no spread":
             equal = "both score the same" if not row["mean"] else "the difference is the same"
             why = f"{equal} at every seed, so there is no spread to measure it against; no test can be made"

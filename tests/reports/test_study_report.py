@@ -47,7 +47,7 @@ def test_the_page_is_whole_and_fetches_nothing(home):
     for word in (
         "What cannot be concluded",
         "failed in search",
-        "not started",
+        "its run directory is gone",
         "Equal budgets",
         "McNemar",
         "reference",
@@ -115,7 +115,7 @@ def test_the_flat_table_has_a_row_for_each_arm(report):
     assert rows[0]["difference_mean"] == ""
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_terminal_shows_everything_without_breaking_rows(report, width):
     from rich.console import Console
 
@@ -124,7 +124,7 @@ def test_the_terminal_shows_everything_without_breaking_rows(report, width):
         console.print(part)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
-    for word in ("evolution", "Cannot be concluded", "p Holm", "≥ 0.5"):
+    for word in ("evolution", "Cannot be concluded", "p Holm", *(["≥ 0.5"] if width > 60 else [])):
         assert word in text
     lines = [line for line in text.splitlines() if line.startswith("  greedy")]
     assert len(lines) == 3

@@ -199,3 +199,68 @@ def test_a_users_own_files_are_never_taken_for_a_runs(tmp_path):
     with pytest.raises(UsageError, match="not empty"):
         RunStore(tmp_path, create=True)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+# ---- what ended a run
+
+
+def failure_of(directory):
+    store = RunStore(directory, shared=True)
+    try:
+        return store.get("failure")
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "interrupted", "text"),
+    [
+        (ValueError("bad\nluck"), False, "ValueError: bad\nluck"),
+        (UsageError("no such thing"), False, "no such thing"),
+        (KeyboardInterrupt(), True, "KeyboardInterrupt"),
+    ],
+)
+def test_what_ended_a_run_is_kept_and_forgotten_when_it_goes_on(tmp_path, monkeypatch, error, interrupted, text):
+    def broken(*args, **kwargs):
+        raise error
+
+    recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.RunContext, "snapshot", broken)
+        patch.setattr(runner.StageContext, "call", broken)
+        with pytest.raises(type(error)):
+            nf.run(recipe, out=tmp_path / "run")
+    failure = failure_of(tmp_path / "run")
+    code = getattr(error, "exit_code", 1)
+    assert failure == {"stage": "teacher", "text": text, "interrupted": interrupted, "exit_code": code}
+    report = runner.Run(tmp_path / "run").report()
+    assert report["failure"] == failure
+    assert text.partition("\n")[0] in (tmp_path / "run" / "report.md").read_text()
+    runner.resume(tmp_path / "run", report=False)
+    assert failure_of(tmp_path / "run") is None
+
+
+def test_a_budget_out_of_reach_is_kept_as_what_ended_a_run_of_a_study(tmp_path):
+    from nasframe.errors import UnsatisfiableError
+    from nasframe.recipe.nodes import dump
+    from nasframe.recipe.resolution import resolve
+
+    plan = resolve(nf.load_recipe(RECIPE, ["budgets={encoder_params: ['1%']}", "stages=[{search: {trials: 2}}]"]))
+    RunStore(tmp_path / "run", create=True, recipe=dump(plan.recipe), facts={"base": str(plan.base)}).close()
+    with pytest.raises(UnsatisfiableError):
+        runner.resume(tmp_path / "run", report=False)
+    failure = failure_of(tmp_path / "run")
+    assert (failure["stage"], failure["exit_code"]) == (None, 3)
+    assert "no architecture has" in failure["text"]
+    RunStore(tmp_path / "run").close()  # the run is free
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_both_environments(tmp_path, monkeypatch):
+    recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
+    run = nf.run(recipe, out=tmp_path / "run", report=False)
+    monkeypatch.setattr(runner, "processor", lambda: "another")
+    runner.resume(run.directory, report=False)
+    runner.resume(run.directory, report=False)
+    first, second = run.report()["environments"]
+    assert second == first | {"processor": "another"}
+    assert isinstance(first["bf16"], bool)

@@ -58,6 +58,7 @@ def test_teachers_are_averaged_over_tasks_within_a_seed():
     assert found[0]["sd"] == pytest.approx(np.std([0.75, 0.81], ddof=1), abs=1e-12)
 
 
+GONE = "its run directory is gone: deleted, or never copied here"
 SCORES = {"a": [0.61, 0.64, 0.60, 0.66], "b": [0.63, 0.67, 0.61, 0.70], "c": [0.60, 0.66, 0.59, 0.65]}
 ROWS = [(arm, "t", seed, score) for arm, scores in SCORES.items() for seed, score in enumerate(scores)]
 
@@ -340,7 +341,9 @@ def test_a_reference_that_failed_leaves_descriptions():
     found = compare.analyse("/nowhere", made, facts)
     assert found["tables"][0]["comparisons"] == []
     assert any("reference a has no results" in line for line in found["limits"])
-    assert found["missing"] == [{"arm": "a", "task": "t", "seed": 0, "run": "at0", "why": "not started"}]
+    (lost,) = found["missing"]
+    assert (lost["arm"], lost["task"], lost["seed"], lost["run"]) == ("a", "t", 0, "at0")
+    assert lost["why"].startswith("its run directory is gone")
 
 
 def test_mistakes_are_told():
@@ -356,7 +359,7 @@ def test_mistakes_are_told():
 
 def test_a_study_with_a_failed_and_a_missing_run(report):
     assert [(run["arm"], run["task"], run["seed"], run["why"]) for run in report["missing"]] == [
-        ("evolution", "mrpc", 2, "failed in search"), ("greedy", "mrpc", 2, "not started"),
+        ("evolution", "mrpc", 2, "failed in search: its error was not kept"), ("greedy", "mrpc", 2, GONE),
     ]  # fmt: skip
     whole = report["tables"][0]
     assert {row["arm"]: row["n"] for row in whole["comparisons"]} == {"evolution": 2, "greedy": 2}
@@ -452,6 +455,7 @@ def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
         whole.groupby(["arm", "task", "seed"]).size().to_dict()
     )
     shutil.copytree(tmp_path / "0" / "runs" / "greedy" / "sst2" / "seed-0", tmp_path / "alone")
+    change(tmp_path / "alone", "sng", "sst2", 0)
     loose = runs.as_study([str(tmp_path)])[1]
     assert [run["arm"] for run in loose["runs"] if run["run"] == str(tmp_path / "alone")] == ["demo"]
     assert len(loose["runs"]) == len(found["runs"]) + 1
@@ -512,7 +516,7 @@ def test_a_study_is_taken_with_its_own_settings(home, report):
         zip(study.collect(home)["arm"], study.collect(home)["score"], strict=True)
     )
     assert (facts["study"], facts["compare"]["against"], facts["notes"]) == ("samplers", "random", [])
-    assert [run["why"] for run in report["missing"]] == ["failed in search", "not started"]
+    assert [run["why"] for run in report["missing"]] == ["failed in search: its error was not kept", GONE]
     assert runs.as_study([str(home)], against="greedy")[1]["compare"]["against"] == "greedy"
 
 
@@ -563,8 +567,18 @@ def test_what_a_study_compares_is_compared_though_its_arms_differ_in_data(home, 
     assert "runs do not record each split by itself" in note
 
 
-def test_two_studies_are_told_apart_by_name(home):
-    again = f"{home}/../{home.name}"
+def run_again(home, target):
+    """Copy a study as if it had been run a second time: its stages ended at other times."""
+    shutil.copytree(home, target)
+    for database in target.rglob("run.db"):
+        with closing(sqlite3.connect(database)) as db:
+            db.execute("UPDATE stage SET finished_at = finished_at + 1")
+            db.commit()
+    return str(target)
+
+
+def test_two_studies_are_told_apart_by_name(home, tmp_path):
+    again = run_again(home, tmp_path / "again")
     with pytest.raises(UsageError, match=f"name them apart: nasframe compare first={home} second={re.escape(again)}"):
         runs.as_study([str(home), again])
     _, facts = runs.as_study([f"first={home}", f"second={again}"], against="second/greedy")

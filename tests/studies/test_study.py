@@ -24,6 +24,7 @@ from nasframe.store import RunStore
 from nasframe.studies import study, workers
 from nasframe.studies.study_file import label
 from nasframe.studies.study_plan import preview
+from nasframe.testing.toy import ToyTask
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +298,10 @@ def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
         ("split: select", "in 'evaluate: {split: select}'. Evaluated is dev."),
         ('models: ["best@*", "tunde"]', "8:30  compare.models.1  no model 'tunde' on 'dev'. Models: best@40%, best"),
         ('models: ["supernt"]', "Did you mean 'supernet'?"),
+        (
+            "family: pages",
+            "8:11  compare.family  'pages' does not fit. Expected one of page, task. Did you mean 'page'?",
+        ),
     ],
 )
 def test_what_no_run_will_measure_is_not_compared(write, changes, expected):
@@ -341,6 +346,23 @@ def test_a_metric_that_no_task_has_is_told_before_any_work(write, tmp_path):
         study.begin(study.load_study(path), tmp_path / "out", tmp_path / "cache")
     with pytest.raises(UsageError, match=text):
         preview(study.load_study(path), tmp_path / "cache")
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_whose_primary_metrics_differ_are_refused_before_any_work(write, tmp_path, monkeypatch):
+    class Varying:
+        """The first metric of the toy task depends on how much it trains on."""
+
+        def __get__(self, task, _):
+            return "accuracy" if task is None or task.sizes["train"] < 40 else "f1"
+
+    path = write(STUDY.replace("metric: accuracy, ", "").replace("evolution: {{}}", "evolution: {{task.train: 32}}"))
+    monkeypatch.setattr(ToyTask, "primary", Varying())
+    text = (
+        r"compare.metric: toy: the arms are scored by different metrics: accuracy \(evolution\), f1 \(random, wider\)"
+    )
+    with pytest.raises(UsageError, match=text):
+        study.begin(study.load_study(path), tmp_path / "out", tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
 
@@ -476,7 +498,39 @@ def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
     assert "no recipe to make it from" in failure["error"]
     assert said[0].startswith("random seed 1: FAILED, the others go on")
     assert len(study.collect(home)["run"].unique()) == 3
-    assert "| random | toy | 1 | not started |" in (home / "study.md").read_text()
+    assert "| random | toy | 1 | its run directory is gone" in (home / "study.md").read_text()
+
+
+def test_notices_of_runs_are_printed_once_when_a_study_ends(ran, tmp_path, capsys):
+    home = tmp_path / "out"
+    shutil.copytree(ran[0] / "out", home)
+    for run in study.settings(home)["runs"]:
+        texts = ["The head is new.", *(["Texts are cut."] if run["arm"] == "random" else [])]
+        store = RunStore(home / run["run"])
+        store.put("notices", [{"place": "model", "text": text} for text in texts])
+        store.close()
+    assert main(["ablate", "--resume", str(home)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("model: The head is new. (all arms)") == 1
+    assert shown.err.count("model: Texts are cut. (random)") == 1
+    assert "The head is new" not in shown.out
+    assert "model: Texts are cut. (random)" in (home / "study.html").read_text()
+    assert main(["compare", str(home)]) == 0
+    assert "Texts are cut. (random)" in capsys.readouterr().out
+
+
+def test_a_process_that_dies_leaves_its_reason_in_the_run(ran, tmp_path):
+    home = tmp_path / "out"
+    shutil.copytree(ran[0] / "out", home)
+    place = home / "runs/random/seed-1"
+    store = RunStore(place)
+    store.put("finished", False)
+    store.start_stage("search", 2, "search")
+    store.close()
+    study.keep_failure(place, "its process was killed (SIGKILL), perhaps for want of memory")
+    study.keep_failure(place, "a later reason does not replace it")
+    study.report(home, print)
+    assert "failed in search: its process was killed (SIGKILL)" in (home / "study.md").read_text()
 
 
 @pytest.mark.slow
@@ -489,6 +543,7 @@ def test_a_killed_process_costs_its_run_alone(write, tmp_path):
     failures = study.go_on(home)
     assert [(failure["arm"], failure["seed"]) for failure in failures] == [("deadly", 0), ("deadly", 1)]
     assert "SIGKILL" in failures[0]["error"]
+    assert "failed in search: its process was killed (SIGKILL)" in (home / "study.md").read_text()
     assert set(study.collect(home)["arm"]) == {"evolution", "random"}
     plugin.write_text(DEADLY.replace("os.kill", "print"))
     assert study.go_on(home) == []
