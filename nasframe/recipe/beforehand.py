@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError
+from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.plan import same_shape
 from nasframe.types import TrainJob, canonical_json
 
@@ -54,7 +55,8 @@ def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
     if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
         try:
-            transform.on_plan(net)
+            with naming_plugins():
+                transform.on_plan(net)
         except NasframeError as error:
             yield (), str(error)
 
@@ -80,7 +82,8 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
     for place, modifier in made.items():
         try:
             if hasattr(modifier, "on_plan"):
-                modifier.on_plan(job)
+                with naming_plugins():
+                    modifier.on_plan(job)
         except NasframeError as error:
             yield ("modifiers", place), str(error)
 
@@ -116,13 +119,17 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
 
 def skeleton(plan: Plan) -> nn.Module | None:
     """Return a copy of the plan's network without values, or ``None`` where its sizes are not at hand."""
-    return copy.deepcopy(_skeleton(canonical_json(plan.model), plan.base)) if plan.model else None
+    if not plan.model:
+        return None
+    files = tuple(registry.visible_files().values())  # a recipe's own file may register the model
+    return copy.deepcopy(_skeleton(canonical_json(plan.model), plan.base, files))
 
 
 @functools.cache
-def _skeleton(model: str, base: Any) -> nn.Module | None:
+def _skeleton(model: str, base: Any, files: tuple[str, ...]) -> nn.Module | None:
     from nasframe.nn.elastic import stock_class
 
+    del files  # a part of the key
     made: Any = registry.make("model", json.loads(model), {"base": base})
     found: nn.Module | None = made.skeleton() if hasattr(made, "skeleton") else None
     try:

@@ -57,7 +57,9 @@ def chains(plan: Plan) -> dict[str, str]:
 
     Unlike :func:`stage_keys` this loads nothing.
     """
-    found, upstream = {}, ""
+    found: dict[str, str] = {}
+    files = plan.recipe.get("plugins")  # the same name may stand for other code in another recipe's files
+    upstream = digest({"plugins": contents(files)})[:16] if files else ""
     for position, stage in enumerate(plan.stages):
         upstream = found[stage.name] = digest({"upstream": upstream, **definition(plan, position)})[:16]
     return found
@@ -193,7 +195,10 @@ def sources(names: Iterable[str]) -> dict[str, Any]:
     for source in {entry.source for entry in entries if entry.source.version and entry.package != "nasframe"}:
         required = (re.match(r"[\w.-]+", text) for text in metadata.requires(source.package) or ())
         found[str(source)] = versions(match.group() for match in required if match)
-    return found | {home.name: source_digest(home) for home in {home for e in entries for home in _homes(e)}}
+    digests: dict[str, list[str]] = {}
+    for home in {home for entry in entries for home in _homes(entry)}:
+        digests.setdefault(home.name, []).append(source_digest(home))
+    return found | {name: those[0] if len(those) == 1 else sorted(those) for name, those in digests.items()}
 
 
 def _homes(entry: registry.Registered) -> Iterator[Path]:
