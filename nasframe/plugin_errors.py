@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -59,26 +59,19 @@ def plugin_error(error: BaseException) -> PluginError | None:
     Returns:
         An error that says which plugin raised at which moment, or ``None`` where no plugin did.
     """
-    calls = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    homes = _homes()
-    ours = [place for place, call in enumerate(calls) if call.home == CORE or call.home in homes]
-    inner = max((place for place in ours if calls[place].home != CORE), default=-1)
-    if inner < 0:
+    calls, homes = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)], _homes()
+    last = _last(calls, lambda call: call.note is not None or call.home in homes)
+    if last < 0:
         return None
-    place = max((place for place in range(inner + 1) if calls[place].note), default=-1)
-    same = homes[calls[inner].home]
-    since = max((place for place in ours if place < inner and calls[place].home == CORE), default=-1)
-    if place <= since and not (len(same) == 1 and place >= 0 and calls[place].note in same):
-        return _of_helper(calls, since, inner, same, error)
-    about = calls[place].note
-    if about is None or (about.built_in and calls[ours[-1]].home == CORE):  # the framework failed, in its own code
+    entered = _last(calls[:last], lambda call: call.is_core) + 1  # where the framework last called a plugin
+    place = _last(calls[: last + 1], lambda call: call.note is not None)
+    about = calls[place].note if place >= 0 else None
+    family = homes.get(calls[last].home, set())
+    if about is None or (place < entered and family != {about}):
+        return _error_of_helper(calls[entered : last + 1], family, error)
+    if about.built_in and any(call.is_core for call in calls[last + 1 :]):  # the framework failed, in its own code
         return None
-    for outer in range(place - 1, -1, -1):  # to the method that was called from outside
-        if calls[outer].note is about:
-            place = outer
-        elif calls[outer].note is not None or calls[outer].home == CORE:
-            break
-    return PluginError(f"{about.plugin}: {calls[place].name} raised {described(error)}")
+    return PluginError(f"{about.plugin}: {calls[_moment(calls, place)].name} raised {described(error)}")
 
 
 @contextmanager
@@ -124,30 +117,48 @@ class _Call:
             if alive is not None and alive() is not None:
                 self.note = about
 
+    @property
+    def is_core(self) -> bool:
+        """Whether it is the framework's own."""
+        return self.home == CORE and self.note is None
+
 
 def _homes() -> dict[str, set[Note]]:
-    """Return the packages and files of noted objects, each with what is noted of them."""
+    """Return the packages and files of noted objects, but the framework's, each with what is noted of them."""
     found: dict[str, set[Note]] = {}
     for _, about in list(_notes.values()):
-        found.setdefault(about.home, set()).add(about)
+        if about.home != CORE:
+            found.setdefault(about.home, set()).add(about)
     return found
 
 
-def _of_helper(
-    calls: Sequence[_Call], since: int, inner: int, same: set[Note], error: BaseException
-) -> PluginError | None:
+def _last(calls: Sequence[_Call], is_meant: Callable[[_Call], bool]) -> int:
+    """Return the place of the innermost call that is meant; -1 where there is none."""
+    return max((place for place, call in enumerate(calls) if is_meant(call)), default=-1)
+
+
+def _moment(calls: Sequence[_Call], place: int) -> int:
+    """Return the place of the method through which the plugin at ``place`` was called from outside."""
+    about, moment = calls[place].note, place
+    for outer in range(place - 1, -1, -1):
+        if calls[outer].note is about:
+            moment = outer
+        elif calls[outer].note is not None or calls[outer].is_core:
+            break
+    return moment
+
+
+def _error_of_helper(calls: Sequence[_Call], family: set[Note], error: BaseException) -> PluginError | None:
     """Name the plugin of code that is no noted object's but was called by the framework, such as a task's batches.
 
     Args:
-        calls: the traceback.
-        since: the framework's last call before it.
-        inner: where the code raised.
-        same: what is noted of its package or file.
+        calls: from the framework's call to where it raised.
+        family: what is noted of its package or file.
         error: what was raised.
     """
-    if any(about.built_in for about in same):
+    if not family or any(about.built_in for about in family):
         return None
-    first = next(call for call in calls[since + 1 :] if call.home == calls[inner].home)
-    names = {about.plugin for about in same}
-    name = names.pop() if len(names) == 1 else f"a plugin of {next(iter(same)).source}"
+    names = {about.plugin for about in family}
+    name = names.pop() if len(names) == 1 else f"a plugin of {next(iter(family)).source}"
+    first = next(call for call in calls if call.home == calls[-1].home)
     return PluginError(f"{name}: {first.name} raised {described(error)}")

@@ -144,6 +144,16 @@ def test_an_exit_at_import_or_in_a_hook_is_a_problem_of_the_recipe(tmp_path):
         assert words in problem.text
 
 
+def test_a_plugin_whose_class_is_the_frameworks_own_is_named(recipe, tmp_path):
+    toy = "from nasframe import hookimpl\nfrom nasframe.testing.toy import ToyTask\nclass Bad(ToyTask): ...\n"
+    toy += "def make(seed: int = 0):\n    task = ToyTask(seed % 1000)\n    task.data['train'] = None\n    return task\n"
+    toy += "@hookimpl\ndef register_tasks(register):\n    register('bad', make)\n"
+    (tmp_path / "bad.py").write_text(toy)
+    loaded = nf.load_recipe(recipe, ["plugins=[./faulty.py, ./bad.py]", "task=bad"], base=tmp_path)
+    with pytest.raises(PluginError, match=r"^task 'bad' \(bad.py\): train_batches raised TypeError"):
+        nf.run(loaded, out=tmp_path / "run", report=False)
+
+
 def test_what_a_plugin_refuses_is_let_through():
     with pytest.raises(UsageError, match="no"), naming_plugins():
         raise UsageError("no")
