@@ -41,6 +41,10 @@ class RunError(NasframeError):
     """A run failed."""
 
 
+class PluginError(RunError):
+    """A plugin raised what no user should see; the text names the plugin and its moment, the original is the cause."""
+
+
 class UsageError(NasframeError):
     """A command, an option or a value was used wrongly."""
 

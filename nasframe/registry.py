@@ -1,7 +1,8 @@
 """Finds plugins, and makes what they register: kind and name in, object out.
 
 Plugins are the modules that installed packages name under the entry-point group ``nasframe``, and the files that a
-recipe names under ``plugins:``. One that fails to load is kept with its cause and breaks nothing else. The
+recipe names under ``plugins:``. Files belong to the recipe: while it is checked or run, :func:`file_plugins` lets its
+own files be found and no others. A plugin that fails to load is kept with its cause and breaks nothing else. The
 environment variable ``NASFRAME_PLUGINS`` restricts loading to the entry points it lists (commas; empty: none).
 """
 
@@ -14,7 +15,9 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.machinery import SourceFileLoader
@@ -24,8 +27,9 @@ from typing import Any
 import pluggy
 
 from nasframe import hookspecs
-from nasframe.errors import UsageError, listing, suggestion
+from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
 from nasframe.notices import say
+from nasframe.plugin_errors import Note, described, note
 
 GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
@@ -33,6 +37,8 @@ RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
 PATHS = {"model": "hf"}
 """The plugin that is meant where a path stands in place of a name: it takes the path as its option ``path``."""
+_FILES: ContextVar[frozenset[str] | None] = ContextVar("nasframe_file_plugins", default=None)
+"""The names of the one-file plugins that may be found; ``None``, outside of all recipes: whatever was loaded."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ class Registered:
         """The package that registers it."""
         return self.source.package
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({self.source.package} {self.source.version}".rstrip() + ")"
+
     def load(self) -> Callable[..., Any]:
         """Import the factory.
 
@@ -97,8 +106,8 @@ class Registered:
             for part in attribute.split("."):
                 found = getattr(found, part)
             return found
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            cause = described(error)
             raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error
 
 
@@ -149,10 +158,10 @@ def _add(found: Plugins, name: str, source: Source, load: Callable[[], Any]) -> 
             if not hook.has_spec() and not optional:
                 hooks = [known for known in vars(found.manager.hook) if hasattr(hookspecs, known)]
                 raise UsageError(f"unknown hook {hook.name!r}.{suggestion(hook.name, hooks)}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if found.manager.has_plugin(name):
             found.manager.unregister(name=name)
-        text = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UsageError) else described(error)
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "nasframe":
             text += f". Was the plugin made for another version? This is plugin API {hookspecs.PLUGIN_API}."
         found.failures.append(Failure(name, source, text))
@@ -201,6 +210,54 @@ def add_file(path: Path) -> None:
         raise UsageError(f"{path}: the plugin cannot be loaded: {found.failures.pop().cause}")
 
 
+@contextmanager
+def file_plugins(paths: Iterable[str | Path]) -> Iterator[None]:
+    """Let these one-file plugins be found inside the block, and no others; what is not loaded yet is loaded.
+
+    Args:
+        paths: the files that a recipe names.
+
+    Raises:
+        UsageError: a file cannot be loaded, with the cause.
+    """
+    names = frozenset(str(Path(path).resolve()) for path in paths)
+    for name in sorted(names):
+        if not plugins().manager.has_plugin(name):
+            add_file(Path(name))
+    token = _FILES.set(names)
+    try:
+        yield
+    finally:
+        _FILES.reset(token)
+
+
+def is_visible(name: str) -> bool:
+    """Tell whether a plugin, by its name in the manager, may be found here: all do, but files of other recipes."""
+    files = _FILES.get()
+    source = plugins().sources.get(name)
+    return files is None or source is None or not source.file or name in files
+
+
+def visible_files() -> dict[str, str]:
+    """Return the one-file plugins that may be found here: path → name of the module, which changes with the content."""
+    found = plugins()
+    files = [name for name, source in found.sources.items() if source.file and is_visible(name)]
+    return {name: found.manager.get_plugin(name).__name__ for name in sorted(files)}  # type: ignore[union-attr]
+
+
+def file_faults(path: Path) -> list[str]:
+    """List what is wrong with the names of a one-file plugin: hooks that raise, names that another plugin has too."""
+    faults = []
+    for kind in KINDS:
+        for entry in registrations(kind):
+            if isinstance(entry, Failure) and entry.source.file == str(path):
+                faults.append(entry.cause)
+        for name, entries in _claims(kind).items():
+            if len(entries) > 1 and str(path) in [entry.source.file for entry in entries]:
+                faults.append(_clash(kind, name, entries))
+    return faults
+
+
 class _SourceLoader(SourceFileLoader):
     """Loads the source itself: bytecode beside it may be of a version that was changed within the same second."""
 
@@ -224,10 +281,10 @@ def _import_file(path: Path, module_name: str) -> Any:
 
 
 def registrations(kind: str) -> Iterator[Registered | Failure]:
-    """Ask every plugin for its names of a kind; a plugin whose hook raises yields a failure."""
+    """Ask every plugin that may be found for its names of a kind; a plugin whose hook raises yields a failure."""
     found = plugins()
     for name, plugin in found.manager.list_name_plugin():
-        if plugin is None:
+        if plugin is None or not is_visible(name):
             continue
         others = [other for other in found.manager.get_plugins() if other is not plugin]
         source = found.sources.get(name, Source(name))
@@ -241,8 +298,8 @@ def registrations(kind: str) -> Iterator[Registered | Failure]:
 
         try:
             found.manager.subset_hook_caller(f"register_{kind}s", others)(register=register)
-        except Exception as error:
-            yield Failure(name, source, f"register_{kind}s: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:
+            yield Failure(name, source, f"register_{kind}s: {described(error)}")
         yield from collected
 
 
@@ -278,7 +335,8 @@ def failures() -> list[Failure]:
 
 
 def _clash(kind: str, name: str, entries: list[Registered]) -> str:
-    return f"{kind} {name!r} is registered by both {' and '.join(str(e.source) for e in entries)}; rename or remove one"
+    sources = " and ".join(str(entry.source) for entry in entries)
+    return f"{kind} {name!r} is registered by both {sources}; rename or remove one"
 
 
 def find(kind: str, name: str) -> Registered:
@@ -301,7 +359,19 @@ def find(kind: str, name: str) -> Registered:
         )
     article = "an" if elsewhere and elsewhere[0][0] in "aeiou" else "a"
     hint = f" {name!r} is {article} {elsewhere[0]}." if elsewhere else suggestion(name, known)
+    if (file := _unnamed_file(kind, name)) is not None:
+        hint = f" {file} registers it, but 'plugins:' does not name that file here."
     raise UsageError(f"unknown {kind} {name!r}. There are: {listing(known)}.{hint}")
+
+
+def _unnamed_file(kind: str, name: str) -> str | None:
+    """Find a one-file plugin of another recipe that registers a name."""
+    token = _FILES.set(None)
+    try:
+        entries = _claims(kind).get(name, [])
+    finally:
+        _FILES.reset(token)
+    return entries[0].source.file if entries else None
 
 
 def use_of(value: Any, kind: str = "") -> tuple[str, dict[str, Any]]:
@@ -343,6 +413,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
 
     Raises:
         UsageError: for an unknown name or option, or a value of the wrong type.
+        PluginError: the factory raised something else; it is the cause.
     """
     from nasframe.options import INJECTED, groups_of, map_refs, options_of, validate
 
@@ -350,7 +421,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
         return use
     name, inline = use_of(use, kind)
     options = inline | options
-    factory = find(kind, name).load()
+    entry = find(kind, name)
+    factory = entry.load()
     parameters = inspect.signature(factory).parameters
     given = {"notify": say, **(inject or {})}
     given |= {key: options.pop(key) for key in INJECTED & options.keys() & parameters.keys()}
@@ -374,4 +446,12 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
         (arguments.setdefault(group, {}) if group else arguments)[known[key].parameter] = value
     for group, cls in groups_of(factory).items():
         arguments[group] = cls(**arguments.get(group, {}))
-    return factory(**arguments)
+    try:
+        made = factory(**arguments)
+    except NasframeError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{entry}: making it raised {described(error)}") from error
+    home = str(getattr(factory, "__module__", "")).partition(".")[0]
+    note(made, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
+    return made

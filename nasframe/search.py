@@ -22,6 +22,7 @@ from nasframe.errors import RunError, UsageError, listing
 from nasframe.goals import Costs, Goal, check_reachable, goals
 from nasframe.interfaces import start_sampler
 from nasframe.keep import restrict
+from nasframe.plugin_errors import described, plugin_error
 from nasframe.scoring import Bounds, Screen, pareto_front, penalised
 from nasframe.types import Arch, Trial, arch_id
 
@@ -145,7 +146,7 @@ class _Judge:
     examples: int | None
     penalty: Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float] | None
     archive: dict[tuple[str, int | None], Trial] = field(default_factory=dict)
-    causes: list[Exception] = field(default_factory=list)
+    causes: list[BaseException] = field(default_factory=list)
 
     def answer(self, arch: Arch, goal: Goal) -> Trial:
         known = self.archive.get((arch_id(arch), self.examples))
@@ -184,13 +185,14 @@ class _Judge:
                 raise ArithmeticError(f"not finite: {metrics}")
         except UsageError:
             raise
-        except Exception as error:
-            log.warning("evaluation failed: %s: %s, at %s", type(error).__name__, error, dict(blank.arch))
+        except (Exception, SystemExit) as error:
+            cause = plugin_error(error) or described(error)
+            log.warning("evaluation failed: %s, at %s", cause, dict(blank.arch))
             self.causes.append(error)
             if len(self.causes) >= MAX_FAILURES:
                 first = self.causes[0]
                 text = f"{len(self.causes)} evaluations failed one after the other, the first with"
-                raise RunError(f"{text} {type(first).__name__}: {first}") from first
+                raise RunError(f"{text} {plugin_error(first) or described(first)}") from first
             return replace(blank, state="failed")
         self.causes.clear()
         return trial

@@ -109,6 +109,74 @@ def test_an_observer_sees_a_run(tmp_path):
     assert seen[-1] == ("stage_finished", where, "search")
 
 
+@pytest.mark.parametrize("error", [ValueError("boom"), SystemExit(0)])
+@pytest.mark.parametrize("hook", OBSERVERS)
+def test_an_observer_that_raises_is_told_of_once_and_switched_off(tmp_path, capsys, hook, error):
+    calls = []
+
+    class Observer:
+        @nf.hookimpl
+        def run_started(self):
+            self.hear("run_started")
+
+        @nf.hookimpl
+        def trial_finished(self):
+            self.hear("trial_finished")
+
+        @nf.hookimpl
+        def stage_finished(self):
+            self.hear("stage_finished")
+
+        def hear(self, name):
+            calls.append(name)
+            if name == hook:
+                raise error
+
+    run = observed(tmp_path, Observer())
+    assert calls.count(hook) == 1
+    assert calls[-1] == hook  # nothing is heard after it
+    notices = [notice for notice in run.report()["notices"] if notice["place"] == "plugin watcher"]
+    (notice,) = notices
+    assert hook in notice["text"]
+    assert type(error).__name__ in notice["text"]
+    assert capsys.readouterr().err.count("plugin watcher") == 1
+
+
+def test_an_interrupt_in_an_observer_ends_the_run(tmp_path):
+    class Observer:
+        @nf.hookimpl
+        def stage_finished(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        observed(tmp_path, Observer())
+
+
+def test_what_an_observer_did_is_not_kept_with_a_stage_for_other_runs(tmp_path):
+    class Observer:
+        @nf.hookimpl
+        def trial_finished(self):
+            raise ValueError("boom")
+
+    observed(tmp_path, Observer(), cache=tmp_path / "cache")
+    later = observed(tmp_path / "later", object(), cache=tmp_path / "cache")
+    assert not [notice for notice in later.report()["notices"] if "watcher" in notice["place"]]
+
+
+def observed(folder, observer, **options):
+    """Run a short recipe under the eyes of a plugin called ``watcher``."""
+    registry.plugins.cache_clear()
+    registry.plugin_manager().register(observer, name="watcher")
+    try:
+        toy = nf.load_recipe(ROOT / "tests/data/toy.yaml")
+        stages = [{"train": {"max_steps": 1}}, {"search": {"trials": 2, "within": {"layers": [3]}}}]
+        recipe = nf.load_recipe({**toy.data, "stages": stages, "budgets": {}}, base=toy.base)
+        return nf.run(recipe, out=folder / "run", report=False, **options)
+    finally:
+        registry.plugin_manager().unregister(observer)
+        registry.plugins.cache_clear()
+
+
 @pytest.mark.parametrize("name", ["SearchSpace", "Domain", "Sampler", "Trainer", "Estimator", "AdditiveEstimator",
                                   "Modifier", "Transform", "Task", "Model"])  # fmt: skip
 def test_methods_are_documented_with_their_exact_arguments(name):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ import yaml
 import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
-from nasframe.errors import RecipeError, UsageError
+from nasframe.errors import PluginError, RecipeError, UsageError
 from nasframe.recipe.resolution import check_recipe, resolve
 from nasframe.recipe.schema import recipe_schema
 from nasframe.running import runner
+from nasframe.running.keys import chains
 from nasframe.store import RunStore
+from nasframe.studies.study_file import load_study
 
 HERE = Path(__file__).parent
 CLIMB = '''
@@ -80,7 +84,7 @@ def trials(directory):
 def test_a_run_and_a_resume_use_the_file(recipe, tmp_path):
     whole = nf.run(nf.load_recipe(recipe), out=tmp_path / "whole", report=False)
     (tmp_path / "fuse").touch()
-    with pytest.raises(RuntimeError, match="burnt through"):
+    with pytest.raises(PluginError, match=r"sampler 'climb' \(climb.py\): ask raised RuntimeError: burnt through"):
         nf.run(nf.load_recipe(recipe), out=tmp_path / "cut", report=False)
     assert 0 < len(trials(tmp_path / "cut")) < 10
     (tmp_path / "fuse").unlink()
@@ -127,6 +131,104 @@ def test_a_name_that_is_taken_names_both(recipe):
     _, problems = check_recipe(recipe, ["stages.search.sampler=random"])
     assert "sampler 'random' is registered by both" in str(problems[0])
     assert "climb.py" in str(problems[0])
+
+
+def test_a_name_that_is_taken_is_told_even_if_nobody_uses_it_here(recipe):
+    (recipe.parent / "climb.py").write_text(CLIMB + '    register("evolution", Stops)\n')
+    _, problems = check_recipe(recipe)
+    (problem,) = problems
+    assert problem.path == "plugins.1"
+    assert "sampler 'evolution' is registered by both" in problem.text
+    assert main(["plugins", "check", str(recipe.parent / "climb.py")]) == 2
+
+
+def twins(tmp_path):
+    """Two recipes whose files register different samplers under one name."""
+    for name, option in (("a", "left"), ("b", "right")):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "turn.py").write_text(TURN.replace("OPTION", option))
+        toy = yaml.safe_load((HERE / "data/toy.yaml").read_text())
+        toy |= {"plugins": [str(HERE / "toy_plugin.py"), "./turn.py"], "budgets": {}}
+        toy["stages"] = [{"train": {"max_steps": 1}}, {"search": {"sampler": {"use": "turn", option: 1}, "trials": 2}}]
+        toy["stages"] += [{"extract": {}}, {"evaluate": {"costs": ["params"]}}]
+        (home / "r.yaml").write_text(yaml.safe_dump(toy))
+    return [tmp_path / "a" / "r.yaml", tmp_path / "b" / "r.yaml"]
+
+
+TURN = """
+from nasframe import hookimpl
+from nasframe_basics.samplers import RandomSampler
+
+
+class Turn(RandomSampler):
+    def __init__(self, domain, seed: int = 0, OPTION: int = 0):
+        super().__init__(domain, seed)
+
+
+@hookimpl
+def register_samplers(register):
+    register("turn", Turn)
+
+
+@hookimpl
+def run_started(directory, recipe):
+    (directory / "OPTION").touch()
+"""
+
+
+def test_recipes_of_one_process_have_each_their_own_files(tmp_path):
+    first, second = twins(tmp_path)
+    for path in (first, second, first):
+        assert check_recipe(path)[1] == []
+    for path, seen, unseen in ((first, "left", "right"), (second, "right", "left")):
+        directory = nf.run(nf.load_recipe(path), out=tmp_path / f"run-{seen}", report=False).directory
+        assert (directory / seen).exists()
+        assert not (directory / unseen).exists()  # nor do they observe others' runs
+    _, problems = check_recipe(first, ["plugins=[" + str(HERE / "toy_plugin.py") + "]"])
+    assert "'plugins:' does not name that file here" in str(problems[0])
+
+
+def test_a_recipe_with_both_files_is_told_of_both(tmp_path):
+    first, second = twins(tmp_path)
+    both = [str(HERE / "toy_plugin.py"), str(first.parent / "turn.py"), str(second.parent / "turn.py")]
+    _, problems = check_recipe(first, [f"plugins={both}"])
+    assert str(both[1]) in str(problems[0])
+    assert str(both[2]) in str(problems[0])
+
+
+def test_outside_of_recipes_a_name_of_two_files_is_no_ones(tmp_path):
+    first, second = (nf.resolve(nf.load_recipe(path)) for path in twins(tmp_path))
+    with pytest.raises(UsageError, match="registered by both"):
+        nf.make("sampler", "turn", domain=None)
+    for plan, option in ((first, "left"), (second, "right")):
+        with plan.file_plugins():
+            assert nf.make("sampler", {"use": "turn", option: 1}, domain=None)
+
+
+def test_threads_have_each_their_own_files(tmp_path):
+    plans = [nf.resolve(nf.load_recipe(path)) for path in twins(tmp_path)]
+    meet = threading.Barrier(2)
+
+    def make(plan, option):
+        with plan.file_plugins():
+            meet.wait(10)
+            made = nf.make("sampler", {"use": "turn", option: 1}, domain=None)
+            meet.wait(10)
+            return type(made).__module__
+
+    with ThreadPoolExecutor(2) as pool:
+        modules = list(pool.map(make, plans, ["left", "right"]))
+    assert modules[0] != modules[1]
+
+
+def test_arms_of_a_study_have_each_their_own_files_and_share_no_stage_that_uses_them(tmp_path):
+    first, second = twins(tmp_path)
+    arms = {"a": {"base": str(first)}, "b": {"base": str(second)}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"study": "s", "arms": arms, "seeds": [0]}))
+    study = load_study(tmp_path / "s.yaml")
+    left, right = (chains(plan) for plan in study.plans.values())
+    assert left["search"] != right["search"]
 
 
 def test_a_changed_file_is_loaded_again(recipe):

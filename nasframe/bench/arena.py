@@ -24,6 +24,7 @@ from nasframe.bench.contest import Contest
 from nasframe.costs import cost_function, cost_rows
 from nasframe.errors import NasframeError, RunError, UsageError, listing, suggestion
 from nasframe.interfaces import start_sampler
+from nasframe.plugin_errors import naming_plugins
 from nasframe.running.context import joined
 from nasframe.running.progress import Progress
 from nasframe.scoring import parse_bounds
@@ -41,8 +42,6 @@ class Arena:
     """
 
     def __init__(self, contest: Contest) -> None:
-        for file in contest.plugins:
-            registry.add_file(Path(file))
         self.contest, self.space = contest, registry.make("space", contest.space)
         estimators = self.space.estimators
         self.metrics = list(self.space.table.metrics)
@@ -96,7 +95,8 @@ class Arena:
 def _arena(contest: str) -> Arena:
     written: dict[str, Any] = json.loads(contest)
     fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in written.items()}
-    return Arena(Contest(**fields))
+    with registry.file_plugins(fields["plugins"]):
+        return Arena(Contest(**fields))
 
 
 def arena_of(contest: Contest) -> Arena:
@@ -104,6 +104,7 @@ def arena_of(contest: Contest) -> Arena:
     return _arena(canonical_json(dataclasses.asdict(contest)))
 
 
+@naming_plugins()
 def play(contest: str, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Let one sampler search the table at one seed.
 
@@ -117,6 +118,11 @@ def play(contest: str, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
         the seconds spent in ``ask`` and ``tell``.
     """
     arena = _arena(contest)
+    with registry.file_plugins(arena.contest.plugins):
+        return _played_by(arena, use, seed)
+
+
+def _played_by(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
     own: Any = _Timed(arena.sampler(use, seed))
     trials: list[Trial] = []
     domain, ended = joined(arena.space.domain, use), ""
@@ -195,14 +201,15 @@ def play_all(
         UsageError: a sampler that cannot be made; all of them are named, before any play.
     """
     text, arena, faults = canonical_json(dataclasses.asdict(contest)), arena_of(contest), []
-    for label, use in uses.items():
-        try:
-            arena.sampler(use, 0)
-        except NasframeError as error:
-            faults.append(f"{label}: {error}")
-    if faults:
-        raise UsageError("\n".join(faults))
-    tasks = {(label, seed): _kept(folder, text, use, seed) for seed in seeds for label, use in uses.items()}
+    with registry.file_plugins(contest.plugins):
+        for label, use in uses.items():
+            try:
+                arena.sampler(use, 0)
+            except NasframeError as error:
+                faults.append(f"{label}: {error}")
+        if faults:
+            raise UsageError("\n".join(faults))
+        tasks = {(label, seed): _kept(folder, text, use, seed) for seed in seeds for label, use in uses.items()}
     found = {key: json.loads(path.read_text()) for key, path in tasks.items() if path and path.is_file()}
     todo = [key for key in tasks if key not in found]
     with (progress or Progress(False)).bar("bench") as advance:

@@ -30,7 +30,10 @@ from nasframe.cli import (
     schema,
     tabulate,
 )
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, PluginError
+from nasframe.plugin_errors import described, plugin_error
+
+SEE_WHERE = "Run again as 'nasframe --traceback ...' to see where."
 
 app = typer.Typer(
     name="nasframe",
@@ -87,7 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _code(app(args=None if arguments is None else list(arguments), prog_name="nasframe"))
     except SystemExit as end:  # typer's own way out, usage errors included
-        return _code(end.code)
+        if (named := plugin_error(end)) is None:
+            return _code(end.code)
+        return _of_plugin(named, end)
+    except PluginError as error:
+        return _of_plugin(error, error.__cause__)
     except NasframeError as error:
         _say(_with_notes(str(error), error))
         return error.exit_code
@@ -98,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if (named := plugin_error(error)) is not None:
+            return _of_plugin(named, error)
         if os.environ.get("NASFRAME_TRACEBACK"):
             raise
         _say(_with_notes(_unexpected(error), error))
@@ -111,7 +120,15 @@ def _unexpected(error: Exception) -> str:
     problem = disk_problem(error) if isinstance(error, OSError) else None
     if problem is not None:
         return problem
-    return f"unexpected {type(error).__name__}: {error}\nRun again as 'nasframe --traceback ...' to see where."
+    return f"unexpected {described(error)}\n{SEE_WHERE}"
+
+
+def _of_plugin(error: PluginError, cause: BaseException | None) -> int:
+    """Say which plugin raised what."""
+    if os.environ.get("NASFRAME_TRACEBACK"):
+        raise error from cause
+    _say(_with_notes(f"{error}\n{SEE_WHERE}", error))
+    return error.exit_code
 
 
 def _code(value: object) -> int:

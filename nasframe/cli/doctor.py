@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from nasframe.recipe.plan import Plan
 
 PACKAGES = (
     "torch",
@@ -79,13 +82,20 @@ def _bfloat16() -> bool:
 
 def _missing(source: str) -> list[str]:
     """Check a recipe, then make its model's tokenizer and its task, where files and extras are first needed."""
-    from nasframe import registry
-    from nasframe.errors import NasframeError
     from nasframe.recipe.resolution import check_recipe
 
     plan, problems = check_recipe(source)
     if plan is None:
         return [str(problem) for problem in problems]
+    with plan.file_plugins():
+        return _not_made(plan)
+
+
+def _not_made(plan: Plan) -> list[str]:
+    """Say of a plan's tokenizer and task why they cannot be made, if they cannot."""
+    from nasframe import registry
+    from nasframe.errors import NasframeError
+
     found = []
     tokenizer: Any = None
     try:

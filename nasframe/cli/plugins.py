@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +84,7 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Check that plugins keep the promises of their kind, as the contracts of ``nasframe.testing`` do in tests."""
+    from nasframe import registry
     from nasframe.errors import VerificationError
     from nasframe.testing.kit import contract_of, run_checks
 
@@ -93,11 +95,12 @@ def check(
         outcomes = []
         if not json_:
             print(f"{entry.kind}/{entry.name}  {entry.source}")
-        for outcome in run_checks(contract):
-            outcomes.append(outcome)
-            if not json_:
-                print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
-                print(f"          {outcome.message}\n" * (not outcome.passed), end="", flush=True)
+        with registry.file_plugins([entry.source.file]) if entry.source.file else nullcontext():
+            for outcome in run_checks(contract):
+                outcomes.append(outcome)
+                if not json_:
+                    print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
+                    print(f"          {outcome.message}\n" * (not outcome.passed), end="", flush=True)
         facts = {"kind": entry.kind, "name": entry.name, "package": entry.package, "version": entry.source.version}
         rows.append(facts | {"passed": all(o.passed for o in outcomes), "checks": [vars(o) for o in outcomes]})
     if json_:
@@ -125,12 +128,23 @@ def _chosen(words: list[str]) -> tuple[dict[str, Any], list[Registered]]:
         if not name.endswith(".py"):
             entries += _named(name)
             continue
-        registry.add_file(Path(name))
-        everything = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
-        entries += [entry for entry in everything if entry.source.file == str(Path(name).resolve())]
+        entries += _of_file(Path(name).resolve())
     if not names:
         entries = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
     return options, entries
+
+
+def _of_file(path: Path) -> list[Registered]:
+    """Load a one-file plugin and list what it registers, as a recipe that names this file alone would find it."""
+    from nasframe import registry
+    from nasframe.errors import UsageError
+
+    registry.add_file(path)
+    with registry.file_plugins([path]):
+        if faults := registry.file_faults(path):
+            raise UsageError("\n".join(faults))
+        everything = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
+    return [entry for entry in everything if entry.source.file == str(path)]
 
 
 def _named(name: str) -> list[Registered]:

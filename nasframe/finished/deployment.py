@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from nasframe.finished.asked import Asked
 from nasframe.finished.loading import Finished
 from nasframe.finished.measured import Measured, check_measured
 from nasframe.goals import Goal, check_reachable, goals, parse_limits
+from nasframe.plugin_errors import naming_plugins
 from nasframe.reports.budgets import over_budget, plain_bounds
 from nasframe.reports.tables import cost, markdown_table, metric
 from nasframe.running.progress import Progress
@@ -43,6 +45,7 @@ TURNS = 3  # measurements of each finished model; the median counts
 IN_VAIN = 50  # proposals without a new architecture after which a search ends
 
 
+@naming_plugins()
 def deploy(
     run: str | Path | Run,
     constraints: Sequence[str] = (),
@@ -87,9 +90,10 @@ def deploy(
         raise UsageError(f"{target}: not empty; it is never overwritten. Expected a new or empty directory.")
     refuse_unwritable(target)
     bars = Progress(progress)
-    with Verifier() as verifier:  # it imports while we do
+    with Verifier() as verifier, ExitStack() as scope:  # it imports while we do
         with bars.bar("run"):
             finished = Finished(directory, stage)
+            scope.enter_context(finished.plan.file_plugins())
             wanted = _goals(finished, Asked(finished.plan).read(constraints, budgets))
             desk = _Desk(finished, wanted, verifier)
         loaded = time.monotonic()

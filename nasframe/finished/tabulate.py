@@ -11,6 +11,7 @@ from nasframe.bench.archtable import ArchTable, losses, read_table, write_table
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.finished.loading import Finished
 from nasframe.keep import restrict
+from nasframe.plugin_errors import naming_plugins
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, Screen
 from nasframe.streams import generator
@@ -26,6 +27,7 @@ BAND = 0.02  # how near a draw comes to its cost, as a share of the range
 TRIES = 20  # draws of one place before its band is widened
 
 
+@naming_plugins()
 def tabulate(
     run: str | Path | Run,
     archs: int,
@@ -53,8 +55,21 @@ def tabulate(
     Raises:
         UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
     """
-    directory = Path(run if isinstance(run, str | Path) else run.directory)
-    finished = Finished(directory, stage)
+    finished = Finished(run if isinstance(run, str | Path) else run.directory, stage)
+    with finished.plan.file_plugins():
+        return _tabulated(finished, archs, out, examples, draw, seed, progress)
+
+
+def _tabulated(
+    finished: Finished,
+    archs: int,
+    out: str | Path | None,
+    examples: int | None,
+    draw: Draw,
+    seed: int,
+    progress: bool | None,
+) -> ArchTable:
+    """Do the work of :func:`tabulate`."""
     about = {"run": finished.plan.name, "stage": finished.stage.name, "data": finished.data.get("fingerprint")}
     about |= {"split": "select", "examples": examples, "draw": draw, "seed": seed}
     path = Path(out) if out else None

@@ -212,8 +212,8 @@ class Grouped:
                 x.index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
-        """Tell which groups are zero, exactly."""
-        return self.squares() == 0
+        """Tell which groups are zero: those whose weights are all 0, not those whose squares are too small to count."""
+        return self.sums(lambda x: [peak(x)], self.views)[0] == 0
 
     def layers(self, row: torch.Tensor) -> Iterator[tuple[Groups, torch.Tensor]]:
         """Cut a row with an entry for each group into its layers' parts."""
@@ -233,6 +233,15 @@ def square(x: torch.Tensor) -> torch.Tensor:
     """Return the squared norms of ``(before, groups, entries)``, ``(groups,)``."""
     # over rows the norm is one fast pass; over columns it is far slower than a product with a sum over it
     return torch.linalg.vector_norm(x[0], dim=1).square() if len(x) == 1 else x.square().sum((0, 2))
+
+
+def peak(x: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitudes in ``(before, groups, entries)``, ``(groups,)``: 0 where all is 0, and only there.
+
+    >>> peak(torch.tensor([[[0.0, -0.0], [1e-30, 0.0]]])) == 0, square(torch.tensor([[[1e-30, 0.0]]])) == 0
+    (tensor([ True, False]), tensor([True]))
+    """
+    return torch.linalg.vector_norm(x, torch.inf, dim=(0, 2))
 
 
 def dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, RecipeError
+from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.plan import same_shape
 from nasframe.types import TrainJob
 
@@ -123,7 +124,8 @@ def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
     if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
         try:
-            transform.on_plan(net)
+            with naming_plugins():
+                transform.on_plan(net)
         except NasframeError as error:
             yield (), str(error)
 
@@ -149,7 +151,8 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
     for place, modifier in made.items():
         try:
             if hasattr(modifier, "on_plan"):
-                modifier.on_plan(job)
+                with naming_plugins():
+                    modifier.on_plan(job)
         except NasframeError as error:
             yield ("modifiers", place), str(error)
 

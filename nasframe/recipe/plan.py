@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -106,6 +107,17 @@ class Plan:
     budgets: dict[str, Any]
     objectives: list[str] | None
     stages: list[PlannedStage]
+
+    def file_plugins(self) -> AbstractContextManager[None]:
+        """Let the one-file plugins of this recipe be found inside the block, and those of no other recipe.
+
+        >>> import nasframe as nf
+        >>> plan = nf.resolve(nf.load_recipe("quickstart"))
+        >>> with plan.file_plugins():
+        ...     plan.task["use"]
+        'package_docs'
+        """
+        return registry.file_plugins(self.recipe.get("plugins", ()))
 
 
 def same_shape(plan: Plan) -> Iterator[PlannedStage]:

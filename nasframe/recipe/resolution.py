@@ -63,8 +63,19 @@ def check_recipe(
 
 def _plan(check: Checker) -> Plan | None:
     """Check everything and put the plan together; ``None`` where there is a problem."""
-    _top_level(check)
     files = _plugin_files(check)
+    with registry.file_plugins(files):
+        return _plan_with(check, files)
+
+
+def _plan_with(check: Checker, files: Mapping[Path, tuple[Any, ...]]) -> Plan | None:
+    """Check everything but the files of plugins, which are loaded, and put the plan together."""
+    faults: dict[str, Path] = {}
+    for file in files:
+        faults |= dict.fromkeys(registry.file_faults(file), file)
+    for fault, file in faults.items():
+        check.problem(files[file], fault)
+    _top_level(check)
     data, recipe = check.data, check.recipe
     uses = {key: check.use(key, data.get(key), (key,)) for key in PLUGIN_KEYS}
     declared = _estimators(check)
@@ -138,16 +149,16 @@ def _name(check: Checker, name: Any, path: tuple[Any, ...]) -> None:
         check.problem(path, f"{name!r} cannot name files. Expected letters, digits, '.', '_', '-' or '+'.")
 
 
-def _plugin_files(check: Checker) -> list[Path]:
-    """Load the one-file plugins that the recipe names."""
-    files = []
+def _plugin_files(check: Checker) -> dict[Path, tuple[Any, ...]]:
+    """Load the one-file plugins that the recipe names; return each with its place in the recipe."""
+    files: dict[Path, tuple[Any, ...]] = {}
     listed = check.data.get("plugins")
     for number, name in enumerate(listed if isinstance(listed, list) else []):
         at = ("plugins", number)
         try:
             if path := check.located(str(name), at):
                 registry.add_file(path)
-                files.append(path)
+                files[path] = at
         except NasframeError as error:
             check.problem(at, str(error))
     return files

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.costs import cost_function
 from nasframe.goals import limits_of, listed, nearest
 from nasframe.interfaces import sizes_of
+from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.resolution import ALWAYS
 from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device
@@ -26,6 +27,7 @@ SAMPLES = 64  # architectures whose mean stands for what a sampler will propose
 OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}  # seconds besides matrix products
 
 
+@naming_plugins()
 def dry_run(plan: Plan) -> dict[str, Any]:
     """Describe what a plan would do.
 
@@ -39,6 +41,11 @@ def dry_run(plan: Plan) -> dict[str, Any]:
         (text, bound, reachable, nearest), ``data`` (a :class:`nasframe.types.DataSummary` as plain data, or ``None``),
         ``notices`` (place, text) and ``seconds`` in all, estimated for this machine.
     """
+    with plan.file_plugins():
+        return _described(plan)
+
+
+def _described(plan: Plan) -> dict[str, Any]:
     parts = Material(plan)
     work = parts.work
     costs, limits = ranges(parts), list(limit_rows(parts))

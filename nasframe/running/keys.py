@@ -62,7 +62,9 @@ def chains(plan: Plan) -> dict[str, str]:
 
     Unlike :func:`stage_keys` this loads nothing.
     """
-    found, upstream = {}, ""
+    found: dict[str, str] = {}
+    files = plan.recipe.get("plugins")  # the same name may stand for other code in another recipe's files
+    upstream = digest({"plugins": contents(files)})[:16] if files else ""
     for position, stage in enumerate(plan.stages):
         upstream = found[stage.name] = digest({"upstream": upstream, **definition(plan, position)})[:16]
     return found
@@ -354,10 +356,14 @@ def sources(names: Iterable[str]) -> dict[str, Any]:
     for source in {entry.source for entry in entries if entry.source.version and entry.package != "nasframe"}:
         required = (re.match(r"[\w.-]+", text) for text in metadata.requires(source.package) or ())
         digests[str(source)] = versions(match.group() for match in required if match)
+    by_name: dict[str, list[str]] = {}  # several one-file plugins may have one name
     for home in {home for entry in entries for home in homes(entry)}:
-        digests[home.name] = source_digest(home)
+        by_name.setdefault(home.name, []).append(source_digest(home))
         if home.is_file():
-            digests |= {f"{home.name}: {name}": source_digest(file) for name, file in imported_beside(home)}
+            for name, file in imported_beside(home):
+                by_name.setdefault(f"{home.name}: {name}", []).append(source_digest(file))
+    for name, sources_of_name in by_name.items():
+        digests[name] = sources_of_name[0] if len(sources_of_name) == 1 else sorted(sources_of_name)
     return digests
 
 

@@ -26,6 +26,7 @@ from nasframe import registry
 from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.goals import aimed_costs
 from nasframe.notices import Notice, say
+from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
 from nasframe.reports.data_table import data_text
@@ -33,6 +34,7 @@ from nasframe.running.cache import Cache, CachedRun, own_places
 from nasframe.running.context import StageContext
 from nasframe.running.keys import Names, Start, start_of
 from nasframe.running.material import Material, plain_summary
+from nasframe.running.observers import Observers
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
 from nasframe.running.reach import check_budgets
@@ -91,6 +93,7 @@ class Run:
         return build(self.directory)
 
 
+@naming_plugins()
 def run(
     recipe: Recipe,
     *,
@@ -117,6 +120,7 @@ def run(
             a cache.
         RunError: the disk or the database failed on the way; names the file.
         UnsatisfiableError: no architecture can meet a budget; nothing was written.
+        PluginError: a plugin raised; the text names it and its moment, the original is the cause.
     """
     plan = resolve(recipe)
     if cache is not None and distributed():
@@ -130,7 +134,7 @@ def run(
         refuse_unwritable(directory)
         if cache is not None:
             refuse_unwritable(Cache(Path(cache)).root)
-        with Progress(progress).bar("model and data"):
+        with Progress(progress).bar("model and data"), plan.file_plugins():
             parts.load()
             check_budgets(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
@@ -140,6 +144,7 @@ def run(
     return execute(plan, store, directory, progress, report, parts)
 
 
+@naming_plugins()
 def resume(directory: str | Path, *, progress: bool | None = None, report: bool = True) -> Run:
     """Go on with a run that was stopped: finished stages stand, the interrupted one continues.
 
@@ -154,6 +159,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
     Raises:
         UsageError: no run lies there, another process works on it, or its recipe or data changed since.
         RunError: something in the directory is damaged; names the file and says what can be done.
+        PluginError: a plugin raised; the text names it and its moment, the original is the cause.
     """
     from nasframe.recipe.loading import load_recipe
 
@@ -169,7 +175,8 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
         parts = Material(plan)
         if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
-            check_budgets(parts)
+            with plan.file_plugins():
+                check_budgets(parts)
     except BaseException as error:
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
             note_failure(reader, None, error)
@@ -202,26 +209,16 @@ def execute(
     """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
     own = store or RunStore(directory, shared=True)
     try:
-        context = RunContext(plan, own, Progress(progress if store else False), parts)
+        with plan.file_plugins():
+            context = RunContext(plan, own, Progress(progress if store else False), parts)
     except BaseException as error:
-        note_failure(own, plan, error)
+        with suppress(RunError):  # of a database that cannot be written, which the error itself is about
+            note_failure(own, plan, error)
         own.close()
         raise
     try:
-        if store:
-            store.put("failure", None)
-            write_environment(context)
-            context.hooks.run_started(directory=directory, recipe=plan.recipe)
-        work: Work | None = None
-        for position, stage in enumerate(plan.stages):
-            if own.stage_state(stage.name) == "done":
-                continue
-            if store:
-                work = context.next_stage(position, stage, work)
-            else:
-                if stage.verb == "train":  # until we join it, the first process cannot get past this stage
-                    StageContext(context, stage).call(context.restore(plan.stages[:position]))
-                context.wait_for(stage)
+        with plan.file_plugins(), naming_plugins():
+            _run_stages(context, leads=store is not None)
         if store:
             store.put("finished", True)
             if report:
@@ -240,6 +237,25 @@ def execute(
     finally:
         own.close()
     return Run(directory)
+
+
+def _run_stages(context: RunContext, leads: bool) -> None:
+    """Run the stages that are not done yet, as the process that leads or as one that joins it in training."""
+    plan, store = context.plan, context.store
+    if leads:
+        store.put("failure", None)
+        write_environment(context)
+        context.hooks.run_started(directory=store.directory, recipe=plan.recipe)
+    work: Work | None = None
+    for position, stage in enumerate(plan.stages):
+        if store.stage_state(stage.name) == "done":
+            continue
+        if leads:
+            work = context.next_stage(position, stage, work)
+            continue
+        if stage.verb == "train":  # until we join it, the first process cannot get past this stage
+            StageContext(context, stage).call(context.restore(plan.stages[:position]))
+        context.wait_for(stage)
 
 
 def _named_failure(error: BaseException) -> BaseException:
@@ -287,7 +303,7 @@ class RunContext:
     def __init__(self, plan: Plan, store: RunStore, progress: Progress, parts: Material | None = None) -> None:
         self.plan, self.store, self.progress = plan, store, progress
         self.parts = parts or Material(plan)
-        self.hooks = registry.plugin_manager().hook
+        self.hooks = Observers(self.parts.notices)
         self.estimators = self.parts.estimators
         self.files: dict[int, str] = {}
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
@@ -376,6 +392,7 @@ class RunContext:
                 self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
         self.snapshot(stage.name, work)
+        before |= {*self.hooks.reported}  # an observer is no part of the stage, whose notices go to the cache
         if fresh := [asdict(notice) for notice in self.parts.notices if notice not in before]:
             context.result["notices"] = fresh
         seconds = time.monotonic() - began
@@ -484,6 +501,7 @@ def write_environment(context: RunContext) -> None:
 
     data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
     where = device()
+    sources = {name: source for name, source in registry.plugins().sources.items() if registry.is_visible(name)}
     packages = [
         "torch",
         "transformers",
@@ -499,7 +517,7 @@ def write_environment(context: RunContext) -> None:
         "nasframe": metadata.version("nasframe"),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
-        "plugins": {name: str(source) for name, source in registry.plugins().sources.items()},
+        "plugins": {name: str(source) for name, source in sources.items()},
         "git": git_commit(),
         "platform": platform.platform(),
         "processor": processor(),

@@ -94,22 +94,16 @@ def check_metric(study: Study) -> None:
     Raises:
         UsageError: a task lacks the metric, or arms have different primary metrics on one task.
     """
-    from nasframe.running.material import Material
-    from nasframe.stages import forward_of
-
     metric, split = study.compare["metric"], study.compare["split"]
     if metric is None:
         _check_primary(study)
-    distinct = {canonical_json([plan.model, plan.task, str(plan.base)]): plan for plan in study.plans.values()}
+    distinct = {}
+    for plan in study.plans.values():
+        key = canonical_json([plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])])
+        distinct[key] = plan
     for plan in distinct.values() if metric is not None else ():
-        parts = Material(plan)
-        task = parts.task
-        if metric == task.primary or parts.model is None:
-            continue
-        net = parts.net()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
-            known = task.evaluate(forward_of(net.eval(), net, "fp32"), split, GLANCE).metrics
+        with plan.file_plugins():
+            known = _metrics(plan, metric, split)
         if metric not in known:
             raise UsageError(
                 f"{study.source}: compare.metric: task {plan.task.get('name') or plan.task['use']!r} has no metric"
@@ -131,13 +125,30 @@ def _check_primary(study: Study) -> None:
             continue
         metrics: dict[str, list[str]] = {}
         for plan, own in variants.values():
-            metrics.setdefault(Material(plan).task.primary, []).extend(own)
+            with plan.file_plugins():
+                primary = Material(plan).task.primary
+            metrics.setdefault(primary, []).extend(own)
         if len(metrics) > 1:
             scored = ", ".join(f"{name} ({', '.join(own)})" for name, own in metrics.items())
             raise UsageError(
                 f"{study.source}: compare.metric: {task}: the arms are scored by different metrics: {scored}. Expected"
                 " one metric for all, as in 'compare: {metric: NAME}'."
             )
+
+
+def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
+    """Name the metrics of a plan's task, from a glance at some examples unless the wanted one is its primary."""
+    from nasframe.running.material import Material
+    from nasframe.stages import forward_of
+
+    parts = Material(plan)
+    task = parts.task
+    if metric == task.primary or parts.model is None:
+        return [metric]
+    net = parts.net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
+        return task.evaluate(forward_of(net.eval(), net, "fp32"), split, GLANCE).metrics
 
 
 def why_nothing(directory: Path, runs: Sequence[Mapping[str, Any]], compare: Mapping[str, Any]) -> str:

@@ -45,7 +45,9 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
     seen: set[str] = set()
     seeds: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for run, plan in study.runs():
-        for stage, parts in zip(plan.stages, stage_keys(plan, looks.start(plan)), strict=True):
+        with plan.file_plugins():
+            keys = stage_keys(plan, looks.start(plan))
+        for stage, parts in zip(plan.stages, keys, strict=True):
             key = digest(parts)
             how = "cached" if folder.holds(key) else "shared" if key in seen else "run"
             seen.add(key)
@@ -72,17 +74,26 @@ class _Looks:
 
     def start(self, plan: Plan) -> dict[str, Any]:
         """Digest what a run starts from."""
-        key = canonical_json([plan.model, plan.task, plan.seed, str(plan.base), plan.model or plan.space])
+        key = canonical_json([*_origin(plan), plan.seed, plan.model or plan.space])
         if key not in self.starts:
             self.starts[key] = material(Material(plan))
         return self.starts[key]
 
     def look(self, plan: Plan) -> dict[str, Any]:
         """Return the stages, costs and limits of a run."""
+        with plan.file_plugins():
+            return self._look(plan)
+
+    def _look(self, plan: Plan) -> dict[str, Any]:
         parts = Material(plan)
-        work, key = parts.work, canonical_json([plan.model, plan.task, str(plan.base)])
+        work, key = parts.work, canonical_json(_origin(plan))
         if key not in self.speeds:
             self.speeds[key] = dryrun.forward_seconds(work) if work.net is not None else 0.0
         share = dryrun.mean_share(work) if work.net is not None else 1.0
         stages = [dryrun.describe(stage, work, self.speeds[key], share) for stage in plan.stages]
         return {"stages": stages, "costs": dryrun.ranges(parts), "limits": list(dryrun.limit_rows(parts))}
+
+
+def _origin(plan: Plan) -> list[Any]:
+    """Return what a plan's model and data are made from; their plugins may be the recipe's own files."""
+    return [plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])]

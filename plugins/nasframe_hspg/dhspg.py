@@ -8,12 +8,13 @@ weights: with rate α its direction is ``∇ = (x − x') / α``, for AdamW as f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.nn.functional import normalize
 
 from nasframe.errors import UsageError
-from nasframe.nn.groups import dot, square
+from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, Positive, TrainJob
@@ -23,6 +24,7 @@ from nasframe_hspg.stage import (
     Share,
     Shares,
     Unit,
+    direction,
     numbers,
     of_units,
     shares,
@@ -56,6 +58,8 @@ class DHSPG(GroupModifier):
         amplify: what λ_g is where a step leads away from zero, as a multiple of how fast; published: 2, 20.
         most: λ_g may be so many times λ; published: 10, 1000.
         eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
+        scores: how the two parts of a group's score are scaled: ``range``, to 0 … 1 within its kind, or ``published``,
+            by their norms over all groups, with AdamW's direction before its weight decay.
         least: the share of each layer's groups that always stays; default: none of an encoder's.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that ask for it; zero ones fill it up.
@@ -76,6 +80,7 @@ class DHSPG(GroupModifier):
         amplify: Positive | None = None,
         most: Positive | None = None,
         eps: float = 0.0,
+        scores: Literal["range", "published"] = "range",
         least: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
@@ -83,6 +88,7 @@ class DHSPG(GroupModifier):
         super().__init__(units, least, divisible)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
+        self.scores = scores
         self.target, self.eps, self.given = shares("target", target), eps, (penalty, amplify, most)
         self.start = share("start", start, ends=True)
         self.until = None if until is None else share("until", until, ends=True)
@@ -121,29 +127,40 @@ class DHSPG(GroupModifier):
         delta = x.cut(self.delta)
 
         def sums(x: torch.Tensor, delta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            peaks, squares = peak(delta), square(delta)
             delta.sub_(x)  # δ = x_k − x' = α ∇
-            return square(delta), dot(x, delta), square(x)
+            return peaks, squares, square(delta), dot(x, delta)
 
-        moved, leads, now = x.sums(sums, x.views, delta)
-        leads = leads + moved  # ⟨x_k, δ⟩ = ⟨x', δ⟩ + ‖δ‖²
-        by = Moved(now + 2 * leads - moved, leads, moved)
+        peaks, squares, moved, leads = x.sums(sums, x.views, delta)
+        by = Moved(squares, leads + moved, moved)  # ⟨x_k, δ⟩ = ⟨x', δ⟩ + ‖δ‖²
         if not self.candidates.any() and self.cap.any():
-            self.candidates = self.divided(by)
-        gone = (by.squares <= 0) | (now == 0) & (moved == 0)
-        zero = self.pull(step, gone, by, delta)
+            self.candidates = self.divided(step, by)
+        zero = self.pull(step, peaks == 0, by, delta)  # zero groups stay zero
         if to_log(step):
             step.job.log(step.index + 1, zero_shares(x, zero))
 
-    def divided(self, by: Moved) -> torch.Tensor:
-        """G_p: of each kind those of the highest ½ cos(−x, −∇) + ½ size / ‖x‖, each scaled to 0 … 1."""
+    def divided(self, step: Step, by: Moved) -> torch.Tensor:
+        """G_p: of each kind those of the highest ½ cos(−x, −∇) + ½ size / ‖x‖, each scaled."""
         x, kinds = self.groups, len(self.cap)
         tiny = torch.finfo(by.squares.dtype).tiny
-        cosine = by.leads / (by.squares * by.moved).sqrt().clamp(min=tiny)
-        small = x.sizes / by.squares.sqrt().clamp(min=tiny)
-        score = 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)
+        if self.scores == "published":
+            score = self.published(step, by)
+        else:
+            cosine = by.leads / (by.squares * by.moved).sqrt().clamp(min=tiny)
+            small = x.sizes / by.squares.sqrt().clamp(min=tiny)
+            score = 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)
         room = torch.minimum(self.cap + MARGIN * numbers(x), numbers(x)).ceil()
         none = torch.zeros_like(self.candidates)
         return self.choose(-score, ~none, none, torch.where(self.cap > 0, room, 0))
+
+    def published(self, step: Step, by: Moved) -> torch.Tensor:
+        """Score groups as the published code does: each of the two over its norm over all groups."""
+        x = self.groups
+        before = [now.detach() + delta for now, delta in zip(x.tensors, self.delta, strict=True)]
+        ways = x.cut(direction(step, before, x.tensors))
+        cosine = x.dots(x.cut(before), ways) / (by.squares * x.squares(ways)).sqrt().clamp(min=1e-8)
+        small = 1 / (by.squares.sqrt() / x.sizes + 1e-6)
+        return 0.5 * normalize(cosine, dim=0) + 0.5 * normalize(small, dim=0)
 
     def pull(self, step: Step, zero: torch.Tensor, by: Moved, delta: list[torch.Tensor]) -> torch.Tensor:
         """v_g = x'_g − α λ_g x_g / ‖x_g‖ on G_p; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖²; return what is zero."""

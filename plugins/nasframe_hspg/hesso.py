@@ -6,12 +6,13 @@ zero step by step while the optimiser of the stage goes on; then they stay zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.nn.groups import Grouped
 from nasframe.step import Step
 from nasframe.types import Count, TrainJob
 from nasframe.units import share
@@ -20,6 +21,7 @@ from nasframe_hspg.stage import (
     Share,
     Shares,
     Unit,
+    direction,
     numbers,
     of_units,
     shares,
@@ -30,6 +32,8 @@ from nasframe_hspg.stage import (
 
 Criterion: TypeAlias = Literal["magnitude", "mean_magnitude", "cosine", "taylor", "taylor2"]
 ALL = dict.fromkeys(("magnitude", "mean_magnitude", "cosine", "taylor", "taylor2"), 1.0)
+PUBLISHED = "published"
+GUARD = 1e-8  # of the published code, against divisions by zero
 
 
 class HESSO(GroupModifier):
@@ -37,7 +41,12 @@ class HESSO(GroupModifier):
 
     A group's saliency is the weighted sum of criteria, each scaled to 0 … 1 within its kind: its norm ``magnitude``;
     ``mean_magnitude``, the norm over the root of its size; ``cosine``, 1 − cos(x, ∇), lowest where a step leads
-    straight to zero; ``taylor`` |⟨x, ∇⟩| and ``taylor2`` ½⟨x, ∇⟩², the loss that it is worth to first order.
+    straight to zero; ``taylor`` |⟨x, ∇⟩| and ``taylor2`` ½⟨x, ∇⟩², the loss that it is worth to first order. ∇ is the
+    gradient of the loss.
+
+    ``criteria: published`` is the saliency of the published code: all five in equal parts, each over its norm over all
+    groups; the cosine is cos(x, ∇) + 1, so that groups which a step leads to zero count *more*; ``mean_magnitude`` is
+    the norm over the size; and ∇ is the direction of the stage's optimiser in one step, before AdamW's weight decay.
 
     Args:
         target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
@@ -45,7 +54,8 @@ class HESSO(GroupModifier):
         start: the share of the steps before the first period.
         until: the share of the steps at which the last period ends.
         periods: P; never more than there are steps.
-        criteria: weights of the criteria; what is not named does not count. Default: all five alike, as published.
+        criteria: weights of the criteria, where what is not named does not count, or ``published``. Default: all five
+            alike, as described above.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.
         least: the share of each layer's groups that always stays; default: none of an encoder's.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
@@ -64,7 +74,7 @@ class HESSO(GroupModifier):
         start: Share = "10%",
         until: Share = "60%",
         periods: Count = 10,
-        criteria: dict[Criterion, float] | None = None,
+        criteria: Literal["published"] | dict[Criterion, float] | None = None,
         batches: Count = 1,
         least: Share | None = None,
         divisible: Count = 1,
@@ -75,7 +85,12 @@ class HESSO(GroupModifier):
         self.start, self.until = share("start", start, ends=True), share("until", until, ends=True)
         if self.until <= self.start:
             raise UsageError(f"hesso: until {until!r} is not after start {start!r}, when the first period begins.")
-        self.criteria: Mapping[str, float] = ALL if criteria is None else {str(k): v for k, v in criteria.items()}
+        self.published = criteria == PUBLISHED
+        self.criteria: Mapping[str, float] = ALL
+        if isinstance(criteria, Mapping):
+            self.criteria = {str(name): weight for name, weight in criteria.items()}
+        elif self.published and batches != 1:
+            raise UsageError("hesso: batches: the published criteria are those of one step. Expected 1.")
         if not any(self.criteria.values()) or min(self.criteria.values()) < 0:
             raise UsageError("hesso: criteria: expected weights of 0 or more, and one above 0.")
         if foreign := self.criteria.keys() - ALL.keys():
@@ -95,10 +110,17 @@ class HESSO(GroupModifier):
         self.chosen = torch.zeros_like(x.unit, dtype=torch.bool)
         self.frozen = torch.zeros_like(self.chosen)
         self.cosine, self.taylor = torch.zeros_like(x.sizes), torch.zeros_like(x.sizes)
+        self.added = torch.zeros((), dtype=torch.long, device=x.unit.device)  # periods whose groups are chosen
+        self.old: list[torch.Tensor] = []
 
     def on_gradients(self, step: Step) -> None:
         """Follow the criteria that need gradients, and choose at the beginning of a period."""
         self.groups.bind()
+        self.old = []
+        if self.published:
+            if self.begins[0] <= step.index < self.begins[-1] and self.period(step) >= self.added:
+                self.old = [tensor.detach().clone() for tensor in self.groups.tensors]
+            return
         coming = next((p for p, begin in enumerate(self.begins[:-1]) if begin >= step.index), None)
         if coming is None or step.index <= self.begins[coming] - self.batches:
             return
@@ -109,11 +131,11 @@ class HESSO(GroupModifier):
         self.cosine += 1 - leads / lengths
         self.taylor += leads.abs()
         if step.index == self.begins[coming]:
-            self.add(coming)
+            self.add(coming, self.weighted())
 
     @torch.no_grad()
-    def add(self, period: int) -> None:
-        """Add the least salient groups to those that go, so that (p + 1) / P of all that shall go are among them."""
+    def weighted(self) -> torch.Tensor:
+        """Return the weighted sum of the criteria, each scaled to 0 … 1 within its kind."""
         x = self.groups
         norms, taylor = x.squares().sqrt(), self.taylor / self.batches
         values = {"magnitude": norms, "mean_magnitude": norms / x.sizes.sqrt(), "cosine": self.cosine}
@@ -121,18 +143,30 @@ class HESSO(GroupModifier):
         saliency = torch.zeros_like(norms)
         for criterion, weight in self.criteria.items():
             saliency += weight * spread(values[criterion], x.unit, len(self.cap))
+        return saliency
+
+    def add(self, period: int, saliency: torch.Tensor) -> None:
+        """Add the least salient groups to those that go, so that (p + 1) / P of all that shall go are among them."""
+        x = self.groups
         self.frozen |= self.chosen
         goal = (self.cap * (period + 1) / (len(self.begins) - 1)).round()
         room = goal - torch.bincount(x.unit, self.chosen.float(), len(self.cap))
         self.chosen |= self.choose(saliency, ~self.chosen, self.chosen, room)
         self.cosine.zero_(), self.taylor.zero_()
+        self.added.fill_(period + 1)
+
+    def period(self, step: Step) -> int:
+        """Return the period in which a step is; one more than the last where all are over."""
+        return max(period for period, begin in enumerate(self.begins) if begin <= step.index)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         """Shrink the period's groups by (T − t − 1) / (T − t) in its t-th of T steps; those before stay zero."""
         if step.skipped or step.index < self.begins[0]:
             return
-        period = max(p for p, begin in enumerate(self.begins) if begin <= step.index)
+        period = self.period(step)
+        if self.old:
+            self.add(period, published(self.groups, self.old, direction(step, self.old, self.groups.tensors)))
         factor = 0.0
         if period < len(self.begins) - 1:
             left = self.begins[period + 1] - step.index
@@ -143,10 +177,29 @@ class HESSO(GroupModifier):
             step.job.log(step.index + 1, zero_shares(self.groups, self.groups.zero()))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which groups were chosen, which of them are zero, and the sums of the criteria."""
-        return {"chosen": self.chosen, "frozen": self.frozen, "cosine": self.cosine, "taylor": self.taylor}
+        """Return which groups were chosen, in how many periods, which are zero, and the sums of the criteria."""
+        state = {"chosen": self.chosen, "added": self.added, "frozen": self.frozen}
+        return state | {"cosine": self.cosine, "taylor": self.taylor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         for name, value in state.items():
             setattr(self, name, value.to(getattr(self, name, value).device))
+
+
+def published(groups: Grouped, weights: Sequence[torch.Tensor], ways: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the saliency of the published code: five criteria in equal parts, each over its norm over all groups.
+
+    Args:
+        groups: where they lie.
+        weights: x, the tensors before the step.
+        ways: ∇, the optimiser's direction.
+    """
+    x, nabla = groups.cut(weights), groups.cut(ways)
+    norms, leads = groups.squares(x).sqrt(), groups.dots(x, nabla)
+    cosine = leads / (norms + GUARD) / (groups.squares(nabla).sqrt() + GUARD)
+    criteria = [norms, norms / groups.sizes, cosine + 1, leads.abs(), leads.square() / 2]
+    saliency = torch.zeros_like(norms)
+    for values in criteria:
+        saliency += values / ((values.square().sum() + GUARD).sqrt() + GUARD) / len(criteria)
+    return saliency

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.nn.groups import dot, square
+from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.step import Step
 from nasframe.types import Count, TrainJob
@@ -121,7 +121,11 @@ class HSPG(GroupModifier):
         if step.index >= round(self.prox * step.total):
             x = self.groups
             self.old = self.old or x.copy()
-            (self.squares,) = x.sums(lambda old, now: [square(old.copy_(now))], x.cut(self.old), x.views)
+
+            def kept(old: torch.Tensor, now: torch.Tensor) -> list[torch.Tensor]:
+                return [square(old.copy_(now)), peak(old)]
+
+            self.squares, self.peaks = x.sums(kept, x.cut(self.old), x.views)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -144,8 +148,7 @@ class HSPG(GroupModifier):
     def prox_step(self, alpha: float) -> torch.Tensor:
         """x_g ← max(0, 1 − α λ w_g / ‖v_g‖) v_g, with v what the optimiser made of x; return what is zero."""
         x = self.groups
-        norms = x.squares().sqrt()
-        zero = norms == 0
+        norms, zero = x.squares().sqrt(), x.zero()
         factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero))
         kept_back = (factor == 0) & ~zero & ~self.within(norms, (factor == 0) & ~zero, zero)
         x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))
@@ -154,8 +157,8 @@ class HSPG(GroupModifier):
     def half_space_step(self, alpha: float) -> torch.Tensor:
         """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return what is zero."""
         x, squares = self.groups, self.squares
-        zero = squares == 0  # zero groups stay zero
-        norms = squares.sqrt()
+        zero = self.peaks == 0  # zero groups stay zero
+        norms = torch.where(squares == 0, self.peaks, squares.sqrt())  # squares of tiny weights may not be told from 0
         self.size = (norms / self.weights).mean()
         open_ = self.pulled(norms, zero)
         pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights / norms, 0)

@@ -93,8 +93,7 @@ class GroupModifier(Modifier):
         """Make as many groups zero as the target still lacks, those nearest to it; their shares are logged."""
         x = self.groups
         x.bind()
-        squares = x.squares()
-        zero = squares == 0
+        squares, zero = x.squares(), x.zero()
         missing = (self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))).clamp(min=0)
         if missing.any():
             x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
@@ -158,6 +157,22 @@ def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor
     low = scores.new_full((kinds,), torch.inf).scatter_reduce(0, unit, scores, "amin")
     high = scores.new_full((kinds,), -torch.inf).scatter_reduce(0, unit, scores, "amax")
     return (scores - low[unit]) / (high - low)[unit].clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return ∇, the way that the optimiser of the stage went: (x − x') / α, for AdamW without its decoupled decay.
+
+    Args:
+        step: the step that was made.
+        before: x, the tensors as they were.
+        after: x', the network's own tensors as the optimiser left them.
+    """
+    decays: dict[int, float] = {}
+    if isinstance(step.optimizer, torch.optim.AdamW):
+        for group in step.optimizer.param_groups:
+            decays |= {id(parameter): group["weight_decay"] for parameter in group["params"]}
+    rows = zip(before, after, strict=True)
+    return [(old - new.detach()) / step.lr - decays.get(id(new), 0.0) * old for old, new in rows]
 
 
 def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any]:

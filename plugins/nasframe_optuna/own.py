@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,10 @@ from nasframe import registry
 from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.types import Trial
+from nasframe.types import Arch, Trial, arch_id
 
 LARGEST = 1000  # values a number may have to count as a choice
+TRIES = 100  # asks for something new, beyond one for each trial that the study has
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -29,7 +33,8 @@ class NasframeSampler(BaseSampler):
     It proposes all categorical and integer parameters, and floats with a step; other floats are drawn at random, and so
     is the first trial where ``knobs`` are not given. Failed and pruned trials are told as failed; constraints that the
     objective sets with ``trial.set_constraint`` are told as violations. The sampler's knowledge is rebuilt from the
-    study, so that a stored study goes on.
+    study, and what the study has is not proposed again while there is something new, so that a stored study goes on.
+    One object serves all threads of ``study.optimize(…, n_jobs=…)``.
 
     Args:
         use: the sampler's name, or a mapping ``{"use": name, option: value}``.
@@ -69,39 +74,44 @@ class NasframeSampler(BaseSampler):
             raise UsageError(f"knobs: {wrong[0]!r} has no list of values. Expected choices, integers or a step.")
         self.shared = IntersectionSearchSpace()
         self.independent = RandomSampler(seed=seed % 2**32)
-        self.lock = threading.Lock()
+        self.lock, self.process = threading.Lock(), os.getpid()
         self.values: dict[str, list[Any]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the knobs, or what all finished trials share and has a list of values."""
         if self.space:
             return dict(self.space)
-        shared = self.shared.calculate(study)
+        with self.lock:
+            shared = self.shared.calculate(study)
         return {name: found for name, found in shared.items() if _values(found) is not None and not found.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Tell the sampler what has finished, then ask it."""
-        if not search_space:
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        if search_space.keys() <= enqueued.keys():  # nothing is left to propose
             return {}
         with self.lock:
             values = {name: _values(found) or [] for name, found in search_space.items()}
             if values != self.values:
                 self._begin(values)
             self._hear(study)
-            asked = self.sampler.ask(1, within=self.within)
-            if not asked:  # exhausted: Optuna wants a proposal all the same
-                asked = [self.within.sample(self.rng)]
-            self.asked[trial.number] = asked[0]
-            return self._params(asked[0])
+            arch = self._proposal()
+            self.asked[trial.number] = arch
+            self.known.setdefault(arch_id(arch), None)
+            return self._params(arch)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """Draw at random what the nasframe sampler does not propose."""
-        return self.independent.sample_independent(study, trial, name, distribution)
+        with self.lock:
+            return self.independent.sample_independent(study, trial, name, distribution)
 
     def reseed_rng(self) -> None:
-        """Take a fresh seed, as processes that share a study must."""
+        """Take a fresh seed in another process than before; Optuna calls this before each trial of a thread, too."""
+        if self.process == os.getpid():
+            return
+        self.process = os.getpid()
         self.independent.reseed_rng()
         self.seed, self.values = int(np.random.default_rng().integers(2**62)), {}
 
@@ -112,7 +122,10 @@ class NasframeSampler(BaseSampler):
             for name, (parent, on) in self.active.items()
             if name in values and parent in values
         }
-        self.values, self.told, self.asked = values, set[int](), dict[int, Any]()
+        self.values, self.told = values, set[int]()
+        self.asked: dict[int, Arch] = {}  # by the number of the trial that is to evaluate it
+        self.known: dict[str, Trial | None] = {}  # all that the study has or will have; None: without an answer yet
+        self.waiting = deque[Arch]()  # what the sampler proposed beyond the one that it was asked for
         self.domain = Choices({name: list(range(len(found))) for name, found in values.items()}, rules)
         keep, costs = self.keep, self.costs
         self.within = self.domain if keep is None else self.domain.restrict(keep=lambda arch: keep(self._params(arch)))
@@ -125,26 +138,77 @@ class NasframeSampler(BaseSampler):
 
     def _hear(self, study: Study) -> None:
         """Tell the sampler of the trials that finished since, in their order."""
-        finished = study.get_trials(deepcopy=False, states=FINISHED)
-        news = [self._trial(trial, study.directions) for trial in finished if trial.number not in self.told]
-        self.told |= {trial.number for trial in finished}
-        if told := [trial for trial in news if trial is not None]:
-            self.sampler.tell(told)
+        news = []
+        for trial in study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)):
+            if trial.number in self.told:
+                continue
+            if trial.state is TrialState.RUNNING:  # perhaps in another process
+                if trial.number not in self.asked and (arch := self._arch(trial)) is not None:
+                    self.known.setdefault(arch_id(arch), None)
+                continue
+            self.told.add(trial.number)
+            answer = self._trial(trial, study.directions)
+            if answer is not None:
+                news.append(answer)
+                self.known[arch_id(answer.arch)] = answer
+        if news:
+            self.sampler.tell(news)
+
+    def _proposal(self) -> Arch:
+        """Ask for something that the study does not have; repeats are answered from it, as a search does."""
+        arch = None
+        for _ in range(len(self.known) + TRIES):
+            arch = self._next()
+            if arch is None or self._is_new(arch):
+                break
+            answer = self.known[arch_id(arch)]
+            if answer is not None:
+                repeat = replace(answer, state="repeat") if answer.state == "done" else answer
+                self.sampler.tell([repeat])
+        if arch is None:  # exhausted: Optuna wants a proposal all the same
+            drawn = (self.within.sample(self.rng) for _ in range(TRIES))
+            arch = next((arch for arch in drawn if self._is_new(arch)), None)
+        return self.within.sample(self.rng) if arch is None else arch
+
+    def _next(self) -> Arch | None:
+        """Return the sampler's next proposal; it may answer an ask with several, or with none when it has no more."""
+        if not self.waiting:
+            self.waiting.extend(self.sampler.ask(1, within=self.within))
+        return self.waiting.popleft() if self.waiting else None
+
+    def _is_new(self, arch: Arch) -> bool:
+        """Tell whether the study lacks an architecture; where it has all of them, each may come again."""
+        return arch_id(arch) not in self.known or len(self.known) >= self.domain.size
 
     def _trial(self, trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Trial | None:
-        arch = self.asked.pop(trial.number, None)
-        if arch is None:  # made by another process, another sampler, or before this one began
-            try:
-                positions = {n: _position(self.values[n], v) for n, v in trial.params.items() if n in self.values}
-                arch = self.domain.canonical(positions)
-            except (ValueError, UsageError):
-                return None
+        """Read the answer to what a trial evaluated; ``None`` for parameters that are not of these knobs."""
+        asked, arch = self.asked.pop(trial.number, None), self._arch(trial)
+        if asked is not None and (arch is None or self._is_answer(trial, asked)):
+            arch = asked
+        if asked is not None and arch is not None and arch_id(arch) != arch_id(asked):  # it was given other values
+            self.known.pop(arch_id(asked), None)
+            self.waiting.append(asked)
+        if arch is None:
+            return None
         if trial.state is not TrialState.COMPLETE:
             return Trial(arch, None, state="failed")
         signs = [1.0 if direction is StudyDirection.MAXIMIZE else -1.0 for direction in directions]
         goals = tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
         excess = sum(max(value, 0.0) for value in trial.constraints.values())
         return Trial(arch, goals[0], goals if len(goals) > 1 else (), violation=excess)
+
+    def _arch(self, trial: FrozenTrial) -> Arch | None:
+        """Read the architecture that a trial's parameters are, if they are of these knobs."""
+        try:
+            positions = {n: _position(self.values[n], v) for n, v in trial.params.items() if n in self.values}
+            return self.domain.canonical(positions)
+        except (ValueError, UsageError):
+            return None
+
+    def _is_answer(self, trial: FrozenTrial, asked: Arch) -> bool:
+        """Tell whether a trial has the values that it was asked to evaluate."""
+        wanted = self._params(asked)
+        return all(name in trial.params and trial.params[name] == value for name, value in wanted.items())
 
     def _params(self, arch: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self.values[name][position] for name, position in arch.items()}

@@ -1,5 +1,6 @@
 """Optuna both ways."""
 
+import itertools
 import json
 import math
 import warnings
@@ -301,6 +302,82 @@ def test_a_stored_study_goes_on_with_what_it_knows():
     study.sampler = NasframeSampler("evolution", {"k": list(range(30))}, seed=2)
     study.optimize(lambda trial: trial.suggest_categorical("k", list(range(30))), n_trials=15)
     assert len({trial.params["k"] for trial in study.trials}) == 30
+
+
+KNOBS = {"a": [1, 2, 3, 4], "b": [0, 1, 2], "c": [5, 9]}
+
+
+def total(trial):
+    return sum(trial.suggest_categorical(name, values) for name, values in KNOBS.items())
+
+
+def params_of(study):
+    return [json.dumps(trial.params, sort_keys=True) for trial in study.trials]
+
+
+@pytest.mark.parametrize(
+    "use",
+    ["random", {"use": "random", "replace": False}, "grid", "every", {"use": "sandwich", "inner": "random"},
+     "evolution", "frontier", "sng"],
+    ids=str,
+)  # fmt: skip
+def test_a_stored_study_goes_on_after_a_restart_and_repeats_nothing(use):
+    storage = optuna.storages.InMemoryStorage()
+    for _ in range(3):
+        study = study_of(
+            NasframeSampler(use, KNOBS, seed=3), direction="maximize", storage=storage, study_name="s",
+            load_if_exists=True,
+        )  # fmt: skip
+        study.optimize(total, n_trials=8)
+    assert len(set(params_of(study))) == 24
+
+
+@pytest.mark.slow
+def test_a_study_in_a_database_goes_on_too(tmp_path):
+    for _ in range(2):
+        study = study_of(
+            NasframeSampler("grid", KNOBS), storage=f"sqlite:///{tmp_path}/s.db", study_name="s", load_if_exists=True
+        )
+        study.optimize(total, n_trials=12)
+    assert len(set(params_of(study))) == 24
+
+
+@pytest.mark.parametrize("use", ["random", "grid", "every", {"use": "sandwich", "inner": "random"}], ids=str)
+def test_a_restart_changes_nothing_for_samplers_that_do_not_learn(use):
+    whole = study_of(NasframeSampler(use, KNOBS, seed=3))
+    whole.optimize(total, n_trials=20)
+    cut = study_of(NasframeSampler(use, KNOBS, seed=3))
+    for _ in range(4):
+        cut.optimize(total, n_trials=5)
+        cut.sampler = NasframeSampler(use, KNOBS, seed=3)
+    assert params_of(cut) == params_of(whole)
+
+
+@pytest.mark.parametrize("use", ["random", "grid", "every", "evolution"])
+def test_threads_share_one_sampler_and_repeat_nothing(use):
+    study = study_of(NasframeSampler(use, KNOBS, seed=3), direction="maximize")
+    study.optimize(total, n_trials=24, n_jobs=4)
+    assert len(set(params_of(study))) == 24
+
+
+def test_a_trial_of_the_users_own_is_told_as_what_it_was_and_costs_no_proposal():
+    sampler = NasframeSampler("grid", KNOBS)
+    study = study_of(sampler, direction="maximize")
+    study.enqueue_trial({"a": 4, "b": 2, "c": 9})
+    study.enqueue_trial({"a": 3})
+    study.optimize(total, n_trials=24)
+    assert len(set(params_of(study))) == 24
+    study.optimize(total, n_trials=1)
+    scores = {trial.score for trial in sampler.known.values() if trial is not None}
+    assert scores == {float(sum(arch)) for arch in itertools.product(*KNOBS.values())}
+    for trial in sampler.known.values():
+        assert trial is None or trial.score == sum(sampler._params(trial.arch).values())
+
+
+def test_when_all_was_proposed_proposals_come_again():
+    study = study_of(NasframeSampler("grid", {"k": [1, 2]}))
+    study.optimize(lambda trial: trial.suggest_categorical("k", [1, 2]), n_trials=5)
+    assert len(study.trials) == 5
 
 
 def test_costs_are_given_in_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,35 @@ def test_the_published_chain_is_the_published_one() -> None:
         rate = (how["width"].epochs, how["width"].learning_rate, cuts["width"]["over"], hidden["weight"])
         assert rate == width
         assert how["width"].schedule == ("linear" if task == "mnli" else "constant")
+        assert {options.batch_size for options in how.values()} == {32 if task in ("cola", "sst2") else 64}
+        assert stages["teacher"]["options"].batch_size == 32
         assert cuts["depth"]["layers"] == 8
         goal = {unit: cuts["width"][unit] for unit in ("heads", "ffn", "embedding_rank")}
         assert goal == {"heads": 2, "ffn": 512, "embedding_rank": 128}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "stage", "examples"),
+    [
+        ("cola", [], "width", 8_551),
+        ("cola", ["original-data=true"], "width", 8_551),
+        ("mrpc", [], "width", 3_668),
+        ("mrpc", ["original-data=true"], "width", 3_668),
+        ("setting1", ["cola=true"], "tune", 8_551),
+        ("setting1", ["mrpc=true"], "tune", 3_668),
+        ("setting2", ["cola=true"], "tune", 8_551),
+        ("setting3", ["cola=true"], "width", 8_551),
+    ],
+)
+def test_the_published_patience_is_ten_epochs_of_the_data_with_their_copies(name, more, stage, examples):
+    plan = nf.resolve(nf.load_recipe(str(RECIPES / f"rosita/published/{name}.yaml"), more))
+    options = next(found.options for found in plan.stages if found.name == stage)
+    how = options["options"]
+    copies = next((m["copies"] for m in options["modifiers"] if m and m["use"] == "augment"), 0)
+    passes = math.ceil((examples - round(0.05 * examples)) / how.batch_size)
+    patience = how.early_stop * (how.eval_every or passes)
+    assert patience == pytest.approx(10 * passes * (copies + 1), rel=0.011)
+    assert how.epochs == 50 * (copies + 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The sampler contract fails each broken sampler, with words that tell its author what to do."""
 
+import time
+
 import pytest
 from broken_samplers import Sound
 from broken_samplers import __dict__ as samplers
@@ -26,7 +28,7 @@ BROKEN = {
     "SpoilsTrials": ("arguments_are_left_untouched", "tell changed the trials"),
     "KeepsReferences": ("arguments_are_left_untouched", "copy architectures you keep"),
     "StagesLeadAstray": ("stages_follow_each_other", "in a search stage .* is outside the domain"),
-    "Slow": ("a_trial_costs_little_time", "more than 2; keep what can be kept"),
+    "Slow": ("a_trial_costs_little_time", "slow: .* more than 2; keep what can be kept"),
     "ReadsHistory": ("many_trials_take_flat_time", "do not go through all earlier trials"),
 }
 
@@ -48,6 +50,42 @@ def test_a_broken_sampler_fails_its_check(name, check, message):
         getattr(contract(samplers[name])(), f"test_{check}")()
 
 
+def of_constant_time(milliseconds, **attributes):
+    """The contract of a sampler that takes a constant time for each trial, on the largest of the domains alone."""
+
+    class Constant(Sound):
+        def tell(self, trials):
+            super().tell(trials)
+            until = time.process_time() + milliseconds / 1000 * len(trials)
+            while time.process_time() < until:
+                pass
+
+    class Contract(SamplerContract):
+        def make(self, domain, seed):
+            return Constant(domain, seed)
+
+        def domains(self):
+            return super().domains()[:1]
+
+    for name, value in attributes.items():
+        setattr(Contract, name, value)
+    return Contract()
+
+
+def test_a_constant_time_within_the_limit_passes_the_long_run():
+    of_constant_time(2, seconds=6.0).test_many_trials_take_flat_time()  # 10,000 trials would take 40 s
+
+
+def test_a_sampler_far_over_the_limit_is_called_slow_and_not_endless():
+    with pytest.raises(ContractError, match=r"^slow: ask and tell of one trial took"):
+        of_constant_time(60, seconds=5.0).test_a_trial_costs_little_time()
+
+
+def test_a_check_that_takes_too_long_without_a_hanging_call_is_called_slow():
+    with pytest.raises(ContractError, match=r"^too slow: not done after 0.6 s"):
+        of_constant_time(20, seconds=0.6).test_within_is_respected()
+
+
 def test_a_sampler_that_raises_is_told_where():
     outcome = next(
         o for o in run_checks(contract(samplers["NeedsScores"])) if o.check == "strange answers are survived"
@@ -55,6 +93,15 @@ def test_a_sampler_that_raises_is_told_where():
     assert not outcome.passed
     assert outcome.message.startswith("raised TypeError: unsupported operand")
     assert "broken_samplers.py:" in outcome.message
+
+
+def test_a_sampler_that_exits_fails_its_check():
+    class Leaves(Sound):
+        def ask(self, n=1, within=None):
+            raise SystemExit(0)
+
+    outcome = next(iter(run_checks(contract(Leaves))))
+    assert outcome.message.startswith("raised SystemExit: 0")
 
 
 @pytest.mark.parametrize("check", SamplerContract.checks())

@@ -46,6 +46,11 @@ class TestDHSPG(ModifierContract):
         return DHSPG(start="25%", until="75%")
 
 
+class TestHESSOAsPublished(ModifierContract):
+    def make(self) -> Any:
+        return HESSO(start="25%", until="100%", criteria="published")
+
+
 class TestHESSO(ModifierContract):
     def make(self) -> Any:
         return HESSO(start="25%", until="100%", batches=2)
@@ -141,6 +146,7 @@ def test_single_weights_become_zero_and_are_counted():
         (lambda: DHSPG(start="60%"), "until '60%' is not after start '60%'"),
         (lambda: HESSO(start="70%"), "until '60%' is not after start '70%'"),
         (lambda: HESSO(criteria={}), "one above 0"),
+        (lambda: HESSO(criteria="published", batches=2), "batches: the published criteria are those of one step"),
         (lambda: HESSO(criteria={"size": 1.0}), "no criteria size"),
         (lambda: OBProxSG(eps=-0.1), "eps >= 0"),
         (lambda: OBProxSG(prox="150%"), "prox: '150%' is out of range"),

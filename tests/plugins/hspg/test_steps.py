@@ -6,13 +6,14 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nasframe_hspg.dhspg import DHSPG
-from nasframe_hspg.hesso import HESSO
+from nasframe_hspg.hesso import HESSO, published
 from nasframe_hspg.hspg import HSPG
 from nasframe_hspg.obprox_sg import OBProxSG, matrices
-from nasframe_hspg.stage import GroupModifier
+from nasframe_hspg.stage import GroupModifier, direction
 
 from nasframe.nn.groups import encoder_groups, tensor_of
 from nasframe.nn.optim import make_optimizer
@@ -307,6 +308,129 @@ def test_hesso_takes_the_least_salient(criterion):
     for start, end in ((0, 4), (4, 20)):
         least = set(mean[start:end].argsort()[: (end - start) // 2].tolist())
         assert set(torch.nonzero(stage.modifier.chosen[start:end]).flatten().tolist()) == least
+
+
+def rows(net, of):
+    """What ``of`` gives of each member tensor of the groups, in one numpy row a group."""
+    return [
+        np.concatenate(
+            [of(net, m.name).narrow(m.dim, k * m.width, m.width).flatten().double().numpy() for m in g.members]
+        )
+        for g in encoder_groups(net)
+        for k in range(g.count)
+    ]
+
+
+def first_direction(net, before, optimizer):
+    """The optimisers' first direction, written out: AdamW's without its decay, SGD's with it."""
+
+    def way(_, name):
+        x, gradient = tensor_of(before, name).detach(), tensor_of(net, name).grad
+        if optimizer == "adamw":
+            return gradient / (gradient.abs() + 1e-8)
+        return gradient + 0.1 * (x.ndim > 1) * x
+
+    return rows(net, way)
+
+
+def weights_of(net):
+    return rows(net, lambda net, name: tensor_of(net, name).detach())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_hesso_published_is_the_formula_of_the_published_code(optimizer):
+    stage = Stage(HESSO(target="50%", start="0%", until="90%", periods=1, criteria="published"), optimizer)
+    before, _ = stage.step()
+    values = {"magnitude": [], "mean": [], "cosine": [], "taylor": [], "taylor2": []}
+    for x, way in zip(weights_of(before), first_direction(stage.net, before, optimizer), strict=True):
+        norm, lead = np.sqrt((x * x).sum()), (x * way).sum()
+        values["magnitude"].append(norm)
+        values["mean"].append(norm / len(x))
+        values["cosine"].append(lead / (norm * np.sqrt((way * way).sum())) + 1)
+        values["taylor"].append(abs(lead))
+        values["taylor2"].append(0.5 * lead**2)
+    saliency = sum(0.2 * np.array(v) / np.sqrt((np.array(v) ** 2).sum()) for v in values.values())
+    tensors = [tensor_of(before, m.name).detach() for g in encoder_groups(before) for m in g.members]
+    ways = [tensor_of(stage.net, m.name).grad for g in encoder_groups(before) for m in g.members]
+    if optimizer == "adamw":
+        ways = [gradient / (gradient.abs() + 1e-8) for gradient in ways]
+    else:
+        ways = [gradient + 0.1 * (x.ndim > 1) * x for x, gradient in zip(tensors, ways, strict=True)]
+    found = published(stage.modifier.groups, tensors, ways)
+    np.testing.assert_allclose(found.numpy(), saliency, rtol=1e-4)
+    for start, end in ((0, 4), (4, 20)):
+        least = set(saliency[start:end].argsort()[: (end - start) // 2].tolist())
+        assert set(torch.nonzero(stage.modifier.chosen[start:end]).flatten().tolist()) == least
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_direction_is_the_optimisers_own_before_adamws_decay(optimizer):
+    stage = Stage(HESSO(criteria="published"), optimizer)
+    before, moved = stage.step()
+    names = [m.name for g in encoder_groups(before) for m in g.members]
+    parameters = [tensor_of(stage.net, name) for name in names]
+    with torch.no_grad():  # the modifier has not begun: the network is as the optimiser left it
+        assert all(torch.equal(p, tensor_of(moved, n)) for p, n in zip(parameters, names, strict=True))
+    step = SimpleNamespace(lr=RATE, optimizer=stage.optimizer)
+    found = direction(step, [tensor_of(before, name).detach() for name in names], parameters)
+    flat = np.concatenate([way.flatten().numpy() for way in found])
+    wanted = []
+    for name in names:
+        x, gradient = tensor_of(before, name).detach(), tensor_of(stage.net, name).grad
+        way = gradient / (gradient.abs() + 1e-8) if optimizer == "adamw" else gradient + 0.1 * (x.ndim > 1) * x
+        wanted.append(way.flatten().numpy())
+    np.testing.assert_allclose(flat, np.concatenate(wanted), atol=1e-4)
+
+
+def test_hesso_published_chooses_when_a_period_begins_with_a_skipped_step():
+    stage = Stage(HESSO(target="50%", start="0%", until="80%", periods=2, criteria="published"), total=10)
+    stage.step(skipped=True)
+    assert not stage.modifier.chosen.any()
+    for _ in range(8):
+        stage.step()
+    assert [bool((x == 0).all()) for x in groups(stage.net)].count(True) == 10
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_dhspg_published_is_the_formula_of_the_published_code(optimizer):
+    stage = Stage(DHSPG(target="50%", start="0%", until=None, scores="published"), optimizer)
+    before, _ = stage.step()
+    cosine, small = [], []
+    for x, way in zip(weights_of(before), first_direction(stage.net, before, optimizer), strict=True):
+        norm = np.sqrt((x * x).sum())
+        cosine.append((x * way).sum() / (norm * np.sqrt((way * way).sum())))
+        small.append(1 / (norm / len(x) + 1e-6))
+    score = sum(0.5 * np.array(v) / np.sqrt((np.array(v) ** 2).sum()) for v in (cosine, small))
+    for start, end in ((0, 4), (4, 20)):
+        room = int(np.ceil((end - start) // 2 + 0.05 * (end - start)))
+        best = set((-score[start:end]).argsort()[:room].tolist())
+        assert set(torch.nonzero(stage.modifier.candidates[start:end]).flatten().tolist()) == best
+
+
+@pytest.mark.parametrize("make", [lambda: HSPG(penalty=0.0, prox="0%"), lambda: DHSPG(start="0%", penalty=1e-9)])
+def test_a_group_of_tiny_weights_is_not_taken_for_zero(make):
+    stage = Stage(make())
+    first = encoder_groups(stage.net)[1]
+    with torch.no_grad():
+        for m in first.members:
+            tensor_of(stage.net, m.name).narrow(m.dim, 5, 1).fill_(1e-25)  # its square is 0 in float32
+    grouped = stage.modifier.groups
+    assert not grouped.zero().any()
+    assert (grouped.squares() == 0).any()
+    stage.step(still=True)
+    assert bool((groups(stage.net)[4 + 5] != 0).all())
+    stage.step()
+    assert all(bool(x.isfinite().all()) for x in groups(stage.net))
+
+
+def test_what_a_target_lacks_is_made_zero_exactly():
+    stage = Stage(HESSO(target="50%"))
+    with torch.no_grad():
+        for m in encoder_groups(stage.net)[1].members:
+            tensor_of(stage.net, m.name).fill_(1e-25)
+    stage.job.log = lambda step, values: None
+    stage.modifier.complete(stage.job)
+    assert [bool((x == 0).all()) for x in groups(stage.net)].count(True) == 10
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

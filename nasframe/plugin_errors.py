@@ -1,0 +1,164 @@
+"""Says of an error from which plugin it came, and at which of the plugin's moments.
+
+The registry notes every object that it makes. When an error leaves a run, its traceback tells the rest: the innermost
+frame of a noted object is the plugin's, and the method that the framework called is the moment. So nobody who calls a
+plugin has to wrap the call, and no call can be forgotten.
+"""
+
+from __future__ import annotations
+
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from nasframe.errors import NasframeError, PluginError
+
+CORE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is known of an object that the registry made.
+
+    Args:
+        plugin: the plugin as errors name it, ``sampler 'climb' (climb.py)``.
+        source: where it comes from, ``climb.py``.
+        home: the top-level module of its code.
+        built_in: whether it is part of nasframe.
+    """
+
+    plugin: str
+    source: str
+    home: str
+    built_in: bool
+
+
+_notes: dict[int, tuple[weakref.ref[Any], Note]] = {}  # by the object's id, or by its code's where it is a function
+
+
+def note(made: Any, about: Note) -> None:
+    """Remember, as long as an object lives, which plugin it is."""
+    key = id(getattr(made, "__code__", made))
+    try:
+        alive = weakref.ref(made, lambda _: _notes.pop(key, None))
+    except TypeError:  # a number, say, which raises nothing
+        return
+    _notes[key] = (alive, about)
+
+
+def plugin_error(error: BaseException) -> PluginError | None:
+    """Name the plugin that an error came from.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        An error that says which plugin raised at which moment, or ``None`` where no plugin did.
+    """
+    calls, homes = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)], _homes()
+    last = _last(calls, lambda call: call.note is not None or call.home in homes)
+    if last < 0:
+        return None
+    entered = _last(calls[:last], lambda call: call.is_core) + 1  # where the framework last called a plugin
+    place = _last(calls[: last + 1], lambda call: call.note is not None)
+    about = calls[place].note if place >= 0 else None
+    family = homes.get(calls[last].home, set())
+    if about is None or (place < entered and family != {about}):
+        return _error_of_helper(calls[entered : last + 1], family, error)
+    if about.built_in and any(call.is_core for call in calls[last + 1 :]):  # the framework failed, in its own code
+        return None
+    return PluginError(f"{about.plugin}: {calls[_moment(calls, place)].name} raised {described(error)}")
+
+
+@contextmanager
+def naming_plugins() -> Iterator[None]:
+    """Turn what a plugin raises inside the block into an error that names it; what it refuses is let through.
+
+    ``SystemExit`` is an error there, since no plugin may end the process; an interrupt is the user's and stays one.
+
+    Raises:
+        PluginError: a plugin raised; the original is its cause.
+    """
+    try:
+        yield
+    except NasframeError:
+        raise
+    except (Exception, SystemExit) as error:
+        named = plugin_error(error)
+        if named is None:
+            raise
+        for line in getattr(error, "__notes__", ()):
+            named.add_note(line)
+        raise named from error
+
+
+def described(error: BaseException) -> str:
+    """Write an error's type and text.
+
+    >>> described(ValueError("too small")), described(KeyError())
+    ('ValueError: too small', 'KeyError')
+    """
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+class _Call:
+    """One frame of a traceback: in which function, of which package, and of which noted object if of one."""
+
+    def __init__(self, frame: FrameType) -> None:
+        self.name = frame.f_code.co_name
+        self.home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        self.note: Note | None = None
+        for thing in (frame.f_code, frame.f_locals.get("self")):
+            alive, about = _notes.get(id(thing), (None, None))
+            if alive is not None and alive() is not None:
+                self.note = about
+
+    @property
+    def is_core(self) -> bool:
+        """Whether it is the framework's own."""
+        return self.home == CORE and self.note is None
+
+
+def _homes() -> dict[str, set[Note]]:
+    """Return the packages and files of noted objects, but the framework's, each with what is noted of them."""
+    found: dict[str, set[Note]] = {}
+    for _, about in list(_notes.values()):
+        if about.home != CORE:
+            found.setdefault(about.home, set()).add(about)
+    return found
+
+
+def _last(calls: Sequence[_Call], is_meant: Callable[[_Call], bool]) -> int:
+    """Return the place of the innermost call that is meant; -1 where there is none."""
+    return max((place for place, call in enumerate(calls) if is_meant(call)), default=-1)
+
+
+def _moment(calls: Sequence[_Call], place: int) -> int:
+    """Return the place of the method through which the plugin at ``place`` was called from outside."""
+    about, moment = calls[place].note, place
+    for outer in range(place - 1, -1, -1):
+        if calls[outer].note is about:
+            moment = outer
+        elif calls[outer].note is not None or calls[outer].is_core:
+            break
+    return moment
+
+
+def _error_of_helper(calls: Sequence[_Call], family: set[Note], error: BaseException) -> PluginError | None:
+    """Name the plugin of code that is no noted object's but was called by the framework, such as a task's batches.
+
+    Args:
+        calls: from the framework's call to where it raised.
+        family: what is noted of its package or file.
+        error: what was raised.
+    """
+    if not family or any(about.built_in for about in family):
+        return None
+    names = {about.plugin for about in family}
+    name = names.pop() if len(names) == 1 else f"a plugin of {next(iter(family)).source}"
+    first = next(call for call in calls if call.home == calls[-1].home)
+    return PluginError(f"{name}: {first.name} raised {described(error)}")
