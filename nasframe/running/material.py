@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError
 from nasframe.interfaces import files_of
 from nasframe.notices import Notices
@@ -37,6 +38,7 @@ class Material:
         self.plan, self._tokenizer = plan, tokenizer
         self.notices = Notices()
         self.reads = Recorder()
+        self._stamps: dict[Path, Stamp] = {}
 
     @cached_property
     def model(self) -> Model | None:
@@ -82,13 +84,30 @@ class Material:
         seed = stream_seed(self.plan.seed, "split")
         inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
         inject["notify"] = self.notices
+        self._refuse_changes()
         with self.reads:
             found: Task = registry.make("task", self.plan.task, inject)
         return found
 
+    def _refuse_changes(self) -> None:
+        """Make sure that what was loaded before is not loaded differently, in the middle of a run.
+
+        Raises:
+            UsageError: a file has changed since; names them all.
+        """
+        files = [file for _, place in self.declared_by("model") for _, file in files_below(place)]
+        for file in files:
+            self._stamps.setdefault(file, stamp(file))
+        changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
+        changed += [file for file in self.reads.changed_files() if file not in changed]
+        if changed:
+            names = ", ".join(map(str, changed))
+            raise UsageError(f"{names}: changed since the run began. Expected model and data to stay as they are.")
+
     def net(self, random: bool = False) -> nn.Module:
         """Load the model's network anew, its head (or all of it) drawn from the run's ``init`` stream."""
         assert self.model is not None
+        self._refuse_changes()
         labels, seed = self.task.labels, stream_seed(self.plan.seed, "init")
         with self.reads:
             net = self.model.load(labels, seed, random=random)
@@ -127,10 +146,14 @@ class Material:
 
     def declared(self) -> Iterator[tuple[str, Path]]:
         """Yield the files and folders that model and task say they read, each with a name for it."""
-        for kind, plugin in (("model", self.model), ("task", self.task)):
-            places = files_of(plugin)
-            for number, place in enumerate(places, start=1):
-                yield kind if len(places) == 1 else f"{kind} {number}", place
+        yield from self.declared_by("model")
+        yield from self.declared_by("task")
+
+    def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that the model or the task says it reads."""
+        places = files_of(getattr(self, kind))
+        for number, place in enumerate(places, start=1):
+            yield kind if len(places) == 1 else f"{kind} {number}", place
 
 
 def plain_summary(task: Task) -> dict[str, Any] | None:

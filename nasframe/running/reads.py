@@ -20,7 +20,8 @@ import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.stamps: dict[str, Stamp] = {}  # path → what it was when it was first read
+        self.stamps: dict[str, Stamp] = {}  # file → what it was when it was first read
+        self.names: dict[str, list[str]] = {}  # folder → what was in it when it was first listed
         self.written: set[str] = set()
 
     def __enter__(self) -> Recorder:
@@ -70,9 +72,13 @@ class Recorder:
         _active.reverse()
 
     def read(self, path: str, seen: Stamp) -> None:
-        """Note that a file is opened for reading, or a folder listed, unless it was written here before."""
+        """Note that a file is opened for reading, unless it was written here before."""
         if path not in self.written:
             self.stamps.setdefault(path, seen)
+
+    def listed(self, path: str, names: list[str]) -> None:
+        """Note that a folder is listed."""
+        self.names.setdefault(path, names)
 
     def wrote(self, path: str) -> None:
         """Note that a file is opened for writing, or gets its name."""
@@ -88,20 +94,35 @@ class Recorder:
             path → :func:`state`, and the paths that changed after they were read, whose state nobody knows.
         """
         own = [os.path.realpath(place) for place in hidden]
-        states, changed = {}, []
-        for name, seen in self.stamps.items():
-            path = Path(name)
-            was_temporary = bool(seen) and not path.exists() and _is_temporary(path)
-            if was_temporary or is_below(path, own):
-                continue
-            if seen != stamp(name):
+        states, changed, changed_files = {}, [], set(self.changed_files())
+        for path in self._counting(self.stamps, own):
+            if path in changed_files:
                 changed.append(path)
             else:
-                states[path] = state(path, own)
+                states[path] = state(path)
+        for path in self._counting(self.names, own):
+            names = _counting_names(path, self.names[str(path)], own)
+            states[path] = _names_digest(names)
+            if states[path] != state(path, own):
+                changed.append(path)
+                del states[path]
         return states, changed
 
+    def changed_files(self) -> list[Path]:
+        """Return the files that are not what they were when they were first read."""
+        return [Path(name) for name, seen in self.stamps.items() if seen != stamp(name)]
 
-def state(path: Path, hidden: Iterable[str] = ()) -> str:
+    def _counting(self, names: Iterable[str], own: Sequence[str]) -> Iterator[Path]:
+        """Yield the paths that count: no places of the run itself, no temporary files that are gone."""
+        for name in names:
+            path = Path(name)
+            was_there = self.stamps.get(name) != ()
+            was_temporary = was_there and not path.exists() and _is_temporary(path)
+            if not was_temporary and not is_below(path, own):
+                yield path
+
+
+def state(path: Path, hidden: Sequence[str] = ()) -> str:
     """Return what a file holds, as a digest: of a folder, the names in it; ``missing`` if nothing is there.
 
     Args:
@@ -112,9 +133,17 @@ def state(path: Path, hidden: Iterable[str] = ()) -> str:
         return file_digest(path)
     if not path.is_dir():
         return MISSING
-    home = os.path.realpath(path)
-    names = [name for name in os.listdir(path) if not _leads_to(os.path.join(home, name), hidden)]
-    return NAMES + hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+    return _names_digest(_counting_names(path, os.listdir(path), hidden))
+
+
+def _names_digest(names: Sequence[str]) -> str:
+    return NAMES + hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _counting_names(folder: Path, names: Iterable[str], hidden: Sequence[str]) -> list[str]:
+    """Return the names in a folder that are no run's, and do not lead to hidden places, in order."""
+    home = os.path.realpath(folder)
+    return sorted(name for name in names if not _leads_to(os.path.join(home, name), hidden))
 
 
 def is_below(path: Path, places: Iterable[str]) -> bool:
@@ -133,6 +162,7 @@ def _leads_to(path: str, hidden: Iterable[str]) -> bool:
 # ---- the hook
 
 _active: list[Recorder] = []
+_busy = threading.local()
 _installed = False
 
 
@@ -146,7 +176,7 @@ def _install() -> None:
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     """Pass an audit event on to the recorders that are switched on; an error here must not break a user's open."""
-    if not _active:
+    if not _active or getattr(_busy, "now", False):
         return
     with suppress(OSError, ValueError, TypeError):
         if event == "open":
@@ -189,8 +219,13 @@ def _listed(path: Any, caller: FrameType) -> None:
     name = os.path.abspath(os.fsdecode(path or "."))
     if name.startswith(_own_places()) or not os.path.isdir(name):
         return
+    _busy.now = True  # what follows is an event, too
+    try:
+        names = os.listdir(name)
+    finally:
+        _busy.now = False
     for recorder in _active:
-        recorder.read(name, stamp(name))
+        recorder.listed(name, names)
 
 
 def _renamed(target: Any) -> None:

@@ -38,7 +38,7 @@ from nasframe.running.observers import Observers
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
 from nasframe.running.reach import check_budgets
-from nasframe.running.reads import Recorder
+from nasframe.running.reads import UNKNOWN, Recorder
 from nasframe.storage import disk_problem, refuse_unwritable, writing
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
 from nasframe.streams import stream_seed
@@ -315,6 +315,12 @@ class RunContext:
             self.material = self.load_material()
             if (folder := store.get("cache")) is not None and leader():
                 self.cached = CachedRun(Cache(Path(folder)), store, self.parts, self.start)
+                for name, seen in self.start.opened.items():
+                    if seen == UNKNOWN:
+                        text = (
+                            "changed while model and data were loaded, so no result of this run is kept in the cache."
+                        )
+                        self.parts.notices(name, text)
         if self.began_here and leader() and not store.get("study"):
             show_data(store.get("data")["summary"])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from test_cache import TOY, cached, numbers, run_of
 import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
+from nasframe.errors import UsageError
+from nasframe.recipe.plan import Plan
 from nasframe.running import keys
 from nasframe.running.material import Material
 from nasframe.running.reads import MISSING, Recorder, state
@@ -64,6 +67,16 @@ def test_a_file_that_changes_after_it_was_read_has_no_state(tmp_path):
         place.write_text("other")
 
     assert recorded(act) == ({}, [place])
+
+
+def test_a_run_that_begins_in_a_listed_folder_is_no_change(tmp_path):
+    recorder = Recorder()
+    with recorder:
+        os.listdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    assert recorder.states([tmp_path / "runs" / "one"])[1] == []
+    (tmp_path / "new.txt").write_text("")
+    assert recorder.states([tmp_path / "runs" / "one"]) == ({}, [tmp_path])
 
 
 def own_product(folder):
@@ -329,9 +342,27 @@ def test_every_file_of_a_model_directory_is_part_of_a_key(encoder, tmp_path, nam
 
 
 def material_of(model: Path, data: Path) -> dict:
+    return keys.material(Material(plan_of(model, data)))
+
+
+def plan_of(model: Path, data: Path) -> Plan:
     use, task = {"use": "hf", "path": str(model)}, {"use": "text_classification", "train": str(data)}
     stages = [{"train": {"max_steps": 1}}]
-    return keys.material(Material(nf.resolve(nf.load_recipe({"model": use, "task": task, "stages": stages}))))
+    return nf.resolve(nf.load_recipe({"model": use, "task": task, "stages": stages}))
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "reviews.csv"])
+def test_what_changed_is_not_loaded_again_in_the_middle_of_a_run(encoder, tmp_path, what):
+    home = Path(shutil.copytree(encoder.parent, tmp_path / "home"))
+    victim = home / "net" / what if what.startswith("model") else home / what
+    parts = Material(plan_of(home / "net", home / "reviews.csv"))
+    parts.work  # noqa: B018
+    parts.net()
+    victim.write_bytes(victim.read_bytes() + b" ")
+    for again in (parts.net, lambda: parts.task_for(parts.tokenizer)):
+        with pytest.raises(UsageError, match="changed since") as caught:
+            again()
+        assert str(victim) in str(caught.value)
 
 
 def test_a_hub_model_declares_its_folder_in_the_hubs_cache(encoder, tmp_path, monkeypatch):
