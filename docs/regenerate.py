@@ -66,6 +66,7 @@ def first_paragraph(thing: Any) -> str:
 def plugins() -> str:
     """List every built-in plugin with its options."""
     from nasframe import registry
+    from nasframe.measures import described, possible_metrics
     from nasframe.options import options_of
 
     parts = []
@@ -75,7 +76,9 @@ def plugins() -> str:
             if entry.package != "nasframe":
                 continue  # another distribution's
             factory = entry.load()
-            parts.append(f"### `{name}`\n\n{first_paragraph(factory)}\n\n{option_table(options_of(factory))}")
+            metrics = possible_metrics(factory, {})
+            measured = f"\nMetrics: {described(metrics)}.\n" if metrics else ""
+            parts.append(f"### `{name}`\n\n{first_paragraph(factory)}\n\n{option_table(options_of(factory))}{measured}")
     return "\n".join(parts)
 
 

@@ -40,7 +40,7 @@ def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], d
 
 def aimed_costs(plan: Plan) -> list[str]:
     """Name the costs that a recipe as a whole bounds or aims at: those that samplers outside a search learn of."""
-    aims = (name[1:] for name in plan.objectives or () if name.startswith("-"))
+    aims = (name[1:] for name in plan.objectives or () if name.startswith("-") and name[1:] in plan.estimators)
     return sorted({*plan.constraints, *plan.budgets, *aims})
 
 

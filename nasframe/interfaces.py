@@ -15,6 +15,8 @@ name            what
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
+``saved_head``  tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
+                over its order of classes (:func:`nasframe.heads.match`)
 ``notify``      all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
 ==============  ==========================================================================
 """
@@ -228,6 +230,9 @@ class Task(Protocol):
     An attribute ``summary``, a :class:`nasframe.types.DataSummary`, may be there too: what happened to the data on the
     way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
 
+    An attribute ``metrics`` (name → :class:`~nasframe.types.MetricFormat`) may say how each metric reads; without it
+    reports write plain numbers. A factory may tell which metrics there are, see :mod:`nasframe.measures`.
+
     ``files()`` may be there too, as a model's: the data files that other code than Python opens.
 
     Attributes:
@@ -262,6 +267,8 @@ class Model(Protocol):
     ``files() -> Sequence[Path]`` may be there too: the files and folders that the two are read from. A run remembers
     their content, so that it is not resumed, and no stage comes from the cache, after one of them has changed. Files
     that Python opens are found without it; those that native code opens (safetensors, tokenizers) are not.
+
+    ``head() -> Head | None`` may be there too: the :class:`~nasframe.heads.Head` that the checkpoint brings.
     """
 
     def tokenizer(self) -> Any:

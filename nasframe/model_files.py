@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasframe.reports.formats import of_run, titled, told
 from nasframe.types import Arch
 
 if TYPE_CHECKING:
@@ -151,18 +152,21 @@ def card_text(
     import yaml
     from jinja2 import Environment, PackageLoader
 
-    head = {
+    head: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["nasframe", "neural-architecture-search", "compression", sizes["family"]],
     }
     if "ForSequenceClassification" in sizes["model"]:
         head["pipeline_tag"] = "text-classification"
+    formats = {"formats": told(card.get("data") or {})}
     if card.get("metrics"):
-        head["metrics"] = sorted(name for name in card["metrics"] if "loss" not in name)
+        head["metrics"] = sorted(name for name in card["metrics"] if of_run(formats, name).higher_is_better)
+    measured = {titled(name, of_run(formats, name)): value for name, value in (card.get("metrics") or {}).items()}
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     auto = "AutoModel" + "".join(sizes["model"].partition("For")[1:])
     return environment.get_template("card.md").render(
         head=yaml.safe_dump(head, sort_keys=False), name=name, mode=mode, sizes=sizes, counts=counts, card=card,
+        measured=measured,
         auto=auto, flag=", trust_remote_code=True" if mode == "hetero" else "",
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ import pydantic
 from nasframe.errors import listing, suggestion
 from nasframe.types import Ref
 
-INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "notify"})
+INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})
 

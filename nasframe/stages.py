@@ -146,7 +146,8 @@ def search(
     Args:
         sampler: who proposes, ``shared`` for the recipe's own, with what it learned so far.
         trials: evaluations to spend; repeats and screened proposals are free.
-        objectives: what to maximise, ``[accuracy, -flops]``; default: the task's primary metric.
+        objectives: what to maximise, ``[accuracy, -flops]``; ``-`` stands before costs and before metrics of which less
+            is better; default: the task's primary metric.
         constraints: bounds every answer must meet, over the recipe's own.
         budgets: bounds that each get a winner of their own, in place of the recipe's.
         within: restrict the domain.
@@ -167,7 +168,8 @@ def search(
     space, net = work.space, work.net and work.net.eval()
     objectives = objectives or run.plan.objectives or [work.task.primary]
     limits, budgets = limits_of(run.plan, {"constraints": constraints, "budgets": budgets})
-    names = {*limits, *budgets, *(o.removeprefix("-") for o in objectives if o.startswith("-"))}
+    aims = {objective.removeprefix("-") for objective in objectives}
+    names = {*limits, *budgets, *(aims & run.estimators.keys())}
     costs = run.costs(space, net, sorted(names | {"params", "macs"} & run.estimators.keys()))
     full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
     proposer = run.sampler(sampler, work, names)

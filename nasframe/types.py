@@ -159,6 +159,25 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class MetricFormat:
+    """What a number that a task measures means to a reader; its name does not say it.
+
+    Args:
+        percent: a share, written times 100.
+        higher_is_better: which way a search goes.
+        positive: the class that the number is about, if it is about one, as ``f1`` is; named in every table.
+        companion: stands beside the primary metric in every table.
+        dev_only: measured on ``dev`` alone, so that no search can aim at it.
+    """
+
+    percent: bool = False
+    higher_is_better: bool = True
+    positive: str | None = None
+    companion: bool = False
+    dev_only: bool = False
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """The options of every training stage, once for all recipes.
 

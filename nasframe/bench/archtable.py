@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class ArchTable:
         active: knob → (parent knob, the parent's values at which it has an effect).
         metrics: names of what was measured; the first is the primary one.
         minimise: those of them of which less is better; of all others more is.
+        percent: those of them that are shares, written times 100.
         costs: names of what was counted; less is better.
         rows: ``{"arch": …, "metrics": {name: number}, "costs": {name: number}}``, each architecture once, canonical.
         about: where the table comes from; for the reader only.
@@ -44,6 +45,7 @@ class ArchTable:
     active: Mapping[str, tuple[str, Sequence[Any]]] = field(default_factory=dict)
     metrics: Sequence[str] = ()
     minimise: Sequence[str] = ()
+    percent: Sequence[str] = field(default=(), kw_only=True)
     costs: Sequence[str] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +58,8 @@ class ArchTable:
 
     def head(self) -> dict[str, Any]:
         """Return all but the rows, JSON-plain."""
-        names = {key: list(getattr(self, key)) for key in ("metrics", "minimise", "costs")}
+        keys = ["metrics", "minimise", *(["percent"] if self.percent else []), "costs"]
+        names = {key: list(getattr(self, key)) for key in keys}
         domain = {
             "knobs": {knob: list(values) for knob, values in self.knobs.items()},
             "active": {knob: [parent, list(values)] for knob, (parent, values) in self.active.items()},
@@ -130,15 +133,6 @@ def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> Arc
     side = _side(path)
     head = _json(side) if side.is_file() else {"format": FORMAT, **names, "domain": _inferred(path, knobs, rows)}
     return _checked(path, head, rows)
-
-
-def losses(metrics: Iterable[str]) -> list[str]:
-    """Return those metrics of which less is better, by their names.
-
-    >>> losses(["accuracy", "loss"])
-    ['loss']
-    """
-    return [name for name in metrics if name == "loss" or name.endswith("_loss")]
 
 
 def _kind(path: Path) -> str:
@@ -258,7 +252,7 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
     if not isinstance(rows, list) or not isinstance(head.get("domain"), dict):
         raise UsageError(f"{path}: 'domain' or 'rows' is missing. Expected a table of architectures.")
     active = {knob: (rule[0], rule[1]) for knob, rule in head["domain"].get("active", {}).items()}
-    names = {key: list(head.get(key, ())) for key in ("metrics", "minimise", "costs")}
+    names = {key: list(head.get(key, ())) for key in ("metrics", "minimise", "percent", "costs")}
     table = ArchTable(head["domain"]["knobs"], active, **names, rows=rows, about=head.get("about", {}))
     domain, seen = table.domain(), set()
     for number, row in enumerate(rows, start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def show(
     """Show what plugins of a name do, where they come from, and their options."""
     entries = _named(name)
     if json_:
-        facts = [_facts(entry) | {"options": _options(entry)} for entry in entries]
+        facts = [_facts(entry) | {"options": _options(entry)} | _metrics(entry) for entry in entries]
         print(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
         return
     from rich.console import Console
@@ -70,6 +71,8 @@ def show(
             default = "required" if row["required"] else json.dumps(row["default"])
             table.add_row(*(_literal(text) for text in (row["name"], row["type"], default, row["doc"])))
         console.print(table if table.row_count else "no options")
+        for line in _measured(entry):
+            console.print(line, markup=False, highlight=False)
 
 
 @app.command("check")
@@ -177,6 +180,22 @@ def _options(entry: Registered) -> list[dict[str, Any]]:
         {"name": o.name, "type": o.type_name, "required": o.required, "default": plain_default(o), "doc": o.doc}
         for o in options_of(entry.load()).values()
     ]
+
+
+def _metrics(entry: Registered) -> dict[str, Any]:
+    """Return what a task may measure, with what each metric means to a reader; nothing of what does not tell."""
+    from nasframe.measures import possible_metrics
+
+    metrics = possible_metrics(entry.load(), {})
+    return {} if metrics is None else {"metrics": {name: asdict(form) for name, form in metrics.items()}}
+
+
+def _measured(entry: Registered) -> list[str]:
+    """Say in a line each what a task may measure."""
+    from nasframe.measures import described, possible_metrics
+
+    metrics = possible_metrics(entry.load(), {})
+    return [] if metrics is None else [f"metrics: {described(metrics)}"]
 
 
 def _literal(text: str) -> Any:

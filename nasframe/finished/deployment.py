@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from nasframe.finished.measured import Measured, check_measured
 from nasframe.goals import Goal, check_reachable, goals, parse_limits
 from nasframe.plugin_errors import naming_plugins
 from nasframe.reports.budgets import over_budget, plain_bounds
+from nasframe.reports.formats import of_run, titled, told
 from nasframe.reports.tables import cost, markdown_table, metric
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, violation
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
-from nasframe.types import Arch, Trial, arch_id
+from nasframe.types import Arch, MetricFormat, Trial, arch_id
 from nasframe.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -114,8 +115,10 @@ def deploy(
     ended = time.monotonic()
     seconds = {"load": loaded - began, "search": searched - loaded, "choose": picked - searched}
     seconds |= {"write": ended - picked, "total": ended - began}
+    form = of_run({"formats": told(finished.data)}, finished.objective.removeprefix("-"))
     facts = {"format": FORMAT, "run": str(directory.resolve()), "stage": finished.stage.name, "net": finished.net_name}
-    facts |= {"mode": mode, "split": "select", "objective": finished.objective, "evaluations": desk.evaluations}
+    facts |= {"mode": mode, "split": "select", "objective": finished.objective, "metric": asdict(form)}
+    facts["evaluations"] = desk.evaluations
     facts |= {"models": [desk.describe(goal, chosen[goal.name], target) for goal in wanted], "seconds": seconds}
     write_text(target / "deploy.json", json.dumps(facts, indent=1) + "\n")
     write_text(target / "deploy.md", markdown_table(*rows(facts)) + "\n")
@@ -128,11 +131,11 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     If some model is over its budget, the last column says by what.
     """
     costs = list(dict.fromkeys(name for model in facts["models"] for name in model["costs"]))
-    found = []
+    found, form = [], MetricFormat(**facts["metric"])
     for model in facts["models"]:
-        score = metric(facts["objective"], model["score"])
+        score = metric(form, model["score"])
         found.append([model["name"], score, *(_shown(name, model) for name in costs), model["origin"]])
-    heading = ["model", f"select {facts['objective']}", *costs, "origin"]
+    heading = ["model", f"select {titled(facts['objective'], form)}", *costs, "origin"]
     broken = [model["over_budget"] for model in facts["models"]]
     if not any(broken):
         return heading, found

@@ -117,10 +117,11 @@ class Finished:
         Raises:
             UsageError: the data is not what the run was made with.
         """
+        from nasframe.running.material import same_data
         from nasframe.stages import forward_of
 
-        if self.parts.task.fingerprint != self.data["fingerprint"]:
-            expected = {key: value for key, value in self.data.items() if key != "summary"}
+        if not same_data(self.parts.task, self.data):
+            expected = {key: value for key, value in self.data.items() if key not in ("summary", "metrics")}
             raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {expected}.")
         precision = self.stage.options.get("precision", "auto")
         forward = forward_of(self.space.view(self.net, arch), self.net, precision)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasframe.bench.archtable import ArchTable, losses, read_table, write_table
+from nasframe.bench.archtable import ArchTable, read_table, write_table
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.finished.loading import Finished
 from nasframe.keep import restrict
+from nasframe.measures import formats_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, Screen
@@ -76,16 +77,19 @@ def _tabulated(
     table = _begun(path, about) or _empty(finished, about)
     known = {arch_id(row["arch"]) for row in table.rows}
     costs, saved = finished.costs(list(table.costs)), time.monotonic()
+    formats, primary = formats_of(finished.parts.task), finished.data["primary"]
     with Progress(progress).bar("tabulate") as advance:
         for number, arch in enumerate(drawn(finished.region, costs, archs, draw, seed)):
             advance(number, archs, "")
             if arch_id(arch) in known:
                 continue
             metrics = finished.evaluate(arch, examples).metrics
-            primary = finished.data["primary"]
-            table.metrics = [primary, *(name for name in metrics if name != primary)]
-            table.minimise = losses(table.metrics)
-            table.rows.append({"arch": dict(arch), "metrics": dict(metrics), "costs": dict(costs(arch))})
+            told = [name for name in metrics if name in formats and name != primary]
+            table.metrics = [primary, *told]  # of others nobody knows which way they are better
+            table.minimise = [name for name in told if not formats[name].higher_is_better]
+            table.percent = [name for name in table.metrics if name in formats and formats[name].percent]
+            kept = {name: metrics[name] for name in table.metrics}
+            table.rows.append({"arch": dict(arch), "metrics": kept, "costs": dict(costs(arch))})
             if path and time.monotonic() - saved > SAVE_EVERY:
                 write_table(table, path)
                 saved = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, listing, suggestion
+from nasframe.measures import objective_fault, possible_metrics
 from nasframe.options import (
     INJECTED,
     Option,
@@ -22,6 +23,7 @@ from nasframe.options import (
 from nasframe.recipe.loading import Recipe
 from nasframe.recipe.nodes import dotted
 from nasframe.recipe.overrides import stage_names
+from nasframe.types import MetricFormat
 
 CHEAP = ("modifier", "transform")  # kinds whose factories do no work: they are made, so that they can refuse
 
@@ -41,6 +43,7 @@ class Checker:
         self.names = [name for name, _ in stage_names(self.stages)]
         self.costs: set[str] = set()
         self.wanted: dict[str, None] = {}
+        self.metrics: Mapping[str, MetricFormat] | None = None
 
     def problem(self, path: Sequence[Any], text: str) -> None:
         """Note a problem; a stage is shown by its name."""
@@ -162,12 +165,38 @@ class Checker:
                     self.bound(text, at)
         objectives = holder.get("objectives")
         for number, name in enumerate(objectives if isinstance(objectives, list) else []):
-            cost = str(name).removeprefix("-")
-            if cost in self.costs:
-                self.wanted[cost] = None
-            elif str(name).startswith("-"):
-                text = f"unknown cost {cost!r}. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}"
-                self.problem((*path, "objectives", number), text)
+            self.objective(str(name), (*path, "objectives", number))
+
+    def objective(self, objective: str, path: tuple[Any, ...]) -> None:
+        """Check one aim of a search: a metric of the task, or a cost after ``-``."""
+        name = objective.removeprefix("-")
+        if name in self.costs:
+            self.wanted[name] = None
+        if self.metrics is not None:
+            fault = objective_fault(objective, self.metrics, self.costs)
+            if fault:
+                self.problem(path, fault)
+        elif objective.startswith("-") and name not in self.costs:
+            self.problem(path, f"unknown cost {name!r}. Costs: {listing(self.costs)}.{suggestion(name, self.costs)}")
+
+    def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
+        """Find out what the task measures, and check the metric that it shall be scored by.
+
+        Args:
+            use: the checked task; ``None`` if it has problems.
+            space: the recipe's space if it has no network, else ``None``.
+        """
+        if use is None:
+            return
+        factory = registry.find("task", use["use"]).load()
+        self.metrics = possible_metrics(factory, use, space)
+        wanted = use.get("metric")
+        if self.metrics is None or not isinstance(wanted, str):
+            return
+        scores = {name for name, form in self.metrics.items() if form.higher_is_better and not form.dev_only}
+        if wanted not in scores:
+            text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
+            self.problem(("task", "metric"), text)
 
     def bound(self, text: Any, path: tuple[Any, ...]) -> None:
         """Check that a bound can be read."""

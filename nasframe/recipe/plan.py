@@ -31,7 +31,7 @@ class TopLevel:
         estimators: costs with options of their own, by the name that bounds and objectives use.
         constraints: bounds that every answer of a search must meet.
         budgets: bounds that each get a winner of their own.
-        objectives: what searches maximise; ``-`` before a cost; default: the task's primary metric.
+        objectives: what searches maximise; ``-`` before costs and losses; default: the task's primary metric.
         stages: what to do, in order.
         set: overrides by dotted path, for what an extended file says inside its list of stages.
         switches: named sets of overrides, turned on by ``NAME=true``.

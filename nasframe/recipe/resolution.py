@@ -81,6 +81,7 @@ def _plan_with(check: Checker, files: Mapping[Path, tuple[Any, ...]]) -> Plan | 
     declared = _estimators(check)
     bare = _bare_space(check, uses)
     check.costs = set(bare.estimators) if bare else declared.keys() | registry.factories("estimator").keys()
+    check.task(uses["task"], bare)
     check.wanted = dict.fromkeys([*declared, *(name for name in ALWAYS if name in check.costs)])
     check.limits(data, ())
     stages = _Stages(check, uses, bare)

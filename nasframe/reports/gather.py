@@ -9,6 +9,7 @@ from typing import Any
 
 from nasframe.errors import RunError
 from nasframe.reports.budgets import bounds_of, over_budget
+from nasframe.reports.formats import told
 from nasframe.scoring import pareto_front
 from nasframe.store import RunStore
 
@@ -45,7 +46,9 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
     recipe = _recipe(recipe_text)
     untrained = _untrained(recipe)
     models = _models(rows["model"], rows["stage"], untrained)
-    data = facts.get("data") or {}
+    data = dict(facts.get("data") or {})
+    formats = told(data)
+    data.pop("metrics", None)
     name = data.get("primary") or _first_metric(models)
     split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
     _compare(models, name, split)
@@ -64,6 +67,7 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         "seed": recipe.get("seed"),
         "finished": bool(facts.get("finished")),
         "metric": name,
+        "formats": formats,
         "split": split,
         "full": full,
         "models": models,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.reports.tables import duration, human, is_share, metric, short
+from nasframe.reports.formats import of_run, titled
+from nasframe.reports.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
+from nasframe.types import MetricFormat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +83,8 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
         axis: the cost to draw against.
     """
     figure, axes = _axes(WIDTH, 3.9)
-    name = report["metric"]
+    name = aim(report, search)
+    form = of_run(report, name.removeprefix("-"))
     dots = [(p["costs"][axis], p["score"], p["front"]) for p in search["points"] if p["costs"][axis] is not None]
     front = sorted((x, y) for x, y, best in dots if best)
     stairs = [(x, max(y for other, y in front if other <= x)) for x, _ in front]
@@ -90,19 +93,27 @@ def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> F
     axes.step(*_xy(stairs), where="post", color=BLUE, lw=1.3, alpha=0.7)
     axes.scatter(*_xy(front), s=20, color=BLUE, alpha=0.85, linewidths=0, label="trials on the front")
     for role, (color, marker, area) in ROLES.items():
-        models = [m for m in report["models"] if m["role"] == role and m["score"] is not None and axis in m["costs"]]
-        if models:
-            x, y = [m["costs"][axis] for m in models], [m["score"] for m in models]
-            text = f"{role}{'s' if len(models) > 1 else ''} ({report['split']})"
+        models = [model for model in report["models"] if model["role"] == role]
+        places = [place for model in models for place in _place(report, model, axis, name)]
+        if places:
+            x, y = zip(*places, strict=True)
+            text = f"{role}{'s' if len(places) > 1 else ''} ({report['split']})"
             axes.scatter(
                 x, y, s=area, color=color, marker=marker, edgecolors=PAPER, linewidths=0.8, zorder=4, label=text
             )
     axes.xaxis.set_major_formatter(count_ticks)
-    axes.yaxis.set_major_formatter(metric_ticks(name))
+    axes.yaxis.set_major_formatter(metric_ticks(form))
     axes.set_xlabel(axis.replace("_", " "))
-    axes.set_ylabel(name)
+    axes.set_ylabel(titled(name, form))
     legend(figure, axes)
     return figure
+
+
+def _place(report: Mapping[str, Any], model: Mapping[str, Any], axis: str, aim: str) -> Iterator[tuple[float, float]]:
+    """Yield where a model lies by its cost and by what the search aimed at, if both were measured."""
+    score = model["metrics"].get(report["split"], {}).get(aim.removeprefix("-"))
+    if score is not None and axis in model["costs"]:
+        yield model["costs"][axis], -score if aim.startswith("-") else score
 
 
 def layers(report: Mapping[str, Any]) -> Figure:
@@ -200,8 +211,9 @@ def curves(report: Mapping[str, Any]) -> Figure:
             _curve(axes, points, color, name)
         if len(group) > 1 or heading.endswith("metrics"):
             axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
-        if all(is_share(name) for name in group):
-            axes.yaxis.set_major_formatter(metric_ticks(next(iter(group))))
+        forms = [of_run(report, name) for name in group]
+        if all(form.percent for form in forms):
+            axes.yaxis.set_major_formatter(metric_ticks(forms[0]))
     return figure
 
 
@@ -265,7 +277,7 @@ def stacked(
 
 def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
     """The curves worth drawing: losses, and what was measured on a split."""
-    names = [name for name in found if "loss" in name or name.startswith("select") or is_share(name)]
+    names = [name for name in found if "loss" in name or name.rpartition(" ")[2].startswith("select_")]
     return {name: found[name] for name in names if len(found[name]) > 1}
 
 
@@ -326,9 +338,11 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
     return [x for x, _ in points], [y for _, y in points]
 
 
-def metric_ticks(name: str) -> Callable[[float, float], str]:
+def metric_ticks(form: MetricFormat) -> Callable[[float, float], str]:
     """Return how an axis writes values of a metric."""
-    return lambda value, _: f"{100 * value:g} %" if is_share(name) else metric(name, value)
+    if form.percent:
+        return lambda value, _: f"{100 * value:g} %"
+    return lambda value, _: metric(form, value)
 
 
 def count_ticks(value: float, _: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.reports import tables
 from nasframe.reports.data_table import data_lines, data_rows
+from nasframe.reports.formats import of_run, titled
 from nasframe.reports.gather import gather
 from nasframe.reports.tables import summary_table
 from nasframe.store import write_text
@@ -125,9 +126,11 @@ def render(template: str, **context: Any) -> str:
 
 
 def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    form = of_run(report, report["metric"])
     return render(
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
-        columns=tables.summary_columns(report), facts=_provenance(report), ledger=_ledger_rows(report),
+        columns=tables.summary_columns(report), companions=tables.companions(report), form=form,
+        heading=titled(report["metric"], form), facts=_provenance(report), ledger=_ledger_rows(report),
         stored=_stored_rows(report), stored_heading=STORED, data=_data(report),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.reports import plots
+from nasframe.reports.formats import of_study, titled
 from nasframe.reports.plots import (
     GREY,
     INK,
@@ -19,7 +20,7 @@ from nasframe.reports.plots import (
     whole_ticks,
 )
 from nasframe.reports.study_tables import cost_name, views
-from nasframe.reports.tables import is_share, short
+from nasframe.reports.tables import short
 from nasframe.studies.verdicts import p_is
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def fronts(report: Mapping[str, Any]) -> Figure:
                 aside = step * (number - (len(report["arms"]) - 1) / 2)
                 _front(axes, rows, [row["costs"][cost] + aside for row in rows], look(report, arm), arm)
         axes.xaxis.set_major_formatter(count_ticks if absolute else lambda value, _: f"{100 * value:g} %")
-        axes.yaxis.set_major_formatter(metric_ticks(tables[0]["metric"]))
-        axes.set_ylabel(f"{report['split']} {tables[0]['metric']}")
+        form = of_study(report, task, tables[0]["metric"])
+        axes.yaxis.set_major_formatter(metric_ticks(form))
+        axes.set_ylabel(f"{report['split']} {titled(tables[0]['metric'], form)}")
     grid[-1].set_xlabel(cost_name(report))
     legend(figure, *figure.axes, names=report["arms"])
     return figure
@@ -105,15 +107,18 @@ def differences(report: Mapping[str, Any]) -> Figure:
         _title(axes, task, len(shown))
         _forest(axes, report, tables)
         if task == list(shown)[-1] or len({table["metric"] for part in shown.values() for table in part}) > 1:
-            unit = ", points" if is_share(tables[0]["metric"]) else ""
-            axes.set_xlabel(f"{report['split']} {tables[0]['metric']} less that of {report['against']}{unit}")
+            form = of_study(report, task, tables[0]["metric"])
+            unit = ", points" if form.percent else ""
+            axes.set_xlabel(
+                f"{report['split']} {titled(tables[0]['metric'], form)} less that of {report['against']}{unit}"
+            )
     return figure
 
 
 def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> None:
     names: list[str] = []
     for table in tables:
-        scale = 100 if is_share(table["metric"]) else 1
+        scale = 100 if of_study(report, table["task"], table["metric"]).percent else 1
         axes.axhline(len(names) - 0.5, color=GREY, lw=0.5, alpha=0.5)
         axes.annotate(
             table["model"], (0, len(names)), xycoords=("axes fraction", "data"), xytext=(3, 0), va="center",
@@ -172,7 +177,7 @@ def anytime(report: Mapping[str, Any], task: str) -> Figure:
         axes.set_xlabel(row["title"])
         axes.xaxis.set_major_formatter(count_ticks)
         axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.yaxis.set_major_formatter(metric_ticks(row["metric"]))
+        axes.yaxis.set_major_formatter(metric_ticks(of_study(report, row["task"], row["metric"].removeprefix("-"))))
         axes.tick_params(labelsize=7.5)
     legend(figure, *figure.axes, names=report["arms"])
     return figure

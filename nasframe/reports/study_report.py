@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.reports import study_tables, tables
+from nasframe.reports.formats import of_study
 from nasframe.reports.report import render
 from nasframe.reports.study_tables import COLUMNS, about, overview, overview_caption, rows, views
 from nasframe.store import write_text
@@ -216,7 +217,9 @@ def _single_pairs(report: Mapping[str, Any]) -> Iterator[str]:
     for row in report["examples"]:
         if (row["task"], row["model"], row["arm"]) in single and row["note"] is None:
             test = f", McNemar {p_is(row['p'])}" if row["p"] is not None else ""
-            gap = interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high")
+            gap = interval(
+                of_study(report, row["task"], row["metric"]), {**row, "mean": row["difference"]}, "low", "high"
+            )
             against = f"{row['arm']} against {report['against']}, {row['task']}, seed {row['seed']}"
             yield f"{row['model']}: {against}: {gap} over {row['n']} examples{test}."
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nasframe.reports import tables
-from nasframe.reports.tables import human, is_share
+from nasframe.reports.formats import of_study, titled
+from nasframe.reports.tables import human
 from nasframe.studies.verdicts import interval, p_value
+from nasframe.types import MetricFormat
 
 COLUMNS = {
     "arm": "arm",
@@ -107,39 +109,45 @@ def cost_name(report: Mapping[str, Any]) -> str:
 
 def about(report: Mapping[str, Any], view: Sequence[Mapping[str, Any]]) -> str:
     """Say what a table shows."""
-    unit = " × 100" if is_share(view[0]["metric"]) else ""
     task = view[0]["task"]
     against = f", against {report['against']}" if any(table["comparisons"] for table in view) else ""
-    text = f"{report['name']}: {report['split']} {view[0]['metric']}{unit} ({task}){against}"
+    text = f"{report['name']}: {report['split']} {metric(report, view[0], ' × 100')} ({task}){against}"
     return ". ".join(part for part in (text, adjusted(report, view).removesuffix(".")) if part)
+
+
+def metric(report: Mapping[str, Any], table: Mapping[str, Any], unit: str = ", × 100") -> str:
+    """Name a table's metric, with the class that it is about, and that shares are written times 100."""
+    form = of_study(report, table["task"], table["metric"])
+    return titled(table["metric"], form) + (unit if form.percent else "")
 
 
 def rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[dict[str, str]]:
     """Write the rows of a table of scores as text, by the names of :data:`COLUMNS`."""
     pairs = {row["arm"]: row for row in table["comparisons"]}
-    return [_row(report, table["metric"], row, pairs.get(row["arm"])) for row in table["arms"]]
+    return [_row(report, table, row, pairs.get(row["arm"])) for row in table["arms"]]
 
 
 def _row(
-    report: Mapping[str, Any], metric: str, row: Mapping[str, Any], pair: Mapping[str, Any] | None
+    report: Mapping[str, Any], table: Mapping[str, Any], row: Mapping[str, Any], pair: Mapping[str, Any] | None
 ) -> dict[str, str]:
+    form = of_study(report, table["task"], table["metric"])
     name = report.get("cost")
     column = name if name in report["absolute"] else f"{name}_relative"
     cost = row["costs"].get(column)
     cells = dict.fromkeys(COLUMNS, "–") | {
         "arm": row["arm"],
         "n": str(row["n"] if pair is None or pair["n"] == row["n"] else f"{row['n']} ({pair['n']} pairs)"),
-        "score": _spread(metric, row) + (OVER if row["over_budget"] else ""),
+        "score": _spread(report, table["task"], table["metric"], row) + (OVER if row["over_budget"] else ""),
         "rank": "–" if row["rank"] is None else f"{row['rank']:.2g}",
         "cost": _cost(report, name, cost),
         "verdict": "reference" if row["arm"] == report["against"] else "not paired",
     }
     if row["low"] is not None:
-        cells["interval"] = f"[{score(metric, row['low'])}, {score(metric, row['high'])}]"
+        cells["interval"] = f"[{score(form, row['low'])}, {score(form, row['high'])}]"
     if pair is not None:
         resolved = pair["verdict"] in ("higher", "lower", "not after Holm")
         cells |= {
-            "difference": interval(metric, pair),
+            "difference": interval(form, pair),
             "p": p_value(pair["p_t"]),
             "holm": p_value(pair["p_t_holm"]),
             "verdict": pair["verdict"],
@@ -148,7 +156,7 @@ def _row(
         if pair["n"] > 1:
             cells["wilcoxon"] = f"{p_value(pair['p_wilcoxon'])} (≥ {p_value(pair['smallest_p'])})"
         if pair["low"] is not None:
-            cells["bootstrap"] = interval(metric, pair, "low", "high").partition(" ")[2]
+            cells["bootstrap"] = interval(form, pair, "low", "high").partition(" ")[2]
         if pair["d_z"] is not None:
             cells["effect"] = f"{pair['d_z']:.2f}" + (f" ({pair['g_z']:.2f})" if pair["g_z"] is not None else "")
             cells["effect"] = cells["effect"].replace("-", "−")
@@ -175,8 +183,11 @@ def overview(report: Mapping[str, Any]) -> list[list[str]]:
             for table in view
             for row in rows(report, table)
         }
-        metric = view[0]["metric"]
-        cells |= {(row["arm"], "teacher"): _spread(metric, row) for row in report["teachers"] if row["task"] == task}
+        cells |= {
+            (row["arm"], "teacher"): _spread(report, task, view[0]["metric"], row)
+            for row in report["teachers"]
+            if row["task"] == task
+        }
         named = [arm for arm in report["arms"] if any((arm, model) in cells for model in report["models"])]
         laid += [[task, arm, *(cells.get((arm, model), "–") for model in laid[0][2:])] for arm in named]
     return laid
@@ -235,21 +246,28 @@ def examples(report: Mapping[str, Any]) -> list[list[str]]:
         tested = [row for row in found if row["p"] is not None]
         below = f"{sum(row['p'] < report['alpha'] for row in tested)} of {len(tested)}"
         p_values = ", ".join(row["note"] or p_value(row["p"]) for row in found)
-        shown = [interval(row["metric"], {**row, "mean": row["difference"]}, "low", "high") for row in found]
+        form = of_study(report, key[0], found[0]["metric"])
+        shown = [interval(form, {**row, "mean": row["difference"]}, "low", "high") for row in found]
         laid.append([*key, ", ".join(str(row["seed"]) for row in found), p_values, below, "; ".join(shown)])
     return laid
 
 
-def score(metric: str, value: float) -> str:
+def score(form: MetricFormat, value: float) -> str:
     """Write a score beside others: shares times 100, without a sign.
 
-    >>> score("accuracy", 0.9183), score("mcc", 0.52), score("hypervolume", 0.00412)
+    >>> score(MetricFormat(percent=True), 0.9183), score(MetricFormat(), 0.52), score(MetricFormat(), 0.00412)
     ('91.8', '0.520', '0.00412')
     """
-    if is_share(metric):
+    if form.percent:
         return f"{100 * value:.1f}"
     return f"{value:.3f}" if abs(value) >= 0.1 or not value else f"{value:#.3g}"
 
 
-def _spread(metric: str, row: Mapping[str, Any]) -> str:
-    return score(metric, row["mean"]) + (f" ± {score(metric, row['sd'])}" if row["sd"] is not None else "")
+def _spread(report: Mapping[str, Any], task: str, compared: str, row: Mapping[str, Any]) -> str:
+    """Write an arm's mean and standard deviation, and those of the metrics that stand beside the compared one."""
+    texts = []
+    for name, own in {"": row, **row.get("beside", {})}.items():
+        form = of_study(report, task, name or compared)
+        spread = "" if own["sd"] is None else f" ± {score(form, own['sd'])}"
+        texts.append(f"{name} {score(form, own['mean'])}{spread}".strip())
+    return ", ".join(texts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe.reports.formats import of_run, titled
+from nasframe.types import MetricFormat
+
 if TYPE_CHECKING:
     from rich.table import Table
-
-_SHARES = ("accuracy", "f1", "precision", "recall")
 
 
 def human(value: float | None) -> str:
@@ -61,31 +62,49 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def metric(name: str, value: float | None) -> str:
+def metric(form: MetricFormat, value: float | None) -> str:
     """Write a task's metric: shares in per cent, anything else as it is.
 
-    >>> metric("accuracy", 0.479), metric("matthews", 0.5214), metric("f1", None)
+    >>> metric(MetricFormat(percent=True), 0.479), metric(MetricFormat(), 0.5214), metric(MetricFormat(), None)
     ('47.9 %', '0.521', '–')
     """
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if form.percent else f"{value:.3f}"
 
 
-def difference(name: str, value: float | None, digits: int = 1) -> str:
+def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
     """Write the difference of two values of a metric, with its sign; shares in points, with so many digits.
 
-    >>> difference("accuracy", -0.0121), difference("matthews", 0.02)
+    >>> difference(MetricFormat(percent=True), -0.0121), difference(MetricFormat(), 0.02)
     ('−1.2', '+0.020')
     """
     if value is None:
         return "–"
-    return (f"{100 * value:+.{digits}f}" if is_share(name) else f"{value:+.{digits + 2}f}").replace("-", "−")
+    text = f"{100 * value:+.{digits}f}" if form.percent else f"{value:+.{digits + 2}f}"
+    return text.replace("-", "−")
 
 
-def is_share(name: str) -> bool:
-    """Tell whether a metric is a share of the examples, and so reads best in per cent."""
-    return any(word in name.lower() for word in _SHARES)
+def companions(report: Mapping[str, Any]) -> dict[str, str]:
+    """Name the metrics that stand beside the primary one, and their headings: MNLI's mismatched set, for one."""
+    names = {name for model in report["models"] for name in model["metrics"].get(report["split"], {})}
+    beside = [name for name in sorted(names) if name != report["metric"] and of_run(report, name).companion]
+    return {name: titled(name, of_run(report, name)) for name in beside}
+
+
+def measured(report: Mapping[str, Any], model: Mapping[str, Any], name: str) -> str:
+    """Write a model's metric on the report's split."""
+    return metric(of_run(report, name), model["metrics"].get(report["split"], {}).get(name))
+
+
+def aim(report: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+    """Name what a search's scores are; a score after ``-`` was minimised."""
+    return search["aim"] or str(report["metric"])
+
+
+def aimed(report: Mapping[str, Any], search: Mapping[str, Any], value: float | None) -> str:
+    """Write a score of a search, which may be of another metric than the report's."""
+    return metric(of_run(report, aim(report, search).removeprefix("-")), value)
 
 
 def latency(costs: Mapping[str, float | None]) -> str:
@@ -175,12 +194,13 @@ def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool
     from rich import box
     from rich.table import Table
 
-    name, rows = report["metric"], []
+    form, rows, beside = of_run(report, report["metric"]), [], companions(report)
+    name = titled(report["metric"], form)
     for model in report["models"]:
-        score, first = metric(name, model["score"]), model["role"] == "teacher"
+        score, first = metric(form, model["score"]), model["role"] == "teacher"
         if not first and model["gain"] is not None:
-            score += f"\n{difference(name, model['gain'])}"
-        cells = []
+            score += f"\n{difference(form, model['gain'])}"
+        cells = [measured(report, model, other) for other in beside]
         for key in columns:
             text = cost(key, model["costs"] if spread else {**model["costs"], "latency_spread": None})
             part = share(model, key)
@@ -191,7 +211,8 @@ def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
         caption=over_budget(report["models"]) or None, caption_justify="left", caption_style="bold red",
     )  # fmt: skip
-    for number, heading in enumerate(["model", name, *columns.values()]):  # headings are folded, what is below is not
+    headings = ["model", name, *beside.values(), *columns.values()]
+    for number, heading in enumerate(headings):  # they are folded, what is below is not
         widest = max((len(line) for row in rows for line in row[number].splitlines()), default=0)
         table.add_column(
             heading, justify="right" if number else "left", overflow="fold",

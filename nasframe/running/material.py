@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, listing
+from nasframe.heads import Head, match
 from nasframe.interfaces import files_of
+from nasframe.measures import formats_of, objective_fault
 from nasframe.notices import Notices
 from nasframe.running.processes import device
 from nasframe.running.reads import Recorder
+from nasframe.stages import forward_of
 from nasframe.streams import stream_seed
 from nasframe.types import Work
 
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
     from nasframe.interfaces import Estimator, Model, SearchSpace, Task
     from nasframe.recipe.plan import Plan
+
+
+GLANCE = 16  # examples, of which a task that does not say so tells what its metrics are called
 
 
 class Material:
@@ -79,15 +87,32 @@ class Material:
         """The task, its splits drawn from the run's ``split`` stream."""
         return self.task_for(self.tokenizer)
 
+    @cached_property
+    def saved_head(self) -> Head | None:
+        """The classification head that the model's checkpoint brings, if the model can tell."""
+        if self.model is None or not hasattr(self.model, "head"):
+            return None
+        with self.reads:
+            head: Head | None = self.model.head()
+        return head
+
     def task_for(self, tokenizer: Any) -> Task:
-        """Make the task with a tokenizer."""
+        """Make the task with a tokenizer; it takes over the order of classes of the checkpoint's head.
+
+        Raises:
+            UsageError: the outputs of the checkpoint's head may be the task's classes, but do not say which is which.
+        """
         seed = stream_seed(self.plan.seed, "split")
         inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
-        inject["notify"] = self.notices
+        inject |= {"notify": self.notices, "saved_head": self.saved_head}
         self._refuse_changes()
         with self.reads:
-            found: Task = registry.make("task", self.plan.task, inject)
-        return found
+            task: Task = registry.make("task", self.plan.task, inject)
+        name, _ = registry.use_of(self.plan.task)
+        factory = registry.find("task", name).load()
+        if "saved_head" not in inspect.signature(factory).parameters and task.labels is not None:
+            match(self.saved_head, task.labels)  # what it refuses is refused for a task that does not ask, too
+        return task
 
     def _refuse_changes(self) -> None:
         """Make sure that what was loaded before is not loaded differently, in the middle of a run.
@@ -142,6 +167,7 @@ class Material:
         task, net = self.task, self.net() if self.model else None
         if net is not None:
             self._ask_estimators(net)
+        self._check_objectives(task, net)
         return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]
 
     def declared(self) -> Iterator[tuple[str, Path]]:
@@ -155,8 +181,46 @@ class Material:
         for number, place in enumerate(places, start=1):
             yield kind if len(places) == 1 else f"{kind} {number}", place
 
+    def _check_objectives(self, task: Task, net: nn.Module | None) -> None:
+        """Refuse aims of searches that the task does not measure, as its data show; a task that does not tell is tried.
+
+        Raises:
+            UsageError: every such aim.
+        """
+        costs, problems = set(self.estimators), []
+        for stage in self.plan.stages:
+            aims = (stage.options.get("objectives") or self.plan.objectives or []) if stage.verb == "search" else []
+            for aim in aims:
+                name = aim.removeprefix("-")
+                known = name in costs or aim == task.primary
+                fault = "" if known else self._fault(aim, task, net)
+                if fault:
+                    problems.append(f"stages.{stage.name}.objectives: {fault}")
+        if problems:
+            raise UsageError("\n".join(problems))
+
+    def _fault(self, aim: str, task: Task, net: nn.Module | None) -> str:
+        metrics = formats_of(task)
+        if not metrics and net is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
+                found = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
+            return "" if aim in found else f"unknown metric or cost {aim!r}. Metrics: {listing(found)}."
+        return objective_fault(aim, metrics, self.estimators) if metrics else ""
+
 
 def plain_summary(task: Task) -> dict[str, Any] | None:
     """Return what a task says of its data, JSON-plain, or ``None`` where it says nothing."""
     summary = getattr(task, "summary", None)
     return None if summary is None else asdict(summary)
+
+
+def same_data(task: Task, known: Mapping[str, Any]) -> bool:
+    """Tell whether a task has the data that a run was made with, its classes in the same order.
+
+    Args:
+        task: the task.
+        known: what the run keeps of its data.
+    """
+    labels = None if task.labels is None else list(task.labels)
+    return bool(known["fingerprint"] == task.fingerprint and known.get("labels", labels) == labels)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.goals import aimed_costs
+from nasframe.measures import formats_of
 from nasframe.notices import Notice, say
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.nodes import dump
@@ -33,7 +34,7 @@ from nasframe.reports.data_table import data_text
 from nasframe.running.cache import Cache, CachedRun, own_places
 from nasframe.running.context import StageContext
 from nasframe.running.keys import Names, Start, start_of
-from nasframe.running.material import Material, plain_summary
+from nasframe.running.material import Material, plain_summary, same_data
 from nasframe.running.observers import Observers
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
@@ -337,13 +338,15 @@ class RunContext:
     def load_material(self) -> Work:
         """Load tokenizer, task, network and space, before any stage; all must be what the run began with."""
         task, known = self.parts.task, self.store.get("data")
-        if known is not None and known["fingerprint"] != task.fingerprint:
-            expected = {key: value for key, value in known.items() if key != "summary"}
+        if known is not None and not same_data(task, known):
+            expected = {key: value for key, value in known.items() if key not in ("summary", "metrics")}
             raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {expected}.")
         if known is None and leader():
             labels = list(task.labels) if task.labels is not None else None
-            facts = {"fingerprint": task.fingerprint, "sizes": dict(task.sizes), "primary": task.primary}
-            self.store.put("data", facts | {"labels": labels, "summary": plain_summary(task)})
+            facts: dict[str, Any] = {"fingerprint": task.fingerprint, "primary": task.primary}
+            facts |= {"sizes": dict(task.sizes), "labels": labels, "summary": plain_summary(task)}
+            facts["metrics"] = {name: asdict(form) for name, form in formats_of(task).items()}
+            self.store.put("data", facts)
         work = self.parts.work
         if leader():
             self.start = start_of(self.parts, own_places(self.store))
@@ -505,7 +508,8 @@ def write_environment(context: RunContext) -> None:
 
     from nasframe.nn.optim import native_bf16
 
-    data = {key: value for key, value in (context.store.get("data") or {}).items() if key != "summary"}
+    known = context.store.get("data") or {}
+    data = {key: value for key, value in known.items() if key not in ("summary", "metrics")}
     where = device()
     sources = {name: source for name, source in registry.plugins().sources.items() if registry.is_visible(name)}
     packages = [

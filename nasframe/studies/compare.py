@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.reports.formats import BESIDE, merged
 from nasframe.studies import conditions, stats
 from nasframe.studies.comparable import why_nothing
 from nasframe.studies.missing import missing_runs
-from nasframe.types import canonical_json
+from nasframe.types import MetricFormat, canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nasframe.studies.evidence import RunFacts
 
 FORMAT_VERSION = 1
 MEAN = "mean of tasks"
@@ -80,12 +83,13 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         "alpha": stats.ALPHA,
         "power": stats.POWER,
         "resamples": stats.RESAMPLES,
+        "formats": _formats(runs),
         "tables": tables(found, arms, against, absolute),
         "teachers": teachers(frame[frame["metric"].isin(metrics)], arms, tasks),
     }
     report["fronts"] = evidence.fronts(found, runs, arms, against, absolute)
     report["anytime"] = evidence.anytime(runs, arms, report["models"])
-    report["examples"] = evidence.examples(Path(directory), found, arms, against)
+    report["examples"] = evidence.examples(Path(directory), found, arms, against, runs)
     report["ledger"] = evidence.ledger(found, runs, arms, against)
     report["family"] = options.get("family") or "task"
     adjust(families(report["tables"], report["fronts"], report["family"]))
@@ -106,6 +110,15 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     report |= verdicts.verdicts(report)
     report["limits"] += conditions.network_notes(found)
     return report
+
+
+def _formats(runs: Sequence[RunFacts]) -> dict[str, dict[str, Any]]:
+    """Return task → metric → how it reads in all of the task's runs."""
+    forms: dict[str, dict[str, list[MetricFormat]]] = {}
+    for run in runs:
+        for name, form in run.formats.items():
+            forms.setdefault(run.task, {}).setdefault(name, []).append(MetricFormat(**form))
+    return {task: {name: asdict(merged(every)) for name, every in metrics.items()} for task, metrics in forms.items()}
 
 
 def compared(
@@ -259,11 +272,13 @@ def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> 
     """
     rows, made = frame[frame["role"] == "teacher"], []
     for task in [*([MEAN] if len(tasks) > 1 else []), *tasks]:
-        scores = _by_seed(rows if task == MEAN else rows[rows["task"] == task], len(tasks) if task == MEAN else 1)
+        part = rows if task == MEAN else rows[rows["task"] == task]
+        scores = _by_seed(part, len(tasks) if task == MEAN else 1)
         for arm in arms:
             if scores.get(arm):
                 own = asdict(stats.summary(list(scores[arm].values())))
-                made.append({"task": task, "arm": arm} | {key: own[key] for key in ("n", "mean", "sd")})
+                beside = _beside(part[part["arm"] == arm])
+                made.append({"task": task, "arm": arm} | {key: own[key] for key in ("n", "mean", "sd")} | beside)
     return made
 
 
@@ -317,7 +332,7 @@ def _table(
         shown = {name: float(costs[name]) for name in names if np.isfinite(costs[name])}
         values = {str(seed): scores[arm][seed] for seed in seeds}
         row = {"rank": rank, "scores": values, "costs": shown, "over_budget": _over_budget(mine)}
-        described.append({"arm": arm} | own | row)
+        described.append({"arm": arm} | own | row | _beside(mine))
         common = [seed for seed in seeds if seed in scores.get(against, ())]
         if arm != against and common:
             first, second = ([scores[side][seed] for seed in common] for side in (arm, against))
@@ -355,6 +370,18 @@ def _invalid(row: Mapping[str, Any]) -> str:
         f"NO NUMBER: {row['metric']} of {row['model']} is {row['score']} in {row['arm']} on {row['task']}, seed"
         f" {row['seed']}; left out."
     )
+
+
+def _beside(rows: pd.DataFrame) -> dict[str, Any]:
+    """Average the metrics that stand beside the compared one, if all rows have them."""
+    names = [name for name in map(str, rows) if name.startswith(BESIDE) and rows[name].notna().all()]
+    if not names or rows["task"].nunique() > 1:
+        return {}
+    averages = {}
+    for name in names:
+        own = asdict(stats.summary(rows[name].tolist()))
+        averages[name.removeprefix(BESIDE)] = {key: own[key] for key in ("mean", "sd")}
+    return {"beside": averages}
 
 
 def _costs(rows: pd.DataFrame) -> list[str]:

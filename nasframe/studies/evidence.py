@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class RunFacts:
     curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
     data: Mapping[str, Any]  # fingerprint, sizes, labels and primary metric of the task
     conditions: Mapping[str, Sequence[str]]  # machine, threads, versions, precision; see conditions.py
+    formats: Mapping[str, Any] = field(default_factory=dict)  # metric → how it reads
 
 
 def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any]) -> list[RunFacts]:
@@ -68,9 +69,23 @@ def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any])
         ]  # fmt: skip
         cost = ", ".join(searches[0]["costs"]) if searches else ""
         aim = next((search["aim"] for search in searches if search["aim"]), metric)
-        surroundings = conditions(report)
+        data, surroundings, formats = report["data"], conditions(report), report["formats"]
         facts.append(
-            RunFacts(arm, task, int(seed), ledger, front, full, metric, aim, cost, curves, report["data"], surroundings)
+            RunFacts(
+                arm,
+                task,
+                int(seed),
+                ledger,
+                front,
+                full,
+                metric,
+                aim,
+                cost,
+                curves,
+                data,
+                surroundings,
+                formats,
+            )
         )
     return facts
 
@@ -336,7 +351,9 @@ def _coverage(fronts_of: Mapping[Any, Any], arms: Sequence[str], against: str, t
     return rows
 
 
-def examples(directory: Path, found: pd.DataFrame, arms: Sequence[str], against: str) -> list[dict[str, Any]]:
+def examples(
+    directory: Path, found: pd.DataFrame, arms: Sequence[str], against: str, runs: Sequence[RunFacts] = ()
+) -> list[dict[str, Any]]:
     """Compare saved predictions example by example, at equal task, budget and seed: McNemar and paired bootstrap.
 
     Two finished models are compared here, not two methods: the training's own noise is not in these intervals.
@@ -347,6 +364,7 @@ def examples(directory: Path, found: pd.DataFrame, arms: Sequence[str], against:
     """
     rows = []
     keys = ["task", "slot", "seed"]
+    classes = {(run.arm, run.task, run.seed): positive_output(run) for run in runs}
     reference = {tuple(row[k] for k in keys): row for row in found[found["arm"] == against].to_dict("records")}
     for arm in arms:
         for row in found[found["arm"] == arm].to_dict("records") if arm != against else ():
@@ -355,7 +373,8 @@ def examples(directory: Path, found: pd.DataFrame, arms: Sequence[str], against:
                 first, second = (_predictions(directory / s["run"] / "models" / s["model"]) for s in (row, other))
                 if first is not None and second is not None:
                     head = {"task": row["task"], "model": row["slot"], "seed": int(row["seed"]), "arm": arm}
-                    rows.append(head | {"metric": row["metric"]} | _pair(first, second, row["metric"]))
+                    positive = classes.get((arm, row["task"], int(row["seed"])))
+                    rows.append(head | {"metric": row["metric"]} | _pair(first, second, row["metric"], positive))
     return rows
 
 
@@ -366,8 +385,14 @@ def _predictions(model: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Compare two models' predictions of the same examples."""
+def positive_output(run: RunFacts) -> int | None:
+    """Return the index of the class that a run's ``f1`` is about, if its task told."""
+    positive, labels = run.formats.get("f1", {}).get("positive"), run.data.get("labels")
+    return labels.index(positive) if positive is not None and labels is not None else None
+
+
+def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int | None = None) -> dict[str, Any]:
+    """Compare two models' predictions of the same examples; ``positive`` is the class that ``f1`` is about."""
     import numpy as np
 
     empty = dict.fromkeys(("only_arm", "only_reference", "p", "difference", "low", "high", "note"))
@@ -382,6 +407,10 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str) -> dict[str, 
     if all(np.asarray(column == np.round(column)).all() for column in (labels, first, second)):
         names = ("only_arm", "only_reference", "p")
         found |= dict(zip(names, stats.mcnemar(first == labels, second == labels), strict=True))
+    if metric == "f1" and positive is not None:
+        labels, first, second = (np.asarray(column == positive, int) for column in (labels, first, second))
+    if metric == "macro_f1" and not set(first) | set(second) <= set(labels):
+        return found  # whether a class that the examples lack counts in the mean, predictions do not say
     function = metric if metric in stats.CONFUSION_METRICS and found["p"] is not None else REAL_METRICS.get(metric)
     if function is not None:
         names = ("difference", "low", "high")

@@ -268,6 +268,7 @@ def collect(directory: str | Path) -> pd.DataFrame:
     ``over_budget``               by which final costs the model is over its budget, or nothing
     ``metric, score``             the compared metric on the compared split; higher is better
     ``select_score``              what the search that found it saw on ``select``, else its ``select`` metric
+    ``beside.<metric>``           what stands beside it in every table, as MNLI's ``accuracy_mismatched``
     ``<cost>``                    ``encoder_params``, ``params``, ``macs``, ``size``, ``latency`` … as evaluated
     ``<cost>_relative``           the same as a share of the teacher's
     ``latency_cached``            1 where the latency was measured in another run
@@ -307,6 +308,7 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         metric: what ``score`` is; default: the task's primary metric.
         split: which examples ``score`` was measured on.
     """
+    from nasframe.reports.formats import BESIDE, of_run
     from nasframe.reports.gather import gather
 
     report, store = gather(directory), RunStore(Path(directory), shared=True)
@@ -324,6 +326,8 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         "cached_stages": " ".join(cached),
     }
     rows = []
+    measured = {name for model in report["models"] for name in model["metrics"].get(split, {})}
+    beside = [name for name in sorted(measured - {metric}) if of_run(report, name).companion]
     for model in report["models"]:
         score = model["metrics"].get(split, {}).get(metric)
         if score is None:
@@ -332,6 +336,7 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         row |= {"model": model["name"], "metric": metric, "network": network_of(model)}
         select = found.get(model["name"], model["metrics"].get("select", {}).get(metric))
         row |= {"score": score, "select_score": select}
+        row |= {f"{BESIDE}{name}": model["metrics"].get(split, {}).get(name) for name in beside}
         row |= model["costs"] | {f"{name}_relative": share for name, share in model["relative"].items()}
         rows.append(row | whole)
     return rows

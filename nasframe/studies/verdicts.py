@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nasframe.reports.formats import of_study
 from nasframe.reports.tables import difference, human
+from nasframe.types import MetricFormat
 
 TOLERANCE = 0.05
 """How far training MACs may lie from the reference's to count as an equal budget."""
@@ -72,14 +74,14 @@ def p_is(p: float | None) -> str:
     return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
-def interval(name: str, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
+def interval(form: MetricFormat, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
     """Write a difference with its interval, shares in points.
 
-    >>> interval("accuracy", {"mean": 0.012, "t_low": -0.001, "t_high": 0.025})
+    >>> interval(MetricFormat(percent=True), {"mean": 0.012, "t_low": -0.001, "t_high": 0.025})
     '+1.20 [−0.10, +2.50]'
     """
-    bounds = f" [{difference(name, row[low], 2)}, {difference(name, row[high], 2)}]" if row[low] is not None else ""
-    return difference(name, row["mean"], 2) + bounds
+    bounds = f" [{difference(form, row[low], 2)}, {difference(form, row[high], 2)}]" if row[low] is not None else ""
+    return difference(form, row["mean"], 2) + bounds
 
 
 def _main(report: Mapping[str, Any], part: str = "tables") -> list[Mapping[str, Any]]:
@@ -88,18 +90,21 @@ def _main(report: Mapping[str, Any], part: str = "tables") -> list[Mapping[str, 
     return [table for table in tables if table["task"] == tables[0]["task"]] if tables else []
 
 
-def _comparisons(report: Mapping[str, Any], part: str = "tables") -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _comparisons(
+    report: Mapping[str, Any], part: str = "tables"
+) -> Iterator[tuple[str, MetricFormat, Mapping[str, Any]]]:
     for table in _main(report, part):
+        form = of_study(report, table["task"], table["metric"])
         for row in table["comparisons"]:
-            yield table["model"], table["metric"], row
+            yield table["model"], form, row
 
 
 def _findings(report: Mapping[str, Any]) -> Iterator[str]:
-    fronts = ((f"hypervolume, {kind}", metric, row) for kind, metric, row in _comparisons(report, "fronts"))
-    for what, metric, row in (*_comparisons(report), *fronts):
+    fronts = ((f"hypervolume, {kind}", form, row) for kind, form, row in _comparisons(report, "fronts"))
+    for what, form, row in (*_comparisons(report), *fronts):
         if row["verdict"] in ("higher", "lower") and row["same_as"] is None:
             yield (
-                f"{what}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(metric, row)} on"
+                f"{what}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(form, row)} on"
                 f" {row['n']} seeds (paired t, {p_is(row['p_t_holm'])} after Holm)."
             )
 
@@ -182,10 +187,10 @@ def _few_ranks(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{table['model']}: ranks rest on {ranked} of {most} seeds, those that all arms have."
 
 
-def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Iterator[str]:
+def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, MetricFormat, Mapping[str, Any]]]) -> Iterator[str]:
     """Say in one line which of an arm's differences are open, and what would resolve them."""
     said, explained = [], False
-    for model, metric, row in rows:
+    for model, form, row in rows:
         if row["same_as"] is not None:
             continue  # the same networks as under another budget, told there
         if row["verdict"] == "no spread":
@@ -198,7 +203,7 @@ def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, str, Mapping[s
             explained |= row["seeds_needed"] is not None
         else:
             continue
-        said.append(f"{model} {interval(metric, row)}, {why}")
+        said.append(f"{model} {interval(form, row)}, {why}")
     if said:
         yield f"{arm} against {against} is not resolved: {'; '.join(said)}."
 
@@ -212,7 +217,7 @@ def _more_seeds(row: Mapping[str, Any], explained: bool) -> str:
     return more if explained else f"needs {more} {seeds} to resolve a difference of this size"
 
 
-def _left_out(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:
+def _left_out(rows: Sequence[tuple[str, MetricFormat, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:
     """Group arms by the seeds that their pairs had to leave out."""
     found: dict[tuple[int, ...], dict[str, None]] = {}
     for _, _, row in rows:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nasframe.domain import Choices
-from nasframe.types import Arch, Batch, Evaluation, Forward
+from nasframe.types import Arch, Batch, Evaluation, Forward, MetricFormat
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +121,7 @@ class ToyTask:
 
     primary = "accuracy"
     labels: Sequence[str] | None = ("no", "yes")
+    metrics: Mapping[str, MetricFormat] = {"accuracy": MetricFormat(percent=True)}
 
     def __init__(self, seed: int = 0, train: int = 64, length: int = 8) -> None:
         rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import math
 import numbers
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
@@ -147,21 +147,3 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
         yield Notice(spaced[0].place, text)
     for name, count in doubtful.items():
         yield Notice(first[name].place, f"The label {name!r} ({count:,} rows) is a class, not a missing value.")
-
-
-def spelled_alike(names: Mapping[str, Row]) -> tuple[str, str] | None:
-    """Find two class names that are the same number, such as ``1`` and ``1.0``, where all names are numbers.
-
-    >>> spelled_alike({"1": None, "2": None, "1.0": None})
-    ('1', '1.0')
-    """
-    values: dict[float, str] = {}
-    for name in names:
-        try:
-            value = float(name)
-        except ValueError:
-            return None
-        if value in values:
-            return values[value], name
-        values[value] = name
-    return None

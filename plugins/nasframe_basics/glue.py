@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from nasframe.digests import stamp
 from nasframe.errors import UsageError
+from nasframe.heads import Head
+from nasframe.measures import measures
 from nasframe.notices import Notify, say
-from nasframe.types import MaxLength
+from nasframe.types import MaxLength, MetricFormat
+from nasframe_basics.metrics import formats
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
-from nasframe_basics.text import TextTask, refuse_length
+from nasframe_basics.text import ClassWeights, TextTask, mismatched, refuse_length
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,20 @@ TASKS = {
 }  # fmt: skip
 
 
+def measured(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat]:
+    """Return the metrics of the named task, or those of all nine."""
+    name = options.get("name")
+    layouts = [TASKS[name]] if name in TASKS else list(TASKS.values())
+    found: dict[str, MetricFormat] = {}
+    for layout in layouts:
+        own = formats(layout.metrics, layout.labels[1] if layout.labels else None)
+        if len(layout.dev) > 1:
+            own |= mismatched(own)
+        found |= {metric: form for metric, form in own.items() if metric not in found}
+    return found
+
+
+@measures(measured)
 def glue(
     name: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"],
     path: Path | None = None,
@@ -68,16 +85,19 @@ def glue(
     max_length: MaxLength | None = None,
     select: str | float = "10%",
     train_limit: int | None = None,
+    class_weights: ClassWeights | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
+    saved_head: Head | None = None,
     notify: Notify = say,
 ) -> TextTask:
     """Load a GLUE task from TSV files in GLUE's own layout, or else from the Hugging Face hub.
 
     The primary metric is Matthews correlation for CoLA, Spearman correlation for STS-B, accuracy for all others.
-    MRPC and QQP also give ``f1`` and GLUE's mean ``accuracy_f1``; STS-B gives ``pearson`` and ``pearson_spearman``;
-    MNLI's dev gives ``accuracy`` (matched) and ``accuracy_mismatched``. GLUE's test labels are not public.
+    MRPC and QQP also give ``f1`` (of ``equivalent`` and ``duplicate``) and GLUE's mean ``accuracy_f1``; STS-B gives
+    ``pearson`` and ``pearson_spearman``; MNLI's dev gives ``accuracy`` (matched) and ``accuracy_mismatched``. GLUE's
+    test labels are not public. Classes are in GLUE's order, or in that of a checkpoint that brings its head.
 
     Args:
         name: the task.
@@ -87,9 +107,12 @@ def glue(
             if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
         train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
+        class_weights: class → weight in the training loss, 1 for those that are not named; ``balanced`` makes all
+            classes count alike. Metrics are not weighted.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder against which ``path`` is read.
+        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
         notify: injected; hears what the task decides by itself.
 
     Raises:
@@ -107,8 +130,9 @@ def glue(
         notify(notice.place, notice.text)
     counts = [source.counts for source in sources]
     return TextTask(
-        splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts, notify=notify
-    )
+        splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts, notify=notify,
+        saved_head=saved_head, published=True, class_weights=class_weights,
+    )  # fmt: skip
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:

@@ -1,10 +1,31 @@
-"""The metrics of text tasks: functions of labels and predictions, ``(examples,)`` each, higher is better."""
+"""The metrics of text tasks: functions of labels and predictions, ``(examples,)`` each, and how their values read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from nasframe.types import MetricFormat
+
+PLAIN = MetricFormat()
+PERCENT = MetricFormat(percent=True)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a task measures.
+
+    Args:
+        function: takes labels and predictions, and by keyword what ``needs`` names.
+        format: how it reads.
+        needs: ``positive``, the positive class, or ``classes``, those that the data have.
+    """
+
+    function: Callable[..., float]
+    format: MetricFormat = PLAIN
+    needs: Sequence[str] = ()
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -16,18 +37,39 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.mean(labels == predictions))
 
 
-def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """F1 of class 1; 0 where it never occurs."""
+def f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
+    """F1 of the positive class; 0 if it never occurs.
+
+    >>> f1(np.array([0, 1, 2]), np.array([0, 1, 1]), positive=0)
+    1.0
+    """
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+    return float(f1_score(labels == positive, predictions == positive, zero_division=0.0))
 
 
-def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Mean F1 over the classes that occur."""
+def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int] | None = None) -> float:
+    """Mean F1 over the classes that are there or predicted.
+
+    Args:
+        labels: the true classes.
+        predictions: the predicted ones.
+        classes: only these count: those of the data, if the network knows more.
+
+    >>> macro_f1(np.array([0, 0, 1]), np.array([0, 0, 2]), classes=[0, 1])
+    0.5
+    """
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+    counted = np.union1d(labels, predictions)
+    if classes is not None:
+        counted = np.intersect1d(counted, classes)
+    return float(f1_score(labels, predictions, labels=counted, average="macro", zero_division=0.0))
+
+
+def accuracy_f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
+    """Mean of accuracy and F1, as GLUE reports it."""
+    return (accuracy(labels, predictions) + f1(labels, predictions, positive)) / 2
 
 
 def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -60,18 +102,36 @@ def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> floa
     return float(getattr(stats, name)(labels, predictions).statistic)
 
 
-def _mean(*parts: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
-    return lambda labels, predictions: sum(part(labels, predictions) for part in parts) / len(parts)
+def pearson_spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean of both correlations, as GLUE reports it."""
+    return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
 
 
-METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "accuracy_f1": _mean(accuracy, f1),
-    "macro_f1": macro_f1,
-    "mcc": mcc,
-    "pearson": pearson,
-    "spearman": spearman,
-    "pearson_spearman": _mean(pearson, spearman),
-    "negative_rmse": negative_rmse,
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric(accuracy, PERCENT),
+    "f1": Metric(f1, PERCENT, ("positive",)),
+    "accuracy_f1": Metric(accuracy_f1, PERCENT, ("positive",)),
+    "macro_f1": Metric(macro_f1, PERCENT, ("classes",)),
+    "mcc": Metric(mcc),
+    "pearson": Metric(pearson),
+    "spearman": Metric(spearman),
+    "pearson_spearman": Metric(pearson_spearman),
+    "negative_rmse": Metric(negative_rmse),
 }
+LOSS = MetricFormat(higher_is_better=False)
+"""How the loss reads, which every task measures beside its metrics."""
+
+
+def formats(names: Sequence[str], positive: str | None = None) -> dict[str, MetricFormat]:
+    """Return how the metrics of these names read, and the loss.
+
+    Args:
+        names: of :data:`METRICS`.
+        positive: the name of the positive class.
+    """
+    found = {}
+    for name in names:
+        metric = METRICS[name]
+        about = positive if "positive" in metric.needs else None
+        found[name] = replace(metric.format, positive=about)
+    return found | {"loss": LOSS}

@@ -8,12 +8,15 @@ import functools
 import importlib.util
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.digests import stamp
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, listing
+from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
 from nasframe.options import looks_like_path
 from nasframe.weights import (
@@ -44,6 +47,8 @@ UNREACHED = 0.02
 class HF:
     """A pre-trained encoder with a classification head, in float32.
 
+    A checkpoint's own head is kept if its ``id2label`` names the task's classes, in whatever order: the task takes over
+    the head's order. If it does not, or the checkpoint brings none, the head is new; a head that is dropped is said.
     Only the head may be new. A checkpoint that lacks other tensors, has them in other shapes, or has values that are
     not finite is refused, and so is a tokenizer whose ids are not the network's.
 
@@ -52,12 +57,14 @@ class HF:
         revision: the hub's branch, tag or commit.
         attention: which of transformers' attention functions computes.
         trust_remote_code: let the model's own code run, as some hub models need.
+        labels: the task's classes in the order of the checkpoint's head, in place of the names in its configuration.
+        head: ``keep`` the checkpoint's head if it is the task's, or draw a ``new`` one in any case.
         base: injected; the folder against which a relative ``path`` is read.
         notify: injected; hears what is new in the network, and what of the files is not used.
 
     Raises:
         UsageError: a path that is not there, or ``revision`` for a directory; on use, files that are no model, and
-            weights or a tokenizer that do not fit.
+            weights or a tokenizer that do not fit, or a head whose outputs cannot be told apart.
     """
 
     def __init__(
@@ -66,9 +73,13 @@ class HF:
         revision: str | None = None,
         attention: Literal["sdpa", "eager"] = "sdpa",
         trust_remote_code: bool = False,
+        labels: list[str | bool | int | float] | None = None,
+        head: Literal["keep", "new"] = "keep",
         base: Path | None = None,
         notify: Notify = say,
     ) -> None:
+        self._names = None if labels is None else [str(label) for label in labels]
+        self._draws_head = head == "new"
         home = Path(base or ".")
         local = home / Path(path).expanduser()
         is_directory = bool(str(path)) and local.is_dir()
@@ -116,11 +127,76 @@ class HF:
         _adapt(tokenizer, net, notify)
         return tokenizer
 
+    @staticmethod
+    def faults(options: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+        """Find names of the head's outputs that cannot be meant."""
+        labels = options.get("labels")
+        if not isinstance(labels, list):
+            return []
+        repeated = sorted(name for name, times in Counter(map(str, labels)).items() if times > 1)
+        if options.get("head") == "new":
+            return [(("labels",), "names the outputs of the checkpoint's head, but head: new drops it. Expected one.")]
+        if repeated:
+            return [(("labels",), f"names several outputs {listing(repeated)}. Expected a name of its own for each.")]
+        return []
+
+    def head(self) -> Head | None:
+        """Return the head that the checkpoint brings, whose order of classes a task takes over.
+
+        Returns:
+            The head; ``None`` if there is none, or it is not to be kept.
+
+        Raises:
+            UsageError: its names do not fit its weights.
+        """
+        if self._draws_head:
+            return None
+        with self._found():
+            return self._saved_head(self._files)
+
+    def _saved_head(self, source: Source) -> Head | None:
+        """Read the head from configuration and headers."""
+        from nasframe_basics.heads import saved_head
+
+        net = _skeleton(source, self._trust, _stamps(source))
+        return saved_head(self.path, net, read_headers(find_files(source)), self._names)
+
+    def _match(self, labels: Sequence[str] | None) -> Match | None:
+        """Find what is asked for in the checkpoint's head, and say if it is dropped; ``None`` if there is none."""
+        head = self.head()
+        if head is None:
+            return None
+        if labels is None:
+            return self._scores(head)
+        found = match(head, labels, published=True)  # the task has judged a head whose outputs are only numbered
+        if found.kept and len(labels) < len(head.labels):
+            text = (
+                f"The head of model {self.path!r} has more classes than asked for. The head is new. To keep it whole, "
+                "give it to the task: saved_head=model.head()."
+            )
+            found = Match(tuple(labels), tuple(range(len(labels))), False, (text,))
+        elif found.kept and not head.numbered:
+            found = replace(found, notices=match(head, head.labels).notices)  # of names the task has told
+        if found.kept and moved(found):
+            self._notify("model", f"The rows of the head of model {self.path!r} were moved into the order asked for.")
+        for text in found.notices:
+            self._notify("model", text)
+        return found
+
+    def _scores(self, head: Head) -> Match:
+        """Match a head with a task of scores."""
+        if head.given:
+            raise UsageError("model.labels: the task has scores, not classes. Expected no labels.")
+        kept = head.kind == "regression"
+        if not kept:
+            self._notify("model", "The checkpoint's head is for classes, the task has scores. The head is new.")
+        return Match(("score",), (0,), kept)
+
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
-        """Load the network, in eval mode, with a head for ``labels``; a saved head of that size is kept.
+        """Load the network, in eval mode, with a head for ``labels``: the checkpoint's, if it has these classes.
 
         Args:
-            labels: the class names; ``None`` is one output, regression.
+            labels: the class names, in the order of the outputs; ``None`` is one output, regression.
             seed: draws the weights that the checkpoint lacks; torch's own generator is left as it was.
             random: draw every weight, only the configuration is read.
 
@@ -131,10 +207,12 @@ class HF:
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
+        from nasframe_basics.heads import draw_head, reorder_outputs
 
         names = ["score"] if labels is None else list(labels)
         head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
         head["problem_type"] = "regression" if labels is None else "single_label_classification"
+        found = None if random else self._match(labels)
         with quiet(), self._found(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             config = AutoConfig.from_pretrained(
@@ -145,7 +223,12 @@ class HF:
                     config, trust_remote_code=self._trust, attn_implementation=self.attention, dtype=torch.float32
                 )
                 return net.eval()
-            return self._loaded(AutoModelForSequenceClassification, config)
+            net = self._loaded(AutoModelForSequenceClassification, config)
+        if self._draws_head or (found is not None and not found.kept):
+            draw_head(net, seed)
+        elif found is not None and moved(found):
+            reorder_outputs(net, found.outputs)
+        return net
 
     def _loaded(self, auto: Any, config: Any) -> nn.Module:
         """Load the checkpoint, refuse what does not fit, and tell what is new or not used."""
@@ -169,6 +252,8 @@ class HF:
         texts = _examine(source, self._trust, _stamps(source))
         if texts:
             raise refusal("path", texts)
+        if find_files(source) and not self._draws_head:
+            self._saved_head(source)
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
@@ -298,6 +383,11 @@ def _takes_types(net: nn.Module) -> bool:
     """Tell whether a network tells the first text of a pair from the second by ``token_type_ids``."""
     types = getattr(net.config, "type_vocab_size", 1)
     return types > 1 and "token_type_ids" in inspect.signature(net.forward).parameters
+
+
+def moved(match: Match) -> bool:
+    """Tell whether a head's outputs are in another order than the classes that are asked for."""
+    return list(match.outputs) != sorted(match.outputs)
 
 
 def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say) -> HF:

@@ -23,13 +23,17 @@ from typing import Any
 import numpy as np
 
 from nasframe.errors import UsageError
+from nasframe.heads import Head
+from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.streams import generator
 from nasframe.types import MaxLength
+from nasframe_basics.metrics import formats
 from nasframe_basics.splits import Split
 from nasframe_basics.text import TextTask, refuse_length
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
+METRICS = ("accuracy", "macro_f1")
 PER_CLASS = {"dev": 120, "select": 60, "train": 420}
 WORDS = (6, 60)  # shorter says nothing, longer is cut
 LARGEST = 100_000  # bytes
@@ -46,8 +50,13 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 SKIPPED = {"site-packages", "dist-packages", "tests", "test", "testing", "lib2to3", "_vendor", "externals", "extern"}
 
 
+@measures(lambda options, space: formats(METRICS))
 def package_docs(
-    limit: int | None = None, max_length: MaxLength | None = None, tokenizer: Any = None, notify: Notify = say
+    limit: int | None = None,
+    max_length: MaxLength | None = None,
+    tokenizer: Any = None,
+    saved_head: Head | None = None,
+    notify: Notify = say,
 ) -> TextTask:
     """Tell which of ten Python packages a docstring is from; 600 a package, no two of them near copies.
 
@@ -58,6 +67,7 @@ def package_docs(
         limit: training examples to keep, for a quick try; ``select`` and ``dev`` shrink in proportion.
         max_length: tokens after which a text is cut; default: 48, or what the network can read if that is less.
         tokenizer: injected.
+        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
         notify: injected; hears what the task decides by itself.
 
     Returns:
@@ -80,10 +90,10 @@ def package_docs(
             splits[name] += [(texts[i], label) for i in order[start : start + size]]
             start += size
     data = {name: Split([(text,) for text, _ in rows], np.array([c for _, c in rows])) for name, rows in splits.items()}
-    metrics = ("accuracy", "macro_f1")
     return TextTask(
-        data, PACKAGES, metrics, "accuracy", tokenizer, max_length, default_length=DEFAULT_LENGTH, notify=notify
-    )
+        data, PACKAGES, METRICS, METRICS[0], tokenizer, max_length, default_length=DEFAULT_LENGTH, notify=notify,
+        saved_head=saved_head,
+    )  # fmt: skip
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:

@@ -6,25 +6,28 @@ the network stays small. Splits are ``train``, ``select`` (carved out of the tra
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.heads import Head, match
 from nasframe.notices import Notify, say
 from nasframe.streams import generator
-from nasframe.types import Batch, DataSource, DataSummary, Evaluation, Forward
+from nasframe.types import Batch, DataSource, DataSummary, Evaluation, Forward, MetricFormat, Positive
 from nasframe.weights import refusal
-from nasframe_basics.metrics import METRICS
+from nasframe_basics.metrics import METRICS, formats
 from nasframe_basics.splits import Split, stratified
 from nasframe_basics.summary import summarise
 
+ClassWeights: TypeAlias = Mapping[str, Positive] | Literal["balanced"]
 EVALUATION_BATCH = 64
 MAX_LENGTH = 128
 """Tokens after which texts are cut, if nothing is written and the network can read as many."""
@@ -60,12 +63,20 @@ class TextTask:
         max_length: tokens after which a text is cut; default: ``default_length``, or what the network can read if
             that is less.
         seed: draws the subset that ``evaluate(examples=n)`` measures.
+        saved_head: the head that the checkpoint brings, whose order of classes the task takes over.
+        published: ``labels`` are in an order that everybody knows.
+        positive: the class that ``f1`` is about; default: the second.
+        class_weights: class → weight in the loss, 1 for classes that are not named; or ``balanced``.
         sources: what the splits were read from, for the summary.
         default_length: where texts are cut if ``max_length`` is not given.
-        notify: hears of texts that are cut earlier than by default.
+        notify: hears of texts that are cut earlier than by default, and what becomes of the saved head.
+
+    Attributes:
+        metrics: how each metric reads.
 
     Raises:
-        UsageError: a split is empty, or ``max_length`` is more than the network can read, or too few for a text.
+        UsageError: a split is empty, outputs of the saved head cannot be told apart, or ``max_length`` is more than the
+            network can read, or too few for a text.
 
     >>> data = {"dev": Split([("good",), ("bad",)], np.array([1, 0]))}
     >>> TextTask(data, ["no", "yes"], ["accuracy"], "accuracy").sizes
@@ -84,18 +95,51 @@ class TextTask:
         sources: Sequence[DataSource] = (),
         default_length: int = MAX_LENGTH,
         notify: Notify = say,
+        *,
+        saved_head: Head | None = None,
+        published: bool = False,
+        positive: str | None = None,
+        class_weights: ClassWeights | None = None,
     ) -> None:
         if primary not in metrics:
-            raise UsageError(f"metric: {primary!r} is not measured here. Expected one of {', '.join(metrics)}.")
+            hint = suggestion(primary, metrics)
+            raise UsageError(f"metric: {primary!r} is not measured here. Expected one of {', '.join(metrics)}.{hint}")
         for name, split in splits.items():
             if not len(split):
                 raise UsageError(f"split {name!r} is empty. Expected at least one example.")
-        self.labels, self.primary, self.seed = labels, primary, seed
+        self.primary, self.seed = primary, seed
         columns = max(len(text) for split in splits.values() for text in split.texts[:1])
         self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
         self.sizes = {name: len(split) for name, split in splits.items()}
-        self.fingerprint = fingerprint(splits, labels)
-        self._splits, self._metrics, self._tokenizer = splits, metrics, tokenizer
+        self.fingerprint = fingerprint(splits, labels)  # of the data in their own order, whatever the checkpoint's is
+        self.labels: Sequence[str] | None = None
+        self._strata = {name: split.labels for name, split in splits.items()}
+        self._weights: np.ndarray | None = None
+        outputs: Sequence[int] = ()
+        known: dict[str, Any] = {}
+        if labels is not None:
+            found = match(saved_head, labels, published)
+            for text in found.notices:
+                notify("model", text)
+            self.labels, outputs = list(found.labels), found.outputs
+            splits = {name: Split(split.texts, np.array(outputs)[split.labels]) for name, split in splits.items()}
+            if class_weights is not None:
+                own = weights_of(class_weights, labels, self._strata["train"])
+                self._weights = np.ones(len(self.labels))
+                self._weights[list(outputs)] = own
+            output = outputs[1 if positive is None else labels.index(positive)]
+            known = {"classes": sorted(outputs), "positive": output}
+            positive = self.labels[output]
+        elif class_weights is not None:
+            raise UsageError("class_weights: a task of scores has no classes. Expected none.")
+        self.metrics = formats(metrics, positive)
+        if "dev_mismatched" in splits:
+            self.metrics |= mismatched(self.metrics)
+        self._functions = {
+            name: functools.partial(METRICS[name].function, **{key: known[key] for key in METRICS[name].needs})
+            for name in metrics
+        }
+        self._splits, self._tokenizer = splits, tokenizer
         self._tokens: dict[str, Tokens] = {}
         self._sources = sources
 
@@ -124,13 +168,18 @@ class TextTask:
         return TrainBatches(self, order)
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
-        """Return the mean cross-entropy of a batch, or its mean squared error for regression."""
+        """Return the mean cross-entropy of a batch, weighted by class, or its mean squared error for regression."""
+        import torch
         from torch.nn import functional
 
         logits = outputs.logits.float()
         if self.labels is None:
             return functional.mse_loss(logits.squeeze(-1), batch.labels.to(logits.dtype))
-        return functional.cross_entropy(logits, batch.labels)
+        if self._weights is None:
+            return functional.cross_entropy(logits, batch.labels)
+        weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)[batch.labels]
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
+        return (weights * losses).mean()  # over examples, so that parts of a batch add up to the whole
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed, stratified subset of ``examples`` examples of it.
@@ -158,7 +207,8 @@ class TextTask:
         truth = self._splits[split].labels
         ids = np.arange(len(truth))
         if examples is not None and examples < len(truth):
-            ids = np.sort(stratified(truth, generator(self.seed, "examples", split))[:examples])
+            order = stratified(self._strata[split], generator(self.seed, "examples", split))
+            ids = np.sort(order[:examples])
         logits, tokens = self._logits(forward, split, ids)
         truth = truth[ids]
         columns: dict[str, list[Any]] = {"id": ids.tolist(), "label": truth.tolist()}
@@ -172,7 +222,7 @@ class TextTask:
             loss = float(-np.mean(log_p[np.arange(len(ids)), truth]))
             columns["prediction"] = predictions.tolist()
             columns |= {f"p_{name}": p.round(6).tolist() for name, p in zip(self.labels, np.exp(log_p).T, strict=True)}
-        metrics = {name: float(METRICS[name](truth, predictions)) for name in self._metrics}
+        metrics = {name: float(function(truth, predictions)) for name, function in self._functions.items()}
         return Evaluation(metrics | {"loss": loss}, columns, len(ids), tokens)
 
     def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
@@ -247,6 +297,39 @@ def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
         raise refusal("max_length", [f"{max_length} is too few tokens for {what}. Expected int of at least {least}."])
     if max_length > longest:
         raise refusal("max_length", [f"{max_length} is more than the network can read. Expected at most {longest}."])
+
+
+def mismatched(metrics: Mapping[str, MetricFormat]) -> dict[str, MetricFormat]:
+    """Return how the metrics of MNLI's mismatched set read; they stand beside those of the matched one."""
+    return {
+        f"{name}_mismatched": replace(format_, companion=format_.higher_is_better, dev_only=True)
+        for name, format_ in metrics.items()
+    }
+
+
+def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Return the weight of each class.
+
+    Args:
+        wanted: class → weight, 1 for those that are not named; ``balanced`` makes all classes count alike, and the
+            mean over the examples 1.
+        classes: their names.
+        labels: ``(examples,)`` the training data's classes.
+
+    Raises:
+        UsageError: there is no class of a name.
+
+    >>> weights_of("balanced", ["no", "yes"], np.array([0, 0, 0, 1])).round(3).tolist()
+    [0.667, 2.0]
+    """
+    if wanted == "balanced":
+        counts = np.bincount(labels, minlength=len(classes))
+        return len(labels) / np.maximum(counts, 1) / np.count_nonzero(counts)
+    for name in wanted:
+        if name not in classes:
+            hint = suggestion(name, classes)
+            raise UsageError(f"class_weights: no class {name!r}. Expected some of {listing(classes)}.{hint}")
+    return np.array([wanted.get(name, 1.0) for name in classes])
 
 
 def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Tokens:

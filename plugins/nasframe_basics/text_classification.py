@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nasframe.errors import UsageError
+from nasframe.heads import Head
+from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
-from nasframe.types import MaxLength
-from nasframe_basics.cells import class_name, label_notices, spelled_alike
+from nasframe.types import MaxLength, MetricFormat
+from nasframe_basics.cells import class_name, label_notices
+from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
+from nasframe_basics.metrics import formats
 from nasframe_basics.rows import (
     Row,
     find_column,
@@ -23,9 +28,20 @@ from nasframe_basics.rows import (
 )
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
-from nasframe_basics.text import TextTask, refuse_length
+from nasframe_basics.text import ClassWeights, TextTask, refuse_length
+
+CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
+SCORES = ("pearson", "spearman", "negative_rmse")
 
 
+def measured(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat]:
+    """Return the metrics of classes or of scores, or both; ``f1`` depends on the data, too."""
+    if "regression" not in options:
+        return formats((*CLASSES, *SCORES))
+    return formats(SCORES if options["regression"] else CLASSES)
+
+
+@measures(measured)
 def text_classification(
     train: Path | str | None = None,
     dev: Path | str | None = None,
@@ -35,6 +51,8 @@ def text_classification(
     label: str = "label",
     regression: bool = False,
     metric: str | None = None,
+    positive: str | bool | int | float | None = None,
+    class_weights: ClassWeights | None = None,
     max_length: MaxLength | None = None,
     select: str | float = "10%",
     dev_share: str | float = "20%",
@@ -42,13 +60,15 @@ def text_classification(
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
+    saved_head: Head | None = None,
     notify: Notify = say,
 ) -> TextTask:
     """Classify texts, or pairs of texts, or score them, from CSV, TSV, JSONL or Parquet files or a hub data set.
 
     CSV and TSV files begin with a header; TSV quotes nothing. Classes are the labels that occur in the training
-    data, sorted, numbers by value. They are measured by ``accuracy`` and ``macro_f1`` (two classes: also ``f1`` of
-    the second), a regression by ``pearson``, ``spearman`` and ``negative_rmse``; the first is the primary metric.
+    data, in the order of a checkpoint that brings its head, else numbers by value and then texts alphabetically. They
+    are measured by ``accuracy``, ``macro_f1`` and ``mcc``, and two classes, or a ``positive`` one, by ``f1``; a
+    regression by ``pearson``, ``spearman`` and ``negative_rmse``; the first is the primary metric.
     Labels are read without spaces around them. Rows of one text stay in one split.
 
     Args:
@@ -60,6 +80,10 @@ def text_classification(
         label: the column of the label.
         regression: labels are numbers to come close to.
         metric: the primary metric, where it is not the first.
+        positive: the class that ``f1`` is about; default: of two classes the one called 1, true, yes or positive, else
+            the rarer one of the training data.
+        class_weights: class → weight in the training loss, 1 for those that are not named; ``balanced`` makes all
+            classes count alike. Metrics are not weighted.
         max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
             if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
@@ -68,6 +92,7 @@ def text_classification(
         tokenizer: injected.
         seed: injected; draws the splits.
         base: injected; the folder against which file names are read.
+        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
         notify: injected; hears what the task decides by itself.
 
     Raises:
@@ -79,23 +104,31 @@ def text_classification(
     if len({*columns, label}) <= len(columns):
         raise UsageError(f"text: {columns}, label: {label!r}. Expected a column of its own for each.")
     tables = [_with_columns(table, columns, label) for table in _tables(train, dev, hub, config, base)]
-    known = None if regression else _classes(tables[0].rows, label)
+    classes = None if regression else _counts(tables[0].rows, label)
+    labels = None if classes is None else ordered(set(classes))
+    known = None if labels is None else {name: i for i, name in enumerate(labels)}
     sources = [_source(table, columns, label, known) for table in tables]
-    for notice in data_notices(sources, None if known is None else list(known)):
+    for notice in data_notices(sources, labels):
         notify(notice.place, notice.text)
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
         splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
-    if known is None:
-        metrics: Sequence[str] = ("pearson", "spearman", "negative_rmse")
+    chosen = None if classes is None or labels is None else _positive(positive, classes, labels, notify)
+    metrics: Sequence[str] = SCORES
+    if classes is None:
+        if positive is not None:
+            raise UsageError("positive: a regression has no classes. Expected none.")
     else:
-        metrics = ("accuracy", "macro_f1", "f1") if len(known) == 2 else ("accuracy", "macro_f1")
-    labels = None if known is None else list(known)
+        metrics = CLASSES if chosen is not None else tuple(name for name in CLASSES if name != "f1")
+        _odd_classes(classes, tables[0].name, notify)
     for notice in split_notices(splits, labels):
         notify(notice.place, notice.text)
     counts = [source.counts for source in sources]
-    return TextTask(splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts, notify=notify)
+    return TextTask(
+        splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts, notify=notify,
+        saved_head=saved_head, positive=chosen, class_weights=class_weights,
+    )  # fmt: skip
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
@@ -173,25 +206,45 @@ def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
     return Table(table.split, table.name, rows, notices)
 
 
-def _classes(rows: list[Row], label: str) -> dict[str, int]:
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(class_name(row, label), row)
-    twice = spelled_alike(first)
-    if twice is not None:
-        one, other = twice
+def _counts(rows: list[Row], label: str) -> Counter[str]:
+    """Count the rows of each class.
+
+    Raises:
+        UsageError: there is one class only, or as many as rows.
+    """
+    counts = Counter(class_name(row, label) for row in rows)
+    if len(counts) < 2:
+        only = next(iter(counts))
+        raise UsageError(f"{rows[0].place}: all labels in {label!r} are {only!r}. Expected two classes or more.")
+    why = seem_scores(counts)
+    if why and len(counts) == len(rows):
         raise UsageError(
-            f"{first[other].place}: label {other!r} in {label!r} is the same number as {one!r} in {first[one].place}."
-            " Expected one spelling."
+            f"{rows[0].place}: label {label!r}: {why}. Expected classes that repeat, or regression: true for scores."
         )
-    names = set(first)
-    try:
-        ordered = sorted(names, key=float)
-    except ValueError:
-        ordered = sorted(names)
-    if len(ordered) < 2:
-        raise UsageError(f"{rows[0].place}: all labels in {label!r} are {ordered[0]!r}. Expected two classes or more.")
-    return {name: i for i, name in enumerate(ordered)}
+    return counts
+
+
+def _positive(
+    wanted: str | bool | int | float | None, counts: Mapping[str, int], classes: list[str], notify: Notify
+) -> str | None:
+    """Return the class that ``f1`` is about, and say so if nobody chose it; ``None`` for several classes."""
+    if wanted is not None:
+        return chosen_class(wanted, classes)
+    if len(classes) > 2:
+        return None
+    found = positive_class(counts, classes)
+    notify("task.positive", f"f1 is that of the class {found!r}; the option positive: chooses another.")
+    return found
+
+
+def _odd_classes(counts: Mapping[str, int], file: str, notify: Notify) -> None:
+    """Say what looks odd about the classes."""
+    for names in same_looking(list(counts)):
+        listed = " and ".join(repr(name) for name in names)
+        notify(file, f"The classes {listed} look like spellings of one. They are kept apart.")
+    why = seem_scores(counts)
+    if why:
+        notify(file, f"The label column looks like scores: {why}. If it holds scores, say regression: true.")
 
 
 def _source(table: Table, columns: list[str], label: str, known: dict[str, int] | None) -> Source:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nasframe.bench.archtable import ArchTable, losses, read_table, table_json, write_table
+from nasframe.bench.archtable import ArchTable, read_table, table_json, write_table
 from nasframe.errors import UsageError
 
 LAYERS = [[0], [0, 1]]
@@ -84,7 +84,3 @@ def test_a_knob_that_nothing_explains_needs_the_side_file(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,metric.x\n1,1,1\n1,,2\n2,1,3\n")
     with pytest.raises(UsageError, match="no knob tells where 'b' is empty"):
         read_table(tmp_path / "t.csv")
-
-
-def test_losses_are_what_less_is_better_of():
-    assert losses(["accuracy", "loss", "kd_loss", "glossary"]) == ["loss", "kd_loss"]

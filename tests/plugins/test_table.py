@@ -214,7 +214,8 @@ def test_tasks_say_what_they_need(file):
         TableTask()
     with pytest.raises(UsageError, match=r"no metric 'acuracy'.*Did you mean 'accuracy'\?"):
         TableTask(TableSpace(file), metric="acuracy")
-    assert TableTask(TableSpace(file), metric="loss").primary == "loss"
+    with pytest.raises(UsageError, match="less of it is better"):
+        TableTask(TableSpace(file), metric="loss")
     for refuse in (lambda: TableSpace(file).extract(None, {}), lambda: TableTask(TableSpace(file)).loss(None, None)):
         with pytest.raises(UsageError, match="no "):
             refuse()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasframe.types import Batch, Evaluation, Forward
+from nasframe.types import Batch, Evaluation, Forward, MetricFormat
 from nasframe_slimming.pictures.networks import SIDE
 
 
@@ -25,6 +25,7 @@ class Pictures:
 
     primary = "similarity"
     labels: Sequence[str] | None = None
+    metrics: Mapping[str, MetricFormat] = {"similarity": MetricFormat(), "psnr": MetricFormat()}
 
     def __init__(self, train: int = 256, seed: int = 0) -> None:
         self.sizes: Mapping[str, int] = {"train": train, "select": max(train // 4, 1), "dev": max(train // 4, 1)}

@@ -1,0 +1,155 @@
+"""A metric reads as its task says, in every table, whatever its name; what stands beside it stands everywhere."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+from run_directory import make_run
+from study_directory import change
+
+from nasframe.model_files import card_text
+from nasframe.nn.blueprint import blueprint
+from nasframe.reports import plots, report, study_tables, tables
+from nasframe.reports.formats import of_run
+from nasframe.reports.gather import gather
+from nasframe.store import RunStore
+from nasframe.studies import compare, evidence, study
+from nasframe.testing.toy import tiny_net
+from nasframe.types import MetricFormat
+
+LABELS = ["spam", "ham"]
+FORMATS = {
+    "f1_loss": MetricFormat(),  # its name says nothing
+    "recall_time": MetricFormat(higher_is_better=False),
+    "hits": MetricFormat(percent=True),
+    "hits_mismatched": MetricFormat(percent=True, companion=True, dev_only=True),
+    "f1": MetricFormat(percent=True, positive="spam"),
+}
+
+
+def retell(directory, primary, values):
+    """Give an invented run other metrics, with their formats."""
+    store = RunStore(directory)
+    data = store.get("data") | {"primary": primary, "labels": LABELS}
+    store.put("data", data | {"metrics": {name: asdict(form) for name, form in FORMATS.items()}})
+    for (name,) in store.db.execute("SELECT name FROM model").fetchall():
+        store.put_model(name, metrics={"dev": values})
+    store.close()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run", trials=8)
+
+
+@pytest.fixture
+def run(pattern, tmp_path):
+    shutil.copytree(pattern, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def pages(found):
+    """Return the report's pages and its summary as text."""
+    table = tables.summary_table(found, 200)
+    columns = [column.header for column in table.columns]
+    cells = [cell for column in table.columns for cell in column.cells]
+    return [report.markdown(found), report.html(found, {}), " ".join(map(str, columns + cells))]
+
+
+def test_no_format_is_guessed_by_a_name(run):
+    found = gather(retell(run, "f1_loss", {"f1_loss": 0.873}))
+    for page in pages(found):
+        assert "0.873" in page
+        assert "87.3" not in page
+    assert not of_run(found, "best@50% select_f1_loss").percent
+    assert of_run(found, "best@50% select_hits").percent
+
+
+def test_a_share_by_any_name_is_in_per_cent(run):
+    for page in pages(gather(retell(run, "hits", {"hits": 0.873}))):
+        assert "87.3 %" in page
+
+
+def test_the_positive_class_is_named(run):
+    found = gather(retell(run, "f1", {"f1": 0.873}))
+    for page in pages(found):
+        assert "f1 (spam)" in page
+    search = found["searches"][0]
+    assert plots.pareto(found, search, search["costs"][0]).axes[0].get_ylabel() == "f1 (spam)"
+
+
+def test_what_stands_beside_a_metric_is_in_every_table(run):
+    found = gather(retell(run, "hits", {"hits": 0.873, "hits_mismatched": 0.512}))
+    for page in pages(found):
+        assert "hits_mismatched" in page
+        assert "51.2 %" in page
+
+
+def test_a_model_card_names_the_positive_class_and_the_mismatched_set():
+    net = tiny_net()
+    data = {"metrics": {name: asdict(form) for name, form in FORMATS.items()}}
+    card = {"data": data, "metrics": {"f1": 0.5, "hits_mismatched": 0.25, "recall_time": 3.0}}
+    text = card_text("m", "stock", blueprint(net) | {"model": "BertForSequenceClassification"}, {"own": 1}, card)
+    assert "| f1 (spam) | 0.5 |" in text
+    assert "| hits_mismatched | 0.25 |" in text
+    assert "- recall_time" not in text
+    assert "- f1\n" in text
+
+
+def test_runs_from_before_tasks_told_read_as_they_did(run):
+    found = gather(run)
+    assert of_run(found, "accuracy").percent
+    assert not of_run(found, "mcc").percent
+
+
+@pytest.fixture
+def compared(pattern, tmp_path):
+    """Return a comparison of two arms whose runs measure ``hits`` and the mismatched set, and its directory."""
+    entries = []
+    for arm, level in (("random", 0.5), ("sng", 0.6)):
+        for seed in range(3):
+            place = f"{arm}/{seed}"
+            shutil.copytree(pattern, tmp_path / place)
+            change(tmp_path / place, arm, "mnli", seed)
+            values = {"hits": level + 0.01 * seed, "hits_mismatched": level - 0.25, "f1": level}
+            retell(tmp_path / place, "hits", values)
+            entries.append({"arm": arm, "task": "mnli", "seed": seed, "run": place})
+
+    def analysed(metric):
+        rows = [entry | row for entry in entries for row in study.run_rows(tmp_path / entry["run"], metric)]
+        settings = {
+            "study": "s", "arms": {"random": {}, "sng": {}}, "runs": entries,
+            "compare": {"metric": metric, "split": "dev", "against": "random"},
+        }  # fmt: skip
+        return compare.analyse(tmp_path, pd.DataFrame(rows), settings)
+
+    return analysed
+
+
+def test_the_mismatched_set_is_in_the_tables_of_a_comparison(compared):
+    found = json.loads(json.dumps(compared(None)))
+    row = study_tables.rows(found, found["tables"][0])[1]
+    assert row["score"] == "61.0 ± 1.0, hits_mismatched 35.0 ± 0.0"
+    heading, first, *_ = study_tables.overview(found)
+    assert "hits_mismatched 25.0" in first[heading.index("teacher")]
+    assert "× 100" in study_tables.about(found, [found["tables"][0]])
+
+
+def test_a_comparison_names_the_positive_class_and_resamples_its_f1(compared):
+    found = compared("f1")
+    assert "f1 (spam)" in study_tables.about(found, [found["tables"][0]])
+    assert all("f1 (spam)" in text or "60" not in text for text in found["findings"])
+
+
+def test_examples_are_resampled_for_the_positive_class():
+    """Class 0 is positive here: its F1 differs between the models, that of class 1 differs otherwise."""
+    first = pd.DataFrame({"id": range(6), "label": [0, 0, 0, 1, 1, 1], "prediction": [0, 0, 1, 1, 1, 1]})
+    second = first.assign(prediction=[0, 0, 0, 0, 1, 1])
+    zero = evidence._pair(first, second, "f1", 0)["difference"]
+    assert zero == pytest.approx(0.8 - 6 / 7)
+    assert evidence._pair(first, second, "f1", 1)["difference"] == pytest.approx(6 / 7 - 0.8)
+    extra = second.assign(prediction=[0, 0, 0, 2, 1, 1])
+    assert evidence._pair(first, extra, "macro_f1")["difference"] is None
