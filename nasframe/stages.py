@@ -13,7 +13,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.errors import RunError
+from nasframe.errors import DivergedError, RunError
 from nasframe.interfaces import sizes_of
 from nasframe.types import (
     Arch,
@@ -82,7 +82,13 @@ def train(
                 models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
                 progress=advance,
             )  # fmt: skip
-            result = run.make("trainer", trainer).fit(job)
+            try:
+                result: TrainResult = run.make("trainer", trainer).fit(job)
+            except DivergedError as error:
+                if name:
+                    error.add_note(f"It happened to model {name!r}.")
+                raise
+            require_finite_weights(f"{run.name} {name}".rstrip(), result.net)
             settled(result.net)
             return result
 
@@ -251,7 +257,7 @@ def evaluate(
     with run.progress.bar(run.name) as advance:
         for done, (name, net) in enumerate(chosen.items()):
             advance(done, len(chosen), name)
-            result = work.task.evaluate(forward_of(net.eval(), net, precision), split)
+            result = work.task.evaluate(forward_of(net.eval(), net, precision, f"model {name!r}"), split)
             shown, tokens = shown + result.examples, tokens + result.tokens
             macs += run.macs(net, None, result)
             run.describe(name, net)
@@ -323,17 +329,39 @@ def settled(net: nn.Module) -> nn.Module:
     return settle(net)
 
 
-def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:
-    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
+def require_finite_weights(name: str, net: nn.Module) -> None:
+    """Make sure, whatever trainer it comes from, that a trained network has only finite weights.
+
+    Raises:
+        DivergedError: it has others.
+    """
+    from nasframe.nn.optim import non_finite
+
+    names = non_finite(net)
+    if names:
+        raise DivergedError(
+            f"stage {name!r}: training diverged: {len(names)} weight tensors are not finite, {names[0]} among them. "
+            "The network is not kept. A lower learning_rate may help."
+        )
+
+
+def forward_of(forward: Forward, net: nn.Module, precision: str, name: str = "the network") -> Forward:
+    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``.
+
+    The function raises RunError for outputs that are not finite: they would count as some class.
+    """
     if net is None:  # the recipe's space has none
         return forward
-    from nasframe.nn.optim import autocast
+    from nasframe.nn.optim import autocast, finite_outputs
 
     where = next(net.parameters()).device
 
     def call(**inputs: Any) -> Any:
         with autocast(precision, where):
-            return forward(**{k: v.to(where) for k, v in inputs.items()})
+            outputs = forward(**{k: v.to(where) for k, v in inputs.items()})
+        if not finite_outputs(outputs):
+            raise RunError(f"{name}: the outputs are not finite, in precision {precision}.")
+        return outputs
 
     return call
 

@@ -229,7 +229,7 @@ def execute(
         failure = _named_failure(error)
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
             note_failure(own, plan, failure)
-            for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
+            for line in _how_to_go_on(plan, own, error):
                 failure.add_note(line)
         if failure is error:
             raise
@@ -281,12 +281,20 @@ def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
     store.put("failure", failure)
 
 
-def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
+def _how_to_go_on(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
     """Say in which stage a run ended before its time, and what can be done about it."""
     left = [stage.name for stage in plan.stages if store.stage_state(stage.name) != "done"]
-    where = f"Stage {left[0]!r} {'was stopped' if stopped else 'failed'}. " if left else ""
+    verb = "failed" if isinstance(error, Exception) else "was stopped"
+    where = f"Stage {left[0]!r} {verb}. " if left else ""
+    cached = store.get("cache") is not None
+    if not getattr(error, "resumable", True):
+        reuse = "stages before the change come from the cache"
+        if not cached:
+            reuse = "--cache DIR keeps finished stages for that"
+        yield f"{where}A resume would end in the same way. Change the recipe and run it again; {reuse}."
+        return
     yield f"{where}Go on with: nasframe run --resume {store.directory}"
-    if store.get("cache") is not None:
+    if cached:
         yield "Or change the recipe and run it anew: stages before the change come from the cache."
 
 
