@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.running.runner import StageContext
+    from nasframe.search import SearchResult
 
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 
@@ -178,6 +179,7 @@ def search(
     full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
     proposer = run.sampler(sampler, work, names)
     domain = run.domain(space, sampler, None)
+    examples = loop.subset(examples, work.task.sizes.get("select"))
     tally, began = run.tally(), time.monotonic()
 
     def evaluate(arch: Arch, count: int | None) -> Mapping[str, float]:
@@ -209,7 +211,23 @@ def search(
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
     run.result["bounds"] = {goal.name: plain_bounds(goal.bounds) for goal in goals(save_as, bounds, shares)}
+    run.result["search"] = {
+        "trials": trials, "evaluated": result.evaluated, "repeats": result.repeats, "failures": result.failures,
+        "ended": result.ended,
+    }  # fmt: skip
+    tell_how_it_ended(run, trials, result)
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})
+
+
+def tell_how_it_ended(run: StageContext, trials: int, result: SearchResult) -> None:
+    """Pass on that a search made fewer evaluations than it was asked for, or that some failed."""
+    place = f"stages.{run.name}"
+    if result.ended:
+        count = f"{result.evaluated} of {trials} evaluations"
+        run.notify(f"{place}.trials", f"The search ended after {count}: {result.ended}.")
+    if result.failures:
+        attempts = result.evaluated + result.failures
+        run.notify(place, f"{result.failures} of {attempts} evaluations failed and count for nothing.")
 
 
 def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, Any] | None = None) -> Work:
