@@ -234,7 +234,7 @@ class _Judge:
 
     def first_cause(self) -> str:
         """Say with what the first evaluation of this sitting failed."""
-        return f", the first with {described(self.first)}" if self.first else ""
+        return f", the first with {plugin_error(self.first) or described(self.first)}" if self.first else ""
 
     def scored(self, trial: Trial, goal: Goal) -> Trial:
         values = tuple(self.value(name, trial) for name in self.objectives)

@@ -20,7 +20,7 @@ from nasframe.recipe.beforehand import material_refusals, refusals
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe
 from nasframe.recipe.overrides import Override, verb_of
-from nasframe.recipe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel
+from nasframe.recipe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel, asks_teacher
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import TrainOptions
 
@@ -280,9 +280,8 @@ class _Stages:
         if isinstance(arch := full.get("arch"), str) and arch not in self.archs:
             self.missing((*at, "arch"), "architecture", arch, self.archs)
         for number, modifier in enumerate(full.get("modifiers") or []):
-            teacher = modifier.get("teacher") if isinstance(modifier, dict) else None
-            if isinstance(teacher, str) and teacher not in self.saved:
-                self.missing((*at, "modifiers", number, "teacher"), "saved network", teacher, self.saved)
+            if asks_teacher(modifier) and modifier["teacher"] not in self.saved:
+                self.missing((*at, "modifiers", number, "teacher"), "saved network", modifier["teacher"], self.saved)
         needs = verb in ("search", "extract") or (verb == "train" and (full.get("sampler") or full.get("arch")))
         if needs and self.uses["space"] is None and "space" not in full and self.check.data.get("space") is None:
             self.check.problem(at, "needs a space. Expected 'space:' at the recipe's top level, or in the stage.")

@@ -12,6 +12,7 @@ from nasframe.costs import cost_function
 from nasframe.goals import limits_of, listed, nearest
 from nasframe.interfaces import sizes_of
 from nasframe.plugin_errors import naming_plugins
+from nasframe.recipe.plan import asks_teacher
 from nasframe.recipe.resolution import ALWAYS
 from nasframe.running.material import Material, plain_summary
 from nasframe.running.processes import device
@@ -168,5 +169,5 @@ def train_time(options: Any, work: Work, example: float, share: float) -> tuple[
     steps = how.max_steps or max(1, round((how.epochs or 1) * len(work.task.train_batches(0, 0, batch))))
     sampled = options.get("sampler") is not None
     passes = 3 * (share * how.archs_per_step if sampled else 1.0)
-    passes += sum(1 for ref in options.get("modifiers", ()) if isinstance(ref, dict) and "teacher" in ref)
+    passes += sum(asks_teacher(ref) for ref in options.get("modifiers", ()))
     return steps * batch * example * passes, f"train, {steps} steps of {batch}" + (", sub-networks" if sampled else "")
