@@ -276,6 +276,12 @@ class _Stages:
         """Check that names point at what an earlier stage saved or found, and that a space is there where needed."""
         if self.bare and (verb != "search" or full.get("fit") or {"from", "space"} & full.keys()):
             self.check.problem(at, "needs a network, but the recipe's space has none. Expected searches only.")
+        within = full.get("within")
+        if self.bare and isinstance(within, dict):
+            try:
+                self.bare.domain.restrict(within)
+            except NasframeError as error:
+                self.check.problem((*at, "within"), str(error))
         starts = {"pretrained", "random", *self.saved}
         if isinstance(start := full.get("from"), str) and start not in starts:
             self.missing((*at, "from"), "network", start, starts)

@@ -15,6 +15,7 @@ from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.plan import asks_teacher
 from nasframe.recipe.resolution import ALWAYS
 from nasframe.running.material import Material, plain_summary
+from nasframe.running.preflight import check_spaces, tell_of_sampled_bounds, tell_of_stages
 from nasframe.running.processes import device
 from nasframe.running.reach import targets
 from nasframe.scoring import Screen, parse_bounds
@@ -49,6 +50,9 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 def _described(plan: Plan) -> dict[str, Any]:
     parts = Material(plan)
     work = parts.work
+    check_spaces(parts)
+    tell_of_stages(parts)
+    tell_of_sampled_bounds(parts)
     costs, limits = ranges(parts), list(limit_rows(parts))
     example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
     stages = [describe(stage, work, example, share) for stage in plan.stages]

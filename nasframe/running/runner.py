@@ -35,9 +35,9 @@ from nasframe.running.context import StageContext
 from nasframe.running.keys import Names, Start, start_of
 from nasframe.running.material import Material, plain_summary
 from nasframe.running.observers import Observers
+from nasframe.running.preflight import preflight
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
-from nasframe.running.reach import check_budgets
 from nasframe.running.reads import Recorder
 from nasframe.storage import disk_problem, refuse_unwritable, writing
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
@@ -136,7 +136,7 @@ def run(
             refuse_unwritable(Cache(Path(cache)).root)
         with Progress(progress).bar("model and data"), plan.file_plugins():
             parts.load()
-            check_budgets(parts)
+            preflight(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
         facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}
         store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
@@ -176,7 +176,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         parts = Material(plan)
         if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
             with plan.file_plugins():
-                check_budgets(parts)
+                preflight(parts)
     except BaseException as error:
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
             note_failure(reader, None, error)

@@ -263,7 +263,7 @@ def test_an_extract_with_nothing_found_before_is_refused():
     [
         [{"extract": {}}, {"train": {"epochs": 1, "from": "best@75%"}}],
         [{"train": {"epochs": 1, "arch": "best@<= 4M"}}],
-        [{"train": {"epochs": 1, "arch": {"layers": 4}}}],
+        [{"train": {"epochs": 1, "arch": {"layers": 3}}}],
         [{"train": {"max_steps": 3, "from": "random", "modifiers": ["kd"]}}],
         [
             {"search": {"name": "more", "save_as": "few", "budgets": {"params": "50%", "macs": ["30%", "20%"]}}},
