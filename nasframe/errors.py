@@ -35,6 +35,8 @@ class NasframeError(Exception):
     """Something a user can mend; its text says where, what is wrong and what was expected."""
 
     exit_code = 1
+    resumable = True
+    """Whether it makes sense to go on with the run as it is."""
 
 
 class RunError(NasframeError):
@@ -43,6 +45,12 @@ class RunError(NasframeError):
 
 class PluginError(RunError):
     """A plugin raised what no user should see; the text names the plugin and its moment, the original is the cause."""
+
+
+class DivergedError(RunError):
+    """Loss, gradients or weights of a training are no longer finite. A resume would only repeat it."""
+
+    resumable = False
 
 
 class UsageError(NasframeError):

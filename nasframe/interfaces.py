@@ -128,7 +128,11 @@ def files_of(plugin: Any) -> list[Path]:
 
 @runtime_checkable
 class Trainer(Protocol):
-    """Runs the training loop."""
+    """Runs the training loop.
+
+    A class attribute ``answers = False`` promises that an architecture can only come from a stage's modifiers, so that
+    a later stage which waits for another one is refused before the run.
+    """
 
     def fit(self, job: TrainJob) -> TrainResult:
         """Train ``job.net`` and say what came out and what it cost."""

@@ -1,7 +1,8 @@
 """The search loop: one for every sampler, so that none has to know of constraints, repeats, failures or resumes.
 
 Ask → canonical form → answer repeats from the archive → screen by cost → evaluate → store → tell. Costs are exact and
-free, evaluations are not: nothing infeasible and nothing twice is ever evaluated.
+free, evaluations are not: nothing infeasible and nothing twice is ever evaluated. Repeats are told to the sampler and
+counted, but not stored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from nasframe import scoring
 from nasframe.errors import RunError, UsageError, listing
-from nasframe.goals import Costs, Goal, check_reachable, goals
+from nasframe.goals import Costs, Goal, check_reachable, goals, shortfall
 from nasframe.interfaces import start_sampler
 from nasframe.keep import restrict
 from nasframe.plugin_errors import described, plugin_error
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
 MAX_FAILURES = 20  # evaluations that fail one after the other before the search gives up
 MEMORY = 100_000  # costs kept, so that a measured one is the same whenever it is asked for
+STALE = 20  # proposals in a row that bring nothing new before what is left to evaluate is listed
+LISTABLE = 20_000  # architectures of the largest domain that is listed
 log = logging.getLogger(__name__)
 
 
@@ -40,14 +43,22 @@ class SearchResult:
     """What a search found.
 
     Args:
-        trials: every proposal in order, then the finalists.
+        trials: every proposal but repeats, in order, then the finalists.
         winners: name → the best trial within that budget.
         front: the evaluated trials that none beats in every objective and every bounded cost.
+        evaluated: how many of the asked trials were evaluated.
+        repeats: proposals that were answered before.
+        failures: evaluations that failed.
+        ended: why the search ended before all trials were spent; empty if they were.
     """
 
     trials: list[Trial]
     winners: dict[str, Trial]
     front: list[Trial]
+    evaluated: int = 0
+    repeats: int = 0
+    failures: int = 0
+    ended: str = ""
 
 
 def search(
@@ -98,18 +109,19 @@ def search(
         batch: how many to ask for at once.
         prefix: the winners' first name: ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
         done: the stored trials of an interrupted search, in order. Its proposals are asked for again, which brings
-            the sampler to where it was, and answered from here.
+            the sampler to where it was, and answered from here. Repeats among them are passed over.
         known: what earlier searches evaluated on the same network. The sampler is told of it, proposals that are
             among it are repeats, and it may win.
-        on_trial: stores a new trial: (number, trial, seconds).
+        on_trial: stores a new trial: (number, trial, seconds); repeats are none.
         stage: the name the sampler is started with.
 
     Returns:
-        All trials, the winners and the front.
+        All trials, the winners, the front, and how the search ended.
 
     Raises:
         UnsatisfiableError: no architecture can meet the bounds; names the nearest reachable values.
-        RunError: evaluation keeps failing, the stored trials are another search's, or no trial met a budget.
+        RunError: every evaluation fails, or 20 in a row do; the stored trials are another search's; or no trial meets
+            a budget.
         UsageError: an objective that is neither metric nor cost.
     """
     region = domain if within is None else within
@@ -123,15 +135,30 @@ def search(
         power, extremes = float(violation["penalise"]), _extremes(domain, costs)  # type: ignore[index]
         penalty = functools.partial(penalised, extremes=extremes, power=power, form=form)
     judge = _Judge(region, evaluate, costs, wanted, objectives, examples, penalty)
-    book = _Book(on_trial, iter(done), judge.archive)
+    book = _Book(on_trial, judge.archive)
+    book.replay(done)
     start_sampler(sampler, stage, trials, "search")
     if earlier := [judge.recalled(trial) for trial in known if trial.state == "done"]:
         sampler.tell(earlier)
     if penalty is not None:
         regions = [region] * len(wanted)
-    _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
+    evaluated, ended = _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
+    failures = sum(trial.state == "failed" for trial in book.trials)
+    if failures and not any(trial.state == "done" for trial in judge.archive.values()):
+        raise RunError(f"all {failures} evaluations failed{judge.first_cause()}.")
     winners = {goal.name: _winner(goal, judge, book, finalists, remeasure) for goal in wanted}
-    return SearchResult(book.trials, winners, _front(judge, book))
+    return SearchResult(book.trials, winners, _front(judge, book), evaluated, book.repeats, failures, ended)
+
+
+def subset(examples: int | None, size: int | None) -> int | None:
+    """Return how many examples of a split to score on, ``None`` for all of it.
+
+    >>> subset(256, 1000), subset(256, 200)
+    (256, None)
+    """
+    if examples is None or (size is not None and examples >= size):
+        return None
+    return examples
 
 
 @dataclass
@@ -146,12 +173,19 @@ class _Judge:
     examples: int | None
     penalty: Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float] | None
     archive: dict[tuple[str, int | None], Trial] = field(default_factory=dict)
+    screened: dict[str, Trial] = field(default_factory=dict)
     causes: list[BaseException] = field(default_factory=list)
+    first: BaseException | None = None
+
+    def repeated(self, arch: Arch, goal: Goal) -> Trial | None:
+        """Return the answer to what was proposed before, or ``None`` for something new."""
+        name = arch_id(arch)
+        known = self.archive.get((name, self.examples))
+        if known is None:
+            return self.screened.get(name)
+        return known if known.state == "failed" else self.scored(replace(known, state="repeat"), goal)
 
     def answer(self, arch: Arch, goal: Goal) -> Trial:
-        known = self.archive.get((arch_id(arch), self.examples))
-        if known is not None:
-            return known if known.state == "failed" else self.scored(replace(known, state="repeat"), goal)
         blank = self.blank(arch, self.costs(arch), self.examples)
         if not self.region.contains(arch) or (blank.violation > 0 and self.penalty is None):
             return replace(blank, state="screened")
@@ -189,6 +223,7 @@ class _Judge:
             cause = plugin_error(error) or described(error)
             log.warning("evaluation failed: %s, at %s", cause, dict(blank.arch))
             self.causes.append(error)
+            self.first = self.first or error
             if len(self.causes) >= MAX_FAILURES:
                 first = self.causes[0]
                 text = f"{len(self.causes)} evaluations failed one after the other, the first with"
@@ -196,6 +231,10 @@ class _Judge:
             return replace(blank, state="failed")
         self.causes.clear()
         return trial
+
+    def first_cause(self) -> str:
+        """Say with what the first evaluation of this sitting failed."""
+        return f", the first with {plugin_error(self.first) or described(self.first)}" if self.first else ""
 
     def scored(self, trial: Trial, goal: Goal) -> Trial:
         values = tuple(self.value(name, trial) for name in self.objectives)
@@ -220,10 +259,26 @@ class _Book:
     """All trials in order, and those stored by an interrupted search that are still to come."""
 
     on_trial: Callable[[int, Trial, float], None]
-    stored: Iterator[Trial]
     archive: dict[tuple[str, int | None], Trial]
+    stored: Iterator[Trial] = field(default_factory=lambda: iter(()))
+    passed_over: int = 0
     trials: list[Trial] = field(default_factory=list)
     finals: dict[str, Trial] = field(default_factory=dict)
+    repeats: int = 0
+
+    def replay(self, done: Iterable[Trial]) -> None:
+        """Take the trials of an interrupted search; repeats, which earlier versions stored too, are passed over."""
+        kept: list[Trial] = []
+        rejected: set[tuple[str, int | None]] = set()
+        for trial in done:
+            key = (arch_id(trial.arch), trial.examples)
+            if trial.state == "repeat" or key in rejected:
+                self.passed_over += 1
+                continue
+            if trial.state in ("screened", "failed"):
+                rejected.add(key)
+            kept.append(trial)
+        self.stored = iter(kept)
 
     def add(self, arch: Arch, answer: Callable[[], Trial]) -> Trial:
         """Take the stored answer where there is one, else a new one; keep it."""
@@ -231,7 +286,7 @@ class _Book:
         trial = next(self.stored, None)
         if trial is None:
             trial = answer()
-            self.on_trial(len(self.trials), trial, time.monotonic() - began)
+            self.on_trial(len(self.trials) + self.passed_over, trial, time.monotonic() - began)
         elif arch_id(trial.arch) != arch_id(arch):
             raise RunError(
                 f"cannot go on: trial {len(self.trials)} was {dict(trial.arch)}, but now it would be {dict(arch)}. "
@@ -252,10 +307,15 @@ def _explore(
     trials: int,
     max_rejections: int,
     batch: int,
-) -> None:
-    """Ask, answer and tell, a goal's turn after the other's, until the trials are spent or nothing new comes."""
+) -> tuple[int, str]:
+    """Ask, answer and tell, a goal's turn after the other's, until the trials are spent or nothing new comes.
+
+    Returns:
+        How many architectures were evaluated, and why no more were: empty if all trials are spent.
+    """
     spent = rejected = silent = 0
-    seen: set[str] = set()
+    answered: set[str] = set()
+    left: set[str] | None = None  # what is still to be evaluated, once it is listed
     size = getattr(judge.region, "size", math.inf)
     for goal, within in itertools.cycle(zip(judge.goals, regions, strict=True)):
         asked = sampler.ask(max(min(batch, trials - spent), 1), within=within)
@@ -264,14 +324,40 @@ def _explore(
         for arch in map(canonical, asked):
             if spent >= trials or rejected >= max_rejections:
                 break
-            trial = book.add(arch, functools.partial(judge.answer, arch, goal))
+            trial = judge.repeated(arch, goal)
+            if trial is None:
+                trial = book.add(arch, functools.partial(judge.answer, arch, goal))
+                if trial.state == "screened":
+                    judge.screened[arch_id(arch)] = trial
+            else:
+                book.repeats += 1
             told.append(trial)
-            seen.add(arch_id(arch))
+            if trial.state != "screened":
+                answered.add(arch_id(arch))
             spent, rejected = (spent + 1, 0) if trial.state == "done" else (spent, rejected + 1)
         if told:
             sampler.tell(told)
-        if spent >= trials or rejected >= max_rejections or len(seen) >= size or silent >= len(regions):
-            return
+        if spent >= trials:
+            return spent, ""
+        if left is None and rejected >= STALE:
+            left = _listed(regions)
+        if len(answered) >= size or (left is not None and left <= answered):
+            return spent, "every architecture that is within bounds was evaluated"
+        if silent >= len(regions):
+            return spent, "the sampler had nothing left to propose"
+        if rejected >= max_rejections:
+            return spent, f"{rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"
+    return spent, "there was nothing to search for"
+
+
+def _listed(regions: Sequence[Any]) -> set[str] | None:
+    """Name all architectures of some regions, or return ``None`` if they cannot be listed."""
+    names: set[str] = set()
+    for region in {id(region): region for region in regions}.values():
+        if not hasattr(region, "enumerate") or getattr(region, "size", math.inf) > LISTABLE:
+            return None
+        names |= {arch_id(arch) for arch in region.enumerate()}
+    return names
 
 
 def _winner(goal: Goal, judge: _Judge, book: _Book, finalists: int, remeasure: Costs | None) -> Trial:
@@ -290,7 +376,18 @@ def _winner(goal: Goal, judge: _Judge, book: _Book, finalists: int, remeasure: C
             final.append(book.finals[key])
         if final := [trial for trial in final if trial.state == "done" and _meets(trial, goal)]:
             return max(final, key=judge.worth)
-    raise RunError(f"{goal.name}: no evaluated architecture meets {goal or 'anything'}. Allow more trials.")
+    raise RunError(f"{goal.name}: {_shortage(goal, judge, book)} Allow more trials.")
+
+
+def _shortage(goal: Goal, judge: _Judge, book: _Book) -> str:
+    """Say that no evaluated architecture meets a goal, and which comes nearest."""
+    evaluated = [trial for trial in book.archive.values() if trial.state == "done"]
+    if not evaluated:
+        return "no architecture was evaluated."
+    nearest = min(evaluated, key=lambda trial: scoring.violation(trial.costs, goal.bounds))
+    costs = shortfall(goal, nearest.costs) if goal.bounds else ""
+    count = f"none of {len(evaluated)} evaluated architectures has {goal or 'a score'}."
+    return f"{count} The nearest has {costs}." if costs else count
 
 
 def _meets(trial: Trial, goal: Goal) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.errors import RunError
+from nasframe.errors import DivergedError, RunError
 from nasframe.interfaces import sizes_of
 from nasframe.types import (
     Arch,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.running.runner import StageContext
+    from nasframe.search import SearchResult
 
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 
@@ -82,7 +83,13 @@ def train(
                 models=work.models, estimators=run.estimators, log=run.logger(name), checkpoint=run.checkpoint(name),
                 progress=advance,
             )  # fmt: skip
-            result = run.make("trainer", trainer).fit(job)
+            try:
+                result: TrainResult = run.make("trainer", trainer).fit(job)
+            except DivergedError as error:
+                if name:
+                    error.add_note(f"It happened to model {name!r}.")
+                raise
+            require_finite_weights(f"{run.name} {name}".rstrip(), result.net)
             settled(result.net)
             return result
 
@@ -174,6 +181,7 @@ def search(
     full = {name: run.estimators[name].estimate(space, net, None) for name in {*limits, *budgets}}
     proposer = run.sampler(sampler, work, names)
     domain = run.domain(space, sampler, None)
+    examples = loop.subset(examples, work.task.sizes.get("select"))
     tally, began = run.tally(), time.monotonic()
 
     def evaluate(arch: Arch, count: int | None) -> Mapping[str, float]:
@@ -205,7 +213,23 @@ def search(
     run.result["winners"] = {name: {"arch": dict(t.arch), "score": t.score} for name, t in result.winners.items()}
     run.result["objectives"] = list(objectives)
     run.result["bounds"] = {goal.name: plain_bounds(goal.bounds) for goal in goals(save_as, bounds, shares)}
+    run.result["search"] = {
+        "trials": trials, "evaluated": result.evaluated, "repeats": result.repeats, "failures": result.failures,
+        "ended": result.ended,
+    }  # fmt: skip
+    tell_how_it_ended(run, trials, result)
     return replace(work, archs={**work.archs, **{name: trial.arch for name, trial in result.winners.items()}})
+
+
+def tell_how_it_ended(run: StageContext, trials: int, result: SearchResult) -> None:
+    """Pass on that a search made fewer evaluations than it was asked for, or that some failed."""
+    place = f"stages.{run.name}"
+    if result.ended:
+        count = f"{result.evaluated} of {trials} evaluations"
+        run.notify(f"{place}.trials", f"The search ended after {count}: {result.ended}.")
+    if result.failures:
+        attempts = result.evaluated + result.failures
+        run.notify(place, f"{result.failures} of {attempts} evaluations failed and count for nothing.")
 
 
 def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, Any] | None = None) -> Work:
@@ -253,7 +277,7 @@ def evaluate(
     with run.progress.bar(run.name) as advance:
         for done, (name, net) in enumerate(chosen.items()):
             advance(done, len(chosen), name)
-            result = work.task.evaluate(forward_of(net.eval(), net, precision), split)
+            result = work.task.evaluate(forward_of(net.eval(), net, precision, f"model {name!r}"), split)
             shown, tokens = shown + result.examples, tokens + result.tokens
             macs += run.macs(net, None, result)
             run.describe(name, net)
@@ -325,17 +349,39 @@ def settled(net: nn.Module) -> nn.Module:
     return settle(net)
 
 
-def forward_of(forward: Forward, net: nn.Module, precision: str) -> Forward:
-    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``."""
+def require_finite_weights(name: str, net: nn.Module) -> None:
+    """Make sure, whatever trainer it comes from, that a trained network has only finite weights.
+
+    Raises:
+        DivergedError: it has others.
+    """
+    from nasframe.nn.optim import non_finite
+
+    names = non_finite(net)
+    if names:
+        raise DivergedError(
+            f"stage {name!r}: training diverged: {len(names)} weight tensors are not finite, {names[0]} among them. "
+            "The network is not kept. A lower learning_rate may help."
+        )
+
+
+def forward_of(forward: Forward, net: nn.Module, precision: str, name: str = "the network") -> Forward:
+    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``.
+
+    The function raises RunError for outputs that are not finite: they would count as some class.
+    """
     if net is None:  # the recipe's space has none
         return forward
-    from nasframe.nn.optim import autocast
+    from nasframe.nn.optim import autocast, finite_outputs
 
     where = next(net.parameters()).device
 
     def call(**inputs: Any) -> Any:
         with autocast(precision, where):
-            return forward(**{k: v.to(where) for k, v in inputs.items()})
+            outputs = forward(**{k: v.to(where) for k, v in inputs.items()})
+        if not finite_outputs(outputs):
+            raise RunError(f"{name}: the outputs are not finite, in precision {precision}.")
+        return outputs
 
     return call
 

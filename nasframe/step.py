@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.interfaces import sizes_of
 from nasframe.nn import count
-from nasframe.nn.optim import autocast
+from nasframe.nn.optim import autocast, finite_outputs
 from nasframe.types import Arch, Batch, LedgerEntry, TrainJob, arch_id
 
 
@@ -91,10 +92,16 @@ class Passes:
         return answers[key]
 
     def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
-        """Measure the network, or its sub-network ``arch``, on a split."""
+        """Measure the network, or its sub-network ``arch``, on a split; NaN where its outputs are not finite."""
+
+        finite = True
 
         def forward(**inputs: torch.Tensor) -> Any:
-            return self._run(self.job.net, arch, {name: tensor.to(self.device) for name, tensor in inputs.items()})
+            nonlocal finite
+            here = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            outputs = self._run(self.job.net, arch, here)
+            finite = finite and finite_outputs(outputs)
+            return outputs
 
         began = time.perf_counter()
         self.job.net.eval()
@@ -105,7 +112,9 @@ class Passes:
             "evaluation", evaluations=1, examples=result.examples, tokens=result.tokens, forward_macs=macs,
             seconds=time.perf_counter() - began,
         )  # fmt: skip
-        return result.metrics
+        if finite:
+            return result.metrics
+        return dict.fromkeys(result.metrics, math.nan)  # NaN has a largest entry too, and so a class
 
     def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
         """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens."""

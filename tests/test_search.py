@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,10 +80,13 @@ def test_the_best_of_everything_is_found():
 def test_every_proposal_is_told_once_in_order_with_its_state():
     big, good, small = arch(4, 4, 4, 4, 4), arch(1, 2, 3, 4, 4), arch(1, 1, 1, 1, 1)
     sampler, toy, stored = Scripted([big, good, good, small, big, good]), Toy(), []
-    search(sampler, DOMAIN, toy, costs, trials=10, bounds=bounded("<= 14"), on_trial=lambda *row: stored.append(row))
-    states = ["screened", "done", "repeat", "done", "screened", "repeat"]
-    assert [trial.state for trial in sampler.told] == states
-    assert [(number, trial.state) for number, trial, _ in stored] == list(enumerate(states))
+    result = search(
+        sampler, DOMAIN, toy, costs, trials=10, bounds=bounded("<= 14"), on_trial=lambda *row: stored.append(row)
+    )
+    assert [trial.state for trial in sampler.told] == ["screened", "done", "repeat", "done", "screened", "repeat"]
+    assert [(number, trial.state) for number, trial, _ in stored] == list(enumerate(["screened", "done", "done"]))
+    assert [trial.state for trial in result.trials] == ["screened", "done", "done"]
+    assert (result.evaluated, result.repeats, result.ended) == (2, 3, "the sampler had nothing left to propose")
     assert [trial.arch for trial in sampler.told] == [big, good, good, small, big, good]
     assert toy.calls == [(arch_id(good), None), (arch_id(small), None)]
     assert sampler.told[0].score is None
@@ -94,7 +98,10 @@ def test_every_proposal_is_told_once_in_order_with_its_state():
 def test_only_done_counts_and_rejections_in_a_row_are_limited():
     sampler = Scripted([arch(1, 1, 1, 1, 1)] * 50)
     result = search(sampler, DOMAIN, Toy(), costs, trials=5, max_rejections=7)
-    assert [trial.state for trial in result.trials] == ["done"] + ["repeat"] * 7
+    assert [trial.state for trial in sampler.told] == ["done"] + ["repeat"] * 7
+    assert [trial.state for trial in result.trials] == ["done"]
+    assert result.repeats == 7
+    assert result.ended.startswith("7 proposals in a row were repeats")
     result = search(RandomSampler(DOMAIN, 0), DOMAIN, Toy(), costs, trials=30, batch=4)
     assert sum(trial.state == "done" for trial in result.trials) == 30
 
@@ -105,9 +112,10 @@ def test_proposals_are_made_canonical_and_confined():
     result = search(
         sampler, domain, lambda a, e: {"accuracy": 1.0}, lambda a: {"size": 1.0}, within=domain.restrict({"k0": [1]})
     )
-    assert [(dict(t.arch), t.state) for t in result.trials] == [
+    assert [(dict(t.arch), t.state) for t in sampler.told] == [
         ({"deep": 0}, "done"), ({"deep": 0}, "repeat"), ({"deep": 1, "k0": 2}, "screened"),
     ]  # fmt: skip
+    assert [t.state for t in result.trials] == ["done", "screened"]
     with pytest.raises(DomainError):
         search(Scripted([{"deep": 7}]), domain, Toy(), lambda a: {})
 
@@ -115,11 +123,49 @@ def test_proposals_are_made_canonical_and_confined():
 @pytest.mark.parametrize("make", [RandomSampler, EvolutionSampler])
 def test_an_exhausted_region_ends_the_search(make):
     domain = Choices({"k0": [1, 2], "k1": [1, 2]})
-    result = search(
-        make(domain, 0), domain, Toy(), costs, trials=100, bounds={"size": Bounds(high=3)}, max_rejections=60
-    )
-    assert sum(trial.state == "done" for trial in result.trials) == 3
+    result = search(make(domain, 0), domain, Toy(), costs, trials=100, bounds={"size": Bounds(high=3)})
+    assert [trial.state for trial in result.trials] == ["done"] * 3
+    assert (result.evaluated, result.ended) == (3, "every architecture that is within bounds was evaluated")
+    assert result.repeats < 100
     assert result.winners["best"].costs["size"] == 3
+
+
+@pytest.mark.parametrize("violation", ["screen", {"penalise": 1}])
+def test_all_regions_together_are_used_up(violation):
+    domain = Choices({"k0": [1, 2, 3], "k1": [1, 2, 3]})
+    result = search(
+        RandomSampler(domain, 0), domain, Toy(), lambda a: {"size": float(sum(a.values()))}, trials=100,
+        budgets={"size": {"5": Bounds(high=5), "3": Bounds(high=3)}}, violation=violation,
+    )  # fmt: skip
+    assert result.evaluated == (8 if violation == "screen" else 9)
+    assert result.ended.startswith("every architecture")
+
+
+def test_what_lies_outside_the_region_does_not_count_as_used_up():
+    domain = Choices({"k0": [1, 2, 3, 4]})
+    outside = [{"k0": 3}, {"k0": 4}, {"k0": 1}, {"k0": 2}]
+    result = search(Scripted(outside), domain, Toy(), costs, within=domain.restrict({"k0": [1, 2]}), trials=9)
+    assert [trial.state for trial in result.trials] == ["screened", "screened", "done", "done"]
+
+
+def test_a_domain_that_cannot_be_listed_ends_by_rejections():
+    result = search(
+        RandomSampler(Bits(), 0), Bits(), lambda a, e: {"accuracy": 1.0}, lambda a: {}, trials=100, max_rejections=30
+    )
+    assert result.ended.startswith("30 proposals in a row")
+
+
+def test_repeats_that_an_earlier_version_stored_are_passed_over():
+    whole = search(RandomSampler(DOMAIN, 0), DOMAIN, Toy(), costs, trials=6)
+    stored = whole.trials[:3]
+    repeated = [stored[0], replace(stored[0], state="repeat"), *stored[1:]]
+    numbers = []
+    again = search(
+        RandomSampler(DOMAIN, 0), DOMAIN, Toy(), costs, trials=6, done=repeated,
+        on_trial=lambda number, trial, seconds: numbers.append(number),
+    )  # fmt: skip
+    assert again.trials == whole.trials
+    assert numbers == [4, 5, 6]  # none that is taken
 
 
 @pytest.mark.parametrize("make", [RandomSampler, EvolutionSampler, GridSampler])
@@ -169,6 +215,7 @@ def test_failures_are_told_and_the_search_goes_on(caplog):
     assert all(t.score is None for t in sampler.told if t.state == "failed")
     assert len(toy.calls) == 6
     assert result.winners["best"].arch == archs[3]
+    assert (result.evaluated, result.failures, result.repeats) == (3, 3, 1)
     assert "boom" in caplog.text
 
 
@@ -177,6 +224,13 @@ def test_endless_failures_end_with_the_first_cause():
     with pytest.raises(RunError, match="ValueError: first cause"):
         search(RandomSampler(DOMAIN, 0), DOMAIN, toy, costs, trials=100)
     assert len(toy.calls) == MAX_FAILURES
+
+
+@pytest.mark.parametrize("fault", [ValueError("boom"), math.nan])
+def test_a_search_whose_evaluations_all_fail_names_the_cause(fault):
+    domain = Choices({"k0": [1, 2, 3]})
+    with pytest.raises(RunError, match=r"all 3 evaluations failed, the first with (ValueError: boom|.*not finite)"):
+        search(RandomSampler(domain, 0), domain, Toy([fault] * 9), costs, trials=100)
 
 
 def test_an_unknown_objective_is_a_mistake():
@@ -203,7 +257,7 @@ def test_a_penalty_replaces_the_screen():
     assert middle.metrics["accuracy"] == pytest.approx(accuracy(middle.arch))
     assert small.score == pytest.approx(accuracy(small.arch))
     assert result.winners["best"] == small
-    with pytest.raises(RunError, match="Allow more trials"):
+    with pytest.raises(RunError, match=r"none of 1 .* The nearest has size = 20 .* Allow more trials"):
         search(Scripted([full.arch]), DOMAIN, Toy(), costs, bounds=bounded("<= 10"), violation={"penalise": 2})
 
 

@@ -8,10 +8,12 @@ import torch
 from nasframe_basics.loop import Loop
 
 import nasframe as nf
+from nasframe.cli import main
 from nasframe.recipe.resolution import check_recipe
+from nasframe.running.material import Material
 from nasframe.running.runner import RunContext, resume
 from nasframe.store import RunStore
-from nasframe.testing.toy import tiny_inputs
+from nasframe.testing.toy import ToyTask, tiny_inputs
 
 RECIPE = str(Path(__file__).parent / "data" / "toy.yaml")
 SIZES = "{a: {layers: 2}, b: {heads: 2, ffn: 16}}"
@@ -117,3 +119,55 @@ def test_models_that_do_not_go_together_with_the_rest_are_refused(stage, text):
     plan, problems = check_recipe(RECIPE, overrides(stage))
     assert plan is None
     assert text in "\n".join(map(str, problems))
+
+
+SMALL = "within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}"
+
+
+def test_a_search_that_has_used_up_its_space_ends_and_says_so(tmp_path, capsys):
+    stages = f"stages=[{{search: {{trials: 50, examples: 999, {SMALL}}}}}]"
+    run = nf.run(nf.load_recipe(RECIPE, ["~budgets", "seed=1", stages]), out=tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "stages.search.trials: The search ended after 6 of 50 evaluations: every architecture" in said
+    report = json.loads((run.directory / "report.json").read_text())
+    store = RunStore(run.directory, shared=True)
+    repeats = store.stage_result("search")["search"]["repeats"]
+    assert repeats > 0
+    assert report["searches"][0]["states"] == {"done": 6, "repeat": repeats, "screened": 0, "failed": 0}
+    rows = store.db.execute("SELECT state, examples FROM trial").fetchall()
+    store.close()
+    assert rows == [("done", None)] * 6  # 999 examples are all that there are, so nothing is scored again
+
+
+def test_failed_evaluations_are_told(tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def evaluate(self, forward, split, examples=None):
+        calls.append(split)
+        if len(calls) == 2:
+            raise ValueError("boom")
+        return original(self, forward, split, examples)
+
+    original = ToyTask.evaluate
+    monkeypatch.setattr(ToyTask, "evaluate", evaluate)
+    stages = "stages=[{search: {trials: 3}}]"
+    nf.run(nf.load_recipe(RECIPE, ["~budgets", stages]), out=tmp_path / "run")
+    assert "stages.search: 1 of 4 evaluations failed" in capsys.readouterr().err
+
+
+def test_outputs_that_are_not_finite_are_not_measured(tmp_path, capsys, monkeypatch):
+    """The largest of two NaN is a class, and would be right half the time."""
+
+    def spoilt(self, random=False):
+        net = original(self, random)
+        net.classifier.weight.data.fill_(torch.inf)
+        return net
+
+    original = Material.net
+    monkeypatch.setattr(Material, "net", spoilt)
+    changes = ["~budgets", "stages=[{evaluate: {costs: []}}]", "--out", str(tmp_path / "run"), "--no-progress"]
+    assert main(["run", RECIPE, *changes]) == 1
+    assert "model 'evaluate': the outputs are not finite" in capsys.readouterr().err
+    changes = ["~budgets", f"stages=[{{search: {{{SMALL}}}}}]", "--out", str(tmp_path / "other"), "--no-progress"]
+    assert main(["run", RECIPE, *changes]) == 1
+    assert "all 6 evaluations failed, the first with RunError" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,9 @@ def _played_by(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, Any
         )  # fmt: skip
     except RunError as error:  # nothing was evaluated, or not enough to name a winner
         ended = str(error)
-    states = [trial.state for trial in trials]
     points = [list(trial.objectives or (trial.score,)) for trial in trials if trial.state == "done"]
-    record = {"points": points, "proposals": len(trials), "ended": ended, "asks": own.asks}
-    record |= {name: states.count(name) for name in ("repeat", "screened", "failed")}
+    record = {"points": points, "proposals": own.told.total(), "ended": ended, "asks": own.asks}
+    record |= {name: own.told[name] for name in ("repeat", "screened", "failed")}
     record |= {"ask_seconds": own.ask_seconds, "tell_seconds": own.tell_seconds}
     if arena.contest.raw:
         record["raw"] = _play_raw(arena, use, seed)
@@ -160,9 +160,10 @@ def _play_raw(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, int]
 
 
 class _Timed:
-    """Passes a sampler's calls on and sums up their time."""
+    """Passes a sampler's calls on, sums up their time and counts the states of what it is told."""
 
     def __init__(self, sampler: Any) -> None:
+        self.told: Counter[str] = Counter()
         self.sampler, self.asks, self.ask_seconds, self.tell_seconds = sampler, 0, 0.0, 0.0
 
     def start(self, stage: str, total: int) -> None:
@@ -178,6 +179,7 @@ class _Timed:
         began = time.perf_counter()
         self.sampler.tell(trials)
         self.tell_seconds += time.perf_counter() - began
+        self.told.update(trial.state for trial in trials)
 
 
 def play_all(

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe.errors import Problem
+    from nasframe.recipe.resolution import Plan
 
 
 def check(
@@ -61,12 +62,28 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
 
     if is_study(source):
         return _of_study(source, overrides)
-    _, problems = check_recipe(source, overrides)
-    if problems:
+    plan, problems = check_recipe(source, overrides)
+    if plan is None:
         return problems
+    problems += _unreachable(plan, source, overrides)
     for name in _switches(source):
         problems += check_recipe(source, [*overrides, f"{name}=true"])[1]
     return problems
+
+
+def _unreachable(plan: Plan, source: str, overrides: Sequence[str]) -> list[Problem]:
+    """Return the budgets of a sound recipe that no sub-network meets, as far as sizes alone show it."""
+    from nasframe.recipe.checks import Checker
+    from nasframe.recipe.loading import read_recipe
+    from nasframe.running.reach import unreachable
+
+    recipe, _ = read_recipe(source, overrides)
+    assert recipe is not None
+    check = Checker(recipe)
+    with plan.file_plugins():
+        for path, text in unreachable(plan):
+            check.problem(path, text)
+    return check.problems
 
 
 def is_study(source: str) -> bool:

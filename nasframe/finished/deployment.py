@@ -27,6 +27,7 @@ from nasframe.reports.formats import of_run, titled, told
 from nasframe.reports.tables import cost, markdown_table, metric
 from nasframe.running.progress import Progress
 from nasframe.scoring import Bounds, violation
+from nasframe.search import subset
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe.types import Arch, MetricFormat, Trial, arch_id
@@ -175,7 +176,7 @@ class _Desk:
 
     def __init__(self, finished: Finished, wanted: Sequence[Goal], verifier: Verifier) -> None:
         self.finished, self.wanted = finished, wanted
-        self.examples: int | None = finished.stage.options.get("examples")
+        self.examples = subset(finished.stage.options.get("examples"), finished.data["sizes"].get("select"))
         self.finalists: int = finished.stage.options.get("finalists", 10)
         bounded = list(dict.fromkeys(name for goal in wanted for name in goal.bounds))
         noisy = [name for name in bounded if hasattr(finished.estimator(name), "measure")]

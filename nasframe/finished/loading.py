@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.recipe.plan import searched_net
+from nasframe.search import subset
 from nasframe.store import RunStore
 from nasframe.types import Arch, Evaluation, Trial
 
@@ -131,10 +132,11 @@ class Finished:
         """Yield what was evaluated of the super-network as it is; what was trained before it was scored is not."""
         seen = set()
         for trial in self.trials:
-            key = (str(trial.arch), trial.examples)
+            examples = subset(trial.examples, self.data["sizes"].get("select"))
+            key = (str(trial.arch), examples)
             if trial.state == "done" and key not in seen:
                 seen.add(key)
-                yield replace(trial, costs={})
+                yield replace(trial, costs={}, examples=examples)
 
     def _search(self, name: str | None) -> PlannedStage:
         found = {stage.name: stage for stage in self.plan.stages if stage.verb == "search"}

@@ -32,9 +32,13 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         self.took = self.saved_at - began
 
+    def due(self) -> bool:
+        """Tell whether the last time is long enough ago."""
+        return time.monotonic() - self.saved_at >= max(self.job.options.checkpoint_every, self.took / SHARE)
+
     def save_if_due(self) -> None:
         """Write all states where the last time is long enough ago."""
-        if time.monotonic() - self.saved_at >= max(self.job.options.checkpoint_every, self.took / SHARE):
+        if self.due():
             self.save()
 
     def load(self) -> None:

@@ -43,7 +43,10 @@ def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Param
 def make_optimizer(
     net: nn.Module, options: TrainOptions, without: Iterable[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Build AdamW, or SGD with momentum 0.9, in its fused form.
+    """Build AdamW in its fused form, or SGD with momentum 0.9.
+
+    Fused SGD wants a momentum of every parameter as soon as it has one of any. Where layers are left out of a step,
+    their parameters have none yet.
 
     Args:
         net: the network, already on its device.
@@ -52,7 +55,7 @@ def make_optimizer(
     """
     groups = param_groups(net, options.weight_decay, without)
     if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=MOMENTUM, fused=True)
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=MOMENTUM)
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
 
@@ -153,6 +156,23 @@ def average(tensors: Sequence[torch.Tensor], processes: int) -> None:
     for work, tensor in zip(waiting, tensors, strict=True):
         work.wait()
         tensor /= processes
+
+
+def non_finite(net: nn.Module) -> list[str]:
+    """Name the parameters of a network that hold an infinity or NaN.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.bias.data[0] = math.nan
+    >>> non_finite(layer)
+    ['bias']
+    """
+    return [name for name, parameter in net.named_parameters() if not bool(torch.isfinite(parameter).all())]
+
+
+def finite_outputs(outputs: Any) -> bool:
+    """Tell whether a network's logits, where it has any, are finite numbers."""
+    logits = getattr(outputs, "logits", None)
+    return logits is None or bool(torch.isfinite(logits).all())
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from nasframe.errors import UsageError
+from nasframe.errors import RunError, UsageError
 from nasframe.nn.elastic import layers_of
 from nasframe.types import Arch, TrainJob
 
@@ -56,7 +57,7 @@ class Selection:
         options, archs = self.job.options, [arch and dict(arch) for arch in measured_archs(self.job)]
         if self.measured != archs:  # a modifier lowered the stage's architecture: what was best before is another net
             self.measured, self.best, self.weights = archs, None, {}
-        better = self.best is None or score > self.best
+        better = math.isfinite(score) and (self.best is None or score > self.best)
         self.stale = 0 if better else self.stale + 1
         if better:
             self.best = score
@@ -65,7 +66,16 @@ class Selection:
         return options.early_stop is not None and self.stale >= options.early_stop
 
     def finish(self) -> None:
-        """Put the best weights back, where they were kept."""
+        """Put the best weights back, where they were kept.
+
+        Raises:
+            RunError: no evaluation gave a finite score, so that no weights are the best.
+        """
+        if self.job.options.keep == "best" and not self.weights:
+            raise RunError(
+                f"stage {self.job.stage!r}: keep: best: no evaluation on select gave a finite "
+                f"{self.job.task.primary}. Expected one at least."
+            )
         if self.weights:
             self.job.net.load_state_dict(self.weights)
 

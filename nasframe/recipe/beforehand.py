@@ -11,6 +11,9 @@ from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.plan import same_shape
 from nasframe.types import TrainJob
 
+Refusal = tuple[tuple[Any, ...], str]
+"""Where in a recipe, or in a stage, something cannot work, and why."""
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -101,11 +104,77 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     for option, text in _task(plan):
         yield ("task", *option), text
     known = [stage.name for stage in same_shape(plan)]
+    seen: set[Refusal] = set()  # the recipe's own space is wrong once, however many stages use it
     for number, stage in enumerate(plan.stages):
         sized = stage.name in known and stage.options.get("models") is None
         asked = _transform if stage.verb == "transform" else _modifiers
         for place, text in asked(plan, stage, sized):
             yield ("stages", number, stage.verb, *place), text
+        for path, text in _misfits(plan, number, stage, sized):
+            if (path, text) not in seen:
+                seen.add((path, text))
+                yield path, text
+
+
+def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
+    """Compare a stage with its space, where the sizes of its network are at hand."""
+    if not needs_space(stage) or not sized:
+        return
+    net, own = skeleton(plan), stage.options.get("space")
+    if net is None:
+        return
+    inject = {"config": net.config, "seed": plan.seed, "costs": None, "notify": lambda place, text: None}
+    try:
+        space = registry.make("space", own or plan.space, inject)
+    except NasframeError as error:
+        yield (("stages", number, stage.verb, "space") if own else ("space",)), str(error)
+        return
+    for place, text in misfits(plan, stage, space, inject):
+        yield ("stages", number, stage.verb, *place), text
+
+
+def needs_space(stage: PlannedStage) -> bool:
+    """Tell whether a stage uses its space."""
+    options = stage.options
+    if stage.verb == "train":
+        return options.get("sampler") is not None or options.get("arch") is not None
+    return stage.verb in ("search", "extract")
+
+
+def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Find what in a stage does not fit its space: the part of the domain, its sampler, written architectures.
+
+    Args:
+        plan: the plan.
+        stage: a stage that uses a space.
+        space: its space.
+        inject: what its sampler is given, beside the domain.
+
+    Yields:
+        Where in the stage it stands, and what is wrong.
+    """
+    options, domain = stage.options, space.domain
+    within, sampler = options.get("within"), options.get("sampler")
+    if within:
+        try:
+            domain.restrict(within)
+        except NasframeError as error:
+            yield ("within",), str(error)
+    if sampler is not None:
+        use = plan.sampler if sampler == "shared" else sampler
+        try:
+            registry.make("sampler", use, {**inject, "domain": domain})
+        except NasframeError as error:
+            yield ("sampler",), str(error)
+    written: dict[tuple[Any, ...], Any] = {("arch",): options.get("arch")}
+    if stage.verb == "extract" and isinstance(options.get("archs"), Mapping):
+        written = {("archs", name): sizes for name, sizes in options["archs"].items()}
+    for place, sizes in written.items():
+        if isinstance(sizes, Mapping):
+            try:
+                getattr(space, "arch", domain.canonical)(sizes)
+            except NasframeError as error:
+                yield place, str(error)
 
 
 def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -120,6 +120,11 @@ class Plan:
         return registry.file_plugins(self.recipe.get("plugins", ()))
 
 
+def asks_teacher(modifier: Any) -> bool:
+    """Tell whether a modifier, as a resolved recipe writes it, runs a teacher: one of weight 0 does not."""
+    return isinstance(modifier, Mapping) and isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
+
+
 def same_shape(plan: Plan) -> Iterator[PlannedStage]:
     """Yield the stages that start from a network of the model's own shape, as no transform changed it."""
     same, current = {"pretrained": True, "random": True}, True

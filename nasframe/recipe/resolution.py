@@ -20,7 +20,7 @@ from nasframe.recipe.beforehand import material_refusals, refusals
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe
 from nasframe.recipe.overrides import Override, verb_of
-from nasframe.recipe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel
+from nasframe.recipe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel, asks_teacher
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import TrainOptions
 
@@ -199,6 +199,7 @@ class _Stages:
         self.check, self.uses, self.bare = check, uses, bare
         self.saved: set[str] = set()
         self.archs: set[str] = set()
+        self.extracted: set[str] = set()
 
     def all(self) -> tuple[list[dict[str, Any]], list[PlannedStage]]:
         """Return the stages as a resolved recipe writes them, and as the runner takes them."""
@@ -214,7 +215,8 @@ class _Stages:
             _name(self.check, names[number], at)
             full = self.stage(verb, options, at)
             self.references(verb, options, full, at)
-            self.remember(names[number], verb, full)
+            self.training(verb, full, at)
+            self.outcome(names[number], verb, full, at)
             written.append({verb: {"name": names[number], **full}})
             planned.append(PlannedStage(names[number], verb, self.arguments(verb, full)))
         return written, planned
@@ -275,15 +277,20 @@ class _Stages:
         """Check that names point at what an earlier stage saved or found, and that a space is there where needed."""
         if self.bare and (verb != "search" or full.get("fit") or {"from", "space"} & full.keys()):
             self.check.problem(at, "needs a network, but the recipe's space has none. Expected searches only.")
+        within = full.get("within")
+        if self.bare and isinstance(within, dict):
+            try:
+                self.bare.domain.restrict(within)
+            except NasframeError as error:
+                self.check.problem((*at, "within"), str(error))
         starts = {"pretrained", "random", *self.saved}
         if isinstance(start := full.get("from"), str) and start not in starts:
             self.missing((*at, "from"), "network", start, starts)
         if isinstance(arch := full.get("arch"), str) and arch not in self.archs:
             self.missing((*at, "arch"), "architecture", arch, self.archs)
         for number, modifier in enumerate(full.get("modifiers") or []):
-            teacher = modifier.get("teacher") if isinstance(modifier, dict) else None
-            if isinstance(teacher, str) and teacher not in self.saved:
-                self.missing((*at, "modifiers", number, "teacher"), "saved network", teacher, self.saved)
+            if asks_teacher(modifier) and modifier["teacher"] not in self.saved:
+                self.missing((*at, "modifiers", number, "teacher"), "saved network", modifier["teacher"], self.saved)
         needs = verb in ("search", "extract") or (verb == "train" and (full.get("sampler") or full.get("arch")))
         if needs and self.uses["space"] is None and "space" not in full and self.check.data.get("space") is None:
             self.check.problem(at, "needs a space. Expected 'space:' at the recipe's top level, or in the stage.")
@@ -298,33 +305,95 @@ class _Stages:
         for number, cost in enumerate(full.get("costs") or []):
             if cost not in self.check.costs:
                 self.missing((*at, "costs", number), "cost", cost, self.check.costs)
+        if verb == "extract" and not isinstance(chosen, dict) and self.archs and not self.chosen_archs(full):
+            self.check.problem(at, f"nothing is left to extract: {self.taken()}. Expected 'archs: {{name: found}}'.")
+        elif verb == "extract" and not chosen and not self.archs and not self.check.problems:
+            self.check.problem(at, "nothing to extract: no earlier stage finds an architecture, and 'archs' has none.")
+        if verb == "export" and not chosen and not self.extracted:
+            self.check.problem(at, "nothing to export: no earlier stage extracts a model. Expected one, or 'models'.")
         alone = [key for key in ("sampler", "arch", "within", "save_as") if full.get(key) is not None]
         if verb == "train" and full.get("models") is not None and alone:
             self.check.problem((*at, "models"), f"trains whole models under their own names. Expected no {alone[0]!r}.")
         if verb == "train" and not any(full.get(key) is not None for key in ("epochs", "max_steps")):
             self.check.problem(at, "how long to train is missing. Expected 'epochs' or 'max_steps'.")
 
+    def chosen_archs(self, full: Mapping[str, Any]) -> set[str]:
+        """Name the found architectures that an ``extract`` makes models of."""
+        patterns = full.get("archs") or ["*"]
+        if isinstance(patterns, dict):
+            return set(patterns)
+        return {name for name in self.archs - self.saved if any(fnmatch(name, str(pattern)) for pattern in patterns)}
+
+    def taken(self) -> str:
+        """Say which found architectures have names that models already have."""
+        return f"{listing(self.archs & self.saved)} name both an architecture and a model"
+
+    def training(self, verb: str, full: Mapping[str, Any], at: tuple[Any, ...]) -> None:
+        """Refuse options of a training that do not go together, or would have no effect."""
+        if verb != "train":
+            return
+        sampler, problem = full.get("sampler"), self.check.problem
+        if sampler is not None and full.get("arch") is not None:
+            problem((*at, "arch"), "one sub-network, beside a sampler that proposes others. Expected only one of both.")
+        if sampler is None and full.get("within") is not None:
+            problem((*at, "within"), "restricts what a sampler proposes, but there is none. Expected 'sampler'.")
+        archs, batch, parts = (full.get(key) for key in ("archs_per_step", "batch_size", "accumulate"))
+        if sampler is None and isinstance(archs, int) and archs > 1:
+            problem((*at, "archs_per_step"), "counts what a sampler proposes, but there is none. Expected 'sampler'.")
+        if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
+            text = f"splits a batch of {batch} into {parts} parts. Expected at most {batch}."
+            problem((*at, "accumulate"), text)
+
     def missing(self, path: tuple[Any, ...], what: str, name: Any, known: Iterable[str]) -> None:
         self.check.problem(
             path, f"no {what} {name!r} at this point. There are: {listing(known)}.{suggestion(name, known)}"
         )
 
-    def remember(self, name: str, verb: str, full: Mapping[str, Any]) -> None:
-        """Note what a stage saves and finds."""
-        saved = full.get("save_as")
-        if verb == "train":
-            self.archs.add(saved or name)
+    def outcome(self, name: str, verb: str, full: Mapping[str, Any], at: tuple[Any, ...]) -> None:
+        """Note what a stage saves and finds; refuse names that another stage has given already."""
+        saved, chosen = full.get("save_as"), full.get("archs")
+        models: set[str] = set()
+        archs: set[str] = set()
+        place: tuple[Any, ...] = (*at, "save_as")
         if verb in ("train", "transform") and isinstance(saved, str):
-            self.saved.add(saved)
+            models.add(saved)
+        if verb == "train" and self.answers(full):
+            archs.add(saved or name)
         if verb == "search":
-            self.archs |= set(winners(str(saved), full.get("budgets") or self.check.data.get("budgets") or {}))
-        if verb in ("extract", "transform"):  # a transform that finds architectures names them so, too
-            chosen = full.get("archs")
-            self.archs |= set(chosen) if isinstance(chosen, dict) else set()
+            budgets = full.get("budgets")
+            archs |= set(winners(str(saved), (self.check.data.get("budgets") if budgets is None else budgets) or {}))
+        if verb in ("extract", "transform") and isinstance(chosen, dict):  # a transform names what it finds so, too
+            archs |= set(chosen)
+            place = (*at, "archs")
         if verb == "extract":
-            self.saved |= self.archs
+            models |= self.chosen_archs(full)
+        if isinstance(saved, str) and saved in ("pretrained", "random") and verb in ("train", "transform"):
+            self.check.problem(place, f"{saved!r} means the model as it is loaded. Expected another name.")
+        # a network may be saved again, as in a repeat; extracted models and architectures are never replaced
+        replaced = models & (self.saved if verb == "extract" else self.extracted)
+        replaced |= (archs - models) & (self.archs | self.saved)
+        for again in sorted(replaced):
+            kind = "a model" if again in self.saved else "an architecture"
+            self.check.problem(place, f"an earlier stage gave the name {again!r} to {kind}. Expected another.")
+        self.saved |= models
+        self.archs |= archs
+        self.extracted |= models if verb == "extract" else set()
         if verb == "evaluate":
             self.check.wanted |= dict.fromkeys(c for c in full.get("costs") or COSTS if c in self.check.costs)
+
+    def answers(self, full: Mapping[str, Any]) -> bool:
+        """Tell whether a training stage may answer with an architecture: one of its modifiers does, or its trainer."""
+        uses = [("trainer", full.get("trainer")), *(("modifier", ref) for ref in full.get("modifiers") or [])]
+        for kind, use in uses:
+            if use is None:
+                continue
+            try:
+                factory = registry.find(kind, registry.use_of(use)[0]).load()
+            except NasframeError:
+                return True  # said elsewhere
+            if getattr(factory, "answers", kind == "trainer" or not isinstance(factory, type)):
+                return True
+        return False
 
     def arguments(self, verb: str, full: Mapping[str, Any]) -> dict[str, Any]:
         """Turn options into the verb's keyword arguments: ``from`` is ``from_``, grouped options one object."""
@@ -349,6 +418,7 @@ def winners(prefix: str, budgets: Mapping[str, Any]) -> list[str]:
     >>> winners("best", {"macs": ["50%", "30%"]}), winners("best", {})
     (['best@50%', 'best@30%'], ['best'])
     """
+    budgets = {cost: given for cost, given in budgets.items() if given != []}
     pairs = [
         (cost, text) for cost, given in budgets.items() for text in (given if isinstance(given, list) else [given])
     ]

@@ -286,6 +286,7 @@ def _searches(rows: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[s
         states = dict.fromkeys(("done", "repeat", "screened", "failed"), 0)
         for row in trials:
             states[row["state"]] += 1
+        states["repeat"] += (stage["result"] or {}).get("search", {}).get("repeats", 0)  # counted, not stored
         best = max((point["score"] for point in points), default=None)
         result = stage["result"] or {}
         searches.append(

@@ -68,6 +68,10 @@ class StageContext:
         given = {"seed": seed, "base": self.plan.base, "notify": self.run.parts.notices}
         return registry.make(kind, use, {**given, **inject})
 
+    def notify(self, place: str, text: str) -> None:
+        """Pass on what the stage decides by itself, or notices."""
+        self.run.parts.notices(place, text)
+
     def sampler(self, use: Any, work: Work, bounded: Iterable[str] = ()) -> Any:
         """Return the shared sampler, or make the stage's own, which may learn of the costs that are bounded."""
         if use == "shared":

@@ -12,8 +12,10 @@ from nasframe.costs import cost_function
 from nasframe.goals import limits_of, listed, nearest
 from nasframe.interfaces import sizes_of
 from nasframe.plugin_errors import naming_plugins
+from nasframe.recipe.plan import asks_teacher
 from nasframe.recipe.resolution import ALWAYS
 from nasframe.running.material import Material, plain_summary
+from nasframe.running.preflight import check_spaces, tell_of_sampled_bounds, tell_of_stages
 from nasframe.running.processes import device
 from nasframe.running.reach import targets
 from nasframe.scoring import Screen, parse_bounds
@@ -48,6 +50,9 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 def _described(plan: Plan) -> dict[str, Any]:
     parts = Material(plan)
     work = parts.work
+    check_spaces(parts)
+    tell_of_stages(parts)
+    tell_of_sampled_bounds(parts)
     costs, limits = ranges(parts), list(limit_rows(parts))
     example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
     stages = [describe(stage, work, example, share) for stage in plan.stages]
@@ -168,5 +173,5 @@ def train_time(options: Any, work: Work, example: float, share: float) -> tuple[
     steps = how.max_steps or max(1, round((how.epochs or 1) * len(work.task.train_batches(0, 0, batch))))
     sampled = options.get("sampler") is not None
     passes = 3 * (share * how.archs_per_step if sampled else 1.0)
-    passes += sum(1 for ref in options.get("modifiers", ()) if isinstance(ref, dict) and "teacher" in ref)
+    passes += sum(asks_teacher(ref) for ref in options.get("modifiers", ()))
     return steps * batch * example * passes, f"train, {steps} steps of {batch}" + (", sub-networks" if sampled else "")

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasframe.costs import cost_function
 from nasframe.errors import UnsatisfiableError
 from nasframe.goals import Costs, Goal, goals, limits_of, obstacle, parse_limits
+from nasframe.recipe.beforehand import skeleton
 from nasframe.recipe.plan import same_shape
+from nasframe.running.material import Material
+from nasframe.types import Work
 
 if TYPE_CHECKING:
     from nasframe.recipe.plan import Plan, PlannedStage
-    from nasframe.running.material import Material
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,37 @@ def check_budgets(parts: Material) -> None:
     Raises:
         UnsatisfiableError: some budgets are out of reach; every one is told, with the nearest reachable value.
     """
-    found = []
+    texts = [f"stages.{stage.name}: {text}" for stage, text in obstacles(parts)]
+    if texts:
+        raise UnsatisfiableError("\n".join(texts))
+
+
+def obstacles(parts: Material) -> Iterator[tuple[PlannedStage, str]]:
+    """Yield each search with a budget that is out of reach, and why it is."""
     for target in targets(parts):
-        texts = ((goal, obstacle(goal, target.region, target.costs)) for goal in target.goals)
-        found += [f"stages.{target.stage.name}: {goal.name}: {text}" for goal, text in texts if text]
-    if found:
-        raise UnsatisfiableError("\n".join(found))
+        for goal in target.goals:
+            text = obstacle(goal, target.region, target.costs)
+            if text:
+                yield target.stage, f"{goal.name}: {text}"
+
+
+def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Find the budgets that a network of the model's sizes cannot meet, if these sizes are at hand without weights.
+
+    Yields:
+        Where in the recipe the bounds stand, and why they are out of reach.
+    """
+    if not any(any(limits_of(plan, stage.options)) for stage in searches(plan)):
+        return
+    net = skeleton(plan)
+    if net is None:
+        return
+    parts, unknown = Material(plan), cast("Any", None)
+    parts.work = Work(net, unknown, unknown, parts.space(net))
+    for stage, text in obstacles(parts):
+        own = next((key for key in ("budgets", "constraints") if stage.options.get(key)), None)
+        place = ("stages", plan.stages.index(stage), stage.verb, own)
+        yield (place if own else ("budgets" if plan.budgets else "constraints",)), text
 
 
 def targets(parts: Material) -> Iterator[Target]:

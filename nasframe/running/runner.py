@@ -36,9 +36,9 @@ from nasframe.running.context import StageContext
 from nasframe.running.keys import Names, Start, start_of
 from nasframe.running.material import Material, plain_summary, same_data
 from nasframe.running.observers import Observers
+from nasframe.running.preflight import preflight
 from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.running.progress import Progress
-from nasframe.running.reach import check_budgets
 from nasframe.running.reads import UNKNOWN, Recorder
 from nasframe.storage import disk_problem, refuse_unwritable, writing
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
@@ -137,7 +137,7 @@ def run(
             refuse_unwritable(Cache(Path(cache)).root)
         with Progress(progress).bar("model and data"), plan.file_plugins():
             parts.load()
-            check_budgets(parts)
+            preflight(parts)
         facts = {"command": sys.argv, "base": str(plan.base)}
         facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}
         store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
@@ -177,7 +177,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         parts = Material(plan)
         if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
             with plan.file_plugins():
-                check_budgets(parts)
+                preflight(parts)
     except BaseException as error:
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
             note_failure(reader, None, error)
@@ -230,7 +230,7 @@ def execute(
         failure = _named_failure(error)
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
             note_failure(own, plan, failure)
-            for line in _how_to_go_on(plan, own, stopped=not isinstance(error, Exception)):
+            for line in _how_to_go_on(plan, own, error):
                 failure.add_note(line)
         if failure is error:
             raise
@@ -282,12 +282,20 @@ def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
     store.put("failure", failure)
 
 
-def _how_to_go_on(plan: Plan, store: RunStore, stopped: bool) -> Iterator[str]:
+def _how_to_go_on(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
     """Say in which stage a run ended before its time, and what can be done about it."""
     left = [stage.name for stage in plan.stages if store.stage_state(stage.name) != "done"]
-    where = f"Stage {left[0]!r} {'was stopped' if stopped else 'failed'}. " if left else ""
+    verb = "failed" if isinstance(error, Exception) else "was stopped"
+    where = f"Stage {left[0]!r} {verb}. " if left else ""
+    cached = store.get("cache") is not None
+    if not getattr(error, "resumable", True):
+        reuse = "stages before the change come from the cache"
+        if not cached:
+            reuse = "--cache DIR keeps finished stages for that"
+        yield f"{where}A resume would end in the same way. Change the recipe and run it again; {reuse}."
+        return
     yield f"{where}Go on with: nasframe run --resume {store.directory}"
-    if store.get("cache") is not None:
+    if cached:
         yield "Or change the recipe and run it anew: stages before the change come from the cache."
 
 

@@ -48,7 +48,7 @@ class BertWidthDepth:
         depth: Literal["first", "spread"] = "first",
         config: PreTrainedConfig | None = None,
     ) -> None:
-        full = _limits(config)
+        self.full = full = _limits(config)
         widths = {"heads": _counts("heads", heads, full["heads"]), "ffn": _counts("ffn", ffn, full["ffn"])}
         lists = [_layer_list(entry) for entry in layers or () if isinstance(entry, list)]
         numbers = [entry for entry in layers or () if not isinstance(entry, list)]
@@ -104,7 +104,8 @@ class BertWidthDepth:
                 factorised; what is not given is the largest.
 
         Raises:
-            UsageError: a key that is neither knob nor family, or a number of layers that the domain does not have.
+            UsageError: a key that is neither knob nor family, a number of layers that the domain does not have, or a
+                width that the network does not have.
 
         >>> BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64]).arch({"layers": 1, "ffn": 20})
         {'layers': [0], 'heads.0': 4, 'ffn.0': 20}
@@ -113,6 +114,12 @@ class BertWidthDepth:
         for key in sizes:
             if key not in knobs and key not in ("heads", "ffn", RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
+            unit, value = key.partition(".")[0], sizes[key]
+            most = self.full.get(unit)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            if unit in ("heads", "ffn") and not (whole and (most is None or value <= most)):
+                limit = "0 or more" if most is None else f"a number from 0 to {most}"
+                raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
         flat = {knob: sizes.get(knob, sizes.get(knob.partition(".")[0], knobs[knob][-1])) for knob in knobs}
         flat = self.sizes(flat)
         flat |= {RANK: sizes[RANK]} if RANK in sizes else {}

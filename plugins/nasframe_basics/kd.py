@@ -19,7 +19,7 @@ class KD(Modifier):
     Args:
         teacher: the name the teacher was saved as.
         temperature: T, how soft both distributions are made.
-        weight: share of the teacher's term, 0 to 1.
+        weight: share of the teacher's term, 0 to 1. At 0 there is no teacher: it is not run, and costs nothing.
     """
 
     def __init__(self, teacher: str = "teacher", temperature: float = 1.0, weight: float = 0.5) -> None:
@@ -27,10 +27,13 @@ class KD(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Check that the teacher exists before any work."""
-        saved_model(job, self.teacher)
+        if self.weight:
+            saved_model(job, self.teacher)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Mix the teacher's term in."""
+        if not self.weight:
+            return loss
         student, teacher = step.outputs.logits, step.teacher(self.teacher).logits
         if step.job.task.labels is None:
             term = functional.mse_loss(student.float(), teacher.float())

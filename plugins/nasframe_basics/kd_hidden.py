@@ -28,7 +28,7 @@ class KDHidden(Modifier):
             ``kept`` pairs each kept layer of a sub-network with the teacher's layer of the same position, a list names
             the teacher's layer (from 0) for each student layer in order.
         embeddings: pair the embeddings' outputs too.
-        weight: factor of the term.
+        weight: factor of the term. At 0 there is no teacher: it is not run, and costs nothing.
     """
 
     needs = frozenset({"hidden_states"})
@@ -41,9 +41,13 @@ class KDHidden(Modifier):
         weight: float = 1.0,
     ) -> None:
         self.teacher, self.layers, self.embeddings, self.weight = teacher, layers, embeddings, weight
+        if not weight:
+            self.needs = frozenset()
 
     def on_start(self, job: TrainJob) -> None:
         """Check that the teacher exists, and that the map fits it, before any work."""
+        if not self.weight:
+            return
         teacher = len(layers_of(saved_model(job, self.teacher)))
         if job.sampler is None:
             student = len((job.arch or {}).get("layers", layers_of(job.net)))
@@ -51,6 +55,8 @@ class KDHidden(Modifier):
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Add the layers' mean squared errors."""
+        if not self.weight:
+            return loss
         student, teacher = step.outputs.hidden_states, step.teacher(self.teacher).hidden_states
         if student[0].shape[-1] != teacher[0].shape[-1]:
             sizes = f"{student[0].shape[-1]} of the student, {teacher[0].shape[-1]} of teacher {self.teacher!r}"

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
-from nasframe.errors import RunError, UsageError
+from nasframe.errors import DivergedError, RunError, UsageError
 from nasframe.interfaces import start_sampler
 from nasframe.nn import optim
 from nasframe.nn.checkpoints import Checkpoints
 from nasframe.nn.feed import Feed
 from nasframe.nn.selection import Selection, mean_metrics, measured_archs
+from nasframe.notices import Notify, say
 from nasframe.running.processes import processes
 from nasframe.step import Ledger, Passes, Step
 from nasframe.streams import stream_seed
 from nasframe.types import Arch, Batch, TrainJob, TrainResult, Trial
 
-PATIENCE = 20  # steps in a row without a finite gradient before training is called diverged
+PATIENCE = 20  # steps in a row without a finite loss and gradient before training is called diverged
 POINTS = 200  # of the loss curve
 
 
@@ -35,18 +36,27 @@ class Loop:
     measured: with the whole network, with ``arch``, or, where a sampler proposes, as the mean of the smallest and the
     largest sub-network of the stage's domain, so that neither end is bought with the other. ``max_steps`` goes
     before ``epochs`` where both are given.
+
+    A step whose loss or gradient is not finite changes no weights. Training has diverged when 20 such steps come in a
+    row, when it ends with such a step, or when a weight is not finite; the last good checkpoint then stays as it is.
     """
+
+    answers = False  # architectures come from modifiers alone
+
+    def __init__(self, notify: Notify = say) -> None:
+        self.notify = notify
 
     def fit(self, job: TrainJob) -> TrainResult:
         """Train ``job.net`` in place; torch's global generators are left as they were.
 
         Raises:
             UsageError: the options do not say how long to train.
-            RunError: training diverged, or there is no training data.
+            DivergedError: loss, gradients or weights are no longer finite.
+            RunError: there is no training data, or the sampler proposes nothing.
         """
         device = processes().device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            fit = _Fit(job)
+            fit = _Fit(job, self.notify)
             fit.checkpoints.load()
             fit.train()
             return fit.finish()
@@ -54,11 +64,28 @@ class Loop:
 
 @dataclass
 class _Position:
-    """How far training is: what a resume needs besides weights and the states of others; JSON-plain."""
+    """How far training is: what a resume needs besides weights and the states of others; JSON-plain.
+
+    Args:
+        step: optimiser steps so far, skipped ones too.
+        ended: whether training is over before its last step.
+        skipped: how many steps without a finite loss and gradient came last, in a row.
+        skipped_in_all: how many there were.
+        last_loss: the last finite loss.
+        last_loss_step: its step, from 1.
+        short: steps for which the sampler proposed fewer sub-networks than it was asked for.
+        exhausted: whether the sampler had nothing left to propose.
+        losses: those since the last point of the loss curve.
+    """
 
     step: int = 0
     ended: bool = False
     skipped: int = 0
+    skipped_in_all: int = 0
+    last_loss: float | None = None
+    last_loss_step: int = 0
+    short: int = 0
+    exhausted: bool = False
     losses: list[float] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,8 +98,8 @@ class _Position:
 class _Fit:
     """One training stage under way."""
 
-    def __init__(self, job: TrainJob) -> None:
-        self.job, self.options, self.at = job, job.options, _Position()
+    def __init__(self, job: TrainJob, notify: Notify) -> None:
+        self.job, self.options, self.at, self.notify = job, job.options, _Position(), notify
         here = processes()
         self.rank, self.world, self.device = here.process_index, here.num_processes, here.device
         self.feed = Feed(job)
@@ -108,16 +135,23 @@ class _Fit:
             teachers = self.ledger.seconds("teacher") - teachers
             self.ledger.add("student", seconds=time.perf_counter() - began - teachers)
             if self.selection.due(self.at.step, self.done):
+                self.require_finite_weights()
                 self.measure()
-            self.checkpoints.save_if_due()
+            if not self.at.skipped and self.checkpoints.due():
+                self.require_finite_weights()
+                self.checkpoints.save()
 
     def step(self, batch: Batch) -> None:
         """Make one optimiser step on a batch that all processes share."""
         job, at = self.job, self.at
         asked = self.ask()
-        if not asked:  # the sampler has nothing left to propose
-            at.ended = True
+        if not asked:
+            if at.step == 0:
+                raise RunError(f"stage {job.stage!r}: the sampler proposed no sub-network. Expected at least one.")
+            at.ended = at.exhausted = True
             return
+        if job.sampler is not None and len(asked) < self.options.archs_per_step:
+            at.short += 1
         rate = optim.learning_rate(self.options, at.step, job.total)
         optim.set_learning_rate(self.optimizer, rate)
         self.job.net.zero_grad()
@@ -134,14 +168,16 @@ class _Fit:
         for modifier in job.modifiers:
             modifier.on_gradients(step)
         optim.average([p.grad for p in self.parameters if p.grad is not None], self.world)
-        step.skipped = not math.isfinite(optim.clip(self.parameters, self.options.max_grad_norm))
+        norm = optim.clip(self.parameters, self.options.max_grad_norm)
+        values = self.averaged(losses).tolist()
+        step.skipped = not all(map(math.isfinite, [norm, *values]))
         if not step.skipped:
             self.optimizer.step()
         for modifier in job.modifiers:
             modifier.on_update(step)
         at.step += 1
         self.ledger.add("student", steps=1)
-        self.tell(asked, self.averaged(losses).tolist(), step)
+        self.tell(asked, values, step)
 
     def backward(self, step: Step, part: int, index: int, weight: float) -> torch.Tensor:
         """Run one architecture on one micro-batch; gradients add up."""
@@ -169,20 +205,50 @@ class _Fit:
         job, at, loss = self.job, self.at, sum(losses) / len(losses)
         if job.sampler is not None and self.rank == 0:
             job.sampler.tell([_trial(arch, its) for arch, its in zip(asked, losses, strict=True) if arch is not None])
-        at.skipped = at.skipped + 1 if step.skipped else 0
-        if at.skipped == PATIENCE:
-            raise RunError(
-                f"stage {job.stage!r}: training diverged: {PATIENCE} steps in a row without a finite gradient, loss "
-                f"{loss:.3g}. A lower learning_rate, or precision: fp32, may help."
-            )
-        at.losses.append(loss)
-        if at.step % max(1, job.total // POINTS) == 0 or self.done:
+        if step.skipped:
+            at.skipped, at.skipped_in_all = at.skipped + 1, at.skipped_in_all + 1
+            if at.skipped == PATIENCE or self.done:
+                raise self.diverged(self.fault(asked, losses))
+        else:
+            at.skipped, at.last_loss, at.last_loss_step = 0, loss, at.step
+            at.losses.append(loss)
+        due = at.step % max(1, job.total // POINTS) == 0 or self.done
+        if due and at.losses:
             values = {"loss": sum(at.losses) / len(at.losses), "learning_rate": step.lr}
             at.losses.clear()
             if self.rank == 0:
                 job.log(at.step, values)
         if self.rank == 0:
             job.progress(at.step, job.total, f"loss {loss:.3f}")
+
+    def fault(self, asked: Sequence[Arch | None], losses: Sequence[float]) -> str:
+        """Say of a skipped step what in it was not finite."""
+        spoilt = [(arch, loss) for arch, loss in zip(asked, losses, strict=True) if not math.isfinite(loss)]
+        if not spoilt:
+            return f"the gradients are not finite, at a loss of {sum(losses) / len(losses):.3g}"
+        arch, loss = spoilt[0]
+        where = f" of sub-network {dict(arch)}" if arch is not None and self.job.sampler is not None else ""
+        return f"the loss{where} is {loss}"
+
+    def diverged(self, fault: str) -> DivergedError:
+        """Describe a divergence: the step where it began, and the last loss that was finite."""
+        at, total = self.at, self.job.total
+        first = at.step - max(at.skipped - 1, 0)
+        span = f"steps {first} to {at.step} of {total}" if at.skipped > 1 else f"step {first} of {total}"
+        last = "No loss before was finite"
+        if at.last_loss is not None:
+            last = f"The last finite loss is {at.last_loss:.4g}, of step {at.last_loss_step}"
+        return DivergedError(
+            f"stage {self.job.stage!r}: training diverged at {span}: {fault}. {last}. Its network is not kept. A lower "
+            "learning_rate, a longer warm-up, max_grad_norm, or precision: fp32 may help."
+        )
+
+    def require_finite_weights(self) -> None:
+        """Make sure that what is measured, kept or handed on is a network."""
+        names = optim.non_finite(self.job.net)
+        if names:
+            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+            raise self.diverged(f"weights are not finite ({names[0]}{more})")
 
     def measure(self) -> None:
         """Evaluate on ``select`` in the first process."""
@@ -194,6 +260,9 @@ class _Fit:
 
     def finish(self) -> TrainResult:
         job = self.job
+        if self.at.skipped:  # stopped early, in the middle of such steps
+            raise self.diverged("the last loss or gradient is not finite")
+        self.require_finite_weights()
         self.checkpoints.save()
         self.selection.finish()
         if job.sampler is not None and self.world > 1:  # only the first process asked and told
@@ -203,7 +272,22 @@ class _Fit:
         if len(archs) > 1:
             raise UsageError(f"stage {job.stage!r}: {len(archs)} modifiers answer with an architecture. Expected one.")
         job.net.eval().zero_grad()
+        self.report()
         return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
+
+    def report(self) -> None:
+        """Pass on what a user would not expect of the stage."""
+        job, at, options = self.job, self.at, self.options
+        place, steps = f"stages.{job.stage}", f"{at.step} of {job.total} steps"
+        if at.skipped_in_all:
+            text = f"{at.skipped_in_all} of {at.step} steps had no finite loss or gradient. They changed no weights."
+            self.notify(place, text)
+        if at.short:
+            fewer = f"the sampler proposed fewer than {options.archs_per_step} sub-networks"
+            self.notify(f"{place}.archs_per_step", f"In {at.short} of {at.step} steps {fewer}.")
+        if at.exhausted:
+            text = f"It had nothing left to propose, so training ended after {steps}."
+            self.notify(f"{place}.sampler", text)
 
     def shared(self, value: Any) -> Any:
         return broadcast_object_list([value])[0] if self.world > 1 else value

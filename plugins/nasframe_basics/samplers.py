@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,6 +36,10 @@ class RandomSampler:
         self.rng = np.random.default_rng(seed)
         self.proposed: set[str] = set()
 
+    def start(self, stage: str, total: int) -> None:
+        """Forget what was proposed in an earlier stage."""
+        self.proposed.clear()
+
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Draw ``n`` architectures; fewer where nothing (new) is left."""
         domain = self.domain if within is None else within
@@ -48,7 +52,9 @@ class RandomSampler:
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing."""
+        """Learn nothing; without replacement, what is known is not proposed again."""
+        if not self.replace:
+            self.proposed.update(arch_id(trial.arch) for trial in trials)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and what was proposed."""
@@ -115,6 +121,7 @@ class GridSampler:
         self.domain, self.cycle = domain, cycle
         self.proposed: set[int] = set()
         self.archs = _grid(domain, _groups(list(domain.knobs), tie), points)
+        self.places = {arch_id(arch): place for place, arch in enumerate(self.archs)}
 
     def start(self, stage: str, total: int) -> None:
         """Begin at the first point."""
@@ -134,7 +141,10 @@ class GridSampler:
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing."""
+        """Learn nothing; a known point need not be proposed again, unless the grid is walked in cycles."""
+        if not self.cycle:
+            names = (arch_id(trial.arch) for trial in trials)
+            self.proposed.update(self.places[name] for name in names if name in self.places)
 
     def state_dict(self) -> dict[str, Any]:
         """Return which points were proposed."""
@@ -152,24 +162,65 @@ class GridSampler:
 
 
 class EverySampler:
-    """Proposes the whole domain at every ask, however many were asked for: all sub-networks of a small domain.
+    """Proposes all sub-networks of a small domain: each once in a search, all of them in every step of a training.
 
     Args:
         domain: what to propose from; it can be enumerated.
         seed: unused.
         limit: a larger domain is refused.
+
+    >>> from nasframe.domain import Choices
+    >>> sampler = EverySampler(Choices({"k": [0, 1, 2]}))
+    >>> sampler.ask(2), sampler.ask(2), sampler.ask(2)
+    ([{'k': 0}, {'k': 1}], [{'k': 2}], [])
     """
 
     def __init__(self, domain: Any, seed: int = 0, limit: int = 4096) -> None:
-        self.domain, self.limit = domain, limit
+        self.domain, self.limit, self.training = domain, limit, False
+        self.proposed: dict[str, None] = {}  # names, a set that keeps its order
+        self.queues: dict[int, tuple[Any, deque[Arch]]] = {}  # by the identity of a domain: it, and what is left of it
+
+    def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
+        """Begin again."""
+        self.training = origin == "train"
+        self.proposed.clear()
+        self.queues.clear()
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
-        """Return every architecture of ``within``, in the domain's order.
+        """Return the next ``n`` architectures of ``within``, in the domain's order; in training all of them.
 
         Raises:
             UsageError: the domain cannot be enumerated, or is larger than ``limit``.
         """
         domain = self.domain if within is None else within
+        if self.training:
+            return self._listed(domain)
+        if id(domain) not in self.queues:
+            self.queues[id(domain)] = (domain, deque(self._listed(domain)))
+        left = self.queues[id(domain)][1]
+        archs: list[Arch] = []
+        while left and len(archs) < n:
+            arch = left.popleft()
+            if arch_id(arch) not in self.proposed:
+                self.proposed[arch_id(arch)] = None
+                archs.append(arch)
+        return archs
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Learn nothing; what is known need not be proposed again."""
+        if not self.training:
+            self.proposed |= dict.fromkeys(arch_id(trial.arch) for trial in trials)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the names of what was proposed."""
+        return {"training": self.training, "proposed": list(self.proposed)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.training, self.proposed = state["training"], dict.fromkeys(state["proposed"])
+        self.queues.clear()
+
+    def _listed(self, domain: Any) -> list[Arch]:
         if not hasattr(domain, "enumerate"):
             raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
         archs = list(itertools.islice(domain.enumerate(), self.limit + 1))
@@ -178,16 +229,6 @@ class EverySampler:
                 f"sampler 'every': more than {self.limit:,} architectures. Restrict the domain or raise limit."
             )
         return archs
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
 
 
 class SandwichSampler:

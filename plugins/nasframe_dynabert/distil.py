@@ -36,6 +36,9 @@ class DynaBERT(Modifier):
             it, or the ``full`` network, as the published code has it, and as a teacher needs that was never trained
             at other widths.
         embeddings: whether ``ℓ_emb`` counts.
+
+    Raises:
+        UsageError: no term is left to learn from, as the labels do not count.
     """
 
     needs = frozenset({"hidden_states"})
@@ -48,11 +51,17 @@ class DynaBERT(Modifier):
         width: Literal["same", "full"] = "full",
         embeddings: bool = True,
     ) -> None:
+        if lambda1 == lambda2 == 0:
+            raise UsageError("dynabert: lambda1 and lambda2 are both 0, and labels do not count. Expected one above 0.")
         self.teacher, self.lambda1, self.lambda2 = teacher, lambda1, lambda2
         self.width, self.embeddings = width, embeddings
 
     def on_start(self, job: TrainJob) -> None:
-        """Check that the teacher exists before any work."""
+        """Check that the teacher exists, and that there is a loss, before any work."""
+        if job.task.labels is None and self.lambda2 == 0:
+            raise UsageError(
+                f"dynabert: stage {job.stage!r} learns nothing: lambda1 has no term in a regression, and lambda2 is 0."
+            )
         saved_model(job, self.teacher)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ class InPlaceKD(Modifier):
 
     Args:
         temperature: T, how soft both distributions are made.
-        weight: share of the largest's term, 0 to 1.
+        weight: share of the largest's term, 0 to 1. At 0 nobody is taught, and the order does not matter.
     """
 
     def __init__(self, temperature: float = 1.0, weight: float = 0.5) -> None:
@@ -46,6 +46,8 @@ class InPlaceKD(Modifier):
         Raises:
             UsageError: the largest did not come first.
         """
+        if not self.weight:
+            return loss
         if step.arch == self.largest:
             self.batch, self.logits = step.batch, step.outputs.logits.detach()
             return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,12 @@ def test_a_regression_learns_from_hidden_states_alone() -> None:
 def test_the_teacher_has_to_fit() -> None:
     with pytest.raises(UsageError, match="no network was saved as 'nobody'"):
         DynaBERT(teacher="nobody").on_start(job(None))
+    with pytest.raises(UsageError, match="lambda1 and lambda2 are both 0"):
+        DynaBERT(lambda1=0.0, lambda2=0.0)
+    stage = job(None)
+    stage.task = SimpleNamespace(labels=None)  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="learns nothing"):
+        DynaBERT(lambda2=0.0).on_start(stage)
     for teacher in (tiny_net(layers=1), tiny_net(hidden_size=16, intermediate_size=32, num_attention_heads=2)):
         modifier = DynaBERT()
         with pytest.raises(UsageError, match="does not have the student's layers"):

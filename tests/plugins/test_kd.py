@@ -38,6 +38,21 @@ def test_kd_mixes_the_two_losses() -> None:
     torch.testing.assert_close(kd.on_loss(one, torch.tensor(2.0)), expected)
 
 
+@pytest.mark.parametrize("modifier", [KD, KDHidden])
+@pytest.mark.parametrize("models", [{}, {"teacher": tiny_net(seed=1)}])
+def test_a_distillation_of_weight_0_asks_no_teacher(modifier: Any, models: Any) -> None:
+    nets = [tiny_net() for _ in range(2)]
+    options = TrainOptions(max_steps=3, precision="fp32", batch_size=8)
+    results = [
+        Loop().fit(TrainJob(net, ToyTask(), None, options, 0, "t", modifiers=modifiers, models=models))
+        for net, modifiers in zip(nets, ([modifier(weight=0)], []), strict=True)
+    ]
+    assert [entry.role for entry in results[0].ledger] == ["student"]
+    assert results[0].ledger[0].forward_macs == results[1].ledger[0].forward_macs
+    for mine, plain in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(mine, plain)
+
+
 def test_kd_of_a_regression_compares_outputs() -> None:
     class Score(ToyTask):
         labels = None

@@ -16,10 +16,12 @@ from nasframe_basics.kd_hidden import KDHidden
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import RandomSampler
 
-from nasframe.errors import RunError, UsageError
+from nasframe.errors import DivergedError, RunError, UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.count import forward_macs
+from nasframe.notices import Notices
 from nasframe.store import Checkpoint
+from nasframe.streams import stream_seed
 from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe.types import TrainJob, TrainOptions
 
@@ -112,8 +114,6 @@ def test_one_step_is_what_it_says() -> None:
     plain, task, space = copy.deepcopy(net).train(), ToyTask(), Cut()
     stage = job(net, task, space=space, sampler=Draw(), archs_per_step=2, max_steps=1, warmup_ratio=0.0)
     Loop().fit(stage)
-    from nasframe.streams import stream_seed
-
     batch = task.train_batches(stream_seed(0, "data", "t"), 0, 8)[0]
     archs = Draw().ask(2)
     for arch in archs:
@@ -353,16 +353,144 @@ def test_steps_without_finite_gradients_are_skipped_and_many_are_an_error() -> N
     assert spoil.skipped == 3
     assert [score is None for _, score, _ in sampler.told] == [True] * 3 + [False] * 2
     assert all(torch.isfinite(tensor).all() for tensor in weights(net))
-    with pytest.raises(RunError, match="diverged"):
+    with pytest.raises(DivergedError, match="steps 1 to 20 of 50: the loss is nan"):
         Loop().fit(job(modifiers=[Spoil(99)], max_steps=50))
 
 
-def test_an_exhausted_sampler_ends_training() -> None:
-    class Two(Draw):
-        def ask(self, n: int = 1, within: Any = None) -> list[Any]:
-            return super().ask(n) if len(self.told) < 2 else []
+class Spoil(Modifier):
+    """Makes something of every step from ``at`` on infinite: the loss, the gradients alone, or the weights."""
 
-    assert Loop().fit(job(space=Cut(), sampler=Two(), max_steps=9)).ledger[0].steps == 2
+    def __init__(self, what: str, at: int) -> None:
+        self.what, self.at = what, at
+
+    def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
+        if step.index < self.at or self.what not in ("loss", "constant"):
+            return loss
+        return loss * math.inf if self.what == "loss" else loss + math.nan  # a constant leaves gradients finite
+
+    def on_gradients(self, step: Any) -> None:
+        if step.index >= self.at and self.what == "gradients":
+            step.job.net.classifier.weight.grad.fill_(3e38)  # whose norm overflows
+
+    def on_update(self, step: Any) -> None:
+        if step.index >= self.at and self.what == "weights":
+            step.job.net.classifier.weight.data[0] = math.inf
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("what", ["loss", "constant", "gradients", "weights"])
+def test_a_stage_that_ends_diverged_is_an_error(what: str, keep: str) -> None:
+    lines: list[Any] = []
+    stage = job(modifiers=[Spoil(what, 5)], keep=keep, max_steps=6, eval_every=3)
+    stage.log = lambda step, values: lines.append((step, dict(values)))
+    with pytest.raises(DivergedError) as caught:
+        Loop().fit(stage)
+    finite = 6 if what == "weights" else 5
+    last = next(values["loss"] for step, values in lines if step == finite and "loss" in values)
+    assert "step 6 of 6" in str(caught.value)
+    assert f"The last finite loss is {last:.4g}, of step {finite}" in str(caught.value)
+    assert (caught.value.exit_code, caught.value.resumable) == (1, False)
+
+
+def test_the_sub_network_that_diverged_is_named() -> None:
+    class Deep(Modifier):
+        def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
+            return loss * math.nan if len(step.arch["layers"]) == 3 else loss
+
+    with pytest.raises(DivergedError, match=r"the loss of sub-network .'layers': \[0, 1, 2\]. is nan"):
+        Loop().fit(job(modifiers=[Deep()], space=Cut(), sampler=Draw(), archs_per_step=6, max_steps=50))
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_a_diverged_state_never_replaces_a_checkpoint(what: str) -> None:
+    memory = Memory()
+    with pytest.raises(DivergedError):
+        Loop().fit(job(modifiers=[Spoil(what, 3)], max_steps=50, checkpoint=memory, checkpoint_every=0.0))
+    assert 0 < memory.state["at"]["step"] <= 3
+    assert all(torch.isfinite(tensor).all() for tensor in memory.state["net"].values())
+    result = Loop().fit(job(max_steps=50, checkpoint=memory))  # what was wrong is mended: it goes on from there
+    assert result.ledger[0].steps == 50
+
+
+def test_outputs_that_are_not_finite_have_no_score() -> None:
+    """Not even the largest of two NaN, which is a class, nor the best of none."""
+
+    class Blind(Modifier):
+        def on_start(self, job: TrainJob) -> None:
+            spoil = lambda module, inputs, outputs: outputs if module.training else outputs * math.nan  # noqa: E731
+            job.net.classifier.register_forward_hook(spoil)
+
+    lines: list[Any] = []
+    stage = job(modifiers=[Blind()], eval_every=3)
+    stage.log = lambda step, values: lines.append(values)
+    Loop().fit(stage)
+    scores = [values["select_accuracy"] for values in lines if "select_accuracy" in values]
+    assert [math.isnan(score) for score in scores] == [True, True]
+    with pytest.raises(RunError, match="no evaluation on select gave a finite accuracy"):
+        Loop().fit(job(modifiers=[Blind()], keep="best"))
+
+
+def test_what_was_skipped_is_told_at_the_end() -> None:
+    class Rare(Modifier):
+        def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
+            return loss * math.nan if step.index in (1, 3) else loss
+
+    notices = Notices()
+    Loop(notify=notices).fit(job(modifiers=[Rare()]))
+    assert [notice.place for notice in notices] == ["stages.t"]
+    assert "2 of 6 steps" in str(next(iter(notices)))
+    Loop(notify=notices).fit(job())
+    assert len(list(notices)) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_layers_may_be_left_out_of_a_step(optimizer: str) -> None:
+    """A layer that had no gradient yet when others already have a momentum, and the other way round."""
+    net = tiny_net(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    plain = copy.deepcopy(net).train()
+    archs = [{"layers": [0, 1]}, {"layers": [0]}, {"layers": [0, 1, 2]}, {"layers": [0, 1]}]
+
+    class Given(Draw):
+        def ask(self, n: int = 1, within: Any = None) -> list[Any]:
+            return [archs[len(self.told)]]
+
+    task, space = ToyTask(), Cut()
+    options = {"optimizer": optimizer, "max_steps": 4, "warmup_ratio": 0.0, "schedule": "constant"}
+    options |= {"max_grad_norm": 0.0, "weight_decay": 0.0}
+    Loop().fit(job(net, task, space=space, sampler=Given(), **options))
+    groups = [{"params": list(plain.parameters()), "weight_decay": 0.0}]
+    reference: Any = torch.optim.AdamW(groups, lr=1e-3)
+    if optimizer == "sgd":
+        reference = torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
+    batches = task.train_batches(stream_seed(0, "data", "t"), 0, 8)
+    for arch, batch in zip(archs, batches, strict=False):
+        reference.zero_grad()
+        task.loss(space.view(plain, arch)(**batch.inputs), batch).backward()
+        reference.step()
+    for mine, its in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=2e-6)
+
+
+class Two(Draw):
+    """A sampler that has two sub-networks to propose."""
+
+    def ask(self, n: int = 1, within: Any = None) -> list[Any]:
+        return super().ask(min(n, 2 - len(self.told))) if len(self.told) < 2 else []
+
+
+@pytest.mark.parametrize(("archs", "steps", "places"), [(1, 2, ["sampler"]), (3, 1, ["archs_per_step", "sampler"])])
+def test_an_exhausted_sampler_ends_training(archs: int, steps: int, places: list[str]) -> None:
+    notices = Notices()
+    result = Loop(notify=notices).fit(job(space=Cut(), sampler=Two(), max_steps=9, archs_per_step=archs))
+    assert result.ledger[0].steps == steps
+    assert [notice.place for notice in notices] == [f"stages.t.{place}" for place in places]
+
+
+def test_a_sampler_that_proposes_nothing_at_all_is_an_error() -> None:
+    sampler = Two()
+    sampler.told = [[1, 0.0, "train"]] * 2
+    with pytest.raises(RunError, match="the sampler proposed no sub-network"):
+        Loop().fit(job(space=Cut(), sampler=sampler))
 
 
 def test_says_what_is_missing() -> None:

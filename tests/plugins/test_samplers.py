@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from nasframe_basics.evolution import EvolutionSampler
@@ -5,6 +7,7 @@ from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler, S
 
 from nasframe.domain import Choices
 from nasframe.errors import UsageError
+from nasframe.interfaces import start_sampler
 from nasframe.testing import samplers
 from nasframe.testing.samplers import answered, flat_domain, layered_domain
 from nasframe.types import Trial, arch_id
@@ -95,10 +98,56 @@ def test_mistakes_are_named(call, message):
         call()
 
 
-def test_every_is_the_domain_each_time():
+def test_every_is_the_domain_each_time_in_training():
     domain = layered_domain(2)
     sampler = EverySampler(domain)
+    sampler.start("supernet", 10, "train")
     assert sampler.ask(1) == sampler.ask(7) == list(domain.enumerate())
+
+
+ONCE = {
+    "every": EverySampler,
+    "grid": GridSampler,
+    "plain grid": lambda domain, seed=0: GridSampler(domain, seed, tie=False),
+    "random": lambda domain, seed=0: RandomSampler(domain, seed, replace=False),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("restart", ["none", "state", "told"])
+def test_no_point_is_proposed_twice_also_after_a_restart(name, restart):
+    """Whether the state is kept, or all that is known are the trials, as in an Optuna study that goes on."""
+    domain = layered_domain(2)
+    parts = [domain, domain.restrict({"ffn": [16, 32]}), domain.restrict(keep=lambda arch: arch["heads.0"] > 1)]
+    sampler, trials = ONCE[name](domain), []
+    start_sampler(sampler, "search", 100, "search")
+    for number in range(1000):
+        archs = sampler.ask(3, within=parts[number % 3])
+        assert len(archs) <= 3
+        assert all(parts[number % 3].contains(arch) for arch in archs)
+        trials += answered(archs)
+        sampler.tell(answered(archs))
+        if number % 4 == 3 and restart != "none":
+            state, sampler = json.loads(json.dumps(sampler.state_dict())), ONCE[name](domain)
+            start_sampler(sampler, "search", 100, "search")
+            if restart == "state":
+                sampler.load_state_dict(state)
+            else:
+                sampler.tell(trials)
+        if number % 3 == 0 and not archs:
+            break
+    names = [arch_id(trial.arch) for trial in trials]
+    assert len(set(names)) == len(names)
+    assert len(names) == (domain.size if "grid" not in name else len(sampler.archs))
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_another_stage_begins_again(name):
+    sampler = ONCE[name](layered_domain(2))
+    first = sampler.ask(500)
+    assert sampler.ask(1) == []
+    start_sampler(sampler, "next", 100, "search")
+    assert {arch_id(arch) for arch in sampler.ask(500)} == {arch_id(arch) for arch in first}
 
 
 class Recorder:

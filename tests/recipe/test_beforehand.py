@@ -58,6 +58,37 @@ def test_what_cannot_work_is_refused_before_any_work(recipe: str, change: str, p
     assert words in str(problems[0])
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("stages.search.within={layers: [9]}", "stages.search.within"),
+        ("stages.supernet.within={head: [4]}", "stages.supernet.within"),
+        ("space.heads=[5, 99]", "space"),
+        ("+stages.search.space={use: bert_width_depth, layers: [99]}", "stages.search.space"),
+        ("stages.search.sampler={use: grid, tie: false}", "stages.search.sampler"),
+        ("stages.search.sampler={use: evolution, population: 1}", "stages.search.sampler"),
+        ("stages.extract.archs={mine: {layers: 9}}", "stages.extract.archs.mine"),
+        ("stages.supernet={max_steps: 1, arch: {heads: 99}}", "stages.train.arch"),
+    ],
+)
+def test_what_does_not_fit_the_space_is_refused(change: str, place: str) -> None:
+    plan, problems = check_recipe("baselines/uniform-random", [change])
+    assert plan is None
+    assert [problem.path for problem in problems] == [place]
+
+
+def test_a_space_without_a_network_is_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("width,metric.accuracy,cost.params\n2,0.5,1\n4,0.75,2\n")
+    recipe = {
+        "space": {"use": "table", "path": str(tmp_path / "table.csv")},
+        "task": {"use": "table"},
+        "stages": [{"search": {"within": {"widths": [2]}}}],
+    }
+    plan, problems = check_recipe(recipe)
+    assert plan is None
+    assert [problem.path for problem in problems] == ["stages.search.within"]
+
+
 def test_the_command_says_so_with_the_line(capsys: Any) -> None:
     assert main(["check", "hspg/sst2-minilm", "stages.sparse.keep=best"]) == 2
     assert "_minilm.yaml:17:11  stages.sparse.modifiers.0  hspg: stage 'sparse'" in capsys.readouterr().err

@@ -207,18 +207,70 @@ def test_problems_of_a_stage(stage, expected):
     assert any(expected in line for line in found), found
 
 
+HSPG = {"use": "hspg", "target": "50%"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ([{"extract": {"archs": {"mine": "teacher"}}}], "stages.extract.archs.mine  no architecture 'teacher'"),
+        ([{"train": {"name": "tune", "epochs": 1, "arch": "teacher"}}], "stages.tune.arch  no architecture 'teacher'"),
+        (
+            [{"train": {"save_as": "s", "epochs": 1, "modifiers": [HSPG]}}, {"extract": {"archs": ["s"]}}],
+            "stages.extract  nothing is left to extract: s name",
+        ),
+        ([{"extract": {}}, {"extract": {"name": "again"}}], "stages.again  nothing is left to extract"),
+        ([{"search": {"name": "more"}}], "stages.more.save_as  an earlier stage gave the name 'best@75%' to an arch"),
+        (
+            [{"extract": {"archs": {"teacher": "best@75%"}}}],
+            "stages.extract.archs  an earlier stage gave the name 'teacher' to a model",
+        ),
+        (
+            [{"extract": {}}, {"train": {"save_as": "best@75%", "epochs": 1}}],
+            "stages.best@75%.save_as  an earlier stage gave the name 'best@75%' to a model",
+        ),
+        ([{"train": {"name": "t", "save_as": "pretrained", "epochs": 1}}], "stages.t.save_as  'pretrained' means"),
+        ([{"transform": {"use": "rewire", "save_as": "random"}}], "stages.random.save_as  'random' means"),
+        ([{"export": {}}], "stages.export  nothing to export"),
+        (
+            [{"extract": {"archs": ["best@75%"]}}, {"train": {"epochs": 1, "from": "best@<= 4M"}}],
+            "no network 'best@<= 4M' at this point",
+        ),
+        (
+            [{"train": {"epochs": 1, "arch": "best@75%", "sampler": "random"}}],
+            "stages.train.arch  one sub-network, beside a sampler",
+        ),
+        ([{"train": {"epochs": 1, "within": {"layers": [2]}}}], "stages.train.within  restricts what a sampler"),
+        ([{"train": {"epochs": 1, "archs_per_step": 3}}], "stages.train.archs_per_step  counts what a sampler"),
+        ([{"train": {"epochs": 1, "batch_size": 4, "accumulate": 5}}], "stages.train.accumulate  splits a batch of 4"),
+        ([{"search": {"name": "s", "trials": 0}}], "stages.s.trials  0 does not fit"),
+        ([{"search": {"name": "s", "examples": 0}}], "stages.s.examples  0 does not fit"),
+        ([{"search": {"name": "s", "finalists": 0}}], "stages.s.finalists  0 does not fit"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_is_refused(extra, expected):
+    found = faults(stages(*extra))
+    assert any(expected in line for line in found), found
+
+
+def test_an_extract_with_nothing_found_before_is_refused():
+    data = base(stages=[{"train": {"save_as": "teacher", "epochs": 1}}, {"extract": {}}])
+    assert any("stages.extract  nothing to extract" in line for line in faults(data))
+
+
 @pytest.mark.parametrize(
     "extra",
     [
         [{"extract": {}}, {"train": {"epochs": 1, "from": "best@75%"}}],
         [{"train": {"epochs": 1, "arch": "best@<= 4M"}}],
-        [{"train": {"epochs": 1, "arch": {"layers": 4}}}],
+        [{"train": {"epochs": 1, "arch": {"layers": 3}}}],
         [{"train": {"max_steps": 3, "from": "random", "modifiers": ["kd"]}}],
         [
             {"search": {"name": "more", "save_as": "few", "budgets": {"params": "50%", "macs": ["30%", "20%"]}}},
             {"extract": {"archs": ["few@macs=30%", "few@params=*"]}},
         ],
-        [{"extract": {"archs": {"mine@50%": "teacher"}}}],
+        [{"train": {"name": "sparse", "epochs": 1, "modifiers": [HSPG]}}, {"extract": {"archs": {"a@50%": "sparse"}}}],
+        [{"search": {"name": "all", "save_as": "all", "budgets": {}}}, {"extract": {"archs": ["all"]}}],
         [{"extract": {"archs": {"mine": {"layers": [0, 1]}}}}, {"evaluate": {"models": ["mine", "teacher"]}}],
         [{"transform": {"use": "rewire", "save_as": "wired"}}, {"train": {"epochs": 1, "from": "wired"}}],
         [{"train": {"epochs": 1, "sampler": "random", "space": {"use": "bert_width_depth", "layers": [1, 2]}}}],
@@ -348,8 +400,25 @@ stage = st.one_of(
 )
 
 
+def sensible(drawn):
+    """Name searches apart, restrict only samplers, and extract only after a search."""
+    found, fresh = [], False
+    for number, stage in enumerate(drawn):
+        if stage == "extract":
+            if not fresh:
+                continue
+            fresh = False
+        elif "search" in stage:
+            stage = {"search": stage["search"] | {"save_as": f"more-{number}"}}
+            fresh = True
+        elif "train" in stage and "sampler" not in stage["train"]:
+            stage = {"train": {key: value for key, value in stage["train"].items() if key != "within"}}
+        found.append(stage)
+    return found
+
+
 @settings(deadline=None, max_examples=25)
-@given(st.lists(stage, max_size=4), st.integers(0, 99))
+@given(st.lists(stage, max_size=4).map(sensible), st.integers(0, 99))
 def test_any_plan_re_runs_to_itself(extra, seed):
     data = base(seed=seed, sampler={"use": "wraps", "join": "layer"}, stages=[*base()["stages"], *extra])
     assert_rerunnable(resolve(nf.load_recipe(data)))

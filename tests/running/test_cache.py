@@ -96,7 +96,7 @@ MISSES = {
     "the model": (["model.layers=2"], STAGES),
     "the task's options": (["task.max_length=3"], STAGES),
     "the split": (["task.select=5"], STAGES),
-    "that it is the last search": (["+stages.3={search: {name: again, trials: 3}}"], STAGES[2:]),
+    "that it is the last search": (["+stages.3={search: {name: again, save_as: again, trials: 3}}"], STAGES[2:]),
     "a name": (["stages.teacher.save_as=other", "+stages.other.name=teacher"], STAGES),
 }
 
@@ -291,7 +291,11 @@ def test_a_run_goes_on_from_where_the_cache_ends(built, tmp_path, trials):
 def test_a_stage_of_a_shared_sampler_restores_what_it_had_learned(tmp_path):
     recipe = {**nf.load_recipe(TOY).data, "sampler": {"use": "evolution", "population": 4}}
     changes = ["stages.search.sampler=shared", "~stages.tuned", "~stages.evaluate", "~stages.extract"]
-    further = [*changes, "stages.search.name=first", "+stages.4={search: {name: second, sampler: shared, trials: 9}}"]
+    further = [
+        *changes,
+        "stages.search.name=first",
+        "+stages.4={search: {name: second, save_as: second, sampler: shared, trials: 9}}",
+    ]
     plain = run_of(nf.load_recipe(recipe, further, base=TOY.parent), out=tmp_path / "plain")
     run_of(nf.load_recipe(recipe, further[:-1], base=TOY.parent), out=tmp_path / "half", cache=tmp_path / "cache")
     run = run_of(nf.load_recipe(recipe, further, base=TOY.parent), out=tmp_path / "run", cache=tmp_path / "cache")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nasframe as nf
+from nasframe.recipe.plan import asks_teacher
 from nasframe.recipe.resolution import resolve
 from nasframe.running.dryrun import dry_run
 
@@ -34,6 +35,13 @@ def test_a_recipe_without_a_search_has_costs_too():
     stages = "stages=[{train: {max_steps: 1, sampler: random}}]"
     found = dry_run(resolve(nf.load_recipe(RECIPE, [stages, "~budgets"])))
     assert found["costs"].keys() == {"params", "macs"}
+
+
+def test_a_teacher_of_weight_0_takes_no_time():
+    assert asks_teacher({"use": "kd", "teacher": "teacher", "weight": 0.5})
+    assert asks_teacher({"use": "dynabert", "teacher": "teacher"})
+    assert not asks_teacher({"use": "kd", "teacher": "teacher", "weight": 0})
+    assert not asks_teacher("fake_quant")
 
 
 def test_a_bound_beyond_reach_is_told():

@@ -33,6 +33,17 @@ def test_an_impossible_budget_is_told_before_anything_is_written(tmp_path, capsy
     assert main(["run", str(RECIPE), SEARCH, budgets, "--dry-run"]) == 3
 
 
+def test_check_says_so_where_sizes_are_at_hand_without_weights(capsys):
+    recipe = "baselines/uniform-random"
+    assert main(["check", recipe, "budgets={encoder_params: [50%, 1%]}"]) == 2
+    error = capsys.readouterr().err
+    assert "budgets  best@1%: no architecture has encoder_params" in error
+    assert "best@50%" not in error
+    assert main(["check", recipe, "budgets={}", "stages.search.constraints={macs: '<= 10'}"]) == 2
+    assert "stages.search.constraints  best: no architecture has macs" in capsys.readouterr().err
+    assert main(["check", recipe, "stages.transform={use: svd, rank: 8}", "budgets={encoder_params: 1%}"]) == 0
+
+
 def test_the_nearest_value_is_the_smallest_of_all():
     material = parts(SEARCH, "budgets={encoder_params: 1%}")
     with pytest.raises(UnsatisfiableError) as caught:
@@ -56,7 +67,8 @@ def test_a_stage_is_checked_with_its_own_bounds_and_its_part_of_the_domain():
         (f"[{TRAIN}, {{transform: {{use: svd, rank: 4}}}}, {{search: {{}}}}]", []),
         (f"[{TRAIN}, {{transform: {{use: svd, rank: 4}}}}, {{search: {{from: trained}}}}]", ["search"]),
         ("[{search: {name: a}}, {transform: {use: svd, rank: 4, save_as: low}}, {train: {max_steps: 1}}, "
-         "{search: {name: b}}, {search: {name: c, from: pretrained}}, {search: {name: d, from: low}}]", ["a", "c"]),
+         "{search: {name: b, save_as: b}}, {search: {name: c, save_as: c, from: pretrained}}, "
+         "{search: {name: d, save_as: d, from: low}}]", ["a", "c"]),
     ],
 )  # fmt: skip
 def test_a_search_after_a_transform_that_reshapes_is_left_to_itself(stages, known):

@@ -334,7 +334,9 @@ def test_groups_are_of_tasks_that_are_there_once_each(write, groups, expected):
 
 
 def test_models_that_a_single_arm_measures_are_known(write):
-    text = STUDY.replace("evolution: {{}}", "evolution: {{stages.extract.archs: {{sparse: best@40%}}}}")
+    text = STUDY.replace(
+        "evolution: {{}}", "evolution: {{stages.extract.archs: {{sparse: best@40%}}, stages.tuned.from: sparse}}"
+    )
     path = write(text.replace("metric: accuracy", 'models: ["sparse", "best@4*", "teacher"]'))
     assert study.load_study(path).compare["models"][0] == "sparse"
 

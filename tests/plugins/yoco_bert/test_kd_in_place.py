@@ -42,6 +42,12 @@ def test_the_largest_teaches_the_others_of_its_step(space):
             torch.testing.assert_close(mixed, expected)
 
 
+def test_with_weight_0_nobody_is_taught(space):
+    spy = Spy(weight=0)
+    Loop().fit(job(SandwichSampler(space.domain, 0, largest=False), space, spy))
+    assert all(torch.equal(plain, mixed) for _, _, plain, mixed in spy.seen)
+
+
 def test_without_a_largest_first_it_says_what_it_needs(space):
     with pytest.raises(UsageError, match="largest first"):
         Loop().fit(job(SandwichSampler(space.domain, 0, largest=False), space, InPlaceKD()))

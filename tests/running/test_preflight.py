@@ -1,0 +1,105 @@
+"""What data and sizes show before the first stage: refused, or told, by a run and a dry run alike."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import nasframe as nf
+from nasframe.cli import main
+from nasframe.recipe.resolution import resolve
+from nasframe.running.material import Material
+from nasframe.running.preflight import preflight
+
+RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
+
+
+def told(*overrides: str) -> dict[str, str]:
+    """Return what the start of a run tells: place → text."""
+    parts = Material(resolve(nf.load_recipe(RECIPE, ["~budgets", *overrides])))
+    preflight(parts)
+    return {notice.place: notice.text for notice in parts.notices}
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        ("train: {max_steps: 2, batch_size: 65}", "batch_size"),
+        ("train: {epochs: 0.2}", "epochs"),
+        ("train: {max_steps: 4, warmup_ratio: 1.0}", "warmup_ratio"),
+        ("train: {max_steps: 4, eval_every: 5}", "eval_every"),
+        ("train: {max_steps: 4, early_stop: 2}", "early_stop"),
+        ("train: {max_steps: 4, early_stop: 2, eval_every: 2}", "early_stop"),
+        ("search: {examples: 16}", "examples"),
+        ("search: {examples: 8, trials: 4}", "finalists"),
+        ("search: {trials: 7, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}", "trials"),
+    ],
+)
+def test_options_that_come_to_something_else_are_told(stage: str, place: str) -> None:
+    verb = stage.partition(":")[0]
+    assert list(told(f"stages=[{{{stage}}}]")) == [f"stages.{verb}.{place}"]
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "train: {max_steps: 2, batch_size: 64}",
+        "train: {epochs: 0.5}",
+        "train: {max_steps: 1}",
+        "train: {max_steps: 4, eval_every: 4}",
+        "train: {max_steps: 6, early_stop: 2, eval_every: 2}",
+        "search: {examples: 15, trials: 10}",
+        "search: {trials: 6, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}",
+    ],
+)
+def test_what_is_as_it_seems_is_not_told(stage: str) -> None:
+    assert told(f"stages=[{{{stage}}}]") == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "+stages.search.within={layers: [7]}",
+        "+stages.search.within={head: [1]}",
+        "+stages.search.sampler={use: grid, tie: [[heads, fnn]]}",
+        "+stages.extract.archs={mine: {layers: 7}}",
+    ],
+)
+def test_a_stage_that_does_not_fit_its_space_is_refused(change: str, tmp_path, capsys) -> None:
+    command = ["run", str(RECIPE), "~budgets", "stages=[{train: {max_steps: 1}}, {search: {}}, {extract: {}}]", change]
+    stage = change.split(".")[1]
+    for more in (["--dry-run"], ["--no-progress", "--out", str(tmp_path / "run")]):
+        assert main([*command, *more]) == 2
+        assert f"stages.{stage}." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+PLUGIN = '''
+from nasframe import hookimpl
+
+class Plain:
+    """As many as the heads of the first layer, without a table."""
+
+    unit = "heads"
+
+    def estimate(self, space, net, arch):
+        return 4.0 if arch is None else float(arch.get("heads.0", 0))
+
+@hookimpl
+def register_estimators(register):
+    register("plain", Plain)
+'''
+
+
+def test_bounds_of_costs_without_a_table_are_sampled(tmp_path, capsys) -> None:
+    (tmp_path / "plain.py").write_text(PLUGIN)
+    plugins = f"plugins=[{RECIPE.parents[1]}/toy_plugin.py, {tmp_path}/plain.py]"
+    stages = "stages=[{search: {budgets: {plain: [50%, 10%]}}}]"
+    notices = told(plugins, stages)
+    assert list(notices) == ["stages.search"]
+    assert "best@10%: none of 66 architectures" in notices["stages.search"]
+    assert "plain = 1 (25.0% of the full network)" in notices["stages.search"]
+    assert main(["run", str(RECIPE), "~budgets", plugins, stages, "--dry-run", "--json"]) == 0
+    assert [row["place"] for row in json.loads(capsys.readouterr().out)["notices"]] == ["stages.search"]
+    measured = told("stages=[{search: {budgets: {latency: ['<= 0.000001']}}}]", "+estimators.latency={length: 8}")
+    assert "none of 4 architectures" in measured["stages.search"]
