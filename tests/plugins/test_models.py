@@ -16,6 +16,7 @@ from transformers import BertForMaskedLM, BertTokenizer
 import nasframe as nf
 from nasframe import export
 from nasframe.errors import RecipeError, UsageError
+from nasframe.nn import slices
 from nasframe.nn.elastic import FAMILIES
 from nasframe.nn.positions import usable_positions
 from nasframe.notices import Notices
@@ -369,6 +370,25 @@ def test_what_the_checkpoint_lacks_and_has_besides_is_told(classifiers, tmp_path
     texts = [notice.text for notice in notices]
     assert any("pooler is new" in text for text in texts)
     assert any("does not use: cls.predictions.bias" in text for text in texts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", ["hetero", "padded"])
+def test_nasframes_own_exports_are_whole(tmp_path, family, mode):
+    arch = {"layers": [0, 2], "heads.0": 3, "heads.2": 0, "ffn.2": 17}
+    small = slices.extract(tiny_net(family), arch)
+    export.write(small, tiny_tokenizer(), tmp_path / "small", mode=mode)
+    model = HF(tmp_path / "small", notify=Notices())
+    model.on_plan()
+    assert model.tokenizer().model_max_length == usable_positions(small)
+    inputs = tiny_inputs()
+    assert torch.allclose(model.load(["a", "b"], 0)(**inputs).logits, small(**inputs).logits, atol=1e-6)
+    if mode == "hetero":
+        settings = json.loads((tmp_path / "small/config.json").read_text())
+        settings["layer_ffn"][0] = 48
+        (tmp_path / "small/config.json").write_text(json.dumps(settings))
+        with pytest.raises(RecipeError, match="48"):
+            model.on_plan()
 
 
 # --- the hub's cache -------------------------------------------------------------------------------------------------
