@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import pydantic
+from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
 from nasframe.types import Ref
@@ -155,7 +156,10 @@ def _model(options: Mapping[str, Option], loose: bool, name: str) -> type[pydant
         described = pydantic.Field(default, alias=option.name, description=option.doc or None)
         fields[_field(option.name)] = (checkable(option.annotation), described)
     config = pydantic.ConfigDict(
-        extra="allow" if loose else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        extra="allow" if loose else "forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
     return pydantic.create_model(name, __config__=config, **fields)
 
@@ -272,6 +276,9 @@ def type_name(annotation: Any) -> str:
     'list of int'
     >>> type_name(dict[typing.Literal["heads", "ffn"], float])
     'mapping {heads, ffn} of float'
+    >>> from annotated_types import Ge, Le, Lt
+    >>> type_name(Annotated[int, Ge(1), Le(1000000)]), type_name(Annotated[float, Ge(0), Lt(1)])
+    ('int from 1 to 1e6', 'float from 0 to below 1')
     """
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
@@ -280,9 +287,10 @@ def type_name(annotation: Any) -> str:
         return "any"
     if origin is Annotated:
         ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
-        least = next((f" of at least {m.ge}" for m in inner[1:] if hasattr(m, "ge")), "")
-        above = next((f" above {m.gt}" for m in inner[1:] if hasattr(m, "gt")), "")
-        return f"{ref.kind} plugin" if ref else type_name(inner[0]) + least + above
+        if ref is not None:
+            return f"{ref.kind} plugin"
+        words = [mark.documentation for mark in inner[1:] if isinstance(mark, DocInfo)]
+        return words[0] if words else type_name(inner[0]) + _bounds_name(inner[1:])
     if origin is typing.Literal:
         return " or ".join(repr(value) for value in inner)
     if origin in (Union, types.UnionType):
@@ -295,6 +303,62 @@ def type_name(annotation: Any) -> str:
     if annotation is bool:
         return "true or false"
     return {str: "text", Path: "path"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberBounds:
+    """The bounds of a numeric type, ``None`` for those that it does not have.
+
+    Args:
+        least: the smallest number allowed.
+        above: a number that all allowed ones are above.
+        most: the largest number allowed.
+        below: a number that all allowed ones are below.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+
+def number_bounds(marks: Iterable[Any]) -> NumberBounds:
+    """Read the bounds off what ``Annotated`` says beside a number; the last one of a kind counts.
+
+    >>> from annotated_types import Ge, Lt
+    >>> number_bounds([Ge(0), Lt(1)])
+    NumberBounds(least=0, above=None, most=None, below=1)
+    """
+    values: dict[str, float | None] = {}
+    for mark in marks:
+        for field, attribute in (("least", "ge"), ("above", "gt"), ("most", "le"), ("below", "lt")):
+            value = getattr(mark, attribute, None)
+            if value is not None:
+                values[field] = value
+    return NumberBounds(**values)
+
+
+def _bounds_name(marks: Iterable[Any]) -> str:
+    bounds = number_bounds(marks)
+    ends = []
+    if bounds.least is not None:
+        ends.append(f"from {_short(bounds.least)}")
+    if bounds.above is not None:
+        ends.append(f"above {_short(bounds.above)}")
+    if bounds.most is not None:
+        ends.append(f"to {_short(bounds.most)}")
+    if bounds.below is not None:
+        ends.append(f"to below {_short(bounds.below)}")
+    return " ".join(["", *ends])
+
+
+def _short(number: float) -> str:
+    """Write a bound as briefly as YAML reads it.
+
+    >>> _short(0), _short(1024), _short(10**9)
+    ('0', '1024', '1e9')
+    """
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:g}")
 
 
 def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple = ()) -> Any:

@@ -16,7 +16,7 @@ from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
 from nasframe.studies.comparable import faults, group_faults
-from nasframe.types import canonical_json
+from nasframe.types import MOST_SEED, canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE = {
@@ -245,7 +245,7 @@ class _Reader:
         if small and not (node and node.at.overridden):
             node = small
         found = node.plain() if node else None
-        if not isinstance(found, list) or not found or not all(type(s) is int and s >= 0 for s in found):
+        if not isinstance(found, list) or not found or not all(type(s) is int and 0 <= s <= MOST_SEED for s in found):
             self.problem(node or self.root, "seeds", f"{found!r} does not fit. Expected a list as in [0, 1, 2].")
             return []
         for seed in sorted({seed for seed in found if found.count(seed) > 1}):

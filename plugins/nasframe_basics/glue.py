@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nasframe.digests import stamp
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
-from nasframe.types import MaxLength
+from nasframe.types import Count, MaxLength, Portion
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, split_notices
@@ -66,8 +66,8 @@ def glue(
     path: Path | None = None,
     hub: str = "nyu-mll/glue",
     max_length: MaxLength | None = None,
-    select: str | float = "10%",
-    train_limit: int | None = None,
+    select: Portion = "10%",
+    train_limit: Count | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,

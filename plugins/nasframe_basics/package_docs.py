@@ -25,7 +25,7 @@ import numpy as np
 from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
 from nasframe.streams import generator
-from nasframe.types import MaxLength
+from nasframe.types import Count, MaxLength
 from nasframe_basics.splits import Split
 from nasframe_basics.text import TextTask, refuse_length
 
@@ -47,7 +47,7 @@ SKIPPED = {"site-packages", "dist-packages", "tests", "test", "testing", "lib2to
 
 
 def package_docs(
-    limit: int | None = None, max_length: MaxLength | None = None, tokenizer: Any = None, notify: Notify = say
+    limit: Count | None = None, max_length: MaxLength | None = None, tokenizer: Any = None, notify: Notify = say
 ) -> TextTask:
     """Tell which of ten Python packages a docstring is from; 600 a package, no two of them near copies.
 

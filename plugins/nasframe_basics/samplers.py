@@ -12,7 +12,7 @@ import numpy as np
 from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.types import Arch, SamplerRef, Trial, arch_id
+from nasframe.types import Arch, Count, SamplerRef, Trial, arch_id
 
 ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
 
@@ -107,7 +107,7 @@ class GridSampler:
         domain: Any,
         seed: int = 0,
         tie: bool | list[list[str]] = True,
-        points: int | None = None,
+        points: Count | None = None,
         cycle: bool = False,
     ) -> None:
         if not hasattr(domain, "knobs"):
@@ -160,7 +160,7 @@ class EverySampler:
         limit: a larger domain is refused.
     """
 
-    def __init__(self, domain: Any, seed: int = 0, limit: int = 4096) -> None:
+    def __init__(self, domain: Any, seed: int = 0, limit: Count = 4096) -> None:
         self.domain, self.limit = domain, limit
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:

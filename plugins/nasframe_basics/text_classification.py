@@ -9,7 +9,7 @@ from typing import Any
 
 from nasframe.errors import UsageError
 from nasframe.notices import Notice, Notify, say
-from nasframe.types import MaxLength
+from nasframe.types import Count, MaxLength, Portion
 from nasframe_basics.cells import class_name, label_notices, spelled_alike
 from nasframe_basics.rows import (
     Row,
@@ -36,9 +36,9 @@ def text_classification(
     regression: bool = False,
     metric: str | None = None,
     max_length: MaxLength | None = None,
-    select: str | float = "10%",
-    dev_share: str | float = "20%",
-    train_limit: int | None = None,
+    select: Portion = "10%",
+    dev_share: Portion = "20%",
+    train_limit: Count | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,

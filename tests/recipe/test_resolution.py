@@ -95,7 +95,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"seed": "one"}, "seed  'one' does not fit. Expected int."),
+        ({"seed": "one"}, "seed  'one' does not fit. Expected int from 0"),
         ({"seed": True}, "seed  True does not fit"),
         ({"nasframe": 2}, "nasframe  format 2 is not known. This nasframe reads format 1"),
         ({"name": "a/b"}, "name  'a/b' cannot name files"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasframe.types import Batch, Evaluation, Forward
+from nasframe.types import Batch, Evaluation, Forward, Size
 from nasframe_slimming.pictures.networks import SIDE
 
 
@@ -26,7 +26,7 @@ class Pictures:
     primary = "similarity"
     labels: Sequence[str] | None = None
 
-    def __init__(self, train: int = 256, seed: int = 0) -> None:
+    def __init__(self, train: Size = 256, seed: int = 0) -> None:
         self.sizes: Mapping[str, int] = {"train": train, "select": max(train // 4, 1), "dev": max(train // 4, 1)}
         self.fingerprint = f"pictures-{seed}-{train}"
         self.data = {
