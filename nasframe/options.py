@@ -340,16 +340,17 @@ def number_bounds(marks: Iterable[Any]) -> NumberBounds:
 
 def _bounds_name(marks: Iterable[Any]) -> str:
     bounds = number_bounds(marks)
-    ends = []
+    low = high = ""
     if bounds.least is not None:
-        ends.append(f"from {_short(bounds.least)}")
+        low = f" from {_short(bounds.least)}"
     if bounds.above is not None:
-        ends.append(f"above {_short(bounds.above)}")
+        low = f" above {_short(bounds.above)}"
     if bounds.most is not None:
-        ends.append(f"to {_short(bounds.most)}")
+        joint = "to" if bounds.above is None else "and at most"
+        high = f" {joint} {_short(bounds.most)}"
     if bounds.below is not None:
-        ends.append(f"to below {_short(bounds.below)}")
-    return " ".join(["", *ends])
+        high = f" to below {_short(bounds.below)}"
+    return low + high
 
 
 def _short(number: float) -> str:

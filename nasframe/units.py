@@ -16,6 +16,9 @@ UNITS = {
     "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
     "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3,
 }  # fmt: skip
+COUNTING = frozenset({"k", "K", "M", "G", "T"})
+BYTES = frozenset({"B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB"})
+TIMES = frozenset({"us", "µs", "ms", "s"})
 MOST = 10**9
 """What no count, size, factor or rate in a recipe exceeds: more is a typing mistake."""
 EXPECTED = "Expected a number such as 66M, 1.2G, 15ms, 300MB or 2e-5."
@@ -47,6 +50,34 @@ def parse_number(text: str | float) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{text!r} is too large. {EXPECTED}")
     return number
+
+
+def unit_fault(text: str | float, unit: str) -> str:
+    """Say why a number's unit does not measure a cost, or nothing.
+
+    Args:
+        text: the number as written; one without a unit, and a percentage, fit every cost.
+        unit: the cost's own, as its estimator names it: ``ms``, ``bytes``, or what it counts; if empty, it is not
+            known, and every unit fits.
+
+    >>> unit_fault("12ms", "ms"), unit_fault("300MB", "bytes"), unit_fault("66M", "parameters"), unit_fault("50%", "ms")
+    ('', '', '', '')
+    >>> unit_fault("12MB", "ms")
+    "'12MB' is a size, but the cost is in ms. Expected a time such as 15ms or 0.2s."
+    >>> unit_fault("1B", "parameters")
+    "'1B' is a size, but the cost is in parameters. Expected a count such as 66M or 1.2G."
+    """
+    number = NUMBER.fullmatch(str(text).strip())
+    written = number.group(2) if number else ""
+    if not written or not unit:
+        return ""
+    kinds = [("a time", TIMES, "15ms or 0.2s"), ("a size", BYTES, "300MB"), ("a count", COUNTING, "66M or 1.2G")]
+    kind = next((name for name, units, _ in kinds if written in units), "")
+    wanted = {"ms": "a time", "bytes": "a size"}.get(unit, "a count")
+    if kind in ("", wanted) or (kind == "a count" and wanted == "a size"):
+        return ""
+    example = next(example for name, _, example in kinds if name == wanted)
+    return f"{text!r} is {kind}, but the cost is in {unit}. Expected {wanted} such as {example}."
 
 
 def parse_share(text: str | float) -> float | None:

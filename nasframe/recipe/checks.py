@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nasframe.options import (
     validate,
 )
 from nasframe.recipe.loading import Recipe
+from nasframe.recipe.names import LONGEST
 from nasframe.recipe.nodes import dotted
 from nasframe.recipe.overrides import stage_names
 
@@ -40,6 +42,7 @@ class Checker:
         self.stages: list[Any] = stages if isinstance(stages, list) else []
         self.names = [name for name, _ in stage_names(self.stages)]
         self.costs: set[str] = set()
+        self.own_estimators: Mapping[str, Any] = {}  # of a space without a network
         self.wanted: dict[str, None] = {}
 
     def problem(self, path: Sequence[Any], text: str) -> None:
@@ -158,8 +161,12 @@ class Checker:
                     self.problem(at, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
                     continue
                 self.wanted[cost] = None
-                for text in value if isinstance(value, list) else [value]:
-                    self.bound(text, at)
+                texts = value if isinstance(value, list) else [value]
+                for number, text in enumerate(texts):
+                    self.bound(text, cost, (*at, number) if isinstance(value, list) else at)
+                twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
+                if twice is not None and key == "budgets":
+                    self.problem(at, f"{twice!r} stands there twice. Expected every budget once.")
         objectives = holder.get("objectives")
         for number, name in enumerate(objectives if isinstance(objectives, list) else []):
             cost = str(name).removeprefix("-")
@@ -169,16 +176,32 @@ class Checker:
                 text = f"unknown cost {cost!r}. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}"
                 self.problem((*path, "objectives", number), text)
 
-    def bound(self, text: Any, path: tuple[Any, ...]) -> None:
-        """Check that a bound can be read."""
+    def unit(self, cost: str) -> str:
+        """Return what a cost is in, empty if that is not known."""
+        declared = self.data.get("estimators")
+        use = declared.get(cost) if isinstance(declared, dict) else None
+        if isinstance(use, dict | None):
+            use = {"use": cost, **(use or {})}
+        try:
+            estimator = self.own_estimators.get(cost) or registry.make("estimator", use)
+        except NasframeError:  # its options are wrong, which is reported where they stand
+            return ""
+        return str(getattr(estimator, "unit", ""))
+
+    def bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
+        """Check that a bound can be read, and that its unit is one of its cost's."""
         from nasframe.scoring import parse_bounds
 
         if isinstance(text, bool) or not isinstance(text, str | int | float):
             self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")
             return
+        if len(str(text)) > LONGEST or not str(text).isprintable():  # it is part of its winner's name
+            self.problem(path, f"{str(text)[:20]!r}… is too long for a bound. Expected text as in '<= 40M' or '50%'.")
+            return
+        unit = self.unit(cost) if re.search(r"\d\s*[A-Za-zµ]", str(text)) else None
         parts = str(text).split(",") if "%" in str(text) else [text]  # a share of the full cost compares with no number
         for part in parts:
             try:
-                parse_bounds(part, full=1.0)
+                parse_bounds(part, full=1.0, unit=unit)
             except NasframeError as error:
                 self.problem(path, str(error))

@@ -131,7 +131,7 @@ def test_plugins_show(capsys):
     facts = json.loads(call(capsys, "plugins", "show", "kd", "--json")[1])
     assert facts["package"] == "nasframe"
     options = {option["name"]: option for option in facts["options"]}
-    assert options["temperature"]["type"] == "float"
+    assert options["temperature"]["type"] == "float above 0 and at most 1e9"
     assert options["temperature"]["default"] == 1.0
     assert "Did you mean 'kd'?" not in call(capsys, "plugins", "show", "zzz")[2]
     assert "Did you mean 'random'?" in call(capsys, "plugins", "show", "randm")[2]
@@ -268,6 +268,7 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
         "data": None,
         "notices": [],
         "seconds": 61.0,
+        "notices": [],
     }
     monkeypatch.setattr("nasframe.running.dryrun.dry_run", lambda plan: found)
     code, out, _ = call(capsys, "run", TOY, "--dry-run")

@@ -129,7 +129,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"sampler": {"use": "wraps", "join": 5}}, "sampler.join  5 does not fit"),
         ({"budgets": {"encoder_param": "50%"}}, "budgets.encoder_param  unknown cost. Costs: backbone_params"),
         ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
-        ({"budgets": {"params": [True]}}, "budgets.params  True is no bound"),
+        ({"budgets": {"params": [True]}}, "budgets.params.0  True is no bound"),
         ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
         ({"objectives": ["accuracy", "-flpos"]}, "objectives.1  unknown cost 'flpos'. Costs: backbone_params"),
         ({"estimators": {"latency": {"threads": "x"}}}, "estimators.latency.threads  'x' does not fit"),
