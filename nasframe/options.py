@@ -241,6 +241,8 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
         elif option:
             text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
             text += suggestion(keys.get(name, given.get(name)), _words(option.annotation))
+            if given.get(name) is None and name in given and not option.required:
+                text += " Leave it out for its default; '~' before its path takes away what another recipe gives."
             if entry["type"] in ("value_error", "assertion_error"):
                 text = entry["msg"]
         else:
@@ -261,7 +263,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

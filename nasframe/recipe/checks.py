@@ -63,9 +63,9 @@ class Checker:
             self.problem((*path, "use") if isinstance(value, dict) and "use" in value else path, str(error))
             return None
         reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
-        for key, item in reserved.items():
-            if not isinstance(item, str | dict):
-                self.problem((*path, key), f"{item!r} does not fit. Expected text or mapping.")
+        for key, text in registry.reserved_faults(kind, reserved):
+            self.problem((*path, key), text)
+        reserved = {key: item for key, item in reserved.items() if item is not None}
         before = len(self.problems)
         checked = self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
         if kind in CHEAP and len(self.problems) == before:  # options that fit one by one may not fit together

@@ -21,8 +21,23 @@ from typing import Any
 from nasframe.errors import Problem, listing, suggestion
 from nasframe.recipe.nodes import Node, Position, parse
 
-KEPT = frozenset({"use", "join", "name", "save_as", "from", "space"})
-"""Options that stay when another plugin is put in place of one: they are not the plugin's own."""
+OF_STAGES = frozenset({"use", "name", "save_as", "from", "space"})
+"""Options that stay when a stage uses another plugin: they are the stage's own."""
+OF_SAMPLERS = frozenset({"use", "join"})
+"""Options that stay when another sampler takes the place of one: the framework itself understands them."""
+REPLACED = ("model", "task", "space", "sampler", "trainer", "stages")
+"""Keys whose switches and ``set`` go with them when a recipe that extends another replaces them."""
+
+
+def kept_options(path: Sequence[str]) -> frozenset[str]:
+    """Name the options at a path that stay when another plugin is used there; all others are the old plugin's own.
+
+    >>> sorted(kept_options(("task",))), sorted(kept_options(("stages", "search", "sampler")))
+    (['use'], ['join', 'use'])
+    """
+    if len(path) == 2 and path[0] == "stages":
+        return OF_STAGES
+    return OF_SAMPLERS if "sampler" in path else frozenset({"use"})
 
 
 def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
@@ -253,30 +268,90 @@ def _assign(holder: Node, item: Override) -> None:
         del holder.value[key]
         return
     if key == "use" and there and holder.value["use"].value != item.value.value:
-        holder.value = {k: n for k, n in holder.value.items() if k in KEPT or n.at.overridden}
+        kept = kept_options(before)
+        holder.value = {k: n for k, n in holder.value.items() if k in kept or n.at.overridden}
     holder.value[key] = _laid(holder.value.get(key), item)
 
 
 def _laid(below: Node | None, item: Override) -> Node:
     above = Node(item.value.value, item.at)
-    return merge(below, above) if item.merges and below is not None else above
+    return merge(below, above, item.keys) if item.merges and below is not None else above
 
 
-def merge(below: Node, above: Node) -> Node:
-    """Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options."""
+def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
+    """Put one recipe, or a part of it, over another.
+
+    Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options.
+
+    Args:
+        below: what is extended.
+        above: what extends it.
+        path: where both stand in the recipe.
+    """
     if isinstance(below.value, str) and isinstance(above.value, dict):
         below = Node({"use": Node(below.value, below.at)}, below.at)
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
-    kept = below.value
-    if "use" in above.value and _use(below) != _use(above):
-        kept = {key: node for key, node in kept.items() if key in KEPT}
-    merged = {key: merge(node, above.value[key]) if key in above.value else node for key, node in kept.items()}
+    kept = below.value if path else _without_replaced(below.value, above.value)
+    if another_plugin(below, above, path):
+        stay = kept_options(path)
+        kept = {key: node for key, node in kept.items() if key in stay}
+    merged = {
+        key: merge(node, above.value[key], (*path, key)) if key in above.value else node for key, node in kept.items()
+    }
     return Node(merged | {key: node for key, node in above.value.items() if key not in merged}, above.at)
 
 
+def another_plugin(below: Node, above: Node, path: tuple[str, ...]) -> bool:
+    """Tell whether what extends a part of a recipe puts another plugin there, or none.
+
+    A fragment may give options without a plugin; which one they are for is said by what extends it.
+    """
+    if above.value is None:
+        return True
+    new, old = _use(above), _use(below)
+    if old is None and len(path) == 2 and path[0] == "estimators":
+        old = path[1]  # a cost is its own plugin unless it uses another
+    return new is not None and old is not None and new != old
+
+
 def _use(node: Node) -> Any:
+    if isinstance(node.value, str):
+        return node.value
     return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None
+
+
+def _without_replaced(below: Mapping[str, Node], above: Mapping[str, Node]) -> dict[str, Node]:
+    """Drop what ``set`` and the switches of an extended recipe change in plugins and stages that are replaced."""
+    replaced = {
+        key
+        for key in REPLACED
+        if key in below and key in above and (key == "stages" or another_plugin(below[key], above[key], (key,)))
+    }
+    stages = {name for name, _ in _names(above["stages"])} if "stages" in replaced else set()
+
+    def stays(path: str, changes: Mapping[str, Node]) -> bool:
+        key, _, rest = path.lstrip("+~").partition(".")
+        if key not in replaced or not rest:
+            return True
+        if key == "stages":
+            return rest.partition(".")[0] in stages
+        return f"{key}.use" in changes or key in changes
+
+    def pruned(node: Node) -> Node:
+        if not isinstance(node.value, dict):
+            return node
+        return Node({path: item for path, item in node.value.items() if stays(path, node.value)}, node.at)
+
+    kept = dict(below)
+    if not replaced:
+        return kept
+    if "set" in kept:
+        kept["set"] = pruned(kept["set"])
+    switches = kept.get("switches")
+    if switches is not None and isinstance(switches.value, dict):
+        kept["switches"] = Node({name: pruned(node) for name, node in switches.value.items()}, switches.at)
+    return kept
 
 
 def _index(holder: Node, key: str) -> int:

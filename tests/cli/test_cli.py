@@ -268,7 +268,6 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
         "data": None,
         "notices": [],
         "seconds": 61.0,
-        "notices": [],
     }
     monkeypatch.setattr("nasframe.running.dryrun.dry_run", lambda plan: found)
     code, out, _ = call(capsys, "run", TOY, "--dry-run")

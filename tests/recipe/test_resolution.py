@@ -11,8 +11,8 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
 from nasframe.recipe.nodes import dump
-from nasframe.recipe.overrides import KEPT
-from nasframe.recipe.resolution import check_recipe, resolve, winners
+from nasframe.recipe.overrides import kept_options
+from nasframe.recipe.resolution import COMMON, check_recipe, resolve, winners
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import SamplerRef, TrainOptions
 
@@ -363,4 +363,6 @@ def test_winners_are_named_as_the_search_names_them():
 
 def test_every_verb_and_kept_option_is_known():
     assert set(VERBS) == {"train", "transform", "search", "extract", "evaluate", "export"}
-    assert {"name", "save_as", "from", "join"} <= KEPT
+    assert kept_options(("stages", "search")) == {"use", "save_as", *COMMON}
+    assert kept_options(("stages", "search", "sampler")) == {"use", *registry.RESERVED["sampler"]}
+    assert kept_options(("task",)) == {"use"}
