@@ -236,10 +236,16 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
         if name in found:
             continue
         option = known.get(name)
+        place: tuple[Any, ...] = (name,)
         if entry["type"] == "missing" and len(entry["loc"]) == 1 and option:
             text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
         elif option:
             text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
+            deepest = max((_inside(given, other["loc"]) for other in entries if other["loc"][:1] == (name,)), key=len)
+            if len(deepest) > 1:
+                place = deepest
+                if name not in keys:
+                    text = f"{_shown(_value_at(given, deepest))} does not fit. Expected {option.type_name} in {name!r}."
             text += suggestion(keys.get(name, given.get(name)), _words(option.annotation))
             if given.get(name) is None and name in given and not option.required:
                 text += " Leave it out for its default; '~' before its path takes away what another recipe gives."
@@ -247,8 +253,27 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
                 text = entry["msg"]
         else:
             text = entry["msg"]
-        found[name] = ((name,), text)
+        found[name] = (place, text)
     return list(found.values())
+
+
+def _inside(given: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take out of pydantic's place of an error what names a part of the value; the rest names branches of its type."""
+    value: Any = given
+    path: list[Any] = []
+    for part in place:
+        in_mapping = isinstance(value, Mapping) and part in value
+        in_list = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        if in_mapping or in_list:
+            path.append(part)
+            value = value[part]
+    return tuple(path)
+
+
+def _value_at(given: Any, path: tuple[Any, ...]) -> Any:
+    for part in path:
+        given = given[part]
+    return given
 
 
 def _words(annotation: Any) -> list[str]:

@@ -187,6 +187,8 @@ def add_file(path: Path) -> None:
         UsageError: if the file cannot be loaded or registers nothing, with the cause.
     """
     path = path.resolve()
+    if path.exists() and not path.is_file():  # a pipe or a device may have no end
+        raise UsageError(f"{path}: the plugin cannot be loaded: no file.")
     found, name = plugins(), str(path)
     before, known = len(found.failures), found.manager.get_plugin(name)
 

@@ -20,7 +20,7 @@ from nasframe.options import (
     takes_any,
     validate,
 )
-from nasframe.recipe.loading import Recipe
+from nasframe.recipe.loading import Recipe, exists, expanded
 from nasframe.recipe.names import LONGEST
 from nasframe.recipe.nodes import dotted
 from nasframe.recipe.overrides import stage_names
@@ -38,6 +38,8 @@ class Checker:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.data = recipe, recipe.data
         self.problems: list[Problem] = []
+        self.wrong: set[tuple[Any, ...]] = set()
+        """Paths of options whose values do not fit; they are of any type, so nothing else can be said of them."""
         stages = self.data.get("stages")
         self.stages: list[Any] = stages if isinstance(stages, list) else []
         self.names = [name for name, _ in stage_names(self.stages)]
@@ -89,6 +91,7 @@ class Checker:
         for at, text in faults:
             self.problem((*path, *at), f"{text} ({owner})")
         wrong = {at[0] for at, _ in faults}
+        self.wrong |= {(*path, name) for name in wrong}
         defaults = {key: plain_default(option) for key, option in known.items()}
         full = {key: given.get(key, default) for key, default in defaults.items()}  # in the signature's order
         full = {key: value for key, value in full.items() if value is not None or key in given} | given
@@ -144,9 +147,9 @@ class Checker:
         place = self.recipe.place(path)
         home = Path(place.file).parent if place.line else self.recipe.base if self.recipe.path is None else Path()
         for folder in (home, self.recipe.base):
-            found = (folder / Path(name).expanduser()).resolve()
-            if found.exists():
-                return found
+            file = folder / expanded(name)
+            if exists(file):
+                return file.resolve()
         if required:
             self.problem(path, f"no such file or folder {name!r}, read from {home}/.")
         return None
@@ -202,6 +205,8 @@ class Checker:
         parts = str(text).split(",") if "%" in str(text) else [text]  # a share of the full cost compares with no number
         for part in parts:
             try:
-                parse_bounds(part, full=1.0, unit=unit)
+                bounds = parse_bounds(part, full=1.0, unit=unit)
+                if bounds.high <= 0 and cost not in self.own_estimators:
+                    self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
             except NasframeError as error:
                 self.problem(path, str(error))

@@ -17,6 +17,8 @@ from nasframe.recipe.nodes import Node, Position, read
 from nasframe.recipe.overrides import Override, change, merge
 
 FORMAT = 1
+MOST_FILES = 100
+"""Files that a recipe is put together from, with those that are read again."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,38 @@ def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
         source: a path or a name.
         beside: the folder against which a relative path is read; default: the current one.
     """
-    path = (beside or Path()) / Path(source).expanduser()
-    if path.exists():
+    path = (beside or Path()) / expanded(source)
+    if exists(path):
         return Path(os.path.normpath(path))
     for candidate in (recipes_root() / source, recipes_root() / f"{source}.yaml"):
-        if candidate.is_file():
+        if exists(candidate) and candidate.is_file():
             return candidate
     return None
+
+
+def expanded(source: str | Path) -> Path:
+    """Return a path with ``~`` written out, if there is such a user."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file or folder; what cannot be the name of any, as it is too long, is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
     """Read a file and put it over the files that it extends; ``seen`` gathers them all."""
     seen.append(path)
+    if len(seen) > MOST_FILES:
+        if len(seen) == MOST_FILES + 1:
+            problems.append(Problem(str(path), "extends", f"more than {MOST_FILES} files extend each other."))
+        return None
     root, found = read(path, str(path))
     problems += found
     if root is None:

@@ -69,6 +69,12 @@ def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
+MOST_STAGES = 1000
+"""Stages of a recipe, with those that ``repeat`` writes out."""
+MOST_KEYS = 50
+"""Keys of an override's path."""
+
+
 def _expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
     """Write ``repeat: {times: 4, stages: […]}`` out, names with the endings ``-1`` to ``-4``."""
     found: list[Node] = []
@@ -86,6 +92,10 @@ def _expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
             text = f"unknown option {listing(extra)}. Options: name, stages, times."
             problems.append(Problem(str(node.at), "stages.repeat", text))
         group = _expand(node.value["repeat"].value["stages"].value, problems)
+        if len(found) + times * len(group) > MOST_STAGES:
+            text = f"{times} times {len(group)} stages are too many. Expected at most {MOST_STAGES} in a recipe."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+            times = 1
         for number in range(1, times + 1):
             found += _numbered(group, number)
     return found
@@ -114,6 +124,8 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
 
 
 SIGNS = ("+", "~")
+APPLIED = ("extends", "set", "switches")
+"""Keys that are applied before any override, so that an override of them would change nothing."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,12 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
     for number, item in enumerate(turned):
         if last[item.keys[0]] == number:
             changes += _switch(item, known[item.keys[0]], problems)
-    changes += [item for item in parsed if not is_switch(item)]
+    for item in parsed:
+        if item.keys[0] in APPLIED:
+            text = f"{item.keys[0]!r} is applied before any override. Expected an override of what it would change."
+            problems.append(Problem(str(item.at), ".".join(item.keys), text))
+        elif not is_switch(item):
+            changes.append(item)
     stages = root.value.get("stages")
     groups = {name for name, _ in _names(stages) if name.split("-")[0] == "repeat"} | _given_groups(stages)
     early = [item for item in changes if item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups]
@@ -180,7 +197,7 @@ def read_override(text: str, problems: list[Problem]) -> Override | None:
     sign = text[:1] if text[:1] in SIGNS else ""
     key, equals, value = text[len(sign) :].partition("=")
     keys = tuple(key.split("."))
-    if not all(keys) or (sign == "~") == bool(equals):
+    if not all(keys) or (sign == "~") == bool(equals) or len(keys) > MOST_KEYS:
         problems.append(Problem(str(at), "", "not an override. Expected key=value, +key=value or ~key."))
         return None
     node, found = parse(value, at)
@@ -217,7 +234,7 @@ def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
 
 def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
     """Go one key down; what is missing becomes an empty mapping, unless something is to be taken away."""
-    _open(holder, before)
+    _open(holder, before, item)
     if isinstance(holder.value, list):
         return _stage(holder, key)[1] if before == ("stages",) else holder.value[_index(holder, key)]
     if key not in holder.value:
@@ -228,19 +245,23 @@ def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> No
     return found
 
 
-def _open(holder: Node, path: tuple[str, ...]) -> None:
+def _open(holder: Node, path: tuple[str, ...], item: Override) -> None:
     """Make a shorthand a mapping: ``task: glue`` is ``task: {use: glue}``."""
     if isinstance(holder.value, str):
         holder.value = {"use": Node(holder.value, holder.at)}
+        holder.at = item.at
     elif holder.value is None:
         holder.value = {}
+        holder.at = item.at
     elif not isinstance(holder.value, dict | list):
         raise _Refused(f"{'.'.join(path)!r} is {holder.value!r}, which has no options.")
 
 
 def _assign(holder: Node, item: Override) -> None:
     key, before = item.keys[-1], item.keys[:-1]
-    _open(holder, before)
+    _open(holder, before, item)
+    if item.sign == "~":
+        holder.at = item.at  # what is then missing is missing because of it
     if isinstance(holder.value, list):
         if before == ("stages",) and not (item.sign == "+" and key == str(len(holder.value))):
             number, options = _stage(holder, key)
@@ -355,7 +376,7 @@ def _without_replaced(below: Mapping[str, Node], above: Mapping[str, Node]) -> d
 
 
 def _index(holder: Node, key: str) -> int:
-    if not key.isdecimal() or int(key) >= len(holder.value):
+    if not key.isdecimal() or len(key) > 9 or int(key) >= len(holder.value):
         last = len(holder.value) - 1
         raise _Refused(f"no item {key!r}. Expected a number from 0 to {last}; '+' with {last + 1} adds one.")
     return int(key)

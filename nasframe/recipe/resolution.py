@@ -215,8 +215,9 @@ class _Stages:
                 continue
             self.names(names[number], verb, options, at)
             full = self.stage(verb, options, at)
-            self.references(verb, options, full, at)
-            self.remember(names[number], verb, full)
+            sound = {key: value for key, value in full.items() if (*at, key) not in self.check.wrong}
+            self.references(verb, options, sound, at)
+            self.remember(names[number], verb, sound)
             written.append({verb: {"name": names[number], **full}})
             planned.append(PlannedStage(names[number], verb, self.arguments(verb, full)))
         return written, planned
@@ -249,6 +250,10 @@ class _Stages:
         check, function = self.check, VERBS[verb]
         known = options_of(function, (), POSITIONAL)
         common = {key: options[key] for key in COMMON if options.get(key) is not None}
+        for key in ("name", "from"):
+            if not isinstance(common.get(key, ""), str):
+                check.problem((*at, key), f"{common[key]!r} does not fit. Expected text.")
+                check.wrong.add((*at, key))
         own = {key: value for key, value in options.items() if key not in COMMON}
         if "use" in known:  # what is not the verb's own belongs to the plugin it uses
             kind = ref_kind(known["use"].annotation)
@@ -313,7 +318,7 @@ class _Stages:
         alone = [key for key in ("sampler", "arch", "within", "save_as") if full.get(key) is not None]
         if verb == "train" and full.get("models") is not None and alone:
             self.check.problem((*at, "models"), f"trains whole models under their own names. Expected no {alone[0]!r}.")
-        if verb == "train" and not any(full.get(key) is not None for key in ("epochs", "max_steps")):
+        if verb == "train" and not any(given.get(key) is not None for key in ("epochs", "max_steps")):
             self.check.problem(at, "how long to train is missing. Expected 'epochs' or 'max_steps'.")
 
     def missing(self, path: tuple[Any, ...], what: str, name: Any, known: Iterable[str]) -> None:
@@ -329,7 +334,9 @@ class _Stages:
         if verb in ("train", "transform") and isinstance(saved, str):
             self.saved.add(saved)
         if verb == "search":
-            self.archs |= set(winners(str(saved), full.get("budgets") or self.check.data.get("budgets") or {}))
+            shared = self.check.data.get("budgets")
+            budgets = full.get("budgets") or (shared if isinstance(shared, Mapping) else {})
+            self.archs |= set(winners(str(saved), budgets))
         if verb in ("extract", "transform"):  # a transform that finds architectures names them so, too
             chosen = full.get("archs")
             self.archs |= set(chosen) if isinstance(chosen, dict) else set()
