@@ -6,17 +6,20 @@ Nothing here knows what an option means; ``nasframe.recipe.resolution`` does. Ov
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import Problem, RecipeError, listing, suggestion
+from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
 from nasframe.recipe.nodes import Node, Position, read
 from nasframe.recipe.overrides import Override, change, merge
 
 FORMAT = 1
+MOST_NAMES = 5
+"""Packaged recipes that are suggested for a name that is none."""
 MOST_FILES = 100
 """Files that a recipe is put together from, with those that are read again."""
 
@@ -84,9 +87,8 @@ def read_recipe(
     else:
         path = find_recipe(source)
         if path is None:
-            known = list(packaged_recipes())
-            text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}."
-            return None, [Problem(str(source), "", text + similar_name(source, known))]
+            text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists those that there are."
+            return None, [Problem(str(source), "", text + similar_name(source, packaged_recipes()))]
         root = _load(path, (), problems, [])
     if root is None:
         return None, problems
@@ -129,12 +131,29 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def similar_name(source: str | Path, known: Iterable[str]) -> str:
-    """Say which packaged recipe was probably meant, as a sentence to append, or nothing.
+    """Say which packaged recipes may have been meant, at most five, as a sentence to append, or nothing.
 
     >>> similar_name("recipes/quikstart.yaml", ["quickstart"])
     " Did you mean 'quickstart'?"
+    >>> similar_name("mrpc", ["hspg/mrpc", "rosita/mrpc-minilm", "quickstart"])
+    " Did you mean 'hspg/mrpc' or 'rosita/mrpc-minilm'?"
     """
-    return suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
+    word = str(source).removeprefix("recipes/").removesuffix(".yaml")
+    names = sorted(known)
+    if len(word) > LONGEST_WORD:
+        return ""
+    near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.85)
+    near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.6)
+    if "/" not in word:  # a name without its folder
+        last = {name: name.rpartition("/")[2] for name in names}
+        near += [name for name in names if word and last[name].startswith(word)]
+        close = difflib.get_close_matches(word, last.values(), n=MOST_NAMES, cutoff=0.75)
+        near += [name for name in names if last[name] in close]
+    quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
+    if not quoted:
+        return ""
+    before = ", ".join(quoted[:-1])
+    return f" Did you mean {before} or {quoted[-1]}?" if before else f" Did you mean {quoted[-1]}?"
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:

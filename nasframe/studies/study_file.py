@@ -124,7 +124,7 @@ class _Reader:
         root, found = read(self.path, str(self.path))
         if not self.path.exists():
             studies = [name for name in packaged_recipes() if name.startswith("studies/")]
-            text = f"no such file, and no packaged study of that name. Packaged: {listing(studies)}."
+            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists those that there are."
             found = [Problem(str(path), "", text + similar_name(path, studies))]
         self.problems += found
         if root is not None and not isinstance(root.value, dict):

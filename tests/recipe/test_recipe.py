@@ -1,6 +1,7 @@
 """Reading recipes: places of problems, extends, switches, overrides, stages by name."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,10 @@ def test_anchors_and_merge_keys_work(write):
 def test_a_missing_file_and_a_folder_are_told(write, tmp_path):
     assert "no such file, and no packaged recipe" in problems("nothing.yaml")[0]
     assert "Did you mean 'quickstart'?" in problems("quikstart")[0]
+    (problem,) = read_recipe("mrpc")[1]
+    assert len(problem.text) < 300
+    assert 1 <= len(re.findall(r"'[\w/-]*mrpc[\w/-]*'", problem.text)) <= 5
+    assert "Did you mean" not in problems("zzzzzzzz")[0]
     assert "is a directory" in problems(str(tmp_path))[0]
     with pytest.raises(RecipeError) as error:
         nf.load_recipe("nothing.yaml")
