@@ -2,8 +2,9 @@
 
     python benchmarks/views.py [--pairs 40] [--threads 2]
 
-A MiniLM-L6-H384 with random weights, in the precision that a run would use, all dropout on. Each pair times the two sides one after the
-other, in changing order; reported is the median of the pairs' ratios, so that a busy machine troubles both alike.
+A MiniLM-L6-H384 with random weights, in the precision that a run would use, all dropout on. Each pair times the
+two sides one after the other, in changing order; reported is the median of the pairs' ratios, so that a busy machine
+troubles both alike.
 """
 
 from __future__ import annotations
