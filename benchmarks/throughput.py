@@ -30,6 +30,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from nasframe.interfaces import Modifier
+from nasframe.nn.optim import native_bf16
 from nasframe.types import TrainJob, TrainOptions
 
 BATCH = 32
@@ -99,10 +100,11 @@ def trainers(net: nn.Module, tokenizer: Any, texts: Sequence[str], steps: int, s
     """Return the examples a second of the Hugging Face Trainer."""
     ids = tokenizer(list(texts), truncation=True, max_length=128)["input_ids"]
     rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": i % 2} for i, row in enumerate(ids)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
             out, max_steps=steps, per_device_train_batch_size=BATCH, train_sampling_strategy="group_by_length",
-            bf16=True, use_cpu=not torch.cuda.is_available(), learning_rate=5e-5, warmup_steps=0.1, weight_decay=0.01,
+            bf16=native_bf16(device), use_cpu=device == "cpu", learning_rate=5e-5, warmup_steps=0.1, weight_decay=0.01,
             seed=seed, **QUIET,
         )  # fmt: skip
         watch = Watch()

@@ -2,8 +2,9 @@
 
     python benchmarks/views.py [--pairs 40] [--threads 2]
 
-A MiniLM-L6-H384 with random weights, bf16 autocast, all dropout on. Each pair times the two sides one after the
-other, in changing order; reported is the median of the pairs' ratios, so that a busy machine troubles both alike.
+A MiniLM-L6-H384 with random weights, in the precision that a run would use, all dropout on. Each pair times the
+two sides one after the other, in changing order; reported is the median of the pairs' ratios, so that a busy machine
+troubles both alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from nasframe.nn.optim import keep_freed_memory
+from nasframe.nn.optim import autocast, keep_freed_memory
 from nasframe.nn.slices import extract, view
 
 QUARTER = {"layers": [0, 1, 2, 3, 4, 5]} | {f"heads.{i}": 3 for i in range(6)} | {f"ffn.{i}": 384 for i in range(6)}
@@ -38,7 +39,7 @@ def side(forward: Callable, net: torch.nn.Module, batch: dict) -> Callable:
         for parameter in parameters:
             parameter.grad = None
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             loss = forward()(**batch).loss
         loss.backward()
         middle = time.perf_counter()

@@ -8,10 +8,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nasframe.hookspecs import PLUGIN_API, hookimpl
-
 if TYPE_CHECKING:
     from nasframe.finished.deployment import deploy
+    from nasframe.hookspecs import PLUGIN_API, hookimpl
     from nasframe.recipe.loading import load_recipe
     from nasframe.recipe.resolution import resolve
     from nasframe.registry import make
@@ -23,9 +22,11 @@ __version__ = "0.1.0"
 __all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run", "study"]
 
 _HOME = {
+    "PLUGIN_API": "hookspecs",
     "Run": "running.runner",
     "Trial": "types",
     "deploy": "finished.deployment",
+    "hookimpl": "hookspecs",
     "load_recipe": "recipe.loading",
     "make": "registry",
     "resolve": "recipe.resolution",

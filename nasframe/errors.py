@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+LONGEST_WORD = 100
+"""Letters of a word that may be a known one with a typing mistake."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -21,6 +24,10 @@ class Problem:
     path: str
     text: str
 
+    def __post_init__(self) -> None:
+        for name in ("place", "path", "text"):
+            object.__setattr__(self, name, shortened(getattr(self, name)))
+
     @property
     def order(self) -> tuple[str, int, int]:
         """Where it sorts: by file, line and column; overrides, which have none of these, come last."""
@@ -29,6 +36,18 @@ class Problem:
 
     def __str__(self) -> str:
         return "  ".join(part for part in (self.place, self.path, self.text) if part)
+
+
+def shortened(text: str, longest: int = 1000) -> str:
+    """Leave the middle of a long text out, as of one that quotes a whole file.
+
+    >>> shortened("abcdefghij", 6)
+    'abcde … j'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 5
+    return f"{text[: longest - end]} … {text[len(text) - end :]}"
 
 
 class NasframeError(Exception):
@@ -87,7 +106,10 @@ def suggestion(word: object, known: Iterable[str]) -> str:
     >>> suggestion("zebra", ["random", "grid"])
     ''
     """
-    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
+    text = str(word)
+    if len(text) > LONGEST_WORD:
+        return ""
+    near = difflib.get_close_matches(text, sorted(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

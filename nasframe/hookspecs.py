@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
-from nasframe.types import Trial
+if TYPE_CHECKING:
+    from nasframe.types import Trial
 
 PLUGIN_API = 1
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute

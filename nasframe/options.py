@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import pydantic
+from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
 from nasframe.types import Ref
@@ -155,7 +156,10 @@ def _model(options: Mapping[str, Option], loose: bool, name: str) -> type[pydant
         described = pydantic.Field(default, alias=option.name, description=option.doc or None)
         fields[_field(option.name)] = (checkable(option.annotation), described)
     config = pydantic.ConfigDict(
-        extra="allow" if loose else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        extra="allow" if loose else "forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
     return pydantic.create_model(name, __config__=config, **fields)
 
@@ -232,17 +236,44 @@ def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Ma
         if name in found:
             continue
         option = known.get(name)
+        place: tuple[Any, ...] = (name,)
         if entry["type"] == "missing" and len(entry["loc"]) == 1 and option:
             text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
         elif option:
             text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
+            deepest = max((_inside(given, other["loc"]) for other in entries if other["loc"][:1] == (name,)), key=len)
+            if len(deepest) > 1:
+                place = deepest
+                if name not in keys:
+                    text = f"{_shown(_value_at(given, deepest))} does not fit. Expected {option.type_name} in {name!r}."
             text += suggestion(keys.get(name, given.get(name)), _words(option.annotation))
+            if given.get(name) is None and name in given and not option.required:
+                text += " Leave it out for its default; '~' before its path takes away what another recipe gives."
             if entry["type"] in ("value_error", "assertion_error"):
                 text = entry["msg"]
         else:
             text = entry["msg"]
-        found[name] = ((name,), text)
+        found[name] = (place, text)
     return list(found.values())
+
+
+def _inside(given: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take out of pydantic's place of an error what names a part of the value; the rest names branches of its type."""
+    value: Any = given
+    path: list[Any] = []
+    for part in place:
+        in_mapping = isinstance(value, Mapping) and part in value
+        in_list = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        if in_mapping or in_list:
+            path.append(part)
+            value = value[part]
+    return tuple(path)
+
+
+def _value_at(given: Any, path: tuple[Any, ...]) -> Any:
+    for part in path:
+        given = given[part]
+    return given
 
 
 def _words(annotation: Any) -> list[str]:
@@ -257,7 +288,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -272,6 +303,9 @@ def type_name(annotation: Any) -> str:
     'list of int'
     >>> type_name(dict[typing.Literal["heads", "ffn"], float])
     'mapping {heads, ffn} of float'
+    >>> from annotated_types import Ge, Le, Lt
+    >>> type_name(Annotated[int, Ge(1), Le(1000000)]), type_name(Annotated[float, Ge(0), Lt(1)])
+    ('int from 1 to 1e6', 'float from 0 to below 1')
     """
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
@@ -280,9 +314,10 @@ def type_name(annotation: Any) -> str:
         return "any"
     if origin is Annotated:
         ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
-        least = next((f" of at least {m.ge}" for m in inner[1:] if hasattr(m, "ge")), "")
-        above = next((f" above {m.gt}" for m in inner[1:] if hasattr(m, "gt")), "")
-        return f"{ref.kind} plugin" if ref else type_name(inner[0]) + least + above
+        if ref is not None:
+            return f"{ref.kind} plugin"
+        words = [mark.documentation for mark in inner[1:] if isinstance(mark, DocInfo)]
+        return words[0] if words else type_name(inner[0]) + _bounds_name(inner[1:])
     if origin is typing.Literal:
         return " or ".join(repr(value) for value in inner)
     if origin in (Union, types.UnionType):
@@ -295,6 +330,63 @@ def type_name(annotation: Any) -> str:
     if annotation is bool:
         return "true or false"
     return {str: "text", Path: "path"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberBounds:
+    """The bounds of a numeric type, ``None`` for those that it does not have.
+
+    Args:
+        least: the smallest number allowed.
+        above: a number that all allowed ones are above.
+        most: the largest number allowed.
+        below: a number that all allowed ones are below.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+
+def number_bounds(marks: Iterable[Any]) -> NumberBounds:
+    """Read the bounds off what ``Annotated`` says beside a number; the last one of a kind counts.
+
+    >>> from annotated_types import Ge, Lt
+    >>> number_bounds([Ge(0), Lt(1)])
+    NumberBounds(least=0, above=None, most=None, below=1)
+    """
+    values: dict[str, float | None] = {}
+    for mark in marks:
+        for field, attribute in (("least", "ge"), ("above", "gt"), ("most", "le"), ("below", "lt")):
+            value = getattr(mark, attribute, None)
+            if value is not None:
+                values[field] = value
+    return NumberBounds(**values)
+
+
+def _bounds_name(marks: Iterable[Any]) -> str:
+    bounds = number_bounds(marks)
+    low = high = ""
+    if bounds.least is not None:
+        low = f" from {_short(bounds.least)}"
+    if bounds.above is not None:
+        low = f" above {_short(bounds.above)}"
+    if bounds.most is not None:
+        joint = "to" if bounds.above is None else "and at most"
+        high = f" {joint} {_short(bounds.most)}"
+    if bounds.below is not None:
+        high = f" to below {_short(bounds.below)}"
+    return low + high
+
+
+def _short(number: float) -> str:
+    """Write a bound as briefly as YAML reads it.
+
+    >>> _short(0), _short(1024), _short(10**9)
+    ('0', '1024', '1e9')
+    """
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:g}")
 
 
 def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple = ()) -> Any:

@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -187,6 +187,8 @@ def add_file(path: Path) -> None:
         UsageError: if the file cannot be loaded or registers nothing, with the cause.
     """
     path = path.resolve()
+    if path.exists() and not path.is_file():  # a pipe or a device may have no end
+        raise UsageError(f"{path}: the plugin cannot be loaded: no file.")
     found, name = plugins(), str(path)
     before, known = len(found.failures), found.manager.get_plugin(name)
 
@@ -374,6 +376,32 @@ def _unnamed_file(kind: str, name: str) -> str | None:
     return entries[0].source.file if entries else None
 
 
+def reserved_faults(kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Check the options that the framework itself understands on every plugin of a kind.
+
+    Args:
+        kind: the plugin's kind.
+        options: what was given; ``None`` switches an option off.
+
+    Yields:
+        Each option that does not fit, and why.
+
+    >>> [name for name, _ in reserved_faults("sampler", {"join": ""})], list(reserved_faults("sampler", {"join": None}))
+    (['join'], [])
+    """
+    expected = "Expected a name such as layer, a mapping of names to lists of knobs, or null for none."
+    for name in RESERVED.get(kind, ()):
+        value = options.get(name)
+        groups = value.values() if isinstance(value, Mapping) else []
+        lists = all(
+            isinstance(knobs, Sequence) and not isinstance(knobs, str) and all(isinstance(knob, str) for knob in knobs)
+            for knobs in groups
+        )
+        if value is None or (isinstance(value, str | Mapping) and value and lists):
+            continue
+        yield name, f"{value!r} does not fit. {expected}"
+
+
 def use_of(value: Any, kind: str = "") -> tuple[str, dict[str, Any]]:
     """Split ``"name"`` or ``{use: name, option: value}`` into name and options.
 
@@ -427,6 +455,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     given = {"notify": say, **(inject or {})}
     given |= {key: options.pop(key) for key in INJECTED & options.keys() & parameters.keys()}
     join = options.pop("join", None) if kind == "sampler" else None
+    for option, text in reserved_faults(kind, {"join": join}):
+        raise UsageError(f"{kind} {name!r}: {option}: {text}")
     if join is not None and "domain" in given:
         given["domain"] = given["domain"].joined(join)
     skip = INJECTED | given.keys()

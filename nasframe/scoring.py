@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from nasframe.errors import UsageError
 from nasframe.types import Arch
-from nasframe.units import parse_number, parse_share
+from nasframe.units import parse_number, parse_share, unit_fault
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,18 @@ class Bounds:
         return ", ".join(sides) or "anything"
 
 
-def parse_bounds(text: str | float | Sequence[str | float], full: float | None = None) -> Bounds:
+def parse_bounds(
+    text: str | float | Sequence[str | float], full: float | None = None, unit: str | None = None
+) -> Bounds:
     """Read bounds: ``"<= 40M"``, ``">= 40M, <= 66M"``, ``"50%"``, ``40e6``; a bare number is an upper bound.
 
     Args:
         text: one bound or several, joined by commas or in a list. ``<`` and ``>`` exclude the bound itself.
         full: the cost that percentages are of: that of the full network.
+        unit: what the cost is in, as its estimator names it; ``None`` allows any unit.
 
     Raises:
-        UsageError: not a bound, a percentage of nothing, or a band that is empty.
+        UsageError: not a bound, in a unit of something else, a percentage of nothing, or a band that is empty.
 
     >>> parse_bounds(">= 40M, <= 66M")
     Bounds(low=40000000.0, high=66000000.0)
@@ -82,6 +85,9 @@ def parse_bounds(text: str | float | Sequence[str | float], full: float | None =
         share = parse_share(number)
         if share is not None and full is None:
             raise UsageError(f"bound {part.strip()!r}: a percentage of an unknown full cost. Give a number.")
+        fault = "" if unit is None else unit_fault(number, unit)
+        if fault:
+            raise UsageError(fault)
         value = parse_number(number) if share is None else share * float(full or 0)
         if sign not in (">", ">="):
             high = min(high, math.nextafter(value, -math.inf) if sign == "<" else value)

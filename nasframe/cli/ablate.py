@@ -25,7 +25,8 @@ def ablate(
         Path | None, typer.Option("--out", "-o", help="The study's directory; default: runs/<study>/<time>.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes, between which the CPU threads are divided; default: 1.")
+        int | None,
+        typer.Option(min=1, max=1024, help="Processes, which share the CPU threads; default: 1."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the study in this directory.")] = None,
     dry_run: Annotated[

@@ -26,8 +26,8 @@ def sampler(
         ),
     ],
     table: Annotated[Path, typer.Option(help="The table: JSON, CSV or Parquet.", show_default=False)],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, the same for all samplers.")] = 20,
-    budget: Annotated[int, typer.Option(min=1, help="Evaluations of one search.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, max=10**6, help="Seeds, the same for all samplers.")] = 20,
+    budget: Annotated[int, typer.Option(min=1, max=10**6, help="Evaluations of one search.")] = 300,
     cap: Annotated[
         list[str] | None, typer.Option(help="Bound that whatever is evaluated meets, 'flops<=50M'; repeatable.")
     ] = None,
@@ -53,7 +53,7 @@ def sampler(
     raw: Annotated[
         bool, typer.Option("--raw", help="Play also without nasframe's search loop, to see what it saves.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Processes.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[
         Path | None,

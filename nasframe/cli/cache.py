@@ -114,6 +114,18 @@ def _short(value: Any) -> str:
     return f"{words} {digest[:12]}…".lstrip() if len(digest) == 64 else text
 
 
+def _size(text: str) -> float:
+    """Read what may stay, in bytes."""
+    from nasframe.errors import UsageError
+    from nasframe.units import parse_number, unit_fault
+
+    fault = unit_fault(text, "bytes")
+    size = 0.0 if fault else parse_number(text)
+    if fault or size < 0:
+        raise UsageError(f"--max-size {text}: {fault or 'below 0.'} Expected a size such as 10G.")
+    return size
+
+
 @app.command()
 def prune(
     max_size: Annotated[str, typer.Option("--max-size", help="What may stay, as in 10G; 0 empties the cache.")],
@@ -124,11 +136,10 @@ def prune(
     import json
 
     from nasframe.reports.tables import size
-    from nasframe.units import parse_number
 
     kept = _cache(cache)
     before = kept.total()
-    dropped = kept.prune(parse_number(max_size))
+    dropped = kept.prune(_size(max_size))
     if json_:
         print(json.dumps({"dropped": dropped, "bytes": kept.total()}))
         return

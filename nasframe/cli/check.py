@@ -22,7 +22,9 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Check recipes against the installed plugins: every problem at once, with its place."""
-    overrides = [text for text in recipes if text[:1] in "+~" or ("=" in text and not Path(text).exists())]
+    from nasframe.recipe.loading import exists
+
+    overrides = [text for text in recipes if text[:1] in "+~" or ("=" in text and not exists(Path(text)))]
     sources = [text for text in recipes if text not in overrides]
     from nasframe.errors import UsageError
 
@@ -49,8 +51,10 @@ def check(
 
 def files_of(source: str) -> list[str]:
     """List the recipes below a folder, without fragments in folders that begin with ``_``; or the one that is named."""
+    from nasframe.recipe.loading import exists
+
     folder = Path(source)
-    if not folder.is_dir():
+    if not exists(folder) or not folder.is_dir():
         return [source]
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
     return [str(path) for path in files if not any(part.startswith("_") for part in path.relative_to(folder).parts)]

@@ -20,7 +20,7 @@ def deploy(
         list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'. May be given again.")
     ] = None,
     search: Annotated[
-        int | None, typer.Option("--search", min=1, help="Evaluate so many architectures for each budget.")
+        int | None, typer.Option("--search", min=1, max=10**6, help="Evaluate so many architectures for each budget.")
     ] = None,
     no_search: Annotated[bool, typer.Option("--no-search", help="Answer from the run's archive alone.")] = False,
     mode: Annotated[Literal["stock", "padded", "hetero"], typer.Option(help="How models are written.")] = "hetero",

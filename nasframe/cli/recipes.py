@@ -54,12 +54,12 @@ def copy(
     destination: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
 ) -> None:
     """Copy a packaged recipe and the fragments it extends; nothing is ever overwritten."""
-    from nasframe.errors import UsageError, listing, suggestion
-    from nasframe.recipe.loading import extended_files, packaged_recipes, recipes_root
+    from nasframe.errors import UsageError
+    from nasframe.recipe.loading import extended_files, packaged_recipes, recipes_root, similar_name
 
     known = packaged_recipes()
     if name not in known:
-        raise UsageError(f"no packaged recipe {name!r}. There are: {listing(known)}.{suggestion(name, known)}")
+        raise UsageError(f"no packaged recipe {name!r}; 'nasframe recipes' lists them.{similar_name(name, known)}")
     source = known[name]
     files = extended_files(source)
     folder = destination if destination.is_dir() or not destination.suffix else destination.parent

@@ -28,7 +28,7 @@ def run(
         Path | None,
         typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and keep them there."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The run's seed; the same as seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=10**18, help="The run's seed; the same as seed=N.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

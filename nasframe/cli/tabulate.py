@@ -11,16 +11,16 @@ import typer
 
 def tabulate(
     rundir: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
-    archs: Annotated[int, typer.Option(min=1, help="How many architectures.")],
+    archs: Annotated[int, typer.Option(min=1, max=10**9, help="How many architectures.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A .json, .csv or .parquet file, gone on with if begun; default: stdout."),
     ] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="Score on so many examples of select.")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, max=10**9, help="Score on so many examples of select.")] = None,
     draw: Annotated[
         Literal["spread", "uniform"], typer.Option(help="Costs evenly spread, or knobs drawn uniformly.")
     ] = "spread",
-    seed: Annotated[int, typer.Option(help="Draws the architectures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=10**18, help="Draws the architectures.")] = 0,
     stage: Annotated[str | None, typer.Option(help="The search whose network is used; default: the last.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
 ) -> None:

@@ -28,6 +28,7 @@ class Asked:
         self.constraints: dict[str, Any] = dict(plan.constraints)
         self.budgets: dict[str, list[str]] = {}
         self.known = {*plan.estimators, *registry.factories("estimator")}
+        self.uses = plan.estimators
         self.problems: list[str] = []
 
     @property
@@ -44,13 +45,13 @@ class Asked:
         given: dict[str, list[str]] = {}
         for text in constraints:
             if (found := self._split(CONSTRAINT, text, "COST<=VALUE, as in 'encoder_params<=60%'")) and self._bound(
-                text, found[1] + found[2]
+                text, found[0], found[1] + found[2]
             ):
                 given.setdefault(found[0], []).append(found[1] + found[2])
         for text in budgets:
             if found := self._split(BUDGETS, text, "COST=VALUE,…, as in 'encoder_params=80%,60%'"):
                 values = [value.strip() for value in found[1].split(",")]
-                self.budgets.setdefault(found[0], []).extend(v for v in values if self._bound(text, v))
+                self.budgets.setdefault(found[0], []).extend(v for v in values if self._bound(text, found[0], v))
         if self.problems:
             raise UsageError("\n".join(self.problems))
         if not given and not self.budgets:
@@ -71,9 +72,11 @@ class Asked:
             return found.groups()
         return None
 
-    def _bound(self, text: str, bound: str) -> bool:
+    def _bound(self, text: str, cost: str, bound: str) -> bool:
+        """Check that a bound can be read, in a unit of its cost."""
         try:
-            parse_bounds(bound, full=1.0)
+            estimator = registry.make("estimator", self.uses.get(cost, cost))
+            parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
         except NasframeError as error:
             self.problems.append(f"{text!r}: {error}")
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from nasframe.options import (
     takes_any,
     validate,
 )
-from nasframe.recipe.loading import Recipe
+from nasframe.recipe.loading import Recipe, exists, expanded
+from nasframe.recipe.names import LONGEST
 from nasframe.recipe.nodes import dotted
 from nasframe.recipe.overrides import stage_names
 from nasframe.types import MetricFormat
@@ -38,10 +40,13 @@ class Checker:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.data = recipe, recipe.data
         self.problems: list[Problem] = []
+        self.wrong: set[tuple[Any, ...]] = set()
+        """Paths of options whose values do not fit; they are of any type, so nothing else can be said of them."""
         stages = self.data.get("stages")
         self.stages: list[Any] = stages if isinstance(stages, list) else []
         self.names = [name for name, _ in stage_names(self.stages)]
         self.costs: set[str] = set()
+        self.own_estimators: Mapping[str, Any] = {}  # of a space without a network
         self.wanted: dict[str, None] = {}
         self.metrics: Mapping[str, MetricFormat] | None = None
 
@@ -63,9 +68,9 @@ class Checker:
             self.problem((*path, "use") if isinstance(value, dict) and "use" in value else path, str(error))
             return None
         reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
-        for key, item in reserved.items():
-            if not isinstance(item, str | dict):
-                self.problem((*path, key), f"{item!r} does not fit. Expected text or mapping.")
+        for key, text in registry.reserved_faults(kind, reserved):
+            self.problem((*path, key), text)
+        reserved = {key: item for key, item in reserved.items() if item is not None}
         before = len(self.problems)
         checked = self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
         if kind in CHEAP and len(self.problems) == before:  # options that fit one by one may not fit together
@@ -89,6 +94,7 @@ class Checker:
         for at, text in faults:
             self.problem((*path, *at), f"{text} ({owner})")
         wrong = {at[0] for at, _ in faults}
+        self.wrong |= {(*path, name) for name in wrong}
         defaults = {key: plain_default(option) for key, option in known.items()}
         full = {key: given.get(key, default) for key, default in defaults.items()}  # in the signature's order
         full = {key: value for key, value in full.items() if value is not None or key in given} | given
@@ -144,9 +150,9 @@ class Checker:
         place = self.recipe.place(path)
         home = Path(place.file).parent if place.line else self.recipe.base if self.recipe.path is None else Path()
         for folder in (home, self.recipe.base):
-            found = (folder / Path(name).expanduser()).resolve()
-            if found.exists():
-                return found
+            file = folder / expanded(name)
+            if exists(file):
+                return file.resolve()
         if required:
             self.problem(path, f"no such file or folder {name!r}, read from {home}/.")
         return None
@@ -161,8 +167,12 @@ class Checker:
                     self.problem(at, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
                     continue
                 self.wanted[cost] = None
-                for text in value if isinstance(value, list) else [value]:
-                    self.bound(text, at)
+                texts = value if isinstance(value, list) else [value]
+                for number, text in enumerate(texts):
+                    self.bound(text, cost, (*at, number) if isinstance(value, list) else at)
+                twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
+                if twice is not None and key == "budgets":
+                    self.problem(at, f"{twice!r} stands there twice. Expected every budget once.")
         objectives = holder.get("objectives")
         for number, name in enumerate(objectives if isinstance(objectives, list) else []):
             self.objective(str(name), (*path, "objectives", number))
@@ -198,16 +208,34 @@ class Checker:
             text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
             self.problem(("task", "metric"), text)
 
-    def bound(self, text: Any, path: tuple[Any, ...]) -> None:
-        """Check that a bound can be read."""
+    def unit(self, cost: str) -> str:
+        """Return what a cost is in, empty if that is not known."""
+        declared = self.data.get("estimators")
+        use = declared.get(cost) if isinstance(declared, dict) else None
+        if isinstance(use, dict | None):
+            use = {"use": cost, **(use or {})}
+        try:
+            estimator = self.own_estimators.get(cost) or registry.make("estimator", use)
+        except NasframeError:  # its options are wrong, which is reported where they stand
+            return ""
+        return str(getattr(estimator, "unit", ""))
+
+    def bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
+        """Check that a bound can be read, and that its unit is one of its cost's."""
         from nasframe.scoring import parse_bounds
 
         if isinstance(text, bool) or not isinstance(text, str | int | float):
             self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")
             return
+        if len(str(text)) > LONGEST or not str(text).isprintable():  # it is part of its winner's name
+            self.problem(path, f"{str(text)[:20]!r}… is too long for a bound. Expected text as in '<= 40M' or '50%'.")
+            return
+        unit = self.unit(cost) if re.search(r"\d\s*[A-Za-zµ]", str(text)) else None
         parts = str(text).split(",") if "%" in str(text) else [text]  # a share of the full cost compares with no number
         for part in parts:
             try:
-                parse_bounds(part, full=1.0)
+                bounds = parse_bounds(part, full=1.0, unit=unit)
+                if bounds.high <= 0 and cost not in self.own_estimators:
+                    self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
             except NasframeError as error:
                 self.problem(path, str(error))

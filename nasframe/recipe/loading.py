@@ -6,17 +6,22 @@ Nothing here knows what an option means; ``nasframe.recipe.resolution`` does. Ov
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasframe.errors import Problem, RecipeError, listing, suggestion
+from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
 from nasframe.recipe.nodes import Node, Position, read
 from nasframe.recipe.overrides import Override, change, merge
 
 FORMAT = 1
+MOST_NAMES = 5
+"""Packaged recipes that are suggested for a name that is none."""
+MOST_FILES = 100
+"""Files that a recipe is put together from, with those that are read again."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,8 @@ def read_recipe(
     else:
         path = find_recipe(source)
         if path is None:
-            known = list(packaged_recipes())
-            text = f"no such file, and no packaged recipe of that name. Packaged: {listing(known)}."
-            return None, [Problem(str(source), "", text + similar_name(source, known))]
+            text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists those that there are."
+            return None, [Problem(str(source), "", text + similar_name(source, packaged_recipes()))]
         root = _load(path, (), problems, [])
     if root is None:
         return None, problems
@@ -127,12 +131,29 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def similar_name(source: str | Path, known: Iterable[str]) -> str:
-    """Say which packaged recipe was probably meant, as a sentence to append, or nothing.
+    """Say which packaged recipes may have been meant, at most five, as a sentence to append, or nothing.
 
     >>> similar_name("recipes/quikstart.yaml", ["quickstart"])
     " Did you mean 'quickstart'?"
+    >>> similar_name("mrpc", ["hspg/mrpc", "rosita/mrpc-minilm", "quickstart"])
+    " Did you mean 'hspg/mrpc' or 'rosita/mrpc-minilm'?"
     """
-    return suggestion(str(source).removeprefix("recipes/").removesuffix(".yaml"), known)
+    word = str(source).removeprefix("recipes/").removesuffix(".yaml")
+    names = sorted(known)
+    if len(word) > LONGEST_WORD:
+        return ""
+    near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.85)
+    near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.6)
+    if "/" not in word:  # a name without its folder
+        last = {name: name.rpartition("/")[2] for name in names}
+        near += [name for name in names if word and last[name].startswith(word)]
+        close = difflib.get_close_matches(word, last.values(), n=MOST_NAMES, cutoff=0.75)
+        near += [name for name in names if last[name] in close]
+    quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
+    if not quoted:
+        return ""
+    before = ", ".join(quoted[:-1])
+    return f" Did you mean {before} or {quoted[-1]}?" if before else f" Did you mean {quoted[-1]}?"
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
@@ -142,18 +163,38 @@ def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
         source: a path or a name.
         beside: the folder against which a relative path is read; default: the current one.
     """
-    path = (beside or Path()) / Path(source).expanduser()
-    if path.exists():
+    path = (beside or Path()) / expanded(source)
+    if exists(path):
         return Path(os.path.normpath(path))
     for candidate in (recipes_root() / source, recipes_root() / f"{source}.yaml"):
-        if candidate.is_file():
+        if exists(candidate) and candidate.is_file():
             return candidate
     return None
+
+
+def expanded(source: str | Path) -> Path:
+    """Return a path with ``~`` written out, if there is such a user."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file or folder; what cannot be the name of any, as it is too long, is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
     """Read a file and put it over the files that it extends; ``seen`` gathers them all."""
     seen.append(path)
+    if len(seen) > MOST_FILES:
+        if len(seen) == MOST_FILES + 1:
+            problems.append(Problem(str(path), "extends", f"more than {MOST_FILES} files extend each other."))
+        return None
     root, found = read(path, str(path))
     problems += found
     if root is None:

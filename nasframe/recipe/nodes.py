@@ -18,6 +18,12 @@ import yaml
 from nasframe.errors import Problem
 
 STANDARD = "tag:yaml.org,2002:"
+LARGEST = 300_000
+"""Bytes of a recipe's file; the largest that comes with nasframe has four thousand."""
+MOST_VALUES = 10_000
+"""Values of a recipe, with those that aliases repeat."""
+DEEPEST = 100
+"""Mappings and lists inside each other."""
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
@@ -61,8 +67,30 @@ class Node:
         return Node(self.value, self.at)
 
 
+class _TooMuch(Exception):
+    """A recipe with more values, or more of them inside each other, than any that a person writes."""
+
+    def __init__(self, mark: Any, path: tuple[Any, ...], text: str) -> None:
+        super().__init__(text)
+        self.mark, self.path, self.text = mark, path, text
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+    composed = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """Count keys and values while they are read: reading takes longer than all that follows."""
+        self.composed += 1
+        if self.composed > 2 * MOST_VALUES:
+            raise _TooMuch(self.peek_event().start_mark, (), f"more than {MOST_VALUES:,} values.")
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write out ``<<``; of a key that several mappings give only the last is kept, or aliases would multiply."""
+        super().flatten_mapping(node)
+        last = {key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, value) for key, value in node.value}
+        node.value = list(last.values())
 
 
 class _Dumper(yaml.SafeDumper):
@@ -97,6 +125,11 @@ def read(path: Path, shown: str) -> tuple[Node | None, list[Problem]]:
         shown: how problems name it.
     """
     try:
+        size = path.stat().st_size
+        if not path.is_file() and not path.is_dir():  # a pipe or a device may have no end
+            return None, [Problem(shown, "", "is no file. Expected a YAML file.")]
+        if size > LARGEST and path.is_file():
+            return None, [Problem(shown, "", f"{size:,} bytes are too many. Expected a recipe of at most {LARGEST:,}.")]
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
@@ -144,6 +177,8 @@ def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         builder = _Builder(loader, origin)
         found = builder.node(root, ())
         return found, [problem for _, problem in sorted(builder.problems, key=lambda pair: pair[0])]
+    except _TooMuch as error:
+        return None, [Problem(str(_position(origin, error.mark)), dotted(error.path), error.text)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = _position(origin, mark) if mark else origin
@@ -172,6 +207,7 @@ class _Builder:
         self.loader, self.origin = loader, origin
         self.problems: list[tuple[Position, Problem]] = []
         self.open: list[yaml.Node] = []
+        self.count = 0
 
     def problem(self, node: yaml.Node, path: tuple[Any, ...], text: str) -> None:
         at = _position(self.origin, node.start_mark)
@@ -179,9 +215,16 @@ class _Builder:
 
     def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
         at = _position(self.origin, node.start_mark)
-        if node in self.open:
+        if any(node is other for other in self.open):
             self.problem(node, path, "an anchor that contains itself.")
             return Node(None, at)
+        self.count += 1
+        if self.count > MOST_VALUES:
+            text = f"with what its aliases repeat the recipe has more than {MOST_VALUES:,} values."
+            raise _TooMuch(node.start_mark, path[:DEEPEST], text)
+        if len(self.open) >= DEEPEST:
+            text = f"nested too deeply. Expected at most {DEEPEST} mappings and lists inside each other."
+            raise _TooMuch(node.start_mark, (), text)
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == f"{STANDARD}map":

@@ -21,8 +21,23 @@ from typing import Any
 from nasframe.errors import Problem, listing, suggestion
 from nasframe.recipe.nodes import Node, Position, parse
 
-KEPT = frozenset({"use", "join", "name", "save_as", "from", "space"})
-"""Options that stay when another plugin is put in place of one: they are not the plugin's own."""
+OF_STAGES = frozenset({"use", "name", "save_as", "from", "space"})
+"""Options that stay when a stage uses another plugin: they are the stage's own."""
+OF_SAMPLERS = frozenset({"use", "join"})
+"""Options that stay when another sampler takes the place of one: the framework itself understands them."""
+REPLACED = ("model", "task", "space", "sampler", "trainer", "stages")
+"""Keys whose switches and ``set`` go with them when a recipe that extends another replaces them."""
+
+
+def kept_options(path: Sequence[str]) -> frozenset[str]:
+    """Name the options at a path that stay when another plugin is used there; all others are the old plugin's own.
+
+    >>> sorted(kept_options(("task",))), sorted(kept_options(("stages", "search", "sampler")))
+    (['use'], ['join', 'use'])
+    """
+    if len(path) == 2 and path[0] == "stages":
+        return OF_STAGES
+    return OF_SAMPLERS if "sampler" in path else frozenset({"use"})
 
 
 def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
@@ -54,6 +69,12 @@ def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
+MOST_STAGES = 1000
+"""Stages of a recipe, with those that ``repeat`` writes out."""
+MOST_KEYS = 50
+"""Keys of an override's path."""
+
+
 def _expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
     """Write ``repeat: {times: 4, stages: […]}`` out, names with the endings ``-1`` to ``-4``."""
     found: list[Node] = []
@@ -71,6 +92,10 @@ def _expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
             text = f"unknown option {listing(extra)}. Options: name, stages, times."
             problems.append(Problem(str(node.at), "stages.repeat", text))
         group = _expand(node.value["repeat"].value["stages"].value, problems)
+        if len(found) + times * len(group) > MOST_STAGES:
+            text = f"{times} times {len(group)} stages are too many. Expected at most {MOST_STAGES} in a recipe."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+            times = 1
         for number in range(1, times + 1):
             found += _numbered(group, number)
     return found
@@ -99,6 +124,8 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
 
 
 SIGNS = ("+", "~")
+APPLIED = ("extends", "set", "switches")
+"""Keys that are applied before any override, so that an override of them would change nothing."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +168,12 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
     for number, item in enumerate(turned):
         if last[item.keys[0]] == number:
             changes += _switch(item, known[item.keys[0]], problems)
-    changes += [item for item in parsed if not is_switch(item)]
+    for item in parsed:
+        if item.keys[0] in APPLIED:
+            text = f"{item.keys[0]!r} is applied before any override. Expected an override of what it would change."
+            problems.append(Problem(str(item.at), ".".join(item.keys), text))
+        elif not is_switch(item):
+            changes.append(item)
     stages = root.value.get("stages")
     groups = {name for name, _ in _names(stages) if name.split("-")[0] == "repeat"} | _given_groups(stages)
     early = [item for item in changes if item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups]
@@ -165,7 +197,7 @@ def read_override(text: str, problems: list[Problem]) -> Override | None:
     sign = text[:1] if text[:1] in SIGNS else ""
     key, equals, value = text[len(sign) :].partition("=")
     keys = tuple(key.split("."))
-    if not all(keys) or (sign == "~") == bool(equals):
+    if not all(keys) or (sign == "~") == bool(equals) or len(keys) > MOST_KEYS:
         problems.append(Problem(str(at), "", "not an override. Expected key=value, +key=value or ~key."))
         return None
     node, found = parse(value, at)
@@ -202,7 +234,7 @@ def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
 
 def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
     """Go one key down; what is missing becomes an empty mapping, unless something is to be taken away."""
-    _open(holder, before)
+    _open(holder, before, item)
     if isinstance(holder.value, list):
         return _stage(holder, key)[1] if before == ("stages",) else holder.value[_index(holder, key)]
     if key not in holder.value:
@@ -213,19 +245,23 @@ def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> No
     return found
 
 
-def _open(holder: Node, path: tuple[str, ...]) -> None:
+def _open(holder: Node, path: tuple[str, ...], item: Override) -> None:
     """Make a shorthand a mapping: ``task: glue`` is ``task: {use: glue}``."""
     if isinstance(holder.value, str):
         holder.value = {"use": Node(holder.value, holder.at)}
+        holder.at = item.at
     elif holder.value is None:
         holder.value = {}
+        holder.at = item.at
     elif not isinstance(holder.value, dict | list):
         raise _Refused(f"{'.'.join(path)!r} is {holder.value!r}, which has no options.")
 
 
 def _assign(holder: Node, item: Override) -> None:
     key, before = item.keys[-1], item.keys[:-1]
-    _open(holder, before)
+    _open(holder, before, item)
+    if item.sign == "~":
+        holder.at = item.at  # what is then missing is missing because of it
     if isinstance(holder.value, list):
         if before == ("stages",) and not (item.sign == "+" and key == str(len(holder.value))):
             number, options = _stage(holder, key)
@@ -253,34 +289,94 @@ def _assign(holder: Node, item: Override) -> None:
         del holder.value[key]
         return
     if key == "use" and there and holder.value["use"].value != item.value.value:
-        holder.value = {k: n for k, n in holder.value.items() if k in KEPT or n.at.overridden}
+        kept = kept_options(before)
+        holder.value = {k: n for k, n in holder.value.items() if k in kept or n.at.overridden}
     holder.value[key] = _laid(holder.value.get(key), item)
 
 
 def _laid(below: Node | None, item: Override) -> Node:
     above = Node(item.value.value, item.at)
-    return merge(below, above) if item.merges and below is not None else above
+    return merge(below, above, item.keys) if item.merges and below is not None else above
 
 
-def merge(below: Node, above: Node) -> Node:
-    """Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options."""
+def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
+    """Put one recipe, or a part of it, over another.
+
+    Mappings merge, everything else is replaced; a mapping that names another plugin drops the old one's options.
+
+    Args:
+        below: what is extended.
+        above: what extends it.
+        path: where both stand in the recipe.
+    """
     if isinstance(below.value, str) and isinstance(above.value, dict):
         below = Node({"use": Node(below.value, below.at)}, below.at)
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
-    kept = below.value
-    if "use" in above.value and _use(below) != _use(above):
-        kept = {key: node for key, node in kept.items() if key in KEPT}
-    merged = {key: merge(node, above.value[key]) if key in above.value else node for key, node in kept.items()}
+    kept = below.value if path else _without_replaced(below.value, above.value)
+    if another_plugin(below, above, path):
+        stay = kept_options(path)
+        kept = {key: node for key, node in kept.items() if key in stay}
+    merged = {
+        key: merge(node, above.value[key], (*path, key)) if key in above.value else node for key, node in kept.items()
+    }
     return Node(merged | {key: node for key, node in above.value.items() if key not in merged}, above.at)
 
 
+def another_plugin(below: Node, above: Node, path: tuple[str, ...]) -> bool:
+    """Tell whether what extends a part of a recipe puts another plugin there, or none.
+
+    A fragment may give options without a plugin; which one they are for is said by what extends it.
+    """
+    if above.value is None:
+        return True
+    new, old = _use(above), _use(below)
+    if old is None and len(path) == 2 and path[0] == "estimators":
+        old = path[1]  # a cost is its own plugin unless it uses another
+    return new is not None and old is not None and new != old
+
+
 def _use(node: Node) -> Any:
+    if isinstance(node.value, str):
+        return node.value
     return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None
 
 
+def _without_replaced(below: Mapping[str, Node], above: Mapping[str, Node]) -> dict[str, Node]:
+    """Drop what ``set`` and the switches of an extended recipe change in plugins and stages that are replaced."""
+    replaced = {
+        key
+        for key in REPLACED
+        if key in below and key in above and (key == "stages" or another_plugin(below[key], above[key], (key,)))
+    }
+    stages = {name for name, _ in _names(above["stages"])} if "stages" in replaced else set()
+
+    def stays(path: str, changes: Mapping[str, Node]) -> bool:
+        key, _, rest = path.lstrip("+~").partition(".")
+        if key not in replaced or not rest:
+            return True
+        if key == "stages":
+            return rest.partition(".")[0] in stages
+        return f"{key}.use" in changes or key in changes
+
+    def pruned(node: Node) -> Node:
+        if not isinstance(node.value, dict):
+            return node
+        return Node({path: item for path, item in node.value.items() if stays(path, node.value)}, node.at)
+
+    kept = dict(below)
+    if not replaced:
+        return kept
+    if "set" in kept:
+        kept["set"] = pruned(kept["set"])
+    switches = kept.get("switches")
+    if switches is not None and isinstance(switches.value, dict):
+        kept["switches"] = Node({name: pruned(node) for name, node in switches.value.items()}, switches.at)
+    return kept
+
+
 def _index(holder: Node, key: str) -> int:
-    if not key.isdecimal() or int(key) >= len(holder.value):
+    if not key.isdecimal() or len(key) > 9 or int(key) >= len(holder.value):
         last = len(holder.value) - 1
         raise _Refused(f"no item {key!r}. Expected a number from 0 to {last}; '+' with {last + 1} adds one.")
     return int(key)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nasframe import registry
 from nasframe.recipe.loading import FORMAT
+from nasframe.types import Count, Seed
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class TopLevel:
         switches: named sets of overrides, turned on by ``NAME=true``.
     """
 
-    nasframe: int = FORMAT
+    nasframe: Count = FORMAT
     name: str | None = None
     description: str = ""
     plugins: list[str] = field(default_factory=list)
-    seed: int = 0
+    seed: Seed = 0
     model: Any = None
     task: Any = None
     space: Any = None

@@ -6,7 +6,6 @@ point back: ``from``, ``arch`` and a modifier's ``teacher`` name what an earlier
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from fnmatch import fnmatch
@@ -19,12 +18,12 @@ from nasframe.options import groups_of, options_of, ref_kind, validate
 from nasframe.recipe.beforehand import material_refusals, refusals
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe
+from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override, verb_of
 from nasframe.recipe.plan import PLUGIN_KEYS, Plan, PlannedStage, TopLevel, asks_teacher
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import TrainOptions
 
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 ALWAYS = ("params", "macs")
 """Costs that every plan can tell, named or not."""
 COMMON = ("name", "from", "space")
@@ -80,6 +79,7 @@ def _plan_with(check: Checker, files: Mapping[Path, tuple[Any, ...]]) -> Plan | 
     uses = {key: check.use(key, data.get(key), (key,)) for key in PLUGIN_KEYS}
     declared = _estimators(check)
     bare = _bare_space(check, uses)
+    check.own_estimators = bare.estimators if bare else {}
     check.costs = set(bare.estimators) if bare else declared.keys() | registry.factories("estimator").keys()
     check.task(uses["task"], bare)
     check.wanted = dict.fromkeys([*declared, *(name for name in ALWAYS if name in check.costs)])
@@ -145,9 +145,11 @@ def _home(check: Checker, key: str) -> str:
     return f" Wrong level: it is an option of the stage {' or '.join(verbs)}{example}." if verbs else ""
 
 
-def _name(check: Checker, name: Any, path: tuple[Any, ...]) -> None:
-    if isinstance(name, str) and not NAME.fullmatch(name):
-        check.problem(path, f"{name!r} cannot name files. Expected letters, digits, '.', '_', '-' or '+'.")
+def _name(check: Checker, name: Any, path: tuple[Any, ...], **rules: bool) -> None:
+    """Report a name that cannot name files; what is no text is reported with the option's type."""
+    fault = name_fault(name, **rules) if isinstance(name, str) else ""
+    if fault:
+        check.problem(path, fault)
 
 
 def _plugin_files(check: Checker) -> dict[Path, tuple[Any, ...]]:
@@ -186,6 +188,7 @@ def _estimators(check: Checker) -> dict[str, dict[str, Any]]:
     """Check the declared costs; each is its own plugin unless ``use`` says another."""
     declared, found = check.data.get("estimators"), {}
     for name, value in (declared if isinstance(declared, dict) else {}).items():
+        _name(check, name, ("estimators", name))
         value = {"use": name, **(value or {})} if isinstance(value, dict | None) else value
         if use := check.use("estimator", value, ("estimators", name)):
             found[name] = use
@@ -212,14 +215,25 @@ class _Stages:
                 self.check.problem(at, f"a second stage is called {names[number]!r}. Expected a 'name:' of its own.")
             if not self.is_stage(stage, verb, at):
                 continue
-            _name(self.check, names[number], at)
+            self.names(names[number], verb, options, at)
             full = self.stage(verb, options, at)
-            self.references(verb, options, full, at)
-            self.training(verb, full, at)
-            self.outcome(names[number], verb, full, at)
+            sound = {key: value for key, value in full.items() if (*at, key) not in self.check.wrong}
+            self.references(verb, options, sound, at)
+            self.training(verb, sound, at)
+            self.outcome(names[number], verb, sound, at)
             written.append({verb: {"name": names[number], **full}})
             planned.append(PlannedStage(names[number], verb, self.arguments(verb, full)))
         return written, planned
+
+    def names(self, stage: str, verb: str, options: Mapping[str, Any], at: tuple[Any, ...]) -> None:
+        """Check the names that a stage gives: its own, what it saves, and the architectures it finds."""
+        saved = options.get("save_as")
+        _name(self.check, saved, (*at, "save_as"), network=True)
+        if options.get("name") is not None or stage != saved:
+            _name(self.check, stage, (*at, "name") if "name" in options else at)
+        archs = options.get("archs")
+        for name in archs if isinstance(archs, dict) else ():
+            _name(self.check, name, (*at, "archs", name), rich=True, network=True)
 
     def is_stage(self, stage: Any, verb: str, at: tuple[Any, ...]) -> bool:
         """Report what is no stage at all."""
@@ -239,6 +253,10 @@ class _Stages:
         check, function = self.check, VERBS[verb]
         known = options_of(function, (), POSITIONAL)
         common = {key: options[key] for key in COMMON if options.get(key) is not None}
+        for key in ("name", "from"):
+            if not isinstance(common.get(key, ""), str):
+                check.problem((*at, key), f"{common[key]!r} does not fit. Expected text.")
+                check.wrong.add((*at, key))
         own = {key: value for key, value in options.items() if key not in COMMON}
         if "use" in known:  # what is not the verb's own belongs to the plugin it uses
             kind = ref_kind(known["use"].annotation)
@@ -314,7 +332,7 @@ class _Stages:
         alone = [key for key in ("sampler", "arch", "within", "save_as") if full.get(key) is not None]
         if verb == "train" and full.get("models") is not None and alone:
             self.check.problem((*at, "models"), f"trains whole models under their own names. Expected no {alone[0]!r}.")
-        if verb == "train" and not any(full.get(key) is not None for key in ("epochs", "max_steps")):
+        if verb == "train" and not any(given.get(key) is not None for key in ("epochs", "max_steps")):
             self.check.problem(at, "how long to train is missing. Expected 'epochs' or 'max_steps'.")
 
     def chosen_archs(self, full: Mapping[str, Any]) -> set[str]:
@@ -360,8 +378,11 @@ class _Stages:
         if verb == "train" and self.answers(full):
             archs.add(saved or name)
         if verb == "search":
+            shared = self.check.data.get("budgets")
             budgets = full.get("budgets")
-            archs |= set(winners(str(saved), (self.check.data.get("budgets") if budgets is None else budgets) or {}))
+            if budgets is None:
+                budgets = shared if isinstance(shared, Mapping) else {}
+            archs |= set(winners(str(saved), budgets))
         if verb in ("extract", "transform") and isinstance(chosen, dict):  # a transform names what it finds so, too
             archs |= set(chosen)
             place = (*at, "archs")

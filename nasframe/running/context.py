@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry, stages
 from nasframe.digests import files_below, fresh_digest
-from nasframe.errors import RunError
+from nasframe.errors import RunError, UsageError
 from nasframe.running.processes import leader
 from nasframe.storage import writing
 from nasframe.store import Checkpoint, write_text
@@ -222,7 +222,13 @@ class StageContext:
             self.store.put_files(name, {inside: fresh_digest(file) for inside, file in files})
 
     def model_directory(self, name: str) -> Path:
-        """Return where a model lies."""
+        """Return where a model lies.
+
+        Raises:
+            UsageError: the name, which a plugin may have given, leads out of the folder.
+        """
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise UsageError(f"{name!r} cannot name a model's folder. Expected a name without path.")
         return self.store.directory / "models" / name
 
     def relative(self, path: Path) -> str:

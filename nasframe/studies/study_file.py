@@ -11,12 +11,13 @@ from typing import Any
 
 from nasframe.errors import Problem, RecipeError, listing, suggestion
 from nasframe.recipe.loading import find_recipe, packaged_recipes, read_recipe, similar_name
+from nasframe.recipe.names import name_fault
 from nasframe.recipe.nodes import Node, Position, dotted, read
 from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.plan import Plan
 from nasframe.recipe.resolution import check_recipe
 from nasframe.studies.comparable import faults, group_faults
-from nasframe.types import canonical_json
+from nasframe.types import MOST_SEED, canonical_json
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
 COMPARE = {
@@ -38,7 +39,6 @@ LABELS = {"name", "description"}
 """Keys of a recipe that change no run."""
 COMPARISONS = {"<": "lt", ">": "gt", "<=": "lte", ">=": "gte"}
 NAMED_ITEMS = 4
-NAME = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Reader:
         root, found = read(self.path, str(self.path))
         if not self.path.exists():
             studies = [name for name in packaged_recipes() if name.startswith("studies/")]
-            text = f"no such file, and no packaged study of that name. Packaged: {listing(studies)}."
+            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists those that there are."
             found = [Problem(str(path), "", text + similar_name(path, studies))]
         self.problems += found
         if root is not None and not isinstance(root.value, dict):
@@ -189,8 +189,12 @@ class _Reader:
         }
         self.distinct(arms, plans)
         self.comparable(plans, compare)
+        name = self.get("study", str, "the study's name") or self.path.stem
+        fault = name_fault(name, rich=True)
+        if fault:
+            self.problem(self.root.value.get("study", self.root), "study", fault)
         return Study(
-            name=self.get("study", str, "the study's name") or self.path.stem,
+            name=name,
             description=self.get("description", str, "text") or "", source=self.path.resolve(),
             arms={name: arm.plain() for name, arm in arms.items()}, tasks=list(tasks), seeds=seeds,
             compare={key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()},
@@ -201,8 +205,9 @@ class _Reader:
         """Read arms or tasks: name → overrides; beside them ``base``, another recipe, and an arm's own ``tasks``."""
         found = {}
         for name, node in (given or {}).items():
-            if not NAME.fullmatch(name):
-                self.problem(node, f"{key}.{name}", f"{name!r} cannot name files. Expected letters and digits.")
+            fault = name_fault(name, rich=True)
+            if fault:
+                self.problem(node, f"{key}.{name}", fault)
             if not isinstance(node.value, dict | None):
                 self.problem(node, f"{key}.{name}", f"{node.plain()!r} does not fit. Expected dotted.path: value.")
                 continue
@@ -233,6 +238,9 @@ class _Reader:
         found: dict[str, Arm] = {}
         for cells in itertools.product(*columns):
             name = ",".join(text for text, *_ in cells)
+            fault = name_fault(name, rich=True)
+            if fault:
+                self.problem(self.root.value["axes"], "axes", f"{fault} Use 'arms:' to name them yourself.")
             if name in found:
                 self.problem(self.root.value["axes"], "axes", f"two arms are both called {name!r}. Use 'arms:'.")
             found[name] = Arm(changes=[item for _, path, value in cells for item in written_out(path, value)])
@@ -245,7 +253,7 @@ class _Reader:
         if small and not (node and node.at.overridden):
             node = small
         found = node.plain() if node else None
-        if not isinstance(found, list) or not found or not all(type(s) is int and s >= 0 for s in found):
+        if not isinstance(found, list) or not found or not all(type(s) is int and 0 <= s <= MOST_SEED for s in found):
             self.problem(node or self.root, "seeds", f"{found!r} does not fit. Expected a list as in [0, 1, 2].")
             return []
         for seed in sorted({seed for seed in found if found.count(seed) > 1}):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.types import Arch, Forward
+from nasframe.types import Arch, Count, Forward, Natural, Percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +41,10 @@ class BertWidthDepth:
 
     def __init__(
         self,
-        layers: Sequence[int | str | list[int]] | None = None,
-        heads: Sequence[int | str] | None = None,
-        ffn: Sequence[int | str] | None = None,
-        embedding_rank: Sequence[int] | None = None,
+        layers: Sequence[Count | Percent | list[Natural]] | None = None,
+        heads: Sequence[Natural | Percent] | None = None,
+        ffn: Sequence[Natural | Percent] | None = None,
+        embedding_rank: Sequence[Count] | None = None,
         depth: Literal["first", "spread"] = "first",
         config: PreTrainedConfig | None = None,
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from nasframe.types import Arch, CostTable
+from nasframe.types import Arch, CostTable, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,7 @@ def encoder_params() -> Counted:
     return Counted("parameters", lambda net: count.params(net, "encoder"))
 
 
-def macs(batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
     """Count the multiply-adds of matrix products in a forward.
 
     Args:
@@ -96,7 +96,7 @@ def macs(batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofi
     return Counted("MACs", lambda net: counting.macs(net, batch, length, count))
 
 
-def flops(batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
     """Count floating-point operations, two for each multiply-add of ``macs``.
 
     Args:

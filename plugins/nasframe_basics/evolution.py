@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.scoring import crowding_distance, non_dominated_sort
-from nasframe.types import Arch, Trial, arch_id
+from nasframe.types import Arch, Share, ShareBelowOne, Size, Trial, arch_id
 
 TRIES = 20  # children drawn to find one that was not proposed before
 
@@ -49,10 +50,10 @@ class EvolutionSampler:
         self,
         domain: Any,
         seed: int = 0,
-        population: int = 16,
-        crossover: float = 0.5,
-        mutation: float = 0.2,
-        tournament: int = 2,
+        population: Annotated[Size, Ge(2)] = 16,
+        crossover: Share = 0.5,
+        mutation: ShareBelowOne = 0.2,
+        tournament: Size = 2,
         survivors: Literal["best", "youngest"] = "best",
     ) -> None:
         if population < 2 or tournament < 1 or not (0 <= crossover <= 1 and 0 <= mutation < 1):

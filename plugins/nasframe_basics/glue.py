@@ -13,7 +13,7 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
-from nasframe.types import MaxLength, MetricFormat
+from nasframe.types import Count, MaxLength, MetricFormat, Portion
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
@@ -83,8 +83,8 @@ def glue(
     path: Path | None = None,
     hub: str = "nyu-mll/glue",
     max_length: MaxLength | None = None,
-    select: str | float = "10%",
-    train_limit: int | None = None,
+    select: Portion = "10%",
+    train_limit: Count | None = None,
     class_weights: ClassWeights | None = None,
     tokenizer: Any = None,
     seed: int = 0,

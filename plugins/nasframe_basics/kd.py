@@ -8,7 +8,7 @@ from torch.nn import functional
 from nasframe.interfaces import Modifier
 from nasframe.nn.losses import distillation
 from nasframe.step import Step, saved_model
-from nasframe.types import TrainJob
+from nasframe.types import Positive, Share, TrainJob
 
 
 class KD(Modifier):
@@ -22,7 +22,7 @@ class KD(Modifier):
         weight: share of the teacher's term, 0 to 1. At 0 there is no teacher: it is not run, and costs nothing.
     """
 
-    def __init__(self, teacher: str = "teacher", temperature: float = 1.0, weight: float = 0.5) -> None:
+    def __init__(self, teacher: str = "teacher", temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.teacher, self.temperature, self.weight = teacher, temperature, weight
 
     def on_start(self, job: TrainJob) -> None:

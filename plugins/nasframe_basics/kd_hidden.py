@@ -12,7 +12,7 @@ from nasframe.interfaces import Modifier
 from nasframe.nn.elastic import layers_of
 from nasframe.nn.losses import masked_mse
 from nasframe.step import Step, saved_model
-from nasframe.types import Arch, TrainJob
+from nasframe.types import Arch, Natural, NonNegative, TrainJob
 
 LayerMap = Literal["uniform", "skip", "last", "kept"]
 
@@ -36,9 +36,9 @@ class KDHidden(Modifier):
     def __init__(
         self,
         teacher: str = "teacher",
-        layers: LayerMap | list[int] = "uniform",
+        layers: LayerMap | list[Natural] = "uniform",
         embeddings: bool = True,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
     ) -> None:
         self.teacher, self.layers, self.embeddings, self.weight = teacher, layers, embeddings, weight
         if not weight:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from weakref import WeakKeyDictionary
 
+from annotated_types import Ge, Le
+
 from nasframe.notices import Notify, say
-from nasframe.types import Arch, arch_id
+from nasframe.types import Arch, Natural, Size, arch_id
 from nasframe.weights import refusal
 
 if TYPE_CHECKING:
@@ -41,11 +43,11 @@ class Latency:
 
     def __init__(
         self,
-        batch: int = 1,
-        length: int | None = None,
-        repeats: int = 20,
-        warmup: int = 3,
-        threads: int | None = None,
+        batch: Size = 1,
+        length: Size | None = None,
+        repeats: Size = 20,
+        warmup: Natural = 3,
+        threads: Annotated[int, Ge(1), Le(1024)] | None = None,
         notify: Notify = say,
     ) -> None:
         self.batch, self.length, self.repeats, self.warmup, self.threads = batch, length, repeats, warmup, threads

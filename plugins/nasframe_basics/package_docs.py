@@ -27,7 +27,7 @@ from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.streams import generator
-from nasframe.types import MaxLength
+from nasframe.types import Count, MaxLength
 from nasframe_basics.metrics import formats
 from nasframe_basics.splits import Split
 from nasframe_basics.text import TextTask, refuse_length
@@ -52,7 +52,7 @@ SKIPPED = {"site-packages", "dist-packages", "tests", "test", "testing", "lib2to
 
 @measures(lambda options, space: formats(METRICS))
 def package_docs(
-    limit: int | None = None,
+    limit: Count | None = None,
     max_length: MaxLength | None = None,
     tokenizer: Any = None,
     saved_head: Head | None = None,

@@ -10,7 +10,7 @@ from typing import Literal
 from nasframe.nn import importance
 from nasframe.nn.rewire import rewire
 from nasframe.streams import stream_seed
-from nasframe.types import Work
+from nasframe.types import Count, Size, Work
 
 
 class Rewire:
@@ -36,8 +36,8 @@ class Rewire:
         self,
         score: Literal["magnitude", "taylor", "fisher", "accumulated"] = "magnitude",
         neurons: Literal["out", "both"] = "out",
-        batches: int = 32,
-        batch_size: int = 32,
+        batches: Count = 32,
+        batch_size: Size = 32,
         seed: int = 0,
     ) -> None:
         self.score, self.neurons = score, neurons

@@ -12,7 +12,7 @@ import numpy as np
 from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.types import Arch, SamplerRef, Trial, arch_id
+from nasframe.types import Arch, Count, SamplerRef, Trial, arch_id
 
 ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
 
@@ -113,7 +113,7 @@ class GridSampler:
         domain: Any,
         seed: int = 0,
         tie: bool | list[list[str]] = True,
-        points: int | None = None,
+        points: Count | None = None,
         cycle: bool = False,
     ) -> None:
         if not hasattr(domain, "knobs"):
@@ -175,7 +175,7 @@ class EverySampler:
     ([{'k': 0}, {'k': 1}], [{'k': 2}], [])
     """
 
-    def __init__(self, domain: Any, seed: int = 0, limit: int = 4096) -> None:
+    def __init__(self, domain: Any, seed: int = 0, limit: Count = 4096) -> None:
         self.domain, self.limit, self.training = domain, limit, False
         self.proposed: dict[str, None] = {}  # names, a set that keeps its order
         self.queues: dict[int, tuple[Any, deque[Arch]]] = {}  # by the identity of a domain: it, and what is left of it

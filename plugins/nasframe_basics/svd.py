@@ -9,7 +9,7 @@ from torch import nn
 
 from nasframe.errors import UsageError
 from nasframe.nn.factorize import factorize_embedding, factorize_linears
-from nasframe.types import Work
+from nasframe.types import Count, Percent, Work
 
 
 class SVD:
@@ -35,8 +35,8 @@ class SVD:
 
     def __init__(
         self,
-        rank: int | str | None = None,
-        linears: int | str | None = None,
+        rank: Count | Percent | None = None,
+        linears: Count | Percent | None = None,
         maps: list[Literal["query", "key", "value", "merge", "widen", "shrink"]] | None = None,
         lower: Literal["svd", "truncate"] = "svd",
         split: Literal["even", "table"] = "even",

@@ -12,7 +12,7 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
-from nasframe.types import MaxLength, MetricFormat
+from nasframe.types import Count, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
 from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
 from nasframe_basics.metrics import formats
@@ -54,9 +54,9 @@ def text_classification(
     positive: str | bool | int | float | None = None,
     class_weights: ClassWeights | None = None,
     max_length: MaxLength | None = None,
-    select: str | float = "10%",
-    dev_share: str | float = "20%",
-    train_limit: int | None = None,
+    select: Portion = "10%",
+    dev_share: Portion = "20%",
+    train_limit: Count | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,

@@ -15,7 +15,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.count import forward_macs
 from nasframe.step import Step
-from nasframe.types import Batch, TrainJob
+from nasframe.types import Batch, Natural, Share, Size, TrainJob
 
 TOKENS = 4096  # of masked texts that go through the language model at once: its logits are wide
 WORDS = """
@@ -53,9 +53,9 @@ class Augment(Modifier):
     def __init__(
         self,
         model: Path | str,
-        probability: float = 0.4,
-        candidates: int = 15,
-        copies: int = 20,
+        probability: Share = 0.4,
+        candidates: Size = 15,
+        copies: Natural = 20,
         base: Path | None = None,
     ) -> None:
         if not 0 <= probability <= 1 or candidates < 1 or copies < 0:

@@ -17,7 +17,7 @@ from nasframe.interfaces import Modifier
 from nasframe.nn.elastic import layers_of
 from nasframe.nn.losses import masked_mse, soft_cross_entropy
 from nasframe.step import Step, saved_model
-from nasframe.types import Arch, TrainJob
+from nasframe.types import Arch, NonNegative, TrainJob
 
 
 class DynaBERT(Modifier):
@@ -46,8 +46,8 @@ class DynaBERT(Modifier):
     def __init__(
         self,
         teacher: str = "teacher",
-        lambda1: float = 1.0,
-        lambda2: float = 0.1,
+        lambda1: NonNegative = 1.0,
+        lambda2: NonNegative = 0.1,
         width: Literal["same", "full"] = "full",
         embeddings: bool = True,
     ) -> None:

@@ -17,7 +17,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
 from nasframe.step import Step
-from nasframe.types import Count, Positive, TrainJob
+from nasframe.types import Count, Positive, ShareBelowOne, TrainJob
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -79,7 +79,7 @@ class DHSPG(GroupModifier):
         penalty: Positive | None = None,
         amplify: Positive | None = None,
         most: Positive | None = None,
-        eps: float = 0.0,
+        eps: ShareBelowOne = 0.0,
         scores: Literal["range", "published"] = "range",
         least: Share | None = None,
         divisible: Count = 1,

@@ -14,7 +14,7 @@ import torch
 from nasframe.errors import UsageError
 from nasframe.nn.groups import Grouped
 from nasframe.step import Step
-from nasframe.types import Count, TrainJob
+from nasframe.types import Count, NonNegative, TrainJob
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -74,7 +74,7 @@ class HESSO(GroupModifier):
         start: Share = "10%",
         until: Share = "60%",
         periods: Count = 10,
-        criteria: Literal["published"] | dict[Criterion, float] | None = None,
+        criteria: Literal["published"] | dict[Criterion, NonNegative] | None = None,
         batches: Count = 1,
         least: Share | None = None,
         divisible: Count = 1,

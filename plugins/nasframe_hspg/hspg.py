@@ -15,7 +15,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.step import Step
-from nasframe.types import Count, TrainJob
+from nasframe.types import Count, NonNegative, ShareBelowOne, TrainJob
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -70,14 +70,14 @@ class HSPG(GroupModifier):
 
     def __init__(
         self,
-        penalty: float = 1.0,
+        penalty: NonNegative = 1.0,
         target: Shares | None = None,
         caps: Shares | None = None,
-        eps: float = 0.0,
+        eps: ShareBelowOne = 0.0,
         adapt_eps: Count | None = None,
         prox: Share = "20%",
         until: Share = "80%",
-        rate: float = 100.0,
+        rate: NonNegative = 100.0,
         normalize: bool = True,
         decay_at: Sequence[Share] = (),
         least: Share | None = None,

@@ -19,7 +19,7 @@ from nasframe.nn.groups import tensor_of
 from nasframe.nn.prox import soft_threshold, stay_in_orthant_
 from nasframe.nn.selection import whole_network
 from nasframe.step import Step
-from nasframe.types import TrainJob
+from nasframe.types import NonNegative, TrainJob
 from nasframe.units import share
 from nasframe_hspg.stage import GroupModifier, Share, to_log
 
@@ -52,10 +52,10 @@ class OBProxSG(GroupModifier):
 
     def __init__(
         self,
-        penalty: float = 1e-4,
+        penalty: NonNegative = 1e-4,
         prox: Share = "10%",
         orthant: Share | None = None,
-        eps: float = 0.0,
+        eps: NonNegative = 0.0,
         target: Share | None = None,
         until: Share = "80%",
     ) -> None:

@@ -14,11 +14,11 @@ from nasframe.nn.exact import without_zeros
 from nasframe.nn.groups import Grouped, removable_groups, zeros_last
 from nasframe.nn.selection import free_to_reorder, whole_network
 from nasframe.step import Step
-from nasframe.types import TrainJob
+from nasframe.types import ShareText, TrainJob
 from nasframe.units import share
 
 Unit: TypeAlias = Literal["heads", "ffn"]
-Share: TypeAlias = str | float
+Share: TypeAlias = ShareText
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
 CHANNELS = 0.1  # of each layer of a network without shortcuts stay

@@ -24,7 +24,7 @@ from nasframe.nn.formats import encoder_matrices, formats_of, note, raw_weight
 from nasframe.nn.patterns import Pattern, largest, parse_pattern, project, require_divisible, violations
 from nasframe.nn.selection import last_weights
 from nasframe.step import Step
-from nasframe.types import TrainJob
+from nasframe.types import Count, Positive, Share, TrainJob
 
 Tensors = dict[str, torch.Tensor]
 
@@ -57,11 +57,11 @@ class ADMM(Modifier):
     def __init__(
         self,
         pattern: str = "2:4",
-        rho: float = 1e-3,
-        growth: float = 1.0,
-        dual: float = 1.0,
-        every: int = 10,
-        tune: float = 0.4,
+        rho: Positive = 1e-3,
+        growth: Positive = 1.0,
+        dual: Share = 1.0,
+        every: Count = 10,
+        tune: Share = 0.4,
         remainder: Literal["refuse", "pad"] = "refuse",
     ) -> None:
         if not (rho > 0 and growth > 0 and 0 <= dual <= 1 and every >= 1 and 0 <= tune <= 1):

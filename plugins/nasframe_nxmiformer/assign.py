@@ -16,7 +16,7 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.nn.bits import account
 from nasframe.nn.formats import encoder_matrices, parse_format, shown
 from nasframe.streams import stream_seed
-from nasframe.types import Batch, Work
+from nasframe.types import Batch, Count, Positive, Size, Work
 from nasframe.units import parse_number, parse_share
 from nasframe_nxmiformer import policies
 from nasframe_nxmiformer.estimators import Bits
@@ -52,12 +52,12 @@ class AssignBits:
 
     def __init__(
         self,
-        archs: Mapping[str, float | str],
+        archs: Mapping[str, Positive | str],
         policy: Literal["exact", "greedy", "uniform"] = "exact",
         sensitivity: Literal["fisher", "loss"] = "fisher",
         indices: bool = True,
-        batches: int = 16,
-        batch_size: int = 32,
+        batches: Count = 16,
+        batch_size: Size = 32,
         seed: int = 0,
     ) -> None:
         if not archs or batches < 1 or batch_size < 1:

@@ -7,14 +7,13 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from annotated_types import Ge
 
 from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing, suggestion
 from nasframe.options import Fault, validate
-from nasframe.types import Arch, Trial, arch_id
+from nasframe.types import Arch, Natural, Trial, arch_id
 
 GIVEN = ("seed", "constraints_func")
 """What this wrapper gives to Optuna's samplers."""
@@ -53,7 +52,7 @@ class OptunaSampler:
         seed: int = 0,
         sampler: str = "TPESampler",
         knobs: Literal["categorical", "ordinal"] = "categorical",
-        tries: Annotated[int, Ge(0)] = 10,
+        tries: Natural = 10,
         repeats: Literal["tell", "forget"] = "tell",
         constraints: bool = True,
         **options: Any,

@@ -20,7 +20,7 @@ from nasframe.nn.importance import Accumulated, ranked
 from nasframe.nn.rewire import rewire
 from nasframe.nn.selection import free_to_reorder
 from nasframe.step import Step, saved_model
-from nasframe.types import Arch, Count, TrainJob
+from nasframe.types import Arch, Count, Percent, TrainJob
 from nasframe.units import share
 from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowered, sizes_within
 
@@ -62,7 +62,7 @@ class ScheduledPrune(Modifier):
         heads: Count | None = None,
         ffn: Count | None = None,
         embedding_rank: Count | None = None,
-        target: str | None = None,
+        target: Percent | None = None,
         of: str = "teacher",
         times: Count | None = None,
         over: Annotated[float, Gt(0), Le(1)] = 0.1,

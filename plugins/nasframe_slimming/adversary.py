@@ -12,7 +12,7 @@ from torch.func import functional_call
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.step import Step, saved_model
-from nasframe.types import Count, Positive, TrainJob
+from nasframe.types import Positive, ShareBelowOne, Size, TrainJob
 
 
 class Adversary(Modifier):
@@ -37,9 +37,9 @@ class Adversary(Modifier):
         self,
         teacher: str = "teacher",
         weight: Positive = 0.1,
-        width: Count = 128,
+        width: Size = 128,
         learning_rate: Positive = 1e-4,
-        beta1: float = 0.5,
+        beta1: ShareBelowOne = 0.5,
     ) -> None:
         if not 0 <= beta1 < 1:
             raise UsageError(f"adversary.beta1: {beta1}. Expected 0 or more, and less than 1.")

@@ -28,7 +28,7 @@ from nasframe.nn.optim import learning_rate
 from nasframe.nn.prox import soft_threshold
 from nasframe.nn.selection import free_to_reorder, whole_network
 from nasframe.step import Step
-from nasframe.types import Arch, Positive, TrainJob, TrainOptions
+from nasframe.types import Arch, NonNegative, Percent, Positive, ShareBelowOne, TrainJob, TrainOptions
 from nasframe.units import share
 from nasframe_slimming.budget import costs, sinking
 
@@ -60,15 +60,15 @@ class Slimming(Modifier):
 
     def __init__(
         self,
-        target: str | None = "50%",
+        target: Percent | None = "50%",
         cost: str = "encoder_params",
         weights: Literal["cost", "equal"] = "cost",
         units: Sequence[Literal["heads", "ffn"]] = ("heads", "ffn"),
         rho: Positive | None = None,
         learning_rate: Positive = 1e-3,
-        momentum: float = 0.5,
-        dual_rate: float = 10.0,
-        tune: float = 0.2,
+        momentum: ShareBelowOne = 0.5,
+        dual_rate: NonNegative = 10.0,
+        tune: ShareBelowOne = 0.2,
     ) -> None:
         self.share = None if target is None else share("slimming.target", target)
         if target is None and rho is None:

@@ -11,7 +11,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.losses import distillation
 from nasframe.step import Step
-from nasframe.types import Arch, TrainJob
+from nasframe.types import Arch, Positive, Share, TrainJob
 
 
 class InPlaceKD(Modifier):
@@ -25,7 +25,7 @@ class InPlaceKD(Modifier):
         weight: share of the largest's term, 0 to 1. At 0 nobody is taught, and the order does not matter.
     """
 
-    def __init__(self, temperature: float = 1.0, weight: float = 0.5) -> None:
+    def __init__(self, temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.temperature, self.weight = temperature, weight
 
     def on_start(self, job: TrainJob) -> None:

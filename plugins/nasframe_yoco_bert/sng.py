@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 
 from nasframe.domain import DomainError
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.types import Arch, Count, Positive, Trial
+from nasframe.types import Arch, Count, Natural, Positive, Share, Trial
 from nasframe_yoco_bert.coordinates import Coordinates
 from nasframe_yoco_bert.draws import Draws, Region
 from nasframe_yoco_bert.mixture import exploit_probability
@@ -97,9 +98,9 @@ class SNG:
         seed: int = 0,
         costs: Callable[[Sequence[Arch]], Any] | None = None,
         reference_compat: bool = False,
-        lam: Count | None = None,
+        lam: Annotated[Count, Ge(2)] | None = None,
         delta: Positive | None = None,
-        explore: Literal["per_layer", "averaged"] | float | None = None,
+        explore: Literal["per_layer", "averaged"] | Share | None = None,
         mask_inactive: bool | None = None,
         same_batch: bool | None = None,
         ties: Literal["absolute", "relative"] | None = None,
@@ -111,7 +112,7 @@ class SNG:
         band: Positive = 0.05,
         cost_targets: Literal["all", "explore", "none"] | None = None,
         cost_power: Positive = 2.0,
-        warm_up: int | None = None,
+        warm_up: Natural | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in MENDED and value is not None}
         self.how: dict[str, Any] = {**(PUBLISHED if reference_compat else MENDED), **given}

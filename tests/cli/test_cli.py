@@ -131,7 +131,7 @@ def test_plugins_show(capsys):
     facts = json.loads(call(capsys, "plugins", "show", "kd", "--json")[1])
     assert facts["package"] == "nasframe"
     options = {option["name"]: option for option in facts["options"]}
-    assert options["temperature"]["type"] == "float"
+    assert options["temperature"]["type"] == "float above 0 and at most 1e9"
     assert options["temperature"]["default"] == 1.0
     assert "Did you mean 'kd'?" not in call(capsys, "plugins", "show", "zzz")[2]
     assert "Did you mean 'random'?" in call(capsys, "plugins", "show", "randm")[2]

@@ -284,7 +284,7 @@ def test_a_target_is_a_share_of_a_saved_network() -> None:
         ({"target": "50%", "ffn": 3}, "not both"),
         ({"target": "100%"}, "is out of range. Expected a share"),
         ({"target": "0%"}, "is out of range. Expected a share"),
-        ({"target": "half"}, "is out of range. Expected a share"),
+        ({"target": "half"}, "Expected a share"),
     ],
 )
 def test_bad_settings_are_refused_when_it_is_made(options: Any, message: str) -> None:

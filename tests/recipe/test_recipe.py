@@ -1,6 +1,7 @@
 """Reading recipes: places of problems, extends, switches, overrides, stages by name."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from nasframe.errors import RecipeError
 from nasframe.recipe.loading import load_recipe, packaged_recipes, read_recipe
 from nasframe.recipe.nodes import Position, dump, parse
 from nasframe.recipe.overrides import stage_names
+from nasframe.recipe.resolution import check_recipe
+from nasframe.studies.study_file import load_study
+
+TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 
 
 @pytest.fixture
@@ -132,6 +137,10 @@ def test_anchors_and_merge_keys_work(write):
 def test_a_missing_file_and_a_folder_are_told(write, tmp_path):
     assert "no such file, and no packaged recipe" in problems("nothing.yaml")[0]
     assert "Did you mean 'quickstart'?" in problems("quikstart")[0]
+    (problem,) = read_recipe("mrpc")[1]
+    assert len(problem.text) < 300
+    assert 1 <= len(re.findall(r"'[\w/-]*mrpc[\w/-]*'", problem.text)) <= 5
+    assert "Did you mean" not in problems("zzzzzzzz")[0]
     assert "is a directory" in problems(str(tmp_path))[0]
     with pytest.raises(RecipeError) as error:
         nf.load_recipe("nothing.yaml")
@@ -168,6 +177,92 @@ def test_later_files_win_and_another_plugin_drops_the_options_of_the_old_one(wri
     write("k: 2\n", "two.yaml")
     data = nf.load_recipe(write("extends: [one.yaml, two.yaml]\nsampler: {use: random}\n")).data
     assert data == {"sampler": {"use": "random", "join": "layer"}, "k": 2}
+
+
+def test_another_task_or_space_drops_all_options_of_the_old_one(write):
+    write("task: {use: glue, name: cola, select: 5%}\nspace: {use: table, name: x, from: y, save_as: z}\n", "base.yaml")
+    data = nf.load_recipe(write("extends: base.yaml\ntask: {use: package_docs}\nspace: {use: nm_bits}\n")).data
+    assert data == {"task": {"use": "package_docs"}, "space": {"use": "nm_bits"}}
+    assert nf.load_recipe("base.yaml", ["task.use=package_docs"]).data["task"] == {"use": "package_docs"}
+
+
+def test_a_fragment_s_options_are_of_the_plugin_that_extends_it(write):
+    write("task: {limit: 5}\nestimators: {latency: {batch: 2}, fast: {use: latency, batch: 2}}\n", "base.yaml")
+    text = "extends: base.yaml\ntask: {use: package_docs}\nestimators: {latency: {use: flops}, fast: {use: latency}}\n"
+    assert nf.load_recipe(write(text)).data == {
+        "task": {"limit": 5, "use": "package_docs"},
+        "estimators": {"latency": {"use": "flops"}, "fast": {"use": "latency", "batch": 2}},
+    }
+
+
+SWITCHED = """
+task: {use: package_docs}
+model: minilm-l6
+sampler: {use: sandwich, inner: {use: sng, lam: 2, join: layer}}
+stages: [{train: {save_as: teacher, epochs: 1}}, {search: {trials: 5}}]
+set: {task.limit: 3, stages.teacher.epochs: 2, +sampler.biggest: 1}
+switches:
+  smoke: {task.limit: 5, stages.search.trials: 1, stages.teacher.epochs: 2, seed: 3}
+  other: {task.use: glue, task.name: cola}
+"""
+
+
+@pytest.mark.parametrize("between", ["base.yaml", "middle.yaml"])
+def test_what_set_and_switches_change_in_a_replaced_plugin_goes_with_it(write, between):
+    write(SWITCHED, "base.yaml")
+    write("extends: base.yaml\nname: middle\n", "middle.yaml")
+    text = f"extends: {between}\ntask: {{use: text_classification, text: a}}\nsampler: random\n"
+    data = nf.load_recipe(write(text)).data
+    assert data["task"] == {"use": "text_classification", "text": "a"}
+    assert data["sampler"] == "random"
+    assert data["switches"]["smoke"] == {"stages.search.trials": 1, "stages.teacher.epochs": 2, "seed": 3}
+    assert data["switches"]["other"] == {"task.use": "glue", "task.name": "cola"}
+    assert data["stages"][0]["train"]["epochs"] == 2
+    data = nf.load_recipe(write(text), ["smoke=true"]).data
+    assert data["task"] == {"use": "text_classification", "text": "a"}
+    assert data["stages"][1]["search"]["trials"] == 1
+
+
+def test_stages_that_are_replaced_take_what_switches_change_in_them_with_them(write):
+    write(SWITCHED, "base.yaml")
+    data = nf.load_recipe(write("extends: base.yaml\nstages: [{search: {trials: 7}}]\n"), ["smoke=true"]).data
+    assert data["stages"] == [{"search": {"trials": 1}}]
+    assert data["task"]["limit"] == 5
+
+
+def test_a_switch_of_the_recipe_itself_must_fit_its_own_plugins(write):
+    write(SWITCHED, "base.yaml")
+    text = "extends: base.yaml\nstages: [{search: {trials: 7}}]\nswitches: {smoke: {stages.teacher.epochs: 3}}\n"
+    with pytest.raises(RecipeError, match="no stage 'teacher'"):
+        nf.load_recipe(write(text), ["smoke=true"])
+
+
+def test_an_arm_replaces_a_plugin_as_a_recipe_does_that_extends_another(write):
+    write("extends: quickstart\nswitches: {none: {}}\n", "base.yaml")
+    Path("reviews.csv").write_text("review,stars\ngood,1\nbad,2\n")
+    task = "task: {use: text_classification, train: reviews.csv, text: review, label: stars}"
+    arms = "arms: {a: {}, b: {sampler: {use: random, join: null}}}"
+    write(f"base: base.yaml\n{arms}\ntasks: {{mine: {{{task}}}}}\nseeds: [0]\n", "study.yaml")
+    for smoke in (False, True):
+        plans = load_study("study.yaml", smoke=smoke).plans
+        assert {plan.task["use"] for plan in plans.values()} == {"text_classification"}
+
+
+def test_a_join_that_a_base_sets_is_switched_off(write):
+    write(f"extends: {TOY}\nsampler: {{use: random, join: layer}}\n", "base.yaml")
+    plan, problems = check_recipe(write("extends: base.yaml\nsampler: {join: null}\n"))
+    assert problems == []
+    assert plan is not None
+    assert plan.sampler == {"use": "random", "replace": True}
+    for wrong in ('""', "[a]", "3", "{}", "{a: b}", "{a: [1]}"):
+        place = check_recipe(write(f"extends: base.yaml\nsampler: {{join: {wrong}}}\n"))[1]
+        assert [problem.path for problem in place] == ["sampler.join"], wrong
+
+
+def test_null_is_no_number_and_the_problem_says_how_to_have_the_default(write):
+    (problem,) = check_recipe(write(f"extends: {TOY}\nset: {{stages.search.trials: null}}\n"))[1]
+    assert (problem.place, problem.path) == ("r.yaml:2:7", "stages.search.trials")
+    assert "Leave it out" in problem.text
 
 
 def test_extends_finds_packaged_recipes(write):

@@ -11,8 +11,8 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
 from nasframe.recipe.nodes import dump
-from nasframe.recipe.overrides import KEPT
-from nasframe.recipe.resolution import check_recipe, resolve, winners
+from nasframe.recipe.overrides import kept_options
+from nasframe.recipe.resolution import COMMON, check_recipe, resolve, winners
 from nasframe.stages import COSTS, VERBS
 from nasframe.types import SamplerRef, TrainOptions
 
@@ -95,7 +95,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"seed": "one"}, "seed  'one' does not fit. Expected int."),
+        ({"seed": "one"}, "seed  'one' does not fit. Expected int from 0"),
         ({"seed": True}, "seed  True does not fit"),
         ({"nasframe": 2}, "nasframe  format 2 is not known. This nasframe reads format 1"),
         ({"name": "a/b"}, "name  'a/b' cannot name files"),
@@ -129,7 +129,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"sampler": {"use": "wraps", "join": 5}}, "sampler.join  5 does not fit"),
         ({"budgets": {"encoder_param": "50%"}}, "budgets.encoder_param  unknown cost. Costs: backbone_params"),
         ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
-        ({"budgets": {"params": [True]}}, "budgets.params  True is no bound"),
+        ({"budgets": {"params": [True]}}, "budgets.params.0  True is no bound"),
         ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
         ({"objectives": ["accuracy", "-flpos"]}, "objectives.1  unknown cost 'flpos'. Costs: backbone_params"),
         ({"estimators": {"latency": {"threads": "x"}}}, "estimators.latency.threads  'x' does not fit"),
@@ -432,4 +432,6 @@ def test_winners_are_named_as_the_search_names_them():
 
 def test_every_verb_and_kept_option_is_known():
     assert set(VERBS) == {"train", "transform", "search", "extract", "evaluate", "export"}
-    assert {"name", "save_as", "from", "join"} <= KEPT
+    assert kept_options(("stages", "search")) == {"use", "save_as", *COMMON}
+    assert kept_options(("stages", "search", "sampler")) == {"use", *registry.RESERVED["sampler"]}
+    assert kept_options(("task",)) == {"use"}

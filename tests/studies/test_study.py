@@ -240,7 +240,7 @@ def test_the_name_of_a_value_keeps_what_tells_it_apart(value, name):
 
 
 def test_a_mistyped_study_or_base_is_told_with_the_packaged_ones(write):
-    with pytest.raises(RecipeError, match=r"studies/sampler .*studies/distillation.*Did you mean 'studies/samplers'\?"):
+    with pytest.raises(RecipeError, match=r"studies/sampler .*Did you mean 'studies/samplers'\?"):
         study.load_study("studies/sampler")
     (text,) = problems(write("base: recipes/quikstart.yaml\narms: {{a: {{}}}}\nseeds: [0]\n"))
     assert text.endswith("Did you mean 'quickstart'?")

@@ -23,7 +23,7 @@ from nasframe.nn.prox import soft_threshold
 from nasframe.running.processes import processes
 from nasframe.step import saved_model
 from nasframe.streams import stream_seed
-from nasframe.types import Batch, LedgerEntry, Positive, TrainJob, TrainResult
+from nasframe.types import Batch, LedgerEntry, Natural, NonNegative, Positive, ShareBelowOne, TrainJob, TrainResult
 from nasframe_slimming.pictures.networks import Discriminator, PicturePair, Rounded, bake, compact
 
 BETAS = (0.5, 0.999)
@@ -51,13 +51,13 @@ class MinMax:
     def __init__(
         self,
         teacher: str | None = None,
-        rho: float = 0.0,
-        beta: float = 20.0,
+        rho: NonNegative = 0.0,
+        beta: NonNegative = 20.0,
         distance: Literal["mse", "features"] = "mse",
         gate_rate: Positive = 0.1,
-        gate_momentum: float = 0.5,
+        gate_momentum: ShareBelowOne = 0.5,
         bits: Literal[8] | None = None,
-        replay: int = 50,
+        replay: Natural = 50,
     ) -> None:
         if rho < 0 or beta < 0 or replay < 0 or not 0 <= gate_momentum < 1:
             raise UsageError("min_max: rho, beta, replay: expected 0 or more; gate_momentum: expected 0 to below 1.")

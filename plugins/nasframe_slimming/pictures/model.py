@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nasframe.types import Count
+from nasframe.types import Size
 from nasframe_slimming.pictures.networks import PicturePair
 
 
@@ -22,9 +22,7 @@ class Fresh:
         judge: the discriminator's channels.
     """
 
-    def __init__(
-        self, stem: Count = 16, trunk: Count = 32, blocks: Count = 4, up: Count = 16, judge: Count = 16
-    ) -> None:
+    def __init__(self, stem: Size = 16, trunk: Size = 32, blocks: Size = 4, up: Size = 16, judge: Size = 16) -> None:
         self.sizes = {"stem": stem, "trunk": trunk, "blocks": [trunk] * blocks, "up": up, "judge": judge}
 
     def tokenizer(self) -> None:

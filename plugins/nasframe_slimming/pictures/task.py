@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasframe.types import Batch, Evaluation, Forward, MetricFormat
+from nasframe.types import Batch, Evaluation, Forward, MetricFormat, Size
 from nasframe_slimming.pictures.networks import SIDE
 
 
@@ -27,7 +27,7 @@ class Pictures:
     labels: Sequence[str] | None = None
     metrics: Mapping[str, MetricFormat] = {"similarity": MetricFormat(), "psnr": MetricFormat()}
 
-    def __init__(self, train: int = 256, seed: int = 0) -> None:
+    def __init__(self, train: Size = 256, seed: int = 0) -> None:
         self.sizes: Mapping[str, int] = {"train": train, "select": max(train // 4, 1), "dev": max(train // 4, 1)}
         self.fingerprint = f"pictures-{seed}-{train}"
         self.data = {

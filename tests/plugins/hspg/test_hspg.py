@@ -210,7 +210,10 @@ def test_sub_networks_are_refused():
     ("change", "text"),
     [
         ("stages.sparse.modifiers.0.target=100%", "out of range"),
-        ("stages.sparse.modifiers.0={use: hspg, caps: {heads: 120%}}", "out of range"),
+        (
+            "stages.sparse.modifiers.0={use: hspg, caps: {heads: 120%}}",
+            "does not fit. Expected a share from 0% to 100%",
+        ),
         ("stages.sparse.modifiers.0={use: hesso, units: [channels]}", "Expected list of 'heads' or 'ffn'"),
     ],
 )
