@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nasframe import scoring
-from nasframe.errors import RunError, UsageError, listing
+from nasframe.errors import NasframeError, RunError, UsageError, listing
 from nasframe.goals import Costs, Goal, check_reachable, goals, shortfall
 from nasframe.interfaces import start_sampler
 from nasframe.keep import restrict
@@ -220,21 +220,20 @@ class _Judge:
         except UsageError:
             raise
         except (Exception, SystemExit) as error:
-            cause = plugin_error(error) or described(error)
-            log.warning("evaluation failed: %s, at %s", cause, dict(blank.arch))
+            log.warning("evaluation failed: %s, at %s", _cause(error), dict(blank.arch))
             self.causes.append(error)
             self.first = self.first or error
             if len(self.causes) >= MAX_FAILURES:
                 first = self.causes[0]
                 text = f"{len(self.causes)} evaluations failed one after the other, the first with"
-                raise RunError(f"{text} {plugin_error(first) or described(first)}") from first
+                raise RunError(f"{text} {_cause(first)}") from first
             return replace(blank, state="failed")
         self.causes.clear()
         return trial
 
     def first_cause(self) -> str:
         """Say with what the first evaluation of this sitting failed."""
-        return f", the first with {plugin_error(self.first) or described(self.first)}" if self.first else ""
+        return f", the first with {_cause(self.first)}" if self.first else ""
 
     def scored(self, trial: Trial, goal: Goal) -> Trial:
         values = tuple(self.value(name, trial) for name in self.objectives)
@@ -348,6 +347,13 @@ def _explore(
         if rejected >= max_rejections:
             return spent, f"{rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"
     return spent, "there was nothing to search for"
+
+
+def _cause(error: BaseException) -> str:
+    """Say why an evaluation failed: nasframe's own errors speak for themselves, others name the plugin they are from."""
+    if isinstance(error, NasframeError):
+        return described(error)
+    return plugin_error(error) or described(error)
 
 
 def _listed(regions: Sequence[Any]) -> set[str] | None:

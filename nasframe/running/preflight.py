@@ -120,7 +120,7 @@ def tell_of_search(parts: Material, stage: PlannedStage) -> Iterator[tuple[str, 
     options = stage.options
     trials, examples, finalists = options.get("trials", 100), options.get("examples"), options.get("finalists", 10)
     size = parts.task.sizes.get("select")
-    if examples is not None and size is not None and examples >= size:
+    if examples is not None and size is not None and examples > size:
         yield (
             "examples",
             f"{examples}, but select has {size}. All of them are used, and finalists are not scored again.",

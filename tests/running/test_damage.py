@@ -333,7 +333,7 @@ def test_a_full_cache_costs_the_cache_only(stopped, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("option", ["--out", "--cache"])
 @pytest.mark.parametrize("below", ["", "sub"])
 def test_a_file_in_the_way_is_refused_before_work(tmp_path, monkeypatch, capsys, option, below):
-    monkeypatch.setattr(runner, "check_budgets", None)  # the first work
+    monkeypatch.setattr(runner, "preflight", None)  # the first work
     (tmp_path / "file").write_text("mine")
     options = {"--out": str(tmp_path / "run")} | {option: str(tmp_path / "file" / below)}
     assert main(["run", str(TOY), *(word for pair in options.items() for word in pair)]) == 2
@@ -343,7 +343,7 @@ def test_a_file_in_the_way_is_refused_before_work(tmp_path, monkeypatch, capsys,
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
 def test_a_place_without_permission_is_refused_before_work(tmp_path, monkeypatch, capsys, option):
-    monkeypatch.setattr(runner, "check_budgets", None)
+    monkeypatch.setattr(runner, "preflight", None)
     known = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and known(path, mode))
     (tmp_path / "locked").mkdir()

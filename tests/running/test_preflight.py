@@ -30,7 +30,7 @@ def told(*overrides: str) -> dict[str, str]:
         ("train: {max_steps: 4, eval_every: 5}", "eval_every"),
         ("train: {max_steps: 4, early_stop: 2}", "early_stop"),
         ("train: {max_steps: 4, early_stop: 2, eval_every: 2}", "early_stop"),
-        ("search: {examples: 16}", "examples"),
+        ("search: {examples: 17}", "examples"),
         ("search: {examples: 8, trials: 4}", "finalists"),
         ("search: {trials: 7, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}", "trials"),
     ],
@@ -48,7 +48,7 @@ def test_options_that_come_to_something_else_are_told(stage: str, place: str) ->
         "train: {max_steps: 1}",
         "train: {max_steps: 4, eval_every: 4}",
         "train: {max_steps: 6, early_stop: 2, eval_every: 2}",
-        "search: {examples: 15, trials: 10}",
+        "search: {examples: 16, trials: 10}",
         "search: {trials: 6, within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}}",
     ],
 )
