@@ -75,10 +75,13 @@ def plugin_error(error: BaseException) -> PluginError | None:
 
 
 @contextmanager
-def naming_plugins() -> Iterator[None]:
+def naming_plugins(moment: str = "") -> Iterator[None]:
     """Turn what a plugin raises inside the block into an error that names it; what it refuses is let through.
 
     ``SystemExit`` is an error there, since no plugin may end the process; an interrupt is the user's and stays one.
+
+    Args:
+        moment: the plugin and its moment, where it is no noted object's: ``task 'mine' (mine.py): on_plan``.
 
     Raises:
         PluginError: a plugin raised; the original is its cause.
@@ -89,6 +92,8 @@ def naming_plugins() -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         named = plugin_error(error)
+        if named is None and moment:
+            named = PluginError(f"{moment} raised {described(error)}")
         if named is None:
             raise
         for line in getattr(error, "__notes__", ()):

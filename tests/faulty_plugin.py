@@ -48,6 +48,12 @@ class FaultyTask(ToyTask, Faulty):
         super().__init__(seed % 1000)
         self.set(at, raises)
 
+    @staticmethod
+    def on_files(options, base):
+        if options.get("at") == "on_files":
+            raise ValueError("boom")
+        return []
+
     def train_batches(self, seed, epoch, batch_size):
         self.fail("train_batches")
         batches = super().train_batches(seed, epoch, batch_size)

@@ -20,7 +20,8 @@ HEAVY = {"torch", "transformers", "pandas", "scipy", "matplotlib", "sklearn", "a
 
 def imported(path: Path) -> Iterator[str]:
     """Name every module that a file imports, wherever in it, relative ones resolved."""
-    package = ".".join(path.relative_to(ROOT / "plugins" if "plugins" in path.parts else ROOT).parent.parts)
+    home = ROOT / "plugins" if path.is_relative_to(ROOT / "plugins") else ROOT
+    package = ".".join(path.relative_to(home).parent.parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -86,6 +86,13 @@ def test_what_is_raised_in_making_is_a_problem_of_the_recipe_where_making_is_che
         assert problem.text == f"modifier 'faulty' (faulty.py): {at} raised ValueError: boom"
 
 
+def test_what_a_factory_raises_when_it_is_asked_about_its_files_is_a_problem(recipe):
+    with pytest.raises(RecipeError) as caught:
+        nf.resolve(broken(recipe, "task.on_files"))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.text) == ("task", "task 'faulty' (faulty.py): on_files raised ValueError: boom")
+
+
 def test_what_is_raised_in_making_a_sampler_is_found_by_the_run(recipe, tmp_path):
     with pytest.raises(PluginError, match=r"sampler 'faulty' \(faulty.py\): making it raised ValueError: boom"):
         nf.run(broken(recipe, "sampler.making"), out=tmp_path / "run", report=False)

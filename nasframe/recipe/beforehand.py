@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
-from nasframe.errors import NasframeError, RecipeError
+from nasframe.errors import NasframeError, PluginError, RecipeError
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.plan import same_shape
 from nasframe.types import TrainJob
@@ -46,21 +46,24 @@ def material_refusals(
     try:
         made: Any = registry.make("model", model, {"base": base, "notify": _unheard})
         if hasattr(made, "on_plan"):
-            made.on_plan()
+            with naming_plugins():
+                made.on_plan()
     except NasframeError as error:
         yield from _texts(("model",), error)
         return
     tokenizer = made.local_tokenizer() if hasattr(made, "local_tokenizer") else None
     if task is not None and tokenizer is not None:
-        factory: Any = registry.find("task", task["use"]).load()
+        entry = registry.find("task", task["use"])
         options = {key: value for key, value in task.items() if key != "use"}
-        yield from _refusal(("task",), getattr(factory, "on_plan", None), options, tokenizer)
+        asked = getattr(entry.load(), "on_plan", None)
+        yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
     asking = {name: use for name, use in estimators.items() if use and _has_on_plan("estimator", use)}
     net = made.skeleton() if asking and hasattr(made, "skeleton") else None
     for name, use in asking.items():
         if net is not None:
             estimator = registry.make("estimator", use, {"notify": _unheard})
-            yield from _refusal(("estimators", name), estimator.on_plan, net)
+            moment = f"{registry.find('estimator', use['use'])}: on_plan"
+            yield from _refusal(("estimators", name), moment, estimator.on_plan, net)
 
 
 def _unheard(place: str, text: str) -> None:
@@ -72,12 +75,15 @@ def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
     return hasattr(registry.find(kind, use["use"]).load(), "on_plan")
 
 
-def _refusal(place: tuple[Any, ...], on_plan: Any, *arguments: Any) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Ask one plugin."""
+def _refusal(
+    place: tuple[Any, ...], moment: str, on_plan: Any, *arguments: Any
+) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Ask one plugin; ``moment`` names it and what it is asked."""
     if on_plan is None:
         return
     try:
-        on_plan(*arguments)
+        with naming_plugins(moment):
+            on_plan(*arguments)
     except NasframeError as error:
         yield from _texts(place, error)
 
@@ -182,10 +188,18 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     if not plan.task:
         return
     options = {key: value for key, value in plan.task.items() if key != "use"}
-    factory = registry.find("task", plan.task["use"]).load()
-    if hasattr(factory, "on_files"):
-        for option, text in factory.on_files(options, plan.base):
-            yield (option,), text
+    entry = registry.find("task", plan.task["use"])
+    factory = entry.load()
+    if not hasattr(factory, "on_files"):
+        return
+    try:
+        with naming_plugins(f"{entry}: on_files"):
+            misfits = list(factory.on_files(options, plan.base))
+    except PluginError as error:
+        yield (), str(error)
+        return
+    for option, text in misfits:
+        yield (option,), text
 
 
 def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -117,7 +117,7 @@ def _check_primary(study: Study) -> None:
 
     arms: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
     for (arm, task), plan in study.plans.items():
-        options = canonical_json([plan.task, str(plan.base)])
+        options = canonical_json([plan.task, str(plan.base), plan.recipe.get("plugins", [])])
         name = task or str(plan.task.get("name") or plan.task["use"])
         arms.setdefault(name, {}).setdefault(options, (plan, []))[1].append(arm)
     for task, variants in arms.items():
