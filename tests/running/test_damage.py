@@ -145,11 +145,11 @@ def test_a_broken_value_in_the_database_is_named(run):
 
 
 def test_a_cut_checkpoint_can_be_deleted_and_the_stage_starts_again(stopped, tmp_path, monkeypatch):
-    known, calls = nf.store.Checkpoint.save, iter(range(100))
+    known = nf.store.Checkpoint.save
 
     def stop(self, state):
         known(self, state)
-        if self.path.name.startswith("stage-supernet") and next(calls) == 2:
+        if self.path.name.startswith("stage-supernet"):  # the first one: how many follow is a matter of time
             raise Stop
 
     with monkeypatch.context() as patch:
