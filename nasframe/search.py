@@ -350,10 +350,10 @@ def _explore(
 
 
 def _cause(error: BaseException) -> str:
-    """Say why an evaluation failed: nasframe's own errors speak for themselves, others name the plugin they are from."""
+    """Say why an evaluation failed; errors that are not nasframe's own name the plugin that they come from."""
     if isinstance(error, NasframeError):
         return described(error)
-    return plugin_error(error) or described(error)
+    return str(plugin_error(error) or described(error))
 
 
 def _listed(regions: Sequence[Any]) -> set[str] | None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from nasframe import registry
-from nasframe.errors import UsageError
+from nasframe.errors import DivergedError, UsageError
 from nasframe.interfaces import Modifier
 from nasframe.testing.kit import (
     Contract,
@@ -103,8 +103,11 @@ class ModifierContract(Contract):
         return self.job(**shape, **fields, modifiers=[self.make(), *after])
 
     def fit(self, job: TrainJob) -> Any:
-        """Train."""
-        return registry.make("trainer", "loop").fit(job)
+        """Train; a training that diverges is the modifier's fault, since the toy's own does not."""
+        try:
+            return registry.make("trainer", "loop").fit(job)
+        except DivergedError as error:
+            require(False, f"on_loss gave a loss that is not finite; guard logarithms and divisions ({error})")
 
     def trained(self) -> list[Trained]:
         """Return one training of every shape, run once for all checks that only look at it."""
