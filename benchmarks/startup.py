@@ -21,7 +21,7 @@ CASES = {
     "python -c pass": ([sys.executable, "-c", "pass"], None),
     "import nasframe": ([sys.executable, "-c", "import nasframe"], 0.3),
     "nasframe --help": ([NASFRAME, "--help"], 0.5),
-    "nasframe check recipes/quickstart.yaml": ([NASFRAME, "check", "recipes/quickstart.yaml"], 4.0),
+    "nasframe check recipes/quickstart.yaml": ([NASFRAME, "check", "recipes/quickstart.yaml"], 3.5),
 }
 
 

@@ -76,6 +76,22 @@ class Source:
         return Path(found) if found else None
 
 
+def register_exports(source: Source) -> None:
+    """Register the classes of nasframe's own exports with transformers, unless a model is known to be none of them.
+
+    Registering imports the code of every family, which takes longer than all else that a look at a model does.
+    """
+    config = source.file("config.json")
+    if config is not None:
+        try:
+            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError):
+            kind = None  # transformers says what is wrong with it
+        if isinstance(kind, str) and not kind.startswith("nasframe-"):
+            return
+    import nasframe.hf  # noqa: F401
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What the headers of a checkpoint's files say.

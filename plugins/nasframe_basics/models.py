@@ -30,6 +30,7 @@ from nasframe.weights import (
     reason,
     refusal,
     refuse_quantised,
+    register_exports,
 )
 from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
@@ -302,8 +303,7 @@ def _skeleton(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) 
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
-
+    register_exports(source)
     with quiet(), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             source.path, revision=source.revision, local_files_only=source.local, trust_remote_code=trust_remote_code

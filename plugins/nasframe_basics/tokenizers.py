@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nasframe.errors import UsageError
-from nasframe.weights import Source, quiet, reason
+from nasframe.weights import Source, quiet, reason, register_exports
 
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
@@ -26,8 +26,7 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    import nasframe.hf  # noqa: F401  (the tokenizer's class follows from the configuration's)
-
+    register_exports(source)  # the tokenizer's class follows from the configuration's
     at_hub = source.local and not source.is_directory
     try:
         with quiet():
