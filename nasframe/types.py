@@ -46,6 +46,8 @@ Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, nothing and all of it included."""
 ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]
 """A part of a whole, but not all of it."""
+Label: TypeAlias = str | bool | Annotated[int, Ge(-(10**18)), Le(10**18)] | Annotated[float, Ge(-1e18), Le(1e18)]
+"""A class as a recipe writes it; what data hold may be words, numbers or truth values."""
 Percent: TypeAlias = Annotated[str, Predicate(is_percent), doc("a share from 0% to 100%")]
 """A part of a whole, as text."""
 ShareText: TypeAlias = Annotated[str | float, Predicate(is_share), doc("a share from 0% to 100%")]

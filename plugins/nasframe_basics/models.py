@@ -19,6 +19,7 @@ from nasframe.errors import UsageError, listing
 from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
 from nasframe.options import looks_like_path
+from nasframe.types import Label
 from nasframe.weights import (
     Source,
     adapter_refusal,
@@ -74,7 +75,7 @@ class HF:
         revision: str | None = None,
         attention: Literal["sdpa", "eager"] = "sdpa",
         trust_remote_code: bool = False,
-        labels: list[str | bool | int | float] | None = None,
+        labels: list[Label] | None = None,
         head: Literal["keep", "new"] = "keep",
         base: Path | None = None,
         notify: Notify = say,

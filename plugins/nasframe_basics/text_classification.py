@@ -12,7 +12,7 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
-from nasframe.types import Count, MaxLength, MetricFormat, Portion
+from nasframe.types import Count, Label, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
 from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
 from nasframe_basics.metrics import formats
@@ -51,7 +51,7 @@ def text_classification(
     label: str = "label",
     regression: bool = False,
     metric: str | None = None,
-    positive: str | bool | int | float | None = None,
+    positive: Label | None = None,
     class_weights: ClassWeights | None = None,
     max_length: MaxLength | None = None,
     select: Portion = "10%",
@@ -224,9 +224,7 @@ def _counts(rows: list[Row], label: str) -> Counter[str]:
     return counts
 
 
-def _positive(
-    wanted: str | bool | int | float | None, counts: Mapping[str, int], classes: list[str], notify: Notify
-) -> str | None:
+def _positive(wanted: Label | None, counts: Mapping[str, int], classes: list[str], notify: Notify) -> str | None:
     """Return the class that ``f1`` is about, and say so if nobody chose it; ``None`` for several classes."""
     if wanted is not None:
         return chosen_class(wanted, classes)

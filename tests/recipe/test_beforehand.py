@@ -67,6 +67,7 @@ def test_what_cannot_work_is_refused_before_any_work(recipe: str, change: str, p
         ("+stages.search.space={use: bert_width_depth, layers: [99]}", "stages.search.space"),
         ("stages.search.sampler={use: grid, tie: false}", "stages.search.sampler"),
         ("stages.search.sampler={use: grid, tie: [[head]]}", "stages.search.sampler"),
+        ("stages.search.sampler={use: evolution, population: 1}", "stages.search.sampler.population"),
         ("stages.extract.archs={mine: {layers: 9}}", "stages.extract.archs.mine"),
         ("stages.supernet={max_steps: 1, arch: {heads: 99}}", "stages.train.arch"),
     ],
