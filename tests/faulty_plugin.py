@@ -141,6 +141,7 @@ class FaultyTransform(Faulty):
 
 class FaultyTrainer(Loop, Faulty):
     def __init__(self, at: str = "", raises: str = "ValueError"):
+        Loop.__init__(self)
         self.set(at, raises)
 
     def fit(self, job):
