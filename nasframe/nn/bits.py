@@ -1,4 +1,7 @@
-"""What a network takes in bits, part by part: weights, the places of n:m weights, scales, and what is left alone."""
+"""What a network takes in bits, part by part: weights, the places of n:m weights, scales, and what is left alone.
+
+(N7) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,12 @@ class Bits(NamedTuple):
 
     def total(self, indices: bool = True, scales: bool = True) -> int:
         """Add up, with or without the indices and the scales."""
-        return self.weights + indices * self.indices + scales * self.scales
+        bits = self.weights
+        if indices:
+            bits += self.indices
+        if scales:
+            bits += self.scales
+        return bits
 
 
 def stored_bits(rows: int, columns: int, form: Format) -> Bits:
@@ -43,8 +51,9 @@ def stored_bits(rows: int, columns: int, form: Format) -> Bits:
     Bits(weights=32, indices=8, scales=32)
     """
     kept = rows * math.ceil(columns / form.m) * form.n
-    place = 0 if form.pattern.dense else math.ceil(math.log2(form.m))
-    return Bits(kept * form.bits, kept * place, rows * FULL if form.bits < FULL else 0)
+    place_bits = 0 if form.pattern.dense else math.ceil(math.log2(form.m))
+    scale_bits = FULL if form.bits < FULL else 0
+    return Bits(kept * form.bits, kept * place_bits, rows * scale_bits)  # (N7)
 
 
 def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[str, Any]:
@@ -63,28 +72,45 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
     >>> account(tiny_net())["saved"]
     0.0
     """
-    record = record_of(net) if record is None else record
-    linear = {id(module): record.get(name, Format()) for name, module in encoder_matrices(net)}
+    if record is None:
+        record = record_of(net)
+    encoder = {id(module): record.get(name, Format()) for name, module in encoder_matrices(net)}
     words = {id(module): record.get(name, Format()) for name, module in word_tables(net)}
-    layered = {id(module) for module in layers_of(net).modules()}
-    found = dict.fromkeys(("weights", "indices", "scales", "matrices_fp32", "encoder_rest"), 0)
-    found |= dict.fromkeys(("outside", "outside_fp32"), 0)
+    in_layers = {id(module) for module in layers_of(net).modules()}
+    parts = ("weights", "indices", "scales", "matrices_fp32", "encoder_rest", "outside", "outside_fp32")
+    counts = dict.fromkeys(parts, 0)
     for module, key, tensor in _tensors(net):
         full = FULL * tensor.numel()
-        if key == "weight" and id(module) in linear:
-            for part, value in stored_bits(len(tensor), tensor.shape[1], linear[id(module)])._asdict().items():
-                found[part] += value
-            found["matrices_fp32"] += full
-        elif id(module) in layered:
-            found["encoder_rest"] += full
+        is_matrix = key == "weight"
+        if is_matrix and id(module) in encoder:
+            bits = _bits_of(tensor, encoder[id(module)])
+            counts["weights"] += bits.weights
+            counts["indices"] += bits.indices
+            counts["scales"] += bits.scales
+            counts["matrices_fp32"] += full
+        elif id(module) in in_layers:
+            counts["encoder_rest"] += full
         else:
-            form = words.get(id(module), Format()) if key == "weight" else Format()
-            found["outside"] += full if form.full else stored_bits(len(tensor), tensor.shape[1], form).total()
-            found["outside_fp32"] += full
-    taken = Bits(found["weights"], found["indices"], found["scales"])
-    whole = found["matrices_fp32"] or 1
-    shares = {"saved": taken.total(), "saved_without_indices": taken.total(indices=False)}
-    return found | {name: 1 - (bits or whole) / whole for name, bits in shares.items()}
+            form = words.get(id(module), Format())
+            compressed = is_matrix and not form.full
+            counts["outside"] += _bits_of(tensor, form).total() if compressed else full
+            counts["outside_fp32"] += full
+    taken = Bits(counts["weights"], counts["indices"], counts["scales"])
+    whole = counts["matrices_fp32"]
+    return counts | {
+        "saved": _saved(taken.total(), whole),
+        "saved_without_indices": _saved(taken.total(indices=False), whole),
+    }
+
+
+def _bits_of(matrix: torch.Tensor, form: Format) -> Bits:
+    rows, columns = matrix.shape
+    return stored_bits(rows, columns, form)
+
+
+def _saved(bits: int, whole: int) -> float:
+    """Return the saved share; of an encoder without matrices nothing is saved."""
+    return 1 - bits / whole if whole else 0.0
 
 
 def summary(
@@ -102,7 +128,9 @@ def summary(
         matrices, the mean share of ``zeros``, and the counts.
     """
     rows = inspect(tensors, record)
-    sums = {key: sum(row[key] for row in rows.values()) for key in ("groups", "violations", "rows_off_grid")}
+    sums = {}
+    for key in ("groups", "violations", "rows_off_grid"):
+        sums[key] = sum(row[key] for row in rows.values())
     zeros = sum(row["zeros"] for row in rows.values()) / max(len(rows), 1)
     missing = len(record) - len(rows)
     formats = dict(Counter(str(form) for form in record.values()))
@@ -110,10 +138,14 @@ def summary(
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+    """Go through all weights, tied ones once; of parametrised ones what stands behind the parametrisation."""
     seen = set()
     for _, module, key in weights(net):
-        there: Any = module
-        raw = there.parametrizations[key].original if is_parametrized(module, key) else there._parameters[key]
-        if id(raw) not in seen:
-            seen.add(id(raw))
-            yield module, key, raw
+        owner: Any = module
+        if is_parametrized(module, key):
+            tensor = owner.parametrizations[key].original
+        else:
+            tensor = owner._parameters[key]
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield module, key, tensor

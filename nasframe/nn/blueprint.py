@@ -49,24 +49,28 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     family = FAMILIES[name]
     layers = []
     for layer in layers_of(net):
-        attention = layer.get_submodule(family.attention)
-        sizes = {"heads": getattr(attention, family.count), "ffn": layer.get_submodule(family.widen).out_features}
-        layers.append(sizes)
+        heads = getattr(layer.get_submodule(family.attention), family.count)
+        neurons = layer.get_submodule(family.widen).out_features
+        layers.append({"heads": heads, "ffn": neurons})
     base = base_of(net)
     words = base.get_submodule(WORD_EMBEDDINGS)
-    record = getattr(base.config, "quantised", None)
-    factorized = {
-        path: module.rank for path, module in layers_of(net).named_modules() if isinstance(module, FactorizedLinear)
-    }
-    return {
+    sizes = {
         "family": name,
         "model": stock_class(net).__name__,
         "layers": layers,
         "head_size": base.config.hidden_size // getattr(base.config, family.heads),
         "embedding_rank": words.rank if isinstance(words, FactorizedEmbedding) else None,
-        **({"factorized": factorized} if factorized else {}),
-        **({"quantised": copy.deepcopy(record)} if record else {}),
     }
+    products = {}
+    for path, module in layers_of(net).named_modules():
+        if isinstance(module, FactorizedLinear):
+            products[path] = module.rank
+    if products:
+        sizes["factorized"] = products
+    record = getattr(base.config, "quantised", None)
+    if record:
+        sizes["quantised"] = copy.deepcopy(record)
+    return sizes
 
 
 def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, Any]:
@@ -77,13 +81,15 @@ def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, A
     >>> kept_maps({"0.output.dense": 8, "2.output.dense": 4, "embeddings.word_embeddings": 2}, [2])
     {'0.output.dense': 4, 'embeddings.word_embeddings': 2}
     """
-    at = {str(position): str(number) for number, position in enumerate(positions)}
-    parts = ((name.partition("."), value) for name, value in named.items())
-    return {
-        f"{at.get(layer, layer)}.{path}": value
-        for (layer, _, path), value in parts
-        if layer in at or not layer.isdigit()
-    }
+    new_positions = {str(position): str(number) for number, position in enumerate(positions)}
+    kept = {}
+    for name, value in named.items():
+        layer, _, path = name.partition(".")
+        if layer in new_positions:
+            kept[f"{new_positions[layer]}.{path}"] = value
+        elif not layer.isdigit():
+            kept[name] = value
+    return kept
 
 
 def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
@@ -97,7 +103,8 @@ def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedC
     widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
     setattr(config, family.ffn, widest or getattr(config, family.ffn))
     config.__dict__.pop("quantised", None)
-    if record := sizes.get("quantised"):
+    record = sizes.get("quantised")
+    if record:
         config.quantised = copy.deepcopy(record)
     return config
 

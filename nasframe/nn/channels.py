@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.nn.groups import Groups, Member
+from nasframe.nn.elastic import stock_class
+from nasframe.nn.groups import Groups, Member, check_units, encoder_groups
 
 PASSES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.Dropout2d, nn.Identity,
@@ -75,17 +77,18 @@ def channel_groups(net: nn.Module) -> list[Groups]:
     except Exception as error:  # tracing runs the network's own code
         raise UsageError(f"{type(net).__name__}: its channels cannot be followed: {error}") from error
     uses = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    once = {name: module for name, module in net.named_modules() if uses[name] == 1}
-    made: dict[fx.Node, _Channels] = {}
+    used_once = {name: module for name, module in net.named_modules() if uses[name] == 1}
+    channels_of: dict[fx.Node, _Channels] = {}
     for node in graph.nodes:
-        made[node] = _follow(node, [made[source].root for source in node.all_input_nodes], once)
-    found = dict.fromkeys(channels.root for channels in made.values() if not channels.root.fixed)
-    groups = [
-        Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.along))
-        for i, channels in enumerate(found)
-    ]
-    if not groups:
+        inputs = [channels_of[source].root for source in node.all_input_nodes]
+        channels_of[node] = _follow(node, inputs, used_once)
+    roots = dict.fromkeys(channels.root for channels in channels_of.values())
+    removable = [channels for channels in roots if not channels.fixed]
+    if not removable:
         raise UsageError(f"{type(net).__name__}: it has no channels that could be removed.")
+    groups = []
+    for i, channels in enumerate(removable):
+        groups.append(Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.along)))
     return groups
 
 
@@ -103,14 +106,18 @@ def without(net: nn.Module, groups: Sequence[Groups], removed: Mapping[int, torc
     small = copy.deepcopy(net)
     for entry in groups:
         keep = torch.nonzero(~removed[entry.layer]).flatten()
-        keep = keep if len(keep) else torch.zeros(1, dtype=torch.long, device=keep.device)
+        if not len(keep):
+            keep = torch.zeros(1, dtype=torch.long, device=keep.device)
         for member in (*entry.members, *entry.along):
             path, _, key = member.name.rpartition(".")
-            module, index = small.get_submodule(path), keep[:, None] * member.width
-            index = (index + torch.arange(member.width, device=keep.device)).flatten()
+            module = small.get_submodule(path)
+            inside = torch.arange(member.width, device=keep.device)
+            index = (keep[:, None] * member.width + inside).flatten()
             whole = getattr(module, key)
             part = whole.detach().index_select(member.dim, index)
-            setattr(module, key, nn.Parameter(part) if isinstance(whole, nn.Parameter) else part)
+            if isinstance(whole, nn.Parameter):
+                part = nn.Parameter(part)
+            setattr(module, key, part)
     for module in small.modules():
         _fit(module)
     return small
@@ -118,34 +125,58 @@ def without(net: nn.Module, groups: Sequence[Groups], removed: Mapping[int, torc
 
 def _follow(node: fx.Node, inputs: list[_Channels], modules: Mapping[str, nn.Module]) -> _Channels:
     """Say which channels come out of an operation, and note what it does with those that go in."""
-    name, module = str(node.target), modules.get(str(node.target)) if node.op == "call_module" else None
+    if node.op == "call_module":
+        name = str(node.target)
+        return _follow_module(name, modules.get(name), inputs)
+    if node.op in ("call_function", "call_method"):
+        if _by_channel(node):
+            return inputs[0]
+        if node.target in ADDS and len(inputs) == 2:
+            inputs[0].join(inputs[1])
+            return inputs[0]
+    return _unknown(inputs)
+
+
+def _follow_module(name: str, module: Any, inputs: list[_Channels]) -> _Channels:
+    """Do what :func:`_follow` does for the call of a module; ``None`` stands for one that is used several times."""
     if isinstance(module, nn.BatchNorm2d):
         _note(inputs[0], name, module)
         return inputs[0]
-    if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-        read, count = module.weight.shape[1], inputs[0].count
-        if count and read % count == 0:
-            inputs[0].along[Member(f"{name}.weight", 1, read // count)] = None
-        else:
-            inputs[0].fixed = True
+    is_plain_convolution = isinstance(module, nn.Conv2d) and module.groups == 1
+    if is_plain_convolution or isinstance(module, nn.Linear):
+        _note_reader(inputs[0], name, module)
         made = _Channels(module.weight.shape[0])
         _note(made, name, module)
         return made
-    if isinstance(module, PASSES) or (node.op in ("call_function", "call_method") and _by_channel(node)):
+    if isinstance(module, PASSES):
         return inputs[0]
-    if node.op in ("call_function", "call_method") and node.target in ADDS and len(inputs) == 2:
-        inputs[0].join(inputs[1])
-        return inputs[0]
+    return _unknown(inputs)
+
+
+def _unknown(inputs: list[_Channels]) -> _Channels:
+    """Let an operation that is not known keep the channels it reads."""
     for channels in inputs:
         channels.fixed = True
     return _Channels(fixed=True)
+
+
+def _note_reader(channels: _Channels, name: str, module: Any) -> None:
+    """Let the columns of a module's weight leave along with the channels they read."""
+    columns = module.weight.shape[1]
+    if channels.count and columns % channels.count == 0:
+        channels.along[Member(f"{name}.weight", 1, columns // channels.count)] = None
+    else:
+        channels.fixed = True
 
 
 def _by_channel(node: fx.Node) -> bool:
     """Tell whether a function treats each channel by itself; a mean may only be over the picture."""
     if node.target in ("mean", torch.mean):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        return isinstance(dims, tuple | list) and {d % 4 for d in dims if isinstance(d, int)} == {2, 3}
+        if not isinstance(dims, tuple | list):
+            return False
+        averaged = {dim % 4 for dim in dims if isinstance(dim, int)}
+        return averaged == {2, 3}
     return node.target in FUNCTIONS
 
 
@@ -165,3 +196,22 @@ def _fit(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
         module.num_features = len(module.running_mean)
+
+
+def removable_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
+    """List an encoder's heads and neurons, or the channels of any other network that torch.fx can trace.
+
+    Args:
+        net: the network.
+        units: which kinds; default: all that it has.
+
+    Raises:
+        UsageError: the network has no groups of such a kind.
+    """
+
+    try:
+        stock_class(net)
+    except TypeError:
+        check_units(units, ["channels"])
+        return channel_groups(net)
+    return encoder_groups(net, units)

@@ -33,7 +33,7 @@ class Additive:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
         base: the cost of what is always there, the whole word embedding included.
         layers: the costs of each layer.
-        rank: the word embedding's rank, ``None`` where it is not factorised, and what one column of it costs.
+        rank: the word embedding's rank (``None`` if it is not factorised), and what one of its columns costs.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Additive:
         layers: Sequence[LayerCost],
         rank: tuple[int | None, float] = (None, 0.0),
     ) -> None:
-        self.full, self.base, self.layers, self.rank = full, base, layers, rank
-        self._rows = [
-            (f"heads.{i}", f"ffn.{i}", sizes["heads"], sizes["ffn"], *cost)
-            for i, (sizes, cost) in enumerate(zip(full, layers, strict=True))
-        ]
-        self._kept: dict[tuple[int, ...], list[tuple]] = {}
+        self.full, self.base, self.layers = full, base, layers
+        self.rank, self.column = rank
+        self._rows = []
+        for position, (sizes, cost) in enumerate(zip(full, layers, strict=True)):
+            self._rows.append((f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost))
+        self._rows_of: dict[tuple[int, ...], list[tuple]] = {}  # by kept positions
 
     def of(self, arch: Arch | None = None) -> float:
         """Return the cost of a sub-network of any sizes, or of the whole network.
@@ -56,24 +56,33 @@ class Additive:
         Raises:
             SliceError: the network does not have these sizes.
         """
+        quick = self._of_canonical(arch)
+        if quick is not None:
+            return quick
+        sizes = arch or {}
+        kept = kept_of(self.full, sizes)
+        positions = tuple(layer.position for layer in kept)
+        self._rows_of[positions] = [self._rows[position] for position in positions]
         total = self.base
-        try:  # a canonical architecture, some microseconds; all else is read with care
-            rows = self._kept[tuple(arch["layers"])]  # type: ignore[index]
+        for layer in kept:
+            cost = self.layers[layer.position]
+            total += cost.fixed + layer.heads * cost.head + layer.ffn * cost.neuron
+        dropped_columns = (self.rank or 0) - (kept_rank(self.rank, sizes) or 0)
+        return total - dropped_columns * self.column
+
+    def _of_canonical(self, arch: Arch | None) -> float | None:
+        """Cost a canonical architecture in some microseconds; ``None`` for any other, which is read with care."""
+        total = self.base
+        try:
+            rows = self._rows_of[tuple(arch["layers"])]  # type: ignore[index]
             inside = len(arch) == 1 + 2 * len(rows)  # type: ignore[arg-type]
             for head_key, ffn_key, most_heads, most_ffn, fixed, head, neuron in rows:
                 heads, ffn = arch[head_key], arch[ffn_key]  # type: ignore[index]
                 inside = inside and 0 <= heads <= most_heads and 0 <= ffn <= most_ffn
                 total += fixed + heads * head + ffn * neuron
-            if inside:
-                return total
         except (KeyError, TypeError):
-            pass
-        kept, (most, column) = kept_of(self.full, arch or {}), self.rank
-        self._kept[tuple(k.position for k in kept)] = [self._rows[k.position] for k in kept]
-        costs = ((self.layers[k.position], k) for k in kept)
-        fewer = (most or 0) - (kept_rank(most, arch or {}) or 0)
-        layers = sum(cost.fixed + k.heads * cost.head + k.ffn * cost.neuron for cost, k in costs)
-        return self.base - fewer * column + layers
+            return None
+        return total if inside else None
 
     def table(self, knobs: Mapping[str, Sequence[Any]]) -> CostTable:
         """Return the cost of each choice.
@@ -82,27 +91,34 @@ class Additive:
             knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; what is not there
                 is kept whole.
         """
-        fixed = []
+        fixed = []  # what keeping each layer costs, with all units that no knob chooses
         for i, (cost, full) in enumerate(zip(self.layers, self.full, strict=True)):
-            heads = 0 if f"heads.{i}" in knobs else full["heads"] * cost.head
-            neurons = 0 if f"ffn.{i}" in knobs else full["ffn"] * cost.neuron
-            fixed.append(cost.fixed + heads + neurons)
-        base = self.base + (0 if "layers" in knobs else sum(fixed))
+            layer = cost.fixed
+            if f"heads.{i}" not in knobs:
+                layer += full["heads"] * cost.head
+            if f"ffn.{i}" not in knobs:
+                layer += full["ffn"] * cost.neuron
+            fixed.append(layer)
+        base = self.base
+        if "layers" not in knobs:
+            base += sum(fixed)
         if RANK in knobs:
-            base -= (self.rank[0] or 0) * self.rank[1]
-        choices: dict[str, list[float]] = {}
-        for knob, values in knobs.items():
-            if knob == "layers":
-                choices[knob] = [sum(fixed[i] for i in kept) for kept in values]
-            elif knob.partition(".")[0] not in ("heads", "ffn", RANK):  # it changes no size
-                choices[knob] = [0.0] * len(values)
-            elif knob == RANK:
-                choices[knob] = [(kept_rank(self.rank[0], {RANK: value}) or 0) * self.rank[1] for value in values]
-            else:
-                unit, _, position = knob.partition(".")
-                cost = self.layers[int(position)]
-                choices[knob] = [value * (cost.head if unit == "heads" else cost.neuron) for value in values]
+            base -= (self.rank or 0) * self.column
+        choices = {knob: self._choices(knob, values, fixed) for knob, values in knobs.items()}
         return CostTable(base, choices)
+
+    def _choices(self, knob: str, values: Sequence[Any], fixed: Sequence[float]) -> list[float]:
+        """Cost each value of one knob; ``fixed`` is what keeping each layer costs."""
+        if knob == "layers":
+            return [sum(fixed[position] for position in kept) for kept in values]
+        if knob == RANK:
+            return [(kept_rank(self.rank, {RANK: value}) or 0) * self.column for value in values]
+        unit, _, position = knob.partition(".")
+        if unit not in ("heads", "ffn"):  # it changes no size
+            return [0.0] * len(values)
+        cost = self.layers[int(position)]
+        each = cost.head if unit == "heads" else cost.neuron
+        return [value * each for value in values]
 
 
 Part = Literal["all", "backbone", "encoder"]
@@ -155,32 +171,39 @@ def macs(
     """
     if isinstance(net, Described):
         return Additive([], net.forward_macs(batch), [])
-    config, sizes, norm = base_of(net).config, blueprint(net), batch * length * (count == "torchprofile")
-    width, head_size = config.hidden_size, sizes["head_size"]
+    base_net = base_of(net)
+    sizes, width = blueprint(net), base_net.config.hidden_size
+    # torchprofile counts an addition for each normalised number
+    norm = batch * length if count == "torchprofile" else 0
     costs = []
     for layer in layers_of(net):
-        fixed, column, neuron = _products(layer, family_of(net))  # multiply-adds of one token
-        head = head_size * (column * length + 2 * length**2)
-        costs.append(LayerCost(2.0 * norm * width + batch * length * fixed, batch * head, batch * length * neuron))
+        fixed, column, neuron = _products(layer, family_of(net))
+        head = sizes["head_size"] * (column * length + 2 * length**2)
+        always = 2.0 * norm * width + batch * length * fixed
+        costs.append(LayerCost(always, batch * head, batch * length * neuron))
     once, per_token = _outside(net)
-    embedding = base_of(net).embeddings.LayerNorm.normalized_shape[0]
-    base = batch * (once + per_token * length) + norm * (embedding + 1)
-    words: Any = base_of(net).get_submodule(WORD_EMBEDDINGS)
-    rank = sizes[RANK]
-    return Additive(sizes["layers"], base, costs, (rank, batch * length * words.project.out_features if rank else 0.0))
+    embedding_width = base_net.embeddings.LayerNorm.normalized_shape[0]
+    base = batch * (once + per_token * length) + norm * (embedding_width + 1)
+    rank, rank_column = sizes[RANK], 0.0
+    if rank:
+        words: Any = base_net.get_submodule(WORD_EMBEDDINGS)
+        rank_column = batch * length * words.project.out_features
+    return Additive(sizes["layers"], base, costs, (rank, rank_column))
 
 
 def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
     """Count one token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
-    found = {"fixed": 0, "heads": 0, "ffn": 0}
-    for (path, name, dim, unit), (stock, *_) in zip(slices_of(family, layer), family.slices, strict=True):
-        if name == "weight":
-            factor: Any = layer.get_submodule(path)
-            found[unit] += factor.weight.shape[1 - dim]
-            if path != stock:  # the other factor
-                product: Any = layer.get_submodule(stock)
-                found["fixed"] += product.rank * (product.in_features, product.out_features)[dim]
-    return found["fixed"], found["heads"], found["ffn"]
+    products = {"fixed": 0, "heads": 0, "ffn": 0}
+    for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+        if name != "weight":
+            continue
+        factor: Any = layer.get_submodule(path)
+        products[unit] += factor.weight.shape[1 - dim]
+        if path != stock_path:  # a product of two maps: the other factor does not narrow
+            product: Any = layer.get_submodule(stock_path)
+            outer = product.out_features if dim else product.in_features
+            products["fixed"] += product.rank * outer
+    return products["fixed"], products["heads"], products["ffn"]
 
 
 def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
@@ -202,25 +225,37 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
     """Sum ``each(tensor)``, what one number costs, over the numbers stored."""
     if isinstance(net, Described):
-        return Additive([], float(sum(p.numel() * each(p) for p in net.counted().parameters())), [])
-    family, sizes = family_of(net), blueprint(net)
-    rows = {"heads": sizes["head_size"], "ffn": 1}
-    costs = []
-    for layer in layers_of(net):
-        narrow = {(path, name): (dim, unit) for path, name, dim, unit in slices_of(family, layer)}
-        cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
-        for path, tensor_name, tensor in _tensors(layer):
-            dim, unit = narrow.get((path, tensor_name), (None, "fixed"))
-            others = math.prod(n for d, n in enumerate(tensor.shape) if d != dim)
-            cost[unit] += others * rows.get(unit, 1) * each(tensor)
-        costs.append(LayerCost(*cost.values()))
+        total = sum(parameter.numel() * each(parameter) for parameter in net.counted().parameters())
+        return Additive([], float(total), [])
+    sizes = blueprint(net)
+    costs = [_stored_layer(net, layer, sizes["head_size"], each) for layer in layers_of(net)]
+
+    # What lies outside the layers, each tensor once; of the encoder alone there is nothing.
     inside = {id(module) for module in layers_of(net).modules()}
     rest = {"all": net, "backbone": base_of(net)}.get(part)
-    once = {} if rest is None else {id(tensor): tensor for *_, tensor in _tensors(rest, inside)}
-    words = _tensors(base_of(net).get_submodule(WORD_EMBEDDINGS)) if sizes[RANK] else ()
-    column = sum(tensor.shape[0] * each(tensor) for *_, tensor in words if id(tensor) in once)
-    base = float(sum(tensor.numel() * each(tensor) for tensor in once.values()))
+    outside: dict[int, torch.Tensor] = {}
+    if rest is not None:
+        outside = {id(tensor): tensor for _, _, tensor in _tensors(rest, inside)}
+    base = float(sum(tensor.numel() * each(tensor) for tensor in outside.values()))
+
+    column = 0.0
+    if sizes[RANK]:
+        for _, _, tensor in _tensors(base_of(net).get_submodule(WORD_EMBEDDINGS)):
+            if id(tensor) in outside:
+                column += tensor.shape[0] * each(tensor)
     return Additive(sizes["layers"], base, costs, (sizes[RANK], column))
+
+
+def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callable[[torch.Tensor], int]) -> LayerCost:
+    """Sum ``each`` over a layer's numbers: always, for each head, for each neuron."""
+    narrow = {(path, name): (dim, unit) for path, name, dim, unit in slices_of(family_of(net), layer)}
+    rows = {"fixed": 1, "heads": head_size, "ffn": 1}  # rows or columns of a tensor that a unit owns
+    cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
+    for path, name, tensor in _tensors(layer):
+        dim, unit = narrow.get((path, name), (None, "fixed"))
+        others = [length for position, length in enumerate(tensor.shape) if position != dim]
+        cost[unit] += math.prod(others) * rows[unit] * each(tensor)
+    return LayerCost(cost["fixed"], cost["heads"], cost["ffn"])
 
 
 def _tensors(net: nn.Module, without: Collection[int] = ()) -> Iterator[tuple[str, str, torch.Tensor]]:
@@ -234,15 +269,20 @@ _OUTSIDE: WeakKeyDictionary[nn.Module, dict[Any, tuple[float, float]]] = WeakKey
 
 def _outside(net: nn.Module) -> tuple[float, float]:
     """Return the MACs outside the layers of one sequence, once and per token, counted on a network without layers."""
-    config, sizes = base_of(net).config, blueprint(net) | {"layers": [], "factorized": {}}
-    known, key = _OUTSIDE.setdefault(net, {}), (sizes["embedding_rank"], config.num_labels)
-    if key not in known:
-        empty = build(config, sizes)
-        counted = []
-        for length in (2, 3):
-            with FlopCounterMode(display=False) as counter:
-                empty(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
-            counted.append(counter.get_total_flops() / 2)
-        per_token = counted[1] - counted[0]
-        known[key] = (counted[0] - 2 * per_token, per_token)
-    return known[key]
+    config = base_of(net).config
+    empty_sizes = blueprint(net) | {"layers": [], "factorized": {}}
+    cache = _OUTSIDE.setdefault(net, {})
+    key = (empty_sizes["embedding_rank"], config.num_labels)
+    if key not in cache:
+        empty = build(config, empty_sizes)
+        at_two, at_three = _counted(empty, 2), _counted(empty, 3)
+        per_token = at_three - at_two
+        cache[key] = (at_two - 2 * per_token, per_token)
+    return cache[key]
+
+
+def _counted(net: nn.Module, length: int) -> float:
+    """Count the MACs of one sequence by running a weightless network."""
+    with FlopCounterMode(display=False) as counter:
+        net(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
+    return counter.get_total_flops() / 2

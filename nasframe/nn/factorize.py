@@ -32,8 +32,13 @@ def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[tor
     True
     """
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    left, right = (s.sqrt(), s.sqrt()) if split == "even" else (s, torch.ones_like(s))
-    return (u * left)[:, :rank].to(matrix.dtype), (right[:, None] * v)[:rank].to(matrix.dtype)
+    if split == "even":
+        left_scale = right_scale = s.sqrt()
+    else:
+        left_scale, right_scale = s, torch.ones_like(s)
+    left = (u * left_scale)[:, :rank]
+    right = (right_scale[:, None] * v)[:rank]
+    return left.to(matrix.dtype), right.to(matrix.dtype)
 
 
 def refactored(left: torch.Tensor, right: torch.Tensor, split: Split = "even") -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,12 +57,15 @@ def refactored(left: torch.Tensor, right: torch.Tensor, split: Split = "even") -
     [5.0, 1.0]
     """
     rank = left.shape[1]
-    (ql, rl), (qr, rr) = torch.linalg.qr(left.double()), torch.linalg.qr(right.double().T)
-    inner_left, inner_right = factors(rl @ rr.T, rank, split)
-    new = ql @ inner_left, inner_right @ qr.T
-    short = rank - inner_left.shape[1]  # a rank beyond the matrix's own: nothing is left for the last columns
-    padded = nn.functional.pad(new[0], (0, short)), nn.functional.pad(new[1], (0, 0, 0, short))
-    return padded[0].to(left.dtype), padded[1].to(right.dtype)
+    q_left, r_left = torch.linalg.qr(left.double())
+    q_right, r_right = torch.linalg.qr(right.double().T)
+    inner_left, inner_right = factors(r_left @ r_right.T, rank, split)
+    new_left, new_right = q_left @ inner_left, inner_right @ q_right.T
+    # A rank beyond the matrix's own leaves nothing for the last columns.
+    short = rank - inner_left.shape[1]
+    new_left = nn.functional.pad(new_left, (0, short))
+    new_right = nn.functional.pad(new_right, (0, 0, 0, short))
+    return new_left.to(left.dtype), new_right.to(right.dtype)
 
 
 @torch.no_grad()
@@ -87,8 +95,8 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     Args:
         net: the network, left as it is; its embedding may be factorised already, to a larger rank.
         rank: inner width, or a share (``"25%"``) of the embedding's width.
-        lower: how an embedding that is factorised already loses columns: ``svd`` of the product anew, or ``truncate``,
-            its last ones, as ROSITA does.
+        lower: how a factorised embedding loses columns: by ``svd`` of the product, or by ``truncate``, as ROSITA does,
+            which drops its last ones.
         split: see :func:`factors`.
 
     Raises:
@@ -96,19 +104,21 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     """
     copied: Any = copy.deepcopy(net)
     words: Any = base_of(copied).get_submodule(WORD_EMBEDDINGS)
-    known = isinstance(words, FactorizedEmbedding)
-    shape = (words.num_embeddings, words.project.out_features if known else words.embedding_dim)
-    largest = words.rank if known else min(shape)
-    rank = min(rank_of(rank, min(shape), "rank"), largest) if isinstance(rank, str) else rank
-    if not 1 <= rank <= largest:
-        raise UsageError(f"rank: {rank} for an embedding of {shape}. Expected 1 to {largest}.")
-    table = words.table if known else words
-    if known:
-        left, right = _lowered(words.table.weight, words.project.weight.T, rank, lower, split)
+    is_product = isinstance(words, FactorizedEmbedding)
+    width = words.project.out_features if is_product else words.embedding_dim
+    shape = (words.num_embeddings, width)
+    largest = words.rank if is_product else min(shape)
+    number = min(rank_of(rank, min(shape), "rank"), largest) if isinstance(rank, str) else rank
+    if not 1 <= number <= largest:
+        raise UsageError(f"rank: {number} for an embedding of {shape}. Expected 1 to {largest}.")
+    if is_product:
+        padding_idx = words.table.padding_idx
+        left, right = _lowered(words.table.weight, words.project.weight.T, number, lower, split)
     else:
-        left, right = factors(words.weight, rank, split)
+        padding_idx = words.padding_idx
+        left, right = factors(words.weight, number, split)
     with torch.device("meta"):  # draws nothing
-        small = FactorizedEmbedding(shape[0], rank, shape[1], table.padding_idx)
+        small = FactorizedEmbedding(shape[0], number, width, padding_idx)
     small = small.to_empty(device=left.device).to(left.dtype)
     small.table.weight.copy_(left)
     small.project.weight.copy_(right.T)
@@ -160,26 +170,36 @@ def rank_of(rank: int | str, largest: int, place: str) -> int:
     >>> rank_of("25%", 32, "widen"), rank_of(5, 32, "widen")
     (8, 5)
     """
-    try:
-        number = max(1, round(float(rank.removesuffix("%")) / 100 * largest)) if isinstance(rank, str) else rank
-        fits = 1 <= number <= largest and (not isinstance(rank, str) or rank.endswith("%"))
-    except ValueError:
-        fits = False
-    if not fits:
+    number = rank if isinstance(rank, int) else _rank_of_share(rank, largest)
+    if number is None or not 1 <= number <= largest:
         raise UsageError(f'{place}: rank {rank!r}. Expected 1 to {largest}, or a share such as "25%".')
     return number
 
 
+def _rank_of_share(share: str, largest: int) -> int | None:
+    """Return the rank that a share of the largest one means, at least 1; ``None`` if it is no share."""
+    if not share.endswith("%"):
+        return None
+    try:
+        percent = float(share.removesuffix("%"))
+    except ValueError:
+        return None
+    return max(1, round(percent / 100 * largest))
+
+
 def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Split) -> FactorizedLinear:
-    known = isinstance(linear, FactorizedLinear)
-    weight, bias = (linear.expand.weight, linear.expand.bias) if known else (linear.weight, linear.bias)
+    """Return a linear map as a product of two of a rank; ``place`` names it in an error."""
     shape = (linear.out_features, linear.in_features)
-    number = rank_of(rank, min(linear.rank, *shape) if known and not isinstance(rank, str) else min(shape), place)
-    if known:
-        left, right = _lowered(weight, linear.reduce.weight, min(number, linear.rank), lower, split)
+    if isinstance(linear, FactorizedLinear):
+        weight, bias = linear.expand.weight, linear.expand.bias
+        # A share is of the map's smaller side; a number must not pass the rank it has.
+        largest = min(shape) if isinstance(rank, str) else min(linear.rank, *shape)
+        number = min(rank_of(rank, largest, place), linear.rank)
+        left, right = _lowered(weight, linear.reduce.weight, number, lower, split)
     else:
-        left, right = factors(weight, number, split)
-    with torch.device("meta"):
+        weight, bias = linear.weight, linear.bias
+        left, right = factors(weight, rank_of(rank, min(shape), place), split)
+    with torch.device("meta"):  # draws nothing
         product = FactorizedLinear(shape[1], left.shape[1], shape[0], bias is not None)
     product = product.to_empty(device=weight.device).to(weight.dtype).train(linear.training)
     product.expand.weight.copy_(left)

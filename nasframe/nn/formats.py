@@ -2,11 +2,12 @@
 
 A network remembers it in its configuration: ``config.quantised`` maps matrices to ``{"bits", "n", "m"}``, those of the
 encoder's layers by ``"layer.map"``, others by their name in the base model. So every copy, file and export carries it,
-and ``nasframe.nn.blueprint`` shows it.
+and ``nasframe.nn.blueprint`` shows it. (N6) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
 from nasframe.nn.quantize import MOST_BITS, RowQuantizer, fits_grid
-from nasframe.types import TrainJob
+from nasframe.types import Arch
 
 FULL = 32
 """Bits of a weight that is left in floating point, and of a row's scale."""
@@ -61,12 +62,13 @@ def parse_format(text: str) -> Format:
     (Format(bits=8, n=2, m=4), 'int4')
     """
     pattern, _, number = str(text).strip().rpartition(" ")
-    found = re.fullmatch(r"int(\d+)", number)
-    bits = int(found.group(1)) if found else FULL
-    if number != "fp32" and not (found and 2 <= bits <= MOST_BITS):
+    integer = re.fullmatch(r"int(\d+)", number)
+    bits = int(integer.group(1)) if integer else FULL
+    if number != "fp32" and not (integer and 2 <= bits <= MOST_BITS):
         known = f"'fp32' or 'int2' to 'int{MOST_BITS}', as in '2:4 int8'"
         raise UsageError(f"format: {text!r} is not known. Expected {known}.")
-    return Format(bits, *(parse_pattern(pattern) if pattern else Pattern()))
+    n, m = parse_pattern(pattern) if pattern else Pattern()
+    return Format(bits, n, m)
 
 
 def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
@@ -82,7 +84,7 @@ def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
     [[7.0, 0.0, 3.0, 0.0]]
     """
     kept = project(weight, form.pattern)
-    return kept if form.bits == FULL else RowQuantizer(form.bits)(kept)
+    return kept if form.bits == FULL else RowQuantizer(form.bits)(kept)  # (N6)
 
 
 def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -101,39 +103,48 @@ def word_tables(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def raw_weight(module: nn.Module) -> nn.Parameter:
     """Return the parameter behind a module's weight, also where it is shown through a parametrisation."""
-    there: Any = module
-    return there.parametrizations.weight.original if is_parametrized(module, "weight") else there.weight
+    owner: Any = module
+    if is_parametrized(module, "weight"):
+        return owner.parametrizations.weight.original
+    return owner.weight
 
 
-def formats_of(job: TrainJob) -> dict[str, Format] | None:
-    """Return the formats that a stage's architecture assigns to the encoder's matrices.
+def formats_of(space: Any, net: nn.Module, arch: Arch | None) -> dict[str, Format] | None:
+    """Return the formats that an architecture assigns to the encoder's matrices.
 
     Args:
-        job: the stage; a space of formats has a method ``formats(net, arch)``.
+        space: a space of formats has a method ``formats(net, arch)``; others have none.
+        net: the network.
+        arch: the architecture.
 
     Returns:
-        One format for each matrix, or ``None`` where the stage has no such architecture.
+        One format for each matrix, or ``None`` if there is no such space or no architecture.
     """
-    assign = getattr(job.space, "formats", None)
-    return None if assign is None or job.arch is None else assign(job.net, job.arch)
+    assign = getattr(space, "formats", None)
+    if assign is None or arch is None:
+        return None
+    return assign(net, arch)
 
 
 def record_of(net: nn.Module) -> dict[str, Format]:
     """Return which matrices of a network are stored in which format."""
-    return {name: Format(**entry) for name, entry in getattr(_config(net), "quantised", {}).items()}
+    entries = getattr(_config(net), "quantised", {})
+    return {name: Format(**entry) for name, entry in entries.items()}
 
 
 def set_record(net: nn.Module, record: Mapping[str, Format]) -> None:
     """Replace the record; plain matrices are left out, and so is a record without entries."""
     config = _config(net)
     vars(config).pop("quantised", None)
-    if entries := {name: form._asdict() for name, form in record.items() if not form.full}:
+    entries = {name: form._asdict() for name, form in record.items() if not form.full}
+    if entries:
         config.quantised = entries
 
 
 def _config(net: nn.Module) -> Any:
     """Return the configuration that holds the record; a network that is no encoder has none to keep."""
-    return getattr(getattr(net, "base_model", None), "config", None) or SimpleNamespace()
+    base = getattr(net, "base_model", None)
+    return getattr(base, "config", None) or SimpleNamespace()
 
 
 def note(net: nn.Module, name: str, **fields: int) -> None:
@@ -151,18 +162,24 @@ def note(net: nn.Module, name: str, **fields: int) -> None:
     {'0.output.dense': Format(bits=8, n=1, m=1)}
     """
     record = record_of(net)
-    set_record(net, {**record, name: record.get(name, Format())._replace(**fields)})
+    entry = record.get(name, Format())._replace(**fields)
+    set_record(net, {**record, name: entry})
 
 
 def settle(net: nn.Module) -> nn.Module:
-    """Bring a network's record down to what is true, as after neurons were reordered; return the network."""
-    if record := record_of(net):
-        found = inspect(matrices(net, record), record)
-        kept = {}
-        for name, row in found.items():
-            bits = FULL if row["rows_off_grid"] else record[name].bits
-            kept[name] = Format(bits, *(Pattern() if row["violations"] else record[name].pattern))
-        set_record(net, kept)
+    """Drop entries that no longer hold from the network's compression record, and return the network."""
+    record = record_of(net)
+    if not record:
+        return net
+    kept = {}
+    for name, row in inspect(matrices(net, record), record).items():
+        entry = record[name]
+        if row["rows_off_grid"]:
+            entry = entry._replace(bits=FULL)
+        if row["violations"]:
+            entry = entry._replace(n=1, m=1)
+        kept[name] = entry
+    set_record(net, kept)
     return net
 
 
@@ -190,15 +207,24 @@ def inspect(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format]) -
         name → ``format``, ``groups`` (of m), ``violations`` (groups with more than n weights), ``rows_off_grid`` (rows
         that are on no grid of so many bits) and ``zeros`` (their share of the weights).
     """
-    found = {}
+    rows_by_name = {}
     for name, form in record.items():
-        if (weight := tensors.get(name)) is None:
+        if name not in tensors:
             continue
+        weight = tensors[name]
         rows, columns = weight.shape
-        off = 0 if form.bits == FULL else int((~fits_grid(weight, form.bits)).sum())
-        groups = 0 if form.pattern.dense else rows * -(-columns // form.m)
+        groups = broken = off_grid = 0
+        if not form.pattern.dense:
+            groups = rows * math.ceil(columns / form.m)
+            broken = violations(weight, form.pattern)
+        if form.bits != FULL:
+            off_grid = int((~fits_grid(weight, form.bits)).sum())
         zeros = float((weight == 0).double().mean()) if weight.numel() else 0.0
-        broken = 0 if form.pattern.dense else violations(weight, form.pattern)
-        found[name] = {"format": str(form), "groups": groups, "violations": broken}
-        found[name] |= {"rows_off_grid": off, "zeros": zeros}
-    return found
+        rows_by_name[name] = {
+            "format": str(form),
+            "groups": groups,
+            "violations": broken,
+            "rows_off_grid": off_grid,
+            "zeros": zeros,
+        }
+    return rows_by_name

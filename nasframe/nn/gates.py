@@ -4,6 +4,7 @@ A gate stands behind a head's context, or behind a neuron's activation, and no b
 reads them is all that comes next, so a gate is a factor of that map's columns: ``(W · diag γ) h = W (γ ∘ h)``. That is
 how it is computed, as a parametrisation of ``W``: for long batches it is cheaper than scaling the activations, other
 parametrisations that follow (a quantiser) see the product, and folding the gates is to keep the product for ``W``.
+(S1) and (S8) are formulas in the README of the plugin package ``nasframe_slimming``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Gate(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the scaled matrix ``(rows, count * width)``."""
-        return weight * (self.gamma if self.width == 1 else self.gamma.repeat_interleave(self.width))
+        return weight * (self.gamma if self.width == 1 else self.gamma.repeat_interleave(self.width))  # (S1)
 
 
 class Gated(NamedTuple):
@@ -111,5 +112,5 @@ def compact(net: nn.Module, gates: Iterable[Gated]) -> dict[str, Any]:
     """
     zero: dict[str, dict[int, torch.Tensor]] = {unit: {} for unit in UNITS}
     for unit, layer, gamma, _ in gates:
-        zero[unit][layer] = gamma.detach() == 0
+        zero[unit][layer] = gamma.detach() == 0  # (S8)
     return zeros_last(net, zero)

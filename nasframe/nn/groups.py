@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of, slices_of, stock_class
+from nasframe.nn.elastic import family_of, layers_of, slices_of
 from nasframe.nn.rewire import rewire
 
 UNITS = ("heads", "ffn")
@@ -76,39 +76,21 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
     [('heads', 4, 7), ('ffn', 64, 3)]
     """
     check_units(units, UNITS)
-    family, sizes, names = family_of(net), blueprint(net), {id(module): name for name, module in net.named_modules()}
-    width, found = {"heads": sizes["head_size"], "ffn": 1}, []
+    wanted = UNITS if units is None else units
+    family, sizes = family_of(net), blueprint(net)
+    names = {id(module): name for name, module in net.named_modules()}
+    width = {"heads": sizes["head_size"], "ffn": 1}
+    groups = []
     for i, (layer, counts) in enumerate(zip(layers_of(net), sizes["layers"], strict=True)):
-        slices = list(slices_of(family, layer))
+        members: dict[str, list[Member]] = {"heads": [], "ffn": []}
+        for path, tensor, dim, unit in slices_of(family, layer):
+            linear = layer.get_submodule(path)
+            if getattr(linear, tensor) is not None:
+                members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))
         for unit in UNITS:
-            owned = [
-                Member(f"{names[id(linear)]}.{tensor}", dim, width[unit])
-                for path, tensor, dim, owner in slices
-                if owner == unit and getattr(linear := layer.get_submodule(path), tensor) is not None
-            ]
-            if counts[unit] and unit in (units or UNITS):
-                found.append(Groups(unit, i, counts[unit], tuple(owned)))
-    return found
-
-
-def removable_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
-    """List an encoder's heads and neurons, or the channels of any other network that torch.fx can trace.
-
-    Args:
-        net: the network.
-        units: which kinds; default: all that it has.
-
-    Raises:
-        UsageError: the network has no groups of such a kind.
-    """
-    from nasframe.nn.channels import channel_groups
-
-    try:
-        stock_class(net)
-    except TypeError:
-        check_units(units, ["channels"])
-        return channel_groups(net)
-    return encoder_groups(net, units)
+            if counts[unit] and unit in wanted:
+                groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))
+    return groups
 
 
 def check_units(units: Collection[str] | None, known: Sequence[str]) -> None:
@@ -145,11 +127,16 @@ class Grouped:
         self.net, self.groups = net, list(groups)
         self.bind()
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
-        self.sizes = torch.cat([torch.full((g.count,), float(_entries(g, self.net))) for g in self.groups]).to(device)
-        units = [torch.full((g.count,), self.units.index(g.unit)) for g in self.groups]
-        self.unit = torch.cat(units).to(device)
         self.counts = [g.count for g in self.groups]
-        self.layer = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts)).to(device)
+        counts = torch.tensor(self.counts)
+
+        def for_each_group(values: Sequence[float]) -> torch.Tensor:
+            """Repeat one value a layer and kind for each of its groups."""
+            return torch.tensor(values).repeat_interleave(counts).to(device)
+
+        self.sizes = for_each_group([float(_entries(g, self.net)) for g in self.groups])
+        self.unit = for_each_group([self.units.index(g.unit) for g in self.groups])
+        self.layer = for_each_group(range(len(self.counts)))
 
     @property
     def units(self) -> list[str]:
@@ -158,16 +145,19 @@ class Grouped:
 
     def bind(self) -> None:
         """Look the tensors up, parametrised ones behind their parametrisation, and cut them into groups."""
-        self.tensors = [tensor_of(self.net, member.name) for g in self.groups for member in g.members]
+        self.tensors = []
+        for g in self.groups:
+            self.tensors += [tensor_of(self.net, member.name) for member in g.members]
         self.views = self.cut(self.tensors)
 
     def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
-        rows, left = [], iter(tensors)
+        views = []
+        remaining = iter(tensors)
         for g in self.groups:
             for member in g.members:
-                rows.append(_divided(next(left).detach(), member, g.count))
-        return rows
+                views.append(_divided(next(remaining).detach(), member, g.count))
+        return views
 
     def copy(self) -> list[torch.Tensor]:
         """Make room for a copy of the tensors."""
@@ -187,16 +177,18 @@ class Grouped:
             of: takes a tensor's cut from each of ``views``; returns rows, ``(groups of the tensor,)`` each.
             views: of each tensor what is cut into groups, such as ``views``, ``cut(…)`` and ``each(…)``.
         """
-        rows = zip(*(of(*cuts) for cuts in zip(*views, strict=True)), strict=True)
-        return [self._summed(iter(row)) for row in rows]
+        rows_of_tensors = [of(*cuts) for cuts in zip(*views, strict=True)]
+        return [self._summed(iter(row)) for row in zip(*rows_of_tensors, strict=True)]
 
     def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
-        return self.sums(lambda x: [square(x)], self.views if views is None else views)[0]
+        (squares,) = self.sums(lambda x: [square(x)], self.views if views is None else views)
+        return squares
 
     def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return each group's inner product of two sets of tensors as ``cut`` gives them."""
-        return self.sums(lambda x, y: [dot(x, y)], first, second)[0]
+        (products,) = self.sums(lambda x, y: [dot(x, y)], first, second)
+        return products
 
     def scale_(self, factors: torch.Tensor) -> None:
         """Multiply each group's weights by its factor."""
@@ -208,8 +200,8 @@ class Grouped:
         views = iter(self.views)
         for g, mask in self.layers(which):
             places = mask.nonzero()[:, 0]
-            for x in (next(views) for _ in g.members):
-                x.index_fill_(1, places, 0)
+            for _ in g.members:
+                next(views).index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
         """Tell which groups are zero: those whose weights are all 0, not those whose squares are too small to count."""
@@ -225,7 +217,13 @@ class Grouped:
             yield from [part.view(1, -1, 1)] * len(g.members)
 
     def _summed(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
-        sums = [sum((next(parts) for _ in g.members[1:]), next(parts)) for g in self.groups]
+        """Add up, for each entry of ``groups``, the rows of its tensors."""
+        sums = []
+        for g in self.groups:
+            total = next(parts)
+            for _ in g.members[1:]:
+                total = total + next(parts)
+            sums.append(total)
         return torch.cat(sums)
 
 
@@ -272,13 +270,17 @@ def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -
     >>> zeros_last(tiny_net(layers=1), {"heads": {0: torch.tensor([True, False, False, True])}})
     {'layers': [0], 'heads.0': 2, 'ffn.0': 64}
     """
+    orders: dict[str, dict[int, torch.Tensor]] = {}
+    for unit, masks in zero.items():
+        orders[unit] = {layer: mask.int().argsort(stable=True) for layer, mask in masks.items()}
     sizes = blueprint(net)["layers"]
-    rewire(net, {unit: {i: m.int().argsort(stable=True) for i, m in masks.items()} for unit, masks in zero.items()})
+    rewire(net, orders)
     arch: dict[str, Any] = {"layers": list(range(len(sizes)))}
     for i, counts in enumerate(sizes):
         for unit in UNITS:
             mask = zero.get(unit, {}).get(i)
-            arch[f"{unit}.{i}"] = counts[unit] - (0 if mask is None else int(mask.sum()))
+            removed = 0 if mask is None else int(mask.sum())
+            arch[f"{unit}.{i}"] = counts[unit] - removed
     return arch
 
 

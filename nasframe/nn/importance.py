@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -31,16 +31,22 @@ def magnitude(net: nn.Module) -> Scores:
     >>> magnitude(tiny_net())["heads"][0].shape
     torch.Size([4])
     """
-    family, head_size = family_of(net), blueprint(net)["head_size"]
+    head_size = blueprint(net)["head_size"]
     scores: Scores = {"heads": {}, "ffn": {}}
     for i, layer in enumerate(layers_of(net)):
-        for path, name, dim, unit in slices_of(family, layer):
+        for path, name, dim, unit in slices_of(family_of(net), layer):
             tensor: Any = getattr(layer.get_submodule(path), name)
             if tensor is not None:
-                rows = tensor.abs().movedim(dim, 0).flatten(1).sum(1) if tensor.ndim > 1 else tensor.abs()
-                scores[unit][i] = scores[unit].get(i, 0) + rows
+                scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
         scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
     return scores
+
+
+def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum a matrix or a vector over all dimensions but ``dim``."""
+    if tensor.ndim == 1:
+        return tensor
+    return tensor.movedim(dim, 0).flatten(1).sum(1)
 
 
 def taylor(
@@ -107,13 +113,13 @@ def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, B
     Raises:
         ValueError: there are no batches.
     """
-    found = Accumulated(net)
+    sums = Accumulated(net)
     with _evaluated(net):
         for batch in batches:
             with torch.enable_grad(), parametrize.cached():
                 value = loss(net(**batch.inputs), batch)
-                found.add(torch.autograd.grad(value, found.weights(), allow_unused=True))
-        return found.scores()
+                sums.add(torch.autograd.grad(value, sums.weights(), allow_unused=True))
+        return sums.scores()
 
 
 class Scored(NamedTuple):
@@ -145,14 +151,10 @@ class Accumulated:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        family, self.head_size = family_of(net), blueprint(net)["head_size"]
-        read = {family.merge, family.widen, family.shrink}
-        self.owners = [
-            Scored(i, unit, layer.get_submodule(path), dim)
-            for i, layer in enumerate(layers_of(net))
-            for (path, name, dim, unit), (stock, *_) in zip(slices_of(family, layer), family.slices, strict=True)
-            if name == "weight" and stock in read
-        ]
+        family = family_of(net)
+        self.head_size = blueprint(net)["head_size"]
+        read = {(path, "weight") for path in (family.merge, family.widen, family.shrink)}
+        self.owners = [Scored(entry.layer, entry.unit, entry.linear, entry.dim) for entry in _tensors_read(net, read)]
         self.sums = [torch.zeros_like(weight) for weight in self.weights()]
         self.steps = 0
 
@@ -163,9 +165,13 @@ class Accumulated:
     @torch.no_grad()
     def add(self, gradients: Iterable[torch.Tensor | None]) -> None:
         """Add one step's gradients; ``None`` is zero."""
-        pairs = [(total, g) for total, g in zip(self.sums, gradients, strict=True) if g is not None]
-        if pairs:
-            torch._foreach_add_([total for total, _ in pairs], torch._foreach_abs([g for _, g in pairs]))
+        present = []
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            if gradient is not None:
+                present.append((total, gradient))
+        if present:
+            totals, present_gradients = zip(*present, strict=True)
+            torch._foreach_add_(totals, torch._foreach_abs(present_gradients))
         self.steps += 1
 
     def reset(self) -> None:
@@ -184,9 +190,10 @@ class Accumulated:
             raise ValueError("no gradients were added. Expected at least one step's.")
         scores: Scores = {"heads": {}, "ffn": {}}
         for (layer, unit, linear, dim), total in zip(self.owners, self.sums, strict=True):
-            rows = (linear.weight.abs() * total).sum(1 - dim) / self.steps
-            rows = rows.view(-1, self.head_size).sum(1) if unit == "heads" else rows
-            scores[unit][layer] = scores[unit].get(layer, 0) + rows
+            units = (linear.weight.abs() * total).sum(1 - dim) / self.steps
+            if unit == "heads":
+                units = units.view(-1, self.head_size).sum(1)
+            scores[unit][layer] = scores[unit].get(layer, 0) + units
         return scores
 
 
@@ -196,10 +203,10 @@ def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
     >>> ranked({"ffn": {0: torch.tensor([1.0, 3.0, 2.0])}})["ffn"][0].tolist()
     [1, 2, 0]
     """
-    return {
-        unit: {layer: values.argsort(descending=True, stable=True) for layer, values in layers.items()}
-        for unit, layers in scores.items()
-    }
+    orders: dict[str, dict[int, torch.Tensor]] = {}
+    for unit, layers in scores.items():
+        orders[unit] = {layer: values.argsort(descending=True, stable=True) for layer, values in layers.items()}
+    return orders
 
 
 @contextmanager
@@ -225,47 +232,70 @@ def _effects(
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[Scores]:
     """Yield, batch by batch, a function of the gradients of the masks on contexts and activations."""
-    family, layers, head_size = family_of(net), layers_of(net), blueprint(net)["head_size"]
-    wanted = {(family.merge, "weight"), (family.shrink, "weight")}
-    wanted |= {(family.widen, "weight"), (family.widen, "bias")} if neurons == "both" else set()
-    owners: list[Any] = [
-        (i, layer.get_submodule(path), name, dim, unit)
-        for i, layer in enumerate(layers)
-        for (path, name, dim, unit), (stock, *_) in zip(slices_of(family, layer), family.slices, strict=True)
-        if (stock, name) in wanted
-    ]
+    family, head_size = family_of(net), blueprint(net)["head_size"]
+    read = {(family.merge, "weight"), (family.shrink, "weight")}
+    if neurons == "both":
+        read |= {(family.widen, "weight"), (family.widen, "bias")}
+    entries = _tensors_read(net, read)
     with _evaluated(net):
         for batch in batches:
             with torch.enable_grad(), parametrize.cached():
-                weights = [getattr(owner, name) for _, owner, name, _, _ in owners]
+                weights = [getattr(entry.linear, entry.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
-            effects: dict[Any, Any] = {}  # a map's weight and bias count together
-            for (i, owner, _, dim, unit), weight, gradient in zip(owners, weights, gradients, strict=True):
-                product = weight.detach() * (0 if gradient is None else gradient)
-                effect = product.movedim(dim, 0).flatten(1).sum(1) if product.ndim > 1 else product
-                effects[unit, i, owner] = effects.get((unit, i, owner), 0) + effect
+            effects: dict[Any, Any] = {}  # by unit, layer and map: a map's weight and bias count together
+            for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
+                if gradient is None:
+                    gradient = torch.zeros_like(weight)
+                key = (entry.unit, entry.layer, entry.linear)
+                effect = _row_sums(weight.detach() * gradient, entry.dim)
+                effects[key] = effects.get(key, 0) + effect
             scores: Scores = {"heads": {}, "ffn": {}}
-            for (unit, i, _), effect in effects.items():
-                effect = effect.view(-1, head_size).sum(1) if unit == "heads" else effect
-                scores[unit][i] = scores[unit].get(i, 0) + of(effect)
+            for (unit, layer, _), effect in effects.items():
+                if unit == "heads":
+                    effect = effect.view(-1, head_size).sum(1)
+                scores[unit][layer] = scores[unit].get(layer, 0) + of(effect)
             yield scores
 
 
-def _mean(found: Iterable[Scores]) -> Scores:
+class _Read(NamedTuple):
+    """One tensor that a score reads."""
+
+    layer: int
+    linear: Any
+    name: str
+    dim: int
+    unit: str
+
+
+def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_Read]:
+    """List the tensors of a network that are wanted, by (path of the stock map, tensor name), layer by layer."""
+    family = family_of(net)
+    entries = []
+    for i, layer in enumerate(layers_of(net)):
+        for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+            if (stock_path, name) in wanted:
+                entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))
+    return entries
+
+
+def _mean(batches: Iterable[Scores]) -> Scores:
     """Average scores over batches.
 
     Raises:
         ValueError: there are none.
     """
-    total: Scores = {}
+    sums: Scores = {}
     count = 0
-    for scores in found:
+    for scores in batches:
         count += 1
         for unit, layers in scores.items():
-            known = total.setdefault(unit, {})
+            unit_sums = sums.setdefault(unit, {})
             for layer, values in layers.items():
-                known[layer] = known.get(layer, 0) + values
+                unit_sums[layer] = unit_sums.get(layer, 0) + values
     if not count:
         raise ValueError("batches: there are none. Expected at least one.")
-    return {unit: {i: values / count for i, values in of_layer.items()} for unit, of_layer in total.items()}
+    means: Scores = {}
+    for unit, layers in sums.items():
+        means[unit] = {layer: values / count for layer, values in layers.items()}
+    return means

@@ -1,4 +1,7 @@
-"""n:m sparsity: of m consecutive weights along the input dimension at most n are not zero."""
+"""n:m sparsity: of m consecutive weights along the input dimension at most n are not zero.
+
+(N5) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
         first = size[:j] >= size[j]
         above[j] += first.sum(0, dtype=torch.uint8)
         above[:j] += ~first
-    return (above < n).movedim(0, -1).flatten(-2)[..., :columns]
+    return (above < n).movedim(0, -1).flatten(-2)[..., :columns]  # (N5)
 
 
 def project(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:

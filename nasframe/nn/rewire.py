@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,26 +35,53 @@ def rewire(
     >>> torch.allclose(before, net(**tiny_inputs()).logits, atol=1e-6)
     True
     """
+    permutations = _permutations(net, order)
+    with torch.no_grad():
+        for parameter, dim, index in permutations:
+            for tensor in _with_state(parameter, optimizer):
+                tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
+
+
+class _Permutation(NamedTuple):
+    """A parameter, and the order that its entries along one dimension are to have."""
+
+    parameter: nn.Parameter
+    dim: int
+    order: torch.Tensor
+
+
+def _permutations(
+    net: nn.Module, order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
+) -> list[_Permutation]:
+    """Work out everything that moves, before anything does."""
     family, sizes, layers = family_of(net), blueprint(net), layers_of(net)
-    plan: list[tuple[nn.Parameter, int, torch.Tensor]] = []
-    for unit, by_layer in order.items():
-        for i, listed in by_layer.items():
+    permutations = []
+    for unit, orders in order.items():
+        for i, listed in orders.items():
+            count = sizes["layers"][i][unit]
             index = torch.as_tensor(listed).cpu().long()
-            if not torch.equal(index.sort().values, torch.arange(sizes["layers"][i][unit])):
-                raise ValueError(f"{unit}.{i}: the order is not a permutation of {sizes['layers'][i][unit]} positions.")
-            if unit == "heads":
-                index = (index[:, None] * sizes["head_size"] + torch.arange(sizes["head_size"])).flatten()
+            if not torch.equal(index.sort().values, torch.arange(count)):
+                raise ValueError(f"{unit}.{i}: the order is not a permutation of {count} positions.")
+            if unit == "heads":  # a head is several neighbouring rows or columns
+                inside = torch.arange(sizes["head_size"])
+                index = (index[:, None] * sizes["head_size"] + inside).flatten()
             for path, name, dim, owner in slices_of(family, layers[i]):
                 linear: Any = layers[i].get_submodule(path)
                 if owner != unit or getattr(linear, name) is None:
                     continue
                 if name not in linear._parameters:
                     raise ValueError(f"layer {i}, {path}.{name}: a parametrised tensor cannot be permuted.")
-                plan.append((linear._parameters[name], dim, index))
-    with torch.no_grad():
-        for parameter, dim, index in plan:
-            state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
-            along = [v for v in state.values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
-            for tensor in (parameter, parameter.grad, *along):
-                if tensor is not None:
-                    tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
+                permutations.append(_Permutation(linear._parameters[name], dim, index))
+    return permutations
+
+
+def _with_state(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+    """Return a parameter with its gradient and those tensors of an optimiser's state that have its shape."""
+    tensors: list[torch.Tensor] = [parameter]
+    if parameter.grad is not None:
+        tensors.append(parameter.grad)
+    state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+    for value in state.values():
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            tensors.append(value)
+    return tensors

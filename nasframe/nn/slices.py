@@ -2,14 +2,13 @@
 
 A sub-network keeps some layers and, in each, the first heads and the first neurons; of a factorised word embedding it
 may keep the first columns of both factors. Its view is the network itself
-with other entries in its list of layers: a full-size layer is the very same module, a narrowed one is a twin that
+with other entries in its list of layers: a full-size layer is the very same module, a narrowed one is a copy that
 shares every module it does not narrow and holds slices of the parameters it does.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,10 +18,10 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, suggestion
 from nasframe.nn.blueprint import blueprint, build, kept_maps
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
-from nasframe.nn.twins import Narrowed, followers, narrowed, narrowed_words, replaced
+from nasframe.nn.shared_layers import Narrowed, followers, narrowed, narrowed_words, replaced
 from nasframe.types import Forward
 
 
@@ -64,23 +63,36 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
 
 
 def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
-    """Do what :func:`kept_layers` does, for a network of which the layers' sizes are known."""
-    flat = dict(_flat(sizes))
+    """Read the sizes of a sub-network as :func:`kept_layers` does, given the sizes of the network's layers."""
+    flat = _flat(sizes)
     flat.pop(RANK, None)
-    known = {"layers", *(f"{unit}.{i}" for i in range(len(full)) for unit in ("heads", "ffn"))}
-    for key in flat:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise SliceError(f"{key}: not a size of a network with {len(full)} layers.{hint}")
+    _check_names(full, flat)
     positions = flat.get("layers", range(len(full)))
-    if list(positions) != sorted(set(positions) & set(range(len(full)))):
+    ascending = sorted(set(positions) & set(range(len(full))))
+    if list(positions) != ascending:
         raise SliceError(f"layers: {positions} cannot be kept. Expected some of 0 … {len(full) - 1}, ascending.")
-    for i in positions:
-        for unit, most in full[i].items():
-            if not (isinstance(n := flat.get(f"{unit}.{i}", most), int) and 0 <= n <= most):
-                raise SliceError(f"{unit}.{i}: {n!r} is not in the network. Expected 0 … {most}.")
-    return [Kept(i, *(flat.get(f"{unit}.{i}", full[i][unit]) for unit in ("heads", "ffn"))) for i in positions]
+    kept = []
+    for position in positions:
+        counts = {}
+        for unit in ("heads", "ffn"):
+            most = full[position][unit]
+            count = flat.get(f"{unit}.{position}", most)
+            if not isinstance(count, int) or not 0 <= count <= most:
+                raise SliceError(f"{unit}.{position}: {count!r} is not in the network. Expected 0 … {most}.")
+            counts[unit] = count
+        kept.append(Kept(position, counts["heads"], counts["ffn"]))
+    return kept
+
+
+def _check_names(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> None:
+    """Refuse keys that are not sizes of a network with these layers."""
+    names = {"layers"}
+    for position in range(len(full)):
+        names |= {f"heads.{position}", f"ffn.{position}"}
+    for key in sizes:
+        if key not in names:
+            hint = suggestion(key, names)
+            raise SliceError(f"{key}: not a size of a network with {len(full)} layers.{hint}")
 
 
 def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
@@ -103,7 +115,7 @@ def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
         raise SliceError(
             f"{RANK}: {rank} of an embedding that is one matrix. Expected a factorised one (transform svd)."
         )
-    if not (isinstance(rank, int) and 1 <= rank <= most):
+    if not isinstance(rank, int) or not 1 <= rank <= most:
         raise SliceError(f"{RANK}: {rank!r} is not in the network. Expected 1 … {most}.")
     return rank
 
@@ -136,38 +148,55 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     >>> view(net, {"layers": [0, 1], "heads.0": 3, "ffn.1": 17})(**tiny_inputs()).logits.shape
     torch.Size([3, 2])
     """
-    modules = list(net.modules())
-    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+    if any(getattr(module, "gradient_checkpointing", False) for module in net.modules()):
         raise SliceError(
             "gradient checkpointing: it runs a layer again during backward, when the layer may hold another "
             "sub-network's slices. Switch it off first."
         )
-    twins = _TWINS.get(net)
-    if twins is None or twins.made_from != [id(module) for module in modules]:
-        maybe_install_capturing_hooks(base_of(net))  # before copies are made, so that each has the hooks once
-        twins = _TWINS[net] = _Twins(net, modules)
-    narrow = [twins.layer(kept) for kept in kept_of(twins.sizes, sizes)]
+    cache = _layer_cache(net)
     family, base = family_of(net), base_of(net)
+    narrowed_layers = [cache.layer(kept) for kept in kept_of(cache.sizes, sizes)]
+    slices = [part for entry in narrowed_layers for part in entry.slices]
+
+    # The shell is the network with other entries in its list of layers; everything else in it is shared.
     path = _path(net, family.layers)
     shell = replaced(net, path, layers_of(net))
-    slices = [part for entry in narrow for part in entry.slices]
-    if (words := twins.words(kept_rank(twins.rank, sizes))) is not None:
+    words = cache.words(kept_rank(cache.rank, sizes))
+    if words is not None:
         shell = replaced(shell, _path(net, WORD_EMBEDDINGS), words.layer)
         slices += words.slices
-    follow = [*followers(net, shell), *(pair for entry in narrow for pair in entry.followers)]
-    shell.set_submodule(path, nn.ModuleList([entry.layer for entry in narrow]))
-    config = base_of(shell).config = shell.config = copy.copy(base.config)
+    copies = followers(net, shell)
+    for entry in narrowed_layers:
+        copies += entry.followers
+    shell.set_submodule(path, nn.ModuleList([entry.layer for entry in narrowed_layers]))
+
+    # The shell has a configuration of its own, since its number of layers differs.
+    config = copy.copy(base.config)
+    shell.config = config
+    base_of(shell).config = config
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         config.__dict__.update(base.config.__dict__)
-        setattr(config, family.depth, len(narrow))
-        for source, twin in follow:
-            twin["training"] = source["training"]
+        setattr(config, family.depth, len(narrowed_layers))
+        for source, copied in copies:
+            copied["training"] = source["training"]
         for part in slices:
             part.bind(autograd)
         return shell(*args, **kwargs)
 
     return forward
+
+
+def _layer_cache(net: nn.Module) -> _LayerCache:
+    """Return the network's cache of narrowed layers, made anew if modules were replaced since."""
+    modules = list(net.modules())
+    cache = _CACHES.get(net)
+    if cache is None or cache.made_from != [id(module) for module in modules]:
+        # Before copies are made, so that each copy has the hooks once.
+        maybe_install_capturing_hooks(base_of(net))
+        cache = _LayerCache(net, modules)
+        _CACHES[net] = cache
+    return cache
 
 
 def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
@@ -193,16 +222,20 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     """
     full = blueprint(net)
     chosen = kept_of(full["layers"], sizes)
-    wanted = full | {"layers": _sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
+    wanted = full | {"layers": _layer_sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
+    positions = [kept.position for kept in chosen]
     for key in ("factorized", "quantised"):
         if key in full:
-            wanted[key] = kept_maps(full[key], [kept.position for kept in chosen])
+            wanted[key] = kept_maps(full[key], positions)
     small = build(base_of(net).config, wanted)
-    copies: dict[int, nn.Parameter] = {}  # tied weights stay tied
-    for owner, key, source, part in _slices(net, chosen, small):
-        if part is not source or id(source) not in copies:
-            copies[id(source)] = nn.Parameter(part.detach().clone(), requires_grad=source.requires_grad)
-        owner._parameters[key] = copies[id(source)]
+
+    copies: dict[int, nn.Parameter] = {}  # by the source's id, so that tied weights stay tied
+    for entry in _slice_map(net, chosen, small):
+        is_slice = entry.part is not entry.whole
+        if is_slice or id(entry.whole) not in copies:
+            values = entry.part.detach().clone()
+            copies[id(entry.whole)] = nn.Parameter(values, requires_grad=entry.whole.requires_grad)
+        entry.owner._parameters[entry.key] = copies[id(entry.whole)]
     for name, buffer in base_of(net).named_buffers():
         if "parametrizations" not in name:
             owner, _, key = name.rpartition(".")
@@ -210,56 +243,40 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     return small.train(net.training)
 
 
-def insert(net: nn.Module, sizes: Mapping[str, Any], model: nn.Module) -> None:
-    """Write a stand-alone sub-network back over the slices it was extracted from: the map read backwards.
+class _LayerCache:
+    """The narrowed layers of one network, by (position, heads, neurons).
 
-    Args:
-        net: the network, changed in place.
-        sizes: where the model goes, see :func:`kept_layers`.
-        model: a network of these sizes.
-
-    Raises:
-        SliceError: the model has other sizes, or a tensor of the network is parametrised.
+    The position is part of the key because one module must never sit at two positions.
     """
-    full, given = blueprint(net), blueprint(model)
-    chosen = kept_of(full["layers"], sizes)
-    if given["layers"] != _sizes(chosen) or given[RANK] != kept_rank(full[RANK], sizes):
-        raise SliceError("the model's layers, or its embedding's rank, are not of the sizes given.")
-    with torch.no_grad():
-        for owner, key, target, part in _slices(net, chosen, model):
-            if not isinstance(target, nn.Parameter):
-                raise SliceError(f"{key} of a {type(owner).__name__}: a parametrised tensor cannot be written to.")
-            part.copy_(getattr(owner, key))
-
-
-class _Twins:
-    """The narrowed layers of one network, by (position, heads, neurons): one module never sits at two positions."""
 
     most = 4096  # bounds the memory of a search over any sizes
 
     def __init__(self, net: nn.Module, modules: list[nn.Module]) -> None:
         self.made_from = [id(module) for module in modules]
-        self.alive = modules[1:]  # keeps the ids in use; not the network, whose end must be the end of this cache
-        self.family, self.own = family_of(net), list(layers_of(net))
+        # Keeps the ids in use. The network itself is left out: this cache must end with it.
+        self.alive = modules[1:]
+        self.family = family_of(net)
+        self.own_layers = list(layers_of(net))
         full = blueprint(net)
         self.sizes, self.rank = full["layers"], full[RANK]
-        self.full = [Kept(i, **sizes) for i, sizes in enumerate(self.sizes)]
+        self.full = [Kept(position, **sizes) for position, sizes in enumerate(self.sizes)]
         self.table = base_of(net).get_submodule(WORD_EMBEDDINGS)
-        self.made: dict[Kept, Narrowed] = {}
+        self.narrowed: dict[Kept, Narrowed] = {}
         self.ranks: dict[int, Narrowed] = {}
 
     def layer(self, kept: Kept) -> Narrowed:
-        own = self.own[kept.position]
+        """Return a layer at its size: the network's own layer at full size."""
+        own = self.own_layers[kept.position]
         if kept == self.full[kept.position]:
             return Narrowed(own, [], [])
-        if kept not in self.made:
-            if len(self.made) >= self.most:
-                self.made.clear()
-            self.made[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
-        return self.made[kept]
+        if kept not in self.narrowed:
+            if len(self.narrowed) >= self.most:
+                self.narrowed.clear()
+            self.narrowed[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
+        return self.narrowed[kept]
 
     def words(self, rank: int | None) -> Narrowed | None:
-        """Return the word embedding of a lower rank, or ``None`` where the network's own will do."""
+        """Return the word embedding at a lower rank, or ``None`` if the network's own will do."""
         if rank is None or rank == self.rank:
             return None
         if rank not in self.ranks:
@@ -267,58 +284,83 @@ class _Twins:
         return self.ranks[rank]
 
 
-_TWINS: WeakKeyDictionary[nn.Module, _Twins] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[nn.Module, _LayerCache] = WeakKeyDictionary()
 
 
-def _flat(sizes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell out sizes that are given as mappings: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
+    flat = {}
     for key, value in sizes.items():
         if isinstance(value, Mapping):
-            yield from ((f"{key}.{i}", count) for i, count in value.items())
+            for position, count in value.items():
+                flat[f"{key}.{position}"] = count
         else:
-            yield key, value
+            flat[key] = value
+    return flat
 
 
 def _path(net: nn.Module, path: str) -> str:
-    """Return where a module of the base model is, from the whole network."""
+    """Return the path of a module of the base model from the whole network."""
     return path if base_of(net) is net else f"{net.base_model_prefix}.{path}"
 
 
-def _sizes(chosen: Sequence[Kept]) -> list[dict[str, int]]:
+def _layer_sizes(chosen: Sequence[Kept]) -> list[dict[str, int]]:
     return [{"heads": kept.heads, "ffn": kept.ffn} for kept in chosen]
 
 
 def weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (module name, module, tensor name) of each weight, parametrised ones under the name they act by."""
+    """Yield (module name, module, tensor name) for each weight; parametrised ones under the name that modules use."""
     for name, module in net.named_modules():
-        if "parametrizations" not in name:
-            hidden = module.parametrizations if is_parametrized(module) else ()  # type: ignore[union-attr]
-            for key in [*module._parameters, *hidden]:  # type: ignore[union-attr]
-                if getattr(module, key) is not None:
-                    yield name, module, key
+        if "parametrizations" in name:
+            continue
+        keys = list(module._parameters)
+        if is_parametrized(module):
+            keys += list(module.parametrizations)  # type: ignore[arg-type]
+        for key in keys:
+            if getattr(module, key) is not None:
+                yield name, module, key
 
 
-def _slices(
-    net: nn.Module, chosen: list[Kept], small: nn.Module
-) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]:
-    """Walk the slice map: (owner in ``small``, tensor name, the network's tensor, the part of it that is kept)."""
-    prefix, words = (_path(net, path) + "." for path in (family_of(net).layers, WORD_EMBEDDINGS))
+class _Slice(NamedTuple):
+    """One entry of the slice map.
+
+    Args:
+        owner: the module of the sub-network that holds the tensor.
+        key: the tensor's name in it.
+        whole: the network's tensor.
+        part: the part of it that is kept; ``whole`` itself if all is.
+    """
+
+    owner: nn.Module
+    key: str
+    whole: torch.Tensor
+    part: torch.Tensor
+
+
+def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator[_Slice]:
+    """Walk over all weights of ``small``, a network of the chosen sizes, and the parts of ``net`` they come from."""
+    layers_prefix = _path(net, family_of(net).layers) + "."
+    words_prefix = _path(net, WORD_EMBEDDINGS) + "."
     owners = {(name, key): owner for name, owner, key in weights(small)}
-    at = {str(kept.position): str(j) for j, kept in enumerate(chosen)}
+    new_positions = {str(kept.position): str(number) for number, kept in enumerate(chosen)}
     for name, module, key in weights(net):
-        there = name
-        if name.startswith(prefix):
-            position, _, rest = name.removeprefix(prefix).partition(".")
-            if position not in at:
+        small_name = name
+        if name.startswith(layers_prefix):
+            position, _, rest = name.removeprefix(layers_prefix).partition(".")
+            if position not in new_positions:
                 continue
-            there = f"{prefix}{at[position]}.{rest}"
-        owner = owners.pop((there, key), None)
-        whole = part = getattr(module, key)
+            small_name = f"{layers_prefix}{new_positions[position]}.{rest}"
+        owner = owners.pop((small_name, key), None)
+        whole = getattr(module, key)
         shape = getattr(owner, key, whole).shape
-        if owner is None or (shape != whole.shape and not name.startswith((prefix, words))):
+        may_narrow = name.startswith((layers_prefix, words_prefix))
+        if owner is None or (shape != whole.shape and not may_narrow):
             raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")
+        part = whole
         for dim, length in enumerate(shape):
             if length != whole.shape[dim]:
                 part = part.narrow(dim, 0, length)
-        yield owner, key, whole, part
+        yield _Slice(owner, key, whole, part)
     if owners:
-        raise SliceError(f"{'.'.join(next(iter(owners)))}: the network has no such weight.")
+        missing = ".".join(next(iter(owners)))
+        raise SliceError(f"{missing}: the network has no such weight.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,21 +37,33 @@ def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, cha
     >>> kept_tokens(tiny_tokenizer(), [torch.tensor(tiny_tokenizer()("ab")["input_ids"])], characters=False)
     [0, 1, 2, 3, 4, 5, 32]
     """
-    said = _said(tokenizer)
-    words, prefix = said["model"]["vocab"], said["model"]["continuing_subword_prefix"]
+    description = _description(tokenizer)
+    words = description["model"]["vocab"]
+    prefix = description["model"]["continuing_subword_prefix"]
     counts = torch.zeros(len(tokenizer), dtype=torch.long)
     for part in ids:
         counts += torch.bincount(part.flatten().cpu(), minlength=len(tokenizer))
     kept = set(torch.nonzero(counts >= least).flatten().tolist())
-    special = {*tokenizer.all_special_ids, *(token["id"] for token in said["added_tokens"])}
+    special = _special_ids(tokenizer, description)
     if characters:
-        letters = {letter for word, i in words.items() if i in kept - special for letter in word.removeprefix(prefix)}
-        kept |= {words[form] for letter in letters for form in (letter, prefix + letter) if form in words}
+        letters: set[str] = set()
+        for word, i in words.items():
+            if i in kept - special:
+                letters |= set(word.removeprefix(prefix))
+        for letter in letters:
+            for form in (letter, prefix + letter):
+                if form in words:
+                    kept.add(words[form])
     return sorted(kept | special)
 
 
+def _special_ids(tokenizer: Any, description: Mapping[str, Any]) -> set[int]:
+    """Return the ids of special and added tokens."""
+    return {*tokenizer.all_special_ids, *(token["id"] for token in description["added_tokens"])}
+
+
 def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
-    """Return a tokenizer of some of the tokens, numbered anew in the order given; the old one stays as it was.
+    """Return a tokenizer of some of the tokens, renumbered in the order given; the old one stays as it was.
 
     Args:
         tokenizer: see :func:`kept_tokens`.
@@ -66,23 +78,26 @@ def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
     """
     from tokenizers import Tokenizer
 
-    said, new = _said(tokenizer), {old: number for number, old in enumerate(kept)}
-    lost = {*tokenizer.all_special_ids, *(token["id"] for token in said["added_tokens"])} - new.keys()
+    description = _description(tokenizer)
+    new = {old: number for number, old in enumerate(kept)}
+    lost = _special_ids(tokenizer, description) - new.keys()
     if lost:
         raise UsageError(f"vocabulary: special tokens {sorted(lost)} would go. Expected them to be kept.")
-    said["model"]["vocab"] = {word: new[i] for word, i in said["model"]["vocab"].items() if i in new}
-    for token in said["added_tokens"]:
+    old_words = description["model"]["vocab"]
+    description["model"]["vocab"] = {word: new[i] for word, i in old_words.items() if i in new}
+    for token in description["added_tokens"]:
         token["id"] = new[token["id"]]
-    after = said.get("post_processor") or {}
-    for token in after.get("special_tokens", {}).values():
+    processor = description.get("post_processor") or {}
+    for token in processor.get("special_tokens", {}).values():
         token["ids"] = [new[i] for i in token["ids"]]
-    for side in ("cls", "sep"):  # the older form of BERT's
-        if side in after:
-            after[side][1] = new[after[side][1]]
-    if said.get("padding"):
-        said["padding"]["pad_id"] = new[said["padding"]["pad_id"]]
+    for side in ("cls", "sep"):  # the older form of BERT's post-processor
+        if side in processor:
+            processor[side][1] = new[processor[side][1]]
+    padding = description.get("padding")
+    if padding:
+        padding["pad_id"] = new[padding["pad_id"]]
     small = copy.deepcopy(tokenizer)
-    small._tokenizer = Tokenizer.from_str(json.dumps(said))
+    small._tokenizer = Tokenizer.from_str(json.dumps(description))
     return small
 
 
@@ -104,26 +119,37 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
         raise UsageError("vocabulary: the network predicts words. Expected one with another head, or none.")
     if max(kept) >= table.num_embeddings:
         raise UsageError(f"vocabulary: token {max(kept)} is not among the {table.num_embeddings} of the embedding.")
-    place = {old: number for number, old in enumerate(kept)}
+    new = {old: number for number, old in enumerate(kept)}
     index = torch.tensor(list(kept), device=table.weight.device)
-    table.weight = nn.Parameter(table.weight.index_select(0, index), requires_grad=table.weight.requires_grad)
+    rows = table.weight.index_select(0, index)
+    table.weight = nn.Parameter(rows, requires_grad=table.weight.requires_grad)
     words.num_embeddings = table.num_embeddings = len(kept)
-    table.padding_idx = None if table.padding_idx is None else place[table.padding_idx]
-    for config in {id(one.config): one.config for one in (small, base_of(small))}.values():
+    if table.padding_idx is not None:
+        table.padding_idx = new[table.padding_idx]
+    configs = {id(one.config): one.config for one in (small, base_of(small))}
+    for config in configs.values():
         config.vocab_size = len(kept)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
-            if (old := getattr(config, name, None)) is not None:
-                setattr(config, name, place.get(old))
+            old_id = getattr(config, name, None)
+            if old_id is not None:
+                setattr(config, name, new.get(old_id))
     return small
 
 
-def _said(tokenizer: Any) -> dict[str, Any]:
-    """Return what a fast WordPiece tokenizer says of itself."""
+def _description(tokenizer: Any) -> dict[str, Any]:
+    """Return the JSON form of a fast WordPiece tokenizer.
+
+    Raises:
+        UsageError: the tokenizer is of another kind.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    said: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {"type": "slow"}}
-    if said["model"]["type"] != "WordPiece":
+    description: dict[str, Any] = {"model": {"type": "slow"}}
+    if backend is not None:
+        description = json.loads(backend.to_str())
+    kind = description["model"]["type"]
+    if kind != "WordPiece":
         raise UsageError(
-            f"vocabulary: a tokenizer of the kind {said['model']['type']}. Expected WordPiece, as BERT, ELECTRA and "
-            "DistilBERT have: others split words in ways that hang on all of their tokens."
+            f"vocabulary: a tokenizer of the kind {kind}. Expected WordPiece, as BERT, ELECTRA and DistilBERT have: "
+            "others split words in ways that depend on all of their tokens."
         )
-    return said
+    return description

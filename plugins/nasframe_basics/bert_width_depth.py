@@ -90,12 +90,6 @@ class BertWidthDepth:
 
         return slices.extract(net, self.sizes(arch))
 
-    def insert(self, net: nn.Module, arch: Arch, model: nn.Module) -> None:
-        """Write a stand-alone sub-network back over its slices of the network."""
-        from nasframe.nn import slices
-
-        slices.insert(net, self.sizes(arch), model)
-
     def arch(self, sizes: Arch) -> dict[str, Any]:
         """Return the architecture that sizes written by knob or family mean; they need not be in the domain.
 

@@ -48,7 +48,7 @@ class FakeQuant(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Parametrise the weights and hook the activations."""
-        given = formats_of(job)
+        given = formats_of(job.space, job.net, job.arch)
         if self.embeddings:
             self.rounded = {name: (module, self.embeddings) for name, module in word_tables(job.net)}
         for name, module in encoder_matrices(job.net):

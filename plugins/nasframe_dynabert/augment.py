@@ -1,7 +1,11 @@
-"""Augmentation by a masked language model (TinyBERT, Jiao et al., arXiv 1909.10351, §3.2), which DynaBERT trains on."""
+"""Augmentation by a masked language model (TinyBERT, Jiao et al., arXiv 1909.10351, §3.2), which DynaBERT uses.
+
+The labels of formulas are our own; README.md lists them.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -17,7 +21,7 @@ from nasframe.nn.count import forward_macs
 from nasframe.step import Step
 from nasframe.types import Batch, Natural, Share, Size, TrainJob
 
-TOKENS = 4096  # of masked texts that go through the language model at once: its logits are wide
+TOKENS = 4096  # in one batch of masked texts: each has as many logits as the vocabulary has tokens
 WORDS = """
 a about above after again against ain all am an and any are aren as at be because been before being below
 between both but by can couldn d did didn do does doesn doing don down during each few for from further had
@@ -31,23 +35,24 @@ STOP = frozenset(WORDS.split())  # function words stay
 
 
 class Augment(Modifier):
-    """Replace words of the training texts by what a masked language model would say in their place.
+    """Replace words of the training texts by words that a masked language model predicts in their place.
 
-    Each visit of an example draws anew: once in N + 1 times it stays as it is, else each word is replaced with
-    probability p by one of the language model's M likeliest words there. Passes over the data take the place of
-    copies of it: ``epochs: 3 * (N + 1)`` is three epochs over the examples and N copies of each. All sub-networks and
-    the teacher of a step see the same words. Function words, numbers, and words of several pieces stay.
+    The replacements are drawn each time an example is visited: once in N + 1 times it is unchanged, otherwise each word
+    is replaced with probability p by one of the language model's M likeliest words there. Instead of copies of the data
+    there are more passes over it: ``epochs: 3 * (N + 1)`` corresponds to three epochs over the examples and N copies of
+    each. All sub-networks and the teacher of a step see the same words. Function words, numbers, and words of several
+    pieces are never replaced.
 
     Args:
         model: a directory or hub id of a model with a language-modelling head over the net's own WordPiece vocabulary.
         probability: p; published: 0.4.
         candidates: M; published: 15.
         copies: N; published: 30 for small tasks, 10 to 20 for large ones.
-        base: injected; the folder against which a relative ``model`` is read.
+        base: injected; the folder to which a relative ``model`` belongs.
 
     Raises:
-        UsageError: on use, where the model or its vocabulary does not fit, or ``teacher_cache: run`` would mix examples
-            up.
+        UsageError: on use, if the model or its vocabulary does not fit, or ``teacher_cache: run`` would mix up
+            examples.
     """
 
     def __init__(
@@ -62,93 +67,135 @@ class Augment(Modifier):
             raise UsageError("augment: expected 0 <= probability <= 1, candidates >= 1 and copies >= 0.")
         local = Path(base or ".") / Path(model).expanduser()
         self.model = str(local if local.is_dir() else model)
-        self.p, self.m, self.n = probability, candidates, copies
-        self.known: dict[int, dict[int, torch.Tensor]] = {}  # example → position → the words it may become
-        self.counted: set[int] = set()  # in the ledger
-        self.last: tuple[Batch | None, Batch | None] = (None, None)
+        self.p = probability
+        self.m = candidates
+        self.n = copies
+        self.replacements: dict[int, dict[int, torch.Tensor]] = {}  # example → position → words it may become
+        self.counted: set[int] = set()  # examples in the ledger
+        self.last: tuple[Batch | None, Batch | None] = (None, None)  # a batch and its augmentation
 
     def on_start(self, job: TrainJob) -> None:
-        """Load the language model and sort its vocabulary."""
+        """Load the language model and classify its vocabulary."""
         if job.options.teacher_cache == "run":
             raise UsageError("augment: teacher_cache 'run' keeps logits by example, but examples change here.")
         net: Any = job.net
         self.lm = load(self.model).to(next(net.parameters()).device)
-        size, mine = self.lm.config.vocab_size, net.config.vocab_size
-        if size != mine or job.tokenizer.mask_token_id is None:
-            raise UsageError(f"augment: {self.model} has {size} tokens, the net {mine}. Expected one vocabulary.")
+        size = self.lm.config.vocab_size
+        net_size = net.config.vocab_size
+        if size != net_size or job.tokenizer.mask_token_id is None:
+            raise UsageError(f"augment: {self.model} has {size} tokens, the net {net_size}. Expected one vocabulary.")
         self.mask_id = job.tokenizer.mask_token_id
-        words = [str(word) for word in job.tokenizer.convert_ids_to_tokens(list(range(len(job.tokenizer))))]
+        self._classify(job.tokenizer, size)
+
+    def _classify(self, tokenizer: Any, size: int) -> None:
+        """Store which tokens continue a word, which may be a replacement, and which may be replaced."""
+        words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         if any(word.startswith("Ġ") for word in words):
             raise UsageError("augment: expected a WordPiece vocabulary, as BERT, ELECTRA and DistilBERT have.")
-        words += [""] * (size - len(words))
-        special = set(job.tokenizer.all_special_ids)
+        words += [""] * (size - len(words))  # a model may have more embeddings than its tokenizer has words
+        special = set(tokenizer.all_special_ids)
+        is_word = [bool(word) and token not in special for token, word in enumerate(words)]
+        is_content = [bool(re.fullmatch("[a-z]+", word.lower())) and word.lower() not in STOP for word in words]
         self.piece = torch.tensor([word.startswith("##") for word in words])
-        self.whole = ~self.piece & torch.tensor([bool(word) and i not in special for i, word in enumerate(words)])
-        self.open = torch.tensor([bool(re.fullmatch("[a-z]+", w.lower())) and w.lower() not in STOP for w in words])
+        self.whole = ~self.piece & torch.tensor(is_word)
+        self.open = torch.tensor(is_content)
 
     def on_batch(self, step: Step) -> None:
         """Give every sub-network of the micro-batch the same augmented batch."""
-        if self.last[0] is not step.batch:
-            self.last = (step.batch, self.augmented(step))
-        assert self.last[1] is not None
-        step.batch = self.last[1]
+        batch, augmented = self.last
+        if batch is not step.batch or augmented is None:
+            augmented = self.augmented(step)
+            self.last = (step.batch, augmented)
+        step.batch = augmented
 
     def augmented(self, step: Step) -> Batch:
-        """Replace words of a batch; all draws come first, from torch's generator as the loop has seeded it."""
+        """Return a batch with replaced words."""
         ids = step.batch.inputs["input_ids"].clone()
-        stays = torch.rand(len(ids)) * (self.n + 1) < 1
-        changes, choice = torch.rand(ids.shape) < self.p, torch.rand(ids.shape)
+        # All draws come first, from torch's generator as the loop has seeded it: a resumed run makes the same ones.
+        stays = torch.rand(len(ids)) * (self.n + 1) < 1  # (D8)
+        changes = torch.rand(ids.shape) < self.p  # (D6)
+        choice = torch.rand(ids.shape)
         lengths = step.batch.inputs["attention_mask"].sum(1).tolist()
         for row, (example, length) in enumerate(zip(step.batch.ids.tolist(), lengths, strict=True)):
-            if example not in self.known:
-                self.known[example] = self.candidates(ids[row, :length], step, new=example not in self.counted)
+            if example not in self.replacements:
+                is_new = example not in self.counted
+                self.replacements[example] = self.candidates(ids[row, :length], step, is_new)
                 self.counted.add(example)
-            for position, words in self.known[example].items():
-                if changes[row, position] and not stays[row]:
+            if stays[row]:
+                continue
+            for position, words in self.replacements[example].items():
+                if changes[row, position]:
                     ids[row, position] = words[int(choice[row, position] * len(words))]
         return replace(step.batch, inputs={**step.batch.inputs, "input_ids": ids})
 
     @torch.no_grad()
-    def candidates(self, ids: torch.Tensor, step: Step, new: bool) -> dict[int, torch.Tensor]:
-        """Ask the language model for the M likeliest words at each open position of one text, ``(length,)`` ids.
+    def candidates(self, ids: torch.Tensor, step: Step, is_new: bool) -> dict[int, torch.Tensor]:
+        """Return the language model's M likeliest words at each open position of one text.
 
-        As published it reads the text with the word masked, then the whole text as a second segment.
+        As published, the model reads the text with the word masked, then the whole text as a second segment.
+
+        Args:
+            ids: ``(length,)``.
+            step: the step, whose ledger counts the costs.
+            is_new: whether the ledger has not counted this text yet.
         """
-        began, text = time.perf_counter(), ids.cpu()
-        follows = torch.cat([self.piece[text[1:]], torch.tensor([False])])  # the word goes on
-        positions = torch.nonzero(self.open[text] & ~follows).flatten()
+        began = time.perf_counter()
+        text = ids.cpu()
+        ledger = step.passes.ledger
         longest = self.lm.config.max_position_embeddings
         both = torch.cat([text, text[1:]])[:longest]
-        segments = (torch.arange(len(both)) >= len(text)).long()
-        found: dict[int, torch.Tensor] = {}
-        rows = max(1, TOKENS // len(both))
-        for part in positions[positions < longest].split(rows):
-            masked = both.repeat(len(part), 1)
-            masked[torch.arange(len(part)), part] = self.mask_id
-            inputs = {"input_ids": masked, "attention_mask": torch.ones_like(masked)}
-            if self.lm.config.model_type != "distilbert":
-                inputs["token_type_ids"] = segments.expand_as(masked)
-            logits = self.lm(**{name: tensor.to(ids.device) for name, tensor in inputs.items()}).logits
-            best = logits[torch.arange(len(part)), part].topk(min(self.m, logits.shape[-1])).indices.cpu()
-            for position, words in zip(part.tolist(), best, strict=True):
-                words = words[self.whole[words]]
-                found[position] = words if len(words) else text[position : position + 1]
-            cost = {"tokens": masked.numel(), "forward_macs": forward_macs(self.lm, None, *masked.shape)}
-            step.passes.ledger.add("augmentation", **(cost if new else {}))
-        step.passes.ledger.add("augmentation", examples=int(new), seconds=time.perf_counter() - began)
-        return found
+        positions = self._open_positions(text)
+        words_at: dict[int, torch.Tensor] = {}
+        for part in positions[positions < longest].split(max(1, TOKENS // len(both))):
+            logits = self._logits(both, part, len(text), ids.device)
+            likeliest = logits.topk(min(self.m, logits.shape[-1])).indices.cpu()  # (D7)
+            for position, tokens in zip(part.tolist(), likeliest, strict=True):
+                words = tokens[self.whole[tokens]]
+                words_at[position] = words if len(words) else text[position : position + 1]
+            if is_new:
+                shape = (len(part), len(both))
+                ledger.add("augmentation", tokens=math.prod(shape), forward_macs=forward_macs(self.lm, None, *shape))
+        ledger.add("augmentation", examples=int(is_new), seconds=time.perf_counter() - began)
+        return words_at
+
+    def _open_positions(self, text: torch.Tensor) -> torch.Tensor:
+        """Return the positions of content words that are one token."""
+        word_goes_on = torch.cat([self.piece[text[1:]], torch.tensor([False])])
+        return torch.nonzero(self.open[text] & ~word_goes_on).flatten()
+
+    def _logits(self, both: torch.Tensor, positions: torch.Tensor, length: int, device: torch.device) -> torch.Tensor:
+        """Return the language model's logits at positions, ``(positions, vocabulary)``, each masked in its own copy.
+
+        Args:
+            both: the text twice.
+            positions: of the masked words.
+            length: of the first segment.
+            device: where the model is.
+        """
+        rows = torch.arange(len(positions))
+        masked = both.repeat(len(positions), 1)
+        masked[rows, positions] = self.mask_id
+        inputs = {"input_ids": masked, "attention_mask": torch.ones_like(masked)}
+        if self.lm.config.model_type != "distilbert":
+            segments = (torch.arange(len(both)) >= length).long()
+            inputs["token_type_ids"] = segments.expand_as(masked)
+        logits = self.lm(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        return logits[rows, positions]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which examples the ledger has counted; what became of them is found again, exactly."""
+        """Return which examples the ledger has counted; their replacements are computed again, exactly."""
         return {"counted": sorted(self.counted)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.counted = set(state["counted"])
 
 
 def load(model: str) -> Any:
     """Load a masked language model in eval mode.
+
+    Args:
+        model: a directory or hub id.
 
     Raises:
         UsageError: there is none, or it is not whole: its head is needed too.

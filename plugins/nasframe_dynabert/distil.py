@@ -1,9 +1,10 @@
 """Distillation to every width and depth at once (Hou et al., NeurIPS 2020, arXiv 2004.04037, §2.2 and §2.3).
 
 The method is this loss and five stages of a recipe: fine-tune the teacher; ``rewire`` it by Taylor scores; train all
-widths; from that network, which is also the new teacher, train all widths and depths; fine-tune them all on labels
-(optional). Each training step runs all sub-networks on one batch: sampler ``grid`` with ``cycle: true``, and as many
-``archs_per_step`` as it has points.
+widths; from that network, which is also the new teacher, train all widths and depths; optionally, fine-tune them all on
+labels. Each training step runs all sub-networks on one batch: sampler ``grid`` with ``cycle: true``, and
+``archs_per_step`` equal to the number of its points. The labels of formulas are our own, since we do not know the
+paper's equation numbers; README.md lists them.
 """
 
 from __future__ import annotations
@@ -21,21 +22,20 @@ from nasframe.types import Arch, NonNegative, TrainJob
 
 
 class DynaBERT(Modifier):
-    """Learn from a teacher alone, in place of the labels: ``λ1 · ℓ_pred + λ2 · (ℓ_emb + ℓ_hidn)``.
+    """Learn from a teacher alone, instead of the labels: ``λ1 · ℓ_pred + λ2 · (ℓ_emb + ℓ_hidn)``.
 
-    ``ℓ_pred`` is the cross-entropy of the teacher's classes, softmax of its logits y (0 in a regression, as in the
-    published code); ``ℓ_emb`` the mean squared error of the embeddings' outputs E; ``ℓ_hidn`` the sum of those of the
-    layers' outputs H, on real tokens: what enters a kept layer of the student is compared with what enters the same
+    ``ℓ_pred`` is the soft cross-entropy of the logits y with the teacher's (0 in a regression, as in the published
+    code). ``ℓ_emb`` is the mean squared error of the embeddings' outputs E, on real tokens; ``ℓ_hidn`` is the sum of
+    those of the layers' outputs H. The input of each kept layer of the student is compared with the input of the same
     layer of the teacher, and the student's last output with the teacher's last.
 
     Args:
-        teacher: the name the teacher was saved as: a network of the student's own sizes.
+        teacher: name of the saved teacher, a network of the student's full size.
         lambda1: λ1; published: 1.
         lambda2: λ2; published: 0.1 for widths alone, then 1 for widths and depths.
-        width: which of the teacher's widths a sub-network learns from: its ``same``, at full depth, as the paper has
-            it, or the ``full`` network, as the published code has it, and as a teacher needs that was never trained
-            at other widths.
-        embeddings: whether ``ℓ_emb`` counts.
+        width: the teacher's width: ``same`` as the sub-network's, at full depth, as in the paper; or ``full``, as in
+            the published code, which also suits a teacher that was never trained at other widths.
+        embeddings: whether to include ``ℓ_emb``.
 
     Raises:
         UsageError: no term is left to learn from, as the labels do not count.
@@ -53,8 +53,11 @@ class DynaBERT(Modifier):
     ) -> None:
         if lambda1 == lambda2 == 0:
             raise UsageError("dynabert: lambda1 and lambda2 are both 0, and labels do not count. Expected one above 0.")
-        self.teacher, self.lambda1, self.lambda2 = teacher, lambda1, lambda2
-        self.width, self.embeddings = width, embeddings
+        self.teacher = teacher
+        self.lambda1 = lambda1
+        self.lambda2 = lambda2
+        self.width = width
+        self.embeddings = embeddings
 
     def on_start(self, job: TrainJob) -> None:
         """Check that the teacher exists, and that there is a loss, before any work."""
@@ -66,28 +69,37 @@ class DynaBERT(Modifier):
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Return the distillation loss of this step's sub-network; the labels' loss is dropped."""
-        depth = len(step.outputs.hidden_states) - 1
+        student = step.outputs
+        teacher = step.teacher(self.teacher, self.teacher_arch(step))
+        y, y_teacher = student.logits, teacher.logits
+        h, h_teacher = student.hidden_states, teacher.hidden_states
+        depth = len(h) - 1
+        teacher_depth = len(h_teacher) - 1
         kept = list(range(depth)) if step.arch is None else list(step.arch["layers"])
-        student, teacher = step.outputs, step.teacher(self.teacher, self.teacher_arch(step))
-        y, y_teacher, h, h_teacher = student.logits, teacher.logits, student.hidden_states, teacher.hidden_states
-        if h[0].shape[-1] != h_teacher[0].shape[-1] or kept[-1:] > [len(h_teacher) - 2]:
+        has_layers = not kept or kept[-1] < teacher_depth
+        if h[0].shape[-1] != h_teacher[0].shape[-1] or not has_layers:
             raise UsageError(f"dynabert: teacher {self.teacher!r} does not have the student's layers and hidden size.")
 
-        l_pred = torch.zeros(()) if step.job.task.labels is None else soft_cross_entropy(y, y_teacher)
+        l_pred = torch.zeros(())
+        if step.job.task.labels is not None:
+            l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
+        pairs = matched_states(kept, teacher_depth)
+        if not self.embeddings:
+            pairs = [(i, j) for i, j in pairs if j > 0]
         mask = step.batch.inputs.get("attention_mask")
-        pairs = matched_states(kept, len(h_teacher) - 1)
-        mse = [masked_mse(h[i], h_teacher[j], mask) for i, j in pairs if j > 0 or self.embeddings]
-        return self.lambda1 * l_pred + self.lambda2 * torch.stack(mse).sum()
+        errors = [masked_mse(h[i], h_teacher[j], mask) for i, j in pairs]  # (D2)
+        return self.lambda1 * l_pred + self.lambda2 * torch.stack(errors).sum()  # (D3)
 
     def teacher_arch(self, step: Step) -> Arch | None:
-        """Return which sub-network of the teacher teaches this one; ``None`` is all of it."""
+        """Return the teacher's sub-network from which this one learns; ``None`` is the full network."""
         if self.width == "full" or step.arch is None:
             return None
-        return full_depth(step.arch, len(layers_of(step.job.models[self.teacher])))
+        depth = len(layers_of(step.job.models[self.teacher]))
+        return full_depth(step.arch, depth)  # (D5)
 
 
 def matched_states(kept: list[int], depth: int) -> list[tuple[int, int]]:
-    """Pair positions in two tuples of hidden states, in which 0 is the embeddings' output E.
+    """Pair positions in the student's and the teacher's hidden states, of which 0 is the embeddings' output E.
 
     Args:
         kept: the layers of a teacher of ``depth`` layers that the student keeps.
@@ -96,19 +108,23 @@ def matched_states(kept: list[int], depth: int) -> list[tuple[int, int]]:
     >>> matched_states([0, 2, 4], 6)
     [(0, 0), (1, 2), (2, 4), (3, 6)]
     """
-    return list(enumerate([*kept, depth]))
+    # State i is the input of the kept layer at position i; the last state is the last layer's output.
+    return list(enumerate([*kept, depth]))  # (D4)
 
 
 def full_depth(arch: Arch, depth: int) -> dict[str, Any]:
     """Return an architecture's widths at full depth.
 
-    DynaBERT's widths are one number for all layers; otherwise a layer that is not kept is as wide as the nearest
-    kept one before it, or as the first.
+    DynaBERT has one width for all layers. If widths differ, a layer that is not kept is as wide as the nearest kept one
+    before it, or as the first kept one if there is none before it.
 
     >>> full_depth({"layers": [0, 2], "heads.0": 1, "heads.2": 2, "ffn.0": 8, "ffn.2": 4}, 3)
     {'layers': [0, 1, 2], 'heads.0': 1, 'ffn.0': 8, 'heads.1': 1, 'ffn.1': 8, 'heads.2': 2, 'ffn.2': 4}
     """
     kept = arch["layers"]
-    near = [max((k for k in kept if k <= i), default=kept[0]) for i in range(depth)]
-    widths = {f"{unit}.{i}": arch[f"{unit}.{k}"] for i, k in enumerate(near) for unit in ("heads", "ffn")}
-    return {"layers": list(range(depth)), **widths}
+    full: dict[str, Any] = {"layers": list(range(depth))}
+    for i in range(depth):
+        nearest = max((layer for layer in kept if layer <= i), default=kept[0])
+        for unit in ("heads", "ffn"):
+            full[f"{unit}.{i}"] = arch[f"{unit}.{nearest}"]
+    return full

@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tries augmentation: a tiny masked language model over the toy's vocabulary."""
+"""How ``nasframe plugins check`` tests augmentation: with a tiny masked language model over the toy's vocabulary."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from nasframe.types import TrainJob
 
 
 class Augment(ModifierContract):
-    """Stages whose network has the tokenizer's vocabulary."""
+    """The checks of a modifier, in stages whose network has the tokenizer's vocabulary."""
 
     def options(self, folder: Path) -> Mapping[str, Any]:
-        """Save the language model."""
+        """Save the language model, and return options that name it."""
         import torch
         from transformers import BertConfig, BertForMaskedLM
 
-        sizes: dict[str, Any] = {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-        }
+        tokenizer = tiny_tokenizer()
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=40,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            net: Any = BertForMaskedLM(
-                BertConfig(vocab_size=len(tiny_tokenizer()), max_position_embeddings=40, **sizes)
-            )
+            net: Any = BertForMaskedLM(config)
         net.save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         return {"model": str(folder), "probability": 0.9}
 
     def job(self, **fields: Any) -> TrainJob:
-        """Make a short stage of a network with that vocabulary."""
+        """Return a short stage of a network with that vocabulary."""
         tokenizer = tiny_tokenizer()
-        nets = {seed: tiny_net(seed=seed, vocab_size=len(tokenizer)) for seed in (0, 1)}
-        return super().job(**{"net": nets[0], "tokenizer": tokenizer, "models": {"teacher": nets[1]}, **fields})
+        net = tiny_net(seed=0, vocab_size=len(tokenizer))
+        teacher = tiny_net(seed=1, vocab_size=len(tokenizer))
+        return super().job(**{"net": net, "tokenizer": tokenizer, "models": {"teacher": teacher}, **fields})

@@ -1,4 +1,4 @@
-"""Architectures as rows of integers, so that hundreds of candidates are made and compared by a few array operations."""
+"""Architectures as rows of integers, so that a few array operations make and compare hundreds of candidates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from nasframe.types import Arch
 
 
 class Codes:
-    """Translates the architectures of a domain: the position of each knob's value, the number of values if inactive.
+    """Translates architectures to rows of integers and back.
 
-    Joined dimensions are taken apart, for knobs are what costs and scores depend on.
+    A row has one integer for each knob: the position of the knob's value. For an inactive knob it is the number of
+    values, one past the last position. Joined knobs are taken apart, because costs and scores depend on single knobs.
 
     Args:
         domain: a domain of knobs, such as :class:`nasframe.domain.Choices`.
@@ -29,50 +30,71 @@ class Codes:
             raise UsageError(f"sampler 'frontier' needs a domain of knobs, but got {type(domain).__name__}")
         self.domain = domain.joined({})
         self.sizes = np.array(self.domain.shape)
-        self.starts = np.cumsum(self.sizes + 1) - self.sizes - 1
-        self.width = int((self.sizes + 1).sum())
-        self.rules: list[tuple[int, np.ndarray]] = []
-        names = list(self.domain.dims)
-        for knob, size in enumerate(self.sizes):  # which knobs are there, for every value of this one
-            probes = np.zeros((size, len(names)), int)
-            probes[:, knob] = range(size)
-            present = np.array([[name in arch for name in names] for arch in map(self.domain.decode, probes.tolist())])
-            varies = present.any(0) & ~present.all(0)
-            if varies.any():
-                self.rules.append((knob, present | ~varies))
+        widths = self.sizes + 1  # one more for "inactive"
+        self.width = int(widths.sum())
+        self.starts = np.cumsum(widths) - widths
+        self.rules = self._activity_rules()
 
     def row(self, arch: Arch) -> np.ndarray:
-        """Return ``(knobs,)`` integers; raises DomainError for what the domain does not have."""
+        """Return ``(knobs,)`` integers.
+
+        Raises:
+            DomainError: the architecture is not in the domain.
+        """
         return self.settled(self.domain.encode(arch)[None])[0]
 
     def arch(self, row: np.ndarray) -> dict[str, Any]:
         """Return the canonical architecture of a row."""
-        return self.domain.decode(np.where(row < self.sizes, row, 0).tolist())
+        positions = np.where(row < self.sizes, row, 0)
+        return self.domain.decode(positions.tolist())
 
     def settled(self, rows: np.ndarray) -> np.ndarray:
         """Mark inactive knobs, so that equal networks have equal rows."""
-        for parent, present in self.rules:
-            rows = np.where(present[rows[:, parent]], rows, self.sizes)
+        for parent, active in self.rules:
+            rows = np.where(active[rows[:, parent]], rows, self.sizes)
         return rows
 
     def flags(self, rows: np.ndarray) -> np.ndarray:
-        """Return ``(rows, width)``: 1 at the value that each knob has, *inactive* being one of its values."""
+        """Return the one-hot code of rows, ``(rows, width)``; *inactive* counts as one of a knob's values."""
         flags = np.zeros((len(rows), self.width))
         flags[np.arange(len(rows))[:, None], rows + self.starts] = 1.0
         return flags
 
     def rows(self, flags: np.ndarray) -> np.ndarray:
         """Return the rows of flags; the inverse of :meth:`flags`."""
-        return np.nonzero(flags)[1].reshape(len(flags), -1) - self.starts
+        columns = np.nonzero(flags)[1].reshape(len(flags), -1)
+        return columns - self.starts
 
     def distances(self, order: float) -> np.ndarray:
-        """Return ``(width, width)`` distances between values of a knob, 0 between different knobs.
+        """Return ``(width, width)`` distances between the values of each knob; between different knobs they are 0.
 
-        A mixture: 1 between any two values, and how far apart they are in the knob's order, ``order`` of it.
+        The distance mixes two: 1 between any two values, with weight ``1 - order``, and how far apart they are in the
+        knob's order, with weight ``order``.
         """
         table = np.zeros((self.width, self.width))
         for start, size in zip(self.starts, self.sizes, strict=True):
-            place = np.append(np.linspace(0, 1, size), 0.0)  # what is absent is closest to the smallest
-            far = np.abs(place[:, None] - place) * order + (1 - order) * (1 - np.eye(size + 1))
-            table[start : start + size + 1, start : start + size + 1] = far
+            place = np.append(np.linspace(0, 1, size), 0.0)  # an inactive knob is closest to its smallest value
+            apart = np.abs(place[:, None] - place)
+            differs = 1 - np.eye(size + 1)
+            block = slice(start, start + size + 1)
+            table[block, block] = apart * order + (1 - order) * differs
         return table
+
+    def _activity_rules(self) -> list[tuple[int, np.ndarray]]:
+        """Find which knobs are active at each value of a knob that others depend on.
+
+        Returns:
+            Pairs of a knob's position and a ``(values, knobs)`` table of booleans.
+        """
+        rules = []
+        names = list(self.domain.dims)
+        for knob, size in enumerate(self.sizes):
+            # Only this knob moves; a knob that then comes and goes depends on it.
+            probes = np.zeros((size, len(names)), int)
+            probes[:, knob] = range(size)
+            archs = [self.domain.decode(probe) for probe in probes.tolist()]
+            active = np.array([[name in arch for name in names] for arch in archs])
+            depends = active.any(0) & ~active.all(0)
+            if depends.any():
+                rules.append((knob, active | ~depends))
+        return rules

@@ -1,4 +1,8 @@
-"""How much an architecture is expected to improve on what is known, where its errors are predicted or exact."""
+"""How much an architecture is expected to improve on the front, when its errors are predicted or exact.
+
+An *error* is an objective that is to be minimised. Predicted errors are modelled by their logarithms, so that small
+differences near the best count. The formulas have labels of our own; README.md lists them with their sources.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ import math
 
 import numpy as np
 
-WINDOW = 16  # steps of the front, from a candidate's cost on, that count
-DIRECTIONS = 64  # in which the volume is measured where it has no closed form
+WINDOW = 16  # steps of the front that count, from a candidate's cost on
+DIRECTIONS = 64  # in which the volume is measured if it has no closed form
 ELITE = 12  # how many of the best a search with one objective follows
-_AT = np.linspace(-8.0, 8.0, 4001)
-_NORMAL = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _AT])
+_CDF_POINTS = np.linspace(-8.0, 8.0, 4001)
+_CDF_VALUES = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _CDF_POINTS])
 
 
 class Warp:
-    """Turns errors into standardised logarithms, so that what is almost best is told apart finely.
+    """Turns errors into standardised logarithms, which tell apart finely what is almost best.
 
     Args:
         errors: ``(points, kinds)``, to be minimised.
@@ -22,10 +26,12 @@ class Warp:
     """
 
     def __init__(self, errors: np.ndarray, best: np.ndarray) -> None:
-        middle = np.sort(errors, axis=0)[len(errors) // 2]
-        self.floor = best - 0.7 * (middle - best) - 1e-9 * (1 + abs(best))
+        median = np.sort(errors, axis=0)[len(errors) // 2]
+        rounding = 1e-9 * (1 + abs(best))  # keeps the logarithm finite if all errors are equal
+        self.floor = best - 0.7 * (median - best) - rounding  # (F6)
         logs = np.log(errors - self.floor)
-        self.center, self.width = logs.mean(0), logs.std(0) + 1e-12
+        self.center = logs.mean(0)
+        self.width = logs.std(0) + 1e-12
         self.targets = (logs - self.center) / self.width
 
     def errors(self, targets: np.ndarray) -> np.ndarray:
@@ -34,22 +40,25 @@ class Warp:
 
 
 class Gain:
-    """Says how far candidates are expected to push the front outward.
+    """Computes how far candidates are expected to push the front outward.
 
     Args:
         warp: of the predicted errors.
         predicted: which errors are predicted; the others are exact.
-        front: ``(points, errors)`` that none dominates; of one error, the best.
-        reference: ``(errors,)``, what no error of interest exceeds.
-        rng: draws directions where there is no closed form.
+        front: ``(points, errors)`` that none dominates; with one error, the best few.
+        reference: ``(errors,)`` beyond which an improvement does not count.
+        rng: draws directions if there is no closed form.
     """
 
     def __init__(
         self, warp: Warp, predicted: list[int], front: np.ndarray, reference: np.ndarray, rng: np.random.Generator
     ) -> None:
-        self.warp, self.predicted, self.front, self.reference = warp, predicted, front, reference
-        self.closed = len(predicted) == 1 and front.shape[1] <= 2
-        if not self.closed:
+        self.warp = warp
+        self.predicted = predicted
+        self.front = front
+        self.reference = reference
+        self.closed_form = len(predicted) == 1 and front.shape[1] <= 2
+        if not self.closed_form:
             directions = abs(rng.standard_normal((DIRECTIONS, front.shape[1]))) + 1e-3
             self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
             self.luck = rng.standard_normal((DIRECTIONS, 1, len(predicted)))
@@ -58,47 +67,52 @@ class Gain:
         """Return ``(rows,)`` expected improvements.
 
         Args:
-            errors: ``(rows, errors)``; of the predicted ones the guess.
-            mean: ``(rows, predicted)`` warped.
+            errors: ``(rows, errors)``; the predicted ones are best guesses.
+            mean: ``(rows, predicted)``, warped.
             deviation: ``(rows, predicted)``.
         """
-        if not self.closed:
+        if not self.closed_form:
             draws = np.repeat(errors[None], DIRECTIONS, axis=0)
             draws[:, :, self.predicted] = self.warp.errors(mean + deviation * self.luck)
             return scalarised_volume(draws, self.front, self.reference, self.directions)
-        mean, deviation, score = mean[:, 0], deviation[:, 0], self.predicted[0]
+
+        mean, deviation = mean[:, 0], deviation[:, 0]
         if len(self.reference) == 1:
             best = np.full((len(errors), 1), self.front.min())
             return expected_improvement(best, mean, deviation, self.warp)[:, 0]
-        order = [score, 1 - score]
-        return expected_area(
-            errors[:, order[1]], mean, deviation, self.warp, self.front[:, order], self.reference[order]
-        )
+
+        score = self.predicted[0]
+        cost = 1 - score
+        order = [score, cost]
+        return expected_area(errors[:, cost], mean, deviation, self.warp, self.front[:, order], self.reference[order])
 
     def believe(self, error: np.ndarray) -> None:
-        """Take an error as if it had been measured."""
-        self.front = np.concatenate([self.front, error[None]])[undominated(self.front, error)]
+        """Add an error to the front as if it had been measured."""
+        kept = undominated(self.front, error)
+        self.front = np.concatenate([self.front, error[None]])[kept]
 
 
 def expected_improvement(levels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, warp: Warp) -> np.ndarray:
-    """Return by how much an error is expected to be below ``levels``, its logarithm being normal.
+    """Return by how much an error with normal logarithm is expected to be below each of some levels.
 
-    ``E[max(0, t − e)] = (t − f)·Φ(u) − exp(μ + σ²/2)·Φ(u − σ)`` where ``e = f + exp(N(μ, σ²))`` and
+    ``E[max(0, t − e)] = (t − f)·Φ(u) − exp(μ + σ²/2)·Φ(u − σ)``, in which ``e = f + exp(N(μ, σ²))`` and
     ``u = (ln(t − f) − μ) / σ``.
 
     Args:
-        levels: ``(rows, levels)`` to improve on.
+        levels: ``(rows, levels)``, the t to improve on.
         mean: ``(rows,)``, of the warped error.
         deviation: ``(rows,)``.
-        warp: of this one error.
+        warp: of this one error; its floor is f.
 
     Returns:
         ``(rows, levels)``.
     """
-    mu, sigma = (warp.center + mean * warp.width)[:, None], (deviation * warp.width)[:, None]
+    mu = (warp.center + mean * warp.width)[:, None]
+    sigma = (deviation * warp.width)[:, None]
     room = np.maximum(levels - warp.floor, 1e-300)
     u = (np.log(room) - mu) / sigma
-    return np.maximum(room * normal_cdf(u) - np.exp(mu + sigma * sigma / 2) * normal_cdf(u - sigma), 0.0)
+    below_level = np.exp(mu + sigma * sigma / 2) * normal_cdf(u - sigma)
+    return np.maximum(room * normal_cdf(u) - below_level, 0.0)  # (F7)
 
 
 def expected_area(
@@ -111,8 +125,8 @@ def expected_area(
 ) -> np.ndarray:
     """Return the expected hypervolume improvement for an error that is predicted and a cost that is known.
 
-    The front is a staircase, so this is a sum over its steps: the width of the step from the candidate's cost on, times
-    the expected improvement on the step's level.
+    The front is a staircase, so this is a sum over its steps: the part of the step's width that lies beyond the
+    candidate's cost, times the expected improvement on the step's level.
 
     Args:
         costs: ``(rows,)``, exact.
@@ -120,25 +134,30 @@ def expected_area(
         deviation: ``(rows,)``.
         warp: of the error.
         front: ``(points, 2)`` errors and costs that none dominates.
-        reference: ``(2,)`` error and cost, none of the front beyond.
+        reference: ``(2,)`` error and cost; no point of the front is beyond.
 
     Returns:
         ``(rows,)``.
     """
     front = front[np.argsort(front[:, 1], kind="stable")]
-    levels = np.concatenate([reference[:1], front[:, 0], np.full(WINDOW, front[-1, 0])])
-    ends = np.concatenate([front[:, 1], np.full(WINDOW + 1, max(reference[1], front[-1, 1]))])
-    steps = np.searchsorted(front[:, 1], costs, side="right")[:, None] + np.arange(WINDOW)
+    # Step i has the level of the i-th point, and ends at the cost of the next. Step 0, left of all points, has the
+    # reference error as its level; the last step ends at the reference cost, and empty steps fill the window.
+    last_error, last_cost = front[-1]
+    levels = np.concatenate([reference[:1], front[:, 0], np.full(WINDOW, last_error)])
+    ends = np.concatenate([front[:, 1], np.full(WINDOW + 1, max(reference[1], last_cost))])
+    first_step = np.searchsorted(front[:, 1], costs, side="right")
+    steps = first_step[:, None] + np.arange(WINDOW)
     right = ends[steps]
     left = np.concatenate([costs[:, None], right[:, :-1]], axis=1)
+    widths = np.maximum(right - left, 0.0)
     gains = expected_improvement(levels[steps], mean, deviation, warp)
-    return (np.maximum(right - left, 0.0) * gains).sum(1)
+    return (widths * gains).sum(1)  # (F8)
 
 
 def scalarised_volume(
     errors: np.ndarray, front: np.ndarray, reference: np.ndarray, directions: np.ndarray
 ) -> np.ndarray:
-    """Return the hypervolume improvement, but for a constant, averaged over random directions.
+    """Return the hypervolume improvement, up to a constant, averaged over random directions.
 
     A hypervolume is the mean over directions of the best ``min_j (y_j / λ_j)^m`` (Zhang and Golovin, 2020).
 
@@ -151,28 +170,37 @@ def scalarised_volume(
     Returns:
         ``(rows,)``.
     """
-    power, directions = len(reference), directions * (reference - front.min(0) + 1e-30)
-    reached = (np.maximum(reference - errors, 0.0) / directions[:, None]).min(2) ** power
-    known = ((np.maximum(reference - front, 0.0) / directions[:, None]).min(2) ** power).max(1)
-    return np.maximum(reached - known[:, None], 0.0).mean(0)
+    extent = reference - front.min(0) + 1e-30  # objectives have different units
+    scaled = (directions * extent)[:, None]
+
+    def reached(points: np.ndarray) -> np.ndarray:
+        ratios = np.maximum(reference - points, 0.0) / scaled
+        return ratios.min(2) ** len(reference)  # (F9)
+
+    on_front = reached(front).max(1)
+    return np.maximum(reached(errors) - on_front[:, None], 0.0).mean(0)
 
 
 def undominated(front: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return which points of a front remain when one more, the last, comes: those that none dominates.
+    """Return which points of a front remain when one more, the last, joins them: those that none dominates.
 
-    Of one error the best ``ELITE`` remain.
+    With one error, the best ``ELITE`` remain.
     """
     if len(error) == 1:
         return np.argsort(np.append(front[:, 0], error), kind="stable")[:ELITE]
-    if (front <= error).all(1).any():
+    is_dominated = (front <= error).all(1).any()
+    if is_dominated:
         return np.arange(len(front))
-    return np.append(np.flatnonzero(~(front >= error).all(1)), len(front))
+    survives = ~(front >= error).all(1)
+    return np.append(np.flatnonzero(survives), len(front))
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
-    """Return the standard normal's distribution function, to 1e-6.
+    """Return the standard normal distribution function, to 1e-6.
+
+    It interpolates a table, which is faster than computing the error function for arrays without SciPy.
 
     >>> normal_cdf(np.array([0.0, 1.96])).round(3).tolist()
     [0.5, 0.975]
     """
-    return np.interp(x, _AT, _NORMAL)
+    return np.interp(x, _CDF_POINTS, _CDF_VALUES)

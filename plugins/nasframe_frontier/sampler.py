@@ -1,15 +1,16 @@
 """A surrogate-assisted evolutionary sampler for constrained and multi-objective search.
 
-What an architecture costs is known exactly and before it is evaluated; only its score has to be predicted. So children
-of the best architectures are made by the hundred, and the one whose score is expected to push the front outward most at
-its exact cost is proposed.
+The cost of an architecture is known exactly, before it is evaluated; only its score has to be predicted. So the sampler
+makes many children of the best architectures, and proposes the one whose score is expected to push the front outward
+most at its exact cost. The formulas have labels of our own; README.md lists them with their sources.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,34 +19,39 @@ from nasframe.domain import DomainError
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.types import Arch, Count, Trial
 from nasframe_frontier.codes import Codes
+from nasframe_frontier.costs import CostObjective, ExactCosts
 from nasframe_frontier.improvement import Gain, Warp
 from nasframe_frontier.region import Region
 from nasframe_frontier.surrogate import Surrogate
 
-AHEAD = 64  # evaluations after which two proposals come from one prediction, then three, up to twelve
-SHORT = 16  # candidates that are looked at again for the second and later of several asked for at once
-RECENT = 500  # at most so many evaluations are taken in at once
-DRAWS = 50  # attempts at something new before a domain counts as exhausted
-SMALL = 2000  # a domain of at most so many architectures is looked through for the last new ones
+AHEAD = 64  # evaluations after which one prediction serves two proposals; after twice as many, three
+MOST_AHEAD = 11  # proposals beyond the first that come from one prediction
+SHORT = 16  # candidates that are considered again for the second and later proposal of one ask
+RECENT = 500  # at most this many new evaluations are taken in at once
+DRAWS = 50  # attempts to draw something new before a domain counts as exhausted
+SMALL = 2000  # a domain of at most this many architectures is enumerated to find the last new ones
+MOST_REGIONS = 16  # regions that are remembered
+NOT_EVALUATED = -1  # in place of an evaluation's position
 
 
 class FrontierSampler:
     """Proposes the child of the front that is expected to improve it most, and nothing twice.
 
-    A Gaussian process predicts the scores, costs are exact. One objective: expected improvement on the best within the
-    bounds. Two of which one is a cost: expected hypervolume improvement in closed form. Other objectives: the same by
-    random scalarisation. Meant for searches: where nothing new is left it proposes nothing.
+    A Gaussian process predicts the scores; costs are exact. With one objective it maximises the expected improvement on
+    the best within the bounds; with two of which one is a cost, the expected hypervolume improvement in closed form;
+    with other objectives, the same by random scalarisation. It is meant for searches: when nothing new is left it
+    proposes nothing.
 
     Args:
         domain: what to propose from; it has knobs.
-        seed: draws designs and candidates.
-        costs: exact costs, archs to ``(archs, costs)``.
-        start: random architectures before the model is asked; default: knobs + 2.
+        seed: draws architectures and candidates.
+        costs: exact costs, a function from archs to ``(archs, costs)``.
+        start: random architectures before the model is used; default: knobs + 2.
         candidates: how many are compared for a proposal.
         memory: how many evaluated architectures the model holds at most.
 
     Raises:
-        UsageError: a domain without knobs, or an option out of range.
+        UsageError: the domain has no knobs, or an option is out of range.
 
     >>> from nasframe.domain import Choices
     >>> sampler = FrontierSampler(Choices({"a": [0, 1, 2], "b": [0, 1, 2]}), seed=0, start=2)
@@ -66,27 +72,31 @@ class FrontierSampler:
     ) -> None:
         if not (2 <= candidates <= 2000 and memory >= 16):
             raise UsageError("sampler 'frontier': expected 2 <= candidates <= 2000 and memory >= 16")
-        self.domain, self.codes, self.rng = domain, Codes(domain), np.random.default_rng(seed)
-        self.costs = costs or (lambda archs: np.zeros((len(archs), 0)))
+        self.domain = domain
+        self.codes = Codes(domain)
+        self.rng = np.random.default_rng(seed)
+        self.costs = ExactCosts(costs, domain, self.codes)
         self.first = start or len(self.codes.sizes) + 2
-        self.candidates, self.capacity = candidates, memory
-        self.table = np.zeros((0, 0))  # what each value of each knob costs
-        self.additive = False  # whether that is all there is to costs
+        self.candidates = candidates
+        self.capacity = memory
         self.start("", 0)
 
     def start(self, stage: str, total: int) -> None:
         """Forget everything: a loss on a batch and a metric on a split are not comparable."""
-        self.rows: list[np.ndarray] = []  # what was evaluated, in order
+        # Evaluations, in order; the three lists have one entry for each.
+        self.rows: list[np.ndarray] = []
         self.errors: list[list[float]] = []  # objectives, to be minimised
         self.violations: list[float] = []
-        self.seen: dict[bytes, int] = {}  # all that was proposed or told → its position in rows, or -1
-        self.queue: list[np.ndarray] = []
-        self.held: list[int] = []  # positions of what the model holds
-        self.block = self.heard = 0  # how many of these it took at once, how many evaluations it has seen
-        self.refit = 0
-        self.exact: dict[int, tuple[int, float]] | None = None
+        self.seen: dict[bytes, int] = {}  # all rows that were proposed or told: position in rows, or NOT_EVALUATED
+        self.queue: list[np.ndarray] = []  # proposals of the last prediction, still to be handed out
+
         self.model = Surrogate(self.codes, self.capacity)
-        self.regions: list[tuple[Region, int]] = []  # with how many evaluations each has followed
+        self.held: list[int] = []  # positions of the evaluations that the model holds
+        self.block = 0  # how many of them it took at once, the others were appended
+        self.heard = 0  # how many evaluations it has seen
+        self.refit = 0  # at how many evaluations its kernel is chosen again
+        self.exact: dict[int, CostObjective] | None = None  # objectives that are costs, once it is known
+        self.regions: list[Region] = []  # the last used comes last
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Propose up to ``n`` new architectures of ``within``."""
@@ -94,48 +104,70 @@ class FrontierSampler:
         archs: list[Arch] = []
         while len(archs) < n:
             if not self.queue:
-                ahead = min(len(self.rows) // AHEAD, 11) if region.within.keep is None else 0
+                # A condition may belong to one ask only, so nothing is kept for later.
+                ahead = 0 if region.conditional else min(len(self.rows) // AHEAD, MOST_AHEAD)
                 self.queue = self._propose(region, n - len(archs), ahead)
             if not self.queue:
                 break
             row = self.queue.pop(0)
-            if row.tobytes() not in self.seen and region.contains(row):
-                self.seen[row.tobytes()] = -1
+            key = row.tobytes()
+            if key not in self.seen and region.contains(row):
+                self.seen[key] = NOT_EVALUATED
                 archs.append(self.codes.arch(row))
-        if region.within.keep is not None:
+        if region.conditional:
             self.queue = []
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn from what was evaluated; remember the rest, so that it is not proposed again."""
+        """Learn from evaluated architectures; remember the rest, so that they are not proposed again."""
         for trial in trials:
             try:
                 row = self.codes.row(trial.arch)
             except DomainError:
                 continue
-            position = self.seen.setdefault(row.tobytes(), -1)
-            errors = [math.nan if value is None else -value for value in trial.objectives or (trial.score,)]
-            if trial.state in ("done", "repeat") and all(map(math.isfinite, [*errors, trial.violation])):
-                if self.errors and len(self.errors[0]) != len(errors):  # another kind of search
-                    seen = dict.fromkeys(self.seen, -1)
-                    self.start("", 0)
-                    self.seen, position = seen, -1
-                self._note(row, position, errors, trial.violation)
-            elif trial.state != "screened" and position < 0 and self.errors:  # failed: to be avoided like a violation
-                self._note(row, position, [0.0] * len(self.errors[0]), 1.0)
+            self.seen.setdefault(row.tobytes(), NOT_EVALUATED)
+            errors = _errors_of(trial)
+            is_evaluated = trial.state in ("done", "repeat")
+            if is_evaluated and all(map(math.isfinite, [*errors, trial.violation])):
+                is_another_search = bool(self.errors) and len(self.errors[0]) != len(errors)
+                if is_another_search:
+                    self._forget_evaluations()
+                self._record(row, errors, trial.violation)
+            elif trial.state != "screened":
+                self._record_failure(row)
 
-    def _note(self, row: np.ndarray, position: int, errors: list[float], violation: float) -> None:
-        if position < 0:
-            self.seen[row.tobytes()] = len(self.rows)
+    def _record(self, row: np.ndarray, errors: list[float], violation: float) -> None:
+        """Append an evaluation, or replace that of the same architecture."""
+        key = row.tobytes()
+        position = self.seen[key]
+        if position == NOT_EVALUATED:
+            self.seen[key] = len(self.rows)
             self.rows.append(row)
             self.errors.append(errors)
             self.violations.append(violation)
         elif self.errors[position] != errors or self.violations[position] != violation:
-            self.errors[position], self.violations[position] = errors, violation
-            self.regions = []  # to be followed anew
+            self.errors[position] = errors
+            self.violations[position] = violation
+            self.regions = []  # their fronts are out of date
+
+    def _record_failure(self, row: np.ndarray) -> None:
+        """Record a failed trial like a violated constraint, so that the model leads away from it."""
+        is_new = self.seen[row.tobytes()] == NOT_EVALUATED
+        if is_new and self.errors:
+            unused = [0.0] * len(self.errors[0])  # a violation's errors are replaced by the worst
+            self._record(row, unused, violation=1.0)
+
+    def _forget_evaluations(self) -> None:
+        """Start again, but propose nothing twice."""
+        seen = dict.fromkeys(self.seen, NOT_EVALUATED)
+        self.start("", 0)
+        self.seen = seen
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was evaluated, what was proposed, the model's memory and the generator's state."""
+        exact = None
+        if self.exact is not None:
+            exact = [[objective, *cost] for objective, cost in self.exact.items()]
         return {
             "rng": self.rng.bit_generator.state,
             "seen": [np.frombuffer(key, int).tolist() for key in self.seen],
@@ -148,202 +180,282 @@ class FrontierSampler:
             "heard": self.heard,
             "refit": self.refit,
             "kernel": dict(self.model.params),
-            "exact": None if self.exact is None else [[j, *pair] for j, pair in self.exact.items()],
+            "exact": exact,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.start("", 0)
         self.rng.bit_generator.state = state["rng"]
-        seen = [np.array(row) for row in state["seen"]]
-        self.seen = {row.tobytes(): place for row, place in zip(seen, state["place"], strict=True)}
-        told = {place: row for row, place in zip(seen, state["place"], strict=True)}
-        self.errors, self.violations = [list(errors) for errors in state["errors"]], list(state["violations"])
-        self.rows = [told[place] for place in range(len(self.errors))]
+        self._load_evaluations(state)
         self.queue = [np.array(row) for row in state["queue"]]
-        self.held, self.block, self.heard, self.refit = (state[k] for k in ("held", "block", "heard", "refit"))
-        self.held = list(self.held)
-        self.exact = None if state["exact"] is None else {j: (k, sign) for j, k, sign in state["exact"]}
+        if state["exact"] is not None:
+            self.exact = {objective: CostObjective(column, sign) for objective, column, sign in state["exact"]}
+        self._load_model(state)
+
+    def _load_evaluations(self, state: Mapping[str, Any]) -> None:
+        row_at: dict[int, np.ndarray] = {}
+        for values, position in zip(state["seen"], state["place"], strict=True):
+            row = np.array(values)
+            self.seen[row.tobytes()] = position
+            row_at[position] = row
+        self.errors = [list(errors) for errors in state["errors"]]
+        self.violations = list(state["violations"])
+        self.rows = [row_at[position] for position in range(len(self.errors))]
+
+    def _load_model(self, state: Mapping[str, Any]) -> None:
+        """Hold and append in the same order as before, so that every number is the same to the last bit."""
+        self.held = list(state["held"])
+        self.block = state["block"]
+        self.heard = state["heard"]
+        self.refit = state["refit"]
         self.model.params = dict(state["kernel"])
         if self.held:
-            self.model.hold(np.array([self.rows[i] for i in self.held[: self.block]]))
-            for i in self.held[self.block :]:
-                self.model.append(self.rows[i])
+            self.model.hold(self._rows_at(self.held[: self.block]))
+            for position in self.held[self.block :]:
+                self.model.append(self.rows[position])
 
     def _region(self, within: Any) -> Region:
-        region = next((region for region, _ in self.regions if region.within is within), None)
-        done = next((done for known, done in self.regions if known is region), 0)
+        """Return the region of a domain, up to date with the evaluations."""
+        region = next((region for region in self.regions if region.within is within), None)
         if region is None:
             region = Region(within, self.codes)
-        region.follow(self.rows[done:], self.errors[done:], self.violations[done:])
-        others = [pair for pair in self.regions if pair[0] is not region]
-        self.regions = [*others[-15:], (region, len(self.rows))]
+        region.follow(self.rows, self.errors, self.violations)
+        others = [other for other in self.regions if other is not region]
+        self.regions = [*others[1 - MOST_REGIONS :], region]
         return region
 
     def _propose(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
+        """Return new rows, the best first; none if nothing new is left."""
+        is_starting = len(self.rows) < self.first or not len(region.best)
         try:
-            if len(self.rows) < self.first or not len(region.best):
-                return self._spread(region) or self._rest(region)
-            return self._improve(region, count, ahead) or self._rest(region)
+            rows = self._spread(region) if is_starting else self._improve(region, count, ahead)
+            return rows or self._anything_new(region)
         except UnsatisfiableError:
             return []
 
     def _spread(self, region: Region) -> list[np.ndarray]:
-        """Draw four, keep the one that is farthest from all that was proposed."""
-        rows = [row for row in (self._draw(region, self.rng) for _ in range(4)) if row is not None]
-        seen = np.array([np.frombuffer(key, int) for key in list(self.seen)[-100:]] or rows)
-        return [max(rows, key=lambda row: (row != seen).sum(1).min())] if rows else []
+        """Draw four rows and return the one that is farthest from all recent proposals."""
+        draws = [self._draw(region, self.rng) for _ in range(4)]
+        rows = [row for row in draws if row is not None]
+        if not rows:
+            return []
+        recent = [np.frombuffer(key, int) for key in itertools.islice(reversed(self.seen), 100)]
+        others = np.array(recent or rows)
+        return [max(rows, key=lambda row: (row != others).sum(1).min())]
 
-    def _rest(self, region: Region) -> list[np.ndarray]:
-        """Look for anything new: a domain counts as exhausted where many draws find nothing."""
+    def _anything_new(self, region: Region) -> list[np.ndarray]:
+        """Return any new row, or none if the region counts as exhausted: a small domain is enumerated to be sure."""
         rng = np.random.default_rng(len(self.seen))
         for _ in range(DRAWS):
-            if (row := self._draw(region, rng)) is not None:
+            row = self._draw(region, rng)
+            if row is not None:
                 return [row]
-        for arch in region.within.enumerate() if region.within.size <= SMALL else ():
-            if (row := self.codes.row(arch)).tobytes() not in self.seen:
-                return [row]
+        if region.within.size <= SMALL:
+            for arch in region.within.enumerate():
+                row = self.codes.row(arch)
+                if row.tobytes() not in self.seen:
+                    return [row]
         return []
 
     def _draw(self, region: Region, rng: np.random.Generator) -> np.ndarray | None:
+        """Draw a row; ``None`` if it is not new."""
         row = self.codes.row(region.within.sample(rng))
         return None if row.tobytes() in self.seen else row
 
     def _improve(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
-        """Make candidates, predict them, and pick ``count`` that are expected to improve most, one after the other.
+        """Return ``count`` candidates that are expected to improve most, each as if those before it had been measured.
 
-        The next best follow, ``ahead`` of them, to be handed out without another prediction.
+        Up to ``ahead`` more follow, the next best of the same prediction, to be handed out later.
         """
         gain = self._learn(region)
-        rows = self._candidates(region)
-        flags = self.codes.flags(rows)
-        mean, variance, white = self.model.predict(flags)
-        errors = np.empty((len(rows), region.front.shape[1]))
-        errors[:, gain.predicted] = gain.warp.errors(mean)
-        if self.exact and len(rows):
-            costs = flags @ self.table if self.additive else self._costs(rows)
-            for objective, (column, sign) in self.exact.items():
-                errors[:, objective] = sign * costs[:, column]
+        candidates = self._predict(self._candidates(region), gain)
         picked: list[np.ndarray] = []
-        while len(rows):
-            gains = gain(errors, mean, np.sqrt(variance[:, None] * self.model.scale))
-            best = (i for i in np.lexsort((-variance, -gains)) if region.contains(rows[i]))
-            if len(picked) == count - 1:  # the last, and what is handed out later
-                return picked + [rows[i] for i in itertools.islice(best, 1 + ahead)]
-            short = list(itertools.islice(best, 1 + SHORT))
-            rows, flags, errors, mean, variance, white = (
-                a[short] for a in (rows, flags, errors, mean, variance, white)
-            )
-            if short:
-                picked.append(rows[0])
-                gain.believe(errors[0])  # the prediction, to see what is left to gain
-                covariance = self.model.shared(flags, white, 0)
-                variance = np.maximum(variance - covariance**2 / (variance[0] + self.model.params["noise"]), 1e-9)
-                rows, flags, errors, mean, variance, white = (
-                    a[1:] for a in (rows, flags, errors, mean, variance, white)
-                )
+        while len(candidates.rows):
+            best = self._best_first(candidates, gain, region)
+            if len(picked) == count - 1:
+                last = list(itertools.islice(best, 1 + ahead))
+                return [*picked, *candidates.rows[last]] if last else picked
+            shortlist = candidates.at(list(itertools.islice(best, 1 + SHORT)))
+            if not len(shortlist.rows):
+                break
+            picked.append(shortlist.rows[0])
+            gain.believe(shortlist.errors[0])
+            candidates = self._after_pick(shortlist)
         return picked
 
+    def _best_first(self, candidates: _Candidates, gain: Gain, region: Region) -> Iterator[int]:
+        """Yield positions of candidates by falling gain; of equals, the least certain first."""
+        deviation = np.sqrt(candidates.variance[:, None] * self.model.scale)
+        gains = gain(candidates.errors, candidates.mean, deviation)
+        for position in np.lexsort((-candidates.variance, -gains)):
+            if region.contains(candidates.rows[position]):
+                yield position
+
+    def _predict(self, rows: np.ndarray, gain: Gain) -> _Candidates:
+        """Predict the errors of candidates; those that are costs are exact."""
+        flags = self.codes.flags(rows)
+        mean, variance, white = self.model.predict(flags)
+        errors = np.empty((len(rows), gain.front.shape[1]))
+        errors[:, gain.predicted] = gain.warp.errors(mean)
+        if self.exact and len(rows):
+            costs = self.costs.of_candidates(rows, flags)
+            for objective, (column, sign) in self.exact.items():
+                errors[:, objective] = sign * costs[:, column]
+        return _Candidates(rows, flags, errors, mean, variance, white)
+
+    def _after_pick(self, candidates: _Candidates) -> _Candidates:
+        """Return all but the first candidate, with the variances that remain once the first is measured."""
+        covariance = self.model.covariance_with(0, candidates.flags, candidates.white)
+        variance = candidates.variance
+        explained = covariance**2 / (variance[0] + self.model.params["noise"])
+        variance = np.maximum(variance - explained, 1e-9)  # (F10)
+        return replace(candidates, variance=variance).at(slice(1, None))
+
     def _candidates(self, region: Region) -> np.ndarray:
-        """Return new rows: children of the best, and what the additive part of the model holds best at some cost."""
-        wide = self.candidates // 4
+        """Return new rows: children of the best, and the best architectures by the additive part of the model."""
+        additive = self.candidates // 4
+        valuations = self._valuations(additive)
+        children = region.children(self.candidates - additive, self.rng)
+        rows = np.concatenate([children, region.least(valuations, self.rng)])
+        last_of = {row.tobytes(): position for position, row in enumerate(rows)}
+        return rows[[position for key, position in last_of.items() if key not in self.seen]]
+
+    def _valuations(self, count: int) -> np.ndarray:
+        """Return what each value of each knob adds to the error, ``(count, width)``.
+
+        The objectives are mixed at random, with noise for what the model does not know. Costs have random prices, as in
+        a Lagrangian, so that the best architectures at all costs are among the candidates.
+        """
         effects = self.model.effects()
         mixed = effects @ self.rng.dirichlet(np.ones(effects.shape[1]))
         doubt = 0.3 * math.sqrt(self.model.scale.mean() / len(self.codes.sizes))
-        values = mixed + doubt * self.rng.standard_normal((wide, len(mixed)))
-        if self.table.shape[1]:  # a Lagrangian, its multipliers drawn
-            weight = mixed.std() * np.exp(self.rng.uniform(-3, 3, (wide, 1)))
-            shares = self.rng.dirichlet(np.ones(self.table.shape[1]), wide)
-            values += weight * (shares @ (self.table / (self.table.std(0) + 1e-30)).T)
-        rows = np.concatenate([region.children(self.candidates - wide, self.rng), region.least(values, self.rng)])
-        first = {row.tobytes(): i for i, row in enumerate(rows)}
-        return rows[[i for key, i in first.items() if key not in self.seen]]
+        valuations = mixed + doubt * self.rng.standard_normal((count, len(mixed)))
+        table = self.costs.table
+        if table.shape[1]:
+            price = mixed.std() * np.exp(self.rng.uniform(-3, 3, (count, 1)))
+            shares = self.rng.dirichlet(np.ones(table.shape[1]), count)
+            valuations += price * (shares @ (table / (table.std(0) + 1e-30)).T)
+        return valuations
 
     def _learn(self, region: Region) -> Gain:
         """Bring the model up to date; return the measure of improvement in this region."""
-        if not len(self.table):
-            self._tabulate_costs()
-        new = list(range(max(self.heard, len(self.rows) - RECENT), len(self.rows)))
-        self.heard = len(self.rows)
-        if len(self.held) + len(new) > self.capacity:
-            self.held, new = self._worth_holding([*self.held, *new], region), []
-            self.block = len(self.held)
-            self.model.hold(np.array([self.rows[i] for i in self.held]))
-        for i in new:
-            self.model.append(self.rows[i])
-        self.held += new
+        self.costs.fit_table()
+        self._hold_new_evaluations(region)
         if self.exact is None:
-            self.exact = self._find_exact()
+            self.exact = self._cost_objectives()
         errors = self._errors(self.held, region)
         predicted = [objective for objective in range(errors.shape[1]) if objective not in self.exact]
-        warp = Warp(errors[:, predicted], np.minimum(errors.min(0), region.front.min(0))[predicted])
+        smallest = np.minimum(errors.min(0), region.front.min(0))
+        warp = Warp(errors[:, predicted], smallest[predicted])
         if len(self.rows) >= self.refit:
             self.model.fit(warp.targets)
-            self.block, self.refit = len(self.held), 2 * len(self.rows)
+            self.block = len(self.held)
+            self.refit = 2 * len(self.rows)
         self.model.learn(warp.targets)
         return Gain(warp, predicted, region.front, self._reference(region, errors), self.rng)
 
+    def _hold_new_evaluations(self, region: Region) -> None:
+        """Append what is new to the model; if its memory is full, choose what it holds from now on."""
+        oldest = max(self.heard, len(self.rows) - RECENT)
+        new = list(range(oldest, len(self.rows)))
+        self.heard = len(self.rows)
+        if len(self.held) + len(new) > self.capacity:
+            self.held = self._worth_holding([*self.held, *new], region)
+            self.block = len(self.held)
+            self.model.hold(self._rows_at(self.held))
+            return
+        for position in new:
+            self.model.append(self.rows[position])
+        self.held += new
+
     def _reference(self, region: Region, errors: np.ndarray) -> np.ndarray:
-        """Return the errors beyond which nothing counts: outliers, and the largest costs of the region."""
-        low, high = np.sort(errors, axis=0)[[len(errors) // 4, 3 * len(errors) // 4]]
-        reference = np.maximum(high + 1.5 * (high - low), region.front.max(0))
+        """Return the errors beyond which an improvement does not count: outliers, and the region's largest costs."""
+        sorted_errors = np.sort(errors, axis=0)
+        low = sorted_errors[len(errors) // 4]
+        high = sorted_errors[3 * len(errors) // 4]
+        reference = np.maximum(high + 1.5 * (high - low), region.front.max(0))  # (F12)
         for objective, (column, sign) in (self.exact or {}).items():
-            least, most = region.front[:, objective].min(), region.worst[objective]
-            if region.within.keep is None:
-                most = max(most, *(sign * self._extremes(region)[:, column]))
-            reference[objective] = most + 0.1 * (most - least) * (region.within.keep is not None)
+            worst = region.worst[objective]
+            if region.conditional:  # its largest cost is unknown: some room beyond the largest seen
+                reference[objective] = worst + 0.1 * (worst - region.front[:, objective].min())
+            else:
+                extremes = sign * self._extreme_costs(region)[:, column]
+                reference[objective] = max(worst, *extremes)
         return reference
 
-    def _errors(self, held: Sequence[int], region: Region) -> np.ndarray:
+    def _errors(self, positions: Sequence[int], region: Region) -> np.ndarray:
         """Return the errors of evaluations; what failed or violates a constraint is as bad as the worst."""
-        errors = np.array([self.errors[i] for i in held])
-        broken = np.array([self.violations[i] > 0 for i in held])
-        if broken.any():
-            errors[broken] = np.concatenate([errors[~broken], region.front]).max(0)
+        errors = np.array([self.errors[position] for position in positions])
+        is_broken = np.array([self.violations[position] > 0 for position in positions])
+        if is_broken.any():
+            errors[is_broken] = np.concatenate([errors[~is_broken], region.front]).max(0)
         return errors
 
-    def _worth_holding(self, held: list[int], region: Region) -> list[int]:
+    def _worth_holding(self, positions: list[int], region: Region) -> list[int]:
         """Choose two thirds of the memory: 60 % nearest the front, 20 % recent, 20 % random."""
-        errors = self._errors(held, region)
-        if errors.shape[1] == 1:  # the best at any cost
-            errors = np.concatenate([errors, self.codes.flags(np.array([self.rows[i] for i in held])) @ self.table], 1)
-        errors = (errors - errors.min(0)) / (np.ptp(errors, axis=0) + 1e-12)
-        gap = (errors[:, None] - errors).min(2).max(1)
         size = 2 * self.capacity // 3
-        order = np.argsort(gap, kind="stable")
-        near, others = order[: 3 * size // 5], np.sort(order[3 * size // 5 :])
-        lucky = self.rng.permutation(others[: -(size // 5)])[: size - len(near) - size // 5]
-        return [held[i] for i in np.sort(np.concatenate([near, others[-(size // 5) :], lucky]))]
+        nearest = 3 * size // 5
+        recent = size // 5
+        order = np.argsort(self._distances_to_front(positions, region), kind="stable")
+        near = order[:nearest]
+        others = np.sort(order[nearest:])
+        lucky = self.rng.permutation(others[:-recent])[: size - len(near) - recent]
+        chosen = np.concatenate([near, others[-recent:], lucky])
+        return [positions[i] for i in np.sort(chosen)]
 
-    def _extremes(self, region: Region) -> np.ndarray:
+    def _distances_to_front(self, positions: list[int], region: Region) -> np.ndarray:
+        """Return how much each evaluation would have to improve, in its worst objective, to be undominated."""
+        errors = self._errors(positions, region)
+        if errors.shape[1] == 1:  # with one objective, the best at any cost are near
+            costs = self.codes.flags(self._rows_at(positions)) @ self.costs.table
+            errors = np.concatenate([errors, costs], 1)
+        errors = (errors - errors.min(0)) / (np.ptp(errors, axis=0) + 1e-12)
+        differences = errors[:, None] - errors
+        return differences.min(2).max(1)
+
+    def _extreme_costs(self, region: Region) -> np.ndarray:
+        """Return the costs of the region's smallest and largest architecture."""
         if region.extremes is None:
-            region.extremes = np.asarray(self.costs([region.within.smallest(), region.within.largest()]), dtype=float)
+            region.extremes = self.costs.of_archs([region.within.smallest(), region.within.largest()])
         return region.extremes
 
-    def _tabulate_costs(self) -> None:
-        """Read an additive table out of random architectures; a quarter of them tell whether it is exact."""
-        rng, count = np.random.default_rng(0), min(2 * int(self.codes.sizes.sum()) + 20, 2000)
-        rows = np.array([self.codes.row(self.domain.sample(rng)) for _ in range(count)])
-        flags, costs, part = self.codes.flags(rows), self._costs(rows), 3 * count // 4
-        self.table = np.linalg.lstsq(flags[:part], costs[:part], rcond=None)[0]
-        self.additive = bool(np.allclose(flags @ self.table, costs, rtol=1e-9))
+    def _cost_objectives(self) -> dict[int, CostObjective]:
+        """Return the objectives that are costs, as far as valid evaluations tell."""
+        valid = [position for position in self.held if self.violations[position] == 0]
+        errors = np.array([self.errors[position] for position in valid])
+        return self.costs.objectives(self._rows_at(valid), errors)
 
-    def _find_exact(self) -> dict[int, tuple[int, float]]:
-        """Find out which objectives are costs: objective → (column, sign). One at least is predicted."""
-        found: dict[int, tuple[int, float]] = {}
-        known = [i for i in self.held if self.violations[i] == 0]
-        errors = np.array([self.errors[i] for i in known])
-        if not known or errors.shape[1] == 1:
-            return found
-        costs = self._costs(np.array([self.rows[i] for i in known]))
-        for objective, column, sign in itertools.product(range(errors.shape[1]), range(costs.shape[1]), (1.0, -1.0)):
-            if (
-                np.allclose(sign * costs[:, column], errors[:, objective], rtol=1e-9)
-                and len(found) < errors.shape[1] - 1
-            ):
-                found.setdefault(objective, (column, sign))
-        return found
+    def _rows_at(self, positions: Sequence[int]) -> np.ndarray:
+        return np.array([self.rows[position] for position in positions])
 
-    def _costs(self, rows: np.ndarray) -> np.ndarray:
-        archs = [self.codes.arch(row) for row in rows]
-        return np.asarray(self.costs(archs), dtype=float).reshape(len(archs), -1)
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Candidates and what the model says about them; all arrays have one row for each.
+
+    Args:
+        rows: the architectures.
+        flags: their one-hot codes.
+        errors: predicted or exact, ``(rows, objectives)``.
+        mean: posterior means of the warped errors, ``(rows, predicted)``.
+        variance: posterior variances, ``(rows,)``.
+        white: what covariances are computed from.
+    """
+
+    rows: np.ndarray
+    flags: np.ndarray
+    errors: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    white: np.ndarray
+
+    def at(self, index: list[int] | slice) -> _Candidates:
+        """Return some of the candidates."""
+        return _Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def _errors_of(trial: Trial) -> list[float]:
+    """Return a trial's objectives, to be minimised; NaN for a missing one."""
+    objectives = trial.objectives or (trial.score,)
+    return [math.nan if value is None else -value for value in objectives]

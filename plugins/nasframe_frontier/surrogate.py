@@ -1,4 +1,13 @@
-"""A Gaussian process on the distance between architectures, small enough to answer in a tenth of a millisecond."""
+"""A Gaussian process on the distance between architectures, small enough to answer in a tenth of a millisecond.
+
+One kernel serves all targets. With h the mean over knobs of the distance between two values, it is
+
+    k(h) = a·(1 − h) + (1 − a)·exp(−h / l)             (F1)
+
+an additive part and a part that lets knobs interact. The inverse of its Cholesky factor L is kept, so that a prediction
+is two matrix products, and one more architecture is one more row. The formulas have labels of our own; README.md lists
+them with their sources.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +27,7 @@ GRID = {  # hyperparameters tried, one after the other
 
 
 class Surrogate:
-    """Predicts standardised targets from the architectures it holds; every target shares one kernel.
-
-    ``k(h) = a·(1 − h) + (1 − a)·exp(−h / l)``, where h is the mean over knobs of the distance between values.
+    """Predicts standardised targets from the architectures it holds.
 
     Args:
         codes: the domain.
@@ -32,44 +39,59 @@ class Surrogate:
         self.tables = {order: codes.distances(order) / len(codes.sizes) for order in GRID["order"]}
         self.params = {"linear": 0.6, "length": 0.4, "noise": 1e-2, "order": 0.5}
         self.flags = np.zeros((capacity, codes.width))
-        self.near = np.zeros((codes.width, capacity))  # distance from each value of each knob
-        self.inverse = np.zeros((capacity, capacity))  # of the Cholesky factor of the kernel with its noise
+        self.near = np.zeros((codes.width, capacity))  # distance from each value of each knob to what is held
+        self.inverse = np.zeros((capacity, capacity))  # L⁻¹, where L Lᵀ is the kernel with its noise
         self.size = 0
 
     def hold(self, rows: np.ndarray) -> None:
-        """Hold these architectures and no other; cubic in their number."""
-        self.size = n = len(rows)
+        """Hold these architectures and no others; cubic in their number."""
+        n = len(rows)
+        self.size = n
         self.flags[:n] = self.codes.flags(rows)
-        self.near[:, :n] = self.tables[self.params["order"]] @ self.flags[:n].T
-        factor = np.linalg.cholesky(self._kernel(self.flags[:n] @ self.near[:, :n]) + self.params["noise"] * np.eye(n))
+        self.near[:, :n] = self._table @ self.flags[:n].T
+        kernel = self._kernel(self.flags[:n] @ self.near[:, :n])
+        factor = np.linalg.cholesky(kernel + self.params["noise"] * np.eye(n))
         self.inverse[:n, :n] = np.tril(np.linalg.inv(factor))
 
     def append(self, row: np.ndarray) -> None:
         """Hold one more; the factor grows by a row, at quadratic cost."""
-        n, flags = self.size, self.codes.flags(row[None])[0]
+        n = self.size
+        flags = self.codes.flags(row[None])[0]
         inverse = self.inverse[:n, :n]
         across = inverse @ self._kernel(flags @ self.near[:, :n])
-        pivot = math.sqrt(max(1 + self.params["noise"] - across @ across, 1e-10))
-        self.inverse[n, :n], self.inverse[n, n] = -(across @ inverse) / pivot, 1 / pivot
-        self.flags[n], self.near[:, n] = flags, self.tables[self.params["order"]] @ flags
+        pivot = math.sqrt(max(1 + self.params["noise"] - across @ across, 1e-10))  # k(0) = 1
+        self.inverse[n, :n] = -(across @ inverse) / pivot  # (F2)
+        self.inverse[n, n] = 1 / pivot
+        self.flags[n] = flags
+        self.near[:, n] = self._table @ flags
         self.size += 1
 
     def learn(self, targets: np.ndarray) -> None:
         """Take the targets of all that is held, ``(held, targets)``, with mean 0."""
         inverse = self.inverse[: self.size, : self.size]
         white = inverse @ targets
-        self.scale = np.maximum((white * white).mean(0), 1e-12)  # the kernel's amplitude of highest likelihood
+        self.scale = np.maximum((white * white).mean(0), 1e-12)  # (F3) the amplitude of highest likelihood
         self.weights = inverse.T @ white
 
     def predict(self, flags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return posterior means ``(rows, targets)``, variances ``(rows,)`` to be scaled, and what ``shared`` wants."""
+        """Predict the targets of architectures.
+
+        Args:
+            flags: ``(rows, width)``.
+
+        Returns:
+            Posterior means ``(rows, targets)``; variances ``(rows,)``, to be multiplied by ``scale``; and L⁻¹k of each
+            row, ``(rows, held)``, for :meth:`covariance_with`.
+        """
         kernel = self._kernel(flags @ self.near[:, : self.size])
         white = kernel @ self.inverse[: self.size, : self.size].T
-        return kernel @ self.weights, np.maximum(1 - (white * white).sum(1), 1e-9), white
+        mean = kernel @ self.weights
+        variance = 1 - (white * white).sum(1)  # (F4)
+        return mean, np.maximum(variance, 1e-9), white
 
-    def shared(self, flags: np.ndarray, white: np.ndarray, one: int) -> np.ndarray:
-        """Return ``(rows,)`` posterior covariances with one of the rows, to be scaled."""
-        distance = flags @ (self.tables[self.params["order"]] @ flags[one])
+    def covariance_with(self, one: int, flags: np.ndarray, white: np.ndarray) -> np.ndarray:
+        """Return ``(rows,)`` posterior covariances with one of the rows, to be multiplied by ``scale``."""
+        distance = flags @ (self._table @ flags[one])
         return self._kernel(distance) - white @ white[one]
 
     def effects(self) -> np.ndarray:
@@ -80,24 +102,30 @@ class Surrogate:
         """Choose the kernel by its likelihood, one hyperparameter after the other."""
         flags = self.flags[: self.size]
         distances = {order: flags @ table @ flags.T for order, table in self.tables.items()}
-        best = self._surprise(self.params, distances, targets)
+        best = self._misfit(self.params, distances, targets)
         for name, values in GRID.items():
             for value in values:
                 params = {**self.params, name: value}
-                if (surprise := self._surprise(params, distances, targets)) < best - 1e-9:
-                    best, self.params = surprise, params
+                misfit = self._misfit(params, distances, targets)
+                if misfit < best - 1e-9:
+                    best = misfit
+                    self.params = params
         self.hold(self.codes.rows(flags))
+
+    @property
+    def _table(self) -> np.ndarray:
+        return self.tables[self.params["order"]]
 
     def _kernel(self, distance: np.ndarray, params: Mapping[str, float] | None = None) -> np.ndarray:
         params = params or self.params
-        return params["linear"] * (1 - distance) + (1 - params["linear"]) * np.exp(-distance / params["length"])
+        additive = params["linear"]
+        return additive * (1 - distance) + (1 - additive) * np.exp(-distance / params["length"])  # (F1)
 
-    def _surprise(
-        self, params: Mapping[str, float], distances: Mapping[float, np.ndarray], targets: np.ndarray
-    ) -> float:
-        """Return twice the negative log likelihood, but for a constant, at the best amplitude."""
-        noisy = self._kernel(distances[params["order"]], params) + params["noise"] * np.eye(self.size)
-        factor = np.linalg.cholesky(noisy)
+    def _misfit(self, params: Mapping[str, float], distances: Mapping[float, np.ndarray], targets: np.ndarray) -> float:
+        """Return twice the negative log likelihood, up to a constant, at the amplitude that suits best."""
+        kernel = self._kernel(distances[params["order"]], params)
+        factor = np.linalg.cholesky(kernel + params["noise"] * np.eye(self.size))
         white = np.linalg.solve(factor, targets)
-        amplitude = np.log((white * white).mean(0) + 1e-12).sum()
-        return float(self.size * amplitude + 2 * targets.shape[1] * np.log(np.diag(factor)).sum())
+        amplitudes = np.log((white * white).mean(0) + 1e-12).sum()
+        log_determinant = 2 * targets.shape[1] * np.log(np.diag(factor)).sum()
+        return float(self.size * amplitudes + log_determinant)  # (F5)

@@ -10,8 +10,9 @@ import torch
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.nn.blueprint import blueprint
+from nasframe.nn.channels import removable_groups
 from nasframe.nn.exact import without_zeros
-from nasframe.nn.groups import Grouped, removable_groups, zeros_last
+from nasframe.nn.groups import Grouped, zeros_last
 from nasframe.nn.selection import free_to_reorder, whole_network
 from nasframe.step import Step
 from nasframe.types import ShareText, TrainJob

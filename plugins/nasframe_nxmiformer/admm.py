@@ -3,11 +3,12 @@
 Minimise ``f(W) + g(Z)`` subject to ``W = Z``, where ``g`` is 0 on the set S of matrices that obey the pattern and
 infinite elsewhere. With the scaled dual U the augmented Lagrangian is ``f(W) + g(Z) + ρ/2 ‖W − Z + U‖² − ρ/2 ‖U‖²``:
 
-    W: gradient steps on f(W) + ρ/2 ‖W − Z + U‖²  (1)
-    Z = P_S(W + U)                                 (2)
-    U = U + τ (W − Z)                              (3)
+    W: gradient steps on f(W) + ρ/2 ‖W − Z + U‖²  (N1)
+    Z = P_S(W + U)                                 (N2)
+    U = U + τ (W − Z)                              (N3)
 
-f is what the rest of the stage makes it: with ``fake_quant`` before it, the loss of the rounded weights.
+f is the loss of the rest of the stage; with ``fake_quant`` before this modifier, that of the rounded weights. Only the
+abstracts of the papers were available, so the labels are our own; README.md lists them.
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ Tensors = dict[str, torch.Tensor]
 class ADMM(Modifier):
     """Train the encoder's matrices towards n:m sparsity; at the end of the stage every group obeys the pattern.
 
-    Most of the stage the weights are dense and drawn to the pattern; then they are projected, the zeros are frozen, and
-    the rest of the stage tunes what is left. With ``tune: 1`` that is one-shot magnitude pruning. The result's
-    blueprint records the pattern of each matrix. With an ``arch`` of the space ``nm_bits`` each matrix has the pattern
-    that the architecture gives it.
+    First, in the dense phase, a penalty draws the weights to the pattern. Then they are projected, the zeros are
+    frozen, and the rest of the stage tunes the remaining weights. With ``tune: 1`` there is no dense phase, which is
+    one-shot magnitude pruning. The result's blueprint records the pattern of each matrix. With an ``arch`` of the space
+    ``nm_bits`` each matrix has the pattern that the architecture gives it.
 
     Args:
-        pattern: n:m, at most n of m consecutive weights along the input stay.
+        pattern: n:m; at most n of m consecutive weights along the input stay.
         rho: ρ, the penalty's weight.
-        growth: ρ grows over the dense phase to so many times itself, geometrically; 1 keeps it.
-        dual: τ, the length of the dual's step. 1 is ADMM's own; where the weights move little between two updates, a
-            smaller one keeps the duals from overturning which weights stay; 0 is the plain penalty method.
+        growth: the factor by which ρ grows, geometrically, over the dense phase; 1 keeps it constant.
+        dual: τ, the length of the dual's step. 1 is that of ADMM. Use less if weights move little between two updates:
+            the choice of the weights that stay is then more stable. 0 is the plain penalty method.
         every: optimiser steps between two updates of Z and U.
         tune: share of the stage that trains with frozen zeros.
-        remainder: a row whose last group is not whole is refused, or the group counts as filled up with zeros.
+        remainder: ``refuse`` rows whose last group is not whole, or ``pad`` that group with zeros.
 
     Raises:
-        UsageError: no such pattern, or m does not divide a matrix's inputs, or ``keep: best`` would bring back weights
-            from before the projection.
+        UsageError: there is no such pattern, or m does not divide a matrix's inputs, or ``keep: best`` would bring back
+            weights from before the projection.
     """
 
     by_entry = True
@@ -67,19 +68,23 @@ class ADMM(Modifier):
         if not (rho > 0 and growth > 0 and 0 <= dual <= 1 and every >= 1 and 0 <= tune <= 1):
             raise UsageError("admm: expected rho > 0, growth > 0, 0 <= dual <= 1, every >= 1 and 0 <= tune <= 1.")
         self.pattern = parse_pattern(pattern)
-        self.rho, self.growth, self.dual, self.every, self.tune = rho, growth, dual, every, tune
+        self.rho = rho
+        self.growth = growth
+        self.dual = dual
+        self.every = every
+        self.tune = tune
         self.remainder = remainder
         self.matrices: dict[str, tuple[nn.Linear, Pattern]] = {}
         self.Z: Tensors = {}
         self.U: Tensors = {}
         self.target: Tensors = {}  # Z − U
-        self.mask: Tensors = {}  # 1 for what stays, 0 for the rest: there is one once W was projected
+        self.mask: Tensors = {}  # 1 for weights that stay, 0 for the others; empty until W is projected
 
     def on_start(self, job: TrainJob) -> None:
         """Find the matrices and their patterns; Z = P(W), U = 0."""
-        forms = formats_of(job)
+        formats = formats_of(job.space, job.net, job.arch)
         for name, module in encoder_matrices(job.net):
-            pattern = forms[name].pattern if forms is not None else self.pattern
+            pattern = self.pattern if formats is None else formats[name].pattern
             if self.remainder == "refuse":
                 require_divisible(f"admm: {name}", module.in_features, pattern)
             if not pattern.dense:
@@ -87,6 +92,7 @@ class ADMM(Modifier):
         if self.tune < 1:
             last_weights(job, "admm")
         self.dense_steps = job.total - round(self.tune * job.total)
+        # The weights that are trained: behind a quantiser, module.weight is a rounded copy.
         self.W = {name: raw_weight(module) for name, (module, _) in self.matrices.items()}
         if self.dense_steps == 0:
             self.freeze()
@@ -96,86 +102,97 @@ class ADMM(Modifier):
             self.aim()
 
     def on_plan(self, job: TrainJob) -> None:
-        """Refuse what ``on_start`` refuses, patterns that do not divide the inputs included."""
+        """Raise the errors of ``on_start`` before any work, if the network is known."""
         if job.net is not None:
             self.on_start(job)
         elif self.tune < 1:
             last_weights(job, "admm")
 
     def on_batch(self, step: Step) -> None:
-        """Train the weights themselves: an assignment of formats names no sub-network."""
-        if formats_of(step.job) is not None:
+        """Train the weights themselves, because an assignment of formats is not a sub-network."""
+        if formats_of(step.job.space, step.job.net, step.job.arch) is not None:
             step.arch = None
 
     def on_gradients(self, step: Step) -> None:
-        """Add the gradient of the penalty, eq. (1); once there is a mask, leave the zeros none."""
+        """Add the gradient of the penalty; after the projection, clear the gradients of the zeros."""
         rho = self.rho * self.growth ** (step.index / max(self.dense_steps, 1))
         for name, w in self.W.items():
             if w.grad is None:
                 continue
             if self.mask:
                 w.grad.mul_(self.mask[name])
-            else:  # at one matrix after the other, while it is in the caches
-                w.grad.add_(w.detach(), alpha=rho).sub_(self.target[name], alpha=rho)
+            else:
+                # In place, matrix by matrix: the second operation finds the matrix in the processor's cache.
+                w.grad.add_(w.detach(), alpha=rho).sub_(self.target[name], alpha=rho)  # (N1)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
-        """Update Z and U every so many steps, eqs. (2) and (3); at the end of the dense phase W = P(W)."""
+        """Update Z and U at every ``every``-th step; at the end of the dense phase, project W."""
+        steps_done = step.index + 1
         if self.mask:
             torch._foreach_mul_(list(self.W.values()), list(self.mask.values()))
-        elif step.index + 1 >= self.dense_steps:
+        elif steps_done >= self.dense_steps:
             self.freeze()
-        elif (step.index + 1) % self.every == 0 and self.W:
-            self.Z = self.projected({name: w + self.U[name] for name, w in self.W.items()})
+        elif steps_done % self.every == 0 and self.W:
+            self.Z = self.projected({name: w + self.U[name] for name, w in self.W.items()})  # (N2)
             for name, w in self.W.items():
-                self.U[name].add_(w - self.Z[name], alpha=self.dual)
+                self.U[name].add_(w - self.Z[name], alpha=self.dual)  # (N3)
             self.aim()
-            step.job.log(step.index + 1, {"admm_residual": self.residual()})
+            step.job.log(steps_done, {"admm_residual": self.residual()})
 
     def on_finish(self, job: TrainJob) -> None:
-        """Make sure of the pattern, group by group, and note it in the network's record.
+        """Check the pattern of every group, and write it into the network's record.
 
         Raises:
-            RunError: a group has too many weights, which would be a defect.
+            RunError: a group has too many weights, which would be a bug.
         """
         if not self.mask:
             self.freeze()
         for name, (module, pattern) in self.matrices.items():
             with torch.no_grad():
                 self.W[name].mul_(self.mask[name])
-            if broken := violations(module.weight, pattern):
+            broken = violations(module.weight, pattern)
+            if broken:
                 raise RunError(f"admm: {name}: {broken} groups of {pattern.m} hold more than {pattern.n} weights.")
             note(job.net, name, n=pattern.n, m=pattern.m)
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Project the weights themselves, W = P(W), and keep which of them stay."""
+        """Project the weights themselves, W = P_S(W), and keep the mask of those that stay."""
         for name, (_, pattern) in self.matrices.items():
-            self.mask[name] = largest(self.W[name], pattern).to(self.W[name].dtype)  # as the weights: faster than bool
+            stays = largest(self.W[name], pattern)  # (N4)
+            self.mask[name] = stays.to(self.W[name].dtype)  # a mask of the weights' type is faster than a boolean one
             self.W[name].mul_(self.mask[name])
-        self.Z, self.U, self.target = {}, {}, {}
+        self.Z = {}
+        self.U = {}
+        self.target = {}
 
     def projected(self, tensors: Tensors) -> Tensors:
         """Project each tensor on its own pattern."""
         return {name: project(tensor, self.matrices[name][1]) for name, tensor in tensors.items()}
 
     def aim(self) -> None:
-        """Keep ``Z − U``, where the penalty draws the weights until the next update."""
+        """Store ``Z − U``, to which the penalty draws the weights until the next update."""
         self.target = {name: z - self.U[name] for name, z in self.Z.items()}
 
     def residual(self) -> float:
-        """Return ``‖W − Z‖ / ‖W‖`` over all matrices: 0 where the weights obey the patterns."""
-        apart = torch._foreach_norm([w.detach() - self.Z[name] for name, w in self.W.items()])
-        whole = torch._foreach_norm([w.detach() for w in self.W.values()])
-        return float(torch.stack(apart).norm() / torch.stack(whole).norm())
+        """Return ``‖W − Z‖ / ‖W‖`` over all matrices; it is 0 if the weights obey the patterns."""
+        distances = torch._foreach_norm([w.detach() - self.Z[name] for name, w in self.W.items()])
+        norms = torch._foreach_norm([w.detach() for w in self.W.values()])
+        return float(torch.stack(distances).norm() / torch.stack(norms).norm())
 
     def state_dict(self) -> dict[str, Any]:
         """Return Z and U, or the mask."""
         return {"Z": self.Z, "U": self.U, "mask": self.mask}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
-        where = {name: w.device for name, w in self.W.items()} if self.matrices else {}
-        moved = lambda part: {n: t.to(where[n]) if n in where else t for n, t in state[part].items()}  # noqa: E731
-        self.Z, self.U, self.mask = moved("Z"), moved("U"), moved("mask")
+        """Continue from a state that :meth:`state_dict` returned."""
+        devices = {name: w.device for name, w in self.W.items()} if self.matrices else {}
+
+        def moved(tensors: Tensors) -> Tensors:
+            return {name: tensor.to(devices.get(name, tensor.device)) for name, tensor in tensors.items()}
+
+        self.Z = moved(state["Z"])
+        self.U = moved(state["U"])
+        self.mask = moved(state["mask"])
         self.aim()

@@ -1,9 +1,12 @@
-"""Assign a format to each matrix under a compression ratio, by how much each format would hurt it alone."""
+"""Assign a format to each matrix within a number of bits, by how much each format would hurt that matrix alone.
+
+The labels of formulas are our own; README.md lists them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,29 +25,32 @@ from nasframe_nxmiformer import policies
 from nasframe_nxmiformer.estimators import Bits
 from nasframe_nxmiformer.space import by_knob
 
+Measure = Callable[[Mapping[int, torch.Tensor]], float]
+"""Returns the damage of changed weights, which are given by the ids of the weights that they replace."""
+
 POLICIES = {"exact": policies.exact, "greedy": policies.greedy, "uniform": policies.uniform}
 
 
 class AssignBits:
-    """Find, for each bound on the bits of the encoder's matrices, an assignment of formats; the network stays as it is.
+    """Find an assignment of formats for each bound on the bits of the encoder's matrices. The network stays unchanged.
 
-    It needs a space of formats (``nm_bits``). A matrix's sensitivity to a format is measured with all others left
-    alone, on training data.
+    It needs a space of formats (``nm_bits``). A matrix's sensitivity to a format is measured on training data, with all
+    other matrices unchanged.
 
     Args:
-        archs: name of an assignment → the bits it may take, a share of the uncompressed matrices as in ``"10%"``, or a
-            number.
-        policy: ``exact``, dynamic programming; ``greedy``, least damage a bit saved, then exchanges; ``uniform``, one
-            format for all.
-        sensitivity: ``fisher``, squared change of the weights by mean squared gradient; or ``loss``, the rise of the
-            loss itself, a pass over the data for each matrix and format.
-        indices: count the places of the weights that an n:m pattern keeps.
-        batches: training batches that the sensitivity averages over.
+        archs: name of an assignment → the bits it may take: a share of the uncompressed matrices, such as ``"10%"``, or
+            a number.
+        policy: ``exact``, dynamic programming; ``greedy``, the least damage for each bit saved, then exchanges; or
+            ``uniform``, one format for all.
+        sensitivity: ``fisher``, the squared change of the weights times their mean squared gradient; or ``loss``, the
+            increase of the loss itself, which takes a pass over the data for each matrix and format.
+        indices: whether to count the places of the weights that an n:m pattern keeps.
+        batches: number of training batches over which the sensitivity is averaged.
         batch_size: examples in each.
         seed: draws them.
 
     Raises:
-        UsageError: no bound, or one that is not a share or number of bits above 0.
+        UsageError: there is no bound, or one that is not a share or number of bits above 0.
     """
 
     reshapes = False
@@ -62,108 +68,170 @@ class AssignBits:
     ) -> None:
         if not archs or batches < 1 or batch_size < 1:
             raise UsageError("assign_bits: expected archs such as {assigned: 10%}, batches >= 1 and batch_size >= 1.")
-        self.bounds = {name: _bound(name, text) for name, text in archs.items()}
-        self.policy, self.sensitivity, self.indices = policy, sensitivity, indices
-        self.batches, self.batch_size, self.seed = batches, batch_size, seed
+        self.bounds = {name: Bound.parse(name, text) for name, text in archs.items()}
+        self.policy = policy
+        self.sensitivity = sensitivity
+        self.indices = indices
+        self.batches = batches
+        self.batch_size = batch_size
+        self.seed = seed
 
     def __call__(self, work: Work) -> Work:
         """Return the work with one more architecture for each bound.
 
         Raises:
             UsageError: the space is not one of formats.
-            UnsatisfiableError: nothing meets a bound.
+            UnsatisfiableError: no assignment meets a bound.
         """
         space: Any = work.space
         if not hasattr(space, "formats"):
             raise UsageError("assign_bits: the space has no formats to choose from. Expected space: nm_bits.")
         table = Bits(indices=self.indices).table(space, work.net)
         assert table is not None
-        knobs = space.domain.knobs
-        bits, loss = np.array(list(table.choices.values())), self.damages(work)
-        whole = account(work.net)["matrices_fp32"]  # whatever they are stored as by now
-        found = {}
-        for name, (value, share) in self.bounds.items():
-            most = (value * whole if share else value) - table.base
-            chosen = POLICIES[self.policy](bits, loss, most)
+        bits = np.array(list(table.choices.values()))
+        damages = self.damages(work)
+        uncompressed = account(work.net)["matrices_fp32"]  # however the matrices are stored by now
+        archs = {}
+        for name, bound in self.bounds.items():
+            chosen = POLICIES[self.policy](bits, damages, bound.bits(uncompressed) - table.base)
             if chosen is None:
-                least = (bits.min(1).sum() if self.policy != "uniform" else bits.sum(0).min()) + table.base
-                raise UnsatisfiableError(
-                    f"assign_bits: {name}: no {self.policy} assignment fits. The least is {least / whole:.2%} of "
-                    f"{whole:,.0f} bits. Expected a larger bound, or formats of fewer bits."
-                )
-            found[name] = {knob: values[at] for (knob, values), at in zip(knobs.items(), chosen, strict=True)}
-        return replace(work, archs={**work.archs, **found})
+                raise self._unsatisfiable(name, bits, table.base, uncompressed)
+            knobs = space.domain.knobs.items()
+            archs[name] = {knob: values[place] for (knob, values), place in zip(knobs, chosen, strict=True)}
+        return replace(work, archs={**work.archs, **archs})
 
     def damages(self, work: Work) -> np.ndarray:
         """Return the sensitivity of each knob to each of its formats, ``(knobs, formats)``."""
-        net, space = work.net, work.space
-        data = work.task.train_batches(stream_seed(self.seed, "data", "assign_bits"), 0, self.batch_size)
-        device = next(net.parameters()).device
-        batches = [batch.to(device) for batch in islice(data, self.batches)]
-        grouped = by_knob(space.family, dict(encoder_matrices(net)))  # type: ignore[union-attr]
-        measure = fisher(net, work.task, batches) if self.sensitivity == "fisher" else rise(net, work.task, batches)
+        net = work.net
+        space: Any = work.space
+        measure = self._measure(work)
+        grouped = by_knob(space.family, dict(encoder_matrices(net)))
         rows = []
-        for knob, values in space.domain.knobs.items():  # type: ignore[union-attr]
+        for knob, values in space.domain.knobs.items():
             weights: list[Any] = [module.weight for module in grouped.get(knob, ())]
-            rows.append([measure({id(w): shown(w.detach(), parse_format(text)) for w in weights}) for text in values])
+            row = []
+            for text in values:
+                form = parse_format(text)
+                row.append(measure({id(weight): shown(weight.detach(), form) for weight in weights}))
+            rows.append(row)
         return np.array(rows)
 
+    def _measure(self, work: Work) -> Measure:
+        """Return the measure of damage, on batches of training data."""
+        data = work.task.train_batches(stream_seed(self.seed, "data", "assign_bits"), 0, self.batch_size)
+        device = next(work.net.parameters()).device
+        batches = [batch.to(device) for batch in islice(data, self.batches)]
+        make = fisher if self.sensitivity == "fisher" else rise
+        return make(work.net, work.task, batches)
 
-def fisher(net: nn.Module, task: Any, batches: list[Batch]) -> Any:
-    """Make a measure of changed weights: ``½ Σ F (W' − W)²``, F the mean squared gradient over the batches.
+    def _unsatisfiable(self, name: str, bits: np.ndarray, base: float, uncompressed: float) -> UnsatisfiableError:
+        """Return the error that names the least bits that the policy could reach."""
+        smallest = bits.sum(0).min() if self.policy == "uniform" else bits.min(1).sum()
+        least = smallest + base
+        return UnsatisfiableError(
+            f"assign_bits: {name}: no {self.policy} assignment fits. The least is {least / uncompressed:.2%} of "
+            f"{uncompressed:,.0f} bits. Expected a larger bound, or formats of fewer bits."
+        )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound on the bits of the encoder's matrices.
 
     Args:
-        net: the network; it runs in eval mode, and its gradients are left as they were.
-        task: whose loss.
-        batches: the data.
+        value: a share, or a number of bits.
+        is_share: whether it is a share of the uncompressed matrices.
+    """
 
-    Returns:
-        A function from {id of a weight: the weight as it would be} to a float.
+    value: float
+    is_share: bool
+
+    @classmethod
+    def parse(cls, name: str, text: float | str) -> Bound:
+        """Read a bound.
+
+        Args:
+            name: the assignment, for the message.
+            text: such as ``"10%"``, or a number.
+
+        Raises:
+            UsageError: no assignment could be within it, or every one would be.
+
+        >>> Bound.parse("small", "10%").bits(uncompressed=2000)
+        200.0
+        """
+        share = parse_share(text)
+        value = parse_number(text) if share is None else share
+        if not value > 0 or (share is not None and value >= 1):
+            raise UsageError(f"assign_bits: {name}: {text!r} leaves nothing to choose. Expected above 0, below 100%.")
+        return cls(value, share is not None)
+
+    def bits(self, uncompressed: float) -> float:
+        """Return the bound in bits."""
+        return self.value * uncompressed if self.is_share else self.value
+
+
+def fisher(net: nn.Module, task: Any, batches: Sequence[Batch]) -> Measure:
+    """Return the measure ``½ Σ F (W' − W)²`` of changed weights W', F being the mean squared gradient of the batches.
+
+    Args:
+        net: the network; it runs in eval mode, and its gradients are not touched.
+        task: its loss counts.
+        batches: the data.
     """
     weights: list[Any] = [module.weight for _, module in encoder_matrices(net)]
-    mean: dict[int, Any] = {id(w): torch.zeros_like(w) for w in weights}
-    training, frozen = net.training, [w for w in weights if not w.requires_grad]
+    squares = [torch.zeros_like(weight) for weight in weights]
+    was_training = net.training
+    frozen = [weight for weight in weights if not weight.requires_grad]
     net.eval()
-    for weight in frozen:
+    for weight in frozen:  # sensitivity needs the gradients of frozen weights, too
         weight.requires_grad_(True)
     for batch in batches:
         with torch.enable_grad():
-            gradients = torch.autograd.grad(task.loss(net(**batch.inputs), batch), weights)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            mean[id(weight)].addcmul_(gradient, gradient, value=1 / len(batches))
+            loss = task.loss(net(**batch.inputs), batch)
+            gradients = torch.autograd.grad(loss, weights)
+        for square, gradient in zip(squares, gradients, strict=True):
+            square.addcmul_(gradient, gradient, value=1 / len(batches))
     for weight in frozen:
         weight.requires_grad_(False)
-    net.train(training)
-    by_id = {id(weight): weight.detach() for weight in weights}
-    return lambda changed: sum(float((mean[k] * (new - by_id[k]).square()).sum()) / 2 for k, new in changed.items())
+    net.train(was_training)
 
+    square_of = {id(weight): square for weight, square in zip(weights, squares, strict=True)}
+    weight_of = {id(weight): weight.detach() for weight in weights}
 
-def rise(net: nn.Module, task: Any, batches: list[Batch]) -> Any:
-    """Make a measure of changed weights: how much the mean loss over the batches rises; see :func:`fisher`."""
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    def measure(changed: Mapping[int, torch.Tensor]) -> float:
+        damage = 0.0
+        for key, new in changed.items():
+            change = new - weight_of[key]
+            damage += float((square_of[key] * change.square()).sum()) / 2  # (N8)
+        return damage
 
-    @torch.no_grad()
-    def loss(changed: dict[int, torch.Tensor]) -> float:
-        given = {names[key]: new for key, new in changed.items()}
-        return sum(float(task.loss(functional_call(net, given, (), dict(b.inputs)), b)) for b in batches) / len(batches)
-
-    def measure(changed: dict[int, torch.Tensor]) -> float:
-        training = net.training
-        net.eval()
-        try:
-            return loss(changed) - before
-        finally:
-            net.train(training)
-
-    before = 0.0
-    before = measure({})
     return measure
 
 
-def _bound(name: str, text: float | str) -> tuple[float, bool]:
-    """Read a bound: its value, and whether it is a share."""
-    share = parse_share(text)
-    value = parse_number(text) if share is None else share
-    if not value > 0 or (share is not None and value >= 1):
-        raise UsageError(f"assign_bits: {name}: {text!r} leaves nothing to choose. Expected above 0, below 100%.")
-    return value, share is not None
+def rise(net: nn.Module, task: Any, batches: Sequence[Batch]) -> Measure:
+    """Return a measure of changed weights: the increase of the mean loss over the batches.
+
+    Args:
+        net: the network; it runs in eval mode.
+        task: its loss counts.
+        batches: the data.
+    """
+    name_of = {id(parameter): name for name, parameter in net.named_parameters()}
+
+    @torch.no_grad()
+    def mean_loss(changed: Mapping[int, torch.Tensor]) -> float:
+        parameters = {name_of[key]: new for key, new in changed.items()}
+        was_training = net.training
+        net.eval()
+        try:
+            losses = []
+            for batch in batches:
+                outputs = functional_call(net, parameters, (), dict(batch.inputs))
+                losses.append(float(task.loss(outputs, batch)))
+        finally:
+            net.train(was_training)
+        return sum(losses) / len(batches)
+
+    unchanged = mean_loss({})
+    return lambda changed: mean_loss(changed) - unchanged

@@ -1,4 +1,4 @@
-"""What a network takes in bits, with or without what it costs to say where its weights stand."""
+"""The bits that a network takes, with or without the places of its weights and the scales of its rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class Bits:
-    """Count the bits of a network: those of matrices that are compressed, and 32 for each weight that is not.
+    """Count the bits of a network: compressed matrices as they are stored, and 32 bits for every other weight.
 
     Args:
-        part: the ``matrices`` of the encoder's layers, which methods compress; the ``encoder``, with its biases and
-            normalisation; or ``all``, with embeddings, pooler and head.
-        indices: count the places of the weights that an n:m pattern keeps, ``⌈log₂ m⌉`` bits each.
-        scales: count a scale of 32 bits for each row of integers.
+        part: the ``matrices`` of the encoder's layers, which methods compress; the ``encoder``, including its biases
+            and normalisation; or ``all``, including embeddings, pooler and head.
+        indices: whether to count the places of the weights that an n:m pattern keeps, ``⌈log₂ m⌉`` bits each.
+        scales: whether to count a scale of 32 bits for each row of integers.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> Bits().estimate(None, tiny_net()) == 32 * 3 * (4 * 32 * 32 + 2 * 32 * 64)
@@ -32,17 +32,20 @@ class Bits:
         indices: bool = True,
         scales: bool = True,
     ) -> None:
-        self.part, self.indices, self.scales = part, indices, scales
+        self.part = part
+        self.indices = indices
+        self.scales = scales
 
     def estimate(self, space: Any, net: nn.Module, arch: Arch | None = None) -> float:
-        """Return the bits of a network as its record says, or of an architecture of it."""
+        """Return the bits of a network by its own record, or those of one of its architectures."""
         from nasframe.nn.bits import account
         from nasframe.nn.formats import record_of
 
         if arch is None:
             return self._sum(account(net))
         if hasattr(space, "formats"):
-            return self._sum(account(net, record_of(net) | space.formats(net, arch)))
+            formats = record_of(net) | space.formats(net, arch)
+            return self._sum(account(net, formats))
         return self._sum(account(space.extract(net, arch)))
 
     def table(self, space: Any, net: nn.Module) -> CostTable | None:
@@ -57,17 +60,25 @@ class Bits:
         choices = {}
         for knob, values in space.domain.knobs.items():
             modules: list[Any] = grouped.get(knob, [])
-            shapes = [(module.out_features, module.in_features) for module in modules]
-            forms = map(parse_format, values)
-            choices[knob] = [
-                float(sum(stored_bits(*shape, form).total(self.indices, self.scales) for shape in shapes))
-                for form in forms
-            ]
+            totals = []
+            for text in values:
+                form = parse_format(text)
+                stored = [stored_bits(module.out_features, module.in_features, form) for module in modules]
+                totals.append(float(sum(bits.total(self.indices, self.scales) for bits in stored)))
+            choices[knob] = totals
+        # The base is what does not depend on the choices: matrices without a knob, and the rest of the part.
         smallest = space.domain.smallest()
-        known = sum(choices[knob][0] for knob in smallest)
-        return CostTable(self.estimate(space, net, smallest) - known, choices)
+        in_choices = sum(choices[knob][0] for knob in smallest)
+        return CostTable(self.estimate(space, net, smallest) - in_choices, choices)
 
-    def _sum(self, counts: dict[str, Any]) -> float:
-        parts = ["weights", *["indices"] * self.indices, *["scales"] * self.scales]
-        parts += {"matrices": [], "encoder": ["encoder_rest"], "all": ["encoder_rest", "outside"]}[self.part]
-        return float(sum(counts[part] for part in parts))
+    def _sum(self, bits: dict[str, Any]) -> float:
+        parts = ["weights"]
+        if self.indices:
+            parts.append("indices")
+        if self.scales:
+            parts.append("scales")
+        if self.part != "matrices":
+            parts.append("encoder_rest")
+        if self.part == "all":
+            parts.append("outside")
+        return float(sum(bits[part] for part in parts))

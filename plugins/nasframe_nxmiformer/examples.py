@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tries the assignment: work whose space is one of formats."""
+"""How ``nasframe plugins check`` tests the assignment: on work whose space is one of formats."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nasframe.types import Work
 
 
 class AssignBits(TransformContract):
-    """The checks, with the space ``nm_bits``."""
+    """The checks of a transform, with the space ``nm_bits``."""
 
     def options(self, folder: Path) -> Mapping[str, Any]:
-        """Ask for one assignment."""
+        """Return options for one assignment."""
         return {"archs": {"assigned": "15%"}, "batches": 2, "batch_size": 8}
 
     def work(self) -> Work:

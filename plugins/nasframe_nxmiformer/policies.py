@@ -1,6 +1,7 @@
-"""Which format each matrix gets so that the whole stays within a number of bits: three policies.
+"""Three policies that assign a format to each matrix, so that all together stay within a number of bits.
 
-Matrix l in format c takes ``bits[l, c]`` and does damage ``loss[l, c]``; damages are taken to add up.
+Matrix l in format c takes ``bits[l, c]`` and does damage ``loss[l, c]``; damages are assumed to add up. The labels of
+formulas are our own; README.md lists them.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ import math
 import numpy as np
 
 GRAIN = 2**17
-"""How many different totals the exact policy tells apart where sizes have no common divisor."""
+"""How many different totals the exact policy distinguishes if sizes have no large common divisor."""
 
 
 def greedy(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
-    """Start from the largest formats and make the move of the least damage for each bit saved, until the rest fits.
+    """Start from the largest formats, and make the move of the least damage for each bit saved until all fits.
 
-    Then exchange: whatever single move, or pair of moves, lowers the damage and still fits is made, best first.
+    Then exchange formats: make the single move, or pair of moves, that lowers the damage most and still fits, as long
+    as there is one.
 
     Args:
         bits: ``(matrices, formats)``.
         loss: ``(matrices, formats)``.
-        most: the bits there are.
+        most: the bits available.
 
     Returns:
-        ``(matrices,)`` positions of formats, or ``None`` where nothing fits.
+        ``(matrices,)`` positions of formats, or ``None`` if nothing fits.
 
     >>> bits, loss = np.array([[4.0, 8.0], [4.0, 8.0]]), np.array([[0.3, 0.0], [0.1, 0.0]])
     >>> greedy(bits, loss, most=12).tolist()
@@ -35,79 +37,101 @@ def greedy(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None
     while bits[rows, chosen].sum() > most:
         saved = bits[rows, chosen][:, None] - bits
         harm = loss - loss[rows, chosen][:, None]
+        # Moves that save nothing have an infinite rate; a negative one, less damage in fewer bits, comes first.
         rate = np.divide(harm, saved, out=np.full(bits.shape, np.inf), where=saved > 0)
-        matrix, form = np.unravel_index(rate.argmin(), rate.shape)
+        matrix, form = np.unravel_index(rate.argmin(), rate.shape)  # (N9)
         if not np.isfinite(rate[matrix, form]):
             return None
         chosen[matrix] = form
-    while _exchange(bits, loss, most, chosen):
+    while _exchange(bits, loss, most, chosen):  # it ends, because each exchange lowers the damage
         pass
     return chosen
 
 
 def _exchange(bits: np.ndarray, loss: np.ndarray, most: float, chosen: np.ndarray) -> bool:
-    """Make the best single or double move that fits, in place; tell whether there was one."""
-    rows, (count, forms) = np.arange(len(bits)), bits.shape
+    """Make the best single or double move that fits, in place; tell whether there was one.
+
+    A move is a position in the flattened table. "Staying" is a move, too; paired with another one it is a single move.
+    """
+    rows = np.arange(len(bits))
+    count, forms = bits.shape
     room = most - bits[rows, chosen].sum()
-    more = (bits - bits[rows, chosen][:, None]).ravel()
+    growth = (bits - bits[rows, chosen][:, None]).ravel()
     gain = (loss[rows, chosen][:, None] - loss).ravel()
-    owner = np.repeat(rows, forms)
-    fits = more[:, None] + more[None, :] <= room
-    allowed = fits & (owner[:, None] != owner[None, :])
-    pairs = np.where(allowed, gain[:, None] + gain[None, :], -np.inf)  # staying where one is pairs a single move
-    if count == 1:
-        pairs = np.where(np.eye(forms, dtype=bool) & (more <= room), gain, -np.inf)
-    first, second = np.unravel_index(pairs.argmax(), pairs.shape)
-    if not pairs[first, second] > 1e-12 * max(1.0, np.abs(loss).max()):
+    if count == 1:  # nothing to pair a move with: only the diagonal counts
+        fits = np.eye(forms, dtype=bool) & (growth <= room)
+        gains = np.where(fits, gain, -np.inf)
+    else:
+        owner = np.repeat(rows, forms)
+        fits = growth[:, None] + growth[None, :] <= room
+        differ = owner[:, None] != owner[None, :]
+        gains = np.where(fits & differ, gain[:, None] + gain[None, :], -np.inf)
+    first, second = np.unravel_index(gains.argmax(), gains.shape)
+    # A gain within rounding error could be exchanged back and forth for ever.
+    rounding = 1e-12 * max(1.0, np.abs(loss).max())
+    if not gains[first, second] > rounding:
         return False
-    for move in {int(first), int(second)}:
+    for move in (first, second):
         chosen[move // forms] = move % forms
     return True
 
 
 def exact(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
-    """Find the least damage that fits by dynamic programming over the matrices (Nemhauser and Ullmann's lists).
+    """Find the assignment of least damage that fits, by dynamic programming (Nemhauser and Ullmann's lists).
 
-    After each matrix only those totals are kept that no smaller total beats. Totals are counted in the greatest common
-    divisor of all sizes, or in ``most / 2^17``, rounded up, where that is coarser: then the answer still fits, and is
-    the best one within that rounding.
+    It goes through the matrices and keeps a list of totals of bits. After each matrix only those totals stay that no
+    smaller total beats. The unit of totals is the greatest common divisor of all sizes, or ``most / 2^17`` if that is
+    larger; sizes are then rounded up. So the result always fits, and is optimal within that rounding.
 
     Args:
         bits: ``(matrices, formats)``, whole numbers.
         loss: ``(matrices, formats)``.
-        most: the bits there are.
+        most: the bits available.
 
     Returns:
-        ``(matrices,)`` positions of formats, or ``None`` where nothing fits.
+        ``(matrices,)`` positions of formats, or ``None`` if nothing fits.
 
     >>> bits, loss = np.array([[4.0, 8.0], [4.0, 8.0]]), np.array([[0.3, 0.0], [0.1, 0.0]])
     >>> exact(bits, loss, most=12).tolist()
     [1, 0]
     """
-    unit = max(math.gcd(*bits.astype(np.int64).ravel().tolist()), math.ceil(most / GRAIN), 1)
-    sizes, room = np.ceil(bits / unit).astype(np.int64), int(most // unit)
-    least = np.append(np.cumsum(sizes.min(1)[::-1])[::-1], 0)  # what the matrices from here on take at least
-    total, damage = np.zeros(1, np.int64), np.zeros(1)
-    back: list[tuple[np.ndarray, np.ndarray]] = []
+    divisor = math.gcd(*bits.astype(np.int64).ravel().tolist())
+    unit = max(divisor, math.ceil(most / GRAIN), 1)
+    sizes = np.ceil(bits / unit).astype(np.int64)
+    room = int(most // unit)
+    least = np.append(np.cumsum(sizes.min(1)[::-1])[::-1], 0)  # of the matrices from each position on
+
+    totals = np.zeros(1, np.int64)  # rising; damages falls with it
+    damages = np.zeros(1)
+    back: list[tuple[np.ndarray, np.ndarray]] = []  # for each matrix and total: the total before, and the format
     for matrix, row in enumerate(sizes):
-        totals = (total[:, None] + row).ravel()
-        damages = (damage[:, None] + loss[matrix]).ravel()
-        order = np.lexsort((damages, totals))
-        order = order[totals[order] + least[matrix + 1] <= room]
-        best = np.minimum.accumulate(damages[order])
-        order = order[np.append(True, best[1:] < best[:-1])[: len(order)]]
+        new_totals = (totals[:, None] + row).ravel()
+        new_damages = (damages[:, None] + loss[matrix]).ravel()
+        order = np.lexsort((new_damages, new_totals))
+        # A total is of no use if even the smallest formats of the remaining matrices exceed the room.
+        order = order[new_totals[order] + least[matrix + 1] <= room]
         if not len(order):
             return None
-        total, damage = totals[order], damages[order]
+        best = np.minimum.accumulate(new_damages[order])
+        improves = np.append(True, best[1:] < best[:-1])
+        order = order[improves]  # (N10)
+        totals = new_totals[order]
+        damages = new_damages[order]
         back.append((order // len(row), order % len(row)))
-    chosen, state = np.zeros(len(bits), np.int64), len(total) - 1
+
+    chosen = np.zeros(len(bits), np.int64)
+    state = len(totals) - 1  # the largest total has the least damage
     for matrix in reversed(range(len(bits))):
         before, forms = back[matrix]
-        chosen[matrix], state = forms[state], before[state]
+        chosen[matrix] = forms[state]
+        state = before[state]
     return chosen
 
 
 def uniform(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
-    """Give all matrices the one format that fits and does the least damage; ``None`` where none fits."""
-    fits = np.flatnonzero(bits.sum(0) <= most)
-    return np.full(len(bits), fits[loss.sum(0)[fits].argmin()]) if len(fits) else None
+    """Give all matrices the one format that fits and does the least damage; ``None`` if none fits."""
+    fitting = np.flatnonzero(bits.sum(0) <= most)
+    if not len(fitting):
+        return None
+    damages = loss.sum(0)[fitting]
+    return np.full(len(bits), fitting[damages.argmin()])

@@ -1,4 +1,4 @@
-"""The space of NxMiFormer: for each matrix of the encoder, its n:m pattern and the bits of its weights."""
+"""The space of NxMiFormer: an n:m pattern and a number of bits for each matrix of the encoder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ KINDS = ("query", "key", "value", "merge", "widen", "shrink")
 
 
 class NMBits:
-    """Choose the format of each weight matrix in the encoder's layers, as in ``query.0: "2:4 int8"``.
+    """Choose the format of each weight matrix in the encoder's layers, such as ``query.0: "2:4 int8"``.
 
-    A view shows the network's own weights projected and rounded, ``Q(P(W))``. The matrices of layer ``i`` are
+    A view runs the network with its own weights projected and rounded, ``Q(P(W))``. The matrices of layer ``i`` are
     ``query.i``, ``key.i``, ``value.i``, ``merge.i`` (out of the heads), ``widen.i`` and ``shrink.i`` (into and out of
-    the neurons); both factors of a factorised one share a format.
+    the neurons); both factors of a factorised matrix share a format.
 
     Args:
         formats: ``fp32`` or ``int2`` to ``int12``, alone or after an n:m pattern.
-        remainder: rows whose last group of m is not whole are refused, or the group is filled up with zeros.
+        remainder: ``refuse`` rows whose last group of m is not whole, or ``pad`` that group with zeros.
         config: the network's configuration.
 
     Raises:
-        UsageError: an unknown format, n above m, or m does not divide a matrix's inputs.
+        UsageError: a format is unknown, n is above m, or m does not divide a matrix's inputs.
     """
 
     def __init__(
@@ -47,18 +47,21 @@ class NMBits:
         family = FAMILIES.get(getattr(config, "model_type", "").removeprefix("nasframe-"))
         if family is None:
             raise UsageError(f"nm_bits: a network that it does not know. Expected one of {', '.join(FAMILIES)}.")
+        # From the smallest to the largest, as a domain orders its values.
         chosen = sorted({parse_format(text) for text in formats}, key=lambda form: (per_weight(form), form))
         if not chosen:
             raise UsageError("nm_bits: formats: there are none. Expected one at least.")
-        self.family, self.remainder = family, remainder
+        self.family = family
+        self.remainder = remainder
         for form in chosen:
             self._check("nm_bits", config.hidden_size, form)
             self._check("nm_bits", getattr(config, family.ffn), form)
         values = [str(form) for form in chosen]
-        self.domain = Choices({f"{kind}.{i}": values for i in range(getattr(config, family.depth)) for kind in KINDS})
+        depth = getattr(config, family.depth)
+        self.domain = Choices({f"{kind}.{i}": values for i in range(depth) for kind in KINDS})
 
     def supernet(self, net: nn.Module) -> nn.Module:
-        """Return the network as it is."""
+        """Return the network unchanged."""
         return net
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
@@ -66,22 +69,26 @@ class NMBits:
         return {}
 
     def arch(self, sizes: Arch) -> dict[str, Any]:
-        """Return the architecture that formats written by knob or kind of matrix mean, in the domain or not.
+        """Return the architecture of formats that are written by knob or by kind of matrix.
+
+        Formats outside the domain are allowed.
 
         Args:
-            sizes: as in ``{query: "2:4 int8", shrink.0: int8}``; what is not given has the largest format.
+            sizes: such as ``{query: "2:4 int8", shrink.0: int8}``; matrices that are not named have the largest format.
 
         Raises:
-            UsageError: a key that is neither knob nor kind, or an unknown format.
+            UsageError: a key is neither a knob nor a kind, or a format is unknown.
         """
         for key in sizes:
             if key not in self.domain.knobs and key not in KINDS:
-                known = [*KINDS, *self.domain.knobs]
-                raise UsageError(f"{key}: not a matrix. Expected one of {listing(known)}.{suggestion(key, known)}")
-        found = {}
+                names = [*KINDS, *self.domain.knobs]
+                raise UsageError(f"{key}: not a matrix. Expected one of {listing(names)}.{suggestion(key, names)}")
+        arch = {}
         for knob, values in self.domain.knobs.items():
-            found[knob] = str(parse_format(sizes.get(knob, sizes.get(knob.partition(".")[0], values[-1]))))
-        return found
+            kind = knob.partition(".")[0]
+            text = sizes.get(knob, sizes.get(kind, values[-1]))
+            arch[knob] = str(parse_format(text))
+        return arch
 
     def formats(self, net: nn.Module, arch: Arch) -> dict[str, Format]:
         """Return the format of each linear map in the encoder's layers, by its name.
@@ -89,39 +96,48 @@ class NMBits:
         Raises:
             UsageError: m does not divide a matrix's inputs.
         """
-        found = {}
+        formats = {}
         for name, module in encoder_matrices(net):
             knob = knob_of(self.family, name)
-            found[name] = parse_format(arch[knob]) if knob and knob in arch else Format()
-            self._check(name, module.in_features, found[name])
-        return found
+            form = parse_format(arch[knob]) if knob and knob in arch else Format()
+            self._check(name, module.in_features, form)
+            formats[name] = form
+        return formats
 
     def view(self, net: nn.Module, arch: Arch) -> Forward:
-        """Return the network as it acts with its weights in the architecture's formats."""
-        forms = self.formats(net, arch)
-        path = {id(module): name for name, module in net.named_modules()}
-        chosen = [(path[id(module)], module, forms[name]) for name, module in encoder_matrices(net)]
-        chosen = [entry for entry in chosen if not entry[2].full]
-        kept: dict[str, Any] = {"versions": None}
+        """Return the network as a function that uses its weights in the architecture's formats."""
+        formats = self.formats(net, arch)
+        path_of = {id(module): path for path, module in net.named_modules()}
+        changed = []  # path, module and format of each matrix that is not plain
+        for name, module in encoder_matrices(net):
+            if not formats[name].full:
+                changed.append((path_of[id(module)], module, formats[name]))
+        converted: dict[str, Any] = {}
+        versions: Any = None  # of the weights that were converted
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            behind = {key_of(name, module): (raw_weight(module), form) for name, module, form in chosen}
-            versions = [(id(weight), weight._version) for weight, _ in behind.values()]
-            if torch.is_grad_enabled() or kept["versions"] != versions:
-                kept["weights"] = {key: shown(weight, form) for key, (weight, form) in behind.items()}
-                kept["versions"] = None if torch.is_grad_enabled() else versions
-            return functional_call(net, kept["weights"], args, kwargs)
+            nonlocal converted, versions
+            weights = [raw_weight(module) for _, module, _ in changed]
+            # Evaluation runs many batches with the same weights; with gradients, each batch needs a graph of its own.
+            current = [(id(weight), weight._version) for weight in weights]
+            if torch.is_grad_enabled() or current != versions:
+                converted = {}
+                for (path, module, form), weight in zip(changed, weights, strict=True):
+                    converted[key_of(path, module)] = shown(weight, form)
+                versions = None if torch.is_grad_enabled() else current
+            return functional_call(net, converted, args, kwargs)
 
         return forward
 
     def extract(self, net: nn.Module, arch: Arch) -> nn.Module:
-        """Return a copy of the network whose weights are in the architecture's formats, which its record names."""
-        forms, small = self.formats(net, arch), slices.extract(net, {})
-        behind = dict(encoder_matrices(net))
+        """Return a copy of the network with its weights in the architecture's formats, which its record names."""
+        formats = self.formats(net, arch)
+        small = slices.extract(net, {})  # a copy of the full size
+        originals = dict(encoder_matrices(net))
         with torch.no_grad():
             for name, module in encoder_matrices(small):
-                module.weight.copy_(shown(raw_weight(behind[name]), forms[name]))
-        set_record(small, record_of(small) | forms)
+                module.weight.copy_(shown(raw_weight(originals[name]), formats[name]))
+        set_record(small, record_of(small) | formats)
         return small
 
     def _check(self, name: str, columns: int, form: Format) -> None:
@@ -130,7 +146,7 @@ class NMBits:
 
 
 def per_weight(form: Format) -> float:
-    """Return the bits that a weight of a long row takes, its place among n:m included.
+    """Return the bits that a weight of a long row takes, including its place in an n:m group.
 
     >>> per_weight(parse_format("2:4 int8")), per_weight(parse_format("int4"))
     (5.0, 4.0)
@@ -146,21 +162,31 @@ def knob_of(family: Family, name: str) -> str | None:
     'merge.3'
     """
     layer, _, path = name.partition(".")
-    for kind, own in zip(KINDS, (*family.projections, family.merge, family.widen, family.shrink), strict=True):
-        if path == own or path.startswith(f"{own}."):
+    paths = (*family.projections, family.merge, family.widen, family.shrink)
+    for kind, own in zip(KINDS, paths, strict=True):
+        is_factor = path.startswith(f"{own}.")
+        if path == own or is_factor:
             return f"{kind}.{layer}"
     return None
 
 
 def key_of(name: str, module: nn.Module) -> str:
-    """Return the name of that parameter in the network."""
-    return f"{name}.parametrizations.weight.original" if is_parametrized(module, "weight") else f"{name}.weight"
+    """Return the name of a module's trained weight in the network.
+
+    Args:
+        name: the module's.
+        module: a linear map; if a modifier parametrised it, its weight is stored under another name.
+    """
+    if is_parametrized(module, "weight"):
+        return f"{name}.parametrizations.weight.original"
+    return f"{name}.weight"
 
 
 def by_knob(family: Family, modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
     """Group linear maps by the knob they belong to; those of no knob are left out."""
-    found: dict[str, list[nn.Module]] = {}
+    grouped: dict[str, list[nn.Module]] = {}
     for name, module in modules.items():
-        if knob := knob_of(family, name):
-            found.setdefault(knob, []).append(module)
-    return found
+        knob = knob_of(family, name)
+        if knob:
+            grouped.setdefault(knob, []).append(module)
+    return grouped

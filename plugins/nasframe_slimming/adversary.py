@@ -1,4 +1,7 @@
-"""The adversary: a discriminator between teacher and student, trained in turns with the student (arXiv 2008.11062)."""
+"""The adversary: a discriminator between teacher and student, trained in turns with the student (arXiv 2008.11062).
+
+The labels of formulas are our own, since we do not know the paper's equation numbers; README.md lists them.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ from nasframe.types import Positive, ShareBelowOne, Size, TrainJob
 
 
 class Adversary(Modifier):
-    """Make the student's last [CLS] states look like the teacher's to a small discriminator θ that learns to tell them.
+    """Train the student so that a small discriminator θ cannot tell its last [CLS] states from the teacher's.
 
-    The min–max part of GAN Slimming, with least squares (LSGAN, arXiv 1611.04076) as published: the student's loss
-    gets ``weight · (D(student) − 1)²``; after its step θ makes one of its own on
-    ``½ ((D(teacher) − 1)² + D(student)²)``. θ is a multi-layer perceptron with an Adam of its own; it is kept for
-    the whole stage, so also when ``slimming`` fine-tunes at its end, and then thrown away.
+    This is the min–max part of GAN Slimming, with least squares (LSGAN, arXiv 1611.04076) as published. The student's
+    loss gains ``weight · (D(student) − 1)²``; after the student's step, θ takes a step on
+    ``½ ((D(teacher) − 1)² + D(student)²)``. θ is a multi-layer perceptron with its own Adam. It lasts for the whole
+    stage, including the steps in which ``slimming`` fine-tunes, and is then discarded.
 
     Args:
-        teacher: the name the teacher was saved as.
-        weight: η, of the student's term.
+        teacher: name of the saved teacher.
+        weight: η, the weight of the student's term.
         width: θ's hidden units.
-        learning_rate: θ's.
-        beta1: of θ's Adam; published: 0.5.
+        learning_rate: θ's learning rate.
+        beta1: β₁ of θ's Adam; published: 0.5.
     """
 
     needs = frozenset({"hidden_states"})
@@ -43,41 +46,49 @@ class Adversary(Modifier):
     ) -> None:
         if not 0 <= beta1 < 1:
             raise UsageError(f"adversary.beta1: {beta1}. Expected 0 or more, and less than 1.")
-        self.teacher, self.weight, self.width = teacher, weight, width
-        self.learning_rate, self.beta1 = learning_rate, beta1
+        self.teacher = teacher
+        self.weight = weight
+        self.width = width
+        self.learning_rate = learning_rate
+        self.beta1 = beta1
         self.theta: Any = None
-        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # states of student and teacher, by micro-batch
 
     def on_start(self, job: TrainJob) -> None:
-        """Check that the teacher exists and fits; draw θ."""
+        """Check that the teacher exists and fits; create θ."""
         teacher: Any = saved_model(job, self.teacher)
         net: Any = job.net
-        size, its = net.config.hidden_size, teacher.config.hidden_size
-        if size != its:
-            raise UsageError(f"adversary: hidden sizes differ: {size} of the student, {its} of {self.teacher!r}.")
-        self.draw(size, next(net.parameters()).device)
+        size = net.config.hidden_size
+        teacher_size = teacher.config.hidden_size
+        if size != teacher_size:
+            raise UsageError(
+                f"adversary: hidden sizes differ: {size} of the student, {teacher_size} of {self.teacher!r}."
+            )
+        self.create(size, next(net.parameters()).device)
 
-    def draw(self, size: int, device: torch.device) -> None:
-        """Make θ for states of this size."""
+    def create(self, size: int, device: torch.device) -> None:
+        """Create θ and its optimiser for states of this size."""
         layers = [nn.Linear(size, self.width), nn.LeakyReLU(0.2), nn.Linear(self.width, 1)]
         self.theta = nn.Sequential(*layers).to(device)
         self.adam = torch.optim.Adam(self.theta.parameters(), lr=self.learning_rate, betas=(self.beta1, 0.999))
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
-        """Add what the student loses when θ finds it out."""
+        """Add the student's term to its loss."""
         student = step.outputs.hidden_states[-1][:, 0].float()
         teacher = step.teacher(self.teacher).hidden_states[-1][:, 0].float()
         self.pairs.append((student.detach(), teacher))
-        fixed = {name: parameter.detach() for name, parameter in self.theta.named_parameters()}
-        return loss + self.weight * (functional_call(self.theta, fixed, student) - 1).square().mean()
+        # With constants in place of its parameters, θ gets no gradient in the student's turn.
+        constants = {name: parameter.detach() for name, parameter in self.theta.named_parameters()}
+        score = functional_call(self.theta, constants, student)
+        return loss + self.weight * (score - 1).square().mean()  # (S9)
 
     def on_update(self, step: Step) -> None:
-        """θ's turn, on what it just saw."""
+        """Take θ's step, on the states that it just saw."""
         student, teacher = (torch.cat(states) for states in zip(*self.pairs, strict=True))
         self.pairs.clear()
         if step.skipped:
             return
-        loss = ((self.theta(teacher) - 1).square().mean() + self.theta(student).square().mean()) / 2
+        loss = ((self.theta(teacher) - 1).square().mean() + self.theta(student).square().mean()) / 2  # (S10)
         self.adam.zero_grad()
         loss.backward()
         for parameter in self.theta.parameters():
@@ -85,13 +96,13 @@ class Adversary(Modifier):
         self.adam.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ and its optimiser."""
+        """Return the states of θ and of its optimiser."""
         return {"theta": self.theta.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with these."""
+        """Continue from a state that :meth:`state_dict` returned."""
         if self.theta is None:
             first = state["theta"]["0.weight"]
-            self.draw(first.shape[1], first.device)
+            self.create(first.shape[1], first.device)
         self.theta.load_state_dict(state["theta"])
         self.adam.load_state_dict(state["adam"])

@@ -1,9 +1,10 @@
-"""What each gate costs, and how far gates have to sink until what is left is within a budget."""
+"""The cost of each gate, and how far gates have to sink until the rest is within a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +18,20 @@ from nasframe.types import Arch, TrainJob
 
 
 class AnySizes:
-    """A space in which an architecture says its sizes by itself, for estimators that count."""
+    """A space for estimators that count: an architecture states its sizes itself."""
 
     def sizes(self, arch: Arch) -> Arch:
         """Return the architecture."""
         return arch
 
 
-class Costs(NamedTuple):
-    """A cost as a sum: what stays, and what each gate adds.
+@dataclass(frozen=True)
+class Costs:
+    """A cost as a sum: a fixed part, and a part for each gate.
 
     Args:
         full: the whole network's.
-        each: ``(gates,)``, in the order of the gates one after the other.
+        each: ``(gates,)``, all gates one after the other.
     """
 
     full: float
@@ -37,59 +39,79 @@ class Costs(NamedTuple):
 
     @property
     def fixed(self) -> float:
-        """The cost of what has no gate."""
+        """The cost of everything that has no gate."""
         return self.full - float(self.each.sum())
 
 
 def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> Costs:
-    """Count what every gate's head or neuron costs.
+    """Count the cost of every gate's head or neuron.
 
     Args:
         net: the network.
         gates: its gates.
-        name: an estimator that counts, such as ``encoder_params`` or ``macs``; the recipe's options of it are used.
+        name: an estimator that counts, such as ``encoder_params`` or ``macs``; if the recipe sets options of it, they
+            apply.
         job: the stage.
 
     Raises:
         UsageError: there is no such estimator, or its cost is not a sum over heads and neurons.
     """
     estimator: Estimator = job.estimators[name] if name in job.estimators else registry.make("estimator", name)
+    if not hasattr(estimator, "table"):
+        raise UsageError(f"slimming.cost: {name!r} is not counted. Expected a counted cost, such as encoder_params.")
     space: Any = AnySizes()
 
     def count(arch: Arch) -> float:
         return estimator.estimate(space, net, arch)
 
-    if not hasattr(estimator, "table"):
-        raise UsageError(f"slimming.cost: {name!r} is not counted. Expected a counted cost, such as encoder_params.")
-    layers = blueprint(net)["layers"]
-    sizes = {f"{unit}.{i}": n for i, layer in enumerate(layers) for unit, n in layer.items()}
-    whole = {"layers": list(range(len(layers))), **sizes}
-    full, each = count(whole), []
-    for unit, layer, gamma, _ in gates:
-        knob = f"{unit}.{layer}"
-        each.append(torch.full((len(gamma),), full - count(whole | {knob: sizes[knob] - 1}), dtype=torch.float64))
-    found = Costs(full, torch.cat(each))
-    halves = whole | {f"{g.unit}.{g.layer}": len(g.gamma) // 2 for g in gates}
-    expected = found.fixed + sum(float(c[0]) * (len(c) // 2) for c in each)
+    whole = _full_sizes(net)
+    full = count(whole)
+    per_unit: list[float] = []  # the cost of one head or neuron, for each entry of gates
+    for gated in gates:
+        knob = f"{gated.unit}.{gated.layer}"
+        one_less = whole | {knob: whole[knob] - 1}
+        per_unit.append(full - count(one_less))  # (S7)
+    each = torch.tensor(per_unit, dtype=torch.float64)
+    gate_counts = torch.tensor([len(gated.gamma) for gated in gates])
+    counted = Costs(full, each.repeat_interleave(gate_counts))
+
+    # Gates can be priced one by one only if costs add up: half of everything must cost half of the sum.
+    halves = dict(whole)
+    expected = counted.fixed
+    for gated, cost in zip(gates, per_unit, strict=True):
+        half = len(gated.gamma) // 2
+        halves[f"{gated.unit}.{gated.layer}"] = half
+        expected += cost * half
     if abs(count(halves) - expected) > 1e-6 * full:
         raise UsageError(f"slimming.cost: {name!r} is not a sum over heads and neurons. Expected one that is.")
-    return found
+    return counted
+
+
+def _full_sizes(net: nn.Module) -> dict[str, Any]:
+    """Return the architecture of all layers, heads and neurons."""
+    layers = blueprint(net)["layers"]
+    sizes: dict[str, Any] = {"layers": list(range(len(layers)))}
+    for i, layer in enumerate(layers):
+        for unit, number in layer.items():
+            sizes[f"{unit}.{i}"] = number
+    return sizes
 
 
 def sinking(gamma: torch.Tensor, each: torch.Tensor, excess: float) -> torch.Tensor:
-    """Return the least threshold below which, or at which, gates worth ``excess`` or more lie.
+    """Return the depth: the least threshold that would remove gates worth ``excess`` or more.
 
     Args:
         gamma: ``(gates,)``.
-        each: ``(gates,)``, what each costs.
-        excess: how much has to go.
+        each: ``(gates,)``, the cost of each.
+        excess: the cost that has to be removed.
 
     Returns:
-        A scalar, 0 where the gates that are 0 are worth that already.
+        A scalar; 0 if the gates that are 0 are worth that already.
 
     >>> sinking(torch.tensor([3.0, -1.0, 2.0]), torch.tensor([5.0, 1.0, 2.0]), excess=2.5)
     tensor(2.)
     """
     size, order = gamma.abs().sort()
-    gone = each[order].cumsum(0)
-    return size[(gone < excess).sum().clamp(max=len(size) - 1)] * (excess > 0)
+    removed = each[order].cumsum(0)  # the cost removed by the threshold size[i]
+    needed = (removed < excess).sum().clamp(max=len(size) - 1)
+    return size[needed] * (excess > 0)

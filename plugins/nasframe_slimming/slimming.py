@@ -2,14 +2,15 @@
 
     min over W, γ of   L(q(W), γ)  +  ρ Σ c_g |γ_g|        subject to   Σ c_g [γ_g ≠ 0] ≤ B
 
-L is the loss that the other modifiers of the stage make, distillation for one (and an adversary, which makes it the
-min–max form of the paper); q their quantiser. The penalty never enters a gradient: after each step of W,
+L is the loss of the stage's other modifiers, such as distillation (with an adversary, it is the min–max form of the
+paper); q is their quantiser. The penalty never enters a gradient. Instead, after each step of W,
 
-    m ← μ m + ∂L/∂γ             momentum SGD
-    γ ← γ − α m / c             each gate at a rate of its own, so that all sink equally fast; no farther than 0.05
-    γ ← sign γ · max(|γ| − α ρ, 0)       the proximal step at the current rate; c cancels against 1 / c
+    m ← μ m + ∂L/∂γ                      (S2)  momentum SGD
+    γ ← γ − α m / c                      (S3)  each gate has a rate of its own, so that all sink equally fast
+    γ ← sign γ · max(|γ| − α ρ, 0)       (S4)  the proximal step at the current rate; c cancels against 1 / c
 
-and ρ follows the budget B by dual ascent. Gates that are exactly 0 at the end are the structure.
+and ρ follows the budget B by dual ascent, (S5) and (S6). Gates that are exactly 0 at the end define the structure. The
+labels are our own, since we do not know the paper's equation numbers; README.md lists them.
 """
 
 from __future__ import annotations
@@ -32,28 +33,29 @@ from nasframe.types import Arch, NonNegative, Percent, Positive, ShareBelowOne, 
 from nasframe.units import share
 from nasframe_slimming.budget import costs, sinking
 
-POINTS = 100  # of the curves of ρ and of the cost
-FARTHEST = 0.05  # a gate moves for its gradient in one step: a few neurons of huge activations would diverge
+POINTS = 100  # of the logged curves of ρ and of the cost
+FARTHEST = 0.05  # that a gradient moves a gate in one step: a few neurons of huge activations would diverge otherwise
 
 
 class Slimming(Modifier):
-    """Put a gate on each head and each FFN neuron, press the gates to 0 while training, and cut what is exactly 0.
+    """Put a gate on each head and each FFN neuron, press the gates to 0 while training, and remove those that are 0.
 
-    Compose it with ``kd`` and ``fake_quant`` behind it in the same stage for the joint loop; each can be switched off
-    by writing null in its place. The stage answers with the architecture that ``extract`` cuts out; the network comes
-    back with its gates folded and what is kept in front, so that cutting changes nothing.
+    For the joint loop, list ``kd`` and ``fake_quant`` after it in the same stage; null in the place of a modifier
+    switches it off. The stage returns the architecture that ``extract`` cuts out. In the returned network the gates are
+    folded, and kept heads and neurons come first, so that cutting changes nothing.
 
     Args:
-        target: the share of ``cost`` to keep, as in ``50%``; ρ then follows by dual ascent, and the budget is met at
-            the end. Null keeps ``rho`` fixed, as published, and takes what comes.
-        cost: what is bounded, and what weighs the penalty: a counted cost, ``encoder_params`` or ``macs`` for two.
-        weights: c_g is what the gate's head or neuron ``cost``s, or ``equal`` for all, as published.
-        units: what gets gates.
-        rho: ρ, where dual ascent starts; default: what lets a gate that no gradient holds sink to 0 in time.
+        target: the share of ``cost`` to keep, such as ``50%``; ρ then follows by dual ascent, and the budget is met at
+            the end. Null keeps ``rho`` fixed, as published; the size is then whatever results.
+        cost: the cost that is bounded and that weighs the penalty: a counted one, such as ``encoder_params`` or
+            ``macs``.
+        weights: c_g, the ``cost`` of the gate's head or neuron, or ``equal`` for all, as published.
+        units: which units get gates.
+        rho: ρ at the start of dual ascent; by default, a gate that no gradient holds reaches 0 in time.
         learning_rate: the gates' peak rate α; it follows the stage's schedule.
         momentum: μ of the gates.
-        dual_rate: of dual ascent, in 1 / (the time to prune); 0 leaves ρ as it starts.
-        tune: the share of the steps at the end in which ρ is 0 and the structure stays.
+        dual_rate: rate of dual ascent, in 1 / (the time to prune); 0 keeps ρ fixed.
+        tune: the share of the steps, at the end, in which ρ is 0 and the structure is fixed.
     """
 
     answers = True
@@ -80,44 +82,58 @@ class Slimming(Modifier):
                 raise UsageError(f"slimming.{name}: {value}. Expected 0 or more, and less than 1.")
         if dual_rate < 0:
             raise UsageError(f"slimming.dual_rate: {dual_rate}. Expected 0 or more.")
-        self.target, self.cost, self.weights, self.units, self.rho0 = target, cost, weights, units, rho
-        self.alpha, self.mu, self.omega, self.tune = learning_rate, momentum, dual_rate, tune
+        self.target = target
+        self.cost = cost
+        self.weights = weights
+        self.units = units
+        self.initial_rho = rho
+        self.alpha = learning_rate
+        self.mu = momentum
+        self.omega = dual_rate
+        self.tune = tune
         self.gates: list[Gated] = []
         self.state: dict[str, torch.Tensor] = {}
 
     def on_start(self, job: TrainJob) -> None:
-        """Gate the network, count what each gate costs, and see whether the budget can be met at all."""
+        """Gate the network, count the cost of each gate, and check that the budget can be met at all."""
         whole_network(job, "slimming")
         free_to_reorder(job, "slimming")
         self.gates = add_gates(job.net, self.units)
         if not self.gates:
             raise UsageError(f"stage {job.stage!r}: the network has no {' or '.join(self.units)} to put gates on.")
         counted = costs(job.net, self.gates, self.cost, job)
-        self.excess = 0.0 if self.share is None else (1 - self.share) * counted.full  # has to go, Σ c_g [γ_g ≠ 0] > B
+        self.full = counted.full
+        self.excess = 0.0 if self.share is None else (1 - self.share) * counted.full  # the cost to be removed
         if self.excess > counted.full - counted.fixed:
             least = f"{counted.fixed / counted.full:.1%}"
             raise UsageError(
                 f"slimming.target: {self.target} of {self.cost} is out of reach: what has no gate is {least}. Expected "
                 f"more than {least}."
             )
-        self.steps = max(1, round((1 - self.tune) * job.total))  # in which gates are pressed
-        start = self.rho0 or 1 / sum(self.rate(job.options, t, job.total) for t in range(self.steps))
+
         gamma = torch.cat([gates.gamma for gates in self.gates]).detach()
         self.each = counted.each.to(gamma)
-        self.full = counted.full
-        self.c = self.each / self.each.sum() if self.weights == "cost" else torch.full_like(gamma, 1 / len(gamma))
-        self.start = torch.tensor(start).to(gamma)
+        if self.weights == "cost":
+            self.c = self.each / self.each.sum()
+        else:
+            self.c = torch.full_like(gamma, 1 / len(gamma))
+
+        self.steps = max(1, round((1 - self.tune) * job.total))  # in which gates are pressed
+        # Gates start at 1 and sink by α ρ a step: with this ρ, one that no gradient holds reaches 0 at
+        # the last of these steps.
+        rho = self.initial_rho or 1 / sum(self.rate(job.options, t, job.total) for t in range(self.steps))
+        self.start = torch.tensor(rho).to(gamma)
         self.state = {"m": torch.zeros_like(gamma), "rho": self.start.clone(), "kept": torch.ones_like(gamma)}
 
     def on_plan(self, job: TrainJob) -> None:
-        """Refuse what ``on_start`` refuses, a target out of reach included."""
+        """Raise the errors of ``on_start`` before any work, if the network is known."""
         if job.net is None:
             whole_network(job, "slimming")
         else:
             self.on_start(job)
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
-        """Name the gates."""
+        """Return the gates, so that the stage's optimiser leaves them alone."""
         return [gates.gamma for gates in self.gates]
 
     @torch.no_grad()
@@ -128,54 +144,65 @@ class Slimming(Modifier):
         gammas: list[Any] = self.claims(step.job.net)
         gamma = torch.cat(gammas)
         gradient = torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gammas])
-        m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))
         alpha = self.rate(step.job.options, step.index, step.total)
-        gamma -= (alpha * m / self.c).clamp(-FARTHEST, FARTHEST)
+        m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))  # (S2)
+        gamma -= (alpha * m / self.c).clamp(-FARTHEST, FARTHEST)  # (S3)
         if step.index < self.steps:
-            threshold, most = alpha * self.price(gamma, step.index), sinking(gamma, self.each, self.excess)
-            last = step.index == self.steps - 1
-            if self.share is not None:  # never below the budget; at last down to it, the step solved for
-                threshold = most if last else torch.minimum(threshold, most)
-            gamma = soft_threshold(gamma, threshold)
-            if last:
+            gamma = soft_threshold(gamma, self.threshold(gamma, alpha, step.index))  # (S4)
+            if step.index == self.steps - 1:
                 self.state["kept"] = (gamma != 0).to(gamma)
         gamma *= self.state["kept"]
         torch._foreach_copy_(gammas, list(gamma.split([len(g) for g in gammas])))
         if step.index % max(1, step.total // POINTS) == 0 or step.index == step.total - 1:
-            left = 1 - float(self.each[gamma == 0].sum()) / self.full
-            step.job.log(step.index + 1, {"rho": float(self.state["rho"]), f"{self.cost} kept": left})
+            kept = 1 - float(self.each[gamma == 0].sum()) / self.full
+            step.job.log(step.index + 1, {"rho": float(self.state["rho"]), f"{self.cost} kept": kept})
+
+    def threshold(self, gamma: torch.Tensor, alpha: float, step: int) -> torch.Tensor:
+        """Return the threshold of a proximal step, and update ρ.
+
+        It is α ρ, but never more than the budget needs. The last step's is exactly that, so that the budget is met.
+        """
+        threshold = alpha * self.penalty(gamma, step)
+        if self.share is None:
+            return threshold
+        needed = sinking(gamma, self.each, self.excess)
+        if step == self.steps - 1:
+            return needed
+        return torch.minimum(threshold, needed)
 
     def on_finish(self, job: TrainJob) -> Arch:
-        """Fold the gates, bring what they keep to the front, and answer with its sizes; the logits are to stay."""
+        """Fold the gates, move what they keep to the front, and return its sizes; the logits must not change."""
 
-        def remove() -> dict[str, Any]:
+        def remove_gates() -> dict[str, Any]:
             fold_gates(self.gates)
             return compact(job.net, self.gates)
 
-        return without_zeros(job, remove)
+        return without_zeros(job, remove_gates)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return momentum, ρ and, once it is settled, the structure; the gates themselves are the network's."""
+        """Return momentum, ρ and, once it is decided, the structure; the gates themselves belong to the network."""
         return {"state": self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with these."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.state = {name: tensor.clone() for name, tensor in state["state"].items()}
 
     def rate(self, options: TrainOptions, step: int, total: int) -> float:
         """Return α at a step, on the stage's schedule."""
         return self.alpha * learning_rate(options, step, total) / options.learning_rate
 
-    def price(self, gamma: torch.Tensor, step: int) -> torch.Tensor:
-        """Return this step's ρ, and ascend.
+    def penalty(self, gamma: torch.Tensor, step: int) -> torch.Tensor:
+        """Return this step's ρ, and take a step of dual ascent.
 
-        How much the budget is missed by is told by depth, not by count: by the threshold at which the gates would meet
-        it. That is to fall from 1 to 0 on a straight line; e is how far it lags behind. (A count says nothing until
-        the first gates are 0, and then everything: with it ρ overshoots.) To the multiplier comes the quadratic
-        penalty's term, in the ratio that damps the two critically: the method of multipliers.
+        The constraint's violation is measured by depth: the threshold at which the gates would meet the budget. It
+        should fall from 1 to 0 on a straight line; e is how far it lags behind. The cost of the gates that are not 0
+        would be no use: it does not change until the first gates are 0, then everything changes at once, and ρ
+        overshoots. The method of multipliers adds the quadratic penalty's term to the multiplier; their ratio here
+        makes the two critically damped.
         """
         if self.share is None or self.omega == 0:
             return self.state["rho"]
-        e = sinking(gamma, self.each, self.excess) - (1 - (step + 1) / self.steps)
-        rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)
-        return (rho + 2 * self.omega * self.start * e).clamp(min=0)
+        planned = 1 - (step + 1) / self.steps
+        e = sinking(gamma, self.each, self.excess) - planned
+        rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)  # (S5)
+        return (rho + 2 * self.omega * self.start * e).clamp(min=0)  # (S6)

@@ -1,8 +1,8 @@
-"""What the recipe ``slimming/pictures`` needs beside the package's plugins: pictures, and networks that make them."""
+"""The plugins that the recipe ``slimming/pictures`` needs: pictures, and networks that generate them."""
 
 from nasframe import hookimpl
 
-HERE = "nasframe_slimming.pictures"
+HERE = "nasframe_pictures"
 PLUGIN_API = 1
 
 
@@ -14,7 +14,7 @@ def register_models(register):
 
 @hookimpl
 def register_tasks(register):
-    """Pictures, generated."""
+    """Generated pictures."""
     register("pictures", f"{HERE}.task:Pictures")
 
 

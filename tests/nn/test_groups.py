@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasframe.errors import UsageError
-from nasframe.nn.channels import channel_groups, without
+from nasframe.nn.channels import channel_groups, removable_groups, without
 from nasframe.nn.elastic import FAMILIES
-from nasframe.nn.groups import Grouped, dot, encoder_groups, removable_groups, square, tensor_of, zeros_last
+from nasframe.nn.groups import Grouped, dot, encoder_groups, square, tensor_of, zeros_last
 from nasframe.nn.slices import extract
 from nasframe.testing.toy import tiny_inputs, tiny_net
 

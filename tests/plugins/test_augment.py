@@ -92,8 +92,8 @@ def test_words_change_and_nothing_else(lm: Path) -> None:
     texts = torch.as_tensor(Texts().data["train"])
     for ids in seen:
         assert torch.equal(ids[:, [0, 1, 4, 5, 6, 8]], texts[: len(ids), [0, 1, 4, 5, 6, 8]])
-    assert {position for known in augment.known.values() for position in known} == {2, 3, 7}
-    assert len(augment.known) == 12
+    assert {position for known in augment.replacements.values() for position in known} == {2, 3, 7}
+    assert len(augment.replacements) == 12
 
 
 def test_candidates_are_the_language_models_likeliest_whole_words(lm: Path) -> None:
@@ -106,7 +106,7 @@ def test_candidates_are_the_language_models_likeliest_whole_words(lm: Path) -> N
     with torch.no_grad():
         logits = net(input_ids=masked[None], token_type_ids=segments[None]).logits[0, 3]
     likeliest = [i for i in logits.argsort(descending=True)[:4].tolist() if i not in (0, 1, 2, 3, 4, 7)]
-    assert augment.known[5][3].tolist() == (likeliest or [int(text[3])])
+    assert augment.replacements[5][3].tolist() == (likeliest or [int(text[3])])
 
 
 def test_every_sub_network_and_the_teacher_see_the_same_words(lm: Path) -> None:

@@ -105,9 +105,6 @@ SPACES = {
     "a_view_follows_train_and_eval": (changed(ToySpace, view=eval_view), "no dropout in train mode; follow net.train"),
     "extract_stands_alone": (changed(ToySpace, extract=shared_extract), "shares memory .*clone what you slice"),
     "params_equals_count": (changed(ToySpace, sizes=lambda self, arch: {}), "'sizes' must name the kept"),
-    "insert_is_extract_backwards": (
-        changed(ToySpace, insert=lambda self, net, arch, model: None), "after insert the view .* from the model",
-    ),
     "architectures_are_left_untouched": (changed(ToySpace, extract=spoiling_extract), "changed the architecture"),
     "global_random_state_is_left_alone": (changed(ToySpace, extract=noisy_extract), "generator was changed"),
 }  # fmt: skip

@@ -76,7 +76,7 @@ def test_nothing_infeasible_and_nothing_twice(cost, domain, objectives):
     )  # fmt: skip
     assert {trial.state for trial in found.trials} == {"done"}
     assert len(set(names(found.trials))) == len(found.trials) == 50
-    assert sampler.additive == (cost is price)
+    assert sampler.costs.additive == (cost is price)
     assert sorted(sampler.exact) == ([1] if len(objectives) > 1 else [])
 
 
@@ -218,7 +218,7 @@ def test_a_new_score_for_a_known_architecture_replaces_the_old():
     sampler.tell([Trial(archs[0], 9.0)])
     sampler.ask()
     assert [-row[0] for row in sampler.errors] == [9.0, 1.0, 2.0, 3.0]
-    assert sampler.regions[0][0].front.min() == -9.0
+    assert sampler.regions[0].front.min() == -9.0
 
 
 @pytest.mark.parametrize("options", [{"candidates": 1}, {"candidates": 5000}, {"memory": 3}])

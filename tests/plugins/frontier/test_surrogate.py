@@ -82,7 +82,7 @@ def test_the_posterior_is_that_of_a_direct_solution(domain):
         noisy, right_mean, right_covariance = posterior(codes, model.params, rows[:30], targets, rows[30:])
         np.testing.assert_allclose(mean, right_mean, atol=1e-9)
         np.testing.assert_allclose(variance, np.maximum(np.diag(right_covariance), 1e-9), atol=1e-9)
-        shared = model.shared(codes.flags(rows[30:]), white, 3)
+        shared = model.covariance_with(3, codes.flags(rows[30:]), white)
         np.testing.assert_allclose(shared, right_covariance[3], atol=1e-9)
         right_scale = (targets * linalg.solve(noisy, targets)).mean(0)
         np.testing.assert_allclose(model.scale, right_scale, rtol=1e-9)
@@ -96,7 +96,7 @@ def test_conditioning_on_a_pick_is_holding_it():
     flags = codes.flags(rows[10:])
     model.learn(np.zeros((10, 1)))
     _, variance, white = model.predict(flags)
-    reduced = variance - model.shared(flags, white, 0) ** 2 / (variance[0] + model.params["noise"])
+    reduced = variance - model.covariance_with(0, flags, white) ** 2 / (variance[0] + model.params["noise"])
     model.append(rows[10])
     model.learn(np.zeros((11, 1)))
     np.testing.assert_allclose(model.predict(flags)[1], reduced, atol=1e-9)
@@ -134,7 +134,7 @@ def test_the_kernel_is_chosen_by_likelihood():
         amplitude = float(targets[:, 0] @ linalg.solve(noisy, targets[:, 0])) / 60
         right = -2 * stats.multivariate_normal(np.zeros(60), amplitude * noisy).logpdf(targets[:, 0])
         constant = 60 * (math.log(2 * math.pi) + 1)
-        assert model._surprise(params, distances, targets) + constant == pytest.approx(right, abs=1e-6)
+        assert model._misfit(params, distances, targets) + constant == pytest.approx(right, abs=1e-6)
     smooth = -np.array([sum(row) for row in rows], float)[:, None]  # additive, in the order of the values, no noise
     model.fit(smooth - smooth.mean())
     assert model.params["order"] == max(GRID["order"])

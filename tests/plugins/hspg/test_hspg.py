@@ -22,10 +22,10 @@ from torch.nn import functional
 
 import nasframe as nf
 from nasframe.errors import UsageError
-from nasframe.nn.channels import without
+from nasframe.nn.channels import removable_groups, without
 from nasframe.nn.formats import inspect, record_of
 from nasframe.nn.formats import matrices as matrices_of
-from nasframe.nn.groups import Grouped, removable_groups
+from nasframe.nn.groups import Grouped
 from nasframe.nn.optim import make_optimizer
 from nasframe.nn.slices import extract
 from nasframe.recipe.resolution import check_recipe

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 from nasframe.types import Size
-from nasframe_slimming.pictures.networks import PicturePair
+from nasframe_pictures.networks import PicturePair
 
 
 class Fresh:
-    """Make a generator and a discriminator; their weights are drawn.
+    """Make a generator and a discriminator with random weights.
 
     Args:
-        stem: the generator's channels at full size, before.
+        stem: the generator's channels at full size, at its start.
         trunk: its channels at half size.
         blocks: how many residual blocks, each as wide inside as the trunk.
-        up: its channels at full size, after.
+        up: its channels at full size, at its end.
         judge: the discriminator's channels.
     """
 
@@ -26,7 +26,7 @@ class Fresh:
         self.sizes = {"stem": stem, "trunk": trunk, "blocks": [trunk] * blocks, "up": up, "judge": judge}
 
     def tokenizer(self) -> None:
-        """Pictures have none."""
+        """Return ``None``: pictures have no tokenizer."""
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Draw the weights from ``seed``."""

@@ -1,4 +1,4 @@
-"""The space of the toy generator: how many of each prunable part's channels are kept, the first ones."""
+"""The space of the toy generator: how many of each prunable part's channels are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from nasframe.domain import Choices
 from nasframe.types import Arch, Forward
-from nasframe_slimming.pictures.networks import PicturePair
+from nasframe_pictures.networks import PicturePair
 
 
 class PictureChannels:
@@ -21,15 +21,16 @@ class PictureChannels:
     """
 
     def __init__(self, config: Any) -> None:
-        full = {"stem": config.stem, "up": config.up} | {f"block.{i}": n for i, n in enumerate(config.blocks)}
-        self.domain = Choices({knob: list(range(1, n + 1)) for knob, n in full.items()})
+        widths = {"stem": config.stem, "up": config.up}
+        widths |= {f"block.{i}": width for i, width in enumerate(config.blocks)}
+        self.domain = Choices({knob: list(range(1, width + 1)) for knob, width in widths.items()})
 
     def supernet(self, net: nn.Module) -> nn.Module:
-        """Return the network as it is."""
+        """Return the network unchanged."""
         return net
 
     def arch(self, sizes: Arch) -> dict[str, int]:
-        """Return an architecture from any sizes; what is not given is the largest."""
+        """Return an architecture from sizes of some knobs; the others have their largest size."""
         return {knob: sizes.get(knob, values[-1]) for knob, values in self.domain.knobs.items()}
 
     def view(self, net: nn.Module, arch: Arch) -> Forward:
@@ -38,13 +39,15 @@ class PictureChannels:
 
     @torch.no_grad()
     def extract(self, net: Any, arch: Arch) -> nn.Module:
-        """Copy the first channels out, the discriminator along."""
+        """Copy the first channels, and the whole discriminator, into a network of their own."""
         sizes = net.sizes()
-        blocks = [arch[f"block.{i}"] for i in range(len(sizes["blocks"]))]
-        with torch.random.fork_rng(devices=[]):
-            small = PicturePair(**sizes | {"stem": arch["stem"], "up": arch["up"], "blocks": blocks})
+        sizes["stem"] = arch["stem"]
+        sizes["up"] = arch["up"]
+        sizes["blocks"] = [arch[f"block.{i}"] for i in range(len(sizes["blocks"]))]
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are overwritten
+            small = PicturePair(**sizes)
         state = net.state_dict()
         for name, tensor in small.state_dict().items():
-            part = state[name][tuple(slice(length) for length in tensor.shape)]
-            tensor.copy_(part)
+            first = tuple(slice(length) for length in tensor.shape)
+            tensor.copy_(state[name][first])
         return copy.deepcopy(small).to(next(net.parameters()).device).train(net.training)

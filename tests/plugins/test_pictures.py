@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nasframe_slimming.pictures.min_max import MinMax, gram
-from nasframe_slimming.pictures.model import Fresh
-from nasframe_slimming.pictures.networks import PicturePair, compact
-from nasframe_slimming.pictures.space import PictureChannels
-from nasframe_slimming.pictures.task import Pictures
+from nasframe_pictures.min_max import MinMax, gram
+from nasframe_pictures.model import Fresh
+from nasframe_pictures.networks import PicturePair, compact
+from nasframe_pictures.space import PictureChannels
+from nasframe_pictures.task import Pictures
 
 import nasframe as nf
 from nasframe import registry

@@ -1,4 +1,7 @@
-"""A small CycleGAN generator whose InstanceNorm scales are γ, its discriminator, and how dead channels leave."""
+"""A small CycleGAN generator whose InstanceNorm scales are γ, its discriminator, and the removal of dead channels.
+
+GAN Slimming is arXiv 2008.11062; its formulas have labels of our own here, which README.md lists.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from nasframe.nn.described import Described
 from nasframe.nn.quantize import fake_quantize, tensor_scale
 
 RANGE = 4.0  # where the grid of activations ends, as published
-SIDE = 32
+SIDE = 32  # of a picture, in pixels
 
 
 class Rounded(nn.Module):
@@ -32,7 +35,8 @@ class Rounded(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the rounded tensor; its gradient passes straight through."""
-        return fake_quantize(weight, tensor_scale(weight.detach().abs().amax(), self.bits), self.bits)
+        largest = weight.detach().abs().amax()
+        return fake_quantize(weight, tensor_scale(largest, self.bits), self.bits)
 
 
 class Prunable(NamedTuple):
@@ -45,12 +49,12 @@ class Prunable(NamedTuple):
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
-    """Make a convolution that pads by reflection, so that a constant channel adds the same number everywhere."""
+    """Return a convolution that pads by reflection, so that a constant channel adds the same number everywhere."""
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, padding_mode="reflect")
 
 
 def norm(channels: int) -> nn.InstanceNorm2d:
-    """Make the norm whose scale is γ."""
+    """Return the norm whose scale is γ."""
     return nn.InstanceNorm2d(channels, affine=True)
 
 
@@ -58,57 +62,69 @@ class Generator(nn.Module):
     """Turn a picture into another: half the size, some residual blocks, back to full size.
 
     Args:
-        stem: channels at full size, before; prunable.
-        trunk: channels of the residual trunk; fixed, since blocks add up.
+        stem: channels at full size, at the start; prunable.
+        trunk: channels of the residual trunk; fixed, since the blocks' outputs are added to it.
         blocks: inner channels of each residual block; prunable.
-        up: channels at full size, after; prunable.
-        activations: bits of what convolutions read, but for the picture; ``None`` leaves floating point.
+        up: channels at full size, at the end; prunable.
+        activations: bits of the inputs of convolutions, except for the picture; ``None`` leaves floating point.
     """
 
     def __init__(self, stem: int, trunk: int, blocks: Sequence[int], up: int, activations: int | None = None) -> None:
         super().__init__()
         self.activations = activations
-        self.stem, self.stem_norm = conv(3, stem, 5), norm(stem)
-        self.down, self.down_norm = conv(stem, trunk, 3, 2), norm(trunk)
-        self.inner, self.outer = nn.ModuleList(), nn.ModuleList()
-        self.inner_norms, self.outer_norms = nn.ModuleList(), nn.ModuleList()
+        self.stem = conv(3, stem, 5)
+        self.stem_norm = norm(stem)
+        self.down = conv(stem, trunk, 3, 2)
+        self.down_norm = norm(trunk)
+        self.inner = nn.ModuleList()
+        self.outer = nn.ModuleList()
+        self.inner_norms = nn.ModuleList()
+        self.outer_norms = nn.ModuleList()
         for width in blocks:
             self.inner.append(conv(trunk, width))
             self.inner_norms.append(norm(width))
             self.outer.append(conv(width, trunk))
             self.outer_norms.append(norm(trunk))
-        self.up, self.up_norm = conv(trunk, up), norm(up)
+        self.up = conv(trunk, up)
+        self.up_norm = norm(up)
         self.last = conv(up, 3, 5)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return pictures in −1 … 1, ``(batch, 3, side, side)``."""
-        x = self.read(self.stem_norm(self.stem(pictures)).relu())
-        x = self.down_norm(self.down(x)).relu()
+        x = self.stem_norm(self.stem(pictures)).relu()
+        x = self.down(self.rounded(x))
+        trunk = self.down_norm(x).relu()
         for inner, inner_norm, outer, outer_norm in zip(
             self.inner, self.inner_norms, self.outer, self.outer_norms, strict=True
         ):
-            x = x + outer_norm(outer(self.read(inner_norm(inner(self.read_signed(x))).relu())))
-        x = functional.interpolate(self.read_signed(x), scale_factor=2, mode="nearest")
-        return self.last(self.read(self.up_norm(self.up(x)).relu())).tanh()
+            x = inner(self.rounded_signed(trunk))
+            x = inner_norm(x).relu()
+            x = outer(self.rounded(x))
+            trunk = trunk + outer_norm(x)
+        x = functional.interpolate(self.rounded_signed(trunk), scale_factor=2, mode="nearest")
+        x = self.up_norm(self.up(x)).relu()
+        return self.last(self.rounded(x)).tanh()
 
-    def read(self, x: torch.Tensor) -> torch.Tensor:
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
         """Round activations that are not negative to ``2^bits`` levels from 0 to 4."""
         if not self.activations:
             return x
-        # bits + 1: the symmetric grid of which this is the upper half
-        return fake_quantize(x.clamp(0, RANGE), x.new_tensor(RANGE / (2**self.activations - 1)), self.activations + 1)
+        step = x.new_tensor(RANGE / (2**self.activations - 1))
+        # fake_quantize has symmetric grids; these levels are the upper half of the one with a bit more.
+        return fake_quantize(x.clamp(0, RANGE), step, self.activations + 1)
 
-    def read_signed(self, x: torch.Tensor) -> torch.Tensor:
-        """Round what the trunk carries, which has either sign, on a grid of its own range."""
+    def rounded_signed(self, x: torch.Tensor) -> torch.Tensor:
+        """Round the trunk's activations, which have either sign, on a grid that ends at the largest of them."""
         if not self.activations:
             return x
-        return fake_quantize(x, tensor_scale(x.detach().abs().amax(), self.activations), self.activations)
+        largest = x.detach().abs().amax()
+        return fake_quantize(x, tensor_scale(largest, self.activations), self.activations)
 
     def prunable(self) -> Iterator[Prunable]:
-        """Yield what can be removed, with the one convolution that reads it."""
-        parts: Any = zip(self.inner, self.inner_norms, self.outer, strict=True)
+        """Yield the channels that can be removed, with the one convolution that reads them."""
         yield Prunable("stem", self.stem, self.stem_norm, self.down)
-        for i, (inner, inner_norm, outer) in enumerate(parts):
+        blocks: Any = zip(self.inner, self.inner_norms, self.outer, strict=True)
+        for i, (inner, inner_norm, outer) in enumerate(blocks):
             yield Prunable(f"block.{i}", inner, inner_norm, outer)
         yield Prunable("up", self.up, self.up_norm, self.last)
 
@@ -118,7 +134,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Score patches of a picture: 1 is real, 0 made.
+    """Score patches of a picture: 1 for real, 0 for generated.
 
     Args:
         width: channels of the first layer.
@@ -126,14 +142,16 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Conv2d(3, width, 4, 2, 1), nn.Conv2d(width, 2 * width, 4, 2, 1), nn.Conv2d(2 * width, 1, 3, 1, 1)]
-        )
+        first = nn.Conv2d(3, width, 4, 2, 1)
+        second = nn.Conv2d(width, 2 * width, 4, 2, 1)
+        last = nn.Conv2d(2 * width, 1, 3, 1, 1)
+        self.layers = nn.ModuleList([first, second, last])
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Return what the two hidden layers see."""
+        """Return the outputs of the two hidden layers."""
         first = functional.leaky_relu(self.layers[0](pictures), 0.2)
-        return [first, functional.leaky_relu(functional.instance_norm(self.layers[1](first)), 0.2)]
+        second = functional.instance_norm(self.layers[1](first))
+        return [first, functional.leaky_relu(second, 0.2)]
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return scores ``(batch, 1, patches, patches)``."""
@@ -142,14 +160,14 @@ class Discriminator(nn.Module):
 
 
 class PicturePair(Described):
-    """A generator with its discriminator, so that the latter goes from stage to stage along.
+    """A generator together with its discriminator, so that later stages train against the same one.
 
     Args:
-        stem: see :class:`Generator`, as the next four.
-        trunk: see there.
-        blocks: see there.
-        up: see there.
-        activations: see there.
+        stem: as in :class:`Generator`.
+        trunk: as in :class:`Generator`.
+        blocks: as in :class:`Generator`.
+        up: as in :class:`Generator`.
+        activations: as in :class:`Generator`.
         judge: channels of the discriminator's first layer.
     """
 
@@ -161,24 +179,28 @@ class PicturePair(Described):
         self.discriminator = Discriminator(judge)
 
     def forward(self, pictures: torch.Tensor) -> SequenceClassifierOutput:
-        """Return the generated pictures, in the place of logits."""
+        """Return the generated pictures as ``logits``."""
         return SequenceClassifierOutput(logits=self.generator(pictures))
 
     def sizes(self) -> dict[str, Any]:
         """Return the widths."""
-        g = self.generator
-        widths = {"stem": g.stem.out_channels, "trunk": g.down.out_channels, "up": g.up.out_channels}
-        blocks = [inner.out_channels for inner in g.inner]  # type: ignore[union-attr]
-        judge = self.discriminator.layers[0].out_channels
-        return widths | {"blocks": blocks, "activations": g.activations, "judge": judge}
+        generator = self.generator
+        return {
+            "stem": generator.stem.out_channels,
+            "trunk": generator.down.out_channels,
+            "up": generator.up.out_channels,
+            "blocks": [inner.out_channels for inner in generator.inner],  # type: ignore[union-attr]
+            "activations": generator.activations,
+            "judge": self.discriminator.layers[0].out_channels,
+        }
 
     def counted(self) -> nn.Module:
-        """The generator: the discriminator is not deployed."""
+        """Return the generator: the discriminator is not deployed."""
         return self.generator
 
     def forward_macs(self, batch: int) -> float:
         """Return the multiply-adds of the generator."""
-        with torch.device("meta"):
+        with torch.device("meta"):  # counting needs shapes only
             twin = PicturePair(**self.sizes()).generator
             with FlopCounterMode(display=False) as counter:
                 twin(torch.zeros(1, 3, SIDE, SIDE))
@@ -186,7 +208,7 @@ class PicturePair(Described):
 
 
 def bake(net: PicturePair) -> None:
-    """Leave rounded weights in the place of the full ones."""
+    """Replace full weights by their rounded values."""
     for module in net.generator.convolutions():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
@@ -196,9 +218,10 @@ def bake(net: PicturePair) -> None:
 def compact(net: PicturePair) -> dict[str, int]:
     """Move channels with γ = 0 behind the others and make them contribute nothing; the pictures stay the same.
 
-    A channel whose scale is 0 still says ``relu(β)`` everywhere. Since convolutions pad by reflection, its reader adds
-    the same number at every place, which goes into the reader's bias; then β can be 0 too. (The published extraction
-    drops β, so that its network differs from the trained one until it is fine-tuned.)
+    The output of a channel whose scale is 0 is ``relu(β)`` everywhere, β being its norm's bias. Since convolutions pad
+    by reflection, this constant adds the same number at every place of the reader's output. That number goes into the
+    reader's bias; then β can be 0 too. (The published extraction drops β, so its network differs from the trained one
+    until it is fine-tuned.)
 
     Args:
         net: its weights baked; changed in place.
@@ -208,15 +231,16 @@ def compact(net: PicturePair) -> dict[str, int]:
     """
     left = {}
     for name, maker, its_norm, reader in net.generator.prunable():
-        dead = its_norm.weight == 0
-        says = net.generator.read(its_norm.bias.relu()) * dead
+        dead = its_norm.weight == 0  # exactly 0, by the proximal step
+        assert maker.bias is not None
         assert reader.bias is not None
-        reader.bias += reader.weight.sum((2, 3)) @ says
+        constants = net.generator.rounded(its_norm.bias.relu()) * dead
+        reader.bias += reader.weight.sum((2, 3)) @ constants  # (P4)
         its_norm.bias[dead] = 0
+
         order = dead.to(torch.int8).argsort(stable=True)
         for tensor in (maker.weight, maker.bias, its_norm.weight, its_norm.bias):
-            assert tensor is not None
             tensor.copy_(tensor[order])
         reader.weight.copy_(reader.weight[:, order])
-        left[name] = max(1, int((~dead).sum()))  # of a part without any, one silent channel stays
+        left[name] = max(1, int((~dead).sum()))  # a layer has at least one channel, a silent one if need be
     return left

@@ -1,4 +1,4 @@
-"""Generated pictures: blue shapes on a dark ground, to be painted orange, outlined, on a pale one."""
+"""Generated pictures: blue shapes on a dark ground, to be repainted orange, outlined, on a pale ground."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import torch
 
 from nasframe.types import Batch, Evaluation, Forward, MetricFormat, Size
-from nasframe_slimming.pictures.networks import SIDE
+from nasframe_pictures.networks import SIDE
+
+EDGE = 0.05  # width of an outline, as a share of the picture
 
 
 class Pictures:
     """Repaint pictures of two or three discs and squares.
 
-    Measured by ``similarity``, 1 − half the mean absolute difference from what was to be painted, and ``psnr`` in
-    decibels.
+    The metrics are ``similarity``, 1 − half the mean absolute difference from the target, and ``psnr`` in decibels.
 
     Args:
         train: training pictures; ``select`` and ``dev`` have a quarter of that each.
-        seed: injected; draws them.
+        seed: injected; draws the pictures.
     """
 
     primary = "similarity"
@@ -28,7 +29,8 @@ class Pictures:
     metrics: Mapping[str, MetricFormat] = {"similarity": MetricFormat(), "psnr": MetricFormat()}
 
     def __init__(self, train: Size = 256, seed: int = 0) -> None:
-        self.sizes: Mapping[str, int] = {"train": train, "select": max(train // 4, 1), "dev": max(train // 4, 1)}
+        held_out = max(train // 4, 1)
+        self.sizes: Mapping[str, int] = {"train": train, "select": held_out, "dev": held_out}
         self.fingerprint = f"pictures-{seed}-{train}"
         self.data = {
             split: painted(np.random.default_rng([seed, number]), size)
@@ -51,26 +53,24 @@ class Pictures:
 
     @torch.no_grad()
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
-        """Measure how alike generated pictures are to what was to be painted."""
+        """Measure how close generated pictures are to their targets."""
         size = min(examples or self.sizes[split], self.sizes[split])
-        absolute, squared = [], []
+        absolute: list[float] = []
+        squared: list[float] = []
         for start in range(0, size, 32):
             batch = self.batch(split, np.arange(start, min(start + 32, size)))
             difference = (forward(**batch.inputs).logits.cpu() - batch.labels).flatten(1)
             absolute += difference.abs().mean(1).tolist()
             squared += difference.square().mean(1).tolist()
-        psnr = [10 * float(np.log10(4 / max(value, 1e-12))) for value in squared]
+        similarities = [1 - value / 2 for value in absolute]
+        psnr = [10 * float(np.log10(4 / max(value, 1e-12))) for value in squared]  # 4 is the range −1 … 1, squared
         metrics = {"similarity": 1 - float(np.mean(absolute)) / 2, "psnr": float(np.mean(psnr))}
-        columns: dict[str, Any] = {
-            "id": list(range(size)),
-            "label": [1.0] * size,
-            "prediction": [1 - value / 2 for value in absolute],
-        }
+        columns: dict[str, Any] = {"id": list(range(size)), "label": [1.0] * size, "prediction": similarities}
         return Evaluation(metrics, columns, size, size)
 
 
 def painted(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Paint pictures before and after.
+    """Paint pictures and their targets.
 
     Args:
         rng: draws them.
@@ -79,18 +79,32 @@ def painted(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.T
     Returns:
         Two tensors ``(count, 3, 32, 32)`` in −1 … 1.
     """
-    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     before, after = np.zeros((2, count, 3, SIDE, SIDE))
-    for n in range(count):
-        shade = 0.15 + 0.25 * (rng.random() * x + rng.random() * y)
-        ground, tone, inside, edge = shade, np.zeros_like(x), np.zeros_like(x, bool), np.zeros_like(x, bool)
-        for _ in range(rng.integers(2, 4)):
-            cx, cy, r = *rng.uniform(0.2, 0.8, 2), rng.uniform(0.1, 0.22)
-            far = np.hypot(x - cx, y - cy) if rng.random() < 0.5 else np.maximum(abs(x - cx), abs(y - cy))
-            inside, edge = inside | (far < r), (edge & (far >= r)) | ((far >= r - 0.05) & (far < r))
-            tone = np.where(far < r, rng.uniform(0.5, 1.0), tone)
-        blue = np.stack([0.2 * tone, 0.4 * tone, tone])
-        orange = np.stack([tone, 0.55 * tone, 0.1 * tone]) * np.where(edge, 0.2, 1.0)
-        before[n] = np.where(inside, blue, ground)
-        after[n] = np.where(inside, orange, np.stack([1 - 0.5 * ground, 1 - 0.6 * ground, 0.9 - ground]))
+    for number in range(count):
+        before[number], after[number] = _painting(rng)
     return torch.tensor(before * 2 - 1, dtype=torch.float32), torch.tensor(after * 2 - 1, dtype=torch.float32)
+
+
+def _painting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Paint one picture and its target, both ``(3, side, side)`` in 0 … 1."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    ground = 0.15 + 0.25 * (rng.random() * x + rng.random() * y)
+    tone = np.zeros_like(x)
+    inside = np.zeros_like(x, bool)
+    edge = np.zeros_like(x, bool)
+    for _ in range(rng.integers(2, 4)):
+        center_x, center_y = rng.uniform(0.2, 0.8, 2)
+        radius = rng.uniform(0.1, 0.22)
+        is_disc = rng.random() < 0.5
+        away_x = x - center_x
+        away_y = y - center_y
+        distance = np.hypot(away_x, away_y) if is_disc else np.maximum(abs(away_x), abs(away_y))
+        covered = distance < radius
+        inside |= covered
+        edge = (edge & ~covered) | (covered & (distance >= radius - EDGE))  # a later shape hides earlier outlines
+        tone = np.where(covered, rng.uniform(0.5, 1.0), tone)
+
+    blue = np.stack([0.2 * tone, 0.4 * tone, tone])
+    orange = np.stack([tone, 0.55 * tone, 0.1 * tone]) * np.where(edge, 0.2, 1.0)
+    pale = np.stack([1 - 0.5 * ground, 1 - 0.6 * ground, 0.9 - ground])
+    return np.where(inside, blue, ground), np.where(inside, orange, pale)
