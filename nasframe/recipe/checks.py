@@ -196,7 +196,8 @@ class Checker:
             use: the checked task; ``None`` if it has problems.
             space: the recipe's space if it has no network, else ``None``.
         """
-        if use is None:
+        has_problems = any(path[:1] == ("task",) for path in self.wrong)
+        if use is None or has_problems:  # what the task measures may depend on an option that does not fit
             return
         factory = registry.find("task", use["use"]).load()
         self.metrics = possible_metrics(factory, use, space)

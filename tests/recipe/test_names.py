@@ -111,3 +111,9 @@ def test_a_deployment_is_asked_in_units_of_its_costs():
     with pytest.raises(UsageError) as caught:
         Asked(plan).read(["latency<=12MB", "params<=12ms"], ["size=3s,5MB"])
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["[sst2]", "{a: 1}"])
+def test_a_task_whose_options_do_not_fit_is_not_asked_what_it_measures(name):
+    _, problems = check_recipe("baselines/uniform-evolution", [f"task.name={name}"])
+    assert "task.name" in [problem.path for problem in problems]
