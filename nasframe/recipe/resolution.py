@@ -388,8 +388,6 @@ class _Stages:
             place = (*at, "archs")
         if verb == "extract":
             models |= self.chosen_archs(full)
-        if isinstance(saved, str) and saved in ("pretrained", "random") and verb in ("train", "transform"):
-            self.check.problem(place, f"{saved!r} means the model as it is loaded. Expected another name.")
         # a network may be saved again, as in a repeat; extracted models and architectures are never replaced
         replaced = models & (self.saved if verb == "extract" else self.extracted)
         replaced |= (archs - models) & (self.archs | self.saved)

@@ -273,7 +273,7 @@ def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
         plan: its plan, to name the stage; ``None`` if there is none yet.
         error: what ended it.
     """
-    if not leader():
+    if not leader() or store.get("finished"):  # a refused resume does not undo a finished run
         return
     stages = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
     text = str(error) if isinstance(error, NasframeError) else f"{type(error).__name__}: {error}"

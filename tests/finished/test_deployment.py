@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import InProcess
 from transformers import AutoModelForSequenceClassification
 
 import nasframe as nf
@@ -24,36 +25,12 @@ from nasframe.running import runner
 from nasframe.scoring import parse_bounds
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
-from nasframe.verifier import Verifier
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 STAGES = (
     "stages=[{train: {save_as: supernet, sampler: random, max_steps: 4, learning_rate: 1e-3}}, "
     "{search: {sampler: random, trials: 40, examples: 8, finalists: 3}}]"
 )
-
-
-class InProcess(Verifier):
-    """Loads in this process: the fresh one takes seconds, and is tested below and in test_export."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def wait(self):
-        pass
-
-    def logits(self, directories, inputs, jobs):
-        import nasframe.hf  # noqa: F401
-
-        found = {}
-        for name, directory in directories.items():
-            with torch.no_grad():
-                net = AutoModelForSequenceClassification.from_pretrained(directory).eval()
-                found[name] = net(**inputs[name]).logits
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -117,3 +117,7 @@ def test_a_deployment_is_asked_in_units_of_its_costs():
 def test_a_task_whose_options_do_not_fit_is_not_asked_what_it_measures(name):
     _, problems = check_recipe("baselines/uniform-evolution", [f"task.name={name}"])
     assert "task.name" in [problem.path for problem in problems]
+
+
+def test_a_reserved_name_is_one_problem():
+    assert places("stages.supernet.save_as=random") == ["stages.supernet.save_as"]

@@ -229,8 +229,11 @@ HSPG = {"use": "hspg", "target": "50%"}
             [{"extract": {}}, {"train": {"save_as": "best@75%", "epochs": 1}}],
             "stages.best@75%.save_as  an earlier stage gave the name 'best@75%' to a model",
         ),
-        ([{"train": {"name": "t", "save_as": "pretrained", "epochs": 1}}], "stages.t.save_as  'pretrained' means"),
-        ([{"transform": {"use": "rewire", "save_as": "random"}}], "stages.random.save_as  'random' means"),
+        (
+            [{"train": {"name": "t", "save_as": "pretrained", "epochs": 1}}],
+            "stages.t.save_as  'pretrained' is the network",
+        ),
+        ([{"transform": {"use": "rewire", "save_as": "random"}}], "stages.random.save_as  'random' is a network"),
         ([{"export": {}}], "stages.export  nothing to export"),
         (
             [{"extract": {"archs": ["best@75%"]}}, {"train": {"epochs": 1, "from": "best@<= 4M"}}],

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from in_process import InProcess
 from nasframe_basics.latency import Latency
 
 import nasframe as nf
@@ -19,7 +19,6 @@ from nasframe.reports import report as reports
 from nasframe.reports import tables
 from nasframe.reports.budgets import bounds_of, over_budget
 from nasframe.studies import study
-from nasframe.verifier import Verifier
 
 RECIPE = str(Path(__file__).parents[1] / "data" / "toy.yaml")
 STAGES = (
@@ -27,32 +26,6 @@ STAGES = (
     "{extract: {}}, {export: {}}, {evaluate: {costs: [params, encoder_params, latency]}}]"
 )
 TEXT = "12.4 ms > 12 ms"
-
-
-class InProcess(Verifier):
-    """Loads in this process: the fresh one takes seconds, and is tested in test_export."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def wait(self):
-        pass
-
-    def logits(self, directories, inputs, jobs):
-        from transformers import AutoModelForSequenceClassification
-
-        import nasframe.hf  # noqa: F401
-
-        found = {}
-        for name, directory in directories.items():
-            with torch.no_grad():
-                found[name] = (
-                    AutoModelForSequenceClassification.from_pretrained(directory).eval()(**inputs[name]).logits
-                )
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,15 @@ def test_an_edited_recipe_is_named(run, capsys):
     assert main(["report", str(run)]) == 2
 
 
+def test_a_refused_resume_leaves_a_finished_run_finished(finished):
+    (finished / "recipe.yaml").write_text((finished / "recipe.yaml").read_text() + "# edited\n")
+    with pytest.raises(UsageError):
+        runner.resume(finished)
+    store = RunStore(finished, shared=True)
+    assert store.get("failure") is None
+    store.close()
+
+
 def test_a_renamed_recipe_is_named(run, capsys):
     (run / "recipe.yaml").rename(run / "mine.yaml")
     assert resume(run) == 2
