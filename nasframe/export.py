@@ -325,11 +325,17 @@ def _settle(staged: Path, target: Path) -> None:
 
     Where a model lies there already, it steps aside; what else lies beside it moves along.
     """
+    replaced = staged.parent / REPLACED
     with writing(target):
-        if target.exists():
-            _bring_along(target, staged)
-            os.replace(target, staged.parent / REPLACED)
-        os.replace(staged, target)
+        try:
+            if target.exists():
+                _bring_along(target, staged)
+                os.replace(target, replaced)
+            os.replace(staged, target)
+        except BaseException:
+            if replaced.exists() and not target.exists():
+                os.replace(replaced, target)
+            raise
 
 
 def _bring_along(old: Path, new: Path) -> None:

@@ -159,15 +159,17 @@ def _by_number(head: Head, classes: Sequence[str], published: bool) -> Match:
     count = len(head.labels)
     numbers = [number(name) for name in classes]
     places = [int(value) for value in numbers if value is not None and value == int(value) and 0 <= value < count]
-    if len(set(places)) == len(classes):
+    # Numbers that begin at 1 may count from 1: then they are no outputs, unless each output is named.
+    counts_from_zero = 0 in places or len(classes) == count
+    if len(set(places)) == len(classes) and counts_from_zero:
         labels = [str(output) for output in range(count)]
         for name, place in zip(classes, places, strict=True):
             labels[place] = name
         outputs = tuple(places)
-    elif count != len(classes):
+    elif count != len(classes) and len(set(places)) < len(classes):
         text = f"The checkpoint's head has {count} outputs, the task {len(classes)} classes. The head is new."
         return _new(classes, text)
-    elif published:
+    elif published and count == len(classes):
         labels, outputs = list(classes), tuple(range(count))
     else:
         raise UsageError(
@@ -175,9 +177,7 @@ def _by_number(head: Head, classes: Sequence[str], published: bool) -> Match:
             f"which of the task's classes each is: {_listed(classes)}. {ASK}"
         )
     named = ", ".join(f"{label} is {name!r}" for label, name in zip(head.labels, labels, strict=True))
-    text = (
-        f"The outputs of the checkpoint's head have only numbers. It is kept, and they are taken so: {named}. {RENEW}"
-    )
+    text = f"The outputs of the checkpoint's head have only numbers. It is kept, and read as follows: {named}. {RENEW}"
     return Match(tuple(labels), outputs, True, (text,))
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from nasframe.errors import NasframeError, PluginError
+from nasframe.storage import disk_problem
 
 CORE = __name__.partition(".")[0]
 
@@ -91,6 +92,8 @@ def naming_plugins(moment: str = "") -> Iterator[None]:
     except NasframeError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and disk_problem(error):  # whoever meets a full disk is not to blame
+            raise
         named = plugin_error(error)
         if named is None and moment:
             named = PluginError(f"{moment} raised {described(error)}")

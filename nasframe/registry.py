@@ -30,6 +30,7 @@ from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, note
+from nasframe.storage import disk_problem
 
 GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
@@ -188,7 +189,7 @@ def add_file(path: Path) -> None:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():  # a pipe or a device may have no end
-        raise UsageError(f"{path}: the plugin cannot be loaded: no file.")
+        raise UsageError(f"{path}: the plugin cannot be loaded: it is not a regular file.")
     found, name = plugins(), str(path)
     before, known = len(found.failures), found.manager.get_plugin(name)
 
@@ -481,6 +482,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     except NasframeError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and disk_problem(error):
+            raise
         raise PluginError(f"{entry}: making it raised {described(error)}") from error
     home = str(getattr(factory, "__module__", "")).partition(".")[0]
     note(made, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))

@@ -142,7 +142,9 @@ def search(
         sampler.tell(earlier)
     if penalty is not None:
         regions = [region] * len(wanted)
-    evaluated, ended = _explore(sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch)
+    evaluated, ended = _explore(
+        sampler, judge, book, domain.canonical, regions, trials, max_rejections, batch, listable=remeasure is None
+    )
     failures = sum(trial.state == "failed" for trial in book.trials)
     if failures and not any(trial.state == "done" for trial in judge.archive.values()):
         raise RunError(f"all {failures} evaluations failed{judge.first_cause()}.")
@@ -306,6 +308,7 @@ def _explore(
     trials: int,
     max_rejections: int,
     batch: int,
+    listable: bool,
 ) -> tuple[int, str]:
     """Ask, answer and tell, a goal's turn after the other's, until the trials are spent or nothing new comes.
 
@@ -338,8 +341,8 @@ def _explore(
             sampler.tell(told)
         if spent >= trials:
             return spent, ""
-        if left is None and rejected >= STALE:
-            left = _listed(regions)
+        if listable and rejected >= STALE:
+            left, listable = _listed(regions), False
         if len(answered) >= size or (left is not None and left <= answered):
             return spent, "every architecture that is within bounds was evaluated"
         if silent >= len(regions):

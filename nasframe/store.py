@@ -231,8 +231,11 @@ def text_digest(text: str) -> str:
 
 
 def _is_kept(inside: str) -> bool:
-    """Tell whether a file of a model is what it was when it was written: cards and predictions may be added to."""
-    return not inside.endswith((".md", ".csv"))
+    """Tell whether a file of a model stays as it was written.
+
+    Predictions may be added to, and so may the card, whose digest the export's report has.
+    """
+    return not inside.endswith((".md", ".csv")) and inside != "export_report.json"
 
 
 def _lock_problem(path: Path, error: Exception) -> str:

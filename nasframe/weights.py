@@ -358,7 +358,7 @@ def _size_hint(misfits: Sequence[_Misfit]) -> str:
     if "position_embeddings" in names:
         return " Is max_position_embeddings another model's?"
     if re.search(r"query|q_lin", names):
-        return " Were heads pruned? transformers reads no pruned heads any more; nasframe reads its own exports."
+        return " Were heads pruned? transformers no longer reads pruned heads; nasframe reads its own exports."
     return ""
 
 
@@ -372,7 +372,7 @@ def _tensors_missing(
     rest = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
     hint = _other_prefix(net, lost, unused) or _fewer_layers(net, lost)
     if not hint and unused:
-        hint = f" The file has {listed(unused)}, which the network has not."
+        hint = f" The file has {listed(unused)}, which the network does not have."
     expected = "every tensor but the head's" if head else "every tensor"
     return f"{checkpoint.place}: lacks {first}{shape}{rest}. Expected {expected}.{hint}"
 

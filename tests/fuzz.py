@@ -1,7 +1,7 @@
 """Wrong recipes and overrides for ``nasframe check``, made from the packaged ones by chance, and what it says of them.
 
-    python tests/fuzz.py                                     # 200 recipes and 100 overrides, a minute
-    python tests/fuzz.py --recipes 1000 --overrides 500      # the figures of docs/results.md
+    python tests/fuzz.py                                            # 200 recipes and 100 overrides, a minute
+    python tests/fuzz.py --recipes 1000 --overrides 500 --seed 1    # the figures of docs/results.md
 
 Each recipe is a packaged one, or the tests' toy, with one mutation: a key misspelt, moved, taken away or added, or a
 value of another type, size or form. It is checked by the command line's own function. The same seed makes the same

@@ -182,9 +182,9 @@ def _rank_of_share(share: str, largest: int) -> int | None:
         return None
     try:
         percent = float(share.removesuffix("%"))
-    except ValueError:
+        return max(1, round(percent / 100 * largest))
+    except (ValueError, OverflowError):  # no number, not a number, infinite
         return None
-    return max(1, round(percent / 100 * largest))
 
 
 def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Split) -> FactorizedLinear:

@@ -129,7 +129,7 @@ def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Itera
     net, own = skeleton(plan), stage.options.get("space")
     if net is None:
         return
-    inject = {"config": net.config, "seed": plan.seed, "costs": None, "notify": lambda place, text: None}
+    inject = {"config": net.config, "seed": plan.seed, "costs": None, "notify": _unheard}
     try:
         space = registry.make("space", own or plan.space, inject)
     except NasframeError as error:
@@ -194,11 +194,11 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
         return
     try:
         with naming_plugins(f"{entry}: on_files"):
-            misfits = list(factory.on_files(options, plan.base))
+            faults = list(factory.on_files(options, plan.base))
     except PluginError as error:
         yield (), str(error)
         return
-    for option, text in misfits:
+    for option, text in faults:
         yield (option,), text
 
 

@@ -49,6 +49,7 @@ class Checker:
         self.own_estimators: Mapping[str, Any] = {}  # of a space without a network
         self.wanted: dict[str, None] = {}
         self.metrics: Mapping[str, MetricFormat] | None = None
+        self.task_is_wrong = False
 
     def problem(self, path: Sequence[Any], text: str) -> None:
         """Note a problem; a stage is shown by its name."""
@@ -186,7 +187,7 @@ class Checker:
             fault = objective_fault(objective, self.metrics, self.costs)
             if fault:
                 self.problem(path, fault)
-        elif objective.startswith("-") and name not in self.costs:
+        elif objective.startswith("-") and name not in self.costs and not self.task_is_wrong:
             self.problem(path, f"unknown cost {name!r}. Costs: {listing(self.costs)}.{suggestion(name, self.costs)}")
 
     def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
@@ -196,8 +197,9 @@ class Checker:
             use: the checked task; ``None`` if it has problems.
             space: the recipe's space if it has no network, else ``None``.
         """
-        has_problems = any(path[:1] == ("task",) for path in self.wrong)
-        if use is None or has_problems:  # what the task measures may depend on an option that does not fit
+        # What the task measures may depend on an option that does not fit.
+        self.task_is_wrong = use is None or any(path[:1] == ("task",) for path in self.wrong)
+        if use is None or self.task_is_wrong:
             return
         factory = registry.find("task", use["use"]).load()
         self.metrics = possible_metrics(factory, use, space)
@@ -228,7 +230,11 @@ class Checker:
         if isinstance(text, bool) or not isinstance(text, str | int | float):
             self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")
             return
-        if len(str(text)) > LONGEST or not str(text).isprintable():  # it is part of its winner's name
+        if not str(text).isprintable():  # it is part of its winner's name
+            hidden = f"{str(text)[:20]!r} has line breaks or invisible characters."
+            self.problem(path, f"{hidden} Expected text as in '<= 40M' or '50%'.")
+            return
+        if len(str(text)) > LONGEST:
             self.problem(path, f"{str(text)[:20]!r}… is too long for a bound. Expected text as in '<= 40M' or '50%'.")
             return
         unit = self.unit(cost) if re.search(r"\d\s*[A-Za-zµ]", str(text)) else None

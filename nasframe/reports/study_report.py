@@ -122,8 +122,10 @@ def flat_csv(report: Mapping[str, Any]) -> str:
         pairs = {row["arm"]: row for row in table["comparisons"]}
         for row in table["arms"]:
             flat = {"task": table["task"], "model": table["model"], "metric": table["metric"]} | {
-                key: value for key, value in row.items() if key not in ("scores", "costs", "over_budget")
+                key: value for key, value in row.items() if key not in ("scores", "costs", "over_budget", "beside")
             }
+            for name, own in row.get("beside", {}).items():
+                flat |= {f"beside_{name}_{key}": value for key, value in own.items()}
             pair = pairs.get(row["arm"], {}).items()
             found.append(flat | {f"difference_{k}": v for k, v in pair if k not in ("arm", "seeds", "left_out")})
     columns = dict.fromkeys(column for row in found for column in row)

@@ -227,8 +227,8 @@ class CachedRun:
         What earlier stages of this run read must be what the entry's own earlier stages had read. Either may have read
         less than the other, since a process need not open again what it has read for another run.
         """
-        before = self._opened_before(position)
-        current = {name: state(self.names.place(name), self._hidden()) for name in opened} | before
+        before, hidden = self._opened_before(position), self._hidden()
+        current = {name: state(self.names.place(name), hidden) for name in opened} | before
         names = [name for name in opened if opened[name] != current[name]]
         names += [name for name, known in before.items() if known == UNKNOWN and name not in names]
         return [(name, opened.get(name, UNKNOWN), current[name]) for name in names]

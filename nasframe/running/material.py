@@ -205,7 +205,8 @@ class Material:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
                 found = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
-            return "" if aim in found else f"unknown metric or cost {aim!r}. Metrics: {listing(found)}."
+            name = aim.removeprefix("-")
+            return "" if name in found else f"unknown metric or cost {name!r}. Metrics: {listing(found)}."
         return objective_fault(aim, metrics, self.estimators) if metrics else ""
 
 

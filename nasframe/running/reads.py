@@ -219,6 +219,8 @@ def _listed(path: Any, caller: FrameType) -> None:
     name = os.path.abspath(os.fsdecode(path or "."))
     if name.startswith(_own_places()) or not os.path.isdir(name):
         return
+    if all(name in recorder.names for recorder in _active):  # the first listing of a folder is the one that counts
+        return
     _busy.now = True  # what follows is an event, too
     try:
         names = os.listdir(name)

@@ -27,7 +27,7 @@ from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.goals import aimed_costs
 from nasframe.measures import formats_of
 from nasframe.notices import Notice, say
-from nasframe.plugin_errors import naming_plugins
+from nasframe.plugin_errors import described, naming_plugins
 from nasframe.recipe.nodes import dump
 from nasframe.recipe.resolution import Plan, PlannedStage, resolve
 from nasframe.reports.data_table import data_text
@@ -176,7 +176,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
         parts = Material(plan)
         if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
-            with plan.file_plugins():
+            with plan.file_plugins(), naming_plugins():
                 preflight(parts)
     except BaseException as error:
         with suppress(RunError):  # of a database that cannot be read, which the error itself is about
@@ -210,7 +210,7 @@ def execute(
     """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
     own = store or RunStore(directory, shared=True)
     try:
-        with plan.file_plugins():
+        with plan.file_plugins(), naming_plugins():
             context = RunContext(plan, own, Progress(progress if store else False), parts)
     except BaseException as error:
         with suppress(RunError):  # of a database that cannot be written, which the error itself is about
@@ -276,8 +276,8 @@ def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
     if not leader() or store.get("finished"):  # a refused resume does not undo a finished run
         return
     stages = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
-    text = str(error) if isinstance(error, NasframeError) else f"{type(error).__name__}: {error}"
-    failure: dict[str, Any] = {"stage": stages[0] if stages else None, "text": text.rstrip(": ")}
+    text = str(error) if isinstance(error, NasframeError) else described(error)
+    failure: dict[str, Any] = {"stage": stages[0] if stages else None, "text": text}
     failure |= {"interrupted": not isinstance(error, Exception), "exit_code": getattr(error, "exit_code", 1)}
     store.put("failure", failure)
 
@@ -377,7 +377,7 @@ class RunContext:
             places = ", ".join(name if name.startswith("the ") else str(names.place(name)) for name in changed)
             raise UsageError(
                 f"{self.store.directory}: not what the run began with: {places}. Expected model and task as they were: "
-                "undo the change, or start a run of its own."
+                "undo the change, or start a new run."
             )
 
     def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:

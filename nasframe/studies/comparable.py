@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.measures import formats_of
 from nasframe.recipe.overrides import verb_of
 from nasframe.recipe.resolution import winners
 from nasframe.types import canonical_json
@@ -143,6 +144,9 @@ def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
 
     parts = Material(plan)
     task = parts.task
+    form = formats_of(task).get(metric)
+    if form is not None and not form.higher_is_better:
+        raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
     if metric == task.primary or parts.model is None:
         return [metric]
     net = parts.net()

@@ -44,6 +44,8 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     Raises:
         UsageError: there is nothing to compare, or no arm of the reference's name.
     """
+    import pandas as pd
+
     from nasframe.studies import evidence, verdicts
 
     options = settings["compare"]
@@ -51,8 +53,11 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     if found.empty:
         raise UsageError(why_nothing(Path(directory), settings["runs"], options))
     conditions.check_metrics(found, options)
+    whole = frame[(frame["role"] == "teacher") & frame["metric"].isin(set(found["metric"]))]
+    finite_teachers = np.isfinite(whole["score"].astype(float))
     usable = np.isfinite(found["score"].astype(float))
-    invalid, found = found[~usable], found[usable].reset_index(drop=True)
+    invalid = pd.concat([found[~usable], whole[~finite_teachers]])
+    found, whole = found[usable].reset_index(drop=True), whole[finite_teachers]
     if found.empty:
         raise UsageError(f"nothing to compare: no score is a finite number. {' '.join(map(_invalid, _rows(invalid)))}")
     arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
@@ -64,6 +69,8 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         )
     tasks, metrics = list(dict.fromkeys(found["task"])), list(dict.fromkeys(found["metric"]))
     runs = evidence.read_runs(Path(directory), found, settings)
+    formats = _formats(runs)
+    conditions.check_directions(found, formats)
     unlike = conditions.unlike_costs(found)
     absolute = conditions.absolute_costs(unlike)
     report: dict[str, Any] = {
@@ -83,9 +90,9 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         "alpha": stats.ALPHA,
         "power": stats.POWER,
         "resamples": stats.RESAMPLES,
-        "formats": _formats(runs),
+        "formats": formats,
         "tables": tables(found, arms, against, absolute),
-        "teachers": teachers(frame[frame["metric"].isin(metrics)], arms, tasks),
+        "teachers": teachers(whole, arms, tasks),
     }
     report["fronts"] = evidence.fronts(found, runs, arms, against, absolute)
     report["anytime"] = evidence.anytime(runs, arms, report["models"])
@@ -100,7 +107,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         *conditions.teacher_notes(unlike, found),
         *conditions.budget_notes(runs, found),
         *conditions.over_budget_notes(found),
-        *conditions.data_notes(runs, report["split"]),
+        *conditions.data_notes(runs, report["split"], metrics),
         *conditions.example_notes(report["examples"], against),
         *conditions.condition_notes(runs),
         *map(_invalid, _rows(invalid)),

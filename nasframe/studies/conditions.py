@@ -211,23 +211,24 @@ def check_metrics(found: pd.DataFrame, compare: Mapping[str, Any]) -> None:
         )
 
 
-def data_notes(runs: Sequence[RunFacts], split: str) -> Iterator[str]:
+def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> Iterator[str]:
     """Say where arms of one task and seed have different data, labels, or other definitions of their scores.
 
     Args:
         runs: what was read.
         split: what scores are of.
+        metrics: the compared ones.
     """
     for task in dict.fromkeys(run.task for run in runs):
         own = [run for run in runs if run.task == task and run.data]
         facts = {
-            f"{split} examples": lambda data: (data.get("sizes") or {}).get(split),
-            "classes": lambda data: data.get("labels"),
-            "positive class": lambda data: data.get("positive"),
+            f"{split} examples": lambda run: (run.data.get("sizes") or {}).get(split),
+            "classes": lambda run: run.data.get("labels"),
+            "positive class": lambda run: _positive_class(run, metrics),
         }
         scored = []
         for name, read in facts.items():
-            values = _by_arm(own, lambda run, read=read: _text(read(run.data)))
+            values = _by_arm(own, lambda run, read=read: _text(read(run)))
             if _differ(values):
                 scored.append(f"{name}: {_grouped(values)}")
         if scored:
@@ -238,6 +239,31 @@ def data_notes(runs: Sequence[RunFacts], split: str) -> Iterator[str]:
                 f"{task}: {', '.join(unlike)} had other data than {own[0].arm} at equal seeds. Runs record one"
                 " fingerprint of all splits, so it may be the training data alone."
             )
+
+
+def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:
+    """Return the class that the compared metrics of a run are about, if they are about one."""
+    for metric in metrics:
+        positive: str | None = (run.formats.get(metric) or {}).get("positive")
+        if positive is not None:
+            return positive
+    return None
+
+
+def check_directions(found: pd.DataFrame, formats: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Make sure that more is better of every compared metric, as tables, tests and arrows take it to be.
+
+    Args:
+        found: the compared scores.
+        formats: task → metric → how it reads.
+
+    Raises:
+        UsageError: less is better of one.
+    """
+    for task, metric in dict.fromkeys(zip(found["task"], found["metric"], strict=True)):
+        form = formats.get(task, {}).get(metric)
+        if form is not None and not form["higher_is_better"]:
+            raise UsageError(f"compare.metric: less is better of {metric!r} on {task}. Expected a score to maximise.")
 
 
 def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:

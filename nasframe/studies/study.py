@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest
-from nasframe.errors import UsageError
+from nasframe.errors import NasframeError, UsageError
 from nasframe.recipe.nodes import Position, dump, parse, read
 from nasframe.running.cache import default_folder
 from nasframe.running.keys import chains
@@ -213,7 +213,10 @@ def _run_all(home: Path, facts: Mapping[str, Any], jobs: int, say: Callable[[str
 
 def keep_failure(directory: Path, error: str) -> None:
     """Keep what ended a run whose process died before it could do so itself."""
-    store = RunStore(directory, shared=True)
+    try:
+        store = RunStore(directory, shared=True)
+    except NasframeError:  # the directory is gone or damaged, which the study says of the run anyway
+        return
     try:
         if store.get("failure") is None:
             states = dict(store.db.execute("SELECT name, state FROM stage").fetchall())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers as numeric
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,8 +111,8 @@ class BertWidthDepth:
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
             unit, value = key.partition(".")[0], sizes[key]
             most = self.full.get(unit)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            if unit in ("heads", "ffn") and not (whole and (most is None or value <= most)):
+            whole = isinstance(value, numeric.Integral) and not isinstance(value, bool) and int(value) >= 0
+            if unit in ("heads", "ffn") and not (whole and (most is None or int(value) <= most)):
                 limit = "0 or more" if most is None else f"a number from 0 to {most}"
                 raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
         flat = {knob: sizes.get(knob, sizes.get(knob.partition(".")[0], knobs[knob][-1])) for knob in knobs}

@@ -143,7 +143,9 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
             first.setdefault(name, row)
     if spaced:
         example = spaced[0].values[column]
-        text = f"Labels are read without the spaces around them: {example!r} and {len(spaced) - 1:,} more."
+        more = f" and {len(spaced) - 1:,} more" if len(spaced) > 1 else ""
+        text = f"Labels are read without the spaces around them: {example!r}{more}."
         yield Notice(spaced[0].place, text)
     for name, count in doubtful.items():
-        yield Notice(first[name].place, f"The label {name!r} ({count:,} rows) is a class, not a missing value.")
+        rows_of_name = "1 row" if count == 1 else f"{count:,} rows"
+        yield Notice(first[name].place, f"The label {name!r} ({rows_of_name}) is a class, not a missing value.")

@@ -28,7 +28,13 @@ def saved_head(path: str, net: Any, checkpoint: Checkpoint, names: Sequence[str]
     Raises:
         UsageError: the names do not fit the weights.
     """
-    config, weight = net.config, checkpoint.tensors.get(f"{output_layer(net)}.weight")
+    output = output_layer(net)
+    if output is None:
+        raise UsageError(
+            f"model {path!r}: its classification head cannot be told from its encoder. Expected a network "
+            "whose encoder has the name that its base_model_prefix says."
+        )
+    config, weight = net.config, checkpoint.tensors.get(f"{output}.weight")
     if weight is None:
         if names is not None:
             raise UsageError(

@@ -137,8 +137,8 @@ class _Fit:
             if self.selection.due(self.at.step, self.done):
                 self.require_finite_weights()
                 self.measure()
-            if not self.at.skipped and self.checkpoints.due():
-                self.require_finite_weights()
+            # Each process has its own clock, so none may raise here alone: bad weights are only not saved.
+            if not self.at.skipped and self.checkpoints.due() and not optim.non_finite(self.job.net):
                 self.checkpoints.save()
 
     def step(self, batch: Batch) -> None:

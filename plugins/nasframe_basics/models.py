@@ -137,7 +137,8 @@ class HF:
             return []
         repeated = sorted(name for name, times in Counter(map(str, labels)).items() if times > 1)
         if options.get("head") == "new":
-            return [(("labels",), "names the outputs of the checkpoint's head, but head: new drops it. Expected one.")]
+            text = "names the outputs of the checkpoint's head, but head: new drops it. Expected only one of the two."
+            return [(("labels",), text)]
         if repeated:
             return [(("labels",), f"names several outputs {listing(repeated)}. Expected a name of its own for each.")]
         return []

@@ -165,16 +165,18 @@ def read_header(path: Path) -> Row | None:
             return Row(f"{path}", dict.fromkeys(parquet.read_schema(path).names))
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                names = next(csv.reader(file, strict=True))
-            elif path.suffix == ".tsv":
-                names = file.readline().rstrip("\r\n").split("\t")
-            elif path.suffix == ".jsonl":
-                names = list(json.loads(file.readline()))
+                reader = csv.reader(file, strict=True)
+                names = next(fields for fields in reader if fields)
+                number = reader.line_num
+            elif path.suffix in (".tsv", ".jsonl"):
+                lines = enumerate(file, start=1)
+                number, line = next((n, text) for n, text in lines if text.strip("\r\n"))
+                names = line.rstrip("\r\n").split("\t") if path.suffix == ".tsv" else list(json.loads(line))
             else:
                 return None
     except (OSError, ValueError, TypeError, RecursionError, ImportError, csv.Error, StopIteration):
         return None
-    return Row(f"{path}:1", dict.fromkeys(names))
+    return Row(f"{path}:{number}", dict.fromkeys(names))
 
 
 def missing_columns(header: Row, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:

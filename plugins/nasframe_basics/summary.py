@@ -261,7 +261,7 @@ def _several_labels(source: Source, noun: str) -> Iterator[Notice]:
         what = "1 text has" if texts == 1 else f"{texts:,} texts have"
         yield Notice(
             source.places[marked[0]],
-            f"{what} several {noun} in {len(marked):,} rows; the first one has another in {source.places[other]}.",
+            f"{what} different {noun} in {len(marked):,} rows; compare this row with {source.places[other]}.",
         )
 
 

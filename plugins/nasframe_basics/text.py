@@ -124,10 +124,13 @@ class TextTask:
             self.labels, outputs = list(found.labels), found.outputs
             splits = {name: Split(split.texts, np.array(outputs)[split.labels]) for name, split in splits.items()}
             if class_weights is not None:
+                if "train" not in splits:
+                    raise UsageError("class_weights: there are no training data to weight.")
                 own = weights_of(class_weights, labels, self._strata["train"])
                 self._weights = np.ones(len(self.labels))
                 self._weights[list(outputs)] = own
-            output = outputs[1 if positive is None else labels.index(positive)]
+            chosen = min(1, len(labels) - 1) if positive is None else labels.index(positive)
+            output = outputs[chosen]
             known = {"classes": sorted(outputs), "positive": output}
             positive = self.labels[output]
         elif class_weights is not None:
@@ -294,7 +297,7 @@ def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
     least = tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
     what = "a pair of texts" if columns == 2 else "a text"
     if max_length < least:
-        raise refusal("max_length", [f"{max_length} is too few tokens for {what}. Expected int of at least {least}."])
+        raise refusal("max_length", [f"{max_length} is too few tokens for {what}. Expected at least {least}."])
     if max_length > longest:
         raise refusal("max_length", [f"{max_length} is more than the network can read. Expected at most {longest}."])
 

@@ -148,7 +148,8 @@ class HSPG(GroupModifier):
     def prox_step(self, alpha: float) -> torch.Tensor:
         """x_g ← max(0, 1 − α λ w_g / ‖v_g‖) v_g, with v what the optimiser made of x; return what is zero."""
         x = self.groups
-        norms, zero = x.squares().sqrt(), x.zero()
+        squares, peaks = x.sums(lambda view: [square(view), peak(view)], x.views)
+        zero, norms = peaks == 0, torch.where(squares == 0, peaks, squares.sqrt())
         factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero))
         kept_back = (factor == 0) & ~zero & ~self.within(norms, (factor == 0) & ~zero, zero)
         x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))

@@ -380,3 +380,10 @@ def test_a_task_that_does_not_ask_for_the_head_is_refused_too(tmp_path, capsys):
     )
     assert main(["run", str(file), "--out", str(tmp_path / "run")]) == 2
     assert "head: new" in capsys.readouterr().err
+
+
+def test_classes_that_count_from_one_are_no_outputs_of_a_larger_head():
+    head = Head(tuple(f"LABEL_{output}" for output in range(5)), "classes", False, "stars")
+    with pytest.raises(UsageError, match="labels"):
+        match(head, ["1", "2", "3", "4"])
+    assert match(head, ["0", "1", "3"]).outputs == (0, 1, 3)

@@ -217,3 +217,11 @@ def test_a_hub_row_without_a_label_is_refused(index, monkeypatch):
     assert rows.read_hub("reviews", None, "train")[0].values["label"] == "pos"
     with pytest.raises(UsageError, match=r"^reviews/train:2: "):
         text_classification(hub="reviews")
+
+
+@pytest.mark.parametrize(("name", "row"), [("a.csv", "text,label"), ("a.tsv", "text\tlabel")])
+def test_a_header_after_an_empty_line_is_read(tmp_path, name, row):
+    (tmp_path / name).write_text(f"\n{row}\n")
+    header = rows.read_header(tmp_path / name)
+    assert list(header.values) == ["text", "label"]
+    assert header.place.endswith(f"{name}:2")

@@ -18,6 +18,7 @@ from nasframe.finished import deployment
 from nasframe.reports import report as reports
 from nasframe.reports import tables
 from nasframe.reports.budgets import bounds_of, over_budget
+from nasframe.store import RunStore
 from nasframe.studies import study
 
 RECIPE = str(Path(__file__).parents[1] / "data" / "toy.yaml")
@@ -80,6 +81,12 @@ def test_the_table_of_a_study_names_it(home):
     rows = {row["model"]: row["over_budget"] for row in study.run_rows(home)}
     assert rows["best@12ms"] == TEXT
     assert rows["best@50ms"] is None
+
+
+def test_a_card_that_is_brought_up_to_date_is_no_damage(home):
+    store = RunStore(home, shared=True)
+    store.check_files()
+    store.close()
 
 
 def test_a_card_is_written_with_what_is_known_and_forgets_what_no_longer_holds(home, tmp_path):

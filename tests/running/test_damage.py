@@ -439,6 +439,37 @@ def whole(model: Path) -> bool:
     return {"config.json", "model.safetensors", "arch.json"} <= {path.name for path in model.iterdir()}
 
 
+def test_an_interrupt_while_models_change_places_keeps_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    export.write(tiny_net(layers=1), None, target)
+    old, replace = (target / "model.safetensors").read_bytes(), os.replace
+
+    def interrupted(source, place):
+        if Path(place) == target and Path(source).name == target.name:
+            raise KeyboardInterrupt
+        replace(source, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export.write(tiny_net(layers=2), None, target, replace=True)
+    assert (target / "model.safetensors").read_bytes() == old
+
+
+def test_a_plugin_that_meets_a_full_disk_is_not_to_blame(tmp_path):
+    code = (
+        "import errno\nfrom nasframe import hookimpl\n\nclass Full:\n    def __call__(self, work):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device', 'memo.txt')\n\n"
+        "@hookimpl\ndef register_transforms(register):\n    register('full', Full)\n"
+    )
+    (tmp_path / "full.py").write_text(code)
+    plugins = f"plugins=[{TOY.parents[1] / 'toy_plugin.py'}, {tmp_path / 'full.py'}]"
+    recipe = nf.load_recipe(TOY, [plugins, "~budgets", "stages=[{transform: {use: full}}]"])
+    with pytest.raises(RunError, match=r"memo\.txt: No space left on device") as caught:
+        nf.run(recipe, out=tmp_path / "run")
+    assert "full.py" not in str(caught.value)
+
+
 def test_a_kill_at_any_write_of_an_export_leaves_no_half_of_a_model(tmp_path):
     old, new = tiny_net(layers=1), tiny_net(layers=2)
     for replace in (False, True):

@@ -242,17 +242,41 @@ def two(tmp_path):
     [
         ({"sizes": {"dev": 399}}, "dev examples: 400 (random), 399 (evolution)"),
         ({"labels": ["b", "a"]}, "classes: a, b (random), b, a (evolution)"),
-        ({"positive": "b"}, "positive class: a (random), b (evolution)"),
     ],
 )
 def test_scores_of_other_examples_classes_or_definitions_are_told(two, changes, expected):
     _, edit, notes = two
     assert notes() == []
-    edit("random", labels=["a", "b"], positive="a")
-    edit("evolution", **{"labels": ["a", "b"], "positive": "a"} | changes)
+    edit("random", labels=["a", "b"])
+    edit("evolution", **{"labels": ["a", "b"]} | changes)
     (note,) = notes()
     assert note.startswith("SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on sst2")
     assert expected in note
+
+
+def form_of(**changes):
+    return {
+        "percent": True,
+        "higher_is_better": True,
+        "positive": None,
+        "companion": False,
+        "dev_only": False,
+    } | changes
+
+
+def test_other_positive_classes_are_told_if_the_compared_metric_is_about_one(two):
+    _, edit, notes = two
+    edit("random", metrics={"accuracy": form_of(positive="a")})
+    edit("evolution", metrics={"accuracy": form_of(positive="b")})
+    assert any("positive class: a (random), b (evolution)" in note for note in notes())
+
+
+def test_a_metric_of_which_less_is_better_is_refused(two):
+    _, edit, notes = two
+    for arm in ("random", "evolution"):
+        edit(arm, metrics={"accuracy": form_of(higher_is_better=False)})
+    with pytest.raises(UsageError, match="less is better"):
+        notes()
 
 
 def test_other_data_at_equal_seeds_are_told_in_a_study_too(two):
