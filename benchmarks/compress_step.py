@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from nasframe_basics.loop import _Fit
 from transformers import BertConfig, BertForSequenceClassification
 
 from nasframe import registry
 from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask
-from nasframe.types import TrainJob, TrainOptions
+from nasframe_basics.loop import _Fit
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hspg, proximal": [{"use": "hspg", "prox": "100%"}],

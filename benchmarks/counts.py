@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
-from nasframe.costs import cost_function
 from nasframe.nn.slices import extract
+from nasframe.search.costs import cost_function
 
 
 def exactness(archs: int) -> None:

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 import nasframe as nf
+from nasframe.interfaces import TrainJob
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask
-from nasframe.types import TrainJob, TrainOptions
 
 
 def pulled(net: torch.nn.Module, use: dict[str, Any], steps: int, rate: float) -> Any:

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.records import TrainOptions
+from nasframe.testing.toy import ToyTask
+from nasframe.training import optim
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import RandomSampler
-from transformers import BertConfig, BertForSequenceClassification
-
-from nasframe.interfaces import Modifier
-from nasframe.nn import optim
-from nasframe.testing.toy import ToyTask
-from nasframe.types import TrainJob, TrainOptions
 
 TARGET = 0.03
 

@@ -18,7 +18,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from nasframe.studies import study
+from nasframe_studies import study
 
 LOCAL = re.compile(r"(?<![\w.+,@%-])/(?:[\w.+@%-]+/)+([\w.+@%-]+)")  # not behind what may end a folder's name
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from nasframe import registry
-from nasframe.domain import Choices
-from nasframe.scoring import Bounds
-from nasframe.search import search
-from nasframe.types import Arch, Trial
+from nasframe.records import Arch, Trial
+from nasframe.search.constraints import Bounds
+from nasframe.search.domain import Choices
+from nasframe.search.loop import search
 
 KNOBS, VALUES = 25, 4
 OWN, GROWTH, LOOP = 0.3, 1.25, 5.0  # targets: ms, last thousand over first thousand, ms

@@ -28,19 +28,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from nasframe_basics.glue import glue
-from nasframe_basics.text import EVALUATION_BATCH, TextTask
 from throughput import minilm, word_tokenizer
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 import nasframe as nf
-from nasframe.costs import cost_function
-from nasframe.nn.optim import autocast
-from nasframe.search import search
-from nasframe.stages import forward_of
+from nasframe.records import Arch, Trial
+from nasframe.search.costs import cost_function
+from nasframe.search.loop import search
 from nasframe.store import RunStore
-from nasframe.types import Arch, Trial
+from nasframe.training.optim import autocast, forward_of
+from nasframe_basics.glue import glue
+from nasframe_basics.text import EVALUATION_BATCH, TextTask
 
 DEV = {"cola": 1043, "sst2": 872, "mrpc": 408}
 LENGTH, PUBLISHED_BATCH = 128, 8

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 import nasframe as nf
-from nasframe.types import Trial
+from nasframe.records import Trial
 
 
 def costs(archs):

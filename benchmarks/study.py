@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from nasframe.running.keys import digest
+from nasframe.running.cache_keys import digest
 from nasframe.store import RunStore
-from nasframe.studies import study
+from nasframe_studies import study
 
 RATIO, ARM_SECONDS = 1.1, 5.0
 

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from nasframe_basics.loop import Loop
-from nasframe_basics.splits import Split
-from nasframe_basics.text import TextTask
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
-from nasframe.interfaces import Modifier
-from nasframe.nn.optim import native_bf16
-from nasframe.types import TrainJob, TrainOptions
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.records import TrainOptions
+from nasframe.training.optim import native_bf16
+from nasframe_basics.loop import Loop
+from nasframe_basics.splits import Split
+from nasframe_basics.text import TextTask
 
 BATCH = 32
 QUIET: dict[str, Any] = {"report_to": [], "logging_strategy": "no", "save_strategy": "no", "disable_tqdm": True}

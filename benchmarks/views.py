@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from nasframe.nn.optim import autocast, keep_freed_memory
 from nasframe.nn.slices import extract, view
+from nasframe.training.optim import autocast, keep_freed_memory
 
 QUARTER = {"layers": [0, 1, 2, 3, 4, 5]} | {f"heads.{i}": 3 for i in range(6)} | {f"ffn.{i}": 384 for i in range(6)}
 SHAPES = [(32, 64), (32, 12)]

@@ -85,7 +85,7 @@ def plugins() -> str:
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.recipe.resolution import TopLevel
+    from nasframe.recipe.resolve import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 
@@ -93,7 +93,7 @@ def keys() -> str:
 def stages() -> str:
     """List every verb with its options."""
     from nasframe.options import options_of
-    from nasframe.stages import VERBS
+    from nasframe.stages.verbs import VERBS
 
     return "\n".join(
         f"### `{verb}`\n\n{first_paragraph(function)}\n\n{option_table(options_of(function, positional=2))}"

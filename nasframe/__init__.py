@@ -8,39 +8,43 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nasframe.version import __version__
+
 if TYPE_CHECKING:
-    from nasframe.finished.deployment import deploy
     from nasframe.hookspecs import PLUGIN_API, hookimpl
     from nasframe.recipe.loading import load_recipe
-    from nasframe.recipe.resolution import resolve
+    from nasframe.recipe.resolve import resolve
+    from nasframe.records import Trial
     from nasframe.registry import make
     from nasframe.running.runner import Run, run
-    from nasframe.studies import study
-    from nasframe.types import Trial
 
-__version__ = "0.1.0"
-__all__ = ["PLUGIN_API", "Run", "Trial", "deploy", "hookimpl", "load_recipe", "make", "resolve", "run", "study"]
+__all__ = ["PLUGIN_API", "Run", "Trial", "__version__", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
 _HOME = {
     "PLUGIN_API": "hookspecs",
     "Run": "running.runner",
-    "Trial": "types",
-    "deploy": "finished.deployment",
+    "Trial": "records",
     "hookimpl": "hookspecs",
     "load_recipe": "recipe.loading",
     "make": "registry",
-    "resolve": "recipe.resolution",
+    "resolve": "recipe.resolve",
     "run": "running.runner",
 }
-_MODULES = {"study": "studies.study"}
+_MOVED = {
+    "bench": "nasframe_bench",
+    "deploy": "nasframe_deploy.deploy.deploy",
+    "reports": "nasframe.report, nasframe_studies.report and nasframe_bench.report",
+    "studies": "nasframe_studies",
+    "study": "nasframe_studies.study",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: ``import nasframe`` stays quick."""
     if name in _HOME:
         return getattr(import_module(f"nasframe.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"nasframe.{_MODULES[name]}")
+    if name in _MOVED:
+        raise ImportError(f"nasframe.{name} is now in the package {_MOVED[name]}.")
     raise AttributeError(f"module 'nasframe' has no attribute {name!r}")
 
 

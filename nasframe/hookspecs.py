@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: eight kinds to register, three moments to observe.
+"""Every way to extend nasframe, on one page: eight kinds to register, commands to add, three moments to observe.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -6,14 +6,17 @@ A plugin package exposes functions with these names, decorated with ``nasframe.h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
-    from nasframe.types import Trial
+    import typer
+
+    from nasframe.errors import Problem
+    from nasframe.records import Trial
 
 PLUGIN_API = 1
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
@@ -72,6 +75,16 @@ def register_tasks(register: Register) -> None:
 @hookspec
 def register_models(register: Register) -> None:
     """Register models: a net and its tokenizer from a name."""
+
+
+@hookspec
+def register_commands(app: typer.Typer) -> None:
+    """Add verbs to the command line: ``app.command()(function)``, or ``app.add_typer(others, name="...")``."""
+
+
+@hookspec(firstresult=True)
+def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | None:
+    """Return every problem of a YAML file that is not a recipe but this plugin's own, ``None`` if it is neither."""
 
 
 @hookspec

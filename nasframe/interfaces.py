@@ -24,18 +24,17 @@ name            what
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from nasframe.types import Arch, Batch, CostTable, Evaluation, Forward, TrainJob, TrainResult, Trial, Work
+from nasframe.records import Arch, Batch, CostTable, Evaluation, Forward, LedgerEntry, TrainOptions, Trial
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
-
-    from nasframe.step import Step
 
 
 @runtime_checkable
@@ -158,6 +157,40 @@ class AdditiveEstimator(Estimator, Protocol):
         ...
 
 
+class Step(Protocol):
+    """One architecture's share of one optimiser step, as modifiers see it.
+
+    Attributes:
+        job: the stage.
+        index: the optimiser step, from 0.
+        total: optimiser steps in all.
+        lr: the learning rate of this step.
+        batch: this process's part of this micro-batch.
+        arch: the sub-network; a modifier may lower it in ``on_batch``. ``None`` is the whole network.
+        outputs: the network's output; ``None`` before the forward.
+        optimizer: the loop's optimiser.
+        skipped: true in ``on_update`` if gradients were not finite and nothing was updated.
+    """
+
+    job: TrainJob
+    index: int
+    total: int
+    lr: float
+    batch: Batch
+    arch: Arch | None
+    optimizer: torch.optim.Optimizer
+    outputs: Any
+    skipped: bool
+
+    def forward(self, arch: Arch | None = None, batch: Batch | None = None, **inputs: Any) -> Any:
+        """Run the network once more, by default with this step's architecture and batch."""
+        ...
+
+    def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
+        """Run a saved network on this batch, in eval mode and without gradients, once a batch."""
+        ...
+
+
 class Modifier:
     """Acts inside the training loop, at six moments; the base does nothing at any of them.
 
@@ -231,10 +264,10 @@ class Batches(Protocol):
 class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
 
-    An attribute ``summary``, a :class:`nasframe.types.DataSummary`, may be there too: what happened to the data on the
+    An attribute ``summary``, a :class:`nasframe.records.DataSummary`, may be there too: what happened to the data on the
     way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
 
-    An attribute ``metrics`` (name → :class:`~nasframe.types.MetricFormat`) may say how each metric reads; without it
+    An attribute ``metrics`` (name → :class:`~nasframe.records.MetricFormat`) may say how each metric reads; without it
     reports write plain numbers. A factory may tell which metrics there are, see :mod:`nasframe.measures`.
 
     ``files()`` may be there too, as a model's: the data files that other code than Python opens.
@@ -285,3 +318,81 @@ class Model(Protocol):
         ``seed`` draws the head, and every weight where ``random`` is true.
         """
         ...
+
+
+@dataclass
+class TrainJob:
+    """All that a trainer needs for one training stage.
+
+    Args:
+        net: the network to train, in place.
+        task: where batches, loss and metrics come from.
+        tokenizer: the network's tokenizer.
+        options: see :class:`TrainOptions`.
+        seed: the run's seed; named streams are made from it (``nasframe.seeds``).
+        stage: the stage's name, which names the streams.
+        space: what may vary; ``None`` trains the network as it stands.
+        sampler: who proposes sub-networks; ``None`` trains ``arch``, or the whole network.
+        within: the part of the domain this stage may use.
+        arch: the one sub-network to train where no sampler is given.
+        modifiers: what acts inside the loop, in recipe order.
+        models: saved networks by name; teachers are found here.
+        estimators: costs by name, for modifiers that follow a budget.
+        log: called as ``log(step, {name: value})``.
+        checkpoint: keeps the loop's state over a crash (``load() -> state | None``, ``save(state)``).
+        progress: called as ``progress(done, total, note)`` after each step.
+        total: optimiser steps in all; set by the trainer before ``on_start``.
+        reduce: averages a tensor over the processes in place; set by the trainer.
+    """
+
+    net: nn.Module
+    task: Task
+    tokenizer: Any
+    options: TrainOptions
+    seed: int
+    stage: str
+    space: SearchSpace | None = None
+    sampler: Sampler | None = None
+    within: Any = None
+    arch: Arch | None = None
+    modifiers: Sequence[Modifier] = ()
+    models: Mapping[str, nn.Module] = field(default_factory=dict)
+    estimators: Mapping[str, Estimator] = field(default_factory=dict)
+    log: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
+    checkpoint: Any = None
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None
+    total: int = 0
+    reduce: Callable[[Any], Any] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a trainer gives back: the network, the architecture a modifier read out of it (or ``None``), the costs."""
+
+    net: nn.Module
+    arch: Arch | None
+    ledger: Sequence[LedgerEntry]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage passes to the next.
+
+    Args:
+        net: the current network: what the next stage trains, searches or slices.
+        tokenizer: its tokenizer.
+        task: the task.
+        space: the search space, or ``None``.
+        archs: name → architecture found or given, ``best@50%`` for the winner under a budget.
+        models: name → stand-alone or saved network: ``teacher``, ``best@50%`` …
+        vocabulary: where a transform cut the vocabulary down, the ids that the kept tokens have in the model's own
+            tokenizer, in their new order; ``tokenizer`` is then the smaller one.
+    """
+
+    net: nn.Module
+    tokenizer: Any
+    task: Task
+    space: SearchSpace | None = None
+    archs: Mapping[str, Arch] = field(default_factory=dict)
+    models: Mapping[str, nn.Module] = field(default_factory=dict)
+    vocabulary: Sequence[int] | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasframe.errors import listing, suggestion
-from nasframe.types import MetricFormat
+from nasframe.records import MetricFormat
 
 if TYPE_CHECKING:
     from nasframe.interfaces import Task

@@ -21,7 +21,7 @@ import pydantic
 from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
-from nasframe.types import Ref
+from nasframe.records import Ref
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -31,6 +31,11 @@ from nasframe.errors import NasframeError, PluginError, UsageError, listing, sug
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, note
 from nasframe.storage import disk_problem
+
+if TYPE_CHECKING:
+    import typer
+
+    from nasframe.errors import Problem
 
 GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
@@ -304,6 +309,23 @@ def registrations(kind: str) -> Iterator[Registered | Failure]:
         except (Exception, SystemExit) as error:
             yield Failure(name, source, f"register_{kind}s: {described(error)}")
         yield from collected
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Let every installed plugin add its verbs to the command line; one whose hook raises adds none, and is told."""
+    loaded = plugins()
+    for name, plugin in loaded.manager.list_name_plugin():
+        others = [other for other in loaded.manager.get_plugins() if other is not plugin]
+        try:
+            loaded.manager.subset_hook_caller("register_commands", others)(app=app)
+        except (Exception, SystemExit) as error:
+            loaded.failures.append(Failure(name, loaded.sources[name], f"register_commands: {described(error)}"))
+
+
+def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | None:
+    """Ask the plugins for the problems of a file that is not a recipe; ``None`` if none of them knows such files."""
+    problems: Sequence[Problem] | None = plugins().manager.hook.check_file(source=source, overrides=overrides)
+    return problems
 
 
 def factories(kind: str) -> dict[str, Registered]:

@@ -9,8 +9,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasframe import PLUGIN_API, __version__, registry
+from nasframe import registry
 from nasframe.errors import UsageError, listing, suggestion
+from nasframe.hookspecs import PLUGIN_API
+from nasframe.version import __version__
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 TEMPLATES = Path(__file__).parent / "templates" / "new"

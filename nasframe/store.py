@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import fresh_digest
 from nasframe.errors import RunError, UsageError
+from nasframe.records import LedgerEntry, Trial, arch_id, canonical_json
 from nasframe.storage import check_database, connect, damaged_database, write_problem, writing
-from nasframe.types import LedgerEntry, Trial, arch_id, canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd

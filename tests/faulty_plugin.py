@@ -5,12 +5,11 @@
 
 import builtins
 
-from nasframe_basics.loop import Loop
-from nasframe_basics.samplers import RandomSampler
-
 from nasframe import hookimpl
 from nasframe.interfaces import Modifier
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_net, tiny_tokenizer
+from nasframe_basics.loop import Loop
+from nasframe_basics.samplers import RandomSampler
 
 
 class Faulty:

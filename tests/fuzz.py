@@ -29,7 +29,7 @@ from typing import Any
 from nasframe.cli import main as nasframe
 from nasframe.errors import shortened
 from nasframe.recipe.loading import packaged_recipes, read_recipe
-from nasframe.recipe.nodes import Position, dump, parse
+from nasframe.recipe.yaml import Position, dump, parse
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"
 SOURCES = (

@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import nasframe.hf  # noqa: F401  (registers the classes of exports)
-from nasframe.verifier import Verifier
+from nasframe.export.verify import Verifier
 
 
 class InProcess(Verifier):

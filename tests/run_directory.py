@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nasframe.records import DataSource, DataSummary, LedgerEntry, SplitSummary, Trial
 from nasframe.store import RunStore
-from nasframe.types import DataSource, DataSummary, LedgerEntry, SplitSummary, Trial
 
 RECIPE = """\
 nasframe: 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run_directory import BUDGETS, RECIPE, make_run
 
-from nasframe.recipe.nodes import dump
+from nasframe.recipe.yaml import dump
 from nasframe.store import RunStore
+from run_directory import BUDGETS, RECIPE, make_run
 
 GAINS = {"random": 0.0, "evolution": 0.004, "sng": 0.03, "greedy": -0.02}
 TASKS = ("sst2", "mrpc")

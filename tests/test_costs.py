@@ -1,10 +1,10 @@
 import numpy as np
+
+from nasframe.search.costs import cost_rows
+from nasframe.testing.toy import tiny_net
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.estimators import encoder_params, macs, params
 from nasframe_basics.latency import Latency
-
-from nasframe.costs import cost_rows
-from nasframe.testing.toy import tiny_net
 
 
 def test_samplers_get_the_counted_costs_in_order_of_their_names():

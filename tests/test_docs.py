@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stand_in import WORDS, write_net
 
 from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
+from stand_in import WORDS, write_net
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "docs/examples"  # distributions with documents of their own
@@ -215,7 +215,7 @@ def run_block(block: Block, folder: Path, space: dict, printed: list[str]) -> No
 
 
 def problems_of(name: str) -> list[str]:
-    from nasframe.recipe.resolution import check_recipe
+    from nasframe.recipe.resolve import check_recipe
 
     return [*"\n".join(map(str, check_recipe(name)[1])).split("\n"), ""]
 
@@ -223,7 +223,7 @@ def problems_of(name: str) -> list[str]:
 def resolve_block(block: Block, folder: Path) -> None:
     """A whole recipe is resolved as it is, a fragment over the stand-in."""
     from nasframe.recipe.loading import load_recipe
-    from nasframe.recipe.resolution import resolve
+    from nasframe.recipe.resolve import resolve
 
     data = yaml.safe_load(block.code)
     whole = "stages" in data or "extends" in data

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasframe.domain import Choices, DomainError
 from nasframe.errors import UnsatisfiableError
-from nasframe.keep import restrict
+from nasframe.search.domain import Choices, DomainError
+from nasframe.search.restrict import restrict
 
 
 def elastic(layers=4, depths=(1, 2, 4), heads=(1, 2, 4), ffn=(8, 16)):

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 import nasframe.hf  # noqa: F401
-from nasframe import export, model_files, reload
 from nasframe.errors import UsageError, VerificationError
+from nasframe.export import write as export
+from nasframe.export.write import files as model_files
+from nasframe.export.write import reload
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import encoder_matrices, note, parse_format, shown

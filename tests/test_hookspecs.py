@@ -9,7 +9,7 @@ import pytest
 
 import nasframe as nf
 from nasframe import hookspecs, interfaces, registry
-from nasframe.types import Trial
+from nasframe.records import Trial
 
 ROOT = Path(__file__).parents[1]
 SPECS = {name: f for name, f in vars(hookspecs).items() if hasattr(f, "nasframe_spec")}

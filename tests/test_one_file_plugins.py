@@ -13,12 +13,12 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import PluginError, RecipeError, UsageError
-from nasframe.recipe.resolution import check_recipe, resolve
+from nasframe.recipe.resolve import check_recipe, resolve
 from nasframe.recipe.schema import recipe_schema
 from nasframe.running import runner
-from nasframe.running.keys import chains
+from nasframe.running.cache_keys import chains
 from nasframe.store import RunStore
-from nasframe.studies.study_file import load_study
+from nasframe_studies.file import load_study
 
 HERE = Path(__file__).parent
 CLIMB = '''

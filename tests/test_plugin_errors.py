@@ -10,9 +10,9 @@ import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import PluginError, RecipeError, RunError, UsageError
 from nasframe.plugin_errors import naming_plugins
-from nasframe.recipe.resolution import check_recipe
+from nasframe.recipe.resolve import check_recipe
 from nasframe.running import runner
-from nasframe.running.dryrun import dry_run
+from nasframe.running.dry_run import dry_run
 from nasframe.store import RunStore
 
 HERE = Path(__file__).parent

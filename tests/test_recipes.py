@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from stand_in import WORDS, write_net, write_reviews
 from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.cli.check import files_of, is_study, problems_of
-from nasframe.nn.bits import account
 from nasframe.nn.formats import encoder_matrices, parse_format
+from nasframe.nn.storage import account
 from nasframe.recipe.loading import extended_files
-from nasframe.recipe.resolution import check_recipe
-from nasframe.reports.report import build
-from nasframe.studies.study_file import load_study
+from nasframe.recipe.resolve import check_recipe
+from nasframe.report.page import build
+from nasframe_studies.file import load_study
+from stand_in import WORDS, write_net, write_reviews
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for suffix in ("*.yaml", "*.yml") for path in (ROOT / "recipes").rglob(suffix))

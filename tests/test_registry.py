@@ -12,10 +12,10 @@ import pytest
 
 import nasframe as nf
 from nasframe import registry
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.options import arguments_doc, options_of, type_name
-from nasframe.types import ModifierRef, Ref, SamplerRef
+from nasframe.records import ModifierRef, Ref, SamplerRef
+from nasframe.search.domain import Choices
 
 
 @dataclass(frozen=True)

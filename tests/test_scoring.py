@@ -7,17 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
-from nasframe.scoring import (
-    Bounds,
-    Screen,
-    crowding_distance,
-    hypervolume,
-    non_dominated_sort,
-    pareto_front,
-    parse_bounds,
-    penalised,
-    violation,
-)
+from nasframe.search.constraints import Bounds, Screen, parse_bounds, penalised, violation
+from nasframe.search.pareto import crowding_distance, hypervolume, non_dominated_sort, pareto_front
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from nasframe.errors import RunError, UnsatisfiableError, UsageError
+from nasframe.records import arch_id
+from nasframe.search.constraints import Bounds, parse_bounds
+from nasframe.search.domain import Choices, DomainError
+from nasframe.search.loop import MAX_FAILURES, search
+from nasframe.search.pareto import pareto_front
 from nasframe_basics.evolution import EvolutionSampler
 from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler
-
-from nasframe.domain import Choices, DomainError
-from nasframe.errors import RunError, UnsatisfiableError, UsageError
-from nasframe.scoring import Bounds, pareto_front, parse_bounds
-from nasframe.search import MAX_FAILURES, search
-from nasframe.types import arch_id
 
 DOMAIN = Choices({f"k{i}": [1, 2, 3, 4] for i in range(5)})
 SIZE = {"size": lambda arch: float(sum(arch.values()))}

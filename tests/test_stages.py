@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from nasframe_basics.loop import Loop
 
 import nasframe as nf
 from nasframe.cli import main
-from nasframe.recipe.resolution import check_recipe
-from nasframe.running.material import Material
+from nasframe.recipe.resolve import check_recipe
 from nasframe.running.runner import RunContext, resume
+from nasframe.stages.inputs import Material
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
+from nasframe_basics.loop import Loop
 
 RECIPE = str(Path(__file__).parent / "data" / "toy.yaml")
 SIZES = "{a: {layers: 2}, b: {heads: 2, ffn: 16}}"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier
-from nasframe.step import Ledger, Passes, Step, saved_model
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
+from nasframe.training.step import Ledger, Passes, Step, saved_model
 
 
 class Wants(Modifier):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasframe.errors import RunError, UsageError
+from nasframe.records import LedgerEntry, Trial
 from nasframe.store import RunStore, load_state, save_state
-from nasframe.types import LedgerEntry, Trial
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -8,6 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
+
 from test_docs import ROOT, blocks_of
 
 PAGE = ROOT / "docs/writing-a-plugin.md"

@@ -13,25 +13,11 @@ from typing import Annotated
 
 import typer
 
-from nasframe import __version__
-from nasframe.cli import (
-    ablate,
-    bench,
-    cache,
-    check,
-    compare,
-    deploy,
-    doctor,
-    new,
-    plugins,
-    recipes,
-    report,
-    run,
-    schema,
-    tabulate,
-)
+from nasframe import registry
+from nasframe.cli import cache, check, doctor, new, plugins, recipes, report, run, schema
 from nasframe.errors import NasframeError, PluginError
 from nasframe.plugin_errors import described, plugin_error
+from nasframe.version import __version__
 
 SEE_WHERE = "Run again as 'nasframe --traceback ...' to see where."
 
@@ -44,18 +30,14 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(check.check)
-app.command()(deploy.deploy)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 app.command()(new.new)
 app.command()(report.report)
-app.command()(ablate.ablate)
-app.command()(compare.compare)
 app.add_typer(cache.app, name="cache")
-app.command()(tabulate.tabulate)
 app.command()(schema.schema)
 app.command()(doctor.doctor)
-app.add_typer(bench.app, name="bench")
+registry.add_commands(app)
 
 
 def _version(wanted: bool) -> None:

@@ -30,7 +30,7 @@ def list_(cache: Folder = None, json_: Json = False) -> None:
     import json
     import time
 
-    from nasframe.reports.tables import duration, size
+    from nasframe.report.tables import duration, size
 
     kept = _cache(cache)
     rows = [
@@ -135,7 +135,7 @@ def prune(
     """Drop the least recently used stages until the cache is no larger."""
     import json
 
-    from nasframe.reports.tables import size
+    from nasframe.report.tables import size
 
     kept = _cache(cache)
     before = kept.total()

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe.errors import Problem
-    from nasframe.recipe.resolution import Plan
+    from nasframe.recipe.resolve import Plan
 
 
 def check(
@@ -61,11 +61,13 @@ def files_of(source: str) -> list[str]:
 
 
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
-    """Return every problem of a recipe, of the overrides and of each switch; a study is checked arm by arm."""
-    from nasframe.recipe.resolution import check_recipe
+    """Return every problem of a recipe, of the overrides and of each switch; plugins check files of their own."""
+    from nasframe import registry
+    from nasframe.recipe.resolve import check_recipe
 
-    if is_study(source):
-        return _of_study(source, overrides)
+    problems_by_plugin = registry.check_file(source, overrides)
+    if problems_by_plugin is not None:
+        return list(problems_by_plugin)
     plan, problems = check_recipe(source, overrides)
     if plan is None:
         return problems
@@ -79,7 +81,7 @@ def _unreachable(plan: Plan, source: str, overrides: Sequence[str]) -> list[Prob
     """Return the budgets of a sound recipe that no sub-network meets, as far as sizes alone show it."""
     from nasframe.recipe.checks import Checker
     from nasframe.recipe.loading import read_recipe
-    from nasframe.running.reach import unreachable
+    from nasframe.running.feasibility import unreachable
 
     recipe, _ = read_recipe(source, overrides)
     assert recipe is not None
@@ -88,29 +90,6 @@ def _unreachable(plan: Plan, source: str, overrides: Sequence[str]) -> list[Prob
         for path, text in unreachable(plan):
             check.problem(path, text)
     return check.problems
-
-
-def is_study(source: str) -> bool:
-    """Tell whether a file is a study."""
-    from nasframe.recipe.loading import find_recipe
-    from nasframe.recipe.nodes import read
-
-    path = find_recipe(source)
-    root = read(path, str(path))[0] if path and path.is_file() else None
-    return root is not None and isinstance(root.value, dict) and not {"study", "arms", "axes"}.isdisjoint(root.value)
-
-
-def _of_study(source: str, overrides: Sequence[str]) -> list[Problem]:
-    from nasframe.errors import RecipeError
-    from nasframe.studies.study_file import load_study
-
-    found: list[Problem] = []
-    for smoke in (False, True):
-        try:
-            load_study(source, overrides, smoke)
-        except RecipeError as error:
-            found += error.problems
-    return list(dict.fromkeys(found))
 
 
 def _switches(source: str) -> list[Any]:

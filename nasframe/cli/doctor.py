@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.recipe.plan import Plan
+    from nasframe.plan import Plan
 
 PACKAGES = (
     "torch",
@@ -74,15 +74,15 @@ def _facts() -> dict[str, Any]:
 
 
 def _bfloat16() -> bool:
-    from nasframe.nn.optim import native_bf16
-    from nasframe.running.processes import device
+    from nasframe.processes import device
+    from nasframe.training.optim import native_bf16
 
     return native_bf16(device())
 
 
 def _missing(source: str) -> list[str]:
     """Check a recipe, then make its model's tokenizer and its task, where files and extras are first needed."""
-    from nasframe.recipe.resolution import check_recipe
+    from nasframe.recipe.resolve import check_recipe
 
     plan, problems = check_recipe(source)
     if plan is None:

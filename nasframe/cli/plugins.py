@@ -89,7 +89,8 @@ def check(
     """Check that plugins keep the promises of their kind, as the contracts of ``nasframe.testing`` do in tests."""
     from nasframe import registry
     from nasframe.errors import VerificationError
-    from nasframe.testing.kit import contract_of, run_checks
+    from nasframe.testing.kit import run_checks
+    from nasframe.testing.registered import contract_of
 
     options, entries = _chosen(names or [])
     contracts = [(entry, contract_of(entry, options)) for entry in entries]
@@ -116,7 +117,7 @@ def _chosen(words: list[str]) -> tuple[dict[str, Any], list[Registered]]:
     """Split the arguments of ``plugins check`` into options and the plugins that are meant."""
     from nasframe import registry
     from nasframe.errors import RecipeError
-    from nasframe.recipe.nodes import Position, parse
+    from nasframe.recipe.yaml import Position, parse
 
     options: dict[str, Any] = {}
     for key, equals, value in (word.partition("=") for word in words):

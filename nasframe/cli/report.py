@@ -18,7 +18,7 @@ def report(
 
     if not (rundir / "run.db").is_file():
         raise UsageError(f"{rundir}: no run lies there. Expected a run directory, with run.db in it.")
-    from nasframe.reports.report import build
+    from nasframe.report.page import build
 
     build(rundir)
     show(rundir, json_)
@@ -34,7 +34,7 @@ def show(rundir: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from nasframe.reports.tables import summary_table
+    from nasframe.report.tables import summary_table
 
     console = Console()
     console.print(summary_table(json.loads(text), console.width))

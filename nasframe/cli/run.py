@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.recipe.resolution import Plan
+    from nasframe.recipe.resolve import Plan
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
 def _plan(recipe: str, changes: list[str]) -> Plan:
     """Check everything, so that every problem of text and meaning is told at once."""
     from nasframe.errors import RecipeError
-    from nasframe.recipe.resolution import check_recipe
+    from nasframe.recipe.resolve import check_recipe
 
     plan, problems = check_recipe(recipe, changes)
     if plan is None:
@@ -71,8 +71,8 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
 
 def _start(begin: Any, as_json: bool) -> None:
     from nasframe.cli.report import show
+    from nasframe.processes import leader
     from nasframe.running import runner
-    from nasframe.running.processes import leader
 
     quiet()
     try:
@@ -96,7 +96,7 @@ def quiet() -> None:
 def _show_plan(plan: Plan, as_json: bool) -> None:
     import json
 
-    from nasframe.running.dryrun import dry_run
+    from nasframe.running.dry_run import dry_run
 
     quiet()
     found = dry_run(plan)
@@ -106,8 +106,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nasframe.reports.data_table import data_text
-    from nasframe.reports.tables import duration, human
+    from nasframe.report.data_table import data_text
+    from nasframe.report.tables import duration, human
 
     console = Console()
     for notice in found["notices"]:

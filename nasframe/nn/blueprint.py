@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
-from nasframe.nn.described import Described, rebuilt
+from nasframe.nn.custom import Described, rebuilt
 from nasframe.nn.elastic import (
     FAMILIES,
     WORD_EMBEDDINGS,
@@ -31,13 +31,13 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
 
     Args:
         net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer; one of
-            another kind says ``family`` and ``sizes`` itself (``nasframe.nn.described``).
+            another kind says ``family`` and ``sizes`` itself (``nasframe.nn.custom``).
 
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
         each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); where there are any, ``factorized``
         (``"layer.map"`` → rank of each linear map that is a product of two) and ``quantised`` (matrix →
-        ``{"bits", "n", "m"}``, see ``nasframe.nn.bits``).
+        ``{"bits", "n", "m"}``, see ``nasframe.nn.storage``).
 
     >>> from nasframe.testing.toy import tiny_net
     >>> blueprint(tiny_net(layers=1))["layers"]

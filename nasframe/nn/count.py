@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasframe.nn.blueprint import blueprint, build
-from nasframe.nn.described import Described
+from nasframe.nn.custom import Described
 from nasframe.nn.elastic import WORD_EMBEDDINGS, Family, base_of, family_of, layers_of, slices_of
 from nasframe.nn.slices import RANK, kept_of, kept_rank, weights
-from nasframe.types import Arch, CostTable
+from nasframe.records import Arch, CostTable
 
 
 class LayerCost(NamedTuple):

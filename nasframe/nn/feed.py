@@ -1,54 +1,7 @@
-"""Training batches, epoch after epoch, from where a checkpoint left off."""
+"""Batches of a training stage: the import path that documents name."""
 
-from __future__ import annotations
+from nasframe.training.batches import Feed
 
-from collections.abc import Iterator, Mapping
-
-from nasframe.interfaces import Batches
-from nasframe.streams import stream_seed
-from nasframe.types import Batch, TrainJob
-
-
-class Feed:
-    """An endless iterator over a stage's training batches, in an order that the run's seed and the stage decide.
-
-    Args:
-        job: the stage.
-
-    Attributes:
-        epoch_length: batches in the first epoch.
-
-    >>> from nasframe.testing.toy import ToyTask, tiny_net
-    >>> from nasframe.types import TrainOptions
-    >>> feed = Feed(TrainJob(tiny_net(), ToyTask(), None, TrainOptions(batch_size=16), seed=0, stage="teacher"))
-    >>> [len(batch) for _, batch in zip(range(5), feed)], feed.state_dict()
-    ([16, 16, 16, 16, 16], {'epoch': 1, 'batch': 1})
-    """
-
-    def __init__(self, job: TrainJob) -> None:
-        self.job, self.epoch, self.batch = job, 0, 0
-        self.data = self._epoch()
-        self.epoch_length = len(self.data)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self.batch == len(self.data):
-            self.epoch, self.batch = self.epoch + 1, 0
-            self.data = self._epoch()
-        self.batch += 1
-        return self.data[self.batch - 1]
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch."""
-        return {"epoch": self.epoch, "batch": self.batch}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on at the position that ``state_dict`` returned."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self.data = self._epoch()
-
-    def _epoch(self) -> Batches:
-        seed = stream_seed(self.job.seed, "data", self.job.stage)
-        return self.job.task.train_batches(seed, self.epoch, self.job.options.batch_size)
+__all__ = [
+    "Feed",
+]

@@ -21,7 +21,7 @@ from nasframe.errors import UsageError
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
 from nasframe.nn.quantize import MOST_BITS, RowQuantizer, fits_grid
-from nasframe.types import Arch
+from nasframe.records import Arch
 
 FULL = 32
 """Bits of a weight that is left in floating point, and of a row's scale."""

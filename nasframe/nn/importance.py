@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.elastic import family_of, layers_of, slices_of
-from nasframe.types import Batch
+from nasframe.records import Batch
 
 Scores = dict[str, dict[int, torch.Tensor]]
 

@@ -1,192 +1,39 @@
-"""The parts that every training loop shares: optimiser, schedule, precision, averaging over processes, clipping."""
+"""Optimisers and precision: the import path that documents name."""
 
-from __future__ import annotations
+from nasframe.training.optim import (
+    MOMENTUM,
+    autocast,
+    average,
+    clip,
+    finite_outputs,
+    forward_of,
+    keep_freed_memory,
+    learning_rate,
+    make_optimizer,
+    native_bf16,
+    non_finite,
+    param_groups,
+    return_freed_memory,
+    seed_torch,
+    set_learning_rate,
+    total_steps,
+)
 
-import ctypes
-import functools
-import math
-import platform
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
-
-import torch
-from torch import nn
-
-from nasframe.errors import RunError, UsageError
-from nasframe.types import TrainJob, TrainOptions
-
-MOMENTUM = 0.9
-
-
-def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
-    """Sort the trainable parameters into those that decay and those that are spared.
-
-    Args:
-        net: the network.
-        weight_decay: decay of matrices; vectors (biases, normalisation) get none.
-        without: parameters that somebody else optimises.
-
-    Returns:
-        Two groups for a torch optimiser, empty ones left out.
-
-    >>> [group["weight_decay"] for group in param_groups(nn.Linear(2, 2), 0.01)]
-    [0.01, 0.0]
-    """
-    left = {id(parameter) for parameter in without}
-    mine = [p for p in net.parameters() if p.requires_grad and id(p) not in left]
-    matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def make_optimizer(
-    net: nn.Module, options: TrainOptions, without: Iterable[nn.Parameter] = ()
-) -> torch.optim.Optimizer:
-    """Build AdamW in its fused form, or SGD with momentum 0.9.
-
-    Fused SGD wants a momentum of every parameter as soon as it has one of any. Where layers are left out of a step,
-    their parameters have none yet.
-
-    Args:
-        net: the network, already on its device.
-        options: ``optimizer``, ``learning_rate`` and ``weight_decay`` are read.
-        without: parameters that somebody else optimises.
-    """
-    groups = param_groups(net, options.weight_decay, without)
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=MOMENTUM)
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-
-
-def total_steps(job: TrainJob, epoch: int) -> int:
-    """Return how many optimiser steps a stage has.
-
-    Args:
-        job: the stage; ``max_steps`` goes before ``epochs`` where both are given.
-        epoch: steps in an epoch.
-
-    Raises:
-        RunError: there is no training data.
-        UsageError: the options do not say how long to train.
-    """
-    if epoch == 0:
-        raise RunError(f"stage {job.stage!r}: the task has no training data. Expected at least one batch.")
-    if job.options.max_steps is not None:
-        return job.options.max_steps
-    if job.options.epochs is None:
-        raise UsageError(f"stage {job.stage!r}: how long to train is not said. Expected epochs or max_steps.")
-    return max(1, round(job.options.epochs * epoch))
-
-
-def learning_rate(options: TrainOptions, step: int, total: int) -> float:
-    """Return the rate of optimiser step ``step`` (from 0) of ``total``: a linear rise, then the schedule.
-
-    >>> options = TrainOptions(learning_rate=1.0, warmup_ratio=0.5)
-    >>> [learning_rate(options, step, 4) for step in range(4)]
-    [0.5, 1.0, 1.0, 0.5]
-    """
-    warmup = math.ceil(options.warmup_ratio * total)
-    if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(total - warmup, 1)
-    factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[options.schedule]
-    return options.learning_rate * factor
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def native_bf16(device: torch.device | str) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX on a CPU)."""
-    kind = torch.device(device).type
-    if kind == "cpu":
-        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return False
-
-
-def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
-    """Return a context in which matrix products run in the chosen precision.
-
-    Args:
-        precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 where :func:`native_bf16` says yes.
-        device: where the network lies.
-    """
-    enabled = precision == "bf16" or (precision == "auto" and native_bf16(device))
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step; a no-op elsewhere.
-
-    By default it hands blocks of gradients and activations back to the system, and each step faults every page of
-    them in anew: up to a quarter of a training step on a CPU.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: below it, blocks come from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end stays
-
-
-def return_freed_memory() -> None:
-    """Hand back to the system what :func:`keep_freed_memory` kept, for a process that goes on; a no-op elsewhere."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def seed_torch(seed: int, device: torch.device | str = "cpu") -> None:
-    """Seed the generators that dropout on a device draws from (cheaper than seeding every back-end)."""
-    torch.default_generator.manual_seed(seed)
-    if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def average(tensors: Sequence[torch.Tensor], processes: int) -> None:
-    """Average tensors over the processes, in place; every process gives the same shapes in the same order."""
-    if processes == 1:
-        return
-    waiting = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
-    for work, tensor in zip(waiting, tensors, strict=True):
-        work.wait()
-        tensor /= processes
-
-
-def non_finite(net: nn.Module) -> list[str]:
-    """Name the parameters of a network that hold an infinity or NaN.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> layer.bias.data[0] = math.nan
-    >>> non_finite(layer)
-    ['bias']
-    """
-    return [name for name, parameter in net.named_parameters() if not bool(torch.isfinite(parameter).all())]
-
-
-def finite_outputs(outputs: Any) -> bool:
-    """Tell whether a network's logits, where it has any, are finite numbers."""
-    logits = getattr(outputs, "logits", None)
-    return logits is None or bool(torch.isfinite(logits).all())
-
-
-def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale gradients down to a norm over all of them, in place.
-
-    Args:
-        parameters: those without a gradient do not count.
-        max_norm: 0 leaves the gradients as they are.
-
-    Returns:
-        The norm before; where it is not finite, the gradients are left alone.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients))
-    if 0 < max_norm < norm < math.inf:
-        torch._foreach_mul_(gradients, max_norm / norm)
-    return norm
+__all__ = [
+    "MOMENTUM",
+    "autocast",
+    "average",
+    "clip",
+    "finite_outputs",
+    "forward_of",
+    "keep_freed_memory",
+    "learning_rate",
+    "make_optimizer",
+    "native_bf16",
+    "non_finite",
+    "param_groups",
+    "return_freed_memory",
+    "seed_torch",
+    "set_learning_rate",
+    "total_steps",
+]

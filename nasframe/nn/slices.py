@@ -22,7 +22,7 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.nn.blueprint import blueprint, build, kept_maps
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.shared_layers import Narrowed, followers, narrowed, narrowed_words, replaced
-from nasframe.types import Forward
+from nasframe.records import Forward
 
 
 class SliceError(UsageError):

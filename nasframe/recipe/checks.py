@@ -23,9 +23,9 @@ from nasframe.options import (
 )
 from nasframe.recipe.loading import Recipe, exists, expanded
 from nasframe.recipe.names import LONGEST
-from nasframe.recipe.nodes import dotted
 from nasframe.recipe.overrides import stage_names
-from nasframe.types import MetricFormat
+from nasframe.recipe.yaml import dotted
+from nasframe.records import MetricFormat
 
 CHEAP = ("modifier", "transform")  # kinds whose factories do no work: they are made, so that they can refuse
 
@@ -225,7 +225,7 @@ class Checker:
 
     def bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
         """Check that a bound can be read, and that its unit is one of its cost's."""
-        from nasframe.scoring import parse_bounds
+        from nasframe.search.constraints import parse_bounds
 
         if isinstance(text, bool) or not isinstance(text, str | int | float):
             self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")

@@ -1,6 +1,6 @@
 """A recipe as it was written: files joined by ``extends``, switches and overrides applied, every value with its place.
 
-Nothing here knows what an option means; ``nasframe.recipe.resolution`` does. Overrides are read by
+Nothing here knows what an option means; ``nasframe.recipe.resolve`` does. Overrides are read by
 ``nasframe.recipe.overrides``.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
-from nasframe.recipe.nodes import Node, Position, read
 from nasframe.recipe.overrides import Override, change, merge
+from nasframe.recipe.yaml import Node, Position, read
 
 FORMAT = 1
 MOST_NAMES = 5

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasframe.errors import Problem, listing, suggestion
-from nasframe.recipe.nodes import Node, Position, parse
+from nasframe.recipe.yaml import Node, Position, parse
 
 OF_STAGES = frozenset({"use", "name", "save_as", "from", "space"})
 """Options that stay when a stage uses another plugin: they are the stage's own."""

@@ -12,9 +12,9 @@ import pydantic
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
-from nasframe.recipe.plan import PLUGIN_KEYS, TopLevel
-from nasframe.recipe.resolution import COMMON, POSITIONAL
-from nasframe.stages import VERBS
+from nasframe.recipe.resolve import COMMON, POSITIONAL
+from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
+from nasframe.stages.verbs import VERBS
 
 NOTHING = {"type": "null"}
 LIST = {"type": "array", "items": {"type": "string"}}

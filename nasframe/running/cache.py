@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest
 from nasframe.notices import Notice
-from nasframe.running.keys import (
+from nasframe.reads import UNKNOWN, Recorder, is_below, state
+from nasframe.running.cache_keys import (
     Names,
     Start,
     declared_files,
@@ -30,13 +31,12 @@ from nasframe.running.keys import (
     named_places,
     stage_keys,
 )
-from nasframe.running.reads import UNKNOWN, Recorder, is_below, state
 from nasframe.storage import write_problem, writing
 from nasframe.store import RunStore
 
 if TYPE_CHECKING:
-    from nasframe.recipe.plan import PlannedStage
-    from nasframe.running.material import Material
+    from nasframe.plan import PlannedStage
+    from nasframe.stages.inputs import Material
 
 FORMAT = 1
 VARIABLE = "NASFRAME_CACHE"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -24,26 +24,26 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, RunError, UsageError
-from nasframe.goals import aimed_costs
+from nasframe.interfaces import Work
 from nasframe.measures import formats_of
 from nasframe.notices import Notice, say
 from nasframe.plugin_errors import described, naming_plugins
-from nasframe.recipe.nodes import dump
-from nasframe.recipe.resolution import Plan, PlannedStage, resolve
-from nasframe.reports.data_table import data_text
+from nasframe.processes import device, distributed, join_processes, leader, processor, told_by_leader
+from nasframe.progress import Progress
+from nasframe.reads import UNKNOWN, Recorder
+from nasframe.recipe.resolve import Plan, PlannedStage, resolve
+from nasframe.recipe.yaml import dump
+from nasframe.records import canonical_json
+from nasframe.report.data_table import data_text
 from nasframe.running.cache import Cache, CachedRun, own_places
-from nasframe.running.context import StageContext
-from nasframe.running.keys import Names, Start, start_of
-from nasframe.running.material import Material, plain_summary, same_data
-from nasframe.running.observers import Observers
-from nasframe.running.preflight import preflight
-from nasframe.running.processes import device, distributed, join_processes, leader, processor, told_by_leader
-from nasframe.running.progress import Progress
-from nasframe.running.reads import UNKNOWN, Recorder
+from nasframe.running.cache_keys import Names, Start, start_of
+from nasframe.running.readiness import preflight
+from nasframe.stages.context import StageContext
+from nasframe.stages.inputs import Material, plain_summary, same_data
+from nasframe.stages.session import Session
+from nasframe.stages.verbs import perform
 from nasframe.storage import disk_problem, refuse_unwritable, writing
 from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
-from nasframe.streams import stream_seed
-from nasframe.types import Work, canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,20 +76,20 @@ class Run:
     @property
     def trials(self) -> pd.DataFrame:
         """Every trial of every search, one row each, JSON columns spread out."""
-        from nasframe.reports.report import trials_frame
+        from nasframe.report.page import trials_frame
 
         return trials_frame(self.directory)
 
     @property
     def front(self) -> pd.DataFrame:
         """The trials that no other one beats in the score and in every cost of the budgets or objectives."""
-        from nasframe.reports.report import front_frame
+        from nasframe.report.page import front_frame
 
         return front_frame(self.directory)
 
     def report(self) -> dict[str, Any]:
         """Write ``report.json``, ``.md``, ``.html`` and the figures anew and return the first."""
-        from nasframe.reports.report import build
+        from nasframe.report.page import build
 
         return build(self.directory)
 
@@ -188,7 +188,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
 
 def _put_in_order(store: RunStore) -> None:
     """Remove what a killed process left half-written, and make sure that all else is as it was written."""
-    from nasframe import export
+    from nasframe.export import write as export
 
     with writing(store.directory):
         store.clear_rests()
@@ -255,7 +255,7 @@ def _run_stages(context: RunContext, leads: bool) -> None:
             work = context.next_stage(position, stage, work)
             continue
         if stage.verb == "train":  # until we join it, the first process cannot get past this stage
-            StageContext(context, stage).call(context.restore(plan.stages[:position]))
+            perform(context.restore(plan.stages[:position]), StageContext(context.session, stage))
         context.wait_for(stage)
 
 
@@ -312,11 +312,10 @@ class RunContext:
     def __init__(self, plan: Plan, store: RunStore, progress: Progress, parts: Material | None = None) -> None:
         self.plan, self.store, self.progress = plan, store, progress
         self.parts = parts or Material(plan)
-        self.hooks = Observers(self.parts.notices)
-        self.estimators = self.parts.estimators
+        self.session = Session(plan, store, progress, self.parts)
+        self.hooks = self.session.hooks
         self.files: dict[int, str] = {}
         self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
-        self.sampler: Any = None
         self.cached: CachedRun | None = None
         self.began_here = store.get("data") is None
         self.parts.notices.listen(self.hear)
@@ -399,11 +398,11 @@ class RunContext:
         """Run one stage and store its result."""
         self.store.start_stage(stage.name, position, stage.verb)
         self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}")
-        context, began = StageContext(self, stage), time.monotonic()
+        context, began = StageContext(self.session, stage), time.monotonic()
         before, reads = set(self.parts.notices), Recorder()
         try:
             with reads:
-                work = context.call(work)
+                work = perform(work, context)
         except BaseException:
             with suppress(RunError):  # of a full disk, of which the error itself tells
                 self.store.end_stage(stage.name, "failed", time.monotonic() - began)
@@ -424,7 +423,7 @@ class RunContext:
     def snapshot(self, stage: str, work: Work) -> None:
         """Store what the next stage needs; a network that is on disk already is only named."""
         nets = {n: self.keep_net(net) for n, net in {**work.models, "": work.net}.items() if net is not None}
-        sampler = self.sampler.state_dict() if self.sampler is not None else None
+        sampler = self.session.sampler.state_dict() if self.session.sampler is not None else None
         state = {"archs": {k: dict(v) for k, v in work.archs.items()}, "nets": nets, "sampler": sampler}
         state["vocabulary"] = None if work.vocabulary is None else list(work.vocabulary)
         save_state(self.store.checkpoint(f"work-{stage}").path, state)
@@ -458,7 +457,7 @@ class RunContext:
             return self.material
         state = load_state(self.store.checkpoint(f"work-{done[-1].name}").path)
         if state["sampler"] is not None:
-            self.shared_sampler(self.material).load_state_dict(state["sampler"])
+            self.session.shared_sampler(self.material).load_state_dict(state["sampler"])
         nets: dict[str, Any] = {name: self.load_net(file) for name, file in state["nets"].items()}
         work = replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
         return work if (kept := state["vocabulary"]) is None else self.with_vocabulary(work, kept)
@@ -487,22 +486,6 @@ class RunContext:
                 raise RunError(f"stage {stage.name} failed on the first process.")
             time.sleep(0.1)
 
-    def shared_sampler(self, work: Work) -> Any:
-        """Return the recipe's own sampler, which several stages teach."""
-        if self.sampler is None:
-            assert work.space is not None
-            seed = stream_seed(self.plan.seed, "sampler", "shared")
-            inject = {"domain": work.space.domain, "seed": seed, "costs": self.cost_rows(work)}
-            self.sampler = registry.make("sampler", self.plan.sampler, inject)
-        return self.sampler
-
-    def cost_rows(self, work: Work, bounded: Iterable[str] = ()) -> Any:
-        """Make the costs that samplers get: those bounded, or else those that the recipe bounds or aims at."""
-        from nasframe.costs import cost_rows
-
-        names = sorted({*bounded}) or aimed_costs(self.plan)
-        return cost_rows(self.estimators, names, work.space, work.net)
-
 
 def show_data(summary: dict[str, Any] | None) -> None:
     """Print what happened to the data to the error stream, whether bars are shown or not."""
@@ -514,7 +497,7 @@ def write_environment(context: RunContext) -> None:
     """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
     import torch
 
-    from nasframe.nn.optim import native_bf16
+    from nasframe.training.optim import native_bf16
 
     known = context.store.get("data") or {}
     data = {key: value for key, value in known.items() if key not in ("summary", "metrics")}

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from nasframe.costs import table_cost
+from nasframe.records import Arch, CostTable
+from nasframe.search.costs import table_cost
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, require_unchanged
 from nasframe.testing.toy import ToySpace, tiny_net
-from nasframe.types import Arch, CostTable
 
 
 class EstimatorContract(Contract):

@@ -17,7 +17,7 @@ import torch
 
 from nasframe import registry
 from nasframe.errors import DivergedError, UsageError
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.testing.kit import (
     Contract,
     check,
@@ -29,7 +29,6 @@ from nasframe.testing.kit import (
 from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights
 from nasframe.testing.toy import ToySpace, tiny_inputs
 from nasframe.testing.trainers import Crash, Fuse, Memory, Proposer, toy_job
-from nasframe.types import TrainJob
 
 
 class Watch(Modifier):

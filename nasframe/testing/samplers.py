@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.keep import restrict
-from nasframe.scoring import Bounds, Screen
+from nasframe.records import Arch, Trial, arch_id
+from nasframe.search.constraints import Bounds, Screen
+from nasframe.search.domain import Choices
+from nasframe.search.restrict import restrict
 from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
-from nasframe.types import Arch, Trial, arch_id
 
 STAGES: tuple[Literal["train", "search"], ...] = ("train", "search")
 ENOUGH = 400  # proposals that a short run may have, from samplers that answer with more than they were asked for

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from nasframe.nn import count
+from nasframe.records import Arch
 from nasframe.testing.kit import Contract, NotThere, check, is_plain, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, outputs_of, require_unchanged, same_weights
 from nasframe.testing.toy import tiny_inputs, tiny_net
-from nasframe.types import Arch
 
 
 class SpaceContract(Contract):

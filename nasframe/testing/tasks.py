@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import torch
 
+from nasframe.records import Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
-from nasframe.types import Batch, Evaluation
 
 SPLITS = ("train", "select", "dev")
 Row = tuple[Any, ...]
@@ -192,7 +192,7 @@ class TaskContract(Contract):
             order = [batch.ids.tolist() for batch in task.train_batches(0, 0, self.batch_size)]
             return [order, self.rows(task, "select"), dict(task.evaluate(self.net(task), "select").metrics)]
 
-        require_no_global_randomness(result, lambda a, b: a == b, "nasframe.streams.generator(seed, 'split')")
+        require_no_global_randomness(result, lambda a, b: a == b, "nasframe.seeds.generator(seed, 'split')")
 
     def net(self, task: Any) -> Any:
         """Return a tiny network with a head for the task."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasframe.domain import Choices
-from nasframe.types import Arch, Batch, Evaluation, Forward, MetricFormat
+from nasframe.records import Arch, Batch, Evaluation, Forward, MetricFormat
+from nasframe.search.domain import Choices
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob, TrainResult
+from nasframe.records import Arch, TrainOptions, Trial
 from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
 from nasframe.testing.nets import apart, outputs_of, same_weights
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
-from nasframe.types import Arch, TrainJob, TrainOptions, TrainResult, Trial
 
 MOMENTS = ("on_batch", "on_loss", "on_gradients", "on_update")
 
@@ -154,7 +154,7 @@ class TrainerContract(Contract):
         def result() -> Any:
             return self.make().fit(self.job()).net
 
-        own = "torch.random.fork_rng and nasframe.streams.stream_seed"
+        own = "torch.random.fork_rng and nasframe.seeds.stream_seed"
         require_no_global_randomness(result, same_weights, own)
 
     @check
@@ -176,7 +176,7 @@ class TrainerContract(Contract):
             require(
                 same_weights(whole, net),
                 f"resumed after a crash in step {at}, the weights are others; save weights, optimiser, position, "
-                "sampler and modifiers, and seed noise by step (nasframe.streams)",
+                "sampler and modifiers, and seed noise by step (nasframe.seeds)",
             )
 
     @check

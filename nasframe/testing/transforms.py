@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import Work
 from nasframe.nn import blueprint
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, outputs_of, require_unchanged, same_weights
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net, tiny_tokenizer
-from nasframe.types import Work
 
 
 class TransformContract(Contract):
@@ -135,7 +135,7 @@ class TransformContract(Contract):
     @check
     def test_global_random_state_is_left_alone(self) -> None:
         """Transforms draw from their seed."""
-        own = "the injected seed (nasframe.streams.generator(seed, 'mine'))"
+        own = "the injected seed (nasframe.seeds.generator(seed, 'mine'))"
         require_no_global_randomness(lambda: self.make(0)(self.work()).net, same_weights, own)
 
 

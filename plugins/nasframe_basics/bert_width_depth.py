@@ -6,9 +6,9 @@ import numbers as numeric
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.types import Arch, Count, Forward, Natural, Percent
+from nasframe.records import Arch, Count, Forward, Natural, Percent
+from nasframe.search.domain import Choices
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,14 +6,12 @@ import math
 import numbers
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
-
-if TYPE_CHECKING:
-    from nasframe_basics.rows import Row
 
 NOT_A_NUMBER = frozenset({"nan", "<na>", "nat"})
 """What pandas writes for a missing value; nobody calls a class so."""
@@ -23,6 +21,30 @@ PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "-", "?"})
 
 MOST_DIGITS = 308
 """Integers of more digits are beyond floating point, and no class or score."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its values by column, and where it stands (``train.csv:17``)."""
+
+    place: str
+    values: Mapping[str, Any]
+
+    def text(self, column: str) -> str:
+        """Return a column's text.
+
+        Raises:
+            UsageError: the column is missing in this row, or holds something else than text.
+        """
+        return check_text(self.place, column, self.get(column))
+
+    def get(self, column: str) -> Any:
+        """Return a column's value; ``None`` is refused like a missing one."""
+        if self.values.get(column) is None:
+            names = ", ".join(map(repr, self.values))
+            hint = "" if column in self.values else suggestion(column, map(str, self.values))
+            raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
+        return self.values[column]
 
 
 def check_text(place: str, column: str, value: Any) -> str:
@@ -69,7 +91,6 @@ def class_name(row: Row, column: str) -> str:
     Raises:
         UsageError: the label is missing, empty, not a number, or of a type that names no class.
 
-    >>> from nasframe_basics.rows import Row
     >>> class_name(Row("a.csv:2", {"label": " good "}), "label"), class_name(Row("a.jsonl:1", {"label": 3.0}), "label")
     ('good', '3')
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from nasframe.types import Arch, CostTable, Size
+from nasframe.records import Arch, CostTable, Size
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ import numpy as np
 from annotated_types import Ge
 
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.scoring import crowding_distance, non_dominated_sort
-from nasframe.types import Arch, Share, ShareBelowOne, Size, Trial, arch_id
+from nasframe.records import Arch, Share, ShareBelowOne, Size, Trial, arch_id
+from nasframe.search.pareto import crowding_distance, non_dominated_sort
 
 TRIES = 20  # children drawn to find one that was not proposed before
 

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_tables
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
-from nasframe.step import Step
-from nasframe.types import TrainJob
+from nasframe.training.step import Step
 
 RANGE_DECAY = 0.99
 

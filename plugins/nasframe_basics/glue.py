@@ -13,7 +13,7 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
-from nasframe.types import Count, MaxLength, MetricFormat, Portion
+from nasframe.records import Count, MaxLength, MetricFormat, Portion
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from annotated_types import Ge, Le
 
 from nasframe.notices import Notify, say
-from nasframe.types import Arch, Natural, Size, arch_id
+from nasframe.records import Arch, Natural, Size, arch_id
 from nasframe.weights import refusal
 
 if TYPE_CHECKING:

@@ -12,16 +12,16 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from nasframe.errors import DivergedError, RunError, UsageError
-from nasframe.interfaces import start_sampler
-from nasframe.nn import optim
-from nasframe.nn.checkpoints import Checkpoints
-from nasframe.nn.feed import Feed
-from nasframe.nn.selection import Selection, mean_metrics, measured_archs
+from nasframe.interfaces import TrainJob, TrainResult, start_sampler
 from nasframe.notices import Notify, say
-from nasframe.running.processes import processes
-from nasframe.step import Ledger, Passes, Step
-from nasframe.streams import stream_seed
-from nasframe.types import Arch, Batch, TrainJob, TrainResult, Trial
+from nasframe.processes import processes
+from nasframe.records import Arch, Batch, Trial
+from nasframe.seeds import stream_seed
+from nasframe.training import optim
+from nasframe.training.batches import Feed
+from nasframe.training.checkpoints import Checkpoints
+from nasframe.training.selection import Selection, mean_metrics, measured_archs
+from nasframe.training.step import Ledger, Passes, Step
 
 PATIENCE = 20  # steps in a row without a finite loss and gradient before training is called diverged
 POINTS = 200  # of the loss curve

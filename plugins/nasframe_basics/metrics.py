@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nasframe.types import MetricFormat
+from nasframe.records import MetricFormat
 
 PLAIN = MetricFormat()
 PERCENT = MetricFormat(percent=True)

@@ -19,7 +19,7 @@ from nasframe.errors import UsageError, listing
 from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
 from nasframe.options import looks_like_path
-from nasframe.types import Label
+from nasframe.records import Label
 from nasframe.weights import (
     Source,
     adapter_refusal,

@@ -26,8 +26,8 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
-from nasframe.streams import generator
-from nasframe.types import Count, MaxLength
+from nasframe.records import Count, MaxLength
+from nasframe.seeds import generator
 from nasframe_basics.metrics import formats
 from nasframe_basics.splits import Split
 from nasframe_basics.text import TextTask, refuse_length

@@ -7,10 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
+from nasframe.interfaces import Work
 from nasframe.nn import importance
 from nasframe.nn.rewire import rewire
-from nasframe.streams import stream_seed
-from nasframe.types import Count, Size, Work
+from nasframe.records import Count, Size
+from nasframe.seeds import stream_seed
 
 
 class Rewire:

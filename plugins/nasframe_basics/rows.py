@@ -8,7 +8,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,10 @@ import numpy as np
 
 from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
-from nasframe_basics.cells import MOST_DIGITS, check_text, class_name, label_number
+from nasframe_basics.cells import MOST_DIGITS, Row, class_name, label_number
 
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field. Python's own limit is 131,072; a longer text would be cut by ``max_length`` anyway."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its values by column, and where it stands (``train.csv:17``)."""
-
-    place: str
-    values: Mapping[str, Any]
-
-    def text(self, column: str) -> str:
-        """Return a column's text.
-
-        Raises:
-            UsageError: the column is missing in this row, or holds something else than text.
-        """
-        return check_text(self.place, column, self.get(column))
-
-    def get(self, column: str) -> Any:
-        """Return a column's value; ``None`` is refused like a missing one."""
-        if self.values.get(column) is None:
-            names = ", ".join(map(repr, self.values))
-            hint = "" if column in self.values else suggestion(column, map(str, self.values))
-            raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
-        return self.values[column]
 
 
 def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str], None] | None = None) -> list[Row]:

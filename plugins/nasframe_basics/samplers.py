@@ -12,7 +12,7 @@ import numpy as np
 from nasframe import registry
 from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.types import Arch, Count, SamplerRef, Trial, arch_id
+from nasframe.records import Arch, Count, SamplerRef, Trial, arch_id
 
 ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
 
@@ -26,7 +26,7 @@ class RandomSampler:
         replace: draw with replacement. A search answers repeats for free and ends by itself, so that this only
             matters where a small domain is to be emptied; then set it to false.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> RandomSampler(Choices({"k": [0, 1, 2]}), seed=0).ask(2)
     [{'k': 1}, {'k': 0}]
     """
@@ -102,7 +102,7 @@ class GridSampler:
     Raises:
         UsageError: a domain without knobs, an unknown family, or families of different lengths in one group.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> domain = Choices({"heads.0": [1, 2], "heads.1": [1, 2], "ffn.0": [8, 16], "ffn.1": [8, 16]})
     >>> len(GridSampler(domain).ask(100)), len(GridSampler(domain, tie=[["heads", "ffn"]]).ask(100))
     (4, 2)
@@ -169,7 +169,7 @@ class EverySampler:
         seed: unused.
         limit: a larger domain is refused.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> sampler = EverySampler(Choices({"k": [0, 1, 2]}))
     >>> sampler.ask(2), sampler.ask(2), sampler.ask(2)
     ([{'k': 0}, {'k': 1}], [{'k': 2}], [])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.streams import generator
+from nasframe.seeds import generator
 
 
 @dataclass(frozen=True)

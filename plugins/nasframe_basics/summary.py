@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nasframe.notices import Notice
-from nasframe.types import DataSource, DataSummary, SplitSummary
+from nasframe.records import DataSource, DataSummary, SplitSummary
 from nasframe_basics.splits import Split, same_texts
 
 Texts = tuple[str, ...]

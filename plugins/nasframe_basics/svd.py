@@ -8,8 +8,9 @@ from typing import Literal
 from torch import nn
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import Work
 from nasframe.nn.factorize import factorize_embedding, factorize_linears
-from nasframe.types import Count, Percent, Work
+from nasframe.records import Count, Percent
 
 
 class SVD:

@@ -20,8 +20,8 @@ import numpy as np
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.notices import Notify, say
-from nasframe.streams import generator
-from nasframe.types import Batch, DataSource, DataSummary, Evaluation, Forward, MetricFormat, Positive
+from nasframe.records import Batch, DataSource, DataSummary, Evaluation, Forward, MetricFormat, Positive
+from nasframe.seeds import generator
 from nasframe.weights import refusal
 from nasframe_basics.metrics import METRICS, formats
 from nasframe_basics.splits import Split, stratified

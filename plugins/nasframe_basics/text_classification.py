@@ -12,7 +12,7 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notice, Notify, say
-from nasframe.types import Count, Label, MaxLength, MetricFormat, Portion
+from nasframe.records import Count, Label, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
 from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
 from nasframe_basics.metrics import formats

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import Work
 from nasframe.nn.vocabulary import kept_tokens, shrunk_net, shrunk_tokenizer
-from nasframe.types import Count, Work
+from nasframe.records import Count
 
 TEXTS = 1024  # tokenised at once
 EXAMPLES = 256  # of the training data at once

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasframe.interfaces import TrainJob
 from nasframe.testing import ModifierContract
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
-from nasframe.types import TrainJob
 
 
 class Augment(ModifierContract):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.types import Arch
+from nasframe.records import Arch
 
 
 class Codes:
@@ -17,9 +17,9 @@ class Codes:
     values, one past the last position. Joined knobs are taken apart, because costs and scores depend on single knobs.
 
     Args:
-        domain: a domain of knobs, such as :class:`nasframe.domain.Choices`.
+        domain: a domain of knobs, such as :class:`nasframe.search.domain.Choices`.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> codes = Codes(Choices({"layers": [1, 2], "ffn": [8, 16, 32]}, {"ffn": ("layers", [2])}))
     >>> codes.row({"layers": 1}).tolist(), codes.arch(codes.row({"layers": 2, "ffn": 32}))
     ([0, 3], {'layers': 2, 'ffn': 32})

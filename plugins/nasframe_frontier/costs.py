@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nasframe.types import Arch
+from nasframe.records import Arch
 from nasframe_frontier.codes import Codes
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nasframe.domain import DomainError
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.types import Arch, Count, Trial
+from nasframe.records import Arch, Count, Trial
+from nasframe.search.domain import DomainError
 from nasframe_frontier.codes import Codes
 from nasframe_frontier.costs import CostObjective, ExactCosts
 from nasframe_frontier.improvement import Gain, Warp
@@ -53,7 +53,7 @@ class FrontierSampler:
     Raises:
         UsageError: the domain has no knobs, or an option is out of range.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> sampler = FrontierSampler(Choices({"a": [0, 1, 2], "b": [0, 1, 2]}), seed=0, start=2)
     >>> for _ in range(6):
     ...     sampler.tell([Trial(arch, score=arch["a"] - arch["b"]) for arch in sampler.ask()])

@@ -14,10 +14,11 @@ import torch
 from torch.nn.functional import normalize
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
-from nasframe.step import Step
-from nasframe.types import Count, Positive, ShareBelowOne, TrainJob
+from nasframe.records import Count, Positive, ShareBelowOne
+from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

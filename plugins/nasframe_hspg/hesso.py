@@ -12,9 +12,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
 from nasframe.nn.groups import Grouped
-from nasframe.step import Step
-from nasframe.types import Count, NonNegative, TrainJob
+from nasframe.records import Count, NonNegative
+from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
-from nasframe.step import Step
-from nasframe.types import Count, NonNegative, ShareBelowOne, TrainJob
+from nasframe.records import Count, NonNegative, ShareBelowOne
+from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

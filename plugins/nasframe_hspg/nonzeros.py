@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nasframe.types import Arch
+from nasframe.records import Arch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.nn.formats import encoder_matrices, formats_of, note, raw_weight
 from nasframe.nn.patterns import Pattern, largest, parse_pattern, project, require_divisible, violations
-from nasframe.nn.selection import last_weights
-from nasframe.step import Step
-from nasframe.types import Count, Positive, Share, TrainJob
+from nasframe.records import Count, Positive, Share
+from nasframe.training.selection import last_weights
+from nasframe.training.step import Step
 
 Tensors = dict[str, torch.Tensor]
 

@@ -16,10 +16,11 @@ from torch import nn
 from torch.func import functional_call
 
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.nn.bits import account
+from nasframe.interfaces import Work
 from nasframe.nn.formats import encoder_matrices, parse_format, shown
-from nasframe.streams import stream_seed
-from nasframe.types import Batch, Count, Positive, Size, Work
+from nasframe.nn.storage import account
+from nasframe.records import Batch, Count, Positive, Size
+from nasframe.seeds import stream_seed
 from nasframe.units import parse_number, parse_share
 from nasframe_nxmiformer import policies
 from nasframe_nxmiformer.estimators import Bits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasframe.types import Arch, CostTable
+from nasframe.records import Arch, CostTable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,8 +38,8 @@ class Bits:
 
     def estimate(self, space: Any, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the bits of a network by its own record, or those of one of its architectures."""
-        from nasframe.nn.bits import account
         from nasframe.nn.formats import record_of
+        from nasframe.nn.storage import account
 
         if arch is None:
             return self._sum(account(net))
@@ -52,8 +52,8 @@ class Bits:
         """Return the bits of each choice of a space of formats; ``None`` for other spaces."""
         if not hasattr(space, "formats"):
             return None
-        from nasframe.nn.bits import stored_bits
         from nasframe.nn.formats import encoder_matrices, parse_format
+        from nasframe.nn.storage import stored_bits
         from nasframe_nxmiformer.space import by_knob
 
         grouped = by_knob(space.family, dict(encoder_matrices(net)))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nasframe.interfaces import Work
 from nasframe.testing import TransformContract
-from nasframe.types import Work
 
 
 class AssignBits(TransformContract):

@@ -10,14 +10,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 
-from nasframe.domain import Choices
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn import slices
-from nasframe.nn.bits import stored_bits
 from nasframe.nn.elastic import FAMILIES, Family
 from nasframe.nn.formats import Format, encoder_matrices, parse_format, raw_weight, record_of, set_record, shown
 from nasframe.nn.patterns import require_divisible
-from nasframe.types import Arch, Forward
+from nasframe.nn.storage import stored_bits
+from nasframe.records import Arch, Forward
+from nasframe.search.domain import Choices
 
 KINDS = ("query", "key", "value", "merge", "widen", "shrink")
 

@@ -17,10 +17,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasframe import registry
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.interfaces import start_sampler
-from nasframe.types import Arch, Trial, arch_id
+from nasframe.records import Arch, Trial, arch_id
+from nasframe.search.domain import Choices
 
 LARGEST = 1000  # values a number may have to count as a choice
 TRIES = 100  # asks for something new, beyond one for each trial that the study has

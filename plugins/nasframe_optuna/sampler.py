@@ -13,7 +13,7 @@ import numpy as np
 
 from nasframe.errors import RunError, UnsatisfiableError, UsageError, listing, suggestion
 from nasframe.options import Fault, validate
-from nasframe.types import Arch, Natural, Trial, arch_id
+from nasframe.records import Arch, Natural, Trial, arch_id
 
 GIVEN = ("seed", "constraints_func")
 """What this wrapper gives to Optuna's samplers."""

@@ -18,14 +18,15 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from nasframe.errors import UsageError
-from nasframe.nn import optim
-from nasframe.nn.checkpoints import Checkpoints
-from nasframe.nn.feed import Feed
+from nasframe.interfaces import TrainJob, TrainResult
 from nasframe.nn.prox import soft_threshold
-from nasframe.running.processes import processes
-from nasframe.step import saved_model
-from nasframe.streams import stream_seed
-from nasframe.types import Batch, LedgerEntry, Natural, NonNegative, Positive, ShareBelowOne, TrainJob, TrainResult
+from nasframe.processes import processes
+from nasframe.records import Batch, LedgerEntry, Natural, NonNegative, Positive, ShareBelowOne
+from nasframe.seeds import stream_seed
+from nasframe.training import optim
+from nasframe.training.batches import Feed
+from nasframe.training.checkpoints import Checkpoints
+from nasframe.training.step import saved_model
 from nasframe_pictures.networks import Discriminator, PicturePair, Rounded, bake, compact
 
 BETAS = (0.5, 0.999)  # of both Adams, as published

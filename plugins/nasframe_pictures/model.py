@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nasframe.types import Size
+from nasframe.records import Size
 from nasframe_pictures.networks import PicturePair
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nasframe.nn.described import Described
+from nasframe.nn.custom import Described
 from nasframe.nn.quantize import fake_quantize, tensor_scale
 
 RANGE = 4.0  # where the grid of activations ends, as published

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nasframe.interfaces import Work
 from nasframe.nn import count
-from nasframe.types import Work
 
 
 class PictureSheet:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasframe.domain import Choices
-from nasframe.types import Arch, Forward
+from nasframe.records import Arch, Forward
+from nasframe.search.domain import Choices
 from nasframe_pictures.networks import PicturePair
 
 

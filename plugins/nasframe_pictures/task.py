@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasframe.types import Batch, Evaluation, Forward, MetricFormat, Size
+from nasframe.records import Batch, Evaluation, Forward, MetricFormat, Size
 from nasframe_pictures.networks import SIDE
 
 EDGE = 0.05  # width of an outline, as a share of the picture

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasframe.interfaces import TrainJob
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.testing import ModifierContract
 from nasframe.testing.toy import ToySpace, tiny_net
-from nasframe.types import TrainJob
 
 
 class Pruning(ModifierContract):

@@ -13,9 +13,9 @@ from torch import nn
 from torch.func import functional_call
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier
-from nasframe.step import Step, saved_model
-from nasframe.types import Positive, ShareBelowOne, Size, TrainJob
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.records import Positive, ShareBelowOne, Size
+from nasframe.training.step import Step, saved_model
 
 
 class Adversary(Modifier):

@@ -11,10 +11,10 @@ from torch import nn
 
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.interfaces import Estimator
+from nasframe.interfaces import Estimator, TrainJob
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.gates import Gated
-from nasframe.types import Arch, TrainJob
+from nasframe.records import Arch
 
 
 class AnySizes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.types import Arch
+from nasframe.records import Arch
 
 BETAS = 500.0 * np.sinh(np.linspace(-6, 6, 33)) / np.sinh(6)  # tilts to look among, from "large only" to "small only"
 

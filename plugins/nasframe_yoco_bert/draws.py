@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError
-from nasframe.types import Arch
+from nasframe.records import Arch
 from nasframe_yoco_bert.coordinates import Coordinates
 
 TRIES = 32  # draws among which one of the right cost, or inside the region, is looked for

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.nn.losses import distillation
-from nasframe.step import Step
-from nasframe.types import Arch, Positive, Share, TrainJob
+from nasframe.records import Arch, Positive, Share
+from nasframe.training.step import Step
 
 
 class InPlaceKD(Modifier):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from annotated_types import Ge
 
-from nasframe.domain import DomainError
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.types import Arch, Count, Natural, Positive, Share, Trial
+from nasframe.records import Arch, Count, Natural, Positive, Share, Trial
+from nasframe.search.domain import DomainError
 from nasframe_yoco_bert.coordinates import Coordinates
 from nasframe_yoco_bert.draws import Draws, Region
 from nasframe_yoco_bert.mixture import exploit_probability
@@ -85,7 +85,7 @@ class SNG:
     Raises:
         UsageError: a domain without knobs, fewer than two answers an update, or a probability that is none.
 
-    >>> from nasframe.domain import Choices
+    >>> from nasframe.search.domain import Choices
     >>> sampler = SNG(Choices({"k": [1, 2, 3]}), seed=0, reference_compat=True)
     >>> sampler.tell([Trial({"k": 3}, score=0.9), Trial({"k": 1}, score=0.5)])
     >>> sampler.mode()

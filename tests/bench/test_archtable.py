@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from nasframe.bench.archtable import ArchTable, read_table, table_json, write_table
 from nasframe.errors import UsageError
+from nasframe_bench.table_file import ArchTable, read_table, table_json, write_table
 
 LAYERS = [[0], [0, 1]]
 ARCHS = [

@@ -6,19 +6,19 @@ import json
 
 import numpy as np
 import pytest
-from nasframe_table.model import TREES
 
 from nasframe import hookimpl, registry
-from nasframe.bench.archtable import ArchTable, write_table
-from nasframe.bench.arena import Arena, arena_of, play, play_all
-from nasframe.bench.contest import Contest, made, opponents, sampler_use
 from nasframe.cli import main
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.reports.bench_report import anytime, difference_rows, quality_rows, summarise, waste_rows
-from nasframe.scoring import hypervolume
-from nasframe.studies.stats import t_interval
-from nasframe.types import canonical_json
+from nasframe.records import canonical_json
+from nasframe.search.domain import Choices
+from nasframe.search.pareto import hypervolume
+from nasframe_bench.arena import Arena, arena_of, play, play_all
+from nasframe_bench.contest import Contest, made, opponents, sampler_use
+from nasframe_bench.report import anytime, difference_rows, quality_rows, summarise, waste_rows
+from nasframe_bench.surrogate import TREES
+from nasframe_bench.table_file import ArchTable, write_table
+from nasframe_studies.stats import t_interval
 
 KNOBS = {f"k{i}": [0, 1, 2] for i in range(4)}
 

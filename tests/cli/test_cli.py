@@ -269,7 +269,7 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
         "notices": [],
         "seconds": 61.0,
     }
-    monkeypatch.setattr("nasframe.running.dryrun.dry_run", lambda plan: found)
+    monkeypatch.setattr("nasframe.running.dry_run.dry_run", lambda plan: found)
     code, out, _ = call(capsys, "run", TOY, "--dry-run")
     assert code == 0
     assert all(word in out for word in ("teacher", "100 steps", "1 min 1 s", "2.00M", "params <= 3M: reachable"))

@@ -5,10 +5,10 @@ import io
 import json
 
 import pytest
-from study_directory import make_study
 
 from nasframe.cli import main
-from nasframe.reports import plots
+from nasframe.report import plots
+from study_directory import make_study
 
 
 @pytest.fixture(scope="module")

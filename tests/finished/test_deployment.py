@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import InProcess
 from transformers import AutoModelForSequenceClassification
 
 import nasframe as nf
-from nasframe import reload
+from in_process import InProcess
 from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
-from nasframe.finished import deployment
-from nasframe.finished.deployment import _Desk, deploy
-from nasframe.finished.loading import Finished
-from nasframe.goals import Goal
-from nasframe.recipe.plan import searched_net
-from nasframe.recipe.resolution import resolve
+from nasframe.export.write import reload
+from nasframe.plan import searched_net
+from nasframe.recipe.resolve import resolve
 from nasframe.running import runner
-from nasframe.scoring import parse_bounds
+from nasframe.running.reopen import Finished
+from nasframe.search.budgets import Goal
+from nasframe.search.constraints import parse_bounds
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
+from nasframe_deploy import deploy as deployment
+from nasframe_deploy.deploy import _Desk, deploy
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 STAGES = (

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import nasframe as nf
-from nasframe.bench.archtable import read_table
 from nasframe.cli import main
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.finished import tabulate as module
-from nasframe.finished.loading import Finished
-from nasframe.finished.tabulate import drawn, tabulate
-from nasframe.types import arch_id
+from nasframe.records import arch_id
+from nasframe.running.reopen import Finished
+from nasframe.search.domain import Choices
+from nasframe_bench import tabulate as module
+from nasframe_bench.table_file import read_table
+from nasframe_bench.tabulate import drawn, tabulate
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 STAGES = "stages=[{train: {save_as: net, sampler: random, max_steps: 2}}, {search: {sampler: random, trials: 12}}]"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nasframe.errors import VerificationError
-from nasframe.nn.exact import without_zeros
 from nasframe.testing.trainers import toy_job
+from nasframe.training.equivalence import without_zeros
 
 
 def test_what_is_no_zero_cannot_be_taken_out():

@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
-from nasframe import export
 from nasframe.errors import UsageError
-from nasframe.model_files import read_net, stock_obstacle
+from nasframe.export import write as export
+from nasframe.export.files import read_net, stock_obstacle
 from nasframe.nn import count, importance
 from nasframe.nn.blueprint import blueprint, load
 from nasframe.nn.elastic import FactorizedEmbedding, layers_of

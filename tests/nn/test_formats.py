@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from nasframe.errors import UsageError
 from nasframe.nn import formats
-from nasframe.nn.bits import account, stored_bits, summary
 from nasframe.nn.blueprint import blueprint, load
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import Format, encoder_matrices, note, parse_format, record_of, saved_name, settle, shown
@@ -18,6 +17,7 @@ from nasframe.nn.patterns import Pattern, project
 from nasframe.nn.quantize import fits_grid, levels
 from nasframe.nn.rewire import rewire
 from nasframe.nn.slices import extract
+from nasframe.nn.storage import account, stored_bits, summary
 from nasframe.testing.toy import tiny_net
 
 forms = st.tuples(st.sampled_from([32, 8, 4, 3, 2]), st.sampled_from([(1, 1), (2, 4), (1, 4), (4, 8), (1, 2)])).map(

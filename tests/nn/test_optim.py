@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nasframe.nn import optim
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import tiny_net
-from nasframe.types import TrainOptions
+from nasframe.training import optim
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from nasframe.domain import Choices
-from nasframe.nn.checkpoints import Checkpoints
-from nasframe.nn.feed import Feed
-from nasframe.nn.selection import Selection, measured_archs
+from nasframe.interfaces import TrainJob
+from nasframe.records import TrainOptions
+from nasframe.search.domain import Choices
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
+from nasframe.training.batches import Feed
+from nasframe.training.checkpoints import Checkpoints
+from nasframe.training.selection import Selection, measured_archs
 
 
 def job(**options: Any) -> TrainJob:
@@ -75,7 +76,7 @@ def test_checkpoints_never_take_more_than_their_share(monkeypatch: pytest.Monkey
             saved.append(state)
             now[0] += 3.0
 
-    monkeypatch.setattr("nasframe.nn.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nasframe.training.checkpoints.time.monotonic", lambda: now[0])
     stage = job(checkpoint_every=10.0)
     stage.checkpoint = Slow()
     feed = Feed(stage)

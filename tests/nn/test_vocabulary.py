@@ -11,18 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_basics.vocabulary import Vocabulary
-from stand_in import write_net, write_reviews
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
 import nasframe as nf
 from nasframe.errors import UsageError
-from nasframe.model_files import read_net
+from nasframe.export.files import read_net
+from nasframe.interfaces import Work
 from nasframe.nn import count
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.vocabulary import kept_tokens, shrunk_net, shrunk_tokenizer
 from nasframe.testing.toy import ToyTask, tiny_net, tiny_tokenizer
-from nasframe.types import Work
+from nasframe_basics.vocabulary import Vocabulary
+from stand_in import write_net, write_reviews
 
 SPECIAL = ["[PAD]", "[unused]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "a", "b", "c", "##a", "##b", "##c", "ab", "abc", "##bc", "##ab", "cab", "bad", "d", "##d", "zz"]

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nasframe_basics.kd import KD
-from nasframe_basics.loop import Loop
 from safetensors.torch import save_file
 
 from nasframe import registry
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.records import TrainOptions, Trial
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions, Trial
+from nasframe_basics.kd import KD
+from nasframe_basics.loop import Loop
 
 WAYS: dict[str, dict[str, Any]] = {
     "whole": {},

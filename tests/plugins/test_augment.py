@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_basics.loop import Loop
-from nasframe_dynabert.augment import Augment
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.nn.count import forward_macs
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
+from nasframe_basics.loop import Loop
+from nasframe_dynabert.augment import Augment
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "the", "un", "##do", "12", *(f"word{chr(97 + i)}" for i in range(21))]

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from transformers import BertConfig, ResNetConfig
 
 from nasframe.errors import UsageError
@@ -10,6 +9,7 @@ from nasframe.nn import count
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe_basics.bert_width_depth import BertWidthDepth
 
 
 def test_knobs_follow_the_kept_layers():

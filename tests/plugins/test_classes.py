@@ -10,17 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nasframe_basics.classes import ordered, positive_class, same_looking, seem_scores
-from nasframe_basics.glue import glue
-from nasframe_basics.text import Split, TextTask
-from nasframe_basics.text_classification import text_classification
-from stand_in import write_net
 from words import Words, seeing
 
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import UsageError
 from nasframe.heads import Head, number
+from nasframe_basics.classes import ordered, positive_class, same_looking, seem_scores
+from nasframe_basics.glue import glue
+from nasframe_basics.text import Split, TextTask
+from nasframe_basics.text_classification import text_classification
+from stand_in import write_net
 
 NAMES = st.one_of(
     st.integers(-99, 99).map(str), st.sampled_from(["007", "7", "7.0", "1_0", "10", "nan", "inf", "1e1"]), st.text()

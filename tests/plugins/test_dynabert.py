@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob, Work
+from nasframe.nn.slices import extract
+from nasframe.records import Batch, TrainOptions
+from nasframe.seeds import stream_seed
+from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
+from nasframe.training.step import Ledger, Passes, Step
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.rewire import Rewire
 from nasframe_basics.samplers import GridSampler
 from nasframe_dynabert.distil import DynaBERT, full_depth, matched_states
-from torch.nn import functional
-
-from nasframe.errors import UsageError
-from nasframe.nn.slices import extract
-from nasframe.step import Ledger, Passes, Step
-from nasframe.streams import stream_seed
-from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
-from nasframe.types import Batch, TrainJob, TrainOptions, Work
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SMALL = {"layers": [0, 1], "heads.0": 2, "ffn.0": 16, "heads.1": 2, "ffn.1": 16}

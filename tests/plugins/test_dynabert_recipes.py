@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stand_in import write_net, write_reviews
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.nn import count
-from nasframe.recipe.resolution import resolve
-from nasframe.reports.report import build
+from nasframe.recipe.resolve import resolve
+from nasframe.report.page import build
+from stand_in import write_net, write_reviews
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BASELINES = sorted(path.stem for path in (RECIPES / "baselines").glob("*.yaml") if path.stem[0] != "_")

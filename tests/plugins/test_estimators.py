@@ -4,15 +4,15 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from nasframe_basics import estimators
-from nasframe_basics.bert_width_depth import BertWidthDepth
-from nasframe_basics.latency import Latency
 
-from nasframe.costs import cost_function, table_cost
 from nasframe.errors import RecipeError
 from nasframe.nn.slices import extract
 from nasframe.notices import Notices
+from nasframe.search.costs import cost_function, table_cost
 from nasframe.testing.toy import tiny_net
+from nasframe_basics import estimators
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.latency import Latency
 
 NAMES = ["params", "backbone_params", "encoder_params", "macs", "flops", "size"]
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_basics.fake_quant import FakeQuant
-from nasframe_basics.loop import Loop
 
-from nasframe.interfaces import Modifier
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import encoder_matrices, word_tables
 from nasframe.nn.quantize import RowQuantizer, levels
 from nasframe.nn.slices import extract, view
+from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
-from nasframe.types import TrainJob, TrainOptions
+from nasframe_basics.fake_quant import FakeQuant
+from nasframe_basics.loop import Loop
 
 
 def fit(net: Any, *modifiers: Modifier, **fields: Any) -> Any:

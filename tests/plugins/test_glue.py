@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nasframe_basics.glue import TASKS, glue
 from words import Words, seeing
 
 from nasframe.errors import UsageError
+from nasframe_basics.glue import TASKS, glue
 
 REAL = Path(os.environ.get("NASFRAME_GLUE") or Path(__file__).parents[3] / "shared" / "glue")
 

@@ -10,11 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nasframe_basics.glue import glue
-from nasframe_basics.models import HF, quiet
-from nasframe_basics.text_classification import text_classification
 from safetensors.torch import load_file, save_file
-from stand_in import SPECIAL, WORDS
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -29,6 +25,10 @@ from nasframe.errors import UsageError
 from nasframe.heads import Head, match
 from nasframe.running import runner
 from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe_basics.glue import glue
+from nasframe_basics.models import HF, quiet
+from nasframe_basics.text_classification import text_classification
+from stand_in import SPECIAL, WORDS
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
 

@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_basics.kd import KD
-from nasframe_basics.kd_hidden import KDHidden, layer_pairs
-from nasframe_basics.loop import Loop
 from torch.nn import functional
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
 from nasframe.nn.losses import distillation
-from nasframe.step import Ledger, Passes, Step
+from nasframe.records import Batch, TrainOptions
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
-from nasframe.types import Batch, TrainJob, TrainOptions
+from nasframe.training.step import Ledger, Passes, Step
+from nasframe_basics.kd import KD
+from nasframe_basics.kd_hidden import KDHidden, layer_pairs
+from nasframe_basics.loop import Loop
 
 
 def step(modifier: Any, teacher: Any, task: Any = None, arch: Any = None, **net: Any) -> Step:

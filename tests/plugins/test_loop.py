@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from nasframe.errors import DivergedError, RunError, UsageError
+from nasframe.interfaces import Modifier, TrainJob
+from nasframe.nn.count import forward_macs
+from nasframe.notices import Notices
+from nasframe.records import TrainOptions
+from nasframe.seeds import stream_seed
+from nasframe.store import Checkpoint
+from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.kd import KD
 from nasframe_basics.kd_hidden import KDHidden
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import RandomSampler
-
-from nasframe.errors import DivergedError, RunError, UsageError
-from nasframe.interfaces import Modifier
-from nasframe.nn.count import forward_macs
-from nasframe.notices import Notices
-from nasframe.store import Checkpoint
-from nasframe.streams import stream_seed
-from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
 
 
 class Cut:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from nasframe_basics.metrics import METRICS, formats
 
 

@@ -8,14 +8,11 @@ import sys
 import pandas
 import pytest
 import torch
-from nasframe_basics import models
-from nasframe_basics.bert_width_depth import BertWidthDepth
-from nasframe_basics.models import HF, minilm_l6
 from transformers import BertForMaskedLM, BertTokenizer
 
 import nasframe as nf
-from nasframe import export
 from nasframe.errors import RecipeError, UsageError
+from nasframe.export import write as export
 from nasframe.nn import slices
 from nasframe.nn.elastic import FAMILIES
 from nasframe.nn.positions import usable_positions
@@ -23,6 +20,9 @@ from nasframe.notices import Notices
 from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_inputs, tiny_net, tiny_tokenizer
 from nasframe.weights import quiet
+from nasframe_basics import models
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.models import HF, minilm_l6
 
 
 @pytest.fixture(scope="module")

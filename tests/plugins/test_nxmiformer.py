@@ -11,6 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from transformers import AutoModelForSequenceClassification
+
+import nasframe as nf
+from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.interfaces import TrainJob, Work
+from nasframe.nn import formats
+from nasframe.nn.formats import Format, encoder_matrices, parse_format, record_of, shown
+from nasframe.nn.patterns import Pattern, project
+from nasframe.nn.storage import account, summary
+from nasframe.records import TrainOptions
+from nasframe.report.page import build
+from nasframe.seeds import stream_seed
+from nasframe.testing import EstimatorContract, ModifierContract, SpaceContract
+from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
+from nasframe.training.step import Step
 from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.loop import Loop
 from nasframe_nxmiformer.admm import ADMM
@@ -20,20 +35,6 @@ from nasframe_nxmiformer.examples import AssignBits as AssignBitsWork
 from nasframe_nxmiformer.policies import exact, greedy
 from nasframe_nxmiformer.space import KINDS, NMBits
 from stand_in import write_net, write_reviews
-from transformers import AutoModelForSequenceClassification
-
-import nasframe as nf
-from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.nn import formats
-from nasframe.nn.bits import account, summary
-from nasframe.nn.formats import Format, encoder_matrices, parse_format, record_of, shown
-from nasframe.nn.patterns import Pattern, project
-from nasframe.reports.report import build
-from nasframe.step import Step
-from nasframe.streams import stream_seed
-from nasframe.testing import EstimatorContract, ModifierContract, SpaceContract
-from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
-from nasframe.types import TrainJob, TrainOptions, Work
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

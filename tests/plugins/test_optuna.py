@@ -10,17 +10,17 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from nasframe_optuna.own import NasframeSampler  # noqa: E402
-from nasframe_optuna.sampler import OptunaSampler  # noqa: E402
 from optuna.distributions import FloatDistribution, IntDistribution  # noqa: E402
 
-from nasframe.domain import Choices  # noqa: E402
 from nasframe.errors import RunError, UsageError  # noqa: E402
-from nasframe.recipe.resolution import check_recipe  # noqa: E402
-from nasframe.scoring import Bounds  # noqa: E402
-from nasframe.search import search  # noqa: E402
+from nasframe.recipe.resolve import check_recipe  # noqa: E402
+from nasframe.records import Trial, arch_id  # noqa: E402
+from nasframe.search.constraints import Bounds  # noqa: E402
+from nasframe.search.domain import Choices  # noqa: E402
+from nasframe.search.loop import search  # noqa: E402
 from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of  # noqa: E402
-from nasframe.types import Trial, arch_id  # noqa: E402
+from nasframe_optuna.own import NasframeSampler  # noqa: E402
+from nasframe_optuna.sampler import OptunaSampler  # noqa: E402
 
 
 class Contract(SamplerContract):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nasframe_basics import package_docs as module
 from nasframe_basics.package_docs import MASK, PACKAGES, NearCopies, first_paragraphs, package_docs
 

@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+import nasframe as nf
+from nasframe import registry
+from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
+from nasframe.nn import count
+from nasframe.nn.blueprint import blueprint, load
+from nasframe.records import TrainOptions
+from nasframe.store import RunStore
+from nasframe.testing.nets import same_weights
+from nasframe.testing.toy import tiny_net
+from nasframe.testing.trainers import Crash, Memory
 from nasframe_pictures.min_max import MinMax, gram
 from nasframe_pictures.model import Fresh
 from nasframe_pictures.networks import PicturePair, compact
 from nasframe_pictures.space import PictureChannels
 from nasframe_pictures.task import Pictures
-
-import nasframe as nf
-from nasframe import registry
-from nasframe.errors import UsageError
-from nasframe.nn import count
-from nasframe.nn.blueprint import blueprint, load
-from nasframe.store import RunStore
-from nasframe.testing.nets import same_weights
-from nasframe.testing.toy import tiny_net
-from nasframe.testing.trainers import Crash, Memory
-from nasframe.types import TrainJob, TrainOptions
 
 SMALL = {"stem": 4, "trunk": 6, "blocks": 2, "up": 4, "judge": 4}
 
@@ -92,7 +93,7 @@ def test_gamma_makes_the_proximal_step_and_the_penalty_is_in_no_gradient() -> No
 
 
 def _order() -> tuple[int, int, int]:
-    from nasframe.streams import stream_seed
+    from nasframe.seeds import stream_seed
 
     return stream_seed(0, "data", "t"), 0, 2
 
@@ -180,8 +181,8 @@ def test_a_run_from_dense_to_the_figure(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_network_that_describes_itself_can_be_read_again(tmp_path: Path) -> None:
-    from nasframe.export import write
-    from nasframe.model_files import read_net
+    from nasframe.export.files import read_net
+    from nasframe.export.write import write
 
     net = PicturePair(stem=2, trunk=3, blocks=[1, 2], up=2, activations=8, judge=2).eval()
     assert write(net, None, tmp_path / "net") == "hetero"

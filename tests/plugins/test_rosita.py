@@ -10,12 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_basics.bert_width_depth import BertWidthDepth
-from nasframe_basics.estimators import params
-from nasframe_basics.kd import KD
-from nasframe_basics.loop import Loop
-from nasframe_rosita.prune import ScheduledPrune
-from nasframe_rosita.schedule import all_sizes, default_times, lowered, sizes_within
 from torch.nn.utils import parametrize
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -28,6 +22,12 @@ from nasframe.nn.quantize import RowQuantizer
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
 from nasframe.testing.trainers import toy_job
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.estimators import params
+from nasframe_basics.kd import KD
+from nasframe_basics.loop import Loop
+from nasframe_rosita.prune import ScheduledPrune
+from nasframe_rosita.schedule import all_sizes, default_times, lowered, sizes_within
 
 BERT = {"layers": list(range(8)), "embedding_rank": 768}
 BERT |= {f"{unit}.{i}": n for i in range(8) for unit, n in (("heads", 12), ("ffn", 3072))}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_rosita.schedule import all_sizes, lowered, sizes_within
-from stand_in import WORDS, write_net, write_reviews
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 import nasframe as nf
 from nasframe.nn import count
-from nasframe.recipe.resolution import check_recipe
+from nasframe.recipe.resolve import check_recipe
+from nasframe_rosita.schedule import all_sizes, lowered, sizes_within
+from stand_in import WORDS, write_net, write_reviews
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -169,7 +169,7 @@ def folder(tmp_path_factory: Any) -> Path:
     ],
 )
 def test_a_recipe_runs_to_its_sizes(folder: Path, name: str, more: list[str], answer: str) -> None:
-    from nasframe.reports.report import build
+    from nasframe.report.page import build
 
     published = name.startswith("published")
     lm = [f"stages.{stage}.modifiers.0.model={folder}/lm" for stage in with_augment(name)] if published else []

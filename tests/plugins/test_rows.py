@@ -7,11 +7,11 @@ import types
 
 import pandas as pd
 import pytest
-from nasframe_basics import rows
-from nasframe_basics.text_classification import text_classification
 
 from nasframe.errors import UsageError
 from nasframe.notices import Notices
+from nasframe_basics import rows
+from nasframe_basics.text_classification import text_classification
 
 LINES = "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(40))
 CSV = f"text,label\n{LINES}"

@@ -2,15 +2,15 @@ import json
 
 import numpy as np
 import pytest
-from nasframe_basics.evolution import EvolutionSampler
-from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler, SandwichSampler
 
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.interfaces import start_sampler
+from nasframe.records import Trial, arch_id
+from nasframe.search.domain import Choices
 from nasframe.testing import samplers
 from nasframe.testing.samplers import answered, flat_domain, layered_domain
-from nasframe.types import Trial, arch_id
+from nasframe_basics.evolution import EvolutionSampler
+from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler, SandwichSampler
 
 
 class SamplerContract(samplers.SamplerContract):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_basics import splits
 
 from nasframe.errors import UsageError
+from nasframe_basics import splits
 
 SELECT = st.sampled_from(["10%", 0.25, 7])
 SEEDS = st.integers(0, 3)

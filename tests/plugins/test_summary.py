@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from words import Words
+
+from nasframe.notices import Notices
 from nasframe_basics import summary
 from nasframe_basics.glue import glue
 from nasframe_basics.splits import Split
 from nasframe_basics.text_classification import text_classification
-from words import Words
-
-from nasframe.notices import Notices
 
 
 def write(path, rows):

@@ -5,19 +5,19 @@ import math
 
 import numpy as np
 import pytest
-from nasframe_table.model import TREES, Additive, TableModel, Trees
-from nasframe_table.rows import Rows
-from nasframe_table.space import TableSpace
-from nasframe_table.task import TableTask
 
 import nasframe as nf
-from nasframe.bench.archtable import ArchTable, read_table, write_table
-from nasframe.domain import Choices
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.recipe.resolution import check_recipe
+from nasframe.recipe.resolve import check_recipe
 from nasframe.running.runner import resume
-from nasframe.search import search
+from nasframe.search.domain import Choices
+from nasframe.search.loop import search
 from nasframe.testing.samplers import SamplerContract, layered_domain
+from nasframe_bench.rows import Rows
+from nasframe_bench.surrogate import TREES, Additive, TableModel, Trees
+from nasframe_bench.table_file import ArchTable, read_table, write_table
+from nasframe_bench.table_space import TableSpace
+from nasframe_bench.table_task import TableTask
 
 KNOBS = {"layers": [[0], [0, 1]], "heads.0": [1, 2, 4], "heads.1": [1, 2, 4], "ffn.0": [8, 16], "ffn.1": [8, 16]}
 ACTIVE = {"heads.1": ("layers", [[0, 1]]), "ffn.1": ("layers", [[0, 1]])}

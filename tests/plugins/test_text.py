@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_basics import text
 from scipy import stats
 from sklearn import metrics
 from words import Words, seeing
 
 from nasframe.errors import RecipeError, UsageError
 from nasframe.notices import Notices
+from nasframe_basics import text
 
 
 def sentences(count, seed=0):

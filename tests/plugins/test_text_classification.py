@@ -2,10 +2,10 @@ import json
 
 import pandas as pd
 import pytest
-from nasframe_basics.text_classification import text_classification
 from words import Words, seeing
 
 from nasframe.errors import UsageError
+from nasframe_basics.text_classification import text_classification
 
 ROWS = [
     {"review": f'say "{i}", twice\nor, more', "topic": f"topic {i}", "mood": ["bad", "good"][i % 2]} for i in range(60)

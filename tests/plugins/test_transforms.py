@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from nasframe_basics.rewire import Rewire
-from nasframe_basics.svd import SVD
 
+from nasframe.interfaces import Work
 from nasframe.nn import importance
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
-from nasframe.types import Work
+from nasframe_basics.rewire import Rewire
+from nasframe_basics.svd import SVD
 
 
 def work(family: str = "bert") -> Work:

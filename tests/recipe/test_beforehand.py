@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from stand_in import write_net, write_reviews
 
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.nn.blueprint import blueprint
-from nasframe.recipe.beforehand import planned_job, skeleton
-from nasframe.recipe.plan import same_shape
-from nasframe.recipe.resolution import check_recipe
+from nasframe.plan import same_shape
+from nasframe.recipe.preflight import planned_job, skeleton
+from nasframe.recipe.resolve import check_recipe
+from stand_in import write_net, write_reviews
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 import pytest
-from stand_in import write_net
 
-from nasframe.recipe.resolution import check_recipe
+from nasframe.recipe.resolve import check_recipe
+from stand_in import write_net
 
 ROWS = [{"review": f"text {i}", "stars": "xy"[i % 2], "": ""} for i in range(4)]
 

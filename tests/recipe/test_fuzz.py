@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-import fuzz
 import pytest
 
-from nasframe.recipe.nodes import LARGEST
-from nasframe.recipe.resolution import check_recipe
+import fuzz
+from nasframe.recipe.resolve import check_recipe
+from nasframe.recipe.yaml import LARGEST
 
 TOY = fuzz.TOY
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasframe.errors import RecipeError, UsageError
-from nasframe.finished.asked import Asked
 from nasframe.recipe.names import name_fault
-from nasframe.recipe.resolution import check_recipe
-from nasframe.running.context import StageContext
-from nasframe.studies.study_file import load_study
+from nasframe.recipe.resolve import check_recipe
+from nasframe.stages.context import StageContext
+from nasframe_deploy.request import Asked
+from nasframe_studies.file import load_study
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 WRONG = ["", ".", "..", "../up", "/tmp/x", "a/b", "a\\b", "con", "NUL.txt", "com1", "-x", " a", "a\n", "x" * 101, "a."]

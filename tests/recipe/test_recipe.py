@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe.errors import RecipeError
 from nasframe.recipe.loading import load_recipe, packaged_recipes, read_recipe
-from nasframe.recipe.nodes import Position, dump, parse
 from nasframe.recipe.overrides import stage_names
-from nasframe.recipe.resolution import check_recipe
-from nasframe.studies.study_file import load_study
+from nasframe.recipe.resolve import check_recipe
+from nasframe.recipe.yaml import Position, dump, parse
+from nasframe_studies.file import load_study
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import write_net
 
 import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
-from nasframe.recipe.nodes import dump
 from nasframe.recipe.overrides import kept_options
-from nasframe.recipe.resolution import COMMON, check_recipe, resolve, winners
-from nasframe.stages import COSTS, VERBS
-from nasframe.types import SamplerRef, TrainOptions
+from nasframe.recipe.resolve import COMMON, check_recipe, resolve
+from nasframe.recipe.yaml import dump
+from nasframe.records import SamplerRef, TrainOptions
+from nasframe.search.budgets import winners
+from nasframe.stages.verbs import COSTS, VERBS
+from stand_in import write_net
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nasframe import registry
-from nasframe.recipe.nodes import Position, parse
 from nasframe.recipe.schema import recipe_schema
+from nasframe.recipe.yaml import Position, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "studies")  # not recipes

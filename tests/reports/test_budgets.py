@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 
 import pytest
-from in_process import InProcess
-from nasframe_basics.latency import Latency
 
 import nasframe as nf
-from nasframe import export
+from in_process import InProcess
 from nasframe.cli import main
-from nasframe.finished import deployment
-from nasframe.reports import report as reports
-from nasframe.reports import tables
-from nasframe.reports.budgets import bounds_of, over_budget
+from nasframe.export import write as export
+from nasframe.report import page as reports
+from nasframe.report import tables
+from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.store import RunStore
-from nasframe.studies import study
+from nasframe_basics.latency import Latency
+from nasframe_deploy import deploy as deployment
+from nasframe_studies import study
 
 RECIPE = str(Path(__file__).parents[1] / "data" / "toy.yaml")
 STAGES = (

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import pytest
 
-from nasframe.reports.data_table import CLASSES, data_lines, data_rows, data_text
-from nasframe.types import DataSource, DataSummary, SplitSummary
+from nasframe.records import DataSource, DataSummary, SplitSummary
+from nasframe.report.data_table import CLASSES, data_lines, data_rows, data_text
 
 
 def made(classes=3, splits=("dev_mismatched", "dev", "train", "select"), rows=123_456, measured=2000):

@@ -6,18 +6,20 @@ from dataclasses import asdict
 
 import pandas as pd
 import pytest
+
+from nasframe.export.files import card_text
+from nasframe.nn.blueprint import blueprint
+from nasframe.records import MetricFormat
+from nasframe.report import page as report
+from nasframe.report import plots, tables
+from nasframe.report.format import of_run
+from nasframe.report.read import gather
+from nasframe.store import RunStore
+from nasframe.testing.toy import tiny_net
+from nasframe_studies import compare, evidence, study
+from nasframe_studies import tables as study_tables
 from run_directory import make_run
 from study_directory import change
-
-from nasframe.model_files import card_text
-from nasframe.nn.blueprint import blueprint
-from nasframe.reports import plots, report, study_tables, tables
-from nasframe.reports.formats import of_run
-from nasframe.reports.gather import gather
-from nasframe.store import RunStore
-from nasframe.studies import compare, evidence, study
-from nasframe.testing.toy import tiny_net
-from nasframe.types import MetricFormat
 
 LABELS = ["spam", "ham"]
 FORMATS = {

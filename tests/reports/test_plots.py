@@ -4,10 +4,10 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from run_directory import make_run
 
-from nasframe.reports import plots
-from nasframe.reports.gather import gather
+from nasframe.report import plots
+from nasframe.report.read import gather
+from run_directory import make_run
 
 
 @pytest.fixture(scope="module")

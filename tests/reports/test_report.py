@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_directory import BUDGETS, make_run
 
 from nasframe.errors import UsageError
-from nasframe.reports import report
-from nasframe.reports.gather import CURVE_POINTS, _curves, _untrained
+from nasframe.report import page as report
+from nasframe.report.read import CURVE_POINTS, _curves, _untrained
+from run_directory import BUDGETS, make_run
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from study_directory import make_study
 from test_report import Page
 
-from nasframe.reports import study_plots, study_report, study_tables
-from nasframe.studies import compare, study
+from nasframe_studies import compare, study
+from nasframe_studies import plots as study_plots
+from nasframe_studies import report as study_report
+from nasframe_studies import tables as study_tables
+from study_directory import make_study
 
 
 @pytest.fixture(scope="module")

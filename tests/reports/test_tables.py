@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasframe.reports import tables
+from nasframe.report import tables
 
 
 @settings(deadline=None, max_examples=200)

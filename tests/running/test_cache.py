@@ -11,14 +11,15 @@ import torch
 from test_runner import facts
 
 import nasframe as nf
-from nasframe import registry
+from nasframe import processes, registry
 from nasframe.errors import UsageError
-from nasframe.recipe.resolution import resolve
-from nasframe.reports.gather import gather
-from nasframe.running import cache, keys, processes, runner
+from nasframe.recipe.resolve import resolve
+from nasframe.report.read import gather
+from nasframe.running import cache, runner
+from nasframe.running import cache_keys as keys
 from nasframe.running.cache import Cache, nearest
-from nasframe.running.keys import differences
-from nasframe.running.material import Material
+from nasframe.running.cache_keys import differences
+from nasframe.stages.inputs import Material
 from nasframe.store import RunStore
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"

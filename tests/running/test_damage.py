@@ -17,9 +17,10 @@ from test_cache import TOY, run_of
 from test_runner import Stop, facts
 
 import nasframe as nf
-from nasframe import export, registry, storage
+from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
+from nasframe.export import write as export
 from nasframe.running import runner
 from nasframe.store import RunStore, load_state, save_state
 from nasframe.testing.toy import tiny_net
@@ -324,7 +325,7 @@ def test_an_error_of_a_plugin_on_a_full_disk_is_named(tmp_path, monkeypatch, cap
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "memo.txt")
 
-    monkeypatch.setattr("nasframe.search.search", full)
+    monkeypatch.setattr("nasframe.search.loop.search", full)
     assert main(["run", str(TOY), *SHORT, "--out", str(tmp_path / "run"), "--no-progress"]) == 1
     error = capsys.readouterr().err
     assert "memo.txt" in error

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from stand_in import write_net, write_reviews
 
 import nasframe as nf
 from nasframe.cli import main
-from nasframe.reports.data_table import data_text
+from nasframe.report.data_table import data_text
 from nasframe.running import runner
 from nasframe.store import RunStore
+from stand_in import write_net, write_reviews
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
 REPEATED = [["good", "film"], ["bad", "film"], ["fine", "plot"], ["dull", "plot"]] * 5

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import nasframe as nf
-from nasframe.recipe.plan import asks_teacher
-from nasframe.recipe.resolution import resolve
-from nasframe.running.dryrun import dry_run
+from nasframe.plan import asks_teacher
+from nasframe.recipe.resolve import resolve
+from nasframe.running.dry_run import dry_run
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 

@@ -7,9 +7,9 @@ import pytest
 
 import nasframe as nf
 from nasframe.cli import main
-from nasframe.recipe.resolution import resolve
-from nasframe.running.material import Material
-from nasframe.running.preflight import preflight
+from nasframe.recipe.resolve import resolve
+from nasframe.running.readiness import preflight
+from nasframe.stages.inputs import Material
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 

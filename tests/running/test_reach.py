@@ -8,9 +8,9 @@ import pytest
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError
-from nasframe.recipe.resolution import resolve
-from nasframe.running.material import Material
-from nasframe.running.reach import check_budgets, searches, targets
+from nasframe.recipe.resolve import resolve
+from nasframe.running.feasibility import check_budgets, searches, targets
+from nasframe.stages.inputs import Material
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 SEARCH = "stages=[{search: {}}]"

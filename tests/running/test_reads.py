@@ -9,20 +9,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from nasframe_basics.models import HF
 from safetensors.torch import load_file, save_file
-from stand_in import write_net, write_reviews
 from test_cache import TOY, cached, numbers, run_of
 
 import nasframe as nf
 from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import UsageError
-from nasframe.recipe.plan import Plan
-from nasframe.running import keys
-from nasframe.running.material import Material
-from nasframe.running.reads import MISSING, Recorder, state
+from nasframe.plan import Plan
+from nasframe.reads import MISSING, Recorder, state
+from nasframe.running import cache_keys as keys
+from nasframe.stages.inputs import Material
 from nasframe.store import RunStore
+from nasframe_basics.models import HF
+from stand_in import write_net, write_reviews
 
 
 def recorded(act, hidden=()):

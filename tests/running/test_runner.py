@@ -242,8 +242,8 @@ def test_what_ended_a_run_is_kept_and_forgotten_when_it_goes_on(tmp_path, monkey
 
 def test_a_budget_out_of_reach_is_kept_as_what_ended_a_run_of_a_study(tmp_path):
     from nasframe.errors import UnsatisfiableError
-    from nasframe.recipe.nodes import dump
-    from nasframe.recipe.resolution import resolve
+    from nasframe.recipe.resolve import resolve
+    from nasframe.recipe.yaml import dump
 
     plan = resolve(nf.load_recipe(RECIPE, ["budgets={encoder_params: ['1%']}", "stages=[{search: {trials: 2}}]"]))
     RunStore(tmp_path / "run", create=True, recipe=dump(plan.recipe), facts={"base": str(plan.base)}).close()

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
-from study_directory import change, make_study
 
 from nasframe.errors import UsageError
-from nasframe.recipe.nodes import dump
-from nasframe.scoring import hypervolume
+from nasframe.recipe.yaml import dump
+from nasframe.search.pareto import hypervolume
 from nasframe.store import RunStore
-from nasframe.studies import compare, evidence, runs, stats, study
+from nasframe_studies import compare, evidence, runs, stats, study
+from study_directory import change, make_study
 
 
 def frame(rows, **more):
@@ -192,7 +192,7 @@ def test_runs_without_budgets_are_compared_by_their_models_and_teachers_only_alo
 
 
 def test_tasks_of_two_metrics_are_averaged_and_drawn_each_in_its_own():
-    from nasframe.reports import study_plots
+    from nasframe_studies import plots as study_plots
 
     both = pd.concat([frame(ROWS), frame([(a, "u", s, x) for a, _, s, x in ROWS], metric="mcc")], ignore_index=True)
     found = compare.analyse("/nowhere", both, settings(both))

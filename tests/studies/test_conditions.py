@@ -7,14 +7,16 @@ import shutil
 
 import pandas as pd
 import pytest
-from run_directory import make_run
-from study_directory import change, make_study
 from test_compare import ROWS, frame, settings
 
 from nasframe.errors import UsageError
-from nasframe.reports import study_plots, study_report, study_tables
 from nasframe.store import RunStore
-from nasframe.studies import compare, conditions, runs, study
+from nasframe_studies import compare, conditions, runs, study
+from nasframe_studies import plots as study_plots
+from nasframe_studies import report as study_report
+from nasframe_studies import tables as study_tables
+from run_directory import make_run
+from study_directory import change, make_study
 
 
 def analysed(made, **changes):
@@ -387,7 +389,7 @@ def test_why_a_run_is_missing_is_told(two, failure, expected):
 def test_a_run_that_never_started_or_goes_on_is_told_apart(two):
     from filelock import FileLock
 
-    from nasframe.studies.missing import why_missing
+    from nasframe_studies.missing import why_missing
 
     home, _, _ = two
     place = home / "runs/fresh"

@@ -13,8 +13,10 @@ from test_compare import ROWS, frame, settings
 
 from nasframe.cli import main
 from nasframe.errors import UsageError
-from nasframe.reports import study_plots, study_report, study_tables
-from nasframe.studies import compare, runs, stats
+from nasframe_studies import compare, runs, stats
+from nasframe_studies import plots as study_plots
+from nasframe_studies import report as study_report
+from nasframe_studies import tables as study_tables
 
 SIMULATION = Path(__file__).parents[2] / "benchmarks" / "false_arrows.py"
 

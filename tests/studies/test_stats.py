@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from nasframe.scoring import coverage
-from nasframe.studies import stats
+from nasframe.search.pareto import coverage
+from nasframe_studies import stats
 
 # Scores of 3 arms at 6 seeds.
 TABLE = np.array([

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from run_directory import make_run
 
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import RecipeError, UsageError
 from nasframe.recipe.loading import packaged_recipes
-from nasframe.recipe.nodes import Position, dump, parse
-from nasframe.running.keys import digest
+from nasframe.recipe.yaml import Position, dump, parse
+from nasframe.running.cache_keys import digest
 from nasframe.store import RunStore
-from nasframe.studies import study, workers
-from nasframe.studies.study_file import label
-from nasframe.studies.study_plan import preview
 from nasframe.testing.toy import ToyTask
+from nasframe_studies import study, workers
+from nasframe_studies.file import label
+from nasframe_studies.preview import preview
+from run_directory import make_run
 
 
 @pytest.fixture(scope="module")

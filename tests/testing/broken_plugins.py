@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from nasframe import registry
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
+from nasframe.records import CostTable
+from nasframe.search.domain import Choices
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_net, tiny_tokenizer
-from nasframe.types import CostTable
 
 NARROW = {"layers": [0, 2], "heads.0": 2, "heads.2": 2, "ffn.0": 16, "ffn.2": 16}
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.types import arch_id
+from nasframe.records import arch_id
 
 
 class Sound:

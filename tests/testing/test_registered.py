@@ -4,7 +4,7 @@ import pytest
 
 from nasframe import registry
 from nasframe.testing import SamplerContract
-from nasframe.testing.kit import contract_of
+from nasframe.testing.registered import contract_of
 
 SLOW = {"package_docs", "optuna"}  # reads the sources of ten packages; Optuna takes its time
 ENTRIES = [e for kind in registry.KINDS for e in registry.factories(kind).values() if e.package == "nasframe"]

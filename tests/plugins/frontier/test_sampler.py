@@ -4,15 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from nasframe_frontier.sampler import FrontierSampler
 
 from nasframe import registry
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.scoring import Bounds, Screen, hypervolume
-from nasframe.search import search
+from nasframe.records import Trial, arch_id
+from nasframe.search.constraints import Bounds, Screen
+from nasframe.search.domain import Choices
+from nasframe.search.loop import search
+from nasframe.search.pareto import hypervolume
 from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of
-from nasframe.types import Trial, arch_id
+from nasframe_frontier.sampler import FrontierSampler
 
 
 def rows_of(costs):

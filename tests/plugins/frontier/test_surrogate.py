@@ -4,6 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate, linalg, stats
+from sklearn.linear_model import Ridge
+
+from nasframe.search.domain import Choices
+from nasframe.search.pareto import hypervolume
+from nasframe.testing.samplers import flat_domain, layered_domain
 from nasframe_frontier.codes import Codes
 from nasframe_frontier.improvement import (
     Gain,
@@ -15,12 +21,6 @@ from nasframe_frontier.improvement import (
     undominated,
 )
 from nasframe_frontier.surrogate import GRID, Surrogate
-from scipy import integrate, linalg, stats
-from sklearn.linear_model import Ridge
-
-from nasframe.domain import Choices
-from nasframe.scoring import hypervolume
-from nasframe.testing.samplers import flat_domain, layered_domain
 
 DOMAINS = [flat_domain(), layered_domain(3), layered_domain(3).joined("layer")]
 

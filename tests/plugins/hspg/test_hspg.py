@@ -8,6 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+
+import nasframe as nf
+from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
+from nasframe.nn.channels import removable_groups, without
+from nasframe.nn.formats import inspect, record_of
+from nasframe.nn.formats import matrices as matrices_of
+from nasframe.nn.groups import Grouped
+from nasframe.nn.slices import extract
+from nasframe.recipe.resolve import check_recipe
+from nasframe.records import TrainOptions
+from nasframe.testing import ModifierContract
+from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
+from nasframe.training.optim import make_optimizer
 from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.loop import Loop
 from nasframe_hspg.dhspg import DHSPG
@@ -17,21 +33,6 @@ from nasframe_hspg.obprox_sg import OBProxSG
 from nasframe_nxmiformer.admm import ADMM
 from nasframe_rosita.prune import ScheduledPrune
 from nasframe_slimming.slimming import Slimming
-from torch import nn
-from torch.nn import functional
-
-import nasframe as nf
-from nasframe.errors import UsageError
-from nasframe.nn.channels import removable_groups, without
-from nasframe.nn.formats import inspect, record_of
-from nasframe.nn.formats import matrices as matrices_of
-from nasframe.nn.groups import Grouped
-from nasframe.nn.optim import make_optimizer
-from nasframe.nn.slices import extract
-from nasframe.recipe.resolution import check_recipe
-from nasframe.testing import ModifierContract
-from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
-from nasframe.types import TrainJob, TrainOptions
 
 GROUPED = [HSPG(target="50%", prox="10%"), DHSPG(), HESSO()]
 

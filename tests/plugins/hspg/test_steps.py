@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from nasframe.interfaces import TrainJob
+from nasframe.nn.groups import encoder_groups, tensor_of
+from nasframe.records import TrainOptions
+from nasframe.testing.toy import ToyTask, tiny_net
+from nasframe.training.optim import make_optimizer
 from nasframe_hspg.dhspg import DHSPG
 from nasframe_hspg.hesso import HESSO, published
 from nasframe_hspg.hspg import HSPG
 from nasframe_hspg.obprox_sg import OBProxSG, matrices
 from nasframe_hspg.stage import GroupModifier, direction
-
-from nasframe.nn.groups import encoder_groups, tensor_of
-from nasframe.nn.optim import make_optimizer
-from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
 
 RATE = 0.01
 OPTIMIZERS = ["adamw", "sgd"]

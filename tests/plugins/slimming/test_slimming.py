@@ -10,12 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_basics.fake_quant import FakeQuant
-from nasframe_basics.kd import KD
-from nasframe_basics.loop import Loop
-from nasframe_slimming.adversary import Adversary
-from nasframe_slimming.budget import sinking
-from nasframe_slimming.slimming import Slimming
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
@@ -23,6 +17,12 @@ from nasframe.nn import count
 from nasframe.nn.slices import extract
 from nasframe.testing.toy import ToySpace, tiny_inputs, tiny_net
 from nasframe.testing.trainers import toy_job
+from nasframe_basics.fake_quant import FakeQuant
+from nasframe_basics.kd import KD
+from nasframe_basics.loop import Loop
+from nasframe_slimming.adversary import Adversary
+from nasframe_slimming.budget import sinking
+from nasframe_slimming.slimming import Slimming
 
 
 class Watch(Modifier):

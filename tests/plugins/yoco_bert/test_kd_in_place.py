@@ -1,14 +1,15 @@
 import pytest
 import torch
+
+from nasframe.errors import UsageError
+from nasframe.interfaces import TrainJob
+from nasframe.nn.losses import distillation
+from nasframe.records import TrainOptions
+from nasframe.testing.toy import ToyTask, tiny_net
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import SandwichSampler
 from nasframe_yoco_bert.in_place import InPlaceKD
-
-from nasframe.errors import UsageError
-from nasframe.nn.losses import distillation
-from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe.types import TrainJob, TrainOptions
 
 
 class Spy(InPlaceKD):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from nasframe.records import Trial
+from nasframe.search.domain import Choices
 from nasframe_yoco_bert.natural_gradient import fisher_norm, lower_bound, natural_gradient, step, utility
 from nasframe_yoco_bert.sng import SNG
-
-from nasframe.domain import Choices
-from nasframe.types import Trial
 
 SHARED = Path(os.environ.get("NASFRAME_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 VECTORS = SHARED / "vectors/sng.json"

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
+
 from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.estimators import backbone_params, flops
-from transformers import BertConfig, BertForSequenceClassification
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from nasframe_yoco_bert.mixture import exploit_probability
-from nasframe_yoco_bert.sng import MENDED, PUBLISHED, SNG
 
 import nasframe as nf
-from nasframe.domain import Choices
 from nasframe.errors import UsageError
-from nasframe.scoring import Bounds, Screen
-from nasframe.search import search
+from nasframe.records import Trial
+from nasframe.search.constraints import Bounds, Screen
+from nasframe.search.domain import Choices
+from nasframe.search.loop import search
 from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of
-from nasframe.types import Trial
+from nasframe_yoco_bert.mixture import exploit_probability
+from nasframe_yoco_bert.sng import MENDED, PUBLISHED, SNG
 
 
 def sizes(archs):

@@ -11,12 +11,12 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
-from nasframe.costs import cost_rows
 from nasframe.interfaces import start_sampler
 from nasframe.nn import count
-from nasframe.running.context import joined
-from nasframe.streams import stream_seed
-from nasframe.types import Trial
+from nasframe.records import Trial
+from nasframe.search.costs import cost_rows
+from nasframe.search.restrict import joined
+from nasframe.seeds import stream_seed
 
 EXAMPLES = 3_300  # MRPC's training data without a tenth for select
 LENGTH = 48  # tokens of a padded batch, about; shares hardly depend on it

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import nasframe_yoco_bert
-from nasframe_yoco_bert.sng import MENDED, SNG
-
 from nasframe.options import options_of
+from nasframe_yoco_bert.sng import MENDED, SNG
 
 HERE = Path(nasframe_yoco_bert.__file__).parent
 README = (HERE / "README.md").read_text(encoding="utf-8")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nasframe_yoco_bert.sng import SNG
 
 import nasframe as nf
-from nasframe.running.context import StageContext
 from nasframe.running.runner import resume
+from nasframe.stages.context import StageContext
+from nasframe_yoco_bert.sng import SNG
 
 TOY = Path(__file__).parents[2] / "data" / "toy.yaml"
 STAGES = [

@@ -1,1 +1,0 @@
-"""Benchmarks of samplers on tables of architectures."""

@@ -1,1 +1,0 @@
-"""What a finished run is still good for: models for new constraints, and tables of architectures."""

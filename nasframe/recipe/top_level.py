@@ -1,0 +1,56 @@
+"""The keys at the top level of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nasframe.recipe.loading import FORMAT
+from nasframe.records import Count, Seed
+
+
+@dataclass(frozen=True)
+class TopLevel:
+    """The keys of a recipe, in the order of a resolved one.
+
+    Args:
+        nasframe: version of the recipe format.
+        name: names the run's directory; default: the file's name.
+        description: what the recipe shows.
+        plugins: one-file plugins to load, read from the recipe's folder.
+        seed: every random stream is made from it.
+        model: the network and its tokenizer.
+        task: data, loss and metrics.
+        space: what may vary, and how a choice becomes a network.
+        sampler: the shared sampler, which stages use as ``sampler: shared``.
+        trainer: who runs the training loops, unless a stage names another.
+        estimators: costs with options of their own, by the name that bounds and objectives use.
+        constraints: bounds that every answer of a search must meet.
+        budgets: bounds that each get a winner of their own.
+        objectives: what searches maximise; ``-`` before costs and losses; default: the task's primary metric.
+        stages: what to do, in order.
+        set: overrides by dotted path, for what an extended file says inside its list of stages.
+        switches: named sets of overrides, turned on by ``NAME=true``.
+    """
+
+    nasframe: Count = FORMAT
+    name: str | None = None
+    description: str = ""
+    plugins: list[str] = field(default_factory=list)
+    seed: Seed = 0
+    model: Any = None
+    task: Any = None
+    space: Any = None
+    sampler: Any = None
+    trainer: Any = None
+    estimators: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] = field(default_factory=dict)
+    objectives: list[str] | None = None
+    stages: list[Any] = field(default_factory=list)
+    set: Mapping[str, Any] = field(default_factory=dict)
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLUGIN_KEYS = ("model", "task", "space", "sampler", "trainer")

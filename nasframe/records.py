@@ -1,0 +1,341 @@
+"""The plain data that every part of nasframe hands to the next: records, no behaviour.
+
+Read this file and ``interfaces.py`` and you know the framework; everything else is functions between these records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
+
+from nasframe.units import MOST, is_percent, is_portion, is_share
+
+if TYPE_CHECKING:
+    import torch
+
+
+Arch: TypeAlias = Mapping[str, Any]
+"""An architecture: a JSON-plain mapping from knob to value, in the canonical form its domain gives it."""
+
+Forward: TypeAlias = Callable[..., Any]
+"""A network as a function: keyword inputs (``input_ids``, ``attention_mask`` …) to a Hugging Face model output."""
+
+Count: TypeAlias = Annotated[int, Ge(1), Le(MOST)]
+"""How many: trials, steps, epochs between evaluations."""
+Natural: TypeAlias = Annotated[int, Ge(0), Le(MOST)]
+"""How many, none included."""
+Size: TypeAlias = Annotated[int, Ge(1), Le(10**6)]
+"""A size in memory: examples in a batch, tokens in a text, units in a layer."""
+MaxLength: TypeAlias = Annotated[int, Ge(3), Le(10**6)]
+"""Tokens after which texts are cut: two special tokens, and one of the text, are the least."""
+MOST_SEED = 10**18
+Seed: TypeAlias = Annotated[int, Ge(0), Le(MOST_SEED)]
+"""What random streams are made from."""
+Positive: TypeAlias = Annotated[float, Gt(0), Le(MOST)]
+"""A factor, rate or duration that cannot be nothing."""
+NonNegative: TypeAlias = Annotated[float, Ge(0), Le(MOST)]
+"""A factor, rate or duration; 0 switches off what it belongs to."""
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""A part of a whole, nothing and all of it included."""
+ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+"""A part of a whole, but not all of it."""
+Label: TypeAlias = str | bool | Annotated[int, Ge(-(10**18)), Le(10**18)] | Annotated[float, Ge(-1e18), Le(1e18)]
+"""A class as a recipe writes it; what data hold may be words, numbers or truth values."""
+Percent: TypeAlias = Annotated[str, Predicate(is_percent), doc("a share from 0% to 100%")]
+"""A part of a whole, as text."""
+ShareText: TypeAlias = Annotated[str | float, Predicate(is_share), doc("a share from 0% to 100%")]
+"""A part of a whole, as text or from 0 to 1."""
+Portion: TypeAlias = Annotated[str | float, Predicate(is_portion), doc("a share such as '10%', or a number")]
+"""Some of a number of things: a share, or how many."""
+
+TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Marks an option that names a plugin, as in ``inner: Annotated[Any, Ref("sampler")]``."""
+
+    kind: str
+
+
+SamplerRef: TypeAlias = Annotated[Any, Ref("sampler")]
+TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
+ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
+SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
+
+
+def canonical_json(value: Any) -> str:
+    """Write a JSON-plain value in the one form that equal values share (sorted keys, no spaces).
+
+    >>> canonical_json({"b": 1, "a": [1, 2]})
+    '{"a":[1,2],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def arch_id(arch: Arch) -> str:
+    """Name an architecture by the hash of its canonical form, 16 hexadecimal digits.
+
+    >>> arch_id({"heads.0": 4, "layers": [0]}) == arch_id({"layers": [0], "heads.0": 4})
+    True
+    """
+    return hashlib.sha256(canonical_json(arch).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One answer to a sampler's proposal.
+
+    Args:
+        arch: the architecture, canonical.
+        score: the number to maximise; ``None`` where the architecture was not evaluated.
+        objectives: several numbers, all to be maximised, where the search has several.
+        metrics: what the task measured, by name.
+        costs: what the estimators counted, by name, each in its estimator's unit.
+        violation: sum of the relative excesses over the constraints; 0 is feasible.
+        state: ``done`` (evaluated), ``repeat`` (answered from the archive), ``screened`` (breaks a
+            constraint, not evaluated) or ``failed`` (evaluation raised or gave a number that is not finite).
+        origin: ``train`` (score is a negative training loss) or ``search``.
+        examples: how many examples the score rests on; ``None`` means the whole split.
+
+    >>> Trial(arch={"layers": [0, 1]}, score=0.9).state
+    'done'
+    """
+
+    arch: Arch
+    score: float | None
+    objectives: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    violation: float = 0.0
+    state: TrialState = "done"
+    origin: Literal["train", "search"] = "search"
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """An additive cost: ``base`` plus one entry for each knob that is present in the canonical architecture.
+
+    Args:
+        base: the cost of what never changes.
+        choices: knob → cost of each of its values, in the order of ``domain.knobs[knob]``.
+    """
+
+    base: float
+    choices: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch of one task.
+
+    Args:
+        inputs: the network's keyword inputs, each ``(batch, length)``.
+        labels: ``(batch,)`` class indices, or floats for regression.
+        ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    labels: torch.Tensor
+    ids: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def tokens(self) -> int:
+        """Token positions in the batch, padding included."""
+        return int(self.inputs["input_ids"].numel())
+
+    def to(self, device: Any) -> Batch:
+        """Copy the tensors to a device."""
+        return Batch({k: v.to(device) for k, v in self.inputs.items()}, self.labels.to(device), self.ids.to(device))
+
+    def part(self, rank: int, count: int) -> Batch:
+        """Take every ``count``-th example from ``rank`` on: one process's share of the batch."""
+        return Batch(
+            {k: v[rank::count] for k, v in self.inputs.items()}, self.labels[rank::count], self.ids[rank::count]
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task says of a network on a split.
+
+    Args:
+        metrics: name → value, the task's ``primary`` among them.
+        predictions: column → list, one entry an example (``id``, ``label``, ``prediction`` and the like).
+        examples: how many examples were used.
+        tokens: token positions that went through the network, padding included.
+    """
+
+    metrics: Mapping[str, float]
+    predictions: Mapping[str, Sequence[Any]]
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """What a number that a task measures means to a reader; its name does not say it.
+
+    Args:
+        percent: a share, written times 100.
+        higher_is_better: which way a search goes.
+        positive: the class that the number is about, if it is about one, as ``f1`` is; named in every table.
+        companion: stands beside the primary metric in every table.
+        dev_only: measured on ``dev`` alone, so that no search can aim at it.
+    """
+
+    percent: bool = False
+    higher_is_better: bool = True
+    positive: str | None = None
+    companion: bool = False
+    dev_only: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of every training stage, once for all recipes.
+
+    Args:
+        epochs: passes over the training data; a fraction is allowed. Give this or ``max_steps``.
+        max_steps: optimiser steps.
+        batch_size: examples an optimiser step sees, over all processes and micro-batches.
+        learning_rate: the peak.
+        warmup_ratio: share of the steps over which the rate rises to its peak.
+        schedule: what follows the warm-up.
+        weight_decay: decoupled decay; biases and normalisation are spared.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        max_grad_norm: gradients are scaled down to this norm; 0 switches clipping off.
+        accumulate: micro-batches a step is split into, to save memory.
+        precision: ``auto`` is bfloat16 autocast where the device computes it natively.
+        eval_every: evaluate on ``select`` each so many steps; default: once an epoch where it is needed.
+        keep: the ``last`` weights, or the ``best`` on ``select``.
+        early_stop: end after so many evaluations without a gain.
+        archs_per_step: sub-networks whose gradients are accumulated before one step.
+        teacher_cache: ``step`` computes a teacher's logits once a batch, ``run`` keeps them by example.
+        checkpoint_every: seconds between the checkpoints that a resume starts from.
+    """
+
+    epochs: Positive | None = None
+    max_steps: Count | None = None
+    batch_size: Size = 32
+    learning_rate: Positive = 5e-5
+    warmup_ratio: Share = 0.1
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NonNegative = 0.01
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    max_grad_norm: NonNegative = 1.0
+    accumulate: Count = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    eval_every: Count | None = None
+    keep: Literal["last", "best"] = "last"
+    early_stop: Count | None = None
+    archs_per_step: Count = 1
+    teacher_cache: Literal["step", "run"] = "step"
+    checkpoint_every: NonNegative = 30.0
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What one stage cost, for one role: the budget that "equal budget" compares.
+
+    ``role`` is ``student``, ``teacher`` or ``evaluation``; MACs count the matrix products of the sub-networks
+    really run, padding included; backward is twice forward where gradients were taken.
+    """
+
+    role: str
+    steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    forward_macs: float = 0.0
+    backward_macs: float = 0.0
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+def summed(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+    """Add ledger entries up, one for each role.
+
+    >>> summed([LedgerEntry("student", steps=1), LedgerEntry("student", steps=2)])[0].steps
+    3
+    """
+    found: dict[str, LedgerEntry] = {}
+    for entry in entries:
+        known = astuple(found.get(entry.role, LedgerEntry(entry.role)))[1:]
+        found[entry.role] = LedgerEntry(entry.role, *(a + b for a, b in zip(known, astuple(entry)[1:], strict=True)))
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What was read of one file, or of one split of a hub data set.
+
+    Args:
+        split: the split that it became, or was the origin of: ``train`` or ``dev``.
+        name: the file.
+        rows: rows that became examples.
+        left_out: broken rows that did not, because the published file has some.
+    """
+
+    split: str
+    name: str
+    rows: int
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split of a task's data in numbers.
+
+    Args:
+        name: of the split.
+        rows: its examples.
+        texts: its distinct texts, or pairs of texts.
+        near: texts among them that differ from an earlier one in case, spaces, punctuation or Unicode form only.
+        in_train: rows whose text stands in ``train`` too; ``None`` for ``train`` itself.
+        near_train: other rows of whose text a near copy stands in ``train``; ``None`` for ``train`` itself.
+        conflicting: rows whose text has another label in another row, of this split or of another.
+        classes: rows of each class, in the order of the summary's ``labels``; ``None`` for regression.
+        longest: tokens of the longest text, before it is cut; ``None`` where there is no tokenizer.
+        cut: share of the texts that ``max_length`` cuts.
+        measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
+    """
+
+    name: str
+    rows: int
+    texts: int
+    near: int
+    in_train: int | None
+    near_train: int | None
+    conflicting: int
+    classes: Sequence[int] | None
+    longest: int | None = None
+    cut: float | None = None
+    measured: int = 0
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What happened to a user's data on the way to a task's splits; ``asdict`` makes it JSON-plain.
+
+    Args:
+        sources: what was read; empty where the task reads no files.
+        splits: what it became.
+        labels: the class names in index order, or ``None`` for regression.
+        unused: rows that were read and are in no split, because the recipe limits the training examples.
+        max_length: tokens at which a text is cut.
+    """
+
+    sources: Sequence[DataSource]
+    splits: Sequence[SplitSummary]
+    labels: Sequence[str] | None
+    unused: int = 0
+    max_length: int | None = None

@@ -1,0 +1,138 @@
+"""What a search is asked for: winners within bounds; and whether any architecture can be one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nasframe.errors import UnsatisfiableError
+from nasframe.records import Arch
+from nasframe.search.constraints import Bounds, Screen, parse_bounds
+from nasframe.search.restrict import restrict
+
+Costs = Callable[[Arch], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A winner to find: its name, and the bounds it must meet, those of its budget and all constraints."""
+
+    name: str
+    bounds: Mapping[str, Bounds]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name} {bounds}" for name, bounds in self.bounds.items())
+
+
+def parse_limits(
+    constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
+) -> tuple[dict[str, Bounds], dict[str, dict[str, Bounds]]]:
+    """Read constraints and budgets as recipes write them.
+
+    Args:
+        constraints: cost → bounds.
+        budgets: cost → one bound or several, each with a winner of its own.
+        full: cost → that of the full network.
+
+    Returns:
+        Cost → bounds, and cost → {the budget's text: bounds}.
+    """
+    bounds = {name: parse_bounds(text, full[name]) for name, text in constraints.items()}
+    shares = {n: {str(t): parse_bounds(t, full[n]) for t in listed(texts)} for n, texts in budgets.items()}
+    return bounds, shares
+
+
+def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
+    """Name the winners to find.
+
+    Args:
+        prefix: ``best`` gives ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
+        bounds: cost → bounds that each must meet.
+        budgets: cost → {the budget's name: bounds}.
+    """
+    budgets = {cost: texts for cost, texts in budgets.items() if texts}
+    found = []
+    for cost, texts in budgets.items():
+        for text, budget in texts.items():
+            name = f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}"
+            both = budget.joined(bounds[cost]) if cost in bounds else budget
+            found.append(Goal(name, {**bounds, cost: both}))
+    return found or [Goal(prefix, bounds)]
+
+
+def check_reachable(wanted: Iterable[Goal], region: Any, costs: Costs) -> None:
+    """Make sure that the domain has an architecture for each goal.
+
+    Args:
+        wanted: the goals.
+        region: the domain.
+        costs: architecture → costs by name.
+
+    Raises:
+        UnsatisfiableError: it has none for some; every one is told, with the nearest reachable values.
+    """
+    found = [f"{goal.name}: {text}" for goal in wanted if (text := obstacle(goal, region, costs))]
+    if found:
+        raise UnsatisfiableError("\n".join(found))
+
+
+def obstacle(goal: Goal, region: Any, costs: Costs) -> str:
+    """Say why no architecture of a domain can meet a goal; nothing where one can."""
+    screen = Screen(goal.bounds, costs)
+    try:
+        if screen.bounds:
+            restrict(region, keep=screen).sample(np.random.default_rng(0))
+        return ""
+    except UnsatisfiableError:
+        found = nearest(region, screen)
+        return f"no architecture has {goal}. The nearest reachable is {shortfall(goal, found)}."
+
+
+def shortfall(goal: Goal, costs: Mapping[str, float]) -> str:
+    """Write those costs that break a goal's bounds, or all bounded ones where none does."""
+    broken = [name for name, bound in goal.bounds.items() if bound.violation(costs[name]) > 0] or list(goal.bounds)
+    return ", ".join(f"{name} = {goal.bounds[name].show(costs[name])}" for name in broken)
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list of what is one thing or a list already.
+
+    >>> listed("50%"), listed(["75%", "50%"])
+    (['50%'], ['75%', '50%'])
+    """
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def nearest(region: Any, screen: Screen) -> Mapping[str, float]:
+    """Return the costs of the least violating architecture that a descent from corners and random draws finds."""
+    rng = np.random.default_rng(0)
+    ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
+    best: tuple[float, Arch] = (math.inf, {})
+    for arch in [*ends, *(region.sample(rng) for _ in range(5))]:
+        excess = screen.violation(arch)
+        for _ in range(300):
+            other = region.mutate(arch, rng)
+            if (reached := screen.violation(other)) <= excess:
+                arch, excess = other, reached
+        if excess < best[0]:
+            best = excess, arch
+    return screen.costs(best[1])
+
+
+def winners(prefix: str, budgets: Mapping[str, Any]) -> list[str]:
+    """Name the winners of a search, one a budget.
+
+    >>> winners("best", {"macs": ["50%", "30%"]}), winners("best", {})
+    (['best@50%', 'best@30%'], ['best'])
+    """
+    budgets = {cost: given for cost, given in budgets.items() if given != []}
+    pairs = [
+        (cost, text) for cost, given in budgets.items() for text in (given if isinstance(given, list) else [given])
+    ]
+    if not pairs:
+        return [prefix]
+    return [f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}" for cost, text in pairs]

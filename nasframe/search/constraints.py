@@ -1,0 +1,145 @@
+"""What is feasible: bounds on costs, and penalties for breaking them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nasframe.errors import UsageError
+from nasframe.records import Arch
+from nasframe.units import parse_number, parse_share, unit_fault
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A closed interval that a cost must lie in.
+
+    >>> Bounds(high=50.0).violation(60.0)
+    0.2
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    full: float | None = field(default=None, compare=False, repr=False)  # the full network's cost, to show shares
+
+    def violation(self, cost: float) -> float:
+        """Return the excess relative to the bound broken, 0 inside; a cost that is not a number breaks any bound."""
+        if self.low <= cost <= self.high:
+            return 0.0
+        if math.isnan(cost):
+            return math.inf
+        bound = self.high if cost > self.high else self.low
+        return abs(cost - bound) / (abs(bound) or 1.0)
+
+    def shared(self, cost: float, extremes: tuple[float, float]) -> float:
+        """Return how far ``cost`` lies on the way from the bound broken to the extreme of that side, 0 inside."""
+        if self.low <= cost <= self.high:
+            return 0.0
+        bound, extreme = (self.high, extremes[1]) if cost > self.high else (self.low, extremes[0])
+        return min(abs(cost - bound) / max(abs(extreme - bound), 1e-12), 1.0)
+
+    def joined(self, other: Bounds) -> Bounds:
+        """Return the interval that both leave; ``violation`` is never 0 where there is none."""
+        return Bounds(max(self.low, other.low), min(self.high, other.high), self.full)
+
+    def show(self, cost: float) -> str:
+        """Write a cost, with its share of the full network's where that is known."""
+        return f"{cost:,.10g}" + (f" ({cost / self.full:.1%} of the full network)" if self.full else "")
+
+    def __str__(self) -> str:
+        sides = [f">= {self.low:,.10g}"] * (self.low > -math.inf) + [f"<= {self.high:,.10g}"] * (self.high < math.inf)
+        return ", ".join(sides) or "anything"
+
+
+def parse_bounds(
+    text: str | float | Sequence[str | float], full: float | None = None, unit: str | None = None
+) -> Bounds:
+    """Read bounds: ``"<= 40M"``, ``">= 40M, <= 66M"``, ``"50%"``, ``40e6``; a bare number is an upper bound.
+
+    Args:
+        text: one bound or several, joined by commas or in a list. ``<`` and ``>`` exclude the bound itself.
+        full: the cost that percentages are of: that of the full network.
+        unit: what the cost is in, as its estimator names it; ``None`` allows any unit.
+
+    Raises:
+        UsageError: not a bound, in a unit of something else, a percentage of nothing, or a band that is empty.
+
+    >>> parse_bounds(">= 40M, <= 66M")
+    Bounds(low=40000000.0, high=66000000.0)
+    >>> parse_bounds("50%", full=10.0).high
+    5.0
+    """
+    low, high = -math.inf, math.inf
+    parts = [p for t in text for p in str(t).split(",")] if isinstance(text, list | tuple) else str(text).split(",")
+    for part in parts:
+        sign, number = re.fullmatch(r"\s*(<=|>=|<|>|==|=|)\s*(.*)", part, re.DOTALL).groups()  # type: ignore[union-attr]
+        share = parse_share(number)
+        if share is not None and full is None:
+            raise UsageError(f"bound {part.strip()!r}: a percentage of an unknown full cost. Give a number.")
+        fault = "" if unit is None else unit_fault(number, unit)
+        if fault:
+            raise UsageError(fault)
+        value = parse_number(number) if share is None else share * float(full or 0)
+        if sign not in (">", ">="):
+            high = min(high, math.nextafter(value, -math.inf) if sign == "<" else value)
+        if sign not in ("<", "<=", ""):
+            low = max(low, math.nextafter(value, math.inf) if sign == ">" else value)
+    if low > high:
+        raise UsageError(f"bounds {text!r} contradict each other: nothing is {Bounds(low, high)}")
+    return Bounds(low, high, full)
+
+
+def violation(costs: Mapping[str, float], bounds: Mapping[str, Bounds]) -> float:
+    """Return the sum of the relative excesses over all bounds; 0 is feasible."""
+    return sum(bound.violation(costs[name]) for name, bound in bounds.items())
+
+
+class Screen:
+    """A condition on architectures, for ``domain.restrict(keep=…)``: their costs meet all bounds.
+
+    Args:
+        bounds: cost → bounds.
+        costs: architecture → its costs by name.
+    """
+
+    def __init__(self, bounds: Mapping[str, Bounds], costs: Callable[[Arch], Mapping[str, float]]) -> None:
+        self.bounds, self.costs = bounds, costs
+
+    def __call__(self, arch: Arch) -> bool:
+        """Tell whether all bounds are met."""
+        return self.violation(arch) == 0
+
+    def violation(self, arch: Arch) -> float:
+        """Return the sum of the relative excesses; domains descend on it."""
+        return violation(self.costs(arch), self.bounds)
+
+
+def penalised(
+    score: float,
+    costs: Mapping[str, float],
+    bounds: Mapping[str, Bounds],
+    extremes: Mapping[str, tuple[float, float]],
+    power: float,
+    form: Literal["monotone", "published"] = "monotone",
+) -> float:
+    """Lower a score by how far its costs exceed the bounds: ``score · (1 − (cost − C) / (cost_max − C)) ** power``.
+
+    The soft penalty of YOCO-BERT (arXiv 2106.02435), with one factor a bound.
+
+    Args:
+        score: what was measured.
+        costs: cost by name.
+        bounds: what they should meet.
+        extremes: cost → (smallest, largest) of the domain.
+        power: the exponent.
+        form: a negative score is lowered too (``monotone``: times 2 − factor), or multiplied as ``published``, which
+            raises it.
+
+    >>> penalised(0.8, {"params": 75.0}, {"params": Bounds(high=50.0)}, {"params": (0.0, 100.0)}, 2)
+    0.2
+    """
+    factor = math.prod((1 - b.shared(costs[name], extremes[name])) ** power for name, b in bounds.items())
+    return score * factor if score >= 0 or form == "published" else score * (2 - factor)

@@ -1,1 +1,0 @@
-"""Studies: arms by seeds of one recipe, and the paired statistics that compare them."""

@@ -1,0 +1,1 @@
+"""Training: what loops are made of."""

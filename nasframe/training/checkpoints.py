@@ -1,0 +1,49 @@
+"""When and what a trainer writes down so that a resume goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nasframe.interfaces import TrainJob
+
+SHARE = 0.05  # of the time that checkpoints may take, however large the network
+
+
+class Checkpoints:
+    """Keeps the states of a trainer's parts.
+
+    Args:
+        job: the stage; ``checkpoint`` and ``checkpoint_every`` are read.
+        parts: all that has ``state_dict`` and ``load_state_dict``, by name.
+        writes: whether this process writes; all processes read.
+    """
+
+    def __init__(self, job: TrainJob, parts: Mapping[str, Any], writes: bool = True) -> None:
+        self.job, self.parts, self.writes = job, parts, writes and job.checkpoint is not None
+        self.saved_at, self.took = time.monotonic(), 0.0
+
+    def save(self) -> None:
+        """Write all states."""
+        began = time.monotonic()
+        if self.writes:
+            self.job.checkpoint.save({name: part.state_dict() for name, part in self.parts.items()})
+        self.saved_at = time.monotonic()
+        self.took = self.saved_at - began
+
+    def due(self) -> bool:
+        """Tell whether the last time is long enough ago."""
+        return time.monotonic() - self.saved_at >= max(self.job.options.checkpoint_every, self.took / SHARE)
+
+    def save_if_due(self) -> None:
+        """Write all states where the last time is long enough ago."""
+        if self.due():
+            self.save()
+
+    def load(self) -> None:
+        """Give all parts their states back, where there are any."""
+        state = self.job.checkpoint.load() if self.job.checkpoint is not None else None
+        if state is not None:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])

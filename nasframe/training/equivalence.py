@@ -1,0 +1,66 @@
+"""Proving that taking parts out of a network changed nothing: logits before and after, on one small batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasframe.errors import VerificationError
+from nasframe.interfaces import TrainJob
+
+TOLERANCE = 1e-5  # of fp32 logits, over their size where that is more than 1
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference of two networks' logits, each over the logit's size where that is more than 1.
+
+    >>> apart(torch.tensor([0.5, 100.0]), torch.tensor([0.25, 101.0]))
+    0.25
+    """
+    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+
+
+def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return how far two networks' logits are apart, as :func:`apart` has it.
+
+    Args:
+        what: the network, for the error.
+        found: its logits.
+        expected: those it should have.
+
+    Raises:
+        VerificationError: by more than ``TOLERANCE``.
+    """
+    error = apart(found, expected)
+    if not error <= TOLERANCE:
+        raise VerificationError(f"{what} differs by {error:g}. Expected {TOLERANCE:g} or less.")
+    return error
+
+
+def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Take out of a stage's network what is zero, and prove that the logits of a batch of eight stay.
+
+    Args:
+        job: the stage; the difference is logged as ``removal_error``.
+        remove: changes the network in place, and returns the architecture of what is left.
+
+    Raises:
+        VerificationError: without its zeros the network says something else.
+    """
+    from nasframe.nn.slices import extract
+
+    net: Any = job.net.eval()
+    batch = next(iter(job.task.train_batches(0, 0, 8))).to(next(net.parameters()).device)
+
+    def logits(net: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return net(**batch.inputs).logits
+
+    before = logits(net)
+    arch = remove()
+    error = same(f"stage {job.stage!r}: the network without its zeros", logits(extract(net, arch)), before)
+    job.log(job.total, {"removal_error": error})
+    return arch

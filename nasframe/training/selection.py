@@ -1,0 +1,140 @@
+"""Measuring on ``select`` while training: which weights to keep, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.parametrize import is_parametrized
+
+from nasframe.errors import RunError, UsageError
+from nasframe.interfaces import TrainJob
+from nasframe.nn.elastic import layers_of
+from nasframe.records import Arch
+
+
+def measured_archs(job: TrainJob) -> Sequence[Arch | None]:
+    """Say which networks stand for a stage: the whole one, ``arch``, or a sampler's smallest and largest."""
+    domain: Any = job.within or getattr(job.space, "domain", None)
+    if job.sampler is None or not hasattr(domain, "largest"):
+        return [job.arch]
+    return [domain.smallest(), domain.largest()]
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average metrics over networks.
+
+    >>> mean_metrics([{"accuracy": 0.5}, {"accuracy": 1.0}])
+    {'accuracy': 0.75}
+    """
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+class Selection:
+    """Follows one stage's score over its evaluations; scores of different sub-networks are not compared.
+
+    Args:
+        job: the stage; ``eval_every``, ``keep`` and ``early_stop`` are read.
+        epoch: steps in an epoch, after which to measure where nothing else is said.
+    """
+
+    def __init__(self, job: TrainJob, epoch: int) -> None:
+        self.job = job
+        needed = job.options.keep == "best" or job.options.early_stop is not None
+        self.every = job.options.eval_every or (epoch if needed else None)
+        self.best: float | None = None
+        self.stale = 0
+        self.weights: dict[str, torch.Tensor] = {}
+        self.measured: Sequence[Arch | None] | None = None
+
+    def due(self, step: int, last: bool) -> bool:
+        """Tell whether to measure after so many steps; the end is measured wherever anything is."""
+        return self.every is not None and (last or step % self.every == 0)
+
+    def add(self, score: float) -> bool:
+        """Take a new score, keep the weights behind the best one, and tell whether training should stop."""
+        options, archs = self.job.options, [arch and dict(arch) for arch in measured_archs(self.job)]
+        if self.measured != archs:  # a modifier lowered the stage's architecture: what was best before is another net
+            self.measured, self.best, self.weights = archs, None, {}
+        better = math.isfinite(score) and (self.best is None or score > self.best)
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = score
+            if options.keep == "best":
+                self.weights = {name: tensor.clone() for name, tensor in self.job.net.state_dict().items()}
+        return options.early_stop is not None and self.stale >= options.early_stop
+
+    def finish(self) -> None:
+        """Put the best weights back, where they were kept.
+
+        Raises:
+            RunError: no evaluation gave a finite score, so that no weights are the best.
+        """
+        if self.job.options.keep == "best" and not self.weights:
+            raise RunError(
+                f"stage {self.job.stage!r}: keep: best: no evaluation on select gave a finite "
+                f"{self.job.task.primary}. Expected one at least."
+            )
+        if self.weights:
+            self.job.net.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score, its weights, the evaluations since, and what was measured."""
+        return {"best": self.best, "stale": self.stale, "weights": self.weights, "measured": self.measured}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.best, self.stale, self.weights = state["best"], state["stale"], dict(state["weights"])
+        self.measured = state["measured"]
+
+
+def whole_network(job: TrainJob, name: str) -> None:
+    """Refuse stages that train sub-networks, for a modifier that makes one network smaller, or keep earlier weights.
+
+    Args:
+        job: the stage.
+        name: the modifier's, for the error.
+
+    Raises:
+        UsageError: there is a sampler or an architecture, or as :func:`last_weights` says.
+    """
+    if job.sampler is not None or job.arch is not None:
+        raise UsageError(f"{name}: stage {job.stage!r} trains sub-networks. Expected no 'sampler' and no 'arch'.")
+    last_weights(job, name)
+
+
+def last_weights(job: TrainJob, name: str) -> None:
+    """Refuse stages that may end with weights of an earlier step, for a modifier that is done in the last one only.
+
+    Raises:
+        UsageError: ``keep: best`` or ``early_stop`` is on.
+    """
+    if job.options.keep == "best" or job.options.early_stop is not None:
+        what = "keep: best" if job.options.keep == "best" else "early_stop"
+        raise UsageError(
+            f"{name}: stage {job.stage!r} has {what} and may end with the weights of an earlier step, before this was "
+            "done. Expected keep: last, and no early_stop; the stage that follows may use both."
+        )
+
+
+def free_to_reorder(job: TrainJob, name: str) -> None:
+    """Refuse stages in which heads and neurons cannot be reordered, for a modifier that does so.
+
+    Raises:
+        UsageError: another modifier keeps what belongs to single weights, which would not move along, or the layers are
+            parametrised.
+    """
+    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
+    for other in job.modifiers:
+        if getattr(other, "by_entry", False):
+            raise UsageError(
+                f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
+                "Expected it in a later stage: n:m comes after structure."
+            )
+    if any(is_parametrized(module) for module in layers_of(job.net).modules()):
+        raise UsageError(
+            f"{start}a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
+            "quantise in a later stage."
+        )

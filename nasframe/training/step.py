@@ -1,0 +1,236 @@
+"""One architecture's share of one optimiser step, as modifiers see it, and the forward passes behind it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.interfaces import TrainJob, sizes_of
+from nasframe.nn import count
+from nasframe.records import Arch, Batch, LedgerEntry, arch_id
+from nasframe.training.optim import autocast, finite_outputs
+
+
+class Ledger:
+    """Adds up what a stage costs, by role.
+
+    >>> ledger = Ledger()
+    >>> ledger.add("student", examples=32, forward_macs=1e6)
+    >>> ledger.entries()[0].examples
+    32
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, float]] = {}
+
+    def add(self, role: str, **amounts: float) -> None:
+        """Add amounts, named as the fields of :class:`~nasframe.records.LedgerEntry`, to a role."""
+        row = self.counts.setdefault(role, {})
+        for name, amount in amounts.items():
+            row[name] = row.get(name, 0) + amount
+
+    def seconds(self, *roles: str) -> float:
+        """Return the time that roles have taken so far."""
+        return sum(self.counts.get(role, {}).get("seconds", 0.0) for role in roles)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums."""
+        return self.counts
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from these sums."""
+        self.counts = {role: dict(row) for role, row in state.items()}
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return one entry for each role that cost something."""
+        whole = ("steps", "examples", "tokens", "evaluations")
+        rows = {r: {k: round(v) if k in whole else v for k, v in row.items()} for r, row in self.counts.items()}
+        return [LedgerEntry(role, **row) for role, row in rows.items()]  # type: ignore[arg-type]
+
+
+class Passes:
+    """Runs networks for a training stage: in its precision, with the outputs its modifiers need, counted.
+
+    Args:
+        job: the stage.
+        device: where networks and batches lie.
+        ledger: where costs go.
+    """
+
+    def __init__(self, job: TrainJob, device: torch.device, ledger: Ledger) -> None:
+        self.job, self.device, self.ledger = job, device, ledger
+        self.share = 1.0  # examples of the whole batch that one example of this process stands for in the ledger
+        needs = frozenset[str]().union(*(modifier.needs for modifier in job.modifiers))
+        self.outputs = {f"output_{name}": True for name in sorted(needs)}
+        self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher_cache: run
+        self._costs: dict[tuple[int, int], count.Additive] = {}
+        self._teachers: dict[str, nn.Module] = {}
+        self._memo: tuple[Batch | None, dict[str, Any]] = (None, {})
+
+    def student(self, arch: Arch | None, batch: Batch, **inputs: Any) -> Any:
+        """Run the network being trained, or its sub-network ``arch``."""
+        self._count("student", self.job.net, arch, batch)
+        return self._run(self.job.net, arch, {**batch.inputs, **self.outputs, **inputs})
+
+    def teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
+        """Run a saved network on a batch, once; what it says is remembered until another batch comes."""
+        key = name if arch is None else f"{name} {arch_id(arch)}"
+        if self._memo[0] is not batch:
+            self._memo = (batch, {})
+        answers = self._memo[1]
+        if key not in answers:
+            keep = self.job.options.teacher_cache == "run" and not self.outputs
+            answers[key] = self._remembered(key, name, arch, batch) if keep else self._taught(name, arch, batch)
+        return answers[key]
+
+    def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
+        """Measure the network, or its sub-network ``arch``, on a split; NaN where its outputs are not finite."""
+
+        finite = True
+
+        def forward(**inputs: torch.Tensor) -> Any:
+            nonlocal finite
+            here = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            outputs = self._run(self.job.net, arch, here)
+            finite = finite and finite_outputs(outputs)
+            return outputs
+
+        began = time.perf_counter()
+        self.job.net.eval()
+        result = self.job.task.evaluate(forward, split)
+        self.job.net.train()
+        macs = self.macs(self.job.net, arch, result.examples, max(1, result.tokens // result.examples))
+        self.ledger.add(
+            "evaluation", evaluations=1, examples=result.examples, tokens=result.tokens, forward_macs=macs,
+            seconds=time.perf_counter() - began,
+        )  # fmt: skip
+        if finite:
+            return result.metrics
+        return dict.fromkeys(result.metrics, math.nan)  # NaN has a largest entry too, and so a class
+
+    def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
+        """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens."""
+        key = (id(net), length)
+        if key not in self._costs:  # sizes do not change inside a stage
+            self._costs[key] = count.macs(net, 1, length)
+        return batch * self._costs[key].of(sizes_of(self.job.space, arch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""
+        return {
+            key: {"ids": torch.tensor(list(known)), "logits": torch.stack(list(known.values()))}
+            for key, known in self.logits.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the logits that ``state_dict`` returned."""
+        self.logits = {key: dict(zip(kept["ids"].tolist(), kept["logits"], strict=True)) for key, kept in state.items()}
+
+    def _remembered(self, key: str, name: str, arch: Arch | None, batch: Batch) -> Any:
+        known, ids = self.logits.setdefault(key, {}), batch.ids.tolist()
+        if not all(i in known for i in ids):
+            known.update(zip(ids, self._taught(name, arch, batch).logits.cpu(), strict=True))
+        return SequenceClassifierOutput(logits=torch.stack([known[i] for i in ids]).to(self.device))
+
+    @torch.no_grad()
+    def _taught(self, name: str, arch: Arch | None, batch: Batch) -> Any:
+        began = time.perf_counter()
+        if name not in self._teachers:
+            self._teachers[name] = saved_model(self.job, name).to(self.device).eval()
+        net = self._teachers[name]
+        self._count("teacher", net, arch, batch)
+        outputs = self._run(net, arch, {**batch.inputs, **self.outputs})
+        self.ledger.add("teacher", steps=1, seconds=time.perf_counter() - began)
+        return outputs
+
+    def _run(self, net: nn.Module, arch: Arch | None, inputs: Mapping[str, Any]) -> Any:
+        forward = net if arch is None or self.job.space is None else self.job.space.view(net, arch)
+        with autocast(self.job.options.precision, self.device):
+            return forward(**inputs)
+
+    def _count(self, role: str, net: nn.Module, arch: Arch | None, batch: Batch) -> None:
+        macs = self.macs(net, arch, *batch.inputs["input_ids"].shape) * self.share
+        backward = 2 * macs if torch.is_grad_enabled() else 0.0
+        self.ledger.add(
+            role, examples=len(batch) * self.share, tokens=batch.tokens * self.share, forward_macs=macs,
+            backward_macs=backward,
+        )  # fmt: skip
+
+
+def saved_model(job: TrainJob, name: str) -> nn.Module:
+    """Return a saved network of the run.
+
+    Raises:
+        UsageError: none was saved under that name.
+    """
+    if name not in job.models:
+        raise UsageError(
+            f"stage {job.stage!r}: no network was saved as {name!r}. Expected one that a stage names with save_as: "
+            f"{listing(job.models)}.{suggestion(name, job.models)}"
+        )
+    return job.models[name]
+
+
+@dataclass
+class Step:
+    """One architecture's share of one optimiser step.
+
+    Args:
+        job: the stage.
+        passes: runs networks.
+        index: the optimiser step, from 0.
+        total: optimiser steps in all.
+        lr: the learning rate of this step.
+        batch: this process's part of this micro-batch.
+        arch: the sub-network; a modifier may lower it in ``on_batch``. ``None`` is the whole network.
+        outputs: what the network said; ``None`` before the forward.
+        optimizer: the loop's optimiser.
+        skipped: true in ``on_update`` where gradients were not finite and nothing was updated.
+    """
+
+    job: TrainJob
+    passes: Passes
+    index: int
+    total: int
+    lr: float
+    batch: Batch
+    arch: Arch | None
+    optimizer: torch.optim.Optimizer
+    outputs: Any = None
+    skipped: bool = False
+
+    def forward(self, arch: Arch | None = None, batch: Batch | None = None, **inputs: Any) -> Any:
+        """Run the network once more.
+
+        Args:
+            arch: another sub-network; default: this step's.
+            batch: another batch; default: this step's.
+            inputs: keyword inputs that go with, or replace, the batch's.
+
+        Returns:
+            The Hugging Face model output, with the outputs that the stage's modifiers need.
+        """
+        return self.passes.student(arch if arch is not None else self.arch, batch or self.batch, **inputs)
+
+    def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
+        """Run a saved network on this batch, in eval mode and without gradients, once a batch.
+
+        Args:
+            name: what it was saved as.
+            arch: run this sub-network of it.
+
+        Returns:
+            The Hugging Face model output; with ``teacher_cache: run`` its logits only, unless a modifier needs more.
+
+        Raises:
+            UsageError: no network was saved under that name.
+        """
+        return self.passes.teacher(name, arch, self.batch)

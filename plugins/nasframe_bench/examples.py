@@ -1,0 +1,88 @@
+"""How ``nasframe plugins check`` tries a table: a small file, and what can be promised where there is no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasframe import registry
+from nasframe.records import Arch
+from nasframe.testing import Contract, SpaceContract
+from nasframe.testing.kit import check, prepared, require
+
+WIDTHS = (1, 2, 4)
+
+
+class Space(SpaceContract):
+    """A table of 27 architectures. The checks of networks have nothing to check."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Write the table."""
+        return {"path": str(write(folder))}
+
+    @check
+    def test_metrics_and_costs_are_the_file_s(self) -> None:
+        """A view gives the metrics of its row, the estimators its costs."""
+        space = self.make(None)
+        for arch in self.archs(space):
+            found = space.view(None, arch)()
+            require(found == metrics(arch), f"the view of {arch} gives {found}, the file {metrics(arch)}")
+            cost = space.estimators["params"].estimate(space, None, arch)
+            require(cost == params(arch), f"{arch} costs {cost}, in the file {params(arch)}")
+
+
+class Task(Contract):
+    """A task that reads its metrics from the space."""
+
+    kind = "task"
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Choose the metric."""
+        return {"metric": "accuracy"}
+
+    def space(self) -> Any:
+        """Make the space of the table."""
+        return registry.make("space", {"use": "table", **prepared(Space)})
+
+    def make(self) -> Any:
+        """Make the task."""
+        return self.registered(space=self.space())
+
+    @check
+    def test_it_says_what_it_is(self) -> None:
+        """Metric and fingerprint are there, and the same table has the same fingerprint."""
+        task = self.make()
+        require(task.primary == "accuracy", f"the primary metric is {task.primary!r}")
+        require(task.fingerprint == self.make().fingerprint, "two tasks on one table have different fingerprints")
+
+    @check
+    def test_evaluation_reads_the_table(self) -> None:
+        """The metrics are those of the architecture's row."""
+        task, space = self.make(), self.space()
+        for arch in space.archs:
+            found = task.evaluate(space.view(None, arch), "select").metrics
+            require(found == metrics(arch), f"{arch} scores {found}, in the file {metrics(arch)}")
+
+
+def metrics(arch: Arch) -> dict[str, float]:
+    """Return what the table says of an architecture."""
+    return {"accuracy": sum(arch.values()) / 12}
+
+
+def params(arch: Arch) -> float:
+    """Return what the table says an architecture costs."""
+    return 100.0 * sum(arch.values())
+
+
+def write(folder: Path) -> Path:
+    """Write the table."""
+    knobs = {f"width.{i}": list(WIDTHS) for i in range(3)}
+    archs = [{"width.0": a, "width.1": b, "width.2": c} for a in WIDTHS for b in WIDTHS for c in WIDTHS]
+    rows = [{"arch": arch, "metrics": metrics(arch), "costs": {"params": params(arch)}} for arch in archs]
+    table = {"format": 1, "about": {}, "domain": {"knobs": knobs, "active": {}}, "metrics": ["accuracy"]}
+    table |= {"minimise": [], "costs": ["params"], "rows": rows}
+    path = folder / "table.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    return path

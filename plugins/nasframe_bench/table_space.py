@@ -1,0 +1,104 @@
+"""The space of a table: a domain, what each architecture of it scored, and what it costs. There is no network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nasframe.errors import UsageError
+from nasframe.records import Arch, Forward
+from nasframe_bench.layouts import read
+from nasframe_bench.rows import Rows
+from nasframe_bench.surrogate import TableModel
+
+log = logging.getLogger(__name__)
+
+
+class TableSpace:
+    """Architectures whose metrics and costs a file holds.
+
+    A recipe with this space has no ``model``; its task is ``table``, its costs are the table's, and the "full
+    network" that percentages refer to is the costliest row.
+
+    Args:
+        path: a JSON, CSV or Parquet file, as ``nasframe tabulate`` writes it, or in another layout, see the page
+            on tables.
+        missing: what becomes of an architecture that the domain has and the table has not: ``screen`` takes it out
+            of the space, as if it broke a constraint; ``model`` answers with a model fitted to the table.
+        columns: what the columns of a table made elsewhere are: ``{acc: metric.accuracy, ms: cost.latency, note: ""}``;
+            one that is left empty is left out, all others are knobs.
+
+    Raises:
+        UsageError: the file or a row of it cannot be used; the message names both.
+    """
+
+    needs_net = False
+
+    def __init__(
+        self,
+        path: Path,
+        missing: Literal["screen", "model"] = "screen",
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        self.table, self.missing = read(Path(path), columns), missing
+        if not self.table.rows or not self.table.metrics:
+            raise UsageError(f"{path}: no {'metrics' if self.table.rows else 'rows'}. Expected at least one.")
+        self.domain: Any = self.table.domain()
+        self.rows = {repr(row["arch"]): row for row in self.table.rows}
+        self.complete = len(self.rows) == self.domain.size
+        self.model: Any = None
+        if not self.complete and missing == "model":
+            self.model = TableModel(self.table, self.domain)
+            log.warning("%s: %s", path, self.model.about)
+        elif not self.complete:
+            self.domain = Rows(self.domain, [row["arch"] for row in self.table.rows])
+        self.estimators = {name: TableCost(self, name) for name in self.table.costs}
+
+    @property
+    def archs(self) -> list[Arch] | None:
+        """Every architecture of the space, or ``None`` where a model answers for those that the table lacks."""
+        return None if self.model else [row["arch"] for row in self.table.rows]
+
+    def row(self, arch: Arch) -> Mapping[str, Mapping[str, float]]:
+        """Return the metrics and costs of an architecture; not a number where nothing is known of it."""
+        row = self.rows.get(repr(arch)) or self.rows.get(repr(arch := self.domain.canonical(arch)))
+        if row is None and self.model:
+            row = self.model(arch)
+        return row or {"metrics": {}, "costs": dict.fromkeys(self.table.costs, np.nan)}
+
+    def supernet(self, net: Any) -> Any:
+        """Return what was given: there is no network."""
+        return net
+
+    def view(self, net: Any, arch: Arch) -> Forward:
+        """Return a function of nothing to the architecture's metrics."""
+        return lambda **inputs: self.row(arch)["metrics"]
+
+    def extract(self, net: Any, arch: Arch) -> Any:
+        """Refuse: a table holds no weights."""
+        raise UsageError("space 'table' has no network to extract from. Take the architecture to the run it is from.")
+
+
+@dataclass
+class TableCost:
+    """One cost of a table, as an estimator.
+
+    Args:
+        space: the table's space.
+        name: the cost.
+    """
+
+    space: TableSpace
+    name: str
+    unit: str = ""
+
+    def estimate(self, space: Any, net: Any, arch: Arch | None = None) -> float:
+        """Return the cost of an architecture, or of the costliest row."""
+        if arch is None:
+            return max(row["costs"][self.name] for row in self.space.table.rows)
+        return float(self.space.row(arch)["costs"][self.name])

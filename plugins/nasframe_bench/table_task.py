@@ -1,0 +1,66 @@
+"""The task of a table: its metrics are read, not measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.records import Evaluation, Forward, MetricFormat, canonical_json
+
+
+class TableTask:
+    """Score architectures with what their table says of them.
+
+    Args:
+        space: the space ``table`` of the recipe.
+        metric: what a search maximises; default: the table's first metric of which more is better.
+
+    Raises:
+        UsageError: a space without a table, or a metric that the table does not have.
+    """
+
+    labels: Sequence[str] | None = None
+    sizes = {"select": 1}  # noqa: RUF012
+
+    @staticmethod
+    def measures(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat] | None:
+        """Return the metrics of the space's table."""
+        table = getattr(space, "table", None)
+        return None if table is None else formats(table)
+
+    def __init__(self, space: Any = None, metric: str | None = None) -> None:
+        table = getattr(space, "table", None)
+        if table is None:
+            raise UsageError("task 'table' needs the space 'table'. Expected 'space: {use: table, path: FILE}'.")
+        if metric is not None and metric not in table.metrics:
+            hint = suggestion(metric, table.metrics)
+            raise UsageError(f"task 'table': no metric {metric!r}. The table has {listing(table.metrics)}.{hint}")
+        if metric in table.minimise:
+            raise UsageError(f"task 'table': a search looks for the largest {metric!r}, but less of it is better.")
+        more = [name for name in table.metrics if name not in table.minimise]
+        self.primary = metric or (more or list(table.metrics))[0]
+        self.metrics = formats(table)
+        content = canonical_json([table.head(), table.rows, space.missing])
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Any:
+        """Refuse: there is nothing to train on."""
+        raise UsageError("task 'table' has no training data.")
+
+    def loss(self, outputs: Any, batch: Any) -> Any:
+        """Refuse: there is nothing to train on."""
+        raise UsageError("task 'table' has no loss.")
+
+    def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
+        """Return the metrics that the table has for the architecture behind ``forward``."""
+        return Evaluation(forward(), {}, 1, 0)
+
+
+def formats(table: Any) -> dict[str, MetricFormat]:
+    """Return how a table's metrics read."""
+    return {
+        name: MetricFormat(percent=name in table.percent, higher_is_better=name not in table.minimise)
+        for name in table.metrics
+    }

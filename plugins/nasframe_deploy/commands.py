@@ -1,0 +1,73 @@
+"""``nasframe deploy``: models for new constraints from a finished run, in seconds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def deploy(
+    rundir: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new directory for the models.")],
+    constraints: Annotated[
+        list[str] | None,
+        typer.Argument(help="What every model must meet: 'encoder_params<=60%'.", metavar="[COST<=VALUE]..."),
+    ] = None,
+    budgets: Annotated[
+        list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'. May be given again.")
+    ] = None,
+    search: Annotated[
+        int | None, typer.Option("--search", min=1, max=10**6, help="Evaluate so many architectures for each budget.")
+    ] = None,
+    no_search: Annotated[bool, typer.Option("--no-search", help="Answer from the run's archive alone.")] = False,
+    mode: Annotated[Literal["stock", "padded", "hetero"], typer.Option(help="How models are written.")] = "hetero",
+    sampler: Annotated[str, typer.Option(help="Who proposes in a search.")] = "evolution",
+    stage: Annotated[str | None, typer.Option(help="The search to deploy from; default: the run's last.")] = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print deploy.json instead of the table.")] = False,
+) -> None:
+    """Write verified models for new constraints from a finished run; nothing is trained."""
+    from nasframe.errors import UsageError
+
+    if search is not None and no_search:
+        raise UsageError("--search and --no-search contradict each other. Expected one of them.")
+    from nasframe.cli.run import quiet
+    from nasframe_deploy.deploy import deploy as make
+
+    quiet()
+    facts = make(
+        rundir, constraints or [], out=out, budgets=budgets or [], search=0 if no_search else search, mode=mode,
+        sampler=sampler, stage=stage, progress=False if no_progress else None,
+    )  # fmt: skip
+    if json_:
+        import json
+
+        print(json.dumps(facts, indent=1))
+        return
+    _show(facts, out)
+
+
+def _show(facts: dict[str, Any], out: Path) -> None:
+    """Print the table of the models and where they lie."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from nasframe.report.tables import duration
+    from nasframe_deploy.deploy import rows
+
+    header, lines = rows(facts)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    for model in facts["models"]:
+        over = f"  over budget: {model['over_budget']}" if model["over_budget"] else ""
+        print(f"{model['name']:14} {out / model['path']}{over}")
+    spent = duration(facts["seconds"]["total"])
+    print(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all", file=sys.stderr)

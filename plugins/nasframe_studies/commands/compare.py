@@ -1,0 +1,91 @@
+"""``nasframe compare``: set runs that exist against each other, paired by seed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Run directories, folders of runs, or a study's directory; NAME=RUN names its arm."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN|ARM", help="The reference; default: the study's, else the first arm.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="What to compare; default: each task's primary metric.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="dev|select|train", help="Scores on what; default: the study's, else dev.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="Patterns of models to compare; default: budget by budget.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATTERN", help="Compare all models of such tasks under one name; may be repeated."),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="task|page", help="Holm's adjustment over each task's comparisons, or over all of the page."
+        ),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print study.json instead of the tables.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the tables flat, as CSV.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables (booktabs).")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write study.html, .json, .csv, .md, .tex and figures/ there.")
+    ] = None,
+) -> None:
+    """Compare runs paired by seed, and say what cannot be concluded."""
+    from nasframe.errors import UsageError
+    from nasframe_studies.compare import analyse
+
+    if sum([json_, csv, latex, markdown]) > 1:
+        raise UsageError("--json, --csv, --latex, --markdown: expected one of them.")
+    from nasframe_studies import report as study_report
+    from nasframe_studies.runs import as_study
+
+    groups: dict[str, list[str]] = {}
+    for text in group or ():
+        name, equals, pattern = text.partition("=")
+        if not (name and equals and pattern):
+            raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
+        groups.setdefault(name, []).append(pattern)
+    frame, settings = as_study(places, against, metric, models, split, groups, family)
+    if out is None:
+        report = analyse(Path(), frame, settings)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        report = study_report.write(out, frame, settings)
+    show(report, "json" if json_ else "csv" if csv else "latex" if latex else "markdown" if markdown else "")
+    if out is not None:
+        print(f"report  {out / 'study.html'}", file=sys.stderr)
+
+
+def show(report: dict, form: str = "", with_notices: bool = True) -> None:
+    """Print a comparison as tables for a terminal, or as ``json``, ``csv``, ``latex`` or ``markdown``."""
+    from nasframe_studies import report as study_report
+
+    texts = {
+        "json": study_report.as_json,
+        "csv": study_report.flat_csv,
+        "latex": study_report.latex,
+        "markdown": study_report.markdown,
+    }
+    if form:
+        print(texts[form](report), end="")
+        return
+    from rich.console import Console
+
+    console = Console()
+    for part in study_report.terminal(report, console.width, with_notices):
+        console.print(part)
+    sys.stdout.flush()
