@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import nasframe.hf  # noqa: F401
 from nasframe.errors import UsageError, VerificationError
+from nasframe.export import files as model_files
+from nasframe.export import reload
 from nasframe.export import write as export
-from nasframe.export.write import files as model_files
-from nasframe.export.write import reload
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import encoder_matrices, note, parse_format, shown

@@ -22,9 +22,9 @@ from nasframe.errors import NasframeError, RunError, UsageError, listing
 from nasframe.interfaces import start_sampler
 from nasframe.plugin_errors import described, plugin_error
 from nasframe.records import Arch, Trial, arch_id
+from nasframe.search import constraints
 from nasframe.search.budgets import Costs, Goal, check_reachable, goals, shortfall
 from nasframe.search.constraints import Bounds, Screen, penalised
-from nasframe.search.loop import constraints as scoring
 from nasframe.search.pareto import pareto_front
 from nasframe.search.restrict import restrict
 
@@ -210,7 +210,7 @@ class _Judge:
         return found
 
     def blank(self, arch: Arch, costs: Mapping[str, float], examples: int | None) -> Trial:
-        excess = min(scoring.violation(costs, goal.bounds) for goal in self.goals)
+        excess = min(constraints.violation(costs, goal.bounds) for goal in self.goals)
         return Trial(arch, None, costs=dict(costs), violation=excess, examples=examples)
 
     def measured(self, blank: Trial, goal: Goal) -> Trial:
@@ -394,14 +394,14 @@ def _shortage(goal: Goal, judge: _Judge, book: _Book) -> str:
     evaluated = [trial for trial in book.archive.values() if trial.state == "done"]
     if not evaluated:
         return "no architecture was evaluated."
-    nearest = min(evaluated, key=lambda trial: scoring.violation(trial.costs, goal.bounds))
+    nearest = min(evaluated, key=lambda trial: constraints.violation(trial.costs, goal.bounds))
     costs = shortfall(goal, nearest.costs) if goal.bounds else ""
     count = f"none of {len(evaluated)} evaluated architectures has {goal or 'a score'}."
     return f"{count} The nearest has {costs}." if costs else count
 
 
 def _meets(trial: Trial, goal: Goal) -> bool:
-    return scoring.violation(trial.costs, goal.bounds) == 0
+    return constraints.violation(trial.costs, goal.bounds) == 0
 
 
 def _front(judge: _Judge, book: _Book) -> list[Trial]:

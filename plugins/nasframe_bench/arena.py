@@ -26,9 +26,9 @@ from nasframe.interfaces import start_sampler
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
 from nasframe.records import Arch, Trial, arch_id, canonical_json
+from nasframe.search import constraints
 from nasframe.search.constraints import parse_bounds
 from nasframe.search.costs import cost_function, cost_rows
-from nasframe.search.loop import constraints as scoring
 from nasframe.search.loop import search
 from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
@@ -73,7 +73,7 @@ class Arena:
         rows = []
         for arch in archs:
             costs = self.costs(arch)
-            if scoring.violation(costs, self.bounds) == 0:
+            if constraints.violation(costs, self.bounds) == 0:
                 rows.append(_value(self.contest.objectives, self.evaluate(arch), costs))
         if not rows:
             raise UsageError("no architecture of the table meets the bounds.")
@@ -151,7 +151,7 @@ def _play_raw(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, int]
     while proposals < arena.contest.budget and (asked := sampler.ask(1)):
         for arch in map(arena.space.domain.canonical, asked):
             costs, metrics = arena.costs(arch), arena.evaluate(arch)
-            excess = scoring.violation(costs, arena.bounds)
+            excess = constraints.violation(costs, arena.bounds)
             repeats, infeasible, proposals = repeats + (arch_id(arch) in seen), infeasible + (excess > 0), proposals + 1
             seen.add(arch_id(arch))
             values = _value(arena.contest.objectives, metrics, costs) if metrics else (math.nan,)

@@ -14,7 +14,7 @@ import nasframe as nf
 from in_process import InProcess
 from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
-from nasframe.export.write import reload
+from nasframe.export import reload
 from nasframe.plan import searched_net
 from nasframe.recipe.resolve import resolve
 from nasframe.running import runner
