@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 from scipy import stats as scipy_stats
 
-from nasframe_studies.compare import MEAN, adjust, families
 from nasframe_studies.file import FAMILIES
+from nasframe_studies.pairs import MEAN, adjust, families
 
 
 def page_tables(p_values: np.ndarray, seeds: int) -> list[dict]:

@@ -3,8 +3,8 @@
 from nasframe.search.domain import REJECTIONS, SCAN, Choices, DomainError
 
 __all__ = [
-    "Choices",
-    "DomainError",
     "REJECTIONS",
     "SCAN",
+    "Choices",
+    "DomainError",
 ]

@@ -169,6 +169,7 @@ class Step(Protocol):
         arch: the sub-network; a modifier may lower it in ``on_batch``. ``None`` is the whole network.
         outputs: the network's output; ``None`` before the forward.
         optimizer: the loop's optimiser.
+        passes: runs networks for the loop; what else a modifier computes is added to ``passes.ledger``.
         skipped: true in ``on_update`` if gradients were not finite and nothing was updated.
     """
 
@@ -179,6 +180,7 @@ class Step(Protocol):
     batch: Batch
     arch: Arch | None
     optimizer: torch.optim.Optimizer
+    passes: Any
     outputs: Any
     skipped: bool
 

@@ -7,12 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nasframe import registry
-
-if TYPE_CHECKING:
-    from nasframe.plan import Plan
 
 
 @dataclass(frozen=True)

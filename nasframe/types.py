@@ -40,6 +40,7 @@ from nasframe.records import (
 )
 
 __all__ = [
+    "MOST_SEED",
     "Arch",
     "Batch",
     "CostTable",
@@ -50,7 +51,6 @@ __all__ = [
     "Forward",
     "Label",
     "LedgerEntry",
-    "MOST_SEED",
     "MaxLength",
     "MetricFormat",
     "ModifierRef",

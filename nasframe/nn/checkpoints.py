@@ -3,6 +3,6 @@
 from nasframe.training.checkpoints import SHARE, Checkpoints
 
 __all__ = [
-    "Checkpoints",
     "SHARE",
+    "Checkpoints",
 ]

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_tables
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
-from nasframe.training.step import Step
 
 RANGE_DECAY = 0.99
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.losses import distillation
 from nasframe.records import Positive, Share
-from nasframe.training.step import Step, saved_model
+from nasframe.training.step import saved_model
 
 
 class KD(Modifier):

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.elastic import layers_of
 from nasframe.nn.losses import masked_mse
 from nasframe.records import Arch, Natural, NonNegative
-from nasframe.training.step import Step, saved_model
+from nasframe.training.step import saved_model
 
 LayerMap = Literal["uniform", "skip", "last", "kept"]
 

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.count import forward_macs
 from nasframe.records import Batch, Natural, Share, Size
-from nasframe.training.step import Step
 
 TOKENS = 4096  # in one batch of masked texts: each has as many logits as the vocabulary has tokens
 WORDS = """

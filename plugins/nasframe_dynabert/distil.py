@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.elastic import layers_of
 from nasframe.nn.losses import masked_mse, soft_cross_entropy
 from nasframe.records import Arch, NonNegative
-from nasframe.training.step import Step, saved_model
+from nasframe.training.step import saved_model
 
 
 class DynaBERT(Modifier):

@@ -14,11 +14,10 @@ import torch
 from torch.nn.functional import normalize
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
 from nasframe.records import Count, Positive, ShareBelowOne
-from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

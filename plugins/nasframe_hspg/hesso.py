@@ -12,10 +12,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import Grouped
 from nasframe.records import Count, NonNegative
-from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

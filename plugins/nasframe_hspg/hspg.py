@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.records import Count, NonNegative, ShareBelowOne
-from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,

@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.elastic import layers_of, stock_class
 from nasframe.nn.groups import tensor_of
 from nasframe.nn.prox import soft_threshold, stay_in_orthant_
 from nasframe.records import NonNegative
 from nasframe.training.selection import whole_network
-from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_hspg.stage import GroupModifier, Share, to_log
 

@@ -8,14 +8,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.channels import removable_groups
 from nasframe.nn.groups import Grouped, zeros_last
 from nasframe.records import ShareText
 from nasframe.training.equivalence import without_zeros
 from nasframe.training.selection import free_to_reorder, whole_network
-from nasframe.training.step import Step
 from nasframe.units import share
 
 Unit: TypeAlias = Literal["heads", "ffn"]

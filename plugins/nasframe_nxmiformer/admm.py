@@ -20,12 +20,11 @@ import torch
 from torch import nn
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.formats import encoder_matrices, formats_of, note, raw_weight
 from nasframe.nn.patterns import Pattern, largest, parse_pattern, project, require_divisible, violations
 from nasframe.records import Count, Positive, Share
 from nasframe.training.selection import last_weights
-from nasframe.training.step import Step
 
 Tensors = dict[str, torch.Tensor]
 

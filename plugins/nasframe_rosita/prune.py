@@ -14,13 +14,13 @@ import torch
 from annotated_types import Gt, Le
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.factorize import refactor_embedding
 from nasframe.nn.importance import Accumulated, ranked
 from nasframe.nn.rewire import rewire
 from nasframe.records import Arch, Count, Percent
 from nasframe.training.selection import free_to_reorder
-from nasframe.training.step import Step, saved_model
+from nasframe.training.step import saved_model
 from nasframe.units import share
 from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowered, sizes_within
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.func import functional_call
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.records import Positive, ShareBelowOne, Size
-from nasframe.training.step import Step, saved_model
+from nasframe.training.step import saved_model
 
 
 class Adversary(Modifier):

@@ -22,14 +22,13 @@ import torch
 from torch import nn
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.gates import UNITS, Gated, add_gates, compact, fold_gates
 from nasframe.nn.prox import soft_threshold
 from nasframe.records import Arch, NonNegative, Percent, Positive, ShareBelowOne, TrainOptions
 from nasframe.training.equivalence import without_zeros
 from nasframe.training.optim import learning_rate
 from nasframe.training.selection import free_to_reorder, whole_network
-from nasframe.training.step import Step
 from nasframe.units import share
 from nasframe_slimming.budget import costs, sinking
 

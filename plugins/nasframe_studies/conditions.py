@@ -17,7 +17,7 @@ from nasframe.report.read import AXES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nasframe_studies.evidence import RunFacts
+    from nasframe_studies.run_facts import RunFacts
 
 DIGITS = 9
 """Costs of full networks are equal if they agree to so many significant digits: they are quotients of floats."""
@@ -179,7 +179,7 @@ def over_budget_notes(found: pd.DataFrame) -> Iterator[str]:
 
 def group_notes(found: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Say where the tasks of a group have several models a run, which then keep names of their own."""
-    from nasframe_studies.compare import group_of
+    from nasframe_studies.pairs import group_of
 
     for task, rows in found.groupby("task", sort=False):
         group = group_of(str(task), groups)

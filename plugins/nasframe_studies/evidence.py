@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from nasframe.search.constraints import Bounds, parse_bounds
 from nasframe.search.pareto import coverage, hypervolume
 from nasframe_studies import stats
 from nasframe_studies.conditions import OTHER_EXAMPLES, conditions
+from nasframe_studies.run_facts import RunFacts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,25 +24,6 @@ TRAINING = {"macs": "training MACs", "seconds": "seconds of training"}
 GRID = 60
 ROLES = {"student": ("student",), "teacher": ("teacher", "augmentation"), "evaluation": ("evaluation",)}
 """Columns of the ledger, and the roles that a run's own has for each: who augments texts is a teacher too."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What one run adds to a comparison beside its scores."""
-
-    arm: str
-    task: str
-    seed: int
-    ledger: Mapping[str, float]  # role → MACs
-    front: Sequence[tuple[float, ...]]  # (score on select, cost …)
-    full: Mapping[str, float]  # cost → that of the full network, where it is known
-    metric: str  # of scores, and of curves of training
-    aim: str  # what the search's scores are, and so the front and its curves
-    cost: str  # of the front: what the searches' budgets bound
-    curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
-    data: Mapping[str, Any]  # fingerprint, sizes, labels and primary metric of the task
-    conditions: Mapping[str, Sequence[str]]  # machine, threads, versions, precision; see conditions.py
-    formats: Mapping[str, Any] = field(default_factory=dict)  # metric → how it reads
 
 
 def read_runs(directory: Path, found: pd.DataFrame, settings: Mapping[str, Any]) -> list[RunFacts]:
@@ -265,7 +246,7 @@ def fronts(
     """
     import pandas as pd
 
-    from nasframe_studies.compare import tables
+    from nasframe_studies.pairs import tables
 
     cost = cost_axis(found, runs, absolute)
     largest = _largest_networks(runs)
@@ -339,7 +320,7 @@ def _key(key: Any) -> tuple[str, str, int]:
 
 def _coverage(fronts_of: Mapping[Any, Any], arms: Sequence[str], against: str, task: str) -> list[dict[str, Any]]:
     """Average both directions of the C-metric over the runs that an arm shares with the reference."""
-    from nasframe_studies.compare import MEAN
+    from nasframe_studies.pairs import MEAN
 
     rows = []
     for arm in arms:

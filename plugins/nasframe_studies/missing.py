@@ -41,11 +41,11 @@ def missing_runs(directory: Path, settings: Mapping[str, Any], frame: pd.DataFra
         settings: as :func:`nasframe_studies.study.settings` returns.
         frame: as :func:`nasframe_studies.study.collect` returns.
     """
-    from nasframe_studies import study
+    from nasframe_studies.settings import missing
 
     compare = settings["compare"]
     rows = []
-    for run in study.missing(settings, frame):
+    for run in missing(settings, frame):
         reason = why_missing(directory / run["run"], compare.get("metric"), compare.get("split", "dev"))
         place = {key: run[key] for key in ("arm", "task", "seed", "run")}
         rows.append(place | {"why": str(reason), "error": reason.error or None})

@@ -10,7 +10,7 @@ from nasframe.running import dry_run as dryrun
 from nasframe.running.cache import Cache, default_folder
 from nasframe.running.cache_keys import digest, material, stage_keys
 from nasframe.stages.inputs import Material
-from nasframe_studies.checks import check_metric
+from nasframe_studies.study_checks import check_metric
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan

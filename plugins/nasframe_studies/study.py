@@ -6,22 +6,23 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import file_digest
 from nasframe.errors import NasframeError, UsageError
-from nasframe.recipe.yaml import Position, dump, parse, read
+from nasframe.recipe.yaml import dump, read
 from nasframe.records import arch_id
 from nasframe.report.read import finished
 from nasframe.running.cache import default_folder
 from nasframe.running.cache_keys import chains
 from nasframe.storage import refuse_unwritable
 from nasframe.store import RunStore
-from nasframe_studies.checks import check_metric
 from nasframe_studies.conditions import notice_line, notices
 from nasframe_studies.file import Study, load_study
+from nasframe_studies.settings import FORMAT_VERSION, SETTINGS, missing, recipe_of, settings
+from nasframe_studies.study_checks import check_metric
 from nasframe_studies.workers import LOG, work_through
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Study", "ablate", "begin", "collect", "go_on", "load_study", "missing", "run_rows", "settings", "volatile"]
 
-FORMAT_VERSION = 1
-SETTINGS = "study.yaml"
-"""The study as it was resolved, in the study's directory; all that is needed to go on with it."""
 FACTS = (
     "arm", "task", "seed", "run", "model", "role", "budget", "network", "over_budget", "metric", "score",
     "select_score", "training_macs", "evaluations", "run_seconds", "cached_seconds", "cached_stages",
@@ -99,15 +97,6 @@ def begin(
     (draft / SETTINGS).write_text(dump(facts), encoding="utf-8")
     os.replace(draft, home)
     return home
-
-
-def recipe_of(run: Mapping[str, Any]) -> str:
-    """Name the file of a run's resolved recipe, read from the study's directory: its arm's, on its task.
-
-    >>> recipe_of({"run": "runs/random/mrpc/seed-0"})
-    'recipes/random/mrpc.yaml'
-    """
-    return "/".join(["recipes", *Path(run["run"]).parts[1:-1]]) + ".yaml"
 
 
 def make_run(home: Path, run: Mapping[str, Any], facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
@@ -363,31 +352,3 @@ def volatile(column: str) -> bool:
     (True, True, False)
     """
     return column.endswith(("_seconds", "_at")) or column.startswith(("latency", "cached", "over_budget"))
-
-
-def settings(directory: str | Path) -> dict[str, Any]:
-    """Return a study's settings.
-
-    Returns:
-        ``study`` (its name), ``description``, ``source`` (the file, of which ``source_digest`` is the SHA-256),
-        ``command``, ``arms`` (name → ``base`` and ``changes``, its overrides by dotted path), ``tasks`` (names),
-        ``seeds``, ``compare`` (``metric``, ``split``, ``against``, ``budgets``, ``models``, ``groups``, ``family``),
-        ``cache`` (its folder),
-        ``threads`` (of each run) and ``runs``: for each its ``arm``, ``task``, ``seed`` and ``run`` (the directory,
-        read from the study's).
-
-    Raises:
-        UsageError: there is no study in the directory.
-    """
-    path = Path(directory) / SETTINGS
-    node = parse(path.read_text(encoding="utf-8"), Position(str(path), 1, 1))[0] if path.is_file() else None
-    found = node.plain() if node else None
-    if not isinstance(found, dict) or found.get("format_version") != FORMAT_VERSION:
-        raise UsageError(f"{directory}: no study here. Expected a directory that 'nasframe ablate' made.")
-    return found
-
-
-def missing(facts: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the runs of :func:`settings` that a table lacks."""
-    there: set[Sequence[Any]] = set(zip(frame["arm"], frame["task"], frame["seed"], strict=True))
-    return [run for run in facts["runs"] if (run["arm"], run["task"], run["seed"]) not in there]

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.losses import distillation
 from nasframe.records import Arch, Positive, Share
-from nasframe.training.step import Step
 
 
 class InPlaceKD(Modifier):

@@ -15,7 +15,7 @@ from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
 from nasframe_basics.loop import Loop
 
-RECIPE = str(Path(__file__).parent / "data" / "toy.yaml")
+RECIPE = str(Path(__file__).parents[1] / "data" / "toy.yaml")
 SIZES = "{a: {layers: 2}, b: {heads: 2, ffn: 16}}"
 TUNE = "train: {name: tune, models: [a, b], max_steps: 3, checkpoint_every: 0, modifiers: [kd]}"
 

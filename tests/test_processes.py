@@ -10,7 +10,7 @@ import pytest
 
 from nasframe.store import RunStore
 
-RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
+RECIPE = Path(__file__).parent / "data" / "toy.yaml"
 
 
 @pytest.fixture(scope="module")

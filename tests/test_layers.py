@@ -1,0 +1,177 @@
+"""The law of layers: a file imports its own room or lower ones, and nothing imports in a circle.
+
+Imports count wherever they stand, in functions and for type checking too. ``docs/architecture.md`` explains the rooms.
+"""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+GROUND, FACADE, METHODS = "ground", "facade", "methods"
+FLOORS = (
+    {GROUND},
+    {"search", "nn", "plan"},
+    {"training", "hf"},
+    {"weights", "report"},
+    {"export"},
+    {"stages"},
+    {"recipe"},
+    {"running"},
+    {"testing", "scaffold"},
+    {"cli"},
+    {FACADE},
+    {METHODS},
+    {"nasframe_studies"},
+    {"nasframe_bench"},
+    {"nasframe_deploy"},
+)
+"""Rooms from the lowest floor to the highest. Rooms on one floor do not import each other."""
+
+ROOMS_OF_ONE_FILE = {"plan", "hf", "weights", "scaffold"}
+FACADES = {
+    "nasframe", "nasframe.types", "nasframe.domain", "nasframe.streams", "nasframe.step", "nasframe.nn.optim",
+    "nasframe.nn.checkpoints", "nasframe.nn.feed", "nasframe.studies", "nasframe.bench", "nasframe.reports",
+}  # fmt: skip
+"""The package itself and re-exports: import paths that documents name, which no file of the core imports."""
+
+WINGS = {"nasframe_studies", "nasframe_bench", "nasframe_deploy"}
+MOST_ARROWS = 150
+HEAVY = {"torch", "transformers"}
+
+
+def modules_below(root: Path) -> dict[str, Path]:
+    """Return the modules of nasframe and its plugins by their dotted names."""
+    modules = {}
+    for home in (root, root / "plugins"):
+        for path in sorted(home.glob("nasframe*/**/*.py")):
+            parts = path.relative_to(home).with_suffix("").parts
+            name = ".".join(parts).removesuffix(".__init__")
+            modules[name] = path
+    return modules
+
+
+def imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """Yield what a file imports: modules of ours by their full names, others as they are written."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            package = node.module or ""
+            for alias in node.names:
+                module = f"{package}.{alias.name}"
+                yield module if module in modules else package
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+
+
+def graph_of(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """Return the modules of ours that each module imports."""
+    graph = {}
+    for name, path in modules.items():
+        graph[name] = {other for other in imported(path, modules) if other in modules and other != name}
+    return graph
+
+
+def room_of(module: str, modules: dict[str, Path]) -> str:
+    """Return the room that a module lies in."""
+    if module in FACADES:
+        return FACADE
+    package, _, rest = module.partition(".")
+    if package != "nasframe":
+        return package
+    room = rest.partition(".")[0]
+    if room == "__main__":
+        return "cli"
+    is_file = modules[module].parent.name == "nasframe" and modules[module].name != "__init__.py"
+    if is_file and room not in ROOMS_OF_ONE_FILE:
+        return GROUND
+    return room
+
+
+def floor_of(room: str) -> int:
+    """Return the number of a room's floor; what is no room of the core and no wing is a method."""
+    for number, rooms in enumerate(FLOORS):
+        if room in rooms:
+            return number
+    return FLOORS.index({METHODS})
+
+
+def breaches(modules: dict[str, Path]) -> list[str]:
+    """Describe every import that leads upward, or to another room on the same floor."""
+    found = []
+    for module, others in graph_of(modules).items():
+        room = room_of(module, modules)
+        for other in sorted(others):
+            target = room_of(other, modules)
+            if room == target:
+                continue
+            wing_and_method = room in WINGS and floor_of(target) == FLOORS.index({METHODS})
+            if floor_of(target) >= floor_of(room) or wing_and_method:
+                found.append(f"{module} ({room}) imports {other} ({target})")
+    return found
+
+
+MODULES = modules_below(ROOT)
+
+
+def test_there_is_something_to_look_at():
+    rooms = {room_of(module, MODULES) for module in MODULES}
+    named = {room for rooms_of_floor in FLOORS for room in rooms_of_floor} - {METHODS}
+    assert named <= rooms
+    assert "nasframe_basics" in rooms
+    assert MODULES.keys() >= FACADES
+
+
+def test_files_import_their_own_room_or_lower_ones():
+    assert breaches(MODULES) == []
+
+
+def test_nothing_imports_in_a_circle():
+    graph = graph_of(MODULES)
+    for facade in FACADES:
+        graph[facade] = set()  # nothing below them imports them, which another test holds
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_the_search_needs_neither_torch_nor_a_network():
+    for module, path in MODULES.items():
+        if module.startswith("nasframe.search"):
+            heavy = {name for name in imported(path, MODULES) if name.partition(".")[0] in HEAVY}
+            assert not heavy, f"{module} imports {sorted(heavy)}"
+
+
+def test_arrows_between_rooms_stay_few():
+    arrows = set()
+    for module, others in graph_of(MODULES).items():
+        room = room_of(module, MODULES)
+        arrows |= {(room, room_of(other, MODULES)) for other in others} - {(room, room)}
+    assert len(arrows) <= MOST_ARROWS
+
+
+BREACHES = [
+    ("nasframe/search/bad.py", "def f():\n    from nasframe.running import runner\n"),
+    ("nasframe/nn/bad.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nasframe.stages.verbs\n"),
+    ("nasframe/stages/bad.py", "from nasframe.types import Trial\n"),
+    ("nasframe/cli/bad.py", "from importlib import import_module\nimport_module('nasframe_basics.kd')\n"),
+    ("plugins/nasframe_hspg/bad.py", "from nasframe_basics import kd\n"),
+    ("plugins/nasframe_hspg/bad.py", "from nasframe_studies import compare\n"),
+    ("plugins/nasframe_studies/bad.py", "from nasframe_hspg import hspg\n"),
+    ("plugins/nasframe_studies/bad.py", "from nasframe_deploy import deploy\n"),
+]
+
+
+@pytest.mark.parametrize(("place", "text"), BREACHES)
+def test_a_breach_would_be_seen(tmp_path, place, text):
+    bad = tmp_path / place
+    bad.parent.mkdir(parents=True)
+    bad.write_text(text)
+    name = place.removeprefix("plugins/").removesuffix(".py").replace("/", ".")
+    found = breaches({**MODULES, name: bad})
+    assert len(found) == 1
+    assert found[0].startswith(f"{name} (")
