@@ -266,8 +266,8 @@ class Batches(Protocol):
 class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
 
-    An attribute ``summary``, a :class:`nasframe.records.DataSummary`, may be there too: what happened to the data on the
-    way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
+    An attribute ``summary``, a :class:`nasframe.records.DataSummary`, may be there too: what happened to the data on
+    the way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
 
     An attribute ``metrics`` (name → :class:`~nasframe.records.MetricFormat`) may say how each metric reads; without it
     reports write plain numbers. A factory may tell which metrics there are, see :mod:`nasframe.measures`.

@@ -25,7 +25,7 @@ RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
 def write_files(
     target: Path, model: nn.Module, tokenizer: Any, mode: Mode, card: Mapping[str, Any], arch: Arch | None
 ) -> None:
-    """Write all files of a model but its export report into a new directory ``target``; see ``nasframe.export.write``."""
+    """Write all files of a model but its export report into a new directory ``target``; see ``export.write``."""
     from safetensors.torch import save_file
 
     from nasframe.nn.blueprint import blueprint

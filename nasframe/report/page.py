@@ -126,7 +126,8 @@ def render(template: str, package: str = "nasframe", **context: Any) -> str:
 
     packages = dict.fromkeys([package, "nasframe"])
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(name) for name in packages]), autoescape=template.endswith(".html"), undefined=StrictUndefined,
+        loader=ChoiceLoader([PackageLoader(name) for name in packages]),
+        autoescape=template.endswith(".html"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template(template).render(t=tables, **context)

@@ -40,7 +40,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
     Returns:
         ``stages`` (name, verb, what, seconds), ``costs`` (name → smallest, largest, full, unit), ``limits``
-        (text, bound, reachable, nearest), ``data`` (a :class:`nasframe.records.DataSummary` as plain data, or ``None``),
+        (text, bound, reachable, nearest), ``data`` (a :class:`~nasframe.records.DataSummary`, JSON-plain, or ``None``),
         ``notices`` (place, text) and ``seconds`` in all, estimated for this machine.
     """
     with plan.file_plugins():

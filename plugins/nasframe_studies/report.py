@@ -187,7 +187,8 @@ def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]
     captions = {name: _caption(name, report) for name in figures}
     lines = [notice_line(notice, report["arms"]) for notice in report["notices"]]
     return render(
-        template, "nasframe_studies", report=report, figures=figures, captions=captions, s=study_tables, notices=lines, **more
+        template, "nasframe_studies", report=report, figures=figures, captions=captions, s=study_tables, notices=lines,
+        **more
     )  # fmt: skip
 
 
