@@ -7,8 +7,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
-from nasframe.nn import importance
-from nasframe.nn.rewire import rewire
 from nasframe.streams import stream_seed
 from nasframe.types import Count, Size, Work
 
@@ -45,6 +43,9 @@ class Rewire:
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a sorted copy of its network."""
+        from nasframe.nn import importance  # with torch, as nasframe_basics.loop explains
+        from nasframe.nn.rewire import rewire
+
         net = copy.deepcopy(work.net)
         if self.score == "magnitude":
             scores = importance.magnitude(net)
