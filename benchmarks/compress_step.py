@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nasframe_basics.fitting import Fit
+from nasframe_basics.fitting import _Fit
 from transformers import BertConfig, BertForSequenceClassification
 
 from nasframe import registry
@@ -55,11 +55,11 @@ class Words(ToyTask):
         self.data = {name: np.random.default_rng(0).integers(5, 30000, rows.shape) for name, rows in self.data.items()}
 
 
-def fit(net: torch.nn.Module, length: int, modifiers: list[dict[str, Any]], steps: int) -> Fit:
+def fit(net: torch.nn.Module, length: int, modifiers: list[dict[str, Any]], steps: int) -> _Fit:
     made = [registry.make("modifier", use) for use in modifiers]
     options = TrainOptions(max_steps=steps, batch_size=32, learning_rate=1e-4)
     copied = copy.deepcopy(net)
-    return Fit(TrainJob(copied, Words(length), None, options, 0, "bench", modifiers=made, models={"teacher": net}))
+    return _Fit(TrainJob(copied, Words(length), None, options, 0, "bench", modifiers=made, models={"teacher": net}))
 
 
 def ratios(variants: dict[str, list[dict[str, Any]]], length: int, turns: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ class Counted:
 
     Args:
         unit: what is counted.
-        count: makes the additive cost (``nasframe.nn.count.Additive``) of a network.
+        count: makes the additive cost (``nasframe.nn.additive.Additive``) of a network.
         factor: what one count is worth.
     """
 

@@ -36,7 +36,7 @@ def fit(job: TrainJob, notify: Notify) -> TrainResult:
     """
     device = processes().device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        stage = Fit(job, notify)
+        stage = _Fit(job, notify)
         stage.checkpoints.load()
         stage.train()
         return stage.finish()
@@ -75,7 +75,7 @@ class _Position:
         vars(self).update(state)
 
 
-class Fit:
+class _Fit:
     """One training stage under way."""
 
     def __init__(self, job: TrainJob, notify: Notify) -> None:
