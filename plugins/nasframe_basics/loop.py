@@ -1,7 +1,7 @@
 """The trainer ``loop``; what it does step by step is in :mod:`nasframe_basics.fitting`.
 
-``nasframe check`` reads the signature of every plugin that a recipe names. Plugins that are named often import torch only
-when they work, since importing it takes longer than the whole check.
+``nasframe check`` reads the signature of every plugin that a recipe names. Plugins that most recipes name import torch
+only when they work, since importing it takes longer than the whole check.
 """
 
 from __future__ import annotations
