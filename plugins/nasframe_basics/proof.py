@@ -20,6 +20,8 @@ LABELS = 2
 """Outputs of transformers' classification head if a configuration does not say."""
 MOST_WORDS = 100_000
 """transformers may change tokenizers of more words when it loads them."""
+SHORTEST = 4
+"""Tokens of a pair of texts, the three special ones included."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 ADDED_TOKEN = {"content", "lstrip", "normalized", "rstrip", "single_word", "special"}
 SPECIAL = ("cls_token", "mask_token", "pad_token", "sep_token", "unk_token")
@@ -249,6 +251,11 @@ def _proven_tokenizer(folder: Path, family: str, config: Mapping[str, Any], long
     ids = {name: vocabulary.get(str(token)) for name, token in special.items()}
     highest = max(*vocabulary.values(), len(vocabulary) - 1)
     if None in ids.values() or highest >= config["vocab_size"] or ids["pad_token"] != config["pad_token_id"]:
+        return None
+    truncation, padding = content["truncation"], content["padding"]
+    if truncation is not None and (truncation["stride"] != 0 or truncation["max_length"] < SHORTEST):
+        return None
+    if padding is not None and (padding["pad_token"], padding["pad_id"]) != (special["pad_token"], ids["pad_token"]):
         return None
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     counts = [tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)]
