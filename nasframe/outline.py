@@ -180,7 +180,7 @@ class Outline:
 
     >>> sizes = {"layers": 1, "heads": 2, "ffn": 8, "width": 4, "words": 9, "positions": 5, "types": 2, "labels": 2}
     >>> Outline("bert", sizes, TokenizerOutline(5, 2, 3), 5).params("encoder").of({"layers": [0], "heads.0": 1})
-    136.0
+    134.0
     """
 
     family: str
