@@ -33,6 +33,7 @@ from nasframe.weights import (
     refuse_quantised,
     register_exports,
 )
+from nasframe_basics.heads import draw_head, reorder_outputs, saved_head
 from nasframe_basics.proof import prove
 from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
@@ -162,8 +163,6 @@ class HF:
 
     def _saved_head(self, source: Source) -> Head | None:
         """Read the head from configuration and headers."""
-        from nasframe_basics.heads import saved_head
-
         net = _skeleton(source, self._trust, _stamps(source))
         return saved_head(self.path, net, read_headers(find_files(source)), self._names)
 
@@ -213,7 +212,6 @@ class HF:
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
-        from nasframe_basics.heads import draw_head, reorder_outputs
 
         names = ["score"] if labels is None else list(labels)
         head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
