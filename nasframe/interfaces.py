@@ -11,7 +11,8 @@ name            what
 ``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                 costs that the budgets, constraints and objectives name, or else of ``params``
-``config``      spaces: the Hugging Face configuration of the network
+``config``      spaces: the Hugging Face configuration of the network; before a run, an
+                :class:`~nasframe.outline.Outline` if the space says ``sizes_suffice = True``
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
@@ -308,6 +309,9 @@ class Model(Protocol):
     that Python opens are found without it; those that native code opens (safetensors, tokenizers) are not.
 
     ``head() -> Head | None`` may be there too: the :class:`~nasframe.heads.Head` that the checkpoint brings.
+
+    ``outline() -> Outline | None`` may be there too: the :class:`~nasframe.outline.Outline` of a model whose files are
+    known to fit, so that ``nasframe check`` need not make its network.
     """
 
     def tokenizer(self) -> Any:

@@ -16,7 +16,7 @@ GROUND, FACADE, METHODS = "ground", "facade", "methods"
 FLOORS = (
     {GROUND},
     {"search", "nn", "plan"},
-    {"training", "hf"},
+    {"training", "hf", "outline"},
     {"weights", "report"},
     {"export"},
     {"stages"},
@@ -32,7 +32,7 @@ FLOORS = (
 )
 """Rooms from the lowest floor to the highest. Rooms on one floor do not import each other."""
 
-ROOMS_OF_ONE_FILE = {"plan", "hf", "weights", "scaffold"}
+ROOMS_OF_ONE_FILE = {"plan", "hf", "outline", "weights", "scaffold"}
 FACADES = {
     "nasframe", "nasframe.types", "nasframe.domain", "nasframe.streams", "nasframe.step", "nasframe.nn.optim",
     "nasframe.nn.checkpoints", "nasframe.nn.feed", "nasframe.studies", "nasframe.bench", "nasframe.reports",

@@ -173,7 +173,7 @@ def _within(region: Any, goal: Goal, costs: Costs) -> Any:
 
 def _penalty(sampler: Sampler, domain: Domain, costs: Costs, power: float) -> Penalty:
     """Make the soft penalty, in the form that the sampler asks for: some want it as it was published."""
-    form = getattr(sampler, "penalty", "monotone")
+    form: Any = getattr(sampler, "penalty", "monotone")
     return functools.partial(penalised, extremes=_extremes(domain, costs), power=float(power), form=form)
 
 
