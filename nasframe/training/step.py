@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.interfaces import TrainJob, sizes_of
 from nasframe.nn import count
-from nasframe.records import Arch, Batch, LedgerEntry, arch_id
+from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id
 from nasframe.training.optim import autocast, finite_outputs
 
 COUNTED = frozenset({"steps", "examples", "tokens", "evaluations"})
@@ -184,9 +184,8 @@ class Passes:
         return outputs
 
     def _run(self, net: nn.Module, arch: Arch | None, inputs: Mapping[str, Any]) -> Any:
-        if arch is None or self.job.space is None:
-            forward = net
-        else:
+        forward: Forward = net
+        if arch is not None and self.job.space is not None:
             forward = self.job.space.view(net, arch)
         with autocast(self.job.options.precision, self.device):
             return forward(**inputs)
