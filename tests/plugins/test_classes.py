@@ -80,6 +80,32 @@ def test_spellings_of_one_stay_apart_and_are_told(labels, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        (["0", "1", "1.0", "0"], ["0", "1"], "1.0 is '1' (10 rows written so)"),
+        (["0.0", "1.0"], ["0", "1"], "0.0 is '0' (20 rows written so)"),
+        (["0.5", "1.0", "1.5"], ["0.5", "1", "1.5"], "1.0 is '1' (10 rows written so)"),
+        (["0", "1", '"1.0"'], ["0", "1", "1.0"], None),
+        (["0", "1"], ["0", "1"], None),
+        (["true", "false"], ["False", "True"], None),
+    ],
+)
+def test_a_whole_number_of_jsonl_is_an_integer_and_that_is_told_once(labels, classes, said, tmp_path):
+    """As text ``1.0`` is a class of its own, which is told too."""
+    file = tmp_path / "d.jsonl"
+    lines = [f'{{"text": "text {i}", "label": {label}}}\n' for i, label in enumerate(labels * 10)]
+    file.write_text("".join(lines))
+    task, heard = make(file)
+    assert list(task.labels) == classes
+    told = [(place, text) for place, text in heard if "decimal point" in text]
+    assert len(told) == (said is not None)
+    for place, text in told:
+        assert place.startswith(f"{file}:")
+        assert said in text
+    assert any("spellings" in text for _, text in heard) == ('"1.0"' in labels)
+
+
+@pytest.mark.parametrize(
     ("labels", "refused"),
     [
         ([f"{i / 40:.3f}" for i in range(40)], True),
