@@ -135,8 +135,8 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
     for row in rows:
         value = row.values.get(column)
         if not isinstance(value, str):
-            is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
-            if is_float and float(value).is_integer():
+            is_whole = isinstance(value, numbers.Real) and float(value).is_integer()
+            if is_whole and not isinstance(value, numbers.Integral):
                 floats.append(row)
             continue
         name = value.strip()
