@@ -7,13 +7,11 @@ it found in its data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from nasframe.errors import listing, suggestion
+from nasframe.interfaces import MeasuringTaskFactory, Task, TaskTraits, traits_of
 from nasframe.records import MetricFormat
-
-if TYPE_CHECKING:
-    from nasframe.interfaces import Task
 
 Measures = Callable[[Mapping[str, Any], Any], Mapping[str, MetricFormat] | None]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -36,8 +34,9 @@ def measures(metrics: Measures) -> Callable[[Factory], Factory]:
 
 def possible_metrics(factory: Any, options: Mapping[str, Any], space: Any = None) -> Mapping[str, MetricFormat] | None:
     """Return the metrics that a task with these options may have; ``None`` if its factory does not tell."""
-    told: Measures | None = getattr(factory, "measures", None)
-    return None if told is None else told(options, space)
+    if not isinstance(factory, MeasuringTaskFactory):
+        return None
+    return factory.measures(options, space)
 
 
 def described(metrics: Mapping[str, MetricFormat]) -> str:
@@ -57,7 +56,7 @@ def described(metrics: Mapping[str, MetricFormat]) -> str:
 
 def formats_of(task: Task) -> dict[str, MetricFormat]:
     """Return how a task's metrics read; empty if it does not tell."""
-    return dict(getattr(task, "metrics", None) or {})
+    return dict(traits_of(TaskTraits, task).metrics or {})
 
 
 def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ import pydantic
 from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
+from nasframe.interfaces import FaultFinder
 from nasframe.records import Ref
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
@@ -193,8 +194,8 @@ def validate(
         for name in options.keys() - known.keys():
             faults.append(((name,), f"unknown option. {_known(known)}{suggestion(name, known)}"))
     given = {name: value for name, value in options.items() if name in known or loose}
-    if own := getattr(factory, "faults", None):  # what the signature cannot say
-        faults += own(given)
+    if isinstance(factory, FaultFinder):  # it knows more than its signature says
+        faults += factory.faults(given)
     model = _model_of(factory, frozenset(skip), positional)
     try:
         checked = _check(model, given)
