@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,29 @@ def writing(path: Path, kind: type[NasframeError] = RunError) -> Iterator[None]:
         raise kind(write_problem(path, error)) from error
     except SafetensorError as error:
         raise kind(write_problem(path, _as_os_error(error))) from error
+
+
+@contextmanager
+def removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a half-written file if writing it fails: on a full disk it would take the room that is left."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path), removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
 
 
 def write_problem(path: Path, error: OSError) -> str:
