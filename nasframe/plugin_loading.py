@@ -29,6 +29,8 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.plugin_errors import described
 
 GROUP = "nasframe"
+INSTALLED_ONLY = ("register_commands", "check_file")
+"""Hooks that are called before any recipe names its one-file plugins."""
 _FILES: ContextVar[frozenset[str] | None] = ContextVar("nasframe_file_plugins", default=None)
 """The names of the one-file plugins that may be found; ``None`` outside of recipes, for all that were loaded."""
 
@@ -183,9 +185,20 @@ def _module_name(path: Path) -> str:
 
 
 def _load_file(path: Path, module_name: str) -> Any:
-    """Import a one-file plugin, which must have a hook."""
+    """Import a one-file plugin, which must have a hook that files can have."""
     module = _import_file(path, module_name)
-    if not any(hasattr(item, "nasframe_impl") for item in vars(module).values()):
+    hooks = []
+    for name, item in vars(module).items():
+        options = getattr(item, "nasframe_impl", None)
+        if options is not None:
+            hooks.append(options["specname"] or name)
+    for hook in hooks:
+        if hook in INSTALLED_ONLY:
+            raise UsageError(
+                f"{hook}: a one-file plugin is loaded after nasframe has asked for this. Expected it in an installed "
+                "package, as 'nasframe new' writes one."
+            )
+    if not hooks:
         raise UsageError(
             "it registers nothing. Expected a function such as register_samplers(register), decorated with "
             "nasframe.hookimpl."
