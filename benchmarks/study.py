@@ -55,7 +55,7 @@ def measure(name: str, overrides: list[str], jobs: int) -> dict[str, float]:
 def start_seconds() -> float:
     """Time one start of a process that imports what a run needs."""
     began = time.perf_counter()
-    code = "import torch, transformers, nasframe.running.runner, nasframe_basics.loop, nasframe_basics.models"
+    code = "import torch, transformers, nasframe.running.runner, nasframe_basics.fitting, nasframe_basics.models"
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - began
 

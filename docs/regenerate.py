@@ -199,13 +199,32 @@ def recipes() -> str:
     return table(("recipe", "what it does"), ((f"`{name}`", line.lstrip("# ")) for name, line in lines.items()))
 
 
+RE_EXPORTS = {
+    ROOT / "nasframe" / f"{name}.py"
+    for name in (
+        "types",
+        "domain",
+        "streams",
+        "step",
+        "nn/optim",
+        "nn/checkpoints",
+        "nn/feed",
+        "studies",
+        "bench",
+        "reports",
+    )
+}
+"""Import paths that stay, and those that say where a package went: the reference shows the modules themselves."""
+
+
 def modules(folder: str, package: str) -> str:
     """List a package's public modules for the API reference."""
     names = [package]
     for path in sorted((ROOT / folder).rglob("*.py")):
         inside = path.relative_to(ROOT / folder).with_suffix("")
-        if not path.name.startswith("_") and inside.parts[0] not in ("cli", "nn", "templates"):
-            names.append(".".join((package, *inside.parts)))
+        if path.name.startswith("_") or path in RE_EXPORTS or inside.parts[0] in ("cli", "commands", "nn", "templates"):
+            continue
+        names.append(".".join((package, *inside.parts)))
     return "".join(f"\n::: {name}\n" for name in names) + "\n"
 
 
@@ -220,6 +239,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "modules-nasframe": lambda: modules("nasframe", "nasframe"),
     "modules-nn": lambda: modules("nasframe/nn", "nasframe.nn"),
     "modules-basics": lambda: modules("plugins/nasframe_basics", "nasframe_basics"),
+    "modules-studies": lambda: modules("plugins/nasframe_studies", "nasframe_studies"),
+    "modules-bench": lambda: modules("plugins/nasframe_bench", "nasframe_bench"),
+    "modules-deploy": lambda: modules("plugins/nasframe_deploy", "nasframe_deploy"),
 }
 
 

@@ -12,7 +12,8 @@ name            what
 ``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                 costs that the budgets, constraints and objectives name, or else of ``params``
-``config``      spaces: the Hugging Face configuration of the network
+``config``      spaces: the Hugging Face configuration of the network; before a run, an
+                :class:`~nasframe.outline.Outline` if the space says ``sizes_suffice = True``
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
@@ -762,6 +763,15 @@ class SkeletonModel(Protocol):
 
 
 @runtime_checkable
+class OutlinedModel(Protocol):
+    """A model that knows the sizes of its network without making it, so that ``nasframe check`` needs no torch."""
+
+    def outline(self) -> Any:
+        """Return the :class:`~nasframe.outline.Outline` of a network whose files are known to fit, or ``None``."""
+        ...
+
+
+@runtime_checkable
 class LocalTokenizerModel(Protocol):
     """A model that gives its tokenizer without a download."""
 
@@ -788,6 +798,19 @@ def files_of(plugin: Any) -> list[Path]:
 
 
 # ---- optional members of all factories
+
+
+@dataclass(frozen=True)
+class FactoryTraits:
+    """What a factory says about itself in attributes, which subclasses do not inherit.
+
+    Args:
+        sizes_suffice: true for an estimator, task or space that needs only sizes before a run. If the model has an
+            outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its configuration
+            or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
+    """
+
+    sizes_suffice: bool = False
 
 
 @runtime_checkable
@@ -818,8 +841,8 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "transform": (TransformTraits, PlannedTransform),
     "task": (TaskTraits, FileBacked),
     "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (HeadedModel, SkeletonModel, LocalTokenizerModel, PlannedModel, FileBacked),
-    "every factory": (FaultFinder,),
+    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
+    "every factory": (FactoryTraits, FaultFinder),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""
 

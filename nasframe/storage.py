@@ -101,7 +101,22 @@ def disk_problem(error: OSError) -> str | None:
     """
     if error.errno not in DISK:
         return None
-    return f"{error.filename or 'a file'}: {error.strerror}. {REMEDIES[error.errno]}"
+    remedy = REMEDIES[error.errno]
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = _permission_remedy(error.filename)
+    return f"{error.filename or 'a file'}: {error.strerror}. {remedy}"
+
+
+def _permission_remedy(name: object) -> str:
+    """Say which permission is missing, by what this user may do: an error does not say whether it was a read."""
+    readable = writable = True
+    if isinstance(name, str) and os.path.lexists(name):
+        readable, writable = os.access(name, os.R_OK), os.access(name, os.W_OK)
+    elif isinstance(name, str):  # reading what is not there is another error, if its folder can be looked into
+        readable, writable = os.access(os.path.dirname(name) or os.curdir, os.X_OK), False
+    if readable == writable:
+        return "Permission is missing: allow this user to read and write there, or choose another place."
+    return REMEDIES[errno.EACCES] if readable else "Permission is missing: allow this user to read it."
 
 
 def _as_os_error(error: Exception) -> OSError:

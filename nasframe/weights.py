@@ -61,11 +61,11 @@ class Source:
 
     def file(self, name: str) -> Path | None:
         """Return the path of one of its files, ``None`` if the file does not exist or is not on this machine."""
-        from transformers.utils import cached_file
-
         if self.is_directory:
             path = Path(self.path) / name
             return path if path.is_file() else None
+        from transformers.utils import cached_file  # with torch, which a directory does not need
+
         try:
             found = cached_file(
                 self.path, name, revision=self.revision, local_files_only=self.local,

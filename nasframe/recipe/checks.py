@@ -179,16 +179,21 @@ class Checker:
             self.objective(str(name), (*path, "objectives", number))
 
     def objective(self, objective: str, path: tuple[Any, ...]) -> None:
-        """Check one aim of a search: a metric of the task, or a cost after ``-``."""
+        """Check one aim of a search: a metric of the task, or a cost after ``-``.
+
+        A task that does not tell what it measures may measure what is no cost, in either direction: a run sees, once
+        the data are loaded.
+        """
         name = objective.removeprefix("-")
+        fault = ""
         if name in self.costs:
             self.wanted[name] = None
         if self.metrics is not None:
             fault = objective_fault(objective, self.metrics, self.costs)
-            if fault:
-                self.problem(path, fault)
-        elif objective.startswith("-") and name not in self.costs and not self.task_is_wrong:
-            self.problem(path, f"unknown cost {name!r}. Costs: {listing(self.costs)}.{suggestion(name, self.costs)}")
+        elif name in self.costs and not self.task_is_wrong:
+            fault = objective_fault(objective, {}, self.costs)
+        if fault:
+            self.problem(path, fault)
 
     def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
         """Find out what the task measures, and check the metric that it shall be scored by.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
 from nasframe.interfaces import TrainJob, member
+from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import same_shape
 from nasframe.plugin_errors import naming_plugins
 
@@ -51,19 +52,44 @@ def material_refusals(
     except NasframeError as error:
         yield from _texts(("model",), error)
         return
-    tokenizer = made.local_tokenizer() if hasattr(made, "local_tokenizer") else None
-    if task is not None and tokenizer is not None:
+    if task is not None:
         entry = registry.find("task", task["use"])
-        options = {key: value for key, value in task.items() if key != "use"}
-        asked = getattr(entry.load(), "on_plan", None)
-        yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
-    asking = {name: use for name, use in estimators.items() if use and _has_on_plan("estimator", use)}
-    net = made.skeleton() if asking and hasattr(made, "skeleton") else None
-    for name, use in asking.items():
+        factory = entry.load()
+        asked = getattr(factory, "on_plan", None)
+        tokenizer = None if asked is None else _tokenizer(made, factory)
+        if tokenizer is not None:
+            options = {key: value for key, value in task.items() if key != "use"}
+            yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
+    for name, use in estimators.items():
+        if not use or not _has_on_plan("estimator", use):
+            continue
+        entry = registry.find("estimator", use["use"])
+        net = _network(made, entry.load())
         if net is not None:
             estimator = registry.make("estimator", use, {"notify": _unheard})
-            moment = f"{registry.find('estimator', use['use'])}: on_plan"
-            yield from _refusal(("estimators", name), moment, estimator.on_plan, net)
+            yield from _refusal(("estimators", name), f"{entry}: on_plan", estimator.on_plan, net)
+
+
+def _outline(model: Any, factories: Iterable[Any]) -> Outline | None:
+    """Return a model's outline, if it has one and it suffices for all plugins of these factories."""
+    outline: Outline | None = model.outline() if hasattr(model, "outline") else None
+    return outline if all(map(sizes_suffice, factories)) else None
+
+
+def _network(model: Any, factory: Any) -> Outline | nn.Module | None:
+    """Return what stands for a model's network: its outline if that suffices, or else a copy without values."""
+    found: Outline | nn.Module | None = _outline(model, [factory])
+    if found is None and hasattr(model, "skeleton"):
+        found = model.skeleton()
+    return found
+
+
+def _tokenizer(model: Any, factory: Any) -> Any:
+    """Return what stands for a model's tokenizer: its outline if that suffices, or else the tokenizer itself."""
+    outline = _outline(model, [factory])
+    if outline is not None:
+        return outline.tokenizer
+    return model.local_tokenizer() if hasattr(model, "local_tokenizer") else None
 
 
 def _unheard(place: str, text: str) -> None:
@@ -126,12 +152,14 @@ def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Itera
     """Compare a stage with its space, where the sizes of its network are at hand."""
     if not needs_space(stage) or not sized:
         return
-    net, own = skeleton(plan), stage.options.get("space")
+    own = stage.options.get("space")
+    use = own or plan.space
+    net = stand_in(plan, [("space", use)])
     if net is None:
         return
-    inject = {"config": net.config, "seed": plan.seed, "costs": None, "notify": _unheard}
+    inject = {"seed": plan.seed, "costs": None, "notify": _unheard}
     try:
-        space = registry.make("space", own or plan.space, inject)
+        space = registry.make("space", use, {**inject, "config": net.config})
     except NasframeError as error:
         yield (("stages", number, stage.verb, "space") if own else ("space",)), str(error)
         return
@@ -281,3 +309,20 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return found if found is not None and stock_class(found) else None
     except TypeError:
         return None  # of no family that nasframe knows: what can be done with it shows when it is loaded
+
+
+def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Module | None:
+    """Return what stands for the plan's network: its outline if that suffices, or else a copy without values.
+
+    Args:
+        plan: the plan.
+        plugins: kind and ``use`` of those that are given it.
+
+    Returns:
+        One of the two; ``None`` where the sizes are not at hand.
+    """
+    if not plan.model:
+        return None
+    factories = [registry.find(kind, registry.use_of(use)[0]).load() for kind, use in plugins]
+    made: Any = registry.make("model", plan.model, {"base": plan.base})
+    return _outline(made, factories) or skeleton(plan)

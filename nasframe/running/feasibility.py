@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import Work
 from nasframe.plan import limits_of, same_shape
-from nasframe.recipe.preflight import skeleton
+from nasframe.recipe.preflight import stand_in
 from nasframe.search.budgets import Costs, Goal, goals, obstacle, parse_limits
 from nasframe.search.costs import cost_function
 from nasframe.stages.inputs import Material
@@ -72,7 +72,7 @@ def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     """
     if not any(any(limits_of(plan, stage.options)) for stage in searches(plan)):
         return
-    net = skeleton(plan)
+    net: Any = stand_in(plan, _counting(plan))
     if net is None:
         return
     parts, unknown = Material(plan), cast("Any", None)
@@ -81,6 +81,17 @@ def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
         own = next((key for key in ("budgets", "constraints") if stage.options.get(key)), None)
         place = ("stages", plan.stages.index(stage), stage.verb, own)
         yield (place if own else ("budgets" if plan.budgets else "constraints",)), text
+
+
+def _counting(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yield kind and ``use`` of what the searches count costs with: their spaces, and the bounded costs."""
+    for stage in searches(plan):
+        yield "space", stage.options.get("space") or plan.space
+        for limits in limits_of(plan, stage.options):
+            for name in limits:
+                yield "estimator", plan.estimators[name]
+    if plan.space:
+        yield "space", plan.space
 
 
 def targets(parts: Material) -> Iterator[Target]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
-from nasframe.errors import UsageError, listing
+from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.interfaces import Work, files_of
 from nasframe.measures import formats_of, objective_fault
@@ -205,7 +205,11 @@ class Material:
                 warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
                 found = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
             name = aim.removeprefix("-")
-            return "" if name in found else f"unknown metric or cost {name!r}. Metrics: {listing(found)}."
+            if name in found:
+                return ""
+            costs = registry.factories("estimator").keys() | self.estimators.keys()
+            hint = suggestion(name, costs | found.keys())
+            return f"unknown metric or cost {name!r}. Metrics: {listing(found)}; costs: {listing(costs)}.{hint}"
         return objective_fault(aim, metrics, self.estimators) if metrics else ""
 
 

@@ -223,7 +223,7 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
         own = [run for run in runs if run.task == task and run.data]
         facts = {
             f"{split} examples": lambda run: (run.data.get("sizes") or {}).get(split),
-            "classes": lambda run: run.data.get("labels"),
+            "classes": lambda run: _classes(run, metrics),
             "positive class": lambda run: _positive_class(run, metrics),
         }
         scored = []
@@ -239,6 +239,17 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
                 f"{task}: {', '.join(unlike)} had other data than {own[0].arm} at equal seeds. Runs record one"
                 " fingerprint of all splits, so it may be the training data alone."
             )
+
+
+def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
+    """Return a run's classes, in an order of their own: that of its head changes no score.
+
+    Only if ``f1`` is compared and the run does not say of which class it is, the head's order decides that.
+    """
+    labels: Sequence[str] | None = run.data.get("labels")
+    if labels is None or ("f1" in metrics and _positive_class(run, ["f1"]) is None):
+        return labels
+    return sorted(labels)
 
 
 def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:

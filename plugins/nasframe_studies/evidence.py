@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.search.loop.pareto import coverage, hypervolume
+
 from nasframe.errors import UsageError
 from nasframe.report.read import AXES as AXES_OF_COST
 from nasframe.report.read import gather
 from nasframe.search.constraints import Bounds, parse_bounds
-from nasframe.search.pareto import coverage, hypervolume
 from nasframe_studies import stats
 from nasframe_studies.conditions import OTHER_EXAMPLES, conditions
 from nasframe_studies.run_facts import RunFacts
@@ -339,6 +340,8 @@ def examples(
     """Compare saved predictions example by example, at equal task, budget and seed: McNemar and paired bootstrap.
 
     Two finished models are compared here, not two methods: the training's own noise is not in these intervals.
+    Predictions are numbers of outputs. If the heads of two runs have the same classes in different orders, the
+    reference's numbers are translated into the arm's order.
 
     Returns:
         One row for each pair; ``only_arm`` and ``only_reference`` count the examples that one side alone has right;
@@ -346,7 +349,7 @@ def examples(
     """
     rows = []
     keys = ["task", "slot", "seed"]
-    classes = {(run.arm, run.task, run.seed): positive_output(run) for run in runs}
+    by_run = {(run.arm, run.task, run.seed): run for run in runs}
     reference = {tuple(row[k] for k in keys): row for row in found[found["arm"] == against].to_dict("records")}
     for arm in arms:
         for row in found[found["arm"] == arm].to_dict("records") if arm != against else ():
@@ -354,8 +357,11 @@ def examples(
             if other is not None:
                 first, second = (_predictions(directory / s["run"] / "models" / s["model"]) for s in (row, other))
                 if first is not None and second is not None:
-                    head = {"task": row["task"], "model": row["slot"], "seed": int(row["seed"]), "arm": arm}
-                    positive = classes.get((arm, row["task"], int(row["seed"])))
+                    task, seed = row["task"], int(row["seed"])
+                    head = {"task": task, "model": row["slot"], "seed": seed, "arm": arm}
+                    run, reference_run = by_run.get((arm, task, seed)), by_run.get((against, task, seed))
+                    positive = None if run is None else positive_output(run)
+                    second = _in_order(second, _labels(reference_run), _labels(run))
                     rows.append(head | {"metric": row["metric"]} | _pair(first, second, row["metric"], positive))
     return rows
 
@@ -365,6 +371,33 @@ def _predictions(model: Path) -> pd.DataFrame | None:
 
     path = model / "predictions.csv"
     return pd.read_csv(path) if path.is_file() else None
+
+
+def _labels(run: RunFacts | None) -> Sequence[str] | None:
+    """Return the classes of a run's head in the order of its outputs, if the run recorded them."""
+    return None if run is None else run.data.get("labels")
+
+
+def _in_order(predictions: pd.DataFrame, own: Sequence[str] | None, wanted: Sequence[str] | None) -> pd.DataFrame:
+    """Return predictions with their outputs numbered in another order of the same classes.
+
+    They come back as they are if one of the orders is not recorded, if the classes differ, or if a column does not
+    hold numbers of outputs.
+
+    Args:
+        predictions: with ``label`` and ``prediction``.
+        own: the classes in the order that these predictions have.
+        wanted: the classes in the order to return.
+    """
+    if own is None or wanted is None or list(own) == list(wanted):
+        return predictions
+    if len(set(own)) < len(own) or sorted(own) != sorted(wanted):
+        return predictions
+    positions = {output: wanted.index(name) for output, name in enumerate(own)}
+    columns = [name for name in ("label", "prediction") if name in predictions]
+    if not predictions[columns].isin(list(positions)).all(axis=None):
+        return predictions
+    return predictions.assign(**{name: predictions[name].map(positions) for name in columns})
 
 
 def positive_output(run: RunFacts) -> int | None:

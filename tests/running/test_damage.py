@@ -20,7 +20,7 @@ import nasframe as nf
 from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
-from nasframe.export import write as export
+from nasframe.export.write import write as export
 from nasframe.running import runner
 from nasframe.store import RunStore, load_state, save_state
 from nasframe.testing.toy import tiny_net
@@ -409,6 +409,33 @@ def test_a_lock_of_a_process_that_died_does_not_hold(run, stopped):
 )
 def test_a_problem_says_what_can_be_done(number, words):
     assert words in storage.write_problem(Path("x"), OSError(number, "reason"))
+
+
+READ, WRITE = "allow this user to read it.", "allow this user to write there, or choose another place."
+EITHER = "allow this user to read and write there, or choose another place."
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "remedy"),
+    [
+        ("data.csv", "w", READ),
+        ("data.csv", "r", WRITE),
+        ("data.csv", "", EITHER),
+        ("new.csv", "rx", WRITE),
+        ("new.csv", "", EITHER),
+        (None, "", EITHER),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_missing_permission_is_that_to_read_or_to_write(tmp_path, monkeypatch, number, name, allowed, remedy):
+    (tmp_path / "data.csv").write_text("text,label\n")
+    modes = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
+    monkeypatch.setattr(os, "access", lambda path, mode: mode in [modes[letter] for letter in allowed])
+    filename = None if name is None else str(tmp_path / name)
+    error = OSError(number, "Permission denied", filename)
+    problem = storage.disk_problem(error)
+    assert problem == f"{filename or 'a file'}: Permission denied. Permission is missing: {remedy}"
+    assert WRITE in storage.write_problem(tmp_path / "data.csv", error)
 
 
 # ---- kills

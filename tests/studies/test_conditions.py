@@ -15,6 +15,7 @@ from nasframe_studies import compare, conditions, runs, study
 from nasframe_studies import plots as study_plots
 from nasframe_studies import report as study_report
 from nasframe_studies import tables as study_tables
+from nasframe_studies.evidence import RunFacts
 from run_directory import make_run
 from study_directory import change, make_study
 
@@ -243,7 +244,7 @@ def two(tmp_path):
     ("changes", "expected"),
     [
         ({"sizes": {"dev": 399}}, "dev examples: 400 (random), 399 (evolution)"),
-        ({"labels": ["b", "a"]}, "classes: a, b (random), b, a (evolution)"),
+        ({"labels": ["c", "a"]}, "classes: a, b (random), a, c (evolution)"),
     ],
 )
 def test_scores_of_other_examples_classes_or_definitions_are_told(two, changes, expected):
@@ -254,6 +255,24 @@ def test_scores_of_other_examples_classes_or_definitions_are_told(two, changes, 
     (note,) = notes()
     assert note.startswith("SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on sst2")
     assert expected in note
+
+
+def test_classes_in_another_order_are_told_only_if_a_score_depends_on_it(two):
+    home, edit, notes = two
+    edit("random", labels=["a", "b"])
+    edit("evolution", labels=["b", "a"])
+    for path in (home / "runs/evolution/sst2/seed-0/models").glob("*/predictions.csv"):
+        table = pd.read_csv(path)
+        table.assign(label=1 - table["label"], prediction=1 - table["prediction"]).to_csv(path, index=False)
+    assert notes() == []
+    runs = [facts_of_run("random", ["a", "b"]), facts_of_run("evolution", ["b", "a"])]
+    (note,) = conditions.data_notes(runs, "dev", ["f1"])
+    assert "classes: a, b (random), b, a (evolution)" in note
+
+
+def facts_of_run(arm, labels):
+    """Return what a comparison knows of a run that records its classes, and not of which one its ``f1`` is."""
+    return RunFacts(arm, "t", 0, {}, (), {}, "f1", "f1", "", {}, {"labels": labels}, {})
 
 
 def form_of(**changes):
