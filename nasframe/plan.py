@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe import registry
+from nasframe.interfaces import TransformTraits, traits_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def same_shape(plan: Plan) -> Iterator[PlannedStage]:
             yield stage
         if stage.verb == "transform":
             factory = registry.find("transform", stage.options["use"]["use"]).load()
-            current = current and not getattr(factory, "reshapes", True)
+            current = current and not traits_of(TransformTraits, factory).reshapes
         if saved and stage.verb in ("train", "transform"):
             same[saved] = current
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from nasframe import registry
 from nasframe.cli import cache, check, doctor, new, plugins, recipes, report, run, schema
+from nasframe.cli.plugin_commands import add_commands
 from nasframe.errors import NasframeError, PluginError
 from nasframe.plugin_errors import described, plugin_error
 from nasframe.version import __version__
@@ -37,7 +37,7 @@ app.command()(report.report)
 app.add_typer(cache.app, name="cache")
 app.command()(schema.schema)
 app.command()(doctor.doctor)
-registry.add_commands(app)
+add_commands(app)
 
 
 def _version(wanted: bool) -> None:

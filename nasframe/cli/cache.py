@@ -78,7 +78,7 @@ def why(
 
     store = RunStore(run, shared=True)
     store.check()
-    names = [row[0] for row in store.db.execute("SELECT name FROM stage ORDER BY position")]
+    names = list(store.stage_states())
     parts, origin = store.get(f"key {stage}"), store.stage_result(stage).get("cached")
     changed = store.get(f"changed {stage}", [])
     kept = _cache(cache) if cache or not store.get("cache") else Cache(Path(store.get("cache")))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, member
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import same_shape
 from nasframe.plugin_errors import naming_plugins
@@ -249,7 +249,7 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
         for place, ref in enumerate(refs)
         if ref is not None
     }
-    answering = [place for place, modifier in made.items() if getattr(modifier, "answers", False)]
+    answering = [place for place, modifier in made.items() if member(modifier, "returns_arch", False)]
     for place in answering[1:]:
         both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
         yield (

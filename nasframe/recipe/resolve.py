@@ -14,6 +14,7 @@ from typing import Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
+from nasframe.interfaces import member
 from nasframe.options import groups_of, options_of, ref_kind, validate
 from nasframe.plan import Plan, PlannedStage, asks_teacher
 from nasframe.recipe.checks import Checker
@@ -412,7 +413,7 @@ class _Stages:
                 factory = registry.find(kind, registry.use_of(use)[0]).load()
             except NasframeError:
                 return True  # said elsewhere
-            if getattr(factory, "answers", kind == "trainer" or not isinstance(factory, type)):
+            if member(factory, "returns_arch", kind == "trainer" or not isinstance(factory, type)):
                 return True
         return False
 

@@ -41,8 +41,8 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         store.check()
         if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
             store.check_recipe()
-        rows = {name: _rows(store, name) for name in ("stage", "trial", "metric", "ledger", "model")}
-        facts = {key: store.plain(value) for key, value in store.db.execute("SELECT key, value FROM run")}
+        rows = {name: store.rows(name) for name in ("stage", "trial", "metric", "ledger", "model")}
+        facts = store.facts()
     finally:
         store.close()
     recipe_text = _text(directory / "recipe.yaml")
@@ -96,17 +96,6 @@ def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a stage; ``cached`` is the run that made its result, where it came from the cache."""
     facts = {key: row[key] for key in ("name", "verb", "state", "run_seconds")}
     return facts | {"cached": (row["result"] or {}).get("cached", {}).get("run")}
-
-
-def _rows(store: RunStore, table: str) -> list[dict[str, Any]]:
-    order = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}.get(table, "rowid")
-    cursor = store.db.execute(f"SELECT * FROM {table} ORDER BY {order}")
-    names = [column[0] for column in cursor.description]
-    packed = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
-    return [
-        {k: store.plain(v) if k in packed and v else v for k, v in zip(names, row, strict=True)}
-        for row in cursor.fetchall()
-    ]
 
 
 def _text(path: Path) -> str:
@@ -219,13 +208,15 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
 
 
 def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what compressed matrices take in each model that has some, and how their kernels ran at its export."""
+    """Set what plugins say about each model; of compressed ones what is stored, and how kernels ran at the export."""
     results = [row["result"] or {} for row in stages]
-    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}
+    facts = {name: found for result in results for name, found in result.get("facts", {}).items()}
+    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}  # of older runs
     exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
     for model in models:
         compressed = bool((model["blueprint"] or {}).get("quantised"))
-        model["stored"] = stored.get(model["name"]) if compressed else None
+        model["facts"] = facts.get(model["name"], {})
+        model["stored"] = model["facts"].pop("stored", stored.get(model["name"])) if compressed else None
         model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
 
 

@@ -69,9 +69,9 @@ class Run:
     def models(self) -> dict[str, Path]:
         """Name → Hugging Face directory of every model that was written."""
         store = RunStore(self.directory, shared=True)
-        rows = store.db.execute("SELECT name, path FROM model WHERE path IS NOT NULL ORDER BY rowid").fetchall()
+        paths = store.model_paths()
         store.close()
-        return {name: self.directory / path for name, path in rows}
+        return paths
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -231,13 +231,9 @@ class StageContext:
         from nasframe.nn.blueprint import blueprint
 
         fields: dict[str, Any] = {"blueprint": blueprint(net)}
-        if "quantised" in fields["blueprint"]:
-            from nasframe.nn import formats
-            from nasframe.nn import storage as bits
-
-            record = formats.record_of(net)
-            found = bits.summary(formats.matrices(net, record), record, bits.account(net))
-            self.result.setdefault("stored", {})[name] = found
+        facts = registry.model_facts(net)
+        if facts:
+            self.result.setdefault("facts", {})[name] = facts
         if arch is not None:
             fields |= {"arch": dict(arch), "budget": name.partition("@")[2] or None}
         if not self.store.model(name).get("stage"):
