@@ -94,6 +94,7 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
     stage = plan.stages[position]
     ((verb, options),) = plan.recipe["stages"][position].items()
     trains_views = verb == "train" and bool(options.get("sampler") or options.get("arch"))
+    # Only what the verb uses: another budget must not train a super-network again.
     parts: dict[str, Any] = {"stage": stage.name, "verb": verb, "options": options, "seed": plan.seed}
     if verb in ("search", "extract", "transform") or trains_views:
         parts["space"] = plan.space
@@ -109,4 +110,6 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
         parts["objectives"] = plan.objectives
         parts["keeps_net"] = keeps_net(plan, stage)
     with_contents: dict[str, Any] = contents(parts, plan.base)
-    return with_contents | {"model": without_places(plan.model), "task": without_places(plan.task)}
+    with_contents["model"] = without_places(plan.model)
+    with_contents["task"] = without_places(plan.task)
+    return with_contents

@@ -59,7 +59,7 @@ class CachedRun:
         """Take a stage's result over from the cache, if it is there and the files it was made from are unchanged."""
         began = time.monotonic()
         stage, key = self.plan.stages[position], self.keys[position]
-        self.store.put(f"key {stage.name}", self.parts[position])
+        self.store.put(f"key {stage.name}", self.parts[position])  # for "nasframe cache why"
         entry = self.cache.read(key)
         if entry is None:
             return False
@@ -133,9 +133,14 @@ class CachedRun:
         before = self._opened_before(position)
         now = {name: state(self.file_names.place(name), self.own_places) for name in opened}
         now |= before
-        names = [name for name in opened if opened[name] != now[name]]
-        names += [name for name, known in before.items() if known == UNKNOWN and name not in names]
-        return [(name, opened.get(name, UNKNOWN), now[name]) for name in names]
+        changes = []
+        for name, then in opened.items():
+            if then != now[name]:
+                changes.append((name, then, now[name]))
+        for name, earlier in before.items():
+            if earlier == UNKNOWN and name not in opened:
+                changes.append((name, UNKNOWN, UNKNOWN))
+        return changes
 
     def _opened_before(self, position: int) -> dict[str, str]:
         """Return the files opened before a stage, by the loading of model and data and by earlier stages."""
@@ -159,6 +164,7 @@ class CachedRun:
         before = self._opened_before(position)
         states = self._states(reads, self._covered(position))
         states |= dict.fromkeys(self._changed_parts(position), UNKNOWN)
+        # A file counts as unknown if it differs from what an earlier stage read, whichever of the two is meant.
         changed = set()
         for name, current in states.items():
             earlier = before.get(name, current)
@@ -181,16 +187,17 @@ class CachedRun:
         """Return the real paths of the files and folders whose content is in a stage's key, wherever they lie."""
         stages = self.plan.recipe["stages"][: position + 1]
         options = [stages, self.plan.space, self.plan.sampler, self.plan.estimators]
-        places = [place for _, place in named_places(options, self.plan.base)]
-        places += [place for _, place in self.inputs.declared()]
-        return [os.path.realpath(place) for place in places]
+        places = [*named_places(options, self.plan.base), *self.inputs.declared()]
+        return [os.path.realpath(place) for _, place in places]
 
     def _changed_parts(self, position: int) -> list[str]:
         """Return the parts of a stage's key that would differ by now, because a file in it has changed since."""
-        now = {**definition(self.plan, position), "files": declared_files(self.inputs)}
         parts = self.parts[position]
-        then = {**parts, "files": parts["material"]["files"]}
-        return [name for name, _, _ in differences(now, {key: then[key] for key in now})]
+        now = definition(self.plan, position)
+        then = {name: parts[name] for name in now}
+        now["files"] = declared_files(self.inputs)
+        then["files"] = parts["material"]["files"]
+        return [name for name, _, _ in differences(now, then)]
 
     # ---- the files of results
 
@@ -200,14 +207,16 @@ class CachedRun:
 
         run = self.store.directory
         snapshot = self.store.checkpoint(f"work-{stage.name}").path
-        nets = [self.store.checkpoint(name).path for name in load_state(snapshot)["nets"].values()]
-        return {path.relative_to(run).as_posix(): path for path in (snapshot, *nets, *_results(run))}
+        paths = [snapshot, *_results(run)]
+        for name in load_state(snapshot)["nets"].values():
+            paths.append(self.store.checkpoint(name).path)
+        return {path.relative_to(run).as_posix(): path for path in paths}
 
     def _place(self, files: Mapping[str, str]) -> None:
         """Make the run's files what they were after a stage."""
         run = self.store.directory
         for model in self.store.files():
-            self.store.put_files(model, None)
+            self.store.put_files(model, None)  # until all is in place: a kill must not leave digests of other files
         for name, blob in files.items():
             if name == ROWS:
                 continue

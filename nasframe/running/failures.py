@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +60,26 @@ def keep_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
         plan: its plan, to name the stage; ``None`` if there is none yet.
         error: what ended it.
     """
-    if not leader() or store.get("finished"):  # a refused resume does not undo a finished run
+    if not leader():
         return
-    failed = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
+    if store.get("finished"):  # a resume that is refused does not undo a finished run
+        return
+    text = str(error) if isinstance(error, NasframeError) else described(error)
     failure: dict[str, Any] = {
-        "stage": failed[0] if failed else None,
-        "text": str(error) if isinstance(error, NasframeError) else described(error),
+        "stage": None if plan is None else _first_stage(plan, store, {"failed"}),
+        "text": text,
         "interrupted": not isinstance(error, Exception),
         "exit_code": getattr(error, "exit_code", 1),
     }
     store.put("failure", failure)
+
+
+def _first_stage(plan: Plan, store: RunStore, states: Container[str]) -> str | None:
+    """Return the name of the first stage in one of some states, if there is one."""
+    for stage in plan.stages:
+        if store.stage_state(stage.name) in states:
+            return stage.name
+    return None
 
 
 def _naming_file(error: BaseException) -> BaseException:
@@ -80,13 +90,13 @@ def _naming_file(error: BaseException) -> BaseException:
 
 def _advice(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
     """Yield lines that say in which stage a run ended, and what can be done about it."""
-    left = [stage.name for stage in plan.stages if store.stage_state(stage.name) != "done"]
+    stage = _first_stage(plan, store, {"new", "running", "failed"})
     place = ""
-    if left:
+    if stage is not None:  # else the report failed
         verb = "failed" if isinstance(error, Exception) else "was stopped"
-        place = f"Stage {left[0]!r} {verb}. "
+        place = f"Stage {stage!r} {verb}. "
     has_cache = store.get("cache") is not None
-    if not getattr(error, "resumable", True):
+    if not getattr(error, "resumable", True):  # a budget is out of reach, and stays so
         if has_cache:
             reuse = "stages before the change come from the cache"
         else:

@@ -25,14 +25,18 @@ def contents(value: Any, base: Path = Path()) -> Any:
         base: the recipe's folder, against which relative paths are read.
     """
     if isinstance(value, Mapping):
-        return {key: item if key == "use" else contents(item, base) for key, item in value.items()}
+        replaced = {}
+        for key, item in value.items():
+            # "use" names a plugin, even if a file beside the recipe is called so.
+            replaced[key] = item if key == "use" else contents(item, base)
+        return replaced
     if isinstance(value, list | tuple):
         return [contents(item, base) for item in value]
     place = named_place(value, base)
     if place is None:
         return value
-    content = {"content": tree_digest(place)}
-    return content if os.path.isabs(value) else {"path": value, **content}
+    digest = tree_digest(place)
+    return {"content": digest} if os.path.isabs(value) else {"path": value, "content": digest}
 
 
 def named_place(value: Any, base: Path) -> Path | None:
@@ -115,9 +119,10 @@ class FileNames:
         """Return the name of a file."""
         for option, place in self.places.items():
             if is_below(path, [os.path.realpath(place)]):
-                return _joined(f"<{option}>", path, place)
+                inside = _inside(path, place)
+                return f"<{option}>/{inside}" if inside else f"<{option}>"
         if is_below(path, [os.path.realpath(self.base)]):
-            return _joined("", path, self.base)
+            return _inside(path, self.base) or "."
         return str(path)
 
     def place(self, name: str) -> Path:
@@ -129,9 +134,7 @@ class FileNames:
         return place / inside.removeprefix("/") if inside else place
 
 
-def _joined(start: str, path: Path, place: Path) -> str:
-    """Return the name of a path in a place whose own name is ``start``, empty for the recipe's folder."""
-    inside = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(place))).as_posix()
-    if inside == ".":
-        return start or inside
-    return f"{start}/{inside}" if start else inside
+def _inside(path: Path, place: Path) -> str:
+    """Return a path relative to a place that it lies in; empty if it is the place itself."""
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(place))
+    return "" if relative == "." else Path(relative).as_posix()

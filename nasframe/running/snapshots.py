@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.processes import device
@@ -53,7 +54,7 @@ class Snapshots:
 
     def load(self, stage: str) -> Work:
         """Return the work that a stage left, and restore the shared sampler's state."""
-        start = self.session.inputs.work
+        start = self.session.inputs.work  # brings the task, the tokenizer and the space
         state = load_state(self._path(stage))
         if state["sampler"] is not None:
             self.session.shared_sampler(start).load_state_dict(state["sampler"])
@@ -68,13 +69,13 @@ class Snapshots:
         """Delete the files that a stage's snapshot does not need, because only earlier stages did."""
         snapshot = self._path(stage)
         needed_nets = set(load_state(snapshot)["nets"].values())
-        needed_files = {snapshot.name, *(f"{name}.safetensors" for name in needed_nets)}
         for path in snapshot.parent.glob("*.safetensors"):
-            if path.name not in needed_files and not path.name.startswith("expected-"):
+            is_reference = path.name.startswith("expected-")  # exports, which may come later, are compared with it
+            if path != snapshot and path.stem not in needed_nets and not is_reference:
                 path.unlink()
         self.nets = {name: net for name, net in self.nets.items() if name in needed_nets}
 
-    def _path(self, stage: str) -> Any:
+    def _path(self, stage: str) -> Path:
         return self.store.checkpoint(f"work-{stage}").path
 
     def _save_net(self, net: nn.Module) -> str:
@@ -82,7 +83,7 @@ class Snapshots:
         from nasframe.nn.blueprint import blueprint
 
         for name, known in self.nets.items():
-            if known is net:
+            if known is net:  # stages never change a network in place, so the file still has its weights
                 return name
         name = f"net-{uuid.uuid4().hex}"
         config: Any = net.config

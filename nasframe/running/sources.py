@@ -43,8 +43,10 @@ def sources(names: Iterable[str]) -> dict[str, Any]:
     """
     entries = entries_of(names)
     digests: dict[str, Any] = {"nasframe": source_digest(Path(__file__).parents[1])}
-    for source in {entry.source for entry in entries if entry.source.version and entry.package != "nasframe"}:
-        digests[str(source)] = versions(_required_packages(source.package))
+    for entry in entries:
+        is_installed = bool(entry.source.version)  # a file beside a recipe is not
+        if is_installed and entry.package != "nasframe":
+            digests[str(entry.source)] = versions(_required_packages(entry.source.package))
     for name, of_name in _plugin_digests(entries).items():
         digests[name] = of_name[0] if len(of_name) == 1 else sorted(of_name)
     return digests
@@ -78,7 +80,9 @@ def entries_of(names: Iterable[str]) -> list[registry.Registered]:
     wanted = {*names, "loop"}  # a search may train its candidates with the loop, which the recipe need not name
     entries = []
     for kind in registry.KINDS:
-        entries += [entry for entry in registry.factories(kind).values() if entry.name in wanted]
+        for entry in registry.factories(kind).values():
+            if entry.name in wanted:
+                entries.append(entry)
     return entries
 
 
@@ -99,8 +103,12 @@ def imported_beside(plugin: Path) -> list[tuple[str, Path]]:
     finder = ModuleFinder(path=[str(plugin.parent)], excludes=["nasframe"])
     finder.run_script(str(plugin))
     modules: Iterable[Any] = finder.modules.values()
-    files = [Path(module.__file__) for module in modules if module.__file__]
-    return sorted((file.relative_to(plugin.parent).as_posix(), file) for file in files if file != plugin)
+    files = []
+    for module in modules:
+        if module.__file__ and Path(module.__file__) != plugin:
+            file = Path(module.__file__)
+            files.append((file.relative_to(plugin.parent).as_posix(), file))
+    return sorted(files)
 
 
 def source_digest(home: Path) -> str:

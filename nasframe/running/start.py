@@ -48,10 +48,12 @@ class Start:
             names.append(f"<{owner}>{slash}{inside}")
         for name in self.opened.keys() & other.opened.keys():
             states = (self.opened[name], other.opened[name])
+            # A folder may get further files: those that are read count by themselves.
             are_folders = all(state.startswith(NAMES) for state in states)
             if states[0] != states[1] and not are_folders:
                 names.append(name)
         if not names and not mine["files"]:
+            # The model declares no files, so all that can be named are the things it loaded.
             names += [f"the {part}" for part in ("weights", "tokenizer") if mine[part] != theirs[part]]
         return sorted(names)
 
@@ -66,6 +68,7 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
         UsageError: it is not what the run began with; names every file that changed.
     """
     task, known = inputs.task, store.get("data")
+    # Before the network is loaded: other labels would give it another head.
     if known is not None and not same_data(task, known):
         raise UsageError(f"{store.directory}: the data is not what the run began with. Expected {brief_facts(known)}.")
     if known is None and leader():
@@ -112,7 +115,8 @@ def start_of(inputs: RunInputs, hidden: Iterable[str] = ()) -> Start:
     file_names = FileNames(inputs)
     states, changed = inputs.reads.states(hidden)
     states |= dict.fromkeys(changed, UNKNOWN)
-    return Start(digests, {file_names.name(path): state for path, state in states.items()})
+    opened = {file_names.name(path): state for path, state in states.items()}
+    return Start(digests, opened)
 
 
 def input_digests(inputs: RunInputs) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Fitting:
                 if name:
                     error.add_note(f"It happened to model {name!r}.")
                 raise
+            # A trainer from elsewhere need not look at its weights, and its loop may have filled pruned entries again.
             require_finite_weights(title, result.net)
             settled(result.net)
         return result
@@ -84,6 +85,7 @@ class Fitting:
             sampler = choose.sampler(stage, self.sampler, work)
             region = choose.domain(stage, work.space, self.sampler, self.within)
         arch = choose.arch(stage, self.arch, work)
+        # A recipe that extends another switches a modifier off with null.
         modifiers = [stage.make("modifier", modifier) for modifier in self.modifiers if modifier is not None]
         return TrainJob(
             net=net,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CostFunction = Callable[["Arch"], dict[str, float]]
 
 ROUNDS = 3
-"""How often each model is measured; the median counts."""
+"""How often each model is measured; the middle round counts."""
 
 
 def cost_function(stage: StageSession, space: Any, net: nn.Module, names: Sequence[str]) -> CostFunction:
@@ -40,7 +40,9 @@ def forward_macs(net: nn.Module | None, arch: Arch | None, result: Evaluation) -
         return 0.0
     from nasframe.nn.count import forward_macs
 
-    mean_length = max(round(result.tokens / max(result.examples, 1)), 1)
+    # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
+    tokens_per_example = result.tokens / max(result.examples, 1)
+    mean_length = max(round(tokens_per_example), 1)
     return forward_macs(net, arch, 1, mean_length) * result.examples
 
 
@@ -74,7 +76,7 @@ def measure_models(
 
 
 def _measured_in_turns(estimator: Any, models: Mapping[str, nn.Module], advance: Advance) -> dict[str, dict[str, Any]]:
-    """Measure each model several times and return the record of each one's median.
+    """Measure each model in several rounds, and return the record of its middle round.
 
     The models take turns, so that a drift of the machine's speed affects all alike.
     """
@@ -86,11 +88,16 @@ def _measured_in_turns(estimator: Any, models: Mapping[str, nn.Module], advance:
             records[name].append(estimator.measure(None, net, again=True))
             done += 1
             advance(done, total, name)
-    medians = {}
-    for name, of_model in records.items():
-        ordered = sorted(of_model, key=lambda record: record["median"])
-        medians[name] = ordered[ROUNDS // 2]
-    return medians
+    middle = {}
+    for name, rounds in records.items():
+        rounds.sort(key=_median)
+        middle[name] = rounds[ROUNDS // 2]
+    return middle
+
+
+def _median(record: Mapping[str, Any]) -> float:
+    """Return the median of one round's repetitions."""
+    return float(record["median"])
 
 
 def remeasure(stage: StageSession, space: Any, net: nn.Module, names: Iterable[str]) -> CostFunction | None:
@@ -131,14 +138,15 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
     from nasframe.report.budgets import plain_bounds
     from nasframe.search.budgets import goals, parse_limits
 
-    counted: dict[str, Any] = {}
-    for cost in stage.plan.budgets:
-        if not hasattr(stage.estimators[cost], "measure"):
-            counted[cost] = stage.estimators[cost]
-    full = {cost: estimator.estimate(work.space, net, None) for cost, estimator in counted.items()}
-    costs = {cost: estimator.estimate(work.space, net, arch) for cost, estimator in counted.items()}
-    budgets = {cost: stage.plan.budgets[cost] for cost in counted}
+    full, costs, budgets = {}, {}, {}
+    for cost, budget in stage.plan.budgets.items():
+        estimator = stage.estimators[cost]
+        if not hasattr(estimator, "measure"):
+            full[cost] = estimator.estimate(work.space, net, None)
+            costs[cost] = estimator.estimate(work.space, net, arch)
+            budgets[cost] = budget
     bounds, shares = parse_limits({}, budgets, full)
+    # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
     for goal in goals(prefix, bounds, shares):
         if goal.name == name:

@@ -46,7 +46,8 @@ def recording_files(stage: StageSession, *names: str) -> Iterator[None]:
         stage.store.put_files(name, None)  # nothing is known of files that are half-written
     yield
     for name in names:
-        digests = {inside: fresh_digest(file) for inside, file in files_below(folder_of(stage.store.directory, name))}
+        folder = folder_of(stage.store.directory, name)
+        digests = {inside: fresh_digest(file) for inside, file in files_below(folder)}
         stage.store.put_files(name, digests)
 
 
@@ -78,7 +79,7 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
 
 def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
     """Bring what the run keeps of a model up to date, because its weights have changed."""
-    if not leader():
+    if not leader():  # the only process that writes
         return
     renew_expected(stage, name, net, work)
     if stage.store.model(name).get("path"):
@@ -96,7 +97,7 @@ def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None =
     if arch is not None:
         fields["arch"] = dict(arch)
         fields["budget"] = name.partition("@")[2] or None
-    if not stage.store.model(name).get("stage"):
+    if not stage.store.model(name).get("stage"):  # the first stage that describes a model is the one that made it
         fields["stage"] = stage.name
     stage.store.put_model(name, **fields)
 
@@ -132,7 +133,8 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    rows = zip(*columns.values(), strict=True)
+    writer.writerows(rows)
     write_text(folder / file_name, text.getvalue())
 
 

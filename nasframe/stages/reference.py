@@ -32,6 +32,7 @@ def check_extracted(stage: StageSession, name: str, model: nn.Module, arch: Arch
     from nasframe.training.optim import forward_of
 
     assert work.space is not None
+    # In fp32, whatever the run trains in: rounding to bfloat16 would hide a wrong slice.
     inputs = _probe_inputs(work)
     view = work.space.view(work.net.eval(), arch)
     expected = _logits(forward_of(view, work.net, "fp32"), inputs)

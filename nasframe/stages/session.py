@@ -43,7 +43,7 @@ class Session:
         self.progress = progress
         self.inputs = inputs
         self.observers = Observers(inputs.notices)
-        self.sampler: Any = None
+        self.sampler: Any = None  # its domain is that of the stage that first needs it
 
     def shared_sampler(self, work: Work) -> Any:
         """Return the recipe's own sampler, which several stages teach. It is made when a stage first needs it."""
@@ -125,6 +125,7 @@ class StageSession:
             inject: further arguments that the framework gives to the factory.
         """
         injected: dict[str, Any] = {
+            # Named after kind and stage, so that a further stage does not change the numbers of the others.
             "seed": stream_seed(self.seed, kind, self.name),
             "base": self.plan.base,
             "notify": self.inputs.notices,
@@ -153,7 +154,7 @@ class StageSession:
         prefix = f"{model} " if model else ""
 
         def log(step: int, values: Mapping[str, float]) -> None:
-            if leader():
+            if leader():  # every process trains, but only the first one writes
                 named = {f"{prefix}{name}": value for name, value in values.items()}
                 self.store.log(self.name, step, named)
 

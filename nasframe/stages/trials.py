@@ -62,6 +62,7 @@ def stored_tally(stage: StageSession) -> Tally:
 
 def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, tally: Tally) -> None:
     """Store a trial together with the tally up to it, then tell observers."""
+    # In one transaction: a search that is resumed then counts neither too few evaluations nor one of them twice.
     with stage.store.transaction():
         stage.store.add_trial(stage.name, number, trial, seconds)
         stage.store.put(f"tally {stage.name}", asdict(tally))
@@ -91,9 +92,11 @@ class Evaluator:
         """Return the metrics of an architecture, on as many examples or on all."""
         space: Any = self.work.space
         net = self.work.net if self.fit is None else self._fitted(arch)
-        forward = forward_of(space.view(net, arch), self.work.net, self.precision)
+        view = space.view(net, arch)
+        forward = forward_of(view, self.work.net, self.precision)
         result = self.work.task.evaluate(forward, "select", examples)
-        self.tally.add(result, measure.forward_macs(net, sizes_of(space, arch), result))
+        macs = measure.forward_macs(net, sizes_of(space, arch), result)
+        self.tally.add(result, macs)
         return result.metrics
 
     def _fitted(self, arch: Arch) -> nn.Module:

@@ -169,12 +169,13 @@ def search(
     constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     limited = {*constraints, *budgets}
     aims = {objective.removeprefix("-") for objective in objectives}
-    bounded = limited | (aims & stage.estimators.keys())
-    always_counted = {"params", "macs"} & stage.estimators.keys()
+    sought = limited | (aims & stage.estimators.keys())
+    shown = {"params", "macs"} & stage.estimators.keys()  # reports show these of every trial
 
-    costs = measure.cost_function(stage, space, net, sorted(bounded | always_counted))
+    costs = measure.cost_function(stage, space, net, sorted(sought | shown))
+    proposer = choose.sampler(stage, sampler, work, sought)
+    # A bound of 50 % is half of what the full network costs.
     full = {name: stage.estimators[name].estimate(space, net, None) for name in limited}
-    proposer = choose.sampler(stage, sampler, work, bounded)
     bounds, shares = parse_limits(constraints, budgets, full)
     evaluator = Evaluator(stage, work, fit, precision)
     began = time.monotonic()
@@ -186,7 +187,7 @@ def search(
 
         result = loop.search(
             proposer,
-            choose.domain(stage, space, sampler, None),
+            choose.domain(stage, space, sampler, None),  # what the sampler was made for; "within" is a part of it
             evaluator,
             costs,
             objectives=objectives,
@@ -264,8 +265,11 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
 def _archs_to_extract(work: Work, archs: list[str] | Mapping[str, Any] | None) -> dict[str, Arch]:
     chosen = {}
     if isinstance(archs, Mapping):
-        for name, sizes in archs.items():
-            chosen[name] = work.archs[sizes] if isinstance(sizes, str) else choose.arch_of_sizes(sizes, work)
+        for name, source in archs.items():
+            if isinstance(source, str):  # another name of a found architecture
+                chosen[name] = work.archs[source]
+            else:
+                chosen[name] = choose.arch_of_sizes(source, work)
         return chosen
     for name, arch in work.archs.items():
         if name not in work.models and choose.matches(name, archs or ["*"]):
@@ -303,6 +307,7 @@ def evaluate(
             model_store.add_metrics(stage, name, split, result.metrics)
             model_store.write_predictions(stage, name, split, result.predictions)
             advance(tally.evaluations, len(chosen), name)
+    # After all metrics, because models take turns when a cost is measured.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
         measure.measure_models(stage, chosen, COSTS if costs is None else costs, advance)
     model_store.report_over_budget(stage, chosen)
@@ -326,7 +331,7 @@ def export(
     """
     from nasframe.export import write as writer
 
-    extracted = [name for name in work.archs if name in work.models]
+    extracted = [name for name in work.archs if name in work.models]  # others were saved when they were trained
     chosen = choose.models(work.models, models or extracted)
     folders = {name: model_store.folder_of(stage.store.directory, name) for name in chosen}
     expected = {name: expected_outputs(stage, name, net, work) for name, net in chosen.items()}
