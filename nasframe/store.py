@@ -554,10 +554,10 @@ class RunStore:
             k: self.plain(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()
         }
 
-    def model_paths(self) -> dict[str, str]:
-        """Return the folders of the models that were written, relative to the run directory, by name."""
+    def model_paths(self) -> dict[str, Path]:
+        """Return the directory of every model that was written, by name."""
         rows = self.db.execute("SELECT name, path FROM model WHERE path IS NOT NULL ORDER BY rowid").fetchall()
-        return dict(rows)
+        return {name: self.directory / path for name, path in rows}
 
     def frame(self, table: str) -> pd.DataFrame:
         """Return a table as a data frame, JSON columns as text."""

@@ -125,9 +125,10 @@ class Cache:
         with self.guard():
             for path, file in files.items():
                 blob = self.blob(names[path])
-                if not blob.exists():
+                if not blob.exists():  # stages share the networks that they leave as they are
                     copy_or_link(file, blob, link=shared or path.startswith("checkpoints/"))
-                    blob.chmod(0o444)
+                    blob.chmod(0o444)  # it may be a link to a file of the run, which must not be written in place
+            # The manifest comes last: an entry that can be found is complete.
             names[ROWS] = self._write_blob(text)
             complete = asdict(replace(entry, files=names, made_at=time.time())) | {"format": FORMAT}
             manifest = self._manifest(entry.key)

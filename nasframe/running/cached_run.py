@@ -71,14 +71,14 @@ class CachedRun:
             rows = json.loads(self.cache.blob(entry.files[ROWS]).read_text(encoding="utf-8"))
             with writing(self.store.directory):
                 self._place(entry.files)
-        except FileNotFoundError:  # another process dropped the entry meanwhile
+        except FileNotFoundError:  # another process dropped the entry meanwhile: run the stage
             return False
         origin = {"key": key, "run": entry.run, "run_seconds": entry.run_seconds}
         result = {**entry.result, "cached": origin}
         self.store.put(f"opened {stage.name}", entry.opened)
         self.store.put_stage(stage.name, position, stage.verb, rows, time.monotonic() - began, result)
         with suppress(FileNotFoundError):
-            self.cache.touch(key)
+            self.cache.touch(key)  # the least recently used entries are dropped first
         return True
 
     def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any], reads: Recorder) -> list[Notice]:

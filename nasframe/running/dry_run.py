@@ -95,7 +95,7 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
         estimator = inputs.estimators[name]
         cost = cost_function({name: estimator}, space, net)
         archs = ends or draws[:2]
-        if not hasattr(estimator, "measure"):
+        if not hasattr(estimator, "measure"):  # a measurement takes seconds, so the ends must do
             archs = archs + draws
         values = [cost(arch)[name] for arch in archs]
         rows[name] = {
@@ -112,7 +112,7 @@ def _costs_of_interest(inputs: RunInputs) -> list[str]:
     plan = inputs.plan
     names = {*plan.constraints, *plan.budgets}
     for stage in plan.stages:
-        if stage.verb == "search":
+        if stage.verb == "search":  # which may have bounds of its own
             names.update(bounded_costs(plan, stage))
     names.update(name for name in ALWAYS if name in inputs.estimators)
     return sorted(names)
@@ -168,6 +168,7 @@ def forward_seconds(work: Work) -> float:
         loss.backward()
         seconds.append(time.perf_counter() - began)
     work.net.zero_grad()
+    # The median, because the first step also allocates memory.
     median = sorted(seconds)[(TIMED_STEPS - 1) // 2]
     # A backward pass takes about two forward passes, so a step takes three.
     macs_of_step = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape)
@@ -189,7 +190,7 @@ def mean_share(work: Work) -> float:
 
     if work.space is None:
         return 1.0
-    length = 32
+    length = 32  # any will do: the share hardly depends on it
     rng = generator(0, "dry run")
     total = 0.0
     for _ in range(SAMPLES):

@@ -59,6 +59,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions(NUMERIC),
         "python": platform.python_version(),
+        # Other processors may sum in another order, and so may other numbers of threads.
         "device": f"{where} {_accelerator() or processor()}",
         "bf16": native_bf16(where),
         "threads": torch.get_num_threads(),
@@ -131,6 +132,7 @@ def git_commit() -> str | None:
     package = Path(__file__).parents[1]
     if shutil.which("git") is None or not (package.parent / ".git").exists():
         return None
+    # Tags are excluded, so that the answer is the whole commit.
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=package,

@@ -73,7 +73,7 @@ def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
         The place of the bounds in the recipe, and why they are out of reach.
     """
     has_bounds = any(any(limits_of(plan, stage.options)) for stage in searches(plan))
-    net = skeleton(plan) if has_bounds else None
+    net = skeleton(plan) if has_bounds else None  # a network without values: its tensors have only shapes
     if net is None:
         return
     inputs = RunInputs(plan)
@@ -99,7 +99,7 @@ def targets(inputs: RunInputs) -> Iterator[Target]:
         counted = {}
         for name in bounded_costs(inputs.plan, stage):
             estimator = inputs.estimators[name]
-            if net is None or is_counted(estimator, space, net):
+            if net is None or is_counted(estimator, space, net):  # a space without a network looks its costs up
                 counted[name] = estimator
         full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
         yield Target(

@@ -64,6 +64,7 @@ def check_spaces(inputs: RunInputs) -> None:
         UsageError: some do not; names every one.
     """
     problems = []
+    # Samplers are made only to be asked whether they fit, so what they notice is not about the run.
     inject = {"seed": inputs.plan.seed, "costs": None, "notify": lambda place, text: None}
     for stage in same_shape(inputs.plan):
         if not needs_space(stage):
@@ -97,7 +98,7 @@ def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Rema
         yield "batch_size", text
     if options.max_steps is None and options.epochs is not None and options.epochs * batches < 0.5:
         yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. One step is made."
-    steps = options.max_steps or max(1, round((options.epochs or 0) * batches))
+    steps = options.max_steps or max(1, round((options.epochs or 0) * batches))  # as the loop counts them
     warmup = math.ceil(options.warmup_ratio * steps)
     if 1 < steps <= warmup:
         text = f"All {steps} steps are warm-up: the learning rate reaches its peak in the last one."
@@ -177,7 +178,7 @@ def notify_of_sampled_bounds(inputs: RunInputs) -> None:
 
 def drawn(region: Any, count: int) -> list[Any]:
     """Return the smallest and the largest architecture of a domain, if it can tell, and some random ones."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
     ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
     return [*ends, *(region.sample(rng) for _ in range(count))]
 

@@ -66,7 +66,7 @@ class Run:
         store = RunStore(self.directory, shared=True)
         paths = store.model_paths()
         store.close()
-        return {name: self.directory / path for name, path in paths.items()}
+        return paths
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -125,6 +125,7 @@ def run(
     directory = _fresh_directory(plan) if out is None else Path(out)
     inputs = RunInputs(plan)
     store = _new_store(inputs, directory, cache, progress) if leader() else None
+    # The default name has the time in it, which differs between processes.
     directory = Path(told_by_leader(str(store.directory if store else "")))
     return execute(inputs, store, directory, progress, report)
 
@@ -172,7 +173,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
 
     join_processes()
     directory = Path(directory)
-    store = RunStore(directory) if leader() else None
+    store = RunStore(directory) if leader() else None  # takes the lock
     told_by_leader(directory.name)  # the others wait until the first process holds the lock
     reader = store or RunStore(directory, shared=True)
     try:
@@ -182,6 +183,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
                 _put_in_order(store)
             plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
             inputs = RunInputs(plan)
+            # A run that a study laid out, and nobody has begun, has not been checked.
             if store and all(store.stage_state(stage.name) == "new" for stage in plan.stages):
                 with plan.file_plugins(), naming_plugins():
                     preflight(inputs)
@@ -224,6 +226,7 @@ def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress
                 stages.run_all(leads=store is not None)
             if store:
                 store.put("finished", True)
+                # A report that fails leaves a finished run.
                 if report:
                     with stages.session.progress.bar("report"):
                         Run(directory).report()
@@ -294,7 +297,7 @@ class StageRunner:
             leads: whether this is the first process; any other one only joins it in training.
         """
         if leads:
-            self.store.put("failure", None)
+            self.store.put("failure", None)  # of an earlier sitting
             write_environment(self.plan, self.store)
             self.session.observers.run_started(directory=self.store.directory, recipe=self.plan.recipe)
         work: Work | None = None
@@ -332,6 +335,7 @@ class StageRunner:
                 if not self.cached.adopt(position):
                     return self._execute(position, work)
         stage = self.plan.stages[position]
+        # What the stage noticed when it was run is as true of this run.
         for notice in self.store.stage_result(stage.name).get("notices", ()):
             self.inputs.notices(**notice)
         self._say(position, "from the cache")
@@ -356,6 +360,7 @@ class StageRunner:
             with suppress(RunError):  # the disk may be full, which the error itself says
                 self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
+        # Stored before the stage counts as done: a kill in between runs it again, and never skips it.
         self.snapshots.save(stage.name, work)
         # The cache keeps a stage's notices with its result. An observer is no part of the stage.
         earlier_notices.update(self.session.observers.reported)

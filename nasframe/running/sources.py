@@ -92,6 +92,7 @@ def homes(entry: registry.Registered) -> Iterator[Path]:
         yield Path(entry.source.file)
         return
     module = entry.target.partition(":")[0] if isinstance(entry.target, str) else entry.target.__module__
+    # The whole top-level package, because any of its modules may change a number.
     spec = importlib.util.find_spec(module.partition(".")[0])
     if spec and spec.origin:
         origin = Path(spec.origin)
@@ -100,6 +101,7 @@ def homes(entry: registry.Registered) -> Iterator[Path]:
 
 def imported_beside(plugin: Path) -> list[tuple[str, Path]]:
     """Return the files that a one-file plugin imports from its own folder, directly or not, after their names in it."""
+    # The finder reads code without running it, and excludes nasframe, whose source counts by itself.
     finder = ModuleFinder(path=[str(plugin.parent)], excludes=["nasframe"])
     finder.run_script(str(plugin))
     modules: Iterable[Any] = finder.modules.values()

@@ -142,6 +142,7 @@ def net_digest(net: nn.Module | None) -> str:
         options.pop(key, None)
     text = json.dumps([type(net).__name__, options], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
+    # Weights, not the checkpoint's file: the head is drawn, and another file may have the same weights.
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

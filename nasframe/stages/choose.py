@@ -55,6 +55,7 @@ def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = 
 def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:
     """Return a space's domain in the coordinates of a sampler, restricted to ``within`` if that is given."""
     own_sampler = stage.plan.sampler if use == "shared" else use
+    # A sampler may join knobs, as in "join: layer"; its proposals must lie in a domain that joins them too.
     whole = joined(space.domain, own_sampler)
     return whole.restrict(within) if within else whole
 

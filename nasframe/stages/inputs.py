@@ -50,7 +50,7 @@ class RunInputs:
         self.notices = Notices()
         self.reads = Recorder()
         self._tokenizer = tokenizer
-        self._stamps: dict[Path, Stamp] = {}
+        self._stamps: dict[Path, Stamp] = {}  # of the model's files, as they were when they were first loaded
 
     @cached_property
     def model(self) -> Model | None:
@@ -138,6 +138,7 @@ class RunInputs:
         self._refuse_changes()
         labels = self.task.labels
         seed = stream_seed(self.plan.seed, "init")
+        # The same seed each time: a stage that starts "from: pretrained" gets the head that the run began with.
         with self.reads:
             net = self.model.load(labels, seed, random=random)
         return net.to(device())
@@ -191,6 +192,7 @@ class RunInputs:
         for _, place in self.declared_by("model"):
             for _, file in files_below(place):
                 self._stamps.setdefault(file, stamp(file))
+        # Files that native code opens are known because the model declares them, others because they were recorded.
         changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
         changed += [file for file in self.reads.changed_files() if file not in changed]
         if changed:
@@ -232,6 +234,7 @@ class RunInputs:
             return objective_fault(objective, formats, self.estimators)
         if net is None:
             return ""
+        # A task that does not declare its metrics shows them when it is evaluated.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
             metrics = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
@@ -276,4 +279,5 @@ def same_data(task: Task, facts: Mapping[str, Any]) -> bool:
         facts: what the run keeps of its data, as :func:`data_facts` returns it.
     """
     labels = None if task.labels is None else list(task.labels)
+    # Runs of earlier versions did not keep labels.
     return bool(facts["fingerprint"] == task.fingerprint and facts.get("labels", labels) == labels)

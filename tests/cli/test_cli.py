@@ -188,8 +188,8 @@ def finished(monkeypatch):
     """Stand in for the runner and the report."""
     calls = []
 
-    def run(recipe, *, out=None, progress=None, cache=None):
-        calls.append({"seed": recipe.data.get("seed"), "out": out, "progress": progress})
+    def run(plan, *, out=None, progress=None, cache=None):  # what was resolved once, to find every problem
+        calls.append({"seed": plan.seed, "out": out, "progress": progress})
         return Run(Path("runs/x"))
 
     monkeypatch.setattr(runner, "run", run)

@@ -96,6 +96,14 @@ def test_the_resolved_recipe_runs_to_the_same_end(finished, tmp_path):
     assert facts(nf.run(recipe, out=tmp_path / "again").directory) == facts(finished.directory)
 
 
+def test_a_plan_runs_as_its_recipe_does(tmp_path):
+    recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
+    runs = [
+        nf.run(what, out=tmp_path / name, report=False) for name, what in (("a", recipe), ("b", nf.resolve(recipe)))
+    ]
+    assert facts(runs[0].directory) == facts(runs[1].directory)
+
+
 class Stop(BaseException):
     """A kill that a test can catch."""
 
