@@ -246,15 +246,16 @@ def nearest(cache: Cache, parts: Mapping[str, Any]) -> tuple[CacheEntry | None, 
         return None, "", []
     closest = min(rivals, key=lambda entry: len(list(differences(parts, entry.parts))))
     mine, other = parts, closest.parts
-    found = list(differences(mine, other))
+    differing = list(differences(mine, other))
     # If only the stages before differ, the reason is further back in the chain.
-    while [path for path, _, _ in found] == ["upstream"]:
-        before = [entries.get(str(key)) for key in found[0][1:]]
-        if before[0] is None or before[1] is None:
+    while [path for path, _, _ in differing] == ["upstream"]:
+        _, my_key, other_key = differing[0]
+        my_entry, other_entry = entries.get(str(my_key)), entries.get(str(other_key))
+        if my_entry is None or other_entry is None:
             break
-        mine, other = before[0].parts, before[1].parts
-        found = list(differences(mine, other))
-    return closest, mine["stage"], found
+        mine, other = my_entry.parts, other_entry.parts
+        differing = list(differences(mine, other))
+    return closest, mine["stage"], differing
 
 
 def copy_or_link(source: Path, target: Path, link: bool = False) -> None:

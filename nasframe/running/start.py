@@ -91,7 +91,10 @@ def _check(start: Start, inputs: RunInputs, store: RunStore) -> None:
     if not changed:
         return
     file_names = FileNames(inputs)
-    places = [name if name.startswith("the ") else str(file_names.place(name)) for name in changed]
+    places = []
+    for name in changed:
+        is_file = not name.startswith("the ")
+        places.append(str(file_names.place(name)) if is_file else name)
     raise UsageError(
         f"{store.directory}: not what the run began with: {', '.join(places)}. Expected model and task as they were: "
         "undo the change, or start a new run."

@@ -55,7 +55,7 @@ def measure_models(
         stage: the stage that evaluates.
         models: name → network.
         costs: the costs to take.
-        advance: is told how many measurements are done.
+        advance: called after each measurement.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in models}
     for cost in costs:

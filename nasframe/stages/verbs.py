@@ -100,7 +100,7 @@ def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
 def transform(
     work: Work, stage: StageSession, *, use: Annotated[Any, Ref("transform")], save_as: str | None = None
 ) -> Work:
-    """Change the weights between stages with a transform, whose options stand beside ``use``.
+    """Change the weights between stages with a transform. Its options are written next to ``use``.
 
     Args:
         use: the transform's name.
@@ -110,7 +110,7 @@ def transform(
         result: Work = stage.make("transform", use)(work)
         settled(result.net)
     if result.vocabulary != work.vocabulary:
-        # The task has to tokenise its texts again, and what is kept of models has the old token ids.
+        # The task has to tokenise its texts again, and the stored files of models have the old token ids.
         result = replace(result, task=stage.inputs.task_for(result.tokenizer))
         for name, net in result.models.items():
             model_store.renew(stage, name, net, result)
@@ -143,16 +143,16 @@ def search(
     Args:
         sampler: who proposes, ``shared`` for the recipe's own, with what it learned so far.
         trials: evaluations to spend; repeats and screened proposals are free.
-        objectives: what to maximise, ``[accuracy, -flops]``; ``-`` stands before costs and before metrics of which less
-            is better; default: the task's primary metric.
-        constraints: bounds every answer must meet, over the recipe's own.
-        budgets: bounds that each get a winner of their own, in place of the recipe's.
+        objectives: what to maximise, ``[accuracy, -flops]``; write ``-`` before a cost, and before a metric that is
+            better when it is smaller; default: the task's primary metric.
+        constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
+        budgets: bounds with a winner each, instead of the recipe's.
         within: restrict the domain.
         examples: score on a fixed subset of this many examples.
         finalists: how many of the best are scored again on all of ``select`` if ``examples`` is given.
         fit: training options with which a copy of each candidate is trained before it is scored.
-        violation: ``screen`` never evaluates what breaks a constraint; ``{penalise: p}`` evaluates it and lowers
-            its score.
+        violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
+            and lowers its score.
         max_rejections: end after this many free proposals in a row.
         precision: ``auto`` is bfloat16 autocast if the device computes it natively.
         save_as: the winners are ``<save_as>``, or ``<save_as>@<budget>``.
@@ -290,8 +290,9 @@ def evaluate(
 
     Args:
         split: ``dev`` is for reporting; nothing is ever selected on it.
-        models: which, by name (``best@*``); default: all, or the current network if no model was saved or extracted.
-        costs: what to estimate of each; default: parameters of all, backbone and encoder, MACs, size and latency.
+        models: the models to measure, by name (``best@*``); default: all, or the current network if no model was saved
+            or extracted.
+        costs: the costs of each model to report; default: parameters (all, backbone, encoder), MACs, size and latency.
         precision: of the forward passes.
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
@@ -327,7 +328,7 @@ def export(
     Args:
         mode: ``hetero`` keeps the true sizes, ``padded`` fills up with zeros so that stock classes load it, ``stock``
             is for what a plain configuration can express.
-        models: which, by name (``best@*``); default: all that were extracted.
+        models: the models to write, by name (``best@*``); default: all that were extracted.
     """
     from nasframe.export import write as writer
 
