@@ -34,8 +34,8 @@ def list_(cache: Folder = None, json_: Json = False) -> None:
 
     kept = _cache(cache)
     rows = [
-        {"key": key, **{name: entry["parts"][name] for name in ("stage", "verb", "seed")}, "run": entry["run"]}
-        | {"run_seconds": entry["run_seconds"], "made_at": entry["made_at"], "bytes": kept.size(entry)}
+        {"key": key, **{name: entry.parts[name] for name in ("stage", "verb", "seed")}, "run": entry.run}
+        | {"run_seconds": entry.run_seconds, "made_at": entry.made_at, "bytes": kept.size(entry)}
         for key, entry in kept.entries().items()
     ]
     if json_:
@@ -91,7 +91,7 @@ def why(
     if json_:
         rows = [{"part": path, "this": mine, "nearest": other} for path, mine, other in found]
         files = [{"file": name, "then": then, "now": now} for name, then, now in changed]
-        nearest_key = entry["key"] if entry else None
+        nearest_key = entry.key if entry else None
         facts = {"cached": origin, "changed": files, "nearest": nearest_key, "stage": where, "differs": rows}
         print(json.dumps(facts, indent=1))
         return
@@ -103,7 +103,7 @@ def why(
     if entry is None:
         print(f"no other entry of a stage {stage!r} in {kept.root}")
         return
-    print(f"the nearest other entry, {entry['key'][:12]} of {entry['run']}, differs in the stage {where}:")
+    print(f"the nearest other entry, {entry.key[:12]} of {entry.run}, differs in the stage {where}:")
     for path, mine, other in found:
         print(f"  {path}: {_short(mine)} here, {_short(other)} there")
 

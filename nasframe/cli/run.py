@@ -51,15 +51,16 @@ def run(
     if dry_run:
         _show_plan(_plan(recipe, changes), json_)
         return
-    from nasframe.recipe.loading import load_recipe
-
-    _plan(recipe, changes)
-    loaded = load_recipe(recipe, changes)
-    _start(lambda runner: runner.run(loaded, out=out, progress=progress, cache=cache), json_)
+    plan = _plan(recipe, changes)
+    _start(lambda runner: runner.run(plan, out=out, progress=progress, cache=cache), json_)
 
 
 def _plan(recipe: str, changes: list[str]) -> Plan:
-    """Check everything, so that every problem of text and meaning is told at once."""
+    """Read and resolve a recipe.
+
+    Raises:
+        RecipeError: every problem of the text and of its meaning at once.
+    """
     from nasframe.errors import RecipeError
     from nasframe.recipe.resolve import check_recipe
 

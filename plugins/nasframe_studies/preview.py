@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nasframe.records import canonical_json
 from nasframe.running import dry_run as dryrun
 from nasframe.running.cache import Cache, default_folder
-from nasframe.running.cache_keys import digest, material, stage_keys
-from nasframe.stages.inputs import Material
+from nasframe.running.cache_keys import digest, stage_keys
+from nasframe.running.start import input_digests
+from nasframe.stages.inputs import RunInputs
 from nasframe_studies.study_checks import check_metric
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class _Looks:
         """Digest what a run starts from."""
         key = canonical_json([*_origin(plan), plan.seed, plan.model or plan.space])
         if key not in self.starts:
-            self.starts[key] = material(Material(plan))
+            self.starts[key] = input_digests(RunInputs(plan))
         return self.starts[key]
 
     def look(self, plan: Plan) -> dict[str, Any]:
@@ -85,13 +86,13 @@ class _Looks:
             return self._look(plan)
 
     def _look(self, plan: Plan) -> dict[str, Any]:
-        parts = Material(plan)
-        work, key = parts.work, canonical_json(_origin(plan))
+        inputs = RunInputs(plan)
+        work, key = inputs.work, canonical_json(_origin(plan))
         if key not in self.speeds:
             self.speeds[key] = dryrun.forward_seconds(work) if work.net is not None else 0.0
         share = dryrun.mean_share(work) if work.net is not None else 1.0
         stages = [dryrun.describe(stage, work, self.speeds[key], share) for stage in plan.stages]
-        return {"stages": stages, "costs": dryrun.ranges(parts), "limits": list(dryrun.limit_rows(parts))}
+        return {"stages": stages, "costs": dryrun.ranges(inputs), "limits": list(dryrun.limit_rows(inputs))}
 
 
 def _origin(plan: Plan) -> list[Any]:

@@ -42,7 +42,7 @@ def check_metric(study: Study) -> None:
 
 def _check_primary(study: Study) -> None:
     """Make sure that arms whose options of a task differ still have the same primary metric on it."""
-    from nasframe.stages.inputs import Material
+    from nasframe.stages.inputs import RunInputs
 
     arms: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
     for (arm, task), plan in study.plans.items():
@@ -55,7 +55,7 @@ def _check_primary(study: Study) -> None:
         metrics: dict[str, list[str]] = {}
         for plan, own in variants.values():
             with plan.file_plugins():
-                primary = Material(plan).task.primary
+                primary = RunInputs(plan).task.primary
             metrics.setdefault(primary, []).extend(own)
         if len(metrics) > 1:
             scored = ", ".join(f"{name} ({', '.join(own)})" for name, own in metrics.items())
@@ -67,17 +67,17 @@ def _check_primary(study: Study) -> None:
 
 def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
     """Name the metrics of a plan's task, from a glance at some examples unless the wanted one is its primary."""
-    from nasframe.stages.inputs import Material
-    from nasframe.training.optim import forward_of
+    from nasframe.stages.inputs import RunInputs
+    from nasframe.training.forward import forward_of
 
-    parts = Material(plan)
-    task = parts.task
+    inputs = RunInputs(plan)
+    task = inputs.task
     form = formats_of(task).get(metric)
     if form is not None and not form.higher_is_better:
         raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
-    if metric == task.primary or parts.model is None:
+    if metric == task.primary or inputs.model is None:
         return [metric]
-    net = parts.net()
+    net = inputs.net()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
         return task.evaluate(forward_of(net.eval(), net, "fp32"), split, GLANCE).metrics
