@@ -95,10 +95,11 @@ def stages() -> str:
     from nasframe.options import options_of
     from nasframe.stages.verbs import VERBS
 
-    return "\n".join(
-        f"### `{verb}`\n\n{first_paragraph(function)}\n\n{option_table(options_of(function, positional=2))}"
-        for verb, function in VERBS.items()
-    )
+    sections = []
+    for verb, entry in VERBS.items():
+        options = option_table(options_of(entry.function, positional=2))
+        sections.append(f"### `{verb}`\n\n{first_paragraph(entry.function)}\n\n{options}")
+    return "\n".join(sections)
 
 
 def run_tables() -> str:

@@ -41,8 +41,8 @@ def factories() -> Iterator[tuple[str, Callable[..., Any], int]]:
         for name, entry in registry.factories(kind).items():
             if not entry.source.file:  # other tests of this process may have loaded plugins of their own
                 yield f"{kind} {name}", entry.load(), 0
-    for verb, function in VERBS.items():
-        yield f"stage {verb}", function, POSITIONAL
+    for verb, entry in VERBS.items():
+        yield f"stage {verb}", entry.function, POSITIONAL
     yield "recipe", TopLevel, 0
 
 

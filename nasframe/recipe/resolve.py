@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from nasframe import registry
+from nasframe.declarations import KnownNames, Stage, budgets_of, matching, outcome_of
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
 from nasframe.options import groups_of, options_of, ref_kind, validate
 from nasframe.plan import Plan, PlannedStage, asks_teacher
@@ -23,8 +23,7 @@ from nasframe.recipe.overrides import Override, verb_of
 from nasframe.recipe.preflight import material_refusals, refusals
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.records import TrainOptions
-from nasframe.search.budgets import winners
-from nasframe.stages.verbs import COSTS, VERBS
+from nasframe.stages.verbs import VERBS
 
 ALWAYS = ("params", "macs")
 """Costs that every plan can tell, named or not."""
@@ -140,7 +139,7 @@ def _top_level(check: Checker) -> None:
 
 def _home(check: Checker, key: str) -> str:
     """Say where a key that stands at the top belongs, if a verb has such an option."""
-    verbs = [verb for verb in VERBS if key in (*options_of(VERBS[verb], (), POSITIONAL), *COMMON)]
+    verbs = [verb for verb in VERBS if key in (*options_of(VERBS[verb].function, (), POSITIONAL), *COMMON)]
     pairs = zip(check.names, check.stages, strict=True)
     places = [f"stages.{name}.{key}" for name, stage in pairs if verb_of(stage)[0] in verbs]
     example = f", as in {places[0]}" if places else ""
@@ -202,9 +201,7 @@ class _Stages:
 
     def __init__(self, check: Checker, uses: Mapping[str, Any], bare: Any = None) -> None:
         self.check, self.uses, self.bare = check, uses, bare
-        self.saved: set[str] = set()
-        self.archs: set[str] = set()
-        self.extracted: set[str] = set()
+        self.known = KnownNames()
 
     def all(self) -> tuple[list[dict[str, Any]], list[PlannedStage]]:
         """Return the stages as a resolved recipe writes them, and as the runner takes them."""
@@ -252,7 +249,7 @@ class _Stages:
 
     def stage(self, verb: str, options: dict[str, Any], at: tuple[Any, ...]) -> dict[str, Any]:
         """Check a stage's options; return them with defaults."""
-        check, function = self.check, VERBS[verb]
+        check, function = self.check, VERBS[verb].function
         known = options_of(function, (), POSITIONAL)
         common = {key: options[key] for key in COMMON if options.get(key) is not None}
         for key in ("name", "from"):
@@ -284,7 +281,7 @@ class _Stages:
 
     def misplaced(self, verb: str, key: str, known: Iterable[str]) -> str:
         """Say of an option that a verb does not have where it belongs."""
-        others = [other for other in VERBS if key in options_of(VERBS[other], (), POSITIONAL)]
+        others = [other for other in VERBS if key in options_of(VERBS[other].function, (), POSITIONAL)]
         if key in {field.name for field in fields(TopLevel)}:
             hint = " Wrong level: it belongs at the recipe's top level."
         elif others:
@@ -303,33 +300,36 @@ class _Stages:
                 self.bare.domain.restrict(within)
             except NasframeError as error:
                 self.check.problem((*at, "within"), str(error))
-        starts = {"pretrained", "random", *self.saved}
+        starts = {"pretrained", "random", *self.known.models}
         if isinstance(start := full.get("from"), str) and start not in starts:
             self.missing((*at, "from"), "network", start, starts)
-        if isinstance(arch := full.get("arch"), str) and arch not in self.archs:
-            self.missing((*at, "arch"), "architecture", arch, self.archs)
+        if isinstance(arch := full.get("arch"), str) and arch not in self.known.archs:
+            self.missing((*at, "arch"), "architecture", arch, self.known.archs)
+        networks = self.known.models
         for number, modifier in enumerate(full.get("modifiers") or []):
-            if asks_teacher(modifier) and modifier["teacher"] not in self.saved:
-                self.missing((*at, "modifiers", number, "teacher"), "saved network", modifier["teacher"], self.saved)
+            if asks_teacher(modifier) and modifier["teacher"] not in networks:
+                self.missing((*at, "modifiers", number, "teacher"), "saved network", modifier["teacher"], networks)
         needs = verb in ("search", "extract") or (verb == "train" and (full.get("sampler") or full.get("arch")))
         if needs and self.uses["space"] is None and "space" not in full and self.check.data.get("space") is None:
             self.check.problem(at, "needs a space. Expected 'space:' at the recipe's top level, or in the stage.")
-        patterns, names = {"extract": ("archs", self.archs)}.get(verb, ("models", self.saved))
+        patterns, names = {"extract": ("archs", self.known.archs)}.get(verb, ("models", self.known.models))
         chosen = given.get(patterns)
         for number, pattern in enumerate(chosen if isinstance(chosen, list) else []):
-            if not any(fnmatch(name, str(pattern)) for name in names):
+            if not matching(names, [pattern]):
                 self.missing((*at, patterns, number), patterns[:-1], pattern, names)
         for name, sizes in chosen.items() if isinstance(chosen, dict) else ():
-            if isinstance(sizes, str) and sizes not in self.archs:
-                self.missing((*at, patterns, name), "architecture", sizes, self.archs)
+            if isinstance(sizes, str) and sizes not in self.known.archs:
+                self.missing((*at, patterns, name), "architecture", sizes, self.known.archs)
         for number, cost in enumerate(full.get("costs") or []):
             if cost not in self.check.costs:
                 self.missing((*at, "costs", number), "cost", cost, self.check.costs)
-        if verb == "extract" and not isinstance(chosen, dict) and self.archs and not self.chosen_archs(full):
+        stage = Stage(verb, "", full)
+        nothing_left = verb == "extract" and not VERBS[verb].declaration.saves(stage, self.known)
+        if nothing_left and not isinstance(chosen, dict) and self.known.archs:
             self.check.problem(at, f"nothing is left to extract: {self.taken()}. Expected 'archs: {{name: found}}'.")
-        elif verb == "extract" and not chosen and not self.archs and not self.check.problems:
+        elif verb == "extract" and not chosen and not self.known.archs and not self.check.problems:
             self.check.problem(at, "nothing to extract: no earlier stage finds an architecture, and 'archs' has none.")
-        if verb == "export" and not chosen and not self.extracted:
+        if verb == "export" and not chosen and not self.known.extracted:
             self.check.problem(at, "nothing to export: no earlier stage extracts a model. Expected one, or 'models'.")
         alone = [key for key in ("sampler", "arch", "within", "save_as") if full.get(key) is not None]
         if verb == "train" and full.get("models") is not None and alone:
@@ -337,16 +337,9 @@ class _Stages:
         if verb == "train" and not any(given.get(key) is not None for key in ("epochs", "max_steps")):
             self.check.problem(at, "how long to train is missing. Expected 'epochs' or 'max_steps'.")
 
-    def chosen_archs(self, full: Mapping[str, Any]) -> set[str]:
-        """Name the found architectures that an ``extract`` makes models of."""
-        patterns = full.get("archs") or ["*"]
-        if isinstance(patterns, dict):
-            return set(patterns)
-        return {name for name in self.archs - self.saved if any(fnmatch(name, str(pattern)) for pattern in patterns)}
-
     def taken(self) -> str:
         """Say which found architectures have names that models already have."""
-        return f"{listing(self.archs & self.saved)} name both an architecture and a model"
+        return f"{listing(self.known.archs & self.known.models)} name both an architecture and a model"
 
     def training(self, verb: str, full: Mapping[str, Any], at: tuple[Any, ...]) -> None:
         """Refuse options of a training that do not go together, or would have no effect."""
@@ -371,54 +364,24 @@ class _Stages:
 
     def outcome(self, name: str, verb: str, full: Mapping[str, Any], at: tuple[Any, ...]) -> None:
         """Note what a stage saves and finds; refuse names that another stage has given already."""
-        saved, chosen = full.get("save_as"), full.get("archs")
-        models: set[str] = set()
-        archs: set[str] = set()
-        place: tuple[Any, ...] = (*at, "save_as")
-        if verb in ("train", "transform") and isinstance(saved, str):
-            models.add(saved)
-        if verb == "train" and self.answers(full):
-            archs.add(saved or name)
-        if verb == "search":
-            shared = self.check.data.get("budgets")
-            budgets = full.get("budgets")
-            if budgets is None:
-                budgets = shared if isinstance(shared, Mapping) else {}
-            archs |= set(winners(str(saved), budgets))
-        if verb in ("extract", "transform") and isinstance(chosen, dict):  # a transform names what it finds so, too
-            archs |= set(chosen)
-            place = (*at, "archs")
-        if verb == "extract":
-            models |= self.chosen_archs(full)
+        stage = Stage(verb, name, full, budgets_of(full, self.check.data.get("budgets")))
+        outcome, known = outcome_of(stage, self.known), self.known
+        models, archs = set(outcome.saves), set(outcome.finds)
         # a network may be saved again, as in a repeat; extracted models and architectures are never replaced
-        replaced = models & (self.saved if verb == "extract" else self.extracted)
-        replaced |= (archs - models) & (self.archs | self.saved)
+        replaced = models & (known.models if verb == "extract" else known.extracted)
+        replaced |= (archs - models) & (known.archs | known.models)
+        names_archs = verb in ("extract", "transform") and isinstance(full.get("archs"), dict)
+        place = (*at, "archs") if names_archs else (*at, "save_as")
         for again in sorted(replaced):
-            kind = "a model" if again in self.saved else "an architecture"
+            kind = "a model" if again in known.models else "an architecture"
             self.check.problem(place, f"an earlier stage gave the name {again!r} to {kind}. Expected another.")
-        self.saved |= models
-        self.archs |= archs
-        self.extracted |= models if verb == "extract" else set()
-        if verb == "evaluate":
-            self.check.wanted |= dict.fromkeys(c for c in full.get("costs") or COSTS if c in self.check.costs)
-
-    def answers(self, full: Mapping[str, Any]) -> bool:
-        """Tell whether a training stage may answer with an architecture: one of its modifiers does, or its trainer."""
-        uses = [("trainer", full.get("trainer")), *(("modifier", ref) for ref in full.get("modifiers") or [])]
-        for kind, use in uses:
-            if use is None:
-                continue
-            try:
-                factory = registry.find(kind, registry.use_of(use)[0]).load()
-            except NasframeError:
-                return True  # said elsewhere
-            if getattr(factory, "answers", kind == "trainer" or not isinstance(factory, type)):
-                return True
-        return False
+        self.known = known.after(outcome)
+        costs = VERBS[verb].declaration.costs(stage)
+        self.check.wanted |= dict.fromkeys(cost for cost in costs if cost in self.check.costs)
 
     def arguments(self, verb: str, full: Mapping[str, Any]) -> dict[str, Any]:
         """Turn options into the verb's keyword arguments: ``from`` is ``from_``, grouped options one object."""
-        known = options_of(VERBS[verb], (), POSITIONAL)
+        known = options_of(VERBS[verb].function, (), POSITIONAL)
         found: dict[str, Any] = {"from_": full["from"]} if "from" in full else {}
         found |= {"space": full["space"]} if "space" in full else {}
         grouped: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
@@ -430,4 +393,4 @@ class _Stages:
                 (grouped[option.group] if option.group else found)[option.parameter] = full[key]
         if self.check.problems:
             return found
-        return found | {group: groups_of(VERBS[verb])[group](**values) for group, values in grouped.items()}
+        return found | {group: groups_of(VERBS[verb].function)[group](**values) for group, values in grouped.items()}

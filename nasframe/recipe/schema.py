@@ -108,7 +108,7 @@ def _option(option: Option) -> dict[str, Any]:
 
 
 def _stage(verb: str) -> dict[str, Any]:
-    function = VERBS[verb]
+    function = VERBS[verb].function
     options = options_of(function, (), POSITIONAL)
     common: dict[str, Any] = {key: {"type": "string"} for key in COMMON} | {"space": {"$ref": "#/$defs/space"}}
     if "use" not in options:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import Outcome, listed, outcomes
 from nasframe.interfaces import Work, sizes_of
 from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
@@ -16,7 +17,7 @@ from nasframe.recipe.resolve import ALWAYS
 from nasframe.records import TrainOptions, canonical_json
 from nasframe.running.feasibility import targets
 from nasframe.running.readiness import check_spaces, tell_of_sampled_bounds, tell_of_stages
-from nasframe.search.budgets import listed, nearest
+from nasframe.search.budgets import nearest
 from nasframe.search.constraints import Screen, parse_bounds
 from nasframe.search.costs import cost_function
 from nasframe.seeds import generator
@@ -55,7 +56,7 @@ def _described(plan: Plan) -> dict[str, Any]:
     tell_of_sampled_bounds(parts)
     costs, limits = ranges(parts), list(limit_rows(parts))
     example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
-    stages = [describe(stage, work, example, share) for stage in plan.stages]
+    stages = describe_stages(plan, work, example, share)
     return {
         "stages": stages,
         "costs": costs,
@@ -148,7 +149,25 @@ def mean_share(work: Work) -> float:
     return sum(drawn) / len(drawn) / forward_macs(work.net, None, 1, length)
 
 
-def describe(stage: PlannedStage, work: Work, example: float, share: float) -> dict[str, Any]:
+def describe_stages(plan: Plan, work: Work, example: float, share: float) -> list[dict[str, Any]]:
+    """Describe what each stage would do, and how long it would take.
+
+    Args:
+        plan: the resolved recipe.
+        work: what its first stage starts from.
+        example: seconds that one example's forward takes.
+        share: forward MACs of a drawn sub-network, as a share of the whole network's.
+
+    Returns:
+        Of each stage ``name``, ``verb``, ``what`` and ``seconds``.
+    """
+    rows = []
+    for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
+        rows.append(describe(stage, outcome, work, example, share))
+    return rows
+
+
+def describe(stage: PlannedStage, outcome: Outcome, work: Work, example: float, share: float) -> dict[str, Any]:
     """Say what one stage would do and how long it would take."""
     options, what, seconds = stage.options, stage.verb, OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
@@ -160,9 +179,9 @@ def describe(stage: PlannedStage, work: Work, example: float, share: float) -> d
         seconds = (trials * examples + final) * example * share
         what = f"search, {trials} trials on {examples} examples"
     elif stage.verb == "evaluate":
-        split = options.get("split", "dev")
-        seconds += 7 * work.task.sizes[split] * example * share
-        what = f"evaluate on {split} ({work.task.sizes[split]} examples)"
+        for split, models in outcome.measures.items():
+            seconds += len(models) * work.task.sizes[split] * example * share
+            what = f"evaluate on {split} ({work.task.sizes[split]} examples)"
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 

@@ -6,7 +6,7 @@ says that it does not (``reshapes = False``); measured costs are left to the sea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,12 +14,13 @@ from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import Work
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import skeleton
-from nasframe.search.budgets import Costs, Goal, goals, obstacle, parse_limits
+from nasframe.search.budgets import Costs, Goal, known_goals, obstacle
 from nasframe.search.costs import cost_function
 from nasframe.stages.inputs import Material
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan, PlannedStage
+    from nasframe.search.constraints import Bounds
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ def check_budgets(parts: Material) -> None:
 def obstacles(parts: Material) -> Iterator[tuple[PlannedStage, str]]:
     """Yield each search with a budget that is out of reach, and why it is."""
     for target in targets(parts):
+        looked_at: list[Mapping[str, Bounds]] = []
         for goal in target.goals:
+            if goal.bounds in looked_at:  # winners under budgets of measured costs share the constraints
+                continue
+            looked_at.append(goal.bounds)
             text = obstacle(goal, target.region, target.costs)
             if text:
                 yield target.stage, f"{goal.name}: {text}"
@@ -92,10 +97,9 @@ def targets(parts: Material) -> Iterator[Target]:
         bounded = {name: parts.estimators[name] for name in {**limits, **budgets}}
         counted = {name: e for name, e in bounded.items() if net is None or is_counted(e, space, net)}
         full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
-        kept = [{name: text for name, text in texts.items() if name in counted} for texts in (limits, budgets)]
         within = stage.options.get("within")
         region = space.domain.restrict(within) if within else space.domain
-        wanted = goals(stage.options.get("save_as", "best"), *parse_limits(kept[0], kept[1], full))
+        wanted = known_goals(stage.options.get("save_as", "best"), limits, budgets, full)
         yield Target(stage, wanted, region, cost_function(counted, space, net), full)
 
 

@@ -17,7 +17,7 @@ from nasframe.errors import UsageError
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import misfits, needs_space
 from nasframe.running.feasibility import check_budgets, is_counted, searches
-from nasframe.search.budgets import Goal, goals, parse_limits, shortfall
+from nasframe.search.budgets import Goal, known_goals, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function
 
@@ -153,8 +153,7 @@ def tell_of_sampled_bounds(parts: Material) -> None:
         if not sampled:
             continue
         full = {name: estimator.estimate(space, net, None) for name, estimator in sampled.items()}
-        kept = [{name: text for name, text in texts.items() if name in sampled} for texts in (limits, budgets)]
-        wanted = goals(stage.options.get("save_as", "best"), *parse_limits(kept[0], kept[1], full))
+        wanted = known_goals(stage.options.get("save_as", "best"), limits, budgets, full)
         measured = any(hasattr(estimator, "measure") for estimator in sampled.values())
         within = stage.options.get("within")
         region = space.domain.restrict(within) if within else space.domain

@@ -194,11 +194,11 @@ class StageContext:
     def keep_searched(self, net: nn.Module, work: Work) -> None:
         """Keep the network of the run's last search where no stage saved it: a finished run can then be deployed."""
         from nasframe.export import write as export
-        from nasframe.plan import keeps_net
+        from nasframe.plan import keeps_net, kept_net
 
         if net is not None and keeps_net(self.plan, self.stage):
             tokenizer = work.tokenizer if work.vocabulary is not None else None  # else the model's own is at hand
-            name = f"{self.name}.net"
+            name = kept_net(self.stage)
             with self.writing_model(name):
                 export.write(net, tokenizer, self.model_directory(name), mode="auto", replace=True)
 
@@ -314,13 +314,12 @@ class StageContext:
     def check_budget(self, name: str, net: nn.Module, arch: Arch, work: Work) -> None:
         """Say where a model that is named after a budget of the recipe is over it; measured costs are not asked."""
         from nasframe.report.budgets import plain_bounds
-        from nasframe.search.budgets import goals, parse_limits, shortfall
+        from nasframe.search.budgets import known_goals, shortfall
 
         counted = {cost: e for cost in self.plan.budgets if not hasattr(e := self.estimators[cost], "measure")}
         full = {cost: e.estimate(work.space, net, None) for cost, e in counted.items()}
         costs = {cost: e.estimate(work.space, net, arch) for cost, e in counted.items()}
-        budgets = {cost: self.plan.budgets[cost] for cost in counted}
-        for goal in goals(name.partition("@")[0], *parse_limits({}, budgets, full)):
+        for goal in known_goals(name.partition("@")[0], {}, self.plan.budgets, full):
             if goal.name != name:
                 continue
             self.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from fnmatch import fnmatch
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import DivergedError, RunError
 from nasframe.interfaces import TrainJob, TrainResult, Work, sizes_of
 from nasframe.records import (
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from nasframe.search.loop import SearchResult
     from nasframe.stages.context import StageContext
-
-COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 
 
 def train(
@@ -240,8 +238,8 @@ def extract(work: Work, run: StageContext, *, archs: list[str] | Mapping[str, An
     if isinstance(archs, Mapping):
         chosen = {n: work.archs[s] if isinstance(s, str) else run.sizes(s, work) for n, s in archs.items()}
     else:
-        patterns = archs or ["*"]
-        chosen = {n: a for n, a in work.archs.items() if n not in work.models and any(fnmatch(n, p) for p in patterns)}
+        unextracted = [name for name in work.archs if name not in work.models]
+        chosen = {name: work.archs[name] for name in matching(unextracted, archs or None)}
     if not chosen:
         raise RunError(f"stage {run.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
     assert work.space is not None
@@ -321,13 +319,26 @@ def export(
     return work
 
 
-VERBS: dict[str, Callable[..., Work]] = {
-    "train": train,
-    "transform": transform,
-    "search": search,
-    "extract": extract,
-    "evaluate": evaluate,
-    "export": export,
+@dataclass(frozen=True)
+class Verb:
+    """A verb of recipes.
+
+    Args:
+        function: runs a stage.
+        declaration: what a stage saves, finds and measures, known before it runs.
+    """
+
+    function: Callable[..., Work]
+    declaration: Declaration
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(train, DECLARATIONS["train"]),
+    "transform": Verb(transform, DECLARATIONS["transform"]),
+    "search": Verb(search, DECLARATIONS["search"]),
+    "extract": Verb(extract, DECLARATIONS["extract"]),
+    "evaluate": Verb(evaluate, DECLARATIONS["evaluate"]),
+    "export": Verb(export, DECLARATIONS["export"]),
 }
 
 
@@ -344,7 +355,7 @@ def perform(work: Work, run: StageContext) -> Work:
         work = replace(work, net=run.start(start, work))
     if space is not None:
         work = replace(work, space=run.run.parts.space(work.net, space))
-    return VERBS[run.stage.verb](work, run, **options)
+    return VERBS[run.stage.verb].function(work, run, **options)
 
 
 def trainable(net: nn.Module) -> nn.Module:
@@ -390,7 +401,7 @@ def _fitted(work: Work, run: StageContext, arch: Arch, options: Mapping[str, Any
 
 
 def _chosen(models: Mapping[str, nn.Module], patterns: list[str] | None) -> dict[str, nn.Module]:
-    chosen = {n: m for n, m in models.items() if patterns is None or any(fnmatch(n, p) for p in patterns)}
+    chosen = {name: models[name] for name in matching(models, patterns)}
     if not chosen:
         raise RunError(f"no model matches {patterns}. There are: {', '.join(models) or 'none'}.")
     return chosen

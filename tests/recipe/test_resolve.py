@@ -13,7 +13,6 @@ from nasframe.recipe.overrides import kept_options
 from nasframe.recipe.resolve import COMMON, check_recipe, resolve
 from nasframe.recipe.yaml import dump
 from nasframe.records import SamplerRef, TrainOptions
-from nasframe.search.budgets import winners
 from nasframe.stages.verbs import COSTS, VERBS
 from stand_in import write_net
 
@@ -428,12 +427,6 @@ def sensible(drawn):
 def test_any_plan_re_runs_to_itself(extra, seed):
     data = base(seed=seed, sampler={"use": "wraps", "join": "layer"}, stages=[*base()["stages"], *extra])
     assert_rerunnable(resolve(nf.load_recipe(data)))
-
-
-def test_winners_are_named_as_the_search_names_them():
-    assert winners("best", {}) == ["best"]
-    assert winners("best", {"macs": ["75%", "50%"]}) == ["best@75%", "best@50%"]
-    assert winners("b", {"macs": "75%", "params": ["1M"]}) == ["b@macs=75%", "b@params=1M"]
 
 
 def test_every_verb_and_kept_option_is_known():
