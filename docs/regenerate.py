@@ -85,19 +85,18 @@ def plugins() -> str:
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.recipe.resolve import TopLevel
+    from nasframe.recipe.top_level import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 
 
 def stages() -> str:
     """List every verb with its options."""
-    from nasframe.options import options_of
     from nasframe.stages.verbs import VERBS
 
     sections = []
     for verb, entry in VERBS.items():
-        options = option_table(options_of(entry.function, positional=2))
+        options = option_table(entry.options)
         sections.append(f"### `{verb}`\n\n{first_paragraph(entry.function)}\n\n{options}")
     return "\n".join(sections)
 

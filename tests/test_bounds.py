@@ -14,10 +14,9 @@ from nasframe import registry
 from nasframe.cli import app
 from nasframe.errors import UsageError
 from nasframe.options import number_bounds, options_of, plain_default, validate
-from nasframe.recipe.resolve import POSITIONAL
 from nasframe.recipe.top_level import TopLevel
 from nasframe.records import Count, Share, ShareText
-from nasframe.stages.verbs import VERBS
+from nasframe.stages.verbs import POSITIONAL, VERBS
 
 
 def numbers_without_bounds(annotation: Any, marks: tuple[Any, ...] = ()) -> Iterator[Any]:

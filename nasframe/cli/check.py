@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe.errors import Problem
-    from nasframe.recipe.resolve import Plan
+    from nasframe.plan import Plan
 
 
 def check(

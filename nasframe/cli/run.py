@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.recipe.resolve import Plan
+    from nasframe.plan import Plan
 
 
 def run(

@@ -12,7 +12,7 @@ import pydantic
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
-from nasframe.recipe.resolve import COMMON, POSITIONAL
+from nasframe.recipe.stages import COMMON
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS
 
@@ -109,7 +109,7 @@ def _option(option: Option) -> dict[str, Any]:
 
 def _stage(verb: str) -> dict[str, Any]:
     function = VERBS[verb].function
-    options = options_of(function, (), POSITIONAL)
+    options = VERBS[verb].options
     common: dict[str, Any] = {key: {"type": "string"} for key in COMMON} | {"space": {"$ref": "#/$defs/space"}}
     if "use" not in options:
         return _verb(verb, _object(function, options, common))

@@ -24,7 +24,7 @@ from nasframe.seeds import generator
 from nasframe.stages.inputs import Material, plain_summary
 
 if TYPE_CHECKING:
-    from nasframe.recipe.resolve import Plan, PlannedStage
+    from nasframe.plan import Plan, PlannedStage
 
 SAMPLES = 64  # architectures whose mean stands for what a sampler will propose
 OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}  # seconds besides matrix products

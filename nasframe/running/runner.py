@@ -27,11 +27,12 @@ from nasframe.errors import NasframeError, RunError, UsageError
 from nasframe.interfaces import Work
 from nasframe.measures import formats_of
 from nasframe.notices import Notice, say
+from nasframe.plan import Plan, PlannedStage
 from nasframe.plugin_errors import described, naming_plugins
 from nasframe.processes import device, distributed, join_processes, leader, processor, told_by_leader
 from nasframe.progress import Progress
 from nasframe.reads import UNKNOWN, Recorder
-from nasframe.recipe.resolve import Plan, PlannedStage, resolve
+from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
 from nasframe.records import canonical_json
 from nasframe.report.data_table import data_text

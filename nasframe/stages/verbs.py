@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import DivergedError, RunError
 from nasframe.interfaces import TrainJob, TrainResult, Work, sizes_of
+from nasframe.options import Option, options_of
 from nasframe.records import (
     Arch,
     Count,
@@ -319,6 +320,10 @@ def export(
     return work
 
 
+POSITIONAL = 2
+"""Leading parameters of a verb's function that are not options: ``work`` and ``run``."""
+
+
 @dataclass(frozen=True)
 class Verb:
     """A verb of recipes.
@@ -330,6 +335,11 @@ class Verb:
 
     function: Callable[..., Work]
     declaration: Declaration
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The verb's own options by name."""
+        return options_of(self.function, skip=(), positional=POSITIONAL)
 
 
 VERBS: dict[str, Verb] = {

@@ -10,7 +10,8 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
 from nasframe.recipe.overrides import kept_options
-from nasframe.recipe.resolve import COMMON, check_recipe, resolve
+from nasframe.recipe.resolve import check_recipe, resolve
+from nasframe.recipe.stages import COMMON
 from nasframe.recipe.yaml import dump
 from nasframe.records import SamplerRef, TrainOptions
 from nasframe.stages.verbs import COSTS, VERBS
@@ -183,7 +184,7 @@ def test_problems_of_the_recipe(changes, expected):
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
         ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
         ({"search": {"name": "s", "budgets": {"parms": "50%"}}}, "stages.s.budgets.parms  unknown cost"),
-        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  unknown option"),
+        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  there is no option 'max_step'"),
         ({"search": {"name": "s", "objectives": ["-x"]}}, "stages.s.objectives.0  unknown cost 'x'"),
         ({"search": {"name": "teacher"}}, "a second stage is called 'teacher'"),
         ({"extract": {"archs": ["bst@*"]}}, "stages.extract.archs.0  no arch 'bst@*' at this point"),
