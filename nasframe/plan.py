@@ -136,9 +136,13 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
     return searched
 
 
+NET = ".net"
+"""Ending of the name under which a search keeps its network; no other network may have it."""
+
+
 def kept_net(stage: PlannedStage) -> str:
     """Return the name under which a search keeps its network for a deployment, if :func:`keeps_net` holds."""
-    return f"{stage.name}.net"
+    return f"{stage.name}{NET}"
 
 
 def keeps_net(plan: Plan, stage: PlannedStage) -> bool:

@@ -25,7 +25,7 @@ from nasframe.options import (
 )
 from nasframe.recipe.loading import Recipe, exists, expanded
 from nasframe.recipe.names import LONGEST
-from nasframe.recipe.overrides import stage_names
+from nasframe.recipe.stage_list import stage_names
 from nasframe.recipe.yaml import dotted
 from nasframe.records import MetricFormat
 from nasframe.search.constraints import parse_bounds

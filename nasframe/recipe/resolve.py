@@ -18,8 +18,9 @@ from nasframe.plan import Plan
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe, read_recipe
 from nasframe.recipe.names import name_fault
-from nasframe.recipe.overrides import Override, verb_of
+from nasframe.recipe.overrides import Override
 from nasframe.recipe.preflight import material_refusals, refusals
+from nasframe.recipe.stage_list import verb_of
 from nasframe.recipe.stages import COMMON, CheckedStages, StageChecker
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS

@@ -13,8 +13,8 @@ from nasframe.options import Fault, Option, groups_of, ref_kind, unknown_option,
 from nasframe.plan import PlannedStage
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.names import name_fault
-from nasframe.recipe.overrides import verb_of
 from nasframe.recipe.references import CheckedStage, idle_fault, reference_faults, replaced_names
+from nasframe.recipe.stage_list import verb_of
 from nasframe.recipe.top_level import TopLevel
 from nasframe.records import TrainOptions
 from nasframe.stages.verbs import POSITIONAL, VERBS

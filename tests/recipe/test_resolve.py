@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
-from nasframe.recipe.overrides import kept_options
+from nasframe.recipe.merge import kept_options
 from nasframe.recipe.resolve import check_recipe, resolve
 from nasframe.recipe.stages import COMMON
 from nasframe.recipe.yaml import dump
