@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import typer
 
     from nasframe.errors import Problem
-    from nasframe.records import Trial
+    from nasframe.records import FileKind, Trial
 
 PLUGIN_API = 1
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
@@ -85,6 +85,11 @@ def register_commands(app: typer.Typer) -> None:
 @hookspec(firstresult=True)
 def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | None:
     """Return every problem of a YAML file that is not a recipe but this plugin's own, ``None`` if it is neither."""
+
+
+@hookspec(firstresult=True)
+def file_kind(source: str) -> FileKind | None:
+    """Say what a file of this plugin's own format is and which command runs it, ``None`` if it is no such file."""
 
 
 @hookspec

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import typer
 
     from nasframe.errors import Problem
+    from nasframe.records import FileKind
 
 GROUP = "nasframe"
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
@@ -326,6 +327,12 @@ def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | Non
     """Ask the plugins for the problems of a file that is not a recipe; ``None`` if none of them knows such files."""
     problems: Sequence[Problem] | None = plugins().manager.hook.check_file(source=source, overrides=overrides)
     return problems
+
+
+def file_kind(source: str) -> FileKind | None:
+    """Ask the plugins what a file is that is not a recipe; ``None`` if none of them knows such files."""
+    kind: FileKind | None = plugins().manager.hook.file_kind(source=source)
+    return kind
 
 
 def factories(kind: str) -> dict[str, Registered]:

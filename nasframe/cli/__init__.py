@@ -15,6 +15,7 @@ import typer
 
 from nasframe import registry
 from nasframe.cli import cache, check, doctor, new, plugins, recipes, report, run, schema
+from nasframe.cli.left_out import CommandGroup
 from nasframe.errors import NasframeError, PluginError
 from nasframe.plugin_errors import described, plugin_error
 from nasframe.version import __version__
@@ -23,6 +24,7 @@ SEE_WHERE = "Run again as 'nasframe --traceback ...' to see where."
 
 app = typer.Typer(
     name="nasframe",
+    cls=CommandGroup,
     help="Neural architecture search and model compression with pluggable strategies.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -69,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = None if arguments is None else list(arguments)
     try:
-        return _code(app(args=None if arguments is None else list(arguments), prog_name="nasframe"))
+        return _code(app(args=words, prog_name="nasframe"))
     except SystemExit as end:  # typer's own way out, usage errors included
-        if (named := plugin_error(end)) is None:
-            return _code(end.code)
-        return _of_plugin(named, end)
+        by_plugin = plugin_error(end)
+        return _code(end.code) if by_plugin is None else _of_plugin(by_plugin, end)
     except PluginError as error:
         return _of_plugin(error, error.__cause__)
     except NasframeError as error:
@@ -87,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if (named := plugin_error(error)) is not None:
-            return _of_plugin(named, error)
+        by_plugin = plugin_error(error)
+        if by_plugin is not None:
+            return _of_plugin(by_plugin, error)
         if os.environ.get("NASFRAME_TRACEBACK"):
             raise
         _say(_with_notes(_unexpected(error), error))
@@ -114,11 +117,14 @@ def _of_plugin(error: PluginError, cause: BaseException | None) -> int:
 
 
 def _code(value: object) -> int:
-    return value if isinstance(value, int) else 0 if value is None else 1
+    """Return the exit code that a command's result, or the argument of ``sys.exit``, stands for."""
+    if value is None:
+        return 0
+    return value if isinstance(value, int) else 1
 
 
 def _with_notes(text: str, error: Exception) -> str:
-    """Append what was noted on an error on its way: which stage of which run failed, and how to go on."""
+    """Append the notes of an error: which stage of which run failed, and how to go on."""
     return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
