@@ -269,14 +269,18 @@ def winners(prefix: str, budgets: Mapping[str, Any]) -> list[Winner]:
     >>> winners("best", {})
     [Winner(name='best', cost=None, text='')]
     """
-    texts = {cost: [str(text) for text in listed(bounds)] for cost, bounds in budgets.items()}
-    texts = {cost: list(dict.fromkeys(of_cost)) for cost, of_cost in texts.items() if of_cost}
-    if not texts:
+    texts_of_costs = {}
+    for cost, bounds in budgets.items():
+        texts = dict.fromkeys(map(str, listed(bounds)))  # two spellings of one budget would be one winner
+        if texts:
+            texts_of_costs[cost] = list(texts)
+    if not texts_of_costs:
         return [Winner(prefix)]
     named = []
-    for cost, of_cost in texts.items():
-        label = f"{cost}=" if len(texts) > 1 else ""  # a single cost goes without saying
-        named += [Winner(f"{prefix}@{label}{text}", cost, text) for text in of_cost]
+    for cost, texts_of_cost in texts_of_costs.items():
+        label = f"{cost}=" if len(texts_of_costs) > 1 else ""  # a single cost goes without saying
+        for text in texts_of_cost:
+            named.append(Winner(f"{prefix}@{label}{text}", cost, text))
     return named
 
 
@@ -309,13 +313,17 @@ def matching(names: Collection[str], patterns: Sequence[Any] | None) -> Names:
     """
     if patterns is None:
         return tuple(names)
-    return tuple(name for name in names if any(fnmatch(name, str(pattern)) for pattern in patterns))
+    matches = []
+    for name in names:
+        if any(fnmatch(name, str(pattern)) for pattern in patterns):
+            matches.append(name)
+    return tuple(matches)
 
 
 def may_find_arch(options: Mapping[str, Any]) -> bool:
     """Tell whether a training stage may return an architecture: its trainer does, or one of its modifiers.
 
-    A plugin says so by its attribute ``answers``. Without the attribute, a trainer or a function may.
+    A plugin says so by ``returns_arch``, formerly ``answers``. Without either, a trainer or a function may.
     """
     trainer = options.get("trainer")
     modifiers = options.get("modifiers") or []
@@ -328,7 +336,8 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
         except NasframeError:  # reported where it stands; until then nothing is ruled out
             return True
         unless_said = kind == "trainer" or not isinstance(factory, type)
-        if getattr(factory, "answers", unless_said):
+        answers = getattr(factory, "answers", unless_said)
+        if getattr(factory, "returns_arch", answers):
             return True
     return False
 

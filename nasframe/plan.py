@@ -19,7 +19,7 @@ class PlannedStage:
     Args:
         name: unique in the plan.
         verb: which function of ``nasframe.stages.verbs`` runs it.
-        options: that function's keyword arguments, and ``from_`` and ``space`` where given.
+        options: that function's keyword arguments, and ``from_`` and ``space`` if the recipe gives them.
     """
 
     name: str
@@ -75,7 +75,9 @@ class Plan:
 
 def asks_teacher(modifier: Any) -> bool:
     """Tell whether a modifier, as a resolved recipe writes it, runs a teacher: one of weight 0 does not."""
-    return isinstance(modifier, Mapping) and isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
+    if not isinstance(modifier, Mapping):
+        return False
+    return isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
 
 
 def saved_net(stage: PlannedStage) -> str | None:
@@ -115,25 +117,32 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
     Returns:
         The name; ``None`` if no stage saved it, or if something else was saved under its name later.
     """
-    current: str | None = "pretrained"
-    searched: str | None = None
-    reached = False
-    for other in plan.stages:
-        current = other.options.get("from_") or current
-        if other is stage:
-            searched, reached = current, True
-        trained = other.options.get("models") if other.verb == "train" else None
-        if trained is not None:
-            # What is saved under these names goes on changing, while the network in use stays as it was.
-            if current is not None and matching([current], trained):
-                current = None
-            if searched is not None and matching([searched], trained):
-                searched = None
-        elif declaration_of(other.verb).replaces_net:
-            current = saved_net(other)
-            if reached and searched == current:
-                searched = None
-    return searched
+    position = next(number for number, other in enumerate(plan.stages) if other is stage)
+    name: str | None = "pretrained"
+    for earlier in plan.stages[:position]:
+        name = _net_after(earlier, earlier.options.get("from_") or name)
+    name = stage.options.get("from_") or name
+    if name is not None and any(_changes_net(later, name) for later in plan.stages[position + 1 :]):
+        return None
+    return name
+
+
+def _net_after(stage: PlannedStage, start: str | None) -> str | None:
+    """Return the name of the network that a stage leaves to the next; ``None`` if it is saved under no name."""
+    if stage.verb == "train" and stage.options.get("models") is not None:
+        # The models go on changing under their names, while the network that the stage began with stays as it is.
+        return None if _changes_net(stage, start) else start
+    return saved_net(stage) if declaration_of(stage.verb).replaces_net else start
+
+
+def _changes_net(stage: PlannedStage, name: str | None) -> bool:
+    """Tell whether something else is saved under a network's name after a stage than before it."""
+    if name is None:
+        return False
+    models = stage.options.get("models") if stage.verb == "train" else None
+    if models is not None:
+        return bool(matching([name], models))
+    return saved_net(stage) == name
 
 
 NET = ".net"

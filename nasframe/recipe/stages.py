@@ -254,20 +254,26 @@ def misplaced_option(check: Checker, verb: str, key: str, known: Iterable[str]) 
 def training_faults(stage: CheckedStage) -> Iterator[Fault]:
     """Find options of a training that do not go together, or would have no effect."""
     options = stage.options
-    sampler, arch = options.get("sampler"), options.get("arch")
     if options.get("models") is not None:
-        alone = [key for key in ("sampler", "arch", "within", "save_as") if options.get(key) is not None]
-        if alone:
-            yield ("models",), f"trains whole models under their own names. Expected no {alone[0]!r}."
+        useless = [key for key in ("sampler", "arch", "within", "save_as") if options.get(key) is not None]
+        if useless:
+            yield ("models",), f"trains whole models under their own names. Expected no {useless[0]!r}."
     if stage.written.get("epochs") is None and stage.written.get("max_steps") is None:
         yield (), "how long to train is missing. Expected 'epochs' or 'max_steps'."
-    if sampler is not None and arch is not None:
-        yield ("arch",), "one sub-network, beside a sampler that proposes others. Expected only one of both."
-    if sampler is None and options.get("within") is not None:
-        yield ("within",), "restricts what a sampler proposes, but there is none. Expected 'sampler'."
-    archs_per_step = options.get("archs_per_step")
-    if sampler is None and isinstance(archs_per_step, int) and archs_per_step > 1:
-        yield ("archs_per_step",), "counts what a sampler proposes, but there is none. Expected 'sampler'."
+    yield from _sampler_faults(options)
     batch, parts = options.get("batch_size"), options.get("accumulate")
     if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
         yield ("accumulate",), f"splits a batch of {batch} into {parts} parts. Expected at most {batch}."
+
+
+def _sampler_faults(options: Mapping[str, Any]) -> Iterator[Fault]:
+    """Find options of a training that need a sampler, or that none can have."""
+    if options.get("sampler") is not None:
+        if options.get("arch") is not None:
+            yield ("arch",), "one sub-network, beside a sampler that proposes others. Expected only one of both."
+        return
+    if options.get("within") is not None:
+        yield ("within",), "restricts what a sampler proposes, but there is none. Expected 'sampler'."
+    archs_per_step = options.get("archs_per_step")
+    if isinstance(archs_per_step, int) and archs_per_step > 1:
+        yield ("archs_per_step",), "counts what a sampler proposes, but there is none. Expected 'sampler'."

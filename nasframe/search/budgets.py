@@ -43,8 +43,10 @@ def parse_limits(
         Cost → bounds, and cost → {the budget's text: bounds}.
     """
     bounds = {name: parse_bounds(text, full[name]) for name, text in constraints.items()}
-    shares = {n: {str(t): parse_bounds(t, full[n]) for t in listed(texts)} for n, texts in budgets.items()}
-    return bounds, shares
+    bounds_of_budgets = {}
+    for cost, texts in budgets.items():
+        bounds_of_budgets[cost] = {str(text): parse_bounds(text, full[cost]) for text in listed(texts)}
+    return bounds, bounds_of_budgets
 
 
 def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
