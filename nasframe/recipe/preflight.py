@@ -67,7 +67,7 @@ def material_refusals(
 
 
 def _unheard(place: str, text: str) -> None:
-    """Take a notice and do nothing: the run will tell."""
+    """Take a notice and do nothing: the run gives it again."""
 
 
 def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
@@ -123,7 +123,7 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
-    """Compare a stage with its space, where the sizes of its network are at hand."""
+    """Compare a stage with its space, if the sizes of its network are at hand."""
     if not needs_space(stage) or not sized:
         return
     net, own = skeleton(plan), stage.options.get("space")
@@ -205,22 +205,23 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
-    if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
-        try:
-            with naming_plugins():
-                transform.on_plan(net)
-        except NasframeError as error:
-            yield (), str(error)
+    net = skeleton(plan) if sized and hasattr(transform, "on_plan") else None
+    if net is None:
+        return
+    try:
+        with naming_plugins():
+            transform.on_plan(net)
+    except NasframeError as error:
+        yield (), str(error)
 
 
 def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the modifiers of a stage, each of which sees all of them."""
     refs = stage.options.get("modifiers") or ()
-    made = {
-        place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
-        for place, ref in enumerate(refs)
-        if ref is not None
-    }
+    made = {}
+    for place, ref in enumerate(refs):
+        if ref is not None:
+            made[place] = registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
     answering = [place for place, modifier in made.items() if getattr(modifier, "answers", False)]
     for place in answering[1:]:
         both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
@@ -232,10 +233,11 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
         return
     job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
     for place, modifier in made.items():
+        if not hasattr(modifier, "on_plan"):
+            continue
         try:
-            if hasattr(modifier, "on_plan"):
-                with naming_plugins():
-                    modifier.on_plan(job)
+            with naming_plugins():
+                modifier.on_plan(job)
         except NasframeError as error:
             yield ("modifiers", place), str(error)
 
@@ -247,7 +249,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         plan: the plan.
         stage: one of its training stages.
         modifiers: of the stage.
-        net: its network without values; ``None`` where the sizes are not known.
+        net: its network without values; ``None`` if the sizes are not known.
     """
     options, space = stage.options, None
     arch, sampler, use = options.get("arch"), options.get("sampler"), options.get("space") or plan.space
@@ -257,7 +259,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
             if isinstance(arch, Mapping):
                 arch = dict(getattr(space, "arch", space.domain.canonical)(arch))
         except NasframeError:
-            net = space = None  # they do not go together, which is told where the space is made
+            net = space = None  # they do not go together, which `_misfits` reports
     if isinstance(arch, str):
         arch = {}  # one that will have been found
     unknown: Any = None
@@ -270,7 +272,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
 
 
 def skeleton(plan: Plan) -> nn.Module | None:
-    """Return the plan's network without values, or ``None`` where its sizes are not at hand."""
+    """Return the plan's network without values, or ``None`` if its sizes are not at hand."""
     if not plan.model:
         return None
     from nasframe.nn.elastic import stock_class

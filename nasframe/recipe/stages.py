@@ -22,7 +22,7 @@ from nasframe.stages.verbs import POSITIONAL, VERBS
 COMMON = ("name", "from", "space")
 """Options that every stage has; the framework itself understands them."""
 
-Path = tuple[Any, ...]
+Place = tuple[Any, ...]
 """Where in the recipe something stands."""
 
 
@@ -65,13 +65,14 @@ class StageChecker:
                 continue
             self._check_names(name, verb, written, at)
             options = self._options(verb, written, at)
+            # Values of any type would break the checks of what they mean.
             sound = {key: value for key, value in options.items() if (*at, key) not in self.check.wrong}
             self._check_meaning(CheckedStage(verb, name, written, sound), at)
             stages.written.append({verb: {"name": name, **options}})
             stages.planned.append(PlannedStage(name, verb, self._arguments(verb, options)))
         return stages
 
-    def _is_stage(self, entry: Any, verb: str, at: Path) -> bool:
+    def _is_stage(self, entry: Any, verb: str, at: Place) -> bool:
         """Report an entry that is no stage at all."""
         options = entry[verb] if verb and isinstance(entry, Mapping) else None
         if not verb or not isinstance(options, dict | None):
@@ -84,7 +85,7 @@ class StageChecker:
             return False
         return True
 
-    def _check_names(self, stage: str, verb: str, written: Mapping[str, Any], at: Path) -> None:
+    def _check_names(self, stage: str, verb: str, written: Mapping[str, Any], at: Place) -> None:
         """Check the names that a stage gives: its own, what it saves, and the architectures that it names."""
         saved = written.get("save_as")
         self._check_name(saved, (*at, "save_as"), network=True)
@@ -96,7 +97,7 @@ class StageChecker:
             for name in archs:
                 self._check_name(name, (*at, "archs", name), rich=True, network=True)
 
-    def _check_name(self, name: Any, path: Path, **rules: bool) -> None:
+    def _check_name(self, name: Any, path: Place, **rules: bool) -> None:
         """Report a name that cannot name files; what is no text is reported with the option's type."""
         fault = name_fault(name, **rules) if isinstance(name, str) else ""
         if fault:
@@ -104,7 +105,7 @@ class StageChecker:
 
     # ---- options
 
-    def _options(self, verb: str, written: Mapping[str, Any], at: Path) -> dict[str, Any]:
+    def _options(self, verb: str, written: Mapping[str, Any], at: Place) -> dict[str, Any]:
         """Check a stage's options; return them with defaults."""
         common = self._common_options(written, at)
         own = {key: value for key, value in written.items() if key not in COMMON}
@@ -112,7 +113,7 @@ class StageChecker:
             return common | self._options_beside_use(verb, own, at)
         return common | self._own_options(verb, own, at)
 
-    def _common_options(self, written: Mapping[str, Any], at: Path) -> dict[str, Any]:
+    def _common_options(self, written: Mapping[str, Any], at: Place) -> dict[str, Any]:
         """Check the options that every stage has."""
         common = {key: written[key] for key in COMMON if written.get(key) is not None}
         for key in ("name", "from"):
@@ -123,7 +124,7 @@ class StageChecker:
             common["space"] = self.check.use("space", common["space"], (*at, "space"))
         return common
 
-    def _options_beside_use(self, verb: str, own: Mapping[str, Any], at: Path) -> dict[str, Any]:
+    def _options_beside_use(self, verb: str, own: Mapping[str, Any], at: Place) -> dict[str, Any]:
         """Check a verb that uses a plugin: what is not the verb's own belongs to the plugin."""
         known = VERBS[verb].options
         kind = ref_kind(known["use"].annotation)
@@ -136,7 +137,7 @@ class StageChecker:
         plugin = self.check.use(kind, of_plugin, at) or {}
         return plugin | self._checked(verb, of_verb, at, skip=("use",))
 
-    def _own_options(self, verb: str, own: dict[str, Any], at: Path) -> dict[str, Any]:
+    def _own_options(self, verb: str, own: dict[str, Any], at: Place) -> dict[str, Any]:
         """Check a verb all of whose options are its own."""
         if verb == "train" and self.uses["trainer"] is not None:
             own.setdefault("trainer", self.uses["trainer"])
@@ -148,7 +149,7 @@ class StageChecker:
         self.check.limits({key: value for key, value in own.items() if key in known}, at)
         return self._checked(verb, own, at)
 
-    def _checked(self, verb: str, own: Mapping[str, Any], at: Path, skip: Iterable[str] = ()) -> dict[str, Any]:
+    def _checked(self, verb: str, own: Mapping[str, Any], at: Place, skip: Iterable[str] = ()) -> dict[str, Any]:
         def unknown(key: str, known: Iterable[str]) -> str:
             return misplaced_option(self.check, verb, key, known)
 
@@ -156,7 +157,7 @@ class StageChecker:
 
     # ---- meaning
 
-    def _check_meaning(self, stage: CheckedStage, at: Path) -> None:
+    def _check_meaning(self, stage: CheckedStage, at: Place) -> None:
         """Check what a stage refers to and needs, and note what it leaves behind."""
         for text in self._space_faults(stage):
             self.check.problem(at, text)
@@ -185,13 +186,13 @@ class StageChecker:
         if needs_space and not has_space:
             yield "needs a space. Expected 'space:' at the recipe's top level, or in the stage."
 
-    def _check_part_of_domain(self, within: Mapping[str, Any], at: Path) -> None:
+    def _check_part_of_domain(self, within: Mapping[str, Any], at: Place) -> None:
         try:
             self.bare_space.domain.restrict(within)
         except NasframeError as error:
             self.check.problem(at, str(error))
 
-    def _note_outcome(self, checked: CheckedStage, at: Path) -> None:
+    def _note_outcome(self, checked: CheckedStage, at: Place) -> None:
         """Note what a stage saves, finds and measures; report names that another stage has given already."""
         budgets = budgets_of(checked.options, self.check.data.get("budgets"))
         stage = Stage(checked.verb, checked.name, checked.options, budgets)
@@ -241,14 +242,15 @@ def _grouped(known: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
 def misplaced_option(check: Checker, verb: str, key: str, known: Iterable[str]) -> str:
     """Say that a verb has no such option, and where the option belongs."""
     other_verbs = [other for other, entry in VERBS.items() if key in entry.options]
+    names = [*known, *COMMON]
     hint = ""
     if key in {field.name for field in fields(TopLevel)}:
         hint = " Wrong level: it belongs at the recipe's top level."
     elif other_verbs:
         hint = f" It belongs to the stage {' or '.join(other_verbs)}."
-    elif not suggestion(key, known):
+    elif not suggestion(key, names):  # only now, since it loads every plugin
         hint = check.owners(key, registry.KINDS)
-    return unknown_option(key, [*known, *COMMON], f"stage {verb!r}", hint)
+    return unknown_option(key, names, f"stage {verb!r}", hint)
 
 
 def training_faults(stage: CheckedStage) -> Iterator[Fault]:
