@@ -148,7 +148,8 @@ class Extract(Declaration):
         chosen = stage.options.get("archs")
         if isinstance(chosen, Mapping):
             return _written_archs(stage)
-        return matching(sorted(known.archs - known.models), chosen or None)
+        unextracted = sorted(known.archs - known.models)  # a model has the name of its architecture
+        return matching(unextracted, chosen or None)
 
     def finds(self, stage: Stage, known: KnownNames) -> Names:
         """Name the architectures that the option ``archs`` gives a name to."""

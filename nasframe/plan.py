@@ -96,7 +96,7 @@ def same_shape(plan: Plan) -> Iterator[PlannedStage]:
     for stage in plan.stages:
         start = stage.options.get("from_")
         if start is not None:
-            is_same = saved_nets.get(start, False)
+            is_same = saved_nets.get(start, False)  # an extracted model has a shape of its own
         if is_same:
             yield stage
         if stage.verb == "transform":

@@ -1,5 +1,7 @@
 """The command line: one file a verb. What a program may read goes to stdout, messages go to stderr.
 
+Verbs import what they need when they are called, so that help and completion do not wait for torch.
+
 Exit codes: 0 done, 1 the run failed, 2 wrong usage or recipe, 3 a constraint cannot be met, 4 a verification failed,
 130 interrupted.
 """
@@ -39,6 +41,7 @@ app.command()(report.report)
 app.add_typer(cache.app, name="cache")
 app.command()(schema.schema)
 app.command()(doctor.doctor)
+# Last, so that the commands of plugins stand below ours in the help.
 registry.add_commands(app)
 
 
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted.")
         return 130
     except BrokenPipeError:
+        # The reader went away, as `head` does. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:

@@ -1,4 +1,4 @@
-"""``nasframe cache``: what is kept of stages, why a stage was not found there, and making room."""
+"""``nasframe cache``: list the stages that are kept, say why one was not found, and make room."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     if plan is None:
         return problems
     problems += _unreachable(plan, source, overrides)
+    # A switch may be wrong by itself; two that do not go together are the business of who turns both on.
     for name in _switches(source):
         _, of_switch = check_recipe(source, [*overrides, f"{name}=true"])
         problems += of_switch

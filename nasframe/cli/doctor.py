@@ -112,6 +112,7 @@ def _not_made(plan: Plan) -> list[str]:
     from nasframe import registry
     from nasframe.errors import NasframeError
 
+    # Both are tried, so that one answer names everything that is missing.
     problems = []
     tokenizer: Any = None
     try:

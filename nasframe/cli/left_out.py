@@ -1,4 +1,4 @@
-"""Commands of plugins that ``NASFRAME_PLUGINS`` leaves out: somebody who misses one is told why it is not there."""
+"""Commands of plugins that ``NASFRAME_PLUGINS`` leaves out: calling one says why it is not there."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class CommandGroup(TyperGroup):
         Raises:
             UsageError: a plugin that is left out brings it.
         """
+        # Plugins are loaded here that the user left out, but only after a command that would fail anyway.
         is_unknown = bool(args) and self.get_command(ctx, args[0]) is None
         if is_unknown:
             for entry in plugins_left_out():

@@ -1,4 +1,4 @@
-"""``nasframe plugins``: what is installed, from where, with which options, and what failed to load."""
+"""``nasframe plugins``: the installed plugins, where they come from, their options, and which failed to load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 def plugins(
     context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
 ) -> None:
-    """List every plugin by kind, where it comes from, and what failed to load."""
+    """List every plugin by kind, with its package, and those that failed to load."""
     if context.invoked_subcommand:
         return
     from nasframe import registry
@@ -53,7 +53,7 @@ def plugins(
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A plugin's name, with its kind where several share it: sampler/random.")],
+    name: Annotated[str, typer.Argument(help="A plugin's name, with its kind if several share it: sampler/random.")],
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show what plugins of a name do, where they come from, and their options."""
@@ -98,6 +98,7 @@ def check(
 
     words = names or []
     options = _options_in(words)
+    # Contracts are made first, so that options which do not fit are reported before minutes of checks.
     contracts = [(entry, contract_of(entry, options)) for entry in _entries_in(words)]
     rows = []
     failed = []

@@ -87,6 +87,7 @@ def copy(
     from nasframe.errors import UsageError
 
     targets = _targets(name, destination)
+    # All files are looked at before one is written: half a copy would be hard to undo.
     existing = [str(target) for target in targets.values() if target.exists()]
     if existing:
         raise UsageError(f"already there: {', '.join(existing)}. Nothing was copied.")

@@ -53,6 +53,7 @@ def run(
         raise UsageError(
             "no recipe. Expected 'nasframe run RECIPE', or --resume RUNDIR; 'nasframe recipes' lists some."
         )
+    # A misspelt option is reported before model and data are loaded.
     plan = _plan(recipe, changes)
     if dry_run:
         _show_plan(plan, json_)

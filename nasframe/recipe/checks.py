@@ -96,7 +96,7 @@ class Checker:
         reserved = self._reserved_options(kind, options, path)
         before = len(self.problems)
         checked = self.checked(owner, options, factory, path, unknown)
-        is_sound = len(self.problems) == before
+        is_sound = len(self.problems) == before  # else making it would report the same once more
         if kind in CHEAP and is_sound:
             try:
                 registry.make(kind, {"use": name, **checked}, {"seed": 0, "base": self.recipe.base})
@@ -194,7 +194,7 @@ class Checker:
             home = Path(place.file).parent
         else:
             home = self.recipe.base if self.recipe.path is None else Path()
-        for folder in (home, self.recipe.base):
+        for folder in (home, self.recipe.base):  # an override may also name a file as the recipe would
             file = folder / expanded(name)
             if exists(file):
                 return file.resolve()
@@ -222,7 +222,7 @@ class Checker:
         if cost not in self.costs:
             self.problem(path, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
             return
-        self.wanted[cost] = None
+        self.wanted[cost] = None  # so that the plan makes its estimator
         texts = listed(value)
         for number, text in enumerate(texts):
             self._bound(text, cost, (*path, number) if isinstance(value, list) else path)

@@ -128,7 +128,7 @@ def _positions(node: Node, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, .
 
 
 def recipes_root() -> Path:
-    """Return the folder of the packaged recipes: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the packaged recipes: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "_recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -154,6 +154,7 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     >>> similar_name("mrpc", ["hspg/mrpc", "rosita/mrpc-minilm", "quickstart"])
     " Did you mean 'hspg/mrpc' or 'rosita/mrpc-minilm'?"
     """
+    # People write a path, a name with an ending, or a name without its folder.
     word = str(source).removeprefix("recipes/").removesuffix(".yaml")
     names = sorted(known)
     if len(word) > LONGEST_WORD:

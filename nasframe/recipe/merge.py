@@ -37,12 +37,13 @@ def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
         above: what extends it.
         path: where both stand in the recipe.
     """
+    # `task: glue` below `task: {name: cola}` is the same plugin with one more option.
     if isinstance(below.value, str) and isinstance(above.value, dict):
         below = Node({"use": Node(below.value, below.at)}, below.at)
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     kept: Mapping[str, Node] = below.value
-    if not path:
+    if not path:  # the top level, which has `set` and switches
         kept = _without_replaced(below.value, above.value)
     if another_plugin(below, above, path):
         stay = kept_options(path)

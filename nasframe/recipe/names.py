@@ -24,7 +24,7 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
     Args:
         name: what was written.
         rich: whether the name may hold values, as ``best@50%`` does.
-        network: whether it names a network, beside those that every run has.
+        network: whether it names a network; two networks, which every run has, keep their names.
 
     >>> name_fault("teacher"), name_fault("best@50%", rich=True)
     ('', '')

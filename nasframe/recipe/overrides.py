@@ -64,7 +64,7 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
     """
     requests = _read_all(overrides, problems)
     switches = _switches_of(root)
-    of_recipe = root.value.pop("set", None)
+    of_recipe = root.value.pop("set", None)  # applied below, so that the resolved recipe has none
     changes = _listed("set", of_recipe, problems) if of_recipe is not None else []
     changes += _turned_on([item for item in requests if _is_switch(item, switches)], switches, problems)
     for item in requests:
@@ -86,6 +86,7 @@ def _apply_all(root: Node, changes: Sequence[Override], problems: list[Problem])
         is_of_group = item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups
         holder = of_groups if is_of_group else others
         holder.append(item)
+    # What is changed in a group changes in each of its rounds; a single round goes by its number, as in `train-2`.
     for item in of_groups:
         _apply(root, item, problems)
     if stages is not None and isinstance(stages.value, list):

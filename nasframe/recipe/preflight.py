@@ -102,7 +102,7 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
-        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a plugin asks.
+        plan: the plan; nothing of it is loaded but the sizes of its network, and these only if a plugin asks.
 
     Yields:
         Where in the recipe a plugin stands that refuses, and why it does.
@@ -154,7 +154,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
         plan: the plan.
         stage: a stage that uses a space.
         space: its space.
-        inject: what its sampler is given, beside the domain.
+        inject: what its sampler is given besides the domain.
 
     Yields:
         Where in the stage it stands, and what is wrong.

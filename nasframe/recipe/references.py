@@ -138,6 +138,7 @@ def replaced_names(verb: str, saves: Collection[str], finds: Collection[str], kn
 
     A network may be saved again, as in a ``repeat``. Extracted models and architectures are never replaced.
     """
+    # `extract` may not even replace a saved network; others may save one again, but not an extracted model.
     taken_models = known.models if verb == "extract" else known.extracted
     replaced = set(saves) & taken_models
     # An extracted model has the name of its architecture, so both in one stage are one thing.

@@ -85,6 +85,7 @@ class _Parts:
 def _plan(check: Checker) -> Plan | None:
     """Check everything and put the plan together; ``None`` if there is a problem."""
     files = _load_plugin_files(check)
+    # Inside, the recipe's own plugin files are found, and those of no other recipe.
     with registry.file_plugins(files):
         parts = _check_parts(check, files)
         stages = StageChecker(check, parts.uses, parts.bare_space).check_all()
@@ -93,6 +94,7 @@ def _plan(check: Checker) -> Plan | None:
         if check.problems:
             return None
         plan = _put_together(check, parts, stages, estimators)
+        # Plugins are asked last: they may rely on options that fit.
         for place, text in refusals(plan):
             check.problem(place, text)
     return None if check.problems else plan
@@ -215,7 +217,7 @@ def _check_bare_space(check: Checker, uses: Mapping[str, dict[str, Any] | None])
     for key in ("model", "estimators"):
         if data.get(key):
             check.problem((key,), f"space {use['use']!r} has no network, and costs of its own. Expected no {key!r}.")
-    if check.problems:
+    if check.problems:  # its options may not fit
         return None
     try:
         return registry.make("space", use)
@@ -238,6 +240,7 @@ def _wanted_estimators(check: Checker, parts: _Parts) -> dict[str, dict[str, Any
 
 def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str, Any]]) -> None:
     """Let model, task and costs say whether they go together; a part that has problems already is not asked."""
+    # By the first word of the path: a wrong option of the model may be what the task would stumble over.
     wrong = {problem.path.partition(".")[0] for problem in check.problems}
     model = None if "model" in wrong else parts.uses["model"]
     task = None if "task" in wrong else parts.uses["task"]

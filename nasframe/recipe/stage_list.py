@@ -107,6 +107,7 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
         if inner is None or not isinstance(inner.value or {}, dict):
             continue  # not a stage, which is reported later
         inner.value = inner.value or {}
+        # Every stage of a plan has a name of its own, also one that had only its verb's.
         inner.value["name"] = Node(f"{name}-{number}", inner.at)
         start, save_as = options.get("from"), options.get("save_as")
         if start in saved:

@@ -53,7 +53,7 @@ class StageChecker:
         self.known = KnownNames()
 
     def check_all(self) -> CheckedStages:
-        """Check every stage; what is no stage at all is left out of the result."""
+        """Check every stage; an entry that is no stage is left out of the result."""
         stages = CheckedStages([], [])
         names = self.check.names
         for number, entry in enumerate(self.check.stages):
@@ -98,7 +98,7 @@ class StageChecker:
                 self._check_name(name, (*at, "archs", name), rich=True, network=True)
 
     def _check_name(self, name: Any, path: Place, **rules: bool) -> None:
-        """Report a name that cannot name files; what is no text is reported with the option's type."""
+        """Report a name that cannot name files; a value that is not text is reported with the option's type."""
         fault = name_fault(name, **rules) if isinstance(name, str) else ""
         if fault:
             self.check.problem(path, fault)
@@ -125,7 +125,7 @@ class StageChecker:
         return common
 
     def _options_beside_use(self, verb: str, own: Mapping[str, Any], at: Place) -> dict[str, Any]:
-        """Check a verb that uses a plugin: what is not the verb's own belongs to the plugin."""
+        """Check a verb that uses a plugin: options that the verb does not have belong to the plugin."""
         known = VERBS[verb].options
         kind = ref_kind(known["use"].annotation)
         assert kind is not None
