@@ -135,20 +135,20 @@ def whole_doc(thing: Any) -> str:
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.recipe.resolve import TopLevel
+    from nasframe.recipe.top_level import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 
 
 def stages() -> str:
     """List every verb with its options."""
-    from nasframe.options import options_of
     from nasframe.stages.verbs import VERBS
 
-    return "\n".join(
-        f"### `{verb}`\n\n{first_paragraph(function)}\n\n{option_table(options_of(function, positional=2))}"
-        for verb, function in VERBS.items()
-    )
+    sections = []
+    for verb, entry in VERBS.items():
+        options = option_table(entry.options)
+        sections.append(f"### `{verb}`\n\n{first_paragraph(entry.function)}\n\n{options}")
+    return "\n".join(sections)
 
 
 def run_tables() -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.errors import Problem
-    from nasframe.records import Trial
+    from nasframe.records import FileKind, Trial
 
 PLUGIN_API = 1
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
@@ -91,6 +91,11 @@ def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | Non
 @hookspec
 def model_facts(net: nn.Module) -> Mapping[str, Any] | None:
     """Return facts about a network for reports and model cards, name → JSON-plain value; ``None`` if there are none."""
+
+
+@hookspec(firstresult=True)
+def file_kind(source: str) -> FileKind | None:
+    """Say what a file of this plugin's own format is and which command runs it, ``None`` if it is no such file."""
 
 
 @hookspec

@@ -188,8 +188,30 @@ def checkable(annotation: Any) -> Any:
     return annotation
 
 
+def unknown_option(name: str, known: Iterable[str], owner: str = "", hint: str = "") -> str:
+    """Say that there is no option of this name, which there are, and which may have been meant.
+
+    Args:
+        name: the option.
+        known: the names of those that there are.
+        owner: what has no such option, if the reader does not see it.
+        hint: a sentence about where it belongs; default: which of the others has nearly this name.
+
+    >>> unknown_option("sahpe", ["shape", "stride"], "transform 'conv'")
+    "transform 'conv' has no option 'sahpe'. Options: shape, stride. Did you mean 'shape'?"
+    """
+    names = list(known)
+    subject = f"{owner} has" if owner else "there is"
+    options = f"Options: {listing(names)}." if names else "There are no options."
+    return f"{subject} no option {name!r}. {options}{hint or suggestion(name, names)}"
+
+
 def validate(
-    options: Mapping[str, Any], factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0
+    options: Mapping[str, Any],
+    factory: Callable[..., Any],
+    skip: Iterable[str] = INJECTED,
+    positional: int = 0,
+    unknown: Callable[[str, Iterable[str]], str] = unknown_option,
 ) -> tuple[dict[str, Any], list[Fault]]:
     """Check options against a factory's signature.
 
@@ -198,6 +220,7 @@ def validate(
         factory: a class or a function.
         skip: parameters that are not options.
         positional: how many leading parameters are not options.
+        unknown: (name, names of the options) → what to say of an option that the factory does not have.
 
     Returns:
         The checked options in their types, without defaults, and every fault.
@@ -206,8 +229,9 @@ def validate(
     loose = takes_any(factory)
     faults: list[Fault] = []
     if not loose:
-        for name in options.keys() - known.keys():
-            faults.append(((name,), f"unknown option. {_known(known)}{suggestion(name, known)}"))
+        for name in options:
+            if name not in known:
+                faults.append(((name,), unknown(name, known)))
     usable = {name: value for name, value in options.items() if name in known or loose}
     if isinstance(factory, FaultFinder):  # it knows more than its signature says
         faults += factory.faults(usable)
@@ -221,10 +245,6 @@ def validate(
         field = _field(name) if name in known else name
         values[name] = getattr(checked, field)
     return values, faults
-
-
-def _known(known: Mapping[str, Option]) -> str:
-    return f"Options: {listing(known)}." if known else "There are no options."
 
 
 def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydantic.BaseModel:

@@ -29,7 +29,7 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.plugin_errors import described
 
 GROUP = "nasframe"
-INSTALLED_ONLY = ("register_commands", "check_file")
+INSTALLED_ONLY = ("register_commands", "check_file", "file_kind")
 """Hooks that are called before any recipe names its one-file plugins."""
 _FILES: ContextVar[frozenset[str] | None] = ContextVar("nasframe_file_plugins", default=None)
 """The names of the one-file plugins that may be found; ``None`` outside of recipes, for all that were loaded."""

@@ -182,6 +182,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class FileKind:
+    """A kind of file that a plugin reads, and that is not a recipe.
+
+    Args:
+        name: with its article, as in ``a study``.
+        command: the command that runs such a file, as in ``ablate``.
+    """
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
 class MetricFormat:
     """How to read a metric, since its name does not say it.
 

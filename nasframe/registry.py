@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.errors import Problem
+    from nasframe.records import FileKind
 
 __all__ = [
     "KINDS", "Failure", "Implementation", "Registered", "Source", "add_file", "check_file", "clash", "factories",
-    "failures", "file_faults", "file_plugins", "find", "implementations", "is_visible", "make", "model_facts",
+    "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make", "model_facts",
     "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
 ]  # fmt: skip
 
@@ -186,6 +187,20 @@ def _plain_facts(row: Any, implementation: Implementation) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise PluginError(f"{implementation}: model_facts: {error}. {expected}.") from error
     return plain
+
+
+def file_kind(source: str) -> FileKind | None:
+    """Return what a plugin says of a file that is not a recipe; ``None`` if no plugin knows such files.
+
+    Raises:
+        PluginError: a plugin raised; the text names it.
+    """
+    for implementation in implementations("file_kind"):
+        with naming_plugins(f"{implementation}: file_kind"):
+            kind: FileKind | None = implementation.call(source=source)
+        if kind is not None:
+            return kind
+    return None
 
 
 def factories(kind: str) -> dict[str, Registered]:

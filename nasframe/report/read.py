@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import told
@@ -139,19 +140,22 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
 
     Their winners are the baselines: what the same search finds without super-network training.
     """
-    elastic, saved = False, {"pretrained": False, "random": False}
+    elastic = False  # whether the current network was trained as a super-network
+    elastic_nets = {"pretrained": False, "random": False}
     searches: dict[str, bool] = {}
-    for stage in recipe.get("stages") or ():
-        verb, options = next(iter(stage.items()))
-        options = options or {}
-        elastic = saved.get(options.get("from", ""), elastic)
-        if verb == "train":
-            elastic = elastic or options.get("sampler") is not None
-        elif verb == "search":
-            searches[options.get("name") or verb] = elastic
-        if options.get("save_as") and verb != "search":
-            saved[options["save_as"]] = elastic
-    return {name for name, trained in searches.items() if not trained} if any(searches.values()) else set()
+    for stage in stages_of(recipe):
+        elastic = elastic_nets.get(stage.options.get("from", ""), elastic)
+        if stage.verb == "train":
+            elastic = elastic or stage.options.get("sampler") is not None
+        elif stage.verb == "search":
+            searches[stage.name] = elastic
+        declaration = declaration_of(stage.verb)
+        if declaration.replaces_net:
+            for name in declaration.saves(stage, KnownNames()):
+                elastic_nets[name] = elastic
+    if not any(searches.values()):
+        return set()
+    return {name for name, trained in searches.items() if not trained}
 
 
 def _models(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import Outcome, listed, outcomes
 from nasframe.interfaces import Work, sizes_of
 from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
@@ -16,7 +17,7 @@ from nasframe.recipe.resolve import ALWAYS
 from nasframe.records import TrainOptions, canonical_json
 from nasframe.running.feasibility import Target, bounded_costs, targets
 from nasframe.running.readiness import check_spaces, notify_of_options, notify_of_sampled_bounds
-from nasframe.search.budgets import listed, nearest
+from nasframe.search.budgets import nearest
 from nasframe.search.constraints import Screen, parse_bounds
 from nasframe.search.costs import cost_function
 from nasframe.seeds import generator
@@ -67,7 +68,7 @@ def _described(plan: Plan) -> dict[str, Any]:
     if work.net is not None:
         seconds_per_example = forward_seconds(work)
         share = mean_share(work)
-    stages = [describe(stage, work, seconds_per_example, share) for stage in plan.stages]
+    stages = describe_stages(plan, work, seconds_per_example, share)
     return {
         "stages": stages,
         "costs": costs,
@@ -199,15 +200,28 @@ def mean_share(work: Work) -> float:
     return total / SAMPLES / forward_macs(work.net, None, 1, length)
 
 
-def describe(stage: PlannedStage, work: Work, seconds_per_example: float, share: float) -> dict[str, Any]:
-    """Return what one stage would do, in words, and its estimated seconds.
+def describe_stages(plan: Plan, work: Work, seconds_per_example: float, share: float) -> list[dict[str, Any]]:
+    """Describe what each stage would do, and how long it would take.
 
     Args:
-        stage: the stage.
-        work: what the run starts from.
+        plan: the resolved recipe.
+        work: what its first stage starts from.
         seconds_per_example: of one example's forward pass through the whole network.
         share: of that, what a sampled sub-network takes.
+
+    Returns:
+        Of each stage ``name``, ``verb``, ``what`` and ``seconds``.
     """
+    rows = []
+    for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
+        rows.append(describe(stage, outcome, work, seconds_per_example, share))
+    return rows
+
+
+def describe(
+    stage: PlannedStage, outcome: Outcome, work: Work, seconds_per_example: float, share: float
+) -> dict[str, Any]:
+    """Return what one stage would do, in words, and its estimated seconds."""
     what, seconds = stage.verb, OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
         passes, what = _training(stage, work, share)
@@ -216,10 +230,10 @@ def describe(stage: PlannedStage, work: Work, seconds_per_example: float, share:
         passes, what = _search(stage, work)
         seconds = passes * seconds_per_example * share
     elif stage.verb == "evaluate":
-        split = stage.options.get("split", "dev")
-        examples = work.task.sizes[split]
-        seconds += EVALUATED_MODELS * examples * seconds_per_example * share
-        what = f"evaluate on {split} ({examples} examples)"
+        for split, models in outcome.measures.items():
+            examples = work.task.sizes[split]
+            seconds += len(models) * examples * seconds_per_example * share
+            what = f"evaluate on {split} ({examples} examples)"
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 

@@ -6,7 +6,7 @@ unless it says that it does not (``reshapes = False``). Measured costs are left 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,14 +14,13 @@ from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import Work
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
-from nasframe.search.budgets import Costs, Goal, goals, obstacle, parse_limits
+from nasframe.search.budgets import Costs, Goal, known_goals, obstacle
 from nasframe.search.costs import cost_function
 from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from nasframe.plan import Plan, PlannedStage
+    from nasframe.search.constraints import Bounds
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,11 @@ def check_budgets(inputs: RunInputs) -> None:
 def obstacles(inputs: RunInputs) -> Iterator[tuple[PlannedStage, str]]:
     """Yield each search that has a budget out of reach, with the reason."""
     for target in targets(inputs):
+        looked_at: list[Mapping[str, Bounds]] = []
         for goal in target.goals:
+            if goal.bounds in looked_at:  # winners under budgets of measured costs share the constraints
+                continue
+            looked_at.append(goal.bounds)
             text = obstacle(goal, target.region, target.costs)
             if text:
                 yield target.stage, f"{goal.name}: {text}"
@@ -133,12 +136,7 @@ def goals_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> lis
         full: those costs, each with that of the full network.
     """
     constraints, budgets = limits_of(plan, stage.options)
-    bounds, shares = parse_limits(_only(constraints, full), _only(budgets, full), full)
-    return goals(stage.options.get("save_as", "best"), bounds, shares)
-
-
-def _only(limits: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    return {name: text for name, text in limits.items() if name in names}
+    return known_goals(stage.options.get("save_as", "best"), constraints, budgets, full)
 
 
 def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:

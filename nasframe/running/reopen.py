@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.plan import searched_net
+from nasframe.plan import kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.search.loop import subset
 from nasframe.store import RunStore
@@ -69,7 +69,7 @@ class Finished:
         name = searched_net(self.plan, self.stage)
         if name in ("pretrained", "random"):
             return name, None
-        folder = self.directory / "models" / (name or f"{self.stage.name}.net")
+        folder = self.directory / "models" / (name or kept_net(self.stage))
         if not (folder / "arch.json").is_file():
             raise UsageError(
                 f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {folder}. "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import matching
 from nasframe.errors import RunError
 from nasframe.search.restrict import joined
 
@@ -92,19 +92,7 @@ def models(available: Mapping[str, nn.Module], patterns: list[str] | None) -> di
     Raises:
         RunError: no model matches.
     """
-    chosen = {}
-    for name, net in available.items():
-        if patterns is None or matches(name, patterns):
-            chosen[name] = net
+    chosen = {name: available[name] for name in matching(available, patterns)}
     if not chosen:
         raise RunError(f"no model matches {patterns}. There are: {', '.join(available) or 'none'}.")
     return chosen
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a name matches one of some patterns.
-
-    >>> matches("best@50%", ["teacher", "best@*"])
-    True
-    """
-    return any(fnmatch(name, pattern) for pattern in patterns)

@@ -136,19 +136,17 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         work: whose space the architecture is from.
     """
     from nasframe.report.budgets import plain_bounds
-    from nasframe.search.budgets import goals, parse_limits
+    from nasframe.search.budgets import known_goals
 
-    full, costs, budgets = {}, {}, {}
-    for cost, budget in stage.plan.budgets.items():
+    full, costs = {}, {}
+    for cost in stage.plan.budgets:
         estimator = stage.estimators[cost]
         if not hasattr(estimator, "measure"):
             full[cost] = estimator.estimate(work.space, net, None)
             costs[cost] = estimator.estimate(work.space, net, arch)
-            budgets[cost] = budget
-    bounds, shares = parse_limits({}, budgets, full)
     # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
-    for goal in goals(prefix, bounds, shares):
+    for goal in known_goals(prefix, {}, stage.plan.budgets, full):
         if goal.name == name:
             stage.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)
             _report_excess(stage, goal, costs)

@@ -66,13 +66,13 @@ def save(stage: StageSession, name: str, net: nn.Module, tokenizer: Any) -> None
 def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> None:
     """Write the network of the run's last search if no stage saved it, so that the finished run can be deployed."""
     from nasframe.export import write as export
-    from nasframe.plan import keeps_net
+    from nasframe.plan import keeps_net, kept_net
 
     if net is None or not keeps_net(stage.plan, stage.planned):
         return
     # The model's own tokenizer is at hand wherever the run is; one with a smaller vocabulary is not.
     tokenizer = None if work.vocabulary is None else work.tokenizer
-    name = f"{stage.name}.net"
+    name = kept_net(stage.planned)
     folder = folder_of(stage.store.directory, name)
     with recording_files(stage, name):
         export.write(net, tokenizer, folder, mode="auto", replace=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import RunError
 from nasframe.interfaces import Work
+from nasframe.options import Option, options_of
 from nasframe.records import (
     Arch,
     Count,
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from nasframe.search.budgets import Goal
     from nasframe.search.loop import SearchResult
     from nasframe.stages.session import StageSession
-
-COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 
 
 def train(
@@ -271,9 +271,9 @@ def _archs_to_extract(work: Work, archs: list[str] | Mapping[str, Any] | None) -
             else:
                 chosen[name] = choose.arch_of_sizes(source, work)
         return chosen
-    for name, arch in work.archs.items():
-        if name not in work.models and choose.matches(name, archs or ["*"]):
-            chosen[name] = arch
+    unextracted = [name for name in work.archs if name not in work.models]
+    for name in matching(unextracted, archs or None):
+        chosen[name] = work.archs[name]
     return chosen
 
 
@@ -354,13 +354,35 @@ def export(
     return work
 
 
-VERBS: dict[str, Callable[..., Work]] = {
-    "train": train,
-    "transform": transform,
-    "search": search,
-    "extract": extract,
-    "evaluate": evaluate,
-    "export": export,
+POSITIONAL = 2
+"""Leading parameters of a verb's function that are not options: ``work`` and ``run``."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of recipes.
+
+    Args:
+        function: runs a stage.
+        declaration: what a stage saves, finds and measures, known before it runs.
+    """
+
+    function: Callable[..., Work]
+    declaration: Declaration
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The verb's own options by name."""
+        return options_of(self.function, skip=(), positional=POSITIONAL)
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(train, DECLARATIONS["train"]),
+    "transform": Verb(transform, DECLARATIONS["transform"]),
+    "search": Verb(search, DECLARATIONS["search"]),
+    "extract": Verb(extract, DECLARATIONS["extract"]),
+    "evaluate": Verb(evaluate, DECLARATIONS["evaluate"]),
+    "export": Verb(export, DECLARATIONS["export"]),
 }
 
 
@@ -378,4 +400,4 @@ def perform(work: Work, stage: StageSession) -> Work:
         work = replace(work, net=choose.start_network(stage, start, work))
     if space is not None:
         work = replace(work, space=stage.inputs.space(work.net, space))
-    return VERBS[stage.planned.verb](work, stage, **options)
+    return VERBS[stage.planned.verb].function(work, stage, **options)

@@ -7,47 +7,18 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import matching, measured_models
 from nasframe.errors import listing, suggestion
-from nasframe.recipe.overrides import verb_of
-from nasframe.search.budgets import winners
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
-
-
-def measured(plan: Plan) -> dict[str, set[str]]:
-    """Name the models that a plan's stages evaluate, by split: all that may be there, found architectures included."""
-    archs: set[str] = set()
-    models: set[str] = set()
-    found: dict[str, set[str]] = {}
-    for stage in plan.recipe["stages"]:
-        verb, options = verb_of(stage)
-        saved, chosen = options.get("save_as"), options.get("archs")
-        if verb == "search":
-            archs.update(winners(str(saved), options.get("budgets") or plan.budgets))
-        elif verb == "train":
-            archs.add(saved or options["name"])
-        if verb in ("train", "transform") and saved:
-            models.add(saved)
-        if verb in ("extract", "transform") and isinstance(chosen, Mapping):
-            archs.update(chosen)
-        if verb == "extract":
-            models.update(_matching(archs, chosen))
-        if verb == "evaluate":
-            names = _matching(models or {options["name"]}, options.get("models"))
-            found.setdefault(options["split"], set()).update(names)
-    return found
-
-
-def _matching(names: set[str], patterns: Any) -> set[str]:
-    return {name for name in names if patterns is None or any(fnmatch(name, str(pattern)) for pattern in patterns)}
 
 
 def faults(
     plans: Mapping[tuple[str, str], Plan], split: str, patterns: Sequence[Any]
 ) -> Iterator[tuple[int | None, str]]:
     """Say what in ``compare`` no run can satisfy: the split (``None``), or patterns of models, by number."""
-    found = {place: measured(plan) for place, plan in plans.items()}
+    found = {place: measured_models(plan.recipe) for place, plan in plans.items()}
     lacking = {f"{arm} on {task}" if task else arm: names for (arm, task), names in found.items() if split not in names}
     if lacking:
         others = {other for names in lacking.values() for other in names}
@@ -59,7 +30,7 @@ def faults(
         return
     known = {name for names in found.values() for name in names[split]}
     for number, pattern in enumerate(patterns):
-        if known and not _matching(known, [pattern]):
+        if known and not matching(known, [pattern]):
             text = f"no model {str(pattern)!r} on {split!r}. Models: {listing(known)}."
             yield number, text + suggestion(str(pattern), known)
 
@@ -104,7 +75,7 @@ def why_nothing(directory: Path, runs: Sequence[Mapping[str, Any]], compare: Map
     if metric is not None and metric not in metrics:
         parts.append(f"No metric {metric!r}. Metrics: {listing(metrics)}.{suggestion(metric, metrics)}")
     for pattern in patterns:
-        if not _matching(names, [pattern]):
+        if not matching(names, [pattern]):
             parts.append(f"No model {pattern!r}. Models: {listing(names)}.{suggestion(pattern, names)}")
     place = directory if directory.name else "RUN…"
     return " ".join([*parts, f"To compare something else: nasframe compare {place} --metric … --split … --models …"])

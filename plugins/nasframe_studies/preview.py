@@ -91,7 +91,7 @@ class _Looks:
         if key not in self.speeds:
             self.speeds[key] = dryrun.forward_seconds(work) if work.net is not None else 0.0
         share = dryrun.mean_share(work) if work.net is not None else 1.0
-        stages = [dryrun.describe(stage, work, self.speeds[key], share) for stage in plan.stages]
+        stages = dryrun.describe_stages(plan, work, self.speeds[key], share)
         return {"stages": stages, "costs": dryrun.ranges(inputs), "limits": list(dryrun.limit_rows(inputs))}
 
 
