@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,11 @@ from nasframe.recipe.resolve import check_recipe
 from nasframe.recipe.yaml import Node, Position, dotted, read
 from nasframe.records import MOST_SEED, canonical_json
 from nasframe_studies.checks import faults, group_faults
+from nasframe_studies.settings import FAMILIES, SPLITS, CompareOptions, StudyRun
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
-COMPARE = {
-    "metric": None,
-    "split": "dev",
-    "against": None,
-    "budgets": None,
-    "models": None,
-    "groups": None,
-    "family": "task",
-}
-"""What may be said about the comparison, with its defaults."""
-SPLITS = ("dev", "select", "train")
-FAMILIES = ("task", "page")
-"""What Holm's adjustment counts as one family: the comparisons of each task's tables, or all those of the page."""
+COMPARE = asdict(CompareOptions())
+"""The keys of ``compare``, with their defaults."""
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold things by names of their own, and what one of them is called."""
 LABELS = {"name", "description"}
@@ -73,7 +63,7 @@ class Study:
         arms: name → what was written.
         tasks: names; empty where the study has no axis of tasks.
         seeds: in order.
-        compare: what is compared; see ``COMPARE``.
+        compare: what is compared.
         plans: (arm, task) → the plan, for the first seed; the task is ``""`` where there are none.
     """
 
@@ -83,17 +73,17 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     tasks: Sequence[str]
     seeds: Sequence[int]
-    compare: Mapping[str, Any]
+    compare: CompareOptions
     plans: Mapping[tuple[str, str], Plan]
 
-    def runs(self) -> Iterator[tuple[dict[str, Any], Plan]]:
+    def runs(self) -> Iterator[tuple[StudyRun, Plan]]:
         """Yield every run's arm, task, seed and directory, with its plan: seed by seed, so that early ones pair up."""
         for seed, (arm, task) in itertools.product(self.seeds, self.plans):
             plan = self.plans[arm, task]
             plan = replace(plan, seed=seed, recipe={**plan.recipe, "seed": seed})
             name = task or str(plan.task.get("name") or plan.task["use"])
             place = "/".join(part for part in ("runs", arm, task, f"seed-{seed}") if part)
-            yield {"arm": arm, "task": name, "seed": seed, "run": place}, plan
+            yield StudyRun(arm, name, seed, place, str(plan.base)), plan
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
@@ -193,13 +183,17 @@ class _Reader:
         fault = name_fault(name, rich=True)
         if fault:
             self.problem(self.root.value.get("study", self.root), "study", fault)
+        plain = {key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()}
         return Study(
             name=name,
-            description=self.get("description", str, "text") or "", source=self.path.resolve(),
-            arms={name: arm.plain() for name, arm in arms.items()}, tasks=list(tasks), seeds=seeds,
-            compare={key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()},
+            description=self.get("description", str, "text") or "",
+            source=self.path.resolve(),
+            arms={name: arm.plain() for name, arm in arms.items()},
+            tasks=list(tasks),
+            seeds=seeds,
+            compare=CompareOptions(**plain),
             plans=plans,
-        )  # fmt: skip
+        )
 
     def entries(self, key: str, given: Any, tasks: Mapping[str, Any] | None = None) -> dict[str, Arm]:
         """Read arms or tasks: name → overrides; beside them ``base``, another recipe, and an arm's own ``tasks``."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nasframe_studies.settings import Settings, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +35,41 @@ class Reason:
         return f"{self.what}: {shortened}" if shortened else self.what
 
 
-def missing_runs(directory: Path, settings: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the runs without results, each with the reason.
+@dataclass(frozen=True)
+class MissingRun:
+    """A run without results, as ``study.json`` lists it.
 
     Args:
-        directory: what the runs' places are read from.
-        settings: as :func:`nasframe_studies.study.settings` returns.
+        arm: the arm's name.
+        task: the task's name.
+        seed: the run's seed.
+        run: the run's directory.
+        why: the reason, in a line.
+        error: the whole error that it failed with, if any.
+    """
+
+    arm: str
+    task: str
+    seed: int
+    run: str
+    why: str
+    error: str | None
+
+
+def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the runs without results, each with the reason, as ``study.json`` lists them.
+
+    Args:
+        directory: the folder to which the runs' directories are relative.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
         frame: as :func:`nasframe_studies.study.collect` returns.
     """
-    from nasframe_studies.settings import missing
-
-    compare = settings["compare"]
+    study = Settings.of(settings)
     rows = []
-    for run in missing(settings, frame):
-        reason = why_missing(directory / run["run"], compare.get("metric"), compare.get("split", "dev"))
-        place = {key: run[key] for key in ("arm", "task", "seed", "run")}
-        rows.append(place | {"why": str(reason), "error": reason.error or None})
+    for run in missing(study, frame):
+        reason = why_missing(directory / run.run, study.compare.metric, study.compare.split)
+        row = MissingRun(**run.columns, why=str(reason), error=reason.error or None)
+        rows.append(asdict(row))
     return rows
 
 

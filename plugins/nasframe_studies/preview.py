@@ -10,7 +10,7 @@ from nasframe.running import dry_run as dryrun
 from nasframe.running.cache import Cache, default_folder
 from nasframe.running.cache_keys import digest, material, stage_keys
 from nasframe.stages.inputs import Material
-from nasframe_studies.study_checks import check_metric
+from nasframe_studies.metric_check import check_metric
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
@@ -51,15 +51,15 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
             key = digest(parts)
             how = "cached" if folder.holds(key) else "shared" if key in seen else "run"
             seen.add(key)
-            place = (run["arm"], run["task"], stage.name)
-            seeds.setdefault(place, {"run": [], "shared": [], "cached": []})[how].append(run["seed"])
+            place = (run.arm, run.task, stage.name)
+            seeds.setdefault(place, {"run": [], "shared": [], "cached": []})[how].append(run.seed)
     rows, arms = [], []
-    for run, plan in ((run, plan) for run, plan in study.runs() if run["seed"] == study.seeds[0]):
-        head = {"arm": run["arm"], "task": run["task"]}
+    for run, plan in ((run, plan) for run, plan in study.runs() if run.seed == study.seeds[0]):
+        head = {"arm": run.arm, "task": run.task}
         facts = looks.look(plan)
         arms.append(head | {key: facts[key] for key in ("costs", "limits")})
         for row in facts["stages"]:
-            found = seeds[run["arm"], run["task"], row["name"]]
+            found = seeds[run.arm, run.task, row["name"]]
             rows.append(head | row | {how: len(those) for how, those in found.items()} | {"seeds": found})
     totals = {"runs": len(study.seeds) * len(study.plans), "stages_to_run": sum(row["run"] for row in rows)}
     return {"stages": rows, "arms": arms, **totals, "seconds": sum(row["run"] * row["seconds"] for row in rows)}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe_studies.checks import group_faults
-from nasframe_studies.file import FAMILIES, SPLITS
+from nasframe_studies.results import frame_of
+from nasframe_studies.settings import FAMILIES, SETTINGS, SPLITS, Settings, StudyRun
+from nasframe_studies.settings import settings as read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,7 @@ def as_study(
     split: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     family: str | None = None,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> tuple[pd.DataFrame, Settings]:
     """Make the table of a study out of runs that exist.
 
     Runs of one recipe are one arm, whatever their seed, task and name; arms of one name are told apart by the options
@@ -53,10 +55,6 @@ def as_study(
         UsageError: a place holds no run, two runs are the same arm, task and seed or copies of one run, there is no
             such split or family, or a group fits no task or one of another group.
     """
-    import pandas as pd
-
-    from nasframe_studies import study
-
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
     if family is not None and family not in FAMILIES:
@@ -73,9 +71,8 @@ def as_study(
     named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
     changes: dict[str, Any] = {"metric": metric, "against": named, "models": list(models or ()), "split": split}
     changes |= {"groups": groups, "family": family}
-    compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
+    compare = replace(whole.compare, **{k: v for k, v in changes.items() if v})
     seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    rows = []
     for entry in entries:
         key = tuple(entry[name] for name in ("arm", "task", "seed"))
         if key in seen:
@@ -87,19 +84,17 @@ def as_study(
                 f" Expected runs that differ; name them apart: nasframe compare first={first} second={second}"
             )
         seen[key] = entry
-        if study.finished(Path(entry["run"])):
-            place = {name: entry[name] for name in ("arm", "task", "seed", "run")}
-            rows += [place | row for row in study.run_rows(entry["run"], compare["metric"], compare["split"])]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*study.FACTS, *(column for row in rows for column in row)])))
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
-    settings = whole | {
-        "study": whole.get("study") or (" and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"),
-        "arms": whole.get("arms") or {arm: {} for arm in arms},
-        "compare": compare,
-        "runs": [{name: entry[name] for name in ("arm", "task", "seed", "run")} for entry in entries],
-        "notes": notes,
-    }
-    return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
+    settings = replace(
+        whole,
+        study=whole.study or (" and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"),
+        arms=whole.arms or {arm: {} for arm in arms},
+        compare=compare,
+        runs=[StudyRun(entry["arm"], entry["task"], entry["seed"], entry["run"]) for entry in entries],
+        notes=notes,
+    )
+    frame = frame_of(Path(), settings.runs, compare)
+    return (frame, settings) if len(settings.arms) > 1 else _winners_and_baselines(frame, settings)
 
 
 def _refuse_copies(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -117,46 +112,51 @@ def _refuse_copies(entries: Sequence[Mapping[str, Any]]) -> None:
         places[identity] = run
 
 
-def _whole(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _whole(entries: Sequence[Mapping[str, Any]]) -> Settings:
     """Return the settings of the study that all runs are of, or what its parts have in common; else nothing."""
-    from nasframe_studies import study
-
     homes = dict.fromkeys(entry["study"] for entry in entries)
     if None in homes:
-        return {}
-    first, *others = map(study.settings, homes)
-    keys = ("study", "description", "arms", "tasks", "compare")
-    same: dict[str, Any] = {key: first[key] for key in keys if key in first}
-    renamed = any(entry["arm"] not in first["arms"] for entry in entries)
-    if renamed or any(same != {key: other.get(key) for key in same} for other in others):
-        return {}
-    return same if others else first
+        return Settings()
+    first, *others = map(read_settings, homes)
+    renamed = any(entry["arm"] not in first.arms for entry in entries)
+    common = _common(first)
+    if renamed or any(_common(other) != common for other in others):
+        return Settings()
+    return common if others else first
 
 
-def _winners_and_baselines(frame: pd.DataFrame, settings: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _common(study: Settings) -> Settings:
+    """Return the settings that parts of one study have in common: all but its runs and where it ran."""
+    return Settings(
+        study=study.study, description=study.description, arms=study.arms, tasks=study.tasks, compare=study.compare
+    )
+
+
+def _winners_and_baselines(frame: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, Settings]:
     """Set the winners of a single arm against its own baselines, where it has both."""
     sides = frame[frame["role"].isin(["winner", "baseline"])]
-    if sides["role"].nunique() < 2 or settings["compare"].get("models"):
+    if sides["role"].nunique() < 2 or settings.compare.models:
         return frame, settings
-    note = f"One arm, {next(iter(settings['arms']))}: its winners are compared with its own baselines."
-    changed = {
-        "arms": {"baseline": {}, "winner": {}},
-        "compare": settings["compare"] | {"against": "baseline"},
-        "runs": [run | {"arm": side} for side in ("baseline", "winner") for run in settings["runs"]],
-        "notes": [*settings["notes"], note],
-    }
-    return sides.assign(arm=sides["role"]).reset_index(drop=True), settings | changed
+    note = f"One arm, {next(iter(settings.arms))}: its winners are compared with its own baselines."
+    runs = [replace(run, arm=side) for side in ("baseline", "winner") for run in settings.runs]
+    changed = replace(
+        settings,
+        arms={"baseline": {}, "winner": {}},
+        compare=replace(settings.compare, against="baseline"),
+        runs=runs,
+        notes=[*settings.notes, note],
+    )
+    return sides.assign(arm=sides["role"]).reset_index(drop=True), changed
 
 
 def _entries(place: str) -> list[dict[str, Any]]:
     """Find the runs of a place, with what their recipes say, and the studies that they are of."""
     from nasframe.report.read import gather
-    from nasframe_studies import study
 
     label, _, path = place.rpartition("=") if not Path(place).exists() else ("", "", place)
     folder = Path(path)
-    homes = sorted(file.parent for file in folder.rglob(study.SETTINGS))
-    known = {(home / run["run"]).resolve(): (home, run) for home in homes for run in study.settings(home)["runs"]}
+    homes = sorted(file.parent for file in folder.rglob(SETTINGS))
+    known = {(home / run.run).resolve(): (home, asdict(run)) for home in homes for run in read_settings(home).runs}
     loose = [file.parent for file in folder.rglob("run.db") if not any(home in file.parents for home in homes)]
     found = [*known, *sorted(run.resolve() for run in loose)]
     if not found:
@@ -192,14 +192,10 @@ def _identity(run: Path) -> str:
         return str(run)
     store = RunStore(run, shared=True)
     try:
-        stages = store.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
-        models = store.db.execute("SELECT name, metrics FROM model ORDER BY name").fetchall()
-        trials = store.db.execute("SELECT finished_at, score FROM trial ORDER BY stage, number").fetchall()
+        outcome = store.outcome_digest()
     finally:
         store.close()
-    if not stages:
-        return str(run)  # nothing ran, so that there is nothing to be a copy of
-    return hashlib.sha256(json.dumps([stages, models, trials]).encode()).hexdigest()
+    return outcome or str(run)  # nothing ran, so that there is nothing to be a copy of
 
 
 def _plain_recipe(text: str) -> dict[str, Any]:

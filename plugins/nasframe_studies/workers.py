@@ -24,6 +24,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.hookspecs import hookimpl
+from nasframe_studies.settings import StudyRun
 
 LOG = "log.txt"
 OWN = Path(__file__).parents[1]
@@ -34,30 +35,32 @@ class Schedule:
     """Hands out runs so that none waits for a stage that another one is building while there is other work.
 
     Args:
-        runs: for each its ``run`` (a name) and ``stages``: name → digest of the chain of stages that ends there.
-        done: digests of what is there already.
+        runs: the runs, with the digests of their stages.
+        done: digests of the stages that are built already.
 
-    >>> chains = (("a", "tx"), ("b", "ty"), ("c", "uz"))
-    >>> schedule = Schedule([{"run": name, "stages": dict(enumerate(chain))} for name, chain in chains])
-    >>> schedule.take()["run"], schedule.take()["run"]
+    >>> first = StudyRun("a", "task", 0, "runs/a", stages={"teacher": "t", "search": "x"})
+    >>> second = StudyRun("b", "task", 0, "runs/b", stages={"teacher": "t", "search": "y"})
+    >>> other = StudyRun("c", "task", 0, "runs/c", stages={"teacher": "u", "search": "z"})
+    >>> schedule = Schedule([first, second, other])
+    >>> schedule.take().arm, schedule.take().arm
     ('a', 'c')
     >>> schedule.built("t")
-    >>> schedule.take()["run"]
+    >>> schedule.take().arm
     'b'
     """
 
-    def __init__(self, runs: Sequence[Mapping[str, Any]], done: Iterable[str] = ()) -> None:
-        self.waiting, self.running = list(runs), list[Mapping[str, Any]]()
+    def __init__(self, runs: Sequence[StudyRun], done: Iterable[str] = ()) -> None:
+        self.waiting, self.running = list(runs), list[StudyRun]()
         self.done, self.stopped = set(done), False
         self.changed = threading.Condition()
 
-    def take(self) -> Mapping[str, Any] | None:
+    def take(self) -> StudyRun | None:
         """Return the next run whose next stage nobody is going to build; ``None`` when all are handed out."""
         with self.changed:
             while self.waiting:
                 for run in self.waiting:
-                    ahead = next((stage for stage in run["stages"].values() if stage not in self.done), None)
-                    if ahead is None or not any(ahead in other["stages"].values() for other in self.running):
+                    ahead = next((stage for stage in run.stages.values() if stage not in self.done), None)
+                    if ahead is None or not any(ahead in other.stages.values() for other in self.running):
                         self.waiting.remove(run)
                         self.running.append(run)
                         return run
@@ -70,7 +73,7 @@ class Schedule:
             self.done.add(stage)
             self.changed.notify_all()
 
-    def ended(self, run: Mapping[str, Any]) -> None:
+    def ended(self, run: StudyRun) -> None:
         """Note that a run ended, well or not."""
         with self.changed:
             self.running.remove(run)
@@ -86,12 +89,12 @@ class Schedule:
 
 def work_through(
     home: Path,
-    runs: Sequence[Mapping[str, Any]],
+    runs: Sequence[StudyRun],
     done: Iterable[str],
     jobs: int,
     threads: int | None,
-    ended: Callable[[Mapping[str, Any], str | None], None],
-    warned: Callable[[Mapping[str, Any], str], None],
+    ended: Callable[[StudyRun, str | None], None],
+    warned: Callable[[StudyRun, str], None],
 ) -> None:
     """Bring runs to their end, ``jobs`` at a time.
 
@@ -113,7 +116,7 @@ def work_through(
             if worker is None:
                 worker = Worker(threads)
                 workers.append(worker)
-            error, alive = worker.do(home / run["run"], _hearing(schedule, run, warned))
+            error, alive = worker.do(home / run.run, _hearing(schedule, run, warned))
             worker = worker if alive else None
             if schedule.stopped:
                 return
@@ -134,13 +137,13 @@ def work_through(
 
 
 def _hearing(
-    schedule: Schedule, run: Mapping[str, Any], warned: Callable[[Mapping[str, Any], str], None]
+    schedule: Schedule, run: StudyRun, warned: Callable[[StudyRun, str], None]
 ) -> Callable[[Mapping[str, str]], None]:
     """Make what hears of a run's stages and warnings."""
 
     def hear(news: Mapping[str, str]) -> None:
         if "stage" in news:
-            schedule.built(run["stages"][news["stage"]])
+            schedule.built(run.stages[news["stage"]])
         else:
             warned(run, news["warning"])
 

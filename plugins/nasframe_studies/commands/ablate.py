@@ -84,7 +84,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         import json
 
         said = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-        print(json.dumps({"directory": str(home), "failures": failures, "study": said}, indent=1))
+        failed = [failure.plain() for failure in failures]
+        print(json.dumps({"directory": str(home), "failures": failed, "study": said}, indent=1))
     elif result.exists():
         import json
 

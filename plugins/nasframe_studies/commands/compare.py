@@ -59,7 +59,8 @@ def compare(
         if not (name and equals and pattern):
             raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
         groups.setdefault(name, []).append(pattern)
-    frame, settings = as_study(places, against, metric, models, split, groups, family)
+    frame, study = as_study(places, against, metric, models, split, groups, family)
+    settings = study.plain()
     if out is None:
         report = analyse(Path(), frame, settings)
     else:
