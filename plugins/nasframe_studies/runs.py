@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.store import RunStore
 from nasframe_studies.arm_names import distinct_names, options_of
-from nasframe_studies.checks import group_faults
+from nasframe_studies.checks import group_problems
 from nasframe_studies.results import frame_of
 from nasframe_studies.settings import FAMILIES, SETTINGS, SPLITS, Settings, StudyRun
 from nasframe_studies.settings import settings as read_settings
@@ -188,7 +188,7 @@ def _check_choices(split: str | None, family: str | None) -> None:
 
 def _check_groups(groups: Mapping[str, Sequence[str]], found: Sequence[FoundRun]) -> None:
     tasks = dict.fromkeys(run.task for run in found)
-    problems = [f"--group {name}: {problem}" for name, problem in group_faults(groups, tasks)]
+    problems = [f"--group {name}: {problem}" for name, problem in group_problems(groups, tasks)]
     if problems:
         raise UsageError("\n".join(problems))
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasframe.errors import UsageError
 from nasframe.recipe.yaml import Position, dump, parse
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Record = TypeVar("Record")
 
 FORMAT_VERSION = 1
 SETTINGS = "study.yaml"
@@ -133,9 +135,9 @@ class Settings:
         if isinstance(plain, Settings):
             return plain
         values = _fields_of(cls, plain)
-        runs = [StudyRun(**_fields_of(StudyRun, run)) for run in plain.get("runs") or ()]
-        compare = CompareOptions(**_fields_of(CompareOptions, plain.get("compare") or {}))
-        return cls(**{**values, "runs": runs, "compare": compare})
+        values["runs"] = [_record(StudyRun, run) for run in plain.get("runs") or []]
+        values["compare"] = _record(CompareOptions, plain.get("compare") or {})
+        return cls(**values)
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON-plain data, with the keys of ``study.yaml`` and ``notes``."""
@@ -161,7 +163,12 @@ class Settings:
         return self.plain().get(key, default)
 
 
-def _fields_of(record: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+def _record(kind: type[Record], plain: Record | Mapping[str, Any]) -> Record:
+    """Return plain data as a record; records stay what they are."""
+    return kind(**_fields_of(kind, plain)) if isinstance(plain, Mapping) else plain
+
+
+def _fields_of(record: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
     """Pick a record's fields; a study of another version may have keys that this one does not know."""
     names = [item.name for item in fields(record)]
     return {name: plain[name] for name in names if name in plain}
