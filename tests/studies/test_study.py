@@ -647,15 +647,16 @@ def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     home, _ = ran
     loaded = study.load_study(home / "study.yaml", QUICK)
     fresh = preview(loaded, tmp_path / "empty")
-    rows = {(row["arm"], row["name"]): (row["run"], row["shared"], row["cached"]) for row in fresh["stages"]}
-    assert rows["evolution", "teacher"] == (2, 0, 0)
-    assert rows["random", "teacher"] == (0, 2, 0)
-    assert rows["random", "search"] == (2, 0, 0)
-    assert fresh["stages_to_run"] == 2 * (2 + 2 * 3)
-    assert fresh["seconds"] > 0
-    assert fresh["arms"][0]["costs"]["encoder_params"]["smallest"] > 0
+    counts = {(row.arm, row.name): (row.run, row.shared, row.cached) for row in fresh.stages}
+    assert counts["evolution", "teacher"] == (2, 0, 0)
+    assert counts["random", "teacher"] == (0, 2, 0)
+    assert counts["random", "search"] == (2, 0, 0)
+    assert fresh.stages_to_run == 2 * (2 + 2 * 3)
+    assert fresh.seconds > 0
+    assert fresh.arms[0].costs["encoder_params"]["smallest"] > 0
     nf.run(nf.load_recipe(TOY, QUICK), out=tmp_path / "run", cache=tmp_path / "cache", report=False)
-    rows = {(row["arm"], row["name"]): row for row in preview(loaded, tmp_path / "cache")["stages"]}
+    plain = preview(loaded, tmp_path / "cache").plain()
+    rows = {(row["arm"], row["name"]): row for row in plain["stages"]}
     assert [rows["evolution", "teacher"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "teacher"][how] for how in ("run", "shared", "cached")] == [0, 1, 1]
     assert rows["random", "teacher"]["seeds"] == {"run": [], "shared": [1], "cached": [0]}
@@ -701,15 +702,16 @@ def test_twenty_kills_of_a_study_change_nothing(ran, tmp_path):
 
 def test_what_nasframe_warns_of_in_a_worker_reaches_the_study(capsys):
     said: list[dict[str, str]] = []
-    show = workers._telling(said.append)
-    show(UserWarning("corrupt in the cache"), UserWarning, str(workers.OWN / "running" / "cache.py"), 1)
-    show(UserWarning("of a library"), UserWarning, "/lib/library.py", 1)
+    show = workers._warning_sender(said.append)
+    show(UserWarning("corrupt in the cache"), UserWarning, str(Path(nf.__file__).parent / "running" / "cache.py"), 1)
+    for neighbour in ("/lib/library.py", str(Path(workers.__file__).parents[1] / "library.py")):
+        show(UserWarning("of a library"), UserWarning, neighbour, 1)
     assert said == [{"warning": "corrupt in the cache"}]
     log = capsys.readouterr().err
     assert "corrupt in the cache" in log
     assert "of a library" in log
     schedule, heard = workers.Schedule([StudyRun("a", "task", 0, "r", stages={"teacher": "t"})]), []
-    hear = workers._hearing(schedule, schedule.waiting[0], lambda run, text: heard.append((run.run, text)))
+    listen = workers._listener(schedule, schedule.waiting[0], lambda run, text: heard.append((run.run, text)))
     for news in ({"stage": "teacher"}, *said):
-        hear(news)
+        listen(news)
     assert (schedule.done, heard) == ({"t"}, [("r", "corrupt in the cache")])
