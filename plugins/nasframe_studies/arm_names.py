@@ -32,6 +32,7 @@ def distinct_names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool)
     options = [*primary, *dependent]
     fewest = min(SHOWN, len(primary))
     names: list[str] = []
+    # One option more at a time, until no two names are equal.
     for count in range(fewest, len(options) + 1):
         names = [_name(recipe, options, count) for recipe in recipes]
         if not alone:
@@ -52,8 +53,11 @@ def _differing(recipes: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[st
         values = {str(recipe.get(path)) for recipe in recipes}
         if len(values) > 1:
             differing.append(path)
-    primary = [path for path in differing if not _is_inside_another(path, differing)]
-    dependent = [path for path in differing if path not in primary]
+    primary: list[str] = []
+    dependent: list[str] = []
+    for path in differing:
+        part = dependent if _is_inside_another(path, differing) else primary
+        part.append(path)
     return primary, dependent
 
 
@@ -82,8 +86,8 @@ def _option(path: str, recipe: Mapping[str, Any], options: Sequence[str]) -> str
     """
     name = _readable(path)
     last = name.rpartition(".")[2]
-    same_ends = [other for other in options if _readable(other).rpartition(".")[2] == last]
-    shown = last if len(same_ends) == 1 else name
+    lasts = [_readable(other).rpartition(".")[2] for other in options]
+    shown = last if lasts.count(last) == 1 else name
     return f"{shown}={recipe[path]}" if path in recipe else f"without {shown}"
 
 
@@ -106,13 +110,15 @@ def _options(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _options(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and path == "stages":
+        # By name and not by number: a stage more in front would otherwise make all options differ.
         for stage in value:
             yield from _stage_options(stage)
     elif plugins:
         yield path, " + ".join(plugins)
         for plugin in value:
-            own = {key: inner for key, inner in plugin.items() if key != "use"}
-            yield from _options(own, f"{path}.{plugin['use']}")
+            own = dict(plugin)
+            name = own.pop("use")
+            yield from _options(own, f"{path}.{name}")
     else:
         yield path, value
 

@@ -9,8 +9,8 @@ from typing import Any
 from nasframe.recipe.overrides import Override
 from nasframe.recipe.yaml import Node
 
-COMPARISONS = {"<": "lt", ">": "gt", "<=": "lte", ">=": "gte"}
-"""How comparisons are written in names."""
+COMPARISONS = {"<=": "lte", ">=": "gte", "<": "lt", ">": "gt"}
+"""How comparisons are written in names; the longer ones first, because the shorter begin them."""
 NAMED_ITEMS = 4
 """Items of a list that a name may show."""
 
@@ -21,6 +21,7 @@ def written_out(path: str, node: Node) -> Iterator[Override]:
 
 
 def _written_out(keys: tuple[str, ...], node: Node) -> Iterator[Override]:
+    # A mapping of stages must not replace the stages of the base, nor one stage's options all of its options.
     above_options = keys[0] == "stages" and len(keys) < 3
     if above_options and isinstance(node.value, dict) and node.value:
         for key, item in node.value.items():
@@ -50,19 +51,22 @@ def label(path: str, node: Node, number: int) -> str:
     if isinstance(value, dict) and isinstance(value.get("use"), str):
         value = value["use"]
     text = _value_label(value, number)
-    return text if key == "use" else f"{key}={text}"
+    return text if key == "use" else f"{key}={text}"  # a plugin's name speaks for itself
 
 
 def _value_label(value: Any, number: int) -> str:
     items = value if isinstance(value, list) else [value]
     is_nested = any(isinstance(item, dict | list) for item in items)
     if is_nested or not 0 < len(items) <= NAMED_ITEMS:
-        return str(number)
-    return "+".join(_safe(item) for item in items)
+        return str(number)  # written out it would be no name any more
+    return "+".join(map(_safe, items))
 
 
 def _safe(value: Any) -> str:
     """Write a value so that it can stand in a file's name; a number's sign and comparisons stay."""
-    text = re.sub(r"([<>]=?)\s*", lambda match: COMPARISONS[match[1]], str(value))
+    text = str(value)
+    for comparison, word in COMPARISONS.items():
+        text = re.sub(rf"{comparison}\s*", word, text)
+    # Without its minus a number would be another one; at the start of anything else a minus would look like an option.
     sign = "-" if re.match(r"-[\d.]", text) else ""
     return sign + re.sub(r"[^\w.+@%]+", "-", text).strip("-")

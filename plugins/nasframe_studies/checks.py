@@ -66,7 +66,7 @@ def comparison_problems(
         text = f"no stage evaluates {split!r} in {listing(lacking)}."
         text += f" Expected one, as in 'evaluate: {{split: {split}}}'."
         if other_splits:
-            text += f" Evaluated is {listing(other_splits)}."
+            text += f" Evaluated splits: {listing(other_splits)}."
         yield None, text
         return
     names: set[str] = set()
@@ -84,7 +84,7 @@ def group_problems(groups: Mapping[str, Sequence[str]], tasks: Collection[str]) 
     """Yield, by group, patterns that fit no task, and tasks that are in another group already.
 
     >>> list(group_problems({"half": ["*-50%"], "all": ["sst2*"]}, ["sst2-50%"]))
-    [('all', "task 'sst2-50%' is in 'half' already. Expected one group a task.")]
+    [('all', "task 'sst2-50%' is in 'half' already. Expected each task in one group.")]
     """
     group_of: dict[str, str] = {}
     for group, patterns in groups.items():
@@ -95,4 +95,4 @@ def group_problems(groups: Mapping[str, Sequence[str]], tasks: Collection[str]) 
             for task in matches:
                 other = group_of.setdefault(task, group)
                 if other != group:
-                    yield group, f"task {task!r} is in {other!r} already. Expected one group a task."
+                    yield group, f"task {task!r} is in {other!r} already. Expected each task in one group."

@@ -165,7 +165,7 @@ class _Reader:
         root, problems = read(self.path, str(self.path))
         if not self.path.exists():
             studies = [name for name in packaged_recipes() if name.startswith("studies/")]
-            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists those that there are."
+            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists the packaged ones."
             problems = [Problem(str(path), "", text + similar_name(path, studies))]
         self.problems += problems
         if root is not None and not isinstance(root.value, dict):
@@ -222,7 +222,7 @@ class _Reader:
         tasks = self.entries("tasks", self.get("tasks", dict, "names with their overrides below"))
         arms = self.arms(tasks)
         seeds = self.seeds()
-        section = self.compare(arms)
+        section = self.compare(arms)  # before the plans, because its budgets are part of every recipe
         self.check_groups(section, tasks)
         plans = self.plans(arms, tasks, section)
         self.check_distinct(arms, plans)
@@ -234,7 +234,7 @@ class _Reader:
             arms={name: arm.plain() for name, arm in arms.items()},
             tasks=list(tasks),
             seeds=seeds,
-            compare=CompareOptions(**section.values),
+            compare=CompareOptions(**section.values),  # of wrong types if there are problems
             plans=plans,
         )
 
@@ -311,6 +311,7 @@ class _Reader:
             cells = [(label(path, value, number), path, value) for number, value in enumerate(node.value)]
             columns.append(cells)
         arms: dict[str, Arm] = {}
+        # A name comes from all axes together, so that problems with it have no place but ``axes``.
         for combination in itertools.product(*columns):
             name = ",".join(text for text, _, _ in combination)
             fault = name_fault(name, rich=True)
@@ -328,6 +329,7 @@ class _Reader:
         """Read the seeds: whole numbers, each once."""
         node = self.root.value.get("seeds")
         is_overridden = node is not None and node.at.overridden
+        # Seeds of the command line are meant for this very call, so that they count more than those of ``smoke``.
         if "seeds" in self.smoke and not is_overridden:
             node = self.smoke["seeds"]
         seeds = node.plain() if node else None
@@ -336,15 +338,14 @@ class _Reader:
             return []
         for seed, count in sorted(Counter(seeds).items()):
             if count > 1:
-                self.problem(
-                    node or self.root, "seeds", f"{seed} stands there {count} times. Expected every seed once."
-                )
+                text = f"{seed} is listed {count} times. Expected every seed once."
+                self.problem(node or self.root, "seeds", text)
         return seeds
 
     # ---- what is compared
 
     def compare(self, arms: Mapping[str, Arm]) -> _CompareSection:
-        """Read what is compared; ``against`` is the first arm unless another is named."""
+        """Read the section; ``against`` is the first arm unless another is named."""
         written = self.get("compare", dict, f"a mapping of {listing(COMPARE)}") or {}
         nodes = {}
         for key, node in written.items():
@@ -353,7 +354,8 @@ class _Reader:
                 self.problem(node, f"compare.{key}", text)
             elif node.value is not None:
                 nodes[key] = node
-        values = {**COMPARE, "against": next(iter(arms), None)}
+        first_arm = next(iter(arms), None)
+        values = {**COMPARE, "against": first_arm}
         values |= {key: node.plain() for key, node in nodes.items()}
         section = _CompareSection(values, nodes)
         self.check_compare(section, arms)
@@ -400,11 +402,11 @@ class _Reader:
             recipes = {}
             for (other, task), plan in plans.items():
                 if other == arm:
-                    recipes[task] = {key: value for key, value in plan.recipe.items() if key not in LABELS}
+                    recipes[task] = {key: plan.recipe[key] for key in plan.recipe.keys() - LABELS}
             twin = first_arms.setdefault(canonical_json(recipes), arm)
             if twin != arm:
                 holder = self.root.value.get("arms") or self.root.value["axes"]
-                text = f"the same recipe as arm {twin!r}. Expected arms that differ; an option that is not said stays."
+                text = f"the same recipe as arm {twin!r}. Expected arms that differ; options that no arm sets stay."
                 self.problem(holder.value.get(arm, holder), f"arms.{arm}", text)
 
     def check_comparable(self, plans: Mapping[tuple[str, str], Plan], section: _CompareSection) -> None:
@@ -443,6 +445,7 @@ class _Reader:
         file = self.recipe_file(layers)
         if file is None:
             return None
+        # From the weakest to the strongest: command line, budgets of the comparison, layers, smoke section.
         changes: list[str | Override] = list(self.overrides)
         budgets = section.nodes.get("budgets")
         if budgets is not None:

@@ -165,6 +165,7 @@ def _seeds_by_stage(study: Study, cache: Cache, probe: _Probe) -> dict[tuple[str
         for stage, parts in zip(plan.stages, keys, strict=True):
             key = digest(parts)
             seeds = seeds_of.setdefault((run.arm, run.task, stage.name), StageSeeds())
+            # In this order: a stage that the cache holds is cached for later runs too, not shared with an earlier one.
             if cache.holds(key):
                 seeds.cached.append(run.seed)
             elif key in built:

@@ -75,6 +75,7 @@ def frame_of(directory: Path, runs: Iterable[StudyRun], compare: CompareOptions)
         place = directory / run.run
         if finished(place):
             rows += [run.columns | row for row in run_rows(place, compare.metric, compare.split)]
+    # Runs may differ in costs, and a table without rows still has its columns.
     columns = dict.fromkeys(FACTS)
     for row in rows:
         columns |= dict.fromkeys(row)
@@ -106,7 +107,8 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         scores = model["metrics"].get(split, {})
         score = scores.get(metric)
         if score is None:
-            continue
+            continue  # evaluated on other splits, or by other metrics, only
+        # The search's own score comes first: it is what the choice of the model rested on.
         own_select_score = model["metrics"].get("select", {}).get(metric)
         row: dict[str, Any] = {
             "role": model["role"],

@@ -188,7 +188,9 @@ def _check_choices(split: str | None, family: str | None) -> None:
 
 def _check_groups(groups: Mapping[str, Sequence[str]], found: Sequence[FoundRun]) -> None:
     tasks = dict.fromkeys(run.task for run in found)
-    problems = [f"--group {name}: {problem}" for name, problem in group_problems(groups, tasks)]
+    problems = []
+    for name, problem in group_problems(groups, tasks):
+        problems.append(f"--group {name}: {problem}")
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -324,6 +326,7 @@ def _refuse_equal(found: Sequence[FoundRun]) -> None:
         first = firsts.setdefault(run.study_run().key, run)
         if first is run:
             continue
+        # The shortest advice that tells them apart: the places as given, or the runs if both are of one place.
         one, other = first.place.path, run.place.path
         if one == other:
             one, other = first.run, run.run
@@ -419,7 +422,11 @@ def _varying_task_options(runs: Sequence[FoundRun]) -> set[str]:
     for run in runs:
         for key, value in run.recorded.task_options.items():
             values_of.setdefault((run.task, key), set()).add(str(value))
-    return {key for (_, key), values in values_of.items() if len(values) > 1}
+    varying = set()
+    for (_, key), values in values_of.items():
+        if len(values) > 1:
+            varying.add(key)
+    return varying
 
 
 # ---- data
@@ -446,7 +453,7 @@ def _separate_data(found: Sequence[FoundRun]) -> tuple[list[FoundRun], list[str]
                 data_sets.append({})
             for seed, fingerprints in data.items():
                 data_sets[number].setdefault(seed, set()).update(fingerprints)
-            if number == 0:
+            if number == 0:  # the data of the first side: its task keeps the name
                 continue
             fingerprints = next(fingerprints for fingerprints in data.values() if fingerprints)
             other = f"{task}, other data {min(fingerprints)}"

@@ -58,7 +58,7 @@ class StudyRun:
     @property
     def recipe(self) -> str:
         """The file of the resolved recipe of its arm on its task, relative to the study's directory."""
-        arm_and_task = Path(self.run).parts[1:-1]
+        arm_and_task = Path(self.run).parts[1:-1]  # between "runs" and the seed; a study may have no tasks
         return "/".join(["recipes", *arm_and_task]) + ".yaml"
 
     @property
@@ -193,7 +193,7 @@ def settings(directory: str | Path) -> Settings:
 def write_settings(directory: Path, study: Settings) -> None:
     """Write ``study.yaml``."""
     plain = study.plain()
-    del plain["notes"]
+    del plain["notes"]  # they are about one comparison
     (directory / SETTINGS).write_text(dump(plain), encoding="utf-8")
 
 

@@ -181,7 +181,7 @@ def make_missing(home: Path, study: Settings) -> list[FailedRun]:
 
 def threads_of(jobs: int) -> int:
     """Return how many CPU threads each of a number of processes gets; a single one gets as many as torch takes."""
-    if jobs == 1:
+    if jobs == 1:  # as under ``nasframe run``, so that both can use the same cached stages
         import torch
 
         return torch.get_num_threads()
@@ -307,7 +307,7 @@ def keep_failure(directory: Path, error: str) -> None:
     except NasframeError:  # the directory is gone or damaged, which the study reports anyway
         return
     try:
-        if store.get("failure") is None:
+        if store.get("failure") is None:  # what the run itself recorded is closer to the cause
             stage = next((stage.name for stage in store.stages() if stage.state != "done"), None)
             store.put("failure", {"stage": stage, "text": error, "interrupted": False, "exit_code": 1})
     finally:

@@ -134,7 +134,7 @@ def work_through(
             error, is_alive = worker.do(home / run.run, _listener(schedule, run, warned))
             if not is_alive:
                 worker = None
-            if schedule.stopped:
+            if schedule.stopped:  # the study ended the process, so that the run did not fail
                 return
             schedule.ended(run)
             with lock:
@@ -199,7 +199,7 @@ class Worker:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # the process is dead, so that its output ends at once
             self.process.stdin.write(f"{directory.resolve()}\n")
             self.process.stdin.flush()
         for line in self.process.stdout:
@@ -290,7 +290,7 @@ def _attempt(directory: Path, send: Callable[[Mapping[str, Any]], None]) -> str 
         from nasframe.running import runner
 
         with FileLock(directory / ".lock", timeout=PATIENCE):
-            pass
+            pass  # only wait: the run itself takes the lock
         runner.resume(directory, progress=False, report=False)
     except NasframeError as error:
         print(error, file=sys.stderr)

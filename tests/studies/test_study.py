@@ -213,7 +213,7 @@ def test_what_a_study_may_not_say(write, text, expected):
 
 
 def test_arms_that_would_run_the_same_are_refused(write):
-    """An option that is not said stays, so that naming the plugin again changes nothing."""
+    """Options that an arm does not set stay, so that naming the plugin again changes nothing."""
     path = write(STUDY.replace("sampler: {{use: random}}", "sampler: {{use: evolution}}"))
     [found] = problems(path)
     assert found.startswith("5:3  arms.random  the same recipe as arm 'evolution'. Expected arms that differ")
@@ -297,7 +297,7 @@ def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
     ("changes", "expected"),
     [
         ("split: select", "8:11  compare.split  no stage evaluates 'select' in evolution, random, wider."),
-        ("split: select", "in 'evaluate: {split: select}'. Evaluated is dev."),
+        ("split: select", "in 'evaluate: {split: select}'. Evaluated splits: dev."),
         ('models: ["best@*", "tunde"]', "8:30  compare.models.1  no model 'tunde' on 'dev'. Models: best@40%, best"),
         ('models: ["supernt"]', "Did you mean 'supernet'?"),
         (
@@ -326,7 +326,10 @@ compare: {{groups: {groups}}}
         ("[a]", "compare.groups  ['a'] does not fit. Expected name: [patterns of tasks]."),
         ("{all: x-*}", "compare.groups.all  'x-*' does not fit. Expected a list of patterns of tasks."),
         ("{all: [xx-1]}", "compare.groups.all  no task 'xx-1'. Tasks: x-1, x-2, y-1. Did you mean 'x-1'?"),
-        ('{x: ["x-*"], one: ["*-1"]}', "compare.groups.one  task 'x-1' is in 'x' already. Expected one group a task."),
+        (
+            '{x: ["x-*"], one: ["*-1"]}',
+            "compare.groups.one  task 'x-1' is in 'x' already. Expected each task in one group.",
+        ),
     ],
 )
 def test_groups_are_of_tasks_that_are_there_once_each(write, groups, expected):
