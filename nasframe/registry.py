@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS", "Failure", "Implementation", "Registered", "Source", "add_file", "check_file", "clash", "factories",
-    "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make", "model_facts",
-    "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
+    "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make",
+    "model_facts", "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
 ]  # fmt: skip
 
 KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")

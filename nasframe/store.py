@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,29 @@ def _lock_problem(path: Path, error: Exception) -> str:
         f"{path}: this file system has no locks ({reason}). Expected one with locks, so that two processes never work "
         "in one run: choose a local disk for --out."
     )
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage of a run as its database holds it.
+
+    Args:
+        name: the stage's name.
+        verb: ``train``, ``search`` …
+        state: ``running``, ``failed`` or ``done``.
+        started_at: seconds since 1970.
+        finished_at: seconds since 1970, ``None`` while it runs.
+        run_seconds: the time it took, over all sittings.
+        result: what :meth:`RunStore.end_stage` kept; ``cached`` in it if it came from the cache.
+    """
+
+    name: str
+    verb: str
+    state: str
+    started_at: float | None
+    finished_at: float | None
+    run_seconds: float
+    result: Mapping[str, Any]
 
 
 class RunStore:
@@ -366,6 +389,28 @@ class RunStore:
         """Return what :meth:`end_stage` kept."""
         row = self.db.execute("SELECT result FROM stage WHERE name = ?", (name,)).fetchone()
         return {} if row is None else self.plain(row[0])
+
+    def stages(self) -> list[StageRecord]:
+        """Return the stages that the run began, in their order."""
+        rows = self.db.execute(
+            "SELECT name, verb, state, started_at, finished_at, run_seconds, result FROM stage ORDER BY position"
+        ).fetchall()
+        return [
+            StageRecord(name, verb, state, started_at, finished_at, run_seconds, self.plain(result))
+            for name, verb, state, started_at, finished_at, run_seconds, result in rows
+        ]
+
+    def outcome_digest(self) -> str | None:
+        """Return a digest that no two runs share, or ``None`` if no stage began.
+
+        It covers when stages and trials ended, and their results, so that a copy of a run's directory has the same.
+        """
+        stages = self.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
+        if not stages:
+            return None
+        models = self.db.execute("SELECT name, metrics FROM model ORDER BY name").fetchall()
+        trials = self.db.execute("SELECT finished_at, score FROM trial ORDER BY stage, number").fetchall()
+        return text_digest(json.dumps([stages, models, trials]))
 
     def stage_rows(self, name: str) -> dict[str, Any]:
         """Return everything that a stage left: its trials, metrics, ledger and facts, and all models as they stand."""

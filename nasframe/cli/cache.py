@@ -41,7 +41,7 @@ def list_(cache: Folder = None, json_: Json = False) -> None:
     kept = _cache(cache)
     rows = []
     for key, entry in kept.entries().items():
-        row = {"key": key}
+        row: dict[str, Any] = {"key": key}
         row |= {name: entry.parts[name] for name in ("stage", "verb", "seed")}
         row |= {"run": entry.run, "run_seconds": entry.run_seconds, "made_at": entry.made_at}
         rows.append(row | {"bytes": kept.size(entry)})

@@ -14,7 +14,7 @@ def register_commands(app):
 
 @hookimpl
 def check_file(source, overrides):
-    from nasframe_studies.check import check_study
+    from nasframe_studies.commands.check import check_study
 
     return check_study(source, overrides)
 
