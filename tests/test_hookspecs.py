@@ -16,16 +16,16 @@ ROOT = Path(__file__).parents[1]
 SPECS = {name: f for name, f in vars(hookspecs).items() if hasattr(f, "nasframe_spec")}
 OBSERVERS = ["run_started", "trial_finished", "stage_finished"]
 REGISTERING = [f"register_{kind}s" for kind in registry.KINDS]
-OTHERS = ["register_commands", "check_file", "model_facts"]
+OTHERS = ["register_commands", "check_file", "model_facts", "file_kind"]
 
 
 def hook_calls():
-    """Find every call ``….hook.NAME(…)`` or ``….hooks.NAME(…)`` in the framework: name and keywords."""
+    """Find every call ``….hook.NAME(…)`` or ``….observers.NAME(…)`` in the framework: name and keywords."""
     for path in sorted((ROOT / "nasframe").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 holder = getattr(node.func.value, "attr", getattr(node.func.value, "id", ""))
-                if holder in ("hook", "hooks") and node.func.attr in SPECS:
+                if holder in ("hook", "observers") and node.func.attr in SPECS:
                     yield node.func.attr, [keyword.arg for keyword in node.keywords], len(node.args)
 
 

@@ -227,6 +227,9 @@ def _assign(holder: Node, item: Override) -> None:
         _assign_stage(holder, item)
     elif item.sign == TAKE_AWAY:
         del holder.value[_index(holder, key)]
+    elif item.sign == ADD:
+        index = _index(holder, key)
+        raise _Refused(f"item {index} is there already. To change it leave out the '+'.")
     else:
         index = _index(holder, key)
         holder.value[index] = _laid_over(holder.value[index], item)

@@ -374,6 +374,7 @@ def test_overrides_apply_in_order_and_after_switches():
         ("stages.evaluate-2.split=dev", "several stages are called 'evaluate' only by their verb"),
         ("stages.9.split=dev", "no item '9'. Expected a number from 0 to 4"),
         ("stages.teacher.modifiers.1.weight=1", "no item '1'"),
+        ("+stages.teacher.modifiers.0=kd", "item 0 is there already. To change it leave out the '+'"),
         ("smoke=3", "3 does not fit. Expected true or false"),
     ],
 )  # fmt: skip
