@@ -406,7 +406,7 @@ class _Reader:
             twin = first_arms.setdefault(canonical_json(recipes), arm)
             if twin != arm:
                 holder = self.root.value.get("arms") or self.root.value["axes"]
-                text = f"the same recipe as arm {twin!r}. Expected arms that differ; options that no arm sets stay."
+                text = f"the same recipe as arm {twin!r}. Expected arms that differ; unset options keep their values."
                 self.problem(holder.value.get(arm, holder), f"arms.{arm}", text)
 
     def check_comparable(self, plans: Mapping[tuple[str, str], Plan], section: _CompareSection) -> None:

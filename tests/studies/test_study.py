@@ -213,7 +213,7 @@ def test_what_a_study_may_not_say(write, text, expected):
 
 
 def test_arms_that_would_run_the_same_are_refused(write):
-    """Options that an arm does not set stay, so that naming the plugin again changes nothing."""
+    """Unset options keep their values, so that naming the plugin again changes nothing."""
     path = write(STUDY.replace("sampler: {{use: random}}", "sampler: {{use: evolution}}"))
     [found] = problems(path)
     assert found.startswith("5:3  arms.random  the same recipe as arm 'evolution'. Expected arms that differ")
@@ -558,13 +558,21 @@ def test_a_killed_process_costs_its_run_alone(write, tmp_path):
 
 
 DEADLY = """
-import os, signal
+import functools, os, signal
 from nasframe import hookimpl
 
 def deadly(domain, seed=0):
     from nasframe.registry import make
-    os.kill(os.getpid(), signal.SIGKILL)
-    return make("sampler", "random", domain=domain, seed=seed)
+    sampler = make("sampler", "random", domain=domain, seed=seed)
+    ask = sampler.ask
+
+    @functools.wraps(ask)
+    def deadly_ask(*args, **options):  # not when the sampler is made, which a run does before its first stage, too
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ask(*args, **options)
+
+    sampler.ask = deadly_ask
+    return sampler
 
 @hookimpl
 def register_samplers(register):
