@@ -3,8 +3,8 @@
     python benchmarks/sng_time.py [--trials 10000]
 
 Ask and tell in a training stage, milliseconds of CPU time a trial, at BERT-base's published space with heads and FFN of
-a layer joined (13 knobs) and apart (25), of `sng_published` and of `sng` with costs; the first thousand trials against the
-last, and all that the sampler keeps.
+a layer joined (13 knobs) and apart (25), of `sng_published` and of `sng` with costs; the first thousand trials
+against the last, and all that the sampler keeps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 
 import nasframe as nf
 from nasframe.records import Trial
-
 
 SETTINGS = {
     "sng_published": {"use": "sng_published"},

@@ -219,14 +219,12 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
 
 
 def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what compressed matrices take in each model that has some, and how their kernels ran at its export."""
+    """Set what compressed matrices take in each model that has some."""
     results = [row["result"] or {} for row in stages]
     stored = {name: found for result in results for name, found in result.get("stored", {}).items()}
-    exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
     for model in models:
         compressed = bool((model["blueprint"] or {}).get("quantised"))
         model["stored"] = stored.get(model["name"]) if compressed else None
-        model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
 
 
 def _add_over_budget(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:

@@ -87,7 +87,7 @@ class Coordinates:
         """
         parent = self.rows.copy()
         on = np.ones(self.valid.shape, bool)
-        for p in self.rows:
+        for p in range(len(self.rows)):
             archs = [self.domain.decode(self._at(self.reference, p, k)) for k in range(self.shape[p])]
             live = np.array([self.domain.active(arch) for arch in archs])
             changes = live.any(0) & ~live.all(0)
@@ -108,8 +108,8 @@ class Coordinates:
             first = int(np.flatnonzero(self.on[d])[0])
             origins.append(self.reference if active else self._at(self.reference, self.parent[d], first))
         probes = []
-        for d in self.rows:
-            probes += [self._at(origins[d], d, k) for k in range(self.shape[d])]
+        for d, origin in enumerate(origins):
+            probes += [self._at(origin, d, k) for k in range(self.shape[d])]
         ends = [self.domain.encode(self.domain.smallest()), self.reference]
         archs = [self.domain.decode(row) for row in (*ends, *origins, *probes)]
         values = np.asarray(costs(archs), float)
