@@ -182,7 +182,7 @@ def test_options_are_read_by_their_former_names(use, former, name):
 
 
 def test_a_former_option_that_was_null_is_refused():
-    with pytest.raises(UsageError, match="until: null is not read by this name any more. Expected 'ramp_end: null'"):
+    with pytest.raises(UsageError, match=r"until: null is not read by this name any more\. Expected 'ramp_end: null'"):
         nf.make("modifier", {"use": "dhspg", "until": None})
 
 
