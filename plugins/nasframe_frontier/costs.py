@@ -56,8 +56,8 @@ class ExactCosts:
     def fit_table(self) -> None:
         """Fit the additive table, if that was not done yet.
 
-        It is fitted to three quarters of a sample of random architectures; the remaining quarter shows whether costs really
-        are additive.
+        It is fitted to three quarters of a sample of random architectures. The remaining quarter shows whether costs
+        really are additive.
         """
         if len(self.table):
             return
