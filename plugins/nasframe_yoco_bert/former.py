@@ -32,10 +32,10 @@ WENT = {
 
 
 def former_faults(options: Mapping[str, Any]) -> list[Fault]:
-    """Return what is wrong with options of earlier versions: those that ``sng`` no longer has, and where they went."""
+    """Return the given options that ``sng`` no longer has, with where they went."""
     faults: list[Fault] = []
     for (name, value), text in WENT.items():
-        if options.get(name) == value and name in options:
+        if name in options and options[name] == value:
             shown = str(value).lower() if isinstance(value, bool) else value
             faults.append(((name,), f"'{name}: {shown}' {text}"))
     return faults
