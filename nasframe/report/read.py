@@ -212,16 +212,14 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
 
 
 def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what plugins say about each model; of compressed ones what is stored, and how kernels ran at the export."""
+    """Set what plugins say about each model; of compressed ones also how their matrices are stored."""
     results = [row["result"] or {} for row in stages]
     facts = {name: found for result in results for name, found in result.get("facts", {}).items()}
     stored = {name: found for result in results for name, found in result.get("stored", {}).items()}  # of older runs
-    exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
     for model in models:
         compressed = bool((model["blueprint"] or {}).get("quantised"))
         model["facts"] = facts.get(model["name"], {})
         model["stored"] = model["facts"].pop("stored", stored.get(model["name"])) if compressed else None
-        model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
 
 
 def _add_over_budget(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
