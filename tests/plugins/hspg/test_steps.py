@@ -414,7 +414,7 @@ class Counted(HESSO):
 
 
 def published_stage(make, optimizer):
-    return Stage(make(target="50%", start="20%", until="80%", periods=3, criteria="published"), optimizer, total=20)
+    return Stage(make(target="50%", start="20%", ramp_end="80%", periods=3, criteria="published"), optimizer, total=20)
 
 
 def reads_of(stage):
