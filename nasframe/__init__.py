@@ -30,13 +30,9 @@ _HOME = {
     "resolve": "recipe.resolve",
     "run": "running.runner",
 }
-_MOVED = {
-    "bench": "nasframe_bench",
-    "deploy": "nasframe_deploy.deploy.deploy",
-    "reports": "nasframe.report, nasframe_studies.report and nasframe_bench.report",
-    "studies": "nasframe_studies",
-    "study": "nasframe_studies.study",
-}
+_MOVED = {"deploy": "nasframe_deploy.deploy.deploy", "study": "nasframe_studies.study"}
+_MOVED_PACKAGES = ("bench", "reports", "studies")
+"""Packages of earlier versions. A module of each name says where its parts went."""
 
 
 def __getattr__(name: str) -> Any:
@@ -44,7 +40,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"nasframe.{_HOME[name]}"), name)
     if name in _MOVED:
-        raise ImportError(f"nasframe.{name} is now in the package {_MOVED[name]}.")
+        raise ImportError(f"nasframe.{name} is now {_MOVED[name]}.")
+    if name in _MOVED_PACKAGES:
+        import_module(f"nasframe.{name}")  # raises
     raise AttributeError(f"module 'nasframe' has no attribute {name!r}")
 
 

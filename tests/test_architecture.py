@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,3 +100,30 @@ def test_no_public_function_shares_its_name_with_a_module():
     assert not [
         name for name in functions if (ROOT / f"nasframe/{name}.py").exists() or (ROOT / "nasframe" / name).is_dir()
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import nasframe as nf; nf.deploy", "nasframe.deploy is now nasframe_deploy.deploy.deploy."),
+        ("import nasframe as nf; nf.study", "nasframe.study is now nasframe_studies.study."),
+        ("from nasframe import studies", "nasframe_studies.stats."),
+        ("from nasframe.studies import stats", "nasframe_studies.stats."),
+        ("import nasframe.studies.stats", "nasframe_studies.stats."),
+        ("from nasframe.bench.archtable import read_table", "nasframe_bench.table_file."),
+        ("from nasframe.reports import report", "nasframe.report.page."),
+    ],
+)
+def test_documented_paths_of_earlier_versions_say_where_they_went(code, told):
+    with pytest.raises(ImportError) as error:
+        exec(code, {})
+    message = str(error.value)
+    assert message.endswith(told)
+    # The place that it names is there.
+    assert pkgutil.resolve_name(told.removesuffix(".").rpartition(" ")[2])
+
+
+def test_every_folder_of_plugins_is_a_package():
+    """Python imports a folder without code, too: as an empty package, whatever its name was good for before."""
+    folders = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == NAMES
