@@ -83,6 +83,8 @@ def files_of(source: str) -> list[str]:
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     """Return every problem of a recipe, of the overrides and of each switch; plugins check files of their own."""
     from nasframe import registry
+    from nasframe.cli.left_out import why_unread
+    from nasframe.errors import Problem
     from nasframe.recipe.resolve import check_recipe
 
     problems_by_plugin = registry.check_file(source, overrides)
@@ -90,7 +92,8 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
         return list(problems_by_plugin)
     plan, problems = check_recipe(source, overrides)
     if plan is None:
-        return problems
+        unread = why_unread(source)
+        return problems if unread is None else [Problem("", "", unread)]
     problems += _unreachable(plan, source, overrides)
     # A switch may be wrong by itself; two that do not go together are the business of who turns both on.
     for name in _switches(source):

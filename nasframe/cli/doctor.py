@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasframe.cli.files import require_recipe
+from nasframe.cli.left_out import why_unread
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
@@ -56,7 +57,7 @@ def _print_facts(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         shown = value
         if isinstance(value, Mapping):
-            shown = ", ".join(f"{key} {item}" for key, item in value.items())
+            shown = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
         print(f"{name:10} {shown}")
 
 
@@ -102,7 +103,8 @@ def _missing(source: str) -> list[str]:
 
     plan, problems = check_recipe(source)
     if plan is None:
-        return [str(problem) for problem in problems]
+        unread = why_unread(source)
+        return [str(problem) for problem in problems] if unread is None else [unread]
     with plan.file_plugins():
         return _not_made(plan)
 

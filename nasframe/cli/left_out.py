@@ -1,4 +1,4 @@
-"""Commands of plugins that ``NASFRAME_PLUGINS`` leaves out: calling one says why it is not there."""
+"""Commands and files of plugins that ``NASFRAME_PLUGINS`` leaves out: using one says why it is not known."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_name
 
 from nasframe.errors import UsageError
+from nasframe.records import FileKind
 
 GROUP = "nasframe"
 """The group of entry points that plugins are installed under."""
@@ -32,12 +33,26 @@ class CommandGroup(TyperGroup):
         if is_unknown:
             for entry in plugins_left_out():
                 if args[0] in commands_of(entry):
-                    setting = f"{VARIABLE}={os.environ[VARIABLE]}"
-                    raise UsageError(
-                        f"no command {args[0]!r}: the plugin {entry.name!r} brings it, but {setting!r} leaves that "
-                        "plugin out. Expected its name in the list, or the variable unset."
-                    )
+                    raise UsageError(f"no command {args[0]!r}: the plugin {entry.name!r} brings it, {_but_left_out()}")
         return super().resolve_command(ctx, args)
+
+
+def why_unread(source: str) -> str | None:
+    """Say that a file belongs to a plugin that is left out; ``None`` if no such plugin knows it.
+
+    Args:
+        source: a file, or the name of a packaged recipe, that is no sound recipe.
+    """
+    for entry in plugins_left_out():
+        kind = _kind_of(source, entry)
+        if kind is not None:
+            return f"{source} is {kind.name}: the plugin {entry.name!r} reads it, {_but_left_out()}"
+    return None
+
+
+def _but_left_out() -> str:
+    setting = f"{VARIABLE}={os.environ[VARIABLE]}"
+    return f"but {setting!r} leaves that plugin out. Expected its name in the list, or the variable unset."
 
 
 def plugins_left_out() -> Iterator[metadata.EntryPoint]:
@@ -49,6 +64,18 @@ def plugins_left_out() -> Iterator[metadata.EntryPoint]:
     for entry in metadata.entry_points(group=GROUP):
         if entry.name not in names:
             yield entry
+
+
+def _kind_of(source: str, entry: metadata.EntryPoint) -> FileKind | None:
+    """Return what a plugin says that a file is; ``None`` if it does not know, or cannot be loaded."""
+    try:
+        plugin = entry.load()
+        if not hasattr(plugin, "file_kind"):
+            return None
+        kind: FileKind | None = plugin.file_kind(source)
+    except (Exception, SystemExit):  # whatever is wrong with a plugin that is left out does not matter here
+        return None
+    return kind
 
 
 def commands_of(entry: metadata.EntryPoint) -> set[str]:

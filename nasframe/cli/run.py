@@ -68,13 +68,15 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
         RecipeError: every problem of the text and of its meaning at once.
     """
     from nasframe.cli.files import require_recipe
-    from nasframe.errors import RecipeError
+    from nasframe.cli.left_out import why_unread
+    from nasframe.errors import RecipeError, UsageError
     from nasframe.recipe.resolve import check_recipe
 
     require_recipe(recipe)
     plan, problems = check_recipe(recipe, changes)
     if plan is None:
-        raise RecipeError(problems)
+        unread = why_unread(recipe)
+        raise RecipeError(problems) if unread is None else UsageError(unread)
     return plan
 
 

@@ -165,6 +165,13 @@ def test_schema_goes_to_stdout_or_a_file(capsys):
     assert Path("s.json").read_text() == out
 
 
+def test_doctor_says_that_there_are_no_plugins(capsys, monkeypatch):
+    monkeypatch.setenv("NASFRAME_PLUGINS", "")
+    registry.plugins.cache_clear()
+    assert "plugins    none\n" in call(capsys, "doctor")[1]
+    assert json.loads(call(capsys, "doctor", "--json")[1])["plugins"] == {}
+
+
 def test_doctor_says_what_is_there_and_what_a_recipe_misses(capsys):
     code, out, _ = call(capsys, "doctor")
     assert code == 0

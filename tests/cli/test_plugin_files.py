@@ -99,3 +99,21 @@ def test_a_plugin_says_what_its_own_files_are(capsys):
     registry.plugin_manager().register(Poet(), name="poet")
     assert registry.file_kind("quickstart") is None
     assert "a.poem is a poem, not a recipe. Run it with: nasframe recite a.poem" in call(capsys, "run", "a.poem")[2]
+
+
+@pytest.mark.parametrize("command", [["check"], ["run"], ["run", "--dry-run"], ["doctor"]])
+def test_a_file_of_a_plugin_that_is_left_out_says_so(capsys, monkeypatch, command):
+    monkeypatch.setenv("NASFRAME_PLUGINS", "basics,optuna")
+    code, _, err = call(capsys, *command, STUDY)
+    assert code == 2
+    assert f"{STUDY} is a study: the plugin 'studies' reads it, but 'NASFRAME_PLUGINS=basics,optuna' leaves" in err
+    assert "unknown key" not in err
+
+
+def test_a_wrong_recipe_is_only_wrong_when_plugins_are_left_out(capsys, monkeypatch):
+    monkeypatch.setenv("NASFRAME_PLUGINS", "basics")
+    Path("r.yaml").write_text("nasframe: 1\ntsk: glue\n")
+    code, _, err = call(capsys, "check", "r.yaml")
+    assert code == 2
+    assert "unknown key" in err
+    assert "NASFRAME_PLUGINS" not in err
