@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 STAGE_TABLES = ("trial", "metric", "ledger")
 """The tables whose rows belong to one stage each."""
+ORDERS = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}
+"""Table → the order of its rows; others are in the order in which rows were added."""
+JSON_COLUMNS = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
 
 SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -445,6 +448,29 @@ class RunStore:
         """Return a fact kept with :meth:`put`."""
         row = self.db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return default if row is None else self.plain(row[0])
+
+    def facts(self) -> dict[str, Any]:
+        """Return all facts that :meth:`put` kept, by key."""
+        rows = self.db.execute("SELECT key, value FROM run").fetchall()
+        return {key: self.plain(text) for key, text in rows}
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return a table's rows in order, with JSON columns as values.
+
+        Args:
+            table: ``stage``, ``trial``, ``metric``, ``ledger`` or ``model``.
+        """
+        cursor = self.db.execute(f'SELECT * FROM "{table}" ORDER BY {ORDERS.get(table, "rowid")}')
+        columns = [column[0] for column in cursor.description]
+        return [self._record(columns, row) for row in cursor.fetchall()]
+
+    def _record(self, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+        """Return a row as a mapping, with JSON columns as values."""
+        record = dict(zip(columns, row, strict=True))
+        for column in JSON_COLUMNS & record.keys():
+            if record[column]:
+                record[column] = self.plain(record[column])
+        return record
 
     def stage_state(self, name: str) -> str:
         """Return ``new``, ``running``, ``failed`` or ``done``."""

@@ -26,18 +26,17 @@ def report(
 
 def show(rundir: Path, as_json: bool) -> None:
     """Print a reported run's table and where its files lie."""
-    import json
-
     text = (rundir / "report.json").read_text(encoding="utf-8")
     if as_json:
         print(text, end="")
         return
     from rich.console import Console
 
+    from nasframe.report.read import read_run
     from nasframe.report.tables import summary_table
 
     console = Console()
-    console.print(summary_table(json.loads(text), console.width))
+    console.print(summary_table(read_run(rundir), console.width))
     lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
     lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*.png"))]
     for name, path in lines:

@@ -239,6 +239,7 @@ def test_a_run_that_is_not_finished_is_refused_with_the_way_on(finished, tmp_pat
 
 
 def test_the_python_name(finished):
-    assert nf.deploy is deploy
+    with pytest.raises(ImportError, match=r"nasframe_deploy\.deploy\.deploy"):
+        _ = nf.deploy
     assert runner.Run(finished).directory == finished
     assert callable(reload.run)

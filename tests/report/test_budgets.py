@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import nasframe as nf
 from in_process import InProcess
 from nasframe.cli import main
 from nasframe.export import write as export
-from nasframe.report import page as reports
 from nasframe.report import tables
 from nasframe.report.budgets import bounds_of, over_budget
+from nasframe.report.read import read_run
 from nasframe.store import RunStore
 from nasframe_basics.latency import Latency
 from nasframe_deploy import deploy as deployment
@@ -65,7 +64,7 @@ def test_the_table_that_ends_a_run_says_so(home, width):
     from rich.console import Console
 
     console = Console(width=width, color_system=None, record=True, file=io.StringIO())
-    console.print(tables.summary_table(reports.gather(home), width))
+    console.print(tables.summary_table(read_run(home), width))
     assert f"best@12ms: over budget: {TEXT}" in " ".join(console.export_text().split())
 
 
@@ -114,7 +113,7 @@ def test_deploy_measures_finished_models_again_and_says_so(home, tmp_path, capsy
 
 
 def test_a_model_within_its_budget_is_not_marked(home, tmp_path):
-    found = nf.deploy(home, ["latency<=50ms"], out=tmp_path / "o", search=0)
+    found = deployment.deploy(home, ["latency<=50ms"], out=tmp_path / "o", search=0)
     assert found["models"][0]["over_budget"] is None
     assert "budget" not in (tmp_path / "o" / "deploy.md").read_text()
 

@@ -12,8 +12,7 @@ from nasframe.nn.blueprint import blueprint
 from nasframe.records import MetricFormat
 from nasframe.report import page as report
 from nasframe.report import plots, tables
-from nasframe.report.format import of_run
-from nasframe.report.read import gather
+from nasframe.report.read import read_run
 from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_net
 from nasframe_studies import compare, evidence, study
@@ -63,29 +62,29 @@ def pages(found):
 
 
 def test_no_format_is_guessed_by_a_name(run):
-    found = gather(retell(run, "f1_loss", {"f1_loss": 0.873}))
+    found = read_run(retell(run, "f1_loss", {"f1_loss": 0.873}))
     for page in pages(found):
         assert "0.873" in page
         assert "87.3" not in page
-    assert not of_run(found, "best@50% select_f1_loss").percent
-    assert of_run(found, "best@50% select_hits").percent
+    assert not found.metric_format("best@50% select_f1_loss").percent
+    assert found.metric_format("best@50% select_hits").percent
 
 
 def test_a_share_by_any_name_is_in_per_cent(run):
-    for page in pages(gather(retell(run, "hits", {"hits": 0.873}))):
+    for page in pages(read_run(retell(run, "hits", {"hits": 0.873}))):
         assert "87.3 %" in page
 
 
 def test_the_positive_class_is_named(run):
-    found = gather(retell(run, "f1", {"f1": 0.873}))
+    found = read_run(retell(run, "f1", {"f1": 0.873}))
     for page in pages(found):
         assert "f1 (spam)" in page
-    search = found["searches"][0]
-    assert plots.pareto(found, search, search["costs"][0]).axes[0].get_ylabel() == "f1 (spam)"
+    search = found.searches[0]
+    assert plots.pareto(found, search, search.costs[0]).axes[0].get_ylabel() == "f1 (spam)"
 
 
 def test_what_stands_beside_a_metric_is_in_every_table(run):
-    found = gather(retell(run, "hits", {"hits": 0.873, "hits_mismatched": 0.512}))
+    found = read_run(retell(run, "hits", {"hits": 0.873, "hits_mismatched": 0.512}))
     for page in pages(found):
         assert "hits_mismatched" in page
         assert "51.2 %" in page
@@ -103,9 +102,9 @@ def test_a_model_card_names_the_positive_class_and_the_mismatched_set():
 
 
 def test_runs_from_before_tasks_told_read_as_they_did(run):
-    found = gather(run)
-    assert of_run(found, "accuracy").percent
-    assert not of_run(found, "mcc").percent
+    found = read_run(run)
+    assert found.metric_format("accuracy").percent
+    assert not found.metric_format("mcc").percent
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from nasframe.errors import UsageError
 from nasframe.report import page as report
-from nasframe.report.read import CURVE_POINTS, _curves, _untrained
+from nasframe.report.read import CURVE_POINTS, _curves, _untrained, read_run
 from run_directory import BUDGETS, make_run
 
 
@@ -154,7 +155,7 @@ def test_page_is_whole_and_fetches_nothing(run_dir):
 def test_names_are_escaped(tmp_path):
     directory = make_run(tmp_path / "run", trials=3)
     (directory / "recipe.yaml").write_text("name: <script>alert(1)</script>\n")
-    text = report.html(report.gather(directory), {})
+    text = report.html(read_run(directory), {})
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 
@@ -169,27 +170,28 @@ def test_figures_are_files_and_inline(run_dir):
         assert (run_dir / target).is_file()
 
 
-def test_models_keep_their_names_whatever_costs_there_are(made):
+def test_models_keep_their_names_whatever_costs_there_are(run_dir):
     """Headings are folded, and costs that find no place are left out."""
     from rich.console import Console
 
     more = {"encoder_nonzeros": 1e7, "bits": 3e8, "bits_without_indices": 3e8}
-    wide = {**made, "models": [{**model, "costs": {**model["costs"], **more}} for model in made["models"]]}
+    run = read_run(run_dir)
+    wide = replace(run, models=[replace(model, costs={**model.costs, **more}) for model in run.models])
     console = Console(width=80, color_system=None, record=True, file=io.StringIO())
     console.print(report.summary_table(wide, 80))
     text = console.export_text()
     assert "encoder" in text
     assert "backbone" not in text
     assert max(map(len, text.splitlines())) <= 80
-    assert all(any(line.split()[:1] == [m["name"]] for line in text.splitlines()) for m in made["models"])
+    assert all(any(line.split()[:1] == [model.name] for line in text.splitlines()) for model in run.models)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_summary_table_fits(made, width):
+def test_summary_table_fits(run_dir, width):
     from rich.console import Console
 
     console = Console(width=width, color_system=None, record=True, file=io.StringIO())
-    console.print(report.summary_table(made, width))
+    console.print(report.summary_table(read_run(run_dir), width))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for word in ("best@30%", "48.7 %", "−13.7", "3.93M", "(37 %)", "10.2"):
