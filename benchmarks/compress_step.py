@@ -32,7 +32,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hspg, half-space": [{"use": "hspg", "prox": "0%"}],
     "hspg, half-space to a target": [{"use": "hspg", "prox": "0%", "target": "50%"}],
     "dhspg": [{"use": "dhspg", "start": "0%"}],
-    "hesso": [{"use": "hesso", "start": "0%", "until": "100%"}],
+    "hesso": [{"use": "hesso", "start": "0%", "ramp_end": "100%"}],
     "obprox_sg": [{"use": "obprox_sg", "prox": "0%"}],
     "admm": [{"use": "admm", "tune": 0}],
     "admm, frozen zeros": [{"use": "admm", "tune": 1}],

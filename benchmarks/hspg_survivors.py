@@ -1,6 +1,6 @@
 """What a sparse optimiser leaves of the groups it keeps: its pull alone on real weights, without any gradients.
 
-    python benchmarks/hspg_survivors.py '{target: 49.9%, until: 90%}' '{use: dhspg, until: 90%}' [--steps 120]
+    python benchmarks/hspg_survivors.py '{target: 49.9%, ramp_end: 90%}' '{use: dhspg, ramp_end: 90%}' [--steps 120]
 
 Each argument is the modifier of a stage of MiniLM-L6 whose optimiser stands still; ``hspg`` is what is meant where none
 is named. Shown for each kind: the share of zero groups, and how much of their norm the others keep, in the mean and the

@@ -3,8 +3,8 @@
     python benchmarks/sng_time.py [--trials 10000]
 
 Ask and tell in a training stage, milliseconds of CPU time a trial, at BERT-base's published space with heads and FFN of
-a layer joined (13 knobs) and apart (25), as published and by default with costs; the first thousand trials against the
-last, and all that the sampler keeps.
+a layer joined (13 knobs) and apart (25), of `sng_published` and of `sng` with costs; the first thousand trials
+against the last, and all that the sampler keeps.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ import numpy as np
 import nasframe as nf
 from nasframe.records import Trial
 
+SETTINGS = {
+    "sng_published": {"use": "sng_published"},
+    "sng": {"use": "sng"},
+    "sng, lam 2": {"use": "sng", "lam": 2},
+}
+
 
 def costs(archs):
     return np.array([[sum(3072 * a[f"heads.{i}"] + 24 * a[f"ffn.{i}"] + 9 for i in a["layers"])] for a in archs])
 
 
-def measured(domain, trials: int, **options) -> tuple[float, float, float, float]:
+def measured(domain, trials: int, use: dict) -> tuple[float, float, float, float]:
     """Return milliseconds a trial of the first and the last thousand, and KiB kept after the first thousand and all."""
-    sampler = nf.make("sampler", {"use": "sng", **options}, {"domain": domain, "seed": 0, "costs": costs})
+    sampler = nf.make("sampler", use, {"domain": domain, "seed": 0, "costs": costs})
     sampler.start("train", trials, "train")
     rng, seconds, kept = np.random.default_rng(0), [], []
     while len(seconds) < trials:
@@ -49,11 +55,11 @@ def main() -> None:
     arguments = parser.parse_args()
     space = nf.make("space", "bert_width_depth", layers=[6, 8, 10, 12], heads=[4, 8, 12], ffn=[512, 768, 1024, 3072])
     print(
-        f"{'knobs':>5}  {'options':<18} {'first 1,000':>12} {'last 1,000':>12} {'kept at 1,000':>14} {'at the end':>11}"
+        f"{'knobs':>5}  {'sampler':<18} {'first 1,000':>12} {'last 1,000':>12} {'kept at 1,000':>14} {'at the end':>11}"
     )
     for domain in (space.domain.joined("layer"), space.domain):
-        for name, options in (("reference_compat", {"reference_compat": True}), ("default", {}), ("lam 2", {"lam": 2})):
-            first, last, early, late = measured(domain, arguments.trials, **options)
+        for name, use in SETTINGS.items():
+            first, last, early, late = measured(domain, arguments.trials, use)
             times = f"{first:>9.3f} ms {last:>9.3f} ms {early:>10.1f} KiB {late:>7.1f} KiB"
             print(f"{len(domain.dims):>5}  {name:<18} {times}")
 

@@ -35,10 +35,10 @@ def measure(name: str, overrides: list[str], jobs: int) -> dict[str, float]:
             [*command, "--out", str(home), "--cache", f"{folder}/cache"], check=True, stdout=subprocess.DEVNULL
         )
         wall = time.perf_counter() - began
-        runs = study.settings(home)["runs"]
+        runs = study.settings(home).runs
         own, restored, built = 0.0, 0.0, Counter[str]()
         for run in runs:
-            store = RunStore(home / run["run"], shared=True)
+            store = RunStore(home / run.run, shared=True)
             for stage, seconds, result in store.db.execute("SELECT name, run_seconds, result FROM stage").fetchall():
                 if "cached" in json.loads(result):
                     restored += seconds

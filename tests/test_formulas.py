@@ -2,8 +2,6 @@
 
 A README has a table ``| formula | label | file |``. The label, such as ``eq. 5``, ``§3.2`` or ``(F1)``, stands in
 exactly one comment of that file. Labels in parentheses are our own, for formulas that the paper does not number.
-
-READMEs with the older table ``| formula | line |`` quote a source line instead, which has to occur exactly once.
 """
 
 import io
@@ -16,9 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "plugins"
 LABELLED = "| formula | label | file |"
-QUOTED = "| formula | line |"
 LABELLED_ROW = re.compile(r"^\| .+ \| `(?P<label>[^`]+)` \| `(?P<file>[\w/]+\.py)` \|$")
-QUOTED_ROW = re.compile(r"^\| .+ \| `(?P<file>[\w/]+\.py)`, `(?P<line>.+)` \|$")
 OWN_LABEL = re.compile(r"\([A-Z]\d+\)")
 METHODS = {
     "nasframe_dynabert",
@@ -89,21 +85,8 @@ def test_every_label_of_our_own_is_explained(folder: Path) -> None:
             assert f"`{label}` | `{path.relative_to(folder)}` |" in readme, (path.name, label)
 
 
-@pytest.mark.parametrize("folder", folders_with(QUOTED), ids=lambda folder: folder.name)
-def test_every_formula_has_its_line(folder: Path) -> None:
-    rows = rows_below(QUOTED, (folder / "README.md").read_text("utf-8"))
-    assert len(rows) >= 3
-    for row in rows:
-        match = QUOTED_ROW.match(row)
-        assert match, row
-        line = match["line"].replace(r"\|", "|")
-        path = source_of(folder, match["file"])
-        assert path.read_text("utf-8").count(line) == 1, (path.name, line)
-
-
 def test_every_method_has_such_a_table() -> None:
-    folders = {folder.name for folder in [*folders_with(LABELLED), *folders_with(QUOTED)]}
-    assert folders == METHODS
+    assert {folder.name for folder in folders_with(LABELLED)} == METHODS
 
 
 @pytest.mark.parametrize(

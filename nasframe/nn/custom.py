@@ -1,4 +1,4 @@
-"""Networks of other kinds than encoders: they describe themselves, so that runs can keep, count and resume them."""
+"""Networks other than encoders: they describe themselves, so that runs can store, count and resume them."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Described(nn.Module):
 
     @property
     def config(self) -> Any:
-        """What stands in the place of a transformers configuration."""
+        """The sizes, in place of a transformers configuration."""
         return SimpleNamespace(**self.sizes(), to_dict=self.sizes)
 
     def sizes(self) -> dict[str, Any]:
-        """Return the arguments that a network of the same shapes is made with, JSON-plain."""
+        """Return the arguments that make a network of the same shapes, JSON-plain."""
         raise NotImplementedError
 
     def counted(self) -> nn.Module:
-        """Return the part whose parameters and bytes are the network's costs."""
+        """Return the part whose parameters and bytes count as the network's costs."""
         return self
 
     def forward_macs(self, batch: int) -> float:
@@ -53,7 +53,7 @@ class Described(nn.Module):
 
 
 def rebuilt(blueprint: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:
-    """Build a network from its description and give it its weights, in eval mode on the CPU."""
+    """Return the network of a description with the given weights, in eval mode on the CPU."""
     with torch.random.fork_rng(devices=[]):
         net = Described.kinds[blueprint["family"]](**blueprint["sizes"])
     net.load_state_dict(state)

@@ -1,6 +1,6 @@
-"""Encoders whose layers have sizes of their own: the table of families, and how one layer is resized.
+"""Encoders whose layers have sizes of their own: the table of families, and resizing of layers.
 
-This file needs torch and transformers only. An exported model carries it as it is, beside its weights.
+This file needs torch and transformers only, because exported models carry a copy of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORD_EMBEDDINGS = "embeddings.word_embeddings"  # from the base model, in every 
 
 @dataclass(frozen=True)
 class Family:
-    """The names one model family gives to what can be sliced.
+    """The names that a model family gives to the parts that can be sliced.
 
     Args:
         layers: path of the layer list from the base model.
@@ -46,7 +46,7 @@ class Family:
 
     @property
     def slices(self) -> Iterator[tuple[str, str, int, str]]:
-        """A stock layer's slice map: (linear map, tensor, dimension, ``heads`` or ``ffn``) for all that narrows."""
+        """A stock layer's slice map: (linear map, tensor, dimension, ``heads`` or ``ffn``) of all that can narrow."""
         for path in self.projections:
             yield path, "weight", 0, "heads"
             yield path, "bias", 0, "heads"
@@ -95,14 +95,14 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def stock_class(net: nn.Module) -> Any:
-    """Return the class of transformers that a network is an instance of, behind any subclass.
+    """Return the transformers class that a network is an instance of, also behind subclasses.
 
     Raises:
-        TypeError: it is of none of the known families.
+        TypeError: the network is of none of the known families.
     """
     for cls in type(net).__mro__:
-        config = getattr(cls, "config_class", None)
-        if cls.__module__.startswith("transformers.models.") and getattr(config, "model_type", None) in FAMILIES:
+        model_type = getattr(getattr(cls, "config_class", None), "model_type", None)
+        if cls.__module__.startswith("transformers.models.") and model_type in FAMILIES:
             return cls
     raise TypeError(f"{type(net).__name__}: cannot be sliced. Expected a transformers model of: {', '.join(FAMILIES)}.")
 
@@ -133,7 +133,7 @@ class FactorizedEmbedding(nn.Module):
     Args:
         words: vocabulary size.
         rank: inner width.
-        width: outer width, the one the rest of the network sees.
+        width: outer width, which the rest of the network sees.
         padding_idx: a row of the table that gets no gradient.
 
     >>> FactorizedEmbedding(10, 2, 8)(torch.tensor([[1, 2, 3]])).shape
@@ -142,7 +142,9 @@ class FactorizedEmbedding(nn.Module):
 
     def __init__(self, words: int, rank: int, width: int, padding_idx: int | None = None) -> None:
         super().__init__()
-        self.num_embeddings, self.embedding_dim, self.rank = words, width, rank
+        self.num_embeddings = words
+        self.embedding_dim = width
+        self.rank = rank
         self.table = nn.Embedding(words, rank, padding_idx=padding_idx)
         self.project = nn.Linear(rank, width, bias=False)
 
@@ -155,10 +157,10 @@ class FactorizedLinear(nn.Module):
     """A linear map as the product of two smaller ones, ``expand(reduce(x))``.
 
     Args:
-        in_features: width of what comes in.
+        in_features: width of the inputs.
         rank: inner width.
-        out_features: width of what goes out.
-        bias: whether the second map has one.
+        out_features: width of the outputs.
+        bias: whether the second map has a bias.
 
     >>> FactorizedLinear(8, 2, 4)(torch.zeros(3, 8)).shape
     torch.Size([3, 4])
@@ -172,12 +174,12 @@ class FactorizedLinear(nn.Module):
 
     @property
     def in_features(self) -> int:
-        """Width of what comes in."""
+        """Width of the inputs."""
         return self.reduce.in_features
 
     @property
     def out_features(self) -> int:
-        """Width of what goes out."""
+        """Width of the outputs."""
         return self.expand.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -186,18 +188,21 @@ class FactorizedLinear(nn.Module):
 
 
 def slices_of(family: Family, layer: nn.Module) -> Iterator[tuple[str, str, int, str]]:
-    """Return the slice map of a layer as it is: a factorised map narrows in the factor that holds the dimension."""
+    """Return the slice map of a given layer: a factorised map narrows in the factor that has the dimension."""
     for path, name, dim, unit in family.slices:
         if isinstance(layer.get_submodule(path), FactorizedLinear):
-            path = f"{path}.{'reduce' if dim else 'expand'}"
+            factor = "reduce" if dim else "expand"
+            path = f"{path}.{factor}"
         yield path, name, dim, unit
 
 
 def no_heads(merge: nn.Module | None, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
-    """Attend with no head at all: an empty context, so that only the bias of the map out of the heads is left."""
+    """Attend without heads: the context is empty, so that only the bias of the map out of the heads is left."""
     batch, length = hidden_states.shape[:2]
     context = hidden_states[..., :0]
-    return context if merge is None else merge(context), hidden_states.new_zeros(batch, 0, length, length)
+    if merge is not None:
+        context = merge(context)
+    return context, hidden_states.new_zeros(batch, 0, length, length)
 
 
 def resize_layer(
@@ -221,12 +226,14 @@ def resize_layer(
     for path, name, dim, unit in slices_of(family, layer):
         linear: Any = layer.get_submodule(path)
         linear._parameters[name] = take(path, name, dim, length[unit])
-        setattr(linear, "in_features" if dim else "out_features", length[unit])
+        width = "in_features" if dim else "out_features"
+        setattr(linear, width, length[unit])
     setattr(attention, family.count, heads)
     attention.all_head_size = length["heads"]
     if heads == 0:  # a view(..., -1, head_size) of an empty tensor would be ambiguous
-        inside = family.merge.startswith(f"{family.attention}.")
-        attention.forward = partial(no_heads, layer.get_submodule(family.merge) if inside else None)
+        attention_merges = family.merge.startswith(f"{family.attention}.")
+        merge = layer.get_submodule(family.merge) if attention_merges else None
+        attention.forward = partial(no_heads, merge)
 
 
 def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
@@ -240,9 +247,10 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
         The same network.
 
     Raises:
-        ValueError: it has another number of layers, or a layer is smaller than asked for.
+        ValueError: the network has another number of layers, or a layer is smaller than asked for.
     """
-    family, layers = family_of(net), layers_of(net)
+    family = family_of(net)
+    layers = layers_of(net)
     if len(layers) != len(blueprint["layers"]):
         raise ValueError(f"the network has {len(layers)} layers, the blueprint {len(blueprint['layers'])}.")
     for layer, sizes in zip(layers, blueprint["layers"], strict=True):
@@ -252,11 +260,12 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
         with linear.weight.device:
             product = FactorizedLinear(linear.in_features, rank, linear.out_features, linear.bias is not None)
         layers.set_submodule(name, product.to(linear.weight.dtype))
-    if rank := blueprint.get("embedding_rank"):
+    inner = blueprint.get("embedding_rank")
+    if inner:
         base = base_of(net)
         words = base.get_submodule(WORD_EMBEDDINGS)
         with words.weight.device:
-            small = FactorizedEmbedding(words.num_embeddings, rank, words.embedding_dim, words.padding_idx)
+            small = FactorizedEmbedding(words.num_embeddings, inner, words.embedding_dim, words.padding_idx)
         base.set_submodule(WORD_EMBEDDINGS, small.to(words.weight.dtype))
         base.config.tie_word_embeddings = False  # there is no single matrix left to tie an output layer to
     return net
@@ -269,6 +278,7 @@ def _resize_stock_layer(family: Family, layer: nn.Module, heads: int, ffn: int) 
             return None
         if not 0 <= length <= tensor.shape[dim]:
             raise ValueError(f"{path}.{name}: {length} asked for along dimension {dim} of {tuple(tensor.shape)}.")
-        return nn.Parameter(tensor.detach().narrow(dim, 0, length).clone(), requires_grad=tensor.requires_grad)
+        kept = tensor.detach().narrow(dim, 0, length).clone()
+        return nn.Parameter(kept, requires_grad=tensor.requires_grad)
 
     resize_layer(family, layer, heads, ffn, first)

@@ -36,7 +36,7 @@ def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[tor
         left_scale = right_scale = s.sqrt()
     else:
         left_scale, right_scale = s, torch.ones_like(s)
-    left = (u * left_scale)[:, :rank]
+    left = (u * left_scale)[:, :rank]  # (R9)
     right = (right_scale[:, None] * v)[:rank]
     return left.to(matrix.dtype), right.to(matrix.dtype)
 

@@ -1,9 +1,9 @@
-"""Gates: one number for each head and each neuron, by which its contribution is scaled; at 0 it contributes nothing.
+"""Gates: one number for each head and each neuron that scales its contribution; at 0 it contributes nothing.
 
-A gate stands behind a head's context, or behind a neuron's activation, and no bias comes after it. The linear map that
-reads them is all that comes next, so a gate is a factor of that map's columns: ``(W · diag γ) h = W (γ ∘ h)``. That is
-how it is computed, as a parametrisation of ``W``: for long batches it is cheaper than scaling the activations, other
-parametrisations that follow (a quantiser) see the product, and folding the gates is to keep the product for ``W``.
+A gate acts on a head's context or on a neuron's activation, before any bias. The linear map that reads them comes next,
+so a gate is a factor of that map's columns: ``(W · diag γ) h = W (γ ∘ h)``. It is computed in this way, as a
+parametrisation of ``W``: for long batches this is cheaper than scaling activations, later parametrisations (a
+quantiser) see the product, and gates are folded by keeping the product as ``W``.
 (S1) and (S8) are formulas in the README of the plugin package ``nasframe_slimming``.
 """
 
@@ -26,8 +26,8 @@ class Gate(nn.Module):
     """A parametrisation that scales a matrix by blocks of columns.
 
     Args:
-        count: gates; all are 1 at first.
-        width: neighbouring columns that share one.
+        count: number of gates; all are 1 at first.
+        width: number of neighbouring columns that share a gate.
 
     >>> gate = Gate(count=2, width=2)
     >>> gate.gamma.data = torch.tensor([3.0, 0.0])
@@ -42,7 +42,10 @@ class Gate(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the scaled matrix ``(rows, count * width)``."""
-        return weight * (self.gamma if self.width == 1 else self.gamma.repeat_interleave(self.width))  # (S1)
+        factors: torch.Tensor = self.gamma
+        if self.width > 1:
+            factors = factors.repeat_interleave(self.width)
+        return weight * factors  # (S1)
 
 
 class Gated(NamedTuple):
@@ -55,7 +58,7 @@ class Gated(NamedTuple):
 
 
 def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
-    """Put a gate of 1 behind each head and each neuron, in place; the outputs stay the same.
+    """Give each head and each neuron a gate of 1, in place; the outputs stay the same.
 
     Args:
         net: a BERT, RoBERTa, ELECTRA or DistilBERT model, of any sizes per layer.
@@ -65,17 +68,20 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
         The gates, by layer and unit; a layer without heads or neurons has none.
 
     Raises:
-        UsageError: a linear map that would be scaled is another module by now, or is parametrised already.
+        UsageError: a linear map to be scaled is no longer one, or is parametrised already.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> [(gates.unit, gates.layer, len(gates.gamma)) for gates in add_gates(tiny_net(layers=1))]
     [('heads', 0, 4), ('ffn', 0, 64)]
     """
-    family, sizes = family_of(net), blueprint(net)
+    family = family_of(net)
+    sizes = blueprint(net)
     readers = {"heads": (family.merge, sizes["head_size"]), "ffn": (family.shrink, 1)}
-    found = []
+    gates = []
     for i, (layer, counts) in enumerate(zip(layers_of(net), sizes["layers"], strict=True)):
-        for unit in (unit for unit in UNITS if unit in units and counts[unit]):
+        for unit in UNITS:
+            if unit not in units or not counts[unit]:
+                continue
             path, width = readers[unit]
             reader: Any = layer.get_submodule(path)
             if not isinstance(reader, nn.Linear):
@@ -89,23 +95,23 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
                 )
             gate = Gate(counts[unit], width).to(reader.weight)
             parametrize.register_parametrization(reader, "weight", gate)
-            found.append(Gated(unit, i, gate.gamma, reader))
-    return found
+            gates.append(Gated(unit, i, gate.gamma, reader))
+    return gates
 
 
 def fold_gates(gates: Iterable[Gated]) -> None:
-    """Put the scaled matrix in the place of the matrix, for good, and every other parametrisation of it along."""
+    """Replace matrices by their scaled values for good; this also ends every other parametrisation of them."""
     for gated in gates:
         if parametrize.is_parametrized(gated.reader, "weight"):
             parametrize.remove_parametrizations(gated.reader, "weight", leave_parametrized=True)
 
 
 def compact(net: nn.Module, gates: Iterable[Gated]) -> dict[str, Any]:
-    """Reorder heads and neurons so that those whose gate is not 0 come first, in the order they had.
+    """Reorder heads and neurons so that those whose gate is not 0 come first; their order stays.
 
     Args:
         net: the network, its gates folded; its outputs stay the same.
-        gates: what the gates were.
+        gates: the gates that it had.
 
     Returns:
         The architecture that keeps exactly these: ``layers`` (all), ``heads.i`` and ``ffn.i``.

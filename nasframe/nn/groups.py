@@ -86,7 +86,7 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
         for path, tensor, dim, unit in slices_of(family, layer):
             linear = layer.get_submodule(path)
             if getattr(linear, tensor) is not None:
-                members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))
+                members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))  # (H1)
         for unit in UNITS:
             if counts[unit] and unit in wanted:
                 groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))

@@ -171,7 +171,7 @@ class Accumulated:
                 present.append((total, gradient))
         if present:
             totals, present_gradients = zip(*present, strict=True)
-            torch._foreach_add_(totals, torch._foreach_abs(present_gradients))
+            torch._foreach_add_(totals, torch._foreach_abs(present_gradients))  # (R1)
         self.steps += 1
 
     def reset(self) -> None:
@@ -190,7 +190,7 @@ class Accumulated:
             raise ValueError("no gradients were added. Expected at least one step's.")
         scores: Scores = {"heads": {}, "ffn": {}}
         for (layer, unit, linear, dim), total in zip(self.owners, self.sums, strict=True):
-            units = (linear.weight.abs() * total).sum(1 - dim) / self.steps
+            units = (linear.weight.abs() * total).sum(1 - dim) / self.steps  # (R2)
             if unit == "heads":
                 units = units.view(-1, self.head_size).sum(1)
             scores[unit][layer] = scores[unit].get(layer, 0) + units

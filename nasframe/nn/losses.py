@@ -9,7 +9,7 @@ from torch.nn import functional
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Return ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, the mean over the batch.
 
-    The factor keeps the gradient's size the same for every temperature (Hinton et al., arXiv 1503.02531, §2.1).
+    The factor gives gradients the same size at every temperature (Hinton et al., arXiv 1503.02531, §2.1).
 
     Args:
         student: logits ``(batch, classes)``.
@@ -17,7 +17,7 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
         temperature: how soft both distributions are made.
 
     Returns:
-        A scalar in float32, 0 where both agree.
+        A scalar in float32, 0 if both agree.
 
     >>> logits = torch.tensor([[1.0, 2.0]])
     >>> float(distillation(logits, logits, temperature=5.0))
@@ -39,19 +39,20 @@ def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature
         temperature: how soft both distributions are made.
 
     Returns:
-        A scalar in float32, the teacher's entropy where both agree.
+        A scalar in float32, the teacher's entropy if both agree.
     """
     q = functional.softmax(teacher.detach().float() / temperature, dim=-1)
-    return -(q * functional.log_softmax(student.float() / temperature, dim=-1)).sum(-1).mean()
+    log_p = functional.log_softmax(student.float() / temperature, dim=-1)
+    return -(q * log_p).sum(-1).mean()
 
 
 def masked_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the mean squared error over the positions that are real.
+    """Return the mean squared error over real positions.
 
     Args:
         student: ``(batch, length, width)``.
         teacher: the same shape; it gets no gradient.
-        mask: ``(batch, length)``, 0 where a position is padding; ``None`` counts all.
+        mask: ``(batch, length)``, 0 for padding; ``None`` counts all positions.
 
     Returns:
         A scalar in float32.

@@ -1,4 +1,4 @@
-"""n:m sparsity: of m consecutive weights along the input dimension at most n are not zero.
+"""n:m sparsity: at most n of m consecutive weights along the input dimension are not zero.
 
 (N5) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
 """
@@ -27,31 +27,31 @@ class Pattern(NamedTuple):
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Read a pattern.
+    """Return the pattern that a text means.
 
     Args:
-        text: as in ``2:4``.
+        text: such as ``2:4``.
 
     Raises:
-        UsageError: it is no pattern, n is above m, or below 1.
+        UsageError: the text is no pattern, or n is above m or below 1.
 
     >>> parse_pattern("2:4")
     Pattern(n=2, m=4)
     """
-    found = re.fullmatch(r"(\d+):(\d+)", str(text).strip())
-    if not found:
+    match = re.fullmatch(r"(\d+):(\d+)", str(text).strip())
+    if not match:
         raise UsageError(f"pattern: {text!r} is no n:m pattern. Expected two counts, as in '2:4'.")
-    pattern = Pattern(*map(int, found.groups()))
+    pattern = Pattern(int(match[1]), int(match[2]))
     if not 1 <= pattern.n <= pattern.m:
         raise UsageError(f"pattern: {text} keeps {pattern.n} of {pattern.m} weights. Expected n from 1 to m.")
     return pattern
 
 
 def require_divisible(name: str, columns: int, pattern: Pattern) -> None:
-    """Make sure that the rows of a matrix are whole groups.
+    """Make sure that the rows of a matrix consist of whole groups.
 
     Args:
-        name: the matrix, for the message.
+        name: name of the matrix, for the message.
         columns: its input width.
         pattern: see :class:`Pattern`.
 
@@ -66,9 +66,9 @@ def require_divisible(name: str, columns: int, pattern: Pattern) -> None:
 
 
 def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    """Mark the n largest magnitudes in each group of m consecutive columns; of equals the first.
+    """Mark the n largest magnitudes in each group of m consecutive columns, of equal ones the first.
 
-    A row's last group counts as filled up with zeros where m does not divide its length.
+    If m does not divide the length of a row, its last group counts as filled up with zeros.
 
     Args:
         weight: ``(rows, columns)``.
@@ -83,8 +83,10 @@ def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     n, m = pattern
     columns = weight.shape[-1]
     groups = functional.pad(weight.detach().abs(), (0, -columns % m)).unflatten(-1, (-1, m))
-    size = groups.movedim(-1, 0).contiguous()  # (m, rows, groups): whole planes are compared, no group by itself
-    above = torch.zeros_like(size, dtype=torch.uint8)  # how many of its group go before each weight
+    # Each weight's rank in its group is counted by comparing the m planes (rows, groups) pair by pair, which is far
+    # faster than sorting groups.
+    size = groups.movedim(-1, 0).contiguous()
+    above = torch.zeros_like(size, dtype=torch.uint8)  # number of weights of its group that come before each weight
     for j in range(1, m):
         first = size[:j] >= size[j]
         above[j] += first.sum(0, dtype=torch.uint8)
@@ -102,14 +104,17 @@ def project(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     >>> project(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), Pattern(1, 2)).tolist()
     [[0.0, -3.0, 2.0, 0.0]]
     """
-    return weight if pattern.dense else weight * largest(weight, pattern)
+    if pattern.dense:
+        return weight
+    return weight * largest(weight, pattern)
 
 
 def violations(weight: torch.Tensor, pattern: Pattern) -> int:
-    """Count the groups of m that hold more than n weights which are not zero.
+    """Return the number of groups with more than n nonzero weights.
 
     >>> violations(torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]), Pattern(2, 4))
     1
     """
-    there = functional.pad((weight != 0).int(), (0, -weight.shape[-1] % pattern.m))
-    return int((there.unflatten(-1, (-1, pattern.m)).sum(-1) > pattern.n).sum())
+    nonzero = functional.pad((weight != 0).int(), (0, -weight.shape[-1] % pattern.m))
+    counts = nonzero.unflatten(-1, (-1, pattern.m)).sum(-1)
+    return int((counts > pattern.n).sum())

@@ -1,4 +1,4 @@
-"""How many tokens a network can read, which its table of positions says."""
+"""The number of tokens that a network can read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nasframe.nn.elastic import base_of
 def usable_positions(net: nn.Module) -> int | None:
     """Return the longest input of a network, in tokens; ``None`` if it has no table of positions.
 
-    RoBERTa and its kin count positions from ``padding_idx + 1`` on, so the rows up to there are never reached.
+    RoBERTa and its relatives count positions from ``padding_idx + 1`` on, so earlier rows of the table are never used.
 
     Args:
         net: the network, with or without values.

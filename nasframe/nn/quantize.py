@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+NEAR = 1e-3  # how far a number may be from an integer of its grid, in steps
 MOST_BITS = 12
-"""Of an integer whose grid shows in floating point: what 32 bits leave of its largest numbers is less than ``NEAR``."""
-NEAR = 1e-3
-LOOKED_AT = 8  # entries of a row on which nearly every wrong grid fails, before all are looked at
+"""The largest bit width whose grid float32 can still resolve: its rounding error stays below ``NEAR``."""
+LOOKED_AT = 8  # the largest entries of a row are checked first, because nearly every wrong grid fails on them
 
 
 def levels(bits: int) -> int:
@@ -31,7 +31,7 @@ def levels(bits: int) -> int:
 
 
 def row_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Choose a grid for each row of a matrix.
+    """Return the step of a grid for each row of a matrix.
 
     With 3 bits or more, the row's largest magnitude is the grid's end. With 2 bits the grid ``{−α, 0, α}`` has the
     α that is closest to the row in the least-squares sense (ternary weight networks, arXiv 1605.04711, eqs. 5–6):
@@ -61,7 +61,7 @@ def tensor_scale(largest: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def fake_quantize(tensor: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """Round to the grid; the gradient passes as if nothing had happened (straight-through, arXiv 1308.3432).
+    """Return the nearest numbers on a grid; the gradient passes unchanged (straight-through, arXiv 1308.3432).
 
     Args:
         tensor: any shape.
@@ -76,7 +76,7 @@ def fake_quantize(tensor: torch.Tensor, scale: torch.Tensor, bits: int) -> torch
 
 
 class _Rounded(torch.autograd.Function):
-    """Round in place of one copy: a training step rounds every weight, and memory is what that costs."""
+    """Rounds within one copy: a training step rounds every weight, and most of its time goes into memory traffic."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, scale: torch.Tensor, end: int) -> torch.Tensor:
@@ -90,9 +90,10 @@ class _Rounded(torch.autograd.Function):
 
 
 def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Tell of each row whether it lies on some symmetric grid, whatever the step.
+    """Return which rows lie on some symmetric grid of this width, whatever its step.
 
-    The row's largest entry may be any integer of the grid: the entry at its end may have been cut off.
+    The row's largest entry may be any integer of the grid, because the entry at its end may have been cut off. So each
+    integer is tried, from the largest down.
 
     Args:
         weight: ``(rows, columns)``.
@@ -114,12 +115,13 @@ def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
         rest = torch.nonzero(~fits)[:, 0]
         if not len(rest):
             break
-        rest = rest[_integers(largest[rest] * (end / top[rest]))]
-        fits[rest] = _integers(size[rest] * (end / top[rest]))
+        likely = rest[_integers(largest[rest] * (end / top[rest]))]
+        fits[likely] = _integers(size[likely] * (end / top[likely]))
     return fits
 
 
 def _integers(numbers: torch.Tensor) -> torch.Tensor:
+    """Return which rows consist of integers, to ``NEAR``."""
     return ((numbers - numbers.round()).abs() <= NEAR).all(1)
 
 
@@ -135,5 +137,5 @@ class RowQuantizer(nn.Module):
         self.bits = bits
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the quantised matrix, its gradient passed straight through."""
+        """Return the quantised matrix; its gradient passes straight through."""
         return fake_quantize(weight, row_scales(weight, self.bits), self.bits)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, member
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import same_shape
 from nasframe.plugin_errors import naming_plugins
@@ -93,7 +93,7 @@ def _tokenizer(model: Any, factory: Any) -> Any:
 
 
 def _unheard(place: str, text: str) -> None:
-    """Take a notice and do nothing: the run will tell."""
+    """Take a notice and do nothing: the run gives it again."""
 
 
 def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
@@ -128,7 +128,7 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
-        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a plugin asks.
+        plan: the plan; nothing of it is loaded but the sizes of its network, and these only if a plugin asks.
 
     Yields:
         Where in the recipe a plugin stands that refuses, and why it does.
@@ -149,7 +149,7 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
-    """Compare a stage with its space, where the sizes of its network are at hand."""
+    """Compare a stage with its space, if the sizes of its network are at hand."""
     if not needs_space(stage) or not sized:
         return
     own = stage.options.get("space")
@@ -182,7 +182,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
         plan: the plan.
         stage: a stage that uses a space.
         space: its space.
-        inject: what its sampler is given, beside the domain.
+        inject: what its sampler is given besides the domain.
 
     Yields:
         Where in the stage it stands, and what is wrong.
@@ -233,23 +233,24 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
-    if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
-        try:
-            with naming_plugins():
-                transform.on_plan(net)
-        except NasframeError as error:
-            yield (), str(error)
+    net = skeleton(plan) if sized and hasattr(transform, "on_plan") else None
+    if net is None:
+        return
+    try:
+        with naming_plugins():
+            transform.on_plan(net)
+    except NasframeError as error:
+        yield (), str(error)
 
 
 def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the modifiers of a stage, each of which sees all of them."""
     refs = stage.options.get("modifiers") or ()
-    made = {
-        place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
-        for place, ref in enumerate(refs)
-        if ref is not None
-    }
-    answering = [place for place, modifier in made.items() if getattr(modifier, "answers", False)]
+    made = {}
+    for place, ref in enumerate(refs):
+        if ref is not None:
+            made[place] = registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
+    answering = [place for place, modifier in made.items() if member(modifier, "returns_arch", False)]
     for place in answering[1:]:
         both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
         yield (
@@ -260,10 +261,11 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
         return
     job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
     for place, modifier in made.items():
+        if not hasattr(modifier, "on_plan"):
+            continue
         try:
-            if hasattr(modifier, "on_plan"):
-                with naming_plugins():
-                    modifier.on_plan(job)
+            with naming_plugins():
+                modifier.on_plan(job)
         except NasframeError as error:
             yield ("modifiers", place), str(error)
 
@@ -275,7 +277,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         plan: the plan.
         stage: one of its training stages.
         modifiers: of the stage.
-        net: its network without values; ``None`` where the sizes are not known.
+        net: its network without values; ``None`` if the sizes are not known.
     """
     options, space = stage.options, None
     arch, sampler, use = options.get("arch"), options.get("sampler"), options.get("space") or plan.space
@@ -285,7 +287,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
             if isinstance(arch, Mapping):
                 arch = dict(getattr(space, "arch", space.domain.canonical)(arch))
         except NasframeError:
-            net = space = None  # they do not go together, which is told where the space is made
+            net = space = None  # they do not go together, which `_misfits` reports
     if isinstance(arch, str):
         arch = {}  # one that will have been found
     unknown: Any = None
@@ -298,7 +300,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
 
 
 def skeleton(plan: Plan) -> nn.Module | None:
-    """Return the plan's network without values, or ``None`` where its sizes are not at hand."""
+    """Return the plan's network without values, or ``None`` if its sizes are not at hand."""
     if not plan.model:
         return None
     from nasframe.nn.elastic import stock_class

@@ -133,6 +133,10 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
         yield Section(pictures=pictures)
     for search in report.searches:
         yield _search(report, search)
+    facts = _model_facts(report)
+    if facts:
+        grid = plain_grid(["model", "fact", "value"], facts, left=3)
+        yield Section("What plugins say about the models", grid=grid)
     yield from _stored(report)
     if report.ledger:
         yield _ledger(report)
@@ -230,12 +234,11 @@ def _search(report: RunReport, search: SearchRow) -> Section:
 
 
 def _stored(report: RunReport) -> Iterator[Section]:
-    """Yield a section on compressed matrices if there are any: their bits, and how torch's kernels ran."""
+    """Yield a section on compressed matrices, if there are any."""
     rows = [_stored_row(model.name, model.stored) for model in report.models if model.stored is not None]
-    notes = [_kernel_line(model.name, model.kernels) for model in report.models if model.kernels]
     if rows:
         grid = plain_grid(STORED, rows, left=2, kind="dense wrapped")
-        yield Section("What is stored, in bits", STORED_TEXT, grid, notes=notes)
+        yield Section("What is stored, in bits", STORED_TEXT, grid)
 
 
 def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
@@ -252,11 +255,14 @@ def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
     return row
 
 
-def _kernel_line(name: str, kernels: Mapping[str, Any]) -> str:
-    threads = kernels["threads"]
-    noun = "thread" if threads == 1 else "threads"
-    inputs = f"{kernels['batch']} × {kernels['length']} tokens, {threads} {noun}"
-    return f"{name} on {kernels['device']}, {inputs}: {kernels['text']}"
+def _model_facts(report: RunReport) -> list[list[str]]:
+    """List the facts that plugins bring about models, as far as they are texts or numbers."""
+    rows = []
+    for model in report.models:
+        for name, value in model.facts.items():
+            if isinstance(value, str | int | float):
+                rows.append([model.name, name, str(value)])
+    return rows
 
 
 # ---- ledger and provenance

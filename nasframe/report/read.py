@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import told
@@ -193,19 +194,22 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
 
     Their winners are the baselines: what the same search finds without super-network training.
     """
-    elastic, saved = False, {"pretrained": False, "random": False}
+    elastic = False  # whether the current network was trained as a super-network
+    elastic_nets = {"pretrained": False, "random": False}
     searches: dict[str, bool] = {}
-    for stage in recipe.get("stages") or ():
-        verb, options = next(iter(stage.items()))
-        options = options or {}
-        elastic = saved.get(options.get("from", ""), elastic)
-        if verb == "train":
-            elastic = elastic or options.get("sampler") is not None
-        elif verb == "search":
-            searches[options.get("name") or verb] = elastic
-        if options.get("save_as") and verb != "search":
-            saved[options["save_as"]] = elastic
-    return {name for name, trained in searches.items() if not trained} if any(searches.values()) else set()
+    for stage in stages_of(recipe):
+        elastic = elastic_nets.get(stage.options.get("from", ""), elastic)
+        if stage.verb == "train":
+            elastic = elastic or stage.options.get("sampler") is not None
+        elif stage.verb == "search":
+            searches[stage.name] = elastic
+        declaration = declaration_of(stage.verb)
+        if declaration.replaces_net:
+            for name in declaration.saves(stage, KnownNames()):
+                elastic_nets[name] = elastic
+    if not any(searches.values()):
+        return set()
+    return {name for name, trained in searches.items() if not trained}
 
 
 # ---- stages and trials
@@ -312,8 +316,8 @@ def _models(
         depth: layers of the full network.
         directory: the run's.
     """
-    stored = _joined(results, "stored")
-    exports = _joined(results, "exports")
+    facts = _joined(results, "facts")
+    former_stored = _joined(results, "stored")  # older runs have it outside of the facts
     scores = {place.name: place.metrics.get(split, {}).get(metric) for place in places}
     baseline_scores = {place.budget: scores[place.name] for place in places if place.role == "baseline"}
     teacher = next((place for place in places if place.role == "teacher"), None)
@@ -325,7 +329,10 @@ def _models(
         name, row = place.name, place.row
         is_last = number + 1 == len(places) or places[number + 1].budget != place.budget
         baseline_score = baseline_scores.get(place.budget) if place.role == "winner" else None
-        is_compressed = bool(place.blueprint.get("quantised"))
+        model_facts = dict(facts.get(name, {}))
+        stored = None
+        if place.blueprint.get("quantised"):
+            stored = model_facts.pop("stored", former_stored.get(name))
         files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
         models.append(
             ModelRow(
@@ -343,8 +350,8 @@ def _models(
                 gain=_minus(scores[name], teacher_score),
                 gain_over_baseline=_minus(scores[name], baseline_score),
                 relative=_relative(place.costs, teacher_costs),
-                stored=stored.get(name) if is_compressed else None,
-                kernels=exports.get(name, {}).get("kernels") if is_compressed else None,
+                facts=model_facts,
+                stored=stored,
                 over_budget=over_budget(place.costs, bounds_of(name, results)) or None,
                 layers=_layers(place, depth),
                 predictions=[path.relative_to(directory).as_posix() for path in files],

@@ -52,8 +52,8 @@ class ModelRow:
     gain: float | None
     gain_over_baseline: float | None
     relative: Mapping[str, float]
+    facts: Mapping[str, Any]
     stored: Mapping[str, Any] | None
-    kernels: Mapping[str, Any] | None
     over_budget: str | None
     layers: Sequence[LayerRow]
     predictions: Sequence[str]

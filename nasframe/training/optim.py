@@ -15,7 +15,7 @@ from torch import nn
 
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import TrainJob
-from nasframe.records import Forward, TrainOptions
+from nasframe.records import TrainOptions
 
 MOMENTUM = 0.9
 
@@ -210,23 +210,3 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     if 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm
-
-
-def forward_of(forward: Forward, net: nn.Module, precision: str, name: str = "the network") -> Forward:
-    """Return a network as a function: inputs go to its device, matrix products run in ``precision``.
-
-    The function raises RunError for outputs that are not finite: they would count as some class.
-    """
-    if net is None:  # the recipe's space has none
-        return forward
-    device = next(net.parameters()).device
-
-    def call(**inputs: Any) -> Any:
-        inputs_on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
-        with autocast(precision, device):
-            outputs = forward(**inputs_on_device)
-        if not finite_outputs(outputs):
-            raise RunError(f"{name}: the outputs are not finite, in precision {precision}.")
-        return outputs
-
-    return call

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, member
 from nasframe.nn.elastic import layers_of
 from nasframe.records import Arch
 
@@ -142,7 +142,7 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
     """
     start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
     for other in job.modifiers:
-        if getattr(other, "by_entry", False):
+        if member(other, "elementwise", False):
             raise UsageError(
                 f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
                 "Expected it in a later stage: n:m comes after structure."

@@ -111,7 +111,7 @@ def _skipping(student: int, teacher: int) -> list[tuple[int, int]]:
     """Pair with every k-th state where the depths divide, else drop states i with (i + 1) mod (L_T / L_S) = 0."""
     if student and teacher % student == 0:
         return [(i, i * (teacher // student)) for i in range(1, student + 1)]
-    states = [i for i in range(teacher + 1) if (i + 1) * student % teacher]
+    states = [i for i in range(teacher + 1) if (i + 1) * student % teacher]  # (R8)
     if len(states) != student + 1:
         raise UsageError(
             f"kd_hidden.layers: 'skip' has no map from {teacher} to {student} layers. Expected depths of which one "

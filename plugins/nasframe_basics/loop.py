@@ -24,7 +24,7 @@ class Loop:
     row, when it ends with such a step, or when a weight is not finite; the last good checkpoint then stays as it is.
     """
 
-    answers = False  # architectures come from modifiers alone
+    returns_arch = False  # architectures come from modifiers alone
 
     def __init__(self, notify: Notify = say) -> None:
         self.notify = notify

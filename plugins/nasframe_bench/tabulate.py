@@ -141,7 +141,7 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
 
 def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finished) -> None:
     """Set which metrics a table has, and how they read, from an evaluation; the primary one comes first."""
-    formats = formats_of(source.parts.task)
+    formats = formats_of(source.inputs.task)
     primary = source.data["primary"]
     # Metrics without a format are left out: nobody knows whether more or less of them is better.
     others = [name for name in metrics if name in formats and name != primary]

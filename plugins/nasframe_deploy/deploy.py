@@ -242,7 +242,7 @@ def _write(
         entries[name] = {"metrics": metrics, "over_budget": over_budget[name]}
     export.export_all(
         models,
-        finished.parts.tokenizer,
+        finished.inputs.tokenizer,
         {name: target / name for name in models},
         mode=mode,
         expected=expected,

@@ -81,7 +81,7 @@ class Codes:
         return table
 
     def _activity_rules(self) -> list[tuple[int, np.ndarray]]:
-        """Find which knobs are active at each value of a knob that others depend on.
+        """Return which knobs are active at each value of a knob that others depend on.
 
         Returns:
             Pairs of a knob's position and a ``(values, knobs)`` table of booleans.
@@ -92,8 +92,10 @@ class Codes:
             # Only this knob moves; a knob that then comes and goes depends on it.
             probes = np.zeros((size, len(names)), int)
             probes[:, knob] = range(size)
-            archs = [self.domain.decode(probe) for probe in probes.tolist()]
-            active = np.array([[name in arch for name in names] for arch in archs])
+            active = np.zeros((size, len(names)), bool)
+            for value, probe in enumerate(probes.tolist()):
+                arch = self.domain.decode(probe)
+                active[value] = [name in arch for name in names]
             depends = active.any(0) & ~active.all(0)
             if depends.any():
                 rules.append((knob, active | ~depends))

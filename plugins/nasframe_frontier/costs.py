@@ -1,4 +1,4 @@
-"""What architectures cost, exactly: by a table when costs add up over knobs, else by asking the cost function."""
+"""Exact costs of architectures: from a table if costs add up over knobs, else from the cost function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ExactCosts:
 
     Args:
         function: costs of architectures, ``(archs, costs)``; ``None`` means that there are no costs.
-        domain: where architectures are sampled to fit the table.
+        domain: architectures are sampled from it to fit the table.
         codes: the translation of its architectures.
     """
 
@@ -56,7 +56,7 @@ class ExactCosts:
     def fit_table(self) -> None:
         """Fit the additive table, if that was not done yet.
 
-        It is fitted to three quarters of a sample of random architectures; the remaining quarter shows whether costs
+        It is fitted to three quarters of a sample of random architectures. The remaining quarter shows whether costs
         really are additive.
         """
         if len(self.table):
@@ -71,7 +71,7 @@ class ExactCosts:
         self.additive = bool(np.allclose(flags @ self.table, costs, rtol=1e-9))
 
     def objectives(self, rows: np.ndarray, errors: np.ndarray) -> dict[int, CostObjective]:
-        """Find which objectives are costs, by comparing numbers; so the sampler needs no names.
+        """Find out which objectives are costs by comparing numbers, so that the sampler needs no names.
 
         Args:
             rows: evaluated architectures.

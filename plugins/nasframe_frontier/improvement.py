@@ -12,13 +12,13 @@ import numpy as np
 
 WINDOW = 16  # steps of the front that count, from a candidate's cost on
 DIRECTIONS = 64  # in which the volume is measured if it has no closed form
-ELITE = 12  # how many of the best a search with one objective follows
+ELITE = 12  # number of the best that a search with one objective follows
 _CDF_POINTS = np.linspace(-8.0, 8.0, 4001)
 _CDF_VALUES = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _CDF_POINTS])
 
 
 class Warp:
-    """Turns errors into standardised logarithms, which tell apart finely what is almost best.
+    """Turns errors into standardised logarithms, which resolve small differences among the best.
 
     Args:
         errors: ``(points, kinds)``, to be minimised.
@@ -35,7 +35,7 @@ class Warp:
         self.targets = (logs - self.center) / self.width
 
     def errors(self, targets: np.ndarray) -> np.ndarray:
-        """Return the errors that targets stand for."""
+        """Return the errors of targets, the inverse of the transformation."""
         return self.floor + np.exp(self.center + targets * self.width)
 
 
@@ -95,7 +95,7 @@ class Gain:
 def expected_improvement(levels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, warp: Warp) -> np.ndarray:
     """Return by how much an error with normal logarithm is expected to be below each of some levels.
 
-    ``E[max(0, t − e)] = (t − f)·Φ(u) − exp(μ + σ²/2)·Φ(u − σ)``, in which ``e = f + exp(N(μ, σ²))`` and
+    ``E[max(0, t − e)] = (t − f)·Φ(u) − exp(μ + σ²/2)·Φ(u − σ)`` with ``e = f + exp(N(μ, σ²))`` and
     ``u = (ln(t − f) − μ) / σ``.
 
     Args:

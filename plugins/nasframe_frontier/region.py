@@ -47,7 +47,7 @@ class Region:
         return self.within.keep is not None
 
     def contains(self, row: np.ndarray) -> bool:
-        """Tell whether an architecture is in the region."""
+        """Whether an architecture is in the region."""
         if self.conditional:
             return self.within.contains(self.codes.arch(row))
         is_allowed = self.place[self.knobs, row] >= 0
@@ -100,11 +100,11 @@ class Region:
         places = np.concatenate([place, wild])
         return self.codes.settled(self.values[self.knobs, places])
 
-    def least(self, valuations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return, for each of ``(rows, width)`` valuations, the architecture with the least value at every knob.
+    def cheapest(self, valuations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return, for each of ``(rows, width)`` valuations, the architecture with the smallest value at every knob.
 
-        Knobs that others depend on are drawn at random: their own value says little, since what they are worth depends
-        on these others.
+        Knobs that others depend on are drawn at random: their own value says little, since their worth depends on these
+        others.
         """
         columns = self.codes.starts[:, None] + self.values
         is_padding = np.arange(self.values.shape[1]) >= self.count[:, None]

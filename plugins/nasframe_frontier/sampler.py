@@ -43,12 +43,12 @@ class FrontierSampler:
     proposes nothing.
 
     Args:
-        domain: what to propose from; it has knobs.
+        domain: the domain to propose from; it has knobs.
         seed: draws architectures and candidates.
         costs: exact costs, a function from archs to ``(archs, costs)``.
-        start: random architectures before the model is used; default: knobs + 2.
-        candidates: how many are compared for a proposal.
-        memory: how many evaluated architectures the model holds at most.
+        start: number of random architectures before the model is used; default: knobs + 2.
+        candidates: number of candidates that are compared for a proposal.
+        memory: largest number of evaluated architectures that the model holds.
 
     Raises:
         UsageError: the domain has no knobs, or an option is out of range.
@@ -82,7 +82,7 @@ class FrontierSampler:
         self.start("", 0)
 
     def start(self, stage: str, total: int) -> None:
-        """Forget everything: a loss on a batch and a metric on a split are not comparable."""
+        """Forget everything, because a loss on a batch and a metric on a split are not comparable."""
         # Evaluations, in order; the three lists have one entry for each.
         self.rows: list[np.ndarray] = []
         self.errors: list[list[float]] = []  # objectives, to be minimised
@@ -92,9 +92,9 @@ class FrontierSampler:
 
         self.model = Surrogate(self.codes, self.capacity)
         self.held: list[int] = []  # positions of the evaluations that the model holds
-        self.block = 0  # how many of them it took at once, the others were appended
-        self.heard = 0  # how many evaluations it has seen
-        self.refit = 0  # at how many evaluations its kernel is chosen again
+        self.block = 0  # number of them that it took at once; the others were appended
+        self.heard = 0  # number of evaluations that it has seen
+        self.refit = 0  # number of evaluations at which its kernel is chosen again
         self.exact: dict[int, CostObjective] | None = None  # objectives that are costs, once it is known
         self.regions: list[Region] = []  # the last used comes last
 
@@ -317,9 +317,10 @@ class FrontierSampler:
         additive = self.candidates // 4
         valuations = self._valuations(additive)
         children = region.children(self.candidates - additive, self.rng)
-        rows = np.concatenate([children, region.least(valuations, self.rng)])
+        rows = np.concatenate([children, region.cheapest(valuations, self.rng)])
         last_of = {row.tobytes(): position for position, row in enumerate(rows)}
-        return rows[[position for key, position in last_of.items() if key not in self.seen]]
+        new = [position for key, position in last_of.items() if key not in self.seen]
+        return rows[new]
 
     def _valuations(self, count: int) -> np.ndarray:
         """Return what each value of each knob adds to the error, ``(count, width)``.
@@ -339,7 +340,7 @@ class FrontierSampler:
         return valuations
 
     def _learn(self, region: Region) -> Gain:
-        """Bring the model up to date; return the measure of improvement in this region."""
+        """Bring the model up to date, and return the measure of improvement in this region."""
         self.costs.fit_table()
         self._hold_new_evaluations(region)
         if self.exact is None:
@@ -356,7 +357,7 @@ class FrontierSampler:
         return Gain(warp, predicted, region.front, self._reference(region, errors), self.rng)
 
     def _hold_new_evaluations(self, region: Region) -> None:
-        """Append what is new to the model; if its memory is full, choose what it holds from now on."""
+        """Append new evaluations to the model; if its memory is full, choose which ones it holds from now on."""
         oldest = max(self.heard, len(self.rows) - RECENT)
         new = list(range(oldest, len(self.rows)))
         self.heard = len(self.rows)
@@ -385,7 +386,7 @@ class FrontierSampler:
         return reference
 
     def _errors(self, positions: Sequence[int], region: Region) -> np.ndarray:
-        """Return the errors of evaluations; what failed or violates a constraint is as bad as the worst."""
+        """Return the errors of evaluations; those that failed or violate a constraint are as bad as the worst."""
         errors = np.array([self.errors[position] for position in positions])
         is_broken = np.array([self.violations[position] > 0 for position in positions])
         if is_broken.any():
@@ -440,7 +441,7 @@ class _Candidates:
         errors: predicted or exact, ``(rows, objectives)``.
         mean: posterior means of the warped errors, ``(rows, predicted)``.
         variance: posterior variances, ``(rows,)``.
-        white: what covariances are computed from.
+        white: L⁻¹k, from which covariances are computed.
     """
 
     rows: np.ndarray
@@ -452,7 +453,8 @@ class _Candidates:
 
     def at(self, index: list[int] | slice) -> _Candidates:
         """Return some of the candidates."""
-        return _Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
+        arrays = [getattr(self, field.name)[index] for field in fields(self)]
+        return _Candidates(*arrays)
 
 
 def _errors_of(trial: Trial) -> list[float]:

@@ -17,6 +17,8 @@ from nasframe.nn.groups import Grouped
 from nasframe.records import Count, NonNegative
 from nasframe.units import share
 from nasframe_hspg.stage import (
+    NOTHING_FORMER,
+    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -49,42 +51,51 @@ class HESSO(GroupModifier):
     the norm over the size; and ∇ is the direction of the stage's optimiser in one step, before AdamW's weight decay.
 
     Args:
-        target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
-            no group, of the encoder's parameters. One share, or one for each kind.
+        target: the share of the groups of each kind that stays, and so, but for biases and norms that belong to no
+            group, the share of the encoder's parameters. One share, or one for each kind.
         start: the share of the steps before the first period.
-        until: the share of the steps at which the last period ends.
-        periods: P; never more than there are steps.
-        criteria: weights of the criteria, where what is not named does not count, or ``published``. Default: all five
+        ramp_end: the share of the steps after which the last period ends.
+        periods: P; at most as many as there are steps.
+        criteria: weights of the criteria, of which those not named do not count, or ``published``. Default: all five
             alike, as described above.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.
-        least: the share of each layer's groups that always stays; default: none of an encoder's.
+        min_kept: the share of each layer's groups that always stays; default: none of an encoder's.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
-            kernels that ask for it; zero ones fill it up.
+            kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
+        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share or a weight out of range.
     """
 
     name = "hesso"
+    target: float | dict[str, float]
 
     def __init__(
         self,
         target: Shares = "50%",
         start: Share = "10%",
-        until: Share = "60%",
+        ramp_end: Share = "60%",
         periods: Count = 10,
         criteria: Literal["published"] | dict[Criterion, NonNegative] | None = None,
         batches: Count = 1,
-        least: Share | None = None,
+        min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
+        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        super().__init__(units, least, divisible)
-        self.target, self.periods, self.batches = shares("target", target), periods, batches
-        self.start, self.until = share("start", start, ends=True), share("until", until, ends=True)
-        if self.until <= self.start:
-            raise UsageError(f"hesso: until {until!r} is not after start {start!r}, when the first period begins.")
+        ramp_end = former.read("hesso", "until", "ramp_end", ramp_end)
+        super().__init__(units, former.read("hesso", "least", "min_kept", min_kept), divisible)
+        self.target = shares("target", target)
+        self.periods = periods
+        self.batches = batches
+        self.start = share("start", start, ends=True)
+        self.ramp_end = share("ramp_end", ramp_end, ends=True)
+        if self.ramp_end <= self.start:
+            raise UsageError(
+                f"hesso: ramp_end {ramp_end!r} is not after start {start!r}, when the first period begins."
+            )
         self.published = criteria == PUBLISHED
         self.criteria: Mapping[str, float] = ALL
         if isinstance(criteria, Mapping):
@@ -93,18 +104,19 @@ class HESSO(GroupModifier):
             raise UsageError("hesso: batches: the published criteria are those of one step. Expected 1.")
         if not any(self.criteria.values()) or min(self.criteria.values()) < 0:
             raise UsageError("hesso: criteria: expected weights of 0 or more, and one above 0.")
-        if foreign := self.criteria.keys() - ALL.keys():
+        foreign = self.criteria.keys() - ALL.keys()
+        if foreign:
             raise UsageError(f"hesso: no criteria {', '.join(sorted(foreign))}. Expected {', '.join(ALL)}.")
 
     def on_start(self, job: TrainJob) -> None:
-        """Find the groups, how many of each kind shall become zero, and the periods' first steps."""
+        """Find the groups, how many of each kind are to become zero, and the periods' first steps."""
         super().on_start(job)
         x = self.groups
         stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
         self.cap = numbers(x) - (numbers(x) * stay).round()
         self.check(self.cap, "target")
         first = min(round(self.start * job.total), job.total - 1)
-        last = max(round(self.until * job.total), first + 1)
+        last = max(round(self.ramp_end * job.total), first + 1)
         periods = min(self.periods, last - first)
         self.begins = [first + p * (last - first) // periods for p in range(periods + 1)]
         self.chosen = torch.zeros_like(x.unit, dtype=torch.bool)
@@ -114,39 +126,49 @@ class HESSO(GroupModifier):
         self.old: list[torch.Tensor] = []
 
     def on_gradients(self, step: Step) -> None:
-        """Follow the criteria that need gradients, and choose at the beginning of a period."""
+        """Add up the criteria that need gradients, and choose groups at the beginning of a period."""
         self.groups.bind()
         self.old = []
         if self.published:
             if self.begins[0] <= step.index < self.begins[-1] and self.period(step) >= self.added:
                 self.old = [tensor.detach().clone() for tensor in self.groups.tensors]
             return
-        coming = next((p for p, begin in enumerate(self.begins[:-1]) if begin >= step.index), None)
-        if coming is None or step.index <= self.begins[coming] - self.batches:
+        coming = [period for period, begin in enumerate(self.begins[:-1]) if begin >= step.index]
+        if not coming:
+            return
+        period = coming[0]
+        if step.index <= self.begins[period] - self.batches:
             return
         x = self.groups
-        gradients, tiny = x.cut([step.job.reduce(g) for g in x.gradients()]), torch.finfo(x.sizes.dtype).tiny
+        tiny = torch.finfo(x.sizes.dtype).tiny
+        gradients = x.cut([step.job.reduce(gradient) for gradient in x.gradients()])
         leads = x.dots(x.views, gradients).detach()
         lengths = (x.squares().detach() * x.squares(gradients)).sqrt().clamp(min=tiny)
         self.cosine += 1 - leads / lengths
         self.taylor += leads.abs()
-        if step.index == self.begins[coming]:
-            self.add(coming, self.weighted())
+        if step.index == self.begins[period]:
+            self.add(period, self.weighted())
 
     @torch.no_grad()
     def weighted(self) -> torch.Tensor:
         """Return the weighted sum of the criteria, each scaled to 0 … 1 within its kind."""
         x = self.groups
-        norms, taylor = x.squares().sqrt(), self.taylor / self.batches
-        values = {"magnitude": norms, "mean_magnitude": norms / x.sizes.sqrt(), "cosine": self.cosine}
-        values |= {"taylor": taylor, "taylor2": taylor.square() / 2}
+        norms = x.squares().sqrt()
+        taylor = self.taylor / self.batches
+        values = {
+            "magnitude": norms,
+            "mean_magnitude": norms / x.sizes.sqrt(),
+            "cosine": self.cosine,  # a sum over the batches; scaling makes it a mean
+            "taylor": taylor,
+            "taylor2": taylor.square() / 2,
+        }
         saliency = torch.zeros_like(norms)
         for criterion, weight in self.criteria.items():
-            saliency += weight * spread(values[criterion], x.unit, len(self.cap))
+            saliency += weight * spread(values[criterion], x.unit, len(self.cap))  # (H15)
         return saliency
 
     def add(self, period: int, saliency: torch.Tensor) -> None:
-        """Add the least salient groups to those that go, so that (p + 1) / P of all that shall go are among them."""
+        """Choose the least salient groups, so that (p + 1) / P of all that are to go are chosen."""
         x = self.groups
         self.frozen |= self.chosen
         goal = (self.cap * (period + 1) / (len(self.begins) - 1)).round()
@@ -156,8 +178,9 @@ class HESSO(GroupModifier):
         self.added = period + 1
 
     def period(self, step: Step) -> int:
-        """Return the period in which a step is; one more than the last where all are over."""
-        return max(period for period, begin in enumerate(self.begins) if begin <= step.index)
+        """Return the period that a step is in, P after the last one."""
+        begun = [period for period, begin in enumerate(self.begins) if begin <= step.index]
+        return begun[-1]
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -166,13 +189,14 @@ class HESSO(GroupModifier):
             return
         period = self.period(step)
         if self.old:
-            self.add(period, published(self.groups, self.old, direction(step, self.old, self.groups.tensors)))
+            ways = direction(step, self.old, self.groups.tensors)
+            self.add(period, published(self.groups, self.old, ways))
         factor = 0.0
         if period < len(self.begins) - 1:
             left = self.begins[period + 1] - step.index
-            factor = (left - 1) / left
-        row = torch.where(self.chosen, factor, 1.0)
-        self.groups.scale_(torch.where(self.frozen, 0.0, row))
+            factor = (left - 1) / left  # (H18)
+        factors = torch.where(self.chosen, factor, 1.0)
+        self.groups.scale_(torch.where(self.frozen, 0.0, factors))
         if to_log(step):
             step.job.log(step.index + 1, zero_shares(self.groups, self.groups.zero()))
 
@@ -193,15 +217,18 @@ def published(groups: Grouped, weights: Sequence[torch.Tensor], ways: Sequence[t
     """Return the saliency of the published code: five criteria in equal parts, each over its norm over all groups.
 
     Args:
-        groups: where they lie.
+        groups: the groups.
         weights: x, the tensors before the step.
         ways: ∇, the optimiser's direction.
     """
-    x, nabla = groups.cut(weights), groups.cut(ways)
-    norms, leads = groups.squares(x).sqrt(), groups.dots(x, nabla)
+    x = groups.cut(weights)
+    nabla = groups.cut(ways)
+    norms = groups.squares(x).sqrt()
+    leads = groups.dots(x, nabla)
     cosine = leads / (norms + GUARD) / (groups.squares(nabla).sqrt() + GUARD)
-    criteria = [norms, norms / groups.sizes, cosine + 1, leads.abs(), leads.square() / 2]
+    criteria = [norms, norms / groups.sizes, cosine + 1, leads.abs(), leads.square() / 2]  # (H16)
     saliency = torch.zeros_like(norms)
     for values in criteria:
-        saliency += values / ((values.square().sum() + GUARD).sqrt() + GUARD) / len(criteria)
+        length = (values.square().sum() + GUARD).sqrt() + GUARD
+        saliency += values / length / len(criteria)  # (H19)
     return saliency

@@ -1,7 +1,7 @@
 """HSPG: half-space stochastic projected gradient (Chen et al., arXiv 2011.04868 and 2107.07467).
 
-``min f(x) + λ Σ_g w_g ‖x_g‖`` over groups g that can be removed. The optimiser of the stage, whatever it is, makes its
-step on f; what is meant here by a step is what it really did to the weights.
+``min f(x) + λ Σ_g w_g ‖x_g‖`` over groups g that can be removed. The optimiser of the stage, whichever it is, makes its
+step on f, from x to x'. The penalty's part comes after it, from what the step really did to the weights.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.records import Count, NonNegative, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
+    NOTHING_FORMER,
+    FormerOptions,
     GroupModifier,
     Share,
     Shares,
     Unit,
+    count,
     numbers,
     of_units,
     shares,
@@ -29,44 +32,48 @@ from nasframe_hspg.stage import (
     zero_shares,
 )
 
-GAIN, RAISE, MOST = 0.01, 0.1, 0.999  # of adaptive eps: the gain in zero groups below which it rises, by how much, to
+GAIN = 0.01  # in zero groups, as a share; if it is no more, an adaptive eps rises
+RAISE = 0.1
+MOST = 0.999
 
 
 class HSPG(GroupModifier):
     """Make groups of weights exactly zero: proximal steps first, then half-space steps that keep zeros.
 
-    Each step pulls a group's norm towards zero by the learning rate times λ w_g; in the second stage a group that the
-    whole step would turn round becomes zero for good. With ``target`` only so many groups are pulled as it still lacks,
-    those nearest to zero, and each kind's λ follows, by dual ascent, the share of groups that should be zero by then. A
-    kind that has reached its share is left alone.
+    Each step pulls a group's norm towards zero by the learning rate times λ w_g. In the second stage a group that the
+    whole step would turn round becomes zero for good. With ``target`` only the groups nearest to zero are pulled, as
+    many as the target still lacks, and each kind's λ follows, by dual ascent, the share of groups that should be zero
+    by then. A kind that has reached its share is left alone.
 
     Args:
-        penalty: λ, where dual ascent begins if there is a target.
-        target: what is to stay: a share of the groups of each kind, and so, but for biases and norms that belong to
-            no group, of the encoder's parameters. One share, or one for each kind. λ then pulls only as many groups as
-            are still to become zero, those nearest to it.
+        penalty: λ; with a target, dual ascent starts from it.
+        target: the share of the groups of each kind that stays, and so, but for biases and norms that belong to no
+            group, the share of the encoder's parameters. One share, or one for each kind. λ then pulls only the groups
+            nearest to zero, as many as are still to become zero.
         caps: instead of a target: the largest share of each kind that may become zero; default: all.
-        eps: in [0, 1): a group becomes zero where less than this part of it is left after a step.
-        adapt_eps: every so many steps, where no more than 1 % of the groups became zero since, eps rises by 0.1 for
-            kinds below their share; otherwise it goes back to ``eps``.
+        eps: in [0, 1): a group becomes zero if less than this part of it is left after a step.
+        adapt_eps: number of steps after which eps rises by 0.1 for kinds below their share, if no more than 1 % of the
+            groups became zero in them; otherwise it goes back to ``eps``.
         prox: N_P, the share of the steps that the first stage takes.
-        until: by when the target should be reached, a share of the steps.
-        rate: of dual ascent, in units that depend neither on the learning rate nor on the number of steps: how fast λ
-            changes where all groups of a kind are missing, over the λ that would bring the mean group to zero by
-            ``until``.
+        ramp_end: the share of the steps after which the target should be reached.
+        rate: rate of dual ascent, in units that depend neither on the learning rate nor on the number of steps: how
+            fast λ changes if all groups of a kind are missing, over the λ that would bring the mean group to zero by
+            ``ramp_end``.
         normalize: w_g is the square root of the number of a group's weights, so that λ pulls at the root mean square
             of heads and neurons alike; otherwise 1.
         decay_at: shares of the steps after which λ is divided by 10.
-        least: the share of each layer's groups that always stays; default: none of an encoder's.
+        min_kept: the share of each layer's groups that always stays; default: none of an encoder's.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
-            kernels that ask for it; zero ones fill it up.
+            kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
+        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
     """
 
     name = "hspg"
+    caps: float | dict[str, float]
 
     def __init__(
         self,
@@ -76,26 +83,33 @@ class HSPG(GroupModifier):
         eps: ShareBelowOne = 0.0,
         adapt_eps: Count | None = None,
         prox: Share = "20%",
-        until: Share = "80%",
+        ramp_end: Share = "80%",
         rate: NonNegative = 100.0,
         normalize: bool = True,
         decay_at: Sequence[Share] = (),
-        least: Share | None = None,
+        min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
+        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        super().__init__(units, least, divisible)
+        ramp_end = former.read("hspg", "until", "ramp_end", ramp_end)
+        super().__init__(units, former.read("hspg", "least", "min_kept", min_kept), divisible)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
         if target is not None and caps is not None:
             raise UsageError("hspg: target and caps both say how many groups may become zero. Expected one of them.")
         self.target = None if target is None else shares("target", target)
         self.caps = 1.0 if caps is None else shares("caps", caps, ends=True)
-        self.penalty, self.eps, self.adapt_eps, self.rate, self.normalize = penalty, eps, adapt_eps, rate, normalize
-        self.prox, self.until = share("prox", prox, ends=True), share("until", until, ends=True)
+        self.penalty = penalty
+        self.eps = eps
+        self.adapt_eps = adapt_eps
+        self.rate = rate
+        self.normalize = normalize
+        self.prox = share("prox", prox, ends=True)
+        self.ramp_end = share("ramp_end", ramp_end, ends=True)
         self.decay_at = [share("decay_at", at, ends=True) for at in decay_at]
-        if target is not None and self.until <= self.prox:
-            raise UsageError(f"hspg: until {until!r} is not after prox {prox!r}, when groups begin to stay zero.")
+        if target is not None and self.ramp_end <= self.prox:
+            raise UsageError(f"hspg: ramp_end {ramp_end!r} is not after prox {prox!r}, when groups begin to stay zero.")
 
     def on_start(self, job: TrainJob) -> None:
         """Find the groups, and how many of each kind may become zero."""
@@ -112,113 +126,138 @@ class HSPG(GroupModifier):
             self.check(self.cap, "target")
         self.lambdas = torch.full((len(x.units),), self.penalty, device=x.unit.device)
         self.epsilons = torch.full_like(self.lambdas, self.eps)
-        self.zeros_then = torch.zeros((), device=x.unit.device)  # zero groups at the last change of eps, as a share
-        self.old: list[torch.Tensor] = []
+        self.zeros_then = torch.zeros((), device=x.unit.device)  # the share of zero groups when eps was last adapted
+        self.old: list[torch.Tensor] = []  # x, while the optimiser makes its step
 
     def on_gradients(self, step: Step) -> None:
-        """Keep x_k, where the second stage will ask what the optimiser did to it."""
-        self.groups.bind()
-        if step.index >= round(self.prox * step.total):
-            x = self.groups
-            self.old = self.old or x.copy()
+        """Keep x in the second stage, which compares it with what the optimiser makes of it."""
+        x = self.groups
+        x.bind()
+        if self.in_first_stage(step):
+            return
+        self.old = self.old or x.copy()
 
-            def kept(old: torch.Tensor, now: torch.Tensor) -> list[torch.Tensor]:
-                return [square(old.copy_(now)), peak(old)]
+        def keep(old: torch.Tensor, now: torch.Tensor) -> list[torch.Tensor]:
+            old.copy_(now)
+            return [square(old), peak(old)]
 
-            self.squares, self.peaks = x.sums(kept, x.cut(self.old), x.views)
+        self.squares, self.peaks = x.sums(keep, x.cut(self.old), x.views)
+
+    def in_first_stage(self, step: Step) -> bool:
+        """Whether a step belongs to the proximal steps."""
+        return step.index < round(self.prox * step.total)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         """Make the penalty's part of the step."""
         if step.skipped:
             return
-        decay = 0.1 ** sum(step.index >= round(at * step.total) for at in self.decay_at)
-        if step.index < round(self.prox * step.total):
-            zero = self.prox_step(step.lr * decay)
+        decays = [at for at in self.decay_at if step.index >= round(at * step.total)]
+        alpha = step.lr * 0.1 ** len(decays)
+        if self.in_first_stage(step):
+            zero = self.prox_step(alpha)
         else:
-            zero = self.half_space_step(step.lr * decay)
+            zero = self.half_space_step(alpha)
             self.ascend(step, zero)
             self.adapt(step, zero)
         if to_log(step):
-            lambdas = dict(zip(self.groups.units, self.lambdas.tolist(), strict=True))
-            step.job.log(
-                step.index + 1, zero_shares(self.groups, zero) | {f"lambda_{u}": v for u, v in lambdas.items()}
-            )
+            values = zero_shares(self.groups, zero)
+            for unit, value in zip(self.groups.units, self.lambdas.tolist(), strict=True):
+                values[f"lambda_{unit}"] = value
+            step.job.log(step.index + 1, values)
 
     def prox_step(self, alpha: float) -> torch.Tensor:
-        """x_g ← max(0, 1 − α λ w_g / ‖v_g‖) v_g, with v what the optimiser made of x; return what is zero."""
+        """x_g ← max(0, 1 − α λ w_g / ‖x'_g‖) x'_g; return which groups are zero."""
         x = self.groups
         squares, peaks = x.sums(lambda view: [square(view), peak(view)], x.views)
-        zero, norms = peaks == 0, torch.where(squares == 0, peaks, squares.sqrt())
-        factor = group_shrinkage(norms, alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero))
-        kept_back = (factor == 0) & ~zero & ~self.within(norms, (factor == 0) & ~zero, zero)
+        zero = peaks == 0
+        norms = norms_of(squares, peaks)
+        pull = alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero)
+        factor = group_shrinkage(norms, pull)  # (H6)
+        ending = (factor == 0) & ~zero
+        kept_back = ending & ~self.within(norms, ending, zero)
         x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))
         return (factor == 0) & ~kept_back
 
     def half_space_step(self, alpha: float) -> torch.Tensor:
-        """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return what is zero."""
-        x, squares = self.groups, self.squares
-        zero = self.peaks == 0  # zero groups stay zero
-        norms = torch.where(squares == 0, self.peaks, squares.sqrt())  # squares of tiny weights may not be told from 0
+        """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return those zero."""
+        x = self.groups
+        squares = self.squares
+        zero = self.peaks == 0
+        norms = norms_of(squares, self.peaks)
         self.size = (norms / self.weights).mean()
         open_ = self.pulled(norms, zero)
         pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights / norms, 0)
-        some = bool(zero.any())
+        some_are_zero = bool(zero.any())
 
-        def made(v: torch.Tensor, old: torch.Tensor, pull: torch.Tensor, stays: torch.Tensor) -> list[torch.Tensor]:
-            v = v.mul_(stays) if some else v
-            return [dot(v.addcmul_(old, pull, value=-1), old)]
+        def move(v: torch.Tensor, old: torch.Tensor, pull: torch.Tensor, stays: torch.Tensor) -> list[torch.Tensor]:
+            if some_are_zero:
+                v.mul_(stays)  # (H8)
+            v.addcmul_(old, pull, value=-1)
+            return [dot(v, old)]  # (H7)
 
-        (dots,) = x.sums(made, x.views, x.cut(self.old), x.each(pull), x.each((~zero).to(pull.dtype)))
+        stays = (~zero).to(pull.dtype)
+        (dots,) = x.sums(move, x.views, x.cut(self.old), x.each(pull), x.each(stays))
         crossing = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
         leaving = self.within(dots / squares, crossing, zero)
         x.clear_(leaving)
-        if (kept_back := crossing & ~leaving).any():  # for these there is no room: they get x', not turned round
-            for v, old, back in zip(x.views, x.cut(self.old), x.each(torch.where(kept_back, pull, 0)), strict=True):
-                v.addcmul_(old, back)
+        kept_back = crossing & ~leaving
+        if kept_back.any():  # there is no room for these: they get x', because the pull would have turned them round
+            back = x.each(torch.where(kept_back, pull, 0))
+            for v, old, part in zip(x.views, x.cut(self.old), back, strict=True):
+                v.addcmul_(old, part)
         return zero | leaving
 
     def pulled(self, norms: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        """Tell which groups are pulled: all of kinds below their cap, or as many as a target lacks, nearest to zero."""
+        """Return which groups are pulled: all of kinds below their cap, or the nearest to zero that a target lacks."""
         if self.target is None:
             return ~zero & (self.room(zero) > 0)[self.groups.unit]
-        return self.within(norms / self.weights, ~zero, zero)  # λ rises until these are zero; others keep their norm
+        return self.within(
+            norms / self.weights, ~zero, zero
+        )  # λ rises until these are zero; the others keep their norm
 
     def room(self, zero: torch.Tensor) -> torch.Tensor:
-        """Count how many groups of each kind may still become zero."""
-        return self.cap - torch.bincount(self.groups.unit, zero.float(), len(self.cap))
+        """Return how many groups of each kind may still become zero."""
+        return self.cap - count(self.groups, zero)
 
     def within(self, scores: torch.Tensor, candidates: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        """Choose of the groups that would become zero as many of the lowest scores as the caps leave room for."""
+        """Return the groups of the lowest scores among the candidates, as many as the caps leave room for."""
         return self.choose(scores, candidates, zero, self.room(zero))
 
     def ascend(self, step: Step, zero: torch.Tensor) -> None:
         """Dual ascent: λ ← max(0, λ + ρ · (share that should be zero by now − share that is))."""
         if self.target is None:
             return
+        ramp = self.ramp_end - self.prox
         done = (step.index + 1) / step.total
-        part = min(1.0, (done - self.prox) / (self.until - self.prox))
-        found = torch.bincount(self.groups.unit, zero.float(), len(self.cap))
-        steps = max((self.until - self.prox) * step.total, 1)
+        part = min(1.0, (done - self.prox) / ramp)
+        steps = max(ramp * step.total, 1)
         rho = self.rate * self.size / (step.lr * steps) / steps
-        self.lambdas = (self.lambdas + rho * (part * self.cap - found) / self.number).clamp(min=0)
+        missing = part * self.cap - count(self.groups, zero)
+        self.lambdas = (self.lambdas + rho * missing / self.number).clamp(min=0)  # (H10)
 
     def adapt(self, step: Step, zero: torch.Tensor) -> None:
-        """Raise eps where zero groups come too slowly."""
+        """Raise the eps of kinds below their share if zero groups come too slowly, else set it back."""
         if self.adapt_eps is None or (step.index + 1) % self.adapt_eps:
             return
         share_now = zero.float().mean()
         slow = share_now - self.zeros_then <= GAIN
-        below = torch.bincount(self.groups.unit, zero.float(), len(self.cap)) < self.cap
-        raised = (self.epsilons + RAISE).clamp(max=MOST)
+        below = count(self.groups, zero) < self.cap
+        raised = (self.epsilons + RAISE).clamp(max=MOST)  # (H9)
         self.epsilons = torch.where(slow & below, raised, torch.full_like(raised, self.eps))
         self.zeros_then = share_now
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what dual ascent and the adaptation of eps have come to; what is zero is seen from the weights."""
+        """Return λ, eps and when it was adapted; the weights show which groups are zero."""
         return {"lambdas": self.lambdas, "epsilons": self.epsilons, "zeros_then": self.zeros_then}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Go on from a state that ``state_dict`` returned."""
         for name, value in state.items():
-            setattr(self, name, value.to(getattr(self, name, value).device))
+            device = getattr(self, name, value).device
+            setattr(self, name, value.to(device))
+
+
+def norms_of(squares: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
+    """Return the norms of groups; squares of tiny weights round to 0, and then the largest magnitude stands in."""
+    return torch.where(squares == 0, peaks, squares.sqrt())

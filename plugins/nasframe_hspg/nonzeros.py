@@ -1,4 +1,4 @@
-"""How many weights of the encoder are not zero: what element-wise methods reduce, as shapes stay what they are."""
+"""Estimator ``encoder_nonzeros``: element-wise methods reduce the number of nonzero weights, not shapes."""
 
 from __future__ import annotations
 

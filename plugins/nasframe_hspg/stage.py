@@ -1,8 +1,13 @@
-"""What the sparse optimisers share: shares of groups, the stage they go with, how zero groups leave."""
+"""The common part of the sparse optimisers: shares of groups, the choice among them, and how zero groups leave.
+
+``GroupModifier`` is their base. The functions below it read options and score, choose and count groups.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -21,41 +26,92 @@ Unit: TypeAlias = Literal["heads", "ffn"]
 Share: TypeAlias = ShareText
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
-CHANNELS = 0.1  # of each layer of a network without shortcuts stay
+CHANNELS = 0.1  # of each layer stay in a network without shortcuts, where nothing gets past a layer that is gone
+
+
+@dataclass(frozen=True)
+class FormerUntil:
+    """An option by its name in earlier versions, ``None`` if it is not given.
+
+    Args:
+        until: deprecated; it is ``ramp_end`` now.
+    """
+
+    until: Share | None = None
+
+    def read(self, method: str, former: str, name: str, value: Any) -> Any:
+        """Return the value of an option that was renamed, with a warning if it is given by its former name."""
+        given = getattr(self, former)
+        if given is None:
+            return value
+        text = f"modifier {method!r}: {former} is deprecated; it is {name!r} now."
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        return given
+
+
+@dataclass(frozen=True)
+class FormerOptions(FormerUntil):
+    """Options by their names in earlier versions, ``None`` if they are not given.
+
+    Args:
+        until: deprecated; it is ``ramp_end`` now.
+        least: deprecated; it is ``min_kept`` now.
+    """
+
+    least: Share | None = None
+
+
+NO_UNTIL = FormerUntil()
+NOTHING_FORMER = FormerOptions()
 
 
 class GroupModifier(Modifier):
-    """A modifier that makes groups of weights zero; at the end they come last, and the others are its answer.
+    """A modifier that makes groups of weights zero; at the end they come last, and it returns the sizes of the others.
 
     Args:
         units: which kinds of groups; ``None`` is all that the network has.
-        least: the share of each layer's groups that always stays; ``None`` is none of an encoder's, which has a
+        min_kept: the share of each layer's groups that always stays; ``None`` is none of an encoder's, which has a
             shortcut around each layer, and a tenth of channels.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this.
     """
 
     name = "groups"
-    answers = True
+    returns_arch = True
     cap: torch.Tensor  # how many groups of each kind may become zero
+    target: float | dict[str, float] | None = None
+    caps: float | dict[str, float] | None = None
 
-    def __init__(self, units: Sequence[str] | None, least: Share | None = None, divisible: int = 1) -> None:
-        self.units, self.divisible = units, divisible
-        self.least = None if least is None else share("least", least, ends=True)
+    def __init__(self, units: Sequence[str] | None, min_kept: Share | None = None, divisible: int = 1) -> None:
+        self.units = units
+        self.divisible = divisible
+        self.min_kept = None if min_kept is None else share("min_kept", min_kept, ends=True)
 
     def on_start(self, job: TrainJob) -> None:
         """Find the groups."""
         whole_network(job, self.name)
-        self.groups = x = Grouped(job.net, removable_groups(job.net, self.units))
-        if x.units != ["channels"]:
+        x = Grouped(job.net, removable_groups(job.net, self.units))
+        self.groups = x
+        of_channels = x.units == ["channels"]
+        if not of_channels:
             free_to_reorder(job, self.name)
-        least = CHANNELS * (x.units == ["channels"]) if self.least is None else self.least
-        self.guarded = least > 0
-        self.free = torch.tensor([int(count * (1 - least)) for count in x.counts], device=x.unit.device)
+        min_kept = self.min_kept
+        if min_kept is None:
+            min_kept = CHANNELS if of_channels else 0.0
+        self.guarded = min_kept > 0
+        removable = [int(count * (1 - min_kept)) for count in x.counts]
+        self.free = torch.tensor(removable, device=x.unit.device)
 
     def choose(
         self, scores: torch.Tensor, candidates: torch.Tensor, gone: torch.Tensor, room: torch.Tensor
     ) -> torch.Tensor:
-        """Choose the candidates of the lowest scores: as many of each kind as there is room for, within the guard."""
+        """Choose the candidates of the lowest scores.
+
+        Args:
+            scores: ``(groups,)``.
+            candidates: ``(groups,)`` booleans: which may be chosen.
+            gone: ``(groups,)`` booleans: which have left already.
+            room: ``(kinds,)`` how many of each kind may be chosen. Fewer are if a layer would keep too little.
+        """
         if not candidates.any():
             return candidates
         x = self.groups
@@ -65,41 +121,52 @@ class GroupModifier(Modifier):
         return lowest(scores, candidates, x.unit, room)
 
     def check(self, cap: torch.Tensor, option: str) -> None:
-        """Refuse a goal that the guard of the layers does not leave room for."""
-        kinds = torch.tensor([self.groups.units.index(g.unit) for g in self.groups.groups], device=cap.device)
-        if (torch.bincount(kinds, self.free.float(), len(cap)) < cap).any():
-            raise UsageError(f"{self.name}: {option} and least do not go together: too little of a layer may go.")
+        """Refuse a goal for which too much of the layers has to stay.
+
+        Raises:
+            UsageError: fewer groups may go than the goal asks for.
+        """
+        kinds = [self.groups.units.index(g.unit) for g in self.groups.groups]
+        removable = torch.bincount(torch.tensor(kinds, device=cap.device), self.free.float(), len(cap))
+        if (removable < cap).any():
+            raise UsageError(f"{self.name}: {option} and min_kept do not go together: too little of a layer may go.")
 
     def on_plan(self, job: TrainJob) -> None:
-        """Refuse stages that this does not go with, and kinds of groups that the network does not have."""
+        """Refuse stages that this does not go with, and kinds of groups that the network does not have.
+
+        Raises:
+            UsageError: it says which.
+        """
         whole_network(job, self.name)
         if job.net is None:
             return
         units = list(dict.fromkeys(group.unit for group in removable_groups(job.net, self.units)))
         if units != ["channels"]:
             free_to_reorder(job, self.name)
-        for option in ("target", "caps"):
-            if isinstance(value := getattr(self, option, None), Mapping):
+        for option, value in (("target", self.target), ("caps", self.caps)):
+            if isinstance(value, Mapping):
                 of_units(f"{self.name}: {option}", value, units, 1.0)
 
     def on_finish(self, job: TrainJob) -> dict[str, Any]:
-        """Make zero what a target still lacks, bring zeros to the end, and answer with the sizes of all others."""
-        if getattr(self, "target", None) is not None:
+        """Make zero what a target still lacks, bring zeros to the end, and return the sizes of all others."""
+        if self.target is not None:
             self.complete(job)
         return settled(job, self.groups, self.divisible)
 
     @torch.no_grad()
     def complete(self, job: TrainJob) -> None:
-        """Make as many groups zero as the target still lacks, those nearest to it; their shares are logged."""
+        """Make as many groups zero as the target still lacks, those nearest to it, and log their shares."""
         x = self.groups
         x.bind()
-        squares, zero = x.squares(), x.zero()
-        missing = (self.cap - torch.bincount(x.unit, zero.float(), len(self.cap))).clamp(min=0)
-        if missing.any():
-            x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
-            late = (missing / numbers(x)).tolist()
-            job.log(job.total, {f"late_{unit}": part for unit, part in zip(x.units, late, strict=True)})
-            job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
+        squares = x.squares()
+        zero = x.zero()
+        missing = (self.cap - count(x, zero)).clamp(min=0)
+        if not missing.any():
+            return
+        x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
+        late = (missing / numbers(x)).tolist()
+        job.log(job.total, {f"late_{unit}": part for unit, part in zip(x.units, late, strict=True)})
+        job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
 
 
 def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, float]:
@@ -110,14 +177,15 @@ def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, 
 
 
 def of_units(option: str, value: float | Mapping[str, float], units: Sequence[str], rest: float) -> list[float]:
-    """Return a share for each kind of groups that a network has; ``rest`` for those not named.
+    """Return a share for each kind of groups that a network has, ``rest`` for those not named.
 
     Raises:
         UsageError: a kind is named that the network does not have, or was not chosen.
     """
     if not isinstance(value, Mapping):
         return [value] * len(units)
-    if foreign := value.keys() - set(units):
+    foreign = value.keys() - set(units)
+    if foreign:
         raise UsageError(f"{option}: there are no groups {', '.join(sorted(foreign))!r}. Expected {', '.join(units)}.")
     return [value.get(unit, rest) for unit in units]
 
@@ -127,8 +195,13 @@ def numbers(groups: Grouped) -> torch.Tensor:
     return torch.bincount(groups.unit, minlength=len(groups.units))
 
 
+def count(groups: Grouped, which: torch.Tensor) -> torch.Tensor:
+    """Return how many groups of each kind a ``(groups,)`` mask has, ``(kinds,)``."""
+    return torch.bincount(groups.unit, which.float(), len(groups.units))
+
+
 def lowest(scores: torch.Tensor, candidates: torch.Tensor, kind: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """Choose, of each kind, at most so many candidates: those of the lowest scores.
+    """Choose the candidates of the lowest scores, at most a given number of each kind.
 
     Args:
         scores: ``(groups,)``.
@@ -136,14 +209,17 @@ def lowest(scores: torch.Tensor, candidates: torch.Tensor, kind: torch.Tensor, r
         kind: ``(groups,)`` kind of each.
         room: ``(kinds,)`` how many may be chosen.
 
-    >>> scores, everyone, kinds = torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.ones(4, dtype=torch.bool), torch.tensor
-    >>> lowest(scores, everyone, kinds([0, 0, 0, 1]), kinds([2, 0])).tolist()
+    >>> scores = torch.tensor([3.0, 1.0, 2.0, 0.0])
+    >>> everyone = torch.ones(4, dtype=torch.bool)
+    >>> lowest(scores, everyone, kind=torch.tensor([0, 0, 0, 1]), room=torch.tensor([2, 0])).tolist()
     [False, True, True, False]
     """
+    # the rank of a group within its kind is its place in the order by kind and score, less the first place of its kind
     order = torch.where(candidates, scores, torch.inf).argsort(stable=True)
-    order = order[kind[order].argsort(stable=True)]  # by kind, and by score within each
-    numbers = torch.bincount(kind, minlength=len(room))
-    place = torch.arange(len(order), device=order.device) - (numbers.cumsum(0) - numbers)[kind[order]]
+    order = order[kind[order].argsort(stable=True)]
+    of_kind = torch.bincount(kind, minlength=len(room))
+    first = of_kind.cumsum(0) - of_kind
+    place = torch.arange(len(order), device=order.device) - first[kind[order]]
     rank = torch.empty_like(order).scatter_(0, order, place)
     return candidates & (rank < room[kind])
 
@@ -156,11 +232,12 @@ def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor
     """
     low = scores.new_full((kinds,), torch.inf).scatter_reduce(0, unit, scores, "amin")
     high = scores.new_full((kinds,), -torch.inf).scatter_reduce(0, unit, scores, "amax")
-    return (scores - low[unit]) / (high - low)[unit].clamp(min=torch.finfo(scores.dtype).tiny)
+    tiny = torch.finfo(scores.dtype).tiny  # all of a kind alike: 0
+    return (scores - low[unit]) / (high - low)[unit].clamp(min=tiny)
 
 
 def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return ∇, the way that the optimiser of the stage went: (x − x') / α, for AdamW without its decoupled decay.
+    """Return ∇, the direction that the stage's optimiser took: (x − x') / α, for AdamW without its decoupled decay.
 
     Args:
         step: the step that was made.
@@ -171,8 +248,11 @@ def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.
     if isinstance(step.optimizer, torch.optim.AdamW):
         for group in step.optimizer.param_groups:
             decays |= {id(parameter): group["weight_decay"] for parameter in group["params"]}
-    rows = zip(before, after, strict=True)
-    return [(old - new.detach()) / step.lr - decays.get(id(new), 0.0) * old for old, new in rows]
+    ways = []
+    for old, new in zip(before, after, strict=True):
+        decay = decays.get(id(new), 0.0)
+        ways.append((old - new.detach()) / step.lr - decay * old)  # (H17)
+    return ways
 
 
 def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any]:
@@ -184,7 +264,7 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
     Args:
         job: the stage.
         groups: of its network.
-        divisible: what each layer's number of neurons is a multiple of; zero ones fill it up.
+        divisible: each layer's number of neurons is rounded up to a multiple of this; zero ones fill it up.
 
     Raises:
         VerificationError: the two differ.
@@ -199,7 +279,8 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
     def remove() -> dict[str, Any]:
         arch = zeros_last(job.net, masks)
         for i, full in enumerate(blueprint(job.net)["layers"]):
-            arch[f"ffn.{i}"] = min(-(-arch[f"ffn.{i}"] // divisible) * divisible, full["ffn"])
+            rounded_up = -(-arch[f"ffn.{i}"] // divisible) * divisible
+            arch[f"ffn.{i}"] = min(rounded_up, full["ffn"])
         return arch
 
     job.log(job.total, zero_shares(groups, zero))
@@ -208,8 +289,8 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
 
 def zero_shares(groups: Grouped, zero: torch.Tensor) -> dict[str, float]:
     """Return the share of zero groups of each kind, by the name it is logged under."""
-    found = torch.bincount(groups.unit, zero.float(), len(groups.units)) / numbers(groups)
-    return {f"zero_{unit}": part for unit, part in zip(groups.units, found.tolist(), strict=True)}
+    parts = (count(groups, zero) / numbers(groups)).tolist()
+    return {f"zero_{unit}": part for unit, part in zip(groups.units, parts, strict=True)}
 
 
 def to_log(step: Step) -> bool:

@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tries the wrapper: with an Optuna sampler that takes little time of its own."""
+"""The trials with which ``nasframe plugins check`` tries the wrapper: by an Optuna sampler that takes little time."""
 
 from __future__ import annotations
 

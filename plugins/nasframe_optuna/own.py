@@ -30,17 +30,17 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 class NasframeSampler(BaseSampler):
     """Let a nasframe sampler propose the parameters of an Optuna study, single- or multi-objective.
 
-    It proposes all categorical and integer parameters, and floats with a step; other floats are drawn at random, and so
-    is the first trial where ``knobs`` are not given. Failed and pruned trials are told as failed; constraints that the
+    It proposes all categorical and integer parameters, and floats with a step. Other floats are drawn at random, and so
+    is the first trial if ``knobs`` are not given. Failed and pruned trials are told as failed; constraints that the
     objective sets with ``trial.set_constraint`` are told as violations. The sampler's knowledge is rebuilt from the
-    study, and what the study has is not proposed again while there is something new, so that a stored study goes on.
+    study, so that a stored study goes on, and what the study has is not proposed again while there is something new.
     One object serves all threads of ``study.optimize(…, n_jobs=…)``.
 
     Args:
         use: the sampler's name, or a mapping ``{"use": name, option: value}``.
         knobs: parameter → its values, or its Optuna distribution; default: those that all finished trials share.
         active: parameter → (parent, values of the parent at which it is suggested), for conditional parameters.
-        keep: tells of a mapping of parameters whether it may be proposed, for constraints known beforehand.
+        keep: returns whether a mapping of parameters may be proposed, for constraints known beforehand.
         costs: a function from a list of such mappings to an array ``(mappings, costs)`` of exact costs.
         seed: seeds the sampler and the random draws.
 
@@ -65,35 +65,44 @@ class NasframeSampler(BaseSampler):
         seed: int = 0,
     ) -> None:
         registry.find("sampler", registry.use_of(use)[0])
-        self.use, self.active, self.keep, self.costs, self.seed = use, dict(active or {}), keep, costs, seed
-        self.space = {
-            name: value if isinstance(value, BaseDistribution) else CategoricalDistribution(value)
-            for name, value in (knobs or {}).items()
-        }
-        if wrong := [name for name, distribution in self.space.items() if _values(distribution) is None]:
-            raise UsageError(f"knobs: {wrong[0]!r} has no list of values. Expected choices, integers or a step.")
+        self.use = use
+        self.active = dict(active or {})
+        self.keep = keep
+        self.costs = costs
+        self.seed = seed
+        self.space: dict[str, BaseDistribution] = {}
+        for name, value in (knobs or {}).items():
+            distribution = value if isinstance(value, BaseDistribution) else CategoricalDistribution(value)
+            if _values(distribution) is None:
+                raise UsageError(f"knobs: {name!r} has no list of values. Expected choices, integers or a step.")
+            self.space[name] = distribution
         self.shared = IntersectionSearchSpace()
         self.independent = RandomSampler(seed=seed % 2**32)
-        self.lock, self.process = threading.Lock(), os.getpid()
+        self.lock = threading.Lock()
+        self.process = os.getpid()
         self.values: dict[str, list[Any]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the knobs, or what all finished trials share and has a list of values."""
+        """Return the knobs, or the parameters with a list of values that all finished trials share."""
         if self.space:
             return dict(self.space)
         with self.lock:
             shared = self.shared.calculate(study)
-        return {name: found for name, found in shared.items() if _values(found) is not None and not found.single()}
+        space = {}
+        for name, distribution in shared.items():
+            if _values(distribution) is not None and not distribution.single():
+                space[name] = distribution
+        return space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Tell the sampler what has finished, then ask it."""
+        """Tell the sampler of the trials that have finished, then ask it."""
         enqueued = trial.system_attrs.get("fixed_params", {})
         if search_space.keys() <= enqueued.keys():  # nothing is left to propose
             return {}
         with self.lock:
-            values = {name: _values(found) or [] for name, found in search_space.items()}
+            values = {name: _values(distribution) or [] for name, distribution in search_space.items()}
             if values != self.values:
                 self._begin(values)
             self._hear(study)
@@ -103,12 +112,12 @@ class NasframeSampler(BaseSampler):
             return self._params(arch)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """Draw at random what the nasframe sampler does not propose."""
+        """Draw a parameter at random that the nasframe sampler does not propose."""
         with self.lock:
             return self.independent.sample_independent(study, trial, name, distribution)
 
     def reseed_rng(self) -> None:
-        """Take a fresh seed in another process than before; Optuna calls this before each trial of a thread, too."""
+        """Take a fresh seed in a new process; Optuna also calls this before each trial of a thread."""
         if self.process == os.getpid():
             return
         self.process = os.getpid()
@@ -116,13 +125,13 @@ class NasframeSampler(BaseSampler):
         self.seed, self.values = int(np.random.default_rng().integers(2**62)), {}
 
     def _begin(self, values: dict[str, list[Any]]) -> None:
-        """Make the sampler anew for these parameters; knobs hold positions, since any value may be a choice."""
-        rules = {
-            name: (parent, [values[parent].index(value) for value in on])
-            for name, (parent, on) in self.active.items()
-            if name in values and parent in values
-        }
-        self.values, self.told = values, set[int]()
+        """Make a new sampler for these parameters; knobs hold positions, since any value may be a choice."""
+        rules = {}
+        for name, (parent, on) in self.active.items():
+            if name in values and parent in values:
+                rules[name] = (parent, [values[parent].index(value) for value in on])
+        self.values = values
+        self.told = set[int]()  # numbers of trials
         self.asked: dict[int, Arch] = {}  # by the number of the trial that is to evaluate it
         self.known: dict[str, Trial | None] = {}  # all that the study has or will have; None: without an answer yet
         self.waiting = deque[Arch]()  # what the sampler proposed beyond the one that it was asked for
@@ -199,32 +208,45 @@ class NasframeSampler(BaseSampler):
         return True
 
     def _trial(self, trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Trial | None:
-        """Read the answer to what a trial evaluated; ``None`` for parameters that are not of these knobs."""
-        asked, arch = self.asked.pop(trial.number, None), self._arch(trial)
-        if asked is not None and (arch is None or self._is_answer(trial, asked)):
-            arch = asked
-        if asked is not None and arch is not None and arch_id(arch) != arch_id(asked):  # it was given other values
-            self.known.pop(arch_id(asked), None)
-            self.waiting.append(asked)
+        """Return what a trial evaluated, or ``None`` if its parameters are not of these knobs."""
+        arch = self._evaluated(trial)
         if arch is None:
             return None
         if trial.state is not TrialState.COMPLETE:
             return Trial(arch, None, state="failed")
-        signs = [1.0 if direction is StudyDirection.MAXIMIZE else -1.0 for direction in directions]
-        goals = tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+        objectives = []
+        for direction, value in zip(directions, trial.values, strict=True):
+            objectives.append(value if direction is StudyDirection.MAXIMIZE else -value)
         excess = sum(max(value, 0.0) for value in trial.constraints.values())
-        return Trial(arch, goals[0], goals if len(goals) > 1 else (), violation=excess)
+        several = tuple(objectives) if len(objectives) > 1 else ()
+        return Trial(arch, objectives[0], several, violation=excess)
+
+    def _evaluated(self, trial: FrozenTrial) -> Arch | None:
+        """Return the architecture that a trial evaluated; one that it got no chance to evaluate is proposed again."""
+        arch = self._arch(trial)
+        asked = self.asked.pop(trial.number, None)
+        if asked is None:
+            return arch
+        if arch is None or self._is_answer(trial, asked):
+            return asked
+        if arch_id(arch) != arch_id(asked):  # it was given other values
+            self.known.pop(arch_id(asked), None)
+            self.waiting.append(asked)
+        return arch
 
     def _arch(self, trial: FrozenTrial) -> Arch | None:
-        """Read the architecture that a trial's parameters are, if they are of these knobs."""
+        """Return the architecture of a trial's parameters, if they are of these knobs."""
         try:
-            positions = {n: _position(self.values[n], v) for n, v in trial.params.items() if n in self.values}
+            positions = {}
+            for name, value in trial.params.items():
+                if name in self.values:
+                    positions[name] = _position(self.values[name], value)
             return self.domain.canonical(positions)
         except (ValueError, UsageError):
             return None
 
     def _is_answer(self, trial: FrozenTrial, asked: Arch) -> bool:
-        """Tell whether a trial has the values that it was asked to evaluate."""
+        """Whether a trial has the values that it was asked to evaluate."""
         wanted = self._params(asked)
         return all(name in trial.params and trial.params[name] == value for name, value in wanted.items())
 
@@ -233,21 +255,21 @@ class NasframeSampler(BaseSampler):
 
 
 def _position(values: Sequence[Any], value: Any) -> int:
-    """Find a value; a float is found where only its last digits differ."""
+    """Return the position of a value; a float may differ in its last digits."""
     if value not in values and isinstance(value, float):
         value = min(values, key=lambda other: abs(other - value))
     return list(values).index(value)
 
 
 def _values(distribution: BaseDistribution) -> list[Any] | None:
-    """List the values of a distribution, if it has so few that they are choices."""
+    """Return the values of a distribution, or ``None`` if they are too many to be choices."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        found: list[Any] = list(range(distribution.low, distribution.high + 1, distribution.step))
-        return found if len(found) <= LARGEST else None
+        values: list[Any] = list(range(distribution.low, distribution.high + 1, distribution.step))
+        return values if len(values) <= LARGEST else None
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
         count = round((distribution.high - distribution.low) / distribution.step) + 1
-        found = [distribution.low + i * distribution.step for i in range(count)]
-        return found if count <= LARGEST else None
+        values = [distribution.low + i * distribution.step for i in range(count)]
+        return values if count <= LARGEST else None
     return None

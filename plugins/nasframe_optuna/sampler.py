@@ -1,4 +1,8 @@
-"""Any Optuna sampler as a nasframe sampler: define-by-run over the domain's dimensions, one Optuna trial a proposal."""
+"""Any Optuna sampler as a nasframe sampler: define-by-run over the domain's dimensions, one Optuna trial a proposal.
+
+Optuna's samplers cannot be saved, so everything that is asked and told is logged, and a state is loaded by doing it all
+again. What a study's trials suggest are positions, in the order of each dimension's values.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,11 @@ from nasframe.options import Fault, validate
 from nasframe.records import Arch, Natural, Trial, arch_id
 
 GIVEN = ("seed", "constraints_func")
-"""What this wrapper gives to Optuna's samplers."""
+"""Options of Optuna's samplers that this wrapper gives."""
 OWN = ("sampler", "knobs", "tries", "repeats", "constraints")
+"""Options of this wrapper; all others are the Optuna sampler's."""
 QUIET = ("warn_independent_sampling", "warn_asynchronous_seeding")
+"""Options that warn of the way in which this wrapper has to use Optuna."""
 MUTANTS = 20  # drawn to find one that was not proposed before
 MISSING = "needs Optuna. Expected: pip install 'nasframe[optuna]'."
 
@@ -26,21 +32,22 @@ MISSING = "needs Optuna. Expected: pip install 'nasframe[optuna]'."
 class OptunaSampler:
     """Proposes what one of Optuna's samplers suggests.
 
-    Options of the Optuna sampler stand beside these and are checked against its signature. What it suggests outside
-    ``within`` is told to it as violating a constraint, where it knows constraints, and asked for again, and so is, in
-    a search, what it suggested before; after ``tries`` of them the last is mended by mutation. Optuna's samplers cannot
-    be saved: the state is what was asked and told, and loading it asks and tells again, which takes the time it took.
+    Options of the Optuna sampler stand next to these and are checked against its signature. A suggestion outside
+    ``within`` is told to it as violating a constraint, if it knows constraints, and it is asked again. In a search the
+    same is done with a suggestion that it made before. After ``tries`` of them the last one is mutated until it is of
+    use. Optuna's samplers cannot be saved: the state lists all that was asked and told, and loading it asks and tells
+    again, which takes as long as it took before.
 
     Args:
-        domain: what to propose from; it has knobs.
+        domain: the domain to propose from; it has knobs.
         seed: seeds the Optuna sampler.
         sampler: a class of ``optuna.samplers``, such as ``TPESampler``, ``NSGAIISampler`` or ``GPSampler``.
         knobs: suggest values as ``categorical``, or as ``ordinal`` by their positions, small to large.
-        tries: suggestions that are of no use before one is mended; 0 proposes whatever Optuna suggests, and leaves it
-            to the search to screen it and to answer repeats.
-        repeats: ``tell`` the sampler again what is known of what it suggested before, or let it ``forget`` that it did.
-        constraints: tell the sampler of proposals outside ``within``; else it forgets them.
-        options: of the Optuna sampler.
+        tries: number of useless suggestions after which one is mutated; 0 proposes whatever Optuna suggests, and leaves
+            it to the search to screen it and to answer repeats.
+        repeats: ``tell`` the sampler again the values of what it suggested before, or let it ``forget`` that it did.
+        constraints: tell the sampler of suggestions outside ``within``; else it forgets them.
+        options: options of the Optuna sampler.
 
     Raises:
         UsageError: Optuna is not installed, the sampler or an option is unknown, or the domain has no knobs.
@@ -57,44 +64,64 @@ class OptunaSampler:
         constraints: bool = True,
         **options: Any,
     ) -> None:
-        if found := self.faults({"sampler": sampler, **options}):
-            raise UsageError("\n".join(f"sampler 'optuna': {'.'.join(map(str, at))}: {text}" for at, text in found))
+        faults = self.faults({"sampler": sampler, **options})
+        if faults:
+            lines = [f"sampler 'optuna': {'.'.join(map(str, place))}: {text}" for place, text in faults]
+            raise UsageError("\n".join(lines))
         if not hasattr(domain, "decode"):
             raise UsageError(f"sampler 'optuna' needs a domain of knobs, but got {type(domain).__name__}")
-        self.domain, self.seed, self.knobs, self.tries = domain, seed, knobs, tries
-        self.constraints, self.repeats, self.name, self.options = constraints, repeats, sampler, options
+        self.domain = domain
+        self.seed = seed
+        self.name = sampler
+        self.knobs = knobs
+        self.tries = tries
+        self.repeats = repeats
+        self.constraints = constraints
+        self.options = options
         self.sizes = dict(zip(domain.dims, domain.shape, strict=True))
         self.rules = _rules(domain)
-        self.order = sorted(self.sizes, key=lambda dim: dim in self.rules)  # parents before what depends on them
-        self.rng, self.training = np.random.default_rng(seed), False
+        self.order = sorted(self.sizes, key=lambda dim: dim in self.rules)  # parents before those that depend on them
+        self.rng = np.random.default_rng(seed)
+        self.training = False
         self.reset(1)
 
     @staticmethod
     def faults(options: Mapping[str, Any]) -> list[Fault]:
-        """List what is wrong with a choice of sampler and its options."""
+        """Return the faults of a choice of sampler and its options."""
         try:
             import optuna
         except ImportError:
             return [(("sampler",), MISSING)]
-        classes = {name: getattr(optuna.samplers, name) for name in optuna.samplers.__all__ if name.endswith("Sampler")}
-        names = [name for name, found in classes.items() if not inspect.isabstract(found)]
-        if (name := options.get("sampler", "TPESampler")) not in names:
-            hint = suggestion(name, names)
-            return [(("sampler",), f"Optuna has no sampler {name!r}. It has {listing(names)}.{hint}")]
-        own = {key: value for key, value in options.items() if key not in OWN}
-        given = [((key,), f"not an option of {name}: nasframe gives it.") for key in GIVEN if own.pop(key, None)]
-        found = validate(own, classes[name], skip=GIVEN)[1]
-        return [*given, *((at, f"{text} ({name})") for at, text in found if at != ("search_space",))]
+        classes = {}
+        for class_name in optuna.samplers.__all__:
+            factory = getattr(optuna.samplers, class_name)
+            if class_name.endswith("Sampler") and not inspect.isabstract(factory):
+                classes[class_name] = factory
+        name = options.get("sampler", "TPESampler")
+        if name not in classes:
+            hint = suggestion(name, list(classes))
+            return [(("sampler",), f"Optuna has no sampler {name!r}. It has {listing(list(classes))}.{hint}")]
+        of_optuna = {key: value for key, value in options.items() if key not in OWN}
+        faults: list[Fault] = []
+        for key in GIVEN:
+            if of_optuna.pop(key, None):
+                faults.append(((key,), f"not an option of {name}: nasframe gives it."))
+        for place, text in validate(of_optuna, classes[name], skip=GIVEN)[1]:
+            if place != ("search_space",):  # required by GridSampler; it is made from the domain
+                faults.append((place, f"{text} ({name})"))
+        return faults
 
     def reset(self, goals: int) -> None:
-        """Begin a new study of so many objectives."""
+        """Begin a new study with this number of objectives."""
         import optuna
 
-        self.goals, self.told, self.exhausted = goals, 0, False
-        self.log: list[list[Any]] = []  # all that was asked and told, from which another study can be brought here
-        self.open: dict[str, list[int]] = {}  # proposals under way: architecture → Optuna's trials
-        self.trials: dict[int, Any] = {}
-        self.seen: dict[str, list[float] | None] = {}  # what was proposed or told, and its values where they are known
+        self.goals = goals
+        self.told = 0  # trials with values
+        self.exhausted = False
+        self.log: list[list[Any]] = []  # all that was asked and told, to bring another study to the same point
+        self.open: dict[str, list[int]] = {}  # proposals under way: architecture → numbers of Optuna's trials
+        self.trials: dict[int, Any] = {}  # those under way, by number
+        self.seen: dict[str, list[float] | None] = {}  # architectures proposed or told → their values, if known
         self.worst = [math.inf] * goals
         logger = logging.getLogger("optuna")
         level = logger.level
@@ -106,12 +133,12 @@ class OptunaSampler:
         self.study.stop = self._stop  # type: ignore[method-assign]
 
     def start(self, stage: str, total: int, origin: str = "search") -> None:
-        """Forget everything: a loss on a batch and a metric on a split are not comparable."""
+        """Forget everything, because a loss on a batch and a metric on a split are not comparable."""
         self.training = origin == "train"
         self.reset(1)
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
-        """Propose up to ``n`` architectures; fewer where the sampler or ``within`` has no more."""
+        """Propose up to ``n`` architectures, fewer if the sampler or ``within`` has no more."""
         domain = self.domain if within is None else within
         archs: list[Arch] = []
         try:
@@ -121,40 +148,58 @@ class OptunaSampler:
                 self.seen.setdefault(arch_id(arch), None)
                 archs.append(arch)
         except UnsatisfiableError:
-            pass
+            pass  # what was found so far is the answer
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Finish Optuna's trials; what was never proposed is added to the study."""
+        """Finish Optuna's trials; architectures that were never proposed are added to the study."""
         for trial in trials:
-            values = [math.nan if value is None else float(value) for value in trial.objectives or (trial.score,)]
-            good = trial.state in ("done", "repeat") and all(map(math.isfinite, values))
-            if good and len(values) != self.goals and not self.told:
-                self._regoal(len(values))
-            good = good and len(values) == self.goals
-            waiting = self.open.get(arch_id(trial.arch), [])
-            if waiting:
-                number = waiting.pop(0)
-            elif good and self.domain.contains(trial.arch):
-                number = self._ask(self._positions(trial.arch))[0]
-            else:
+            values = _values(trial)
+            if values is not None and len(values) != self.goals and not self.told:
+                self._regoal(len(values))  # the first answer shows how many objectives there are
+            if values is not None and len(values) != self.goals:
+                values = None  # it cannot be compared with the others
+            number = self._trial_of(trial.arch, add=values is not None)
+            if number is None:
                 continue
-            if good:
+            if values is not None:
                 self.seen[arch_id(trial.arch)] = values
-            excess = trial.violation if math.isfinite(trial.violation) else 1.0
-            self._tell(number, values if good else None, excess if good or trial.state == "screened" else 0.0)
+            excess = 0.0
+            if values is not None or trial.state == "screened":
+                excess = trial.violation if math.isfinite(trial.violation) else 1.0
+            self._tell(number, values, excess)
+
+    def _trial_of(self, arch: Arch, add: bool) -> int | None:
+        """Return the number of the Optuna trial that waits for an architecture.
+
+        Args:
+            arch: the architecture.
+            add: add a trial if none waits for it.
+        """
+        waiting = self.open.get(arch_id(arch), [])
+        if waiting:
+            return waiting.pop(0)
+        if add and self.domain.contains(arch):
+            return self._ask(self._positions(arch))[0]
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was asked and told, and the generator's state."""
-        waiting = {name: list(numbers) for name, numbers in self.open.items() if numbers}
-        return {"seed": self.seed, "goals": self.goals, "log": [list(entry) for entry in self.log], "open": waiting,
-                "seen": dict(self.seen), "training": self.training, "rng": self.rng.bit_generator.state}  # fmt: skip
+        return {
+            "seed": self.seed,
+            "goals": self.goals,
+            "log": [list(entry) for entry in self.log],
+            "open": {name: list(numbers) for name, numbers in self.open.items() if numbers},
+            "seen": dict(self.seen),
+            "training": self.training,
+            "rng": self.rng.bit_generator.state,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Ask and tell again all that was asked and told.
 
         Raises:
-            RunError: Optuna suggests something else than it did.
+            RunError: Optuna does not suggest the same as before.
         """
         self.seed = state["seed"]
         self.reset(state["goals"])
@@ -162,29 +207,34 @@ class OptunaSampler:
             if kind == "ask":
                 fixed, positions = entry
                 self._ask(fixed)
-                if (found := self.log[-1][2]) != positions:
-                    change = f"{self.name} suggests {found} where it suggested {positions}"
+                now = self.log[-1][2]
+                if now != positions:
+                    change = f"{self.name} suggests {now} and suggested {positions} before"
                     raise RunError(f"{change}: another version of Optuna?")
             else:
                 self._tell(*entry)
         self.open = {name: list(numbers) for name, numbers in state["open"].items()}
-        self.seen, self.training = dict(state["seen"]), state["training"]
+        self.seen = dict(state["seen"])
+        self.training = state["training"]
         self.rng.bit_generator.state = state["rng"]
 
     def _make(self, goals: int) -> Any:
         import optuna
 
         factory = getattr(optuna.samplers, self.name)
-        known = inspect.signature(factory).parameters
-        options: dict[str, Any] = {name: False for name in QUIET if name in known and known[name].default is True}
+        parameters = inspect.signature(factory).parameters
+        options: dict[str, Any] = {}
+        for name in QUIET:
+            if name in parameters and parameters[name].default is True:
+                options[name] = False
         options |= self.options
-        if "search_space" in known and "search_space" not in options:
+        if "search_space" in parameters and "search_space" not in options:
             options["search_space"] = {dim: list(range(size)) for dim, size in self.sizes.items()}
-        if "seed" in known:  # a study begun anew, once the objectives are counted, must not repeat the first proposals
+        if "seed" in parameters:  # it differs in the study with more objectives, which must not repeat the first one
             options["seed"] = (self.seed + goals - 1) % 2**32
-        self.knows_constraints = self.constraints and "constraints_func" in known
+        self.knows_constraints = self.constraints and "constraints_func" in parameters
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an option is experimental
+            warnings.simplefilter("ignore")  # of options that are experimental
             try:
                 return factory(**options)
             except (TypeError, ValueError) as error:
@@ -195,29 +245,32 @@ class OptunaSampler:
 
     def _regoal(self, goals: int) -> None:
         """Begin a study of the right number of objectives, with the proposals under way."""
-        asked = {number: positions for number, (_, _, positions) in enumerate(e for e in self.log if e[0] == "ask")}
-        waiting, seen = self.open, self.seen
+        asked = [entry[2] for entry in self.log if entry[0] == "ask"]  # positions, by the number of the trial
+        waiting = self.open
+        seen = self.seen
         self.reset(goals)
         self.seen = seen
         for name, numbers in waiting.items():
             self.open[name] = [self._ask(asked[number])[0] for number in numbers]
 
     def _useful(self, domain: Any) -> tuple[int, Arch]:
-        """Ask until a proposal is inside ``domain`` and new, or mend the last."""
-        allowed = getattr(domain, "allowed", [])
-        fixed = {dim: int(left[0]) for dim, left in zip(self.sizes, allowed, strict=False) if len(left) == 1}
-        keep: Any = getattr(domain, "keep", None)
-        repeat = self.training or len(self.seen) >= getattr(domain, "size", math.inf)  # nothing new can be asked for
+        """Ask until a proposal is inside ``domain`` and new, or mutate the last one until it is."""
+        fixed = {}
+        for dim, positions in zip(self.sizes, getattr(domain, "allowed", []), strict=False):
+            if len(positions) == 1:
+                fixed[dim] = int(positions[0])
+        nothing_new = len(self.seen) >= getattr(domain, "size", math.inf)
+        may_repeat = self.training or nothing_new
         number, arch = self._ask(fixed)
         for attempt in range(self.tries):
             inside = domain.contains(arch)
-            if inside and (repeat or arch_id(arch) not in self.seen):
+            if inside and (may_repeat or arch_id(arch) not in self.seen):
                 return number, arch
             if inside:
-                self._tell(number, self.seen[arch_id(arch)] if self.repeats == "tell" else None, 0.0)
+                values = self.seen[arch_id(arch)] if self.repeats == "tell" else None
+                self._tell(number, values, 0.0)
             else:
-                excess = float(keep.violation(arch)) if hasattr(keep, "violation") else 1.0
-                self._tell(number, None, excess if 0 < excess < math.inf else 1.0)
+                self._tell(number, None, _excess(arch, domain))
             if self.exhausted:
                 raise UnsatisfiableError(f"{self.name} has no more proposals")
             if attempt + 1 < self.tries:
@@ -227,7 +280,7 @@ class OptunaSampler:
         return number, arch
 
     def _mended(self, arch: Arch, domain: Any) -> Arch:
-        """Mutate into ``domain``, to something new where that is near."""
+        """Return a mutant in ``domain``, a new one if there is one nearby."""
         for _ in range(MUTANTS):
             arch = domain.mutate(arch, self.rng)
             if self.training or arch_id(arch) not in self.seen:
@@ -235,12 +288,12 @@ class OptunaSampler:
         return arch
 
     def _ask(self, fixed: Mapping[str, int]) -> tuple[int, Arch]:
-        """Open a trial of Optuna's, with some dimensions fixed, and read its architecture."""
+        """Open an Optuna trial with some dimensions fixed; return its number and its architecture."""
         fixed = {dim: position for dim, position in fixed.items() if self.sizes[dim] > 1}
         if fixed:
             self.study.enqueue_trial(dict(fixed))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a dimension is sampled independently, which conditional ones are
+            warnings.simplefilter("ignore")  # of dimensions sampled independently, as conditional ones are
             try:
                 trial = self.study.ask()
             except ImportError as error:
@@ -268,18 +321,39 @@ class OptunaSampler:
         if values is not None:
             self.told += 1
             self.worst = [min(pair) for pair in zip(self.worst, values, strict=True)]
-        elif excess > 0 and self.knows_constraints:  # whoever knows constraints does not compare what violates them
+        elif excess > 0 and self.knows_constraints:  # values are required, but not compared if a constraint is violated
             values = [value if math.isfinite(value) else 0.0 for value in self.worst]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of features that are experimental
             if self.knows_constraints and values is not None:
                 trial.set_constraint("within", excess)
             self.study.tell(trial, values, state=TrialState.FAIL if values is None else None)
 
     def _positions(self, arch: Arch) -> dict[str, int]:
         """Return the positions of the dimensions that have an effect."""
-        pairs = zip(self.sizes, self.domain.encode(arch), self.domain.active(arch), strict=True)
-        return {dim: int(position) for dim, position, active in pairs if active}
+        effects = zip(self.sizes, self.domain.encode(arch), self.domain.active(arch), strict=True)
+        return {dim: int(position) for dim, position, active in effects if active}
+
+
+def _values(trial: Trial) -> list[float] | None:
+    """Return the values to maximise, or ``None`` if a trial was not evaluated or one of them is not finite."""
+    if trial.state not in ("done", "repeat"):
+        return None
+    values = []
+    for value in trial.objectives or (trial.score,):
+        if value is None or not math.isfinite(value):
+            return None
+        values.append(float(value))
+    return values
+
+
+def _excess(arch: Arch, domain: Any) -> float:
+    """Return by how much an architecture violates a domain's condition, 1 if it cannot be said."""
+    keep: Any = getattr(domain, "keep", None)
+    if not hasattr(keep, "violation"):
+        return 1.0
+    excess = float(keep.violation(arch))
+    return excess if 0 < excess < math.inf else 1.0
 
 
 def _rules(domain: Any) -> dict[str, tuple[str, frozenset[int]]]:
@@ -287,8 +361,10 @@ def _rules(domain: Any) -> dict[str, tuple[str, frozenset[int]]]:
     rules = {}
     names = list(domain.dims)
     for parent, size in zip(names, domain.shape, strict=True):
-        at = [dict.fromkeys(names, 0) | {parent: position} for position in range(size)]
-        archs = [domain.decode(positions.values()) for positions in at]
+        archs = []
+        for position in range(size):
+            positions = dict.fromkeys(names, 0) | {parent: position}
+            archs.append(domain.decode(positions.values()))
         for dim, (knob, *_) in domain.dims.items():
             on = frozenset(position for position, arch in enumerate(archs) if knob in arch)
             if 0 < len(on) < size:

@@ -221,7 +221,8 @@ class _Fit:
         """Log losses and, while γ is pruned, how many channels are left."""
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if self.gammas:
-            values["channels"] = float(sum(int((gamma != 0).sum()) for gamma in self.gammas))
+            left = [int((gamma != 0).sum()) for gamma in self.gammas]
+            values["channels"] = float(sum(left))
         self.job.log(self.index, values)
 
     def finish(self) -> TrainResult:

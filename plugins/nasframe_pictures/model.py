@@ -17,7 +17,7 @@ class Fresh:
     Args:
         stem: the generator's channels at full size, at its start.
         trunk: its channels at half size.
-        blocks: how many residual blocks, each as wide inside as the trunk.
+        blocks: number of residual blocks, each as wide inside as the trunk.
         up: its channels at full size, at its end.
         judge: the discriminator's channels.
     """

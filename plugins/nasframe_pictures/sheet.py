@@ -19,7 +19,7 @@ class PictureSheet:
     Args:
         path: the file.
         names: title of a row → name of the saved network; default: all of them.
-        pictures: how many columns.
+        pictures: number of columns.
     """
 
     reshapes = False

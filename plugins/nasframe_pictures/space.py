@@ -1,4 +1,4 @@
-"""The space of the toy generator: how many of each prunable part's channels are kept."""
+"""The space of the toy generator: the number of channels that each prunable part keeps."""
 
 from __future__ import annotations
 

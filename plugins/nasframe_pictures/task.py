@@ -32,10 +32,9 @@ class Pictures:
         held_out = max(train // 4, 1)
         self.sizes: Mapping[str, int] = {"train": train, "select": held_out, "dev": held_out}
         self.fingerprint = f"pictures-{seed}-{train}"
-        self.data = {
-            split: painted(np.random.default_rng([seed, number]), size)
-            for number, (split, size) in enumerate(self.sizes.items())
-        }
+        self.data: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for number, (split, size) in enumerate(self.sizes.items()):
+            self.data[split] = painted(np.random.default_rng([seed, number]), size)
 
     def batch(self, split: str, index: Any) -> Batch:
         """Gather the pictures at ``index`` of a split."""
@@ -45,7 +44,8 @@ class Pictures:
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
         """Return one epoch, shuffled by ``(seed, epoch)``."""
         order = np.random.default_rng([seed, epoch]).permutation(self.sizes["train"])
-        return [self.batch("train", order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+        starts = range(0, len(order), batch_size)
+        return [self.batch("train", order[start : start + batch_size]) for start in starts]
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Return the mean absolute difference."""
@@ -73,8 +73,8 @@ def painted(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.T
     """Paint pictures and their targets.
 
     Args:
-        rng: draws them.
-        count: how many.
+        rng: draws the pictures.
+        count: number of pictures.
 
     Returns:
         Two tensors ``(count, 3, 32, 32)`` in −1 … 1.

@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tries pruning: a stage that trains one network through views."""
+"""The stages with which ``nasframe plugins check`` tries pruning: they train one network through views."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Iterative pruning on a schedule (ROSITA: Liu, Lin, Yuan, AAAI 2021, arXiv 2103.11367, §3 and its published code).
 
-The method is this modifier and a chain of stages of a recipe, each the teacher of the next: fine-tune; train the
-pre-trained network by distillation; prune its depth while it is distilled; prune its width (heads, neurons and the rank
-of the word embedding together) while it is distilled, hidden states and all.
+The method is this modifier in a chain of stages, each of which teaches the next. Fine-tune; train the pre-trained
+network by distillation; prune its depth while it is distilled; prune its width (heads, neurons and the rank of the word
+embedding together) while it is distilled, hidden states included.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from nasframe_rosita.schedule import RANK, UNITS, all_sizes, default_times, lowe
 class ScheduledPrune(Modifier):
     """Train through smaller and smaller views: at the end of each interval the least important parts are cut.
 
-    The top layers go first where ``layers`` is given. Heads and neurons are scored by ``|w| · mean |∂L/∂w|`` over the
-    steps since the last cut and sorted, in place, so that the view keeps the best of each layer. The word embedding,
-    factorised by ``transform: svd``, loses its last columns. The stage needs a space and ``arch: {}``; it answers with
+    If ``layers`` is given, the top layers go. Heads and neurons are scored by ``|w| · mean |∂L/∂w|`` over the steps
+    since the last cut and sorted, in place, so that the view keeps the best of each layer. The word embedding,
+    factorised by ``transform: svd``, loses its last columns. The stage needs a space and ``arch: {}``; its result is
     the architecture that is left.
 
     Args:
@@ -41,20 +41,19 @@ class ScheduledPrune(Modifier):
         target: in place of ``heads`` and ``ffn``, the share (``"50%"``) of the encoder parameters of ``of`` to end
             with: both shrink to about the same share.
         of: the saved network that ``target`` is a share of.
-        times: cuts, evenly spaced, each an equal part of the way; 1 is the one-step schedule. Default, as published:
-            one for each layer, or else each head, that goes; 10 where neither does.
+        times: number of cuts, evenly spaced, each an equal part of the way; 1 is the one-step schedule. Default, as
+            published: one for each layer that goes, or else for each head, or else 10.
         over: share of the stage's steps over which the cuts are spread; published: 0.01 to 0.1 for width, 0.2 to 0.5
             for depth.
         moments: the optimiser's: ``reset`` at each cut, as published, or ``keep``, sorted along.
         lower: how the embedding loses columns: ``truncate`` the last ones, as published, or ``svd``: its factors are
-            first turned so that the last columns are the least important again.
+            first rotated so that the last columns are the least important again.
 
     Raises:
-        UsageError: nothing to prune, or sizes that exclude each other; in ``on_start``, sizes that the network does
-            not have, or a stage that is too short.
+        UsageError: nothing to prune, or sizes that exclude each other.
     """
 
-    answers = True
+    returns_arch = True
 
     def __init__(
         self,
@@ -77,14 +76,22 @@ class ScheduledPrune(Modifier):
                 "scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target."
             )
         self.target = None if target is None else share("scheduled_prune.target", target)
-        self.of, self.times, self.over, self.moments, self.lower = of, times, over, moments, lower
+        self.of = of
+        self.times = times
+        self.over = over
+        self.moments = moments
+        self.lower = lower
         self.done = 0  # cuts
         self.sums: Accumulated | None = None
-        self.pending: list[torch.Tensor | None] = []
-        self.kept: Mapping[str, Any] = {}  # a state to go on from
+        self.pending: list[torch.Tensor | None] = []  # this step's absolute gradients, until it is known to count
+        self.loaded: Mapping[str, Any] = {}  # a state to go on from, until there are sums to take it
 
     def on_plan(self, job: TrainJob) -> None:
-        """Refuse stages that are not trained through one view, and sizes that the network does not have."""
+        """Refuse stages that are not trained through one view, and sizes that the network does not have.
+
+        Raises:
+            UsageError: it says which.
+        """
         if job.net is None:
             return
         if job.space is None or job.sampler is not None:
@@ -92,24 +99,33 @@ class ScheduledPrune(Modifier):
                 f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
                 "and 'arch: {}', so that one network is trained through views."
             )
-        lowered(*self.sizes(job), 1.0)
+        lowered(self.full_sizes(job), self.sizes_to_end_with(), 1.0)
 
-    def sizes(self, job: TrainJob) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return every size at the start, and the named ones in the end."""
-        full = all_sizes(job.net, getattr(job.space, "sizes", dict)(job.arch or {}))
-        return full, {unit: size for unit, size in self.goal.items() if size is not None}
+    def full_sizes(self, job: TrainJob) -> dict[str, Any]:
+        """Return every size at the start of a stage."""
+        complete = getattr(job.space, "sizes", dict)  # a space may give sizes that an architecture leaves out
+        return all_sizes(job.net, complete(job.arch or {}))
+
+    def sizes_to_end_with(self) -> dict[str, int]:
+        """Return the sizes that the options name."""
+        return {unit: size for unit, size in self.goal.items() if size is not None}
 
     def on_start(self, job: TrainJob) -> None:
-        """Make the schedule."""
+        """Make the schedule.
+
+        Raises:
+            UsageError: sizes that the network does not have, or a stage that is too short.
+        """
         self.on_plan(job)
         free_to_reorder(job, "scheduled_prune")
-        full, goal = self.sizes(job)
+        full = self.full_sizes(job)
+        goal = self.sizes_to_end_with()
         if self.target is not None:
             goal |= sizes_within(job.net, full, goal.get("layers"), self.target, saved_model(job, self.of))
         times = self.times or default_times(full, goal)
         self.archs = [lowered(full, goal, t / times) for t in range(times + 1)]
-        self.interval = int(self.over * job.total / times)
-        if job.total and self.interval < 1:  # a trainer says how long it is; who only looks at claims does not
+        self.interval = int(self.over * job.total / times)  # (R6)
+        if job.total and self.interval < 1:  # the length is unknown, 0, if nothing is to be trained
             raise UsageError(
                 f"scheduled_prune: {times} cuts within {self.over:g} of {job.total} steps. Expected at least a step "
                 "for each: a longer stage, a larger 'over' or fewer 'times'."
@@ -119,20 +135,24 @@ class ScheduledPrune(Modifier):
         self.restore()
 
     def on_batch(self, step: Step) -> None:
-        """Cut where an interval has ended, and lower the architecture."""
-        if step.index == 0:  # by now all modifiers have started
+        """Cut at the end of an interval, and lower the architecture."""
+        if step.index == 0:  # all modifiers have started by now, so that each has said what it needs in order
             free_to_reorder(step.job, "scheduled_prune")
         due = min(step.index // self.interval, len(self.archs) - 1)
         while self.done < due:
             self.cut(step.job, step.optimizer)
             step.job.log(step.index, {"cuts": self.done})
-        step.arch = step.job.arch = self.archs[self.done]  # the stage's own: what is measured on select
+        arch = self.archs[self.done]
+        step.arch = arch
+        step.job.arch = arch  # the stage's own, which is evaluated on select
 
     def on_gradients(self, step: Step) -> None:
-        """Take this step's absolute gradients, before they are clipped."""
+        """Keep this step's absolute gradients, before they are clipped."""
         if self.sums is not None and self.done < len(self.archs) - 1:
-            gradients = [weight.grad for weight in self.sums.weights()]
-            self.pending = [None if g is None else step.job.reduce(g).abs() for g in gradients]
+            self.pending = []
+            for weight in self.sums.weights():
+                absolute = None if weight.grad is None else step.job.reduce(weight.grad).abs()
+                self.pending.append(absolute)
 
     def on_update(self, step: Step) -> None:
         """Add them to the sums, unless the step was skipped."""
@@ -141,23 +161,26 @@ class ScheduledPrune(Modifier):
         self.pending = []
 
     def cut(self, job: TrainJob, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Sort the heads and neurons of the kept layers by their scores, turn the embedding, and go one step on."""
+        """Sort the heads and neurons of the kept layers by their scores, rotate the embedding, and go one step on."""
         now = self.archs[self.done]
         if self.sums is not None and self.sums.steps:
-            order = ranked(self.sums.scores())  # what is outside the view has no gradient, hence comes last
-            rewire(job.net, {unit: {i: order[unit][i] for i in now["layers"]} for unit in UNITS}, optimizer)
+            order = ranked(self.sums.scores())  # (R3); units outside the view have no gradient, hence come last
+            orders = {unit: {i: order[unit][i] for i in now["layers"]} for unit in UNITS}
+            rewire(job.net, orders, optimizer)
             self.sums.reset()
         self.done += 1
-        turned = []
+        rotated: list[torch.nn.Parameter] = []
         if self.lower == "svd" and self.archs[self.done].get(RANK) != now.get(RANK):
-            turned = refactor_embedding(job.net, now[RANK])
-        if optimizer is not None and self.moments == "reset":
-            optimizer.state.clear()
-        for parameter in turned if optimizer is not None else ():
-            optimizer.state.pop(parameter, None)  # type: ignore[union-attr]
+            rotated = refactor_embedding(job.net, now[RANK])
+        if optimizer is None:
+            return
+        if self.moments == "reset":
+            optimizer.state.clear()  # (R7)
+        for parameter in rotated:  # their moments are those of other columns
+            optimizer.state.pop(parameter, None)
 
     def on_finish(self, job: TrainJob) -> Arch:
-        """Answer with the last architecture; a stage that was stopped early makes up for the cuts it missed."""
+        """Return the last architecture; a stage that was stopped early makes up for the cuts it missed."""
         while self.done < len(self.archs) - 1:
             self.cut(job)
         return self.archs[self.done]
@@ -169,16 +192,18 @@ class ScheduledPrune(Modifier):
         return {"done": self.done, "steps": self.sums.steps, "sums": list(self.sums.sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
-        self.kept = state
+        """Go on from a state that ``state_dict`` returned."""
+        self.loaded = state
         self.restore()
 
     def restore(self) -> None:
-        """Take over a state that was given, as soon as there are sums to take it."""
-        if not self.kept:
+        """Take over a loaded state as soon as there are sums to take it."""
+        state = self.loaded
+        if not state:
             return
-        self.done = self.kept["done"]
-        if self.sums is not None and "sums" in self.kept:
-            for total, kept in zip(self.sums.sums, self.kept["sums"], strict=True):
-                total.copy_(kept)
-            self.sums.steps, self.kept = self.kept["steps"], {}
+        self.done = state["done"]
+        if self.sums is not None and "sums" in state:
+            for total, stored in zip(self.sums.sums, state["sums"], strict=True):
+                total.copy_(stored)
+            self.sums.steps = state["steps"]
+            self.loaded = {}

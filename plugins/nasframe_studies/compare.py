@@ -18,8 +18,7 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import MetricFormat
 from nasframe.report.format import merged
 from nasframe_studies import conditions, stats
-from nasframe_studies.checks import why_nothing
-from nasframe_studies.missing import missing_runs
+from nasframe_studies.missing import missing_runs, why_nothing
 from nasframe_studies.pairs import (
     MEAN,
     adjust,

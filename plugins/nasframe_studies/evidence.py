@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.search.loop.pareto import coverage, hypervolume
-
+from nasframe.declarations import budget_of
 from nasframe.errors import UsageError
 from nasframe.report.read import AXES as AXES_OF_COST
 from nasframe.report.read import gather
 from nasframe.search.constraints import Bounds, parse_bounds
+from nasframe.search.pareto import coverage, hypervolume
 from nasframe_studies import stats
 from nasframe_studies.conditions import OTHER_EXAMPLES, conditions
 from nasframe_studies.run_facts import RunFacts
@@ -114,8 +114,7 @@ def _search(
 
 def _limit(winner: str, costs: Sequence[str], full: Mapping[str, float]) -> tuple[str, Bounds]:
     """Read the budget out of a winner's name: ``best@50%``, ``best@macs=50%``."""
-    words = winner.partition("@")[2]
-    cost, _, text = words.rpartition("=")
+    cost, text = budget_of(winner)
     cost = cost or (costs[0] if costs else "")
     try:
         return (cost, parse_bounds(text, full.get(cost))) if text else ("", Bounds())

@@ -8,6 +8,7 @@ HERE = "nasframe_yoco_bert"
 @hookimpl
 def register_samplers(register):
     register("sng", f"{HERE}.sng:SNG")
+    register("sng_published", f"{HERE}.sng_published:PublishedSNG")
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""A domain of knobs as padded arrays: what has an effect, what it costs, and draws that aim at a cost."""
+"""A domain of knobs as padded arrays: which knobs have an effect, what they cost, and draws that aim at a cost."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from nasframe.errors import UsageError
 from nasframe.records import Arch
 
-BETAS = 500.0 * np.sinh(np.linspace(-6, 6, 33)) / np.sinh(6)  # tilts to look among, from "large only" to "small only"
+BETAS = 500.0 * np.sinh(np.linspace(-6, 6, 33)) / np.sinh(6)  # tilts to choose from, from "large only" to "small only"
+
+Costs = Callable[[Sequence[Arch]], np.ndarray]
+"""Architectures → ``(archs, costs)``."""
 
 
 class Coordinates:
     """The dimensions of a domain as arrays; D dimensions, at most K values.
 
-    Costs are shares of the domain's range, 0 for its smallest and 1 for its largest architecture, and the mean of
-    these where there are several. They are taken to be sums over the active dimensions, as counted costs are: each
-    value is probed once.
+    Costs are shares of the domain's range, 0 for its smallest and 1 for its largest architecture; several costs are
+    averaged. They are assumed to be sums over the active dimensions, as counted costs are, so that probing each value
+    once is enough.
 
     Args:
         domain: a ``Choices`` domain, joined or not.
-        costs: archs → ``(archs, costs)``; without it nothing has a cost.
-
-    Raises:
-        UsageError: a domain without knobs.
+        costs: architectures → ``(archs, costs)``; without it nothing has a cost.
     """
 
-    def __init__(self, domain: Any, costs: Callable[[Sequence[Arch]], np.ndarray] | None = None) -> None:
-        if not hasattr(domain, "dims"):
-            raise UsageError(f"sampler 'sng' needs a domain of knobs, but got {type(domain).__name__}")
+    def __init__(self, domain: Any, costs: Costs | None = None) -> None:
         self.domain = domain
         self.shape = np.array(domain.shape)
         self.rows = np.arange(len(self.shape))
@@ -38,7 +35,8 @@ class Coordinates:
         self.reference = domain.encode(domain.largest())
         self.parent, self.on = self._rules()
         self.priced = costs is not None
-        self.base, self.effect = 0.0, np.zeros(self.valid.shape)
+        self.base = 0.0
+        self.effect = np.zeros(self.valid.shape)
         if costs is not None:
             self.base, self.effect = self._effects(costs)
         self._tilts = np.array([_tilt(beta, self.effect) for beta in BETAS])  # (B, D, K)
@@ -49,12 +47,13 @@ class Coordinates:
         return self.on[self.rows, positions[:, self.parent]]
 
     def canonical(self, positions: np.ndarray) -> np.ndarray:
-        """Return ``(D,)`` positions with 0 where there is no effect, as the domain encodes them."""
+        """Return ``(D,)`` positions as the domain encodes them: 0 for dimensions without an effect."""
         return np.where(self.live(positions[None])[0], positions, 0)
 
     def cost(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(n,)`` costs of ``(n, D)`` positions."""
-        return self.base + (self.live(positions) * self.effect[self.rows, positions]).sum(1)
+        effects = self.effect[self.rows, positions]
+        return self.base + (self.live(positions) * effects).sum(1)
 
     def mean_costs(self, p: np.ndarray) -> np.ndarray:
         """Return the expected costs of independent draws from ``p``, ``(D, K)``, tilted by each of ``BETAS``."""
@@ -69,9 +68,10 @@ class Coordinates:
         return q / q.sum(1, keepdims=True)
 
     def aimed(self, p: np.ndarray, target: float) -> np.ndarray:
-        """Tilt distributions so that their mean cost is ``target``, or as near as they come."""
-        falling = np.minimum.accumulate(self.mean_costs(p))
-        return self.tilted(p, float(np.interp(-target, -falling, BETAS)))
+        """Tilt distributions so that their mean cost is ``target``, or as near to it as possible."""
+        falling = np.minimum.accumulate(self.mean_costs(p))  # rounding may make it rise in places
+        beta = float(np.interp(-target, -falling, BETAS))
+        return self.tilted(p, beta)  # (Y14)
 
     def _at(self, positions: np.ndarray, d: Any, value: int) -> np.ndarray:
         changed = positions.copy()
@@ -79,32 +79,48 @@ class Coordinates:
         return changed
 
     def _rules(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find for each dimension the one on which its effect depends (itself where it always has one), and how."""
-        parent, on = self.rows.copy(), np.ones(self.valid.shape, bool)
-        for p in self.rows:
+        """Find out on which dimension the effect of each dimension depends.
+
+        Returns:
+            ``(D,)`` that dimension, or the dimension itself if it always has an effect, and ``(D, K)`` booleans: at
+            which of its values.
+        """
+        parent = self.rows.copy()
+        on = np.ones(self.valid.shape, bool)
+        for p in range(len(self.rows)):
             archs = [self.domain.decode(self._at(self.reference, p, k)) for k in range(self.shape[p])]
             live = np.array([self.domain.active(arch) for arch in archs])
-            for d in np.flatnonzero(live.any(0) & ~live.all(0)):
+            changes = live.any(0) & ~live.all(0)
+            for d in np.flatnonzero(changes):
                 parent[d] = p
                 on[d] = False
                 on[d, : self.shape[p]] = live[:, d]
         return parent, on
 
-    def _effects(self, costs: Callable[[Sequence[Arch]], np.ndarray]) -> tuple[float, np.ndarray]:
-        """Probe what each value costs beside the reference, or beside the nearest one where it has an effect."""
+    def _effects(self, costs: Costs) -> tuple[float, np.ndarray]:
+        """Probe how much each value adds to the reference, or to the nearest origin at which it has an effect.
+
+        Returns:
+            the reference's cost, and ``(D, K)`` what a value adds to its origin.
+        """
         origins = []
         for d, active in enumerate(self.live(self.reference[None])[0]):
             first = int(np.flatnonzero(self.on[d])[0])
             origins.append(self.reference if active else self._at(self.reference, self.parent[d], first))
+        probes = []
+        for d, origin in enumerate(origins):
+            probes += [self._at(origin, d, k) for k in range(self.shape[d])]
         ends = [self.domain.encode(self.domain.smallest()), self.reference]
-        probes = [self._at(origins[d], d, k) for d in self.rows for k in range(self.shape[d])]
-        found = np.asarray(costs([self.domain.decode(row) for row in (*ends, *origins, *probes)]), float)
-        reach = found[1] - found[0]
-        share = ((found - found[0]) / np.where(reach == 0, 1.0, reach)).mean(1)
+        archs = [self.domain.decode(row) for row in (*ends, *origins, *probes)]
+        values = np.asarray(costs(archs), float)
+        smallest, largest = values[:2]
+        reach = largest - smallest
+        shares = ((values - smallest) / np.where(reach == 0, 1.0, reach)).mean(1)
+        of_origins = shares[2 : 2 + len(origins)]
         effect = np.zeros(self.valid.shape)
-        effect[self.valid] = share[2 + len(origins) :]
-        effect = np.where(self.valid, effect - share[2 : 2 + len(origins), None], 0.0)
-        return float(share[1]), effect
+        effect[self.valid] = shares[2 + len(origins) :]
+        effect = np.where(self.valid, effect - of_origins[:, None], 0.0)
+        return float(shares[1]), effect
 
 
 def _tilt(beta: float, effect: np.ndarray) -> np.ndarray:

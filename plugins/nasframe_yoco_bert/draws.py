@@ -11,19 +11,27 @@ from nasframe.errors import UnsatisfiableError
 from nasframe.records import Arch
 from nasframe_yoco_bert.coordinates import Coordinates
 
-TRIES = 32  # draws among which one of the right cost, or inside the region, is looked for
+TRIES = 32  # draws to choose from if one of a certain cost, or inside the region, is needed
 TILTS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # towards cheap ones, until a draw meets the region's condition
 REGIONS = 64  # remembered
 
 
 class Region(NamedTuple):
-    """The part of a domain that an ask is confined to, and what is worth knowing of it."""
+    """The part of a domain that an ask is confined to, and its arrays.
+
+    Args:
+        domain: that part.
+        allowed: ``(D, K)`` booleans.
+        uniform: ``(D, K)`` the uniform distribution over it.
+        free: ``(D,)`` booleans: dimensions with a choice.
+        costs: the mean costs of its cheapest and its dearest tilt.
+    """
 
     domain: Any
-    allowed: np.ndarray  # (D, K) booleans
-    uniform: np.ndarray  # (D, K)
-    free: np.ndarray  # (D,) booleans: dimensions with a choice
-    costs: tuple[float, float]  # of the cheapest and the dearest
+    allowed: np.ndarray
+    uniform: np.ndarray
+    free: np.ndarray
+    costs: tuple[float, float]
 
 
 class Draws:
@@ -31,37 +39,40 @@ class Draws:
 
     Args:
         at: the domain's coordinates.
-        rng: draws.
+        rng: the source of the draws.
     """
 
     def __init__(self, at: Coordinates, rng: np.random.Generator) -> None:
-        self.at, self.rng = at, rng
+        self.at = at
+        self.rng = rng
         self.regions: dict[int, Region] = {}
 
     def region(self, within: Any = None) -> Region:
-        """Return what is known of a part of the domain; default: all of it."""
+        """Return the arrays of a part of the domain; default: all of it."""
         domain = self.at.domain if within is None else within
-        if id(domain) not in self.regions:
-            allowed = np.zeros(self.at.valid.shape, bool)
-            for row, positions in zip(allowed, domain.allowed, strict=True):
-                row[positions] = True
-            uniform = allowed / allowed.sum(1, keepdims=True)
-            means = self.at.mean_costs(uniform)
-            if len(self.regions) >= REGIONS:
-                self.regions.clear()
-            self.regions[id(domain)] = Region(domain, allowed, uniform, allowed.sum(1) > 1, (means[-1], means[0]))
-        return self.regions[id(domain)]
+        if id(domain) in self.regions:  # which holds the domain, so that no other can get its id
+            return self.regions[id(domain)]
+        allowed = np.zeros(self.at.valid.shape, bool)
+        for row, positions in zip(allowed, domain.allowed, strict=True):
+            row[positions] = True
+        uniform = allowed / allowed.sum(1, keepdims=True)
+        falling = self.at.mean_costs(uniform)
+        if len(self.regions) >= REGIONS:
+            self.regions.clear()
+        region = Region(domain, allowed, uniform, allowed.sum(1) > 1, (falling[-1], falling[0]))
+        self.regions[id(domain)] = region
+        return region
 
     def find(
         self, p: np.ndarray, region: Region, level: float | None = None, band: float = 0.0
     ) -> tuple[np.ndarray, Arch]:
-        """Draw until the region's condition is met, tilting towards what is cheap where no draw meets it.
+        """Draw until the region's condition is met, tilting towards cheap ones as long as no draw meets it.
 
         Args:
-            p: ``(D, K)`` what to draw from.
-            region: where; its condition must be met.
-            level: prefer draws of this cost.
-            band: as near as half of it is near enough.
+            p: ``(D, K)`` the distribution to draw from.
+            region: the region, whose condition must be met.
+            level: the cost that draws should have.
+            band: draws within half of it are near enough.
 
         Returns:
             ``(D,)`` positions, and the architecture there.
@@ -70,11 +81,13 @@ class Draws:
             UnsatisfiableError: nothing meets the condition.
         """
         keep = region.domain.keep
+        count = 1 if level is None and keep is None else TRIES
         for table in self.tilts(p, region):
-            drawn = self.categories(table, 1 if level is None and keep is None else TRIES)
+            drawn = self.categories(table, count)
             if level is not None:
                 gap = np.abs(self.at.cost(drawn) - level)
-                drawn = drawn[np.argsort(np.where(gap <= band / 2, 0.0, gap), kind="stable")]
+                rank = np.where(gap <= band / 2, 0.0, gap)
+                drawn = drawn[np.argsort(rank, kind="stable")]  # of those in the band, the first one drawn
             for positions in drawn:
                 arch = self.at.domain.decode(positions.tolist())
                 if keep is None or keep(arch):
@@ -83,22 +96,29 @@ class Draws:
         return self.at.domain.encode(arch), arch
 
     def likeliest(self, p: np.ndarray, region: Region) -> Arch:
-        """Return the mode of ``p``; where the region's condition refuses it, that of a cheaper tilt of it."""
+        """Return the mode of ``p``, or of a cheaper tilt of it if the region's condition refuses the mode.
+
+        Raises:
+            UnsatisfiableError: the condition refuses the modes of all tilts.
+        """
+        keep = region.domain.keep
         for table in self.tilts(p, region):
             arch: Arch = self.at.domain.decode(table.argmax(1).tolist())
-            if region.domain.keep is None or region.domain.keep(arch):
+            if keep is None or keep(arch):
                 return arch
         raise UnsatisfiableError("the most likely architecture does not meet the condition, nor do cheaper ones")
 
     def tilts(self, p: np.ndarray, region: Region) -> Iterator[np.ndarray]:
-        """Yield ``p``, and what is cheaper and cheaper where the region has a condition."""
+        """Yield ``p``, then cheaper and cheaper tilts of it if the region has a condition."""
         yield p
         if region.domain.keep is not None and self.at.priced:
-            yield from (self.at.tilted(p, beta) for beta in TILTS)
+            for beta in TILTS:
+                yield self.at.tilted(p, beta)
 
     def categories(self, p: np.ndarray, count: int) -> np.ndarray:
         """Draw ``(count, D)`` positions from ``(D, K)`` distributions."""
         cumulative = p.cumsum(1)
-        drawn = (self.rng.random((count, len(p), 1)) * cumulative[:, -1:] >= cumulative).sum(-1)
-        last = p.shape[1] - 1 - (p > 0)[:, ::-1].argmax(1)
+        uniform = self.rng.random((count, len(p), 1)) * cumulative[:, -1:]
+        drawn = (uniform >= cumulative).sum(-1)
+        last = p.shape[1] - 1 - (p > 0)[:, ::-1].argmax(1)  # rounding must not lead beyond the last possible value
         return np.minimum(drawn, last)

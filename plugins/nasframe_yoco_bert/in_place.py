@@ -14,33 +14,36 @@ from nasframe.records import Arch, Positive, Share
 
 
 class InPlaceKD(Modifier):
-    """Let the largest sub-network of each step teach the others of that step, which costs no pass of its own.
+    """Let the largest sub-network of each step teach the others of that step, without a pass of its own.
 
     The others learn ``(1 − weight) · loss + weight · T² · KL(largest ‖ other)``, or the squared difference in
     regression. The largest must come first, as it does from the sampler ``sandwich`` with ``archs_per_step: 3``.
 
     Args:
-        temperature: T, how soft both distributions are made.
-        weight: share of the largest's term, 0 to 1. At 0 nobody is taught, and the order does not matter.
+        temperature: T, which makes both distributions softer.
+        weight: share of the distillation term, 0 to 1. At 0 nothing is taught, and the order does not matter.
     """
 
     def __init__(self, temperature: Positive = 1.0, weight: Share = 0.5) -> None:
         self.temperature, self.weight = temperature, weight
 
     def on_start(self, job: TrainJob) -> None:
-        """Find out which sub-network is the largest.
+        """Look up the largest sub-network.
 
         Raises:
             UsageError: the stage trains no sub-networks.
         """
-        domain: Any = job.within if job.within is not None else job.space and job.space.domain
+        domain: Any = job.within
+        if domain is None and job.space is not None:
+            domain = job.space.domain
         if job.sampler is None or not hasattr(domain, "largest"):
             raise UsageError(f"stage {job.stage!r}: kd_in_place needs a sampler of sub-networks, as 'sandwich'.")
         self.largest: Arch = domain.largest()
-        self.batch: Any = None
+        self.batch: Any = None  # the one that the largest has seen, and its logits on it
+        self.logits: torch.Tensor
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
-        """Keep what the largest says, mix it into the others' loss.
+        """Keep the logits of the largest, and mix the distance to them into the loss of the others.
 
         Raises:
             UsageError: the largest did not come first.
@@ -48,11 +51,12 @@ class InPlaceKD(Modifier):
         if not self.weight:
             return loss
         if step.arch == self.largest:
-            self.batch, self.logits = step.batch, step.outputs.logits.detach()
+            self.batch = step.batch
+            self.logits = step.outputs.logits.detach()
             return loss
         if self.batch is not step.batch:
             raise UsageError(
-                f"stage {step.job.stage!r}: kd_in_place heard {dict(step.arch or {})} before the largest sub-network. "
+                f"stage {step.job.stage!r}: kd_in_place got {dict(step.arch or {})} before the largest sub-network. "
                 "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
             )
         if step.job.task.labels is None:

@@ -192,9 +192,6 @@ def test_formats_are_recorded_verified_and_loaded_again(exported, mode):
     report = reports[name]
     assert (report["stored"]["violations"], report["stored"]["rows_off_grid"], report["stored"]["missing"]) == (0, 0, 0)
     assert report["stored"]["groups"] > 0
-    assert report["kernels"]["int8"]["matrices"] == len(record)
-    assert report["kernels"]["int8"]["max_abs_difference"] < 0.01
-    assert "no speed-up is to be expected from 2:4" in report["kernels"]["text"]
     assert "| 0.attention.self.query | 8 | 2:4 |" in (folder / name / "README.md").read_text()
     if mode != "padded":
         assert blueprint(model_files.read_net(folder / name)) == blueprint(models[name])

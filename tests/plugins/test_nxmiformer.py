@@ -341,7 +341,6 @@ def test_the_recipe_runs_and_says_what_is_stored(tmp_path: Any, name: str) -> No
     assert models["uniform-84"]["stored"]["formats"] == {"2:4 int8": 12}
     assert all(m["stored"]["violations"] == 0 for m in models.values() if m["stored"])
     assert models["assigned-90"]["costs"]["bits"] <= 0.18 * models["teacher"]["costs"]["bits"]
-    assert "no speed-up is to be expected from 2:4" in models["uniform-84"]["kernels"]["text"]
     assert "What is stored, in bits" in (run.directory / "report.md").read_text()
     again = AutoModelForSequenceClassification.from_pretrained(run.directory / "models" / "assigned-90")
     assert record_of(again) == {k: Format(**v) for k, v in models["assigned-90"]["blueprint"]["quantised"].items()}

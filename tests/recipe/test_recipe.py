@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe.errors import RecipeError
 from nasframe.recipe.loading import load_recipe, packaged_recipes, read_recipe
-from nasframe.recipe.overrides import stage_names
 from nasframe.recipe.resolve import check_recipe
+from nasframe.recipe.stage_list import stage_names
 from nasframe.recipe.yaml import Position, dump, parse
 from nasframe_studies.file import load_study
 
@@ -374,6 +374,7 @@ def test_overrides_apply_in_order_and_after_switches():
         ("stages.evaluate-2.split=dev", "several stages are called 'evaluate' only by their verb"),
         ("stages.9.split=dev", "no item '9'. Expected a number from 0 to 4"),
         ("stages.teacher.modifiers.1.weight=1", "no item '1'"),
+        ("+stages.teacher.modifiers.0=kd", "item 0 is there already. To change it leave out the '+'"),
         ("smoke=3", "3 does not fit. Expected true or false"),
     ],
 )  # fmt: skip

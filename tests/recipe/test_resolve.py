@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
-from nasframe.recipe.overrides import kept_options
-from nasframe.recipe.resolve import COMMON, check_recipe, resolve
+from nasframe.recipe.merge import kept_options
+from nasframe.recipe.resolve import check_recipe, resolve
+from nasframe.recipe.stages import COMMON
 from nasframe.recipe.yaml import dump
 from nasframe.records import SamplerRef, TrainOptions
-from nasframe.search.budgets import winners
 from nasframe.stages.verbs import COSTS, VERBS
 from stand_in import write_net
 
@@ -188,7 +188,7 @@ def test_problems_of_the_recipe(changes, expected):
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
         ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
         ({"search": {"name": "s", "budgets": {"parms": "50%"}}}, "stages.s.budgets.parms  unknown cost"),
-        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  unknown option"),
+        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  there is no option 'max_step'"),
         (
             {"search": {"name": "s", "objectives": ["macs"]}},
             "stages.s.objectives.0  a search would look for the largest",
@@ -435,12 +435,6 @@ def sensible(drawn):
 def test_any_plan_re_runs_to_itself(extra, seed):
     data = base(seed=seed, sampler={"use": "wraps", "join": "layer"}, stages=[*base()["stages"], *extra])
     assert_rerunnable(resolve(nf.load_recipe(data)))
-
-
-def test_winners_are_named_as_the_search_names_them():
-    assert winners("best", {}) == ["best"]
-    assert winners("best", {"macs": ["75%", "50%"]}) == ["best@75%", "best@50%"]
-    assert winners("b", {"macs": "75%", "params": ["1M"]}) == ["b@macs=75%", "b@params=1M"]
 
 
 def test_every_verb_and_kept_option_is_known():

@@ -45,7 +45,7 @@ def add_stages(store):
         "saved": 0.82, "saved_without_indices": 0.85, "encoder_rest": 96, "outside": 640, "violations": 0, "groups": 50,
         "rows_off_grid": 1,
     }  # fmt: skip
-    kernels = {"device": "cpu", "batch": 8, "length": 64, "threads": 2, "text": "none for this device"}
+    facts = {"stored": stored, "calibration": "32 texts", "curve": [1, 2]}
     results = {
         "teacher": ("train", 2.5, {"cached": {"run": "runs/before"}}),
         "sliced": ("search", 1.0, {"winners": {"sliced@50%": {}}, "objectives": ["accuracy"]}),
@@ -55,8 +55,8 @@ def add_stages(store):
             "bounds": {"best@50%": {"params": [None, 100.0], "latency": [None, 12.0]}},
         }),
         "extract": ("extract", 0.5, {
-            "extract_error": {"best@50%": 2.5e-7}, "stored": {"best@50%": stored, "teacher": stored},
-            "exports": {"best@50%": {"kernels": kernels}},
+            "extract_error": {"best@50%": 2.5e-7}, "stored": {"compressed": stored, "teacher": stored},
+            "facts": {"best@50%": facts, "sliced@50%": {"groups": 3}},
         }),
     }  # fmt: skip
     for position, (name, (verb, seconds, result)) in enumerate(results.items()):
@@ -84,6 +84,7 @@ def add_models(store):
     compressed = small | {"quantised": {"layer.0": {"bits": 8, "n": 2, "m": 4}}}
     models = {
         "best@50%": ("extract", arch(4), compressed, 0.75, {"params": 100, "latency": 12.5, "latency_spread": 0.5}),
+        "compressed": ("extract", None, compressed, 0.625, {"params": 100}),
         "sliced@50%": ("extract", arch(4), small, 0.5, {"params": 100.0, "latency": 11.0}),
         "supernet": ("supernet", None, full, 0.8125, {"params": 200, "macs": None}),
         "teacher": ("teacher", None, full, 0.875, {"params": 200, "latency": 20.0, "latency_cached": 1, "bits": 6400}),
@@ -150,7 +151,7 @@ def test_pages_show_what_the_run_has(recorded):
     page = (recorded / "report.html").read_text().replace("&gt;", ">").replace("&lt;", "<")
     texts = (
         "Stage extract: The disk is full.", "not finished", "over budget: 12.5 ms > 12 ms", "accuracy (spam)",
-        "8 bits, 2:4", "0 of 50", "best@50% on cpu, 8 × 64 tokens, 2 threads: none for this device",
+        "8 bits, 2:4", "0 of 50", "calibration", "32 texts",
         "Two classes were chosen.", "3 repeats", "Training took 192 multiply-accumulates",
     )  # fmt: skip
     for text in texts:

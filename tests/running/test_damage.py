@@ -22,6 +22,8 @@ from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
 from nasframe.export.write import write as export
 from nasframe.running import runner
+from nasframe.running.start import start_of
+from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore, load_state, save_state
 from nasframe.testing.toy import tiny_net
 
@@ -269,8 +271,8 @@ def test_files_of_a_model_that_changed_since_are_named(project, monkeypatch, nam
 def test_declared_files_are_part_of_a_key(project):
     def first_key():
         registry.plugins.cache_clear()
-        parts = runner.Material(runner.resolve(nf.load_recipe(project / "recipe.yaml")))
-        return runner.start_of(parts).material
+        inputs = RunInputs(runner.resolve(nf.load_recipe(project / "recipe.yaml")))
+        return start_of(inputs).digests
 
     before = first_key()
     assert before == first_key()
@@ -334,7 +336,7 @@ def test_an_error_of_a_plugin_on_a_full_disk_is_named(tmp_path, monkeypatch, cap
 
 
 def test_a_full_cache_costs_the_cache_only(stopped, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nasframe.running.cache._copy", refusing(errno.ENOSPC))
+    monkeypatch.setattr("nasframe.running.cache.copy_or_link", refusing(errno.ENOSPC))
     run = run_of(nf.load_recipe(TOY, SHORT), out=tmp_path / "run", cache=tmp_path / "cache")
     assert facts(run.directory) == facts(stopped[1]) | {"stage": facts(run.directory)["stage"]}
     assert str(tmp_path / "cache") in capsys.readouterr().err

@@ -225,7 +225,7 @@ def test_a_comparison_without_a_finite_score_is_refused():
 def two(tmp_path):
     """Two arms of two seeds on one task; ``edit(arm, seed, **data)`` changes what a run keeps of its data."""
     home = make_study(tmp_path / "study", arms=("random", "evolution", "rest"), tasks=("sst2",), seeds=2, trials=2)
-    facts = study.settings(home)
+    facts = study.settings(home).plain()
     facts["runs"] = [run for run in facts["runs"] if run["arm"] != "rest" and run["seed"] == 0]
 
     def edit(arm, key="data", **changes):
@@ -370,7 +370,7 @@ def test_notices_of_runs_are_shown_once_with_their_arms(two):
         store = RunStore(home / f"runs/{arm}/sst2/seed-0")
         store.put("notices", [{"place": "model", "text": text} for text in texts])
         store.close()
-    frame, facts = study.collect(home), study.settings(home)
+    frame, facts = study.collect(home), study.settings(home).plain()
     facts["runs"] = [run for run in facts["runs"] if run["arm"] != "rest" and run["seed"] == 0]
     report = compare.analyse(home, frame[(frame["arm"] != "rest") & (frame["seed"] == 0)], facts)
     assert [conditions.notice_line(notice, report["arms"]) for notice in report["notices"]] == [

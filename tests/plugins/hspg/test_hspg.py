@@ -44,17 +44,17 @@ class TestHSPG(ModifierContract):
 
 class TestDHSPG(ModifierContract):
     def make(self) -> Any:
-        return DHSPG(start="25%", until="75%")
+        return DHSPG(start="25%", ramp_end="75%")
 
 
 class TestHESSOAsPublished(ModifierContract):
     def make(self) -> Any:
-        return HESSO(start="25%", until="100%", criteria="published")
+        return HESSO(start="25%", ramp_end="100%", criteria="published")
 
 
 class TestHESSO(ModifierContract):
     def make(self) -> Any:
-        return HESSO(start="25%", until="100%", batches=2)
+        return HESSO(start="25%", ramp_end="100%", batches=2)
 
 
 class TestOBProxSG(ModifierContract):
@@ -89,7 +89,10 @@ def test_what_is_left_computes_what_the_sparse_network_did(modifier, optimizer):
 
 @pytest.mark.parametrize(
     "modifier",
-    [HSPG(target="50%", penalty=0.1, rate=1.0), DHSPG(target="50%", until=None, penalty=1e-6, amplify=1.0, most=1.0)],
+    [
+        HSPG(target="50%", penalty=0.1, rate=1.0),
+        DHSPG(target="50%", ramp_end=None, penalty=1e-6, amplify=1.0, most=1.0),
+    ],
     ids=lambda modifier: modifier.name,
 )
 def test_a_target_that_training_missed_is_met_at_the_end_and_said(modifier):
@@ -143,9 +146,9 @@ def test_single_weights_become_zero_and_are_counted():
         (lambda: HSPG(target="50%", caps="50%"), "Expected one of them"),
         (lambda: HSPG(eps=1.0), "expected 0 <= eps < 1"),
         (lambda: HSPG(penalty=-1.0), "penalty >= 0"),
-        (lambda: HSPG(target="50%", prox="90%"), "until '80%' is not after prox '90%'"),
-        (lambda: DHSPG(start="60%"), "until '60%' is not after start '60%'"),
-        (lambda: HESSO(start="70%"), "until '60%' is not after start '70%'"),
+        (lambda: HSPG(target="50%", prox="90%"), "ramp_end '80%' is not after prox '90%'"),
+        (lambda: DHSPG(start="60%"), "ramp_end '60%' is not after start '60%'"),
+        (lambda: HESSO(start="70%"), "ramp_end '60%' is not after start '70%'"),
         (lambda: HESSO(criteria={}), "one above 0"),
         (lambda: HESSO(criteria="published", batches=2), "batches: the published criteria are those of one step"),
         (lambda: HESSO(criteria={"size": 1.0}), "no criteria size"),
@@ -157,6 +160,30 @@ def test_single_weights_become_zero_and_are_counted():
 def test_settings_that_make_no_sense_are_refused(make, text):
     with pytest.raises(UsageError, match=re.escape(text)):
         make()
+
+
+@pytest.mark.parametrize(
+    ("use", "former", "name"),
+    [
+        ("hspg", {"until": "70%"}, "ramp_end"),
+        ("hspg", {"least": "10%"}, "min_kept"),
+        ("dhspg", {"until": "70%"}, "ramp_end"),
+        ("dhspg", {"least": "10%"}, "min_kept"),
+        ("hesso", {"until": "70%"}, "ramp_end"),
+        ("hesso", {"least": "10%"}, "min_kept"),
+        ("obprox_sg", {"until": "70%"}, "ramp_end"),
+    ],
+)
+def test_options_are_read_by_their_former_names(use, former, name):
+    (value,) = former.values()
+    with pytest.warns(DeprecationWarning, match=f"is deprecated; it is '{name}' now"):
+        modifier = nf.make("modifier", {"use": use, **former})
+    assert getattr(modifier, name) == float(value.strip("%")) / 100
+
+
+def test_a_former_option_that_was_null_is_refused():
+    with pytest.raises(UsageError, match=r"until: null is not read by this name any more\. Expected 'ramp_end: null'"):
+        nf.make("modifier", {"use": "dhspg", "until": None})
 
 
 @pytest.mark.parametrize(

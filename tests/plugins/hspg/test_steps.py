@@ -156,7 +156,7 @@ def test_groups_without_room_under_the_cap_are_not_turned_round():
 @pytest.mark.parametrize("total", [20, 50])
 def test_a_target_leaves_the_groups_it_keeps_alone(optimizer, total):
     """The same steps with and without: what is not zero at the end has kept its norm, but for a few on the edge."""
-    pressed = Stage(HSPG(target="50%", until="90%"), optimizer, total, tiny_net(layers=2))
+    pressed = Stage(HSPG(target="50%", ramp_end="90%"), optimizer, total, tiny_net(layers=2))
     plain = Stage(HSPG(penalty=0.0, prox="100%"), optimizer, total, tiny_net(layers=2))
     for _ in range(total):
         pressed.step(), plain.step()
@@ -168,7 +168,7 @@ def test_a_target_leaves_the_groups_it_keeps_alone(optimizer, total):
 
 
 def test_dual_ascent_follows_what_is_missing():
-    stage = Stage(HSPG(penalty=0.5, target="50%", prox="20%", until="80%", rate=3.0))
+    stage = Stage(HSPG(penalty=0.5, target="50%", prox="20%", ramp_end="80%", rate=3.0))
     for _ in range(2):
         stage.step()
     assert stage.modifier.lambdas.tolist() == [0.5, 0.5]
@@ -204,7 +204,8 @@ def test_lambda_is_divided_at_its_times():
 
 
 @pytest.mark.parametrize(
-    ("modifier", "penalty"), [(HSPG(target="50%", prox="0%", until="90%"), 0.0), (DHSPG(start="0%", until="90%"), 1e-2)]
+    ("modifier", "penalty"),
+    [(HSPG(target="50%", prox="0%", ramp_end="90%"), 0.0), (DHSPG(start="0%", ramp_end="90%"), 1e-2)],
 )
 def test_a_target_leaves_all_other_groups_alone(modifier, penalty):
     """The pull alone: candidates beyond the target keep what they are, but for DHSPG's published λ, α λ a step."""
@@ -221,7 +222,7 @@ def test_a_target_leaves_all_other_groups_alone(modifier, penalty):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_dhspg_divides_by_direction_and_size_and_pulls_as_hard_as_needed(optimizer):
     penalty, amplify, most = 0.3, 2.0, 10.0
-    stage = Stage(DHSPG(start="10%", until=None, penalty=penalty, amplify=amplify, most=most), optimizer, total=20)
+    stage = Stage(DHSPG(start="10%", ramp_end=None, penalty=penalty, amplify=amplify, most=most), optimizer, total=20)
     for _ in range(2):
         before, moved = stage.step()
         assert torch.equal(
@@ -259,7 +260,7 @@ def test_dhspg_divides_by_direction_and_size_and_pulls_as_hard_as_needed(optimiz
     ("make", "target"), [(DHSPG, "50%"), (HESSO, "50%"), (DHSPG, {"heads": "75%", "ffn": "10%"}), (HESSO, {"ffn": 0.3})]
 )
 def test_the_target_is_reached_for_every_kind(make, target, optimizer):
-    stage = Stage(make(target=target, start="10%", until="60%"), optimizer, net=tiny_net(layers=2))
+    stage = Stage(make(target=target, start="10%", ramp_end="60%"), optimizer, net=tiny_net(layers=2))
     for _ in range(7):
         stage.step()
     zero = torch.tensor([bool((x == 0).all()) for x in groups(stage.net)])
@@ -275,7 +276,7 @@ def test_the_target_is_reached_for_every_kind(make, target, optimizer):
 
 
 def test_hesso_shrinks_a_period_evenly_and_then_freezes_it():
-    stage = Stage(HESSO(target="50%", start="20%", until="80%", periods=2), total=10)
+    stage = Stage(HESSO(target="50%", start="20%", ramp_end="80%", periods=2), total=10)
     seen, shrunk = [], []
     for index in range(9):
         _, moved = stage.step()
@@ -292,7 +293,7 @@ def test_hesso_shrinks_a_period_evenly_and_then_freezes_it():
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "cosine"])
 def test_hesso_takes_the_least_salient(criterion):
-    stage = Stage(HESSO(target="50%", start="20%", until="90%", periods=1, criteria={criterion: 1.0}, batches=2))
+    stage = Stage(HESSO(target="50%", start="20%", ramp_end="90%", periods=1, criteria={criterion: 1.0}, batches=2))
     values, gradients = [], []
     for _ in range(3):
         before, _ = stage.step()
@@ -341,7 +342,7 @@ def weights_of(net):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_hesso_published_is_the_formula_of_the_published_code(optimizer):
-    stage = Stage(HESSO(target="50%", start="0%", until="90%", periods=1, criteria="published"), optimizer)
+    stage = Stage(HESSO(target="50%", start="0%", ramp_end="90%", periods=1, criteria="published"), optimizer)
     before, _ = stage.step()
     values = {"magnitude": [], "mean": [], "cosine": [], "taylor": [], "taylor2": []}
     for x, way in zip(weights_of(before), first_direction(stage.net, before, optimizer), strict=True):
@@ -385,7 +386,7 @@ def test_the_direction_is_the_optimisers_own_before_adamws_decay(optimizer):
 
 
 def test_hesso_published_chooses_when_a_period_begins_with_a_skipped_step():
-    stage = Stage(HESSO(target="50%", start="0%", until="80%", periods=2, criteria="published"), total=10)
+    stage = Stage(HESSO(target="50%", start="0%", ramp_end="80%", periods=2, criteria="published"), total=10)
     stage.step(skipped=True)
     assert not stage.modifier.chosen.any()
     for _ in range(8):
@@ -458,7 +459,7 @@ def test_hesso_published_goes_on_from_its_state(kept):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_dhspg_published_is_the_formula_of_the_published_code(optimizer):
-    stage = Stage(DHSPG(target="50%", start="0%", until=None, scores="published"), optimizer)
+    stage = Stage(DHSPG(target="50%", start="0%", ramp_end=None, scores="published"), optimizer)
     before, _ = stage.step()
     cosine, small = [], []
     for x, way in zip(weights_of(before), first_direction(stage.net, before, optimizer), strict=True):
@@ -525,7 +526,7 @@ def test_obprox_sg_is_its_two_formulas_on_matrices_of_layers_alone(optimizer):
 @pytest.mark.parametrize(("orthant", "eps", "sample"), [(None, 0.0, 2**20), (None, 0.01, 500), ("10%", 0.0, 2**20)])
 def test_obprox_sg_reaches_its_target_to_the_weight_and_stays_there(optimizer, orthant, eps, sample, monkeypatch):
     monkeypatch.setattr("nasframe_hspg.obprox_sg.SAMPLE", sample)
-    modifier = OBProxSG(target="30%", prox="20%", orthant=orthant, eps=eps, until="70%")
+    modifier = OBProxSG(target="30%", prox="20%", orthant=orthant, eps=eps, ramp_end="70%")
     stage, zeros = Stage(modifier, optimizer, total=20), []
     for _ in range(20):
         before, _ = stage.step()

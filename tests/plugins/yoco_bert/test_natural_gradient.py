@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nasframe.records import Trial
 from nasframe.search.domain import Choices
 from nasframe_yoco_bert.natural_gradient import fisher_norm, lower_bound, natural_gradient, step, utility
-from nasframe_yoco_bert.sng import SNG
+from nasframe_yoco_bert.sng_published import PublishedSNG
 
 SHARED = Path(os.environ.get("NASFRAME_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 VECTORS = SHARED / "vectors/sng.json"
@@ -54,7 +54,7 @@ def updated(theta, samples, losses, delta):
 def test_every_update_is_the_published_codes():
     for case in json.loads(VECTORS.read_text())["cases"]:
         domain = flat(case["categories"])
-        sampler = SNG(domain, reference_compat=True, lam=case["lam"], delta=case["delta"])
+        sampler = PublishedSNG(domain, lam=case["lam"], delta=case["delta"])
         for record in case["steps"]:
             archs = [domain.decode(choice) for choice in record["choices"]]
             sampler.tell([Trial(arch, score) for arch, score in zip(archs, record["objective"], strict=True)])
@@ -67,7 +67,7 @@ def test_every_update_is_the_published_codes():
 )
 def test_every_update_is_a_second_computations(sizes, lam, delta):
     rng, domain = np.random.default_rng(5), flat(sizes)
-    sampler = SNG(domain, reference_compat=True, lam=lam, delta=delta)
+    sampler = PublishedSNG(domain, lam=lam, delta=delta)
     theta = [[1 / size] * size for size in sizes]
     for _ in range(30):
         samples = [[int(rng.integers(size)) for size in sizes] for _ in range(lam)]

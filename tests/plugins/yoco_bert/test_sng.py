@@ -1,4 +1,4 @@
-"""The sampler: what it draws, what it hears, and that each mended defect can be turned back alone."""
+"""Sampler ``sng``: its proposals, the mixture, costs, regions, its state, and options of earlier versions."""
 
 import json
 
@@ -13,7 +13,7 @@ from nasframe.search.domain import Choices
 from nasframe.search.loop import search
 from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of
 from nasframe_yoco_bert.mixture import exploit_probability
-from nasframe_yoco_bert.sng import MENDED, PUBLISHED, SNG
+from nasframe_yoco_bert.sng import SNG
 
 
 def sizes(archs):
@@ -41,124 +41,18 @@ class TestResidual(SamplerContract):
         return SNG(domain, seed, costs=sizes, match="residual", cost_targets="explore", warm_up=0)
 
 
-class TestReference(SamplerContract):
-    trials = 300
-
-    def make(self, domain, seed):
-        return SNG(domain, seed, reference_compat=True)
-
-
 def told(sampler, archs, scores, origin="search"):
     sampler.tell([Trial(arch, score, origin=origin) for arch, score in zip(archs, scores, strict=True)])
     return sampler.theta
 
 
-def pair(domain):
-    return [domain.smallest(), domain.largest()]
-
-
-def plain(**options):
-    """Make a sampler on six knobs that learns from two answers at once, otherwise as published."""
-    return SNG(flat_domain(), **{"reference_compat": True, "delta": 0.1, **options})
-
-
-# ---- each defect alone
-
-
-def test_the_defaults_are_all_mended_and_the_reference_all_published():
-    assert SNG(flat_domain()).how == MENDED
-    assert SNG(flat_domain(), reference_compat=True).how == PUBLISHED
-    for name in MENDED:
-        assert SNG(flat_domain(), **{name: PUBLISHED[name]}).how == {**MENDED, name: PUBLISHED[name]}
-        back = SNG(flat_domain(), reference_compat=True, **{name: MENDED[name]})
-        assert back.how == {**PUBLISHED, name: MENDED[name]}
-
-
-def test_mask_inactive_leaves_knobs_without_an_effect_where_they_are():
-    domain = layered_domain(4)
-    archs = [domain.smallest(), {**domain.smallest(), "heads.0": 4}]  # two layers kept, 2 and 3 have no effect
-    masked = SNG(domain, reference_compat=True, mask_inactive=True)
-    before = masked.theta
-    names = list(domain.dims)
-    after = told(masked, archs, [0.1, 0.9])
-    moved = {name for name, old, new in zip(names, before, after, strict=True) if (old != new).any()}
-    assert moved == {"heads.0"}
-    published = SNG(domain, reference_compat=True)
-    after = told(published, archs, [0.1, 0.9])
-    moved = {name for name, old, new in zip(names, before, after, strict=True) if (old != new).any()}
-    assert moved & {"heads.2", "heads.3", "ffn.2", "ffn.3"}
-
-
-def test_same_batch_compares_only_what_was_told_together():
-    low, high = pair(flat_domain())
-    published, mended = plain(), plain(same_batch=True)
-    for sampler in (published, mended):
-        sampler.start("train", 10, "train")
-        before = sampler.theta
-        told(sampler, [low], [-1.0], "train")
-        after = told(sampler, [high], [-2.0], "train")
-        assert (np.array(before) == np.array(after)).all() == (sampler is mended)
-    before = mended.theta
-    assert (np.array(told(mended, [low, high], [-1.0, -2.0], "train")) != np.array(before)).any()
+# ---- groups and the mixture
 
 
 def test_same_batch_rounds_an_ask_up_to_whole_groups():
     sampler = SNG(flat_domain(), lam=4)
     assert [len(sampler.ask(n)) for n in (1, 4, 5)] == [4, 4, 8]
     assert [len(SNG(flat_domain(), lam=4, same_batch=False).ask(n)) for n in (1, 4, 5)] == [1, 4, 5]
-
-
-def test_ties_that_are_absolute_leave_equal_rewards_alone():
-    archs = pair(flat_domain())
-    start = plain().theta
-    assert (np.array(told(plain(ties="absolute"), archs, [0.7, 0.7])) == np.array(start)).all()
-    assert (np.array(told(plain(), archs, [0.7, 0.7])) != np.array(start)).any()  # f = −0.7: never tied, as published
-
-
-def test_uniform_samples_are_used_weighted_or_skipped():
-    domain = flat_domain()
-    skip, use, weight = (plain(uniform_samples=how, explore=1.0) for how in ("skip", "use", "weight"))
-    for sampler in (skip, use, weight):
-        sampler.start("train", 100, "train")
-        archs = sampler.ask(2)
-        before = sampler.theta
-        after = told(sampler, archs, [-1.0, -2.0], "train")
-        assert (np.array(before) == np.array(after)).all() == (sampler is skip)
-    # θ tilted towards the largest value: an exploring draw that θ would hardly make counts less
-    weight.distribution = np.tile([0.05, 0.05, 0.9], (6, 1))
-    weight.exploit = 0.5
-    low, high = (np.full(6, k) for k in (0, 2))
-    p, q = weight.distribution, np.full((6, 3), 1 / 3)
-    assert weight._weight(low, p, q) == pytest.approx(0.05**6 / (0.5 * 0.05**6 + 0.5 / 3**6))
-    assert weight._weight(high, p, q) == pytest.approx(0.9**6 / (0.5 * 0.9**6 + 0.5 / 3**6))
-    assert domain.contains(weight.ask(1)[0])
-
-
-def test_clear_buffer_forgets_what_a_stage_left_over():
-    low, high = pair(flat_domain())
-    for clear in (False, True):
-        sampler = plain(clear_buffer=clear)
-        sampler.start("train", 10, "train")
-        before = told(sampler, [low], [-1.0], "train")
-        sampler.start("search", 10, "search")
-        after = told(sampler, [high], [0.9])
-        assert (np.array(before) == np.array(after)).all() == clear
-
-
-@pytest.mark.parametrize(("form", "rises"), [("monotone", False), ("published", True)])
-def test_penalty_on_a_negative_score(form, rises):
-    domain = Choices({"k": [1, 2, 3, 4]})
-    sampler = SNG(domain, lam=2, penalty=form)
-    result = search(
-        sampler, domain, lambda arch, count: {"mcc": -0.5}, lambda arch: {"size": arch["k"]}, objectives=["mcc"],
-        trials=4, bounds={"size": Bounds(high=2)}, violation={"penalise": 2},
-    )  # fmt: skip
-    scores = {trial.arch["k"]: trial.score for trial in result.trials}
-    assert scores[1] == scores[2] == -0.5
-    beyond = [scores[k] for k in (3, 4) if k in scores]
-    assert beyond
-    assert all((score > -0.5) == rises for score in beyond)
-    assert result.winners["best"].arch["k"] <= 2
 
 
 def test_explore_averaged_does_not_see_layers_that_settled_differently():
@@ -175,7 +69,7 @@ def test_explore_averaged_does_not_see_layers_that_settled_differently():
 
 
 def test_explore_is_the_share_of_uniform_draws_in_training_and_none_in_search():
-    sampler = plain(explore=0.25)
+    sampler = SNG(flat_domain(), explore=0.25, warm_up=0)
     sampler.distribution = np.tile([1.0, 0.0, 0.0], (6, 1))
     for origin, share in (("train", 0.25), ("search", 0.0)):
         sampler.start("stage", 1000, origin)
@@ -185,7 +79,7 @@ def test_explore_is_the_share_of_uniform_draws_in_training_and_none_in_search():
 
 
 def test_the_mixture_follows_theta_every_twentieth_of_a_stage():
-    sampler = plain()
+    sampler = SNG(flat_domain(), lam=2, delta=0.1)
     sampler.start("train", 100, "train")
     sampler.distribution = np.tile([0.98, 0.01, 0.01], (6, 1))
     for step in range(1, 6):
@@ -212,7 +106,7 @@ def deep_domain():
 
 def test_groups_are_drawn_in_one_band_of_cost():
     sampler = SNG(deep_domain(), 0, costs=sizes, band=0.1, warm_up=0)
-    loose = SNG(deep_domain(), 0, costs=sizes, objective="loss", warm_up=0)
+    loose = SNG(deep_domain(), 0, costs=sizes, match="none", warm_up=0)
     for each in (sampler, loose):
         each.start("train", 1000, "train")
     matched, unmatched = grouped(sampler, 150), grouped(loose, 150)
@@ -238,7 +132,7 @@ def test_the_cost_of_a_score_does_not_move_theta_where_costs_are_matched():
     """Scores that are nothing but cost: the published objective runs to the largest, matched ones stay."""
     shares = {}
     for how in ("loss", "band", "residual"):
-        options = {"objective": "loss", "cost_targets": "none"} if how == "loss" else {"match": how, "band": 0.02}
+        options = {"match": "none", "cost_targets": "none"} if how == "loss" else {"match": how, "band": 0.02}
         sampler = SNG(deep_domain(), 1, costs=sizes, warm_up=0, delta=0.1, **options)
         sampler.start("train", 1000, "train")
         for _ in range(150):
@@ -271,7 +165,7 @@ def test_without_costs_it_does_without():
 
 
 def test_warm_up_explores_and_lets_theta_rest():
-    sampler = SNG(flat_domain(), 0, warm_up=3, explore=0.0, uniform_samples="use")
+    sampler = SNG(flat_domain(), 0, warm_up=3, explore=0.0)
     sampler.distribution = np.tile([1.0, 0.0, 0.0], (6, 1))
     sampler.start("train", 100, "train")
     for update in range(5):
@@ -326,7 +220,7 @@ def test_regions_that_theta_hardly_reaches_are_met():
 # ---- state and use
 
 
-@pytest.mark.parametrize("options", [{}, {"reference_compat": True}, {"match": "residual", "same_batch": False}])
+@pytest.mark.parametrize("options", [{}, {"match": "residual", "same_batch": False}])
 def test_a_state_in_the_middle_of_an_update_goes_on(options):
     whole = SNG(deep_domain(), 3, costs=sizes, **{"warm_up": 0, **options})
     whole.start("train", 50, "train")
@@ -359,6 +253,50 @@ def test_theta_is_in_the_order_of_the_knobs():
 def test_options_that_cannot_be(options):
     with pytest.raises(UsageError, match="Expected"):
         SNG(flat_domain(), **options)
+
+
+OF_NOW = {
+    "reference_compat": False,
+    "objective": "cost_matched",
+    "mask_inactive": True,
+    "ties": "absolute",
+    "uniform_samples": "weight",
+    "clear_buffer": True,
+    "penalty": "monotone",
+}
+GONE = [
+    ("reference_compat", True, "use: sng_published"),
+    ("explore", "averaged", r"mend: \[inactive, batches, ties, weights, objective\]"),
+    ("mask_inactive", False, r"mend: \[explore, batches, ties, weights, objective\]"),
+    ("ties", "relative", r"mend: \[explore, inactive, batches, weights, objective\]"),
+    ("uniform_samples", "use", r"mend: \[explore, inactive, batches, ties, objective\]"),
+    ("uniform_samples", "skip", "nothing replaces it"),
+    ("clear_buffer", False, "use: sng_published"),
+    ("penalty", "published", "use: sng_published"),
+]
+
+
+def made(**options):
+    return nf.make("sampler", {"use": "sng", **options}, domain=deep_domain(), seed=0, costs=sizes)
+
+
+@pytest.mark.parametrize(("name", "value"), OF_NOW.items())
+def test_a_former_option_that_says_what_is_done_anyway_is_read_with_a_warning(name, value):
+    with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; leave it out"):
+        sampler = made(**{name: value})
+    assert sampler.parts == SNG(deep_domain()).parts
+
+
+def test_the_former_objective_is_a_match():
+    with pytest.warns(DeprecationWarning, match="objective is deprecated; write 'match: none'"):
+        sampler = made(objective="loss")
+    assert sampler.parts == made(match="none").parts
+
+
+@pytest.mark.parametrize(("name", "value", "advice"), GONE)
+def test_a_former_option_that_is_gone_says_where_it_went(name, value, advice):
+    with pytest.raises(UsageError, match=rf"{name}: '{name}: \w+' is .*{advice}"):
+        made(**{name: value})
 
 
 def test_a_domain_without_knobs_is_refused():

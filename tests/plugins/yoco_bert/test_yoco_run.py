@@ -1,13 +1,13 @@
 """A whole run: one shared distribution through two training stages and a search, and the same run after a stop."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import nasframe as nf
 from nasframe.running.runner import resume
-from nasframe.stages.context import StageContext
 from nasframe_yoco_bert.sng import SNG
 
 TOY = Path(__file__).parents[2] / "data" / "toy.yaml"
@@ -26,39 +26,57 @@ def recipe(tmp_path):
     return nf.load_recipe({**data, "plugins": [str(TOY.parent.parent / "toy_plugin.py")]}, base=tmp_path)
 
 
+class Seen(NamedTuple):
+    """The shared sampler after its last step of a stage."""
+
+    stage: str
+    training: bool
+    updates: int
+    theta: list[np.ndarray]
+    match: str
+
+
 @pytest.fixture
 def watched(monkeypatch):
-    """Note what each stage's sampler knew and was, before the stage."""
-    seen, call = [], StageContext.call
+    """Note the shared sampler at the end of each stage."""
+    seen: list[Seen] = []
+    start, tell = SNG.start, SNG.tell
+    stage = ""
 
-    def noted(self, work):
-        result = call(self, work)
-        if self.run.sampler is not None:
-            sampler = self.run.sampler
-            seen.append((self.name, sampler.training, sampler.updates, sampler.theta, sampler.match))
-        return result
+    def noted_start(self, name, total, origin="search"):
+        nonlocal stage
+        stage = name
+        start(self, name, total, origin)
 
-    monkeypatch.setattr(StageContext, "call", noted)
+    def noted_tell(self, trials):
+        tell(self, trials)
+        now = Seen(stage, self.training, self.updates, self.theta, self.match)
+        if seen and seen[-1].stage == stage:
+            seen.pop()
+        seen.append(now)
+
+    monkeypatch.setattr(SNG, "start", noted_start)
+    monkeypatch.setattr(SNG, "tell", noted_tell)
     return seen
 
 
 def test_one_distribution_learns_in_all_stages(tmp_path, watched):
     run = nf.run(recipe(tmp_path), out=tmp_path / "run")
-    (_, wide, first, theta, match), (_, trains, second, later, _), (_, searches, last, end, _) = watched[:3]
-    assert match == "band"  # the costs that the budgets name are known in training
-    assert (wide, trains, searches) == (True, True, False)
-    assert first == 4
-    assert second == 8
-    assert last > 8
-    np.testing.assert_array_equal(theta[0], np.full(3, 1 / 3))  # depth was fixed in the first stage
-    assert all(np.isclose(row.sum(), 1) for row in (*later, *end))
-    assert any((old != new).any() for old, new in zip(theta, later, strict=True))
+    wide, trained, searched = watched
+    assert wide.match == "band"  # the costs that the budgets name are known in training
+    assert (wide.training, trained.training, searched.training) == (True, True, False)
+    assert wide.updates == 4
+    assert trained.updates == 8
+    assert searched.updates > 8
+    np.testing.assert_array_equal(wide.theta[0], np.full(3, 1 / 3))  # depth was fixed in the first stage
+    assert all(np.isclose(row.sum(), 1) for row in (*trained.theta, *searched.theta))
+    assert any((old != new).any() for old, new in zip(wide.theta, trained.theta, strict=True))
     assert set(run.trials["state"]) <= {"done", "repeat"}  # nothing infeasible is proposed
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, watched, monkeypatch):
     nf.run(recipe(tmp_path), out=tmp_path / "whole")
-    whole = watched[2][3]
+    whole = watched[-1].theta
     tell, calls = SNG.tell, []
 
     def stopped(self, trials):
@@ -71,6 +89,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, watched, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         nf.run(recipe(tmp_path), out=tmp_path / "cut")
     resume(tmp_path / "cut")
-    resumed = next(row for row in reversed(watched) if row[0] == "search")[3]
+    resumed = watched[-1].theta
+    assert watched[-1].stage == "search"
     for old, new in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(old, new)
