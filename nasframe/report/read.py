@@ -75,17 +75,17 @@ def read_run(run_dir: Path | str) -> RunReport:
     recipe_text = _text(directory / "recipe.yaml")
     recipe = _recipe(recipe_text)
     environment = _environment(directory / "env.json")
-    untrained = _untrained(recipe)
+    untrained = _untrained(recipe)  # searches that give the baselines
 
     places = _in_table_order(_places(database, untrained))
     data = dict(database.facts.get("data") or {})
     formats = told(data)
     data.pop("metrics", None)
     metric = data.get("primary") or _first_metric(places)
-    split = "dev" if any("dev" in place.metrics for place in places) else "select"
+    split = _split(places)
     full = _full(places)
     searches = _searches(database, recipe)
-    searches.sort(key=lambda search: search.stage in untrained)
+    searches.sort(key=lambda search: search.stage in untrained)  # those of the baselines come last
     return RunReport(
         format_version=FORMAT_VERSION,
         name=recipe.get("name") or directory.resolve().name,
@@ -190,9 +190,9 @@ def _description(recipe: Mapping[str, Any]) -> str:
 
 
 def _untrained(recipe: Mapping[str, Any]) -> set[str]:
-    """Name the searches over weights that were never trained as a super-network, where others are over such.
+    """Return the searches over weights that were never trained as a super-network, if others are over such weights.
 
-    Their winners are the baselines: what the same search finds without super-network training.
+    Their winners are the baselines: they show what the same search finds without super-network training.
     """
     elastic = False  # whether the current network was trained as a super-network
     elastic_nets = {"pretrained": False, "random": False}
@@ -358,6 +358,11 @@ def _models(
             )
         )
     return models
+
+
+def _split(places: Iterable[_Place]) -> str:
+    """Return the split of the models' scores: ``dev`` if any model was evaluated there."""
+    return "dev" if any("dev" in place.metrics for place in places) else "select"
 
 
 def _first_metric(places: Iterable[_Place]) -> str:
@@ -529,7 +534,7 @@ def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[lis
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:
-    """Take every so many points of a long curve, and always its last."""
+    """Return evenly spaced points of a long curve, and always its last."""
     stride = -(-len(points) // CURVE_POINTS)  # rounded up
     taken = points[::stride]
     if (len(points) - 1) % stride:

@@ -52,7 +52,7 @@ class TableModel:
         self.about = f"{share}; of the others a fitted model predicts {', '.join(qualities)}."
 
     def features(self, arch: Arch) -> np.ndarray:
-        """Return ``(dimensions,)``: the position of each dimension's value, −1 where it has no effect."""
+        """Return ``(dimensions,)``: the position of each dimension's value, −1 if it has no effect."""
         return np.where(self.domain.active(arch), self.domain.encode(arch), -1)
 
     def __call__(self, arch: Arch) -> Mapping[str, Mapping[str, float]]:

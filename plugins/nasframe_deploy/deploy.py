@@ -95,9 +95,7 @@ def deploy(
     clock = _Clock()
     directory = Path(run if isinstance(run, str | Path) else run.directory)
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target}: not empty; it is never overwritten. Expected a new or empty directory.")
-    refuse_unwritable(target)
+    _check_target(target)
     bars = Progress(progress)
     with Verifier() as verifier, ExitStack() as scope:  # its process imports while this one works
         with bars.bar("run"):
@@ -109,11 +107,8 @@ def deploy(
         with bars.bar("search") as advance:
             deployer.search(search, sampler, advance)
         clock.lap("search")
-        choices = {}
         with bars.bar("choose") as advance:
-            for number, goal in enumerate(goals):
-                advance(number, len(goals), goal.name)
-                choices[goal.name] = deployer.choose(goal)
+            choices = deployer.choose_all(advance)
         models = {}
         for name, choice in choices.items():
             models[name] = finished.space.extract(finished.net, choice.trial.arch)
@@ -194,6 +189,17 @@ class _Clock:
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each part, and of all up to the end of the last."""
         return {**self._laps, "total": self._last - self._began}
+
+
+def _check_target(target: Path) -> None:
+    """Make sure that models can be written to a folder.
+
+    Raises:
+        UsageError: it is not empty, or cannot be written to.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target}: not empty; it is never overwritten. Expected a new or empty directory.")
+    refuse_unwritable(target)
 
 
 def _goals(finished: Finished, request: Request) -> list[Goal]:

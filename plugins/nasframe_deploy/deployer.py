@@ -171,6 +171,18 @@ class Deployer:
 
     # ---- choice
 
+    def choose_all(self, advance: Advance) -> dict[str, Choice]:
+        """Return the choice for each goal, by its name.
+
+        Args:
+            advance: shows progress.
+        """
+        choices = {}
+        for number, goal in enumerate(self.goals):
+            advance(number, len(self.goals), goal.name)
+            choices[goal.name] = self.choose(goal)
+        return choices
+
     def choose(self, goal: Goal) -> Choice:
         """Return the best known architecture that meets a goal; candidates are measured in that order.
 
