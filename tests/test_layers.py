@@ -70,6 +70,13 @@ def imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
             yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
 
 
+def parents_of(module: str) -> Iterator[str]:
+    """Yield a module's name and those of the packages around it."""
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        yield ".".join(parts[:length])
+
+
 def graph_of(modules: dict[str, Path], names: Iterable[str]) -> dict[str, set[str]]:
     """Return the modules of ours that each of some modules imports."""
     graph = {}
@@ -131,6 +138,15 @@ def test_there_is_something_to_look_at():
 
 def test_files_import_their_own_room_or_lower_ones():
     assert breaches(MODULES, GRAPH) == []
+
+
+def test_every_import_of_ours_exists():
+    """Type checkers take a module that is not there for one that is not installed."""
+    packages = {package for name in MODULES for package in parents_of(name)}
+    for module, path in MODULES.items():
+        for name in imported(path, MODULES):
+            if name.startswith("nasframe"):
+                assert name in packages, f"{module} imports {name}"
 
 
 def test_nothing_imports_in_a_circle():

@@ -28,6 +28,7 @@ def reports(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_the_ledgers_agree(reports):
     rows = []
     for directory in reports:

@@ -7,12 +7,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
-from nasframe.cli.check import files_of, is_study, problems_of
+from nasframe.cli.check import files_of, problems_of
 from nasframe.nn.formats import encoder_matrices, parse_format
 from nasframe.nn.storage import account
 from nasframe.recipe.loading import extended_files
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.page import build
+from nasframe_studies.commands.check import is_study
 from nasframe_studies.file import load_study
 from stand_in import WORDS, write_net, write_reviews
 

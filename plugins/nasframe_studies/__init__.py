@@ -22,6 +22,6 @@ def check_file(source, overrides):
 @hookimpl
 def file_kind(source):
     from nasframe.records import FileKind
-    from nasframe_studies.check import is_study
+    from nasframe_studies.commands.check import is_study
 
     return FileKind("a study", "ablate") if is_study(source) else None

@@ -31,6 +31,7 @@ def test_it_prints_tables_and_what_cannot_be_concluded(capsys, home, monkeypatch
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "csv", "latex", "markdown"])
 def test_each_form_is_what_it_says(capsys, home, form):
     code, out, err = call(capsys, home, f"--{form}")
@@ -61,6 +62,7 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
     assert "against random" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

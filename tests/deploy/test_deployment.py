@@ -93,6 +93,7 @@ def test_the_archive_gives_the_winner_that_the_search_found(finished, tmp_path, 
         assert found[name]["score"] == winner["score"]
 
 
+@pytest.mark.slow
 def test_a_search_adds_what_the_archive_lacks(finished, tmp_path, quick, no_dev, monkeypatch):
     fit = []
     monkeypatch.setattr("nasframe_basics.loop.Loop.fit", lambda *_: fit.append(1), raising=False)

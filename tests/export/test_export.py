@@ -240,6 +240,7 @@ def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path, monkeypatch, wrong):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_needs_nasframe_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "modeling_source", lambda stock: "import nasframe\n")
     with pytest.raises(VerificationError, match="without nasframe"):

@@ -38,6 +38,7 @@ def random_arch(rng, layers=3):
     return sizes
 
 
+@pytest.mark.slow
 def test_random_architectures_are_counted_exactly():
     rng = np.random.default_rng(0)
     nets = {
@@ -55,6 +56,7 @@ def test_random_architectures_are_counted_exactly():
             assert products == counted(small, 2, 5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), batch=st.integers(1, 3), length=st.integers(1, 9))
 def test_macs_at_any_batch_and_length(seed, batch, length):

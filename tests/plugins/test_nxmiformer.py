@@ -39,6 +39,7 @@ from stand_in import write_net, write_reviews
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
+@pytest.mark.slow
 class TestADMM(ModifierContract):
     def make(self) -> Any:
         return ADMM(every=1, tune=0.5)
@@ -51,11 +52,13 @@ class TestNMBits(SpaceContract):
         return NMBits(config=config)
 
 
+@pytest.mark.slow
 class TestBits(EstimatorContract):
     def make(self) -> Any:
         return Bits("all")
 
 
+@pytest.mark.slow
 class TestBitsOfFormats(EstimatorContract):
     def make(self) -> Any:
         return Bits("encoder", indices=False)
@@ -124,6 +127,7 @@ def test_the_updates_are_those_of_the_augmented_lagrangian(dual: float) -> None:
     assert record_of(net)["1.output.dense"] == Format(n=1, m=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_with_rounding_every_group_and_every_row_obeys(family: str, order: int) -> None:
@@ -139,6 +143,7 @@ def test_with_rounding_every_group_and_every_row_obeys(family: str, order: int) 
         torch.testing.assert_close(shown(module.weight, record[name]), module.weight.detach(), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_strong_penalty_draws_the_weights_to_the_pattern() -> None:
     def residual(rho: float) -> float:
         seen: list[float] = []
@@ -281,6 +286,7 @@ def test_shares_are_of_the_uncompressed_matrices_of_a_network_that_is_stored_in_
     assert AssignBits({"a": "20%"}, batches=1)(work).archs["a"] == expected
 
 
+@pytest.mark.slow
 def test_sensitivities_against_the_network_itself() -> None:
     work = work_of()
     space: Any = work.space

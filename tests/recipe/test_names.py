@@ -47,6 +47,7 @@ def test_networks_that_every_run_has_are_not_saved_again(name):
     assert places(f"name={name}") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WRONG if name])
 def test_nor_does_a_study_an_arm_or_a_task(name, tmp_path):
     text = quoted(name)

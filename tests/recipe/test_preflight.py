@@ -220,6 +220,7 @@ def test_the_commands_refuse_with_the_place(home: Path, capsys: Any) -> None:
         assert "at most 40" in error
 
 
+@pytest.mark.slow
 def test_what_adapts_to_the_model_is_told_when_a_run_starts(home: Path, tmp_path: Path, capsys: Any) -> None:
     recipe = str(recipe_of(home))
     for command in (["run", "--dry-run", "--json", recipe], ["run", recipe, "--out", str(tmp_path / "run")]):

@@ -69,6 +69,7 @@ plain = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.dictionaries(st.text("abc~0", min_size=1, max_size=4), plain, max_size=4))
 def test_what_is_dumped_is_read_back(data):
@@ -97,6 +98,7 @@ def test_what_is_done_to_one_reading_is_not_in_the_next():
     assert (again.plain(), len(told)) == (before, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -237,6 +239,7 @@ def test_a_switch_of_the_recipe_itself_must_fit_its_own_plugins(write):
         nf.load_recipe(write(text), ["smoke=true"])
 
 
+@pytest.mark.slow
 def test_an_arm_replaces_a_plugin_as_a_recipe_does_that_extends_another(write):
     write("extends: quickstart\nswitches: {none: {}}\n", "base.yaml")
     Path("reviews.csv").write_text("review,stars\ngood,1\nbad,2\n")

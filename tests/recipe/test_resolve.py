@@ -269,6 +269,7 @@ def test_an_extract_with_nothing_found_before_is_refused():
     assert any("stages.extract  nothing to extract" in line for line in faults(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [
@@ -330,6 +331,7 @@ def test_an_override_that_sets_an_unwritten_option_is_checked():
     assert "Did you mean 'examples'?" in found
 
 
+@pytest.mark.slow
 def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     for folder in ("recipes/data", "data", "here"):
         (tmp_path / folder).mkdir(parents=True)
@@ -343,6 +345,7 @@ def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     assert resolve(nf.load_recipe("elsewhere.yaml", base="recipes")).task["folder"] == str(tmp_path / "recipes/data")
 
 
+@pytest.mark.slow
 def test_a_text_that_may_be_a_file_is_one_where_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_net(tmp_path / "model")
@@ -381,6 +384,7 @@ def assert_rerunnable(plan):
     assert resolve(nf.load_recipe(again.recipe, base=plan.base)) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["quickstart", "baselines/sst2", TOY])
 def test_a_resolved_recipe_resolves_to_itself_through_its_file(source, tmp_path):
     plan = resolve(nf.load_recipe(source))
@@ -430,6 +434,7 @@ def sensible(drawn):
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.lists(stage, max_size=4).map(sensible), st.integers(0, 99))
 def test_any_plan_re_runs_to_itself(extra, seed):

@@ -51,6 +51,7 @@ def home(drifting, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_report_marks_the_model_and_it_alone(home):
     report = json.loads((home / "report.json").read_text())
     over = {model["name"]: model["over_budget"] for model in report["models"]}

@@ -31,6 +31,7 @@ def test_layers_has_a_panel_a_winner(report):
     assert texts.count("dropped") == 3
 
 
+@pytest.mark.slow
 def test_models_of_one_shape_share_a_panel_and_whole_networks_have_none(report):
     models = {model.name: model for model in report.models}
     small, other = models["best@30%"].layers, models["best@75%"].layers

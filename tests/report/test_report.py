@@ -29,6 +29,7 @@ def made(run_dir):
     return json.loads((run_dir / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_models_stand_in_the_order_of_the_table(made):
     names = [model["name"] for model in made["models"]]
     assert names == ["teacher", "supernet"] + [
@@ -215,6 +216,7 @@ def test_no_run_is_a_usage_error(tmp_path):
         report.build(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_builds_are_equal(run_dir, tmp_path):
     before = {name: (run_dir / name).read_bytes() for name in ("report.json", "report.md", "trials.csv")}
     report.build(run_dir)

@@ -91,6 +91,7 @@ def register_estimators(register):
 '''
 
 
+@pytest.mark.slow
 def test_bounds_of_costs_without_a_table_are_sampled(tmp_path, capsys) -> None:
     (tmp_path / "plain.py").write_text(PLUGIN)
     plugins = f"plugins=[{RECIPE.parents[1]}/toy_plugin.py, {tmp_path}/plain.py]"

@@ -320,6 +320,7 @@ def test_what_few_seeds_cannot_show_is_said_of_the_arms_that_have_few():
     assert not any("ranks rest" in line or line.startswith("b:") for line in analysed(rows)["limits"])
 
 
+@pytest.mark.slow
 def test_searches_for_different_metrics_share_no_axis(home):
     frame_of, facts = study.collect(home), study.settings(home)
     read = evidence.read_runs(home, compare.compared(frame_of), facts)
@@ -357,6 +358,7 @@ def test_mistakes_are_told():
 # ---- what is read in the run directories
 
 
+@pytest.mark.slow
 def test_a_study_with_a_failed_and_a_missing_run(report):
     assert [(run["arm"], run["task"], run["seed"], run["why"]) for run in report["missing"]] == [
         ("evolution", "mrpc", 2, "failed in search: its error was not kept"), ("greedy", "mrpc", 2, GONE),
@@ -423,6 +425,7 @@ def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
 # ---- runs that no study made
 
 
+@pytest.mark.slow
 def test_runs_are_grouped_by_what_their_recipes_say(home):
     frame, facts = runs.as_study([str(home / "runs/random/sst2"), str(home / "runs/greedy/sst2")])
     assert list(facts["arms"]) == ["sampler=random", "sampler=greedy"]
@@ -435,6 +438,7 @@ def test_runs_are_grouped_by_what_their_recipes_say(home):
     assert any("b lacks some tasks: compared with a only on sst2" in line for line in report["limits"])
 
 
+@pytest.mark.slow
 def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     shutil.copytree(home, tmp_path / "part")
     facts = study.settings(home)
@@ -482,6 +486,7 @@ def test_one_arm_is_compared_with_its_own_baselines(home):
     assert report["equal_macs"]["equal"] is None
 
 
+@pytest.mark.slow
 def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
     shutil.copytree(home / "runs", tmp_path / "runs")
     places = [str(tmp_path / "runs" / name / "sst2") for name in ("random", "greedy")]
@@ -496,6 +501,7 @@ def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
     assert not frame.empty
 
 
+@pytest.mark.slow
 def test_other_data_are_not_compared_silently(home, tmp_path):
     from run_directory import make_run
 
@@ -510,6 +516,7 @@ def test_other_data_are_not_compared_silently(home, tmp_path):
     assert any("sng shares no task, model and seed" in line for line in report["limits"])
 
 
+@pytest.mark.slow
 def test_a_study_is_taken_with_its_own_settings(home, report):
     frame, facts = runs.as_study([str(home)])
     assert sorted(zip(frame["arm"], frame["score"], strict=True)) == sorted(
@@ -539,6 +546,7 @@ def test_arms_differ_in_name_however_many_options_it_takes(tmp_path):
     assert list(facts["arms"]) == ["a=1, b=1, c=1", "a=1, b=1, c=2", "a=2, b=2, c=1"]
 
 
+@pytest.mark.slow
 def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
     short, long = "max_length: 32, train_limit: 3200", "max_length: 128, train_limit: 12800"
     recipes = [(0, f"glue, name: sst2, {short}", "x"), (1, f"glue, name: sst2, {long}", "y")]
@@ -550,6 +558,7 @@ def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
     assert facts["notes"][0].startswith("One arm, demo:")
 
 
+@pytest.mark.slow
 def test_what_a_study_compares_is_compared_though_its_arms_differ_in_data(home, tmp_path):
     limits = make_study(tmp_path / "limits", arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=2)
     for run in study.settings(limits)["runs"]:
@@ -577,6 +586,7 @@ def run_again(home, target):
     return str(target)
 
 
+@pytest.mark.slow
 def test_two_studies_are_told_apart_by_name(home, tmp_path):
     again = run_again(home, tmp_path / "again")
     with pytest.raises(UsageError, match=f"name them apart: nasframe compare first={home} second={re.escape(again)}"):

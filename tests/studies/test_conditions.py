@@ -99,6 +99,7 @@ def test_a_measured_cost_is_absolute_if_a_counted_one_is():
     assert analysed(made)["absolute"] == ["encoder_params", "latency"]
 
 
+@pytest.mark.slow
 def test_one_name_of_a_budget_that_bounds_two_costs_is_told(tmp_path):
     home = make_study(tmp_path, arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=4)
     recipe = home / "runs/evolution/sst2/seed-0/recipe.yaml"
@@ -240,6 +241,7 @@ def two(tmp_path):
     return home, edit, notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -318,6 +320,7 @@ def test_predictions_of_other_examples_are_told(two):
 # ---- machines
 
 
+@pytest.mark.slow
 def test_runs_on_different_machines_threads_precisions_and_versions_are_told(two):
     home, _, notes = two
     place = home / "runs/evolution/sst2/seed-0"
@@ -364,6 +367,7 @@ def test_a_copy_of_a_run_does_not_count_as_another(tmp_path):
     assert len(runs.as_study([f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"])[1]["runs"]) == 2
 
 
+@pytest.mark.slow
 def test_notices_of_runs_are_shown_once_with_their_arms(two):
     home, _, _ = two
     for arm, texts in (("random", ["new head", "cut"]), ("evolution", ["new head"])):

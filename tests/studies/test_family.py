@@ -50,6 +50,7 @@ def test_pages_of_noise_show_a_false_arrow_in_at_most_one_of_twenty_if_the_page_
     assert shares["task"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_page_is_one_family_of_all_its_tests(by_task, by_page):
     rows = [row for table in by_page["tables"] + by_page["fronts"] for row in table["comparisons"]]
     assert [row["p_t_holm"] for row in rows] == stats.holm([row["p_t"] for row in rows])

@@ -71,6 +71,7 @@ def test_study_csv_is_the_frame(home):
     assert list(frame.columns) == list(study.collect(home).columns)
 
 
+@pytest.mark.slow
 def test_what_is_written_depends_on_the_runs_alone(home, report):
     again = compare.analyse(home, study.collect(home), study.settings(home))
     assert study_report.as_json(again) == (home / "study.json").read_text()
@@ -180,6 +181,7 @@ def test_names_are_escaped_and_files_keep_simple_names(home, report):
     assert study_report._file("anytime-sst2, other data/1") == "anytime-sst2__other_data_1"
 
 
+@pytest.mark.slow
 def test_one_seed_and_one_arm_still_give_a_page(home):
     frame = study.collect(home)
     frame = frame[(frame["seed"] == 0) & (frame["task"] == "sst2")].copy()
