@@ -1,6 +1,5 @@
 """A metric reads as its task says, in every table, whatever its name; what stands beside it stands everywhere."""
 
-import json
 import shutil
 from dataclasses import asdict
 
@@ -18,6 +17,7 @@ from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_net
 from nasframe_studies import compare, evidence, study
 from nasframe_studies import tables as study_tables
+from nasframe_studies.records import as_json, from_json
 from run_directory import make_run
 from study_directory import change
 
@@ -132,26 +132,26 @@ def compared(pattern, tmp_path):
 
 
 def test_the_mismatched_set_is_in_the_tables_of_a_comparison(compared):
-    found = json.loads(json.dumps(compared(None)))
-    row = study_tables.rows(found, found["tables"][0])[1]
-    assert row["score"] == "61.0 ± 1.0, hits_mismatched 35.0 ± 0.0"
+    found = from_json(as_json(compared(None)))
+    row = study_tables.rows(found, found.tables[0])[1]
+    assert row.score == "61.0 ± 1.0, hits_mismatched 35.0 ± 0.0"
     heading, first, *_ = study_tables.overview(found)
     assert "hits_mismatched 25.0" in first[heading.index("teacher")]
-    assert "× 100" in study_tables.about(found, [found["tables"][0]])
+    assert "× 100" in study_tables.about(found, [found.tables[0]])
 
 
 def test_a_comparison_names_the_positive_class_and_resamples_its_f1(compared):
     found = compared("f1")
-    assert "f1 (spam)" in study_tables.about(found, [found["tables"][0]])
-    assert all("f1 (spam)" in text or "60" not in text for text in found["findings"])
+    assert "f1 (spam)" in study_tables.about(found, [found.tables[0]])
+    assert all("f1 (spam)" in text or "60" not in text for text in found.findings)
 
 
 def test_examples_are_resampled_for_the_positive_class():
     """Class 0 is positive here: its F1 differs between the models, that of class 1 differs otherwise."""
     first = pd.DataFrame({"id": range(6), "label": [0, 0, 0, 1, 1, 1], "prediction": [0, 0, 1, 1, 1, 1]})
     second = first.assign(prediction=[0, 0, 0, 0, 1, 1])
-    zero = evidence._pair(first, second, "f1", 0)["difference"]
+    zero = evidence._pair(first, second, "f1", 0).difference
     assert zero == pytest.approx(0.8 - 6 / 7)
-    assert evidence._pair(first, second, "f1", 1)["difference"] == pytest.approx(6 / 7 - 0.8)
+    assert evidence._pair(first, second, "f1", 1).difference == pytest.approx(6 / 7 - 0.8)
     extra = second.assign(prediction=[0, 0, 0, 2, 1, 1])
-    assert evidence._pair(first, extra, "macro_f1")["difference"] is None
+    assert evidence._pair(first, extra, "macro_f1").difference is None

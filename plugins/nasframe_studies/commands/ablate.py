@@ -86,11 +86,10 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         said = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
         print(json.dumps({"directory": str(home), "failures": failures, "study": said}, indent=1))
     elif result.exists():
-        import json
-
         from nasframe_studies.commands.compare import show
+        from nasframe_studies.records import from_json
 
-        show(json.loads(result.read_text(encoding="utf-8")), with_notices=False)  # they were printed at the end
+        show(from_json(result.read_text(encoding="utf-8")), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
     if failures or not result.exists():
         raise typer.Exit(1)

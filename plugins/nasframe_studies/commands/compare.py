@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nasframe_studies.records import Comparison
 
 
 def compare(
@@ -70,7 +73,7 @@ def compare(
         print(f"report  {out / 'study.html'}", file=sys.stderr)
 
 
-def show(report: dict, form: str = "", with_notices: bool = True) -> None:
+def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:
     """Print a comparison as tables for a terminal, or as ``json``, ``csv``, ``latex`` or ``markdown``."""
     from nasframe_studies import report as study_report
 
