@@ -21,7 +21,7 @@ from nasframe.report.format import merged
 from nasframe_studies import conditions, evidence, findings, run_facts, stats
 from nasframe_studies.checks import why_nothing
 from nasframe_studies.missing import missing_runs
-from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables
+from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
 from nasframe_studies.records import Comparison, FrontTable, MissingRun, TeacherScores
 
 if TYPE_CHECKING:
@@ -59,24 +59,30 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(settings['arms'])}.{hint}")
     tasks = list(dict.fromkeys(models["task"]))
     metrics = list(dict.fromkeys(models["metric"]))
+    metric = ", ".join(metrics)
+    if len(metrics) > 1:
+        metric = f"mean of {metric}"
     budgets = list(dict.fromkeys(models["slot"]))
     family = options.get("family") or "task"
 
     runs = run_facts.read_runs(home, models)
     formats = _formats(runs)
     conditions.check_directions(models, formats)
-    unlike = conditions.unlike_costs(models)
+    unlike = conditions.unlike_costs(models)  # shares of different networks are not comparable
     absolute = conditions.absolute_costs(unlike)
     score_tables = tables(models, arms, against, absolute)
     front_tables = evidence.fronts(models, runs, arms, against, absolute)
+    # together, since the family may be the page
     adjusted = adjust([*score_tables, *front_tables], family)
+    score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
+    front_tables = [table for table in adjusted if isinstance(table, FrontTable)]
     examples = evidence.examples(home, models, arms, against, runs)
     ledger = evidence.ledger(models, runs, arms, against)
 
     comparison = Comparison(
         name=settings["study"],
         description=settings.get("description") or "",
-        metric=metrics[0] if len(metrics) == 1 else f"mean of {', '.join(metrics)}",
+        metric=metric,
         split=options.get("split", "dev"),
         against=against,
         arms=arms,
@@ -90,9 +96,9 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         power=stats.POWER,
         resamples=stats.RESAMPLES,
         formats=formats,
-        tables=[table for table in adjusted if not isinstance(table, FrontTable)],
+        tables=score_tables,
         teachers=teachers(rows.teachers, arms, tasks),
-        fronts=[table for table in adjusted if isinstance(table, FrontTable)],
+        fronts=front_tables,
         anytime=evidence.anytime(runs, arms, budgets),
         examples=examples,
         ledger=ledger,
@@ -102,6 +108,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         notes=[],
         equal_macs=findings.equal_macs(ledger, against),
     )
+    # findings and limits read the rest of the record
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
     return replace(
         comparison,
@@ -141,6 +148,7 @@ def _select(directory: Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -
     conditions.check_metrics(models)
     of_metrics = frame["metric"].isin(set(models["metric"]))
     full = frame[(frame["role"] == "teacher") & of_metrics]
+    # a score that is not finite would make every mean and test of its arm so
     usable = np.isfinite(models["score"].astype(float))
     usable_teachers = np.isfinite(full["score"].astype(float))
     invalid = pd.concat([models[~usable], full[~usable_teachers]])
@@ -205,17 +213,22 @@ def compared(
         return frame.assign(slot=[])
     if models:
         patterns = [models] if isinstance(models, str) else models
-        fits = frame["model"].map(lambda name: any(fnmatch(name, pattern) for pattern in patterns))
-        chosen = frame[fits].copy()
+        names = [name for name in set(frame["model"]) if _fits(name, patterns)]
+        chosen = frame[frame["model"].isin(names)].copy()
     else:
         chosen = frame[_best_of_budgets(frame)].copy()
-    # the slot is the task's group, else the budget, else the model's name
+    # The slot is the task's group, else the budget, else the model's name
     slot = chosen["task"].map(lambda task: group_of(task, groups or {}))
     slot = slot.fillna(chosen["budget"]).fillna(chosen["model"])
     run = [chosen[key] for key in RUN]
+    # several models of a run under one slot would be averaged: each keeps its own name instead
     several = slot.groupby([*run, slot]).transform("size") > 1
     slot = slot.where(~several, chosen["model"])
     return chosen.assign(slot=slot).reset_index(drop=True)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _best_of_budgets(frame: pd.DataFrame) -> pd.Series:
@@ -239,15 +252,13 @@ def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> 
         tasks: in order; those of several are averaged within a seed first.
     """
     described = []
-    rows = frame[frame["role"] == "teacher"]
-    views = [MEAN, *tasks] if len(tasks) > 1 else tasks
-    for task in views:
-        part = rows if task == MEAN else rows[rows["task"] == task]
-        scores = scores_by_seed(part, len(tasks) if task == MEAN else 1)
+    for task, rows in views(frame[frame["role"] == "teacher"], tasks):
+        covered = len(tasks) if task == MEAN else 1
+        scores = scores_by_seed(rows, covered)
         for arm in arms:
             if arm in scores:
                 summary = stats.summary(list(scores[arm].values()))
-                beside = companions_of(part[part["arm"] == arm])
+                beside = companions_of(rows[rows["arm"] == arm])
                 described.append(
                     TeacherScores(task=task, arm=arm, n=summary.n, mean=summary.mean, sd=summary.sd, beside=beside)
                 )

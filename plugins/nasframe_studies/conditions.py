@@ -17,30 +17,17 @@ from nasframe.records import MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
-from nasframe_studies.pairs import group_of
+from nasframe_studies.pairs import group_of, relative_costs
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
+from nasframe_studies.run_facts import RunFacts, by_task
+from nasframe_studies.wording import grouped, plural
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nasframe_studies.run_facts import RunFacts
-
 DIGITS = 9
 """Significant digits to which costs of equal full networks agree: they are quotients of floats."""
 TIMES_AND_NUMBERS = "Scores and times may depend on that."
-
-
-def grouped(values: Mapping[str, Iterable[str]]) -> str:
-    """Write the distinct values of arms, each with the arms that have it.
-
-    >>> grouped({"a": ["1"], "b": ["2"], "c": ["1", "2"]})
-    '1 (a, c), 2 (b, c)'
-    """
-    arms: dict[str, list[str]] = {}
-    for arm, of_arm in values.items():
-        for value in of_arm:
-            arms.setdefault(value, []).append(arm)
-    return ", ".join(f"{value} ({', '.join(names)})" for value, names in arms.items())
 
 
 def _by_arm(values: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
@@ -57,14 +44,6 @@ def _differ(values: Mapping[str, Sequence[str]]) -> bool:
     """Tell whether arms, or runs of one arm, have different values."""
     distinct = set().union(*values.values())
     return len(distinct) > 1
-
-
-def _by_task(runs: Iterable[RunFacts]) -> dict[str, list[RunFacts]]:
-    """Group runs by task, in order."""
-    tasks: dict[str, list[RunFacts]] = {}
-    for run in runs:
-        tasks.setdefault(run.task, []).append(run)
-    return tasks
 
 
 # ---- teachers
@@ -87,7 +66,9 @@ class UnlikeCost:
     @property
     def familiarity(self) -> int:
         """The place of the cost among those that readers know, the best known first."""
-        return AXES.index(self.cost) if self.cost in AXES else len(AXES)
+        if self.cost not in AXES:
+            return len(AXES)
+        return AXES.index(self.cost)
 
 
 def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
@@ -99,9 +80,13 @@ def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
         compared: the compared models, with ``<cost>`` and ``<cost>_relative``.
     """
     unlike = []
-    costs = [name.removesuffix("_relative") for name in map(str, compared) if name.endswith("_relative")]
-    counted = [cost for cost in costs if f"{cost}_spread" not in compared]
-    measured = [cost for cost in costs if cost not in counted]
+    counted = []
+    measured = []
+    for cost in relative_costs(map(str, compared)):
+        if f"{cost}_spread" in compared:  # only measurements have a spread
+            measured.append(cost)
+        else:
+            counted.append(cost)
     for task, rows in compared.groupby("task", sort=False):
         of_task = []
         for cost in counted:
@@ -118,10 +103,11 @@ def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
 def _full_costs(rows: pd.DataFrame, cost: str) -> dict[str, list[float | None]]:
     """Return arm → the distinct costs of its runs' full networks."""
     full: dict[str, dict[float | None, None]] = {}
-    measured = rows[rows[cost].notna()]
+    measured = rows[rows[cost].notna()]  # a cost that was not measured differs from nothing
     for arm, value, share in measured[["arm", cost, f"{cost}_relative"]].itertuples(index=False, name=None):
-        has_share = share == share and share
-        whole = float(f"{value / share:.{DIGITS}g}") if has_share else None
+        whole = None
+        if share == share and share:
+            whole = float(f"{value / share:.{DIGITS}g}")
         full.setdefault(str(arm), {})[whole] = None
     return {arm: list(values) for arm, values in full.items()}
 
@@ -134,25 +120,28 @@ def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
 def teacher_notes(unlike: Sequence[UnlikeCost], compared: pd.DataFrame) -> Iterator[str]:
     """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best."""
     shares = sorted({slot for slot in compared["slot"] if "%" in slot})
+    costs: dict[str, list[UnlikeCost]] = {}
+    for cost in unlike:
+        costs.setdefault(cost.task, []).append(cost)
     tasks: dict[str, list[str]] = {}
-    for task in dict.fromkeys(each.task for each in unlike):
-        difference = _difference([each for each in unlike if each.task == task], shares)
-        tasks.setdefault(difference, []).append(task)
+    for task, of_task in costs.items():
+        tasks.setdefault(_difference(of_task, shares), []).append(task)
     for difference, names in tasks.items():
         yield f"TEACHERS DIFFER on {', '.join(names)}: {difference}"
 
 
 def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
     """Describe how the full networks of a task differ, and what follows from it."""
-    known = [each for each in costs if each.full]
-    first = min(known, key=lambda each: each.familiarity)
+    known = [cost for cost in costs if cost.full]  # those of measured costs are not
+    first = min(known, key=lambda cost: cost.familiarity)
     sizes: dict[str, list[str]] = {}
     for arm, values in first.full.items():
         sizes[arm] = [_size(first.cost, value) for value in values]
-    others = [each.cost for each in costs if each is not first]
-    also = f" (also in {', '.join(others)})" if others else ""
-    text = f"the full network has {first.cost} {grouped(sizes)}{also}."
-    text += " Costs are compared in absolute numbers, for shares of different networks have no common measure."
+    text = f"the full network has {first.cost} {grouped(sizes)}"
+    others = [cost.cost for cost in costs if cost is not first]
+    if others:
+        text += f" (also in {', '.join(others)})"
+    text += ". Costs are compared in absolute numbers, for shares of different networks have no common measure."
     all_have_teachers = all(None not in values for values in first.full.values())
     if shares and all_have_teachers:
         text += f" Budgets that are shares ({', '.join(shares)}) allow the arms different sizes."
@@ -160,7 +149,9 @@ def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
 
 
 def _size(cost: str, value: float | None) -> str:
-    return "unknown, without a teacher" if value is None else tables.cost(cost, {cost: value})
+    if value is None:
+        return "unknown, without a teacher"
+    return tables.cost(cost, {cost: value})
 
 
 # ---- budgets
@@ -170,7 +161,7 @@ def budget_notes(runs: Sequence[RunFacts], compared: pd.DataFrame) -> Iterator[s
     """Name the tasks on which one name of a budget bounds different costs in different arms."""
     if compared["budget"].isna().all():
         return
-    for task, of_task in _by_task(runs).items():
+    for task, of_task in by_task(runs).items():
         costs = _by_arm((run.arm, [run.cost]) for run in of_task if run.cost)
         if _differ(costs):
             text = f"BUDGETS OF ONE NAME bound different costs on {task}: {grouped(costs)}."
@@ -279,12 +270,15 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
         split: whose examples the scores are of.
         metrics: the compared ones.
     """
-    for task, of_task in _by_task(runs).items():
+    for task, of_task in by_task(runs).items():
         described = [run for run in of_task if run.data]
-        facts = [_data_facts(run, split, metrics) for run in described]
+        facts: dict[str, list[tuple[str, list[str]]]] = {}
+        for run in described:
+            for name, value in _data_facts(run, split, metrics).items():
+                facts.setdefault(name, []).append((run.arm, _text(value)))
         differences = []
-        for name in facts[0] if facts else ():
-            values = _by_arm((run.arm, _text(own[name])) for run, own in zip(described, facts, strict=True))
+        for name, of_runs in facts.items():
+            values = _by_arm(of_runs)
             if _differ(values):
                 differences.append(f"{name}: {grouped(values)}")
         unlike = _unlike_data(described)
@@ -330,8 +324,11 @@ def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:
     if not runs:
         return []
     first = {run.seed: run.data.get("fingerprint") for run in runs if run.arm == runs[0].arm}
-    unlike = [run.arm for run in runs if run.seed in first and run.data.get("fingerprint") != first[run.seed]]
-    return list(dict.fromkeys(unlike))
+    unlike: dict[str, None] = {}
+    for run in runs:
+        if run.seed in first and run.data.get("fingerprint") != first[run.seed]:
+            unlike[run.arm] = None
+    return list(unlike)
 
 
 def example_notes(examples: Sequence[ExamplePair], against: str) -> Iterator[str]:
@@ -341,7 +338,7 @@ def example_notes(examples: Sequence[ExamplePair], against: str) -> Iterator[str
         if pair.note == OTHER_EXAMPLES:
             pairs.setdefault((pair.arm, pair.task), {})[str(pair.seed)] = None
     for (arm, task), seeds in pairs.items():
-        noun = "seed" if len(seeds) == 1 else "seeds"
+        noun = plural("seed", len(seeds))
         text = f"{arm} and {against} WERE SCORED ON DIFFERENT EXAMPLES OR LABELS ({task}, {noun} {', '.join(seeds)})."
         yield f"{text} Their scores differ by that too."
 
@@ -363,7 +360,9 @@ def aim_notes(unlike: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
     """List in one note the conditions in which the runs differ: processor, threads, precision, versions."""
-    names = dict.fromkeys(name for run in runs for name in run.conditions)
+    names: dict[str, None] = {}
+    for run in runs:
+        names |= dict.fromkeys(run.conditions)
     differing = []
     for name in names:
         values = _by_arm((run.arm, run.conditions.get(name, ())) for run in runs)

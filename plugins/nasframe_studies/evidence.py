@@ -6,7 +6,8 @@ Each part has one public function, which takes the compared models and the facts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
-from nasframe_studies.pairs import tables
+from nasframe_studies.pairs import relative_costs, tables
 from nasframe_studies.records import (
     OTHER_EXAMPLES,
     AnytimeCurves,
@@ -26,7 +27,7 @@ from nasframe_studies.records import (
     FrontTable,
     LedgerRow,
 )
-from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace
+from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,19 +66,19 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
     """
     charts = []
     unlike = unlike_aims(runs)
-    for task in dict.fromkeys(run.task for run in runs):
-        of_task = [run for run in runs if run.task == task]
+    for task, of_task in by_task(runs).items():
         for what, effort in _curve_keys(of_task, models):
-            if task in unlike and what != TRAINING:
+            if task in unlike and what != TRAINING:  # training measures the compared metric, whatever searches did
                 continue
             curves = _mean_curves(of_task, arms, (what, effort))
-            if not any(curve.x for curve in curves.values()):
+            if not any(curve.x for curve in curves.values()):  # no arm's seeds overlap
                 continue
-            titles = TRAINING_TITLES if what == TRAINING else SEARCH_TITLES
-            metric = of_task[0].metric if what == TRAINING else of_task[0].aim
-            charts.append(
-                AnytimeCurves(task=task, metric=metric, model=what, axis=effort, title=titles[effort], arms=curves)
-            )
+            title = SEARCH_TITLES[effort]
+            metric = of_task[0].aim
+            if what == TRAINING:
+                title = TRAINING_TITLES[effort]
+                metric = of_task[0].metric
+            charts.append(AnytimeCurves(task=task, metric=metric, model=what, axis=effort, title=title, arms=curves))
     return charts
 
 
@@ -111,6 +112,7 @@ def _mean_curves(runs: Sequence[RunFacts], arms: Sequence[str], key: CurveKey) -
         for trace in own:
             ends += [trace.x[0], trace.x[-1]]
     even = np.linspace(min(ends), max(ends), GRID)
+    # with the ends on the grid no curve loses its last score between two points
     grid = np.unique(np.append(even, ends))
     return {arm: _mean_curve(own, grid) for arm, own in traces.items()}
 
@@ -140,12 +142,14 @@ def cost_axis(compared: pd.DataFrame, runs: Sequence[RunFacts], absolute: Sequen
         absolute: the costs that are compared in absolute numbers.
     """
     shared = set()
-    for column in map(str, compared):
-        cost = column.removesuffix("_relative")
-        if column.endswith("_relative") and compared[axis_column(cost, absolute)].notna().all():
+    for cost in relative_costs(map(str, compared)):
+        if compared[axis_column(cost, absolute)].notna().all():
             shared.add(cost)
     wanted = [run.cost for run in runs]
-    return next((cost for cost in [*wanted, *AXES] if cost in shared), None)
+    for cost in [*wanted, *AXES]:
+        if cost in shared:
+            return cost
+    return None
 
 
 def axis_column(cost: str, absolute: Sequence[str]) -> str:
@@ -187,7 +191,7 @@ def fronts(
         points = _model_fronts(compared, cost, absolute, largest)
         front_tables += _front_tables("finished models", cost, points, arms, against)
     archives = [run for run in runs if run.front]
-    if len({run.cost for run in archives}) == 1:
+    if len({run.cost for run in archives}) == 1:  # fronts of different costs span different volumes
         unlike = unlike_aims(runs)
         points = {}
         for run in archives:
@@ -208,9 +212,11 @@ def _model_fronts(
     points = {}
     for key, rows in compared.groupby(["arm", "task", "seed"]):
         arm, task, seed = map(str, key)
-        if len(rows) != budgets:
+        if len(rows) != budgets:  # a front that lacks a budget has less volume for that alone
             continue
-        unit = largest.get((task, cost), 1.0) if cost in absolute else 1.0
+        unit = 1.0
+        if cost in absolute:
+            unit = largest.get((task, cost), 1.0)
         models = []
         for score, size in rows[["score", column]].to_numpy():
             models.append((float(score), -float(size) / unit))
@@ -227,13 +233,17 @@ def _front_tables(kind: str, cost: str, points: Fronts, arms: Sequence[str], aga
     by_task: dict[str, list[tuple[float, ...]]] = {}
     for (_, task, _), front in points.items():
         by_task.setdefault(task, []).extend(front)
+    # One point for all arms of a task, since volumes above different points cannot be compared.
     references = {task: np.min(every, axis=0).tolist() for task, every in by_task.items()}
-    volumes = []
+    volumes = []  # as scores of one model, so that they are paired and tested in the same way
     for (arm, task, seed), front in points.items():
         volume = hypervolume(front, references[task])
         volumes.append({"arm": arm, "task": task, "seed": seed, "score": volume})
     frame = pd.DataFrame(volumes).assign(slot=kind, metric="hypervolume")
-    return [FrontTable(**vars(table), cost=cost, references=references) for table in tables(frame, arms, against)]
+    front_tables = []
+    for table in tables(frame, arms, against):
+        front_tables.append(FrontTable(**vars(table), cost=cost, references=references))
+    return front_tables
 
 
 def _largest_networks(runs: Sequence[RunFacts]) -> dict[tuple[str, str], float]:
@@ -312,7 +322,9 @@ def _predictions(directory: Path, row: Mapping[str, Any]) -> pd.DataFrame | None
     import pandas as pd
 
     path = directory / row["run"] / "models" / row["model"] / "predictions.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return pd.read_csv(path)
 
 
 def positive_output(run: RunFacts) -> int | None:
@@ -329,6 +341,7 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     columns = {"id", "label", "prediction"}
     if not columns <= set(arm) or not columns <= set(reference):
         return ExampleScores(note="predictions without id, label and prediction")
+    # by id, since the order in a file says nothing
     own = arm.sort_values("id", kind="stable")
     other = reference.sort_values("id", kind="stable")
     if own["id"].tolist() != other["id"].tolist() or own["label"].tolist() != other["label"].tolist():
@@ -341,13 +354,16 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     if of_classes:
         test = stats.mcnemar(first == labels, second == labels)
         scores = replace(scores, only_arm=test.only_first, only_reference=test.only_second, p=test.p)
-    if metric == "f1" and positive is not None:
-        labels, first, second = (np.asarray(column == positive, int) for column in (labels, first, second))
+    if metric == "f1" and positive is not None:  # stats.confusion_metric takes class 1 for the positive one
+        labels = np.asarray(labels == positive, int)
+        first = np.asarray(first == positive, int)
+        second = np.asarray(second == positive, int)
     if metric == "macro_f1" and not set(first) | set(second) <= set(labels):
         return scores  # predictions do not say whether a class that the examples lack counts in the mean
-    function = metric if of_classes and metric in stats.CONFUSION_METRICS else REAL_METRICS.get(metric)
-    if function is None:
+    by_counts = of_classes and metric in stats.CONFUSION_METRICS
+    if not by_counts and metric not in REAL_METRICS:
         return scores
+    function = metric if by_counts else REAL_METRICS[metric]
     difference, low, high = stats.example_bootstrap(labels, first, second, function)
     return replace(scores, difference=difference, low=low, high=high)
 
@@ -397,14 +413,13 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
         if own.empty:
             continue
         ratio, ratios = _training_ratios(own, whole[whole["arm"] == against])
-        ledgers = [run.ledger for run in runs if run.arm == arm]
         rows.append(
             LedgerRow(
                 arm=arm,
                 runs=len(own),
-                student_macs=_mean(ledger["student"] for ledger in ledgers),
-                teacher_macs=_mean(ledger["teacher"] for ledger in ledgers),
-                evaluation_macs=_mean(ledger["evaluation"] for ledger in ledgers),
+                student_macs=_mean_of_role(runs, arm, "student"),
+                teacher_macs=_mean_of_role(runs, arm, "teacher"),
+                evaluation_macs=_mean_of_role(runs, arm, "evaluation"),
                 training_macs=_mean_column(own, "training_macs"),
                 evaluations=_mean_column(own, "evaluations"),
                 run_seconds=_mean_column(own, "run_seconds"),
@@ -421,34 +436,38 @@ def _training_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float 
 
     A run that is on both sides, as that of winners and baselines, is none of an arm's own.
     """
-    of_reference = {(row["task"], row["seed"]): row for row in reference.to_dict("records")}
-    shared = []
-    for row in own.to_dict("records"):
-        other = of_reference.get((row["task"], row["seed"]))
-        if other is not None and other["run"] != row["run"]:
-            shared.append((str(row["task"]), float(row["training_macs"]), float(other["training_macs"])))
+    columns = ["task", "seed", "run", "training_macs"]
+    shared = own[columns].merge(reference[columns], on=["task", "seed"], suffixes=("", "_of_reference"))
+    shared = shared[shared["run"] != shared["run_of_reference"]]
     ratios = {}
-    for task in dict.fromkeys(task for task, _, _ in shared):
-        ratios[task] = _ratio([each for each in shared if each[0] == task])
+    for task, rows in shared.groupby("task", sort=False):
+        ratios[str(task)] = _ratio(rows)
     return _ratio(shared), ratios
 
 
-def _ratio(shared: Sequence[tuple[str, float, float]]) -> float | None:
-    """Divide an arm's MACs by the reference's; each entry is a task, and the MACs of a run of either."""
-    macs = sum(own for _, own, _ in shared)
-    of_reference = sum(other for _, _, other in shared)
-    return macs / of_reference if of_reference else None
+def _ratio(shared: pd.DataFrame) -> float | None:
+    """Divide an arm's MACs by the reference's."""
+    of_reference = sum(shared["training_macs_of_reference"].astype(float).tolist())
+    if not of_reference:
+        return None
+    return sum(shared["training_macs"].astype(float).tolist()) / of_reference
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    every = list(values)
-    return sum(every) / len(every) if every else None
+def _mean_of_role(runs: Sequence[RunFacts], arm: str, role: str) -> float | None:
+    macs = [run.ledger[role] for run in runs if run.arm == arm]
+    if not macs:
+        return None
+    return sum(macs) / len(macs)
 
 
 def _mean_column(rows: pd.DataFrame, column: str) -> float | None:
-    return _number(rows[column].mean()) if column in rows else None
+    if column not in rows:
+        return None
+    return _number(rows[column].mean())
 
 
-def _number(value: Any) -> float | None:
+def _number(value: float) -> float | None:
     """Return a number, ``None`` for NaN."""
-    return None if value is None or value != value else float(value)
+    if math.isnan(value):
+        return None
+    return float(value)

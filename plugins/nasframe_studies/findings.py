@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from nasframe.records import MetricFormat
-from nasframe.report.tables import difference, human
+from nasframe.report.tables import human
 from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
+from nasframe_studies.wording import interval, p_is, plural
 
 TOLERANCE = 0.05
 """The largest relative deviation from the reference's training MACs that counts as an equal budget."""
@@ -40,12 +40,14 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
         if row.arm != against and known:
             ratios[row.arm] = known
     unequal = []
+    where = "every arm"
     for arm, by_task in ratios.items():
         far = {task: ratio for task, ratio in by_task.items() if not abs(ratio - 1) <= tolerance}
         if far:
             unequal.append(_deviation(arm, far, one_task=len(by_task) == 1))
+        if len(by_task) > 1:
+            where = "every arm and task"
     within = f"training MACs within {100 * tolerance:g} % of {against}"
-    several_tasks = any(len(by_task) > 1 for by_task in ratios.values())
     if not ratios:
         equal = None
         text = "Budgets not compared: there are no two runs to set against each other."
@@ -54,8 +56,7 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
         text = f"NOT equal budgets: {within} everywhere but {', '.join(unequal)}."
     else:
         equal = True
-        everywhere = "every arm and task" if several_tasks else "every arm"
-        text = f"Equal budgets: {within} in {everywhere}."
+        text = f"Equal budgets: {within} in {where}."
     return EqualMacs(tolerance=tolerance, equal=equal, ratios=ratios, text=text)
 
 
@@ -67,55 +68,9 @@ def _deviation(arm: str, ratios: Mapping[str, float], one_task: bool) -> str:
     """
     parts = []
     for task, ratio in ratios.items():
-        times = f"{ratio:.3g} times"
-        parts.append(times if one_task else f"{task}: {times}")
+        name = "" if one_task else f"{task}: "
+        parts.append(f"{name}{ratio:.3g} times")
     return f"{arm} ({', '.join(parts)})"
-
-
-# ---- numbers in sentences
-
-
-def p_value(p: float | None) -> str:
-    """Write a p-value, shortened if it is small.
-
-    >>> p_value(0.03125), p_value(0.00002), p_value(0.04999), p_value(1.0), p_value(None)
-    ('0.0312', '<0.001', '<0.05', '1', '–')
-    """
-    if p is None:
-        return "–"
-    if p < 0.001:
-        return "<0.001"
-    text = f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
-    if text == "0.05" and p < 0.05:  # rounding must not hide on which side of the level it is
-        return "<0.05"
-    return text
-
-
-def p_is(p: float | None) -> str:
-    """Write a p-value in a sentence.
-
-    >>> p_is(0.25), p_is(0.0)
-    ('p = 0.25', 'p < 0.001')
-    """
-    text = p_value(p)
-    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
-
-
-def interval(form: MetricFormat, value: float | None, low: float | None, high: float | None) -> str:
-    """Write a difference with its interval, if it has one; shares in points.
-
-    >>> interval(MetricFormat(percent=True), 0.012, -0.001, 0.025)
-    '+1.20 [−0.10, +2.50]'
-    """
-    text = difference(form, value, 2)
-    if low is None or high is None:
-        return text
-    return f"{text} [{difference(form, low, 2)}, {difference(form, high, 2)}]"
-
-
-def t_interval(form: MetricFormat, row: Difference) -> str:
-    """Write the mean difference of an arm with Student's interval."""
-    return interval(form, row.mean, row.t_low, row.t_high)
 
 
 # ---- what was found
@@ -137,9 +92,10 @@ def findings(comparison: Comparison) -> Iterator[str]:
         form = comparison.format_of(table.task, table.metric)
         for row in table.comparisons:
             if row.resolved and row.same_as is None:
+                gap = interval(form, row.mean, row.t_low, row.t_high)
                 yield (
-                    f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {t_interval(form, row)} on"
-                    f" {row.n} seeds (paired t, {p_is(row.p_t_holm)} after Holm)."
+                    f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {gap} on {row.n} seeds"
+                    f" (paired t, {p_is(row.p_t_holm)} after Holm)."
                 )
 
 
@@ -149,7 +105,9 @@ def findings(comparison: Comparison) -> Iterator[str]:
 def limits(comparison: Comparison) -> Iterator[str]:
     """Word what the numbers of a comparison cannot show, and why."""
     main = main_tables(comparison.tables)
-    rows = [row for table in main for row in table.comparisons]
+    rows: list[Difference] = []
+    for table in main:
+        rows += table.comparisons
     yield from _without_pairs(comparison, rows)
     yield from _few_seeds(rows, comparison.alpha)
     yield from _few_ranks(main)
@@ -167,8 +125,8 @@ def limits(comparison: Comparison) -> Iterator[str]:
 def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> Iterator[str]:
     """Name the arms that are described, and not compared."""
     against = comparison.against
-    described = {row.arm for table in comparison.tables for row in table.arms}
-    if against not in described:
+    described = [table for table in comparison.tables if against in table.scored]
+    if not described:
         yield f"The reference {against} has no results: arms are described and not compared."
         return
     compared = {row.arm for row in main_rows}
@@ -186,12 +144,13 @@ def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> I
 
 def _few_seeds(rows: Sequence[Difference], alpha: float) -> Iterator[str]:
     """Say what few seeds cannot show, and of which arms if these have different numbers of seeds."""
-    counts = sorted({row.n for row in rows})
-    for n in counts:
-        arms = dict.fromkeys(row.arm for row in rows if row.n == n)
-        prefix = f"{', '.join(arms)}: " if len(counts) > 1 else ""
+    arms: dict[int, dict[str, None]] = {}
+    for row in rows:
+        arms.setdefault(row.n, {})[row.arm] = None
+    for n, names in sorted(arms.items()):
+        whose = f"{', '.join(names)}: " if len(arms) > 1 else ""
         for line in _of_seeds(n, alpha):
-            yield f"{prefix}{line}"
+            yield f"{whose}{line}"
 
 
 def _of_seeds(n: int, alpha: float) -> Iterator[str]:
@@ -237,8 +196,8 @@ def _unresolved(comparison: Comparison, tables: Sequence[PairTable], arm: str) -
         if row is None or row.same_as is not None:  # the same networks are listed under another budget
             continue
         if row.verdict == "no spread":
-            equal = "the difference is the same" if row.mean else "both score the same"
-            why = f"{equal} at every seed, so there is no spread to measure it against; no test can be made"
+            why = "both score the same" if row.mean == 0 else "the difference is the same"
+            why += " at every seed, so there is no spread to measure it against; no test can be made"
         elif row.verdict == "not after Holm":
             why = f"{p_is(row.p_t)} alone, {p_is(row.p_t_holm)} after Holm"
         elif row.verdict == "not resolved":
@@ -247,7 +206,8 @@ def _unresolved(comparison: Comparison, tables: Sequence[PairTable], arm: str) -
         else:
             continue
         form = comparison.format_of(table.task, table.metric)
-        parts.append(f"{table.model} {t_interval(form, row)}, {why}")
+        gap = interval(form, row.mean, row.t_low, row.t_high)
+        parts.append(f"{table.model} {gap}, {why}")
     if parts:
         yield f"{arm} against {comparison.against} is not resolved: {'; '.join(parts)}."
 
@@ -259,8 +219,7 @@ def _more_seeds(row: Difference, explained: bool) -> str:
     more = f"about {human(row.more_seeds)} more"
     if explained:
         return more
-    seeds = "seed" if row.more_seeds == 1 else "seeds"
-    return f"needs {more} {seeds} to resolve a difference of this size"
+    return f"needs {more} {plural('seed', row.more_seeds)} to resolve a difference of this size"
 
 
 def _left_out(rows: Sequence[Difference]) -> Iterator[str]:
@@ -270,7 +229,7 @@ def _left_out(rows: Sequence[Difference]) -> Iterator[str]:
         if row.left_out:
             arms.setdefault(tuple(row.left_out), {})[row.arm] = None
     for seeds, names in arms.items():
-        noun = "Seed" if len(seeds) == 1 else "Seeds"
+        noun = plural("Seed", len(seeds))
         listed = ", ".join(map(str, seeds))
         yield (
             f"{noun} {listed} not on both sides: left out of the pairs of {', '.join(names)}. Means and deviations are"

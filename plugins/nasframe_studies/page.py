@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from nasframe_studies import tables
 from nasframe_studies.conditions import notice_line
-from nasframe_studies.records import Comparison, PairTable
-from nasframe_studies.tables import NONE, ScoreRow
+from nasframe_studies.records import Comparison, MissingRun, PairTable
+from nasframe_studies.tables import ScoreRow
+from nasframe_studies.wording import NONE, plural
 
 CAPTIONS = {
     "fronts": (
@@ -35,6 +36,9 @@ CAPTIONS = {
 }
 PILLS = {"higher": "teacher", "lower": "baseline", "reference": "winner"}
 """Verdict → the class of the page's style sheet that colours it."""
+SCORE_COLUMNS = ("arm", "mean ± sd", "difference", "p after Holm", "Wilcoxon p", "d_z", "rank", "cost", "verdict")
+
+RowKind = Literal["", "group", "reference"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Cell:
     pill: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.aside})" if self.aside else self.text
+        if not self.aside:
+            return self.text
+        return f"{self.text} ({self.aside})"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Row:
     """A row of a table; a ``group`` is a heading above the rows that follow, and has one cell."""
 
     cells: Sequence[Cell]
-    kind: Literal["", "group", "reference"] = ""
+    kind: RowKind = ""
 
 
 @dataclass(frozen=True)
@@ -168,29 +174,21 @@ def caption(name: str, comparison: Comparison) -> tuple[str, str]:
     """
     kind, _, task = name.partition("-")
     title, text = CAPTIONS[kind]
-    tested = [table for table in comparison.tables if table.family]
-    family = tables.family(comparison, tested) if tested else "no comparison"
-    return (f"{title}: {task}" if task else title), text.format(family=family)
+    if task:
+        title += f": {task}"
+    tests = tables.family(comparison, comparison.tables) or "no comparison"
+    return title, text.format(family=tests)
 
 
 def _summary(comparison: Comparison) -> str:
-    parts = [
-        comparison.description,
-        _counted(len(comparison.arms), "arm"),
-        ", ".join(comparison.tasks),
-        _counted(len(comparison.seeds), "seed"),
-        f"against {comparison.against}",
-    ]
-    return " · ".join(part for part in parts if part)
-
-
-def _counted(count: int | str, noun: str) -> str:
-    """Write a number of things.
-
-    >>> _counted(1, "seed"), _counted("12", "seed")
-    ('1 seed', '12 seeds')
-    """
-    return f"{count} {noun}" if str(count) == "1" else f"{count} {noun}s"
+    parts = []
+    if comparison.description:
+        parts.append(comparison.description)
+    arms = len(comparison.arms)
+    seeds = len(comparison.seeds)
+    parts += [f"{arms} {plural('arm', arms)}", ", ".join(comparison.tasks), f"{seeds} {plural('seed', seeds)}"]
+    parts.append(f"against {comparison.against}")
+    return " · ".join(parts)
 
 
 def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -> Iterator[Section]:
@@ -209,8 +207,9 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
     if costs:
         grids = _by_task(costs[0], costs[1:], left=3)
         yield Section("Costs of the models", tables.costs_caption(comparison), grids=grids)
-    if figures:
-        yield Section(pictures=[_picture(name, content, comparison) for name, content in figures.items()])
+    pictures = [_picture(name, content, comparison) for name, content in figures.items()]
+    if pictures:
+        yield Section(pictures=pictures)
     if comparison.fronts:
         yield Section(
             "Fronts",
@@ -220,12 +219,13 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
         )
     if comparison.examples:
         pairs = tables.examples(comparison)
+        fold = f"{len(pairs)} {plural('row', len(pairs))}"
         yield Section(
             "Example by example",
             f"Two finished models each, at equal task, budget and seed, against {comparison.against}: exact McNemar and"
             " paired bootstrap over the examples. The noise of training is not in these numbers: they compare models,"
             " not methods, and these p-values are adjusted for nothing.",
-            grids=[Grid(tables.PAIRS, _plain_rows(pairs), 4, fold=_counted(len(pairs), "row"))],
+            grids=[Grid(tables.PAIRS, _plain_rows(pairs), 4, fold=fold)],
         )
     yield Section(
         "Cost ledger",
@@ -234,9 +234,7 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
         grids=[Grid(tables.LEDGER, _plain_rows(tables.ledger(comparison)))],
     )
     if comparison.missing:
-        missing = [[run.arm, run.task, str(run.seed), run.why, run.run] for run in comparison.missing]
-        grid = Grid(["arm", "task", "seed", "what", "where"], _plain_rows(missing), 5)
-        yield Section("Failed and missing runs", grids=[grid])
+        yield Section("Failed and missing runs", grids=[_missing(comparison.missing)])
     if source:
         yield Section("Settings", source=source, folded=True)
 
@@ -250,12 +248,19 @@ def _plain_rows(rows: Sequence[Sequence[str]]) -> list[Row]:
 
 def _by_task(heading: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[Grid]:
     """Make one table of the first task, or of the mean, and a folded one of the others."""
-    first = [row for row in rows if row[0] == rows[0][0]]
-    others = [row for row in rows if row[0] != rows[0][0]]
-    grids = [Grid(heading, _plain_rows(first), left)]
-    if others:
-        grids.append(Grid(heading, _plain_rows(others), left, fold="Task by task"))
+    tasks = [row[0] for row in rows]
+    count = tasks.count(tasks[0])  # the rows of a task stand together
+    grids = [Grid(heading, _plain_rows(rows[:count]), left)]
+    if count < len(rows):
+        grids.append(Grid(heading, _plain_rows(rows[count:]), left, fold="Task by task"))
     return grids
+
+
+def _missing(runs: Sequence[MissingRun]) -> Grid:
+    rows = []
+    for run in runs:
+        rows.append([run.arm, run.task, str(run.seed), run.why, run.run])
+    return Grid(["arm", "task", "seed", "what", "where"], _plain_rows(rows), 5)
 
 
 def _picture(name: str, content: Any, comparison: Comparison) -> Picture:
@@ -278,45 +283,49 @@ def _differences(comparison: Comparison) -> Iterator[Section]:
 
 
 def _difference_caption(comparison: Comparison, table: PairTable) -> str:
-    averaged = ", tasks averaged within a seed" if len(table.tasks) > 1 else ""
-    return (
-        f"{comparison.split} {tables.metric(comparison, table)}. Pairs are seeds{averaged}; intervals are of 95 %,"
-        " Student's first, then by bootstrap."
-    )
+    pairs = "Pairs are seeds"
+    if len(table.tasks) > 1:
+        pairs += ", tasks averaged within a seed"
+    metric = tables.metric(comparison, table)
+    return f"{comparison.split} {metric}. {pairs}; intervals are of 95 %, Student's first, then by bootstrap."
 
 
 def _score_grid(comparison: Comparison, view: Sequence[PairTable]) -> Grid:
     """Lay the tables of one task out as one, with a heading for each model."""
-    heading = ["arm", "mean ± sd", "difference", "p after Holm", "Wilcoxon p", "d_z", "rank", "cost", "verdict"]
-    place_of_cost = heading.index("cost")
+    heading = list(SCORE_COLUMNS)
+    if comparison.cost is None:
+        heading.remove("cost")
     laid = []
     for table in view:
-        covers_some = 1 < len(table.tasks) < len(comparison.tasks)
-        laid.append(Row([Cell(table.model, ", ".join(table.tasks) if covers_some else "")], "group"))
+        covered = ""
+        if 1 < len(table.tasks) < len(comparison.tasks):
+            covered = ", ".join(table.tasks)
+        laid.append(Row([Cell(table.model, covered)], "group"))
         for row in tables.rows(comparison, table):
             cells = _score_cells(row)
-            if comparison.cost is None:
-                del cells[place_of_cost]
-            laid.append(Row(cells, "reference" if row.arm == comparison.against else ""))
-    if comparison.cost is None:
-        del heading[place_of_cost]
+            kind: RowKind = "reference" if row.arm == comparison.against else ""
+            laid.append(Row([cells[name] for name in heading], kind))
     return Grid(heading, laid, as_cards=True)
 
 
-def _score_cells(row: ScoreRow) -> list[Cell]:
-    more = "" if row.more == NONE else f"about {_counted(row.more, 'more seed')}"
-    return [
-        Cell(row.arm, _counted(row.n, "seed")),
-        Cell(row.score, _unless_none(row.interval)),
-        Cell(row.difference, _unless_none(row.bootstrap)),
-        Cell(row.holm, _unless_none(row.p, "{} alone")),
-        Cell(row.p_wilcoxon, _unless_none(row.smallest_p, "least {}")),
-        Cell(row.effect),
-        Cell(row.rank),
-        Cell(row.cost),
-        Cell(row.verdict, more, PILLS.get(row.verdict, "plain")),
-    ]
+def _score_cells(row: ScoreRow) -> dict[str, Cell]:
+    """Return the cells of a row of scores by the names of :data:`SCORE_COLUMNS`."""
+    more = _aside(row.more, "about 1 more seed" if row.more == "1" else "about {} more seeds")
+    return {
+        "arm": Cell(row.arm, "1 seed" if row.n == "1" else f"{row.n} seeds"),
+        "mean ± sd": Cell(row.score, _aside(row.interval)),
+        "difference": Cell(row.difference, _aside(row.bootstrap)),
+        "p after Holm": Cell(row.holm, _aside(row.p, "{} alone")),
+        "Wilcoxon p": Cell(row.p_wilcoxon, _aside(row.smallest_p, "least {}")),
+        "d_z": Cell(row.effect),
+        "rank": Cell(row.rank),
+        "cost": Cell(row.cost),
+        "verdict": Cell(row.verdict, more, PILLS.get(row.verdict, "plain")),
+    }
 
 
-def _unless_none(text: str, pattern: str = "{}") -> str:
-    return "" if text == NONE else pattern.format(text)
+def _aside(text: str, pattern: str = "{}") -> str:
+    """Write the small text below a cell; empty if there is no value."""
+    if text == NONE:
+        return ""
+    return pattern.format(text)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, TypeVar
@@ -39,6 +39,20 @@ def group_of(task: str, groups: Mapping[str, Sequence[str]]) -> str | None:
     return None
 
 
+def relative_costs(columns: Iterable[str]) -> list[str]:
+    """Return the costs that a table has as shares of the teacher's.
+
+    >>> relative_costs(["score", "macs", "macs_relative"])
+    ['macs']
+    """
+    costs = []
+    for column in columns:
+        cost = column.removesuffix("_relative")
+        if cost != column:
+            costs.append(cost)
+    return costs
+
+
 # ---- tables
 
 
@@ -54,10 +68,7 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
         absolute: costs whose shares are left out, since they are of different networks.
     """
     made = []
-    tasks = list(dict.fromkeys(scored["task"]))
-    views = [MEAN, *tasks] if len(tasks) > 1 else tasks
-    for task in views:
-        rows = scored if task == MEAN else scored[scored["task"] == task]
+    for task, rows in views(scored):
         of_task = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
@@ -74,11 +85,25 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
                 metric=", ".join(dict.fromkeys(rows["metric"])),
                 arms=_describe(scores, part, present, absolute),
                 ranked_seeds=_common_seeds(scores, present),
-                comparisons=_compare(scores, part, present, against),
+                comparisons=_compare(scores, present, against),
             )
             of_task.append((table, part))
         made += _mark_repeated(of_task, against)
     return made
+
+
+def views(rows: pd.DataFrame, tasks: Sequence[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
+    """Return each task with its rows, and before them the mean of tasks with all rows, if there are several.
+
+    Args:
+        rows: with ``task``.
+        tasks: in order; default: as they come.
+    """
+    names = list(dict.fromkeys(rows["task"])) if tasks is None else list(tasks)
+    of_tasks = [(task, rows[rows["task"] == task]) for task in names]
+    if len(names) > 1:
+        of_tasks.insert(0, (MEAN, rows))
+    return of_tasks
 
 
 def scores_by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]]:
@@ -92,6 +117,7 @@ def scores_by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]
     for arm, own in rows.groupby("arm", sort=False):
         for seed in sorted(set(own["seed"].tolist())):
             part = own[own["seed"] == seed]
+            # a mean over fewer tasks would measure something else
             if part["task"].nunique() == tasks and part["score"].notna().all():
                 scores.setdefault(str(arm), {})[seed] = float(part["score"].mean())
     return scores
@@ -101,13 +127,13 @@ def _common_seeds(scores: Scores, arms: Sequence[str]) -> list[int]:
     """Return the seeds that all arms have."""
     if not arms:
         return []
-    seeds = [set(scores[arm]) for arm in arms]
-    return sorted(set.intersection(*seeds))
+    first, *others = arms
+    return sorted(set(scores[first]).intersection(*(scores[arm] for arm in others)))
 
 
 def _mean_ranks(scores: Scores, arms: Sequence[str]) -> dict[str, float]:
     """Return arm → mean rank over the seeds that all arms have; empty if there is nothing to rank."""
-    seeds = _common_seeds(scores, arms)
+    seeds = _common_seeds(scores, arms)  # a rank needs the scores of all arms
     if not seeds or len(arms) < 2:
         return {}
     rows = []
@@ -121,15 +147,14 @@ def _describe(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute:
     described = []
     ranks = _mean_ranks(scores, arms)
     for arm in arms:
-        seeds = sorted(scores[arm])
-        values = [scores[arm][seed] for seed in seeds]
+        by_seed = dict(sorted(scores[arm].items()))
         own = rows[rows["arm"] == arm]
         described.append(
             ArmScores(
-                **asdict(stats.summary(values)),
+                **asdict(stats.summary(list(by_seed.values()))),
                 arm=arm,
                 rank=ranks.get(arm),
-                scores={str(seed): scores[arm][seed] for seed in seeds},
+                scores={str(seed): score for seed, score in by_seed.items()},
                 costs=_mean_costs(own, absolute),
                 over_budget=_over_budget(own),
                 beside=companions_of(own),
@@ -138,28 +163,22 @@ def _describe(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute:
     return described
 
 
-def _compare(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], against: str) -> list[Difference]:
+def _compare(scores: Scores, arms: Sequence[str], against: str) -> list[Difference]:
     """Compare each arm with the reference on the seeds that both have."""
     differences = []
     reference = scores.get(against, {})
     for arm in arms:
         own = scores[arm]
-        seeds = [seed for seed in sorted(own) if seed in reference]
+        seeds = sorted(own.keys() & reference.keys())
         if arm == against or not seeds:
             continue
-        first = [own[seed] for seed in seeds]
-        second = [reference[seed] for seed in seeds]
-        paired = stats.paired(first, second)
-        more_seeds = None if paired.seeds_needed is None else max(0, paired.seeds_needed - paired.n)
-        differences.append(
-            Difference(
-                **asdict(paired),
-                arm=arm,
-                seeds=seeds,
-                left_out=sorted(set(own) ^ set(reference)),
-                more_seeds=more_seeds,
-            )
-        )
+        # what arms share within a seed, such as the order of the data, cancels in the difference
+        paired = stats.paired([own[seed] for seed in seeds], [reference[seed] for seed in seeds])
+        more_seeds = None
+        if paired.seeds_needed is not None:
+            more_seeds = max(0, paired.seeds_needed - paired.n)
+        left_out = sorted(own.keys() ^ reference.keys())
+        differences.append(Difference(**asdict(paired), arm=arm, seeds=seeds, left_out=left_out, more_seeds=more_seeds))
     return differences
 
 
@@ -179,13 +198,12 @@ def _mean_costs(rows: pd.DataFrame, absolute: Sequence[str]) -> dict[str, float]
     """Average an arm's costs, and their shares of the teacher's unless the arms' teachers differ in them."""
     means = rows.select_dtypes("number").mean()
     costs = {}
-    for share in map(str, rows):
-        if not share.endswith("_relative"):
-            continue
-        cost = share.removesuffix("_relative")
-        columns = [cost] if cost in absolute else [cost, share]
+    for cost in relative_costs(map(str, rows)):
+        columns = [cost]
+        if cost not in absolute:
+            columns.append(f"{cost}_relative")
         for column in columns:
-            if column in means and np.isfinite(means[column]):
+            if column in means and np.isfinite(means[column]):  # not measured: not shown
                 costs[column] = float(means[column])
     return costs
 
@@ -226,6 +244,7 @@ def _networks(rows: pd.DataFrame, sides: Sequence[str], seeds: Sequence[int]) ->
     """Digest which networks a comparison is of; ``None`` if some of them cannot be told from others."""
     if "network" not in rows:
         return None
+    # The seeds matter: networks that agree at some seeds alone make two tests, not one.
     part = rows[rows["arm"].isin(sides) & rows["seed"].isin(seeds)]
     if part["network"].isna().any():
         return None
@@ -260,27 +279,28 @@ def _family_of(table: PairTable, family: str) -> tuple[str, ...]:
     """Name the family of a table: what Holm's adjustment counts together."""
     if family == "page":
         return ()
-    kind = table.model if isinstance(table, FrontTable) else "scores"
-    return (kind, table.task)
+    if isinstance(table, FrontTable):
+        return (table.model, table.task)
+    return ("scores", table.task)
 
 
 def _adjust_family(tables: Sequence[Table]) -> list[Table]:
-    tests: list[tuple[tuple[str, str, str], float | None]] = []
+    """Adjust the tables of one family; comparisons of the same networks have the adjusted p-value of the first."""
+    p_values: dict[tuple[type, str, str, str], float | None] = {}
     for table in tables:
         for difference in table.comparisons:
             if difference.same_as is None:
-                tests.append(((table.task, table.model, difference.arm), difference.p_t))
-    p_values = stats.holm([p for _, p in tests])
-    holm = {key: p for (key, _), p in zip(tests, p_values, strict=True)}
-    size = sum(p is not None for _, p in tests)
+                p_values[type(table), table.task, table.model, difference.arm] = difference.p_t
+    holm = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
+    tested = [p for p in p_values.values() if p is not None]  # what could not be tested needs no adjustment
     adjusted = []
     for table in tables:
         comparisons = []
         for difference in table.comparisons:
             model = difference.same_as or table.model
-            p = holm[table.task, model, difference.arm]
+            p = holm[type(table), table.task, model, difference.arm]
             comparisons.append(replace(difference, p_t_holm=p, verdict=_verdict(difference, p)))
-        adjusted.append(replace(table, comparisons=comparisons, family=size))
+        adjusted.append(replace(table, comparisons=comparisons, family=len(tested)))
     return adjusted
 
 

@@ -21,10 +21,10 @@ from nasframe.report.plots import (
 )
 from nasframe.report.tables import short
 from nasframe_studies.evidence import axis_column
-from nasframe_studies.findings import p_is
 from nasframe_studies.records import AnytimeCurves, ArmScores, Comparison, Difference, PairTable
 from nasframe_studies.run_facts import TRAINING
 from nasframe_studies.tables import cost_name
+from nasframe_studies.wording import p_is
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,13 +61,25 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
     drawn = {}
     if comparison.cost and len(comparison.models) > 1:
         drawn["fronts"] = fronts(comparison)
-    if any(row.training_macs for row in comparison.ledger):
+    trained = [row for row in comparison.ledger if row.training_macs]
+    if trained:
         drawn["ledger"] = ledger(comparison)
-    if any(table.comparisons for table in comparison.tables):
+    if _compared_tables(comparison):
         drawn["differences"] = differences(comparison)
-    for task in dict.fromkeys(curves.task for curves in comparison.anytime):
-        drawn[f"anytime-{task}"] = anytime(comparison, task)
+    for curves in comparison.anytime:
+        name = f"anytime-{curves.task}"
+        if name not in drawn:
+            drawn[name] = anytime(comparison, curves.task)
     return drawn
+
+
+def _compared_tables(comparison: Comparison) -> dict[str, list[PairTable]]:
+    """Return the tables of the tasks on which some arm is compared with the reference."""
+    views = {}
+    for task, tables in comparison.tables_by_task().items():
+        if any(table.comparisons for table in tables):
+            views[task] = tables
+    return views
 
 
 def _title(axes: Axes, task: str, views: int) -> None:
@@ -149,23 +161,22 @@ def differences(comparison: Comparison) -> Figure:
 
     A filled marker: resolved after Holm's adjustment.
     """
-    views = {}
-    for task, tables in comparison.tables_by_task().items():
-        if any(table.comparisons for table in tables):
-            views[task] = tables
-    lines = [sum(len(table.comparisons) + 1 for table in tables) for tables in views.values()]
-    height = 0.8 + sum(0.215 * count + 0.45 for count in lines)
+    views = _compared_tables(comparison)
+    metrics = {tables[0].metric for tables in views.values()}
+    lines = []
+    for tables in views.values():
+        lines.append(sum(1 + len(table.comparisons) for table in tables))  # a line for the model's name
+    height = 0.8 + 0.215 * sum(lines) + 0.45 * len(views)
     figure, grid = panels(WIDTH, height, len(views), height_ratios=lines)
-    metrics = {table.metric for tables in views.values() for table in tables}
-    last = list(views)[-1]
     for axes, (task, tables) in zip(grid, views.items(), strict=True):
         _title(axes, task, len(views))
         _forest(axes, comparison, tables)
-        if task == last or len(metrics) > 1:  # one label below all is enough if they share their metric
+        if axes is grid[-1] or len(metrics) > 1:  # one label below all is enough if they share their metric
             form = comparison.format_of(task, tables[0].metric)
-            unit = ", points" if form.percent else ""
-            name = titled(tables[0].metric, form)
-            axes.set_xlabel(f"{comparison.split} {name} less that of {comparison.against}{unit}")
+            label = f"{comparison.split} {titled(tables[0].metric, form)} less that of {comparison.against}"
+            if form.percent:
+                label += ", points"
+            axes.set_xlabel(label)
     return figure
 
 
@@ -201,8 +212,9 @@ def _difference(axes: Axes, row: Difference, y: int, scale: float, style: Look) 
         ls="",
         markerfacecolor=style.color if row.resolved else PAPER,
     )
-    pairs = f"n {row.n}"
-    note = pairs if row.p_t is None else f"{p_is(row.p_t_holm)}, {pairs}"
+    note = f"n {row.n}"
+    if row.p_t is not None:
+        note = f"{p_is(row.p_t_holm)}, {note}"
     _note(axes, note, x=1, y=y, offset=4, fontsize=6.5)
 
 
@@ -267,16 +279,17 @@ def ledger(comparison: Comparison) -> Figure:
     """Draw the mean multiply-accumulates of each arm's runs by role."""
     rows = comparison.ledger
     figure, (axes,) = panels(WIDTH, 0.95 + 0.36 * len(rows), 1)
-    by_role = {
-        "student": [row.student_macs or 0.0 for row in rows],
-        "teacher": [row.teacher_macs or 0.0 for row in rows],
-        "evaluation": [row.evaluation_macs or 0.0 for row in rows],
-    }
-    widths = {role: macs for role, macs in by_role.items() if any(macs)}
+    widths: dict[str, list[float]] = {"student": [], "teacher": [], "evaluation": []}
     totals = []
-    for place, row in enumerate(rows):
-        total = sum(macs[place] for macs in widths.values())
-        totals.append(total or row.training_macs or 0.0)  # a run that is gone has no roles
+    for row in rows:
+        student = row.student_macs or 0.0
+        teacher = row.teacher_macs or 0.0
+        evaluation = row.evaluation_macs or 0.0
+        widths["student"].append(student)
+        widths["teacher"].append(teacher)
+        widths["evaluation"].append(evaluation)
+        totals.append(student + teacher + evaluation or row.training_macs or 0.0)  # runs that are gone have no roles
+    widths = {role: macs for role, macs in widths.items() if any(macs)}
     names = [short(row.arm, 24) for row in rows]
     plots.stacked(axes, names, widths, totals, [row.seconds for row in rows])
     axes.set_xlabel("multiply-accumulates a run, forward and backward")

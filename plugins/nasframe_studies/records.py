@@ -113,9 +113,22 @@ class PairTable:
     comparisons: Sequence[Difference]
     family: int = 0
 
+    @property
+    def over_budget(self) -> bool:
+        """Whether a model of the table is over its budget in some run."""
+        return any(row.over_budget for row in self.arms)
+
+    @property
+    def scored(self) -> list[str]:
+        """The arms that have scores."""
+        return [row.arm for row in self.arms]
+
     def difference_of(self, arm: str) -> Difference | None:
         """Return an arm's difference from the reference, if they are compared."""
-        return next((difference for difference in self.comparisons if difference.arm == arm), None)
+        for difference in self.comparisons:
+            if difference.arm == arm:
+                return difference
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,10 +415,12 @@ class Comparison:
         """
         if not self.formats:  # the runs are gone, or from before tasks told how their metrics read
             return merged([EARLIER.get(name, PLAIN) for name in metric.split(", ")])
-        tasks = [task] if task in self.formats else list(self.formats)
+        of_tasks = list(self.formats.values())
+        if task in self.formats:
+            of_tasks = [self.formats[task]]
         forms = []
         for name in metric.split(", "):
-            forms += [self.formats[each][name] for each in tasks if name in self.formats[each]]
+            forms += [formats[name] for formats in of_tasks if name in formats]
         return merged(forms)
 
     def tables_by_task(self) -> dict[str, list[PairTable]]:
@@ -417,8 +432,10 @@ class Comparison:
 
     def teacher_of(self, task: str, arm: str) -> TeacherScores | None:
         """Return the scores of an arm's teachers on a task, if it has any."""
-        own = [teacher for teacher in self.teachers if (teacher.task, teacher.arm) == (task, arm)]
-        return own[0] if own else None
+        for scores in self.teachers:
+            if scores.task == task and scores.arm == arm:
+                return scores
+        return None
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
@@ -427,7 +444,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def _without_empty_beside(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a mapping of a record's fields; ``beside`` is written only if metrics stand there."""
+    """Make a mapping of a record's fields; ``beside`` is left out if it is empty, as in most tables."""
     return {name: value for name, value in pairs if name != "beside" or value}
 
 

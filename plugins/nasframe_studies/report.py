@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -16,10 +17,10 @@ from nasframe.report.page import render
 from nasframe.store import write_text
 from nasframe_studies.compare import analyse
 from nasframe_studies.conditions import notice_line
-from nasframe_studies.findings import interval, p_is
 from nasframe_studies.page import caption, page
 from nasframe_studies.records import Comparison, as_json
 from nasframe_studies.tables import COLUMNS, about, overview, overview_caption, rows
+from nasframe_studies.wording import interval, p_is
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,7 @@ def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any
 
 
 def _file(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 # ---- pages
@@ -147,7 +148,9 @@ def flat_csv(comparison: Comparison) -> str:
                 for key, value in _fields(pair, without=("arm", "seeds", "left_out")).items():
                     cells[f"difference_{key}"] = value
             flat.append(cells)
-    columns = dict.fromkeys(column for row in flat for column in row)
+    columns: dict[str, None] = {}
+    for cells in flat:
+        columns |= dict.fromkeys(cells)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
@@ -165,16 +168,21 @@ def _fields(record: Any, without: Sequence[str]) -> dict[str, Any]:
 def latex(comparison: Comparison) -> str:
     r"""Write the overview and a table for each task with ``booktabs``, for ``\input`` into a paper."""
     heading, *scores = overview(comparison)
-    groups = [list(of_task) for _, of_task in groupby(scores, key=itemgetter(0))]
+    groups = []
+    for _, of_task in groupby(scores, key=itemgetter(0)):
+        groups.append(list(of_task))
     caption = f"{comparison.name}, against {comparison.against}. {overview_caption(comparison)}"
     blocks = [_tex_table(caption, heading, groups)]
-    heading = ["model", *(COLUMNS[name] for name in LATEX_COLUMNS)]
+    heading = ["model"]
+    heading += [COLUMNS[name] for name in LATEX_COLUMNS]
     for task, view in comparison.tables_by_task().items():
         groups = []
         for table in view:
-            names = [table.model, *[""] * (len(table.arms) - 1)]  # only in the first row of a model
-            cells = [row.cells(LATEX_COLUMNS) for row in rows(comparison, table)]
-            groups.append([[name, *row] for name, row in zip(names, cells, strict=True)])
+            group: list[list[str]] = []
+            for row in rows(comparison, table):
+                name = "" if group else table.model  # only in the first row
+                group.append([name, *row.cells(LATEX_COLUMNS)])
+            groups.append(group)
         blocks.append(_tex_table(f"{about(comparison, view)}. Task: {task}.", heading, groups))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(blocks)
 
@@ -221,7 +229,9 @@ def terminal(comparison: Comparison, width: int, with_notices: bool = True) -> I
 
     if comparison.tables:
         yield _terminal_table(comparison, width)
-    notices = [notice_line(notice, comparison.arms) for notice in comparison.notices] if with_notices else []
+    notices = []
+    if with_notices:
+        notices = [notice_line(notice, comparison.arms) for notice in comparison.notices]
     sections = {
         "": [*comparison.notes, comparison.equal_macs.text],
         "Decided by the runs without being asked": notices,
@@ -231,7 +241,8 @@ def terminal(comparison: Comparison, width: int, with_notices: bool = True) -> I
     }
     for title, lines in sections.items():
         if lines:
-            yield Text(f"\n{title}" if title else "", style="bold")
+            space = "\n" if title else ""
+            yield Text(f"{space}{title}", style="bold")
             items = Table.grid(padding=(0, 1, 0, 0))
             for line in lines:
                 items.add_row("-", Text(line))
@@ -271,12 +282,16 @@ def _single_pairs(comparison: Comparison) -> Iterator[str]:
     """Describe by examples the differences of models whose arms have one seed, which no other test can."""
     single = set()
     for table in comparison.tables:
-        single |= {(table.task, table.model, row.arm) for row in table.comparisons if row.n == 1}
+        for row in table.comparisons:
+            if row.n == 1:
+                single.add((table.task, table.model, row.arm))
     for pair in comparison.examples:
         if (pair.task, pair.model, pair.arm) not in single or pair.note is not None:
             continue
         form = comparison.format_of(pair.task, pair.metric)
         gap = interval(form, pair.difference, pair.low, pair.high)
-        test = "" if pair.p is None else f", McNemar {p_is(pair.p)}"
         sides = f"{pair.arm} against {comparison.against}, {pair.task}, seed {pair.seed}"
-        yield f"{pair.model}: {sides}: {gap} over {pair.n} examples{test}."
+        line = f"{pair.model}: {sides}: {gap} over {pair.n} examples"
+        if pair.p is not None:
+            line += f", McNemar {p_is(pair.p)}"
+        yield f"{line}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,6 +82,14 @@ class RunFacts:
         return bool(self.front) or any(what != TRAINING for what, _ in self.curves)
 
 
+def by_task(runs: Iterable[RunFacts]) -> dict[str, list[RunFacts]]:
+    """Group runs by task, in order."""
+    tasks: dict[str, list[RunFacts]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, []).append(run)
+    return tasks
+
+
 def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
     """Read the runs that the compared models come from; those whose directories are gone are left out.
 
@@ -102,25 +110,27 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
     """Collect what a run's report says; ``rows`` are the compared models of the run."""
     metric = str(rows["metric"].iloc[0])
     slots = dict(zip(rows["model"], rows["slot"], strict=True))
-    searches = [search for search in report["searches"] if slots.keys() & set(search["winners"])]
+    searches = [search for search in report["searches"] if not slots.keys().isdisjoint(search["winners"])]
     full = _full_costs(report["models"])
     curves = _training_curves(report, metric)
-    aims = [search["aim"] for search in searches if search["aim"]]
+    aims = []
     front = []
     for search in searches:
         winners = {slots[name]: name for name in search["winners"] if name in slots}
         curves |= _search_curves(report, search, winners, full)
         front += _front(search)
+        if search["aim"]:
+            aims.append(search["aim"])
     return RunFacts(
         arm=arm,
         task=task,
         seed=seed,
-        ledger={column: _macs(report["ledger"], roles) for column, roles in ROLES.items()},
+        ledger=_macs_by_column(report["ledger"]),
         front=front,
         full=full,
         metric=metric,
         aim=aims[0] if aims else metric,
-        costs=searches[0]["costs"] if searches else (),
+        costs=searches[0]["costs"] if searches else [],
         curves=curves,
         data=report["data"],
         conditions=conditions(report),
@@ -133,7 +143,7 @@ def _full_costs(models: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     full = {}
     for model in models:
         for name, share in model["relative"].items():
-            if share:
+            if share:  # the full network itself may not be among the models
                 full[name] = model["costs"][name] / share
     return full
 
@@ -147,10 +157,24 @@ def _front(search: Mapping[str, Any]) -> list[tuple[float, ...]]:
     return points
 
 
-def _macs(ledger: Iterable[Mapping[str, Any]], roles: Sequence[str] | None = None) -> float:
-    """Add up the MACs of a ledger's rows, of some roles only if they are given."""
-    macs = [row["forward_macs"] + row["backward_macs"] for row in ledger if roles is None or row["role"] in roles]
-    return float(sum(macs))
+def _macs(ledger: Iterable[Mapping[str, Any]]) -> float:
+    """Add up the MACs of a ledger's rows."""
+    total: float = 0  # whole numbers stay exact
+    for row in ledger:
+        total += row["forward_macs"] + row["backward_macs"]
+    return float(total)
+
+
+def _macs_by_column(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    macs = {}
+    for column, roles in ROLES.items():
+        macs[column] = _macs(row for row in ledger if row["role"] in roles)
+    return macs
+
+
+def _training_rows(report: Mapping[str, Any], stages: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return what a run's ledger has of some stages, without evaluations."""
+    return [row for row in report["ledger"] if row["stage"] in stages and row["role"] != "evaluation"]
 
 
 # ---- curves
@@ -169,40 +193,48 @@ def _search_curves(
         winners: slot → name of the search's winner.
         full: cost → that of the full network.
     """
-    stage = search["stage"]
-    trials = [row for row in report["trials"] if row["stage"] == stage and row["origin"] == "search"]
-    done = [row for row in trials if row["state"] == "done" and row["score"] is not None]
-    fidelity = done[0]["examples"] if done else None  # finalists are scored again on more: another measure
-    training = _training_macs_before(report, stage)
-    spent = _macs(row for row in report["ledger"] if row["stage"] == stage)
     limits = {slot: _Limit.of_winner(name, search["costs"], full) for slot, name in winners.items()}
     curves: dict[CurveKey, Trace] = {}
-    seconds = 0.0
-    count = 0
-    for row in trials:
-        seconds += row["trial_seconds"] or 0.0
-        if row["state"] != "done" or row["score"] is None or row["examples"] != fidelity:
-            continue
-        count += 1
-        efforts = {"evaluations": count, "macs": training + spent * count / len(done), "seconds": seconds}
+    for trial, efforts in _scored_trials(report, search["stage"]):
         for slot, limit in limits.items():
-            fits = not row["violation"] and limit.allows(row["costs"])
+            fits = not trial["violation"] and limit.allows(trial["costs"])
             for effort, x in efforts.items():
                 trace = curves.setdefault((slot, effort), Trace([], []))
                 if fits:
                     trace.x.append(x)
-                    trace.y.append(row["score"])
+                    trace.y.append(trial["score"])
                 elif trace.y:
                     trace.x.append(x)
                     trace.y.append(max(trace.y))
     return {key: trace for key, trace in curves.items() if trace.x}
 
 
-def _training_macs_before(report: Mapping[str, Any], stage: str) -> float:
-    """Add up the MACs of all training before a stage."""
-    stages = [each["name"] for each in report["stages"]]
-    earlier = stages[: stages.index(stage)]
-    return _macs(row for row in report["ledger"] if row["stage"] in earlier and row["role"] != "evaluation")
+def _scored_trials(report: Mapping[str, Any], stage: str) -> Iterator[tuple[Mapping[str, Any], dict[str, float]]]:
+    """Yield a search's trials, each with its effort so far: evaluations, MACs and seconds.
+
+    Finalists are left out, since their scores are of more examples: another measure.
+    """
+    trials = [row for row in report["trials"] if row["stage"] == stage and row["origin"] == "search"]
+    scored = [row for row in trials if _is_scored(row)]
+    before = _macs(_training_rows(report, _stages_before(report, stage)))
+    spent = _macs(row for row in report["ledger"] if row["stage"] == stage)
+    seconds = 0.0
+    count = 0
+    for trial in trials:
+        seconds += trial["trial_seconds"] or 0.0
+        if _is_scored(trial) and trial["examples"] == scored[0]["examples"]:
+            count += 1
+            macs = before + spent * count / len(scored)
+            yield trial, {"evaluations": count, "macs": macs, "seconds": seconds}
+
+
+def _is_scored(trial: Mapping[str, Any]) -> bool:
+    return trial["state"] == "done" and trial["score"] is not None
+
+
+def _stages_before(report: Mapping[str, Any], stage: str) -> list[str]:
+    names = [each["name"] for each in report["stages"]]
+    return names[: names.index(stage)]
 
 
 @dataclass(frozen=True)
@@ -249,13 +281,13 @@ def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, T
     macs = 0.0
     seconds = 0.0
     for stage in report["stages"]:
-        rows = [row for row in report["ledger"] if row["stage"] == stage["name"] and row["role"] != "evaluation"]
+        rows = _training_rows(report, [stage["name"]])
         steps = max((row["steps"] for row in rows), default=0)
         spent = _macs(rows)
         points = report["curves"].get(stage["name"], {}).get(f"select_{metric}", ())
-        if stage["name"] != "teacher":
+        if stage["name"] != "teacher":  # its scores are not the student's
             for step, value in points:
-                share = step / max(steps, step, 1)
+                share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
                 by_macs.x.append(macs + share * spent)
                 by_macs.y.append(value)
                 by_seconds.x.append(seconds + share * stage["run_seconds"])
@@ -285,12 +317,14 @@ def conditions(report: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _environment_facts(environment: Mapping[str, Any], recipe: str) -> dict[str, Any]:
-    facts = {name: environment.get(name) for name in ("processor", "device", "accelerator", "threads", "processes")}
+    facts = {}
+    for name in ("processor", "device", "accelerator", "threads", "processes"):
+        facts[name] = environment.get(name)
     versions = environment.get("versions") or {}
-    for package in VERSIONS:
-        facts[package] = versions.get(package)
-    facts["python"] = environment.get("python")
-    facts["nasframe"] = environment.get("nasframe")
+    for name in VERSIONS:
+        facts[name] = versions.get(name)
+    for name in ("python", "nasframe"):
+        facts[name] = environment.get(name)
     facts["nasframe's commit"] = _short_commit(environment.get("git"))
     return facts | _precisions(recipe, environment.get("bf16"))
 
@@ -315,13 +349,15 @@ def _precisions(recipe: str, native: bool | None) -> dict[str, str]:
         native: whether the machine has bf16, which is what ``auto`` takes then; ``None`` if unknown.
     """
     loaded = yaml.safe_load(recipe)
-    stages = loaded.get("stages") if isinstance(loaded, dict) else None
+    if not isinstance(loaded, dict):
+        return {}
     auto = {True: "bf16 (auto)", False: "fp32 (auto)", None: "auto"}[native]
     precisions: dict[str, set[str]] = {}
-    for stage in stages or ():
+    for stage in loaded.get("stages") or ():
         for verb, options in stage.items():
             precision = (options or {}).get("precision")
+            if precision == "auto":
+                precision = auto
             if precision is not None:
-                text = auto if precision == "auto" else str(precision)
-                precisions.setdefault(f"precision of {verb}", set()).add(text)
+                precisions.setdefault(f"precision of {verb}", set()).add(str(precision))
     return {name: " and ".join(sorted(texts)) for name, texts in precisions.items()}

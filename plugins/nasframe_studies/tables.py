@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nasframe.records import MetricFormat
-from nasframe.report import tables
+from nasframe.report import tables as report_tables
 from nasframe.report.format import titled
 from nasframe.report.tables import human
 from nasframe_studies.evidence import axis_column
-from nasframe_studies.findings import interval, p_value, t_interval
 from nasframe_studies.records import ArmScores, Comparison, Difference, ExamplePair, PairTable, TeacherScores
+from nasframe_studies.wording import NONE, bounds, interval, mean_and_sd, number, p_value, plural, written
 
-NONE = "–"
-"""A cell without a value."""
+TEACHER = "teacher"
+"""The column of an overview that has the scores of the full networks."""
 OVER = " †"
 """The mark at the score of a model that is over its budget in some run."""
 ARROWS = {"higher": " ↑", "lower": " ↓"}
@@ -82,7 +82,9 @@ class ScoreRow:
     @property
     def wilcoxon(self) -> str:
         """Wilcoxon's p with the smallest that it can be."""
-        return NONE if self.p_wilcoxon == NONE else f"{self.p_wilcoxon} (≥ {self.smallest_p})"
+        if self.p_wilcoxon == NONE:
+            return NONE
+        return f"{self.p_wilcoxon} (≥ {self.smallest_p})"
 
     def cells(self, names: Sequence[str]) -> list[str]:
         """Return the cells of some of :data:`COLUMNS`."""
@@ -94,74 +96,103 @@ class ScoreRow:
 
 def overview_caption(comparison: Comparison) -> str:
     """Describe the overview, and the comparisons that Holm's adjustment was made over."""
-    tested = [table for table in comparison.tables if table.family]
     text = "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with."
-    if tested:
-        text += " ↑ ↓: higher or lower than the reference, resolved after Holm's adjustment"
-        text += f" over {family(comparison, tested)}."
+    tests = family(comparison, comparison.tables)
+    if tests:
+        text += f" ↑ ↓: higher or lower than the reference, resolved after Holm's adjustment over {tests}."
         if comparison.family == "task" and len(comparison.tables_by_task()) > 1:
             text += " Each task is adjusted by itself: of several tasks one may show an arrow by chance more often than"
             text += f" at {comparison.alpha:g}. To adjust over the whole page: --family page."
-    if any(row.over_budget for table in comparison.tables for row in table.arms):
+    if any(table.over_budget for table in comparison.tables):
         text += " †: over budget by its final costs in some run."
     return text
 
 
-def family(comparison: Comparison, tested: Sequence[PairTable]) -> str:
-    """Name the family of comparisons that Holm's adjustment of some tables counts, as ``these 4 comparisons``."""
-    sizes = sorted({table.family for table in tested})
-    smallest, largest = sizes[0], sizes[-1]
-    count = f"{largest}" if smallest == largest else f"{smallest} to {largest}"
-    noun = "comparison" if largest == 1 else "comparisons"
-    if comparison.family == "page":
-        return f"all {count} {noun} of this page" if largest > 1 else "this page's one comparison"
-    if len({table.task for table in tested}) > 1:
-        return f"each task's {count} {noun}"
-    return f"these {count} {noun}" if largest > 1 else "this one comparison"
+def family(comparison: Comparison, tables: Sequence[PairTable]) -> str:
+    """Name the family of comparisons that Holm's adjustment of some tables counts, as ``these 4 comparisons``.
+
+    Tables without tests do not count; the name is empty if all are.
+    """
+    sizes = set()
+    tasks = set()
+    for table in tables:
+        if table.family:
+            sizes.add(table.family)
+            tasks.add(table.task)
+    if not sizes:
+        return ""
+    smallest = min(sizes)
+    largest = max(sizes)
+    whole_page = comparison.family == "page"
+    if largest == 1 and whole_page:
+        return "this page's one comparison"
+    if largest == 1 and len(tasks) == 1:
+        return "this one comparison"
+    count = f"{largest}"
+    if smallest < largest:
+        count = f"{smallest} to {largest}"
+    counted = f"{count} {plural('comparison', largest)}"
+    if whole_page:
+        return f"all {counted} of this page"
+    if len(tasks) > 1:
+        return f"each task's {counted}"
+    return f"these {counted}"
 
 
-def adjusted(comparison: Comparison, shown: Sequence[PairTable]) -> str:
+def adjusted(comparison: Comparison, tables: Sequence[PairTable]) -> str:
     """Name in a sentence the comparisons that Holm's adjustment of some tables was made over; empty without tests."""
-    tested = [table for table in shown if table.family]
-    return f"Holm over {family(comparison, tested)}." if tested else ""
+    tests = family(comparison, tables)
+    if not tests:
+        return ""
+    return f"Holm over {tests}."
 
 
 def costs_caption(comparison: Comparison) -> str:
     """Describe the table of costs."""
-    absolute = [_cost_heading(cost) for cost in comparison.absolute]
     text = "Means over an arm's runs, as shares of the teacher's costs."
-    if absolute:
+    absolute = map(_cost_heading, comparison.absolute)
+    if comparison.absolute:
         text += f" In absolute numbers, since the arms' full networks differ in them: {', '.join(absolute)}."
     return text
 
 
 def _cost_heading(cost: str) -> str:
-    return tables.COSTS.get(cost, cost.replace("_", " "))
+    return report_tables.COSTS.get(cost, cost.replace("_", " "))
 
 
 def cost_name(comparison: Comparison) -> str:
-    """Name the cost that a comparison is drawn against, and its unit, as ``encoder params, absolute``."""
+    """Name the cost that a comparison is drawn against, and its unit, as ``encoder params, absolute``.
+
+    Raises:
+        ValueError: there is none.
+    """
     if comparison.cost is None:
-        return "no cost"
-    unit = "absolute" if comparison.cost in comparison.absolute else "share of the teacher's"
-    return f"{comparison.cost.replace('_', ' ')}, {unit}"
+        raise ValueError("the comparison has no cost to draw against")
+    name = comparison.cost.replace("_", " ")
+    if comparison.cost in comparison.absolute:
+        return f"{name}, absolute"
+    return f"{name}, share of the teacher's"
 
 
 def about(comparison: Comparison, view: Sequence[PairTable]) -> str:
     """Describe the tables of one task."""
     first = view[0]
-    compared = any(table.comparisons for table in view)
-    against = f", against {comparison.against}" if compared else ""
-    text = f"{comparison.name}: {comparison.split} {metric(comparison, first, ' × 100')} ({first.task}){against}"
-    holm = adjusted(comparison, view).removesuffix(".")
-    return f"{text}. {holm}" if holm else text
+    text = f"{comparison.name}: {comparison.split} {metric(comparison, first, ' × 100')} ({first.task})"
+    if any(table.comparisons for table in view):
+        text += f", against {comparison.against}"
+    tests = family(comparison, view)
+    if tests:
+        text += f". Holm over {tests}"
+    return text
 
 
 def metric(comparison: Comparison, table: PairTable, unit: str = ", × 100") -> str:
     """Name a table's metric, with the class that it is about, and with ``unit`` if it is a share."""
     form = comparison.format_of(table.task, table.metric)
     name = titled(table.metric, form)
-    return f"{name}{unit}" if form.percent else name
+    if form.percent:
+        name += unit
+    return name
 
 
 # ---- rows
@@ -175,43 +206,46 @@ def rows(comparison: Comparison, table: PairTable) -> list[ScoreRow]:
 def _row(comparison: Comparison, table: PairTable, row: ArmScores) -> ScoreRow:
     form = comparison.format_of(table.task, table.metric)
     score = _spread(comparison, table.task, table.metric, row)
+    if row.over_budget:
+        score += OVER
+    ends = NONE
+    if row.low is not None and row.high is not None:
+        ends = f"[{number(form, row.low)}, {number(form, row.high)}]"
     described = ScoreRow(
         arm=row.arm,
         n=str(row.n),
-        score=f"{score}{OVER}" if row.over_budget else score,
-        interval=_bounds(form, row),
-        rank=NONE if row.rank is None else f"{row.rank:.2g}",
+        score=score,
+        interval=ends,
+        rank=written(row.rank, ".2g"),
         cost=_cost(comparison, comparison.cost, row),
-        verdict="reference" if row.arm == comparison.against else "not paired",
+        verdict="not paired",
     )
     pair = table.difference_of(row.arm)
-    return described if pair is None else _with_difference(described, form, pair)
-
-
-def _bounds(form: MetricFormat, row: ArmScores) -> str:
-    if row.low is None or row.high is None:
-        return NONE
-    return f"[{number(form, row.low)}, {number(form, row.high)}]"
+    if pair is not None:
+        return _with_difference(described, form, pair)
+    if row.arm == comparison.against:
+        return replace(described, verdict="reference")
+    return described
 
 
 def _with_difference(row: ScoreRow, form: MetricFormat, pair: Difference) -> ScoreRow:
     """Add an arm's difference from the reference to its row."""
-    bootstrap = NONE if pair.low is None else interval(form, pair.mean, pair.low, pair.high).partition(" ")[2]
-    effect = NONE if pair.d_z is None else f"{pair.d_z:.2f}".replace("-", "−")
-    tested = pair.n > 1
-    return replace(
+    pairs = str(pair.n)
+    compared = replace(
         row,
-        n=row.n if row.n == str(pair.n) else f"{row.n} ({pair.n} pairs)",
-        difference=t_interval(form, pair),
-        bootstrap=bootstrap,
+        n=row.n if row.n == pairs else f"{row.n} ({pairs} pairs)",
+        difference=interval(form, pair.mean, pair.t_low, pair.t_high),
+        bootstrap=bounds(form, pair.low, pair.high),
         p=p_value(pair.p_t),
         holm=p_value(pair.p_t_holm),
-        p_wilcoxon=p_value(pair.p_wilcoxon) if tested else NONE,
-        smallest_p=p_value(pair.smallest_p) if tested else NONE,
-        effect=effect,
+        effect=written(pair.d_z, ".2f"),
         verdict=pair.verdict,
-        more=human(pair.more_seeds or None) if pair.verdict == "not resolved" else NONE,
     )
+    if pair.n > 1:
+        compared = replace(compared, p_wilcoxon=p_value(pair.p_wilcoxon), smallest_p=p_value(pair.smallest_p))
+    if pair.verdict == "not resolved" and pair.more_seeds:
+        compared = replace(compared, more=human(pair.more_seeds))
+    return compared
 
 
 def _cost(comparison: Comparison, name: str | None, row: ArmScores) -> str:
@@ -221,35 +255,21 @@ def _cost(comparison: Comparison, name: str | None, row: ArmScores) -> str:
     value = row.costs.get(axis_column(name, comparison.absolute))
     if value is None:
         return NONE
-    return tables.cost(name, {name: value}) if name in comparison.absolute else f"{100 * value:.0f} %"
-
-
-def number(form: MetricFormat, value: float) -> str:
-    """Write a score in a table: shares times 100, without a sign.
-
-    >>> number(MetricFormat(percent=True), 0.9183), number(MetricFormat(), 0.52), number(MetricFormat(), 0.00412)
-    ('91.8', '0.520', '0.00412')
-    """
-    if form.percent:
-        return f"{100 * value:.1f}"
-    return f"{value:.3f}" if abs(value) >= 0.1 or not value else f"{value:#.3g}"
+    if name in comparison.absolute:
+        return report_tables.cost(name, {name: value})
+    return f"{100 * value:.0f} %"
 
 
 def _spread(comparison: Comparison, task: str, compared: str, row: ArmScores | TeacherScores) -> str:
     """Write an arm's mean and standard deviation, and those of the metrics next to the compared one."""
-    texts = [_mean_and_sd(comparison.format_of(task, compared), row.mean, row.sd)]
+    texts = [mean_and_sd(comparison.format_of(task, compared), row.mean, row.sd)]
     for name, spread in row.beside.items():
         form = comparison.format_of(task, name)
-        texts.append(f"{name} {_mean_and_sd(form, spread.mean, spread.sd)}")
+        texts.append(f"{name} {mean_and_sd(form, spread.mean, spread.sd)}")
     return ", ".join(texts)
 
 
-def _mean_and_sd(form: MetricFormat, mean: float, sd: float | None) -> str:
-    text = number(form, mean)
-    return text if sd is None else f"{text} ± {number(form, sd)}"
-
-
-# ---- whole tables, the heading first
+# ---- whole tables
 
 
 def overview(comparison: Comparison) -> list[list[str]]:
@@ -257,25 +277,24 @@ def overview(comparison: Comparison) -> list[list[str]]:
 
     An arrow marks a difference from the reference that is resolved after Holm's adjustment, and its direction.
     """
-    teacher = ["teacher"] if comparison.teachers else []
-    laid = [["task", "arm", *teacher, *comparison.models]]
+    columns = list(comparison.models)
+    if comparison.teachers:
+        columns.insert(0, TEACHER)
+    laid = [["task", "arm", *columns]]
     for task, view in comparison.tables_by_task().items():
         scores: dict[str, dict[str, str]] = {}
         for table in view:
             for row in rows(comparison, table):
-                score = f"{row.score}{ARROWS.get(row.verdict, '')}"
-                scores.setdefault(row.arm, {})[table.model] = score
+                arrow = ARROWS.get(row.verdict, "")
+                scores.setdefault(row.arm, {})[table.model] = f"{row.score}{arrow}"
         for arm in comparison.arms:
+            teacher = comparison.teacher_of(task, arm)
             if arm in scores:
-                cells = [scores[arm].get(model, NONE) for model in comparison.models]
-                teachers = [_teacher(comparison, task, view[0].metric, arm)] if teacher else []
-                laid.append([task, arm, *teachers, *cells])
+                cells = scores[arm]
+                if teacher is not None:
+                    cells[TEACHER] = _spread(comparison, task, view[0].metric, teacher)
+                laid.append([task, arm, *(cells.get(column, NONE) for column in columns)])
     return laid
-
-
-def _teacher(comparison: Comparison, task: str, compared: str, arm: str) -> str:
-    scores = comparison.teacher_of(task, arm)
-    return NONE if scores is None else _spread(comparison, task, compared, scores)
 
 
 def costs(comparison: Comparison) -> list[list[str]]:
@@ -293,51 +312,69 @@ def costs(comparison: Comparison) -> list[list[str]]:
 
 def _shown_costs(comparison: Comparison) -> list[str]:
     """Return the costs of which some arm has what is shown: the share of the teacher's, or the absolute number."""
-    columns: set[str] = set()
+    present = set()
     for table in comparison.tables:
         for row in table.arms:
-            columns |= row.costs.keys()
-    present = {name.removesuffix("_relative") for name in columns if name.endswith("_relative")}
-    present |= {name for name in comparison.absolute if name in columns}
-    first = [name for name in tables.COSTS if name in present]
-    return [*first, *sorted(present - tables.COSTS.keys())]
+            for name in row.costs:
+                if name.endswith("_relative"):
+                    present.add(name.removesuffix("_relative"))
+                elif name in comparison.absolute:
+                    present.add(name)
+    first = [name for name in report_tables.COSTS if name in present]
+    return [*first, *sorted(present.difference(first))]
 
 
 def ledger(comparison: Comparison) -> list[list[str]]:
-    """Lay the ledger out, without its heading: MACs by role, mean of an arm's runs."""
+    """Lay the ledger out by the columns of :data:`LEDGER`: MACs by role, mean of an arm's runs."""
     laid = []
     for row in comparison.ledger:
-        ratio = NONE if row.ratio is None else f"{row.ratio:.3f}"
-        macs = [human(value) for value in (row.student_macs, row.teacher_macs, row.training_macs)]
-        evaluation = [human(row.evaluation_macs), human(row.evaluations)]
-        laid.append([row.arm, str(row.runs), *macs, ratio, *evaluation, tables.duration(row.seconds)])
+        laid.append(
+            [
+                row.arm,
+                str(row.runs),
+                human(row.student_macs),
+                human(row.teacher_macs),
+                human(row.training_macs),
+                written(row.ratio, ".3f"),
+                human(row.evaluation_macs),
+                human(row.evaluations),
+                report_tables.duration(row.seconds),
+            ]
+        )
     return laid
 
 
 def fronts(comparison: Comparison) -> list[list[str]]:
-    """Lay hypervolumes out, without their heading."""
+    """Lay hypervolumes out by the columns of :data:`FRONTS`."""
     laid = []
     for table in comparison.fronts:
-        absolute = any(name in comparison.absolute for name in table.cost.split(", "))
-        unit = ", absolute" if absolute else ""
-        head = [table.task, f"{table.model}, {table.cost}{unit}"]
+        kind = f"{table.model}, {table.cost}"
+        if not set(comparison.absolute).isdisjoint(table.cost.split(", ")):
+            kind += ", absolute"
         for row in rows(comparison, table):
-            laid.append([*head, *row.cells(["arm", "score", "difference", "holm"])])
+            laid.append([table.task, kind, *row.cells(["arm", "score", "difference", "holm"])])
     return laid
 
 
 def examples(comparison: Comparison) -> list[list[str]]:
-    """Lay the comparisons by example out, without their heading: a row for each task, model and arm, with all seeds."""
+    """Lay the comparisons by example out by the columns of :data:`PAIRS`: a row for each task, model and arm."""
     groups: dict[tuple[str, str, str], list[ExamplePair]] = {}
     for pair in comparison.examples:
         groups.setdefault((pair.task, pair.model, pair.arm), []).append(pair)
     laid = []
     for key, pairs in groups.items():
         form = comparison.format_of(pairs[0].task, pairs[0].metric)
-        seeds = ", ".join(str(pair.seed) for pair in pairs)
-        p_values = ", ".join(pair.note or p_value(pair.p) for pair in pairs)
-        tested = [pair.p for pair in pairs if pair.p is not None]
-        below = [p for p in tested if p < comparison.alpha]
-        differences = [interval(form, pair.difference, pair.low, pair.high) for pair in pairs]
-        laid.append([*key, seeds, p_values, f"{len(below)} of {len(tested)}", "; ".join(differences)])
+        seeds = []
+        p_values = []
+        differences = []
+        tested = below = 0
+        for pair in pairs:
+            seeds.append(str(pair.seed))
+            p_values.append(pair.note or p_value(pair.p))
+            differences.append(interval(form, pair.difference, pair.low, pair.high))
+            if pair.p is not None:
+                tested += 1
+                if pair.p < comparison.alpha:
+                    below += 1
+        laid.append([*key, ", ".join(seeds), ", ".join(p_values), f"{below} of {tested}", "; ".join(differences)])
     return laid
