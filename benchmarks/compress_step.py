@@ -25,7 +25,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import TrainJob
 from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask
-from nasframe_basics.loop import _Fit
+from nasframe_basics.fitting import _Fit
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "hspg, proximal": [{"use": "hspg", "prox": "100%"}],

@@ -50,8 +50,7 @@ def copy_run(run: Path, target: Path) -> None:
 
 def copy_study(home: Path, target: Path) -> int:
     """Copy a study's settings and its finished runs; return how many these are."""
-    facts = study.settings(home)
-    done = [run["run"] for run in facts["runs"] if study.finished(home / run["run"])]
+    done = [run.run for run in study.settings(home).runs if study.finished(home / run.run)]
     target.mkdir(parents=True)
     (target / study.SETTINGS).write_text(portable((home / study.SETTINGS).read_text(encoding="utf-8")))
     for run in done:

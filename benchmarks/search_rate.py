@@ -37,7 +37,8 @@ from nasframe.records import Arch, Trial
 from nasframe.search.costs import cost_function
 from nasframe.search.loop import search
 from nasframe.store import RunStore
-from nasframe.training.optim import autocast, forward_of
+from nasframe.training.forward import forward_of
+from nasframe.training.optim import autocast
 from nasframe_basics.glue import glue
 from nasframe_basics.text import EVALUATION_BATCH, TextTask
 

@@ -35,10 +35,10 @@ def measure(name: str, overrides: list[str], jobs: int) -> dict[str, float]:
             [*command, "--out", str(home), "--cache", f"{folder}/cache"], check=True, stdout=subprocess.DEVNULL
         )
         wall = time.perf_counter() - began
-        runs = study.settings(home)["runs"]
+        runs = study.settings(home).runs
         own, restored, built = 0.0, 0.0, Counter[str]()
         for run in runs:
-            store = RunStore(home / run["run"], shared=True)
+            store = RunStore(home / run.run, shared=True)
             for stage, seconds, result in store.db.execute("SELECT name, run_seconds, result FROM stage").fetchall():
                 if "cached" in json.loads(result):
                     restored += seconds
@@ -55,7 +55,7 @@ def measure(name: str, overrides: list[str], jobs: int) -> dict[str, float]:
 def start_seconds() -> float:
     """Time one start of a process that imports what a run needs."""
     began = time.perf_counter()
-    code = "import torch, transformers, nasframe.running.runner, nasframe_basics.loop, nasframe_basics.models"
+    code = "import torch, transformers, nasframe.running.runner, nasframe_basics.fitting, nasframe_basics.models"
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - began
 

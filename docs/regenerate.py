@@ -6,6 +6,7 @@ A part lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text 
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -82,23 +83,72 @@ def plugins() -> str:
     return "\n".join(parts)
 
 
+def optional_members() -> str:
+    """List what the plugins of each kind may have besides the methods of their kind."""
+    from nasframe.interfaces import OPTIONAL
+
+    parts = []
+    for kind, interfaces in OPTIONAL.items():
+        rows = []
+        for interface in interfaces:
+            name = f"[`{interface.__name__}`](reference/nasframe.md#nasframe.interfaces.{interface.__name__})"
+            about = f"{name}: {whole_doc(interface)}"
+            for member, meaning in members_of(interface):
+                rows.append((f"`{member}`", meaning, about))
+                about = name  # described once, in the row of its first member
+        title = kind[0].upper() + kind[1:]
+        parts.append(f"#### {title}\n\n{table(('member', 'meaning', 'interface'), rows)}")
+    return "\n".join(parts)
+
+
+def members_of(interface: type) -> list[tuple[str, str]]:
+    """Return the signature and the meaning of each member that a Protocol or a record of attributes names."""
+    if dataclasses.is_dataclass(interface):
+        from nasframe.options import options_of
+
+        options = options_of(interface, skip=())
+        return [(f"{o.name} = {o.default!r}", plain(o.doc)) for o in options.values()]
+    members = []
+    for name, value in vars(interface).items():
+        if isinstance(value, property):
+            members.append((name, whole_doc(value)))
+        elif inspect.isfunction(value) and (not name.startswith("_") or name == "__call__"):
+            members.append((signature_of(value), whole_doc(value)))
+    return members
+
+
+def signature_of(method: Callable[..., Any]) -> str:
+    """Write a method's name and arguments, without types."""
+    arguments = []
+    for parameter in list(inspect.signature(method).parameters.values())[1:]:
+        has_default = parameter.default is not parameter.empty
+        arguments.append(f"{parameter.name}={parameter.default}" if has_default else parameter.name)
+    return f"{method.__name__}({', '.join(arguments)})"
+
+
+def whole_doc(thing: Any) -> str:
+    """Return a docstring on one line, without the list of arguments."""
+    text = (inspect.getdoc(thing) or "").partition("\nArgs:")[0]
+    return plain(" ".join(text.split()))
+
+
 def keys() -> str:
     """List the keys of a recipe."""
     from nasframe.options import options_of
-    from nasframe.recipe.resolve import TopLevel
+    from nasframe.recipe.top_level import TopLevel
 
     return table(("key", "meaning"), ((f"`{o.name}`", plain(o.doc)) for o in options_of(TopLevel, skip=()).values()))
 
 
 def stages() -> str:
     """List every verb with its options."""
-    from nasframe.options import options_of
     from nasframe.stages.verbs import VERBS
 
-    return "\n".join(
-        f"### `{verb}`\n\n{first_paragraph(function)}\n\n{option_table(options_of(function, positional=2))}"
-        for verb, function in VERBS.items()
-    )
+    sections = []
+    for verb, entry in VERBS.items():
+        options = option_table(entry.options)
+        sections.append(f"### `{verb}`\n\n{first_paragraph(entry.function)}\n\n{options}")
+    return "\n".join(sections)
 
 
 def run_tables() -> str:
@@ -149,18 +199,38 @@ def recipes() -> str:
     return table(("recipe", "what it does"), ((f"`{name}`", line.lstrip("# ")) for name, line in lines.items()))
 
 
+RE_EXPORTS = {
+    ROOT / "nasframe" / f"{name}.py"
+    for name in (
+        "types",
+        "domain",
+        "streams",
+        "step",
+        "nn/optim",
+        "nn/checkpoints",
+        "nn/feed",
+        "studies",
+        "bench",
+        "reports",
+    )
+}
+"""Import paths that stay, and those that say where a package went: the reference shows the modules themselves."""
+
+
 def modules(folder: str, package: str) -> str:
     """List a package's public modules for the API reference."""
     names = [package]
     for path in sorted((ROOT / folder).rglob("*.py")):
         inside = path.relative_to(ROOT / folder).with_suffix("")
-        if not path.name.startswith("_") and inside.parts[0] not in ("cli", "nn", "templates"):
-            names.append(".".join((package, *inside.parts)))
+        if path.name.startswith("_") or path in RE_EXPORTS or inside.parts[0] in ("cli", "commands", "nn", "templates"):
+            continue
+        names.append(".".join((package, *inside.parts)))
     return "".join(f"\n::: {name}\n" for name in names) + "\n"
 
 
 PARTS: dict[str, Callable[[], str]] = {
     "plugins": plugins,
+    "optional-members": optional_members,
     "keys": keys,
     "stages": stages,
     "run-tables": run_tables,
@@ -169,6 +239,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "modules-nasframe": lambda: modules("nasframe", "nasframe"),
     "modules-nn": lambda: modules("nasframe/nn", "nasframe.nn"),
     "modules-basics": lambda: modules("plugins/nasframe_basics", "nasframe_basics"),
+    "modules-studies": lambda: modules("plugins/nasframe_studies", "nasframe_studies"),
+    "modules-bench": lambda: modules("plugins/nasframe_bench", "nasframe_bench"),
+    "modules-deploy": lambda: modules("plugins/nasframe_deploy", "nasframe_deploy"),
 }
 
 

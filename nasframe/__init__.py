@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nasframe.version import __version__
+from nasframe.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from nasframe.hookspecs import PLUGIN_API, hookimpl
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nasframe.registry import make
     from nasframe.running.runner import Run, run
 
-__all__ = ["PLUGIN_API", "Run", "Trial", "__version__", "hookimpl", "load_recipe", "make", "resolve", "run"]
+__all__ = ["PLUGIN_API", "Run", "Trial", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
 _HOME = {
     "PLUGIN_API": "hookspecs",

@@ -1,4 +1,4 @@
-"""Digests of files and folders; a file that is as it was is not read again."""
+"""Digests of files and folders; a file that did not change is not read again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import TypeAlias
 
 SKIPPED = frozenset({"__pycache__", ".git", ".cache"})
-"""Folders inside of others that hold no content of their own."""
+"""Folders whose content does not count."""
 
 Stamp: TypeAlias = tuple[int, ...]
 
 
 def stamp(path: str | Path) -> Stamp:
-    """Return what differs once a file does, without reading it; nothing if there is no file."""
+    """Return time, size and number of a file, which change when it does; an empty tuple if there is no file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes; a file that is as it was is not read again."""
+    """Return the SHA-256 of a file's bytes; a file that did not change is not read again."""
     return _file_digest(path, *stamp(path))
 
 
@@ -36,15 +36,15 @@ def _file_digest(path: Path, *_: int) -> str:
 
 
 def fresh_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as they are on the disk now: damage leaves a file's times as they were."""
+    """Return the SHA-256 of a file's bytes, read from the disk in any case: damage does not change a file's times."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_below(place: Path, pattern: str = "*") -> Iterator[tuple[str, Path]]:
-    """Yield the files of a place with their names in it, in order; of a single file the name is empty.
+    """Yield the files below a folder with their names in it, in order; a single file has an empty name.
 
-    Run directories inside of it are left out: they change while their runs go on.
+    Run directories are left out, because they change while their runs go on.
     """
     if place.is_file():
         yield "", place
@@ -57,8 +57,8 @@ def files_below(place: Path, pattern: str = "*") -> Iterator[tuple[str, Path]]:
 
 
 def tree_digest(path: Path, pattern: str = "*") -> str:
-    """Digest a file, or those files below a folder that match, with their names."""
+    """Return the digest of a file, or of the files below a folder that match, with their names."""
     if path.is_file():
         return file_digest(path)
-    listed = [(name, file_digest(file)) for name, file in files_below(path, pattern)]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    digests = [(name, file_digest(file)) for name, file in files_below(path, pattern)]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()

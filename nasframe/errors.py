@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST_WORD = 100
-"""Letters of a word that may be a known one with a typing mistake."""
+"""The most letters of a word that may be a known one with a typing mistake."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Problem:
     """One thing wrong in a recipe.
 
     Args:
-        place: ``file:line:column`` or ``override 'a.b=1'``; empty where there is none.
+        place: ``file:line:column`` or ``override 'a.b=1'``; empty if there is none.
         path: the dotted path of the option, or empty.
         text: what is wrong, what was expected, what may have been meant.
     """
@@ -30,16 +30,19 @@ class Problem:
 
     @property
     def order(self) -> tuple[str, int, int]:
-        """Where it sorts: by file, line and column; overrides, which have none of these, come last."""
-        file, line, column = ([*self.place.rsplit(":", 2), "", ""])[:3]
-        return (file, int(line), int(column)) if line.isdigit() and column.isdigit() else ("\U0010ffff", 0, 0)
+        """The key to sort by: file, line and column; overrides, which have none of these, come last."""
+        file, line, column = [*self.place.rsplit(":", 2), "", ""][:3]
+        if line.isdigit() and column.isdigit():
+            return file, int(line), int(column)
+        return "\U0010ffff", 0, 0
 
     def __str__(self) -> str:
-        return "  ".join(part for part in (self.place, self.path, self.text) if part)
+        parts = (self.place, self.path, self.text)
+        return "  ".join(part for part in parts if part)
 
 
 def shortened(text: str, longest: int = 1000) -> str:
-    """Leave the middle of a long text out, as of one that quotes a whole file.
+    """Return a text without its middle if it is too long, for example because it quotes a whole file.
 
     >>> shortened("abcdefghij", 6)
     'abcde … j'
@@ -51,11 +54,11 @@ def shortened(text: str, longest: int = 1000) -> str:
 
 
 class NasframeError(Exception):
-    """Something a user can mend; its text says where, what is wrong and what was expected."""
+    """An error that a user can mend; its text says where, what is wrong and what was expected."""
 
     exit_code = 1
     resumable = True
-    """Whether it makes sense to go on with the run as it is."""
+    """Whether the run can go on as it is."""
 
 
 class RunError(NasframeError):
@@ -63,11 +66,11 @@ class RunError(NasframeError):
 
 
 class PluginError(RunError):
-    """A plugin raised what no user should see; the text names the plugin and its moment, the original is the cause."""
+    """A plugin raised an error of Python; the text names the plugin and its method, and the original is the cause."""
 
 
 class DivergedError(RunError):
-    """Loss, gradients or weights of a training are no longer finite. A resume would only repeat it."""
+    """Loss, gradients or weights are no longer finite; a resume would only repeat that."""
 
     resumable = False
 
@@ -79,7 +82,7 @@ class UsageError(NasframeError):
 
 
 class RecipeError(UsageError):
-    """A recipe has problems, all of them in ``problems``."""
+    """A recipe has problems; ``problems`` lists all of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -99,7 +102,7 @@ class VerificationError(NasframeError):
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, as a sentence to append, or nothing.
+    """Return a sentence that names the known word that was probably meant, or an empty text.
 
     >>> suggestion("randm", ["random", "grid"])
     " Did you mean 'random'?"
@@ -114,7 +117,7 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def listing(known: Iterable[str]) -> str:
-    """Write the known words as one list for an error's text.
+    """Return the known words in order, as one text for an error.
 
     >>> listing(["random", "grid"])
     'grid, random'

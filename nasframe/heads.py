@@ -1,7 +1,7 @@
-"""The classification head that a checkpoint brings, and how its outputs and a task's classes find each other by name.
+"""Matches the outputs of a checkpoint's classification head with a task's classes, by their names.
 
-A checkpoint that brings the weights of a head keeps it whenever its names say which output is which class. The task
-then takes over the head's order; no row of the head moves, so that exports have the order of the checkpoint.
+A checkpoint's head is kept whenever its names say which output is which class. The task then takes over the order of
+the head; no row of the head moves, so that exports have the order of the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Head:
 
     Args:
         labels: the names of its outputs, in order.
-        kind: what its outputs are: ``classes`` of which one holds, ``multi_label`` of which several may, a
-            ``regression``, or of ``other`` use than for whole texts.
+        kind: ``classes``, of which one holds; ``multi_label``, of which several may; ``regression``; or ``other`` for a
+            head that does not classify whole texts.
         given: the names come from the user, not from the checkpoint.
-        model: the checkpoint, as messages name it.
+        model: the checkpoint's name in messages.
 
     >>> Head(("LABEL_0", "LABEL_1")).numbered
     True
@@ -47,13 +47,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Match:
-    """How a task's classes lie in a network's head.
+    """Which output of a network's head belongs to which class of a task.
 
     Args:
         labels: the classes in the order of the network's outputs.
-        outputs: for each class of the task, in its own order, the output that is its.
+        outputs: the output of each class, in the task's own order of classes.
         kept: whether the checkpoint's head is kept.
-        notices: what a user should know about it, a sentence or two each.
+        notices: remarks for the user, a sentence or two each.
     """
 
     labels: tuple[str, ...]
@@ -66,12 +66,15 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
     """Find a task's classes in a checkpoint's head.
 
     Args:
-        head: the head, or ``None`` where the checkpoint brings none.
+        head: the head, or ``None`` if the checkpoint has none.
         classes: the task's classes, in its own order.
-        published: the task's order is the one that everybody knows, so that outputs without names are in it.
+        published: the task's order is the published one, so that a head without names has it, too.
+
+    Returns:
+        The match; a head that is not the task's is not kept.
 
     Raises:
-        UsageError: the head may well be the task's, but its names do not say which output is which class.
+        UsageError: the head may be the task's, but its names do not say which output is which class.
 
     >>> match(Head(("pos", "neg")), ["neg", "pos"]).labels
     ('pos', 'neg')
@@ -84,14 +87,9 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
     if head.kind == "regression":
         text = "The checkpoint's head has one output, for scores. The head for the task's classes is new."
         return _new(classes, text)
-    by_name = [_outputs_called(name, head) for name in classes]
-    first = [outputs[0] for outputs in by_name if outputs]
-    if len(first) == len(classes) and any(len(outputs) > 1 for outputs in by_name):
-        raise UsageError(
-            f"model {head.model!r}: several outputs of its head have the same name: {_listed(head.labels)}. {ASK}"
-        )
-    if len(set(first)) == len(classes):
-        return Match(head.labels, tuple(first), True, tuple(_by_name(head, classes, first)))
+    outputs = _outputs_by_name(head, classes)
+    if outputs is not None:
+        return Match(head.labels, outputs, True, tuple(_by_name(head, classes, outputs)))
     if head.numbered and not head.given:
         return _by_number(head, classes, published)
     if head.given:
@@ -99,14 +97,14 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
             f"model.labels: {_listed(head.labels)} are not the task's classes. "
             f"Expected {_listed(classes)}, in the order of the head's outputs."
         )
-    texts = [f"The checkpoint's head has {_described(head)}, the task {_listed(classes)}. The head is new."]
+    text = f"The checkpoint's head has {_described(head)}, the task {_listed(classes)}. The head is new."
     if len(head.labels) >= len(classes):
-        texts.append("If its outputs are the task's classes, name them in order with the model's option labels: [..].")
-    return _new(classes, " ".join(texts))
+        text += " If its outputs are the task's classes, name them in order with the model's option labels: [..]."
+    return _new(classes, text)
 
 
 def number(text: str) -> Decimal | None:
-    """Read a class's name as a number, exactly; ``None`` where it is none.
+    """Return a class's name as an exact number, or ``None`` if it is not a number.
 
     >>> number("7") == number("007") == number("7.0"), number("nan"), number("seven")
     (True, None, None)
@@ -119,7 +117,7 @@ def number(text: str) -> Decimal | None:
 
 
 def alike(name: str) -> str:
-    """Return what two spellings of a name share, whatever their case and spaces; an underscore is a space.
+    """Return a name without case, spaces and underscores, so that two spellings of it are equal.
 
     >>> alike("Not Equivalent") == alike("not_equivalent")
     True
@@ -127,19 +125,37 @@ def alike(name: str) -> str:
     return re.sub(r"[\s_]+", "", name.casefold())
 
 
+def _outputs_by_name(head: Head, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the output of each class by its name, ``None`` if some classes have none or share one.
+
+    Raises:
+        UsageError: every class has an output, but one of them has several.
+    """
+    candidates = [_outputs_called(name, head) for name in classes]
+    if not all(candidates):
+        return None
+    if any(len(outputs) > 1 for outputs in candidates):
+        raise UsageError(
+            f"model {head.model!r}: several outputs of its head have the same name: {_listed(head.labels)}. {ASK}"
+        )
+    outputs = tuple(outputs[0] for outputs in candidates)
+    return outputs if len(set(outputs)) == len(classes) else None
+
+
 def _outputs_called(name: str, head: Head) -> list[int]:
-    """Return the outputs of a name: as it is spelled, or else in another case or with other spaces."""
+    """Return the outputs with a name: as it is spelled, or else in another case or with other spaces."""
     exact = [output for output, label in enumerate(head.labels) if label == name]
-    return exact or [output for output, label in enumerate(head.labels) if alike(label) == alike(name)]
+    if exact:
+        return exact
+    return [output for output, label in enumerate(head.labels) if alike(label) == alike(name)]
 
 
 def _by_name(head: Head, classes: Sequence[str], outputs: Sequence[int]) -> Iterator[str]:
-    """Say what taking over a head's names changes for the task."""
-    respelled = [
-        f"{name!r} is its {head.labels[output]!r}"
-        for name, output in zip(classes, outputs, strict=True)
-        if head.labels[output] != name
-    ]
+    """Yield remarks on how the head's names and order change the task's."""
+    respelled = []
+    for name, output in zip(classes, outputs, strict=True):
+        if head.labels[output] != name:
+            respelled.append(f"{name!r} is its {head.labels[output]!r}")
     if len(classes) < len(head.labels):
         more = [label for output, label in enumerate(head.labels) if output not in outputs]
         yield f"The checkpoint's head is kept whole, with classes that the data lack: {_listed(more)}. {RENEW}"
@@ -155,22 +171,23 @@ def _by_name(head: Head, classes: Sequence[str], outputs: Sequence[int]) -> Iter
 
 
 def _by_number(head: Head, classes: Sequence[str], published: bool) -> Match:
-    """Match a head whose outputs are only numbered: by classes that are numbers, or in a published order."""
+    """Match a head whose outputs only have numbers: by classes that are numbers, or in a published order."""
     count = len(head.labels)
-    numbers = [number(name) for name in classes]
-    places = [int(value) for value in numbers if value is not None and value == int(value) and 0 <= value < count]
+    places = _places(classes, count)
+    each_is_an_output = len(set(places)) == len(classes)
     # Numbers that begin at 1 may count from 1: then they are no outputs, unless each output is named.
     counts_from_zero = 0 in places or len(classes) == count
-    if len(set(places)) == len(classes) and counts_from_zero:
+    if each_is_an_output and counts_from_zero:
         labels = [str(output) for output in range(count)]
         for name, place in zip(classes, places, strict=True):
             labels[place] = name
         outputs = tuple(places)
-    elif count != len(classes) and len(set(places)) < len(classes):
+    elif count != len(classes) and not each_is_an_output:
         text = f"The checkpoint's head has {count} outputs, the task {len(classes)} classes. The head is new."
         return _new(classes, text)
     elif published and count == len(classes):
-        labels, outputs = list(classes), tuple(range(count))
+        labels = list(classes)
+        outputs = tuple(range(count))
     else:
         raise UsageError(
             f"model {head.model!r}: the outputs of its head are called {_listed(head.labels)}, which does not say "
@@ -179,6 +196,16 @@ def _by_number(head: Head, classes: Sequence[str], published: bool) -> Match:
     named = ", ".join(f"{label} is {name!r}" for label, name in zip(head.labels, labels, strict=True))
     text = f"The outputs of the checkpoint's head have only numbers. It is kept, and read as follows: {named}. {RENEW}"
     return Match(tuple(labels), outputs, True, (text,))
+
+
+def _places(classes: Sequence[str], count: int) -> list[int]:
+    """Return the classes that are numbers of outputs, of which there are ``count``."""
+    places = []
+    for name in classes:
+        value = number(name)
+        if value is not None and value == int(value) and 0 <= value < count:
+            places.append(int(value))
+    return places
 
 
 def _new(classes: Sequence[str], *notices: str) -> Match:
@@ -191,6 +218,8 @@ def _described(head: Head) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
-    """Write names in their order; of many only the first."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    """Write names in their order, at most the first ``most``."""
+    shown = ", ".join(map(repr, names[:most]))
+    if len(names) <= most:
+        return shown
+    return f"{shown} and {len(names) - most} more"

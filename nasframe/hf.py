@@ -1,6 +1,6 @@
-"""Models of true sizes for the auto classes of transformers: ``import nasframe.hf`` registers them.
+"""Registers models whose layers differ in size with the auto classes of transformers.
 
-After that, directories that an export in mode ``hetero`` wrote load without ``trust_remote_code``:
+After ``import nasframe.hf``, directories that an export in mode ``hetero`` wrote load without ``trust_remote_code``:
 
 >>> import nasframe.hf
 >>> from transformers import AutoConfig
@@ -25,18 +25,18 @@ from nasframe.nn.elastic import FAMILIES, resize
 
 
 def classes(stock: Any, config: Any = None) -> tuple[type, type]:
-    """Derive from a stock model class the configuration and the model class whose layers have sizes of their own.
+    """Return configuration and model classes like a stock class's, whose layers may differ in size.
 
-    An exported modelling file carries this function as it is, after the source of ``nasframe.nn.elastic``.
+    An exported modelling file contains the source of this function, after the source of ``nasframe.nn.elastic``.
 
     Args:
         stock: a model class of transformers.
         config: the configuration class, if the model shares that of another.
 
     Returns:
-        Configuration class and model class. The configuration's further fields are ``layer_heads`` and ``layer_ffn``
-        (one number a layer), ``head_size``, ``embedding_rank``, ``factorized`` (``"layer.map"`` → rank) and
-        ``kept_layers``, which is for the record only.
+        The configuration class and the model class. The configuration has the further fields ``layer_heads`` and
+        ``layer_ffn`` (one number for each layer), ``head_size``, ``embedding_rank``, ``factorized`` (``"layer.map"`` →
+        rank) and ``kept_layers``, which only documents where the layers come from.
     """
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: eight kinds to register, commands to add, three moments to observe.
+"""Every way to extend nasframe, on one page: eight kinds, commands, files and facts of your own, three observers.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -14,9 +14,10 @@ import pluggy
 
 if TYPE_CHECKING:
     import typer
+    from torch import nn
 
     from nasframe.errors import Problem
-    from nasframe.records import Trial
+    from nasframe.records import FileKind, Trial
 
 PLUGIN_API = 1
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
@@ -84,7 +85,17 @@ def register_commands(app: typer.Typer) -> None:
 
 @hookspec(firstresult=True)
 def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | None:
-    """Return every problem of a YAML file that is not a recipe but this plugin's own, ``None`` if it is neither."""
+    """Return every problem of a file of this plugin's own format, ``None`` if it is no such file."""
+
+
+@hookspec
+def model_facts(net: nn.Module) -> Mapping[str, Any] | None:
+    """Return facts about a network for reports and model cards, name → JSON-plain value; ``None`` if there are none."""
+
+
+@hookspec(firstresult=True)
+def file_kind(source: str) -> FileKind | None:
+    """Say what a file of this plugin's own format is and which command runs it, ``None`` if it is no such file."""
 
 
 @hookspec

@@ -1,8 +1,9 @@
-"""The eight kinds of plugin as Protocols, and the no-op base of the one kind that has many optional moments.
+"""The eight kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
 
-A plugin need not inherit from anything here: having the methods is enough. Its factory's keyword arguments, with
-their types, defaults and docstring, are its options in a recipe. Arguments with the names below are not options;
-they are injected where a factory's signature has them:
+A plugin need not inherit from anything here: having the methods is enough. :data:`OPTIONAL` lists, for each kind, what
+a plugin may have besides its methods; the framework uses an optional member if it is there. A factory's keyword
+arguments, with their types, defaults and docstring, are the plugin's options in a recipe. Arguments with the names
+below are not options: a factory gets them from the framework if its signature has them.
 
 ==============  ==========================================================================
 name            what
@@ -11,7 +12,8 @@ name            what
 ``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                 costs that the budgets, constraints and objectives name, or else of ``params``
-``config``      spaces: the Hugging Face configuration of the network
+``config``      spaces: the Hugging Face configuration of the network; before a run, an
+                :class:`~nasframe.outline.Outline` if the space says ``sizes_suffice = True``
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
@@ -23,18 +25,36 @@ name            what
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from nasframe.records import Arch, Batch, CostTable, Evaluation, Forward, LedgerEntry, TrainOptions, Trial
+from nasframe.records import (
+    Arch,
+    Batch,
+    CostTable,
+    DataSummary,
+    Evaluation,
+    Forward,
+    LedgerEntry,
+    MetricFormat,
+    TrainOptions,
+    Trial,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
+
+    from nasframe.heads import Head
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -60,11 +80,7 @@ class Domain(Protocol):
 
 @runtime_checkable
 class SearchSpace(Protocol):
-    """What may vary, and how a choice becomes a network.
-
-    A space whose factory says ``needs_net = False`` stands in a recipe without a model: ``net`` is then ``None``, its
-    ``estimators`` (name → estimator) are the costs, and ``view`` returns what the task understands.
-    """
+    """What may vary, and how a choice becomes a network."""
 
     domain: Domain
 
@@ -83,11 +99,7 @@ class SearchSpace(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Proposes architectures and learns from their scores.
-
-    ``start(stage, total)`` may be there too, or ``start(stage, total, origin)``: a stage of so many steps (``origin``
-    is ``"train"``) or trials (``"search"``) begins.
-    """
+    """Proposes architectures and learns from their scores."""
 
     def ask(self, n: int = 1, within: Domain | None = None) -> list[Arch]:
         """Propose up to ``n`` canonical architectures from ``within``; an empty list means exhausted."""
@@ -106,32 +118,9 @@ class Sampler(Protocol):
         ...
 
 
-def start_sampler(sampler: Sampler, stage: str, total: int, origin: Literal["train", "search"]) -> None:
-    """Tell a sampler that a stage begins, if it wants to hear it, and for what, if its ``start`` takes ``origin``."""
-    if start := getattr(sampler, "start", None):
-        start(stage, total, **({"origin": origin} if "origin" in inspect.signature(start).parameters else {}))
-
-
-def sizes_of(space: Any, arch: Arch | None) -> Arch | None:
-    """Return the sizes (layers, heads, neurons) that an architecture of a space means, if the space can say."""
-    return arch if arch is None or not hasattr(space, "sizes") else space.sizes(arch)
-
-
-def files_of(plugin: Any) -> list[Path]:
-    """Return the files and folders that a model or a task declares, those that are there."""
-    declare = getattr(plugin, "files", None)
-    if declare is None:
-        return []
-    return [Path(place) for place in declare() if Path(place).exists()]
-
-
 @runtime_checkable
 class Trainer(Protocol):
-    """Runs the training loop.
-
-    A class attribute ``answers = False`` promises that an architecture can only come from a stage's modifiers, so that
-    a later stage which waits for another one is refused before the run.
-    """
+    """Runs the training loop."""
 
     def fit(self, job: TrainJob) -> TrainResult:
         """Train ``job.net`` and say what came out and what it cost."""
@@ -140,20 +129,12 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Says what an architecture, or a finished network, costs. ``table(space, net)`` may give an additive cost."""
+    """Says what an architecture, or a finished network, costs."""
 
     unit: str
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None) -> float:
-        """Return the cost of ``arch`` in ``net``, or of ``net`` as it stands where ``arch`` is ``None``."""
-        ...
-
-
-class AdditiveEstimator(Estimator, Protocol):
-    """An estimator whose cost is a sum over the choices made."""
-
-    def table(self, space: SearchSpace, net: nn.Module) -> CostTable:
-        """Return the cost of every choice; their sum over an architecture equals ``estimate``."""
+        """Return the cost of ``arch`` in ``net``, or of ``net`` as it stands if ``arch`` is ``None``."""
         ...
 
 
@@ -198,13 +179,14 @@ class Modifier:
 
     Attributes:
         needs: which outputs the loop must ask the network for (``hidden_states``, ``attentions``).
-        by_entry: whether it keeps what belongs to single weights, so that no other may reorder heads or neurons.
-        answers: whether ``on_finish`` answers with an architecture, which one modifier of a stage may.
+        elementwise: whether its state belongs to single weights, so that no other modifier may reorder heads or
+            neurons in the stage.
+        returns_arch: whether ``on_finish`` returns an architecture, which only one modifier of a stage may do.
     """
 
     needs: frozenset[str] = frozenset()
-    by_entry: bool = False
-    answers: bool = False
+    elementwise: bool = False
+    returns_arch: bool = False
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""
@@ -227,7 +209,7 @@ class Modifier:
         """After the optimiser's step: project, shrink, count."""
 
     def on_finish(self, job: TrainJob) -> Arch | None:
-        """After the loop, in reverse order: unwind; where it ``answers``, with an architecture."""
+        """After the loop, in reverse order: unwind, and return the architecture if ``returns_arch`` is true."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,15 +222,10 @@ class Modifier:
 
 @runtime_checkable
 class Transform(Protocol):
-    """Acts between stages: work in, work out.
-
-    A class attribute ``reshapes = False`` promises that costs stay what they were, so that a budget which nobody can
-    meet is told before the run begins; without it the costs of what follows are taken to be unknown. A method
-    ``on_plan(net)``, given a copy of the network without values, may refuse sizes before any work.
-    """
+    """Acts between stages: work in, work out."""
 
     def __call__(self, work: Work) -> Work:
-        """Return the changed work; what it was given stays as it was."""
+        """Return the changed work, and leave the work it was given unchanged."""
         ...
 
 
@@ -265,14 +242,6 @@ class Batches(Protocol):
 @runtime_checkable
 class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
-
-    An attribute ``summary``, a :class:`nasframe.records.DataSummary`, may be there too: what happened to the data on
-    the way to the splits. A run shows it before training, ``--dry-run`` and reports show it too.
-
-    An attribute ``metrics`` (name → :class:`~nasframe.records.MetricFormat`) may say how each metric reads; without it
-    reports write plain numbers. A factory may tell which metrics there are, see :mod:`nasframe.measures`.
-
-    ``files()`` may be there too, as a model's: the data files that other code than Python opens.
 
     Attributes:
         primary: the metric that a search maximises.
@@ -301,14 +270,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A network and its tokenizer from a name.
-
-    ``files() -> Sequence[Path]`` may be there too: the files and folders that the two are read from. A run remembers
-    their content, so that it is not resumed, and no stage comes from the cache, after one of them has changed. Files
-    that Python opens are found without it; those that native code opens (safetensors, tokenizers) are not.
-
-    ``head() -> Head | None`` may be there too: the :class:`~nasframe.heads.Head` that the checkpoint brings.
-    """
+    """A network and its tokenizer from a name."""
 
     def tokenizer(self) -> Any:
         """Load the tokenizer."""
@@ -317,14 +279,14 @@ class Model(Protocol):
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network with a head for these labels (``None``: one output, regression).
 
-        ``seed`` draws the head, and every weight where ``random`` is true.
+        ``seed`` draws the head, and every weight if ``random`` is true.
         """
         ...
 
 
 @dataclass
 class TrainJob:
-    """All that a trainer needs for one training stage.
+    """Everything that a trainer needs for one training stage.
 
     Args:
         net: the network to train, in place.
@@ -334,11 +296,11 @@ class TrainJob:
         seed: the run's seed; named streams are made from it (``nasframe.seeds``).
         stage: the stage's name, which names the streams.
         space: what may vary; ``None`` trains the network as it stands.
-        sampler: who proposes sub-networks; ``None`` trains ``arch``, or the whole network.
+        sampler: proposes sub-networks; ``None`` trains ``arch``, or the whole network.
         within: the part of the domain this stage may use.
-        arch: the one sub-network to train where no sampler is given.
-        modifiers: what acts inside the loop, in recipe order.
-        models: saved networks by name; teachers are found here.
+        arch: the one sub-network to train if there is no sampler.
+        modifiers: the stage's modifiers, in recipe order.
+        models: saved networks by name, the teachers among them.
         estimators: costs by name, for modifiers that follow a budget.
         log: called as ``log(step, {name: value})``.
         checkpoint: keeps the loop's state over a crash (``load() -> state | None``, ``save(state)``).
@@ -369,7 +331,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a trainer gives back: the network, the architecture a modifier read out of it (or ``None``), the costs."""
+    """The trained network, the architecture that a modifier returned (or ``None``), and what training cost."""
 
     net: nn.Module
     arch: Arch | None
@@ -387,7 +349,7 @@ class Work:
         space: the search space, or ``None``.
         archs: name → architecture found or given, ``best@50%`` for the winner under a budget.
         models: name → stand-alone or saved network: ``teacher``, ``best@50%`` …
-        vocabulary: where a transform cut the vocabulary down, the ids that the kept tokens have in the model's own
+        vocabulary: if a transform cut the vocabulary down, the ids that the kept tokens have in the model's own
             tokenizer, in their new order; ``tokenizer`` is then the smaller one.
     """
 
@@ -398,3 +360,545 @@ class Work:
     archs: Mapping[str, Arch] = field(default_factory=dict)
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     vocabulary: Sequence[int] | None = None
+
+
+# ---- optional members of domains
+
+
+@runtime_checkable
+class KnobDomain(Protocol):
+    """A domain with a list of values for each knob; additive costs and tables of architectures need it."""
+
+    @property
+    def knobs(self) -> Mapping[str, Sequence[Any]]:
+        """Knob → its values, from small to large."""
+        ...
+
+
+@runtime_checkable
+class CountableDomain(Protocol):
+    """A domain that knows how many architectures it has; searches stop when all of them were evaluated."""
+
+    @property
+    def size(self) -> float:
+        """The number of architectures."""
+        ...
+
+
+@runtime_checkable
+class EnumerableDomain(Protocol):
+    """A domain that can list its architectures, so that the sampler ``grid`` and small searches cover it."""
+
+    def enumerate(self) -> Iterator[Arch]:
+        """Yield every architecture once, in a fixed order."""
+        ...
+
+
+@runtime_checkable
+class BoundedDomain(Protocol):
+    """A domain with two ends, which show the range of every cost before a run begins."""
+
+    def smallest(self) -> Arch:
+        """Return the architecture that costs least."""
+        ...
+
+    def largest(self) -> Arch:
+        """Return the architecture that costs most."""
+        ...
+
+
+@runtime_checkable
+class CrossableDomain(Protocol):
+    """A domain that can mix two architectures, which the sampler ``evolution`` uses."""
+
+    def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
+        """Return a child of two architectures, inside the domain."""
+        ...
+
+
+@runtime_checkable
+class RestrictableDomain(Protocol):
+    """A domain that can restrict itself; others are restricted by rejecting draws, and have no ``within``."""
+
+    def restrict(self, only: Mapping[str, Any] | None = None, keep: Callable[[Arch], bool] | None = None) -> Domain:
+        """Return the part with these values of the knobs that the condition ``keep`` accepts."""
+        ...
+
+
+@runtime_checkable
+class JoinableDomain(Protocol):
+    """A domain that can read several knobs as one dimension, as a sampler's option ``join`` asks for."""
+
+    def joined(self, groups: str | Mapping[str, Sequence[str]]) -> Domain:
+        """Return the same domain with groups of knobs as single dimensions."""
+        ...
+
+
+@runtime_checkable
+class EncodedDomain(Protocol):
+    """A domain whose architectures are positions on a grid, for samplers that learn a distribution or a model."""
+
+    @property
+    def dims(self) -> Mapping[str, Sequence[str]]:
+        """Dimension → the knobs that it stands for."""
+        ...
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """The number of values of each dimension."""
+        ...
+
+    def encode(self, arch: Arch) -> np.ndarray:
+        """Return the position of each dimension's value, 0 if the dimension is inactive."""
+        ...
+
+    def decode(self, indices: Iterable[int]) -> Arch:
+        """Return the architecture at a position."""
+        ...
+
+
+@runtime_checkable
+class GradedCondition(Protocol):
+    """A condition on architectures that says how far one is from acceptable; domains walk downhill on it."""
+
+    def __call__(self, arch: Arch) -> bool:
+        """Tell whether an architecture is acceptable."""
+        ...
+
+    def violation(self, arch: Arch) -> float:
+        """Return how far an architecture is from acceptable, 0 if it is."""
+        ...
+
+
+def size_of(domain: Any) -> float:
+    """Return the number of architectures in a domain, infinity if it does not know."""
+    size: float = getattr(domain, "size", math.inf)
+    return size
+
+
+def ends_of(domain: Any) -> list[Arch]:
+    """Return a domain's smallest and largest architecture, or an empty list if it has no ends."""
+    if not isinstance(domain, BoundedDomain):
+        return []
+    return [domain.smallest(), domain.largest()]
+
+
+# ---- optional members of spaces
+
+
+@dataclass(frozen=True)
+class SpaceTraits:
+    """What a space says about itself in class attributes.
+
+    Args:
+        needs_net: false for a space that stands in a recipe without a model. Its methods then get ``None`` as ``net``,
+            its attribute ``estimators`` (name → estimator) holds the costs, and ``view`` returns an object that the
+            task understands.
+    """
+
+    needs_net: bool = True
+
+
+@runtime_checkable
+class SizedSpace(Protocol):
+    """A space of sub-networks, whose parameters and operations are counted without building them."""
+
+    def sizes(self, arch: Arch) -> Arch:
+        """Return the kept layers, heads and neurons; called when a cost counts an architecture."""
+        ...
+
+
+@runtime_checkable
+class WritableSpace(Protocol):
+    """A space that understands more than its domain's own architectures where a recipe writes one."""
+
+    def arch(self, sizes: Arch) -> Arch:
+        """Return the architecture that a recipe's sizes mean; ``domain.canonical`` does it otherwise."""
+        ...
+
+
+@runtime_checkable
+class FormatSpace(Protocol):
+    """A space whose architectures assign a storage format to each weight matrix."""
+
+    def formats(self, net: nn.Module, arch: Arch) -> Mapping[str, Any]:
+        """Return matrix → :class:`~nasframe.nn.formats.Format`; called when the cost ``bits`` counts."""
+        ...
+
+
+def sizes_of(space: Any, arch: Arch | None) -> Arch | None:
+    """Return the sizes (layers, heads, neurons) of an architecture, or the architecture if the space has no sizes."""
+    if arch is None or not isinstance(space, SizedSpace):
+        return arch
+    return space.sizes(arch)
+
+
+def written_arch(space: SearchSpace, sizes: Arch) -> dict[str, Any]:
+    """Return the architecture that sizes in a recipe mean.
+
+    Raises:
+        UsageError: the space or its domain does not have these sizes.
+    """
+    if isinstance(space, WritableSpace):
+        return dict(space.arch(sizes))
+    return dict(space.domain.canonical(sizes))
+
+
+# ---- optional members of samplers
+
+
+@dataclass(frozen=True)
+class SamplerTraits:
+    """What a sampler says about itself in attributes.
+
+    Args:
+        penalty: how a search with ``violation: {penalise: ...}`` lowers a negative score: ``monotone`` lowers it
+            further; ``published`` multiplies it by the factor of YOCO-BERT, which raises it.
+    """
+
+    penalty: Literal["monotone", "published"] = "monotone"
+
+
+@runtime_checkable
+class StartedSampler(Protocol):
+    """A sampler that hears when a stage begins, to forget scores that cannot be compared with the new ones."""
+
+    def start(self, stage: str, total: int, origin: Literal["train", "search"]) -> None:
+        """Begin a stage of ``total`` steps (``origin="train"``) or trials (``"search"``).
+
+        ``start(stage, total)`` without the third argument will do.
+        """
+        ...
+
+
+def start_sampler(sampler: Sampler, stage: str, total: int, origin: Literal["train", "search"]) -> None:
+    """Tell a sampler that a stage begins, if it has ``start``; ``origin`` is passed if ``start`` takes it."""
+    if not isinstance(sampler, StartedSampler):
+        return
+    if "origin" in inspect.signature(sampler.start).parameters:
+        sampler.start(stage, total, origin=origin)
+    else:
+        sampler.start(stage, total)  # type: ignore[call-arg]
+
+
+# ---- optional members of trainers
+
+
+@dataclass(frozen=True)
+class TrainerTraits:
+    """What a trainer says about itself in class attributes.
+
+    Args:
+        returns_arch: false promises that an architecture only comes from a stage's modifiers, so that a recipe is
+            refused if a later stage waits for another one.
+    """
+
+    returns_arch: bool = True
+
+
+# ---- optional members of estimators
+
+
+@runtime_checkable
+class AdditiveEstimator(Estimator, Protocol):
+    """An estimator whose cost is a sum over the choices made, so that many architectures are counted at once."""
+
+    def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
+        """Return the cost of every choice, or ``None`` if this space has none.
+
+        The choices' costs add up to ``estimate``.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasuredEstimator(Estimator, Protocol):
+    """An estimator that measures, so that its cost is not the same each time."""
+
+    def measure(self, space: Any, net: nn.Module, arch: Arch | None = None, again: bool = False) -> Mapping[str, Any]:
+        """Return ``median`` and ``spread`` of a measurement, and ``how`` it was made.
+
+        ``again`` measures even if the same network was measured before.
+        """
+        ...
+
+
+@runtime_checkable
+class PlannedEstimator(Protocol):
+    """An estimator that checks the recipe's network before any work."""
+
+    def on_plan(self, net: nn.Module) -> None:
+        """Raise ``UsageError`` for a network (without values, on the meta device) that it cannot count or measure."""
+        ...
+
+
+def cost_table(estimator: Any, space: Any, net: nn.Module) -> CostTable | None:
+    """Return the additive table of a cost, or ``None`` if the cost has none for this space."""
+    if not isinstance(estimator, AdditiveEstimator):
+        return None
+    return estimator.table(space, net)
+
+
+# ---- optional members of modifiers
+
+
+@runtime_checkable
+class PlannedModifier(Protocol):
+    """A modifier that checks its stage before any work."""
+
+    def on_plan(self, job: TrainJob) -> None:
+        """Raise ``UsageError`` for a stage that cannot work.
+
+        ``job.net`` is a copy without values on the meta device, or ``None`` if an earlier stage decides on its sizes.
+        There are no data, teachers or found architectures yet.
+        """
+        ...
+
+
+# ---- optional members of transforms
+
+
+@dataclass(frozen=True)
+class TransformTraits:
+    """What a transform says about itself in class attributes.
+
+    Args:
+        reshapes: false promises that all sizes, and so all costs, stay the same: budgets after the transform are then
+            checked before the run begins.
+        keeps_function: true promises that the outputs stay the same, which the conformance kit checks.
+    """
+
+    reshapes: bool = True
+    keeps_function: bool = False
+
+
+@runtime_checkable
+class PlannedTransform(Protocol):
+    """A transform that checks the network before any work."""
+
+    def on_plan(self, net: nn.Module) -> None:
+        """Raise ``UsageError`` for a network (without values, on the meta device) whose sizes do not fit."""
+        ...
+
+
+# ---- optional members of tasks and models
+
+
+@dataclass(frozen=True)
+class TaskTraits:
+    """What a task says about itself in attributes.
+
+    Args:
+        summary: the :class:`~nasframe.records.DataSummary`: rows read, repeats, classes and lengths of each split. A
+            run shows it before training, and so do ``--dry-run`` and reports.
+        metrics: metric → :class:`~nasframe.records.MetricFormat`: how it reads, and which way it is better. Reports
+            write plain numbers without it.
+    """
+
+    summary: DataSummary | None = None
+    metrics: Mapping[str, MetricFormat] | None = None
+
+
+@runtime_checkable
+class FileBacked(Protocol):
+    """A model or task that names the files which native code (safetensors, tokenizers, Parquet) reads for it.
+
+    Files that Python opens are found without it.
+    """
+
+    def files(self) -> Sequence[Path]:
+        """Return the files and folders.
+
+        After one of them has changed, a run is not resumed and no stage comes from the cache.
+        """
+        ...
+
+
+@runtime_checkable
+class PlannedTaskFactory(Protocol):
+    """A task's factory that checks options against the recipe's model before any work."""
+
+    def on_plan(self, options: Mapping[str, Any], tokenizer: Any) -> None:
+        """Raise ``UsageError`` for options that do not go with the model's tokenizer."""
+        ...
+
+
+@runtime_checkable
+class FileCheckingTaskFactory(Protocol):
+    """A task's factory that checks options against the files they name."""
+
+    def on_files(self, options: Mapping[str, Any], base: Path) -> Iterable[tuple[str, str]]:
+        """Yield options and what is wrong with them, from the headers of the files below the recipe's folder."""
+        ...
+
+
+@runtime_checkable
+class MeasuringTaskFactory(Protocol):
+    """A task's factory that knows which metrics its tasks measure, see :mod:`nasframe.measures`."""
+
+    def measures(self, options: Mapping[str, Any], space: Any) -> Mapping[str, MetricFormat] | None:
+        """Return the metrics as far as options tell, or ``None`` if only the data do.
+
+        ``nasframe check`` refuses other metrics, and ``nasframe plugins show`` lists these.
+        """
+        ...
+
+
+@runtime_checkable
+class HeadedModel(Protocol):
+    """A model whose checkpoint may bring a classification head."""
+
+    def head(self) -> Head | None:
+        """Return the checkpoint's :class:`~nasframe.heads.Head`, ``None`` if there is none."""
+        ...
+
+
+@runtime_checkable
+class SkeletonModel(Protocol):
+    """A model that gives its network without values, for everything that is checked before a run begins."""
+
+    def skeleton(self) -> nn.Module | None:
+        """Return the network on the meta device, ``None`` if that takes a download."""
+        ...
+
+
+@runtime_checkable
+class OutlinedModel(Protocol):
+    """A model that knows the sizes of its network without making it, so that ``nasframe check`` needs no torch."""
+
+    def outline(self) -> Any:
+        """Return the :class:`~nasframe.outline.Outline` of a network whose files are known to fit, or ``None``."""
+        ...
+
+
+@runtime_checkable
+class LocalTokenizerModel(Protocol):
+    """A model that gives its tokenizer without a download."""
+
+    def local_tokenizer(self) -> Any:
+        """Return the tokenizer, ``None`` if it is not at hand."""
+        ...
+
+
+@runtime_checkable
+class PlannedModel(Protocol):
+    """A model that checks its own files before any work."""
+
+    def on_plan(self) -> None:
+        """Raise ``UsageError`` for a checkpoint at hand that cannot be loaded."""
+        ...
+
+
+def files_of(plugin: Any) -> list[Path]:
+    """Return the files and folders that a model or a task names, those that exist."""
+    if not isinstance(plugin, FileBacked):
+        return []
+    paths = [Path(place) for place in plugin.files()]
+    return [path for path in paths if path.exists()]
+
+
+# ---- optional members of all factories
+
+
+@dataclass(frozen=True)
+class FactoryTraits:
+    """What a factory says about itself in attributes, which subclasses do not inherit.
+
+    Args:
+        sizes_suffice: true for an estimator, task or space that needs only sizes before a run. If the model has an
+            outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its configuration
+            or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
+    """
+
+    sizes_suffice: bool = False
+
+
+@runtime_checkable
+class FaultFinder(Protocol):
+    """A factory that knows more about its options than types can say: which of them exclude each other, for example."""
+
+    def faults(self, options: Mapping[str, Any]) -> Iterable[tuple[tuple[Any, ...], str]]:
+        """Yield the place of each option that does not fit, ``("rate",)``, and what is wrong with it."""
+        ...
+
+
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "domain": (
+        KnobDomain,
+        CountableDomain,
+        EnumerableDomain,
+        BoundedDomain,
+        CrossableDomain,
+        RestrictableDomain,
+        JoinableDomain,
+        EncodedDomain,
+    ),
+    "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace),
+    "sampler": (SamplerTraits, StartedSampler),
+    "trainer": (TrainerTraits,),
+    "estimator": (AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
+    "modifier": (PlannedModifier,),
+    "transform": (TransformTraits, PlannedTransform),
+    "task": (TaskTraits, FileBacked),
+    "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
+    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
+    "every factory": (FactoryTraits, FaultFinder),
+}
+"""Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""
+
+RENAMED = {"returns_arch": "answers", "elementwise": "by_entry"}
+"""Optional members that had another name: new → old."""
+LAST_RELEASE_WITH_OLD_NAMES = "0.3"
+
+
+def member(plugin: Any, name: str, default: Any = None) -> Any:
+    """Return an optional member of a plugin or of its factory.
+
+    A member of :data:`RENAMED` is read under its old name, too, with a ``DeprecationWarning``. If a plugin has both,
+    the name that its more derived class has wins, so that the defaults of :class:`Modifier` hide no old name.
+
+    Args:
+        plugin: the plugin or its factory.
+        name: the member's name today.
+        default: returned if the plugin has no such member.
+
+    >>> class Sparse(Modifier):
+    ...     returns_arch = True
+    >>> member(Sparse(), "returns_arch"), member(Sparse, "reshapes", True)
+    (True, True)
+    """
+    old = RENAMED.get(name)
+    if old is None or not hasattr(plugin, old) or _depth(plugin, name) <= _depth(plugin, old):
+        return getattr(plugin, name, default)
+    owner = plugin.__qualname__ if hasattr(plugin, "__qualname__") else type(plugin).__qualname__
+    warnings.warn(
+        f"{owner}: {old!r} is called {name!r} now. The old name is read until nasframe {LAST_RELEASE_WITH_OLD_NAMES}.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(plugin, old)
+
+
+def _depth(plugin: Any, name: str) -> float:
+    """Return how far from a plugin a member is defined: 0 on itself, 1 on its class …; infinity if nowhere."""
+    classes = plugin.__mro__ if isinstance(plugin, type) else type(plugin).__mro__
+    for depth, owner in enumerate((plugin, *classes)):
+        if name in getattr(owner, "__dict__", {}):
+            return depth
+    return math.inf
+
+
+def traits_of(record: type[T], plugin: Any) -> T:
+    """Return a plugin's class attributes as a record, with defaults for those that it does not have.
+
+    Args:
+        record: :class:`SpaceTraits`, :class:`TransformTraits` …
+        plugin: the plugin or its factory.
+
+    >>> traits_of(TransformTraits, type("Sort", (), {"reshapes": False}))
+    TransformTraits(reshapes=False, keeps_function=False)
+    """
+    values = {}
+    for trait in dataclasses.fields(record):  # type: ignore[arg-type]
+        values[trait.name] = member(plugin, trait.name, trait.default)
+    return record(**values)

@@ -1,30 +1,28 @@
-"""Which metrics a task measures, as far as its options alone say: what ``check`` and ``plugins show`` go by.
+"""The metrics of a task: before a run, as far as its options tell, and in a run, from its data.
 
-A task's factory may have a function ``measures(options, space)``; a task itself may have ``metrics``, the same by what
-it found in its data.
+``nasframe check`` and ``plugins show`` ask the task's factory (``measures(options, space)``); a run asks the task
+itself (``metrics``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from nasframe.errors import listing, suggestion
+from nasframe.interfaces import MeasuringTaskFactory, Task, TaskTraits, traits_of
 from nasframe.records import MetricFormat
-
-if TYPE_CHECKING:
-    from nasframe.interfaces import Task
 
 Measures = Callable[[Mapping[str, Any], Any], Mapping[str, MetricFormat] | None]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 def measures(metrics: Measures) -> Callable[[Factory], Factory]:
-    """Tell of a task's factory which metrics its tasks may have.
+    """Return a decorator that adds the metrics of its tasks to a factory.
 
     Args:
         metrics: (options, the recipe's space if it has no network) → metrics by name, the primary one first; without
-            options all that some options give. ``None`` if only the data say.
+            options, the metrics under any options; ``None`` if only the data tell.
     """
 
     def mark(factory: Factory) -> Factory:
@@ -35,33 +33,38 @@ def measures(metrics: Measures) -> Callable[[Factory], Factory]:
 
 
 def possible_metrics(factory: Any, options: Mapping[str, Any], space: Any = None) -> Mapping[str, MetricFormat] | None:
-    """Return the metrics that a task with these options may have; ``None`` if its factory does not tell."""
-    told: Measures | None = getattr(factory, "measures", None)
-    return None if told is None else told(options, space)
+    """Return the metrics that a task with these options may have, ``None`` if its factory does not know."""
+    if not isinstance(factory, MeasuringTaskFactory):
+        return None
+    return factory.measures(options, space)
 
 
 def described(metrics: Mapping[str, MetricFormat]) -> str:
-    """List metrics in one line, with what is particular about each.
+    """Return metrics in one line, with remarks on those that are not plain numbers to maximise.
 
     >>> described({"accuracy": MetricFormat(percent=True), "loss": MetricFormat(higher_is_better=False)})
     'accuracy (per cent), loss (less is better)'
     """
     parts = []
     for name, form in metrics.items():
-        remarks = ["per cent"] if form.percent else []
-        remarks += [] if form.higher_is_better else ["less is better"]
-        remarks += ["dev only"] if form.dev_only else []
+        remarks = []
+        if form.percent:
+            remarks.append("per cent")
+        if not form.higher_is_better:
+            remarks.append("less is better")
+        if form.dev_only:
+            remarks.append("dev only")
         parts.append(f"{name} ({', '.join(remarks)})" if remarks else name)
     return ", ".join(parts)
 
 
 def formats_of(task: Task) -> dict[str, MetricFormat]:
-    """Return how a task's metrics read; empty if it does not tell."""
-    return dict(getattr(task, "metrics", None) or {})
+    """Return the formats of a task's metrics, empty if it has none."""
+    return dict(traits_of(TaskTraits, task).metrics or {})
 
 
 def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: Iterable[str]) -> str:
-    """Say why a search cannot go for an objective, or nothing.
+    """Return the reason why a search cannot have an objective, or an empty text.
 
     Args:
         objective: a metric, or a cost after ``-``.
@@ -78,9 +81,9 @@ def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: 
             return ""
         return f"a search would look for the largest {name!r}, but less of a cost is better. Expected '-{name}'."
     if name not in metrics:
-        there = {name for name, form in metrics.items() if not form.dev_only}
-        hint = suggestion(name, there | known)
-        return f"unknown metric or cost {name!r}. Metrics: {listing(there)}; costs: {listing(known)}.{hint}"
+        usable = {metric for metric, form in metrics.items() if not form.dev_only}
+        hint = suggestion(name, usable | known)
+        return f"unknown metric or cost {name!r}. Metrics: {listing(usable)}; costs: {listing(known)}.{hint}"
     form = metrics[name]
     if form.dev_only:
         return f"{name!r} is measured on dev alone, and searches look at select."

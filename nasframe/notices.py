@@ -1,8 +1,8 @@
-"""What nasframe decided by itself, or noticed in a user's input: shown once, and kept for the report.
+"""Notices: decisions that nasframe made by itself, and remarks on a user's input.
 
-A plugin whose factory has an argument ``notify`` is given a function ``notify(place, text)``. Everything that a plugin
-decides without being asked goes there: a new head, texts that are cut, a class chosen as the positive one. The run
-prints each notice once, ``--dry-run`` lists them, and reports repeat them.
+A plugin whose factory has an argument ``notify`` gets a function ``notify(place, text)``, for everything that it
+decides without being asked: a new head, texts that are cut, a class chosen as the positive one. A run prints each
+notice once, ``--dry-run`` lists them, and reports repeat them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Notice:
 
     Args:
         place: the option or the file that it concerns, such as ``task.max_length`` or ``reviews.csv:12``.
-        text: what was decided or noticed, in one sentence or two.
+        text: the decision or the remark, in one sentence or two.
 
     >>> print(Notice("model", "The classification head is new."))
     model: The classification head is new.
@@ -36,7 +36,7 @@ class Notice:
 
 
 class Notices:
-    """Collects notices, each once, in order, and passes them on to a listener.
+    """Collects notices in order, each once, and passes them on to a listener.
 
     >>> notices = Notices()
     >>> notices("model", "The head is new.")
@@ -50,7 +50,7 @@ class Notices:
         self._listener: Callable[[Notice], None] | None = None
 
     def __call__(self, place: str, text: str) -> None:
-        """Add a notice, unless it is there already."""
+        """Add a notice, unless it was added before."""
         notice = Notice(place, text)
         if notice in self._notices:
             return
@@ -69,5 +69,5 @@ class Notices:
 
 
 def say(place: str, text: str) -> None:
-    """Print a notice to the error stream: what ``notify`` is where no run collects notices."""
+    """Print a notice to the error stream; this is ``notify`` if no run collects notices."""
     print(f"nasframe: {Notice(place, text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Calls the hooks that observe a run, one plugin at a time: an observer that raises is told of and not called again."""
+"""Calls the hooks that observe a run, one plugin at a time; an observer that raises is reported and switched off."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Observers:
     """The observers of one run: those of installed plugins, and of the files that the run's recipe names.
 
-    Every hook is a method here, with the arguments of its specification: ``observers.stage_finished(directory=…)``.
+    Every hook is a method, with the arguments of its specification: ``observers.stage_finished(directory=…)``.
 
     Args:
-        notify: hears of an observer that raised.
+        notify: called when an observer raises.
     """
 
     def __init__(self, notify: Notify) -> None:
@@ -29,7 +29,7 @@ class Observers:
         self.reported: list[Notice] = []
 
     def __getattr__(self, hook: str) -> Callable[..., None]:
-        """Return what calls a hook."""
+        """Return the function that calls a hook."""
         if hook.startswith("_"):
             raise AttributeError(hook)
         return partial(self._call, hook)

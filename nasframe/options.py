@@ -1,7 +1,7 @@
-"""A factory's signature is its options: their types, defaults and meaning, as a pydantic model.
+"""Reads a factory's options off its signature and docstring, and checks values against them with pydantic.
 
-Strict, as YAML and JSON mean it: a number in quotes is not a number, a list may fill a tuple, a whole number may
-fill a float.
+Checks are strict, in the sense of YAML and JSON: a number in quotes is not a number, a list may fill a tuple, and a
+whole number may fill a float.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -21,6 +21,7 @@ import pydantic
 from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
+from nasframe.interfaces import FaultFinder
 from nasframe.records import Ref
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
@@ -38,9 +39,9 @@ class Option:
     Args:
         name: as a recipe writes it.
         annotation: its type.
-        default: its default, ``inspect.Parameter.empty`` where it must be given.
-        doc: what the docstring says of it.
-        group: the parameter of a dataclass type that this option is a field of, or ``None``.
+        default: its default, ``inspect.Parameter.empty`` if it is required.
+        doc: its description in the docstring.
+        group: the parameter, of a dataclass type, that this option is a field of; ``None`` for a plain parameter.
         parameter: the parameter's name in Python (``from_`` for ``from``).
     """
 
@@ -75,22 +76,28 @@ def options_of(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, posi
 
 @functools.lru_cache(maxsize=1000)  # a study asks the same of the same factories for every arm
 def _options_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> dict[str, Option]:
-    found: dict[str, Option] = {}
-    hints, docs = _hints(factory), arguments_doc(factory)
-    for parameter in list(inspect.signature(factory).parameters.values())[positional:]:
-        if parameter.name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+    options: dict[str, Option] = {}
+    types_by_name = _hints(factory)
+    docs = arguments_doc(factory)
+    parameters = list(inspect.signature(factory).parameters.values())
+    for parameter in parameters[positional:]:
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.name in skip or is_variadic:
             continue
-        annotation = hints.get(parameter.name, Any)
+        annotation = types_by_name.get(parameter.name, Any)
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-            found |= _fields(annotation, parameter.name)
+            options |= _fields(annotation, parameter.name)
             continue
-        name = parameter.name.rstrip("_")
-        found[name] = Option(name, annotation, parameter.default, docs.get(parameter.name, ""), None, parameter.name)
-    return found
+        name = parameter.name.rstrip("_")  # from_ is the option from
+        doc = docs.get(parameter.name, "")
+        options[name] = Option(name, annotation, parameter.default, doc, None, parameter.name)
+    return options
 
 
 def _fields(cls: type, group: str) -> dict[str, Option]:
-    return {name: dataclasses.replace(option, group=group) for name, option in options_of(cls, skip=()).items()}
+    """Return the fields of a dataclass as options of the factory that has a parameter of this type."""
+    options = options_of(cls, skip=())
+    return {name: dataclasses.replace(option, group=group) for name, option in options.items()}
 
 
 def takes_any(factory: Callable[..., Any]) -> bool:
@@ -99,22 +106,23 @@ def takes_any(factory: Callable[..., Any]) -> bool:
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Resolve annotations; one that names what is only imported for type checking counts as ``Any``."""
+    """Resolve annotations; one that names a type which is only imported for type checking counts as ``Any``."""
     function: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     function = inspect.unwrap(getattr(function, "__func__", function))
     names = getattr(function, "__globals__", {})
-    found: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
+        # One at a time, so that a name which is not there spoils no other annotation.
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            found |= typing.get_type_hints(holder, globalns=names, include_extras=True)
+            hints |= typing.get_type_hints(holder, globalns=names, include_extras=True)
         except NameError:
-            found[name] = Any
-    return found
+            hints[name] = Any
+    return hints
 
 
 def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
-    """Read what a docstring's ``Args:`` section says of each argument.
+    """Return the description of each argument in a docstring's ``Args:`` section.
 
     >>> def f(a, b):
     ...     '''Do.
@@ -127,16 +135,20 @@ def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
     >>> arguments_doc(f)
     {'a': 'the first, at length.', 'b': 'the second.'}
     """
-    own = inspect.getdoc(factory) or ""
-    initial = inspect.getdoc(factory.__init__) or "" if isinstance(factory, type) else ""  # type: ignore[misc]
-    found: dict[str, str] = {}
-    for text in (initial, own):
+    texts = [inspect.getdoc(factory) or ""]
+    if isinstance(factory, type):
+        texts.insert(0, inspect.getdoc(factory.__init__) or "")  # type: ignore[misc]
+    docs: dict[str, str] = {}
+    for text in texts:
         section = re.search(r"^Args:\n((?:[ ]{4,}.*\n?|\n)+)", text, re.MULTILINE)
-        body = section.group(1) if section else ""
-        for match in re.finditer(r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", body, re.MULTILINE):
-            for name in match.group(1).split(","):
-                found[name.strip()] = " ".join(match.group(2).split())
-    return found
+        if section is None:
+            continue
+        entry = r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)"  # `name (type): text` over several lines
+        for match in re.finditer(entry, section.group(1), re.MULTILINE):
+            names, description = match.groups()
+            for name in names.split(","):
+                docs[name.strip()] = " ".join(description.split())
+    return docs
 
 
 def summary(factory: Callable[..., Any]) -> str:
@@ -146,31 +158,29 @@ def summary(factory: Callable[..., Any]) -> str:
 
 @functools.lru_cache(maxsize=1000)
 def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> type[pydantic.BaseModel]:
-    return _model(options_of(factory, skip, positional), takes_any(factory), getattr(factory, "__name__", "options"))
-
-
-def _model(options: Mapping[str, Option], loose: bool, name: str) -> type[pydantic.BaseModel]:
+    """Return the pydantic model of a factory's options."""
     fields: dict[str, Any] = {}
-    for option in options.values():
+    for option in options_of(factory, skip, positional).values():
         default = ... if option.required else option.default
-        described = pydantic.Field(default, alias=option.name, description=option.doc or None)
-        fields[_field(option.name)] = (checkable(option.annotation), described)
+        description = pydantic.Field(default, alias=option.name, description=option.doc or None)
+        fields[_field(option.name)] = (checkable(option.annotation), description)
     config = pydantic.ConfigDict(
-        extra="allow" if loose else "forbid",
+        extra="allow" if takes_any(factory) else "forbid",
         arbitrary_types_allowed=True,
         protected_namespaces=(),
         allow_inf_nan=False,
     )
-    return pydantic.create_model(name, __config__=config, **fields)
+    return pydantic.create_model(getattr(factory, "__name__", "options"), __config__=config, **fields)
 
 
 def _field(name: str) -> str:
     """Name the model's field: pydantic refuses ``_x`` and names of its own methods; users only see the alias."""
-    return f"option_{name}" if name.startswith("_") or hasattr(pydantic.BaseModel, name) else name
+    is_refused = name.startswith("_") or hasattr(pydantic.BaseModel, name)
+    return f"option_{name}" if is_refused else name
 
 
 def checkable(annotation: Any) -> Any:
-    """Keep what pydantic can check; a class it knows nothing of counts as ``Any``."""
+    """Return a type that pydantic can check: ``Any`` in place of a class that it does not know."""
     try:
         pydantic.TypeAdapter(annotation)
     except pydantic.errors.PydanticSchemaGenerationError:
@@ -178,41 +188,71 @@ def checkable(annotation: Any) -> Any:
     return annotation
 
 
+def unknown_option(name: str, known: Iterable[str], owner: str = "", hint: str = "") -> str:
+    """Say that there is no option of this name, which there are, and which may have been meant.
+
+    Args:
+        name: the option.
+        known: the names of those that there are.
+        owner: what has no such option, if the reader does not see it.
+        hint: a sentence about where it belongs; default: which of the others has nearly this name.
+
+    >>> unknown_option("sahpe", ["shape", "stride"], "transform 'conv'")
+    "transform 'conv' has no option 'sahpe'. Options: shape, stride. Did you mean 'shape'?"
+    """
+    names = list(known)
+    subject = f"{owner} has" if owner else "there is"
+    options = f"Options: {listing(names)}." if names else "There are no options."
+    return f"{subject} no option {name!r}. {options}{hint or suggestion(name, names)}"
+
+
 def validate(
-    options: Mapping[str, Any], factory: Callable[..., Any], skip: Iterable[str] = INJECTED, positional: int = 0
+    options: Mapping[str, Any],
+    factory: Callable[..., Any],
+    skip: Iterable[str] = INJECTED,
+    positional: int = 0,
+    unknown: Callable[[str, Iterable[str]], str] = unknown_option,
 ) -> tuple[dict[str, Any], list[Fault]]:
     """Check options against a factory's signature.
 
+    Args:
+        options: option → value, as a recipe has them.
+        factory: a class or a function.
+        skip: parameters that are not options.
+        positional: how many leading parameters are not options.
+        unknown: (name, names of the options) → what to say of an option that the factory does not have.
+
     Returns:
-        the checked options as given (defaults not filled in), typed, and every fault found.
+        The checked options in their types, without defaults, and every fault.
     """
     known = options_of(factory, skip, positional)
     loose = takes_any(factory)
     faults: list[Fault] = []
     if not loose:
-        for name in options.keys() - known.keys():
-            faults.append(((name,), f"unknown option. {_known(known)}{suggestion(name, known)}"))
-    given = {name: value for name, value in options.items() if name in known or loose}
-    if own := getattr(factory, "faults", None):  # what the signature cannot say
-        faults += own(given)
+        for name in options:
+            if name not in known:
+                faults.append(((name,), unknown(name, known)))
+    usable = {name: value for name, value in options.items() if name in known or loose}
+    if isinstance(factory, FaultFinder):  # it knows more than its signature says
+        faults += factory.faults(usable)
     model = _model_of(factory, frozenset(skip), positional)
     try:
-        checked = _check(model, given)
+        checked = _check(model, usable)
     except pydantic.ValidationError as error:
-        return {}, faults + _faults(error, given, known)
-    values = {name: getattr(checked, _field(name) if name in known else name) for name in given}
+        return {}, faults + _faults(error, usable, known)
+    values = {}
+    for name in usable:
+        field = _field(name) if name in known else name
+        values[name] = getattr(checked, field)
     return values, faults
 
 
-def _known(known: Mapping[str, Option]) -> str:
-    return f"Options: {listing(known)}." if known else "There are no options."
-
-
-def _check(model: type[pydantic.BaseModel], given: Mapping[str, Any]) -> pydantic.BaseModel:
+def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydantic.BaseModel:
+    """Validate options as JSON, whose strict mode is YAML's: lists fill tuples, but text is no number."""
     try:
-        text = json.dumps(given, default=_json_plain)
-    except (TypeError, ValueError):  # holds objects, which only Python code can give
-        return model.model_validate(given)
+        text = json.dumps(options, default=_json_plain)
+    except (TypeError, ValueError):  # there are objects, which only Python code can pass
+        return model.model_validate(options)
     return model.model_validate_json(text, strict=True)
 
 
@@ -226,40 +266,56 @@ def _json_plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _faults(error: pydantic.ValidationError, given: Mapping[str, Any], known: Mapping[str, Option]) -> list[Fault]:
-    """One fault an option: a union's branches would otherwise each complain."""
-    found: dict[str, Fault] = {}
+def _faults(error: pydantic.ValidationError, options: Mapping[str, Any], known: Mapping[str, Option]) -> list[Fault]:
+    """Return one fault for each option: pydantic lists several for a union, one for each of its branches."""
     entries = error.errors(include_url=False, include_context=False)
-    keys = {at[0]: at[-2] for at in (entry["loc"] for entry in entries) if at[-1:] == ("[key]",)}  # that do not fit
+    entries_by_option: dict[str, list[Any]] = {}
     for entry in entries:
         name = str(entry["loc"][0]) if entry["loc"] else ""
-        if name in found:
-            continue
+        entries_by_option.setdefault(name, []).append(entry)
+    faults = []
+    for name, its_entries in entries_by_option.items():
         option = known.get(name)
-        place: tuple[Any, ...] = (name,)
-        if entry["type"] == "missing" and len(entry["loc"]) == 1 and option:
-            text = f"missing. Expected {option.type_name}" + (f": {option.doc}" if option.doc else ".")
-        elif option:
-            text = f"{_shown(given.get(name))} does not fit. Expected {option.type_name}."
-            deepest = max((_inside(given, other["loc"]) for other in entries if other["loc"][:1] == (name,)), key=len)
-            if len(deepest) > 1:
-                place = deepest
-                if name not in keys:
-                    text = f"{_shown(_value_at(given, deepest))} does not fit. Expected {option.type_name} in {name!r}."
-            text += suggestion(keys.get(name, given.get(name)), _words(option.annotation))
-            if given.get(name) is None and name in given and not option.required:
-                text += " Leave it out for its default; '~' before its path takes away what another recipe gives."
-            if entry["type"] in ("value_error", "assertion_error"):
-                text = entry["msg"]
+        if option is None:
+            faults.append(((name,), its_entries[0]["msg"]))
         else:
-            text = entry["msg"]
-        found[name] = (place, text)
-    return list(found.values())
+            faults.append(_fault(option, its_entries, options))
+    return faults
 
 
-def _inside(given: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Take out of pydantic's place of an error what names a part of the value; the rest names branches of its type."""
-    value: Any = given
+def _fault(option: Option, entries: Sequence[Any], options: Mapping[str, Any]) -> Fault:
+    """Describe what is wrong with an option by pydantic's entries about it, of which the first one counts most."""
+    name = option.name
+    first = entries[0]
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        description = f": {option.doc}" if option.doc else "."
+        return (name,), f"missing. Expected {option.type_name}{description}"
+    place = max((_inside(options, entry["loc"]) for entry in entries), key=len)
+    if len(place) <= 1:
+        place = (name,)
+    if first["type"] in ("value_error", "assertion_error"):  # a check of the type's own, with a text of its own
+        return place, first["msg"]
+    return place, _mismatch(option, entries, options, place)
+
+
+def _mismatch(option: Option, entries: Sequence[Any], options: Mapping[str, Any], place: tuple[Any, ...]) -> str:
+    """Say that a value, or the part of it at ``place``, is not of the option's type."""
+    name = option.name
+    value = options.get(name)
+    wrong_keys = [entry["loc"][-2] for entry in entries if entry["loc"][-1:] == ("[key]",)]
+    text = f"{_shown(value)} does not fit. Expected {option.type_name}."
+    if len(place) > 1 and not wrong_keys:
+        text = f"{_shown(_value_at(options, place))} does not fit. Expected {option.type_name} in {name!r}."
+    misspelled = wrong_keys[-1] if wrong_keys else value
+    text += suggestion(misspelled, _words(option.annotation))
+    if value is None and name in options and not option.required:
+        text += " Leave it out for its default; '~' before its path takes away what another recipe gives."
+    return text
+
+
+def _inside(options: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the parts of a place that name a part of the value; pydantic's others name branches of its type."""
+    value: Any = options
     path: list[Any] = []
     for part in place:
         in_mapping = isinstance(value, Mapping) and part in value
@@ -270,10 +326,11 @@ def _inside(given: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[Any, ...]
     return tuple(path)
 
 
-def _value_at(given: Any, path: tuple[Any, ...]) -> Any:
+def _value_at(options: Any, path: tuple[Any, ...]) -> Any:
+    value = options
     for part in path:
-        given = given[part]
-    return given
+        value = value[part]
+    return value
 
 
 def _words(annotation: Any) -> list[str]:
@@ -284,12 +341,19 @@ def _words(annotation: Any) -> list[str]:
     """
     if typing.get_origin(annotation) is typing.Literal:
         return [word for word in typing.get_args(annotation) if isinstance(word, str)]
-    return [word for part in typing.get_args(annotation) for word in _words(part)]
+    words = []
+    for part in typing.get_args(annotation):
+        words += _words(part)
+    return words
 
 
 def _shown(value: Any) -> str:
     text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+NAMED_TYPES: dict[Any, str] = {type(None): "null", Any: "any", bool: "true or false", str: "text", Path: "path"}
+"""Types that a reader of YAML knows under other names."""
 
 
 def type_name(annotation: Any) -> str:
@@ -307,29 +371,43 @@ def type_name(annotation: Any) -> str:
     >>> type_name(Annotated[int, Ge(1), Le(1000000)]), type_name(Annotated[float, Ge(0), Lt(1)])
     ('int from 1 to 1e6', 'float from 0 to below 1')
     """
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is type(None):
-        return "null"
-    if annotation is Any:
-        return "any"
+    if isinstance(annotation, type) and annotation in NAMED_TYPES:
+        return NAMED_TYPES[annotation]
+    origin = typing.get_origin(annotation)
+    parts = typing.get_args(annotation)
     if origin is Annotated:
-        ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
-        if ref is not None:
-            return f"{ref.kind} plugin"
-        words = [mark.documentation for mark in inner[1:] if isinstance(mark, DocInfo)]
-        return words[0] if words else type_name(inner[0]) + _bounds_name(inner[1:])
+        return _annotated_name(parts[0], parts[1:])
     if origin is typing.Literal:
-        return " or ".join(repr(value) for value in inner)
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_name(part) for part in inner)
+        return " or ".join(map(repr, parts))
+    if _is_union(annotation):
+        return " or ".join(map(type_name, parts))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        keys = f" {{{', '.join(words)}}}" if (words := _words(inner[0])) else ""
-        return f"mapping{keys} of {type_name(inner[1])}"
+        words = _words(parts[0])
+        keys = f" {{{', '.join(words)}}}" if words else ""
+        return f"mapping{keys} of {type_name(parts[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        return f"list of {type_name(inner[0])}"
-    if annotation is bool:
-        return "true or false"
-    return {str: "text", Path: "path"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+        return f"list of {type_name(parts[0])}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _annotated_name(annotation: Any, marks: Sequence[Any]) -> str:
+    """Write a type with marks: a plugin, a type with words of its own, or a number with bounds."""
+    ref = _ref_of(marks)
+    if ref is not None:
+        return f"{ref.kind} plugin"
+    for mark in marks:
+        if isinstance(mark, DocInfo):
+            return mark.documentation
+    return type_name(annotation) + _bounds_name(marks)
+
+
+def _ref_of(marks: Iterable[Any]) -> Ref | None:
+    """Return the mark that makes a type the name of a plugin."""
+    return next((mark for mark in marks if isinstance(mark, Ref)), None)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,9 +416,9 @@ class NumberBounds:
 
     Args:
         least: the smallest number allowed.
-        above: a number that all allowed ones are above.
+        above: all allowed numbers are above this one.
         most: the largest number allowed.
-        below: a number that all allowed ones are below.
+        below: all allowed numbers are below this one.
     """
 
     least: float | None = None
@@ -350,7 +428,7 @@ class NumberBounds:
 
 
 def number_bounds(marks: Iterable[Any]) -> NumberBounds:
-    """Read the bounds off what ``Annotated`` says beside a number; the last one of a kind counts.
+    """Return the bounds in the marks of an ``Annotated`` number; if there are two of one kind, the last one counts.
 
     >>> from annotated_types import Ge, Lt
     >>> number_bounds([Ge(0), Lt(1)])
@@ -394,18 +472,23 @@ def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, 
 
     A reference is marked by ``Annotated[Any, Ref(kind)]``, possibly inside a list, a mapping or an optional type.
     """
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    parts = typing.get_args(annotation)
     if origin is Annotated:
-        ref = next((m for m in inner[1:] if isinstance(m, Ref)), None)
-        return visit(ref.kind, value, at) if ref and value is not None else map_refs(inner[0], value, visit, at)
-    if origin in (Union, types.UnionType):
-        for part in inner:
+        ref = _ref_of(parts[1:])
+        if ref is None or value is None:
+            return map_refs(parts[0], value, visit, at)
+        return visit(ref.kind, value, at)
+    if _is_union(annotation):
+        for part in parts:
             value = map_refs(part, value, visit, at)
         return value
-    if isinstance(origin, type) and isinstance(value, Mapping) and issubclass(origin, Mapping):
-        return {key: map_refs(inner[1], item, visit, (*at, key)) for key, item in value.items()}
-    if isinstance(origin, type) and isinstance(value, list) and issubclass(origin, Iterable) and inner:
-        return [map_refs(inner[0], item, visit, (*at, number)) for number, item in enumerate(value)]
+    if not isinstance(origin, type) or not parts:
+        return value
+    if isinstance(value, Mapping) and issubclass(origin, Mapping):
+        return {key: map_refs(parts[1], item, visit, (*at, key)) for key, item in value.items()}
+    if isinstance(value, list) and issubclass(origin, Iterable):
+        return [map_refs(parts[0], item, visit, (*at, number)) for number, item in enumerate(value)]
     return value
 
 
@@ -417,7 +500,7 @@ def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
 
 
 def is_path(annotation: Any) -> bool:
-    """Tell whether an option is a file or folder, possibly optional, or a text that may be one.
+    """Tell whether an option is a file or folder, or a text that may be one; it may be optional.
 
     >>> is_path(Path | None), is_path(Path | str), is_path(str)
     (True, True, False)
@@ -426,12 +509,13 @@ def is_path(annotation: Any) -> bool:
 
 
 def must_exist(annotation: Any, value: str) -> bool:
-    """Tell whether a path has to be there: always, or if it may be another text, where it looks like a path.
+    """Tell whether a path must exist. One that may also be another text must exist if it looks like a path.
 
     >>> must_exist(Path, "data"), must_exist(Path | str, "org/name"), must_exist(Path | str, "a.csv")
     (True, False, True)
     """
-    return str not in _parts(annotation) or Path(value).suffix in DATA_FILES or looks_like_path(value)
+    is_always_a_path = str not in _parts(annotation)
+    return is_always_a_path or Path(value).suffix in DATA_FILES or looks_like_path(value)
 
 
 def looks_like_path(text: str) -> bool:
@@ -440,17 +524,17 @@ def looks_like_path(text: str) -> bool:
     >>> [looks_like_path(text) for text in ("./net", "/data/net", "~/net", "a/b/c", "org/name", "name")]
     [True, True, True, True, False, False]
     """
-    starts = text.startswith((".", "/", "~")) or text.endswith("/")
-    return not text or starts or text.count("/") > 1 or "\\" in text
+    begins_or_ends_so = text.startswith((".", "/", "~")) or text.endswith("/")
+    return not text or begins_or_ends_so or text.count("/") > 1 or "\\" in text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(annotation) in (Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
+    """Return the types of a union, or the type itself."""
+    return typing.get_args(annotation) if _is_union(annotation) else (annotation,)
 
 
 def plain_default(option: Option) -> Any:
-    """Return an option's default as YAML can write it, ``None`` where there is none or it cannot.
+    """Return an option's default as YAML can write it, ``None`` if there is none or YAML cannot write it.
 
     >>> plain_default(options_of(lambda shape=(1, 2): 0)["shape"])
     [1, 2]
@@ -465,6 +549,6 @@ def plain_default(option: Option) -> Any:
 
 def ref_kind(annotation: Any) -> str:
     """Return the kind of plugin that an option names, empty if it names none."""
-    found: list[str] = []
-    map_refs(annotation, "", lambda kind, value, at: found.append(kind))
-    return found[0] if found else ""
+    kinds: list[str] = []
+    map_refs(annotation, "", lambda kind, value, at: kinds.append(kind))
+    return kinds[0] if kinds else ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from nasframe import registry
+from nasframe.declarations import KnownNames, Stage, budgets_of, declaration_of, matching
+from nasframe.interfaces import TransformTraits, traits_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class PlannedStage:
     Args:
         name: unique in the plan.
         verb: which function of ``nasframe.stages.verbs`` runs it.
-        options: that function's keyword arguments, and ``from_`` and ``space`` where given.
+        options: that function's keyword arguments, and ``from_`` and ``space`` if the recipe gives them.
     """
 
     name: str
@@ -75,22 +76,36 @@ class Plan:
 
 def asks_teacher(modifier: Any) -> bool:
     """Tell whether a modifier, as a resolved recipe writes it, runs a teacher: one of weight 0 does not."""
-    return isinstance(modifier, Mapping) and isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
+    if not isinstance(modifier, Mapping):
+        return False
+    return isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
+
+
+def saved_net(stage: PlannedStage) -> str | None:
+    """Return the name under which a stage saves the network that the next one goes on with, if it does."""
+    declaration = declaration_of(stage.verb)
+    if not declaration.replaces_net:
+        return None
+    names = declaration.saves(Stage(stage.verb, stage.name, stage.options), KnownNames())
+    return names[0] if names else None
 
 
 def same_shape(plan: Plan) -> Iterator[PlannedStage]:
     """Yield the stages that start from a network of the model's own shape, as no transform changed it."""
-    same, current = {"pretrained": True, "random": True}, True
+    is_same = True  # of the current network
+    saved_nets = {"pretrained": True, "random": True}
     for stage in plan.stages:
-        start, saved = stage.options.get("from_"), stage.options.get("save_as")
-        current = current if start is None else same.get(start, False)
-        if current:
+        start = stage.options.get("from_")
+        if start is not None:
+            is_same = saved_nets.get(start, False)  # an extracted model has a shape of its own
+        if is_same:
             yield stage
         if stage.verb == "transform":
             factory = registry.find("transform", stage.options["use"]["use"]).load()
-            current = current and not getattr(factory, "reshapes", True)
-        if saved and stage.verb in ("train", "transform"):
-            same[saved] = current
+            is_same = is_same and not traits_of(TransformTraits, factory).reshapes
+        saved = saved_net(stage)
+        if saved is not None:
+            saved_nets[saved] = is_same
 
 
 def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
@@ -101,39 +116,59 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
         stage: one of its searches.
 
     Returns:
-        The name; ``None`` where no stage saved it, or something else was saved under its name later.
+        The name; ``None`` if no stage saved it, or if something else was saved under its name later.
     """
-    current, found, reached = "pretrained", None, False
-    for other in plan.stages:
-        options = other.options
-        current, saved = options.get("from_") or current, options.get("save_as")
-        if other is stage:
-            found, reached = current or None, True
-        if other.verb == "train" and (patterns := options.get("models")) is not None:
-            if any(fnmatch(current, pattern) for pattern in patterns):
-                current = ""  # the saved one goes on changing, ours does not
-            if found and any(fnmatch(found, pattern) for pattern in patterns):
-                found = None
-        elif other.verb in ("train", "transform"):
-            current = saved or ""
-            found = None if reached and found == saved else found
-    return found
+    position = next(number for number, other in enumerate(plan.stages) if other is stage)
+    name: str | None = "pretrained"
+    for earlier in plan.stages[:position]:
+        name = _net_after(earlier, earlier.options.get("from_") or name)
+    name = stage.options.get("from_") or name
+    if name is not None and any(_changes_net(later, name) for later in plan.stages[position + 1 :]):
+        return None
+    return name
+
+
+def _net_after(stage: PlannedStage, start: str | None) -> str | None:
+    """Return the name of the network that a stage leaves to the next; ``None`` if it is saved under no name."""
+    if stage.verb == "train" and stage.options.get("models") is not None:
+        # The models go on changing under their names, while the network that the stage began with stays as it is.
+        return None if _changes_net(stage, start) else start
+    return saved_net(stage) if declaration_of(stage.verb).replaces_net else start
+
+
+def _changes_net(stage: PlannedStage, name: str | None) -> bool:
+    """Tell whether something else is saved under a network's name after a stage than before it."""
+    if name is None:
+        return False
+    models = stage.options.get("models") if stage.verb == "train" else None
+    if models is not None:
+        return bool(matching([name], models))
+    return saved_net(stage) == name
+
+
+NET = ".net"
+"""Ending of the name under which a search keeps its network; no other network may have it."""
+
+
+def kept_net(stage: PlannedStage) -> str:
+    """Return the name under which a search keeps its network for a deployment, if :func:`keeps_net` holds."""
+    return f"{stage.name}{NET}"
 
 
 def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
     """Tell whether a search keeps its network, for a deployment: the last one does, if no stage saved it."""
-    last = [other for other in plan.stages if other.verb == "search"][-1]
-    return stage is last and searched_net(plan, stage) is None
+    searches = [other for other in plan.stages if other.verb == "search"]
+    return stage is searches[-1] and searched_net(plan, stage) is None
 
 
 def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the constraints and the budgets of a search stage: the recipe's, and its own over or instead of them."""
-    budgets = options.get("budgets")
     constraints = {**plan.constraints, **(options.get("constraints") or {})}
-    return constraints, dict(plan.budgets if budgets is None else budgets)
+    return constraints, budgets_of(options, plan.budgets)
 
 
 def aimed_costs(plan: Plan) -> list[str]:
     """Name the costs that a recipe as a whole bounds or aims at: those that samplers outside a search learn of."""
-    aims = (name[1:] for name in plan.objectives or () if name.startswith("-") and name[1:] in plan.estimators)
-    return sorted({*plan.constraints, *plan.budgets, *aims})
+    aims = [name.removeprefix("-") for name in plan.objectives or () if name.startswith("-")]
+    aimed = {name for name in aims if name in plan.estimators}
+    return sorted({*plan.constraints, *plan.budgets, *aimed})

@@ -1,8 +1,7 @@
-"""Says of an error from which plugin it came, and at which of the plugin's moments.
+"""Finds the plugin that an error came from, and the method of the plugin that the framework had called.
 
-The registry notes every object that it makes. When an error leaves a run, its traceback tells the rest: the innermost
-frame of a noted object is the plugin's, and the method that the framework called is the moment. So nobody who calls a
-plugin has to wrap the call, and no call can be forgotten.
+The registry notes every object that it makes. When an error leaves a run, the innermost frame of a noted object in its
+traceback belongs to the plugin at fault. So no call of a plugin needs to be wrapped, and none can be forgotten.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ CORE = __name__.partition(".")[0]
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of an object that the registry made.
+    """The origin of an object that the registry made.
 
     Args:
-        plugin: the plugin as errors name it, ``sampler 'climb' (climb.py)``.
-        source: where it comes from, ``climb.py``.
+        plugin: the plugin's name in errors, ``sampler 'climb' (climb.py)``.
+        source: the package or file that it comes from, ``climb.py``.
         home: the top-level module of its code.
         built_in: whether it is part of nasframe.
     """
@@ -38,29 +37,30 @@ class Note:
     built_in: bool
 
 
-_notes: dict[int, tuple[weakref.ref[Any], Note]] = {}  # by the object's id, or by its code's where it is a function
+_notes: dict[int, tuple[weakref.ref[Any], Note]] = {}  # by the id of the object, or of a function's code
 
 
 def note(made: Any, about: Note) -> None:
-    """Remember, as long as an object lives, which plugin it is."""
+    """Remember the plugin of an object, as long as the object lives."""
     key = id(getattr(made, "__code__", made))
     try:
-        alive = weakref.ref(made, lambda _: _notes.pop(key, None))
-    except TypeError:  # a number, say, which raises nothing
+        reference = weakref.ref(made, lambda _: _notes.pop(key, None))
+    except TypeError:  # a number, for example, which raises nothing
         return
-    _notes[key] = (alive, about)
+    _notes[key] = (reference, about)
 
 
 def plugin_error(error: BaseException) -> PluginError | None:
     """Name the plugin that an error came from.
 
     Args:
-        error: what was raised.
+        error: the error.
 
     Returns:
-        An error that says which plugin raised at which moment, or ``None`` where no plugin did.
+        An error that names the plugin and its method, or ``None`` if no plugin raised.
     """
-    calls, homes = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)], _homes()
+    calls = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    homes = _homes()
     last = _last(calls, lambda call: call.note is not None or call.home in homes)
     if last < 0:
         return None
@@ -77,12 +77,13 @@ def plugin_error(error: BaseException) -> PluginError | None:
 
 @contextmanager
 def naming_plugins(moment: str = "") -> Iterator[None]:
-    """Turn what a plugin raises inside the block into an error that names it; what it refuses is let through.
+    """Turn an error that a plugin raises inside the block into one that names it; errors of nasframe stay as they are.
 
-    ``SystemExit`` is an error there, since no plugin may end the process; an interrupt is the user's and stays one.
+    ``SystemExit`` counts as an error, because no plugin may end the process. An interrupt stays an interrupt.
 
     Args:
-        moment: the plugin and its moment, where it is no noted object's: ``task 'mine' (mine.py): on_plan``.
+        moment: the plugin and its method, if it is not a method of a noted object:
+            ``task 'mine' (mine.py): on_plan``.
 
     Raises:
         PluginError: a plugin raised; the original is its cause.
@@ -92,7 +93,7 @@ def naming_plugins(moment: str = "") -> Iterator[None]:
     except NasframeError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and disk_problem(error):  # whoever meets a full disk is not to blame
+        if isinstance(error, OSError) and disk_problem(error):  # a full disk is not the plugin's fault
             raise
         named = plugin_error(error)
         if named is None and moment:
@@ -114,40 +115,42 @@ def described(error: BaseException) -> str:
 
 
 class _Call:
-    """One frame of a traceback: in which function, of which package, and of which noted object if of one."""
+    """One frame of a traceback: its function, its package, and the noted object that it belongs to, if any."""
 
     def __init__(self, frame: FrameType) -> None:
         self.name = frame.f_code.co_name
         self.home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         self.note: Note | None = None
         for thing in (frame.f_code, frame.f_locals.get("self")):
-            alive, about = _notes.get(id(thing), (None, None))
-            if alive is not None and alive() is not None:
+            reference, about = _notes.get(id(thing), (None, None))
+            if reference is not None and reference() is not None:
                 self.note = about
 
     @property
     def is_core(self) -> bool:
-        """Whether it is the framework's own."""
+        """Whether it is the framework's own code."""
         return self.home == CORE and self.note is None
 
 
 def _homes() -> dict[str, set[Note]]:
-    """Return the packages and files of noted objects, but the framework's, each with what is noted of them."""
-    found: dict[str, set[Note]] = {}
+    """Return the notes of all living objects by package or file, except the framework's own."""
+    homes: dict[str, set[Note]] = {}
     for _, about in list(_notes.values()):
         if about.home != CORE:
-            found.setdefault(about.home, set()).add(about)
-    return found
+            homes.setdefault(about.home, set()).add(about)
+    return homes
 
 
 def _last(calls: Sequence[_Call], is_meant: Callable[[_Call], bool]) -> int:
-    """Return the place of the innermost call that is meant; -1 where there is none."""
-    return max((place for place, call in enumerate(calls) if is_meant(call)), default=-1)
+    """Return the place of the innermost call for which ``is_meant`` is true, -1 if there is none."""
+    places = [place for place, call in enumerate(calls) if is_meant(call)]
+    return places[-1] if places else -1
 
 
 def _moment(calls: Sequence[_Call], place: int) -> int:
     """Return the place of the method through which the plugin at ``place`` was called from outside."""
-    about, moment = calls[place].note, place
+    about = calls[place].note
+    moment = place
     for outer in range(place - 1, -1, -1):
         if calls[outer].note is about:
             moment = outer
@@ -157,12 +160,12 @@ def _moment(calls: Sequence[_Call], place: int) -> int:
 
 
 def _error_of_helper(calls: Sequence[_Call], family: set[Note], error: BaseException) -> PluginError | None:
-    """Name the plugin of code that is no noted object's but was called by the framework, such as a task's batches.
+    """Name the plugin of code that belongs to no noted object, such as a task's batches.
 
     Args:
-        calls: from the framework's call to where it raised.
-        family: what is noted of its package or file.
-        error: what was raised.
+        calls: from the framework's call to the one that raised.
+        family: the notes of its package or file.
+        error: the error.
     """
     if not family or any(about.built_in for about in family):
         return None

@@ -23,19 +23,20 @@ def leader() -> bool:
 
 
 def join_processes() -> None:
-    """Meet the other processes, where there are any."""
+    """Connect to the other processes of the run, if there are any."""
     if distributed():
         processes()
 
 
 def processes() -> PartialState:
-    """Return what accelerate knows of this process: its number, how many there are, its device."""
+    """Return accelerate's state of this process: its number, the number of processes, its device."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    # without cpu=True accelerate overlooks the other processes on a machine that has no accelerator
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    # Without cpu=True accelerate overlooks the other processes on a machine without an accelerator.
+    use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=use_cpu)
 
 
 def told_by_leader(text: str) -> str:
@@ -48,14 +49,17 @@ def told_by_leader(text: str) -> str:
 
 
 def device() -> torch.device:
-    """Return this process's device: its accelerator where there is one, else the CPU."""
+    """Return this process's device: its accelerator if there is one, else the CPU."""
     return processes().device
 
 
 def processor() -> str:
-    """Name the processor."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars with rate and time left, silent where nobody watches."""
+"""Progress bars on the terminal, with rate and time left; nothing is printed if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ class Progress:
     """Shows how far a stage is.
 
     Args:
-        visible: force bars on or off; by default they show on a terminal only.
+        visible: force bars on or off; by default they are shown on terminals only.
     """
 
     def __init__(self, visible: bool | None = None) -> None:
-        self.visible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" if visible is None else visible
+        if visible is None:
+            visible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.visible = visible
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Advance]:
-        """Open a bar; call what it yields as ``advance(done, total, note)``."""
+        """Open a bar and yield the function ``advance(done, total, note)`` that moves it."""
         if not self.visible:
             yield _silent
             return
@@ -39,12 +41,13 @@ class Progress:
 
             def advance(done: int, total: int, note: str = "") -> None:
                 speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
-                bars.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
+                rate = f"{speed:.1f}/s" if speed else ""
+                bars.update(task, completed=done, total=total, note=note, rate=rate)
 
             yield advance
 
     def say(self, text: str) -> None:
-        """Print a line of news to the error stream where bars are shown."""
+        """Print a line to the error stream, if bars are shown."""
         if self.visible:
             print(text, file=sys.stderr)
 

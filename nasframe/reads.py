@@ -1,12 +1,12 @@
-"""Which files were read while something ran, as far as Python can tell.
+"""Records which files a process reads, as far as Python can tell.
 
-Python reports every file that it opens, and every folder that it lists, as an audit event. Such a hook cannot be
-removed, so there is one for the whole process, and recorders are switched on and off. What native code opens
-(safetensors, tokenizers, Parquet) raises no event: models and tasks declare such files with ``files()``.
+Python reports every file that it opens, and every folder that it lists, as an audit event. An audit hook cannot be
+removed, so there is one for the whole process, and recorders are switched on and off. Files that native code opens
+(safetensors, tokenizers, Parquet) raise no event: models and tasks name them with ``files()``.
 
-Not recorded: Python's own files and installed packages, whose versions are part of a key; nasframe itself; what was
-written before it was read; temporary files that are gone at the end; and the folders of the operating system whose
-content changes by itself.
+Not recorded: Python's own files and installed packages, whose versions are part of a key; nasframe itself; files that
+were written before they were read; temporary files that no longer exist at the end; and the folders of the operating
+system whose content changes by itself.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from typing import Any
 from nasframe.digests import Stamp, file_digest, stamp
 
 MISSING = "missing"
-"""The state of a file that was looked for in vain."""
+"""The state of a file that was looked for and does not exist."""
 UNKNOWN = "unknown"
-"""The state of a file that changed while it was read; it equals no state, so that nothing is served with it."""
+"""The state of a file that changed while it was read; it equals no other, so that nothing comes from the cache."""
 NAMES = "names "
-"""How the state of a folder begins."""
+"""The beginning of a folder's state."""
 MACHINE = ("/proc", "/sys", "/dev", "/run", "/etc")
-"""Folders of the operating system: what they hold may change at any time, and changes no number."""
+"""Folders of the operating system: their content may change at any time, and changes no result."""
 
 METADATA = os.path.join("importlib", "metadata")
 IMPORTS = ("importlib._bootstrap", METADATA, "zipimport", "pkgutil.py")
@@ -45,7 +45,7 @@ ABOUT_CODE = (METADATA, "linecache.py")
 
 
 class Recorder:
-    """Records what is read in its ``with`` statements, which may be nested and entered again.
+    """Records the files that are read in its ``with`` statements, which may be nested and entered again.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "words.txt"
@@ -57,8 +57,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.stamps: dict[str, Stamp] = {}  # file → what it was when it was first read
-        self.names: dict[str, list[str]] = {}  # folder → what was in it when it was first listed
+        self.stamps: dict[str, Stamp] = {}  # file → its stamp when it was first read
+        self.names: dict[str, list[str]] = {}  # folder → its content when it was first listed
         self.written: set[str] = set()
 
     def __enter__(self) -> Recorder:
@@ -71,30 +71,32 @@ class Recorder:
         _active.remove(self)  # the innermost entry of this recorder
         _active.reverse()
 
-    def read(self, path: str, seen: Stamp) -> None:
+    def read(self, path: str, current: Stamp) -> None:
         """Note that a file is opened for reading, unless it was written here before."""
         if path not in self.written:
-            self.stamps.setdefault(path, seen)
+            self.stamps.setdefault(path, current)
 
     def listed(self, path: str, names: list[str]) -> None:
         """Note that a folder is listed."""
         self.names.setdefault(path, names)
 
     def wrote(self, path: str) -> None:
-        """Note that a file is opened for writing, or gets its name."""
+        """Note that a file is opened for writing, or renamed to this path."""
         self.written.add(path)
 
     def states(self, hidden: Iterable[str | Path] = ()) -> tuple[dict[Path, str], list[Path]]:
-        """Return what was read.
+        """Return the states of the files and folders that were read.
 
         Args:
             hidden: places of the run itself, which do not count.
 
         Returns:
-            path → :func:`state`, and the paths that changed after they were read, whose state nobody knows.
+            path → :func:`state`, and the paths that changed after they were read, so that their state is unknown.
         """
         own = [os.path.realpath(place) for place in hidden]
-        states, changed, changed_files = {}, [], set(self.changed_files())
+        states: dict[Path, str] = {}
+        changed: list[Path] = []
+        changed_files = set(self.changed_files())
         for path in self._counting(self.stamps, own):
             if path in changed_files:
                 changed.append(path)
@@ -102,32 +104,33 @@ class Recorder:
                 states[path] = state(path)
         for path in self._counting(self.names, own):
             names = _counting_names(path, self.names[str(path)], own)
-            states[path] = _names_digest(names)
-            if states[path] != state(path, own):
+            digest = _names_digest(names)
+            if digest == state(path, own):
+                states[path] = digest
+            else:
                 changed.append(path)
-                del states[path]
         return states, changed
 
     def changed_files(self) -> list[Path]:
-        """Return the files that are not what they were when they were first read."""
-        return [Path(name) for name, seen in self.stamps.items() if seen != stamp(name)]
+        """Return the files that changed since they were first read."""
+        return [Path(name) for name, first in self.stamps.items() if first != stamp(name)]
 
     def _counting(self, names: Iterable[str], own: Sequence[str]) -> Iterator[Path]:
-        """Yield the paths that count: no places of the run itself, no temporary files that are gone."""
+        """Yield the paths that count: not those of the run itself, nor temporary files that no longer exist."""
         for name in names:
             path = Path(name)
-            was_there = self.stamps.get(name) != ()
-            was_temporary = was_there and not path.exists() and _is_temporary(path)
+            existed = self.stamps.get(name) != ()
+            was_temporary = existed and not path.exists() and _is_temporary(path)
             if not was_temporary and not is_below(path, own):
                 yield path
 
 
 def state(path: Path, hidden: Sequence[str] = ()) -> str:
-    """Return what a file holds, as a digest: of a folder, the names in it; ``missing`` if nothing is there.
+    """Return the digest of a file's content, or of the names in a folder; ``missing`` if the path does not exist.
 
     Args:
         path: the file or folder.
-        hidden: real paths that do not count as names of a folder, nor what leads to them.
+        hidden: real paths that do not count as names in a folder, and neither do folders that lead to them.
     """
     if path.is_file():
         return file_digest(path)
@@ -141,19 +144,19 @@ def _names_digest(names: Sequence[str]) -> str:
 
 
 def _counting_names(folder: Path, names: Iterable[str], hidden: Sequence[str]) -> list[str]:
-    """Return the names in a folder that are no run's, and do not lead to hidden places, in order."""
+    """Return the names in a folder, in order, without those of runs and those that lead to hidden places."""
     home = os.path.realpath(folder)
     return sorted(name for name in names if not _leads_to(os.path.join(home, name), hidden))
 
 
 def is_below(path: Path, places: Iterable[str]) -> bool:
-    """Tell whether a path, or what it is a link to, is one of some real paths or lies below one."""
+    """Tell whether a path, or the target of a link, is one of some real paths or lies below one."""
     candidates = (os.path.abspath(path), os.path.realpath(path))
     return any(name == place or name.startswith(place + os.sep) for place in places for name in candidates)
 
 
 def _leads_to(path: str, hidden: Iterable[str]) -> bool:
-    """Tell whether a name in a folder is a run's, or leads to a hidden place."""
+    """Tell whether a path is a run's directory, or leads to a hidden place."""
     if os.path.isfile(os.path.join(path, "run.db")):
         return True
     return any(place == path or place.startswith(path + os.sep) for place in hidden)
@@ -167,15 +170,16 @@ _installed = False
 
 
 def _install() -> None:
+    """Install the audit hook, once."""
     global _installed
     if not _installed:
-        _own_places()  # so that the hook only looks at it
+        _own_places()  # now, because computing them inside the hook would raise events
         sys.addaudithook(_hook)
         _installed = True
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    """Pass an audit event on to the recorders that are switched on; an error here must not break a user's open."""
+    """Pass an audit event on to the active recorders; an error here must not break the user's own ``open``."""
     if not _active or getattr(_busy, "now", False):
         return
     with suppress(OSError, ValueError, TypeError):
@@ -188,40 +192,49 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _opened(path: Any, mode: str | None, flags: int, caller: FrameType) -> None:
+    """Note a file that is opened: by ``open`` if there is a mode, by ``os.open`` if there is none."""
     if isinstance(path, int):
         return
     plain = os.fsdecode(path)
-    if mode is None and not os.path.isabs(plain):  # os.open: it may be relative to another open folder
+    if mode is None and not os.path.isabs(plain):  # it may be relative to a folder that is open, which we cannot know
         return
     name = _source_of(os.path.abspath(plain))
     if name.startswith(_own_places()):
         return
-    writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if mode is None else set(mode) & set("wax")
-    if writes:
+    if _writes(mode, flags):
         for recorder in _active:
             recorder.wrote(name)
-        return
+    elif _counts_as_read(name, mode, caller):
+        for recorder in _active:
+            recorder.read(name, stamp(name))
+
+
+def _writes(mode: str | None, flags: int) -> bool:
+    """Tell whether a file is opened for writing."""
+    if mode is None:
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return any(letter in mode for letter in "wax")
+
+
+def _counts_as_read(name: str, mode: str | None, caller: FrameType) -> bool:
+    """Tell whether a file that is opened for reading may change a result; so may one that does not exist."""
     try:
-        found = os.stat(name)
+        status = os.stat(name)
     except OSError:
-        if mode is None or _looks_for_modules(caller):
-            return
-    else:
-        if not stat.S_ISREG(found.st_mode) or _asks_about_code(caller):
-            return
-    for recorder in _active:
-        recorder.read(name, stamp(name))
+        return mode is not None and not _looks_for_modules(caller)
+    return stat.S_ISREG(status.st_mode) and not _asks_about_code(caller)
 
 
 def _listed(path: Any, caller: FrameType) -> None:
+    """Note a folder that is listed, with its content."""
     if isinstance(path, int) or _looks_for_modules(caller):
         return
     name = os.path.abspath(os.fsdecode(path or "."))
     if name.startswith(_own_places()) or not os.path.isdir(name):
         return
-    if all(name in recorder.names for recorder in _active):  # the first listing of a folder is the one that counts
+    if all(name in recorder.names for recorder in _active):  # only the first listing of a folder counts
         return
-    _busy.now = True  # what follows is an event, too
+    _busy.now = True  # our own listing raises an event, too
     try:
         names = os.listdir(name)
     finally:
@@ -237,12 +250,12 @@ def _renamed(target: Any) -> None:
 
 
 def _looks_for_modules(caller: FrameType) -> bool:
-    """Tell whether an import, or a search for installed packages, looks around: what it passes by does not matter."""
+    """Tell whether an import, or a search for installed packages, looks through folders."""
     return any(part in name for name in _library_frames(caller) for part in IMPORTS)
 
 
 def _asks_about_code(caller: FrameType) -> bool:
-    """Tell whether an installed package is asked for its version, or a function for its source."""
+    """Tell whether the version of an installed package, or the source of a function, is looked up."""
     return any(part in name for name in _library_frames(caller) for part in ABOUT_CODE)
 
 
@@ -256,7 +269,7 @@ def _library_frames(caller: FrameType) -> Iterator[str]:
 
 
 def _source_of(name: str) -> str:
-    """Return the source of a bytecode file, of which the content may differ between equal sources."""
+    """Return the source of a bytecode file, because the bytecode of equal sources may differ."""
     if name.endswith(".pyc") and "__pycache__" in name:
         return importlib.util.source_from_cache(name)
     return name

@@ -1,6 +1,6 @@
-"""The plain data that every part of nasframe hands to the next: records, no behaviour.
+"""The plain records that the parts of nasframe pass to each other, and the types of options.
 
-Read this file and ``interfaces.py`` and you know the framework; everything else is functions between these records.
+This file and ``interfaces.py`` describe the whole framework; everything else is functions between these records.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ Forward: TypeAlias = Callable[..., Any]
 """A network as a function: keyword inputs (``input_ids``, ``attention_mask`` …) to a Hugging Face model output."""
 
 Count: TypeAlias = Annotated[int, Ge(1), Le(MOST)]
-"""How many: trials, steps, epochs between evaluations."""
+"""A number of trials, steps, epochs between evaluations …"""
 Natural: TypeAlias = Annotated[int, Ge(0), Le(MOST)]
-"""How many, none included."""
+"""A number of things that may be 0."""
 Size: TypeAlias = Annotated[int, Ge(1), Le(10**6)]
 """A size in memory: examples in a batch, tokens in a text, units in a layer."""
 MaxLength: TypeAlias = Annotated[int, Ge(3), Le(10**6)]
-"""Tokens after which texts are cut: two special tokens, and one of the text, are the least."""
+"""Tokens after which texts are cut: at least two special tokens and one of the text."""
 MOST_SEED = 10**18
 Seed: TypeAlias = Annotated[int, Ge(0), Le(MOST_SEED)]
-"""What random streams are made from."""
+"""A seed of random streams."""
 Positive: TypeAlias = Annotated[float, Gt(0), Le(MOST)]
-"""A factor, rate or duration that cannot be nothing."""
+"""A factor, rate or duration above 0."""
 NonNegative: TypeAlias = Annotated[float, Ge(0), Le(MOST)]
-"""A factor, rate or duration; 0 switches off what it belongs to."""
+"""A factor, rate or duration; 0 usually switches something off."""
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
-"""A part of a whole, nothing and all of it included."""
+"""A part of a whole, from nothing to all of it."""
 ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]
 """A part of a whole, but not all of it."""
 Label: TypeAlias = str | bool | Annotated[int, Ge(-(10**18)), Le(10**18)] | Annotated[float, Ge(-1e18), Le(1e18)]
-"""A class as a recipe writes it; what data hold may be words, numbers or truth values."""
+"""A class as a recipe writes it: labels in data may be words, numbers or truth values."""
 Percent: TypeAlias = Annotated[str, Predicate(is_percent), doc("a share from 0% to 100%")]
 """A part of a whole, as text."""
 ShareText: TypeAlias = Annotated[str | float, Predicate(is_share), doc("a share from 0% to 100%")]
 """A part of a whole, as text or from 0 to 1."""
 Portion: TypeAlias = Annotated[str | float, Predicate(is_portion), doc("a share such as '10%', or a number")]
-"""Some of a number of things: a share, or how many."""
+"""Some of a number of things: a share, or their number."""
 
 TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]
 
@@ -70,7 +70,7 @@ SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
 
 
 def canonical_json(value: Any) -> str:
-    """Write a JSON-plain value in the one form that equal values share (sorted keys, no spaces).
+    """Return a JSON-plain value as text, the same for equal values (sorted keys, no spaces).
 
     >>> canonical_json({"b": 1, "a": [1, 2]})
     '{"a":[1,2],"b":1}'
@@ -79,7 +79,7 @@ def canonical_json(value: Any) -> str:
 
 
 def arch_id(arch: Arch) -> str:
-    """Name an architecture by the hash of its canonical form, 16 hexadecimal digits.
+    """Return the hash of an architecture's canonical form, 16 hexadecimal digits.
 
     >>> arch_id({"heads.0": 4, "layers": [0]}) == arch_id({"layers": [0], "heads.0": 4})
     True
@@ -93,15 +93,15 @@ class Trial:
 
     Args:
         arch: the architecture, canonical.
-        score: the number to maximise; ``None`` where the architecture was not evaluated.
-        objectives: several numbers, all to be maximised, where the search has several.
-        metrics: what the task measured, by name.
-        costs: what the estimators counted, by name, each in its estimator's unit.
+        score: the number to maximise; ``None`` if the architecture was not evaluated.
+        objectives: the numbers to maximise, if the search has several objectives.
+        metrics: the task's metrics, by name.
+        costs: the estimators' costs, by name, each in its estimator's unit.
         violation: sum of the relative excesses over the constraints; 0 is feasible.
         state: ``done`` (evaluated), ``repeat`` (answered from the archive), ``screened`` (breaks a
             constraint, not evaluated) or ``failed`` (evaluation raised or gave a number that is not finite).
         origin: ``train`` (score is a negative training loss) or ``search``.
-        examples: how many examples the score rests on; ``None`` means the whole split.
+        examples: the number of examples behind the score; ``None`` means the whole split.
 
     >>> Trial(arch={"layers": [0, 1]}, score=0.9).state
     'done'
@@ -123,7 +123,7 @@ class CostTable:
     """An additive cost: ``base`` plus one entry for each knob that is present in the canonical architecture.
 
     Args:
-        base: the cost of what never changes.
+        base: the cost of the parts that never change.
         choices: knob → cost of each of its values, in the order of ``domain.knobs[knob]``.
     """
 
@@ -154,24 +154,24 @@ class Batch:
         return int(self.inputs["input_ids"].numel())
 
     def to(self, device: Any) -> Batch:
-        """Copy the tensors to a device."""
-        return Batch({k: v.to(device) for k, v in self.inputs.items()}, self.labels.to(device), self.ids.to(device))
+        """Return a copy of the batch on a device."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device), self.ids.to(device))
 
     def part(self, rank: int, count: int) -> Batch:
-        """Take every ``count``-th example from ``rank`` on: one process's share of the batch."""
-        return Batch(
-            {k: v[rank::count] for k, v in self.inputs.items()}, self.labels[rank::count], self.ids[rank::count]
-        )
+        """Return one process's share of the batch: every ``count``-th example, starting at ``rank``."""
+        inputs = {name: tensor[rank::count] for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels[rank::count], self.ids[rank::count])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task says of a network on a split.
+    """A task's measurement of a network on a split.
 
     Args:
         metrics: name → value, the task's ``primary`` among them.
         predictions: column → list, one entry an example (``id``, ``label``, ``prediction`` and the like).
-        examples: how many examples were used.
+        examples: the number of examples used.
         tokens: token positions that went through the network, padding included.
     """
 
@@ -182,15 +182,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class MetricFormat:
-    """What a number that a task measures means to a reader; its name does not say it.
+class FileKind:
+    """A kind of file that a plugin reads, and that is not a recipe.
 
     Args:
-        percent: a share, written times 100.
-        higher_is_better: which way a search goes.
-        positive: the class that the number is about, if it is about one, as ``f1`` is; named in every table.
-        companion: stands beside the primary metric in every table.
-        dev_only: measured on ``dev`` alone, so that no search can aim at it.
+        name: with its article, as in ``a study``.
+        command: the command that runs such a file, as in ``ablate``.
+    """
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How to read a metric, since its name does not say it.
+
+    Args:
+        percent: whether it is a share, to be written times 100.
+        higher_is_better: whether searches maximise it.
+        positive: the class that it is about, if it is about one, as ``f1`` is; every table names the class.
+        companion: whether every table shows it next to the primary metric.
+        dev_only: whether it is measured on ``dev`` alone, so that no search can use it.
     """
 
     percent: bool = False
@@ -202,25 +215,25 @@ class MetricFormat:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of every training stage, once for all recipes.
+    """The options that every training stage has, whatever its trainer.
 
     Args:
         epochs: passes over the training data; a fraction is allowed. Give this or ``max_steps``.
         max_steps: optimiser steps.
-        batch_size: examples an optimiser step sees, over all processes and micro-batches.
+        batch_size: examples in each optimiser step, over all processes and micro-batches.
         learning_rate: the peak.
         warmup_ratio: share of the steps over which the rate rises to its peak.
-        schedule: what follows the warm-up.
-        weight_decay: decoupled decay; biases and normalisation are spared.
+        schedule: the shape of the learning rate after the warm-up.
+        weight_decay: decoupled decay, not applied to biases and normalisation.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
         max_grad_norm: gradients are scaled down to this norm; 0 switches clipping off.
-        accumulate: micro-batches a step is split into, to save memory.
-        precision: ``auto`` is bfloat16 autocast where the device computes it natively.
-        eval_every: evaluate on ``select`` each so many steps; default: once an epoch where it is needed.
+        accumulate: micro-batches that each step is split into, to save memory.
+        precision: ``auto`` is bfloat16 autocast if the device computes it natively.
+        eval_every: steps between evaluations on ``select``; default: one evaluation an epoch, if any is needed.
         keep: the ``last`` weights, or the ``best`` on ``select``.
-        early_stop: end after so many evaluations without a gain.
+        early_stop: evaluations without a gain after which training ends.
         archs_per_step: sub-networks whose gradients are accumulated before one step.
-        teacher_cache: ``step`` computes a teacher's logits once a batch, ``run`` keeps them by example.
+        teacher_cache: ``step`` computes a teacher's logits once for each batch, ``run`` keeps them by example.
         checkpoint_every: seconds between the checkpoints that a resume starts from.
     """
 
@@ -245,10 +258,10 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What one stage cost, for one role: the budget that "equal budget" compares.
+    """The cost of one stage for one role, on which comparisons at equal budgets are based.
 
-    ``role`` is ``student``, ``teacher`` or ``evaluation``; MACs count the matrix products of the sub-networks
-    really run, padding included; backward is twice forward where gradients were taken.
+    ``role`` is ``student``, ``teacher`` or ``evaluation``. MACs count the matrix products of the sub-networks that
+    were run, padding included. A backward pass counts as two forward passes.
     """
 
     role: str
@@ -267,22 +280,24 @@ def summed(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     >>> summed([LedgerEntry("student", steps=1), LedgerEntry("student", steps=2)])[0].steps
     3
     """
-    found: dict[str, LedgerEntry] = {}
+    totals: dict[str, LedgerEntry] = {}
     for entry in entries:
-        known = astuple(found.get(entry.role, LedgerEntry(entry.role)))[1:]
-        found[entry.role] = LedgerEntry(entry.role, *(a + b for a, b in zip(known, astuple(entry)[1:], strict=True)))
-    return list(found.values())
+        total = totals.get(entry.role, LedgerEntry(entry.role))
+        pairs = zip(astuple(total)[1:], astuple(entry)[1:], strict=True)  # all fields but the role
+        sums = [first + second for first, second in pairs]
+        totals[entry.role] = LedgerEntry(entry.role, *sums)
+    return list(totals.values())
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """What was read of one file, or of one split of a hub data set.
+    """The rows of one file, or of one split of a hub data set.
 
     Args:
-        split: the split that it became, or was the origin of: ``train`` or ``dev``.
+        split: the split that it became, or that splits were carved out of: ``train`` or ``dev``.
         name: the file.
         rows: rows that became examples.
-        left_out: broken rows that did not, because the published file has some.
+        left_out: rows that did not, because they are broken in the published file.
     """
 
     split: str
@@ -299,12 +314,12 @@ class SplitSummary:
         name: of the split.
         rows: its examples.
         texts: its distinct texts, or pairs of texts.
-        near: texts among them that differ from an earlier one in case, spaces, punctuation or Unicode form only.
-        in_train: rows whose text stands in ``train`` too; ``None`` for ``train`` itself.
-        near_train: other rows of whose text a near copy stands in ``train``; ``None`` for ``train`` itself.
-        conflicting: rows whose text has another label in another row, of this split or of another.
+        near: texts that differ from an earlier one only in case, spaces, punctuation or Unicode form.
+        in_train: rows whose text is in ``train``, too; ``None`` for ``train`` itself.
+        near_train: other rows with a near copy of their text in ``train``; ``None`` for ``train`` itself.
+        conflicting: rows whose text has another label in another row, of this or another split.
         classes: rows of each class, in the order of the summary's ``labels``; ``None`` for regression.
-        longest: tokens of the longest text, before it is cut; ``None`` where there is no tokenizer.
+        longest: tokens of the longest text, before it is cut; ``None`` if there is no tokenizer.
         cut: share of the texts that ``max_length`` cuts.
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
     """
@@ -324,11 +339,11 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What happened to a user's data on the way to a task's splits; ``asdict`` makes it JSON-plain.
+    """The way from a user's data to a task's splits, in numbers; ``asdict`` makes it JSON-plain.
 
     Args:
-        sources: what was read; empty where the task reads no files.
-        splits: what it became.
+        sources: the files; empty if the task reads none.
+        splits: the task's splits.
         labels: the class names in index order, or ``None`` for regression.
         unused: rows that were read and are in no split, because the recipe limits the training examples.
         max_length: tokens at which a text is cut.

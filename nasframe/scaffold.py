@@ -1,4 +1,4 @@
-"""New plugin distributions: complete, installable, tested against the contract of their kind."""
+"""Writes new plugin distributions: complete, installable, and tested against the contract of their kind."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TEMPLATES = Path(__file__).parent / "templates" / "new"
 
 @dataclass(frozen=True)
 class Kind:
-    """What the templates of a kind differ in.
+    """The values of a kind in the templates.
 
     Args:
         injected: arguments of the contract's ``make``.
-        usage: the piece of a recipe that names the plugin.
+        usage: the part of a recipe that names the plugin.
     """
 
     injected: tuple[str, ...]
@@ -42,22 +42,22 @@ KINDS = {
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
 }
 OWN = {"transform": ()}
-"""Where the minimal implementation takes less than what the contract's ``make`` gets."""
+"""Kind → the arguments of its template's factory, if they are fewer than those of the contract's ``make``."""
 
 
 def new(kind: str, name: str, out: Path | None = None) -> Path:
-    """Write a distribution with a plugin that works.
+    """Write a distribution with a working plugin.
 
     Args:
         kind: ``sampler``, ``estimator`` …, see ``nasframe.registry.KINDS``.
         name: the plugin's name in recipes.
-        out: the folder to make; default ``nasframe-NAME`` here.
+        out: the new folder; default: ``nasframe-NAME`` in the current one.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: an unknown kind, a name that cannot be one or is taken, or the folder exists.
+        UsageError: the kind is unknown, the name is not allowed or already registered, or the folder exists.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of plugin {kind!r}. Kinds: {listing(KINDS)}.{suggestion(kind, KINDS)}")
@@ -65,22 +65,24 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
         raise UsageError(
             f"{name!r} cannot name a plugin. Expected small letters and digits, - or _ between them: 'my_sampler'."
         )
-    if taken := registry.factories(kind).get(name):
-        raise UsageError(f"{kind} {name!r} is already registered, by {taken.source}. Choose another name.")
+    registered = registry.factories(kind).get(name)
+    if registered is not None:
+        raise UsageError(f"{kind} {name!r} is already registered, by {registered.source}. Choose another name.")
     folder = Path(out) if out is not None else Path(f"nasframe-{name.replace('_', '-')}")
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder}: exists already. Expected a folder to be made; choose another with --out.")
     files = rendered(kind, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    written = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    # Written under another name first, so that a failure leaves no half of a folder.
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         for path, text in files.items():
-            (written / path).parent.mkdir(parents=True, exist_ok=True)
-            (written / path).write_text(text, encoding="utf-8")
-        written.chmod(0o755)
-        os.rename(written, folder)
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            (draft / path).write_text(text, encoding="utf-8")
+        draft.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        os.rename(draft, folder)
     except BaseException:
-        shutil.rmtree(written, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
         raise
     return folder
 
@@ -90,20 +92,40 @@ def rendered(kind: str, name: str) -> dict[str, str]:
     import jinja2
 
     words = re.split(r"[-_]", name)
-    package, facts = f"nasframe_{'_'.join(words)}", KINDS[kind]
-    arguments = ", ".join(f"{a}={a}" for a in OWN.get(kind, facts.injected))
+    module = "_".join(words)
+    package = f"nasframe_{module}"
+    facts = KINDS[kind]
     values = {
-        "kind": kind, "name": name, "package": package, "distribution": package.replace("_", "-"),
-        "cls": "".join(word[:1].upper() + word[1:] for word in words) + kind.capitalize() * (words[-1] != kind),
-        "contract": f"{kind.capitalize()}Contract", "version": __version__, "api": PLUGIN_API,
-        "injected": "".join(f", {a}" for a in facts.injected), "arguments": arguments,
+        "kind": kind,
+        "name": name,
+        "package": package,
+        "distribution": package.replace("_", "-"),
+        "cls": _class_name(words, kind),
+        "contract": f"{kind.capitalize()}Contract",
+        "version": __version__,
+        "api": PLUGIN_API,
+        "injected": "".join(f", {argument}" for argument in facts.injected),
+        "arguments": ", ".join(f"{argument}={argument}" for argument in OWN.get(kind, facts.injected)),
         "usage": facts.usage.format(name=name),
-    }  # fmt: skip
+    }
+    sources = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        "tox.ini": "tox.ini",
+        f"{package}/__init__.py": "init.py",
+        f"{package}/{kind}.py": f"{kind}.py",
+        f"tests/test_{module}.py": "test.py",
+    }
     loader = jinja2.FileSystemLoader(TEMPLATES)
     templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    sources = {
-        "pyproject.toml": "pyproject.toml", "README.md": "README.md", "tox.ini": "tox.ini",
-        f"{package}/__init__.py": "init.py", f"{package}/{kind}.py": f"{kind}.py",
-        f"tests/test_{'_'.join(words)}.py": "test.py",
-    }  # fmt: skip
     return {path: templates.get_template(f"{source}.j2").render(values) for path, source in sources.items()}
+
+
+def _class_name(words: list[str], kind: str) -> str:
+    """Return the name of the plugin's class, which ends in its kind.
+
+    >>> _class_name(["my", "climb"], "sampler"), _class_name(["my", "sampler"], "sampler")
+    ('MyClimbSampler', 'MySampler')
+    """
+    parts = words if words[-1] == kind else [*words, kind]
+    return "".join(part[:1].upper() + part[1:] for part in parts)

@@ -1,7 +1,7 @@
 """Named random streams: the same (run seed, purpose, name) gives the same numbers, whatever else ran before.
 
-Arms of a study that share a seed therefore share data order, initial weights and dropout noise, and a resumed run
-needs no generator state for what is drawn by name.
+Therefore arms of a study with the same seed share data order, initial weights and dropout noise, and a resumed run
+needs no generator state for numbers that are drawn by name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
-    """Make a 63-bit seed from the run's seed and the names of a stream.
+    """Return a 63-bit seed for the run's seed and the names of a stream.
 
     >>> stream_seed(0, "data", "teacher") == stream_seed(0, "data", "teacher")
     True
     >>> stream_seed(0, "data") == stream_seed(1, "data")
     False
     """
-    digest = hashlib.sha256("\0".join(str(part) for part in (seed, *names)).encode()).digest()
+    text = "\0".join(map(str, (seed, *names)))
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

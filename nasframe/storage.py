@@ -1,4 +1,4 @@
-"""What disks and databases refuse, as errors that name the file and say what can be done."""
+"""Writing to disks and databases, with errors that name the file and say what can be done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,15 @@ REMEDIES = {
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
 }
 DISK = frozenset(REMEDIES) - {errno.ENOENT}
-"""What the user can mend and no program can: a plugin that meets it is not to blame."""
+"""Errors that only the user can mend, so that the plugin that meets one is not at fault."""
 
 
 @contextmanager
 def writing(path: Path, kind: type[NasframeError] = RunError) -> Iterator[None]:
-    """Name a file if it cannot be written.
+    """Turn errors of the disk inside the block into errors that name the file.
 
     Args:
-        path: the file or folder that is written here.
+        path: the file or folder that the block writes.
         kind: the class of the error; :class:`UsageError` before any work.
 
     Raises:
@@ -48,7 +48,7 @@ def writing(path: Path, kind: type[NasframeError] = RunError) -> Iterator[None]:
 
     try:
         yield
-    except (FileNotFoundError, TimeoutError):  # an input is gone, or a lock is held: no matter of the disk
+    except (FileNotFoundError, TimeoutError):  # a missing input or a lock that is held: not the disk's fault
         raise
     except OSError as error:
         raise kind(write_problem(path, error)) from error
@@ -56,8 +56,31 @@ def writing(path: Path, kind: type[NasframeError] = RunError) -> Iterator[None]:
         raise kind(write_problem(path, _as_os_error(error))) from error
 
 
+@contextmanager
+def removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a half-written file if writing it fails: on a full disk it would take the room that is left."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path), removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+
+
 def write_problem(path: Path, error: OSError) -> str:
-    """Say which file cannot be written, why, and what can be done.
+    """Return a text that says which file cannot be written, why, and what can be done.
 
     >>> write_problem(Path("run/env.json"), OSError(errno.ENOSPC, "No space left on device"))
     'run/env.json: cannot be written (No space left on device). The disk is full: make room on it.'
@@ -71,14 +94,29 @@ def write_problem(path: Path, error: OSError) -> str:
 
 
 def disk_problem(error: OSError) -> str | None:
-    """Say what is wrong with a disk if an error is about one, whoever met it; ``None`` if it is about something else.
+    """Return what is wrong with a disk, ``None`` if the error is about something else.
 
     >>> disk_problem(OSError(errno.ENOSPC, "No space left on device", "memo.txt"))
     'memo.txt: No space left on device. The disk is full: make room on it.'
     """
     if error.errno not in DISK:
         return None
-    return f"{error.filename or 'a file'}: {error.strerror}. {REMEDIES[error.errno]}"
+    remedy = REMEDIES[error.errno]
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = _permission_remedy(error.filename)
+    return f"{error.filename or 'a file'}: {error.strerror}. {remedy}"
+
+
+def _permission_remedy(name: object) -> str:
+    """Say which permission is missing, by what this user may do: an error does not say whether it was a read."""
+    readable = writable = True
+    if isinstance(name, str) and os.path.lexists(name):
+        readable, writable = os.access(name, os.R_OK), os.access(name, os.W_OK)
+    elif isinstance(name, str):  # reading what is not there is another error, if its folder can be looked into
+        readable, writable = os.access(os.path.dirname(name) or os.curdir, os.X_OK), False
+    if readable == writable:
+        return "Permission is missing: allow this user to read and write there, or choose another place."
+    return REMEDIES[errno.EACCES] if readable else "Permission is missing: allow this user to read it."
 
 
 def _as_os_error(error: Exception) -> OSError:
@@ -91,10 +129,10 @@ def _as_os_error(error: Exception) -> OSError:
 
 
 def refuse_unwritable(directory: Path) -> None:
-    """Make sure, before any work, that a folder can be made, or written to if it is there.
+    """Make sure, before any work, that a folder can be made, or written to if it exists.
 
     Raises:
-        UsageError: it cannot; names what is in the way.
+        UsageError: it cannot; names the reason.
     """
     nearest = Path(os.path.abspath(directory))
     while not os.path.lexists(nearest) and nearest != nearest.parent:
@@ -122,7 +160,7 @@ class Database(sqlite3.Connection):
         return super().cursor(factory or _Cursor)
 
     def execute(self, *args: Any) -> Any:
-        """Execute a statement; SQLite's own shortcut would not ask for our cursor."""
+        """Execute a statement with our cursor, which SQLite's own shortcut would not use."""
         return self.cursor().execute(*args)
 
     def executemany(self, *args: Any) -> Any:
@@ -160,8 +198,8 @@ def check_database(db: Database) -> None:
 
 
 def database_problem(path: Path, error: sqlite3.Error) -> str:
-    """Say of an error of SQLite what is wrong with which file, and what can be done."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    """Return a text that says what is wrong with a database, and what can be done."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; the higher bits tell details
     known = {
         sqlite3.SQLITE_FULL: errno.ENOSPC,
         sqlite3.SQLITE_READONLY: errno.EACCES,
@@ -178,7 +216,7 @@ def database_problem(path: Path, error: sqlite3.Error) -> str:
 
 
 def damaged_database(path: Path, reason: str) -> str:
-    """Say that a run's database is damaged, and what can be done."""
+    """Return a text that says that a run's database is damaged, and what can be done."""
     return (
         f"{path}: the run's database is damaged ({reason}). Put a copy of it back. Without one the run is lost: "
         f"start it again with another --out (nasframe run {path.parent / 'recipe.yaml'}); with a cache its stages "
@@ -193,7 +231,7 @@ class _Cursor(sqlite3.Cursor):
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.ProgrammingError:  # our own mistake
+        except sqlite3.ProgrammingError:  # a mistake in nasframe
             raise
         except sqlite3.DatabaseError as error:
             path = getattr(self.connection, "path", Path("run.db"))

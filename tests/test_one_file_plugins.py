@@ -111,6 +111,10 @@ def test_options_are_checked_and_the_schema_lets_the_recipe_pass(recipe):
         ("def broken(:\n", "the plugin cannot be loaded: SyntaxError: invalid syntax (climb.py, line 1)"),
         ("import nothing_of_the_kind\n", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("class Climb: ...\n", "it registers nothing. Expected a function such as register_samplers(register)"),
+        (
+            "from nasframe import hookimpl\n@hookimpl\ndef register_commands(app): ...\n",
+            "register_commands: a one-file plugin is loaded after nasframe has asked for this.",
+        ),
         (CLIMB.replace("def register_samplers", "def register_sampler"), "Did you mean 'register_samplers'?"),
         (CLIMB.replace('"climb", Stops', '"random", Stops'), "unknown sampler 'climb'"),
         (CLIMB.replace("PLUGIN_API = 1", "PLUGIN_API = 2"), "made for plugin API 2, but this nasframe has 1; upgrade"),

@@ -18,8 +18,8 @@ from nasframe.cli import main
 from nasframe.errors import UsageError
 from nasframe.plan import Plan
 from nasframe.reads import MISSING, Recorder, state
-from nasframe.running import cache_keys as keys
-from nasframe.stages.inputs import Material
+from nasframe.running import sources, start
+from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore
 from nasframe_basics.models import HF
 from stand_in import write_net, write_reviews
@@ -279,7 +279,7 @@ def test_what_a_one_file_plugin_imports_from_beside_it_is_part_of_its_source(tmp
     (tmp_path / "package" / "__init__.py").write_text("")
     (tmp_path / "package" / "two.py").write_text("")
     (tmp_path / "stranger.py").write_text("")
-    found = [name for name, _ in keys.imported_beside(tmp_path / "plugin.py")]
+    found = [name for name, _ in sources.imported_beside(tmp_path / "plugin.py")]
     assert found == ["one.py", "package/__init__.py", "package/two.py", "three.py"]
 
 
@@ -311,9 +311,9 @@ def test_a_helper_that_changed_misses(project, monkeypatch):
         (project / "helper.py").write_text(f"AMOUNT = {amount}\n")
         sys.modules.pop("helper", None)
         registry.plugins.cache_clear()
-        keys._package_digest.cache_clear()  # as in a new process
+        sources._first_digest.cache_clear()  # as in a new process
         nf.resolve(nf.load_recipe(recipe))
-        digests.append(keys.sources(["nudge"])["reader.py: helper.py"])
+        digests.append(sources.sources(["nudge"])["reader.py: helper.py"])
     assert digests[0] != digests[1]
 
 
@@ -329,20 +329,20 @@ def encoder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "model.safetensors", "extra/notes.txt"])
 def test_every_file_of_a_model_directory_is_part_of_a_key(encoder, tmp_path, name):
     data, copy = encoder.parent / "reviews.csv", tmp_path / "copy"
-    before = material_of(encoder, data)
+    before = digests_of(encoder, data)
     subprocess.run(["cp", "-r", str(encoder), str(copy)], check=True)
-    assert material_of(copy, data) == before
+    assert digests_of(copy, data) == before
     (copy / name).parent.mkdir(exist_ok=True)
     if name.endswith("safetensors"):  # bytes that no tensor holds
         save_file(load_file(copy / name), copy / name, {"format": "pt", "note": "other"})
     else:
         with (copy / name).open("a") as file:
             file.write("\n")
-    assert material_of(copy, data)["files"] != before["files"]
+    assert digests_of(copy, data)["files"] != before["files"]
 
 
-def material_of(model: Path, data: Path) -> dict:
-    return keys.material(Material(plan_of(model, data)))
+def digests_of(model: Path, data: Path) -> dict:
+    return start.input_digests(RunInputs(plan_of(model, data)))
 
 
 def plan_of(model: Path, data: Path) -> Plan:
@@ -355,11 +355,11 @@ def plan_of(model: Path, data: Path) -> Plan:
 def test_what_changed_is_not_loaded_again_in_the_middle_of_a_run(encoder, tmp_path, what):
     home = Path(shutil.copytree(encoder.parent, tmp_path / "home"))
     victim = home / "net" / what if what.startswith("model") else home / what
-    parts = Material(plan_of(home / "net", home / "reviews.csv"))
-    parts.work  # noqa: B018
-    parts.net()
+    inputs = RunInputs(plan_of(home / "net", home / "reviews.csv"))
+    inputs.work  # noqa: B018
+    inputs.net()
     victim.write_bytes(victim.read_bytes() + b" ")
-    for again in (parts.net, lambda: parts.task_for(parts.tokenizer)):
+    for again in (inputs.net, lambda: inputs.task_for(inputs.tokenizer)):
         with pytest.raises(UsageError, match="changed since") as caught:
             again()
         assert str(victim) in str(caught.value)

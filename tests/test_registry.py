@@ -137,7 +137,7 @@ def test_make_checks_types_and_builds_nested_plugins(toys):
         ({"stride": "3"}, ["stride", "'3'", "float"]),
         ({"stride": 1, "mode": "upp"}, ["mode", "'up' or 'down'", "Did you mean 'up'?"]),
         ({"stride": 1, "parts": {"haeds": 0.5}}, ["parts", "mapping {heads, ffn} of float", "Did you mean 'heads'?"]),
-        ({"stride": 1, "sahpe": [1]}, ["sahpe", "unknown option", "Did you mean 'shape'?"]),
+        ({"stride": 1, "sahpe": [1]}, ["sahpe", "no option 'sahpe'", "Did you mean 'shape'?"]),
         ({"stride": 1, "shape": [1.5]}, ["shape", "list of int"]),
         ({"stride": True}, ["stride", "True"]),
         ({}, ["stride", "missing", "how far, at once."]),

@@ -1,5 +1,7 @@
 """The command line: one file a verb. What a program may read goes to stdout, messages go to stderr.
 
+Verbs import what they need when they are called, so that help and completion do not wait for torch.
+
 Exit codes: 0 done, 1 the run failed, 2 wrong usage or recipe, 3 a constraint cannot be met, 4 a verification failed,
 130 interrupted.
 """
@@ -13,8 +15,9 @@ from typing import Annotated
 
 import typer
 
-from nasframe import registry
 from nasframe.cli import cache, check, doctor, new, plugins, recipes, report, run, schema
+from nasframe.cli.left_out import CommandGroup
+from nasframe.cli.plugin_commands import add_commands
 from nasframe.errors import NasframeError, PluginError
 from nasframe.plugin_errors import described, plugin_error
 from nasframe.version import __version__
@@ -23,6 +26,7 @@ SEE_WHERE = "Run again as 'nasframe --traceback ...' to see where."
 
 app = typer.Typer(
     name="nasframe",
+    cls=CommandGroup,
     help="Neural architecture search and model compression with pluggable strategies.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -37,7 +41,8 @@ app.command()(report.report)
 app.add_typer(cache.app, name="cache")
 app.command()(schema.schema)
 app.command()(doctor.doctor)
-registry.add_commands(app)
+# Last, so that the commands of plugins stand below ours in the help.
+add_commands(app)
 
 
 def _version(wanted: bool) -> None:
@@ -69,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = None if arguments is None else list(arguments)
     try:
-        return _code(app(args=None if arguments is None else list(arguments), prog_name="nasframe"))
+        return _code(app(args=words, prog_name="nasframe"))
     except SystemExit as end:  # typer's own way out, usage errors included
-        if (named := plugin_error(end)) is None:
-            return _code(end.code)
-        return _of_plugin(named, end)
+        by_plugin = plugin_error(end)
+        return _code(end.code) if by_plugin is None else _of_plugin(by_plugin, end)
     except PluginError as error:
         return _of_plugin(error, error.__cause__)
     except NasframeError as error:
@@ -84,11 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted.")
         return 130
     except BrokenPipeError:
+        # The reader went away, as `head` does. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if (named := plugin_error(error)) is not None:
-            return _of_plugin(named, error)
+        by_plugin = plugin_error(error)
+        if by_plugin is not None:
+            return _of_plugin(by_plugin, error)
         if os.environ.get("NASFRAME_TRACEBACK"):
             raise
         _say(_with_notes(_unexpected(error), error))
@@ -114,11 +121,14 @@ def _of_plugin(error: PluginError, cause: BaseException | None) -> int:
 
 
 def _code(value: object) -> int:
-    return value if isinstance(value, int) else 0 if value is None else 1
+    """Return the exit code that a command's result, or the argument of ``sys.exit``, stands for."""
+    if value is None:
+        return 0
+    return value if isinstance(value, int) else 1
 
 
 def _with_notes(text: str, error: Exception) -> str:
-    """Append what was noted on an error on its way: which stage of which run failed, and how to go on."""
+    """Append the notes of an error: which stage of which run failed, and how to go on."""
     return "\n".join([text, *getattr(error, "__notes__", ())])
 
 

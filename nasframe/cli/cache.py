@@ -1,11 +1,22 @@
-"""``nasframe cache``: what is kept of stages, why a stage was not found there, and making room."""
+"""``nasframe cache``: list the stages that are kept, say why one was not found, and make room."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from nasframe.running.cache import Cache
+
+SHOWN = 12
+"""Characters that are printed of a key or digest."""
+DIGEST = 64
+"""Characters of a whole one."""
 
 app = typer.Typer(help="Results of stages, kept by their content.", no_args_is_help=True)
 Folder = Annotated[
@@ -14,7 +25,7 @@ Folder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _cache(folder: Path | None) -> Any:
+def _cache(folder: Path | None) -> Cache:
     from nasframe.errors import UsageError
     from nasframe.running.cache import Cache, default_folder
 
@@ -27,39 +38,72 @@ def _cache(folder: Path | None) -> Any:
 @app.command("list")
 def list_(cache: Folder = None, json_: Json = False) -> None:
     """List the stages that are kept, the least recently used first."""
-    import json
-    import time
-
-    from nasframe.report.tables import duration, size
-
     kept = _cache(cache)
-    rows = [
-        {"key": key, **{name: entry["parts"][name] for name in ("stage", "verb", "seed")}, "run": entry["run"]}
-        | {"run_seconds": entry["run_seconds"], "made_at": entry["made_at"], "bytes": kept.size(entry)}
-        for key, entry in kept.entries().items()
-    ]
+    rows = []
+    for key, entry in kept.entries().items():
+        row: dict[str, Any] = {"key": key}
+        row |= {name: entry.parts[name] for name in ("stage", "verb", "seed")}
+        row |= {"run": entry.run, "run_seconds": entry.run_seconds, "made_at": entry.made_at}
+        rows.append(row | {"bytes": kept.size(entry)})
     if json_:
         print(json.dumps(rows, indent=1))
-        return
+    else:
+        _print_entries(kept, rows)
+
+
+def _print_entries(kept: Cache, rows: Sequence[Mapping[str, Any]]) -> None:
+    import time
+
     from rich.console import Console
     from rich.table import Table
+
+    from nasframe.report.tables import duration, size
 
     table = Table("key", "stage", "seed", "made", "took", "files", "run", box=None, header_style="bold")
     for row in rows:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made_at"]))
-        cells = (
-            row["key"][:12],
-            row["stage"],
-            str(row["seed"]),
-            made,
-            duration(row["run_seconds"]),
-            size(row["bytes"]),
-        )
-        table.add_row(*cells, row["run"])
+        took, files = duration(row["run_seconds"]), size(row["bytes"])
+        table.add_row(row["key"][:SHOWN], row["stage"], str(row["seed"]), made, took, files, row["run"])
     console = Console()
     if rows:
         console.print(table)
     console.print(f"{len(rows)} stages, {size(kept.total())} in {kept.root}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _StageOfRun:
+    """What a run keeps about one of its stages and the cache.
+
+    Args:
+        parts: what the stage's key was made of.
+        origin: the entry that it was taken from, if it was.
+        changed: files that its stages opened and that differ from an entry of the same key: name, then, now.
+        cache: the folder of the run's cache, if it used one.
+    """
+
+    parts: Any
+    origin: Mapping[str, Any] | None
+    changed: Sequence[Sequence[Any]]
+    cache: str | None
+
+
+def _stage_of_run(run: Path, stage: str) -> _StageOfRun:
+    from nasframe.errors import UsageError, listing, suggestion
+    from nasframe.store import RunStore
+
+    store = RunStore(run, shared=True)
+    try:
+        store.check()
+        names = list(store.stage_states())
+        if stage not in names:
+            raise UsageError(f"{run}: no stage {stage!r}. Stages: {listing(names)}.{suggestion(stage, names)}")
+        parts = store.get(f"key {stage}")
+        if parts is None:
+            raise UsageError(f"{run}: this run used no cache. Expected one made by 'nasframe ablate' or with --cache.")
+        origin = store.stage_result(stage).get("cached")
+        return _StageOfRun(parts, origin, store.get(f"changed {stage}", []), store.get("cache"))
+    finally:
+        store.close()
 
 
 @app.command()
@@ -70,48 +114,43 @@ def why(
     json_: Json = False,
 ) -> None:
     """Say whether a stage came from the cache, and if not, which files changed or where its key differs from others."""
-    import json
-
-    from nasframe.errors import UsageError, listing, suggestion
     from nasframe.running.cache import Cache, nearest
-    from nasframe.store import RunStore
 
-    store = RunStore(run, shared=True)
-    store.check()
-    names = [row[0] for row in store.db.execute("SELECT name FROM stage ORDER BY position")]
-    parts, origin = store.get(f"key {stage}"), store.stage_result(stage).get("cached")
-    changed = store.get(f"changed {stage}", [])
-    kept = _cache(cache) if cache or not store.get("cache") else Cache(Path(store.get("cache")))
-    store.close()
-    if stage not in names:
-        raise UsageError(f"{run}: no stage {stage!r}. Stages: {listing(names)}.{suggestion(stage, names)}")
-    if parts is None:
-        raise UsageError(f"{run}: this run used no cache. Expected one made by 'nasframe ablate' or with --cache.")
-    entry, where, found = nearest(kept, parts)
+    facts = _stage_of_run(run, stage)
+    kept = _cache(cache) if cache or not facts.cache else Cache(Path(facts.cache))
+    entry, differing_stage, differences = nearest(kept, facts.parts)
     if json_:
-        rows = [{"part": path, "this": mine, "nearest": other} for path, mine, other in found]
-        files = [{"file": name, "then": then, "now": now} for name, then, now in changed]
-        nearest_key = entry["key"] if entry else None
-        facts = {"cached": origin, "changed": files, "nearest": nearest_key, "stage": where, "differs": rows}
-        print(json.dumps(facts, indent=1))
+        rows = [{"part": path, "this": mine, "nearest": other} for path, mine, other in differences]
+        files = [{"file": name, "then": then, "now": now} for name, then, now in facts.changed]
+        answer = {
+            "cached": facts.origin,
+            "changed": files,
+            "nearest": entry.key if entry else None,
+            "stage": differing_stage,
+            "differs": rows,
+        }
+        print(json.dumps(answer, indent=1))
         return
-    print(f"{stage}: taken from the cache, made by {origin['run']}" if origin else f"{stage}: run here")
-    if changed:
+    print(f"{stage}: taken from the cache, made by {facts.origin['run']}" if facts.origin else f"{stage}: run here")
+    if facts.changed:
         print("there was an entry of the same key, but files that its stages had opened were not as they had been:")
-        for name, then, now in changed:
+        for name, then, now in facts.changed:
             print(f"  {name}: {_short(now)} here, {_short(then)} there")
     if entry is None:
         print(f"no other entry of a stage {stage!r} in {kept.root}")
         return
-    print(f"the nearest other entry, {entry['key'][:12]} of {entry['run']}, differs in the stage {where}:")
-    for path, mine, other in found:
+    print(f"the nearest other entry, {entry.key[:SHOWN]} of {entry.run}, differs in the stage {differing_stage}:")
+    for path, mine, other in differences:
         print(f"  {path}: {_short(mine)} here, {_short(other)} there")
 
 
 def _short(value: Any) -> str:
+    """Write a value of a key with the beginning of its digest, if it ends in one."""
     text = str(value)
     words, _, digest = text.rpartition(" ")
-    return f"{words} {digest[:12]}…".lstrip() if len(digest) == 64 else text
+    if len(digest) != DIGEST:
+        return text
+    return f"{words} {digest[:SHOWN]}…".lstrip()
 
 
 def _size(text: str) -> float:
@@ -133,16 +172,13 @@ def prune(
     json_: Json = False,
 ) -> None:
     """Drop the least recently used stages until the cache is no larger."""
-    import json
-
     from nasframe.report.tables import size
 
     kept = _cache(cache)
     before = kept.total()
     dropped = kept.prune(_size(max_size))
+    left = kept.total()
     if json_:
-        print(json.dumps({"dropped": dropped, "bytes": kept.total()}))
-        return
-    print(
-        f"{len(dropped)} stages dropped, {size(before - kept.total())} freed, {size(kept.total())} left in {kept.root}"
-    )
+        print(json.dumps({"dropped": dropped, "bytes": left}))
+    else:
+        print(f"{len(dropped)} stages dropped, {size(before - left)} freed, {size(left)} left in {kept.root}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from nasframe.errors import Problem
-    from nasframe.recipe.resolve import Plan
+    from nasframe.plan import Plan
 
 
 def check(
@@ -22,31 +22,47 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Check recipes against the installed plugins: every problem at once, with its place."""
-    from nasframe.recipe.loading import exists
-
-    overrides = [text for text in recipes if text[:1] in "+~" or ("=" in text and not exists(Path(text)))]
-    sources = [text for text in recipes if text not in overrides]
     from nasframe.errors import UsageError
 
-    files = [file for source in sources for file in files_of(source)]
+    overrides = [text for text in recipes if is_override(text)]
+    files: list[str] = []
+    for text in recipes:
+        if text not in overrides:
+            files += files_of(text)
     if not files:
         raise UsageError("no recipes. Expected files, names of packaged recipes, or folders that hold some.")
-    found = {file: problems_of(file, overrides) for file in files}
-    wrong = sum(bool(problems) for problems in found.values())
+    problems = {file: problems_of(file, overrides) for file in files}
     if json_:
-        import json
-
-        rows = [
-            {"recipe": file, "problems": [vars(problem) for problem in problems]} for file, problems in found.items()
-        ]
-        print(json.dumps(rows, indent=2))
+        _print_json(problems)
     else:
-        for problem in [problem for problems in found.values() for problem in problems]:
-            print(problem, file=sys.stderr)
-        total = "1 recipe" if len(found) == 1 else f"{len(found)} recipes"
-        print(f"{total} checked, {wrong} with problems" if wrong else f"{total} checked, no problems")
-    if wrong:
+        _print_text(problems)
+    if any(problems.values()):
         raise typer.Exit(2)
+
+
+def _print_json(problems: Mapping[str, Sequence[Problem]]) -> None:
+    import json
+
+    rows = []
+    for file, of_file in problems.items():
+        rows.append({"recipe": file, "problems": [vars(problem) for problem in of_file]})
+    print(json.dumps(rows, indent=2))
+
+
+def _print_text(problems: Mapping[str, Sequence[Problem]]) -> None:
+    for of_file in problems.values():
+        for problem in of_file:
+            print(problem, file=sys.stderr)
+    count = "1 recipe" if len(problems) == 1 else f"{len(problems)} recipes"
+    wrong = [file for file, of_file in problems.items() if of_file]
+    print(f"{count} checked, {len(wrong)} with problems" if wrong else f"{count} checked, no problems")
+
+
+def is_override(text: str) -> bool:
+    """Tell whether an argument is an override; a file may have ``=`` in its name."""
+    from nasframe.recipe.loading import exists
+
+    return text.startswith(("+", "~")) or ("=" in text and not exists(Path(text)))
 
 
 def files_of(source: str) -> list[str]:
@@ -56,8 +72,12 @@ def files_of(source: str) -> list[str]:
     folder = Path(source)
     if not exists(folder) or not folder.is_dir():
         return [source]
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
-    return [str(path) for path in files if not any(part.startswith("_") for part in path.relative_to(folder).parts)]
+    files = []
+    for path in sorted(folder.rglob("*")):
+        is_fragment = any(part.startswith("_") for part in path.relative_to(folder).parts)
+        if path.suffix in (".yaml", ".yml") and not is_fragment:
+            files.append(str(path))
+    return files
 
 
 def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
@@ -72,8 +92,10 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     if plan is None:
         return problems
     problems += _unreachable(plan, source, overrides)
+    # A switch may be wrong by itself; two that do not go together are the business of who turns both on.
     for name in _switches(source):
-        problems += check_recipe(source, [*overrides, f"{name}=true"])[1]
+        _, of_switch = check_recipe(source, [*overrides, f"{name}=true"])
+        problems += of_switch
     return problems
 
 
@@ -92,7 +114,8 @@ def _unreachable(plan: Plan, source: str, overrides: Sequence[str]) -> list[Prob
     return check.problems
 
 
-def _switches(source: str) -> list[Any]:
+def _switches(source: str) -> list[str]:
+    """Return the names of a recipe's switches."""
     from nasframe.recipe.loading import read_recipe
 
     recipe, _ = read_recipe(source)

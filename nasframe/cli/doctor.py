@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nasframe.cli.files import require_recipe
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
@@ -30,7 +33,9 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(help="Also say what this recipe would miss.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
-    """Show versions, device, plugins and extras, and what is missing for a recipe."""
+    """Show versions, device, plugins and extras, and what a recipe would miss."""
+    if recipe is not None:
+        require_recipe(recipe)
     facts = _facts()
     problems = _missing(recipe) if recipe else []
     if json_:
@@ -38,15 +43,21 @@ def doctor(
 
         print(json.dumps({**facts, "problems": problems}, indent=2))
     else:
-        for name, value in facts.items():
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"{name:10} {shown}")
+        _print_facts(facts)
         for problem in problems:
             print(problem, file=sys.stderr)
         if recipe:
             print(f"{'recipe':10} {'cannot run' if problems else 'nothing is missing'}")
     if problems:
         raise typer.Exit(2)
+
+
+def _print_facts(facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        shown = value
+        if isinstance(value, Mapping):
+            shown = ", ".join(f"{key} {item}" for key, item in value.items())
+        print(f"{name:10} {shown}")
 
 
 def _facts() -> dict[str, Any]:
@@ -58,18 +69,23 @@ def _facts() -> dict[str, Any]:
 
     from nasframe import registry
 
-    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    extras = {}
+    for extra, module in EXTRAS.items():
+        extras[extra] = "yes" if importlib.util.find_spec(module) else "no"
+    sources = registry.plugins().sources
+    failures = {failure.plugin: failure.cause for failure in registry.failures()}
     return {
         "nasframe": metadata.version("nasframe"),
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": device,
         "bfloat16": "computed natively" if _bfloat16() else "not native: precision auto means fp32",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
-        "plugins": {entry: source.version or source.file for entry, source in registry.plugins().sources.items()},
-        "failures": {failure.plugin: failure.cause for failure in registry.failures()} or "none",
-        "extras": {extra: "yes" if importlib.util.find_spec(module) else "no" for extra, module in EXTRAS.items()},
+        "plugins": {name: source.version or source.file for name, source in sources.items()},
+        "failures": failures or "none",
+        "extras": extras,
     }
 
 
@@ -96,14 +112,15 @@ def _not_made(plan: Plan) -> list[str]:
     from nasframe import registry
     from nasframe.errors import NasframeError
 
-    found = []
+    # Both are tried, so that one answer names everything that is missing.
+    problems = []
     tokenizer: Any = None
     try:
         tokenizer = registry.make("model", plan.model, {"base": plan.base}).tokenizer()
     except (NasframeError, ImportError, OSError) as error:
-        found.append(f"model: {error}")
+        problems.append(f"model: {error}")
     try:
         registry.make("task", plan.task, {"base": plan.base, "seed": plan.seed, "tokenizer": tokenizer})
     except (NasframeError, ImportError, OSError) as error:
-        found.append(f"task: {error}")
-    return found
+        problems.append(f"task: {error}")
+    return problems

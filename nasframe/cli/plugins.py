@@ -1,9 +1,10 @@
-"""``nasframe plugins``: what is installed, from where, with which options, and what failed to load."""
+"""``nasframe plugins``: the installed plugins, where they come from, their options, and which failed to load."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe.registry import Registered
+    from nasframe.testing.kit import Outcome
 
 app = typer.Typer(
     help="List plugins, show one with its options, or check that it keeps its promises.", invoke_without_command=True
@@ -23,38 +25,41 @@ app = typer.Typer(
 def plugins(
     context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
 ) -> None:
-    """List every plugin by kind, where it comes from, and what failed to load."""
+    """List every plugin by kind, with its package, and those that failed to load."""
     if context.invoked_subcommand:
         return
     from nasframe import registry
 
-    found = {kind: list(registry.factories(kind).values()) for kind in registry.KINDS}
-    failed = registry.failures()
+    entries: list[Registered] = []
+    for kind in registry.KINDS:
+        entries += registry.factories(kind).values()
+    failures = registry.failures()
     if json_:
-        rows = [_facts(entry) for entries in found.values() for entry in entries]
-        faults = [{"plugin": f.plugin, "package": f.source.package, "cause": f.cause} for f in failed]
-        print(json.dumps({"plugins": rows, "failures": faults}, indent=2))
+        causes = [{"plugin": f.plugin, "package": f.source.package, "cause": f.cause} for f in failures]
+        print(json.dumps({"plugins": [_facts(entry) for entry in entries], "failures": causes}, indent=2))
         return
     from rich.console import Console
 
     console = Console(soft_wrap=False)
-    for kind, entries in found.items():
-        for source in sorted({str(entry.source) for entry in entries}):
-            names = ", ".join(entry.name for entry in entries if str(entry.source) == source)
-            console.print(f"[bold]{kind}[/bold]  {names}  [dim]{source}[/dim]", highlight=False)
-    for failure in failed:
+    names: dict[tuple[int, str], list[str]] = {}  # by kind and source, in this order
+    for entry in entries:
+        names.setdefault((registry.KINDS.index(entry.kind), str(entry.source)), []).append(entry.name)
+    for (kind_number, source), of_source in sorted(names.items()):
+        kind = registry.KINDS[kind_number]
+        console.print(f"[bold]{kind}[/bold]  {', '.join(of_source)}  [dim]{source}[/dim]", highlight=False)
+    for failure in failures:
         print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A plugin's name, with its kind where several share it: sampler/random.")],
+    name: Annotated[str, typer.Argument(help="A plugin's name, with its kind if several share it: sampler/random.")],
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show what plugins of a name do, where they come from, and their options."""
     entries = _named(name)
     if json_:
-        facts = [_facts(entry) | {"options": _options(entry)} | _metrics(entry) for entry in entries]
+        facts = [{**_facts(entry), "options": _options(entry), **_metrics(entry)} for entry in entries]
         print(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
         return
     from rich.console import Console
@@ -69,7 +74,8 @@ def show(
         table = Table("option", "type", "default", "meaning", box=None, header_style="bold")
         for row in _options(entry):
             default = "required" if row["required"] else json.dumps(row["default"])
-            table.add_row(*(_literal(text) for text in (row["name"], row["type"], default, row["doc"])))
+            cells = [row["name"], row["type"], default, row["doc"]]
+            table.add_row(*map(_literal, cells))
         console.print(table if table.row_count else "no options")
         for line in _measured(entry):
             console.print(line, markup=False, highlight=False)
@@ -87,55 +93,77 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Check that plugins keep the promises of their kind, as the contracts of ``nasframe.testing`` do in tests."""
-    from nasframe import registry
     from nasframe.errors import VerificationError
-    from nasframe.testing.kit import run_checks
     from nasframe.testing.registered import contract_of
 
-    options, entries = _chosen(names or [])
-    contracts = [(entry, contract_of(entry, options)) for entry in entries]
-    rows: list[dict[str, Any]] = []
+    words = names or []
+    options = _options_in(words)
+    # Contracts are made first, so that options which do not fit are reported before minutes of checks.
+    contracts = [(entry, contract_of(entry, options)) for entry in _entries_in(words)]
+    rows = []
+    failed = []
     for entry, contract in contracts:
-        outcomes = []
-        if not json_:
-            print(f"{entry.kind}/{entry.name}  {entry.source}")
-        with registry.file_plugins([entry.source.file]) if entry.source.file else nullcontext():
-            for outcome in run_checks(contract):
-                outcomes.append(outcome)
-                if not json_:
-                    print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
-                    print(f"          {outcome.message}\n" * (not outcome.passed), end="", flush=True)
-        facts = {"kind": entry.kind, "name": entry.name, "package": entry.package, "version": entry.source.version}
-        rows.append(facts | {"passed": all(o.passed for o in outcomes), "checks": [vars(o) for o in outcomes]})
+        outcomes = _check_one(entry, contract, quiet=json_)
+        passed = all(outcome.passed for outcome in outcomes)
+        row = {"kind": entry.kind, "name": entry.name, "package": entry.package, "version": entry.source.version}
+        rows.append(row | {"passed": passed, "checks": [vars(outcome) for outcome in outcomes]})
+        if not passed:
+            failed.append(f"{entry.kind}/{entry.name}")
     if json_:
         print(json.dumps(rows, indent=2))
-    if failed := [f"{row['kind']}/{row['name']}" for row in rows if not row["passed"]]:
+    if failed:
         raise VerificationError(f"{len(failed)} of {len(rows)} fail: {', '.join(failed)}.")
 
 
-def _chosen(words: list[str]) -> tuple[dict[str, Any], list[Registered]]:
-    """Split the arguments of ``plugins check`` into options and the plugins that are meant."""
+def _check_one(entry: Registered, contract: Any, quiet: bool) -> list[Outcome]:
+    """Run the checks of one plugin; print each as soon as it ends, unless ``quiet``."""
     from nasframe import registry
+    from nasframe.testing.kit import run_checks
+
+    if not quiet:
+        print(f"{entry.kind}/{entry.name}  {entry.source}")
+    file = entry.source.file
+    outcomes = []
+    with registry.file_plugins([file]) if file else nullcontext():
+        for outcome in run_checks(contract):
+            outcomes.append(outcome)
+            if quiet:
+                continue
+            print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
+            if not outcome.passed:
+                print(f"          {outcome.message}", flush=True)
+    return outcomes
+
+
+def _options_in(words: Sequence[str]) -> dict[str, Any]:
+    """Read those arguments of ``plugins check`` that are options, as ``option=value``."""
     from nasframe.errors import RecipeError
     from nasframe.recipe.yaml import Position, parse
 
     options: dict[str, Any] = {}
-    for key, equals, value in (word.partition("=") for word in words):
-        if equals:
-            node, problems = parse(value, Position(f"option {key!r}", 0, 0))
-            if node is None or problems:
-                raise RecipeError(problems)
-            options[key] = node.plain()
-    entries: list[Registered] = []
-    names = [word for word in words if "=" not in word]
-    for name in names:
-        if not name.endswith(".py"):
-            entries += _named(name)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
             continue
-        entries += _of_file(Path(name).resolve())
+        node, problems = parse(value, Position(f"option {key!r}", 0, 0))
+        if node is None or problems:
+            raise RecipeError(problems)
+        options[key] = node.plain()
+    return options
+
+
+def _entries_in(words: Sequence[str]) -> list[Registered]:
+    """Return the plugins that the arguments of ``plugins check`` name; all, if they name none."""
+    from nasframe import registry
+
+    names = [word for word in words if "=" not in word]
+    entries: list[Registered] = []
+    for name in names:
+        entries += _of_file(Path(name).resolve()) if name.endswith(".py") else _named(name)
     if not names:
-        entries = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
-    return options, entries
+        for kind in registry.KINDS:
+            entries += registry.factories(kind).values()
+    return entries
 
 
 def _of_file(path: Path) -> list[Registered]:
@@ -144,11 +172,14 @@ def _of_file(path: Path) -> list[Registered]:
     from nasframe.errors import UsageError
 
     registry.add_file(path)
+    entries = []
     with registry.file_plugins([path]):
-        if faults := registry.file_faults(path):
+        faults = registry.file_faults(path)
+        if faults:
             raise UsageError("\n".join(faults))
-        everything = [entry for kind in registry.KINDS for entry in registry.factories(kind).values()]
-    return [entry for entry in everything if entry.source.file == str(path)]
+        for kind in registry.KINDS:
+            entries += [entry for entry in registry.factories(kind).values() if entry.source.file == str(path)]
+    return entries
 
 
 def _named(name: str) -> list[Registered]:
@@ -159,32 +190,44 @@ def _named(name: str) -> list[Registered]:
     kind, slash, rest = name.partition("/")
     if slash and kind in registry.KINDS:
         return [registry.find(kind, rest)]
-    found = [registry.factories(kind)[name] for kind in registry.KINDS if name in registry.factories(kind)]
-    if not found:
-        known = sorted({key for kind in registry.KINDS for key in registry.factories(kind)})
+    entries = []
+    known: set[str] = set()
+    for kind in registry.KINDS:
+        of_kind = registry.factories(kind)
+        known.update(of_kind)
+        if name in of_kind:
+            entries.append(of_kind[name])
+    if not entries:
         raise UsageError(f"unknown plugin {name!r}. There are: {listing(known)}.{suggestion(name, known)}")
-    return found
+    return entries
 
 
 def _facts(entry: Registered) -> dict[str, Any]:
-    target = entry.target if isinstance(entry.target, str) else f"{entry.target.__module__}:{entry.target.__qualname__}"
+    target = entry.target
+    if not isinstance(target, str):
+        target = f"{target.__module__}:{target.__qualname__}"
     return {
-        "kind": entry.kind, "name": entry.name, "plugin": entry.plugin, "package": entry.package,
-        "version": entry.source.version, "factory": target,
-    }  # fmt: skip
+        "kind": entry.kind,
+        "name": entry.name,
+        "plugin": entry.plugin,
+        "package": entry.package,
+        "version": entry.source.version,
+        "factory": target,
+    }
 
 
 def _options(entry: Registered) -> list[dict[str, Any]]:
     from nasframe.options import options_of, plain_default
 
-    return [
-        {"name": o.name, "type": o.type_name, "required": o.required, "default": plain_default(o), "doc": o.doc}
-        for o in options_of(entry.load()).values()
-    ]
+    rows = []
+    for option in options_of(entry.load()).values():
+        row = {"name": option.name, "type": option.type_name, "required": option.required}
+        rows.append(row | {"default": plain_default(option), "doc": option.doc})
+    return rows
 
 
 def _metrics(entry: Registered) -> dict[str, Any]:
-    """Return what a task may measure, with what each metric means to a reader; nothing of what does not tell."""
+    """Return the metrics that a task may measure and how each reads; empty if that is not known."""
     from nasframe.measures import possible_metrics
 
     metrics = possible_metrics(entry.load(), {})
@@ -192,7 +235,7 @@ def _metrics(entry: Registered) -> dict[str, Any]:
 
 
 def _measured(entry: Registered) -> list[str]:
-    """Say in a line each what a task may measure."""
+    """Return a line about the metrics that a task may measure; none if that is not known."""
     from nasframe.measures import described, possible_metrics
 
     metrics = possible_metrics(entry.load(), {})
@@ -200,6 +243,7 @@ def _measured(entry: Registered) -> list[str]:
 
 
 def _literal(text: str) -> Any:
+    """Return a cell's text in which brackets are no markup."""
     from rich.text import Text
 
     return Text(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,16 +18,14 @@ app = typer.Typer(help="List the packaged recipes, or copy one.", invoke_without
 def recipes(
     context: typer.Context, json_: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False
 ) -> None:
-    """List the recipes that come with nasframe; each runs by its name."""
+    """List the recipes and studies that come with nasframe; each runs by its name."""
     if context.invoked_subcommand:
         return
-    from nasframe.recipe.loading import packaged_recipes
-
-    found = {name: _title(path) for name, path in packaged_recipes().items()}
+    rows = [_Row(name, _title(path), _command(name)) for name, path in _packaged().items()]
     if json_:
         import json
 
-        print(json.dumps([{"name": name, "title": title} for name, title in found.items()], indent=2))
+        print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -33,9 +33,39 @@ def recipes(
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
-    for name, title in found.items():
-        table.add_row(name, Text(title))
+    for row in rows:
+        note = "" if row.command == "run" else f" (nasframe {row.command} {row.name})"
+        table.add_row(row.name, Text(row.title + note))
     Console().print(table)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One packaged file.
+
+    Args:
+        name: by which commands find it.
+        title: what it is.
+        command: which command runs it.
+    """
+
+    name: str
+    title: str
+    command: str
+
+
+def _packaged() -> dict[str, Path]:
+    from nasframe.recipe.loading import packaged_recipes
+
+    return packaged_recipes()
+
+
+def _command(name: str) -> str:
+    """Return the command that runs a packaged file: ``run`` for a recipe, a plugin's for a file of its own."""
+    from nasframe import registry
+
+    kind = registry.file_kind(name)
+    return "run" if kind is None else kind.command
 
 
 def _title(path: Path) -> str:
@@ -55,25 +85,36 @@ def copy(
 ) -> None:
     """Copy a packaged recipe and the fragments it extends; nothing is ever overwritten."""
     from nasframe.errors import UsageError
-    from nasframe.recipe.loading import extended_files, packaged_recipes, recipes_root, similar_name
 
-    known = packaged_recipes()
+    targets = _targets(name, destination)
+    # All files are looked at before one is written: half a copy would be hard to undo.
+    existing = [str(target) for target in targets.values() if target.exists()]
+    if existing:
+        raise UsageError(f"already there: {', '.join(existing)}. Nothing was copied.")
+    for file, target in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+        print(os.path.relpath(target))
+    command = _command(name)
+    if command != "run":
+        copied = os.path.relpath(next(iter(targets.values())))
+        print(f"Run it with: nasframe {command} {copied}", file=sys.stderr)
+
+
+def _targets(name: str, destination: Path) -> dict[Path, Path]:
+    """Return where a packaged recipe and each fragment that it extends are to be copied, the recipe first."""
+    from nasframe.errors import UsageError
+    from nasframe.recipe.loading import extended_files, recipes_root, similar_name
+
+    known = _packaged()
     if name not in known:
         raise UsageError(f"no packaged recipe {name!r}; 'nasframe recipes' lists them.{similar_name(name, known)}")
     source = known[name]
     files = extended_files(source)
-    folder = destination if destination.is_dir() or not destination.suffix else destination.parent
+    is_folder = destination.is_dir() or not destination.suffix
     if len(files) == 1:
-        target = destination if folder != destination else folder / source.name
-        plan = {source: target}
-    elif folder != destination:
+        return {source: destination / source.name if is_folder else destination}
+    if not is_folder:
         raise UsageError(f"{name} extends other files. Expected a folder to copy them to, not a file's name.")
-    else:  # the files' places relative to each other stay
-        root = recipes_root()
-        plan = {file: folder / file.relative_to(root) for file in files}
-    if there := [str(target) for target in plan.values() if target.exists()]:
-        raise UsageError(f"already there: {', '.join(there)}. Nothing was copied.")
-    for file, target in plan.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-        print(os.path.relpath(target))
+    root = recipes_root()
+    return {file: destination / file.relative_to(root) for file in files}  # extended files are found by relative paths

@@ -13,11 +13,11 @@ def report(
     rundir: Annotated[Path, typer.Argument(help="The directory of a run, finished or not.")],
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
-    """Write report.html, .md and .json with the figures anew, and show the table."""
+    """Write report.html, .md and .json with the figures again, and show the table."""
     from nasframe.errors import UsageError
 
     if not (rundir / "run.db").is_file():
-        raise UsageError(f"{rundir}: no run lies there. Expected a run directory, with run.db in it.")
+        raise UsageError(f"{rundir}: there is no run. Expected a run directory, with run.db in it.")
     from nasframe.report.page import build
 
     build(rundir)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from nasframe.recipe.resolve import Plan
+    from nasframe.plan import Plan
+    from nasframe.running.runner import Run
 
 
 def run(
@@ -35,7 +38,9 @@ def run(
     """Run a recipe from its first stage to the report."""
     from nasframe.errors import UsageError
 
-    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    changes = list(overrides or [])
+    if seed is not None:
+        changes.append(f"seed={seed}")
     progress = False if no_progress else None
     if resume is not None:
         if recipe or changes or out or dry_run:
@@ -48,28 +53,38 @@ def run(
         raise UsageError(
             "no recipe. Expected 'nasframe run RECIPE', or --resume RUNDIR; 'nasframe recipes' lists some."
         )
+    # A misspelt option is reported before model and data are loaded.
+    plan = _plan(recipe, changes)
     if dry_run:
-        _show_plan(_plan(recipe, changes), json_)
+        _show_plan(plan, json_)
         return
-    from nasframe.recipe.loading import load_recipe
-
-    _plan(recipe, changes)
-    loaded = load_recipe(recipe, changes)
-    _start(lambda runner: runner.run(loaded, out=out, progress=progress, cache=cache), json_)
+    _start(lambda runner: runner.run(plan, out=out, progress=progress, cache=cache), json_)
 
 
 def _plan(recipe: str, changes: list[str]) -> Plan:
-    """Check everything, so that every problem of text and meaning is told at once."""
+    """Read and resolve a recipe.
+
+    Raises:
+        RecipeError: every problem of the text and of its meaning at once.
+    """
+    from nasframe.cli.files import require_recipe
     from nasframe.errors import RecipeError
     from nasframe.recipe.resolve import check_recipe
 
+    require_recipe(recipe)
     plan, problems = check_recipe(recipe, changes)
     if plan is None:
         raise RecipeError(problems)
     return plan
 
 
-def _start(begin: Any, as_json: bool) -> None:
+def _start(begin: Callable[[ModuleType], Run], as_json: bool) -> None:
+    """Begin or resume a run, and show what it came to.
+
+    Args:
+        begin: gets the module of runs, which takes long to import, and returns the finished run.
+        as_json: print the report as JSON.
+    """
     from nasframe.cli.report import show
     from nasframe.processes import leader
     from nasframe.running import runner
@@ -85,7 +100,7 @@ def _start(begin: Any, as_json: bool) -> None:
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and advice off the terminal; ours say how far a run is."""
+    """Keep the libraries' own bars and advice off the terminal: our bars show how far a run is."""
     import os
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -94,15 +109,22 @@ def quiet() -> None:
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
+    """Print what a run would do; exit with 3 if a bound cannot be met."""
     import json
 
     from nasframe.running.dry_run import dry_run
 
     quiet()
-    found = dry_run(plan)
+    facts = dry_run(plan)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(facts, indent=2))
         return
+    _print_plan(facts)
+    if any(limit["reachable"] is False for limit in facts["limits"]):
+        raise typer.Exit(3)
+
+
+def _print_plan(facts: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -110,21 +132,23 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     from nasframe.report.tables import duration, human
 
     console = Console()
-    for notice in found["notices"]:
+    for notice in facts["notices"]:
         console.print(f"{notice['place']}: {notice['text']}", markup=False, highlight=False)
-    if found["data"] is not None:
-        print(data_text(found["data"], console.width))
+    if facts["data"] is not None:
+        print(data_text(facts["data"], console.width))
     stages = Table("stage", "verb", "what", "time", box=None, header_style="bold")
-    for row in found["stages"]:
+    for row in facts["stages"]:
         stages.add_row(row["name"], row["verb"], row["what"], duration(row["seconds"]))
     costs = Table("cost", "smallest", "largest", "full net", "unit", box=None, header_style="bold")
-    for name, row in found["costs"].items():
+    for name, row in facts["costs"].items():
         costs.add_row(name, human(row["smallest"]), human(row["largest"]), human(row["full"]), row["unit"])
     console.print(stages, costs, sep="\n\n")
-    for limit in found["limits"]:
-        reachable = {True: "reachable", False: f"cannot be met, nearest {human(limit['nearest'])}"}
-        words = reachable.get(limit["reachable"], "told when the search begins: measured, or changed by a transform")
-        console.print(f"{limit['cost']} {limit['text']}: {words}", markup=False, highlight=False)
-    console.print(f"estimated time: {duration(found['seconds'])}", highlight=False)
-    if any(limit["reachable"] is False for limit in found["limits"]):
-        raise typer.Exit(3)
+    for limit in facts["limits"]:
+        if limit["reachable"] is None:
+            verdict = "known when the search begins: it is measured, or a transform changes it"
+        elif limit["reachable"]:
+            verdict = "reachable"
+        else:
+            verdict = f"cannot be met, nearest {human(limit['nearest'])}"
+        console.print(f"{limit['cost']} {limit['text']}: {verdict}", markup=False, highlight=False)
+    console.print(f"estimated time: {duration(facts['seconds'])}", highlight=False)

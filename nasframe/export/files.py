@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasframe import registry
 from nasframe.records import Arch
 from nasframe.report.format import of_run, titled, told
 
@@ -48,7 +49,8 @@ def write_files(
     if tokenizer is not None:
         tokenizer.save_pretrained(str(target))
     counts = {"stored": sum(t.numel() for t in state.values()), "own": sum(p.numel() for p in model.parameters())}
-    (target / "README.md").write_text(card_text(target.name, mode, sizes, counts, card), encoding="utf-8")
+    text = card_text(target.name, mode, sizes, counts, card, registry.model_facts(model))
+    (target / "README.md").write_text(text, encoding="utf-8")
 
 
 def read_net(directory: Path) -> nn.Module:
@@ -138,7 +140,12 @@ def base_class(stock: type) -> Any:
 
 
 def card_text(
-    name: str, mode: Mode, sizes: Mapping[str, Any], counts: Mapping[str, int], card: Mapping[str, Any]
+    name: str,
+    mode: Mode,
+    sizes: Mapping[str, Any],
+    counts: Mapping[str, int],
+    card: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a model card.
 
@@ -148,6 +155,7 @@ def card_text(
         sizes: its blueprint.
         counts: ``stored`` and ``own`` parameters.
         card: ``model`` (where the weights come from), ``task``, ``metrics`` (name → value), ``data``; all optional.
+        facts: what plugins say about the network; text and numbers are written.
     """
     import yaml
     from jinja2 import Environment, PackageLoader
@@ -166,7 +174,7 @@ def card_text(
     auto = "AutoModel" + "".join(sizes["model"].partition("For")[1:])
     return environment.get_template("card.md").render(
         head=yaml.safe_dump(head, sort_keys=False), name=name, mode=mode, sizes=sizes, counts=counts, card=card,
-        measured=measured,
+        measured=measured, facts=facts or {},
         auto=auto, flag=", trust_remote_code=True" if mode == "hetero" else "",
     )  # fmt: skip
 

@@ -18,26 +18,11 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from nasframe.errors import UsageError, suggestion
+from nasframe.nn.additive import RANK, Kept, SliceError, kept_of, kept_rank
 from nasframe.nn.blueprint import blueprint, build, kept_maps
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.shared_layers import Narrowed, followers, narrowed, narrowed_words, replaced
 from nasframe.records import Forward
-
-
-class SliceError(UsageError):
-    """A sub-network that the network does not contain, or a network that cannot be sliced as it stands."""
-
-
-RANK = "embedding_rank"
-
-
-class Kept(NamedTuple):
-    """One layer of a sub-network: which layer of the network it is, and how many of its heads and neurons it has."""
-
-    position: int
-    heads: int
-    ffn: int
 
 
 def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
@@ -47,7 +32,7 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
         net: the network.
         sizes: ``layers`` (kept positions, ascending; default all), ``heads.i`` and ``ffn.i`` (counts in layer ``i``;
             default all). ``heads`` and ``ffn`` may be mappings from ``i`` instead. ``embedding_rank`` is for
-            :func:`kept_rank`.
+            :func:`nasframe.nn.additive.kept_rank`.
 
     Returns:
         One entry for each kept layer, in order.
@@ -60,64 +45,6 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
     [Kept(position=0, heads=4, ffn=64), Kept(position=2, heads=3, ffn=64)]
     """
     return kept_of(blueprint(net)["layers"], sizes)
-
-
-def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
-    """Read the sizes of a sub-network as :func:`kept_layers` does, given the sizes of the network's layers."""
-    flat = _flat(sizes)
-    flat.pop(RANK, None)
-    _check_names(full, flat)
-    positions = flat.get("layers", range(len(full)))
-    ascending = sorted(set(positions) & set(range(len(full))))
-    if list(positions) != ascending:
-        raise SliceError(f"layers: {positions} cannot be kept. Expected some of 0 … {len(full) - 1}, ascending.")
-    kept = []
-    for position in positions:
-        counts = {}
-        for unit in ("heads", "ffn"):
-            most = full[position][unit]
-            count = flat.get(f"{unit}.{position}", most)
-            if not isinstance(count, int) or not 0 <= count <= most:
-                raise SliceError(f"{unit}.{position}: {count!r} is not in the network. Expected 0 … {most}.")
-            counts[unit] = count
-        kept.append(Kept(position, counts["heads"], counts["ffn"]))
-    return kept
-
-
-def _check_names(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> None:
-    """Refuse keys that are not sizes of a network with these layers."""
-    names = {"layers"}
-    for position in range(len(full)):
-        names |= {f"heads.{position}", f"ffn.{position}"}
-    for key in sizes:
-        if key not in names:
-            hint = suggestion(key, names)
-            raise SliceError(f"{key}: not a size of a network with {len(full)} layers.{hint}")
-
-
-def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
-    """Read how many columns of the word embedding's factors a sub-network keeps; ``None``: there are no factors.
-
-    Args:
-        most: the network's own embedding rank.
-        sizes: ``embedding_rank`` is read; default all.
-
-    Raises:
-        SliceError: the network does not have so many.
-
-    >>> kept_rank(16, {"embedding_rank": 4}), kept_rank(16, {}), kept_rank(None, {})
-    (4, 16, None)
-    """
-    rank = sizes.get(RANK, most)
-    if rank == most:
-        return most
-    if most is None:
-        raise SliceError(
-            f"{RANK}: {rank} of an embedding that is one matrix. Expected a factorised one (transform svd)."
-        )
-    if not isinstance(rank, int) or not 1 <= rank <= most:
-        raise SliceError(f"{RANK}: {rank!r} is not in the network. Expected 1 … {most}.")
-    return rank
 
 
 def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Forward:
@@ -285,18 +212,6 @@ class _LayerCache:
 
 
 _CACHES: WeakKeyDictionary[nn.Module, _LayerCache] = WeakKeyDictionary()
-
-
-def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell out sizes that are given as mappings: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
-    flat = {}
-    for key, value in sizes.items():
-        if isinstance(value, Mapping):
-            for position, count in value.items():
-                flat[f"{key}.{position}"] = count
-        else:
-            flat[key] = value
-    return flat
 
 
 def _path(net: nn.Module, path: str) -> str:

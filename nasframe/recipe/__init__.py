@@ -1,1 +1,1 @@
-"""Recipes: from YAML with places, over overrides, to a plan of which every part was checked."""
+"""Recipes: from YAML text with files and overrides to a checked plan."""

@@ -1,4 +1,4 @@
-"""Checks that parts of a recipe share: plugins and their options, files, bounds; problems are collected, not raised."""
+"""Checks that parts of a recipe share: plugins and their options, files, bounds. Problems are collected, not raised."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe import registry
+from nasframe.declarations import listed
 from nasframe.errors import NasframeError, Problem, listing, suggestion
 from nasframe.measures import objective_fault, possible_metrics
 from nasframe.options import (
@@ -19,15 +20,24 @@ from nasframe.options import (
     options_of,
     plain_default,
     takes_any,
+    unknown_option,
     validate,
 )
 from nasframe.recipe.loading import Recipe, exists, expanded
 from nasframe.recipe.names import LONGEST
-from nasframe.recipe.overrides import stage_names
+from nasframe.recipe.stage_list import stage_names
 from nasframe.recipe.yaml import dotted
 from nasframe.records import MetricFormat
+from nasframe.search.constraints import parse_bounds
 
-CHEAP = ("modifier", "transform")  # kinds whose factories do no work: they are made, so that they can refuse
+CHEAP = ("modifier", "transform")
+"""Kinds whose factories do no work. They are made, so that they can refuse options that do not go together."""
+SHOWN_OF_BOUND = 20
+"""Characters that an error quotes of a bound that is no readable text."""
+EXAMPLE_BOUND = "Expected text as in '<= 40M' or '50%'."
+
+UnknownOption = Callable[[str, Iterable[str]], str]
+"""(name, names of the options that there are) → what to say."""
 
 
 class Checker:
@@ -46,9 +56,13 @@ class Checker:
         self.stages: list[Any] = stages if isinstance(stages, list) else []
         self.names = [name for name, _ in stage_names(self.stages)]
         self.costs: set[str] = set()
-        self.own_estimators: Mapping[str, Any] = {}  # of a space without a network
+        """Names of all costs that bounds and objectives may use."""
+        self.own_estimators: Mapping[str, Any] = {}
+        """Estimators that a space without a network brings."""
         self.wanted: dict[str, None] = {}
+        """Costs that the recipe asks for, in the order in which it names them."""
         self.metrics: Mapping[str, MetricFormat] | None = None
+        """What the task measures, if its options tell."""
         self.task_is_wrong = False
 
     def problem(self, path: Sequence[Any], text: str) -> None:
@@ -58,6 +72,8 @@ class Checker:
             shown = ("stages", self.names[shown[1]], *shown[3:])
         self.problems.append(Problem(str(self.recipe.place(path)), dotted(shown), text))
 
+    # ---- plugins and their options
+
     def use(self, kind: str, value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
         """Check one ``use`` with all its options, and write it out with its defaults."""
         if value is None:
@@ -66,91 +82,119 @@ class Checker:
             name, options = registry.use_of(value, kind)
             factory = registry.find(kind, name).load()
         except NasframeError as error:
-            self.problem((*path, "use") if isinstance(value, dict) and "use" in value else path, str(error))
+            names_plugin = isinstance(value, dict) and "use" in value
+            self.problem((*path, "use") if names_plugin else path, str(error))
             return None
-        reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
-        for key, text in registry.reserved_faults(kind, reserved):
-            self.problem((*path, key), text)
-        reserved = {key: item for key, item in reserved.items() if item is not None}
+        owner = f"{kind} {name!r}"
+
+        def unknown(key: str, known: Iterable[str]) -> str:
+            if key in INJECTED:
+                return f"not an option of {owner}: the framework gives it."
+            hint = "" if suggestion(key, known) else self.owners(key, (kind,))
+            return unknown_option(key, known, owner, hint)
+
+        reserved = self._reserved_options(kind, options, path)
         before = len(self.problems)
-        checked = self.checked(f"{kind} {name!r}", (kind,), options, factory, INJECTED, 0, path)
-        if kind in CHEAP and len(self.problems) == before:  # options that fit one by one may not fit together
+        checked = self.checked(owner, options, factory, path, unknown)
+        is_sound = len(self.problems) == before  # else making it would report the same once more
+        if kind in CHEAP and is_sound:
             try:
                 registry.make(kind, {"use": name, **checked}, {"seed": 0, "base": self.recipe.base})
             except NasframeError as error:
                 self.problem(path, str(error))
-        return {"use": name} | reserved | checked
+        return {"use": name, **reserved, **checked}
+
+    def _reserved_options(self, kind: str, options: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+        """Take out the options that the framework itself understands, such as a sampler's ``join``, and check them."""
+        reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
+        for key, text in registry.reserved_faults(kind, reserved):
+            self.problem((*path, key), text)
+        return {key: value for key, value in reserved.items() if value is not None}
 
     def checked(
-        self, owner: str, kinds: Iterable[str], options: Mapping[str, Any], factory: Callable[..., Any],
-        skip: Iterable[str], positional: int, path: tuple[Any, ...],
-    ) -> dict[str, Any]:  # fmt: skip
-        """Check options against a factory; return them with defaults, references resolved, paths absolute."""
-        known = options_of(factory, skip, positional)
-        for key in options.keys() - known.keys():
-            if not takes_any(factory):
-                self.unknown(owner, kinds, key, known, skip, path)
-        given = {key: value for key, value in options.items() if key in known or takes_any(factory)}
-        _, faults = validate(given, factory, skip, positional)
-        for at, text in faults:
-            self.problem((*path, *at), f"{text} ({owner})")
-        wrong = {at[0] for at, _ in faults}
-        self.wrong |= {(*path, name) for name in wrong}
-        defaults = {key: plain_default(option) for key, option in known.items()}
-        full = {key: given.get(key, default) for key, default in defaults.items()}  # in the signature's order
-        full = {key: value for key, value in full.items() if value is not None or key in given} | given
-        return {key: self.deep(known.get(key), v, (*path, key)) if key not in wrong else v for key, v in full.items()}
+        self,
+        owner: str,
+        options: Mapping[str, Any],
+        factory: Callable[..., Any],
+        path: tuple[Any, ...],
+        unknown: UnknownOption,
+        skip: Iterable[str] = INJECTED,
+        positional: int = 0,
+    ) -> dict[str, Any]:
+        """Check options against a factory; return them with defaults, references resolved, paths absolute.
 
-    def deep(self, option: Option | None, value: Any, path: tuple[Any, ...]) -> Any:
+        Args:
+            owner: what the options belong to, for the errors.
+            options: as the recipe gives them.
+            factory: the plugin's factory, or a verb's function.
+            path: where in the recipe the options stand.
+            unknown: what to say of an option that the factory does not have.
+            skip: parameters that are not options.
+            positional: how many leading parameters are not options.
+        """
+        known = options_of(factory, skip, positional)
+        accepted = {key: value for key, value in options.items() if key in known or takes_any(factory)}
+        misfits: set[str] = set()
+        _, faults = validate(options, factory, skip, positional, unknown)
+        for place, text in faults:
+            name = place[0]
+            is_unknown = name in options and name not in accepted
+            if is_unknown:
+                self.problem((*path, *place), text)
+            else:
+                self.problem((*path, *place), f"{text} ({owner})")
+                misfits.add(name)
+        self.wrong |= {(*path, name) for name in misfits}
+        complete: dict[str, Any] = {}
+        for key, option in known.items():  # in the signature's order
+            value = accepted.get(key, plain_default(option))
+            if value is not None or key in accepted:
+                complete[key] = value
+        complete |= accepted
+        for key, value in complete.items():
+            if key not in misfits:
+                complete[key] = self._resolved(known.get(key), value, (*path, key))
+        return complete
+
+    def _resolved(self, option: Option | None, value: Any, path: tuple[Any, ...]) -> Any:
         """Resolve what an option's value refers to: plugins and files."""
         if option is None:
             return value
         if is_path(option.annotation) and isinstance(value, str):
-            return str(self.located(value, path, must_exist(option.annotation, value)) or value)
-        return map_refs(option.annotation, value, self.reference, path)
+            file = self.located(value, path, must_exist(option.annotation, value))
+            return str(file or value)
+        return map_refs(option.annotation, value, self._reference, path)
 
-    def reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:
+    def _reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:
         """Check a plugin that an option names; a stage's sampler may be the recipe's own."""
-        if kind == "sampler" and value == "shared" and path[0] == "stages" and len(path) == 4:
+        is_option_of_stage = path[0] == "stages" and len(path) == 4
+        if kind == "sampler" and value == "shared" and is_option_of_stage:
             if self.data.get("sampler") is None:
                 self.problem(path, "there is no shared sampler. Expected 'sampler:' at the recipe's top level.")
             return value
         return self.use(kind, value, path)
 
-    def unknown(
-        self,
-        owner: str,
-        kinds: Iterable[str],
-        key: str,
-        known: Mapping[str, Option],
-        skip: Iterable[str],
-        path: tuple[Any, ...],
-    ) -> None:
-        """Report an option that a factory does not have, and say whose it is."""
-        if key in skip:
-            self.problem((*path, key), f"not an option of {owner}: the framework gives it.")
-            return
-        hint = suggestion(key, known) or self.owners(key, kinds)
-        options = f"Options: {listing(known)}." if known else "It has no options."
-        self.problem((*path, key), f"{owner} has no option {key!r}. {options}{hint}")
-
     def owners(self, key: str, kinds: Iterable[str]) -> str:
-        """Name plugins that have an option of this name."""
-        found = []
+        """Name the plugins that have an option of this name, as a sentence to append."""
+        owners = []
         for kind in kinds:
             for name, entry in registry.factories(kind).items():
                 try:
-                    if key in options_of(entry.load()):
-                        found.append(f"{kind} {name!r}")
-                except NasframeError:
+                    options = options_of(entry.load())
+                except NasframeError:  # a plugin that cannot be loaded is reported where it is used
                     continue
-        return f" It belongs to {' and '.join(found)}." if found else ""
+                if key in options:
+                    owners.append(f"{kind} {name!r}")
+        return f" It belongs to {' and '.join(owners)}." if owners else ""
 
     def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
         """Find a file from where it was named: a recipe's folder, or the current one for overrides."""
         place = self.recipe.place(path)
-        home = Path(place.file).parent if place.line else self.recipe.base if self.recipe.path is None else Path()
-        for folder in (home, self.recipe.base):
+        if place.line:
+            home = Path(place.file).parent
+        else:
+            home = self.recipe.base if self.recipe.path is None else Path()
+        for folder in (home, self.recipe.base):  # an override may also name a file as the recipe would
             file = folder / expanded(name)
             if exists(file):
                 return file.resolve()
@@ -158,37 +202,46 @@ class Checker:
             self.problem(path, f"no such file or folder {name!r}, read from {home}/.")
         return None
 
+    # ---- bounds, objectives and metrics
+
     def limits(self, holder: Mapping[str, Any], path: tuple[Any, ...]) -> None:
         """Check constraints, budgets and objectives: names of costs, and bounds that can be read."""
         for key in ("constraints", "budgets"):
             bounds = holder.get(key)
-            for cost, value in (bounds if isinstance(bounds, dict) else {}).items():
-                at = (*path, key, cost)
-                if cost not in self.costs:
-                    self.problem(at, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
-                    continue
-                self.wanted[cost] = None
-                texts = value if isinstance(value, list) else [value]
-                for number, text in enumerate(texts):
-                    self.bound(text, cost, (*at, number) if isinstance(value, list) else at)
-                twice = next((text for number, text in enumerate(texts) if text in texts[:number]), None)
-                if twice is not None and key == "budgets":
-                    self.problem(at, f"{twice!r} stands there twice. Expected every budget once.")
+            if not isinstance(bounds, dict):
+                continue
+            for cost, value in bounds.items():
+                self._bounds_of_cost(key, cost, value, (*path, key, cost))
         objectives = holder.get("objectives")
-        for number, name in enumerate(objectives if isinstance(objectives, list) else []):
-            self.objective(str(name), (*path, "objectives", number))
+        if isinstance(objectives, list):
+            for number, name in enumerate(objectives):
+                self._objective(str(name), (*path, "objectives", number))
 
-    def objective(self, objective: str, path: tuple[Any, ...]) -> None:
+    def _bounds_of_cost(self, key: str, cost: str, value: Any, path: tuple[Any, ...]) -> None:
+        """Check the bounds of one cost: one, or a list of them."""
+        if cost not in self.costs:
+            self.problem(path, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
+            return
+        self.wanted[cost] = None  # so that the plan makes its estimator
+        texts = listed(value)
+        for number, text in enumerate(texts):
+            self._bound(text, cost, (*path, number) if isinstance(value, list) else path)
+        repeated = [text for number, text in enumerate(texts) if text in texts[:number]]
+        if repeated and key == "budgets":  # each budget has a winner, named after it
+            self.problem(path, f"{repeated[0]!r} stands there twice. Expected every budget once.")
+
+    def _objective(self, objective: str, path: tuple[Any, ...]) -> None:
         """Check one aim of a search: a metric of the task, or a cost after ``-``."""
         name = objective.removeprefix("-")
+        fault = ""
         if name in self.costs:
             self.wanted[name] = None
         if self.metrics is not None:
             fault = objective_fault(objective, self.metrics, self.costs)
-            if fault:
-                self.problem(path, fault)
-        elif objective.startswith("-") and name not in self.costs and not self.task_is_wrong:
-            self.problem(path, f"unknown cost {name!r}. Costs: {listing(self.costs)}.{suggestion(name, self.costs)}")
+        elif name in self.costs and not self.task_is_wrong:
+            fault = objective_fault(objective, {}, self.costs)
+        if fault:
+            self.problem(path, fault)
 
     def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
         """Find out what the task measures, and check the metric that it shall be scored by.
@@ -211,8 +264,8 @@ class Checker:
             text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
             self.problem(("task", "metric"), text)
 
-    def unit(self, cost: str) -> str:
-        """Return what a cost is in, empty if that is not known."""
+    def _unit(self, cost: str) -> str:
+        """Return the unit of a cost, empty if that is not known."""
         declared = self.data.get("estimators")
         use = declared.get(cost) if isinstance(declared, dict) else None
         if isinstance(use, dict | None):
@@ -223,26 +276,33 @@ class Checker:
             return ""
         return str(getattr(estimator, "unit", ""))
 
-    def bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
+    def _bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
         """Check that a bound can be read, and that its unit is one of its cost's."""
-        from nasframe.search.constraints import parse_bounds
-
-        if isinstance(text, bool) or not isinstance(text, str | int | float):
-            self.problem(path, f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'.")
+        fault = _text_fault(text)
+        if fault:
+            self.problem(path, fault)
             return
-        if not str(text).isprintable():  # it is part of its winner's name
-            hidden = f"{str(text)[:20]!r} has line breaks or invisible characters."
-            self.problem(path, f"{hidden} Expected text as in '<= 40M' or '50%'.")
-            return
-        if len(str(text)) > LONGEST:
-            self.problem(path, f"{str(text)[:20]!r}… is too long for a bound. Expected text as in '<= 40M' or '50%'.")
-            return
-        unit = self.unit(cost) if re.search(r"\d\s*[A-Za-zµ]", str(text)) else None
-        parts = str(text).split(",") if "%" in str(text) else [text]  # a share of the full cost compares with no number
+        has_unit = re.search(r"\d\s*[A-Za-zµ]", str(text))
+        unit = self._unit(cost) if has_unit else None
+        # A share of the full cost cannot be compared with a number before the network is loaded.
+        parts = str(text).split(",") if "%" in str(text) else [text]
         for part in parts:
             try:
                 bounds = parse_bounds(part, full=1.0, unit=unit)
-                if bounds.high <= 0 and cost not in self.own_estimators:
-                    self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
             except NasframeError as error:
                 self.problem(path, str(error))
+                continue
+            if bounds.high <= 0 and cost not in self.own_estimators:
+                self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
+
+
+def _text_fault(text: Any) -> str:
+    """Say why a bound is no text that can be part of its winner's name, or nothing."""
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        return f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'."
+    shown = repr(str(text)[:SHOWN_OF_BOUND])
+    if not str(text).isprintable():
+        return f"{shown} has line breaks or invisible characters. {EXAMPLE_BOUND}"
+    if len(str(text)) > LONGEST:
+        return f"{shown}… is too long for a bound. {EXAMPLE_BOUND}"
+    return ""

@@ -1,7 +1,7 @@
 """A recipe as it was written: files joined by ``extends``, switches and overrides applied, every value with its place.
 
-Nothing here knows what an option means; ``nasframe.recipe.resolve`` does. Overrides are read by
-``nasframe.recipe.overrides``.
+Nothing here knows what an option means; ``nasframe.recipe.resolve`` does. ``nasframe.recipe.merge`` puts one file over
+another, and ``nasframe.recipe.overrides`` applies overrides.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
-from nasframe.recipe.overrides import Override, change, merge
+from nasframe.recipe.merge import merge
+from nasframe.recipe.overrides import Override, change
 from nasframe.recipe.yaml import Node, Position, read
 
 FORMAT = 1
 MOST_NAMES = 5
-"""Packaged recipes that are suggested for a name that is none."""
+"""Packaged recipes that are suggested for a name that none of them has."""
 MOST_FILES = 100
-"""Files that a recipe is put together from, with those that are read again."""
+"""Files that a recipe is put together from; one that is read twice counts twice."""
+NEAR, NEARER = 0.6, 0.85
+"""How alike a packaged recipe's name must be to be suggested, and to be suggested alone."""
+NEAR_WITHOUT_FOLDER = 0.75
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Recipe:
     def place(self, path: Sequence[Any]) -> Position:
         """Return where the value at a path was written, or the nearest one that holds it."""
         for length in range(len(path), -1, -1):
-            if found := self.positions.get(tuple(path[:length])):
-                return found
+            position = self.positions.get(tuple(path[:length]))
+            if position is not None:
+                return position
         return Position(str(self.path or "recipe"))
 
 
@@ -79,26 +84,27 @@ def read_recipe(
     *,
     base: str | Path | None = None,
 ) -> tuple[Recipe | None, list[Problem]]:
-    """Read a recipe as far as it can be read, with every problem; ``None`` where there is nothing to check."""
+    """Read a recipe as far as it can be read, with every problem; ``None`` if there is nothing to check."""
     problems: list[Problem] = []
-    path = None
     if isinstance(source, Mapping):
+        path, home = None, Path()
         root: Node | None = _wrap(source, Position("recipe"))
     else:
         path = find_recipe(source)
         if path is None:
             text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists those that there are."
             return None, [Problem(str(source), "", text + similar_name(source, packaged_recipes()))]
+        home = path.parent
         root = _load(path, (), problems, [])
     if root is None:
         return None, problems
     change(root, overrides, problems)
     positions = dict(_positions(root, ()))
-    home = Path(base) if base is not None else path.parent if path else Path()
-    return Recipe(root.plain(), positions, path, home), problems
+    return Recipe(root.plain(), positions, path, home if base is None else Path(base)), problems
 
 
 def _wrap(value: Any, at: Position) -> Node:
+    """Give every part of a plain value the same position."""
     if isinstance(value, Mapping):
         return Node({str(key): _wrap(item, at) for key, item in value.items()}, at)
     if isinstance(value, list | tuple):
@@ -107,17 +113,22 @@ def _wrap(value: Any, at: Position) -> Node:
 
 
 def _positions(node: Node, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Position]]:
+    """Yield the path and the position of a node and of all below it."""
     yield path, node.at
-    if isinstance(node.value, dict | list):
-        for key, item in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
-            yield from _positions(item, (*path, key))
+    items: Iterable[tuple[Any, Node]] = ()
+    if isinstance(node.value, dict):
+        items = node.value.items()
+    elif isinstance(node.value, list):
+        items = enumerate(node.value)
+    for key, item in items:
+        yield from _positions(item, (*path, key))
 
 
 # ---- files
 
 
 def recipes_root() -> Path:
-    """Return the folder of the packaged recipes: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the packaged recipes: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "_recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -126,8 +137,13 @@ def recipes_root() -> Path:
 def packaged_recipes() -> dict[str, Path]:
     """List the packaged recipes by name; fragments, whose folder begins with ``_``, are left out."""
     root = recipes_root()
-    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
-    return {name: path for name, path in files.items() if not any(part.startswith("_") for part in name.split("/"))}
+    recipes = {}
+    for path in sorted(root.rglob("*.yaml")):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        is_fragment = any(part.startswith("_") for part in name.split("/"))
+        if not is_fragment:
+            recipes[name] = path
+    return recipes
 
 
 def similar_name(source: str | Path, known: Iterable[str]) -> str:
@@ -138,16 +154,17 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     >>> similar_name("mrpc", ["hspg/mrpc", "rosita/mrpc-minilm", "quickstart"])
     " Did you mean 'hspg/mrpc' or 'rosita/mrpc-minilm'?"
     """
+    # People write a path, a name with an ending, or a name without its folder.
     word = str(source).removeprefix("recipes/").removesuffix(".yaml")
     names = sorted(known)
     if len(word) > LONGEST_WORD:
         return ""
-    near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.85)
-    near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=0.6)
+    near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEARER)
+    near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEAR)
     if "/" not in word:  # a name without its folder
         last = {name: name.rpartition("/")[2] for name in names}
         near += [name for name in names if word and last[name].startswith(word)]
-        close = difflib.get_close_matches(word, last.values(), n=MOST_NAMES, cutoff=0.75)
+        close = difflib.get_close_matches(word, last.values(), n=MOST_NAMES, cutoff=NEAR_WITHOUT_FOLDER)
         near += [name for name in names if last[name] in close]
     quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
     if not quoted:
@@ -181,7 +198,7 @@ def expanded(source: str | Path) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file or folder; what cannot be the name of any, as it is too long, is none."""
+    """Tell whether there is a file or folder of this name; a name that the system refuses, as too long, has none."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -189,7 +206,14 @@ def exists(path: Path) -> bool:
 
 
 def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
-    """Read a file and put it over the files that it extends; ``seen`` gathers them all."""
+    """Read a file and put it over the files that it extends.
+
+    Args:
+        path: the file.
+        chain: the files that lead to it, each extending the next.
+        problems: where problems are noted.
+        seen: where every file that is read is noted.
+    """
     seen.append(path)
     if len(seen) > MOST_FILES:
         if len(seen) == MOST_FILES + 1:
@@ -205,17 +229,22 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
             Problem(str(root.at), "", f"the file {what}. Expected 'key: value' lines, as in 'model: minilm-l6'.")
         )
         return None
-    listed = root.value.pop("extends", None)
-    items = [] if listed is None else listed.value if isinstance(listed.value, list) else [listed]
-    merged: Node | None = None
+    extended = root.value.pop("extends", None)
+    items = _items_of(extended) if extended is not None else []
+    below: Node | None = None
     for item in items:
         parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
         if parent is not None:
-            merged = parent if merged is None else merge(merged, parent)
-    return root if merged is None else merge(merged, root)
+            below = parent if below is None else merge(below, parent)
+    return root if below is None else merge(below, root)
+
+
+def _items_of(node: Node) -> list[Node]:
+    return node.value if isinstance(node.value, list) else [node]
 
 
 def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
+    """Read a file that another one extends."""
     if not isinstance(item.value, str):
         problems.append(
             Problem(str(item.at), "extends", f"{item.plain()!r} is no file. Expected a path or a list of paths.")
@@ -223,13 +252,14 @@ def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Prob
         return None
     target = find_recipe(item.value, path.parent)
     if target is None or target.is_dir():
-        near = suggestion(item.value, [os.path.relpath(p, path.parent) for p in path.parent.glob("../*/*.yaml")])
-        problems.append(
-            Problem(str(item.at), "extends", f"no such file {item.value!r}, read from {path.parent}/.{near}")
-        )
+        neighbours = [os.path.relpath(file, path.parent) for file in path.parent.glob("../*/*.yaml")]
+        near = suggestion(item.value, neighbours)
+        text = f"no such file {item.value!r}, read from {path.parent}/.{near}"
+        problems.append(Problem(str(item.at), "extends", text))
         return None
     if target.resolve() in chain:
-        names = " → ".join(p.name for p in (*chain[chain.index(target.resolve()) :], target))
+        circle = [*chain[chain.index(target.resolve()) :], target]
+        names = " → ".join(file.name for file in circle)
         problems.append(Problem(str(item.at), "extends", f"a circle: {names}."))
         return None
     return _load(target, chain, problems, seen)
@@ -242,8 +272,9 @@ def extended_files(path: Path) -> list[Path]:
         RecipeError: one of them cannot be read.
     """
     problems: list[Problem] = []
-    found: list[Path] = []
-    _load(path, (), problems, found)
+    files: list[Path] = []
+    _load(path, (), problems, files)
     if problems:
         raise RecipeError(problems)
-    return list(dict.fromkeys(Path(os.path.normpath(file)) for file in found))
+    normal = [Path(os.path.normpath(file)) for file in files]
+    return list(dict.fromkeys(normal))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nasframe.plan import NET
+
 PLAIN = re.compile(r"[A-Za-z0-9][\w.+-]*")
 """Names of runs, stages and saved networks; overrides use ``=`` between path and value."""
 RICH = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
 """Names of studies, arms, tasks and found architectures, which hold values too, as ``best@50%``."""
 LONGEST = 100
 """Bytes of a name. Endings and prefixes are put to it, and file systems allow 255 in all."""
-DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
-"""What Windows does not allow as a file's name, with any ending."""
-STARTS = frozenset({"pretrained", "random"})
-"""Networks that every run has; a stage starts ``from`` them."""
-NET = ".net"
-"""Ends the name under which the network of a search is kept."""
+PORTS = [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
+DEVICES = frozenset({"con", "prn", "aux", "nul", *PORTS})
+"""Names that Windows allows for no file, whatever its ending."""
 
 
 def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
@@ -25,7 +24,7 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
     Args:
         name: what was written.
         rich: whether the name may hold values, as ``best@50%`` does.
-        network: whether it names a network, beside those that every run has.
+        network: whether it names a network; two networks, which every run has, keep their names.
 
     >>> name_fault("teacher"), name_fault("best@50%", rich=True)
     ('', '')
@@ -34,19 +33,27 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
     >>> name_fault("pretrained", network=True)
     "'pretrained' is the network that every run starts with. Expected another name."
     """
-    pattern = RICH if rich else PLAIN
-    more = ", '=', ',', '@', '%'" if rich else ""
+    fault = _form_fault(name, RICH if rich else PLAIN)
+    if fault or not network:
+        return fault
+    if name == "pretrained":
+        return f"{name!r} is the network that every run starts with. Expected another name."
+    if name == "random":
+        return f"{name!r} is a network of random weights. Expected another name."
+    if name.endswith(NET):
+        return f"{name!r}: names that end in {NET!r} are kept for the networks of searches. Expected another name."
+    return ""
+
+
+def _form_fault(name: Any, pattern: re.Pattern[str]) -> str:
+    """Say why no file can have a name, or nothing."""
     if not isinstance(name, str) or not pattern.fullmatch(name) or name.endswith("."):
         shown = repr(name) if len(repr(name)) <= LONGEST else repr(name)[:LONGEST] + "…"
-        kinds = f"letters, digits, '.', '_', '-'{more} or '+', the first a letter or digit"
-        return f"{shown} cannot name files. Expected {kinds}."
+        more = ", '=', ',', '@', '%'" if pattern is RICH else ""
+        characters = f"letters, digits, '.', '_', '-'{more} or '+', the first a letter or digit"
+        return f"{shown} cannot name files. Expected {characters}."
     if len(name.encode()) > LONGEST:
         return f"{name[:20]}… cannot name files: too long. Expected at most {LONGEST} bytes."
     if name.lower().partition(".")[0] in DEVICES:
         return f"{name!r} cannot name files: some systems reserve it for a device. Expected another name."
-    if network and name in STARTS:
-        which = "the network that every run starts with" if name == "pretrained" else "a network of random weights"
-        return f"{name!r} is {which}. Expected another name."
-    if network and name.endswith(NET):
-        return f"{name!r}: names that end in {NET!r} are kept for the networks of searches. Expected another name."
     return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, member
+from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import same_shape
 from nasframe.plugin_errors import naming_plugins
 
@@ -51,23 +52,48 @@ def material_refusals(
     except NasframeError as error:
         yield from _texts(("model",), error)
         return
-    tokenizer = made.local_tokenizer() if hasattr(made, "local_tokenizer") else None
-    if task is not None and tokenizer is not None:
+    if task is not None:
         entry = registry.find("task", task["use"])
-        options = {key: value for key, value in task.items() if key != "use"}
-        asked = getattr(entry.load(), "on_plan", None)
-        yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
-    asking = {name: use for name, use in estimators.items() if use and _has_on_plan("estimator", use)}
-    net = made.skeleton() if asking and hasattr(made, "skeleton") else None
-    for name, use in asking.items():
+        factory = entry.load()
+        asked = getattr(factory, "on_plan", None)
+        tokenizer = None if asked is None else _tokenizer(made, factory)
+        if tokenizer is not None:
+            options = {key: value for key, value in task.items() if key != "use"}
+            yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
+    for name, use in estimators.items():
+        if not use or not _has_on_plan("estimator", use):
+            continue
+        entry = registry.find("estimator", use["use"])
+        net = _network(made, entry.load())
         if net is not None:
             estimator = registry.make("estimator", use, {"notify": _unheard})
-            moment = f"{registry.find('estimator', use['use'])}: on_plan"
-            yield from _refusal(("estimators", name), moment, estimator.on_plan, net)
+            yield from _refusal(("estimators", name), f"{entry}: on_plan", estimator.on_plan, net)
+
+
+def _outline(model: Any, factories: Iterable[Any]) -> Outline | None:
+    """Return a model's outline, if it has one and it suffices for all plugins of these factories."""
+    outline: Outline | None = model.outline() if hasattr(model, "outline") else None
+    return outline if all(map(sizes_suffice, factories)) else None
+
+
+def _network(model: Any, factory: Any) -> Outline | nn.Module | None:
+    """Return what stands for a model's network: its outline if that suffices, or else a copy without values."""
+    found: Outline | nn.Module | None = _outline(model, [factory])
+    if found is None and hasattr(model, "skeleton"):
+        found = model.skeleton()
+    return found
+
+
+def _tokenizer(model: Any, factory: Any) -> Any:
+    """Return what stands for a model's tokenizer: its outline if that suffices, or else the tokenizer itself."""
+    outline = _outline(model, [factory])
+    if outline is not None:
+        return outline.tokenizer
+    return model.local_tokenizer() if hasattr(model, "local_tokenizer") else None
 
 
 def _unheard(place: str, text: str) -> None:
-    """Take a notice and do nothing: the run will tell."""
+    """Take a notice and do nothing: the run gives it again."""
 
 
 def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
@@ -102,7 +128,7 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
-        plan: the plan; nothing of it is loaded but the sizes of its network, and these only where a plugin asks.
+        plan: the plan; nothing of it is loaded but the sizes of its network, and these only if a plugin asks.
 
     Yields:
         Where in the recipe a plugin stands that refuses, and why it does.
@@ -123,15 +149,17 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
-    """Compare a stage with its space, where the sizes of its network are at hand."""
+    """Compare a stage with its space, if the sizes of its network are at hand."""
     if not needs_space(stage) or not sized:
         return
-    net, own = skeleton(plan), stage.options.get("space")
+    own = stage.options.get("space")
+    use = own or plan.space
+    net = stand_in(plan, [("space", use)])
     if net is None:
         return
-    inject = {"config": net.config, "seed": plan.seed, "costs": None, "notify": _unheard}
+    inject = {"seed": plan.seed, "costs": None, "notify": _unheard}
     try:
-        space = registry.make("space", own or plan.space, inject)
+        space = registry.make("space", use, {**inject, "config": net.config})
     except NasframeError as error:
         yield (("stages", number, stage.verb, "space") if own else ("space",)), str(error)
         return
@@ -154,7 +182,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
         plan: the plan.
         stage: a stage that uses a space.
         space: its space.
-        inject: what its sampler is given, beside the domain.
+        inject: what its sampler is given besides the domain.
 
     Yields:
         Where in the stage it stands, and what is wrong.
@@ -205,23 +233,24 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
-    if sized and hasattr(transform, "on_plan") and (net := skeleton(plan)) is not None:
-        try:
-            with naming_plugins():
-                transform.on_plan(net)
-        except NasframeError as error:
-            yield (), str(error)
+    net = skeleton(plan) if sized and hasattr(transform, "on_plan") else None
+    if net is None:
+        return
+    try:
+        with naming_plugins():
+            transform.on_plan(net)
+    except NasframeError as error:
+        yield (), str(error)
 
 
 def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Ask the modifiers of a stage, each of which sees all of them."""
     refs = stage.options.get("modifiers") or ()
-    made = {
-        place: registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
-        for place, ref in enumerate(refs)
-        if ref is not None
-    }
-    answering = [place for place, modifier in made.items() if getattr(modifier, "answers", False)]
+    made = {}
+    for place, ref in enumerate(refs):
+        if ref is not None:
+            made[place] = registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
+    answering = [place for place, modifier in made.items() if member(modifier, "returns_arch", False)]
     for place in answering[1:]:
         both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
         yield (
@@ -232,10 +261,11 @@ def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[t
         return
     job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
     for place, modifier in made.items():
+        if not hasattr(modifier, "on_plan"):
+            continue
         try:
-            if hasattr(modifier, "on_plan"):
-                with naming_plugins():
-                    modifier.on_plan(job)
+            with naming_plugins():
+                modifier.on_plan(job)
         except NasframeError as error:
             yield ("modifiers", place), str(error)
 
@@ -247,7 +277,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         plan: the plan.
         stage: one of its training stages.
         modifiers: of the stage.
-        net: its network without values; ``None`` where the sizes are not known.
+        net: its network without values; ``None`` if the sizes are not known.
     """
     options, space = stage.options, None
     arch, sampler, use = options.get("arch"), options.get("sampler"), options.get("space") or plan.space
@@ -257,7 +287,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
             if isinstance(arch, Mapping):
                 arch = dict(getattr(space, "arch", space.domain.canonical)(arch))
         except NasframeError:
-            net = space = None  # they do not go together, which is told where the space is made
+            net = space = None  # they do not go together, which `_misfits` reports
     if isinstance(arch, str):
         arch = {}  # one that will have been found
     unknown: Any = None
@@ -270,7 +300,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
 
 
 def skeleton(plan: Plan) -> nn.Module | None:
-    """Return the plan's network without values, or ``None`` where its sizes are not at hand."""
+    """Return the plan's network without values, or ``None`` if its sizes are not at hand."""
     if not plan.model:
         return None
     from nasframe.nn.elastic import stock_class
@@ -281,3 +311,20 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return found if found is not None and stock_class(found) else None
     except TypeError:
         return None  # of no family that nasframe knows: what can be done with it shows when it is loaded
+
+
+def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Module | None:
+    """Return what stands for the plan's network: its outline if that suffices, or else a copy without values.
+
+    Args:
+        plan: the plan.
+        plugins: kind and ``use`` of those that are given it.
+
+    Returns:
+        One of the two; ``None`` where the sizes are not at hand.
+    """
+    if not plan.model:
+        return None
+    factories = [registry.find(kind, registry.use_of(use)[0]).load() for kind, use in plugins]
+    made: Any = registry.make("model", plan.model, {"base": plan.base})
+    return _outline(made, factories) or skeleton(plan)

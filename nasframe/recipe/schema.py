@@ -1,9 +1,9 @@
-"""The JSON Schema of recipes, made from the installed plugins, so that editors complete and check while one types."""
+"""The JSON Schema of recipes, made from the installed plugins, with which editors complete and check while you type."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,7 @@ import pydantic
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
-from nasframe.recipe.resolve import COMMON, POSITIONAL
+from nasframe.recipe.stages import COMMON
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS
 
@@ -25,7 +25,7 @@ BOUNDS = {
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Make the schema of a recipe's file; what it refuses ``nasframe check`` refuses too, with better words.
+    """Return the schema of a recipe's file; ``nasframe check`` refuses all that it refuses, with better messages.
 
     Returns:
         A JSON Schema, draft 2020-12.
@@ -34,15 +34,15 @@ def recipe_schema() -> dict[str, Any]:
     ['estimator', 'model']
     """
     docs = {option.name: option.doc for option in options_of(TopLevel, skip=()).values()}
-    properties: dict[str, Any] = {
-        field.name: {"description": docs[field.name]} | _top(field.name) for field in fields(TopLevel)
-    }
-    properties["extends"] = {"description": "recipes that this one builds on."} | {"anyOf": [{"type": "string"}, LIST]}
+    properties: dict[str, Any] = {}
+    for key in fields(TopLevel):
+        properties[key.name] = {"description": docs[key.name], **_top(key.name)}
+    properties["extends"] = {"description": "recipes that this one builds on.", "anyOf": [{"type": "string"}, LIST]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "nasframe recipe",
         "type": "object",
-        # names that a recipe's own plugin files register cannot be known here
+        # A recipe with plugin files of its own passes: the names that they register are not known here.
         "anyOf": [{"additionalProperties": False, "properties": properties}, {"required": ["plugins"]}],
         "$defs": {kind: _plugin(kind) for kind in registry.KINDS},
     }
@@ -50,7 +50,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def _top(key: str) -> dict[str, Any]:
     if key in PLUGIN_KEYS:
-        # a fragment or a recipe that extends one may give options without the name, or take away what the other has
+        # A fragment, or a recipe that extends one, may give options without the name, or take away what the other has.
         return {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "object", "not": {"required": ["use"]}}, NOTHING]}
     kinds: dict[str, dict[str, Any]] = {
         "nasframe": {"const": 1},
@@ -69,59 +69,67 @@ def _top(key: str) -> dict[str, Any]:
 
 def _plugin(kind: str) -> dict[str, Any]:
     """A plugin of a kind: its bare name, or ``use`` with its options."""
-    entries = {}
-    for name, entry in registry.factories(kind).items():
-        try:
-            entries[name] = entry.load()
-        except NasframeError:
-            continue  # a plugin that cannot be loaded has no options to offer
     reserved = {key: {"type": ["string", "object"]} for key in registry.RESERVED.get(kind, ())}
-    choices = [
-        _object(factory, options_of(factory), {"use": {"const": name}} | reserved, ("use",))
-        for name, factory in entries.items()
-    ]
-    return {"anyOf": [{"enum": list(entries)}, *choices]}
+    names = []
+    choices = []
+    for name, factory in _factories(kind):
+        names.append(name)
+        more = {"use": {"const": name}, **reserved}
+        choices.append(_object(factory, options_of(factory), more, ("use",)))
+    return {"anyOf": [{"enum": names}, *choices]}
+
+
+def _factories(kind: str | None) -> Iterator[tuple[str, Any]]:
+    """Yield the plugins of a kind; one that cannot be loaded has no options to offer."""
+    for name, entry in registry.factories(str(kind)).items():
+        try:
+            yield name, entry.load()
+        except NasframeError:
+            continue
 
 
 def _object(
     factory: Callable[..., Any], options: Mapping[str, Option], more: Mapping[str, Any], required: Iterable[str] = ()
 ) -> dict[str, Any]:
     properties = {name: _option(option) for name, option in options.items()}
-    found: dict[str, Any] = {"type": "object", "properties": properties | dict(more)}
+    shape: dict[str, Any] = {"type": "object", "properties": {**properties, **more}}
     if not takes_any(factory):
-        found["additionalProperties"] = False
-    # an option that must be given may stand in a file that this one extends, or that extends this one
-    return found | {"description": summary(factory)} | ({"required": list(required)} if required else {})
+        shape["additionalProperties"] = False
+    shape["description"] = summary(factory)
+    if required:  # not what the plugin requires: that may stand in a file that this one extends, or that extends it
+        shape["required"] = list(required)
+    return shape
 
 
 def _option(option: Option) -> dict[str, Any]:
+    kind = ref_kind(option.annotation)
     inner = typing.get_args(option.annotation)
-    if kind := ref_kind(option.annotation):
-        shapes: list[dict[str, Any]] = [{"$ref": f"#/$defs/{kind}"}, {"type": "null"}, {"const": "shared"}]
-        found: dict[str, Any] = {"anyOf": shapes}
-    elif inner and (kind := ref_kind(inner[0])):
-        found = {"type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/{kind}"}, NOTHING]}}
+    kind_of_items = ref_kind(inner[0]) if inner else None
+    shape: dict[str, Any]
+    if kind:
+        shape = {"anyOf": [{"$ref": f"#/$defs/{kind}"}, NOTHING, {"const": "shared"}]}
+    elif kind_of_items:
+        shape = {"type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/{kind_of_items}"}, NOTHING]}}
     else:
-        found = pydantic.TypeAdapter(checkable(option.annotation)).json_schema()
-        found.pop("title", None)
-    return found | ({"description": option.doc} if option.doc else {})
+        shape = pydantic.TypeAdapter(checkable(option.annotation)).json_schema()
+        shape.pop("title", None)
+    if option.doc:
+        shape["description"] = option.doc
+    return shape
 
 
 def _stage(verb: str) -> dict[str, Any]:
-    function = VERBS[verb]
-    options = options_of(function, (), POSITIONAL)
-    common: dict[str, Any] = {key: {"type": "string"} for key in COMMON} | {"space": {"$ref": "#/$defs/space"}}
+    function, options = VERBS[verb].function, VERBS[verb].options
+    common: dict[str, Any] = {key: {"type": "string"} for key in COMMON}
+    common["space"] = {"$ref": "#/$defs/space"}
     if "use" not in options:
         return _verb(verb, _object(function, options, common))
-    # what is not the verb's own belongs to the plugin it uses
+    # Options that are not the verb's own belong to the plugin that it uses.
     own = {name: option for name, option in options.items() if name != "use"}
     shapes = []
-    for name, entry in registry.factories(ref_kind(options["use"].annotation)).items():
-        try:
-            factory = entry.load()
-        except NasframeError:
-            continue
-        shapes.append(_object(factory, options_of(factory) | own, {"use": {"const": name}} | common, ("use",)))
+    for name, factory in _factories(ref_kind(options["use"].annotation)):
+        more = {"use": {"const": name}, **common}
+        shapes.append(_object(factory, {**options_of(factory), **own}, more, ("use",)))
     return _verb(verb, {"anyOf": shapes})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
 class Position(NamedTuple):
-    """Where a value was written; ``line`` is 0 where that is no file but an override or a mapping in Python."""
+    """Where a value was written; ``line`` is 0 for an override, and for a mapping in Python."""
 
     file: str
     line: int = 0
@@ -68,7 +69,7 @@ class Node:
 
 
 class _TooMuch(Exception):
-    """A recipe with more values, or more of them inside each other, than any that a person writes."""
+    """A recipe with more values, or nested more deeply, than any that a person writes."""
 
     def __init__(self, mark: Any, path: tuple[Any, ...], text: str) -> None:
         super().__init__(text)
@@ -89,7 +90,10 @@ class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Write out ``<<``; of a key that several mappings give only the last is kept, or aliases would multiply."""
         super().flatten_mapping(node)
-        last = {key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, value) for key, value in node.value}
+        last: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            last[name] = (key, value)
         node.value = list(last.values())
 
 
@@ -125,23 +129,32 @@ def read(path: Path, shown: str) -> tuple[Node | None, list[Problem]]:
         shown: how problems name it.
     """
     try:
-        size = path.stat().st_size
-        if not path.is_file() and not path.is_dir():  # a pipe or a device may have no end
-            return None, [Problem(shown, "", "is no file. Expected a YAML file.")]
-        if size > LARGEST and path.is_file():
-            return None, [Problem(shown, "", f"{size:,} bytes are too many. Expected a recipe of at most {LARGEST:,}.")]
+        fault = _file_fault(path)
+        if fault:
+            return None, [Problem(shown, "", fault)]
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
-        at = Position(shown, before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
-        return None, [
-            Problem(str(at), "", f"byte 0x{error.object[error.start]:02x} is not UTF-8. Expected UTF-8 text.")
-        ]
-    except IsADirectoryError:
-        return None, [Problem(shown, "", "is a directory. Expected a YAML file.")]
+        line = before.count(b"\n") + 1
+        column = error.start - before.rfind(b"\n")
+        byte = error.object[error.start]
+        at = Position(shown, line, column)
+        return None, [Problem(str(at), "", f"byte 0x{byte:02x} is not UTF-8. Expected UTF-8 text.")]
     except OSError as error:
         return None, [Problem(shown, "", f"cannot be read: {error.strerror}.")]
     return parse(text, Position(shown, 1, 1))
+
+
+def _file_fault(path: Path) -> str:
+    """Say why a path is no recipe's file, without opening it: a pipe or a device may have no end."""
+    size = path.stat().st_size
+    if path.is_dir():
+        return "is a directory. Expected a YAML file."
+    if not path.is_file():
+        return "is no file. Expected a YAML file."
+    if size > LARGEST:
+        return f"{size:,} bytes are too many. Expected a recipe of at most {LARGEST:,}."
+    return ""
 
 
 def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
@@ -152,7 +165,7 @@ def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         origin: the file with line 1, or an override, which lends its place to everything.
 
     Returns:
-        the root node (``None`` where the text is not YAML), and every problem.
+        the root node (``None`` if the text is not YAML), and every problem.
     """
     root, problems = _parsed(text, origin)
     return None if root is None else root.copy(), list(problems)
@@ -160,23 +173,12 @@ def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
 
 @functools.lru_cache(maxsize=256)  # what others extend is read again for each of them, and for each arm of a study
 def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
-    tabs = [
-        Problem(
-            str(Position(origin.file, number, match.start("tab") + 1)), "", "a tab in the indentation. Expected spaces."
-        )
-        for number, line in enumerate(text.splitlines(), 1)
-        if origin.line and (match := re.match(r"[ ]*(?P<tab>\t)[ \t]*[^\s#]", line))
-    ]
-    if tabs:
-        return None, tabs
+    if origin.line:
+        tabs = _tabs_in_indentation(text, origin)
+        if tabs:  # YAML's own message about them is hard to understand
+            return None, tabs
     try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
-        if root is None:
-            return Node(None, origin), []
-        builder = _Builder(loader, origin)
-        found = builder.node(root, ())
-        return found, [problem for _, problem in sorted(builder.problems, key=lambda pair: pair[0])]
+        return _built(text, origin)
     except _TooMuch as error:
         return None, [Problem(str(_position(origin, error.mark)), dotted(error.path), error.text)]
     except yaml.MarkedYAMLError as error:
@@ -185,15 +187,36 @@ def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         reason = " ".join(part for part in (error.context, error.problem) if part)
         return None, [Problem(str(at), "", f"not YAML: {reason}.")]
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        at = (
-            Position(origin.file, before.count("\n") + 1, error.position - before.rfind("\n"))
-            if origin.line
-            else origin
-        )
+        at = origin
+        if origin.line:
+            before = text[: error.position]
+            at = Position(origin.file, before.count("\n") + 1, error.position - before.rfind("\n"))
         return None, [Problem(str(at), "", f"not YAML: character U+{error.character:04X} is not allowed.")]
     except RecursionError:
         return None, [Problem(str(origin), "", "not a recipe: nested too deeply.")]
+
+
+def _built(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
+    """Read text as YAML and turn its nodes into ours."""
+    loader = _Loader(text)
+    root = loader.get_single_node()
+    if root is None:
+        return Node(None, origin), []
+    builder = _Builder(loader, origin)
+    node = builder.node(root, ())
+    in_order = sorted(builder.problems, key=lambda pair: pair[0])
+    return node, [problem for _, problem in in_order]
+
+
+def _tabs_in_indentation(text: str, origin: Position) -> list[Problem]:
+    """Find lines that are indented with tabs."""
+    problems = []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.match(r"[ ]*(?P<tab>\t)[ \t]*[^\s#]", line)
+        if match:
+            at = Position(origin.file, number, match.start("tab") + 1)
+            problems.append(Problem(str(at), "", "a tab in the indentation. Expected spaces."))
+    return problems
 
 
 def _position(origin: Position, mark: Any) -> Position:
@@ -239,46 +262,57 @@ class _Builder:
             self.open.pop()
 
     def mapping(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> dict[Any, Node]:
-        seen: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
-            if name in seen and name is not None:
-                line = seen[name].start_mark.line + 1
-                where = f", first on line {line}" if self.origin.line else ""
-                self.problem(key, (*path, name), f"duplicate key{where}. Expected every key once.")
-            elif name is not None:
-                seen[name] = key
+        self._report_duplicates(node, path)
         self.loader.flatten_mapping(node)  # ``<<: *anchor``; what is written out stands after it and wins
-        found: dict[Any, Node] = {}
+        values: dict[Any, Node] = {}
         for key, item in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.problem(key, path, "a key that is not text. Expected 'key: value'.")
                 continue
             child = self.node(item, (*path, key.value))
-            found[key.value] = Node(child.value, _position(self.origin, key.start_mark))
-        return found
+            values[key.value] = Node(child.value, _position(self.origin, key.start_mark))
+        return values
+
+    def _report_duplicates(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> None:
+        first: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value not in first:
+                first[key.value] = key
+                continue
+            line = first[key.value].start_mark.line + 1
+            place = f", first on line {line}" if self.origin.line else ""
+            self.problem(key, (*path, key.value), f"duplicate key{place}. Expected every key once.")
 
     def scalar(self, node: yaml.ScalarNode, path: tuple[Any, ...]) -> Any:
         kind, text = node.tag.removeprefix(STANDARD), str(node.value)
+        if kind not in SCALARS:
+            self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
+            return None
         try:
-            match kind:
-                case "null":
-                    return None
-                case "bool":
-                    return {"true": True, "false": False}[text.lower()]
-                case "int":
-                    return int(text)
-                case "float":
-                    if not math.isfinite(number := float(text)):
-                        raise ValueError
-                    return number
-                case "str" | "merge":
-                    return text
+            return SCALARS[kind](text)
         except (ValueError, KeyError):
             self.problem(node, path, f"{text!r} is no {kind}.")
             return None
-        self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
-        return None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+SCALARS: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": int,
+    "float": _finite,
+    "str": str,
+    "merge": str,
+}
+"""Tag → what reads its text; raises ValueError or KeyError if the text does not fit."""
 
 
 def dotted(path: tuple[Any, ...]) -> str:

@@ -139,7 +139,7 @@ def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]
         template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
         columns=tables.summary_columns(report), companions=tables.companions(report), form=form,
         heading=titled(report["metric"], form), facts=_provenance(report), ledger=_ledger_rows(report),
-        stored=_stored_rows(report), stored_heading=STORED, data=_data(report),
+        stored=_stored_rows(report), stored_heading=STORED, model_facts=_fact_rows(report), data=_data(report),
     )  # fmt: skip
 
 
@@ -193,6 +193,16 @@ def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
         rest = [tables.human(found["encoder_rest"]), tables.human(found["outside"])]
         checked = f"{found['violations']} of {found['groups']:,}"
         rows.append([model["name"], formats, checked, str(found["rows_off_grid"]), *bits, *saved, *rest])
+    return rows
+
+
+def _fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """List what plugins say about the models, those facts that are text or numbers."""
+    rows = []
+    for model in report["models"]:
+        for name, value in model["facts"].items():
+            if isinstance(value, str | int | float):
+                rows.append([model["name"], name, str(value)])
     return rows
 
 

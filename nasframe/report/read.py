@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import told
@@ -41,8 +42,8 @@ def gather(run_dir: Path | str) -> dict[str, Any]:
         store.check()
         if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
             store.check_recipe()
-        rows = {name: _rows(store, name) for name in ("stage", "trial", "metric", "ledger", "model")}
-        facts = {key: store.plain(value) for key, value in store.db.execute("SELECT key, value FROM run")}
+        rows = {name: store.rows(name) for name in ("stage", "trial", "metric", "ledger", "model")}
+        facts = store.facts()
     finally:
         store.close()
     recipe_text = _text(directory / "recipe.yaml")
@@ -98,17 +99,6 @@ def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
     return facts | {"cached": (row["result"] or {}).get("cached", {}).get("run")}
 
 
-def _rows(store: RunStore, table: str) -> list[dict[str, Any]]:
-    order = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}.get(table, "rowid")
-    cursor = store.db.execute(f"SELECT * FROM {table} ORDER BY {order}")
-    names = [column[0] for column in cursor.description]
-    packed = {"arch", "blueprint", "metrics", "costs", "objectives", "result"}
-    return [
-        {k: store.plain(v) if k in packed and v else v for k, v in zip(names, row, strict=True)}
-        for row in cursor.fetchall()
-    ]
-
-
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -150,19 +140,22 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
 
     Their winners are the baselines: what the same search finds without super-network training.
     """
-    elastic, saved = False, {"pretrained": False, "random": False}
+    elastic = False  # whether the current network was trained as a super-network
+    elastic_nets = {"pretrained": False, "random": False}
     searches: dict[str, bool] = {}
-    for stage in recipe.get("stages") or ():
-        verb, options = next(iter(stage.items()))
-        options = options or {}
-        elastic = saved.get(options.get("from", ""), elastic)
-        if verb == "train":
-            elastic = elastic or options.get("sampler") is not None
-        elif verb == "search":
-            searches[options.get("name") or verb] = elastic
-        if options.get("save_as") and verb != "search":
-            saved[options["save_as"]] = elastic
-    return {name for name, trained in searches.items() if not trained} if any(searches.values()) else set()
+    for stage in stages_of(recipe):
+        elastic = elastic_nets.get(stage.options.get("from", ""), elastic)
+        if stage.verb == "train":
+            elastic = elastic or stage.options.get("sampler") is not None
+        elif stage.verb == "search":
+            searches[stage.name] = elastic
+        declaration = declaration_of(stage.verb)
+        if declaration.replaces_net:
+            for name in declaration.saves(stage, KnownNames()):
+                elastic_nets[name] = elastic
+    if not any(searches.values()):
+        return set()
+    return {name for name, trained in searches.items() if not trained}
 
 
 def _models(
@@ -219,13 +212,15 @@ def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
 
 
 def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what compressed matrices take in each model that has some, and how their kernels ran at its export."""
+    """Set what plugins say about each model; of compressed ones what is stored, and how kernels ran at the export."""
     results = [row["result"] or {} for row in stages]
-    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}
+    facts = {name: found for result in results for name, found in result.get("facts", {}).items()}
+    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}  # of older runs
     exports = {name: found for result in results for name, found in result.get("exports", {}).items()}
     for model in models:
         compressed = bool((model["blueprint"] or {}).get("quantised"))
-        model["stored"] = stored.get(model["name"]) if compressed else None
+        model["facts"] = facts.get(model["name"], {})
+        model["stored"] = model["facts"].pop("stored", stored.get(model["name"])) if compressed else None
         model["kernels"] = exports.get(model["name"], {}).get("kernels") if compressed else None
 
 

@@ -1,1 +1,1 @@
-"""Running a plan: order, seeds, resume, the cache of stages, and what can be said before any work."""
+"""Running a plan: checks before the first stage, stages in order, resuming, and the cache of stages."""

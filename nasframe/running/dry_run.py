@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: stages, reachable costs, and a time estimated from one measured step."""
+"""What a run would do, without doing it: stages, reachable costs, and a time estimated from a few measured steps."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import Outcome, listed, outcomes
 from nasframe.interfaces import Work, sizes_of
 from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
 from nasframe.records import TrainOptions, canonical_json
-from nasframe.running.feasibility import targets
-from nasframe.running.readiness import check_spaces, tell_of_sampled_bounds, tell_of_stages
-from nasframe.search.budgets import listed, nearest
+from nasframe.running.feasibility import Target, bounded_costs, targets
+from nasframe.running.readiness import check_spaces, notify_of_options, notify_of_sampled_bounds
+from nasframe.search.budgets import nearest
 from nasframe.search.constraints import Screen, parse_bounds
 from nasframe.search.costs import cost_function
 from nasframe.seeds import generator
-from nasframe.stages.inputs import Material, plain_summary
+from nasframe.stages.inputs import RunInputs, plain_summary
 
 if TYPE_CHECKING:
-    from nasframe.recipe.resolve import Plan, PlannedStage
+    from nasframe.plan import Plan, PlannedStage
 
-SAMPLES = 64  # architectures whose mean stands for what a sampler will propose
-OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}  # seconds besides matrix products
+SAMPLES = 64
+"""How many architectures are drawn; their mean stands for what a sampler will propose."""
+BATCH_SIZE = 32
+TIMED_STEPS = 6
+BATCHES_FOR_LENGTH = 50
+"""How many batches are read to learn the mean length of an example."""
+OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}
+"""Seconds of a stage besides its matrix products."""
+EVALUATED_MODELS = 7
+"""How many models an evaluation is taken to measure; the real number is not known before the run."""
 
 
 @naming_plugins()
@@ -48,130 +57,211 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
 
 def _described(plan: Plan) -> dict[str, Any]:
-    parts = Material(plan)
-    work = parts.work
-    check_spaces(parts)
-    tell_of_stages(parts)
-    tell_of_sampled_bounds(parts)
-    costs, limits = ranges(parts), list(limit_rows(parts))
-    example, share = (forward_seconds(work), mean_share(work)) if work.net is not None else (0.0, 1.0)
-    stages = [describe(stage, work, example, share) for stage in plan.stages]
+    inputs = RunInputs(plan)
+    work = inputs.work
+    check_spaces(inputs)
+    notify_of_options(inputs)
+    notify_of_sampled_bounds(inputs)
+    costs = ranges(inputs)
+    limits = list(limit_rows(inputs))
+    seconds_per_example, share = 0.0, 1.0
+    if work.net is not None:
+        seconds_per_example = forward_seconds(work)
+        share = mean_share(work)
+    stages = describe_stages(plan, work, seconds_per_example, share)
     return {
         "stages": stages,
         "costs": costs,
         "limits": limits,
         "data": plain_summary(work.task),
-        "notices": [asdict(notice) for notice in parts.notices],
-        "seconds": sum(row["seconds"] for row in stages),
+        "notices": [asdict(notice) for notice in inputs.notices],
+        "seconds": sum(stage["seconds"] for stage in stages),
     }
 
 
-def ranges(parts: Material) -> dict[str, dict[str, Any]]:
-    """Find the range of every bounded cost: of the ends of the domain, and of draws where a cost is counted."""
-    plan, work = parts.plan, parts.work
-    space: Any = work.space
+# ---- costs and bounds
+
+
+def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
+    """Return the range of every bounded cost, over the ends of the domain and, of counted costs, over random draws."""
+    space: Any = inputs.work.space
     if space is None:
         return {}
-    bounded = [name for stage in plan.stages if stage.verb == "search" for name in bounded_costs(plan, stage)]
-    names = sorted({*plan.constraints, *plan.budgets, *bounded, *(n for n in ALWAYS if n in parts.estimators)})
-    domain, rng = space.domain, generator(plan.seed, "dry run")
+    domain, net = space.domain, inputs.work.net
+    rng = generator(inputs.plan.seed, "dry run")
     ends = [domain.smallest(), domain.largest()] if hasattr(domain, "smallest") else []
-    drawn = [domain.sample(rng) for _ in range(SAMPLES)]
-    found = {}
-    for name in names:
-        estimator = parts.estimators[name]
-        cost = cost_function({name: estimator}, space, work.net)
-        values = [cost(arch)[name] for arch in ends or drawn[:2]]
-        if not hasattr(estimator, "measure"):
-            values += [cost(arch)[name] for arch in drawn]
-        full = estimator.estimate(space, work.net, None)
-        found[name] = {"smallest": min(values), "largest": max(values), "full": full, "unit": estimator.unit}
-    return found
+    draws = [domain.sample(rng) for _ in range(SAMPLES)]
+    rows = {}
+    for name in _costs_of_interest(inputs):
+        estimator = inputs.estimators[name]
+        cost = cost_function({name: estimator}, space, net)
+        archs = ends or draws[:2]
+        if not hasattr(estimator, "measure"):  # a measurement takes seconds, so the ends must do
+            archs = archs + draws
+        values = [cost(arch)[name] for arch in archs]
+        rows[name] = {
+            "smallest": min(values),
+            "largest": max(values),
+            "full": estimator.estimate(space, net, None),
+            "unit": estimator.unit,
+        }
+    return rows
 
 
-def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:
-    """Name the costs that a search stage bounds."""
-    limits, budgets = limits_of(plan, stage.options)
-    return [*limits, *budgets]
+def _costs_of_interest(inputs: RunInputs) -> list[str]:
+    """Return the names of the costs that the recipe bounds anywhere, and of those that are always shown."""
+    plan = inputs.plan
+    names = {*plan.constraints, *plan.budgets}
+    for stage in plan.stages:
+        if stage.verb == "search":  # which may have bounds of its own
+            names.update(bounded_costs(plan, stage))
+    names.update(name for name in ALWAYS if name in inputs.estimators)
+    return sorted(names)
 
 
-def limit_rows(parts: Material) -> Iterator[dict[str, Any]]:
-    """Say of each bound of each search whether anything meets it; ``None`` where that shows in the run only."""
-    told: set[tuple[str, str, str]] = set()
-    known = {target.stage.name: target for target in targets(parts)}
-    for stage in (stage for stage in parts.plan.stages if stage.verb == "search"):
-        limits, budgets = limits_of(parts.plan, stage.options)
-        target = known.get(stage.name)
-        pairs = [(cost, text) for texts in (limits, budgets) for cost in texts for text in listed(texts[cost])]
-        for name, text in pairs:
-            key = (name, str(text), canonical_json(stage.options.get("within")))
-            if key in told:
-                continue
-            told.add(key)
-            row: dict[str, Any] = {"cost": name, "text": str(text), "reachable": None, "nearest": None}
-            if target is not None and name in target.full:
-                screen = Screen({name: parse_bounds(text, target.full[name])}, target.costs)
-                values = nearest(target.region, screen)[name]
-                row |= {"reachable": screen.bounds[name].violation(values) == 0, "nearest": values}
-            yield row
+def limit_rows(inputs: RunInputs) -> Iterator[dict[str, Any]]:
+    """Yield each bound of each search once, with whether it can be met; ``None`` if only the run will show that."""
+    yielded: set[tuple[str, str, str]] = set()
+    target_of = {target.stage.name: target for target in targets(inputs)}
+    for stage in inputs.plan.stages:
+        if stage.verb != "search":
+            continue
+        within = canonical_json(stage.options.get("within"))
+        for name, bound in _bounds(inputs.plan, stage):
+            key = (name, str(bound), within)
+            if key not in yielded:
+                yielded.add(key)
+                yield _limit_row(name, bound, target_of.get(stage.name))
+
+
+def _bounds(plan: Plan, stage: PlannedStage) -> Iterator[tuple[str, Any]]:
+    """Yield each bound of a search: the cost, and the bound as the recipe writes it."""
+    for limits in limits_of(plan, stage.options):
+        for name, bounds in limits.items():
+            for bound in listed(bounds):
+                yield name, bound
+
+
+def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"cost": name, "text": str(bound), "reachable": None, "nearest": None}
+    if target is not None and name in target.full:
+        bounds = parse_bounds(bound, target.full[name])
+        value = nearest(target.region, Screen({name: bounds}, target.costs))[name]
+        row["reachable"] = bounds.violation(value) == 0
+        row["nearest"] = value
+    return row
+
+
+# ---- time
 
 
 def forward_seconds(work: Work) -> float:
-    """Estimate the seconds of one example's forward: a third of its share of a training step here."""
+    """Return the estimated seconds of one example's forward pass: a third of its share of a training step here."""
     from nasframe.nn.count import forward_macs
     from nasframe.training.optim import autocast
 
-    batch = next(iter(work.task.train_batches(0, 0, 32)))
-    batch, seconds = batch.to(device()), []
-    for _ in range(6):
+    batch = next(iter(work.task.train_batches(0, 0, BATCH_SIZE))).to(device())
+    seconds = []
+    for _ in range(TIMED_STEPS):
         began = time.perf_counter()
         with autocast("auto", device()):
             loss = work.task.loss(work.net(**batch.inputs), batch)
         loss.backward()
         seconds.append(time.perf_counter() - began)
     work.net.zero_grad()
-    rate = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape) / sorted(seconds)[2]
-    some = list(itertools.islice(work.task.train_batches(0, 0, 32), 50))
-    length = max(1, round(sum(batch.tokens for batch in some) / sum(map(len, some))))
-    return forward_macs(work.net, None, 1, length) / rate
+    # The median, because the first step also allocates memory.
+    median = sorted(seconds)[(TIMED_STEPS - 1) // 2]
+    # A backward pass takes about two forward passes, so a step takes three.
+    macs_of_step = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape)
+    macs_per_second = macs_of_step / median
+    return forward_macs(work.net, None, 1, _mean_length(work)) / macs_per_second
+
+
+def _mean_length(work: Work) -> int:
+    """Return the mean length of a training example, padding included."""
+    batches = list(itertools.islice(work.task.train_batches(0, 0, BATCH_SIZE), BATCHES_FOR_LENGTH))
+    tokens = sum(batch.tokens for batch in batches)
+    examples = sum(len(batch) for batch in batches)
+    return max(1, round(tokens / examples))
 
 
 def mean_share(work: Work) -> float:
-    """Return the forward MACs of a drawn sub-network, as a share of the whole network's."""
+    """Return the mean forward MACs of random sub-networks, as a share of the whole network's."""
     from nasframe.nn.count import forward_macs
 
     if work.space is None:
         return 1.0
-    rng, length = generator(0, "dry run"), 32
-    archs = (sizes_of(work.space, work.space.domain.sample(rng)) for _ in range(SAMPLES))
-    drawn = [forward_macs(work.net, arch, 1, length) for arch in archs]
-    return sum(drawn) / len(drawn) / forward_macs(work.net, None, 1, length)
+    length = 32  # any will do: the share hardly depends on it
+    rng = generator(0, "dry run")
+    total = 0.0
+    for _ in range(SAMPLES):
+        arch = work.space.domain.sample(rng)
+        total += forward_macs(work.net, sizes_of(work.space, arch), 1, length)
+    return total / SAMPLES / forward_macs(work.net, None, 1, length)
 
 
-def describe(stage: PlannedStage, work: Work, example: float, share: float) -> dict[str, Any]:
-    """Say what one stage would do and how long it would take."""
-    options, what, seconds = stage.options, stage.verb, OVERHEAD.get(stage.verb, 0.0)
+def describe_stages(plan: Plan, work: Work, seconds_per_example: float, share: float) -> list[dict[str, Any]]:
+    """Describe what each stage would do, and how long it would take.
+
+    Args:
+        plan: the resolved recipe.
+        work: what its first stage starts from.
+        seconds_per_example: of one example's forward pass through the whole network.
+        share: of that, what a sampled sub-network takes.
+
+    Returns:
+        Of each stage ``name``, ``verb``, ``what`` and ``seconds``.
+    """
+    rows = []
+    for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
+        rows.append(describe(stage, outcome, work, seconds_per_example, share))
+    return rows
+
+
+def describe(
+    stage: PlannedStage, outcome: Outcome, work: Work, seconds_per_example: float, share: float
+) -> dict[str, Any]:
+    """Return what one stage would do, in words, and its estimated seconds."""
+    what, seconds = stage.verb, OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
-        seconds, what = train_time(options, work, example, share)
+        passes, what = _training(stage, work, share)
+        seconds = passes * seconds_per_example
     elif stage.verb == "search":
-        trials = options.get("trials", 100)
-        examples = min(options.get("examples") or work.task.sizes["select"], work.task.sizes["select"])
-        final = options.get("finalists", 10) * work.task.sizes["select"] if options.get("examples") else 0
-        seconds = (trials * examples + final) * example * share
-        what = f"search, {trials} trials on {examples} examples"
+        passes, what = _search(stage, work)
+        seconds = passes * seconds_per_example * share
     elif stage.verb == "evaluate":
-        split = options.get("split", "dev")
-        seconds += 7 * work.task.sizes[split] * example * share
-        what = f"evaluate on {split} ({work.task.sizes[split]} examples)"
+        for split, models in outcome.measures.items():
+            examples = work.task.sizes[split]
+            seconds += len(models) * examples * seconds_per_example * share
+            what = f"evaluate on {split} ({examples} examples)"
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 
-def train_time(options: Any, work: Work, example: float, share: float) -> tuple[float, str]:
-    """Estimate a training stage: three forwards' worth a sub-network, one more for each teacher."""
-    how: TrainOptions = options["options"]
-    batch = how.batch_size
-    steps = how.max_steps or max(1, round((how.epochs or 1) * len(work.task.train_batches(0, 0, batch))))
-    sampled = options.get("sampler") is not None
-    passes = 3 * (share * how.archs_per_step if sampled else 1.0)
-    passes += sum(asks_teacher(ref) for ref in options.get("modifiers", ()))
-    return steps * batch * example * passes, f"train, {steps} steps of {batch}" + (", sub-networks" if sampled else "")
+def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str]:
+    """Return how many forward passes of one example a training is worth, and what it does.
+
+    A step of a sub-network is worth three passes, and each teacher one more.
+    """
+    options: TrainOptions = stage.options["options"]
+    size = options.batch_size
+    batches = len(work.task.train_batches(0, 0, size))
+    steps = options.max_steps or max(1, round((options.epochs or 1) * batches))
+    what = f"train, {steps} steps of {size}"
+    passes = 3.0
+    if stage.options.get("sampler") is not None:
+        passes *= share * options.archs_per_step
+        what += ", sub-networks"
+    passes += sum(asks_teacher(modifier) for modifier in stage.options.get("modifiers", ()))
+    return steps * size * passes, what
+
+
+def _search(stage: PlannedStage, work: Work) -> tuple[float, str]:
+    """Return how many forward passes of one example a search makes, and what it does."""
+    available = work.task.sizes["select"]
+    trials = stage.options.get("trials", 100)
+    subset = stage.options.get("examples")
+    examples = min(subset or available, available)
+    passes = trials * examples
+    if subset:
+        passes += stage.options.get("finalists", 10) * available
+    return passes, f"search, {trials} trials on {examples} examples"

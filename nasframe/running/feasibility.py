@@ -1,30 +1,31 @@
-"""Which budgets can be met at all, as far as that is known before any stage ran.
+"""Which budgets can be met at all, as far as that is known before any stage has run.
 
-Counted costs follow from network, space and domain. A transform may change the network they are counted on, unless it
-says that it does not (``reshapes = False``); measured costs are left to the search.
+Counted costs follow from network, space and domain. A transform may change the network that they are counted on,
+unless it says that it does not (``reshapes = False``). Measured costs are left to the search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import Work
 from nasframe.plan import limits_of, same_shape
-from nasframe.recipe.preflight import skeleton
-from nasframe.search.budgets import Costs, Goal, goals, obstacle, parse_limits
+from nasframe.recipe.preflight import stand_in
+from nasframe.search.budgets import Costs, Goal, known_goals, obstacle
 from nasframe.search.costs import cost_function
-from nasframe.stages.inputs import Material
+from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan, PlannedStage
+    from nasframe.search.constraints import Bounds
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one search is asked for, as far as counted costs go.
+    """What one search is to find, as far as counted costs go.
 
     Args:
         stage: the search.
@@ -41,62 +42,121 @@ class Target:
     full: dict[str, float]
 
 
-def check_budgets(parts: Material) -> None:
-    """Make sure, before any work, that each search can find what it is asked for.
+def check_budgets(inputs: RunInputs) -> None:
+    """Make sure, before any work, that each search can find its winners.
 
     Args:
-        parts: what the plan names.
+        inputs: what the plan names.
 
     Raises:
-        UnsatisfiableError: some budgets are out of reach; every one is told, with the nearest reachable value.
+        UnsatisfiableError: some budgets are out of reach; names each one, with the nearest reachable value.
     """
-    texts = [f"stages.{stage.name}: {text}" for stage, text in obstacles(parts)]
-    if texts:
-        raise UnsatisfiableError("\n".join(texts))
+    problems = [f"stages.{stage.name}: {text}" for stage, text in obstacles(inputs)]
+    if problems:
+        raise UnsatisfiableError("\n".join(problems))
 
 
-def obstacles(parts: Material) -> Iterator[tuple[PlannedStage, str]]:
-    """Yield each search with a budget that is out of reach, and why it is."""
-    for target in targets(parts):
+def obstacles(inputs: RunInputs) -> Iterator[tuple[PlannedStage, str]]:
+    """Yield each search that has a budget out of reach, with the reason."""
+    for target in targets(inputs):
+        looked_at: list[Mapping[str, Bounds]] = []
         for goal in target.goals:
+            if goal.bounds in looked_at:  # winners under budgets of measured costs share the constraints
+                continue
+            looked_at.append(goal.bounds)
             text = obstacle(goal, target.region, target.costs)
             if text:
                 yield target.stage, f"{goal.name}: {text}"
 
 
 def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Find the budgets that a network of the model's sizes cannot meet, if these sizes are at hand without weights.
+    """Find the budgets that a network of the model's sizes cannot meet, if the sizes are known without the weights.
 
     Yields:
-        Where in the recipe the bounds stand, and why they are out of reach.
+        The place of the bounds in the recipe, and why they are out of reach.
     """
-    if not any(any(limits_of(plan, stage.options)) for stage in searches(plan)):
+    has_bounds = any(any(limits_of(plan, stage.options)) for stage in searches(plan))
+    if not has_bounds:
         return
-    net = skeleton(plan)
+    net: Any = stand_in(plan, _counting(plan))  # a network without values, or its outline
     if net is None:
         return
-    parts, unknown = Material(plan), cast("Any", None)
-    parts.work = Work(net, unknown, unknown, parts.space(net))
-    for stage, text in obstacles(parts):
-        own = next((key for key in ("budgets", "constraints") if stage.options.get(key)), None)
-        place = ("stages", plan.stages.index(stage), stage.verb, own)
-        yield (place if own else ("budgets" if plan.budgets else "constraints",)), text
+    inputs = RunInputs(plan)
+    unknown = cast("Any", None)  # neither tokenizer nor task is needed for counting
+    inputs.work = Work(net, unknown, unknown, inputs.space(net))
+    for stage, text in obstacles(inputs):
+        yield _place_of_bounds(plan, stage), text
 
 
-def targets(parts: Material) -> Iterator[Target]:
-    """Yield what each search on a network of the model's own shape is asked for."""
-    for stage in searches(parts.plan):
-        net = parts.work.net
-        space: Any = parts.work.space if net is None else parts.space(net, stage.options.get("space"))
-        limits, budgets = limits_of(parts.plan, stage.options)
-        bounded = {name: parts.estimators[name] for name in {**limits, **budgets}}
-        counted = {name: e for name, e in bounded.items() if net is None or is_counted(e, space, net)}
+def _counting(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yield kind and ``use`` of what the searches count costs with: their spaces, and the bounded costs."""
+    for stage in searches(plan):
+        yield "space", stage.options.get("space") or plan.space
+        for limits in limits_of(plan, stage.options):
+            for name in limits:
+                yield "estimator", plan.estimators[name]
+    if plan.space:
+        yield "space", plan.space
+
+
+def _place_of_bounds(plan: Plan, stage: PlannedStage) -> tuple[Any, ...]:
+    """Return the place in the recipe of a search's bounds: in the stage, or else at the top level."""
+    for key in ("budgets", "constraints"):
+        if stage.options.get(key):
+            return ("stages", plan.stages.index(stage), stage.verb, key)
+    return ("budgets" if plan.budgets else "constraints",)
+
+
+def targets(inputs: RunInputs) -> Iterator[Target]:
+    """Yield what each search on a network of the model's own shape is to find."""
+    net: Any = inputs.work.net
+    for stage in searches(inputs.plan):
+        space = space_of(inputs, stage)
+        counted = {}
+        for name in bounded_costs(inputs.plan, stage):
+            estimator = inputs.estimators[name]
+            if net is None or is_counted(estimator, space, net):  # a space without a network looks its costs up
+                counted[name] = estimator
         full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
-        kept = [{name: text for name, text in texts.items() if name in counted} for texts in (limits, budgets)]
-        within = stage.options.get("within")
-        region = space.domain.restrict(within) if within else space.domain
-        wanted = goals(stage.options.get("save_as", "best"), *parse_limits(kept[0], kept[1], full))
-        yield Target(stage, wanted, region, cost_function(counted, space, net), full)
+        yield Target(
+            stage=stage,
+            goals=goals_within(inputs.plan, stage, full),
+            region=region_of(space, stage),
+            costs=cost_function(counted, space, net),
+            full=full,
+        )
+
+
+def goals_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> list[Goal]:
+    """Return the winners of a search, bounded by some of its costs alone.
+
+    Args:
+        plan: the plan.
+        stage: the search.
+        full: those costs, each with that of the full network.
+    """
+    constraints, budgets = limits_of(plan, stage.options)
+    return known_goals(stage.options.get("save_as", "best"), constraints, budgets, full)
+
+
+def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:
+    """Return the costs that a search stage bounds, each once."""
+    constraints, budgets = limits_of(plan, stage.options)
+    return list({**constraints, **budgets})
+
+
+def space_of(inputs: RunInputs, stage: PlannedStage) -> Any:
+    """Return the space of a stage on the model's own network."""
+    net = inputs.work.net
+    if net is None:
+        return inputs.work.space
+    return inputs.space(net, stage.options.get("space"))
+
+
+def region_of(space: Any, stage: PlannedStage) -> Any:
+    """Return the part of a space's domain that a stage uses."""
+    within = stage.options.get("within")
+    return space.domain.restrict(within) if within else space.domain
 
 
 def searches(plan: Plan) -> Iterator[PlannedStage]:

@@ -1,185 +1,196 @@
 """What a run checks once its model and data are loaded, before the first stage.
 
-``nasframe check`` has said what the recipe and the network's sizes show. Here the data are known too: how many steps a
-training has, how many examples a search can score on. What cannot work is refused; what works otherwise than it seems
-to is told.
+``nasframe check`` has reported what the recipe and the network's sizes show. Here the data are known too: how many
+steps a training has, how many examples a search can score on. What cannot work is refused. What works, but otherwise
+than it seems to, is a notice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.plan import limits_of, same_shape
+from nasframe.plan import same_shape
 from nasframe.recipe.preflight import misfits, needs_space
-from nasframe.running.feasibility import check_budgets, is_counted, searches
-from nasframe.search.budgets import Goal, goals, parse_limits, shortfall
+from nasframe.running.feasibility import (
+    bounded_costs,
+    check_budgets,
+    goals_within,
+    is_counted,
+    region_of,
+    searches,
+    space_of,
+)
+from nasframe.search.budgets import Goal, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function
 
 if TYPE_CHECKING:
     from nasframe.plan import PlannedStage
     from nasframe.records import TrainOptions
-    from nasframe.stages.inputs import Material
+    from nasframe.stages.inputs import RunInputs
 
 ESTIMATED, MEASURED = 64, 2
-"""Architectures drawn, beside the smallest and the largest, to see whether a cost without a table can meet a bound."""
+"""How many architectures are drawn, besides the smallest and the largest, to see if a cost can meet its bounds."""
+
+Remark = tuple[str, str]
+"""An option, and the text of a notice about it."""
 
 
-def preflight(parts: Material) -> None:
-    """Refuse or tell, before any work, what data and sizes show.
+def preflight(inputs: RunInputs) -> None:
+    """Refuse, or report as notices, what data and sizes show before any work.
 
     Args:
-        parts: what the plan names; notices go to its ``notices``.
+        inputs: what the plan names; notices go to its ``notices``.
 
     Raises:
         UsageError: a stage does not fit its space.
         UnsatisfiableError: some budgets are out of reach.
     """
-    check_spaces(parts)
-    tell_of_stages(parts)
-    check_budgets(parts)
-    tell_of_sampled_bounds(parts)
+    check_spaces(inputs)
+    notify_of_options(inputs)
+    check_budgets(inputs)
+    notify_of_sampled_bounds(inputs)
 
 
-def tell_of_stages(parts: Material) -> None:
-    """Pass on what the sizes of the data, and of the space, make of the stages' options."""
-    for stage in parts.plan.stages:
-        tell = tell_of_training if stage.verb == "train" else tell_of_search
-        if stage.verb in ("train", "search"):
-            for option, text in tell(parts, stage):
-                parts.notices(f"stages.{stage.name}.{option}", text)
-
-
-def check_spaces(parts: Material) -> None:
-    """Make sure that each stage fits its space, where its network has the model's own shape.
+def check_spaces(inputs: RunInputs) -> None:
+    """Make sure that each stage whose network has the model's own shape fits its space.
 
     Raises:
-        UsageError: some do not; every one is named.
+        UsageError: some do not; names every one.
     """
     problems = []
-    inject = {"seed": parts.plan.seed, "costs": None, "notify": lambda place, text: None}
-    for stage in same_shape(parts.plan):
+    # Samplers are made only to be asked whether they fit, so what they notice is not about the run.
+    inject = {"seed": inputs.plan.seed, "costs": None, "notify": lambda place, text: None}
+    for stage in same_shape(inputs.plan):
         if not needs_space(stage):
             continue
-        for place, text in misfits(parts.plan, stage, space_of(parts, stage), inject):
-            problems.append(f"stages.{stage.name}.{'.'.join(map(str, place))}: {text}")
+        for place, text in misfits(inputs.plan, stage, space_of(inputs, stage), inject):
+            option = ".".join(map(str, place))
+            problems.append(f"stages.{stage.name}.{option}: {text}")
     if problems:
         raise UsageError("\n".join(problems))
 
 
-def space_of(parts: Material, stage: PlannedStage) -> Any:
-    """Return the space of a stage on the model's own network."""
-    net = parts.work.net
-    return parts.work.space if net is None else parts.space(net, stage.options.get("space"))
+def notify_of_options(inputs: RunInputs) -> None:
+    """Report the options of stages that mean something else than they seem to, on these data and in this space."""
+    for stage in inputs.plan.stages:
+        remarks: Iterator[Remark] = iter(())
+        if stage.verb == "train":
+            remarks = remarks_on_training(inputs, stage)
+        elif stage.verb == "search":
+            remarks = remarks_on_search(inputs, stage)
+        for option, text in remarks:
+            inputs.notices(f"stages.{stage.name}.{option}", text)
 
 
-def tell_of_training(parts: Material, stage: PlannedStage) -> Iterator[tuple[str, str]]:
-    """Say what a training's options come to on these data.
-
-    Yields:
-        The option and the text of a notice.
-    """
-    how: TrainOptions = stage.options["options"]
-    examples = parts.task.sizes["train"]
-    epoch = len(parts.task.train_batches(0, 0, how.batch_size))
-    if 0 < examples < how.batch_size:
-        yield (
-            "batch_size",
-            f"{how.batch_size}, but there are only {examples} training examples: one batch has them all.",
-        )
-    if how.max_steps is None and how.epochs is not None and how.epochs * epoch < 0.5:
-        yield "epochs", f"{how.epochs:g} of {epoch} batches is less than half a step. One step is made."
-    steps = how.max_steps or max(1, round((how.epochs or 0) * epoch))
-    warmup = math.ceil(how.warmup_ratio * steps)
+def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
+    """Yield the options of a training that mean something else than they seem to on these data."""
+    options: TrainOptions = stage.options["options"]
+    examples = inputs.task.sizes["train"]
+    batches = len(inputs.task.train_batches(0, 0, options.batch_size))
+    if 0 < examples < options.batch_size:
+        text = f"{options.batch_size}, but there are only {examples} training examples: one batch has them all."
+        yield "batch_size", text
+    if options.max_steps is None and options.epochs is not None and options.epochs * batches < 0.5:
+        yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. One step is made."
+    steps = options.max_steps or max(1, round((options.epochs or 0) * batches))  # as the loop counts them
+    warmup = math.ceil(options.warmup_ratio * steps)
     if 1 < steps <= warmup:
         text = f"All {steps} steps are warm-up: the learning rate reaches its peak in the last one."
         yield "warmup_ratio", text
-    if how.eval_every is not None and how.eval_every > steps:
-        yield "eval_every", f"{how.eval_every} is more than the {steps} steps. There is one evaluation, at the end."
-    if how.early_stop is not None:
-        every = how.eval_every or epoch
-        evaluations = math.ceil(steps / every)
-        if evaluations <= how.early_stop:
-            count = (
-                f"{how.early_stop} evaluations without a gain, but there are only {evaluations} (one in {every} steps)"
-            )
-            yield "early_stop", f"It waits for {count}. It never stops the training early."
+    yield from _remarks_on_evaluations(options, steps, batches)
 
 
-def tell_of_search(parts: Material, stage: PlannedStage) -> Iterator[tuple[str, str]]:
-    """Say what a search's options come to on these data and in this space.
+def _remarks_on_evaluations(options: TrainOptions, steps: int, batches: int) -> Iterator[Remark]:
+    """Yield remarks on when a training is evaluated and stopped early.
 
-    Yields:
-        The option and the text of a notice.
+    Args:
+        options: how it trains.
+        steps: optimiser steps in all.
+        batches: those of one epoch.
     """
-    options = stage.options
-    trials, examples, finalists = options.get("trials", 100), options.get("examples"), options.get("finalists", 10)
-    size = parts.task.sizes.get("select")
-    if examples is not None and size is not None and examples > size:
-        yield (
-            "examples",
-            f"{examples}, but select has {size}. All of them are used, and finalists are not scored again.",
+    if options.eval_every is not None and options.eval_every > steps:
+        text = f"{options.eval_every} is more than the {steps} steps. There is one evaluation, at the end."
+        yield "eval_every", text
+    if options.early_stop is None:
+        return
+    every = options.eval_every or batches
+    evaluations = math.ceil(steps / every)
+    if evaluations <= options.early_stop:
+        text = (
+            f"It waits for {options.early_stop} evaluations without a gain, but there are only {evaluations} (one in "
+            f"{every} steps). It never stops the training early."
         )
+        yield "early_stop", text
+
+
+def remarks_on_search(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
+    """Yield the options of a search that mean something else than they seem to, on these data and in this space."""
+    trials = stage.options.get("trials", 100)
+    examples = stage.options.get("examples")
+    finalists = stage.options.get("finalists", 10)
+    available = inputs.task.sizes.get("select")
+    if examples is not None and available is not None and examples > available:
+        text = f"{examples}, but select has {available}. All of them are used, and finalists are not scored again."
+        yield "examples", text
     elif examples is not None and finalists > trials:
         yield "finalists", f"{finalists}, but there are only {trials} trials. All of them are finalists."
-    if stage not in list(searches(parts.plan)):
-        return
-    domain = space_of(parts, stage).domain
-    within = options.get("within")
-    region = domain.restrict(within) if within else domain
+    if stage not in list(searches(inputs.plan)):
+        return  # a transform may still change the domain
+    region = region_of(space_of(inputs, stage), stage)
     count = getattr(region, "size", math.inf)
     if count < trials:
-        yield "trials", f"{trials}, but there are only {count} architectures. The search ends when they are evaluated."
+        text = f"{trials}, but there are only {count} architectures. The search ends when they are evaluated."
+        yield "trials", text
 
 
-def tell_of_sampled_bounds(parts: Material) -> None:
-    """Sample costs that are no sum over choices, and tell of bounds that no sampled architecture meets.
+def notify_of_sampled_bounds(inputs: RunInputs) -> None:
+    """Report bounds that no sampled architecture meets, of costs that are no sum over choices.
 
     That is no proof: a measured cost varies, and one that depends on weights changes in training. The search decides.
     """
-    for stage in searches(parts.plan):
-        limits, budgets = limits_of(parts.plan, stage.options)
-        net, space = parts.work.net, space_of(parts, stage)
-        if net is None:
+    net = inputs.work.net
+    if net is None:
+        return
+    for stage in searches(inputs.plan):
+        space = space_of(inputs, stage)
+        estimators: dict[str, Any] = {}
+        for name in bounded_costs(inputs.plan, stage):
+            if not is_counted(inputs.estimators[name], space, net):
+                estimators[name] = inputs.estimators[name]
+        if not estimators:
             continue
-        sampled = {
-            n: parts.estimators[n] for n in {**limits, **budgets} if not is_counted(parts.estimators[n], space, net)
-        }
-        if not sampled:
-            continue
-        full = {name: estimator.estimate(space, net, None) for name, estimator in sampled.items()}
-        kept = [{name: text for name, text in texts.items() if name in sampled} for texts in (limits, budgets)]
-        wanted = goals(stage.options.get("save_as", "best"), *parse_limits(kept[0], kept[1], full))
-        measured = any(hasattr(estimator, "measure") for estimator in sampled.values())
-        within = stage.options.get("within")
-        region = space.domain.restrict(within) if within else space.domain
-        costs = cost_function(sampled, space, net)
-        found = [costs(arch) for arch in drawn(region, MEASURED if measured else ESTIMATED)]
-        for goal in wanted:
-            text = unmet(goal, found)
+        full = {name: estimator.estimate(space, net, None) for name, estimator in estimators.items()}
+        is_measured = any(hasattr(estimator, "measure") for estimator in estimators.values())
+        archs = drawn(region_of(space, stage), MEASURED if is_measured else ESTIMATED)
+        costs = cost_function(estimators, space, net)
+        costs_of_archs = [costs(arch) for arch in archs]
+        for goal in goals_within(inputs.plan, stage, full):
+            text = unmet(goal, costs_of_archs)
             if text:
-                parts.notices(f"stages.{stage.name}", text)
+                inputs.notices(f"stages.{stage.name}", text)
 
 
 def drawn(region: Any, count: int) -> list[Any]:
-    """Return the ends of a domain and some random architectures of it."""
-    rng = np.random.default_rng(0)
+    """Return the smallest and the largest architecture of a domain, if it can tell, and some random ones."""
+    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
     ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
     return [*ends, *(region.sample(rng) for _ in range(count))]
 
 
-def unmet(goal: Goal, found: list[dict[str, float]]) -> str:
-    """Say that no sampled architecture meets a goal, and what comes nearest; nothing if one does."""
-    excesses = [violation(costs, goal.bounds) for costs in found]
-    if min(excesses) == 0:
+def unmet(goal: Goal, costs_of_archs: Sequence[Mapping[str, float]]) -> str:
+    """Say that no sampled architecture meets a goal, and which comes nearest; return nothing if one does."""
+    excesses = [violation(costs, goal.bounds) for costs in costs_of_archs]
+    least = min(excesses)
+    if least == 0:
         return ""
-    nearest = found[excesses.index(min(excesses))]
+    nearest = costs_of_archs[excesses.index(least)]
     return (
-        f"{goal.name}: none of {len(found)} architectures that were sampled has {goal}; the nearest has "
+        f"{goal.name}: none of {len(costs_of_archs)} architectures that were sampled has {goal}; the nearest has "
         f"{shortfall(goal, nearest)}. The search will fail unless training changes that."
     )

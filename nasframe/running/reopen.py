@@ -1,4 +1,4 @@
-"""A finished run, opened again: its super-network, its space and what its searches evaluated."""
+"""A finished run, opened again: its super-network, its space, and the trials of its searches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.plan import searched_net
+from nasframe.plan import kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.search.loop import subset
 from nasframe.store import RunStore
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from nasframe.plan import Plan, PlannedStage
     from nasframe.search.budgets import Costs
-    from nasframe.stages.inputs import Material
+    from nasframe.stages.inputs import RunInputs
 
 
 class Finished:
-    """What a finished run left behind; nothing of it is changed, and each part is loaded when it is asked for.
+    """A finished run. Nothing of it is changed, and each part is loaded when it is first asked for.
 
     Args:
         directory: the run directory.
-        stage: the search whose super-network and archive are meant; default: the last one.
+        stage: the search whose super-network and trials are meant; default: the last one.
 
     Raises:
         UsageError: no finished run lies there, its recipe was changed, it has no such search, or it did not keep its
@@ -48,28 +48,48 @@ class Finished:
                 )
             store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}
-            self.plan: Plan = resolve(load_recipe(store.check_recipe(), base=Path(store.get("base", "."))))
-            self.stage = self._search(stage)
-            self.net_name, self.net_directory = self._net()
+            recipe = load_recipe(store.check_recipe(), base=Path(store.get("base", ".")))
+            self.plan: Plan = resolve(recipe)
+            self.stage = _search(self.plan, stage, self.directory)
+            self.net_name, self.net_directory = self._net_place()
             if self.net_directory is not None:
                 store.check_files(self.net_directory.name)
-            self.trials = [trial for other in self._alike() for trial in store.trials(other.name)]
+            self.trials: list[Trial] = []
+            for search in _searches_alike(self.plan, self.stage):
+                self.trials += store.trials(search.name)
         finally:
             store.close()
 
+    def _net_place(self) -> tuple[str, Path | None]:
+        """Return the name of the super-network, and the folder that it lies in unless the model loads it.
+
+        Raises:
+            UsageError: no stage kept it.
+        """
+        name = searched_net(self.plan, self.stage)
+        if name in ("pretrained", "random"):
+            return name, None
+        folder = self.directory / "models" / (name or kept_net(self.stage))
+        if not (folder / "arch.json").is_file():
+            raise UsageError(
+                f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {folder}. "
+                "Give the stage that trained it a 'save_as', and run again."
+            )
+        return name or self.stage.name, folder
+
     @cached_property
-    def parts(self) -> Material:
+    def inputs(self) -> RunInputs:
         """What the recipe names, with the tokenizer that lies beside the super-network, if one does."""
-        from nasframe.stages.inputs import Material
+        from nasframe.stages.inputs import RunInputs
 
-        tokenizer = None
-        if self.net_directory is not None and (self.net_directory / "tokenizer.json").is_file():
-            from transformers import AutoTokenizer
+        if self.net_directory is None or not (self.net_directory / "tokenizer.json").is_file():
+            return RunInputs(self.plan)
+        from transformers import AutoTokenizer
 
-            import nasframe.hf  # noqa: F401  (transformers would ask whether to run the export's own code)
+        import nasframe.hf  # noqa: F401  (transformers would ask whether to run the export's own code)
 
-            tokenizer = AutoTokenizer.from_pretrained(self.net_directory, trust_remote_code=False)
-        return Material(self.plan, tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(self.net_directory, trust_remote_code=False)
+        return RunInputs(self.plan, tokenizer)
 
     @cached_property
     def net(self) -> nn.Module:
@@ -78,13 +98,13 @@ class Finished:
         from nasframe.processes import device
 
         if self.net_directory is None:
-            return self.parts.net(random=self.net_name == "random").eval()
+            return self.inputs.net(random=self.net_name == "random").eval()
         return read_net(self.net_directory).to(device()).eval()
 
     @cached_property
     def space(self) -> Any:
         """The space that was searched."""
-        return self.parts.space(self.net, self.stage.options.get("space"))
+        return self.inputs.space(self.net, self.stage.options.get("space"))
 
     @cached_property
     def region(self) -> Any:
@@ -94,20 +114,20 @@ class Finished:
 
     @cached_property
     def objective(self) -> str:
-        """What the search maximised first."""
-        named = self.stage.options.get("objectives") or self.plan.objectives
-        return named[0] if named else str(self.data["primary"])
+        """The first objective of the search."""
+        objectives = self.stage.options.get("objectives") or self.plan.objectives
+        return objectives[0] if objectives else str(self.data["primary"])
 
     def estimator(self, name: str) -> Any:
         """Return the estimator of a cost, with the recipe's options if it has some."""
         from nasframe import registry
 
-        if name not in self.parts.estimators:
-            self.parts.estimators[name] = registry.make("estimator", name)  # type: ignore[index]
-        return self.parts.estimators[name]
+        if name not in self.inputs.estimators:
+            self.inputs.estimators[name] = registry.make("estimator", name)  # type: ignore[index]
+        return self.inputs.estimators[name]
 
     def costs(self, names: list[str]) -> Costs:
-        """Make a function from an architecture to its costs by name."""
+        """Return a function from an architecture to its costs by name."""
         from nasframe.search.costs import cost_function
 
         return cost_function({name: self.estimator(name) for name in names}, self.space, self.net)
@@ -115,54 +135,62 @@ class Finished:
     def evaluate(self, arch: Arch, examples: int | None = None) -> Evaluation:
         """Measure an architecture on ``select`` as the search did.
 
+        Args:
+            arch: the architecture.
+            examples: the size of the fixed subset to use; default: all of ``select``.
+
         Raises:
             UsageError: the data is not what the run was made with.
         """
-        from nasframe.stages.inputs import same_data
-        from nasframe.training.optim import forward_of
+        from nasframe.stages.inputs import brief_facts, same_data
+        from nasframe.training.forward import forward_of
 
-        if not same_data(self.parts.task, self.data):
-            expected = {key: value for key, value in self.data.items() if key not in ("summary", "metrics")}
-            raise UsageError(f"{self.directory}: the data is not what the run was made with. Expected {expected}.")
+        if not same_data(self.inputs.task, self.data):
+            raise UsageError(
+                f"{self.directory}: the data is not what the run was made with. Expected {brief_facts(self.data)}."
+            )
         precision = self.stage.options.get("precision", "auto")
         forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-        return self.parts.task.evaluate(forward, "select", examples)
+        return self.inputs.task.evaluate(forward, "select", examples)
 
     def archive(self) -> Iterator[Trial]:
-        """Yield what was evaluated of the super-network as it is; what was trained before it was scored is not."""
-        seen = set()
+        """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""
+        yielded = set()
         for trial in self.trials:
             examples = subset(trial.examples, self.data["sizes"].get("select"))
             key = (str(trial.arch), examples)
-            if trial.state == "done" and key not in seen:
-                seen.add(key)
+            if trial.state == "done" and key not in yielded:
+                yielded.add(key)
                 yield replace(trial, costs={}, examples=examples)
 
-    def _search(self, name: str | None) -> PlannedStage:
-        found = {stage.name: stage for stage in self.plan.stages if stage.verb == "search"}
-        if not found:
-            raise UsageError(f"{self.directory}: the run has no search. Expected one, with a super-network.")
-        if not self.plan.model:
-            raise UsageError(f"{self.directory}: the run's space has no network, so there is none to extract from.")
-        if name is not None and name not in found:
-            raise UsageError(f"stage: no search {name!r}. There are: {listing(found)}.{suggestion(name, found)}")
-        return found[name] if name else list(found.values())[-1]
 
-    def _net(self) -> tuple[str, Path | None]:
-        name = searched_net(self.plan, self.stage)
-        if name in ("pretrained", "random"):
-            return name, None
-        kept = self.directory / "models" / (name or f"{self.stage.name}.net")
-        if not (kept / "arch.json").is_file():
-            raise UsageError(
-                f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {kept}. "
-                "Give the stage that trained it a 'save_as', and run again."
-            )
-        return name or self.stage.name, kept
+def _search(plan: Plan, name: str | None, directory: Path) -> PlannedStage:
+    """Return the search of a name, or the last one.
 
-    def _alike(self) -> list[PlannedStage]:
-        """Return the searches on the same network and space that scored it as it is."""
-        mine = (searched_net(self.plan, self.stage), self.stage.options.get("space"))
-        searches = [stage for stage in self.plan.stages if stage.verb == "search" and not stage.options.get("fit")]
-        alike = [s for s in searches if mine[0] and (searched_net(self.plan, s), s.options.get("space")) == mine]
-        return alike or [stage for stage in searches if stage is self.stage]
+    Raises:
+        UsageError: the plan has no such search, or none on a network.
+    """
+    searches = {stage.name: stage for stage in plan.stages if stage.verb == "search"}
+    if not searches:
+        raise UsageError(f"{directory}: the run has no search. Expected one, with a super-network.")
+    if not plan.model:
+        raise UsageError(f"{directory}: the run's space has no network, so there is none to extract from.")
+    if name is None:
+        return list(searches.values())[-1]
+    if name not in searches:
+        raise UsageError(f"stage: no search {name!r}. There are: {listing(searches)}.{suggestion(name, searches)}")
+    return searches[name]
+
+
+def _searches_alike(plan: Plan, stage: PlannedStage) -> list[PlannedStage]:
+    """Return the searches on the same network and space as a search that scored the network as it is."""
+    net, space = searched_net(plan, stage), stage.options.get("space")
+    alike = []
+    for other in plan.stages:
+        # A search with "fit" trains its candidates, so its scores are not those of the network as it is.
+        if other.verb != "search" or other.options.get("fit"):
+            continue
+        same_net = bool(net) and searched_net(plan, other) == net and other.options.get("space") == space
+        if same_net or other is stage:
+            alike.append(other)
+    return alike

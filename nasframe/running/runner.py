@@ -1,54 +1,49 @@
 """Runs a plan: stages in order, each result stored before the next begins, so that a kill loses one stage at most.
 
-In a distributed run every process trains; what is not training is done by the first process alone, and the others
-read its stored result.
+In a distributed run every process trains. All other work is done by the first process alone, and the others read the
+results that it stores.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe import registry
-from nasframe.errors import NasframeError, RunError, UsageError
-from nasframe.interfaces import Work
-from nasframe.measures import formats_of
+from nasframe.errors import RunError, UsageError
 from nasframe.notices import Notice, say
-from nasframe.plugin_errors import described, naming_plugins
-from nasframe.processes import device, distributed, join_processes, leader, processor, told_by_leader
+from nasframe.plan import Plan
+from nasframe.plugin_errors import naming_plugins
+from nasframe.processes import distributed, join_processes, leader, told_by_leader
 from nasframe.progress import Progress
 from nasframe.reads import UNKNOWN, Recorder
-from nasframe.recipe.resolve import Plan, PlannedStage, resolve
+from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
 from nasframe.records import canonical_json
 from nasframe.report.data_table import data_text
-from nasframe.running.cache import Cache, CachedRun, own_places
-from nasframe.running.cache_keys import Names, Start, start_of
+from nasframe.running.cache import Cache
+from nasframe.running.cached_run import CachedRun
+from nasframe.running.environment import write_environment
+from nasframe.running.failures import advising, keeping_failure
 from nasframe.running.readiness import preflight
-from nasframe.stages.context import StageContext
-from nasframe.stages.inputs import Material, plain_summary, same_data
-from nasframe.stages.session import Session
+from nasframe.running.snapshots import Snapshots
+from nasframe.running.start import Start, begin
+from nasframe.stages.inputs import RunInputs
+from nasframe.stages.session import Session, StageSession
 from nasframe.stages.verbs import perform
-from nasframe.storage import disk_problem, refuse_unwritable, writing
-from nasframe.store import RunStore, load_state, refuse_existing, save_state, write_text
+from nasframe.storage import refuse_unwritable, writing
+from nasframe.store import RunStore, refuse_existing
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
+    from nasframe.interfaces import Work
+    from nasframe.plan import PlannedStage
     from nasframe.recipe.loading import Recipe
 
 
@@ -69,9 +64,9 @@ class Run:
     def models(self) -> dict[str, Path]:
         """Name → Hugging Face directory of every model that was written."""
         store = RunStore(self.directory, shared=True)
-        rows = store.db.execute("SELECT name, path FROM model WHERE path IS NOT NULL ORDER BY rowid").fetchall()
+        paths = store.model_paths()
         store.close()
-        return {name: self.directory / path for name, path in rows}
+        return paths
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -88,7 +83,7 @@ class Run:
         return front_frame(self.directory)
 
     def report(self) -> dict[str, Any]:
-        """Write ``report.json``, ``.md``, ``.html`` and the figures anew and return the first."""
+        """Write ``report.json``, ``.md``, ``.html`` and the figures again, and return the first."""
         from nasframe.report.page import build
 
         return build(self.directory)
@@ -96,7 +91,7 @@ class Run:
 
 @naming_plugins()
 def run(
-    recipe: Recipe,
+    recipe: Recipe | Plan,
     *,
     out: str | Path | None = None,
     progress: bool | None = None,
@@ -106,7 +101,7 @@ def run(
     """Run a recipe in a fresh directory.
 
     Args:
-        recipe: what :func:`nasframe.load_recipe` returned.
+        recipe: what :func:`nasframe.load_recipe` returned, or the plan that :func:`nasframe.resolve` made of it.
         out: the run directory; default ``runs/<name>/<time>-<hash>``.
         progress: show bars; default on a terminal only.
         cache: a folder of stage results, to take from and to add to; default: every stage is run.
@@ -123,26 +118,38 @@ def run(
         UnsatisfiableError: no architecture can meet a budget; nothing was written.
         PluginError: a plugin raised; the text names it and its moment, the original is the cause.
     """
-    plan = resolve(recipe)
+    plan = recipe if isinstance(recipe, Plan) else resolve(recipe)
     if cache is not None and distributed():
         raise UsageError("a cache serves runs of one process. Expected no cache under torchrun or accelerate.")
     join_processes()
-    digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()[:8]
-    directory = Path(out or Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}")
-    store, parts = None, Material(plan)
-    if leader():
-        refuse_existing(directory)
-        refuse_unwritable(directory)
-        if cache is not None:
-            refuse_unwritable(Cache(Path(cache)).root)
-        with Progress(progress).bar("model and data"), plan.file_plugins():
-            parts.load()
-            preflight(parts)
-        facts = {"command": sys.argv, "base": str(plan.base)}
-        facts |= {"cache": str(Path(cache).expanduser().resolve())} if cache is not None else {}
-        store = RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
+    directory = _fresh_directory(plan) if out is None else Path(out)
+    inputs = RunInputs(plan)
+    store = _new_store(inputs, directory, cache, progress) if leader() else None
+    # The default name has the time in it, which differs between processes.
     directory = Path(told_by_leader(str(store.directory if store else "")))
-    return execute(plan, store, directory, progress, report, parts)
+    return execute(inputs, store, directory, progress, report)
+
+
+def _fresh_directory(plan: Plan) -> Path:
+    """Return the default run directory of a plan."""
+    digest = hashlib.sha256(canonical_json(plan.recipe).encode()).hexdigest()
+    return Path("runs") / plan.name / f"{time.strftime('%Y%m%d-%H%M%S')}-{digest[:8]}"
+
+
+def _new_store(inputs: RunInputs, directory: Path, cache: str | Path | None, progress: bool | None) -> RunStore:
+    """Make a run directory, after all has been checked that can be checked before the first stage."""
+    plan = inputs.plan
+    refuse_existing(directory)
+    refuse_unwritable(directory)
+    if cache is not None:
+        refuse_unwritable(Cache(Path(cache)).root)
+    with Progress(progress).bar("model and data"), plan.file_plugins():
+        inputs.load()
+        preflight(inputs)
+    facts = {"command": sys.argv, "base": str(plan.base)}
+    if cache is not None:
+        facts["cache"] = str(Path(cache).expanduser().resolve())
+    return RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)
 
 
 @naming_plugins()
@@ -166,24 +173,24 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
 
     join_processes()
     directory = Path(directory)
-    store = RunStore(directory) if leader() else None
-    told_by_leader(directory.name)  # the others wait until the lock is held
+    store = RunStore(directory) if leader() else None  # takes the lock
+    told_by_leader(directory.name)  # the others wait until the first process holds the lock
     reader = store or RunStore(directory, shared=True)
     try:
-        recipe = reader.check_recipe()
-        if store:
-            _put_in_order(store)
-        plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
-        parts = Material(plan)
-        if store and not any(store.stage_state(stage.name) != "new" for stage in plan.stages):
-            with plan.file_plugins(), naming_plugins():
-                preflight(parts)
-    except BaseException as error:
-        with suppress(RunError):  # of a database that cannot be read, which the error itself is about
-            note_failure(reader, None, error)
+        with keeping_failure(reader):
+            recipe = reader.check_recipe()
+            if store:
+                _put_in_order(store)
+            plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
+            inputs = RunInputs(plan)
+            # A run that a study laid out, and nobody has begun, has not been checked.
+            if store and all(store.stage_state(stage.name) == "new" for stage in plan.stages):
+                with plan.file_plugins(), naming_plugins():
+                    preflight(inputs)
+    except BaseException:
         reader.close()
         raise
-    return execute(plan, store, directory, progress, report, parts)
+    return execute(inputs, store, directory, progress, report)
 
 
 def _put_in_order(store: RunStore) -> None:
@@ -194,294 +201,200 @@ def _put_in_order(store: RunStore) -> None:
         store.clear_rests()
         export.clear_rests(store.directory / "models")
     store.check_files()
-    folder = store.get("cache")
-    if folder is not None:
-        refuse_unwritable(Path(folder))
+    cache = store.get("cache")
+    if cache is not None:
+        refuse_unwritable(Path(cache))
 
 
-def execute(
-    plan: Plan,
-    store: RunStore | None,
-    directory: Path,
-    progress: bool | None,
-    report: bool,
-    parts: Material | None = None,
-) -> Run:
-    """Run the stages that are not done yet; ``store`` is ``None`` on all processes but the first."""
-    own = store or RunStore(directory, shared=True)
+def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress: bool | None, report: bool) -> Run:
+    """Run the stages that are not done yet.
+
+    Args:
+        inputs: what the plan names.
+        store: the run's; ``None`` in all processes but the first.
+        directory: the run directory.
+        progress: show bars; default on a terminal only.
+        report: write the report at the end.
+    """
+    plan = inputs.plan
+    reader = store or RunStore(directory, shared=True)
     try:
-        with plan.file_plugins(), naming_plugins():
-            context = RunContext(plan, own, Progress(progress if store else False), parts)
-    except BaseException as error:
-        with suppress(RunError):  # of a database that cannot be written, which the error itself is about
-            note_failure(own, plan, error)
-        own.close()
-        raise
-    try:
-        with plan.file_plugins(), naming_plugins():
-            _run_stages(context, leads=store is not None)
-        if store:
-            store.put("finished", True)
-            if report:
-                with context.progress.bar("report"):
-                    Run(directory).report()
-            store.clear_checkpoints()
-    except BaseException as error:
-        failure = _named_failure(error)
-        with suppress(RunError):  # of a database that cannot be read, which the error itself is about
-            note_failure(own, plan, failure)
-            for line in _how_to_go_on(plan, own, error):
-                failure.add_note(line)
-        if failure is error:
-            raise
-        raise failure from error
+        with keeping_failure(reader, plan), _plugins_of(plan):
+            stages = StageRunner(inputs, reader, Progress(progress if store else False))
+        with advising(reader, plan):
+            with _plugins_of(plan):
+                stages.run_all(leads=store is not None)
+            if store:
+                store.put("finished", True)
+                # A report that fails leaves a finished run.
+                if report:
+                    with stages.session.progress.bar("report"):
+                        Run(directory).report()
+                store.clear_checkpoints()
     finally:
-        own.close()
+        reader.close()
     return Run(directory)
 
 
-def _run_stages(context: RunContext, leads: bool) -> None:
-    """Run the stages that are not done yet, as the process that leads or as one that joins it in training."""
-    plan, store = context.plan, context.store
-    if leads:
-        store.put("failure", None)
-        write_environment(context)
-        context.hooks.run_started(directory=store.directory, recipe=plan.recipe)
-    work: Work | None = None
-    for position, stage in enumerate(plan.stages):
-        if store.stage_state(stage.name) == "done":
-            continue
-        if leads:
-            work = context.next_stage(position, stage, work)
-            continue
-        if stage.verb == "train":  # until we join it, the first process cannot get past this stage
-            perform(context.restore(plan.stages[:position]), StageContext(context.session, stage))
-        context.wait_for(stage)
+@contextmanager
+def _plugins_of(plan: Plan) -> Iterator[None]:
+    """Let a plan's own plugins be found inside the block, and name the plugin that raises there."""
+    with plan.file_plugins(), naming_plugins():
+        yield
 
 
-def _named_failure(error: BaseException) -> BaseException:
-    """Return an error of the disk that a library or a plugin met as one that names the file; others as they are."""
-    problem = disk_problem(error) if isinstance(error, OSError) else None
-    return error if problem is None else RunError(problem)
-
-
-def note_failure(store: RunStore, plan: Plan | None, error: BaseException) -> None:
-    """Keep why a run ended before its time, for the pages that show it.
+class StageRunner:
+    """Runs the stages of one run, stores what each leaves, and goes on where an earlier process stopped.
 
     Args:
-        store: the run's.
-        plan: its plan, to name the stage; ``None`` if there is none yet.
-        error: what ended it.
-    """
-    if not leader() or store.get("finished"):  # a refused resume does not undo a finished run
-        return
-    stages = [] if plan is None else [stage.name for stage in plan.stages if store.stage_state(stage.name) == "failed"]
-    text = str(error) if isinstance(error, NasframeError) else described(error)
-    failure: dict[str, Any] = {"stage": stages[0] if stages else None, "text": text}
-    failure |= {"interrupted": not isinstance(error, Exception), "exit_code": getattr(error, "exit_code", 1)}
-    store.put("failure", failure)
+        inputs: what the plan names; loaded here, before any stage.
+        store: the run directory.
+        progress: where progress is shown.
 
-
-def _how_to_go_on(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
-    """Say in which stage a run ended before its time, and what can be done about it."""
-    left = [stage.name for stage in plan.stages if store.stage_state(stage.name) != "done"]
-    verb = "failed" if isinstance(error, Exception) else "was stopped"
-    where = f"Stage {left[0]!r} {verb}. " if left else ""
-    cached = store.get("cache") is not None
-    if not getattr(error, "resumable", True):
-        reuse = "stages before the change come from the cache"
-        if not cached:
-            reuse = "--cache DIR keeps finished stages for that"
-        yield f"{where}A resume would end in the same way. Change the recipe and run it again; {reuse}."
-        return
-    yield f"{where}Go on with: nasframe run --resume {store.directory}"
-    if cached:
-        yield "Or change the recipe and run it anew: stages before the change come from the cache."
-
-
-class RunContext:
-    """What lasts for a whole run: the plan, the store, the shared sampler, the estimators, files of networks.
-
-    Args:
-        plan: the resolved recipe.
-        store: where all is kept.
-        progress: where all is shown.
-        parts: what the plan names, where it is loaded already.
+    Raises:
+        UsageError: what the run starts from is not what it began with.
     """
 
-    def __init__(self, plan: Plan, store: RunStore, progress: Progress, parts: Material | None = None) -> None:
-        self.plan, self.store, self.progress = plan, store, progress
-        self.parts = parts or Material(plan)
-        self.session = Session(plan, store, progress, self.parts)
-        self.hooks = self.session.hooks
-        self.files: dict[int, str] = {}
-        self.kept: dict[str, Any] = {}  # keeps networks alive, so that their id stays theirs
+    def __init__(self, inputs: RunInputs, store: RunStore, progress: Progress) -> None:
+        self.inputs = inputs
+        self.plan = inputs.plan
+        self.store = store
+        self.session = Session(self.plan, store, progress, inputs)
+        self.snapshots = Snapshots(self.session)
         self.cached: CachedRun | None = None
-        self.began_here = store.get("data") is None
-        self.parts.notices.listen(self.hear)
+        is_new = store.get("data") is None
+        inputs.notices.listen(self._keep_notice)
         with progress.bar("model and data"):
-            self.material = self.load_material()
-            if (folder := store.get("cache")) is not None and leader():
-                self.cached = CachedRun(Cache(Path(folder)), store, self.parts, self.start)
-                for name, seen in self.start.opened.items():
-                    if seen == UNKNOWN:
-                        text = (
-                            "changed while model and data were loaded, so no result of this run is kept in the cache."
-                        )
-                        self.parts.notices(name, text)
-        if self.began_here and leader() and not store.get("study"):
+            start = begin(inputs, store)
+            if start is not None and store.get("cache") is not None:
+                self.cached = self._open_cache(start)
+        if is_new and leader() and not store.get("study"):
             show_data(store.get("data")["summary"])
 
-    def hear(self, notice: Notice) -> None:
+    def _open_cache(self, start: Start) -> CachedRun:
+        """Return the run's way to its cache, and say if nothing of this run can be kept there."""
+        cached = CachedRun(Cache(Path(self.store.get("cache"))), self.store, self.inputs, start)
+        for name, state in start.opened.items():
+            if state == UNKNOWN:
+                text = "changed while model and data were loaded, so no result of this run is kept in the cache."
+                self.inputs.notices(name, text)
+        return cached
+
+    def _keep_notice(self, notice: Notice) -> None:
         """Keep a notice for the report, and print it if the run has not printed it before."""
-        kept = self.store.get("notices", [])
+        known = self.store.get("notices", [])
         entry = asdict(notice)
-        if entry in kept or not leader():
+        if entry in known or not leader():
             return
-        self.store.put("notices", [*kept, entry])
+        self.store.put("notices", [*known, entry])
         if not self.store.get("study"):  # a study has many such runs, and shows what they say together
             say(notice.place, notice.text)
 
-    def load_material(self) -> Work:
-        """Load tokenizer, task, network and space, before any stage; all must be what the run began with."""
-        task, known = self.parts.task, self.store.get("data")
-        if known is not None and not same_data(task, known):
-            expected = {key: value for key, value in known.items() if key not in ("summary", "metrics")}
-            raise UsageError(f"{self.store.directory}: the data is not what the run began with. Expected {expected}.")
-        if known is None and leader():
-            labels = list(task.labels) if task.labels is not None else None
-            facts: dict[str, Any] = {"fingerprint": task.fingerprint, "primary": task.primary}
-            facts |= {"sizes": dict(task.sizes), "labels": labels, "summary": plain_summary(task)}
-            facts["metrics"] = {name: asdict(form) for name, form in formats_of(task).items()}
-            self.store.put("data", facts)
-        work = self.parts.work
-        if leader():
-            self.start = start_of(self.parts, own_places(self.store))
-            self.check_start(self.start)
-        return work
+    def run_all(self, leads: bool) -> None:
+        """Run the stages that are not done yet.
 
-    def check_start(self, start: Start) -> None:
-        """Keep what the run starts from, or make sure that it is what the run started from before.
-
-        Raises:
-            UsageError: it is not; names every file that changed.
+        Args:
+            leads: whether this is the first process; any other one only joins it in training.
         """
-        known = self.store.get("start")
-        if known is None:
-            self.store.put("start", asdict(start))
-            return
-        changed = start.differences(Start(**known))
-        if changed:
-            names = Names(self.parts)
-            places = ", ".join(name if name.startswith("the ") else str(names.place(name)) for name in changed)
-            raise UsageError(
-                f"{self.store.directory}: not what the run began with: {places}. Expected model and task as they were: "
-                "undo the change, or start a new run."
-            )
+        if leads:
+            self.store.put("failure", None)  # of an earlier sitting
+            write_environment(self.plan, self.store)
+            self.session.observers.run_started(directory=self.store.directory, recipe=self.plan.recipe)
+        work: Work | None = None
+        for position, stage in enumerate(self.plan.stages):
+            if self.store.stage_state(stage.name) == "done":
+                continue
+            if leads:
+                work = self._next(position, work)
+                continue
+            if stage.verb == "train":  # until we join it, the first process cannot get past this stage
+                perform(self._work_before(position), StageSession(self.session, stage))
+            self._wait_for(stage)
 
-    def next_stage(self, position: int, stage: PlannedStage, work: Work | None) -> Work | None:
-        """Run a stage, or take its result from the cache: ``None`` means that the work lies in the snapshot."""
+    def _work_before(self, position: int) -> Work:
+        """Return the work that the stages before a position left, from the disk."""
+        if position == 0:
+            return self.inputs.work
+        return self.snapshots.load(self.plan.stages[position - 1].name)
+
+    def _next(self, position: int, work: Work | None) -> Work | None:
+        """Take a stage's result from the cache, or run the stage.
+
+        Args:
+            position: the stage's in the plan.
+            work: what the stage before left; ``None`` if that is on disk only.
+
+        Returns:
+            What the stage left; ``None`` if that is on disk only.
+        """
         if self.cached is None:
-            return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+            return self._execute(position, work)
         if not self.cached.adopt(position):
             with self.cached.building(position):
+                # Another process may have built it while we waited for the right to build.
                 if not self.cached.adopt(position):
-                    return self.execute_stage(position, stage, work or self.restore(self.plan.stages[:position]))
+                    return self._execute(position, work)
+        stage = self.plan.stages[position]
+        # What the stage noticed when it was run is as true of this run.
         for notice in self.store.stage_result(stage.name).get("notices", ()):
-            self.parts.notices(**notice)
-        self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}: from the cache")
-        self.prune(stage.name)
-        self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=0.0)
+            self.inputs.notices(**notice)
+        self._say(position, "from the cache")
+        self._finish(stage, seconds=0.0)
         return None
 
-    def execute_stage(self, position: int, stage: PlannedStage, work: Work) -> Work:
+    def _execute(self, position: int, work: Work | None) -> Work:
         """Run one stage and store its result."""
+        stage = self.plan.stages[position]
+        if work is None:
+            work = self._work_before(position)
         self.store.start_stage(stage.name, position, stage.verb)
-        self.progress.say(f"{position + 1}/{len(self.plan.stages)} {stage.name}")
-        context, began = StageContext(self.session, stage), time.monotonic()
-        before, reads = set(self.parts.notices), Recorder()
+        self._say(position)
+        part = StageSession(self.session, stage)
+        earlier_notices = set(self.inputs.notices)
+        reads = Recorder()
+        began = time.monotonic()
         try:
             with reads:
-                work = perform(work, context)
+                work = perform(work, part)
         except BaseException:
-            with suppress(RunError):  # of a full disk, of which the error itself tells
+            with suppress(RunError):  # the disk may be full, which the error itself says
                 self.store.end_stage(stage.name, "failed", time.monotonic() - began)
             raise
-        self.snapshot(stage.name, work)
-        before |= {*self.hooks.reported}  # an observer is no part of the stage, whose notices go to the cache
-        if fresh := [asdict(notice) for notice in self.parts.notices if notice not in before]:
-            context.result["notices"] = fresh
+        # Stored before the stage counts as done: a kill in between runs it again, and never skips it.
+        self.snapshots.save(stage.name, work)
+        # The cache keeps a stage's notices with its result. An observer is no part of the stage.
+        earlier_notices.update(self.session.observers.reported)
+        notices = [asdict(notice) for notice in self.inputs.notices if notice not in earlier_notices]
+        if notices:
+            part.result["notices"] = notices
         seconds = time.monotonic() - began
         if self.cached is not None:
-            for notice in self.cached.keep(stage, seconds, context.result, reads):
-                self.parts.notices(notice.place, notice.text)
-        self.store.end_stage(stage.name, "done", seconds, context.result)
-        self.prune(stage.name)
-        self.hooks.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)
+            for notice in self.cached.keep(stage, seconds, part.result, reads):
+                self.inputs.notices(notice.place, notice.text)
+        self.store.end_stage(stage.name, "done", seconds, part.result)
+        self._finish(stage, seconds)
         return work
 
-    def snapshot(self, stage: str, work: Work) -> None:
-        """Store what the next stage needs; a network that is on disk already is only named."""
-        nets = {n: self.keep_net(net) for n, net in {**work.models, "": work.net}.items() if net is not None}
-        sampler = self.session.sampler.state_dict() if self.session.sampler is not None else None
-        state = {"archs": {k: dict(v) for k, v in work.archs.items()}, "nets": nets, "sampler": sampler}
-        state["vocabulary"] = None if work.vocabulary is None else list(work.vocabulary)
-        save_state(self.store.checkpoint(f"work-{stage}").path, state)
+    def _finish(self, stage: PlannedStage, seconds: float) -> None:
+        """Drop states that only earlier stages needed, and tell observers that a stage is done."""
+        self.snapshots.drop_others(stage.name)
+        self.session.observers.stage_finished(directory=self.store.directory, stage=stage.name, seconds=seconds)
 
-    def keep_net(self, net: nn.Module) -> str:
-        """Write a network once and return its file's name."""
-        from nasframe.nn.blueprint import blueprint
+    def _say(self, position: int, text: str = "") -> None:
+        """Print which stage is reached, if bars are shown."""
+        line = f"{position + 1}/{len(self.plan.stages)} {self.plan.stages[position].name}"
+        self.session.progress.say(f"{line}: {text}" if text else line)
 
-        if id(net) not in self.files:
-            name = f"net-{uuid.uuid4().hex}"
-            config: Any = net.config
-            state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
-            self.store.checkpoint(name).save(state)
-            self.files[id(net)], self.kept[name] = name, net
-        return self.files[id(net)]
+    def _wait_for(self, stage: PlannedStage) -> None:
+        """Wait until the first process has stored a stage.
 
-    def load_net(self, name: str) -> nn.Module:
-        """Read a network that :meth:`keep_net` wrote."""
-        from nasframe.nn.blueprint import load
-
-        if name not in self.kept:
-            state = load_state(self.store.checkpoint(name).path)
-            net = load(state["config"], state["blueprint"], state["state"]).to(device()).eval()
-            self.files[id(net)], self.kept[name] = name, net
-        net_: nn.Module = self.kept[name]
-        return net_
-
-    def restore(self, done: Sequence[PlannedStage]) -> Work:
-        """Return the work after the finished stages."""
-        if not done:
-            return self.material
-        state = load_state(self.store.checkpoint(f"work-{done[-1].name}").path)
-        if state["sampler"] is not None:
-            self.session.shared_sampler(self.material).load_state_dict(state["sampler"])
-        nets: dict[str, Any] = {name: self.load_net(file) for name, file in state["nets"].items()}
-        work = replace(self.material, net=nets.pop("", None), archs=state["archs"], models=nets)
-        return work if (kept := state["vocabulary"]) is None else self.with_vocabulary(work, kept)
-
-    def with_vocabulary(self, work: Work, kept: Sequence[int]) -> Work:
-        """Return work whose tokenizer and task have some of the tokens; its networks have them already."""
-        from nasframe.nn.vocabulary import shrunk_tokenizer
-
-        tokenizer = shrunk_tokenizer(self.parts.tokenizer, kept)
-        return replace(work, tokenizer=tokenizer, task=self.parts.task_for(tokenizer), vocabulary=list(kept))
-
-    def prune(self, stage: str) -> None:
-        """Drop the states that only earlier stages needed."""
-        work = self.store.checkpoint(f"work-{stage}").path
-        needed = {work.name, *(f"{name}.safetensors" for name in load_state(work)["nets"].values())}
-        for path in work.parent.glob("*.safetensors"):
-            if path.name not in needed and not path.name.startswith("expected-"):
-                path.unlink()
-        self.kept = {name: net for name, net in self.kept.items() if f"{name}.safetensors" in needed}
-        self.files = {key: name for key, name in self.files.items() if name in self.kept}
-
-    def wait_for(self, stage: PlannedStage) -> None:
-        """Wait until the first process stored a stage."""
-        while (state := self.store.stage_state(stage.name)) != "done":
+        Raises:
+            RunError: the stage failed there.
+        """
+        while True:
+            state = self.store.stage_state(stage.name)
+            if state == "done":
+                return
             if state == "failed":
                 raise RunError(f"stage {stage.name} failed on the first process.")
             time.sleep(0.1)
@@ -491,63 +404,3 @@ def show_data(summary: dict[str, Any] | None) -> None:
     """Print what happened to the data to the error stream, whether bars are shown or not."""
     if summary is not None:
         print(data_text(summary), file=sys.stderr)
-
-
-def write_environment(context: RunContext) -> None:
-    """Write what the numbers may depend on: versions, commit, device, threads, seed, command."""
-    import torch
-
-    from nasframe.training.optim import native_bf16
-
-    known = context.store.get("data") or {}
-    data = {key: value for key, value in known.items() if key not in ("summary", "metrics")}
-    where = device()
-    sources = {name: source for name, source in registry.plugins().sources.items() if registry.is_visible(name)}
-    packages = [
-        "torch",
-        "transformers",
-        "tokenizers",
-        "accelerate",
-        "numpy",
-        "scipy",
-        "pandas",
-        "scikit-learn",
-        "safetensors",
-    ]
-    facts = {
-        "nasframe": metadata.version("nasframe"),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "plugins": {name: str(source) for name, source in sources.items()},
-        "git": git_commit(),
-        "platform": platform.platform(),
-        "processor": processor(),
-        "device": str(where),
-        "accelerator": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "bf16": native_bf16(where),
-        "seed": context.plan.seed,
-        "command": context.store.get("command"),
-        "data": data,
-    }
-    write_text(context.store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
-    # a run may go on elsewhere; env.json then says where it ended
-    environment = {name: value for name, value in facts.items() if name not in ("seed", "command", "data", "plugins")}
-    kept = context.store.get("environments", [])
-    if environment not in kept:
-        context.store.put("environments", [*kept, environment])
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout that nasframe runs from, marked where files differ from it."""
-    where = Path(__file__).parents[1]
-    if shutil.which("git") is None or not (where.parent / ".git").exists():
-        return None
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=where,
-        capture_output=True,
-        text=True,
-    )
-    return answer.stdout.strip() or None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nasframe.declarations import Winner, listed, winners
 from nasframe.errors import UnsatisfiableError
 from nasframe.records import Arch
 from nasframe.search.constraints import Bounds, Screen, parse_bounds
@@ -42,26 +43,50 @@ def parse_limits(
         Cost → bounds, and cost → {the budget's text: bounds}.
     """
     bounds = {name: parse_bounds(text, full[name]) for name, text in constraints.items()}
-    shares = {n: {str(t): parse_bounds(t, full[n]) for t in listed(texts)} for n, texts in budgets.items()}
-    return bounds, shares
+    bounds_of_budgets = {}
+    for cost, texts in budgets.items():
+        bounds_of_budgets[cost] = {str(text): parse_bounds(text, full[cost]) for text in listed(texts)}
+    return bounds, bounds_of_budgets
 
 
 def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
-    """Name the winners to find.
+    """Return the winners to find, named as :func:`nasframe.declarations.winners` names them.
 
     Args:
-        prefix: ``best`` gives ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
+        prefix: the search's ``save_as``.
         bounds: cost → bounds that each must meet.
-        budgets: cost → {the budget's name: bounds}.
+        budgets: cost → {the budget's text: bounds}.
     """
-    budgets = {cost: texts for cost, texts in budgets.items() if texts}
-    found = []
-    for cost, texts in budgets.items():
-        for text, budget in texts.items():
-            name = f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}"
-            both = budget.joined(bounds[cost]) if cost in bounds else budget
-            found.append(Goal(name, {**bounds, cost: both}))
-    return found or [Goal(prefix, bounds)]
+    texts = {cost: list(shares) for cost, shares in budgets.items()}
+    return [_goal(winner, bounds, budgets) for winner in winners(prefix, texts)]
+
+
+def known_goals(
+    prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
+) -> list[Goal]:
+    """Return the winners to find, bounded only by the costs that are known beforehand.
+
+    A budget of another cost bounds nothing yet, but its winner is among them, and it counts in their names.
+
+    Args:
+        prefix: the search's ``save_as``.
+        constraints: cost → bounds, as recipes write them.
+        budgets: cost → one bound or several, as recipes write them.
+        full: known cost → that of the full network.
+    """
+    known_constraints = {cost: text for cost, text in constraints.items() if cost in full}
+    known_budgets = {cost: texts for cost, texts in budgets.items() if cost in full}
+    bounds, shares = parse_limits(known_constraints, known_budgets, full)
+    return [_goal(winner, bounds, shares) for winner in winners(prefix, budgets)]
+
+
+def _goal(winner: Winner, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> Goal:
+    """Return a winner with the bounds of its budget, if that is among ``budgets``, and of all constraints."""
+    limits = dict(bounds)
+    if winner.cost is not None and winner.cost in budgets:
+        budget = budgets[winner.cost][winner.text]
+        limits[winner.cost] = budget.joined(bounds[winner.cost]) if winner.cost in bounds else budget
+    return Goal(winner.name, limits)
 
 
 def check_reachable(wanted: Iterable[Goal], region: Any, costs: Costs) -> None:
@@ -98,15 +123,6 @@ def shortfall(goal: Goal, costs: Mapping[str, float]) -> str:
     return ", ".join(f"{name} = {goal.bounds[name].show(costs[name])}" for name in broken)
 
 
-def listed(value: Any) -> list[Any]:
-    """Return a list of what is one thing or a list already.
-
-    >>> listed("50%"), listed(["75%", "50%"])
-    (['50%'], ['75%', '50%'])
-    """
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-
-
 def nearest(region: Any, screen: Screen) -> Mapping[str, float]:
     """Return the costs of the least violating architecture that a descent from corners and random draws finds."""
     rng = np.random.default_rng(0)
@@ -121,18 +137,3 @@ def nearest(region: Any, screen: Screen) -> Mapping[str, float]:
         if excess < best[0]:
             best = excess, arch
     return screen.costs(best[1])
-
-
-def winners(prefix: str, budgets: Mapping[str, Any]) -> list[str]:
-    """Name the winners of a search, one a budget.
-
-    >>> winners("best", {"macs": ["50%", "30%"]}), winners("best", {})
-    (['best@50%', 'best@30%'], ['best'])
-    """
-    budgets = {cost: given for cost, given in budgets.items() if given != []}
-    pairs = [
-        (cost, text) for cost, given in budgets.items() for text in (given if isinstance(given, list) else [given])
-    ]
-    if not pairs:
-        return [prefix]
-    return [f"{prefix}@{text}" if len(budgets) == 1 else f"{prefix}@{cost}={text}" for cost, text in pairs]

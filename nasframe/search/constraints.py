@@ -12,6 +12,9 @@ from nasframe.errors import UsageError
 from nasframe.records import Arch
 from nasframe.units import parse_number, parse_share, unit_fault
 
+TINY = 1e-12  # so that a bound at the very extreme divides by something
+_BOUND = re.compile(r"\s*(<=|>=|<|>|==|=|)\s*(.*)", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -38,19 +41,30 @@ class Bounds:
         """Return how far ``cost`` lies on the way from the bound broken to the extreme of that side, 0 inside."""
         if self.low <= cost <= self.high:
             return 0.0
-        bound, extreme = (self.high, extremes[1]) if cost > self.high else (self.low, extremes[0])
-        return min(abs(cost - bound) / max(abs(extreme - bound), 1e-12), 1.0)
+        if cost > self.high:
+            bound, extreme = self.high, extremes[1]
+        else:
+            bound, extreme = self.low, extremes[0]
+        whole_way = max(abs(extreme - bound), TINY)
+        return min(abs(cost - bound) / whole_way, 1.0)
 
     def joined(self, other: Bounds) -> Bounds:
-        """Return the interval that both leave; ``violation`` is never 0 where there is none."""
+        """Return the interval that both leave; if they leave none, every cost violates it."""
         return Bounds(max(self.low, other.low), min(self.high, other.high), self.full)
 
     def show(self, cost: float) -> str:
-        """Write a cost, with its share of the full network's where that is known."""
-        return f"{cost:,.10g}" + (f" ({cost / self.full:.1%} of the full network)" if self.full else "")
+        """Return a cost as text, with its share of the full network's if that is known."""
+        number = f"{cost:,.10g}"
+        if not self.full:
+            return number
+        return f"{number} ({cost / self.full:.1%} of the full network)"
 
     def __str__(self) -> str:
-        sides = [f">= {self.low:,.10g}"] * (self.low > -math.inf) + [f"<= {self.high:,.10g}"] * (self.high < math.inf)
+        sides = []
+        if self.low > -math.inf:
+            sides.append(f">= {self.low:,.10g}")
+        if self.high < math.inf:
+            sides.append(f"<= {self.high:,.10g}")
         return ", ".join(sides) or "anything"
 
 
@@ -72,24 +86,35 @@ def parse_bounds(
     >>> parse_bounds("50%", full=10.0).high
     5.0
     """
-    low, high = -math.inf, math.inf
-    parts = [p for t in text for p in str(t).split(",")] if isinstance(text, list | tuple) else str(text).split(",")
-    for part in parts:
-        sign, number = re.fullmatch(r"\s*(<=|>=|<|>|==|=|)\s*(.*)", part, re.DOTALL).groups()  # type: ignore[union-attr]
-        share = parse_share(number)
-        if share is not None and full is None:
-            raise UsageError(f"bound {part.strip()!r}: a percentage of an unknown full cost. Give a number.")
-        fault = "" if unit is None else unit_fault(number, unit)
-        if fault:
-            raise UsageError(fault)
-        value = parse_number(number) if share is None else share * float(full or 0)
-        if sign not in (">", ">="):
-            high = min(high, math.nextafter(value, -math.inf) if sign == "<" else value)
-        if sign not in ("<", "<=", ""):
-            low = max(low, math.nextafter(value, math.inf) if sign == ">" else value)
-    if low > high:
-        raise UsageError(f"bounds {text!r} contradict each other: nothing is {Bounds(low, high)}")
-    return Bounds(low, high, full)
+    texts = text if isinstance(text, list | tuple) else [text]
+    band = Bounds(full=full)
+    for part in ",".join(map(str, texts)).split(","):
+        band = band.joined(_parse_bound(part, full, unit))
+    if band.low > band.high:
+        raise UsageError(f"bounds {text!r} contradict each other: nothing is {band}")
+    return band
+
+
+def _parse_bound(text: str, full: float | None, unit: str | None) -> Bounds:
+    """Read one bound; see :func:`parse_bounds`."""
+    sign, number = _BOUND.fullmatch(text).groups()  # type: ignore[union-attr]  # the pattern fits any text
+    share = parse_share(number)
+    if share is not None and full is None:
+        raise UsageError(f"bound {text.strip()!r}: a percentage of an unknown full cost. Give a number.")
+    fault = "" if unit is None else unit_fault(number, unit)
+    if fault:
+        raise UsageError(fault)
+    value = parse_number(number) if share is None else share * float(full or 0)
+    match sign:
+        case "<":  # the largest number below
+            return Bounds(high=math.nextafter(value, -math.inf), full=full)
+        case ">":
+            return Bounds(low=math.nextafter(value, math.inf), full=full)
+        case ">=":
+            return Bounds(low=value, full=full)
+        case "=" | "==":
+            return Bounds(low=value, high=value, full=full)
+    return Bounds(high=value, full=full)
 
 
 def violation(costs: Mapping[str, float], bounds: Mapping[str, Bounds]) -> float:
@@ -141,5 +166,10 @@ def penalised(
     >>> penalised(0.8, {"params": 75.0}, {"params": Bounds(high=50.0)}, {"params": (0.0, 100.0)}, 2)
     0.2
     """
-    factor = math.prod((1 - b.shared(costs[name], extremes[name])) ** power for name, b in bounds.items())
-    return score * factor if score >= 0 or form == "published" else score * (2 - factor)
+    factor = 1.0
+    for name, bound in bounds.items():
+        excess = bound.shared(costs[name], extremes[name])
+        factor *= (1 - excess) ** power
+    if score >= 0 or form == "published":
+        return score * factor
+    return score * (2 - factor)

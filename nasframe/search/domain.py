@@ -1,7 +1,7 @@
 """Sets of architectures: draw one, change one, count them, give each one form that equal networks share.
 
 An architecture is a flat mapping from knob to value. A knob may depend on another one: the width of a layer means
-nothing where the layer is not kept, so it is absent from the canonical form, and equal networks are equal mappings.
+nothing if the layer is not kept, so it is absent from the canonical form, and equal networks are equal mappings.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 
 from nasframe.errors import UnsatisfiableError, UsageError, suggestion
 from nasframe.records import Arch, canonical_json
-from nasframe.search.restrict import Keep, both
+from nasframe.search.restrict import Predicate, both
 
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
-SCAN = 20_000  # a domain of at most so many architectures is searched whole before giving up
+SCAN = 20_000  # a domain of at most this many architectures is searched whole before giving up
+STARTS = 3  # rejected draws from which a descent begins
 
 
 class DomainError(UsageError):
@@ -51,25 +52,31 @@ class Choices:
     def __init__(
         self, knobs: Mapping[str, Sequence[Any]], active: Mapping[str, tuple[str, Sequence[Any]]] | None = None
     ) -> None:
-        self.knobs = {name: tuple(_plain(name, value) for value in values) for name, values in knobs.items()}
+        self.knobs = {}
+        for name, values in knobs.items():
+            self.knobs[name] = tuple(_plain(name, value) for value in values)
         self.rules = {name: (parent, tuple(values)) for name, (parent, values) in (active or {}).items()}
-        self.keep: Keep | None = None
+        self.keep: Predicate | None = None
         self._at = {name: k for k, name in enumerate(self.knobs)}
-        self._names = list(dict.fromkeys([name.partition(".")[0] for name in self.knobs] + list(self.knobs)))
-        self._plan = [
-            _Knob(name, values, _lookup(name, values), any(isinstance(v, list | dict) for v in values))
-            for name, values in self.knobs.items()
-        ]
-        for name, (parent, values) in self.rules.items():
-            if parent in self.rules:
-                raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
-            k, p = self._position(name), self._position(parent)
-            self._plan[k] = self._plan[k]._replace(parent=p, on=frozenset(self._index(p, value) for value in values))
+        families = [name.partition(".")[0] for name in self.knobs]
+        self._names = list(dict.fromkeys([*families, *self.knobs]))  # what may be written, for suggestions
+        self._plan = [_knob(name, values) for name, values in self.knobs.items()]
+        self._apply_rules()
         self._free = [k for k, knob in enumerate(self._plan) if knob.parent < 0]
         self._bound = [k for k, knob in enumerate(self._plan) if knob.parent >= 0]
         self._order = [(k, self._plan[k]) for k in self._free + self._bound]  # parents before what depends on them
         self._allow([tuple(range(len(values))) for values in self.knobs.values()])
         self._join({name: (name,) for name in self.knobs})
+
+    def _apply_rules(self) -> None:
+        """Note for each conditional knob its parent, and at which of the parent's values it has an effect."""
+        for name, (parent, values) in self.rules.items():
+            if parent in self.rules:
+                raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
+            k = self._position(name)
+            p = self._position(parent)
+            on = frozenset(self._index(p, value) for value in values)
+            self._plan[k] = self._plan[k]._replace(parent=p, on=on)
 
     def canonical(self, arch: Arch) -> dict[str, Any]:
         """Return the one form that equal networks share: the domain's own values, inactive knobs left out.
@@ -85,8 +92,12 @@ class Choices:
             indices = self._indices(arch)
         except DomainError:
             return False
-        inside = (not on or i in a for i, a, on in zip(indices, self._allowed, self._live(indices), strict=True))
-        return all(inside) and (self.keep is None or bool(self.keep(self._build(indices))))
+        for index, allowed, live in zip(indices, self._allowed, self._live(indices), strict=True):
+            if live and index not in allowed:
+                return False
+        if self.keep is None:
+            return True
+        return bool(self.keep(self._build(indices)))
 
     def active(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
@@ -96,7 +107,7 @@ class Choices:
     def encode(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` integers: the position of each dimension's value, 0 where it is inactive."""
         indices = self._indices(arch)
-        return np.array([sum(indices[k] * w for k, w in zip(*pair, strict=True)) for pair in self._weights])
+        return np.array([dimension.position([indices[k] for k in dimension.knobs]) for dimension in self._dimensions])
 
     def decode(self, indices: Iterable[int]) -> dict[str, Any]:
         """Return the canonical architecture at a position; the inverse of :meth:`encode`."""
@@ -110,43 +121,51 @@ class Choices:
     @property
     def shape(self) -> tuple[int, ...]:
         """How many values each dimension has, restricted or not: what :meth:`encode` counts in."""
-        return tuple(math.prod(len(self._plan[k].values) for k in group) for group in self._groups)
+        return tuple(dimension.size for dimension in self._dimensions)
 
     @property
     def allowed(self) -> list[np.ndarray]:
         """For each dimension the positions that :meth:`restrict` has left, ascending."""
-        return [
-            np.array(sorted(sum(i * w for i, w in zip(choice, weights, strict=True)) for choice in choices))
-            for group, weights in self._weights
-            for choices in [itertools.product(*(self._allowed[k] for k in group))]
-        ]
+        positions = []
+        for dimension in self._dimensions:
+            choices = itertools.product(*(self._allowed[k] for k in dimension.knobs))
+            positions.append(np.array(sorted(map(dimension.position, choices))))
+        return positions
 
     @property
     def size(self) -> int:
         """How many architectures there are, exactly, before ``keep``; inactive knobs do not multiply."""
-        parents = {self._plan[b].parent for b in self._bound}
+        parents = {self._plan[k].parent for k in self._bound}
         total = math.prod(len(self._allowed[k]) for k in self._free if k not in parents)
         for parent in parents:
-            children = [b for b in self._bound if self._plan[b].parent == parent]
-            total *= sum(
-                math.prod(len(self._allowed[b]) for b in children if value in self._plan[b].on)
-                for value in self._allowed[parent]
-            )
+            total *= sum(self._count_below(parent, value) for value in self._allowed[parent])
         return total
+
+    def _count_below(self, parent: int, value: int) -> int:
+        """Return in how many ways the knobs that depend on ``parent`` can be chosen at one of its values."""
+        live = [k for k in self._bound if self._plan[k].parent == parent and value in self._plan[k].on]
+        return math.prod(len(self._allowed[k]) for k in live)
 
     def enumerate(self) -> Iterator[dict[str, Any]]:
         """Yield every architecture once, in a fixed order (the last knob varies fastest)."""
         indices = [0] * len(self._plan)
-        for head in itertools.product(*(self._allowed[k] for k in self._free)):
-            for k, i in zip(self._free, head, strict=True):
-                indices[k] = i
-            live = [b for b in self._bound if indices[self._plan[b].parent] in self._plan[b].on]
-            for tail in itertools.product(*(self._allowed[k] for k in live)):
-                for k, i in zip(live, tail, strict=True):
-                    indices[k] = i
+        for _ in self._products(self._free, indices):
+            live = [k for k in self._bound if indices[self._plan[k].parent] in self._plan[k].on]
+            for _ in self._products(live, indices):
                 arch = self._build(indices)
-                if self.keep is None or self.keep(arch):
+                if self._accepts(arch):
                     yield arch
+
+    def _products(self, knobs: Sequence[int], indices: list[int]) -> Iterator[None]:
+        """Write every combination of some knobs' values into ``indices``, one after the other."""
+        for combination in itertools.product(*(self._allowed[k] for k in knobs)):
+            for k, index in zip(knobs, combination, strict=True):
+                indices[k] = index
+            yield
+
+    def _accepts(self, arch: dict[str, Any]) -> bool:
+        """Tell whether ``keep``, if there is one, accepts an architecture."""
+        return self.keep is None or bool(self.keep(arch))
 
     def smallest(self) -> dict[str, Any]:
         """Return the architecture of the first value of every knob; ``keep`` is not asked."""
@@ -156,23 +175,25 @@ class Choices:
         """Return the architecture of the last value of every knob; ``keep`` is not asked."""
         return self._build([allowed[-1] for allowed in self._allowed])
 
-    def restrict(self, only: Mapping[str, Any] | None = None, keep: Keep | None = None) -> Choices:
+    def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Choices:
         """Return the part of the domain with these values that ``keep`` accepts; restrictions add up.
 
         Args:
             only: knob, or family (``heads`` for every ``heads.0`` …) → the values to leave.
-            keep: a condition on canonical architectures, see ``nasframe.search.restrict.Keep``.
+            keep: a condition on canonical architectures, see ``nasframe.search.restrict.Predicate``.
 
         Raises:
             DomainError: an unknown knob or value, or nothing left of a knob.
         """
-        allowed, other = list(self._allowed), copy.copy(self)
+        allowed = list(self._allowed)
         for name, values in (only or {}).items():
+            listed = values if isinstance(values, list | tuple) else [values]
             for k in self._family(name):
-                wanted = {self._index(k, v) for v in (values if isinstance(values, list | tuple) else [values])}
-                allowed[k] = tuple(i for i in allowed[k] if i in wanted)
+                wanted = {self._index(k, value) for value in listed}
+                allowed[k] = tuple(index for index in allowed[k] if index in wanted)
                 if not allowed[k]:
                     raise DomainError(f"{name}: {values} leaves nothing of knob {self._plan[k].name!r}")
+        other = copy.copy(self)
         other._allow(allowed)
         other.keep = both(self.keep, keep)
         return other
@@ -188,23 +209,33 @@ class Choices:
         array([4])
         """
         if isinstance(groups, str):
-            found: dict[str, list[str]] = {}
-            for name in self.knobs:
-                if number := re.search(r"\.(\d+)$", name):
-                    found.setdefault(f"{groups}.{number[1]}", []).append(name)
-            if not found:
-                raise DomainError(f"nothing to join to {groups!r}: no knob ends in a number, as in 'heads.0'")
-            groups = found
-        member = {knob: name for name, knobs in groups.items() for knob in knobs}
+            groups = self._numbered(groups)
+        group_of = {knob: name for name, knobs in groups.items() for knob in knobs}
         for name, knobs in groups.items():
-            rules = {self._plan[self._position(knob)][4:] for knob in knobs}
-            if len(rules) > 1 or any(member[knob] != name for knob in knobs) or name in self._at.keys() - set(knobs):
+            conditions = {self._plan[self._position(knob)].condition for knob in knobs}
+            is_shared = any(group_of[knob] != name for knob in knobs)
+            is_another_knob = name in self._at.keys() - set(knobs)
+            if len(conditions) > 1 or is_shared or is_another_knob:
                 text = f"cannot join {', '.join(knobs)} to {name!r}"
                 raise DomainError(f"{text}: they must be active together, once each")
-        dims = {member.get(knob, knob): tuple(groups.get(member.get(knob, knob), (knob,))) for knob in self.knobs}
+        dims = {}
+        for knob in self.knobs:
+            name = group_of.get(knob, knob)
+            dims[name] = tuple(groups.get(name, (knob,)))
         other = copy.copy(self)
         other._join(dims)
         return other
+
+    def _numbered(self, prefix: str) -> dict[str, list[str]]:
+        """Group the knobs that end in the same number: ``heads.0`` and ``ffn.0`` become ``prefix.0``."""
+        groups: dict[str, list[str]] = {}
+        for name in self.knobs:
+            number = re.search(r"\.(\d+)$", name)
+            if number:
+                groups.setdefault(f"{prefix}.{number[1]}", []).append(name)
+        if not groups:
+            raise DomainError(f"nothing to join to {prefix!r}: no knob ends in a number, as in 'heads.0'")
+        return groups
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw an architecture, each knob uniformly, until ``keep`` accepts one.
@@ -213,59 +244,72 @@ class Choices:
             UnsatisfiableError: none was found that ``keep`` accepts.
         """
         arch = self._build(self._draw(rng))
-        if self.keep is None or self.keep(arch):
+        if self._accepts(arch):
             return arch
-        guided, drawn = hasattr(self.keep, "violation"), []
-        for _ in range(REJECTIONS if guided else SCAN // 10):
-            drawn.append(self._draw(rng))
-            if self.keep(arch := self._build(drawn[-1])):
+        is_guided = hasattr(self.keep, "violation")
+        rejected = []
+        for _ in range(REJECTIONS if is_guided else SCAN // 10):
+            indices = self._draw(rng)
+            arch = self._build(indices)
+            if self._accepts(arch):
                 return arch
-        return self._descend(drawn, rng) if guided else self._scan(rng)
+            rejected.append(indices)
+        if is_guided:
+            return self._descend(rejected, rng)
+        return self._scan(rng)
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a neighbour: one dimension redrawn, more where ``keep`` accepts no near one.
+        """Return a neighbour: one dimension redrawn, more dimensions if ``keep`` accepts no near neighbour.
 
-        What ``arch`` has outside the domain is redrawn too. Only where there is no other, ``arch`` comes back.
+        Values of ``arch`` outside the domain are redrawn too. ``arch`` itself comes back only if there is no other.
         """
         start = self._indices(arch)
         before = self._build(start)
         for attempt in range(REJECTIONS):
-            found = self._build(self._change(start, rng, 1 + attempt // 20))
-            if found != before and (self.keep is None or self.keep(found)):
-                return found
+            changes = 1 + attempt // 20
+            neighbour = self._build(self._change(start, rng, changes))
+            if neighbour != before and self._accepts(neighbour):
+                return neighbour
         return self.sample(rng)
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a child that takes each dimension from ``a`` or ``b``; a mutant of ``a`` where ``keep`` takes none."""
-        first, second = self._indices(a), self._indices(b)
-        here, there = self._live(first), self._live(second)
+        """Return a child with each dimension from ``a`` or ``b``; a mutant of ``a`` if ``keep`` accepts no child."""
+        first = self._indices(a)
+        second = self._indices(b)
+        live_in_first = self._live(first)
+        live_in_second = self._live(second)
         for _ in range(REJECTIONS):
-            child = list(first)
-            for group, coin in zip(self._groups, rng.random(len(self._groups)) < 0.5, strict=True):
-                if there[group[0]] and (coin or not here[group[0]]):
+            indices = list(first)
+            coins = rng.random(len(self._groups)) < 0.5
+            for group, coin in zip(self._groups, coins, strict=True):
+                leader = group[0]  # knobs of a group are active together
+                if live_in_second[leader] and (coin or not live_in_first[leader]):
                     for k in group:
-                        child[k] = second[k]
-            found = self._build(self._inside(child, rng))
-            if self.keep is None or self.keep(found):
-                return found
+                        indices[k] = second[k]
+            child = self._build(self._inside(indices, rng))
+            if self._accepts(child):
+                return child
         return self.mutate(a, rng)
 
     def _allow(self, allowed: list[tuple[int, ...]]) -> None:
+        """Set the positions that each knob may have; flat arrays of them make a draw one operation."""
         self._allowed = allowed
-        self._flat = np.array([i for indices in allowed for i in indices])
+        self._flat = np.array(list(itertools.chain.from_iterable(allowed)))
         self._count = np.array([len(indices) for indices in allowed])
         self._start = np.cumsum(self._count) - self._count
 
     def _join(self, dims: dict[str, tuple[str, ...]]) -> None:
+        """Set the dimensions: which knobs are read as one."""
         self.dims = dims
-        self._groups = [tuple(self._at[knob] for knob in group) for group in dims.values()]
-        sizes = [[len(self._plan[k].values) for k in group] for group in self._groups]
-        self._weights = [
-            (group, [math.prod(size[:i]) for i in range(len(size))])
-            for group, size in zip(self._groups, sizes, strict=True)
-        ]
+        self._groups = []
+        self._dimensions = []
+        for names in dims.values():
+            knobs = tuple(self._at[name] for name in names)
+            self._groups.append(knobs)
+            self._dimensions.append(_Dimension.of(knobs, [len(self._plan[k].values) for k in knobs]))
 
     def _indices(self, arch: Arch) -> list[int]:
+        """Return each knob's position in an architecture, 0 for inactive knobs; the hot path of every search."""
         indices = [0] * len(self._plan)
         for k, (name, _, table, listed, parent, on) in self._order:
             if parent >= 0 and indices[parent] not in on:
@@ -282,6 +326,7 @@ class Choices:
         return indices
 
     def _build(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return the canonical architecture of some positions."""
         arch = {}
         for (name, values, _, listed, parent, on), i in zip(self._plan, indices, strict=True):
             if parent < 0 or indices[parent] in on:
@@ -289,26 +334,40 @@ class Choices:
         return arch
 
     def _live(self, indices: Sequence[int]) -> list[bool]:
+        """Tell for each knob whether it has an effect."""
         return [parent < 0 or indices[parent] in on for *_, parent, on in self._plan]
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
+        """Draw a position for every knob, uniformly among those allowed."""
         picks = (rng.random(len(self._count)) * self._count).astype(np.intp)
         return self._flat[self._start + picks].tolist()
 
     def _inside(self, indices: list[int], rng: np.random.Generator) -> list[int]:
         """Redraw the knobs that hold a value outside the domain."""
-        if not all(i in allowed for i, allowed in zip(indices, self._allowed, strict=True)):
-            fresh = self._draw(rng)
-            indices = [i if i in a else f for i, a, f in zip(indices, self._allowed, fresh, strict=True)]
-        return indices
+        outside = [k for k, allowed in enumerate(self._allowed) if indices[k] not in allowed]
+        if not outside:
+            return indices
+        redrawn = self._draw(rng)
+        inside = list(indices)
+        for k in outside:
+            inside[k] = redrawn[k]
+        return inside
 
     def _change(self, indices: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
         """Redraw ``count`` active dimensions to other values, and whatever becomes active by it."""
-        live, fresh = self._live(indices), self._draw(rng)
-        changed = self._inside([i if on else f for i, f, on in zip(indices, fresh, live, strict=True)], rng)
-        movable = [g for g in self._groups if live[g[0]] and any(len(self._allowed[k]) > 1 for k in g)]
+        live = self._live(indices)
+        changed = self._draw(rng)  # inactive knobs stay redrawn: a change may activate them
+        for k, is_live in enumerate(live):
+            if is_live:
+                changed[k] = indices[k]
+        changed = self._inside(changed, rng)
+        movable = []
+        for group in self._groups:
+            knobs = [k for k in group if len(self._allowed[k]) > 1]
+            if live[group[0]] and knobs:
+                movable.append(knobs)
         for pick in rng.permutation(len(movable))[:count]:
-            knobs = [k for k in movable[pick] if len(self._allowed[k]) > 1]
+            knobs = movable[pick]
             before = [changed[k] for k in knobs]
             while [changed[k] for k in knobs] == before:
                 for k in knobs:
@@ -316,42 +375,55 @@ class Choices:
         return changed
 
     def _descend(self, drawn: list[list[int]], rng: np.random.Generator) -> dict[str, Any]:
-        """Walk downhill on the violation, so that even what one draw in 1e9 would meet is reached."""
-        keep: Any = self.keep
-        corners = [[allowed[end] for allowed in self._allowed] for end in (0, -1)]
-        best = sorted((keep.violation(self._build(indices)), indices) for indices in drawn)[:3]
-        for excess, indices in best + [(keep.violation(self._build(indices)), indices) for indices in corners]:
+        """Walk downhill on the violation: this reaches regions that one draw in 1e9 would hit."""
+        violation: Any = self.keep.violation  # type: ignore[union-attr]
+        starts = sorted((violation(self._build(indices)), indices) for indices in drawn)[:STARTS]
+        for end in (0, -1):
+            corner = [allowed[end] for allowed in self._allowed]
+            starts.append((violation(self._build(corner)), corner))
+        for excess, start in starts:
+            indices = start
             for _ in range(20 * len(self._groups)):
-                arch = self._build(candidate := self._change(indices, rng, 1))
-                if (reached := keep.violation(arch)) <= excess:
-                    indices, excess = candidate, reached
-                    if keep(arch):
-                        return arch
-            if keep(arch := self._build(indices)):  # a corner with no acceptable neighbour
+                candidate = self._change(indices, rng, 1)
+                arch = self._build(candidate)
+                reached = violation(arch)
+                if reached > excess:
+                    continue
+                indices, excess = candidate, reached
+                if self._accepts(arch):
+                    return arch
+            arch = self._build(indices)
+            if self._accepts(arch):  # a corner with no acceptable neighbour
                 return arch
         return self._scan(rng)
 
     def _scan(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw from all acceptable architectures of a small domain; from a large one, take the first of many draws."""
         if self.size <= SCAN:
-            found = list(self.enumerate())
+            acceptable = list(self.enumerate())
         else:
-            drawn = (self._build(self._draw(rng)) for _ in range(SCAN))
-            found = list(itertools.islice(filter(self.keep, drawn), 1))
-        if not found:
+            draws = (self._build(self._draw(rng)) for _ in range(SCAN))
+            acceptable = list(itertools.islice(filter(self.keep, draws), 1))
+        if not acceptable:
             raise UnsatisfiableError(f"none of {min(self.size, SCAN)} architectures tried is acceptable")
-        return found[int(rng.integers(len(found)))]
+        return acceptable[int(rng.integers(len(acceptable)))]
 
     def _position(self, name: str) -> int:
+        """Return a knob's number."""
         if name in self._at:
             return self._at[name]
         hint = suggestion(name, self._names) or f" Known: {', '.join(self._names)}."
         raise DomainError(f"unknown knob {name!r}.{hint}")
 
     def _family(self, name: str) -> list[int]:
-        found = [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]
-        return found if found and name not in self._at else [self._position(name)]
+        """Return the number of a knob, or those of all knobs of a family."""
+        if name in self._at:
+            return [self._at[name]]
+        members = [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]
+        return members or [self._position(name)]
 
     def _index(self, k: int, value: Any) -> int:
+        """Return a value's position in its knob."""
         try:
             return self._plan[k].table[_key(value)]
         except (KeyError, TypeError):
@@ -366,6 +438,33 @@ class _Knob(NamedTuple):
     listed: bool  # some values are lists or mappings
     parent: int = -1
     on: frozenset[int] = frozenset()  # positions of the parent's values at which this knob is active
+
+    @property
+    def condition(self) -> tuple[int, frozenset[int]]:
+        """When the knob has an effect."""
+        return self.parent, self.on
+
+
+class _Dimension(NamedTuple):
+    """Knobs that are read as one number, the first of them varying fastest."""
+
+    knobs: tuple[int, ...]
+    weights: tuple[int, ...]  # by how much a knob's position counts
+    size: int
+
+    @classmethod
+    def of(cls, knobs: tuple[int, ...], sizes: Sequence[int]) -> _Dimension:
+        weights = tuple(math.prod(sizes[:place]) for place in range(len(sizes)))
+        return cls(knobs, weights, math.prod(sizes))
+
+    def position(self, indices: Iterable[int]) -> int:
+        """Return the number that the positions of the knobs make."""
+        return sum(index * weight for index, weight in zip(indices, self.weights, strict=True))
+
+
+def _knob(name: str, values: tuple[Any, ...]) -> _Knob:
+    has_lists = any(isinstance(value, list | dict) for value in values)
+    return _Knob(name, values, _lookup(name, values), has_lists)
 
 
 def _plain(name: str, value: Any) -> Any:

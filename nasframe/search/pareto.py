@@ -18,11 +18,15 @@ def pareto_front(points: ArrayLike) -> list[int]:
     [0, 1]
     """
     values = _points(points)
+    best_first = np.lexsort(values.T[::-1])[::-1]  # only earlier points can dominate later ones
     front: list[int] = []
-    for i in np.lexsort(values.T[::-1])[::-1]:  # best first, so that only earlier points can dominate later ones
-        ahead = values[front]
-        if not ((ahead >= values[i]).all(1) & (ahead > values[i]).any(1)).any():
-            front.append(int(i))
+    for position in best_first:
+        point = values[position]
+        earlier = values[front]
+        nowhere_worse = (earlier >= point).all(axis=1)
+        somewhere_better = (earlier > point).any(axis=1)
+        if not (nowhere_worse & somewhere_better).any():
+            front.append(int(position))
     return sorted(front)
 
 
@@ -41,14 +45,24 @@ def non_dominated_sort(points: ArrayLike, violations: ArrayLike | None = None) -
     [[0, 1], [2]]
     """
     values = _points(points)
-    excess = np.zeros(len(values)) if violations is None else np.asarray(violations, float)
-    at_least, above = (values[:, None] >= values).all(2), (values[:, None] > values).any(2)
-    dominates = (excess[:, None] < excess) | ((excess[:, None] == excess) & at_least & above)
-    rivals, left, fronts = dominates.sum(0), np.ones(len(values), bool), []
-    while left.any():
-        front = np.flatnonzero(left & (rivals == 0))
-        left[front] = False
-        rivals = rivals - dominates[front].sum(0)
+    if violations is None:
+        excess = np.zeros(len(values))
+    else:
+        excess = np.asarray(violations, float)
+    # dominates[i, j]: point i dominates point j
+    nowhere_worse = (values[:, None] >= values).all(axis=2)
+    somewhere_better = (values[:, None] > values).any(axis=2)
+    less_violation = excess[:, None] < excess
+    equal_violation = excess[:, None] == excess
+    dominates = less_violation | (equal_violation & nowhere_worse & somewhere_better)
+
+    dominators = dominates.sum(axis=0)  # among the points that are in no front yet
+    is_left = np.ones(len(values), bool)
+    fronts = []
+    while is_left.any():
+        front = np.flatnonzero(is_left & (dominators == 0))
+        is_left[front] = False
+        dominators = dominators - dominates[front].sum(axis=0)
         fronts.append(front.tolist())
     return fronts
 
@@ -60,14 +74,18 @@ def crowding_distance(points: ArrayLike) -> np.ndarray:
     array([inf,  2., inf])
     """
     values = _points(points)
-    room = np.zeros(len(values))
+    distance = np.zeros(len(values))
+    if not len(values):
+        return distance
     for column in values.T:
         order = np.argsort(column, kind="stable")
-        span = float(column[order[-1]] - column[order[0]]) if len(order) else 0.0
-        room[order[:1]] = room[order[-1:]] = np.inf
+        smallest, largest = order[0], order[-1]
+        distance[[smallest, largest]] = np.inf
+        span = float(column[largest] - column[smallest])
         if span > 0:
-            room[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-    return room
+            gaps = column[order[2:]] - column[order[:-2]]  # between the neighbours on both sides
+            distance[order[1:-1]] += gaps / span
+    return distance
 
 
 def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
@@ -83,19 +101,23 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
 
 
 def _volume(values: np.ndarray) -> float:
+    """Return the volume between the origin and points with positive coordinates."""
     if not len(values):
         return 0.0
     if values.shape[1] == 1:
         return float(values.max())
+    # Slices along the last axis, from the top: slice i lies below points 0 to i.
     values = values[np.argsort(-values[:, -1], kind="stable")]
-    depths = values[:, -1] - np.append(values[1:, -1], 0.0)
+    heights = values[:, -1]
+    depths = heights - np.append(heights[1:], 0.0)
     if values.shape[1] == 2:
-        return float((np.maximum.accumulate(values[:, 0]) * depths).sum())
+        widths = np.maximum.accumulate(values[:, 0])
+        return float((widths * depths).sum())
     total = 0.0
-    for i, depth in enumerate(depths):
+    for last, depth in enumerate(depths):
         if depth > 0:
-            slab = values[: i + 1, :-1]
-            total += _volume(slab[pareto_front(slab)]) * depth
+            above = values[: last + 1, :-1]
+            total += _volume(above[pareto_front(above)]) * depth
     return total
 
 

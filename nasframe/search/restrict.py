@@ -1,4 +1,4 @@
-"""Conditions on architectures: the part of any domain that a condition accepts."""
+"""Conditions on architectures, and the part of a domain that meets a condition."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import numpy as np
 
     from nasframe.interfaces import Domain
 
-Keep = Callable[[Arch], bool]
+Predicate = Callable[[Arch], bool]
 """Tells whether a canonical architecture may stay. With an attribute ``violation`` (architecture → how far from
-acceptable, 0 inside) a domain can walk downhill to acceptable ones where draws rarely hit them."""
+acceptable, 0 inside) a domain can walk downhill to acceptable architectures when draws rarely hit them."""
+
+TRIES = 2000
 
 
-def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Keep | None = None) -> Any:
-    """Restrict any domain: through its own ``restrict`` where it has one, else by rejecting draws.
+def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Any:
+    """Restrict any domain: by its own ``restrict`` if it has one, otherwise by rejecting draws.
 
     Args:
-        domain: what to restrict; left as it was.
+        domain: what to restrict; it stays as it was.
         only: knob or family → the values to leave.
         keep: a condition on canonical architectures.
 
@@ -39,16 +38,20 @@ def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Keep |
         return domain.restrict(only, keep=keep)
     if only:
         raise UsageError(f"{type(domain).__name__} has no knobs to restrict, but got {dict(only)}")
-    return domain if keep is None else Kept(domain, keep)
+    if keep is None:
+        return domain
+    return RestrictedDomain(domain, keep)
 
 
-def both(first: Keep | None, second: Keep | None) -> Keep | None:
-    """Join two conditions; their violations add up."""
-    return _Both(first, second) if first and second else first or second
+def both(first: Predicate | None, second: Predicate | None) -> Predicate | None:
+    """Return the condition that holds if both do; their violations add up."""
+    if first is None or second is None:
+        return first or second
+    return _All((first, second))
 
 
-class Kept:
-    """The part of a domain that ``keep`` accepts, found by rejection.
+class RestrictedDomain:
+    """The part of a domain that meets a condition, found by rejecting draws.
 
     Args:
         domain: any domain.
@@ -56,8 +59,10 @@ class Kept:
         tries: draws before giving up.
     """
 
-    def __init__(self, domain: Domain, keep: Keep, tries: int = 2000) -> None:
-        self.domain, self.keep, self.tries = domain, keep, tries
+    def __init__(self, domain: Domain, keep: Predicate, tries: int = TRIES) -> None:
+        self.domain = domain
+        self.keep = keep
+        self.tries = tries
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draw until ``keep`` accepts; raises UnsatisfiableError after ``tries`` draws."""
@@ -68,35 +73,46 @@ class Kept:
         return self._accepted(lambda: self.domain.mutate(arch, rng))
 
     def contains(self, arch: Arch) -> bool:
-        """Tell whether ``arch`` belongs and is accepted."""
+        """Tell whether ``arch`` belongs to the domain and is accepted."""
         return self.domain.contains(arch) and bool(self.keep(self.domain.canonical(arch)))
 
     def canonical(self, arch: Arch) -> Arch:
         """Return the canonical form."""
         return self.domain.canonical(arch)
 
-    def restrict(self, only: Mapping[str, Any] | None = None, keep: Keep | None = None) -> Any:
+    def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Any:
         """Restrict further; conditions add up."""
         return restrict(restrict(self.domain, only), None, both(self.keep, keep))
 
     def _accepted(self, draw: Callable[[], Arch]) -> Arch:
         for _ in range(self.tries):
-            if self.keep(arch := self.domain.canonical(draw())):
+            arch = self.domain.canonical(draw())
+            if self.keep(arch):
                 return arch
         raise UnsatisfiableError(f"none of {self.tries} draws from {type(self.domain).__name__} is acceptable")
 
 
-class _Both:
-    def __init__(self, first: Keep, second: Keep) -> None:
-        self.parts = first, second
+class _All:
+    """Several conditions at once."""
+
+    def __init__(self, conditions: tuple[Predicate, ...]) -> None:
+        self.conditions = conditions
 
     def __call__(self, arch: Arch) -> bool:
-        return all(keep(arch) for keep in self.parts)
+        return all(condition(arch) for condition in self.conditions)
 
     def violation(self, arch: Arch) -> float:
-        return sum(keep.violation(arch) if hasattr(keep, "violation") else float(not keep(arch)) for keep in self.parts)
+        total = 0.0
+        for condition in self.conditions:
+            if hasattr(condition, "violation"):
+                total += condition.violation(arch)
+            elif not condition(arch):
+                total += 1.0
+        return total
 
 
 def joined(domain: Any, use: Any) -> Any:
     """Return a domain in the coordinates that a sampler asked for with ``join``."""
-    return domain.joined(use["join"]) if isinstance(use, Mapping) and use.get("join") else domain
+    if isinstance(use, Mapping) and use.get("join"):
+        return domain.joined(use["join"])
+    return domain

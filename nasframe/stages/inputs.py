@@ -1,4 +1,8 @@
-"""What a plan names, loaded: model, tokenizer, task, network, space."""
+"""What a plan names, loaded: model, tokenizer, task, network, space and costs.
+
+Whatever is loaded is also watched: :class:`RunInputs` knows which files were read, and refuses to load a second time
+from files that have changed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
-from nasframe.errors import UsageError, listing
+from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.interfaces import Work, files_of
 from nasframe.measures import formats_of, objective_fault
@@ -18,7 +22,7 @@ from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
 from nasframe.seeds import stream_seed
-from nasframe.training.optim import forward_of
+from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,45 +31,50 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.interfaces import Estimator, Model, SearchSpace, Task
-    from nasframe.plan import Plan
+    from nasframe.plan import Plan, PlannedStage
+
+GLANCE = 16
+"""How many examples are evaluated to learn the names of a task's metrics, if the task does not declare them."""
 
 
-GLANCE = 16  # examples, of which a task that does not say so tells what its metrics are called
-
-
-class Material:
-    """What stages work on; each part is loaded when it is first asked for.
+class RunInputs:
+    """What the stages of a run work on. Each part is loaded when it is first asked for.
 
     Args:
         plan: the resolved recipe.
-        tokenizer: in place of the model's own.
+        tokenizer: used instead of the model's own.
     """
 
     def __init__(self, plan: Plan, tokenizer: Any = None) -> None:
-        self.plan, self._tokenizer = plan, tokenizer
+        self.plan = plan
         self.notices = Notices()
         self.reads = Recorder()
-        self._stamps: dict[Path, Stamp] = {}
+        self._tokenizer = tokenizer
+        self._stamps: dict[Path, Stamp] = {}  # of the model's files, as they were when they were first loaded
 
     @cached_property
     def model(self) -> Model | None:
-        """The model, from which networks are loaded; ``None`` where the recipe's space stands without a network."""
-        use = self.plan.model
-        if not use:
+        """The model, from which networks are loaded; ``None`` if the recipe's space needs no network."""
+        if not self.plan.model:
             return None
+        inject = {"base": self.plan.base, "notify": self.notices}
         with self.reads:
-            found: Model = registry.make("model", use, {"base": self.plan.base, "notify": self.notices})
-        return found
+            model: Model = registry.make("model", self.plan.model, inject)
+        return model
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer."""
+        """The model's tokenizer, or the one given in its place; ``None`` without a model."""
+        if self._tokenizer:
+            return self._tokenizer
+        if self.model is None:
+            return None
         with self.reads:
-            return self._tokenizer or (self.model and self.model.tokenizer())
+            return self.model.tokenizer()
 
     @cached_property
     def bare_space(self) -> Any:
-        """The recipe's space where it stands without a network, else ``None``."""
+        """The recipe's space if it needs no network, else ``None``."""
         if self.model:
             return None
         with self.reads:
@@ -75,8 +84,8 @@ class Material:
     def estimators(self) -> Mapping[str, Estimator]:
         """Every cost that the plan can name."""
         if self.bare_space is not None:
-            found: Mapping[str, Estimator] = self.bare_space.estimators
-            return found
+            of_space: Mapping[str, Estimator] = self.bare_space.estimators
+            return of_space
         inject = {"notify": self.notices}
         with self.reads:
             return {name: registry.make("estimator", use, inject) for name, use in self.plan.estimators.items()}
@@ -96,62 +105,102 @@ class Material:
         return head
 
     def task_for(self, tokenizer: Any) -> Task:
-        """Make the task with a tokenizer; it takes over the order of classes of the checkpoint's head.
+        """Return the task with a tokenizer; its classes are in the order of the checkpoint's head, if that has one.
 
         Raises:
             UsageError: the outputs of the checkpoint's head may be the task's classes, but do not say which is which.
         """
-        seed = stream_seed(self.plan.seed, "split")
-        inject = {"tokenizer": tokenizer, "seed": seed, "base": self.plan.base, "space": self.bare_space}
-        inject |= {"notify": self.notices, "saved_head": self.saved_head}
+        inject = {
+            "tokenizer": tokenizer,
+            "seed": stream_seed(self.plan.seed, "split"),
+            "base": self.plan.base,
+            "space": self.bare_space,
+            "notify": self.notices,
+            "saved_head": self.saved_head,
+        }
         self._refuse_changes()
         with self.reads:
             task: Task = registry.make("task", self.plan.task, inject)
         name, _ = registry.use_of(self.plan.task)
         factory = registry.find("task", name).load()
         if "saved_head" not in inspect.signature(factory).parameters and task.labels is not None:
-            match(self.saved_head, task.labels)  # what it refuses is refused for a task that does not ask, too
+            # A task that does not ask for the head must not silently train another order of classes into it.
+            match(self.saved_head, task.labels)
         return task
 
+    def net(self, random: bool = False) -> nn.Module:
+        """Load the model's network again.
+
+        Args:
+            random: draw all weights from the run's ``init`` stream, not only those of the head.
+        """
+        assert self.model is not None
+        self._refuse_changes()
+        labels = self.task.labels
+        seed = stream_seed(self.plan.seed, "init")
+        # The same seed each time: a stage that starts "from: pretrained" gets the head that the run began with.
+        with self.reads:
+            net = self.model.load(labels, seed, random=random)
+        return net.to(device())
+
+    def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
+        """Return a space on a network.
+
+        Args:
+            net: the network.
+            use: the space's name and options; default: the recipe's own space, if it has one.
+        """
+        use = use or self.plan.space
+        if not use:
+            return None
+        with self.reads:
+            space: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
+        return space
+
+    @cached_property
+    def work(self) -> Work:
+        """What the first stage starts from."""
+        task = self.task
+        net: Any = self.net() if self.model else None
+        if net is not None:
+            self._ask_estimators(net)
+        self._check_objectives(task, net)
+        space = self.bare_space if net is None else self.space(net)
+        return Work(net, self.tokenizer, task, space)
+
+    def load(self) -> None:
+        """Load everything, so that inputs that do not fit together are refused before any work."""
+        _ = self.work
+
+    def declared(self) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that model and task declare, each after a name for it."""
+        yield from self.declared_by("model")
+        yield from self.declared_by("task")
+
+    def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that the ``model`` or the ``task`` declares."""
+        places = files_of(getattr(self, kind))
+        for number, place in enumerate(places, start=1):
+            yield kind if len(places) == 1 else f"{kind} {number}", place
+
     def _refuse_changes(self) -> None:
-        """Make sure that what was loaded before is not loaded differently, in the middle of a run.
+        """Make sure that files which were loaded before are not loaded with other content in the middle of a run.
 
         Raises:
-            UsageError: a file has changed since; names them all.
+            UsageError: files have changed; names them all.
         """
-        files = [file for _, place in self.declared_by("model") for _, file in files_below(place)]
-        for file in files:
-            self._stamps.setdefault(file, stamp(file))
+        for _, place in self.declared_by("model"):
+            for _, file in files_below(place):
+                self._stamps.setdefault(file, stamp(file))
+        # Files that native code opens are known because the model declares them, others because they were recorded.
         changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
         changed += [file for file in self.reads.changed_files() if file not in changed]
         if changed:
             names = ", ".join(map(str, changed))
             raise UsageError(f"{names}: changed since the run began. Expected model and data to stay as they are.")
 
-    def net(self, random: bool = False) -> nn.Module:
-        """Load the model's network anew, its head (or all of it) drawn from the run's ``init`` stream."""
-        assert self.model is not None
-        self._refuse_changes()
-        labels, seed = self.task.labels, stream_seed(self.plan.seed, "init")
-        with self.reads:
-            net = self.model.load(labels, seed, random=random)
-        return net.to(device())
-
-    def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
-        """Make the space ``use``, or the recipe's own if it has one, for a network."""
-        use = use or self.plan.space
-        if not use:
-            return None
-        with self.reads:
-            found: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
-        return found
-
-    def load(self) -> None:
-        """Load everything, so that what does not fit is refused before any work."""
-        _ = self.work
-
     def _ask_estimators(self, net: nn.Module) -> None:
-        """Let the costs that have ``on_plan`` refuse the network, or tell what they make of it."""
+        """Let each cost that has ``on_plan`` refuse the network, or say how it treats it."""
         for name, estimator in self.estimators.items():
             if not hasattr(estimator, "on_plan"):
                 continue
@@ -160,67 +209,79 @@ class Material:
             except UsageError as error:
                 raise UsageError(f"estimators.{name}: {error}") from error
 
-    @cached_property
-    def work(self) -> Work:
-        """What the first stage starts from."""
-        task, net = self.task, self.net() if self.model else None
-        if net is not None:
-            self._ask_estimators(net)
-        self._check_objectives(task, net)
-        return Work(net, self.tokenizer, task, self.bare_space if net is None else self.space(net))  # type: ignore[arg-type]
-
-    def declared(self) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that model and task say they read, each with a name for it."""
-        yield from self.declared_by("model")
-        yield from self.declared_by("task")
-
-    def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that the model or the task says it reads."""
-        places = files_of(getattr(self, kind))
-        for number, place in enumerate(places, start=1):
-            yield kind if len(places) == 1 else f"{kind} {number}", place
-
     def _check_objectives(self, task: Task, net: nn.Module | None) -> None:
-        """Refuse aims of searches that the task does not measure, as its data show; a task that does not tell is tried.
+        """Make sure that the task measures the objectives of every search, as its data show.
 
         Raises:
-            UsageError: every such aim.
+            UsageError: some objectives are not measured; names them all.
         """
-        costs, problems = set(self.estimators), []
+        problems = []
         for stage in self.plan.stages:
-            aims = (stage.options.get("objectives") or self.plan.objectives or []) if stage.verb == "search" else []
-            for aim in aims:
-                name = aim.removeprefix("-")
-                known = name in costs or aim == task.primary
-                fault = "" if known else self._fault(aim, task, net)
+            for objective in _objectives(self.plan, stage):
+                fault = self._objective_fault(objective, task, net)
                 if fault:
                     problems.append(f"stages.{stage.name}.objectives: {fault}")
         if problems:
             raise UsageError("\n".join(problems))
 
-    def _fault(self, aim: str, task: Task, net: nn.Module | None) -> str:
-        metrics = formats_of(task)
-        if not metrics and net is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
-                found = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
-            name = aim.removeprefix("-")
-            return "" if name in found else f"unknown metric or cost {name!r}. Metrics: {listing(found)}."
-        return objective_fault(aim, metrics, self.estimators) if metrics else ""
+    def _objective_fault(self, objective: str, task: Task, net: nn.Module | None) -> str:
+        """Say why an objective cannot be maximised; nothing if it can, or if nobody can tell."""
+        name = objective.removeprefix("-")
+        if name in self.estimators or objective == task.primary:
+            return ""
+        formats = formats_of(task)
+        if formats:
+            return objective_fault(objective, formats, self.estimators)
+        if net is None:
+            return ""
+        # A task that does not declare its metrics shows them when it is evaluated.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
+            metrics = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
+        if name in metrics:
+            return ""
+        costs = registry.factories("estimator").keys() | self.estimators.keys()
+        hint = suggestion(name, costs | metrics.keys())
+        return f"unknown metric or cost {name!r}. Metrics: {listing(metrics)}; costs: {listing(costs)}.{hint}"
+
+
+def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:
+    """Return the objectives that a stage is given, by itself or by the recipe; only searches have some."""
+    if stage.verb != "search":
+        return []
+    return stage.options.get("objectives") or plan.objectives or []
 
 
 def plain_summary(task: Task) -> dict[str, Any] | None:
-    """Return what a task says of its data, JSON-plain, or ``None`` where it says nothing."""
+    """Return what a task says of its data, JSON-plain, or ``None`` if it says nothing."""
     summary = getattr(task, "summary", None)
     return None if summary is None else asdict(summary)
 
 
-def same_data(task: Task, known: Mapping[str, Any]) -> bool:
+def data_facts(task: Task) -> dict[str, Any]:
+    """Return what a run keeps of its data, JSON-plain."""
+    return {
+        "fingerprint": task.fingerprint,
+        "primary": task.primary,
+        "sizes": dict(task.sizes),
+        "labels": None if task.labels is None else list(task.labels),
+        "summary": plain_summary(task),
+        "metrics": {name: asdict(form) for name, form in formats_of(task).items()},
+    }
+
+
+def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a run's :func:`data_facts` that tell which data they are, without long descriptions."""
+    return {key: value for key, value in facts.items() if key not in ("summary", "metrics")}
+
+
+def same_data(task: Task, facts: Mapping[str, Any]) -> bool:
     """Tell whether a task has the data that a run was made with, its classes in the same order.
 
     Args:
         task: the task.
-        known: what the run keeps of its data.
+        facts: what the run keeps of its data, as :func:`data_facts` returns it.
     """
     labels = None if task.labels is None else list(task.labels)
-    return bool(known["fingerprint"] == task.fingerprint and known.get("labels", labels) == labels)
+    # Runs of earlier versions did not keep labels.
+    return bool(facts["fingerprint"] == task.fingerprint and facts.get("labels", labels) == labels)

@@ -17,7 +17,7 @@ import torch
 
 from nasframe import registry
 from nasframe.errors import DivergedError, UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, TrainJob, member
 from nasframe.testing.kit import (
     Contract,
     check,
@@ -227,7 +227,9 @@ class ModifierContract(Contract):
         """Two modifiers that answer with an architecture are refused before a stage begins, by what they say."""
         for stage in self.trained():
             arch = stage.result.arch
-            require(arch is None or self.make().answers, f"on_finish gave {arch!r}; say so in advance: answers = True")
+            is_announced = member(self.make(), "returns_arch", False)
+            text = f"on_finish gave {arch!r}; say so in advance: returns_arch = True"
+            require(arch is None or is_announced, text)
 
     @check
     def test_two_stages_are_independent(self) -> None:

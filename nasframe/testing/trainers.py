@@ -223,7 +223,7 @@ class TrainerContract(Contract):
         """It is in the result, and two answers are one too many."""
 
         class Answers(Modifier):
-            answers = True
+            returns_arch = True
 
             def on_finish(self, job: TrainJob) -> Arch:
                 return {"layers": [0]}

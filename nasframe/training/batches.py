@@ -26,7 +26,9 @@ class Feed:
     """
 
     def __init__(self, job: TrainJob) -> None:
-        self.job, self.epoch, self.batch = job, 0, 0
+        self.job = job
+        self.epoch = 0
+        self.batch = 0
         self.data = self._epoch()
         self.epoch_length = len(self.data)
 
@@ -35,7 +37,8 @@ class Feed:
 
     def __next__(self) -> Batch:
         if self.batch == len(self.data):
-            self.epoch, self.batch = self.epoch + 1, 0
+            self.epoch += 1
+            self.batch = 0
             self.data = self._epoch()
         self.batch += 1
         return self.data[self.batch - 1]

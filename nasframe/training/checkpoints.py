@@ -1,4 +1,4 @@
-"""When and what a trainer writes down so that a resume goes on as if nothing had happened."""
+"""Saves a trainer's state now and then, so that a resumed run goes on as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ class Checkpoints:
     """
 
     def __init__(self, job: TrainJob, parts: Mapping[str, Any], writes: bool = True) -> None:
-        self.job, self.parts, self.writes = job, parts, writes and job.checkpoint is not None
-        self.saved_at, self.took = time.monotonic(), 0.0
+        self.job = job
+        self.parts = parts
+        self.writes = writes and job.checkpoint is not None
+        self.saved_at = time.monotonic()
+        self.took = 0.0
 
     def save(self) -> None:
         """Write all states."""
@@ -33,17 +36,21 @@ class Checkpoints:
         self.took = self.saved_at - began
 
     def due(self) -> bool:
-        """Tell whether the last time is long enough ago."""
-        return time.monotonic() - self.saved_at >= max(self.job.options.checkpoint_every, self.took / SHARE)
+        """Tell whether the last checkpoint is old enough; large ones are written less often."""
+        age = time.monotonic() - self.saved_at
+        return age >= max(self.job.options.checkpoint_every, self.took / SHARE)
 
     def save_if_due(self) -> None:
-        """Write all states where the last time is long enough ago."""
+        """Write all states if the last checkpoint is old enough."""
         if self.due():
             self.save()
 
     def load(self) -> None:
-        """Give all parts their states back, where there are any."""
-        state = self.job.checkpoint.load() if self.job.checkpoint is not None else None
-        if state is not None:
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
+        """Give all parts their states back, if there are any."""
+        if self.job.checkpoint is None:
+            return
+        state = self.job.checkpoint.load()
+        if state is None:
+            return
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])

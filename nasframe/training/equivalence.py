@@ -11,20 +11,21 @@ from torch import nn
 from nasframe.errors import VerificationError
 from nasframe.interfaces import TrainJob
 
-TOLERANCE = 1e-5  # of fp32 logits, over their size where that is more than 1
+TOLERANCE = 1e-5  # of fp32 logits, relative to those larger than 1
 
 
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference of two networks' logits, each over the logit's size where that is more than 1.
+    """Return the largest difference of two networks' logits, relative to logits larger than 1.
 
     >>> apart(torch.tensor([0.5, 100.0]), torch.tensor([0.25, 101.0]))
     0.25
     """
-    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+    scale = expected.abs().clamp(min=1)
+    return float(((found - expected).abs() / scale).max())
 
 
 def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return how far two networks' logits are apart, as :func:`apart` has it.
+    """Return how far apart two networks' logits are, as :func:`apart` measures it; refuse more than ``TOLERANCE``.
 
     Args:
         what: the network, for the error.
@@ -32,7 +33,7 @@ def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
         expected: those it should have.
 
     Raises:
-        VerificationError: by more than ``TOLERANCE``.
+        VerificationError: they are further apart.
     """
     error = apart(found, expected)
     if not error <= TOLERANCE:
@@ -41,19 +42,20 @@ def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Take out of a stage's network what is zero, and prove that the logits of a batch of eight stay.
+    """Remove the zeros of a stage's network, and prove that the logits of a batch of eight stay the same.
 
     Args:
         job: the stage; the difference is logged as ``removal_error``.
         remove: changes the network in place, and returns the architecture of what is left.
 
     Raises:
-        VerificationError: without its zeros the network says something else.
+        VerificationError: without its zeros the network computes something else.
     """
     from nasframe.nn.slices import extract
 
     net: Any = job.net.eval()
-    batch = next(iter(job.task.train_batches(0, 0, 8))).to(next(net.parameters()).device)
+    first_batch = next(iter(job.task.train_batches(0, 0, 8)))
+    batch = first_batch.to(next(net.parameters()).device)
 
     def logits(net: nn.Module) -> torch.Tensor:
         with torch.no_grad():
@@ -61,6 +63,7 @@ def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[s
 
     before = logits(net)
     arch = remove()
-    error = same(f"stage {job.stage!r}: the network without its zeros", logits(extract(net, arch)), before)
+    after = logits(extract(net, arch))
+    error = same(f"stage {job.stage!r}: the network without its zeros", after, before)
     job.log(job.total, {"removal_error": error})
     return arch

@@ -8,27 +8,20 @@ import math
 import platform
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import TrainJob
-from nasframe.records import (
-    Forward,
-    TrainOptions,
-)
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from nasframe.records import TrainOptions
 
 MOMENTUM = 0.9
 
 
 def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
-    """Sort the trainable parameters into those that decay and those that are spared.
+    """Return the trainable parameters in two groups: matrices, which decay, and vectors, which do not.
 
     Args:
         net: the network.
@@ -36,25 +29,36 @@ def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Param
         without: parameters that somebody else optimises.
 
     Returns:
-        Two groups for a torch optimiser, empty ones left out.
+        Groups for a torch optimiser; an empty group is left out.
 
     >>> [group["weight_decay"] for group in param_groups(nn.Linear(2, 2), 0.01)]
     [0.01, 0.0]
     """
-    left = {id(parameter) for parameter in without}
-    mine = [p for p in net.parameters() if p.requires_grad and id(p) not in left]
-    matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    excluded = {id(parameter) for parameter in without}
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for parameter in net.parameters():
+        if not parameter.requires_grad or id(parameter) in excluded:
+            continue
+        if parameter.ndim > 1:
+            matrices.append(parameter)
+        else:
+            vectors.append(parameter)
+    groups: list[dict[str, Any]] = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": weight_decay})
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0})
+    return groups
 
 
 def make_optimizer(
     net: nn.Module, options: TrainOptions, without: Iterable[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Build AdamW in its fused form, or SGD with momentum 0.9.
+    """Return AdamW in its fused form, or SGD with momentum 0.9.
 
-    Fused SGD wants a momentum of every parameter as soon as it has one of any. Where layers are left out of a step,
-    their parameters have none yet.
+    SGD is not fused: the fused form needs a momentum for every parameter as soon as one has it, and parameters of
+    layers that were left out of all steps so far have none.
 
     Args:
         net: the network, already on its device.
@@ -71,7 +75,7 @@ def total_steps(job: TrainJob, epoch: int) -> int:
     """Return how many optimiser steps a stage has.
 
     Args:
-        job: the stage; ``max_steps`` goes before ``epochs`` where both are given.
+        job: the stage; ``max_steps`` wins if both it and ``epochs`` are given.
         epoch: steps in an epoch.
 
     Raises:
@@ -97,8 +101,14 @@ def learning_rate(options: TrainOptions, step: int, total: int) -> float:
     warmup = math.ceil(options.warmup_ratio * total)
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(total - warmup, 1)
-    factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[options.schedule]
+    progress = (step - warmup) / max(total - warmup, 1)
+    match options.schedule:
+        case "linear":
+            factor = 1 - progress
+        case "cosine":
+            factor = (1 + math.cos(math.pi * progress)) / 2
+        case _:
+            factor = 1.0
     return options.learning_rate * factor
 
 
@@ -112,8 +122,10 @@ def native_bf16(device: torch.device | str) -> bool:
     """Tell whether a device multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX on a CPU)."""
     kind = torch.device(device).type
     if kind == "cpu":
-        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+        if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.8
+            return False
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return False
@@ -123,7 +135,7 @@ def autocast(precision: str, device: torch.device | str) -> AbstractContextManag
     """Return a context in which matrix products run in the chosen precision.
 
     Args:
-        precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 where :func:`native_bf16` says yes.
+        precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 if :func:`native_bf16` says yes.
         device: where the network lies.
     """
     enabled = precision == "bf16" or (precision == "auto" and native_bf16(device))
@@ -134,8 +146,8 @@ def autocast(precision: str, device: torch.device | str) -> AbstractContextManag
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks for the next step; a no-op elsewhere.
 
-    By default it hands blocks of gradients and activations back to the system, and each step faults every page of
-    them in anew: up to a quarter of a training step on a CPU.
+    By default glibc hands blocks of gradients and activations back to the system, and each step faults all of their
+    pages in again: up to a quarter of a training step on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -178,7 +190,7 @@ def non_finite(net: nn.Module) -> list[str]:
 
 
 def finite_outputs(outputs: Any) -> bool:
-    """Tell whether a network's logits, where it has any, are finite numbers."""
+    """Tell whether a network's logits are finite numbers; outputs without logits count as finite."""
     logits = getattr(outputs, "logits", None)
     return logits is None or bool(torch.isfinite(logits).all())
 
@@ -191,29 +203,10 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
         max_norm: 0 leaves the gradients as they are.
 
     Returns:
-        The norm before; where it is not finite, the gradients are left alone.
+        The norm before. If it is not finite, the gradients are left alone.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(nn.utils.get_total_norm(gradients))
     if 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm
-
-
-def forward_of(forward: Forward, net: nn.Module, precision: str, name: str = "the network") -> Forward:
-    """Wrap a network's function: inputs go to its device, matrix products run in ``precision``.
-
-    The function raises RunError for outputs that are not finite: they would count as some class.
-    """
-    if net is None:  # the recipe's space has none
-        return forward
-    where = next(net.parameters()).device
-
-    def call(**inputs: Any) -> Any:
-        with autocast(precision, where):
-            outputs = forward(**{k: v.to(where) for k, v in inputs.items()})
-        if not finite_outputs(outputs):
-            raise RunError(f"{name}: the outputs are not finite, in precision {precision}.")
-        return outputs
-
-    return call

@@ -10,13 +10,13 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import TrainJob
+from nasframe.interfaces import TrainJob, member
 from nasframe.nn.elastic import layers_of
 from nasframe.records import Arch
 
 
 def measured_archs(job: TrainJob) -> Sequence[Arch | None]:
-    """Say which networks stand for a stage: the whole one, ``arch``, or a sampler's smallest and largest."""
+    """Return the networks that stand for a stage: the whole one, ``arch``, or a sampler's smallest and largest."""
     domain: Any = job.within or getattr(job.space, "domain", None)
     if job.sampler is None or not hasattr(domain, "largest"):
         return [job.arch]
@@ -37,37 +37,47 @@ class Selection:
 
     Args:
         job: the stage; ``eval_every``, ``keep`` and ``early_stop`` are read.
-        epoch: steps in an epoch, after which to measure where nothing else is said.
+        epoch: steps in an epoch, after which to measure unless ``eval_every`` says otherwise.
     """
 
     def __init__(self, job: TrainJob, epoch: int) -> None:
         self.job = job
-        needed = job.options.keep == "best" or job.options.early_stop is not None
-        self.every = job.options.eval_every or (epoch if needed else None)
+        self.every = job.options.eval_every
+        needs_scores = job.options.keep == "best" or job.options.early_stop is not None
+        if self.every is None and needs_scores:
+            self.every = epoch
         self.best: float | None = None
         self.stale = 0
         self.weights: dict[str, torch.Tensor] = {}
         self.measured: Sequence[Arch | None] | None = None
 
     def due(self, step: int, last: bool) -> bool:
-        """Tell whether to measure after so many steps; the end is measured wherever anything is."""
-        return self.every is not None and (last or step % self.every == 0)
+        """Tell whether to measure after this step; the last step is measured if any is."""
+        if self.every is None:
+            return False
+        return last or step % self.every == 0
 
     def add(self, score: float) -> bool:
         """Take a new score, keep the weights behind the best one, and tell whether training should stop."""
-        options, archs = self.job.options, [arch and dict(arch) for arch in measured_archs(self.job)]
-        if self.measured != archs:  # a modifier lowered the stage's architecture: what was best before is another net
-            self.measured, self.best, self.weights = archs, None, {}
-        better = math.isfinite(score) and (self.best is None or score > self.best)
-        self.stale = 0 if better else self.stale + 1
-        if better:
+        archs = [arch and dict(arch) for arch in measured_archs(self.job)]
+        if self.measured != archs:
+            # A modifier lowered the stage's architecture: the best score so far is another network's.
+            self.measured = archs
+            self.best = None
+            self.weights = {}
+        options = self.job.options
+        is_better = math.isfinite(score) and (self.best is None or score > self.best)
+        if is_better:
             self.best = score
+            self.stale = 0
             if options.keep == "best":
                 self.weights = {name: tensor.clone() for name, tensor in self.job.net.state_dict().items()}
+        else:
+            self.stale += 1
         return options.early_stop is not None and self.stale >= options.early_stop
 
     def finish(self) -> None:
-        """Put the best weights back, where they were kept.
+        """Put the best weights back, if they were kept.
 
         Raises:
             RunError: no evaluation gave a finite score, so that no weights are the best.
@@ -91,7 +101,7 @@ class Selection:
 
 
 def whole_network(job: TrainJob, name: str) -> None:
-    """Refuse stages that train sub-networks, for a modifier that makes one network smaller, or keep earlier weights.
+    """Refuse stages that train sub-networks or may keep earlier weights, for a modifier that shrinks one network.
 
     Args:
         job: the stage.
@@ -106,13 +116,17 @@ def whole_network(job: TrainJob, name: str) -> None:
 
 
 def last_weights(job: TrainJob, name: str) -> None:
-    """Refuse stages that may end with weights of an earlier step, for a modifier that is done in the last one only.
+    """Refuse stages that may end with weights of an earlier step, for a modifier that finishes in the last step.
 
     Raises:
         UsageError: ``keep: best`` or ``early_stop`` is on.
     """
-    if job.options.keep == "best" or job.options.early_stop is not None:
-        what = "keep: best" if job.options.keep == "best" else "early_stop"
+    what = ""
+    if job.options.keep == "best":
+        what = "keep: best"
+    elif job.options.early_stop is not None:
+        what = "early_stop"
+    if what:
         raise UsageError(
             f"{name}: stage {job.stage!r} has {what} and may end with the weights of an earlier step, before this was "
             "done. Expected keep: last, and no early_stop; the stage that follows may use both."
@@ -128,7 +142,7 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
     """
     start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
     for other in job.modifiers:
-        if getattr(other, "by_entry", False):
+        if member(other, "elementwise", False):
             raise UsageError(
                 f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
                 "Expected it in a later stage: n:m comes after structure."

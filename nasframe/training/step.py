@@ -15,8 +15,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.interfaces import TrainJob, sizes_of
 from nasframe.nn import count
-from nasframe.records import Arch, Batch, LedgerEntry, arch_id
+from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id
 from nasframe.training.optim import autocast, finite_outputs
+
+COUNTED = frozenset({"steps", "examples", "tokens", "evaluations"})
+"""Amounts that are whole numbers; sums of the processes' shares may miss them by rounding."""
 
 
 class Ledger:
@@ -38,8 +41,11 @@ class Ledger:
             row[name] = row.get(name, 0) + amount
 
     def seconds(self, *roles: str) -> float:
-        """Return the time that roles have taken so far."""
-        return sum(self.counts.get(role, {}).get("seconds", 0.0) for role in roles)
+        """Return the time that these roles have taken so far."""
+        total = 0.0
+        for role in roles:
+            total += self.counts.get(role, {}).get("seconds", 0.0)
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
@@ -51,9 +57,13 @@ class Ledger:
 
     def entries(self) -> list[LedgerEntry]:
         """Return one entry for each role that cost something."""
-        whole = ("steps", "examples", "tokens", "evaluations")
-        rows = {r: {k: round(v) if k in whole else v for k, v in row.items()} for r, row in self.counts.items()}
-        return [LedgerEntry(role, **row) for role, row in rows.items()]  # type: ignore[arg-type]
+        entries = []
+        for role, sums in self.counts.items():
+            row: dict[str, Any] = dict(sums)
+            for name in COUNTED.intersection(row):
+                row[name] = round(row[name])
+            entries.append(LedgerEntry(role, **row))
+        return entries
 
 
 class Passes:
@@ -66,14 +76,19 @@ class Passes:
     """
 
     def __init__(self, job: TrainJob, device: torch.device, ledger: Ledger) -> None:
-        self.job, self.device, self.ledger = job, device, ledger
+        self.job = job
+        self.device = device
+        self.ledger = ledger
         self.share = 1.0  # examples of the whole batch that one example of this process stands for in the ledger
-        needs = frozenset[str]().union(*(modifier.needs for modifier in job.modifiers))
+        needs: set[str] = set()
+        for modifier in job.modifiers:
+            needs.update(modifier.needs)
         self.outputs = {f"output_{name}": True for name in sorted(needs)}
         self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher_cache: run
         self._costs: dict[tuple[int, int], count.Additive] = {}
         self._teachers: dict[str, nn.Module] = {}
-        self._memo: tuple[Batch | None, dict[str, Any]] = (None, {})
+        self._answered_batch: Batch | None = None
+        self._answers: dict[str, Any] = {}  # the teachers' outputs for that batch
 
     def student(self, arch: Arch | None, batch: Batch, **inputs: Any) -> Any:
         """Run the network being trained, or its sub-network ``arch``."""
@@ -81,25 +96,29 @@ class Passes:
         return self._run(self.job.net, arch, {**batch.inputs, **self.outputs, **inputs})
 
     def teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
-        """Run a saved network on a batch, once; what it says is remembered until another batch comes."""
+        """Run a saved network on a batch, once: its outputs are remembered until another batch comes."""
         key = name if arch is None else f"{name} {arch_id(arch)}"
-        if self._memo[0] is not batch:
-            self._memo = (batch, {})
-        answers = self._memo[1]
-        if key not in answers:
-            keep = self.job.options.teacher_cache == "run" and not self.outputs
-            answers[key] = self._remembered(key, name, arch, batch) if keep else self._taught(name, arch, batch)
-        return answers[key]
+        if self._answered_batch is not batch:
+            self._answered_batch = batch
+            self._answers = {}
+        if key in self._answers:
+            return self._answers[key]
+        keeps_logits = self.job.options.teacher_cache == "run" and not self.outputs
+        if keeps_logits:
+            outputs = self._remembered(key, name, arch, batch)
+        else:
+            outputs = self._run_teacher(name, arch, batch)
+        self._answers[key] = outputs
+        return outputs
 
     def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
-        """Measure the network, or its sub-network ``arch``, on a split; NaN where its outputs are not finite."""
-
+        """Measure the network, or its sub-network ``arch``, on a split; all NaN if its outputs are not finite."""
         finite = True
 
         def forward(**inputs: torch.Tensor) -> Any:
             nonlocal finite
-            here = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            outputs = self._run(self.job.net, arch, here)
+            inputs_on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            outputs = self._run(self.job.net, arch, inputs_on_device)
             finite = finite and finite_outputs(outputs)
             return outputs
 
@@ -107,11 +126,16 @@ class Passes:
         self.job.net.eval()
         result = self.job.task.evaluate(forward, split)
         self.job.net.train()
-        macs = self.macs(self.job.net, arch, result.examples, max(1, result.tokens // result.examples))
+        mean_length = max(1, result.tokens // result.examples)
+        macs = self.macs(self.job.net, arch, result.examples, mean_length)
         self.ledger.add(
-            "evaluation", evaluations=1, examples=result.examples, tokens=result.tokens, forward_macs=macs,
+            "evaluation",
+            evaluations=1,
+            examples=result.examples,
+            tokens=result.tokens,
+            forward_macs=macs,
             seconds=time.perf_counter() - began,
-        )  # fmt: skip
+        )
         if finite:
             return result.metrics
         return dict.fromkeys(result.metrics, math.nan)  # NaN has a largest entry too, and so a class
@@ -125,23 +149,31 @@ class Passes:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""
-        return {
-            key: {"ids": torch.tensor(list(known)), "logits": torch.stack(list(known.values()))}
-            for key, known in self.logits.items()
-        }
+        state = {}
+        for key, logits_by_id in self.logits.items():
+            ids = torch.tensor(list(logits_by_id))
+            state[key] = {"ids": ids, "logits": torch.stack(list(logits_by_id.values()))}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the logits that ``state_dict`` returned."""
-        self.logits = {key: dict(zip(kept["ids"].tolist(), kept["logits"], strict=True)) for key, kept in state.items()}
+        self.logits = {}
+        for key, kept in state.items():
+            self.logits[key] = dict(zip(kept["ids"].tolist(), kept["logits"], strict=True))
 
     def _remembered(self, key: str, name: str, arch: Arch | None, batch: Batch) -> Any:
-        known, ids = self.logits.setdefault(key, {}), batch.ids.tolist()
-        if not all(i in known for i in ids):
-            known.update(zip(ids, self._taught(name, arch, batch).logits.cpu(), strict=True))
-        return SequenceClassifierOutput(logits=torch.stack([known[i] for i in ids]).to(self.device))
+        """Return a teacher's logits for a batch; examples it has not seen yet are run and kept for the whole stage."""
+        logits_by_id = self.logits.setdefault(key, {})
+        ids = batch.ids.tolist()
+        if not logits_by_id.keys() >= set(ids):
+            fresh = self._run_teacher(name, arch, batch).logits.cpu()
+            logits_by_id.update(zip(ids, fresh, strict=True))
+        logits = torch.stack([logits_by_id[number] for number in ids])
+        return SequenceClassifierOutput(logits=logits.to(self.device))
 
     @torch.no_grad()
-    def _taught(self, name: str, arch: Arch | None, batch: Batch) -> Any:
+    def _run_teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
+        """Run a saved network on a batch, and count what that costs."""
         began = time.perf_counter()
         if name not in self._teachers:
             self._teachers[name] = saved_model(self.job, name).to(self.device).eval()
@@ -152,17 +184,23 @@ class Passes:
         return outputs
 
     def _run(self, net: nn.Module, arch: Arch | None, inputs: Mapping[str, Any]) -> Any:
-        forward = net if arch is None or self.job.space is None else self.job.space.view(net, arch)
+        forward: Forward = net
+        if arch is not None and self.job.space is not None:
+            forward = self.job.space.view(net, arch)
         with autocast(self.job.options.precision, self.device):
             return forward(**inputs)
 
     def _count(self, role: str, net: nn.Module, arch: Arch | None, batch: Batch) -> None:
-        macs = self.macs(net, arch, *batch.inputs["input_ids"].shape) * self.share
-        backward = 2 * macs if torch.is_grad_enabled() else 0.0
+        """Add a forward pass, and the backward pass that follows it if gradients are on, to the ledger."""
+        size, length = batch.inputs["input_ids"].shape
+        macs = self.macs(net, arch, size, length) * self.share
         self.ledger.add(
-            role, examples=len(batch) * self.share, tokens=batch.tokens * self.share, forward_macs=macs,
-            backward_macs=backward,
-        )  # fmt: skip
+            role,
+            examples=len(batch) * self.share,
+            tokens=batch.tokens * self.share,
+            forward_macs=macs,
+            backward_macs=2 * macs if torch.is_grad_enabled() else 0.0,
+        )
 
 
 def saved_model(job: TrainJob, name: str) -> nn.Module:
@@ -191,9 +229,9 @@ class Step:
         lr: the learning rate of this step.
         batch: this process's part of this micro-batch.
         arch: the sub-network; a modifier may lower it in ``on_batch``. ``None`` is the whole network.
-        outputs: what the network said; ``None`` before the forward.
+        outputs: the network's output; ``None`` before the forward.
         optimizer: the loop's optimiser.
-        skipped: true in ``on_update`` where gradients were not finite and nothing was updated.
+        skipped: true in ``on_update`` if gradients were not finite and nothing was updated.
     """
 
     job: TrainJob

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError
+from nasframe.outline import Outline
 from nasframe.records import Arch, Count, Forward, Natural, Percent
 from nasframe.search.domain import Choices
 
@@ -30,7 +31,7 @@ class BertWidthDepth:
         embedding_rank: ranks of a word embedding that ``transform: svd`` factorised; default its own.
         depth: which layers ``n`` of ``L`` layers are: the ``first`` n, or ``spread`` evenly, layer floor(i L / n)
             for i = 0 … n-1, as DynaBERT drops them (arXiv 2004.04037).
-        config: the network's configuration, which fills the defaults in and bounds the sizes.
+        config: the network's configuration, or its outline, which fills the defaults in and bounds the sizes.
 
     Raises:
         UsageError: a size beyond the network's, a share without a network, or something else than a size.
@@ -40,6 +41,8 @@ class BertWidthDepth:
     {'layers': [0], 'heads.0': 2, 'ffn.0': 16}
     """
 
+    sizes_suffice = True
+
     def __init__(
         self,
         layers: Sequence[Count | Percent | list[Natural]] | None = None,
@@ -47,7 +50,7 @@ class BertWidthDepth:
         ffn: Sequence[Natural | Percent] | None = None,
         embedding_rank: Sequence[Count] | None = None,
         depth: Literal["first", "spread"] = "first",
-        config: PreTrainedConfig | None = None,
+        config: PreTrainedConfig | Outline | None = None,
     ) -> None:
         self.full = full = _limits(config)
         widths = {"heads": _counts("heads", heads, full["heads"]), "ffn": _counts("ffn", ffn, full["ffn"])}
@@ -136,9 +139,11 @@ class BertWidthDepth:
         return found
 
 
-def _limits(config: PreTrainedConfig | None) -> dict[str, int | None]:
+def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
     if config is None:
         return {"layers": None, "heads": None, "ffn": None}
+    if isinstance(config, Outline):
+        return {name: config.lengths[name] for name in ("layers", "heads", "ffn")}
     from nasframe.nn.elastic import FAMILIES
 
     if (family := FAMILIES.get(config.model_type)) is None:

@@ -143,18 +143,22 @@ def label_number(row: Row, column: str) -> float:
 
 
 def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
-    """Yield what is odd about the labels of a table: spaces around them, and names that may mean "missing".
+    """Yield what is odd about the labels of a table: spaces, names that may mean "missing", integers written as floats.
 
     Args:
         rows: the rows, whose labels :func:`class_name` accepts.
         column: the column of the labels.
     """
     spaced: list[Row] = []
+    floats: list[Row] = []
     doubtful: Counter[str] = Counter()
     first: dict[str, Row] = {}
     for row in rows:
         value = row.values.get(column)
         if not isinstance(value, str):
+            is_whole = isinstance(value, numbers.Real) and float(value).is_integer()
+            if is_whole and not isinstance(value, numbers.Integral):
+                floats.append(row)
             continue
         name = value.strip()
         if name != value:
@@ -167,6 +171,13 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
         more = f" and {len(spaced) - 1:,} more" if len(spaced) > 1 else ""
         text = f"Labels are read without the spaces around them: {example!r}{more}."
         yield Notice(spaced[0].place, text)
+    if floats:
+        example = float(floats[0].values[column])
+        text = f"Whole numbers are classes without a decimal point: {example} is {class_name(floats[0], column)!r}"
+        yield Notice(floats[0].place, f"{text} ({_rows(len(floats))} written so).")
     for name, count in doubtful.items():
-        rows_of_name = "1 row" if count == 1 else f"{count:,} rows"
-        yield Notice(first[name].place, f"The label {name!r} ({rows_of_name}) is a class, not a missing value.")
+        yield Notice(first[name].place, f"The label {name!r} ({_rows(count)}) is a class, not a missing value.")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
+from nasframe.nn.additive import Additive
+from nasframe.outline import Outline
 from nasframe.records import Arch, CostTable, Size
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class Counted:
 
     Args:
         unit: what is counted.
-        count: makes the additive cost (``nasframe.nn.count.Additive``) of a network.
+        count: makes the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
         factor: what one count is worth.
     """
 
@@ -63,23 +65,17 @@ def params() -> Counted:
     >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
     True
     """
-    from nasframe.nn import count
-
-    return Counted("parameters", count.params)
+    return Counted("parameters", lambda net: _params(net, "all"))
 
 
 def backbone_params() -> Counted:
     """Count the weights without the task head; BERT's pooler belongs to the backbone."""
-    from nasframe.nn import count
-
-    return Counted("parameters", lambda net: count.params(net, "backbone"))
+    return Counted("parameters", lambda net: _params(net, "backbone"))
 
 
 def encoder_params() -> Counted:
     """Count the weights of the encoder's layers only."""
-    from nasframe.nn import count
-
-    return Counted("parameters", lambda net: count.params(net, "encoder"))
+    return Counted("parameters", lambda net: _params(net, "encoder"))
 
 
 def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -91,9 +87,7 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
         count: ``matmul`` counts as torch's FlopCounterMode, ``torchprofile`` adds what the counter behind
             YOCO-BERT's figures (arXiv 2106.02435) adds for normalisation.
     """
-    from nasframe.nn import count as counting
-
-    return Counted("MACs", lambda net: counting.macs(net, batch, length, count))
+    return Counted("MACs", lambda net: _macs(net, batch, length, count))
 
 
 def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -104,13 +98,38 @@ def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpr
         length: tokens in each.
         count: see ``macs``.
     """
-    from nasframe.nn import count as counting
-
-    return Counted("FLOPs", lambda net: counting.macs(net, batch, length, count), 2.0)
+    return Counted("FLOPs", lambda net: _macs(net, batch, length, count), 2.0)
 
 
 def size() -> Counted:
     """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted."""
+    return Counted("bytes", _size)
+
+
+for _factory in (params, backbone_params, encoder_params, macs, flops):
+    vars(_factory)["sizes_suffice"] = True
+
+
+def _params(net: nn.Module | Outline, part: Literal["all", "backbone", "encoder"]) -> Additive:
+    """Count the parameters of a part of a network."""
+    if isinstance(net, Outline):
+        return net.params(part)
     from nasframe.nn import count
 
-    return Counted("bytes", count.size)
+    return count.params(net, part)
+
+
+def _macs(net: nn.Module | Outline, batch: int, length: int, how: Literal["matmul", "torchprofile"]) -> Additive:
+    """Count the multiply-adds of a forward."""
+    if isinstance(net, Outline):
+        return net.macs(batch, length, how)
+    from nasframe.nn import count
+
+    return count.macs(net, batch, length, how)
+
+
+def _size(net: nn.Module) -> Additive:
+    """Count the bytes of a network's parameters."""
+    from nasframe.nn import count
+
+    return count.size(net)

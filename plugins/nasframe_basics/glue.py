@@ -143,6 +143,7 @@ def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
 
 
 glue.on_plan = _on_plan  # type: ignore[attr-defined]
+glue.sizes_suffice = True  # type: ignore[attr-defined]
 
 
 def _from_folder(folder: Path, layout: Layout) -> list[Source]:

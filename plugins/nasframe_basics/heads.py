@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
 from nasframe.heads import ASK, Head
 from nasframe.weights import Checkpoint
+
+if TYPE_CHECKING:  # torch is imported when a network is at hand, as nasframe_basics.loop explains
+    from torch import nn
 
 
 def saved_head(path: str, net: Any, checkpoint: Checkpoint, names: Sequence[str] | None) -> Head | None:
@@ -68,6 +68,8 @@ def of_another_task(config: Any) -> bool:
 
 def output_layer(net: Any) -> str | None:
     """Name the linear map that gives a network's logits: the last outside of its encoder."""
+    from torch import nn
+
     layers = [
         f"{name}.{inner}".rstrip(".")
         for name, part in head_parts(net)
@@ -89,6 +91,8 @@ def head_parts(net: Any) -> Iterator[tuple[str, nn.Module]]:
 
 def draw_head(net: Any, seed: int) -> None:
     """Draw a network's head, all that lies beside its encoder, as where a checkpoint brings none."""
+    import torch
+
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for _, part in head_parts(net):
@@ -100,6 +104,8 @@ def draw_head(net: Any, seed: int) -> None:
 
 def reorder_outputs(net: Any, outputs: Sequence[int]) -> None:
     """Move the rows of a network's last linear map: its output ``i`` becomes what ``outputs[i]`` was."""
+    import torch
+
     name = output_layer(net)
     assert name is not None
     layer = net.get_submodule(name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
-from nasframe.interfaces import Modifier, Step, TrainJob
-from nasframe.nn.losses import distillation
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import Positive, Share
-from nasframe.training.step import saved_model
+
+if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
+    import torch
+
+    from nasframe.interfaces import Step
 
 
 class KD(Modifier):
@@ -27,11 +29,17 @@ class KD(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Check that the teacher exists before any work."""
+        from nasframe.training.step import saved_model
+
         if self.weight:
             saved_model(job, self.teacher)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Mix the teacher's term in."""
+        from torch.nn import functional
+
+        from nasframe.nn.losses import distillation
+
         if not self.weight:
             return loss
         student, teacher = step.outputs.logits, step.teacher(self.teacher).logits

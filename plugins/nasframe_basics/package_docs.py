@@ -103,6 +103,7 @@ def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
 
 
 package_docs.on_plan = _on_plan  # type: ignore[attr-defined]
+package_docs.sizes_suffice = True  # type: ignore[attr-defined]
 
 
 def masked_docs(package: str) -> Iterator[str]:

@@ -8,8 +8,6 @@ from itertools import islice
 from typing import Literal
 
 from nasframe.interfaces import Work
-from nasframe.nn import importance
-from nasframe.nn.rewire import rewire
 from nasframe.records import Count, Size
 from nasframe.seeds import stream_seed
 
@@ -46,6 +44,9 @@ class Rewire:
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a sorted copy of its network."""
+        from nasframe.nn import importance  # with torch, as nasframe_basics.loop explains
+        from nasframe.nn.rewire import rewire
+
         net = copy.deepcopy(work.net)
         if self.score == "magnitude":
             scores = importance.magnitude(net)

@@ -139,6 +139,7 @@ def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
 
 
 text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
+text_classification.sizes_suffice = True  # type: ignore[attr-defined]
 
 
 def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:

@@ -77,7 +77,7 @@ def _tabulated(
     table = _begun(path, about) or _empty(finished, about)
     known = {arch_id(row["arch"]) for row in table.rows}
     costs, saved = finished.costs(list(table.costs)), time.monotonic()
-    formats, primary = formats_of(finished.parts.task), finished.data["primary"]
+    formats, primary = formats_of(finished.inputs.task), finished.data["primary"]
     with Progress(progress).bar("tabulate") as advance:
         for number, arch in enumerate(drawn(finished.region, costs, archs, draw, seed)):
             advance(number, archs, "")

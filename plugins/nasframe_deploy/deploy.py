@@ -351,6 +351,6 @@ def _write(
         own[name] = {"metrics": metrics, "over_budget": broken[name]}
     card = {"model": plan.model, "task": plan.task, "data": finished.data, "models": own}
     export.export_all(
-        models, finished.parts.tokenizer, {name: target / name for name in models}, mode=mode, expected=expected,
+        models, finished.inputs.tokenizer, {name: target / name for name in models}, mode=mode, expected=expected,
         card=card, archs={name: choice.trial.arch for name, choice in chosen.items()}, verifier=verifier,
     )  # fmt: skip

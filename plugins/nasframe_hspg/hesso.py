@@ -110,7 +110,7 @@ class HESSO(GroupModifier):
         self.chosen = torch.zeros_like(x.unit, dtype=torch.bool)
         self.frozen = torch.zeros_like(self.chosen)
         self.cosine, self.taylor = torch.zeros_like(x.sizes), torch.zeros_like(x.sizes)
-        self.added = torch.zeros((), dtype=torch.long, device=x.unit.device)  # periods whose groups are chosen
+        self.added = 0  # periods whose groups are chosen; a number, since every step asks and no step shall wait
         self.old: list[torch.Tensor] = []
 
     def on_gradients(self, step: Step) -> None:
@@ -153,7 +153,7 @@ class HESSO(GroupModifier):
         room = goal - torch.bincount(x.unit, self.chosen.float(), len(self.cap))
         self.chosen |= self.choose(saliency, ~self.chosen, self.chosen, room)
         self.cosine.zero_(), self.taylor.zero_()
-        self.added.fill_(period + 1)
+        self.added = period + 1
 
     def period(self, step: Step) -> int:
         """Return the period in which a step is; one more than the last where all are over."""
@@ -178,13 +178,15 @@ class HESSO(GroupModifier):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which groups were chosen, in how many periods, which are zero, and the sums of the criteria."""
-        state = {"chosen": self.chosen, "added": self.added, "frozen": self.frozen}
+        state = {"chosen": self.chosen, "added": torch.tensor(self.added), "frozen": self.frozen}
         return state | {"cosine": self.cosine, "taylor": self.taylor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
+        self.added = int(state["added"])
         for name, value in state.items():
-            setattr(self, name, value.to(getattr(self, name, value).device))
+            if name != "added":
+                setattr(self, name, value.to(getattr(self, name, value).device))
 
 
 def published(groups: Grouped, weights: Sequence[torch.Tensor], ways: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -48,7 +48,7 @@ class OBProxSG(GroupModifier):
     """
 
     name = "obprox_sg"
-    answers = False
+    returns_arch = False
 
     def __init__(
         self,

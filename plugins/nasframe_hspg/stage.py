@@ -35,7 +35,7 @@ class GroupModifier(Modifier):
     """
 
     name = "groups"
-    answers = True
+    returns_arch = True
     cap: torch.Tensor  # how many groups of each kind may become zero
 
     def __init__(self, units: Sequence[str] | None, least: Share | None = None, divisible: int = 1) -> None:

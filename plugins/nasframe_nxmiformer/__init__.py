@@ -23,3 +23,14 @@ def register_modifiers(register):
 @hookimpl
 def register_transforms(register):
     register("assign_bits", f"{HERE}.assign:AssignBits", example=f"{HERE}.examples:AssignBits")
+
+
+@hookimpl
+def model_facts(net):
+    from nasframe.nn.formats import matrices, record_of
+    from nasframe.nn.storage import account, summary
+
+    record = record_of(net)
+    if not record:
+        return None
+    return {"stored": summary(matrices(net, record), record, account(net))}

@@ -52,7 +52,7 @@ class ADMM(Modifier):
             weights from before the projection.
     """
 
-    by_entry = True
+    elementwise = True
 
     def __init__(
         self,

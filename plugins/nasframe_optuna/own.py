@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.interfaces import start_sampler
 from nasframe.records import Arch, Trial, arch_id
-from nasframe.search.domain import Choices
+from nasframe.search.domain import SCAN, Choices
 
 LARGEST = 1000  # values a number may have to count as a choice
 TRIES = 100  # asks for something new, beyond one for each trial that the study has
@@ -129,6 +129,8 @@ class NasframeSampler(BaseSampler):
         self.domain = Choices({name: list(range(len(found))) for name, found in values.items()}, rules)
         keep, costs = self.keep, self.costs
         self.within = self.domain if keep is None else self.domain.restrict(keep=lambda arch: keep(self._params(arch)))
+        self.listed: Iterator[Arch] = self.within.enumerate()
+        self.unseen: Arch | None = None  # the first of those listed that the study does not have
         inject = {"domain": self.domain, "seed": self.seed, "costs": None}
         if costs is not None:
             inject["costs"] = lambda archs: costs([self._params(arch) for arch in archs])
@@ -159,16 +161,22 @@ class NasframeSampler(BaseSampler):
         arch = None
         for _ in range(len(self.known) + TRIES):
             arch = self._next()
-            if arch is None or self._is_new(arch):
+            if arch is None or arch_id(arch) not in self.known or not self._has_more():
                 break
             answer = self.known[arch_id(arch)]
             if answer is not None:
                 repeat = replace(answer, state="repeat") if answer.state == "done" else answer
                 self.sampler.tell([repeat])
-        if arch is None:  # exhausted: Optuna wants a proposal all the same
-            drawn = (self.within.sample(self.rng) for _ in range(TRIES))
-            arch = next((arch for arch in drawn if self._is_new(arch)), None)
-        return self.within.sample(self.rng) if arch is None else arch
+        return self._drawn() if arch is None else arch  # exhausted: Optuna wants a proposal all the same
+
+    def _drawn(self) -> Arch:
+        """Draw something that the study does not have, or, if it has everything, anything."""
+        if self._has_more():
+            for _ in range(TRIES):
+                arch = self.within.sample(self.rng)
+                if arch_id(arch) not in self.known:
+                    return arch
+        return self.within.sample(self.rng) if self.unseen is None else self.unseen
 
     def _next(self) -> Arch | None:
         """Return the sampler's next proposal; it may answer an ask with several, or with none when it has no more."""
@@ -176,9 +184,19 @@ class NasframeSampler(BaseSampler):
             self.waiting.extend(self.sampler.ask(1, within=self.within))
         return self.waiting.popleft() if self.waiting else None
 
-    def _is_new(self, arch: Arch) -> bool:
-        """Tell whether the study lacks an architecture; where it has all of them, each may come again."""
-        return arch_id(arch) not in self.known or len(self.known) >= self.domain.size
+    def _has_more(self) -> bool:
+        """Tell whether there is something that the study does not have; if not, everything may come again.
+
+        What ``keep`` leaves of a domain is known by listing it, as far as the study has it and no further. A domain
+        that is too large for that counts as a whole.
+        """
+        if self.domain.size > SCAN:
+            return len(self.known) < self.domain.size
+        while self.unseen is None or arch_id(self.unseen) in self.known:
+            self.unseen = next(self.listed, None)
+            if self.unseen is None:
+                return False
+        return True
 
     def _trial(self, trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Trial | None:
         """Read the answer to what a trial evaluated; ``None`` for parameters that are not of these knobs."""

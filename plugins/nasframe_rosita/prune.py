@@ -54,7 +54,7 @@ class ScheduledPrune(Modifier):
             not have, or a stage that is too short.
     """
 
-    answers = True
+    returns_arch = True
 
     def __init__(
         self,

@@ -14,6 +14,14 @@ def register_commands(app):
 
 @hookimpl
 def check_file(source, overrides):
-    from nasframe_studies.check import check_study
+    from nasframe_studies.commands.check import check_study
 
     return check_study(source, overrides)
+
+
+@hookimpl
+def file_kind(source):
+    from nasframe.records import FileKind
+    from nasframe_studies.check import is_study
+
+    return FileKind("a study", "ablate") if is_study(source) else None

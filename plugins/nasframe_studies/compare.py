@@ -19,10 +19,10 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import MetricFormat
 from nasframe.report.format import merged
 from nasframe_studies import conditions, evidence, findings, run_facts, stats
-from nasframe_studies.checks import why_nothing
-from nasframe_studies.missing import missing_runs
+from nasframe_studies.missing import missing_runs, why_nothing
 from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
-from nasframe_studies.records import Comparison, FrontTable, MissingRun, TeacherScores
+from nasframe_studies.records import Comparison, FrontTable, TeacherScores
+from nasframe_studies.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,35 +35,34 @@ PRECEDENCE = {"model": 0, "winner": 1, "baseline": 2, "teacher": 3}
 """Role → place in the order of which model of a budget is compared: one trained on from a winner first."""
 
 
-def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> Comparison:
+def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Mapping[str, Any]) -> Comparison:
     """Compare the arms of a study with its reference.
 
     Args:
         directory: what the frame's ``run`` column is read from. If a run's directory is gone, what only it knows is
             left out.
         frame: one row for each arm, task, seed and model, as :func:`nasframe_studies.study.collect` returns.
-        settings: as :func:`nasframe_studies.study.settings` returns.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
 
     Raises:
         UsageError: there is nothing to compare, no arm has the reference's name, or the scores are of metrics that
             cannot be compared.
     """
     home = Path(directory)
-    options = settings["compare"]
-    rows = _select(home, frame, settings)
+    study = Settings.of(settings)
+    rows = _select(home, frame, study)
     models = rows.compared
-    arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
-    against = options.get("against") or arms[0]
-    if against not in settings["arms"]:
-        hint = suggestion(against, settings["arms"])
-        raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(settings['arms'])}.{hint}")
+    arms = [arm for arm in study.arms if arm in set(frame["arm"])]
+    against = study.compare.against or arms[0]
+    if against not in study.arms:
+        hint = suggestion(against, study.arms)
+        raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(study.arms)}.{hint}")
     tasks = list(dict.fromkeys(models["task"]))
     metrics = list(dict.fromkeys(models["metric"]))
     metric = ", ".join(metrics)
     if len(metrics) > 1:
         metric = f"mean of {metric}"
     budgets = list(dict.fromkeys(models["slot"]))
-    family = options.get("family") or "task"
 
     runs = run_facts.read_runs(home, models)
     formats = _formats(runs)
@@ -73,17 +72,17 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     score_tables = tables(models, arms, against, absolute)
     front_tables = evidence.fronts(models, runs, arms, against, absolute)
     # together, since the family may be the page
-    adjusted = adjust([*score_tables, *front_tables], family)
+    adjusted = adjust([*score_tables, *front_tables], study.compare.family)
     score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
     front_tables = [table for table in adjusted if isinstance(table, FrontTable)]
     examples = evidence.examples(home, models, arms, against, runs)
     ledger = evidence.ledger(models, runs, arms, against)
 
     comparison = Comparison(
-        name=settings["study"],
-        description=settings.get("description") or "",
+        name=study.study,
+        description=study.description,
         metric=metric,
-        split=options.get("split", "dev"),
+        split=study.compare.split,
         against=against,
         arms=arms,
         tasks=tasks,
@@ -102,9 +101,9 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
         anytime=evidence.anytime(runs, arms, budgets),
         examples=examples,
         ledger=ledger,
-        family=family,
-        missing=[MissingRun(**run) for run in missing_runs(home, settings, frame)],
-        notices=conditions.notices(home, settings),
+        family=study.compare.family,
+        missing=missing_runs(home, study, frame),
+        notices=conditions.notices(home, study),
         notes=[],
         equal_macs=findings.equal_macs(ledger, against),
     )
@@ -112,7 +111,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, A
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
     return replace(
         comparison,
-        notes=list(_notes(comparison, rows, runs, unlike, settings)),
+        notes=list(_notes(comparison, rows, runs, unlike, study)),
         findings=list(findings.findings(comparison)),
         limits=limits,
     )
@@ -133,7 +132,7 @@ class _Rows:
     invalid: pd.DataFrame
 
 
-def _select(directory: Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> _Rows:
+def _select(directory: Path, frame: pd.DataFrame, study: Settings) -> _Rows:
     """Select the rows to compare.
 
     Raises:
@@ -141,10 +140,9 @@ def _select(directory: Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -
     """
     import pandas as pd
 
-    options = settings["compare"]
-    models = compared(frame, options.get("models"), options.get("groups"))
+    models = compared(frame, study.compare.models, study.compare.groups)
     if models.empty:
-        raise UsageError(why_nothing(directory, settings["runs"], options))
+        raise UsageError(why_nothing(directory, study.runs, study.compare))
     conditions.check_metrics(models)
     of_metrics = frame["metric"].isin(set(models["metric"]))
     full = frame[(frame["role"] == "teacher") & of_metrics]
@@ -176,12 +174,12 @@ def _notes(
     rows: _Rows,
     runs: Sequence[RunFacts],
     unlike: Sequence[conditions.UnlikeCost],
-    settings: Mapping[str, Any],
+    study: Settings,
 ) -> Iterator[str]:
     """Word the warnings of a comparison, in the order of the page."""
     models = rows.compared
     metrics = list(dict.fromkeys(models["metric"]))
-    yield from settings.get("notes", ())
+    yield from study.notes
     yield from conditions.teacher_notes(unlike, models)
     yield from conditions.budget_notes(runs, models)
     yield from conditions.over_budget_notes(models)
@@ -189,7 +187,7 @@ def _notes(
     yield from conditions.example_notes(comparison.examples, comparison.against)
     yield from conditions.condition_notes(runs)
     yield from conditions.number_notes(rows.invalid)
-    yield from conditions.group_notes(models, settings["compare"].get("groups") or {})
+    yield from conditions.group_notes(models, study.compare.groups or {})
     yield from conditions.aim_notes(evidence.unlike_aims(runs))
 
 

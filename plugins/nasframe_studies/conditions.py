@@ -20,6 +20,7 @@ from nasframe.store import RunStore
 from nasframe_studies.pairs import group_of, relative_costs
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
 from nasframe_studies.run_facts import RunFacts, by_task
+from nasframe_studies.settings import Settings
 from nasframe_studies.wording import grouped, plural
 
 if TYPE_CHECKING:
@@ -296,9 +297,20 @@ def _data_facts(run: RunFacts, split: str, metrics: Sequence[str]) -> dict[str, 
     sizes = run.data.get("sizes") or {}
     return {
         f"{split} examples": sizes.get(split),
-        "classes": run.data.get("labels"),
+        "classes": _classes(run, metrics),
         "positive class": _positive_class(run, metrics),
     }
+
+
+def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
+    """Return a run's classes, in an order of their own: that of its head changes no score.
+
+    Only if ``f1`` is compared and the run does not say of which class it is, the head's order decides that.
+    """
+    labels: Sequence[str] | None = run.data.get("labels")
+    if labels is None or ("f1" in metrics and _positive_class(run, ["f1"]) is None):
+        return labels
+    return sorted(labels)
 
 
 def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:
@@ -375,16 +387,16 @@ def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
 # ---- notices
 
 
-def notices(directory: str | Path, settings: Mapping[str, Any]) -> list[Notice]:
+def notices(directory: str | Path, settings: Settings | Mapping[str, Any]) -> list[Notice]:
     """Collect what the runs of a comparison noticed or decided by themselves, each once, with the arms it concerns.
 
     Args:
         directory: what the runs' places are read from.
-        settings: as :func:`nasframe_studies.study.settings` returns.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
     """
     arms: dict[tuple[str, str], dict[str, None]] = {}
-    for run in settings["runs"]:
-        home = Path(directory) / run["run"]
+    for run in Settings.of(settings).runs:
+        home = Path(directory) / run.run
         if not (home / "run.db").is_file():
             continue
         store = RunStore(home, shared=True)
@@ -393,7 +405,7 @@ def notices(directory: str | Path, settings: Mapping[str, Any]) -> list[Notice]:
         finally:
             store.close()
         for notice in stored:
-            arms.setdefault((notice["place"], notice["text"]), {})[run["arm"]] = None
+            arms.setdefault((notice["place"], notice["text"]), {})[run.arm] = None
     return [Notice(place=place, text=text, arms=list(names)) for (place, text), names in arms.items()]
 
 

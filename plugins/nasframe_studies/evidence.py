@@ -282,16 +282,18 @@ def examples(
     """Compare saved predictions example by example, at equal task, budget and seed: McNemar and paired bootstrap.
 
     Two finished models are compared here, not two methods: the noise of training is not in these intervals.
+    Predictions are numbers of outputs. If the heads of two runs have the same classes in different orders, the
+    reference's numbers are translated into the arm's order.
 
     Args:
         directory: what the frame's ``run`` column is read from.
         compared: the compared models.
         arms: in order.
         against: the reference.
-        runs: as :func:`nasframe_studies.run_facts.read_runs` returns; they know the class that ``f1`` is about.
+        runs: as :func:`nasframe_studies.run_facts.read_runs` returns; they know the classes of their heads.
     """
     pairs = []
-    positive = {(run.arm, run.task, run.seed): positive_output(run) for run in runs}
+    by_key = {(run.arm, run.task, run.seed): run for run in runs}
     reference = {}
     for row in _records(compared, against):
         reference[row["task"], row["slot"], row["seed"]] = row
@@ -307,7 +309,10 @@ def examples(
             second = _predictions(directory, other)
             if first is None or second is None:
                 continue
-            scores = _pair(first, second, row["metric"], positive.get((arm, task, seed)))
+            run = by_key.get((arm, task, seed))
+            reference_run = by_key.get((against, task, seed))
+            second = _in_order(second, _labels(reference_run), _labels(run))
+            scores = _pair(first, second, row["metric"], positive_output(run))
             pairs.append(
                 ExamplePair(**vars(scores), task=task, model=slot, seed=int(seed), arm=arm, metric=row["metric"])
             )
@@ -327,11 +332,42 @@ def _predictions(directory: Path, row: Mapping[str, Any]) -> pd.DataFrame | None
     return pd.read_csv(path)
 
 
-def positive_output(run: RunFacts) -> int | None:
+def _labels(run: RunFacts | None) -> Sequence[str] | None:
+    """Return the classes of a run's head in the order of its outputs, if the run recorded them."""
+    if run is None:
+        return None
+    return run.data.get("labels")
+
+
+def _in_order(predictions: pd.DataFrame, own: Sequence[str] | None, wanted: Sequence[str] | None) -> pd.DataFrame:
+    """Return predictions with their outputs numbered in another order of the same classes.
+
+    They come back as they are if one of the orders is not recorded, if the classes differ, or if a column does not
+    hold numbers of outputs.
+
+    Args:
+        predictions: with ``label`` and ``prediction``.
+        own: the classes in the order that these predictions have.
+        wanted: the classes in the order to return.
+    """
+    if own is None or wanted is None or list(own) == list(wanted):
+        return predictions
+    if len(set(own)) < len(own) or sorted(own) != sorted(wanted):
+        return predictions
+    positions = {output: wanted.index(name) for output, name in enumerate(own)}
+    columns = [name for name in ("label", "prediction") if name in predictions]
+    if not predictions[columns].isin(list(positions)).all(axis=None):
+        return predictions
+    return predictions.assign(**{name: predictions[name].map(positions) for name in columns})
+
+
+def positive_output(run: RunFacts | None) -> int | None:
     """Return the index of the class that a run's ``f1`` is about, if its task told."""
+    labels = _labels(run)
+    if run is None or labels is None:
+        return None
     form = run.formats.get("f1")
-    labels = run.data.get("labels")
-    if form is None or form.positive is None or labels is None:
+    if form is None or form.positive is None:
         return None
     return labels.index(form.positive)
 

@@ -1,13 +1,18 @@
-"""A study as it was written: one base recipe, arms or axes, tasks, seeds, what is compared; every problem at once."""
+"""Reads a study's file: one base recipe, arms or axes, tasks, seeds, and what is compared.
+
+Each arm becomes one resolved recipe for each task, a :class:`~nasframe.plan.Plan`. All problems of the file and of its
+recipes are collected and reported together.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nasframe.errors import Problem, RecipeError, listing, suggestion
 from nasframe.plan import Plan
@@ -17,28 +22,24 @@ from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.resolve import check_recipe
 from nasframe.recipe.yaml import Node, Position, dotted, read
 from nasframe.records import MOST_SEED, canonical_json
-from nasframe_studies.checks import faults, group_faults
+from nasframe_studies.axes import label, written_out
+from nasframe_studies.checks import comparison_problems, group_problems
+from nasframe_studies.settings import FAMILIES, SPLITS, CompareOptions, StudyRun
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
-COMPARE = {
-    "metric": None,
-    "split": "dev",
-    "against": None,
-    "budgets": None,
-    "models": None,
-    "groups": None,
-    "family": "task",
+COMPARE = asdict(CompareOptions())
+"""The keys of ``compare``, with their defaults."""
+COMPARE_KINDS = {
+    "metric": (str, "a metric's name"),
+    "budgets": (dict, "cost: [bounds]"),
+    "models": (list, "a list"),
+    "groups": (dict, "name: [patterns of tasks]"),
 }
-"""What may be said about the comparison, with its defaults."""
-SPLITS = ("dev", "select", "train")
-FAMILIES = ("task", "page")
-"""What Holm's adjustment counts as one family: the comparisons of each task's tables, or all those of the page."""
+"""What the values of some of them must be."""
 MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
-"""Keys that hold things by names of their own, and what one of them is called."""
+"""Keys that hold named members, and the word for one of these."""
 LABELS = {"name", "description"}
 """Keys of a recipe that change no run."""
-COMPARISONS = {"<": "lt", ">": "gt", "<=": "lte", ">=": "gte"}
-NAMED_ITEMS = 4
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ class Arm:
     tasks: Mapping[str, Arm] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return what was written, JSON-plain."""
-        said = {"base": self.base.plain()} if self.base else {}
-        said |= {"tasks": {name: task.plain() for name, task in self.tasks.items()}} if self.tasks else {}
-        return said | {"changes": {dotted(item.keys): item.value.plain() for item in self.changes}}
+        """Return the arm as written, JSON-plain."""
+        written: dict[str, Any] = {}
+        if self.base:
+            written["base"] = self.base.plain()
+        if self.tasks:
+            written["tasks"] = {name: task.plain() for name, task in self.tasks.items()}
+        written["changes"] = {dotted(item.keys): item.value.plain() for item in self.changes}
+        return written
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,14 @@ class Study:
     """A study that can run.
 
     Args:
-        name: the study's.
-        description: what its report says.
+        name: the study's name.
+        description: the text of its report.
         source: its file.
-        arms: name → what was written.
-        tasks: names; empty where the study has no axis of tasks.
-        seeds: in order.
-        compare: what is compared; see ``COMPARE``.
-        plans: (arm, task) → the plan, for the first seed; the task is ``""`` where there are none.
+        arms: name → the arm as written.
+        tasks: names of the tasks; empty if the study has no axis of tasks.
+        seeds: the seeds, in order.
+        compare: what is compared.
+        plans: (arm, task) → the plan, for the first seed; the task is ``""`` if there are none.
     """
 
     name: str
@@ -83,17 +88,25 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     tasks: Sequence[str]
     seeds: Sequence[int]
-    compare: Mapping[str, Any]
+    compare: CompareOptions
     plans: Mapping[tuple[str, str], Plan]
 
-    def runs(self) -> Iterator[tuple[dict[str, Any], Plan]]:
-        """Yield every run's arm, task, seed and directory, with its plan: seed by seed, so that early ones pair up."""
+    def runs(self) -> Iterator[tuple[StudyRun, Plan]]:
+        """Yield every run with its plan.
+
+        The first seed of all arms comes first, so that a study that is stopped has pairs of arms to compare.
+        """
         for seed, (arm, task) in itertools.product(self.seeds, self.plans):
             plan = self.plans[arm, task]
             plan = replace(plan, seed=seed, recipe={**plan.recipe, "seed": seed})
-            name = task or str(plan.task.get("name") or plan.task["use"])
-            place = "/".join(part for part in ("runs", arm, task, f"seed-{seed}") if part)
-            yield {"arm": arm, "task": name, "seed": seed, "run": place}, plan
+            folders = ["runs", arm, task, f"seed-{seed}"]
+            place = "/".join(folder for folder in folders if folder)
+            yield StudyRun(arm, task or task_name(plan), seed, place, str(plan.base)), plan
+
+
+def task_name(plan: Plan) -> str:
+    """Return the name of a plan's task: its ``name``, or else its plugin."""
+    return str(plan.task.get("name") or plan.task["use"])
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
@@ -101,8 +114,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = Fa
 
     Args:
         path: the file, or the name of a packaged one (``studies/samplers``).
-        overrides: ``key=value``: of the study where the key is one of its own (``seeds=[0,1]``), else of every
-            arm's recipe, below what the arm says.
+        overrides: ``key=value``: of the study if the key is one of its own (``seeds=[0,1]``), else of every arm's
+            recipe, below the arm's own changes.
         smoke: make it small: turn on the recipes' ``smoke`` switch and put the study's ``smoke:`` over every arm.
 
     Raises:
@@ -111,8 +124,17 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = Fa
     reader = _Reader(path, overrides, smoke)
     study = reader.study()
     if study is None or reader.problems:
-        raise RecipeError(sorted(dict.fromkeys(reader.problems), key=lambda problem: problem.order))
+        problems = dict.fromkeys(reader.problems)
+        raise RecipeError(sorted(problems, key=lambda problem: problem.order))
     return study
+
+
+@dataclass(frozen=True)
+class _CompareSection:
+    """The ``compare:`` section: its values, and where those that are not defaults were written."""
+
+    values: Mapping[str, Any]
+    nodes: Mapping[str, Node]
 
 
 class _Reader:
@@ -121,282 +143,364 @@ class _Reader:
     def __init__(self, path: str | Path, overrides: Sequence[str], smoke: bool) -> None:
         self.problems: list[Problem] = []
         self.path = find_recipe(path) or Path(path)
-        root, found = read(self.path, str(self.path))
+        self.root = self.read_root(path)
+        self.overrides: list[str] = []
+        change(self.root, (), self.problems)
+        for text in overrides:
+            first_key = re.split(r"[.=]", text.lstrip("+~"), maxsplit=1)[0]
+            if first_key in KEYS:
+                # One by one, because a later one may change what an earlier one adds.
+                change(self.root, self.study_override(text), self.problems)
+            else:
+                self.overrides.append(text)
+        self.is_small = smoke
+        self.smoke: Mapping[str, Node] = {}
+        section = self.root.value.get("smoke")
+        if smoke and section is not None and isinstance(section.value, dict):
+            self.smoke = section.value
+        self.switches_of: dict[Path, set[str]] = {}
+
+    def read_root(self, path: str | Path) -> Node:
+        """Read the file; its root is an empty mapping if it holds no study."""
+        root, problems = read(self.path, str(self.path))
         if not self.path.exists():
             studies = [name for name in packaged_recipes() if name.startswith("studies/")]
-            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists those that there are."
-            found = [Problem(str(path), "", text + similar_name(path, studies))]
-        self.problems += found
+            text = "no such file, and no packaged study of that name; 'nasframe recipes' lists the packaged ones."
+            problems = [Problem(str(path), "", text + similar_name(path, studies))]
+        self.problems += problems
         if root is not None and not isinstance(root.value, dict):
             self.problem(root, "", "no study. Expected 'study: NAME', 'base: RECIPE', 'arms:' and 'seeds:'.")
             root = None
-        self.root = root or Node({}, Position(str(self.path)))
-        own = [text for text in overrides if re.split(r"[.=]", text.lstrip("+~"), maxsplit=1)[0] in KEYS]
-        change(self.root, (), self.problems)
-        for text in own:  # one by one, for a later one may change what an earlier one adds
-            change(self.root, self.own(text), self.problems)
-        self.overrides = [text for text in overrides if text not in own]
-        self.smoke = self.root.value.get("smoke") if smoke else None
-        self.small = smoke
-        self.switches_of: dict[Path, set[str]] = {}
+        return root or Node({}, Position(str(self.path)))
 
-    def problem(self, at: Node | Position, path: str, text: str) -> None:
-        self.problems.append(Problem(str(at.at if isinstance(at, Node) else at), path, text))
+    def problem(self, node: Node, path: str, text: str) -> None:
+        self.problems.append(Problem(str(node.at), path, text))
 
-    def own(self, text: str) -> list[Override]:
-        """Read an override of the study; the arm, task or axis that it changes must be there, unless it adds one."""
+    def study_override(self, text: str) -> list[Override]:
+        """Read an override of the study; the arm, task or axis that it changes must exist, unless it adds one."""
         item = read_override(text, self.problems)
-        if item is None or item.keys[0] not in MEMBERS or len(item.keys) == 1:
-            return [item] if item else []
-        key, rest = item.keys[0], dotted(item.keys[1:])
-        holder = self.root.value.get(key)
-        known = holder.value if holder is not None and isinstance(holder.value, dict) else {}
-        there = [name for name in known if f"{rest}.".startswith(f"{name}.")]  # names may hold dots, as axes do
-        name = max(there, key=len) if there else rest if key == "axes" else item.keys[1]
-        if not there and not item.sign:
-            what = f"no {MEMBERS[key]} {name!r}. {key.capitalize()}: {listing(known)}.{suggestion(name, known)}"
-            self.problem(item.at, f"{key}.{name}", f"{what} To add it write '+{text}'.")
+        if item is None:
             return []
-        inner = rest[len(name) + 1 :]
-        return [replace(item, keys=(key, name, *(inner.split(".") if inner else ())))]
+        key, *inner_keys = item.keys
+        if key not in MEMBERS or not inner_keys:
+            return [item]
+        inner_path = ".".join(inner_keys)
+        holder = self.root.value.get(key)
+        members = holder.value if holder is not None and isinstance(holder.value, dict) else {}
+        # Names may hold dots, as those of axes do: the longest name with which the path begins is meant.
+        matches = [name for name in members if f"{inner_path}.".startswith(f"{name}.")]
+        if matches:
+            name = max(matches, key=len)
+        else:
+            name = inner_path if key == "axes" else inner_keys[0]
+            if not item.sign:
+                reason = f"no {MEMBERS[key]} {name!r}. {key.capitalize()}: {listing(members)}."
+                hint = f"{suggestion(name, members)} To add it write '+{text}'."
+                self.problems.append(Problem(str(item.at), f"{key}.{name}", reason + hint))
+                return []
+        rest = inner_path[len(name) + 1 :]
+        rest_keys = rest.split(".") if rest else []
+        return [replace(item, keys=(key, name, *rest_keys))]
 
-    def get(self, key: str, kind: type, what: str) -> Any:
-        """Return a key's value, checked; ``None`` where it is missing or wrong."""
+    def get(self, key: str, kind: type, expected: str) -> Any:
+        """Return a key's value; ``None`` if it is missing or of another kind, which is a problem."""
         node = self.root.value.get(key)
         if node is None or node.value is None:
             return None
         if not isinstance(node.value, kind):
-            self.problem(node, key, f"{node.plain()!r} does not fit. Expected {what}.")
+            self.problem(node, key, f"{node.plain()!r} does not fit. Expected {expected}.")
             return None
         return node.value
 
     def study(self) -> Study | None:
-        """Check everything; ``None`` where there is nothing to resolve."""
+        """Check everything and return the study, which must not be used if there are problems."""
         if self.problems:
             return None
         for key, node in self.root.value.items():
             if key not in KEYS:
                 self.problem(node, key, f"unknown key. Expected one of {listing(KEYS)}.{suggestion(key, KEYS)}")
         tasks = self.entries("tasks", self.get("tasks", dict, "names with their overrides below"))
-        arms, seeds = self.arms(tasks), self.seeds()
-        compare = self.compare(arms)
-        self.groups(compare["groups"], tasks)
-        plans = {
-            (arm, task): plan
-            for arm in arms
-            for task in (tasks or {"": Arm()})
-            if (plan := self.plan([tasks.get(task), arms[arm], arms[arm].tasks.get(task)], compare))
-        }
-        self.distinct(arms, plans)
-        self.comparable(plans, compare)
+        arms = self.arms(tasks)
+        seeds = self.seeds()
+        section = self.compare(arms)  # before the plans, because its budgets are part of every recipe
+        self.check_groups(section, tasks)
+        plans = self.plans(arms, tasks, section)
+        self.check_distinct(arms, plans)
+        self.check_comparable(plans, section)
+        return Study(
+            name=self.name(),
+            description=self.get("description", str, "text") or "",
+            source=self.path.resolve(),
+            arms={name: arm.plain() for name, arm in arms.items()},
+            tasks=list(tasks),
+            seeds=seeds,
+            compare=CompareOptions(**section.values),  # of wrong types if there are problems
+            plans=plans,
+        )
+
+    def name(self) -> str:
+        """Return the study's name: as written, or else its file's."""
         name = self.get("study", str, "the study's name") or self.path.stem
         fault = name_fault(name, rich=True)
         if fault:
             self.problem(self.root.value.get("study", self.root), "study", fault)
-        return Study(
-            name=name,
-            description=self.get("description", str, "text") or "", source=self.path.resolve(),
-            arms={name: arm.plain() for name, arm in arms.items()}, tasks=list(tasks), seeds=seeds,
-            compare={key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()},
-            plans=plans,
-        )  # fmt: skip
+        return name
 
-    def entries(self, key: str, given: Any, tasks: Mapping[str, Any] | None = None) -> dict[str, Arm]:
-        """Read arms or tasks: name → overrides; beside them ``base``, another recipe, and an arm's own ``tasks``."""
-        found = {}
-        for name, node in (given or {}).items():
+    # ---- arms and tasks
+
+    def entries(
+        self, key: str, written: Mapping[str, Node] | None, tasks: Collection[str] | None = None
+    ) -> dict[str, Arm]:
+        """Read named members.
+
+        Args:
+            key: where they were written.
+            written: name → dotted paths with their values, and ``base`` for another recipe.
+            tasks: the study's tasks, if the members are arms, which may have ``tasks`` of their own.
+        """
+        arms = {}
+        for name, node in (written or {}).items():
+            path = f"{key}.{name}"
             fault = name_fault(name, rich=True)
             if fault:
-                self.problem(node, f"{key}.{name}", fault)
+                self.problem(node, path, fault)
             if not isinstance(node.value, dict | None):
-                self.problem(node, f"{key}.{name}", f"{node.plain()!r} does not fit. Expected dotted.path: value.")
+                self.problem(node, path, f"{node.plain()!r} does not fit. Expected dotted.path: value.")
                 continue
-            inner = dict(node.value or {})
-            base, own = inner.pop("base", None), inner.pop("tasks", None) if tasks is not None else None
-            for task in own.value or () if own is not None else ():
-                if task not in (tasks or {}):
-                    text = f"no task {task!r}. Tasks: {listing(tasks or ())}.{suggestion(task, tasks or ())}"
-                    self.problem(own.value[task] if own else node, f"{key}.{name}.tasks.{task}", text)
-            inside = self.entries(f"{key}.{name}.tasks", own.value) if own else {}
-            changes = [item for path, value in inner.items() for item in written_out(path, value)]
-            found[name] = Arm(base, changes, inside)
-        return found
+            options = dict(node.value or {})
+            base = options.pop("base", None)
+            on_tasks = {}
+            if tasks is not None:
+                on_tasks = self.changes_on_tasks(f"{path}.tasks", options.pop("tasks", None), tasks)
+            changes: list[Override] = []
+            for option, value in options.items():
+                changes += written_out(option, value)
+            arms[name] = Arm(base, changes, on_tasks)
+        return arms
+
+    def changes_on_tasks(self, path: str, node: Node | None, tasks: Collection[str]) -> dict[str, Arm]:
+        """Read what an arm adds on single tasks."""
+        if node is None or node.value is None:
+            return {}
+        if not isinstance(node.value, dict):
+            self.problem(node, path, f"{node.plain()!r} does not fit. Expected tasks with their overrides below.")
+            return {}
+        for task, changes in node.value.items():
+            if task not in tasks:
+                text = f"no task {task!r}. Tasks: {listing(tasks)}.{suggestion(task, tasks)}"
+                self.problem(changes, f"{path}.{task}", text)
+        return self.entries(path, node.value)
 
     def arms(self, tasks: Mapping[str, Arm]) -> dict[str, Arm]:
         """Read the arms, or make them from the axes."""
         axes = self.get("axes", dict, "dotted.path: [values]")
-        if (axes is None) == (self.root.value.get("arms") is None):
+        has_arms = self.root.value.get("arms") is not None
+        if (axes is not None) == has_arms:
             self.problem(self.root, "", "Expected either 'arms:' or 'axes:', whose product makes the arms.")
-        if axes is None:
-            return self.entries("arms", self.get("arms", dict, "names with their overrides below"), tasks)
+        if axes is not None:
+            return self.product_of(axes)
+        return self.entries("arms", self.get("arms", dict, "names with their overrides below"), tasks)
+
+    def product_of(self, axes: Mapping[str, Node]) -> dict[str, Arm]:
+        """Make one arm of every combination of the axes' values, named by the values."""
         columns = []
         for path, node in axes.items():
             if not isinstance(node.value, list) or not node.value:
                 self.problem(node, f"axes.{path}", f"{node.plain()!r} does not fit. Expected a list of values.")
                 continue
-            columns.append([(label(path, value, number), path, value) for number, value in enumerate(node.value)])
-        found: dict[str, Arm] = {}
-        for cells in itertools.product(*columns):
-            name = ",".join(text for text, *_ in cells)
+            cells = [(label(path, value, number), path, value) for number, value in enumerate(node.value)]
+            columns.append(cells)
+        arms: dict[str, Arm] = {}
+        # A name comes from all axes together, so that problems with it have no place but ``axes``.
+        for combination in itertools.product(*columns):
+            name = ",".join(text for text, _, _ in combination)
             fault = name_fault(name, rich=True)
             if fault:
                 self.problem(self.root.value["axes"], "axes", f"{fault} Use 'arms:' to name them yourself.")
-            if name in found:
+            if name in arms:
                 self.problem(self.root.value["axes"], "axes", f"two arms are both called {name!r}. Use 'arms:'.")
-            found[name] = Arm(changes=[item for _, path, value in cells for item in written_out(path, value)])
-        return found
+            changes: list[Override] = []
+            for _, path, value in combination:
+                changes += written_out(path, value)
+            arms[name] = Arm(changes=changes)
+        return arms
 
     def seeds(self) -> list[int]:
         """Read the seeds: whole numbers, each once."""
         node = self.root.value.get("seeds")
-        small = self.smoke.value.get("seeds") if self.smoke and isinstance(self.smoke.value, dict) else None
-        if small and not (node and node.at.overridden):
-            node = small
-        found = node.plain() if node else None
-        if not isinstance(found, list) or not found or not all(type(s) is int and 0 <= s <= MOST_SEED for s in found):
-            self.problem(node or self.root, "seeds", f"{found!r} does not fit. Expected a list as in [0, 1, 2].")
+        is_overridden = node is not None and node.at.overridden
+        # Seeds of the command line are meant for this very call, so that they count more than those of ``smoke``.
+        if "seeds" in self.smoke and not is_overridden:
+            node = self.smoke["seeds"]
+        seeds = node.plain() if node else None
+        if not _are_seeds(seeds):
+            self.problem(node or self.root, "seeds", f"{seeds!r} does not fit. Expected a list as in [0, 1, 2].")
             return []
-        for seed in sorted({seed for seed in found if found.count(seed) > 1}):
-            self.problem(node, "seeds", f"{seed} stands there {found.count(seed)} times. Expected every seed once.")
-        return found
+        for seed, count in sorted(Counter(seeds).items()):
+            if count > 1:
+                text = f"{seed} is listed {count} times. Expected every seed once."
+                self.problem(node or self.root, "seeds", text)
+        return seeds
 
-    def compare(self, arms: Mapping[str, Arm]) -> dict[str, Any]:
-        """Read what is compared; ``against`` is the first arm unless another is named."""
-        given = self.get("compare", dict, f"a mapping of {listing(COMPARE)}") or {}
-        for key, node in given.items():
+    # ---- what is compared
+
+    def compare(self, arms: Mapping[str, Arm]) -> _CompareSection:
+        """Read the section; ``against`` is the first arm unless another is named."""
+        written = self.get("compare", dict, f"a mapping of {listing(COMPARE)}") or {}
+        nodes = {}
+        for key, node in written.items():
             if key not in COMPARE:
                 text = f"unknown key. Expected one of {listing(COMPARE)}.{suggestion(key, COMPARE)}"
                 self.problem(node, f"compare.{key}", text)
-        found: dict[str, Any] = COMPARE | {"against": next(iter(arms), None)}
-        found |= {key: node for key, node in given.items() if key in COMPARE and node.value is not None}
-        said = {key: node.plain() if isinstance(node, Node) else node for key, node in found.items()}
-        if arms and said["against"] not in arms:
-            text = f"no arm {said['against']!r}. Arms: {listing(arms)}.{suggestion(said['against'], arms)}"
-            self.problem(found["against"], "compare.against", text)
-        if said["split"] not in SPLITS:
-            self.problem(found["split"], "compare.split", f"{said['split']!r} is no split. Expected {listing(SPLITS)}.")
-        if said["family"] not in FAMILIES:
-            family = said["family"]
-            text = f"{family!r} does not fit. Expected one of {listing(FAMILIES)}.{suggestion(family, FAMILIES)}"
-            self.problem(found["family"], "compare.family", text)
-        kinds = {
-            "metric": (str, "a metric's name"), "budgets": (dict, "cost: [bounds]"), "models": (list, "a list"),
-            "groups": (dict, "name: [patterns of tasks]"),
-        }  # fmt: skip
-        for key, (kind, what) in kinds.items():
-            if said[key] is not None and not isinstance(said[key], kind):
-                self.problem(found[key], f"compare.{key}", f"{said[key]!r} does not fit. Expected {what}.")
-        return found
+            elif node.value is not None:
+                nodes[key] = node
+        first_arm = next(iter(arms), None)
+        values = {**COMPARE, "against": first_arm}
+        values |= {key: node.plain() for key, node in nodes.items()}
+        section = _CompareSection(values, nodes)
+        self.check_compare(section, arms)
+        return section
 
-    def groups(self, given: Node | None, tasks: Collection[str]) -> None:
+    def check_compare(self, section: _CompareSection, arms: Mapping[str, Arm]) -> None:
+        """Check the values of ``compare``; the defaults are right, so that each wrong value has a node."""
+        values, nodes = section.values, section.nodes
+        against, split, family = values["against"], values["split"], values["family"]
+        if arms and against not in list(arms):
+            text = f"no arm {against!r}. Arms: {listing(arms)}.{suggestion(str(against), arms)}"
+            self.problem(nodes["against"], "compare.against", text)
+        if split not in SPLITS:
+            self.problem(nodes["split"], "compare.split", f"{split!r} is no split. Expected {listing(SPLITS)}.")
+        if family not in FAMILIES:
+            text = f"{family!r} does not fit. Expected one of {listing(FAMILIES)}.{suggestion(family, FAMILIES)}"
+            self.problem(nodes["family"], "compare.family", text)
+        for key, (kind, expected) in COMPARE_KINDS.items():
+            if values[key] is not None and not isinstance(values[key], kind):
+                self.problem(nodes[key], f"compare.{key}", f"{values[key]!r} does not fit. Expected {expected}.")
+
+    def check_groups(self, section: _CompareSection, tasks: Collection[str]) -> None:
         """Check that groups are lists of patterns of tasks, each of which fits a task that no other group has."""
-        if given is None or not isinstance(given.value, dict):
+        groups = section.nodes.get("groups")
+        if groups is None or not isinstance(groups.value, dict):
             return
-        fit = {}
-        for group, node in given.value.items():
+        patterns_of = {}
+        for group, node in groups.value.items():
             patterns = node.plain()
             if isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns):
-                fit[group] = patterns
+                patterns_of[group] = patterns
             else:
                 text = f"{patterns!r} does not fit. Expected a list of patterns of tasks."
                 self.problem(node, f"compare.groups.{group}", text)
-        for group, text in group_faults(fit, tasks):
-            self.problem(given.value[group], f"compare.groups.{group}", text)
+        for group, text in group_problems(patterns_of, tasks):
+            self.problem(groups.value[group], f"compare.groups.{group}", text)
 
-    def distinct(self, arms: Iterable[str], plans: Mapping[tuple[str, str], Plan]) -> None:
-        """Refuse two arms whose recipes are equal on all tasks, as where an option was said that was so already."""
-        if self.problems or self.small:  # what tells arms apart may be the very lengths that are made small
+    def check_distinct(self, arms: Iterable[str], plans: Mapping[tuple[str, str], Plan]) -> None:
+        """Refuse two arms whose recipes are equal on all tasks, as if one sets an option to its old value."""
+        if self.problems or self.is_small:  # in a small study the lengths that tell arms apart may be equal
             return
-        first: dict[str, str] = {}
+        first_arms: dict[str, str] = {}
         for arm in arms:
-            mine = {task: plan.recipe for (name, task), plan in plans.items() if name == arm}
-            said = canonical_json({task: {k: r[k] for k in r.keys() - LABELS} for task, r in mine.items()})
-            if (twin := first.setdefault(said, arm)) != arm:
+            recipes = {}
+            for (other, task), plan in plans.items():
+                if other == arm:
+                    recipes[task] = {key: plan.recipe[key] for key in plan.recipe.keys() - LABELS}
+            twin = first_arms.setdefault(canonical_json(recipes), arm)
+            if twin != arm:
                 holder = self.root.value.get("arms") or self.root.value["axes"]
-                text = f"the same recipe as arm {twin!r}. Expected arms that differ; an option that is not said stays."
+                text = f"the same recipe as arm {twin!r}. Expected arms that differ; options that no arm sets stay."
                 self.problem(holder.value.get(arm, holder), f"arms.{arm}", text)
 
-    def comparable(self, plans: Mapping[tuple[str, str], Plan], compare: Mapping[str, Any]) -> None:
+    def check_comparable(self, plans: Mapping[tuple[str, str], Plan], section: _CompareSection) -> None:
         """Check that the runs will measure what is compared."""
-        said = {key: node.plain() if isinstance(node, Node) else node for key, node in compare.items()}
-        if said["split"] not in SPLITS or not isinstance(said["models"], list | None):
+        split, models = section.values["split"], section.values["models"]
+        if split not in SPLITS or not isinstance(models, list | None):
             return
-        patterns = said["models"] or () if not self.problems else ()  # with a recipe that is wrong models are lacking
-        for number, text in faults(plans, said["split"], patterns):
-            key = "split" if number is None else f"models.{number}"
-            node = compare["split"] if number is None else compare["models"].value[number]
-            self.problem(node if isinstance(node, Node) else self.root, f"compare.{key}", text)
+        patterns = models or []
+        if self.problems:  # a recipe that is wrong has no plan, so that its models would be reported as missing
+            patterns = []
+        for number, text in comparison_problems(plans, split, patterns):
+            if number is None:
+                self.problem(section.nodes.get("split", self.root), "compare.split", text)
+            else:
+                self.problem(section.nodes["models"].value[number], f"compare.models.{number}", text)
 
-    def plan(self, layers: Sequence[Arm | None], compare: Mapping[str, Any]) -> Plan | None:
-        """Resolve a recipe under the task's changes, the arm's, and the arm's on that task."""
-        laid = [layer for layer in layers if layer]
-        bases = [self.root.value.get("base"), *(layer.base for layer in laid)]
-        base = next((node for node in reversed(bases) if node), None)
-        if base is None or not isinstance(base.value, str):
-            what = "missing. Expected 'base: RECIPE', of the study or of every arm."
-            self.problem(base or self.root, "base", what if base is None else f"{base.plain()!r} is no file.")
+    # ---- recipes
+
+    def plans(
+        self, arms: Mapping[str, Arm], tasks: Mapping[str, Arm], section: _CompareSection
+    ) -> dict[tuple[str, str], Plan]:
+        """Resolve every arm's recipe on every task."""
+        plans = {}
+        for name, arm in arms.items():
+            for task, changes in (tasks or {"": Arm()}).items():
+                layers = [changes, arm]
+                if task in arm.tasks:
+                    layers.append(arm.tasks[task])
+                plan = self.plan(layers, section)
+                if plan is not None:
+                    plans[name, task] = plan
+        return plans
+
+    def plan(self, layers: Sequence[Arm], section: _CompareSection) -> Plan | None:
+        """Resolve a recipe under the task's changes, the arm's, and the arm's on that task; later ones win."""
+        file = self.recipe_file(layers)
+        if file is None:
+            return None
+        # From the weakest to the strongest: command line, budgets of the comparison, layers, smoke section.
+        changes: list[str | Override] = list(self.overrides)
+        budgets = section.nodes.get("budgets")
+        if budgets is not None:
+            changes.append(Override("", ("budgets",), budgets.copy(), budgets.at))
+        changes += self.layer_changes(layers, file)
+        for path, node in self.smoke.items():
+            if path != "seeds":
+                changes += written_out(path, node.copy())
+        plan, problems = check_recipe(file, changes)
+        self.problems += problems
+        return plan
+
+    def recipe_file(self, layers: Sequence[Arm]) -> Path | None:
+        """Return the recipe that the last layer with a ``base`` names, else the study's."""
+        base = self.root.value.get("base")
+        for layer in layers:
+            base = layer.base or base
+        if base is None:
+            self.problem(self.root, "base", "missing. Expected 'base: RECIPE', of the study or of every arm.")
+            return None
+        if not isinstance(base.value, str):
+            self.problem(base, "base", f"{base.plain()!r} is no file.")
             return None
         file = find_recipe(base.value, self.path.parent)
         if file is None or file.is_dir():
             text = f"no such recipe {base.value!r}, read from {self.path.parent}/."
             self.problem(base, "base", text + similar_name(base.value, packaged_recipes()))
             return None
-        changes: list[str | Override] = list(self.overrides)
-        budgets = compare.get("budgets")
-        if isinstance(budgets, Node):
-            changes.append(Override("", ("budgets",), budgets.copy(), budgets.at))
-        mine = [replace(item, value=item.value.copy()) for layer in laid for item in layer.changes]
-        if self.small and "smoke" in (switches := self.switches(file)):  # over a task's switch, below what an arm says
-            changes += [*(item for item in mine if item.keys[0] in switches), "smoke=true"]
-            mine = [item for item in mine if item.keys[0] not in switches]
-        changes += mine
-        small = self.smoke.value.items() if self.smoke and isinstance(self.smoke.value, dict) else ()
-        changes += [item for path, node in small if path != "seeds" for item in written_out(path, node.copy())]
-        plan, problems = check_recipe(file, changes)
-        self.problems += problems
-        return plan
+        return file
 
-    def switches(self, file: Path) -> Collection[str]:
-        """Name a recipe's switches."""
+    def layer_changes(self, layers: Sequence[Arm], file: Path) -> list[str | Override]:
+        """Return the layers' changes as overrides; in a small study the recipe's ``smoke`` switch is among them."""
+        changes: list[Override] = []
+        for layer in layers:
+            # Copies, because applying an override may change its value, and other arms share it.
+            changes += [replace(item, value=item.value.copy()) for item in layer.changes]
+        switches = self.switches(file) if self.is_small else set()
+        if "smoke" not in switches:
+            return [*changes]
+        # Later wins: smoke over a task's switch, which says how long to train, but below an arm's own options.
+        of_switches = [item for item in changes if item.keys[0] in switches]
+        others = [item for item in changes if item.keys[0] not in switches]
+        return [*of_switches, "smoke=true", *others]
+
+    def switches(self, file: Path) -> set[str]:
+        """Return the names of a recipe's switches."""
         if file not in self.switches_of:
             recipe, _ = read_recipe(file)
-            self.switches_of[file] = set() if recipe is None else set(recipe.data.get("switches") or {})
+            names = {} if recipe is None else recipe.data.get("switches")
+            self.switches_of[file] = set(names or {})
         return self.switches_of[file]
 
 
-def written_out(path: str, node: Node) -> Iterator[Override]:
-    """Turn one entry of an arm into overrides; below ``stages`` names of stages and their options go one by one."""
-    yield from _written_out(tuple(path.split(".")), node)
-
-
-def _written_out(keys: tuple[str, ...], node: Node) -> Iterator[Override]:
-    if keys[0] == "stages" and len(keys) < 3 and isinstance(node.value, dict) and node.value:
-        for key, item in node.value.items():
-            yield from _written_out((*keys, key), item)
-    else:
-        yield Override("", keys, node, node.at, merges=True)
-
-
-def label(path: str, node: Node, number: int) -> str:
-    """Name one value of an axis: lists by up to four plain items, longer ones and mappings by their number.
-
-    >>> label("stages.search.trials", Node(300, Position("x")), 0)
-    'trials=300'
-    >>> label("stages.search.sampler.use", Node("random", Position("x")), 0)
-    'random'
-    >>> label("stages.search.constraints.macs", Node("<= 40M", Position("x")), 0)
-    'macs=lte40M'
-    """
-    value, key = node.plain(), path.rpartition(".")[2]
-    if isinstance(value, dict) and isinstance(value.get("use"), str):
-        value = value["use"]
-    items = value if isinstance(value, list) else [value]
-    plain = 0 < len(items) <= NAMED_ITEMS and not any(isinstance(item, dict | list) for item in items)
-    text = "+".join(map(_safe, items)) if plain else str(number)
-    return text if key == "use" else f"{key}={text}"
-
-
-def _safe(value: Any) -> str:
-    """Write a value so that it can stand in a file's name; a number's sign and comparisons stay."""
-    text = re.sub(r"([<>]=?)\s*", lambda found: COMPARISONS[found[1]], str(value))
-    return "-" * bool(re.match(r"-[\d.]", text)) + re.sub(r"[^\w.+@%]+", "-", text).strip("-")
+def _are_seeds(value: Any) -> TypeGuard[list[int]]:
+    """Return whether a value is a list of seeds; true and false are numbers in Python, but no seeds."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in value)

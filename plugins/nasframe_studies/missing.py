@@ -1,11 +1,16 @@
-"""Why runs of a comparison have no results: what their directories say of it."""
+"""Why runs of a comparison have no results, and why a comparison has none, as their directories show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import listing, suggestion
+from nasframe_studies.records import MissingRun
+from nasframe_studies.settings import CompareOptions, Settings, StudyRun, missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +26,7 @@ class Reason:
 
     Args:
         what: what became of the run, such as ``failed in search``.
-        error: what it failed with, or nothing.
+        error: the error that it failed with, if any.
     """
 
     what: str
@@ -29,36 +34,36 @@ class Reason:
 
     def __str__(self) -> str:
         line = self.error.partition("\n")[0]
-        shortened = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
-        return f"{self.what}: {shortened}" if shortened else self.what
+        if not line:
+            return self.what
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST - 1]}…"
+        return f"{self.what}: {line}"
 
 
-def missing_runs(directory: Path, settings: Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the runs without results, each with the reason.
+def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame: pd.DataFrame) -> list[MissingRun]:
+    """Return the runs without results, each with the reason.
 
     Args:
-        directory: what the runs' places are read from.
-        settings: as :func:`nasframe_studies.study.settings` returns.
+        directory: the folder to which the runs' directories are relative.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
         frame: as :func:`nasframe_studies.study.collect` returns.
     """
-    from nasframe_studies.settings import missing
-
-    compare = settings["compare"]
+    study = Settings.of(settings)
     rows = []
-    for run in missing(settings, frame):
-        reason = why_missing(directory / run["run"], compare.get("metric"), compare.get("split", "dev"))
-        place = {key: run[key] for key in ("arm", "task", "seed", "run")}
-        rows.append(place | {"why": str(reason), "error": reason.error or None})
+    for run in missing(study, frame):
+        reason = why_missing(directory / run.run, study.compare.metric, study.compare.split)
+        rows.append(MissingRun(**run.columns, why=str(reason), error=reason.error or None))
     return rows
 
 
 def why_missing(place: Path, metric: str | None = None, split: str = "dev") -> Reason:
-    """Say why a run has no results.
+    """Return why a run has no results.
 
     Args:
         place: the run's directory.
-        metric: what was to be compared; ``None`` for the task's primary metric.
-        split: which examples' scores were.
+        metric: the compared metric; ``None`` for the task's primary metric.
+        split: the split whose scores are compared.
     """
     from nasframe.report.read import gather
 
@@ -71,14 +76,7 @@ def why_missing(place: Path, metric: str | None = None, split: str = "dev") -> R
         return Reason("still running")
     if report["failure"] is not None:
         return _failed(report["failure"])
-    stopped = next((stage for stage in report["stages"] if stage["state"] != "done"), None)
-    if stopped is not None and stopped["state"] == "failed":
-        return Reason(f"failed in {stopped['name']}", "its error was not kept")
-    if stopped is not None:
-        return Reason(f"interrupted in {stopped['name']}")
-    if report["stages"]:
-        return Reason(f"interrupted after {report['stages'][-1]['name']}")
-    return Reason("never started")
+    return _stopped(report["stages"])
 
 
 def _failed(failure: Mapping[str, Any]) -> Reason:
@@ -90,8 +88,20 @@ def _failed(failure: Mapping[str, Any]) -> Reason:
     return Reason(f"failed {where}", failure["text"])
 
 
+def _stopped(stages: Sequence[Mapping[str, Any]]) -> Reason:
+    """Return how far a run came that recorded no failure."""
+    if not stages:
+        return Reason("never started")
+    for stage in stages:
+        if stage["state"] == "failed":
+            return Reason(f"failed in {stage['name']}", "its error was not kept")
+        if stage["state"] != "done":
+            return Reason(f"interrupted in {stage['name']}")
+    return Reason(f"interrupted after {stages[-1]['name']}")
+
+
 def is_locked(place: Path) -> bool:
-    """Tell whether a process works on a run."""
+    """Return whether a process works on a run."""
     from filelock import FileLock, Timeout
 
     if not (place / ".lock").exists():
@@ -103,3 +113,51 @@ def is_locked(place: Path) -> bool:
         return True
     except OSError:  # a folder that cannot be written to
         return False
+
+
+def why_nothing(
+    directory: Path, runs: Sequence[StudyRun | Mapping[str, Any]], compare: CompareOptions | Mapping[str, Any]
+) -> str:
+    """Return why runs leave nothing to compare: what they measured, and what was wanted.
+
+    Args:
+        directory: the folder to which the runs' directories are relative.
+        runs: the runs.
+        compare: the metric, split and models that were wanted.
+    """
+    from nasframe.report.read import finished, gather
+
+    study = Settings.of({"runs": runs, "compare": compare})
+    places = [directory / run.run for run in study.runs]
+    reports = [gather(place) for place in places if finished(place)]
+    if not reports:
+        return "nothing to compare: no run is finished."
+    models: list[Mapping[str, Any]] = []
+    for report in reports:
+        models += report["models"]
+    reasons = _unmeasured(models, study.compare)
+    shown = directory if directory.name else "RUN…"
+    advice = f"To compare something else: nasframe compare {shown} --metric … --split … --models …"
+    return " ".join([f"nothing to compare on {study.compare.split!r}.", *reasons, advice])
+
+
+def _unmeasured(models: Iterable[Mapping[str, Any]], compare: CompareOptions) -> list[str]:
+    """Return what of a comparison none of the models have: the split, the metric, or the models themselves."""
+    splits: set[str] = set()
+    metrics: set[str] = set()
+    names: set[str] = set()
+    for model in models:
+        splits.update(model["metrics"])
+        if compare.split in model["metrics"]:
+            names.add(model["name"])
+            metrics.update(model["metrics"][compare.split])
+    reasons = []
+    if not names:
+        reasons.append(f"The scores are on {listing(splits)}.")
+    if compare.metric is not None and compare.metric not in metrics:
+        hint = suggestion(compare.metric, metrics)
+        reasons.append(f"No metric {compare.metric!r}. Metrics: {listing(metrics)}.{hint}")
+    for pattern in compare.models or []:
+        if not any(fnmatch(name, str(pattern)) for name in names):
+            reasons.append(f"No model {pattern!r}. Models: {listing(names)}.{suggestion(pattern, names)}")
+    return reasons

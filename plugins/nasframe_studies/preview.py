@@ -1,37 +1,119 @@
-"""What a study would do, without doing it: its runs, which stages they share or find in the cache, costs and time."""
+"""What a study would do, without doing it: its runs, the stages that are shared or cached, costs and time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.records import canonical_json
 from nasframe.running import dry_run as dryrun
 from nasframe.running.cache import Cache, default_folder
-from nasframe.running.cache_keys import digest, material, stage_keys
-from nasframe.stages.inputs import Material
-from nasframe_studies.study_checks import check_metric
+from nasframe.running.cache_keys import digest, stage_keys
+from nasframe.running.start import input_digests
+from nasframe.stages.inputs import RunInputs
+from nasframe_studies.metric_check import check_metric
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
     from nasframe_studies.file import Study
 
 
-def preview(study: Study, cache: str | Path | None = None, threads: int | None = None) -> dict[str, Any]:
-    """Describe what a study would do.
+@dataclass(frozen=True)
+class StageSeeds:
+    """The seeds of an arm on a task, by how each gets the result of one stage.
 
-    Loads the data of every task and seed, since keys come from it, and times a few training steps; writes nothing.
+    Args:
+        run: it runs the stage.
+        shared: an earlier run of the study runs it.
+        cached: it finds the result in the cache.
+    """
+
+    run: list[int] = field(default_factory=list)
+    shared: list[int] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """One stage of an arm on a task.
+
+    Args:
+        arm: the arm's name.
+        task: the task's name.
+        name: the stage's name.
+        verb: ``train``, ``search`` …
+        what: what it does, in words.
+        seconds: the estimated time of one.
+        run: how many seeds run it.
+        shared: how many find it shared with an earlier run.
+        cached: how many find it in the cache.
+        seeds: which seeds these are.
+    """
+
+    arm: str
+    task: str
+    name: str
+    verb: str
+    what: str
+    seconds: float
+    run: int
+    shared: int
+    cached: int
+    seeds: StageSeeds
+
+
+@dataclass(frozen=True)
+class ArmPreview:
+    """The reachable costs of an arm on a task.
+
+    Args:
+        arm: the arm's name.
+        task: the task's name.
+        costs: as :func:`nasframe.running.dry_run.dry_run` returns them.
+        limits: as there.
+    """
+
+    arm: str
+    task: str
+    costs: Mapping[str, Mapping[str, Any]]
+    limits: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a study would do.
+
+    Args:
+        stages: every stage of every arm on every task.
+        arms: every arm on every task.
+        runs: how many runs there are.
+        stages_to_run: how many distinct stages must run.
+        seconds: their estimated time, in one process.
+    """
+
+    stages: Sequence[StagePreview]
+    arms: Sequence[ArmPreview]
+    runs: int
+    stages_to_run: int
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """Return the preview as JSON-plain data."""
+        return asdict(self)
+
+
+def preview(study: Study, cache: str | Path | None = None, threads: int | None = None) -> Preview:
+    """Return what a study would do.
+
+    Loads the data of every task and seed, because cache keys depend on them, and times a few training steps. Writes
+    nothing.
 
     Args:
         study: the study.
         cache: the folder of stage results; default as for :func:`nasframe_studies.study.ablate`.
         threads: CPU threads of each run; default: as torch finds them.
-
-    Returns:
-        ``stages``: for each arm, task and stage how many seeds would ``run`` it, find it ``shared`` with a run before
-        or ``cached``, which ``seeds`` these are, what it does and the estimated seconds of one; ``costs`` and
-        ``limits`` of each arm and task, as :func:`nasframe.running.dry_run.dry_run` gives them; and in all ``runs``,
-        distinct ``stages_to_run`` and ``seconds``, on one process.
 
     Raises:
         UsageError: a task lacks the metric that is compared.
@@ -41,57 +123,91 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
     if threads is not None:
         torch.set_num_threads(threads)
     check_metric(study)
-    folder, looks = Cache(Path(cache or default_folder())), _Looks()
-    seen: set[str] = set()
-    seeds: dict[tuple[str, str, str], dict[str, list[int]]] = {}
+    probe = _Probe()
+    seeds_of = _seeds_by_stage(study, Cache(Path(cache or default_folder())), probe)
+    stages: list[StagePreview] = []
+    arms: list[ArmPreview] = []
+    for run, plan in study.runs():
+        if run.seed != study.seeds[0]:  # costs and times are those of the first seed
+            continue
+        work = probe.describe(plan)
+        arms.append(ArmPreview(run.arm, run.task, work["costs"], work["limits"]))
+        for row in work["stages"]:
+            seeds = seeds_of[run.arm, run.task, row["name"]]
+            stage = StagePreview(
+                arm=run.arm,
+                task=run.task,
+                name=row["name"],
+                verb=row["verb"],
+                what=row["what"],
+                seconds=row["seconds"],
+                run=len(seeds.run),
+                shared=len(seeds.shared),
+                cached=len(seeds.cached),
+                seeds=seeds,
+            )
+            stages.append(stage)
+    return Preview(
+        stages=stages,
+        arms=arms,
+        runs=len(study.seeds) * len(study.plans),
+        stages_to_run=sum(stage.run for stage in stages),
+        seconds=sum(stage.run * stage.seconds for stage in stages),
+    )
+
+
+def _seeds_by_stage(study: Study, cache: Cache, probe: _Probe) -> dict[tuple[str, str, str], StageSeeds]:
+    """Return (arm, task, stage) → how each seed gets its result, when runs start in the order of the study."""
+    built: set[str] = set()
+    seeds_of: dict[tuple[str, str, str], StageSeeds] = {}
     for run, plan in study.runs():
         with plan.file_plugins():
-            keys = stage_keys(plan, looks.start(plan))
+            keys = stage_keys(plan, probe.start(plan))
         for stage, parts in zip(plan.stages, keys, strict=True):
             key = digest(parts)
-            how = "cached" if folder.holds(key) else "shared" if key in seen else "run"
-            seen.add(key)
-            place = (run["arm"], run["task"], stage.name)
-            seeds.setdefault(place, {"run": [], "shared": [], "cached": []})[how].append(run["seed"])
-    rows, arms = [], []
-    for run, plan in ((run, plan) for run, plan in study.runs() if run["seed"] == study.seeds[0]):
-        head = {"arm": run["arm"], "task": run["task"]}
-        facts = looks.look(plan)
-        arms.append(head | {key: facts[key] for key in ("costs", "limits")})
-        for row in facts["stages"]:
-            found = seeds[run["arm"], run["task"], row["name"]]
-            rows.append(head | row | {how: len(those) for how, those in found.items()} | {"seeds": found})
-    totals = {"runs": len(study.seeds) * len(study.plans), "stages_to_run": sum(row["run"] for row in rows)}
-    return {"stages": rows, "arms": arms, **totals, "seconds": sum(row["run"] * row["seconds"] for row in rows)}
+            seeds = seeds_of.setdefault((run.arm, run.task, stage.name), StageSeeds())
+            # In this order: a stage that the cache holds is cached for later runs too, not shared with an earlier one.
+            if cache.holds(key):
+                seeds.cached.append(run.seed)
+            elif key in built:
+                seeds.shared.append(run.seed)
+            else:
+                seeds.run.append(run.seed)
+            built.add(key)
+    return seeds_of
 
 
-class _Looks:
-    """Loads and measures what several runs have in common once."""
+class _Probe:
+    """Loads data and measures speed, once for all runs that have them in common."""
 
     def __init__(self) -> None:
         self.starts: dict[str, dict[str, Any]] = {}
         self.speeds: dict[str, float] = {}
 
     def start(self, plan: Plan) -> dict[str, Any]:
-        """Digest what a run starts from."""
+        """Return digests of what a run starts from."""
         key = canonical_json([*_origin(plan), plan.seed, plan.model or plan.space])
         if key not in self.starts:
-            self.starts[key] = material(Material(plan))
+            self.starts[key] = input_digests(RunInputs(plan))
         return self.starts[key]
 
-    def look(self, plan: Plan) -> dict[str, Any]:
-        """Return the stages, costs and limits of a run."""
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        """Return the ``stages``, ``costs`` and ``limits`` of a run."""
         with plan.file_plugins():
-            return self._look(plan)
+            return self._describe(plan)
 
-    def _look(self, plan: Plan) -> dict[str, Any]:
-        parts = Material(plan)
-        work, key = parts.work, canonical_json(_origin(plan))
-        if key not in self.speeds:
-            self.speeds[key] = dryrun.forward_seconds(work) if work.net is not None else 0.0
-        share = dryrun.mean_share(work) if work.net is not None else 1.0
-        stages = [dryrun.describe(stage, work, self.speeds[key], share) for stage in plan.stages]
-        return {"stages": stages, "costs": dryrun.ranges(parts), "limits": list(dryrun.limit_rows(parts))}
+    def _describe(self, plan: Plan) -> dict[str, Any]:
+        inputs = RunInputs(plan)
+        work = inputs.work
+        seconds, share = 0.0, 1.0
+        if work.net is not None:
+            key = canonical_json(_origin(plan))
+            if key not in self.speeds:
+                self.speeds[key] = dryrun.forward_seconds(work)
+            seconds = self.speeds[key]
+            share = dryrun.mean_share(work)
+        stages = dryrun.describe_stages(plan, work, seconds, share)
+        return {"stages": stages, "costs": dryrun.ranges(inputs), "limits": list(dryrun.limit_rows(inputs))}
 
 
 def _origin(plan: Plan) -> list[Any]:

@@ -19,6 +19,7 @@ from nasframe_studies.compare import analyse
 from nasframe_studies.conditions import notice_line
 from nasframe_studies.page import caption, page
 from nasframe_studies.records import Comparison, as_json
+from nasframe_studies.settings import Settings
 from nasframe_studies.tables import COLUMNS, about, overview, overview_caption, rows
 from nasframe_studies.wording import interval, p_is
 
@@ -63,13 +64,13 @@ LATEX_SIGNS: dict[str, str | int | None] = {
 }
 
 
-def write(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> Comparison:
+def write(directory: str | Path, frame: pd.DataFrame, settings: Settings | Mapping[str, Any]) -> Comparison:
     """Write ``study.html``, ``.json``, ``.csv``, ``.md``, ``.tex`` and ``figures/``.
 
     Args:
         directory: where; also what the frame's ``run`` column is read from.
         frame: as :func:`nasframe_studies.study.collect` returns.
-        settings: as :func:`nasframe_studies.study.settings` returns.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
 
     Raises:
         UsageError: there is nothing to compare.
@@ -101,7 +102,7 @@ def _file(name: str) -> str:
 # ---- pages
 
 
-def html(comparison: Comparison, figures: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+def html(comparison: Comparison, figures: Mapping[str, str], settings: Settings | Mapping[str, Any]) -> str:
     """Render a comparison as one page that needs no other file.
 
     Args:
@@ -121,12 +122,13 @@ def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
     return render("study.md", "nasframe_studies", page=page(comparison, pictures))
 
 
-def _source(settings: Mapping[str, Any]) -> str:
+def _source(settings: Settings | Mapping[str, Any]) -> str:
     """Write the settings that a reader needs to repeat a study."""
     import yaml
 
+    plain = settings.plain() if isinstance(settings, Settings) else settings
     keys = ("source", "command", "arms", "tasks", "seeds", "compare")
-    shown = {key: settings[key] for key in keys if settings.get(key)}
+    shown = {key: plain[key] for key in keys if plain.get(key)}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from nasframe.declarations import budget_of
 from nasframe.errors import UsageError
 from nasframe.records import MetricFormat
 from nasframe.report.read import gather
@@ -258,8 +259,7 @@ class _Limit:
             costs: of the search; a budget that names none is of the first.
             full: cost → that of the full network, which shares are of.
         """
-        budget = name.partition("@")[2]
-        cost, _, text = budget.rpartition("=")
+        cost, text = budget_of(name)
         if not cost and costs:
             cost = costs[0]
         if not text:

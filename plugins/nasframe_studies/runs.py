@@ -1,23 +1,111 @@
-"""Runs that exist, as the table of a study: which are one arm, one task, one seed."""
+"""Makes the table of a study out of runs that exist: finds them, and sorts them into arms, tasks and seeds.
+
+The steps are those of :func:`as_study`: read every run, refuse copies, name the arms, set runs on other data apart, and
+describe the result by the same records as a study's own.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe_studies.checks import group_faults
-from nasframe_studies.file import FAMILIES, SPLITS
+from nasframe.store import RunStore
+from nasframe_studies.arm_names import distinct_names, options_of
+from nasframe_studies.checks import group_problems
+from nasframe_studies.results import frame_of
+from nasframe_studies.settings import FAMILIES, SETTINGS, SPLITS, Settings, StudyRun
+from nasframe_studies.settings import settings as read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OUTSIDE_ARMS = ("name", "description", "seed", "task")
-"""Keys of a recipe in which runs of one arm may differ; of the task, options in which runs of one task do tell arms."""
+"""Recipe keys that may differ within one arm. Exception: task options that differ between runs of one task make
+different arms."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place as given: ``NAME=PATH``, or a path alone.
+
+    Args:
+        text: all of it.
+        label: the name; empty if there is none.
+        path: the path.
+    """
+
+    text: str
+    label: str
+    path: str
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """Split a name from a path; a path that exists may have a ``=`` of its own."""
+        if Path(text).exists():
+            return cls(text, "", text)
+        label, _, path = text.rpartition("=")
+        return cls(text, label, path)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run's directory holds of it; the defaults are those of a directory that is gone.
+
+    Args:
+        identity: a digest that copies of the run share.
+        name: the recipe's name.
+        recipe: the recipe.
+        data: the fingerprint of the data, if known.
+    """
+
+    identity: str
+    name: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+    @property
+    def arm_recipe(self) -> dict[str, Any]:
+        """The recipe without what may differ within an arm."""
+        return {key: value for key, value in self.recipe.items() if key not in OUTSIDE_ARMS}
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The options of the recipe's task."""
+        return _task_options(self.recipe["task"]) if "task" in self.recipe else {}
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that was found in one of the places.
+
+    Args:
+        place: the place.
+        run: the run's directory, absolute.
+        recorded: what the directory holds.
+        arm: the arm's name. Until :func:`_name_arms` has told arms apart it is the recipe's name, unless ``is_named``.
+        is_named: the arm's name was given, or is a study's.
+        task: the task's name.
+        seed: the run's seed.
+        study: the directory of the study that made the run, if any.
+    """
+
+    place: Place
+    run: str
+    recorded: Recorded
+    arm: str
+    is_named: bool
+    task: str
+    seed: int
+    study: str | None = None
+
+    def study_run(self) -> StudyRun:
+        """Return the run as one of a study's."""
+        return StudyRun(self.arm, self.task, self.seed, self.run)
 
 
 def as_study(
@@ -28,189 +116,166 @@ def as_study(
     split: str | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     family: str | None = None,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Make the table of a study out of runs that exist.
+) -> tuple[pd.DataFrame, Settings]:
+    """Return the table of a study made out of runs that exist, with its settings.
 
-    Runs of one recipe are one arm, whatever their seed, task and name; arms of one name are told apart by the options
-    in which they differ, those of the task among them. Runs on other data, at equal seed, are another task, unless a
-    study made them. Parts of one study, say one a seed, are compared as it compares them.
+    Runs of one recipe are one arm, whatever their seed, task and name. Arms whose recipes have the same name are named
+    after the options in which they differ, including those of the task. If runs used different data at the same seed,
+    they are listed as separate tasks, unless one study made them. Parts of one study, such as one part for each seed,
+    are compared as the study compares them.
 
     Args:
-        places: run directories, folders with run directories or studies in them, studies; ``NAME=PLACE`` names the
-            arm, and those of a study ``NAME/arm``.
+        places: run directories, folders with run directories or studies in them, studies. ``NAME=PLACE`` names the
+            arm, and the arms of a study ``NAME/arm``.
         against: the reference: an arm, or one of ``places``; default: the first arm.
-        metric: what to compare; default: each task's primary metric.
+        metric: the metric to compare; default: each task's primary metric.
         models: patterns of the models to compare.
-        split: which examples' scores to compare, one of ``dev``, ``select``, ``train``; default: the study's, else
-            ``dev``.
-        groups: name → patterns of tasks, whose models stand against each other under that name.
+        split: whose examples' scores to compare: ``dev``, ``select`` or ``train``; default: the study's, else ``dev``.
+        groups: name → patterns of tasks whose models are compared with each other under that name.
         family: what Holm's adjustment counts together, ``task`` or ``page``; default: the study's, else ``task``.
 
     Returns:
-        A frame and settings for :func:`nasframe_studies.compare.analyse`, run directories absolute.
+        The table, as :func:`nasframe_studies.study.collect` returns it, and the settings of the study. Its run
+        directories are absolute.
 
     Raises:
-        UsageError: a place holds no run, two runs are the same arm, task and seed or copies of one run, there is no
-            such split or family, or a group fits no task or one of another group.
+        UsageError: a place holds no run; two runs are the same arm, task and seed, or copies of one run; there is no
+            such split or family; a group fits no task, or a task of another group.
     """
-    import pandas as pd
+    _check_choices(split, family)
+    found: list[FoundRun] = []
+    for place in places:
+        found += _find(Place.read(place))
+    _refuse_copies(found)
+    found = _name_arms(found)
+    study = _shared_settings(found)
+    found, notes = _separate_data(found)
+    _check_groups(groups or {}, found)
+    _refuse_equal(found)
 
-    from nasframe_studies import study
+    wishes: dict[str, Any] = {
+        "metric": metric,
+        "against": _reference(against, found),
+        "models": list(models or ()),
+        "split": split,
+        "groups": groups,
+        "family": family,
+    }
+    compare = replace(study.compare, **{key: value for key, value in wishes.items() if value})
+    arms = list(dict.fromkeys(run.arm for run in found))
+    title = " and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"
+    study = replace(
+        study,
+        study=study.study or title,
+        arms=study.arms or {arm: {} for arm in arms},
+        compare=compare,
+        runs=[run.study_run() for run in found],
+        notes=notes,
+    )
+    frame = frame_of(Path(), study.runs, compare)
+    if len(study.arms) > 1:
+        return frame, study
+    return _winners_and_baselines(frame, study)
 
+
+def _check_choices(split: str | None, family: str | None) -> None:
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
     if family is not None and family not in FAMILIES:
         hint = suggestion(family, FAMILIES)
         raise UsageError(f"family {family!r} is not known. Expected one of {listing(FAMILIES)}.{hint}")
-    entries = [entry for place in places for entry in _entries(place)]
-    _refuse_copies(entries)
-    _name_arms(entries)
-    whole = _whole(entries)
-    notes = _tell_data_apart(entries)
-    misfits = group_faults(groups or {}, dict.fromkeys(entry["task"] for entry in entries))
-    if told := [f"--group {name}: {fault}" for name, fault in misfits]:
-        raise UsageError("\n".join(told))
-    named = next((entry["arm"] for entry in entries if against and entry["place"] == against.rstrip("/")), against)
-    changes: dict[str, Any] = {"metric": metric, "against": named, "models": list(models or ()), "split": split}
-    changes |= {"groups": groups, "family": family}
-    compare = {"metric": None, "split": "dev"} | whole.get("compare", {}) | {k: v for k, v in changes.items() if v}
-    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    rows = []
-    for entry in entries:
-        key = tuple(entry[name] for name in ("arm", "task", "seed"))
-        if key in seen:
-            first, second = (
-                other["path" if entry["path"] != seen[key]["path"] else "run"] for other in (seen[key], entry)
-            )
-            raise UsageError(
-                f"{entry['run']}: the same arm {key[0]!r}, task {key[1]!r} and seed {key[2]} as {seen[key]['run']}."
-                f" Expected runs that differ; name them apart: nasframe compare first={first} second={second}"
-            )
-        seen[key] = entry
-        if study.finished(Path(entry["run"])):
-            place = {name: entry[name] for name in ("arm", "task", "seed", "run")}
-            rows += [place | row for row in study.run_rows(entry["run"], compare["metric"], compare["split"])]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*study.FACTS, *(column for row in rows for column in row)])))
-    arms = list(dict.fromkeys(entry["arm"] for entry in entries))
-    settings = whole | {
-        "study": whole.get("study") or (" and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"),
-        "arms": whole.get("arms") or {arm: {} for arm in arms},
-        "compare": compare,
-        "runs": [{name: entry[name] for name in ("arm", "task", "seed", "run")} for entry in entries],
-        "notes": notes,
-    }
-    return (frame, settings) if len(settings["arms"]) > 1 else _winners_and_baselines(frame, settings)
 
 
-def _refuse_copies(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure that every run is there once.
-
-    Raises:
-        UsageError: a run is given twice, or a directory is a copy of another one's run.
-    """
-    places: dict[str, str] = {}
-    for entry in entries:
-        run, identity = entry["run"], entry["identity"]
-        if identity in places:
-            what = "given twice" if places[identity] == run else f"a copy of {places[identity]}"
-            raise UsageError(f"{run}: {what}. Expected every run once.")
-        places[identity] = run
+def _check_groups(groups: Mapping[str, Sequence[str]], found: Sequence[FoundRun]) -> None:
+    tasks = dict.fromkeys(run.task for run in found)
+    problems = []
+    for name, problem in group_problems(groups, tasks):
+        problems.append(f"--group {name}: {problem}")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
-def _whole(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings of the study that all runs are of, or what its parts have in common; else nothing."""
-    from nasframe_studies import study
-
-    homes = dict.fromkeys(entry["study"] for entry in entries)
-    if None in homes:
-        return {}
-    first, *others = map(study.settings, homes)
-    keys = ("study", "description", "arms", "tasks", "compare")
-    same: dict[str, Any] = {key: first[key] for key in keys if key in first}
-    renamed = any(entry["arm"] not in first["arms"] for entry in entries)
-    if renamed or any(same != {key: other.get(key) for key in same} for other in others):
-        return {}
-    return same if others else first
+def _reference(against: str | None, found: Sequence[FoundRun]) -> str | None:
+    """Return the arm that ``against`` names, itself or by its place."""
+    if against:
+        for run in found:
+            if run.place.text.rstrip("/") == against.rstrip("/"):
+                return run.arm
+    return against
 
 
-def _winners_and_baselines(frame: pd.DataFrame, settings: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Set the winners of a single arm against its own baselines, where it has both."""
-    sides = frame[frame["role"].isin(["winner", "baseline"])]
-    if sides["role"].nunique() < 2 or settings["compare"].get("models"):
-        return frame, settings
-    note = f"One arm, {next(iter(settings['arms']))}: its winners are compared with its own baselines."
-    changed = {
-        "arms": {"baseline": {}, "winner": {}},
-        "compare": settings["compare"] | {"against": "baseline"},
-        "runs": [run | {"arm": side} for side in ("baseline", "winner") for run in settings["runs"]],
-        "notes": [*settings["notes"], note],
-    }
-    return sides.assign(arm=sides["role"]).reset_index(drop=True), settings | changed
+# ---- reading runs
 
 
-def _entries(place: str) -> list[dict[str, Any]]:
-    """Find the runs of a place, with what their recipes say, and the studies that they are of."""
-    from nasframe.report.read import gather
-    from nasframe_studies import study
-
-    label, _, path = place.rpartition("=") if not Path(place).exists() else ("", "", place)
-    folder = Path(path)
-    homes = sorted(file.parent for file in folder.rglob(study.SETTINGS))
-    known = {(home / run["run"]).resolve(): (home, run) for home in homes for run in study.settings(home)["runs"]}
-    loose = [file.parent for file in folder.rglob("run.db") if not any(home in file.parents for home in homes)]
-    found = [*known, *sorted(run.resolve() for run in loose)]
-    if not found:
-        raise UsageError(f"{path}: no run here. Expected a run directory, a folder of runs, or a study's directory.")
-    entries = []
-    for run in found:
-        home, said = known.get(run, (None, {}))
-        entry = dict(said)
-        arm = f"{label}/{entry['arm']}" if label and entry else entry.get("arm") or label
-        entry |= {"recipe": {}, "options": {}, "data": None, "name": arm, "fixed": bool(arm)}
-        if (run / "run.db").is_file():
-            report = gather(run)
-            recipe = _plain_recipe(report["recipe"])
-            entry.setdefault("task", _task_name(recipe.get("task")))
-            entry.setdefault("seed", int(recipe.get("seed") or 0))
-            entry |= {"recipe": {key: value for key, value in recipe.items() if key not in OUTSIDE_ARMS}}
-            entry |= {"options": _task_options(recipe.get("task")), "data": report["data"].get("fingerprint")}
-            entry["name"] = arm or report["name"]
-        entry["identity"] = _identity(run)
-        entry |= {"run": str(run), "place": place.rstrip("/"), "path": path, "study": str(home) if home else None}
-        entries.append(entry)
-    return entries
+def _find(place: Place) -> list[FoundRun]:
+    """Return the runs of a place: first those of its studies, then all others."""
+    folder = Path(place.path)
+    homes = sorted(file.parent for file in folder.rglob(SETTINGS))
+    found = {}
+    for home in homes:
+        for run in read_settings(home).runs:
+            directory = (home / run.run).resolve()
+            found[directory] = _of_study(place, directory, home, run)
+    others = []
+    for file in folder.rglob("run.db"):
+        in_a_study = any(home in file.parents for home in homes)
+        if not in_a_study:
+            others.append(file.parent.resolve())
+    if not found and not others:
+        raise UsageError(
+            f"{place.path}: no run here. Expected a run directory, a folder of runs, or a study's directory."
+        )
+    return [*found.values(), *[_of_no_study(place, directory) for directory in sorted(others)]]
 
 
-def _identity(run: Path) -> str:
-    """Digest what no two runs share: when their stages and trials ended, and what came out.
-
-    Where a run lies does not matter, so that a copy has the identity of the run it was made from.
-    """
-    from nasframe.store import RunStore
-
-    if not (run / "run.db").is_file():
-        return str(run)
-    store = RunStore(run, shared=True)
-    try:
-        stages = store.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
-        models = store.db.execute("SELECT name, metrics FROM model ORDER BY name").fetchall()
-        trials = store.db.execute("SELECT finished_at, score FROM trial ORDER BY stage, number").fetchall()
-    finally:
-        store.close()
-    if not stages:
-        return str(run)  # nothing ran, so that there is nothing to be a copy of
-    return hashlib.sha256(json.dumps([stages, models, trials]).encode()).hexdigest()
+def _of_study(place: Place, directory: Path, home: Path, run: StudyRun) -> FoundRun:
+    return FoundRun(
+        place=place,
+        run=str(directory),
+        recorded=_recorded(directory),
+        arm=f"{place.label}/{run.arm}" if place.label else run.arm,
+        is_named=True,
+        task=run.task,
+        seed=run.seed,
+        study=str(home),
+    )
 
 
-def _plain_recipe(text: str) -> dict[str, Any]:
+def _of_no_study(place: Place, directory: Path) -> FoundRun:
+    recorded = _recorded(directory)
+    return FoundRun(
+        place=place,
+        run=str(directory),
+        recorded=recorded,
+        arm=place.label or recorded.name,
+        is_named=bool(place.label),
+        task=_task_name(recorded.recipe.get("task")),
+        seed=int(recorded.recipe.get("seed") or 0),
+    )
+
+
+def _recorded(directory: Path) -> Recorded:
     import yaml
 
-    loaded = yaml.safe_load(text)
-    return loaded if isinstance(loaded, dict) else {}
+    from nasframe.report.read import gather
+
+    if not (directory / "run.db").is_file():
+        return Recorded(identity=str(directory))
+    report = gather(directory)
+    recipe = yaml.safe_load(report["recipe"])
+    store = RunStore(directory, shared=True)
+    identity = store.outcome_digest()
+    store.close()
+    return Recorded(
+        identity=identity or str(directory),  # nothing ran, so that it is no copy of anything
+        name=report["name"],
+        recipe=recipe if isinstance(recipe, dict) else {},
+        data=report["data"].get("fingerprint"),
+    )
 
 
 def _task_name(task: Any) -> str:
-    """Name a recipe's task: its plugin, and its name or file.
+    """Return the name of a recipe's task: its ``name``, or else its file or its plugin.
 
     >>> _task_name({"use": "glue", "name": "sst2"}), _task_name({"use": "text", "train": "d/reviews.csv"})
     ('sst2', 'reviews')
@@ -221,149 +286,203 @@ def _task_name(task: Any) -> str:
 
 
 def _task_options(task: Any) -> dict[str, Any]:
-    """Return what a recipe says of its task, but for its name and where its files lie.
+    """Return the options of a recipe's task, without its name and the places of its files.
 
     >>> _task_options({"use": "glue", "name": "sst2", "path": "/data/SST-2", "max_length": 32})
     {'use': 'glue', 'max_length': 32}
     """
-    options = task if isinstance(task, Mapping) else {"use": task}
-    return {k: v for k, v in options.items() if k != "name" and not (isinstance(v, str) and os.path.isabs(v))}
+    written = task if isinstance(task, Mapping) else {"use": task}
+    options = {}
+    for key, value in written.items():
+        is_place = isinstance(value, str) and os.path.isabs(value)
+        if key != "name" and not is_place:
+            options[key] = value
+    return options
 
 
-def _name_arms(entries: Sequence[dict[str, Any]]) -> None:
-    """Give each entry its arm: the recipe's name, and where recipes of one name differ, in what."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        groups.setdefault(entry["name"], []).append(entry)
-    for name, rows in groups.items():
-        varied = _varied([entry for entry in rows if not entry["fixed"]])
-        recipes: dict[str, list[dict[str, Any]]] = {}
-        flat: dict[str, dict[str, Any]] = {}
-        for entry in rows:
-            own = {f"task.{key}": value for key, value in entry["options"].items() if key in varied}
-            same = "" if entry["fixed"] else json.dumps([entry["recipe"], own], sort_keys=True)
-            recipes.setdefault(same, []).append(entry)
-            flat.setdefault(same, dict(_leaves(entry["recipe"])) | own)
-        for arm, same in zip(_names(name, list(flat.values()), len(groups) == 1), recipes, strict=True):
-            for entry in recipes[same]:
-                entry["arm"] = name if entry["fixed"] else arm
+# ---- refusing
 
 
-def _varied(entries: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Name the options in which runs of one task differ; those of two tasks may, and be one arm all the same."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for entry in entries:
-        for key, value in entry["options"].items():
-            found.setdefault((entry["task"], key), set()).add(str(value))
-    return {key for (_, key), values in found.items() if len(values) > 1}
+def _refuse_copies(found: Sequence[FoundRun]) -> None:
+    """Make sure that every run is there once.
 
-
-def _names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool) -> list[str]:
-    """Name recipes by two of the options in which they differ, by more where two names are then equal.
-
-    Those of a plugin come last where the plugins differ: they follow from it.
-
-    >>> _names("r", [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 2}, {"a": 2, "b": 2, "c": 1}], True)
-    ['a=1, b=1, c=1', 'a=1, b=1, c=2', 'a=2, b=2, c=1']
-    >>> _names("r", [{"sampler.use": "grid", "sampler.size": 3, "lr": 1}, {"sampler.use": "random", "lr": 1}], True)
-    ['sampler=grid, …', 'sampler=random, …']
+    Raises:
+        UsageError: a run is given twice, or a directory is a copy of another one's run.
     """
-    if len(recipes) == 1:
-        return [name]
-    keys = dict.fromkeys(key for options in recipes for key in options)
-    differ = [key for key in keys if len({str(options.get(key)) for options in recipes}) > 1]
-    inside = {key: f"{key.removesuffix('.use')}." for key in differ}
-    within = [key for key in differ if any(key.startswith(inside[other]) for other in differ if other != key)]
-    differ = [key for key in differ if key not in within] + within
-    made: list[str] = []
-    for count in range(min(2, len(differ) - len(within)), len(differ) + 1):
-        rest = ["…"] * (len(differ) > count)
-        texts = [", ".join([*(_change(key, own, differ) for key in differ[:count]), *rest]) for own in recipes]
-        made = texts if alone else [f"{name} ({text})" for text in texts]
-        if len(set(made)) == len(made):
-            return made
-    return [f"{text} #{number}".strip() for number, text in enumerate(made, 1)]
+    first_places: dict[str, str] = {}
+    for run in found:
+        identity = run.recorded.identity
+        if identity in first_places:
+            first = first_places[identity]
+            reason = "given twice" if first == run.run else f"a copy of {first}"
+            raise UsageError(f"{run.run}: {reason}. Expected every run once.")
+        first_places[identity] = run.run
 
 
-def _change(key: str, options: Mapping[str, Any], differ: Sequence[str]) -> str:
-    """Write an option and its value, by its last name where that is enough.
+def _refuse_equal(found: Sequence[FoundRun]) -> None:
+    """Make sure that no two runs are the same arm, task and seed."""
+    firsts: dict[tuple[str, str, int], FoundRun] = {}
+    for run in found:
+        first = firsts.setdefault(run.study_run().key, run)
+        if first is run:
+            continue
+        # The shortest advice that tells them apart: the places as given, or the runs if both are of one place.
+        one, other = first.place.path, run.place.path
+        if one == other:
+            one, other = first.run, run.run
+        raise UsageError(
+            f"{run.run}: the same arm {run.arm!r}, task {run.task!r} and seed {run.seed} as {first.run}."
+            f" Expected runs that differ; name them apart: nasframe compare first={one} second={other}"
+        )
 
-    >>> _change("stages.search.sampler.use", {"stages.search.sampler.use": "grid"}, ["stages.search.sampler.use"])
-    'sampler=grid'
+
+# ---- settings
+
+
+def _shared_settings(found: Sequence[FoundRun]) -> Settings:
+    """Return the settings of the study that all runs are of, or what its parts have in common; else empty ones."""
+    homes = dict.fromkeys(run.study for run in found)
+    if None in homes:
+        return Settings()
+    first, *others = [read_settings(home) for home in homes if home is not None]
+    if any(run.arm not in first.arms for run in found):  # a label of the command line renamed them
+        return Settings()
+    if not others:
+        return first
+    common = _common(first)
+    for other in others:
+        if _common(other) != common:
+            return Settings()
+    return common
+
+
+def _common(study: Settings) -> Settings:
+    """Return the settings that parts of one study have in common: all but their seeds and runs, and how they ran."""
+    return Settings(
+        study=study.study, description=study.description, arms=study.arms, tasks=study.tasks, compare=study.compare
+    )
+
+
+def _winners_and_baselines(frame: pd.DataFrame, study: Settings) -> tuple[pd.DataFrame, Settings]:
+    """Make the winners of a single arm one side and its own baselines the other, if it has both."""
+    sides = frame[frame["role"].isin(["winner", "baseline"])]
+    if sides["role"].nunique() < 2 or study.compare.models:
+        return frame, study
+    arm = next(iter(study.arms))
+    runs = []
+    for side in ("baseline", "winner"):
+        runs += [replace(run, arm=side) for run in study.runs]
+    note = f"One arm, {arm}: its winners are compared with its own baselines."
+    study = replace(
+        study,
+        arms={"baseline": {}, "winner": {}},
+        compare=replace(study.compare, against="baseline"),
+        runs=runs,
+        notes=[*study.notes, note],
+    )
+    return sides.assign(arm=sides["role"]).reset_index(drop=True), study
+
+
+# ---- arms
+
+
+def _name_arms(found: Sequence[FoundRun]) -> list[FoundRun]:
+    """Give each run its arm: the recipe's name, and if recipes of one name differ, the options in which they do."""
+    by_name: dict[str, list[FoundRun]] = {}
+    for run in found:
+        by_name.setdefault(run.arm, []).append(run)
+    arms: dict[str, str] = {}
+    for name, runs in by_name.items():
+        arms |= _arms_of(name, runs, alone=len(by_name) == 1)
+    return [replace(run, arm=arms[run.run]) for run in found]
+
+
+def _arms_of(name: str, runs: Sequence[FoundRun], alone: bool) -> dict[str, str]:
+    """Return run directory → arm, for runs whose arms have the same name so far."""
+    varying = _varying_task_options([run for run in runs if not run.is_named])
+    members: dict[str, list[FoundRun]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        task_options = {f"task.{key}": value for key, value in run.recorded.task_options.items() if key in varying}
+        # Whoever named runs meant them to be one arm, whatever their recipes.
+        recipe_key = "" if run.is_named else json.dumps([run.recorded.arm_recipe, task_options], sort_keys=True)
+        members.setdefault(recipe_key, []).append(run)
+        recipes.setdefault(recipe_key, options_of(run.recorded.arm_recipe) | task_options)
+    names = distinct_names(name, list(recipes.values()), alone)
+    arms = {}
+    for recipe_key, distinct in zip(members, names, strict=True):
+        for run in members[recipe_key]:
+            arms[run.run] = name if run.is_named else distinct
+    return arms
+
+
+def _varying_task_options(runs: Sequence[FoundRun]) -> set[str]:
+    """Return the task options that differ between runs of one task; between tasks they may differ within an arm."""
+    values_of: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for key, value in run.recorded.task_options.items():
+            values_of.setdefault((run.task, key), set()).add(str(value))
+    varying = set()
+    for (_, key), values in values_of.items():
+        if len(values) > 1:
+            varying.add(key)
+    return varying
+
+
+# ---- data
+
+
+def _separate_data(found: Sequence[FoundRun]) -> tuple[list[FoundRun], list[str]]:
+    """Rename the task of arms that used other data at the same seeds; return the runs, and a note on each such arm.
+
+    The arms of one study stay together: they may be variants of the training data, which the study compares.
     """
-    names = [name.removesuffix(".use").removeprefix("stages.") for name in (key, *differ)]
-    lasts = [name.rpartition(".")[2] for name in names]
-    short = lasts[0] if lasts[1:].count(lasts[0]) == 1 else names[0]
-    return f"{short}={options[key]}" if key in options else f"without {short}"
+    # task → side → its runs
+    sides_of: dict[str, dict[str, list[FoundRun]]] = {}
+    for run in found:
+        side = f"the study {run.study}" if run.study else run.arm
+        sides_of.setdefault(run.task, {}).setdefault(side, []).append(run)
+    notes = []
+    tasks = {run.run: run.task for run in found}
+    for task, sides in sides_of.items():
+        data_sets: list[dict[int, set[str]]] = []
+        for side, runs in sides.items():
+            data = _data_by_seed(runs)
+            number = _matching_data_set(data_sets, data)
+            if number == len(data_sets):
+                data_sets.append({})
+            for seed, fingerprints in data.items():
+                data_sets[number].setdefault(seed, set()).update(fingerprints)
+            if number == 0:  # the data of the first side: its task keeps the name
+                continue
+            fingerprints = next(fingerprints for fingerprints in data.values() if fingerprints)
+            other = f"{task}, other data {min(fingerprints)}"
+            tasks |= dict.fromkeys([run.run for run in runs], other)
+            notes.append(
+                f"{side} has other data of {task} at equal seeds: shown as {other!r}, and not compared."
+                " All splits count, because runs do not record each split by itself."
+            )
+    return [replace(run, task=tasks[run.run]) for run in found], notes
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """List the options of a recipe by dotted path, stages and plugins in lists by name.
-
-    >>> dict(_leaves({"modifiers": [{"use": "hspg", "eps": 0}, {"use": "kd"}]}))
-    {'modifiers': 'hspg + kd', 'modifiers.hspg.eps': 0}
-    """
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and path == "stages":
-        for stage in value:
-            for verb, options in stage.items():
-                name = (options or {}).get("name") or (options or {}).get("save_as") or verb
-                yield from _leaves(options or {}, f"stages.{name}")
-    elif names := _distinct_plugins(value):
-        yield path, " + ".join(names)
-        for item in value:
-            yield from _leaves({key: inner for key, inner in item.items() if key != "use"}, f"{path}.{item['use']}")
-    else:
-        yield path, value
+def _data_by_seed(runs: Sequence[FoundRun]) -> dict[int, set[str]]:
+    """Return seed → the fingerprints of the data at that seed, as far as they are known."""
+    data: dict[int, set[str]] = {}
+    for run in runs:
+        fingerprints = data.setdefault(run.seed, set())
+        if run.recorded.data:
+            fingerprints.add(run.recorded.data)
+    return data
 
 
-def _distinct_plugins(value: Any) -> list[str]:
-    """Return the plugins of a list of plugins, none if one is there twice: their options are then one value.
-
-    >>> _distinct_plugins([{"use": "hspg"}, {"use": "kd"}]), _distinct_plugins([{"use": "kd"}, {"use": "kd"}])
-    (['hspg', 'kd'], [])
-    """
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) and "use" in item for item in value):
-        return []
-    names = [item["use"] for item in value]
-    return names if len(set(names)) == len(names) else []
+def _matching_data_set(data_sets: Sequence[Mapping[int, set[str]]], data: Mapping[int, set[str]]) -> int:
+    """Return the number of the first data set that agrees with ``data`` at every seed, or of a new one."""
+    for number, data_set in enumerate(data_sets):
+        if all(_agree(data_set.get(seed), fingerprints) for seed, fingerprints in data.items()):
+            return number
+    return len(data_sets)
 
 
-def _tell_data_apart(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Rename the task of arms that have other data at equal seed; return what was found.
-
-    What a study compares is compared: its arms may be variants of the training data.
-    """
-    notes: list[str] = []
-    tasks: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for entry in entries:
-        sides = tasks.setdefault(entry["task"], {})
-        sides.setdefault(f"the study {entry['study']}" if entry["study"] else entry["arm"], []).append(entry)
-    for task, sides in tasks.items():
-        clusters: list[dict[int, set[str]]] = []
-        for side, rows in sides.items():
-            data: dict[int, set[str]] = {}
-            for entry in rows:
-                data.setdefault(entry["seed"], set()).update({entry["data"]} if entry["data"] else ())
-            same = (n for n, known in enumerate(clusters) if all(_shared(known, seed, d) for seed, d in data.items()))
-            place = next(same, len(clusters))
-            if place == len(clusters):
-                clusters.append({})
-            for seed, found in data.items():
-                clusters[place].setdefault(seed, set()).update(found)
-            if place:
-                other = f"{task}, other data {min(next(found for found in data.values() if found))}"
-                notes.append(
-                    f"{side} has other data of {task} at equal seeds: shown as {other!r}, and not compared."
-                    " All splits count, for runs do not record each split by itself."
-                )
-                for entry in rows:
-                    entry["task"] = other
-    return notes
-
-
-def _shared(known: Mapping[int, set[str]], seed: int, data: set[str]) -> bool:
-    """Tell whether data of a seed are among those known, as far as either is known."""
-    return not data or not known.get(seed) or bool(known[seed] & data)
+def _agree(one: set[str] | None, other: set[str]) -> bool:
+    """Return whether data may be the same: they share a fingerprint, or nothing is known of one."""
+    return not one or not other or bool(one & other)

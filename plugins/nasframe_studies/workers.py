@@ -1,7 +1,7 @@
 """Processes that take runs in turn: one that dies costs its run, not the study.
 
-``python -m nasframe_studies.workers`` is such a process: run directories come in as lines, what happens goes out as
-lines of JSON. It ends at once when its input does, so that nothing outlives a study that is killed.
+``python -m nasframe_studies.workers`` is such a process: run directories come in as lines, and news go out as lines of
+JSON. It ends as soon as its input does, so that nothing outlives a study that is killed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nasframe
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.hookspecs import hookimpl
+from nasframe_studies.settings import StudyRun
 
 LOG = "log.txt"
-OWN = Path(__file__).parents[1]
+OWN = (Path(nasframe.__file__).parent, Path(__file__).parent)
+"""The folders of nasframe and of this package."""
 PATIENCE = 60.0  # seconds until the process of a killed study has let go of a run
 
 
@@ -34,50 +37,60 @@ class Schedule:
     """Hands out runs so that none waits for a stage that another one is building while there is other work.
 
     Args:
-        runs: for each its ``run`` (a name) and ``stages``: name → digest of the chain of stages that ends there.
-        done: digests of what is there already.
+        runs: the runs, with the digests of their stages.
+        done: digests of the stages that are built already.
 
-    >>> chains = (("a", "tx"), ("b", "ty"), ("c", "uz"))
-    >>> schedule = Schedule([{"run": name, "stages": dict(enumerate(chain))} for name, chain in chains])
-    >>> schedule.take()["run"], schedule.take()["run"]
+    >>> first = StudyRun("a", "task", 0, "runs/a", stages={"teacher": "t", "search": "x"})
+    >>> second = StudyRun("b", "task", 0, "runs/b", stages={"teacher": "t", "search": "y"})
+    >>> other = StudyRun("c", "task", 0, "runs/c", stages={"teacher": "u", "search": "z"})
+    >>> schedule = Schedule([first, second, other])
+    >>> schedule.take().arm, schedule.take().arm
     ('a', 'c')
     >>> schedule.built("t")
-    >>> schedule.take()["run"]
+    >>> schedule.take().arm
     'b'
     """
 
-    def __init__(self, runs: Sequence[Mapping[str, Any]], done: Iterable[str] = ()) -> None:
-        self.waiting, self.running = list(runs), list[Mapping[str, Any]]()
-        self.done, self.stopped = set(done), False
+    def __init__(self, runs: Sequence[StudyRun], done: Iterable[str] = ()) -> None:
+        self.waiting = list(runs)
+        self.running: list[StudyRun] = []
+        self.done = set(done)
+        self.stopped = False
         self.changed = threading.Condition()
 
-    def take(self) -> Mapping[str, Any] | None:
+    def take(self) -> StudyRun | None:
         """Return the next run whose next stage nobody is going to build; ``None`` when all are handed out."""
         with self.changed:
             while self.waiting:
                 for run in self.waiting:
-                    ahead = next((stage for stage in run["stages"].values() if stage not in self.done), None)
-                    if ahead is None or not any(ahead in other["stages"].values() for other in self.running):
+                    if not self._must_wait(run):
                         self.waiting.remove(run)
                         self.running.append(run)
                         return run
                 self.changed.wait()
             return None
 
+    def _must_wait(self, run: StudyRun) -> bool:
+        """Return whether a run would now begin a stage that a running one has in front of it too."""
+        next_stage = next((stage for stage in run.stages.values() if stage not in self.done), None)
+        if next_stage is None:
+            return False
+        return any(next_stage in other.stages.values() for other in self.running)
+
     def built(self, stage: str) -> None:
-        """Note that a stage's result is there."""
+        """Note that a stage's result exists."""
         with self.changed:
             self.done.add(stage)
             self.changed.notify_all()
 
-    def ended(self, run: Mapping[str, Any]) -> None:
+    def ended(self, run: StudyRun) -> None:
         """Note that a run ended, well or not."""
         with self.changed:
             self.running.remove(run)
             self.changed.notify_all()
 
     def stop(self) -> None:
-        """Hand out nothing any more."""
+        """Hand out no more runs."""
         with self.changed:
             self.stopped = True
             self.waiting.clear()
@@ -86,65 +99,72 @@ class Schedule:
 
 def work_through(
     home: Path,
-    runs: Sequence[Mapping[str, Any]],
+    runs: Sequence[StudyRun],
     done: Iterable[str],
     jobs: int,
     threads: int | None,
-    ended: Callable[[Mapping[str, Any], str | None], None],
-    warned: Callable[[Mapping[str, Any], str], None],
+    ended: Callable[[StudyRun, str | None], None],
+    warned: Callable[[StudyRun, str], None],
 ) -> None:
     """Bring runs to their end, ``jobs`` at a time.
 
     Args:
-        home: the folder against which each run's ``run`` is read.
-        runs: as :class:`Schedule` takes them, their directories made.
-        done: digests of the stages that are there already.
+        home: the folder to which the runs' directories are relative.
+        runs: the runs, whose directories exist.
+        done: digests of the stages that are built already.
         jobs: processes.
         threads: CPU threads of each; default: as torch finds them.
-        ended: called with each run and what went wrong, or ``None``.
-        warned: called with a run and what it warns of.
+        ended: called with each run that ended and its error, or ``None``; never by two threads at a time.
+        warned: called with a run and the text of its warning.
     """
-    schedule, lock = Schedule(runs, done), threading.Lock()
+    schedule = Schedule(runs, done)
+    lock = threading.Lock()
     workers: list[Worker] = []
 
     def serve() -> None:
+        """Give one process after the other run, and a new process after one that died."""
         worker = None
-        while (run := schedule.take()) is not None:
+        while True:
+            run = schedule.take()
+            if run is None:
+                return
             if worker is None:
                 worker = Worker(threads)
                 workers.append(worker)
-            error, alive = worker.do(home / run["run"], _hearing(schedule, run, warned))
-            worker = worker if alive else None
-            if schedule.stopped:
+            error, is_alive = worker.do(home / run.run, _listener(schedule, run, warned))
+            if not is_alive:
+                worker = None
+            if schedule.stopped:  # the study ended the process, so that the run did not fail
                 return
             schedule.ended(run)
             with lock:
                 ended(run, error)
 
-    servants = [threading.Thread(target=serve, daemon=True) for _ in range(min(jobs, len(runs)))]
-    for servant in servants:
-        servant.start()
+    count = min(jobs, len(runs))
+    pool = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
+    for thread in pool:
+        thread.start()
     try:
-        for servant in servants:
-            servant.join()
+        for thread in pool:
+            thread.join()
     finally:
         schedule.stop()
         for worker in workers:
             worker.close()
 
 
-def _hearing(
-    schedule: Schedule, run: Mapping[str, Any], warned: Callable[[Mapping[str, Any], str], None]
+def _listener(
+    schedule: Schedule, run: StudyRun, warned: Callable[[StudyRun, str], None]
 ) -> Callable[[Mapping[str, str]], None]:
-    """Make what hears of a run's stages and warnings."""
+    """Return a function that takes the news of a run's stages and warnings."""
 
-    def hear(news: Mapping[str, str]) -> None:
+    def listen(news: Mapping[str, str]) -> None:
         if "stage" in news:
-            schedule.built(run["stages"][news["stage"]])
+            schedule.built(run.stages[news["stage"]])
         else:
             warned(run, news["warning"])
 
-    return hear
+    return listen
 
 
 class Worker:
@@ -157,37 +177,40 @@ class Worker:
     def __init__(self, threads: int | None = None) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if threads is not None:
-            environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+            environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nasframe_studies.workers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=environment,
-            start_new_session=True,  # an interrupt reaches the study alone, which then ends us
-        )  # fmt: skip
+            [sys.executable, "-m", "nasframe_studies.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # an interrupt reaches the study alone, which then ends the process
+        )
 
-    def do(self, directory: Path, hear: Callable[[Mapping[str, str]], None]) -> tuple[str | None, bool]:
+    def do(self, directory: Path, listen: Callable[[Mapping[str, str]], None]) -> tuple[str | None, bool]:
         """Bring a run to its end.
 
         Args:
-            directory: the run's.
-            hear: called with ``{"stage": name}`` when its result is there, with ``{"warning": text}`` when it warns.
+            directory: the run's directory.
+            listen: called with ``{"stage": name}`` when a stage is done, with ``{"warning": text}`` on a warning.
 
         Returns:
-            what went wrong, or ``None``; and whether the process is still there.
+            The error that ended the run, or ``None``; and whether the process is still alive.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # the process is dead, so that its output ends at once
             self.process.stdin.write(f"{directory.resolve()}\n")
             self.process.stdin.flush()
         for line in self.process.stdout:
             news = json.loads(line)
             if "error" in news:
                 return news["error"], True
-            hear(news)
-        return _last_words(self.process.wait()), False
+            listen(news)
+        return _cause_of_death(self.process.wait()), False
 
     def close(self) -> None:
-        """End the process, in the middle of a run if there is one: it goes on from there when resumed."""
+        """End the process, even in the middle of a run, which can be resumed from there."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -200,52 +223,60 @@ class Worker:
         self.process.stdout.close()
 
 
-def _last_words(code: int) -> str:
-    """Say how a process ended that did not say so itself."""
+def _cause_of_death(code: int) -> str:
+    """Return how a process ended that could not report it.
+
+    Args:
+        code: its exit code; negative for the number of a signal.
+    """
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return f"its process was killed ({name})" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    return f"its process was killed ({name}){hint}"
 
 
 # ---- inside the process
 
 
-class _Herald:
-    """Tells the study of every stage."""
+class StageNotifier:
+    """A plugin that sends news of every stage that is done."""
 
-    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
-        self.tell = tell
+    def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
+        self.send = send
 
     @hookimpl
     def stage_finished(self, stage: str) -> None:
-        self.tell({"stage": stage})
+        """Send the name of the stage."""
+        self.send({"stage": stage})
 
 
 def main() -> None:
     """Do the runs that standard input names."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+    # Standard output itself goes to each run's log, so news are sent through a copy of it.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
 
-        def tell(news: Mapping[str, Any]) -> None:
-            answers.write(json.dumps(news) + "\n")
-            answers.flush()
+        def send(news: Mapping[str, Any]) -> None:
+            output.write(json.dumps(news) + "\n")
+            output.flush()
 
         jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+        threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
         while True:
-            error = _attempt(Path(jobs.get()), tell)
-            _tidy()
-            tell({"error": error})
+            error = _attempt(Path(jobs.get()), send)
+            _free_memory()
+            send({"error": error})
 
 
-def _listen(jobs: queue.SimpleQueue[str]) -> None:
+def _read_jobs(jobs: queue.SimpleQueue[str]) -> None:
+    """Queue the directories that come in; when the input ends, the study has ended, and so does this process."""
     for line in sys.stdin:
         jobs.put(line.rstrip("\n"))
     os._exit(0)
 
 
-def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str | None:
-    """Go on with a run; whatever it prints goes to its log. Returns what went wrong."""
+def _attempt(directory: Path, send: Callable[[Mapping[str, Any]], None]) -> str | None:
+    """Resume a run, with all that it prints in its log; return its error, if any."""
     from filelock import FileLock
 
     log = os.open(directory / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -253,13 +284,13 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
         os.dup2(log, stream)
     os.close(log)
     registry.plugins.cache_clear()  # plugins of the last run's recipe
-    registry.plugin_manager().register(_Herald(tell))
-    warnings.showwarning = _telling(tell)
+    registry.plugin_manager().register(StageNotifier(send))
+    warnings.showwarning = _warning_sender(send)
     try:
         from nasframe.running import runner
 
         with FileLock(directory / ".lock", timeout=PATIENCE):
-            pass
+            pass  # only wait: the run itself takes the lock
         runner.resume(directory, progress=False, report=False)
     except NasframeError as error:
         print(error, file=sys.stderr)
@@ -270,19 +301,19 @@ def _attempt(directory: Path, tell: Callable[[Mapping[str, Any]], None]) -> str 
     return None
 
 
-def _telling(tell: Callable[[Mapping[str, Any]], None]) -> Callable[..., None]:
-    """Show warnings in the log; nasframe's own are news for the study, too."""
+def _warning_sender(send: Callable[[Mapping[str, Any]], None]) -> Callable[..., None]:
+    """Return a function that writes warnings to the log, and sends nasframe's own to the study."""
 
     def show(message: Warning, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
         print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
-        if Path(filename).is_relative_to(OWN):
-            tell({"warning": str(message)})
+        if any(Path(filename).is_relative_to(folder) for folder in OWN):
+            send({"warning": str(message)})
 
     return show
 
 
-def _tidy() -> None:
-    """Give back what the run has freed: training keeps it, and a heap that many runs leave holes in only grows."""
+def _free_memory() -> None:
+    """Return to the system the memory that a run has freed; otherwise the process grows with every run."""
     from nasframe.training import optim
 
     gc.collect()

@@ -188,8 +188,8 @@ def finished(monkeypatch):
     """Stand in for the runner and the report."""
     calls = []
 
-    def run(recipe, *, out=None, progress=None, cache=None):
-        calls.append({"seed": recipe.data.get("seed"), "out": out, "progress": progress})
+    def run(plan, *, out=None, progress=None, cache=None):  # what was resolved once, to find every problem
+        calls.append({"seed": plan.seed, "out": out, "progress": progress})
         return Run(Path("runs/x"))
 
     monkeypatch.setattr(runner, "run", run)
@@ -237,24 +237,24 @@ def test_exit_codes(capsys, finished, monkeypatch, error, code):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_stage_that_fails_is_named_and_how_to_go_on(capsys, monkeypatch, cache):
-    def fail(context, work):
-        raise errors.UsageError(f"{context.stage.name}: no.")
+    def fail(work, stage):
+        raise errors.UsageError(f"{stage.name}: no.")
 
-    monkeypatch.setattr(runner.StageContext, "call", fail)
+    monkeypatch.setattr(runner, "perform", fail)
     code, out, err = call(capsys, "run", TOY, "--out", "o", "--no-progress", *(["--cache", "c"] if cache else []))
     assert (code, out) == (2, "")
     said = err[err.index("nasframe: ") :].splitlines()
     name = said[0].removeprefix("nasframe: ").removesuffix(": no.")
     assert said[1] == f"Stage {name!r} failed. Go on with: nasframe run --resume o"
-    assert [line for line in said[2:] if "run it anew" in line] == said[2:]
+    assert [line for line in said[2:] if "run it again" in line] == said[2:]
     assert len(said) == (3 if cache else 2)
 
 
 def test_an_interrupt_is_130_and_says_how_to_go_on(capsys, monkeypatch):
-    def interrupt(context, work):
+    def interrupt(work, stage):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.StageContext, "call", interrupt)
+    monkeypatch.setattr(runner, "perform", interrupt)
     code, out, err = call(capsys, "run", TOY, "--out", "o", "--no-progress")
     assert (code, out) == (130, "")
     assert "nasframe run --resume o" in err

@@ -77,7 +77,7 @@ def test_json_has_every_check(call):
     [
         (["godo"], "unknown plugin 'godo'"),
         (["sampler/good"], "'good' is an estimator"),
-        (["bad", "unti=x"], "unknown option. Options: unit. Did you mean 'unit'?"),
+        (["bad", "unti=x"], "there is no option 'unti'. Options: unit. Did you mean 'unit'?"),
         (["bad", "unit=3"], "unit: 3 does not fit. Expected text."),
         (["bad", "unit=[1"], "option 'unit'"),
         (["gone.py"], "the plugin cannot be loaded"),

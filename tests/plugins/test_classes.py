@@ -80,6 +80,32 @@ def test_spellings_of_one_stay_apart_and_are_told(labels, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        (["0", "1", "1.0", "0"], ["0", "1"], "1.0 is '1' (10 rows written so)"),
+        (["0.0", "1.0"], ["0", "1"], "0.0 is '0' (20 rows written so)"),
+        (["0.5", "1.0", "1.5"], ["0.5", "1", "1.5"], "1.0 is '1' (10 rows written so)"),
+        (["0", "1", '"1.0"'], ["0", "1", "1.0"], None),
+        (["0", "1"], ["0", "1"], None),
+        (["true", "false"], ["False", "True"], None),
+    ],
+)
+def test_a_whole_number_of_jsonl_is_an_integer_and_that_is_told_once(labels, classes, said, tmp_path):
+    """As text ``1.0`` is a class of its own, which is told too."""
+    file = tmp_path / "d.jsonl"
+    lines = [f'{{"text": "text {i}", "label": {label}}}\n' for i, label in enumerate(labels * 10)]
+    file.write_text("".join(lines))
+    task, heard = make(file)
+    assert list(task.labels) == classes
+    told = [(place, text) for place, text in heard if "decimal point" in text]
+    assert len(told) == (said is not None)
+    for place, text in told:
+        assert place.startswith(f"{file}:")
+        assert said in text
+    assert any("spellings" in text for _, text in heard) == ('"1.0"' in labels)
+
+
+@pytest.mark.parametrize(
     ("labels", "refused"),
     [
         ([f"{i / 40:.3f}" for i in range(40)], True),
@@ -277,11 +303,16 @@ def test_check_knows_glues_metrics_by_task(tmp_path, capsys):
 
 
 DEAF = """
+from dataclasses import replace
 from nasframe import hookimpl
 from nasframe.testing.toy import ToyTask
 
 class Deaf(ToyTask):
     metrics = {}
+
+    def evaluate(self, forward, split, examples=None):
+        found = super().evaluate(forward, split, examples)
+        return replace(found, metrics={**found.metrics, "error": 1 - found.metrics["accuracy"]})
 
 @hookimpl
 def register_tasks(register):
@@ -289,20 +320,45 @@ def register_tasks(register):
 """
 
 
-def test_what_only_the_data_tell_of_metrics_is_refused_before_any_stage(tmp_path, capsys):
-    """``f1`` of three classes, and a metric of a task that does not tell what it measures."""
+def recipe_of(tmp_path, task, objective):
+    """Write a recipe of a tiny network, and return its file."""
     write_net(tmp_path / "net", hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    write(tmp_path / "d.csv", ["a", "b", "c"] * 20)
     (tmp_path / "deaf.py").write_text(DEAF)
-    tasks = {"f1": "{use: text_classification, train: d.csv}", "acuracy": "mute"}
-    for objective, task in tasks.items():
-        file = tmp_path / "recipe.yaml"
-        file.write_text(
-            f"plugins: [deaf.py]\nmodel: {{use: hf, path: net, head: new}}\ntask: {task}\n"
-            f"space: {{use: bert_width_depth}}\nstages: {STAGES % objective}\n"
-        )
-        assert main(["check", str(file)]) == 0, capsys.readouterr().err
-        for more in ([], ["--dry-run"]):
-            capsys.readouterr()
-            assert main(["run", str(file), "--out", str(tmp_path / objective), *more]) == 2
-            assert "stages.search.objectives" in capsys.readouterr().err
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"plugins: [deaf.py]\nmodel: {{use: hf, path: net, head: new}}\ntask: {task}\n"
+        f"space: {{use: bert_width_depth}}\nstages: {STAGES % objective}\n"
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("task", "objective"),
+    [("{use: text_classification, train: d.csv}", "f1"), ("mute", "acuracy"), ("mute", "-acuracy"), ("mute", "-flpos")],
+)
+def test_what_only_the_data_tell_of_metrics_is_refused_before_any_stage(task, objective, tmp_path, capsys):
+    """``f1`` of three classes, and metrics of a task that does not tell what it measures."""
+    write(tmp_path / "d.csv", ["a", "b", "c"] * 20)
+    file = recipe_of(tmp_path, task, objective)
+    assert main(["check", file]) == 0, capsys.readouterr().err
+    for more in ([], ["--dry-run"]):
+        capsys.readouterr()
+        assert main(["run", file, "--out", str(tmp_path / "run"), *more]) == 2
+        error = capsys.readouterr().err
+        assert "stages.search.objectives" in error
+        hints = {"acuracy": "Did you mean 'accuracy'?", "flpos": "Did you mean 'flops'?", "f1": ""}
+        assert hints[objective.removeprefix("-")] in error
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "-error", "-error, accuracy", "accuracy, -macs"])
+def test_check_takes_what_a_silent_task_may_measure_as_run_does(objective, tmp_path, capsys):
+    file = recipe_of(tmp_path, "mute", objective)
+    assert main(["check", file]) == 0, capsys.readouterr().err
+    assert main(["run", file, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+
+
+def test_the_largest_cost_is_no_aim_of_a_silent_task_either(tmp_path, capsys):
+    file = recipe_of(tmp_path, "mute", "macs")
+    for command in (["check", file], ["run", file, "--out", str(tmp_path / "run")]):
+        assert main(command) == 2
+        assert "less of a cost is better. Expected '-macs'" in capsys.readouterr().err

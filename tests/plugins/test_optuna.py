@@ -380,6 +380,45 @@ def test_when_all_was_proposed_proposals_come_again():
     assert len(study.trials) == 5
 
 
+class Counting:
+    """A sampler that counts how often another is asked."""
+
+    def __init__(self, inner):
+        self.inner, self.asks, self.tell = inner, 0, inner.tell
+
+    def ask(self, n=1, within=None):
+        self.asks += 1
+        return self.inner.ask(n, within=within)
+
+
+@pytest.mark.parametrize("use", ["random", "evolution", "grid", {"use": "random", "replace": False}], ids=str)
+def test_a_restricted_domain_is_known_to_be_used_up(use):
+    """Three of 24 may be proposed: what the study has of them is counted, not the whole domain."""
+    sampler = NasframeSampler(use, KNOBS, keep=lambda params: params["a"] == 4 and params["c"] == 9, seed=3)
+    study = study_of(sampler)
+    study.enqueue_trial({"a": 1, "b": 0, "c": 5})  # one that the restriction does not leave
+    study.optimize(total, n_trials=4)
+    assert len(set(params_of(study))) == 4
+    sampler.sampler = Counting(sampler.sampler)
+    study.optimize(total, n_trials=10)
+    assert all(trial.params["a"] == 4 and trial.params["c"] == 9 for trial in study.trials[1:])
+    assert sampler.sampler.asks == 10  # one a trial
+
+
+def test_while_something_is_left_of_a_restricted_domain_it_is_found():
+    """A sampler that has no more, and one of 7,600 that is new: random draws would hardly find it."""
+    knobs = {f"k{i}": list(range(20)) for i in range(3)}
+    sampler = NasframeSampler("grid", knobs, keep=lambda params: params["k0"] != 5, seed=3)
+    sampler._begin({name: list(values) for name, values in knobs.items()})
+    left = {"k0": 0, "k1": 19, "k2": 18}
+    sampler.known = {arch_id(arch): None for arch in sampler.within.enumerate() if arch != left}
+    sampler.sampler = Counting(sampler.sampler)
+    sampler.sampler.ask = lambda n=1, within=None: []
+    assert sampler._proposal() == left
+    sampler.known[arch_id(left)] = None
+    assert sampler.within.contains(sampler._proposal())
+
+
 def test_costs_are_given_in_parameters():
     seen = []
     sampler = NasframeSampler("random", {"k": ["a", "bb"]}, costs=lambda rows: seen.extend(rows) or [[0.0]])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe.errors import RecipeError
 from nasframe.recipe.loading import load_recipe, packaged_recipes, read_recipe
-from nasframe.recipe.overrides import stage_names
 from nasframe.recipe.resolve import check_recipe
+from nasframe.recipe.stage_list import stage_names
 from nasframe.recipe.yaml import Position, dump, parse
 from nasframe_studies.file import load_study
 

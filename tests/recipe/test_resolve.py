@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import nasframe as nf
 from nasframe import registry
 from nasframe.errors import RecipeError
-from nasframe.recipe.overrides import kept_options
-from nasframe.recipe.resolve import COMMON, check_recipe, resolve
+from nasframe.recipe.merge import kept_options
+from nasframe.recipe.resolve import check_recipe, resolve
+from nasframe.recipe.stages import COMMON
 from nasframe.recipe.yaml import dump
 from nasframe.records import SamplerRef, TrainOptions
-from nasframe.search.budgets import winners
 from nasframe.stages.verbs import COSTS, VERBS
 from stand_in import write_net
 
@@ -132,7 +132,11 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
         ({"budgets": {"params": [True]}}, "budgets.params.0  True is no bound"),
         ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
-        ({"objectives": ["accuracy", "-flpos"]}, "objectives.1  unknown cost 'flpos'. Costs: backbone_params"),
+        (
+            {"task": "package_docs", "objectives": ["accuracy", "-flpos"]},
+            "objectives.1  unknown metric or cost 'flpos'. Metrics: accuracy, loss, macro_f1; costs: backbone_params",
+        ),
+        ({"objectives": ["any", "macs"]}, "objectives.1  a search would look for the largest 'macs'"),
         ({"estimators": {"latency": {"threads": "x"}}}, "estimators.latency.threads  'x' does not fit"),
         ({"estimators": {"fast": {"use": "latenzy"}}}, "estimators.fast.use  unknown estimator 'latenzy'"),
         ({"plugins": ["nothing.py"]}, "plugins.0  no such file or folder 'nothing.py'"),
@@ -184,8 +188,11 @@ def test_problems_of_the_recipe(changes, expected):
         ({"transform": {"use": "rewire", "rank": 3}}, "It belongs to transform 'svd'"),
         ({"transform": {"use": "svd", "maps": ["query"]}}, "stages.transform  svd: nothing to factorise"),
         ({"search": {"name": "s", "budgets": {"parms": "50%"}}}, "stages.s.budgets.parms  unknown cost"),
-        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  unknown option"),
-        ({"search": {"name": "s", "objectives": ["-x"]}}, "stages.s.objectives.0  unknown cost 'x'"),
+        ({"search": {"name": "s", "fit": {"max_step": 3}}}, "stages.s.fit.max_step  there is no option 'max_step'"),
+        (
+            {"search": {"name": "s", "objectives": ["macs"]}},
+            "stages.s.objectives.0  a search would look for the largest",
+        ),
         ({"search": {"name": "teacher"}}, "a second stage is called 'teacher'"),
         ({"extract": {"archs": ["bst@*"]}}, "stages.extract.archs.0  no arch 'bst@*' at this point"),
         ({"extract": {"archs": {"mine": "bst"}}}, "stages.extract.archs.mine  no architecture 'bst' at this point"),
@@ -428,12 +435,6 @@ def sensible(drawn):
 def test_any_plan_re_runs_to_itself(extra, seed):
     data = base(seed=seed, sampler={"use": "wraps", "join": "layer"}, stages=[*base()["stages"], *extra])
     assert_rerunnable(resolve(nf.load_recipe(data)))
-
-
-def test_winners_are_named_as_the_search_names_them():
-    assert winners("best", {}) == ["best"]
-    assert winners("best", {"macs": ["75%", "50%"]}) == ["best@75%", "best@50%"]
-    assert winners("b", {"macs": "75%", "params": ["1M"]}) == ["b@macs=75%", "b@params=1M"]
 
 
 def test_every_verb_and_kept_option_is_known():

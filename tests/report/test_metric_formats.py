@@ -17,7 +17,7 @@ from nasframe.store import RunStore
 from nasframe.testing.toy import tiny_net
 from nasframe_studies import compare, evidence, study
 from nasframe_studies import tables as study_tables
-from nasframe_studies.records import as_json, from_json
+from nasframe_studies.records import OTHER_EXAMPLES, as_json, from_json
 from run_directory import make_run
 from study_directory import change
 
@@ -140,10 +140,55 @@ def test_the_mismatched_set_is_in_the_tables_of_a_comparison(compared):
     assert "× 100" in study_tables.about(found, [found.tables[0]])
 
 
-def test_a_comparison_names_the_positive_class_and_resamples_its_f1(compared):
+def turn(directory, labels):
+    """Give a run's head the other order of two outputs, and record these classes."""
+    store = RunStore(directory)
+    store.put("data", store.get("data") | {"labels": labels})
+    store.close()
+    for path in (directory / "models").glob("*/predictions.csv"):
+        table = pd.read_csv(path)
+        table.assign(label=1 - table["label"], prediction=1 - table["prediction"]).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize("turned", ["random", "sng"])
+@pytest.mark.parametrize("metric", ["f1", None])
+def test_heads_in_other_orders_are_compared_by_the_names_of_the_classes(compared, tmp_path, metric, turned):
+    before = compared(metric).examples
+    for seed in range(3):
+        turn(tmp_path / turned / str(seed), LABELS[::-1])
+    assert compared(metric).examples == before
+    assert all(row.n and row.p is not None and row.note is None for row in before)
+    assert all(row.difference is not None for row in before if metric == "f1")
+
+
+@pytest.mark.parametrize("labels", [None, ["eggs", "spam"], ["spam", "spam"], ["ham", "spam", "eggs"]])
+def test_heads_of_other_or_unknown_classes_are_not_compared_by_example(compared, tmp_path, labels):
+    for seed in range(3):
+        turn(tmp_path / "sng" / str(seed), labels)
+    assert {row.note for row in compared(None).examples} == {OTHER_EXAMPLES}
+
+
+def test_predictions_without_numbers_of_outputs_stay_as_they_are():
+    named = pd.DataFrame({"id": [0, 1], "label": ["spam", "ham"], "prediction": ["ham", "ham"]})
+    assert evidence._in_order(named, LABELS, LABELS[::-1]) is named
+
+
+def f1_of(output, directory):
+    """Return the F1 of an output in a model's predictions."""
+    table = pd.read_csv(directory / "predictions.csv")
+    label, prediction = table["label"] == output, table["prediction"] == output
+    return 2 * (label & prediction).sum() / (label.sum() + prediction.sum())
+
+
+def test_a_comparison_names_the_positive_class_and_resamples_its_f1(compared, tmp_path):
     found = compared("f1")
     assert "f1 (spam)" in study_tables.about(found, [found.tables[0]])
-    assert all("f1 (spam)" in text or "60" not in text for text in found.findings)
+    assert len(found.examples) == 9
+    for row in found.examples:
+        folders = [tmp_path / arm / str(row.seed) / "models" / f"best@{row.model}" for arm in ("sng", "random")]
+        spam, ham = (f1_of(output, folders[0]) - f1_of(output, folders[1]) for output in (0, 1))
+        assert row.difference == pytest.approx(spam)
+        assert row.difference != pytest.approx(ham)
 
 
 def test_examples_are_resampled_for_the_positive_class():

@@ -11,15 +11,15 @@ import torch
 from test_runner import facts
 
 import nasframe as nf
-from nasframe import processes, registry
+from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.recipe.resolve import resolve
 from nasframe.report.read import gather
-from nasframe.running import cache, runner
+from nasframe.running import cache, cached_run, environment, named_files, runner, sources, start
 from nasframe.running import cache_keys as keys
-from nasframe.running.cache import Cache, nearest
+from nasframe.running.cache import Cache, CacheEntry, nearest
 from nasframe.running.cache_keys import differences
-from nasframe.stages.inputs import Material
+from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
@@ -67,7 +67,7 @@ def write(folder: Path) -> None:
 def keys_of(folder: Path, *overrides: str) -> dict[str, str]:
     registry.plugins.cache_clear()
     plan = resolve(nf.load_recipe(folder / "recipe.yaml", overrides))
-    found = keys.stage_keys(plan, keys.material(Material(plan)))
+    found = keys.stage_keys(plan, start.input_digests(RunInputs(plan)))
     registry.plugins.cache_clear()
     return {stage.name: keys.digest(parts) for stage, parts in zip(plan.stages, found, strict=True)}
 
@@ -117,13 +117,14 @@ def other_plugin_source(place, monkeypatch):
 
 
 def other_core_source(place, monkeypatch):
-    known = keys.source_digest
-    monkeypatch.setattr(keys, "source_digest", lambda p: "other" if p == Path(keys.__file__).parents[1] else known(p))
+    known = sources.source_digest
+    core = Path(sources.__file__).parents[1]
+    monkeypatch.setattr(sources, "source_digest", lambda p: "other" if p == core else known(p))
 
 
 def other_basics_source(place, monkeypatch):
-    known = keys.source_digest
-    monkeypatch.setattr(keys, "source_digest", lambda p: "other" if p.name == "nasframe_basics" else known(p))
+    known = sources.source_digest
+    monkeypatch.setattr(sources, "source_digest", lambda p: "other" if p.name == "nasframe_basics" else known(p))
 
 
 def other_weights(place):
@@ -139,7 +140,7 @@ def other_threads(place, monkeypatch):
 
 
 def other_processor(place, monkeypatch):
-    monkeypatch.setattr(processes, "processor", lambda: "abacus")
+    monkeypatch.setattr(environment, "processor", lambda: "abacus")
 
 
 def other_version(package):
@@ -215,16 +216,16 @@ def test_a_file_that_an_option_names_counts_by_its_content(tmp_path):
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("x")
     (tmp_path / "c").write_text("y")
-    same, other = (keys.contents({"path": [str(tmp_path / name)]}) for name in "bc")
-    assert keys.contents({"path": [str(tmp_path / "a")]}) == same != other
+    same, other = (named_files.contents({"path": [str(tmp_path / name)]}) for name in "bc")
+    assert named_files.contents({"path": [str(tmp_path / "a")]}) == same != other
 
 
 def test_calling_a_tokenizer_leaves_its_digest(place):
     plan = resolve(nf.load_recipe(place / "recipe.yaml"))
-    tokenizer = Material(plan).tokenizer
-    before = keys.tokenizer_digest(tokenizer)
+    tokenizer = RunInputs(plan).tokenizer
+    before = start.tokenizer_digest(tokenizer)
     tokenizer(["w3 w4", "w3"], truncation=True, max_length=1, padding=True)
-    assert keys.tokenizer_digest(tokenizer) == before
+    assert start.tokenizer_digest(tokenizer) == before
     registry.plugins.cache_clear()
 
 
@@ -455,7 +456,7 @@ def test_pruning_while_a_run_reads_costs_nothing_but_work(built, tmp_path, monke
     home, run, _ = built
     folder = tmp_path / "cache"
     subprocess.run(["cp", "-rp", str(home / "cache"), str(folder)], check=True)
-    owner = cache if when == "_sound" else cache.CachedRun
+    owner = cache if when == "_sound" else cached_run.CachedRun
     known = getattr(owner, when)
 
     def pruned(*args):
@@ -483,15 +484,15 @@ def test_why_names_what_differs_and_goes_back_to_the_stage_where_it_began(built,
     store.close()
     changed = {**teacher, "options": {**teacher["options"], "batch_size": 5}}
     entry, stage, found = nearest(Cache(home / "cache"), changed)
-    assert entry["parts"] == teacher
+    assert entry.parts == teacher
     assert (stage, found) == ("teacher", [("options.batch_size", 5, 32)])
     assert nearest(Cache(home / "cache"), {**teacher, "stage": "other"})[0] is None
     folder = Cache(tmp_path / "cache")
     for parts in (changed, teacher):
         key = keys.digest(parts)
-        folder.write(key, {"parts": parts, "run": "", "run_seconds": 0, "result": {}}, {}, {}, False)
+        folder.write(CacheEntry(key, parts, "", 0.0, {}), {}, {})
         below = {**supernet, "upstream": key}
-        folder.write(keys.digest(below), {"parts": below, "run": "", "run_seconds": 0, "result": {}}, {}, {}, False)
+        folder.write(CacheEntry(keys.digest(below), below, "", 0.0, {}), {}, {})
     entry, stage, found = nearest(folder, below)
     assert (stage, found) == ("teacher", [("options.batch_size", 32, 5)])
 

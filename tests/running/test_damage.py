@@ -20,8 +20,10 @@ import nasframe as nf
 from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
-from nasframe.export import write as export
+from nasframe.export.write import write as export
 from nasframe.running import runner
+from nasframe.running.start import start_of
+from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore, load_state, save_state
 from nasframe.testing.toy import tiny_net
 
@@ -269,8 +271,8 @@ def test_files_of_a_model_that_changed_since_are_named(project, monkeypatch, nam
 def test_declared_files_are_part_of_a_key(project):
     def first_key():
         registry.plugins.cache_clear()
-        parts = runner.Material(runner.resolve(nf.load_recipe(project / "recipe.yaml")))
-        return runner.start_of(parts).material
+        inputs = RunInputs(runner.resolve(nf.load_recipe(project / "recipe.yaml")))
+        return start_of(inputs).digests
 
     before = first_key()
     assert before == first_key()
@@ -334,7 +336,7 @@ def test_an_error_of_a_plugin_on_a_full_disk_is_named(tmp_path, monkeypatch, cap
 
 
 def test_a_full_cache_costs_the_cache_only(stopped, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nasframe.running.cache._copy", refusing(errno.ENOSPC))
+    monkeypatch.setattr("nasframe.running.cache.copy_or_link", refusing(errno.ENOSPC))
     run = run_of(nf.load_recipe(TOY, SHORT), out=tmp_path / "run", cache=tmp_path / "cache")
     assert facts(run.directory) == facts(stopped[1]) | {"stage": facts(run.directory)["stage"]}
     assert str(tmp_path / "cache") in capsys.readouterr().err
@@ -409,6 +411,33 @@ def test_a_lock_of_a_process_that_died_does_not_hold(run, stopped):
 )
 def test_a_problem_says_what_can_be_done(number, words):
     assert words in storage.write_problem(Path("x"), OSError(number, "reason"))
+
+
+READ, WRITE = "allow this user to read it.", "allow this user to write there, or choose another place."
+EITHER = "allow this user to read and write there, or choose another place."
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "remedy"),
+    [
+        ("data.csv", "w", READ),
+        ("data.csv", "r", WRITE),
+        ("data.csv", "", EITHER),
+        ("new.csv", "rx", WRITE),
+        ("new.csv", "", EITHER),
+        (None, "", EITHER),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_missing_permission_is_that_to_read_or_to_write(tmp_path, monkeypatch, number, name, allowed, remedy):
+    (tmp_path / "data.csv").write_text("text,label\n")
+    modes = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
+    monkeypatch.setattr(os, "access", lambda path, mode: mode in [modes[letter] for letter in allowed])
+    filename = None if name is None else str(tmp_path / name)
+    error = OSError(number, "Permission denied", filename)
+    problem = storage.disk_problem(error)
+    assert problem == f"{filename or 'a file'}: Permission denied. Permission is missing: {remedy}"
+    assert WRITE in storage.write_problem(tmp_path / "data.csv", error)
 
 
 # ---- kills

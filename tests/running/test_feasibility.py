@@ -10,15 +10,15 @@ from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError
 from nasframe.recipe.resolve import resolve
 from nasframe.running.feasibility import check_budgets, searches, targets
-from nasframe.stages.inputs import Material
+from nasframe.stages.inputs import RunInputs
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 SEARCH = "stages=[{search: {}}]"
 TRAIN = "{train: {max_steps: 1, save_as: trained}}"
 
 
-def parts(*overrides: str) -> Material:
-    return Material(resolve(nf.load_recipe(RECIPE, list(overrides))))
+def inputs_of(*overrides: str) -> RunInputs:
+    return RunInputs(resolve(nf.load_recipe(RECIPE, list(overrides))))
 
 
 def test_an_impossible_budget_is_told_before_anything_is_written(tmp_path, capsys):
@@ -45,19 +45,19 @@ def test_check_says_so_where_sizes_are_at_hand_without_weights(capsys):
 
 
 def test_the_nearest_value_is_the_smallest_of_all():
-    material = parts(SEARCH, "budgets={encoder_params: 1%}")
+    inputs = inputs_of(SEARCH, "budgets={encoder_params: 1%}")
     with pytest.raises(UnsatisfiableError) as caught:
-        check_budgets(material)
-    target = next(targets(material))
+        check_budgets(inputs)
+    target = next(targets(inputs))
     smallest = min(target.costs(arch)["encoder_params"] for arch in itertools.islice(target.region.enumerate(), 10**4))
     assert f"encoder_params = {smallest:,.10g}" in str(caught.value)
 
 
 def test_a_stage_is_checked_with_its_own_bounds_and_its_part_of_the_domain():
-    check_budgets(parts(SEARCH, "budgets={encoder_params: 40%}"))
+    check_budgets(inputs_of(SEARCH, "budgets={encoder_params: 40%}"))
     for change in ("+stages.search.within={layers: [3], heads: [4]}", "+stages.search.constraints={params: 10}"):
         with pytest.raises(UnsatisfiableError):
-            check_budgets(parts(SEARCH, "budgets={encoder_params: 40%}", change))
+            check_budgets(inputs_of(SEARCH, "budgets={encoder_params: 40%}", change))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,6 @@ def test_a_search_after_a_transform_that_reshapes_is_left_to_itself(stages, know
 
 
 def test_measured_costs_are_left_to_the_search():
-    material = parts(SEARCH, "budgets={latency: [0.000001ms]}", "+constraints={params: 100%}")
-    check_budgets(material)
-    assert [target.full.keys() for target in targets(material)] == [{"params"}]
+    inputs = inputs_of(SEARCH, "budgets={latency: [0.000001ms]}", "+constraints={params: 100%}")
+    check_budgets(inputs)
+    assert [target.full.keys() for target in targets(inputs)] == [{"params"}]

@@ -9,16 +9,16 @@ import nasframe as nf
 from nasframe.cli import main
 from nasframe.recipe.resolve import resolve
 from nasframe.running.readiness import preflight
-from nasframe.stages.inputs import Material
+from nasframe.stages.inputs import RunInputs
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 
 
 def told(*overrides: str) -> dict[str, str]:
     """Return what the start of a run tells: place → text."""
-    parts = Material(resolve(nf.load_recipe(RECIPE, ["~budgets", *overrides])))
-    preflight(parts)
-    return {notice.place: notice.text for notice in parts.notices}
+    inputs = RunInputs(resolve(nf.load_recipe(RECIPE, ["~budgets", *overrides])))
+    preflight(inputs)
+    return {notice.place: notice.text for notice in inputs.notices}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 import nasframe as nf
 from nasframe.errors import UsageError
-from nasframe.running import runner
+from nasframe.running import environment, runner, snapshots
 from nasframe.store import RunStore
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
@@ -96,6 +96,14 @@ def test_the_resolved_recipe_runs_to_the_same_end(finished, tmp_path):
     assert facts(nf.run(recipe, out=tmp_path / "again").directory) == facts(finished.directory)
 
 
+def test_a_plan_runs_as_its_recipe_does(tmp_path):
+    recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
+    runs = [
+        nf.run(what, out=tmp_path / name, report=False) for name, what in (("a", recipe), ("b", nf.resolve(recipe)))
+    ]
+    assert facts(runs[0].directory) == facts(runs[1].directory)
+
+
 class Stop(BaseException):
     """A kill that a test can catch."""
 
@@ -116,7 +124,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
     counter = iter(range(10**6))
     for owner, name in (
         (RunStore, "add_trial"), (RunStore, "end_stage"), (RunStore, "put_model"),
-        (RunStore, "add_ledger"), (runner, "save_state"), (nf.store.Checkpoint, "save"),
+        (RunStore, "add_ledger"), (snapshots, "save_state"), (nf.store.Checkpoint, "save"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name), counter, moment))
     with pytest.raises(Stop):
@@ -226,8 +234,7 @@ def test_what_ended_a_run_is_kept_and_forgotten_when_it_goes_on(tmp_path, monkey
 
     recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
     with monkeypatch.context() as patch:
-        patch.setattr(runner.RunContext, "snapshot", broken)
-        patch.setattr(runner.StageContext, "call", broken)
+        patch.setattr(runner, "perform", broken)
         with pytest.raises(type(error)):
             nf.run(recipe, out=tmp_path / "run")
     failure = failure_of(tmp_path / "run")
@@ -258,7 +265,7 @@ def test_a_budget_out_of_reach_is_kept_as_what_ended_a_run_of_a_study(tmp_path):
 def test_a_run_that_goes_on_elsewhere_keeps_both_environments(tmp_path, monkeypatch):
     recipe = nf.load_recipe(RECIPE, ["stages=[{train: {save_as: teacher, max_steps: 1}}]", "~budgets"])
     run = nf.run(recipe, out=tmp_path / "run", report=False)
-    monkeypatch.setattr(runner, "processor", lambda: "another")
+    monkeypatch.setattr(environment, "processor", lambda: "another")
     runner.resume(run.directory, report=False)
     runner.resume(run.directory, report=False)
     first, second = run.report()["environments"]

@@ -8,7 +8,8 @@ from nasframe.errors import RunError, UnsatisfiableError, UsageError
 from nasframe.records import arch_id
 from nasframe.search.constraints import Bounds, parse_bounds
 from nasframe.search.domain import Choices, DomainError
-from nasframe.search.loop import MAX_FAILURES, search
+from nasframe.search.evaluator import MAX_FAILURES
+from nasframe.search.loop import search
 from nasframe.search.pareto import pareto_front
 from nasframe_basics.evolution import EvolutionSampler
 from nasframe_basics.samplers import EverySampler, GridSampler, RandomSampler

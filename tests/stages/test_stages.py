@@ -9,8 +9,9 @@ import torch
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.recipe.resolve import check_recipe
-from nasframe.running.runner import RunContext, resume
-from nasframe.stages.inputs import Material
+from nasframe.running.runner import resume
+from nasframe.running.snapshots import Snapshots
+from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
 from nasframe_basics.loop import Loop
@@ -28,13 +29,13 @@ def overrides(*stages: str) -> list[str]:
 @pytest.fixture
 def works(monkeypatch):
     """The work after each stage, by the stage's name."""
-    found, snapshot = {}, RunContext.snapshot
+    found, save = {}, Snapshots.save
 
     def keep(self, stage, work, *rest):
         found[stage] = work
-        return snapshot(self, stage, work, *rest)
+        return save(self, stage, work, *rest)
 
-    monkeypatch.setattr(RunContext, "snapshot", keep)
+    monkeypatch.setattr(Snapshots, "save", keep)
     return found
 
 
@@ -163,8 +164,8 @@ def test_outputs_that_are_not_finite_are_not_measured(tmp_path, capsys, monkeypa
         net.classifier.weight.data.fill_(torch.inf)
         return net
 
-    original = Material.net
-    monkeypatch.setattr(Material, "net", spoilt)
+    original = RunInputs.net
+    monkeypatch.setattr(RunInputs, "net", spoilt)
     changes = ["~budgets", "stages=[{evaluate: {costs: []}}]", "--out", str(tmp_path / "run"), "--no-progress"]
     assert main(["run", RECIPE, *changes]) == 1
     assert "model 'evaluate': the outputs are not finite" in capsys.readouterr().err

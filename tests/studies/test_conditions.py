@@ -15,6 +15,7 @@ from nasframe_studies import compare, conditions, runs, study
 from nasframe_studies import plots as study_plots
 from nasframe_studies import report as study_report
 from nasframe_studies import tables as study_tables
+from nasframe_studies.run_facts import RunFacts
 from run_directory import make_run
 from study_directory import change, make_study
 
@@ -225,7 +226,7 @@ def test_a_comparison_without_a_finite_score_is_refused():
 def two(tmp_path):
     """Two arms of two seeds on one task; ``edit(arm, seed, **data)`` changes what a run keeps of its data."""
     home = make_study(tmp_path / "study", arms=("random", "evolution", "rest"), tasks=("sst2",), seeds=2, trials=2)
-    facts = study.settings(home)
+    facts = study.settings(home).plain()
     facts["runs"] = [run for run in facts["runs"] if run["arm"] != "rest" and run["seed"] == 0]
 
     def edit(arm, key="data", **changes):
@@ -244,7 +245,7 @@ def two(tmp_path):
     ("changes", "expected"),
     [
         ({"sizes": {"dev": 399}}, "dev examples: 400 (random), 399 (evolution)"),
-        ({"labels": ["b", "a"]}, "classes: a, b (random), b, a (evolution)"),
+        ({"labels": ["c", "a"]}, "classes: a, b (random), a, c (evolution)"),
     ],
 )
 def test_scores_of_other_examples_classes_or_definitions_are_told(two, changes, expected):
@@ -255,6 +256,24 @@ def test_scores_of_other_examples_classes_or_definitions_are_told(two, changes, 
     (note,) = notes()
     assert note.startswith("SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on sst2")
     assert expected in note
+
+
+def test_classes_in_another_order_are_told_only_if_a_score_depends_on_it(two):
+    home, edit, notes = two
+    edit("random", labels=["a", "b"])
+    edit("evolution", labels=["b", "a"])
+    for path in (home / "runs/evolution/sst2/seed-0/models").glob("*/predictions.csv"):
+        table = pd.read_csv(path)
+        table.assign(label=1 - table["label"], prediction=1 - table["prediction"]).to_csv(path, index=False)
+    assert notes() == []
+    runs = [facts_of_run("random", ["a", "b"]), facts_of_run("evolution", ["b", "a"])]
+    (note,) = conditions.data_notes(runs, "dev", ["f1"])
+    assert "classes: a, b (random), b, a (evolution)" in note
+
+
+def facts_of_run(arm, labels):
+    """Return what a comparison knows of a run that records its classes, and not of which one its ``f1`` is."""
+    return RunFacts(arm, "t", 0, {}, (), {}, "f1", "f1", [], {}, {"labels": labels}, {})
 
 
 def form_of(**changes):
@@ -352,7 +371,7 @@ def test_notices_of_runs_are_shown_once_with_their_arms(two):
         store = RunStore(home / f"runs/{arm}/sst2/seed-0")
         store.put("notices", [{"place": "model", "text": text} for text in texts])
         store.close()
-    frame, facts = study.collect(home), study.settings(home)
+    frame, facts = study.collect(home), study.settings(home).plain()
     facts["runs"] = [run for run in facts["runs"] if run["arm"] != "rest" and run["seed"] == 0]
     report = compare.analyse(home, frame[(frame["arm"] != "rest") & (frame["seed"] == 0)], facts)
     assert [conditions.notice_line(notice, report.arms) for notice in report.notices] == [

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nasframe.testing.toy import ToyTask
 from nasframe_studies import study, workers
 from nasframe_studies.file import label
 from nasframe_studies.preview import preview
+from nasframe_studies.settings import StudyRun, write_settings
 from run_directory import make_run
 
 
@@ -53,7 +55,7 @@ def test_the_table_of_a_study_has_a_row_for_each_model_of_each_finished_run(resu
     assert row["encoder_params_relative"] == pytest.approx(row["encoder_params"] / frame["encoder_params"].max())
     assert row["training_macs"] == 420 * 18e9 + 1.6e12
     assert (row["evaluations"], row["cached_stages"], row["cached_seconds"]) == (12, "", 0)
-    assert [run["seed"] for run in study.missing(study.settings(results), frame)] == [2]
+    assert [run.seed for run in study.missing(study.settings(results), frame)] == [2]
 
 
 def test_a_metric_that_no_model_has_leaves_no_rows(results):
@@ -108,7 +110,7 @@ def test_arms_change_the_base_as_a_recipe_changes_what_it_extends(write):
     assert (searches["wider"]["sampler"]["population"], searches["wider"]["trials"]) == (5, 9)
     assert {options["examples"] for options in searches.values()} == {4}
     assert found.arms["wider"]["changes"] == {"stages.search.sampler": {"population": 5}, "stages.search.trials": 9}
-    runs = [(run["arm"], run["seed"], run["run"], plan.seed) for run, plan in found.runs()]
+    runs = [(run.arm, run.seed, run.run, plan.seed) for run, plan in found.runs()]
     assert runs[0] == ("evolution", 0, "runs/evolution/seed-0", 0)
     assert runs[-1] == ("wider", 1, "runs/wider/seed-1", 1)
     assert len(runs) == 6
@@ -129,7 +131,7 @@ def test_smoke_and_overrides_of_the_study_itself(write):
     assert {plan.stages[3].options["trials"] for plan in found.plans.values()} == {2}
     assert study.load_study(write(STUDY), ["seeds=[7]"], smoke=True).seeds == [7]
     found = study.load_study(write(STUDY), ["seeds=[7]", "compare.against=wider"])
-    assert (found.seeds, found.compare["against"]) == ([7], "wider")
+    assert (found.seeds, found.compare.against) == ([7], "wider")
 
 
 def test_axes_make_arms_of_their_product(write):
@@ -138,7 +140,7 @@ def test_axes_make_arms_of_their_product(write):
     found = study.load_study(write(text))
     assert list(found.arms) == ["random,trials=4", "random,trials=8", "evolution,trials=4", "evolution,trials=8"]
     assert found.plans["evolution,trials=8", ""].stages[3].options["trials"] == 8
-    assert (found.name, found.compare["against"]) == ("study", "random,trials=4")
+    assert (found.name, found.compare.against) == ("study", "random,trials=4")
 
 
 def test_tasks_multiply_arms_and_an_arm_may_differ_on_one(write):
@@ -151,8 +153,8 @@ def test_tasks_multiply_arms_and_an_arm_may_differ_on_one(write):
     steps = {place: plan.stages[0].options["options"].max_steps for place, plan in found.plans.items()}
     assert steps == {("a", "small"): 6, ("a", "large"): 6, ("b", "small"): 3, ("b", "large"): 2}
     assert found.plans["a", "small"].task["train"] == 32
-    assert next(run["run"] for run, _ in found.runs()) == "runs/a/small/seed-0"
-    assert [run["task"] for run, _ in found.runs()][:2] == ["small", "large"]
+    assert next(run.run for run, _ in found.runs()) == "runs/a/small/seed-0"
+    assert [run.task for run, _ in found.runs()][:2] == ["small", "large"]
 
 
 def test_budgets_of_the_comparison_are_those_of_the_recipes(write):
@@ -211,7 +213,7 @@ def test_what_a_study_may_not_say(write, text, expected):
 
 
 def test_arms_that_would_run_the_same_are_refused(write):
-    """An option that is not said stays, so that naming the plugin again changes nothing."""
+    """Options that an arm does not set stay, so that naming the plugin again changes nothing."""
     path = write(STUDY.replace("sampler: {{use: random}}", "sampler: {{use: evolution}}"))
     [found] = problems(path)
     assert found.startswith("5:3  arms.random  the same recipe as arm 'evolution'. Expected arms that differ")
@@ -295,7 +297,7 @@ def test_overrides_reach_arms_tasks_and_axes_and_add_them_with_a_plus(write):
     ("changes", "expected"),
     [
         ("split: select", "8:11  compare.split  no stage evaluates 'select' in evolution, random, wider."),
-        ("split: select", "in 'evaluate: {split: select}'. Evaluated is dev."),
+        ("split: select", "in 'evaluate: {split: select}'. Evaluated splits: dev."),
         ('models: ["best@*", "tunde"]', "8:30  compare.models.1  no model 'tunde' on 'dev'. Models: best@40%, best"),
         ('models: ["supernt"]', "Did you mean 'supernet'?"),
         (
@@ -324,13 +326,16 @@ compare: {{groups: {groups}}}
         ("[a]", "compare.groups  ['a'] does not fit. Expected name: [patterns of tasks]."),
         ("{all: x-*}", "compare.groups.all  'x-*' does not fit. Expected a list of patterns of tasks."),
         ("{all: [xx-1]}", "compare.groups.all  no task 'xx-1'. Tasks: x-1, x-2, y-1. Did you mean 'x-1'?"),
-        ('{x: ["x-*"], one: ["*-1"]}', "compare.groups.one  task 'x-1' is in 'x' already. Expected one group a task."),
+        (
+            '{x: ["x-*"], one: ["*-1"]}',
+            "compare.groups.one  task 'x-1' is in 'x' already. Expected each task in one group.",
+        ),
     ],
 )
 def test_groups_are_of_tasks_that_are_there_once_each(write, groups, expected):
     (found,) = problems(write(GROUPED, groups=groups))
     assert expected in found
-    assert study.load_study(write(GROUPED, groups='{x: ["x-*"], y: [y-1]}')).compare["groups"]["y"] == ["y-1"]
+    assert study.load_study(write(GROUPED, groups='{x: ["x-*"], y: [y-1]}')).compare.groups["y"] == ["y-1"]
 
 
 def test_models_that_a_single_arm_measures_are_known(write):
@@ -338,7 +343,7 @@ def test_models_that_a_single_arm_measures_are_known(write):
         "evolution: {{}}", "evolution: {{stages.extract.archs: {{sparse: best@40%}}, stages.tuned.from: sparse}}"
     )
     path = write(text.replace("metric: accuracy", 'models: ["sparse", "best@4*", "teacher"]'))
-    assert study.load_study(path).compare["models"][0] == "sparse"
+    assert study.load_study(path).compare.models[0] == "sparse"
 
 
 def test_a_metric_that_no_task_has_is_told_before_any_work(write, tmp_path):
@@ -470,13 +475,13 @@ def test_a_failing_arm_leaves_the_others_and_is_told(write, tmp_path):
     loaded = small(write, third)
     home = study.begin(loaded, tmp_path / "out", tmp_path / "cache")
     failures = study.go_on(home, say=said.append)
-    assert [(failure["arm"], failure["seed"]) for failure in failures] == [("broken", 0), ("broken", 1)]
-    assert "encoder_params" in failures[0]["error"]
+    assert [(failure.run.arm, failure.run.seed) for failure in failures] == [("broken", 0), ("broken", 1)]
+    assert "encoder_params" in failures[0].error
     assert sum("FAILED" in text for text in said) == 2
     assert f"--resume {home}" in said[-1]
     frame = study.collect(home)
     assert set(frame["arm"]) == {"evolution", "random"}
-    assert [run["arm"] for run in study.missing(study.settings(home), frame)] == ["broken", "broken"]
+    assert [run.arm for run in study.missing(study.settings(home), frame)] == ["broken", "broken"]
 
 
 def test_a_run_whose_directory_is_gone_begins_anew(ran, tmp_path):
@@ -496,8 +501,8 @@ def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
         shutil.rmtree(home / gone)
     (home / "recipes" / "random.yaml").unlink()
     (failure,) = study.go_on(home, say=said.append)
-    assert (failure["arm"], failure["seed"]) == ("random", 1)
-    assert "no recipe to make it from" in failure["error"]
+    assert (failure.run.arm, failure.run.seed) == ("random", 1)
+    assert "no recipe to make it from" in failure.error
     assert said[0].startswith("random seed 1: FAILED, the others go on")
     assert len(study.collect(home)["run"].unique()) == 3
     assert "| random | toy | 1 | its run directory is gone" in (home / "study.md").read_text()
@@ -506,9 +511,9 @@ def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
 def test_notices_of_runs_are_printed_once_when_a_study_ends(ran, tmp_path, capsys):
     home = tmp_path / "out"
     shutil.copytree(ran[0] / "out", home)
-    for run in study.settings(home)["runs"]:
-        texts = ["The head is new.", *(["Texts are cut."] if run["arm"] == "random" else [])]
-        store = RunStore(home / run["run"])
+    for run in study.settings(home).runs:
+        texts = ["The head is new.", *(["Texts are cut."] if run.arm == "random" else [])]
+        store = RunStore(home / run.run)
         store.put("notices", [{"place": "model", "text": text} for text in texts])
         store.close()
     assert main(["ablate", "--resume", str(home)]) == 0
@@ -543,8 +548,8 @@ def test_a_killed_process_costs_its_run_alone(write, tmp_path):
     loaded = small(write, f"deadly: {{plugins: {plugins}, stages.search.sampler: {{use: deadly}}}}")
     home = study.begin(loaded, tmp_path / "out", tmp_path / "cache", jobs=2)
     failures = study.go_on(home)
-    assert [(failure["arm"], failure["seed"]) for failure in failures] == [("deadly", 0), ("deadly", 1)]
-    assert "SIGKILL" in failures[0]["error"]
+    assert [(failure.run.arm, failure.run.seed) for failure in failures] == [("deadly", 0), ("deadly", 1)]
+    assert "SIGKILL" in failures[0].error
     assert "failed in search: its process was killed (SIGKILL)" in (home / "study.md").read_text()
     assert set(study.collect(home)["arm"]) == {"evolution", "random"}
     plugin.write_text(DEADLY.replace("os.kill", "print"))
@@ -584,7 +589,7 @@ def test_a_study_with_nothing_to_compare_says_what_there_is(ran, tmp_path, capsy
     for page in home.glob("study.[hj]*"):
         page.unlink()
     facts = study.settings(home)
-    (home / "study.yaml").write_text(dump(facts | {"compare": facts["compare"] | wanted}))
+    write_settings(home, replace(facts, compare=replace(facts.compare, **wanted)))
     assert main(["ablate", "--resume", str(home)]) == 1
     assert expected in capsys.readouterr().err
 
@@ -593,11 +598,10 @@ def test_a_study_goes_on_with_its_threads_and_as_it_began(ran, tmp_path):
     home, source, said = tmp_path / "out", ran[0] / "study.yaml", []
     shutil.copytree(ran[0] / "out", home)
     facts = study.settings(home)
-    assert facts["threads"] == torch.get_num_threads()
+    assert facts.threads == torch.get_num_threads()
     study.go_on(home, say=said.append)
     assert said == []
-    facts["source"] = str(tmp_path / "study.yaml")
-    (home / "study.yaml").write_text(dump(facts))
+    write_settings(home, replace(facts, source=str(tmp_path / "study.yaml")))
     (tmp_path / "study.yaml").write_text(source.read_text() + "# more\n")
     study.go_on(home, say=said.append)
     assert said == [f"{tmp_path / 'study.yaml'}: changed since; the study goes on as it began."]
@@ -646,15 +650,16 @@ def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     home, _ = ran
     loaded = study.load_study(home / "study.yaml", QUICK)
     fresh = preview(loaded, tmp_path / "empty")
-    rows = {(row["arm"], row["name"]): (row["run"], row["shared"], row["cached"]) for row in fresh["stages"]}
-    assert rows["evolution", "teacher"] == (2, 0, 0)
-    assert rows["random", "teacher"] == (0, 2, 0)
-    assert rows["random", "search"] == (2, 0, 0)
-    assert fresh["stages_to_run"] == 2 * (2 + 2 * 3)
-    assert fresh["seconds"] > 0
-    assert fresh["arms"][0]["costs"]["encoder_params"]["smallest"] > 0
+    counts = {(row.arm, row.name): (row.run, row.shared, row.cached) for row in fresh.stages}
+    assert counts["evolution", "teacher"] == (2, 0, 0)
+    assert counts["random", "teacher"] == (0, 2, 0)
+    assert counts["random", "search"] == (2, 0, 0)
+    assert fresh.stages_to_run == 2 * (2 + 2 * 3)
+    assert fresh.seconds > 0
+    assert fresh.arms[0].costs["encoder_params"]["smallest"] > 0
     nf.run(nf.load_recipe(TOY, QUICK), out=tmp_path / "run", cache=tmp_path / "cache", report=False)
-    rows = {(row["arm"], row["name"]): row for row in preview(loaded, tmp_path / "cache")["stages"]}
+    plain = preview(loaded, tmp_path / "cache").plain()
+    rows = {(row["arm"], row["name"]): row for row in plain["stages"]}
     assert [rows["evolution", "teacher"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "teacher"][how] for how in ("run", "shared", "cached")] == [0, 1, 1]
     assert rows["random", "teacher"]["seeds"] == {"run": [], "shared": [1], "cached": [0]}
@@ -700,15 +705,16 @@ def test_twenty_kills_of_a_study_change_nothing(ran, tmp_path):
 
 def test_what_nasframe_warns_of_in_a_worker_reaches_the_study(capsys):
     said: list[dict[str, str]] = []
-    show = workers._telling(said.append)
-    show(UserWarning("corrupt in the cache"), UserWarning, str(workers.OWN / "running" / "cache.py"), 1)
-    show(UserWarning("of a library"), UserWarning, "/lib/library.py", 1)
+    show = workers._warning_sender(said.append)
+    show(UserWarning("corrupt in the cache"), UserWarning, str(Path(nf.__file__).parent / "running" / "cache.py"), 1)
+    for neighbour in ("/lib/library.py", str(Path(workers.__file__).parents[1] / "library.py")):
+        show(UserWarning("of a library"), UserWarning, neighbour, 1)
     assert said == [{"warning": "corrupt in the cache"}]
     log = capsys.readouterr().err
     assert "corrupt in the cache" in log
     assert "of a library" in log
-    schedule, heard = workers.Schedule([{"run": "r", "stages": {"teacher": "t"}}]), []
-    hear = workers._hearing(schedule, schedule.waiting[0], lambda run, text: heard.append((run["run"], text)))
+    schedule, heard = workers.Schedule([StudyRun("a", "task", 0, "r", stages={"teacher": "t"})]), []
+    listen = workers._listener(schedule, schedule.waiting[0], lambda run, text: heard.append((run.run, text)))
     for news in ({"stage": "teacher"}, *said):
-        hear(news)
+        listen(news)
     assert (schedule.done, heard) == ({"t"}, [("r", "corrupt in the cache")])

@@ -453,7 +453,7 @@ MODIFIERS = {
     "an_interrupted_stage_ends_the_same": (Forgets, "put all that changes from step to step into state_dict"),
     "the_state_is_plain": (HoldsStep, "without a pickle .*not Step"),
     "claims_are_parameters_of_the_network": (ClaimsForeign, "return parameters"),
-    "an_answer_is_said_in_advance": (AnswersUnasked, "say so in advance: answers = True"),
+    "an_answer_is_said_in_advance": (AnswersUnasked, "say so in advance: returns_arch = True"),
     "an_answer_is_an_architecture": (AnswersSet, "return None or a JSON-plain mapping"),
     "two_stages_are_independent": (Shares, "a global random generator was changed"),
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from nasframe_studies.file import Study
+    from nasframe_studies.preview import Preview
 
 
 def ablate(
@@ -50,7 +53,7 @@ def ablate(
     if resume is not None:
         if study or overrides or out or dry_run or smoke:
             raise UsageError(
-                "--resume goes on with a study as it is. Expected nothing beside it but --jobs and --json."
+                "--resume goes on with a study as it is. Expected no other options with it than --jobs and --json."
             )
         _finish(resume, jobs, json_)
         return
@@ -58,7 +61,7 @@ def ablate(
         raise UsageError("no study. Expected 'nasframe ablate STUDY', or --resume STUDYDIR.")
     loaded = load_study(study, overrides or [], smoke)
     if dry_run:
-        _show(loaded, cache, jobs or 1, json_)
+        _show_preview(loaded, cache, jobs or 1, json_)
         return
     from nasframe_studies.study import begin
 
@@ -68,7 +71,11 @@ def ablate(
 
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
-    """Bring a study to its end and show what came out; exit 1 where a run failed or nothing can be compared."""
+    """Bring a study to its end and show the result; exit 1 if a run failed or there is nothing to compare."""
+    import json
+
+    from nasframe_studies.commands.compare import show
+    from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
     def say(text: str) -> None:
@@ -79,66 +86,87 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     except KeyboardInterrupt:
         print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {home}", file=sys.stderr)
         raise typer.Exit(130) from None
-    result = home / "study.json"
+    path = home / "study.json"
+    text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+    report = json.loads(text)
     if as_json:
-        import json
-
-        said = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-        print(json.dumps({"directory": str(home), "failures": failures, "study": said}, indent=1))
-    elif result.exists():
-        from nasframe_studies.commands.compare import show
-        from nasframe_studies.records import from_json
-
-        show(from_json(result.read_text(encoding="utf-8")), with_notices=False)  # they were printed at the end
+        failed = [failure.plain() for failure in failures]
+        print(json.dumps({"directory": str(home), "failures": failed, "study": report}, indent=1))
+    elif report:
+        show(from_json(text), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
-    if failures or not result.exists():
+    if failures or not report:
         raise typer.Exit(1)
 
 
-def _show(study: Study, cache: Path | None, jobs: int, as_json: bool) -> None:
+def _show_preview(study: Study, cache: Path | None, jobs: int, as_json: bool) -> None:
+    """Print what a study would do; exit 3 if a bound cannot be met."""
     import json
 
     from nasframe_studies.preview import preview
     from nasframe_studies.study import threads_of
 
-    found = preview(study, cache, threads_of(jobs))
+    plan = preview(study, cache, threads_of(jobs))
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(plan.plain(), indent=1))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    from nasframe.report.tables import duration, human
+    from nasframe.report.tables import duration
 
     console = Console()
-    many = bool(study.tasks)
-    names = ["arm", *(["task"] if many else []), "stage", "what", "run", "shared", "cached", "time of one"]
-    stages = Table(*names, box=None, header_style="bold")
-    last: Any = None
-    for row in found["stages"]:
-        place = (row["arm"], row["task"])
-        head = ["", ""] if place == last else list(place)
-        numbers = [str(row[how] or "–") for how in ("run", "shared", "cached")]
-        stages.add_row(*(head if many else head[:1]), row["name"], row["what"], *numbers, duration(row["seconds"]))
-        last = place
-    console.print(stages)
-    told: set[str] = set()
-    for arm in found["arms"]:
-        text = "; ".join(
-            f"{name} {human(row['smallest'])} to {human(row['largest'])} of {human(row['full'])}"
-            for name, row in arm["costs"].items()
-        )
-        if text not in told:
-            who = [other["arm"] for other in found["arms"] if other["costs"] == arm["costs"]]
-            console.print(f"reachable ({', '.join(dict.fromkeys(who))}): {text}", markup=False, highlight=False)
-        told.add(text)
-    wrong = [(arm["arm"], limit) for arm in found["arms"] for limit in arm["limits"] if limit["reachable"] is False]
-    for name, limit in wrong:
-        text = f"{name}: {limit['cost']} {limit['text']} cannot be met, nearest {human(limit['nearest'])}"
-        console.print(text, markup=False, highlight=False)
-    text = (
-        f"{found['runs']} runs, {found['stages_to_run']} stages to run; estimated time of one process after the other"
-    )
-    console.print(f"{text}: {duration(found['seconds'])}", highlight=False)
-    if wrong:
+    console.print(_stage_table(plan, with_tasks=bool(study.tasks)))
+    for line in _reachable_costs(plan):
+        console.print(line, markup=False, highlight=False)
+    unmet = _unmet_bounds(plan)
+    for line in unmet:
+        console.print(line, markup=False, highlight=False)
+    counts = f"{plan.runs} runs, {plan.stages_to_run} stages to run"
+    console.print(f"{counts}; estimated time in one process: {duration(plan.seconds)}", highlight=False)
+    if unmet:
         raise typer.Exit(3)
+
+
+def _stage_table(plan: Preview, with_tasks: bool) -> Table:
+    """Return a table of all stages; arm and task are shown with their first stage only."""
+    from rich.table import Table
+
+    from nasframe.report.tables import duration
+
+    heading = ["arm", "task"] if with_tasks else ["arm"]
+    table = Table(*heading, "stage", "what", "run", "shared", "cached", "time of one", box=None, header_style="bold")
+    last_place: tuple[str, str] | None = None
+    for stage in plan.stages:
+        place = (stage.arm, stage.task)
+        names = ["", ""] if place == last_place else [stage.arm, stage.task]
+        counts = [str(count or "–") for count in (stage.run, stage.shared, stage.cached)]
+        table.add_row(*names[: len(heading)], stage.name, stage.what, *counts, duration(stage.seconds))
+        last_place = place
+    return table
+
+
+def _reachable_costs(plan: Preview) -> list[str]:
+    """Return a line for each range of costs, with all arms that have it."""
+    from nasframe.report.tables import human
+
+    arms_of: dict[str, dict[str, None]] = {}
+    for arm in plan.arms:
+        ranges = []
+        for name, cost in arm.costs.items():
+            smallest, largest, full = human(cost["smallest"]), human(cost["largest"]), human(cost["full"])
+            ranges.append(f"{name} {smallest} to {largest} of {full}")
+        arms_of.setdefault("; ".join(ranges), {})[arm.arm] = None
+    return [f"reachable ({', '.join(arms)}): {ranges}" for ranges, arms in arms_of.items()]
+
+
+def _unmet_bounds(plan: Preview) -> list[str]:
+    """Return a line for each bound that no architecture meets."""
+    from nasframe.report.tables import human
+
+    lines = []
+    for arm in plan.arms:
+        for limit in arm.limits:
+            if limit["reachable"] is False:  # None: it shows in the run only
+                bound = f"{limit['cost']} {limit['text']}"
+                lines.append(f"{arm.arm}: {bound} cannot be met, nearest {human(limit['nearest'])}")
+    return lines

@@ -1,8 +1,9 @@
-"""``nasframe compare``: set runs that exist against each other, paired by seed."""
+"""``nasframe compare``: compare runs that exist, paired by seed."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +25,17 @@ def compare(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What to compare; default: each task's primary metric.")] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="dev|select|train", help="Scores on what; default: the study's, else dev.")
+        str | None,
+        typer.Option(metavar="dev|select|train", help="Whose scores to compare; default: the study's, else dev."),
     ] = None,
     models: Annotated[
         list[str] | None, typer.Option("--models", help="Patterns of models to compare; default: budget by budget.")
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATTERN", help="Compare all models of such tasks under one name; may be repeated."),
+        typer.Option(
+            metavar="NAME=PATTERN", help="Compare the models of all matching tasks under one name; may be repeated."
+        ),
     ] = None,
     family: Annotated[
         str | None,
@@ -51,26 +55,35 @@ def compare(
     from nasframe.errors import UsageError
     from nasframe_studies.compare import analyse
 
-    if sum([json_, csv, latex, markdown]) > 1:
+    switches = {"json": json_, "csv": csv, "latex": latex, "markdown": markdown}
+    forms = [form for form, is_on in switches.items() if is_on]
+    if len(forms) > 1:
         raise UsageError("--json, --csv, --latex, --markdown: expected one of them.")
     from nasframe_studies import report as study_report
     from nasframe_studies.runs import as_study
 
-    groups: dict[str, list[str]] = {}
-    for text in group or ():
-        name, equals, pattern = text.partition("=")
-        if not (name and equals and pattern):
-            raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
-        groups.setdefault(name, []).append(pattern)
-    frame, settings = as_study(places, against, metric, models, split, groups, family)
+    frame, settings = as_study(places, against, metric, models, split, _groups(group or []), family)
     if out is None:
         report = analyse(Path(), frame, settings)
     else:
         out.mkdir(parents=True, exist_ok=True)
         report = study_report.write(out, frame, settings)
-    show(report, "json" if json_ else "csv" if csv else "latex" if latex else "markdown" if markdown else "")
+    show(report, forms[0] if forms else "")
     if out is not None:
         print(f"report  {out / 'study.html'}", file=sys.stderr)
+
+
+def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Read ``NAME=PATTERN`` options as name → patterns."""
+    from nasframe.errors import UsageError
+
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, pattern = text.partition("=")
+        if not name or not pattern:
+            raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
+        groups.setdefault(name, []).append(pattern)
+    return groups
 
 
 def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:

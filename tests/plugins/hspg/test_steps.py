@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasframe.interfaces import TrainJob
 from nasframe.nn.groups import encoder_groups, tensor_of
@@ -390,6 +391,69 @@ def test_hesso_published_chooses_when_a_period_begins_with_a_skipped_step():
     for _ in range(8):
         stage.step()
     assert [bool((x == 0).all()) for x in groups(stage.net)].count(True) == 10
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a tensor's value is read into Python, for which a device is waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class Counted(HESSO):
+    """The count of periods as a tensor, which every step reads."""
+
+    def on_gradients(self, step):
+        self.added = torch.tensor(self.added)
+        super().on_gradients(step)
+        self.added = int(self.added)
+
+
+def published_stage(make, optimizer):
+    return Stage(make(target="50%", start="20%", until="80%", periods=3, criteria="published"), optimizer, total=20)
+
+
+def reads_of(stage):
+    """Count the reads of a modifier when gradients are there; what it keeps for the coming step is the same then."""
+    step = SimpleNamespace(job=stage.job, index=stage.index, total=20, lr=RATE, skipped=False)
+    with Reads() as reads:
+        stage.modifier.on_gradients(step)
+    return reads.count
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_hesso_published_waits_for_no_device_before_the_optimisers_step(optimizer):
+    stage, reference = published_stage(HESSO, optimizer), published_stage(Counted, optimizer)
+    counts = []
+    for number in range(20):
+        counts.append((reads_of(stage), reads_of(reference)))
+        stage.step(skipped=number == 4)
+        reference.step(skipped=number == 4)
+        for a, b in zip(stage.net.parameters(), reference.net.parameters(), strict=True):
+            assert torch.equal(a, b)
+        first, second = stage.modifier.state_dict(), reference.modifier.state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first | second)
+    assert sum(own for own, _ in counts) == 0 < sum(others for _, others in counts)
+    assert int(first["added"]) == 3
+
+
+@pytest.mark.parametrize("kept", range(3, 18, 3))
+def test_hesso_published_goes_on_from_its_state(kept):
+    whole, resumed = published_stage(HESSO, "sgd"), published_stage(HESSO, "sgd")
+    for _ in range(kept):
+        whole.step()
+        resumed.step()
+    state = {name: value.clone() for name, value in resumed.modifier.state_dict().items()}
+    resumed.modifier.on_start(resumed.job)
+    resumed.modifier.load_state_dict(state)
+    for _ in range(20 - kept):
+        whole.step()
+        resumed.step()
+    for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -18,7 +18,8 @@ from nasframe.search.costs import cost_rows
 from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
 
-EXAMPLES = 3_300  # MRPC's training data without a tenth for select
+EXAMPLES = {"sst2": 10_000, "cola": 7_700, "mrpc": 3_300}  # training data without a tenth for select
+TEACHER = {"sst2": 2, "cola": 3, "mrpc": 3}  # epochs
 LENGTH = 48  # tokens of a padded batch, about; shares hardly depend on it
 
 
@@ -57,7 +58,8 @@ def training_passes(name: str, overrides: list[str], seed: int) -> float:
             total += 3 * sum(shares)
             losses = [0.6 - 0.1 * share + 0.1 * rng.standard_normal() for share in shares]
             shared.tell([Trial(arch, -loss, origin="train") for arch, loss in zip(archs, losses, strict=True)])
-        total += min(options.max_steps, EXAMPLES / 32)  # teacher_cache: run keeps each example's logits for the stage
+        epoch = EXAMPLES[plan.task["name"]] / 32
+        total += min(options.max_steps, epoch)  # teacher_cache: run keeps each example's logits for the stage
     return total
 
 
@@ -68,3 +70,23 @@ def test_mrpc_costs_what_the_uniform_super_network_does(more):
     found = [training_passes("yoco_bert/mrpc-minilm", more, seed) for seed in seeds]
     assert np.mean(uniform) == pytest.approx(608, rel=0.01)
     assert np.mean(found) == pytest.approx(np.mean(uniform), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "after", "whole"),
+    [
+        ("yoco_bert/sst2-minilm", [], 1.06, 1.03),
+        ("yoco_bert/sst2-minilm", ["pairs=true"], 1.03, 1.01),
+        ("yoco_bert/cola-minilm", [], 1.06, 1.03),
+        ("yoco_bert/sst2-minilm-sandwich", [], 0.98, 0.99),
+    ],
+)
+def test_sst2_and_cola_cost_what_the_documents_say(name, more, after, whole):
+    """Relative to uniform sampling: after the teacher, and with it."""
+    task = name.partition("/")[2].partition("-")[0]
+    switches = [f"{task}=true"] if task == "cola" else []
+    uniform = np.mean([training_passes("baselines/uniform-random", switches, seed) for seed in range(5)])
+    found = np.mean([training_passes(name, more, seed) for seed in range(5)])
+    teacher = 3 * TEACHER[task] * EXAMPLES[task] / 32
+    assert found / uniform == pytest.approx(after, abs=0.015)
+    assert (found + teacher) / (uniform + teacher) == pytest.approx(whole, abs=0.01)

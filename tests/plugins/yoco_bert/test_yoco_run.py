@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import nasframe as nf
-from nasframe.running.runner import resume
-from nasframe.stages.context import StageContext
+from nasframe.running import runner
 from nasframe_yoco_bert.sng import SNG
 
 TOY = Path(__file__).parents[2] / "data" / "toy.yaml"
@@ -29,16 +28,16 @@ def recipe(tmp_path):
 @pytest.fixture
 def watched(monkeypatch):
     """Note what each stage's sampler knew and was, before the stage."""
-    seen, call = [], StageContext.call
+    seen, perform = [], runner.perform
 
-    def noted(self, work):
-        result = call(self, work)
-        if self.run.sampler is not None:
-            sampler = self.run.sampler
-            seen.append((self.name, sampler.training, sampler.updates, sampler.theta, sampler.match))
+    def noted(work, stage):
+        result = perform(work, stage)
+        sampler = stage.session.sampler
+        if sampler is not None:
+            seen.append((stage.name, sampler.training, sampler.updates, sampler.theta, sampler.match))
         return result
 
-    monkeypatch.setattr(StageContext, "call", noted)
+    monkeypatch.setattr(runner, "perform", noted)
     return seen
 
 
@@ -70,7 +69,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, watched, monkeypatch):
     monkeypatch.setattr(SNG, "tell", stopped)
     with pytest.raises(KeyboardInterrupt):
         nf.run(recipe(tmp_path), out=tmp_path / "cut")
-    resume(tmp_path / "cut")
+    runner.resume(tmp_path / "cut")
     resumed = next(row for row in reversed(watched) if row[0] == "search")[3]
     for old, new in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(old, new)

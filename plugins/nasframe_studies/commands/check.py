@@ -1,4 +1,4 @@
-"""What ``nasframe check`` finds in the file of a study: the problems of every arm, as written and made small."""
+"""Checks a study's file for ``nasframe check``: every arm, as it was written and as ``--smoke`` makes it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STUDY_KEYS = {"study", "arms", "axes"}
 
 
 def check_study(source: str, overrides: Sequence[str]) -> list[Problem] | None:
-    """Return every problem of a study, arm by arm; ``None`` if the file is not a study.
+    """Return every problem of a study; ``None`` if the file is not a study.
 
     Args:
         source: a file, or the name of a packaged one.
-        overrides: of the study, or of the recipe below every arm.
+        overrides: overrides of the study, or of the recipe below every arm.
     """
     if not is_study(source):
         return None
@@ -27,13 +27,15 @@ def check_study(source: str, overrides: Sequence[str]) -> list[Problem] | None:
             load_study(source, overrides, smoke)
         except RecipeError as error:
             problems += error.problems
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems))  # most problems are there in both forms
 
 
 def is_study(source: str) -> bool:
-    """Tell whether a file is a study."""
+    """Return whether a file is a study's: a mapping with a key that only studies have."""
     path = find_recipe(source)
     if path is None or not path.is_file():
         return False
-    root = read(path, str(path))[0]
-    return root is not None and isinstance(root.value, dict) and not STUDY_KEYS.isdisjoint(root.value)
+    root, _ = read(path, str(path))
+    if root is None or not isinstance(root.value, dict):
+        return False
+    return not STUDY_KEYS.isdisjoint(root.value)

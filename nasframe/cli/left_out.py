@@ -1,0 +1,68 @@
+"""Commands of plugins that ``NASFRAME_PLUGINS`` leaves out: calling one says why it is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command_name
+
+from nasframe.errors import UsageError
+
+GROUP = "nasframe"
+"""The group of entry points that plugins are installed under."""
+VARIABLE = "NASFRAME_PLUGINS"
+
+
+class CommandGroup(TyperGroup):
+    """The commands of ``nasframe``; for one that is not there, it looks among the plugins that are left out."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is called.
+
+        Raises:
+            UsageError: a plugin that is left out brings it.
+        """
+        # Plugins are loaded here that the user left out, but only after a command that would fail anyway.
+        is_unknown = bool(args) and self.get_command(ctx, args[0]) is None
+        if is_unknown:
+            for entry in plugins_left_out():
+                if args[0] in commands_of(entry):
+                    setting = f"{VARIABLE}={os.environ[VARIABLE]}"
+                    raise UsageError(
+                        f"no command {args[0]!r}: the plugin {entry.name!r} brings it, but {setting!r} leaves that "
+                        "plugin out. Expected its name in the list, or the variable unset."
+                    )
+        return super().resolve_command(ctx, args)
+
+
+def plugins_left_out() -> Iterator[metadata.EntryPoint]:
+    """Yield the installed plugins that the environment variable does not list; none if it is not set."""
+    listed = os.environ.get(VARIABLE)
+    if listed is None:
+        return
+    names = {name.strip() for name in listed.split(",")}
+    for entry in metadata.entry_points(group=GROUP):
+        if entry.name not in names:
+            yield entry
+
+
+def commands_of(entry: metadata.EntryPoint) -> set[str]:
+    """Return the names of the commands that a plugin would add; none if it cannot be loaded."""
+    app = typer.Typer()
+    try:
+        plugin = entry.load()
+        if hasattr(plugin, "register_commands"):
+            plugin.register_commands(app)
+    except (Exception, SystemExit):  # whatever is wrong with a plugin that is left out does not matter here
+        return set()
+    names = set()
+    for command in app.registered_commands:
+        names.add(command.name or get_command_name(getattr(command.callback, "__name__", "")))
+    for group in app.registered_groups:
+        names.add(str(group.name))
+    return names

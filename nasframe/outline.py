@@ -1,0 +1,299 @@
+"""What the files of a model say of its network and tokenizer, for plugins that need only sizes before a run.
+
+A network of transformers without values (:func:`nasframe.recipe.preflight.skeleton`) takes seconds to make, nearly all
+of them to import torch and transformers. A model that knows its network's sizes without them may offer an
+:class:`Outline`. ``nasframe check`` then gives the outline, instead of the network, to plugins whose factory says
+``sizes_suffice = True``; all others get the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nasframe.nn.additive import Additive, LayerCost
+
+Axes = tuple[str, ...]
+"""The lengths of a tensor's dimensions, by name: ``width``, ``heads`` (all heads' columns), ``ffn`` …"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The tensors of a model family: path → names of its lengths.
+
+    Args:
+        prefix: the encoder's name in a network with a head.
+        keys: length → key of config.json.
+        embeddings: the tensors before the layers.
+        project: those between embeddings and layers, if the two have different widths.
+        layers: path of the layer list from the encoder.
+        layer: a layer's tensors, from the layer.
+        pooler: those behind the layers.
+        head: the classification head's, from the network.
+        pretraining: the names of the heads that pre-training leaves in a checkpoint.
+        offset: whether positions are counted from the padding's id + 1 on.
+    """
+
+    prefix: str
+    keys: Mapping[str, str]
+    embeddings: Mapping[str, Axes]
+    layers: str
+    layer: Mapping[str, Axes]
+    head: Mapping[str, Axes]
+    project: Mapping[str, Axes] = field(default_factory=dict)
+    pooler: Mapping[str, Axes] = field(default_factory=dict)
+    pretraining: frozenset[str] = frozenset()
+    offset: bool = False
+
+
+def _linear(path: str, outputs: str, inputs: str) -> dict[str, Axes]:
+    return {f"{path}.weight": (outputs, inputs), f"{path}.bias": (outputs,)}
+
+
+def _norm(path: str, width: str = "width") -> dict[str, Axes]:
+    return {f"{path}.weight": (width,), f"{path}.bias": (width,)}
+
+
+_KEYS = {
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "width": "hidden_size",
+    "words": "vocab_size",
+    "positions": "max_position_embeddings",
+    "types": "type_vocab_size",
+}
+_EMBEDDINGS: dict[str, Axes] = {
+    "embeddings.word_embeddings.weight": ("words", "embedding"),
+    "embeddings.position_embeddings.weight": ("positions", "embedding"),
+    "embeddings.token_type_embeddings.weight": ("types", "embedding"),
+    **_norm("embeddings.LayerNorm", "embedding"),
+}
+_BERT_LAYER = {
+    **_linear("attention.self.query", "heads", "width"),
+    **_linear("attention.self.key", "heads", "width"),
+    **_linear("attention.self.value", "heads", "width"),
+    **_linear("attention.output.dense", "width", "heads"),
+    **_norm("attention.output.LayerNorm"),
+    **_linear("intermediate.dense", "ffn", "width"),
+    **_linear("output.dense", "width", "ffn"),
+    **_norm("output.LayerNorm"),
+}
+_DISTILBERT_LAYER = {
+    **_linear("attention.q_lin", "heads", "width"),
+    **_linear("attention.k_lin", "heads", "width"),
+    **_linear("attention.v_lin", "heads", "width"),
+    **_linear("attention.out_lin", "width", "heads"),
+    **_norm("sa_layer_norm"),
+    **_linear("ffn.lin1", "ffn", "width"),
+    **_linear("ffn.lin2", "width", "ffn"),
+    **_norm("output_layer_norm"),
+}
+_DENSE_HEAD = _linear("classifier.dense", "width", "width") | _linear("classifier.out_proj", "labels", "width")
+_BERT_PRETRAINING = (
+    _linear("cls.predictions.transform.dense", "width", "width").keys()
+    | _norm("cls.predictions.transform.LayerNorm").keys()
+    | _linear("cls.predictions.decoder", "words", "width").keys()
+    | _linear("cls.seq_relationship", "labels", "width").keys()
+    | {"cls.predictions.bias"}
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": Family(
+        prefix="bert",
+        keys=_KEYS,
+        embeddings=_EMBEDDINGS,
+        layers="encoder.layer",
+        layer=_BERT_LAYER,
+        pooler=_linear("pooler.dense", "width", "width"),
+        head=_linear("classifier", "labels", "width"),
+        pretraining=frozenset(_BERT_PRETRAINING),
+    ),
+    "roberta": Family(
+        prefix="roberta",
+        keys=_KEYS,
+        embeddings=_EMBEDDINGS,
+        layers="encoder.layer",
+        layer=_BERT_LAYER,
+        head=_DENSE_HEAD,
+        offset=True,
+    ),
+    "electra": Family(
+        prefix="electra",
+        keys=_KEYS | {"embedding": "embedding_size"},
+        embeddings=_EMBEDDINGS,
+        project=_linear("embeddings_project", "width", "embedding"),
+        layers="encoder.layer",
+        layer=_BERT_LAYER,
+        head=_DENSE_HEAD,
+    ),
+    "distilbert": Family(
+        prefix="distilbert",
+        keys={
+            "layers": "n_layers",
+            "heads": "n_heads",
+            "ffn": "hidden_dim",
+            "width": "dim",
+            "words": "vocab_size",
+            "positions": "max_position_embeddings",
+        },
+        embeddings={path: axes for path, axes in _EMBEDDINGS.items() if "types" not in axes},
+        layers="transformer.layer",
+        layer=_DISTILBERT_LAYER,
+        head=_linear("pre_classifier", "width", "width") | _linear("classifier", "labels", "width"),
+    ),
+}
+"""The families of :data:`nasframe.nn.elastic.FAMILIES`, tensor by tensor."""
+
+
+@dataclass(frozen=True)
+class TokenizerOutline:
+    """The numbers of a tokenizer that a task needs before a run; they are called as transformers calls them.
+
+    Args:
+        model_max_length: how many tokens the network can read.
+        special: how many special tokens are added to a text.
+        special_in_pair: how many are added to a pair of texts.
+    """
+
+    model_max_length: int
+    special: int
+    special_in_pair: int
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many special tokens are added to a text, or to a pair of texts."""
+        return self.special_in_pair if pair else self.special
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity, as networks are
+class Outline:
+    """The sizes of an encoder of transformers with a classification head, all layers of which have the same sizes.
+
+    Args:
+        family: its ``model_type``, one of ``FAMILIES``.
+        lengths: ``layers``, ``heads``, ``ffn``, ``width``, ``words``, ``positions``, and where the family has them
+            ``types`` and ``embedding``; ``labels`` are the outputs of the head.
+        tokenizer: the numbers of its tokenizer.
+        longest: the longest input, in tokens.
+
+    >>> sizes = {"layers": 1, "heads": 2, "ffn": 8, "width": 4, "words": 9, "positions": 5, "types": 2, "labels": 2}
+    >>> Outline("bert", sizes, TokenizerOutline(5, 2, 3), 5).params("encoder").of({"layers": [0], "heads.0": 1})
+    134.0
+    """
+
+    family: str
+    lengths: Mapping[str, int]
+    tokenizer: TokenizerOutline
+    longest: int
+
+    @property
+    def config(self) -> Outline:
+        """The outline itself, which a space is given in place of the network's configuration."""
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """The columns of one attention head."""
+        return self.lengths["width"] // self.lengths["heads"]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter, under its name in the network with a head."""
+        return {name: self.shape(axes) for name, axes in self._tensors("all")}
+
+    def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter of the encoder without pooler, under its name in the encoder."""
+        start = f"{FAMILIES[self.family].prefix}."
+        pooler = FAMILIES[self.family].pooler
+        inside = {name.removeprefix(start): axes for name, axes in self._tensors("backbone")}
+        return {name: self.shape(axes) for name, axes in inside.items() if name not in pooler}
+
+    def shape(self, axes: Axes) -> tuple[int, ...]:
+        """Return the lengths that names stand for."""
+        return tuple(self._length(axis) for axis in axes)
+
+    def params(self, part: Literal["all", "backbone", "encoder"] = "all") -> Additive:
+        """Count parameters, as :func:`nasframe.nn.count.params` does of the network.
+
+        Args:
+            part: ``all``, ``backbone`` (without the head), or ``encoder`` (the layers only).
+        """
+        layer = {"fixed": 0, "heads": 0, "ffn": 0}
+        for axes in FAMILIES[self.family].layer.values():
+            unit = _unit(axes)
+            others = [self._length(axis) for axis in axes if axis != unit]
+            layer[unit] += math.prod(others) * (self.head_size if unit == "heads" else 1)
+        cost = LayerCost(float(layer["fixed"]), float(layer["heads"]), float(layer["ffn"]))
+        outside = [math.prod(self.shape(axes)) for _, axes in self._outside(part)]
+        return Additive(self._layer_sizes(), float(sum(outside)), [cost] * self.lengths["layers"])
+
+    def macs(self, batch: int = 1, length: int = 128, count: str = "matmul") -> Additive:
+        """Count multiply-adds, as :func:`nasframe.nn.count.macs` does of the network.
+
+        Args:
+            batch: sequences.
+            length: tokens in each.
+            count: ``matmul`` or ``torchprofile``.
+        """
+        family, width = FAMILIES[self.family], self.lengths["width"]
+        norm = batch * length if count == "torchprofile" else 0
+        columns = {"heads": 0, "ffn": 0}
+        for axes in family.layer.values():
+            if len(axes) == 2:
+                columns[_unit(axes)] += width
+        head = self.head_size * (columns["heads"] * length + 2 * length**2)
+        cost = LayerCost(2.0 * norm * width, float(batch * head), float(batch * length * columns["ffn"]))
+
+        behind = [*family.pooler.values(), *family.head.values()]
+        once = sum(math.prod(self.shape(axes)) for axes in behind if len(axes) == 2)
+        per_token = sum(math.prod(self.shape(axes)) for _, axes in self._project() if len(axes) == 2)
+        base = batch * (once + per_token * length) + norm * (self._length("embedding") + 1)
+        return Additive(self._layer_sizes(), float(base), [cost] * self.lengths["layers"])
+
+    def _length(self, axis: str) -> int:
+        if axis == "heads":
+            return self.lengths["width"]
+        if axis == "embedding":
+            return self.lengths.get("embedding", self.lengths["width"])
+        return self.lengths[axis]
+
+    def _layer_sizes(self) -> list[dict[str, int]]:
+        sizes = {"heads": self.lengths["heads"], "ffn": self.lengths["ffn"]}
+        return [sizes] * self.lengths["layers"]
+
+    def _project(self) -> Iterator[tuple[str, Axes]]:
+        """Yield what lies between embeddings and layers of different widths."""
+        if self._length("embedding") != self.lengths["width"]:
+            yield from FAMILIES[self.family].project.items()
+
+    def _outside(self, part: str) -> Iterator[tuple[str, Axes]]:
+        """Yield the tensors outside the layers that belong to a part."""
+        family = FAMILIES[self.family]
+        if part == "encoder":
+            return
+        for name, axes in (*family.embeddings.items(), *self._project(), *family.pooler.items()):
+            yield f"{family.prefix}.{name}", axes
+        if part == "all":
+            yield from family.head.items()
+
+    def _tensors(self, part: str) -> Iterator[tuple[str, Axes]]:
+        """Yield all tensors that belong to a part."""
+        family = FAMILIES[self.family]
+        yield from self._outside(part)
+        for position in range(self.lengths["layers"]):
+            for name, axes in family.layer.items():
+                yield f"{family.prefix}.{family.layers}.{position}.{name}", axes
+
+
+def _unit(axes: Axes) -> str:
+    """Name what a tensor of a layer narrows with: ``heads``, ``ffn``, or nothing."""
+    return next((unit for unit in ("heads", "ffn") if unit in axes), "fixed")
+
+
+def sizes_suffice(factory: Any) -> bool:
+    """Tell whether a plugin's factory says that an outline is enough for it before a run.
+
+    A subclass does not inherit the claim, since it may read more of the network than its base.
+    """
+    return getattr(factory, "__dict__", {}).get("sizes_suffice") is True

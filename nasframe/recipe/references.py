@@ -1,0 +1,147 @@
+"""Whether the names in a stage point back at what earlier stages saved or found, one function for each kind of name.
+
+Each yields faults: where in the stage a name stands, and what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nasframe.declarations import KnownNames, Stage, declaration_of, matching
+from nasframe.errors import listing, suggestion
+from nasframe.options import Fault
+from nasframe.plan import asks_teacher
+from nasframe.stages.verbs import VERBS
+
+ALWAYS_THERE = ("pretrained", "random")
+"""Networks that a stage can start from though no stage saved them."""
+
+
+@dataclass(frozen=True)
+class CheckedStage:
+    """One stage while it is checked.
+
+    Args:
+        verb: its verb.
+        name: its name.
+        written: its options as the recipe gives them, of any type.
+        options: all of them with their defaults; those that do not fit their types are left out.
+    """
+
+    verb: str
+    name: str
+    written: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def reference_faults(stage: CheckedStage, known: KnownNames, costs: Collection[str]) -> Iterator[Fault]:
+    """Find the names in a stage that point at nothing.
+
+    Args:
+        stage: the stage.
+        known: names that earlier stages gave.
+        costs: every cost that the recipe can name.
+    """
+    yield from start_faults(stage, known)
+    yield from teacher_faults(stage, known)
+    yield from arch_faults(stage, known)
+    yield from model_faults(stage, known)
+    yield from cost_faults(stage, costs)
+
+
+def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
+    """``from`` names a network that was saved or extracted, or one that is always there."""
+    start = stage.options.get("from")
+    networks = {*ALWAYS_THERE, *known.models}
+    if isinstance(start, str) and start not in networks:
+        yield ("from",), missing("network", start, networks)
+
+
+def teacher_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
+    """The ``teacher`` of a modifier names a network that was saved or extracted."""
+    for number, modifier in enumerate(stage.options.get("modifiers") or []):
+        if asks_teacher(modifier) and modifier["teacher"] not in known.models:
+            yield ("modifiers", number, "teacher"), missing("saved network", modifier["teacher"], known.models)
+
+
+def arch_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
+    """``arch`` and ``archs`` name architectures that were found; ``archs`` of ``extract`` may hold patterns."""
+    arch = stage.options.get("arch")
+    if isinstance(arch, str) and arch not in known.archs:
+        yield ("arch",), missing("architecture", arch, known.archs)
+    if stage.verb != "extract":
+        return
+    archs = stage.options.get("archs")
+    if isinstance(archs, Mapping):
+        for name, sizes in archs.items():
+            if isinstance(sizes, str) and sizes not in known.archs:
+                yield ("archs", name), missing("architecture", sizes, known.archs)
+    elif archs:
+        yield from pattern_faults("archs", archs, known.archs)
+
+
+def model_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
+    """``models`` holds patterns of networks that were saved or extracted."""
+    patterns = stage.options.get("models")
+    is_of_verb = "models" in VERBS[stage.verb].options  # and not of a plugin that the stage uses
+    if is_of_verb and patterns:
+        yield from pattern_faults("models", patterns, known.models)
+
+
+def pattern_faults(option: str, patterns: Sequence[Any], names: Collection[str]) -> Iterator[Fault]:
+    """Each pattern matches one name at least."""
+    kind = option.removesuffix("s")
+    for number, pattern in enumerate(patterns):
+        if not matching(names, [pattern]):
+            yield (option, number), missing(kind, pattern, names)
+
+
+def cost_faults(stage: CheckedStage, costs: Collection[str]) -> Iterator[Fault]:
+    """``costs`` names costs that the recipe has."""
+    for number, cost in enumerate(stage.options.get("costs") or []):
+        if cost not in costs:
+            yield ("costs", number), missing("cost", cost, costs)
+
+
+def missing(kind: str, name: Any, known: Collection[str]) -> str:
+    """Say that there is no such thing yet, what there is, and what may have been meant."""
+    return f"no {kind} {name!r} at this point. There are: {listing(known)}.{suggestion(name, known)}"
+
+
+# ---- what would be left with nothing to do
+
+
+def idle_fault(stage: CheckedStage, known: KnownNames) -> str:
+    """Say why a stage that makes something of earlier stages' results would have nothing to do, if so."""
+    if stage.verb == "export" and not stage.written.get("models") and not known.extracted:
+        return "nothing to export: no earlier stage extracts a model. Expected one, or 'models'."
+    if stage.verb != "extract":
+        return ""
+    archs = stage.written.get("archs")
+    if not known.archs and not archs:
+        return "nothing to extract: no earlier stage finds an architecture, and 'archs' has none."
+    saves = declaration_of(stage.verb).saves(Stage(stage.verb, stage.name, stage.options), known)
+    taken = known.archs & known.models
+    if taken and not saves and not isinstance(archs, Mapping):
+        names = f"{listing(taken)} name both an architecture and a model"
+        return f"nothing is left to extract: {names}. Expected 'archs: {{name: found}}'."
+    return ""
+
+
+# ---- names that a stage gives
+
+
+def replaced_names(verb: str, saves: Collection[str], finds: Collection[str], known: KnownNames) -> list[str]:
+    """Return the names of a stage's results that would replace what an earlier stage gave them to.
+
+    A network may be saved again, as in a ``repeat``. Extracted models and architectures are never replaced.
+    """
+    # `extract` may not even replace a saved network; others may save one again, but not an extracted model.
+    taken_models = known.models if verb == "extract" else known.extracted
+    replaced = set(saves) & taken_models
+    # An extracted model has the name of its architecture, so both in one stage are one thing.
+    only_archs = set(finds) - set(saves)
+    replaced |= only_archs & (known.archs | known.models)
+    return sorted(replaced)

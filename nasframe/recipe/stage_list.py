@@ -1,0 +1,118 @@
+"""The stages of a recipe as they are written: their verbs, their names, and ``repeat`` groups written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nasframe.errors import Problem
+from nasframe.options import unknown_option
+from nasframe.recipe.yaml import Node
+
+REPEAT = "repeat"
+"""The verb of a group of stages; it is written out before anything else reads the stages."""
+OPTIONS_OF_REPEAT = ("times", "stages", "name")
+MOST_STAGES = 1000
+"""Stages of a recipe, with those that ``repeat`` writes out."""
+
+
+def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
+    """Split ``{verb: options}`` or ``"verb"`` into the two; whatever is neither becomes ``("", {})``."""
+    if isinstance(stage, str):
+        return stage, {}
+    if isinstance(stage, Mapping) and len(stage) == 1:
+        verb, options = next(iter(stage.items()))
+        return str(verb), dict(options) if isinstance(options, Mapping) else {}
+    return "", {}
+
+
+def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
+    """Name every stage, and tell whether that name was given or only comes from its verb.
+
+    >>> stage_names([{"train": {"save_as": "teacher"}}, {"search": {}}, {"search": {"trials": 5}}])
+    [('teacher', True), ('search', False), ('search-2', False)]
+    """
+    names: list[tuple[str, bool]] = []
+    counts: dict[str, int] = {}
+    for stage in stages:
+        verb, options = verb_of(stage)
+        given = [options[key] for key in ("name", "save_as") if isinstance(options.get(key), str)]
+        if given:
+            names.append((given[0], True))
+            continue
+        counts[verb] = counts.get(verb, 0) + 1
+        number = counts[verb]
+        names.append((verb if number == 1 else f"{verb}-{number}", False))
+    return names
+
+
+def plain_stages(stages: Node | None) -> list[Any]:
+    """Return the stages of a recipe without positions; none if they are not a list."""
+    if stages is None or not isinstance(stages.value, list):
+        return []
+    return [node.plain() for node in stages.value]
+
+
+def group_names(stages: Node | None) -> set[str]:
+    """Return the names of the ``repeat`` groups that are not written out yet."""
+    plain = plain_stages(stages)
+    groups = set()
+    for (name, _), stage in zip(stage_names(plain), plain, strict=True):
+        verb, _ = verb_of(stage)
+        if verb == REPEAT:
+            groups.add(name)
+    return groups
+
+
+def expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
+    """Write ``repeat: {times: 4, stages: […]}`` out; names get the endings ``-1`` to ``-4``."""
+    written: list[Node] = []
+    for node in stages:
+        verb, options = verb_of(node.plain())
+        if verb != REPEAT:
+            written.append(node)
+            continue
+        times = options.get("times")
+        is_count = isinstance(times, int) and not isinstance(times, bool) and times >= 1
+        if times is None or not is_count or not isinstance(options.get("stages"), list):
+            text = f"{node.plain()!r} does not fit. Expected repeat: {{times: 4, stages: [...]}}."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+            continue
+        for key in options:
+            if key not in OPTIONS_OF_REPEAT:
+                text = unknown_option(key, OPTIONS_OF_REPEAT, "repeat")
+                problems.append(Problem(str(node.at), "stages.repeat", text))
+        group = expand(node.value[REPEAT].value["stages"].value, problems)
+        if len(written) + times * len(group) > MOST_STAGES:
+            text = f"{times} times {len(group)} stages are too many. Expected at most {MOST_STAGES} in a recipe."
+            problems.append(Problem(str(node.at), "stages.repeat", text))
+            times = 1  # so that the stages themselves are still checked
+        for number in range(1, times + 1):
+            written += _numbered(group, number)
+    return written
+
+
+def _numbered(group: Sequence[Node], number: int) -> list[Node]:
+    """Copy a group for one round: names, and references to what this round saved before, get the round's number."""
+    saved: set[str] = set()
+    copies = []
+    names = stage_names([node.plain() for node in group])
+    for (name, _), node in zip(names, group, strict=True):
+        verb, options = verb_of(node.plain())
+        copy = node.copy()
+        copies.append(copy)
+        if isinstance(copy.value, str):
+            copy.value = {verb: Node({}, copy.at)}
+        inner = copy.value.get(verb)
+        if inner is None or not isinstance(inner.value or {}, dict):
+            continue  # not a stage, which is reported later
+        inner.value = inner.value or {}
+        # Every stage of a plan has a name of its own, also one that had only its verb's.
+        inner.value["name"] = Node(f"{name}-{number}", inner.at)
+        start, save_as = options.get("from"), options.get("save_as")
+        if start in saved:
+            inner.value["from"] = Node(f"{start}-{number}", inner.at)
+        if isinstance(save_as, str):
+            inner.value["save_as"] = Node(f"{save_as}-{number}", inner.at)
+            saved.add(save_as)
+    return copies

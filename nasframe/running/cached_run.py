@@ -1,0 +1,252 @@
+"""One run's use of the cache: taking stages over from it, and adding those that were run.
+
+Two things decide whether an entry may be taken over. Its key stands for what is known before the stage runs. And the
+files that the stage opened while it ran, which an entry lists, must be as they were then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.digests import file_digest
+from nasframe.notices import Notice
+from nasframe.reads import UNKNOWN, Recorder, is_below, state
+from nasframe.running.cache import ROWS, Cache, CacheEntry, copy_or_link
+from nasframe.running.cache_keys import definition, differences, digest, stage_keys
+from nasframe.running.named_files import FileNames, declared_files, named_places
+from nasframe.running.start import own_places
+from nasframe.storage import write_problem, writing
+
+if TYPE_CHECKING:
+    from nasframe.plan import PlannedStage
+    from nasframe.running.start import Start
+    from nasframe.stages.inputs import RunInputs
+    from nasframe.store import RunStore
+
+Change = tuple[str, str, str]
+"""A file that is not as it was: its name, its state then, its state now."""
+
+
+class CachedRun:
+    """One run's use of the cache.
+
+    Args:
+        cache: the cache.
+        store: the run directory.
+        inputs: what the run's recipe names, loaded.
+        start: what the run starts from.
+    """
+
+    def __init__(self, cache: Cache, store: RunStore, inputs: RunInputs, start: Start) -> None:
+        self.cache = cache
+        self.store = store
+        self.inputs = inputs
+        self.plan = inputs.plan
+        self.is_of_study = bool(store.get("study"))  # its runs share files, to save room
+        self.parts = stage_keys(self.plan, start.digests)
+        self.keys = [digest(parts) for parts in self.parts]
+        self.file_names = FileNames(inputs)
+        self.opened_at_start = start.opened
+        self.own_places = own_places(store)
+
+    def adopt(self, position: int) -> bool:
+        """Take a stage's result over from the cache, if it is there and the files it was made from are unchanged."""
+        began = time.monotonic()
+        stage, key = self.plan.stages[position], self.keys[position]
+        self.store.put(f"key {stage.name}", self.parts[position])  # for "nasframe cache why"
+        entry = self.cache.read(key)
+        if entry is None:
+            return False
+        changed = self._changes(position, entry.opened)
+        self.store.put(f"changed {stage.name}", changed)
+        if changed:
+            return False
+        try:
+            rows = json.loads(self.cache.blob(entry.files[ROWS]).read_text(encoding="utf-8"))
+            with writing(self.store.directory):
+                self._place(entry.files)
+        except FileNotFoundError:  # another process dropped the entry meanwhile: run the stage
+            return False
+        origin = {"key": key, "run": entry.run, "run_seconds": entry.run_seconds}
+        result = {**entry.result, "cached": origin}
+        self.store.put(f"opened {stage.name}", entry.opened)
+        self.store.put_stage(stage.name, position, stage.verb, rows, time.monotonic() - began, result)
+        with suppress(FileNotFoundError):
+            self.cache.touch(key)  # the least recently used entries are dropped first
+        return True
+
+    def keep(self, stage: PlannedStage, seconds: float, result: Mapping[str, Any], reads: Recorder) -> list[Notice]:
+        """Add the result of a stage that was just run: its rows, the models, and what the next stage needs.
+
+        Args:
+            stage: the stage.
+            seconds: how long it took.
+            result: what it reported about itself.
+            reads: what was read while it ran.
+
+        Returns:
+            The reasons if nothing was added: the disk is full, or files changed while this stage or an earlier one
+            ran, so that nobody knows what was read.
+        """
+        position = self.plan.stages.index(stage)
+        opened, changed = self._opened(position, reads)
+        self.store.put(f"opened {stage.name}", opened)
+        if UNKNOWN in opened.values():
+            text = f"changed while stage {stage.name} ran, so its result is not kept in the cache."
+            return [Notice(name, text) for name in changed]
+        entry = CacheEntry(
+            key=self.keys[position],
+            parts=self.parts[position],
+            run=str(self.store.directory.resolve()),
+            run_seconds=seconds,
+            result=dict(result),
+            opened=opened,
+        )
+        try:
+            self.cache.write(entry, self.store.stage_rows(stage.name), self._files(stage), self.is_of_study)
+        except OSError as error:
+            text = f"{write_problem(self.cache.root, error)} Results of stages are not kept."
+            return [Notice("cache", text)]
+        return []
+
+    def building(self, position: int) -> AbstractContextManager[None]:
+        """Hold the right to build a stage of this run."""
+        name = self.plan.stages[position].name
+        news = f"{self.store.directory}: stage {name}: another process is building it; waiting for its result."
+        return self.cache.building(self.keys[position], news)
+
+    # ---- which files were opened, and are they as they were?
+
+    def _changes(self, position: int, opened: Mapping[str, str]) -> list[Change]:
+        """Return the files of an entry that are not as they were.
+
+        Files that earlier stages of this run read must be as the entry's own earlier stages had read them. Either may
+        have read fewer files than the other, since a process need not open a file again that it has read for another
+        run.
+        """
+        before = self._opened_before(position)
+        now = {name: state(self.file_names.place(name), self.own_places) for name in opened}
+        now |= before
+        changes = []
+        for name, then in opened.items():
+            if then != now[name]:
+                changes.append((name, then, now[name]))
+        for name, earlier in before.items():
+            if earlier == UNKNOWN and name not in opened:
+                changes.append((name, UNKNOWN, UNKNOWN))
+        return changes
+
+    def _opened_before(self, position: int) -> dict[str, str]:
+        """Return the files opened before a stage, by the loading of model and data and by earlier stages."""
+        if position == 0:
+            return dict(self.opened_at_start)
+        previous = self.plan.stages[position - 1].name
+        opened: dict[str, str] = self.store.get(f"opened {previous}", {})
+        return self.opened_at_start | opened
+
+    def _opened(self, position: int, reads: Recorder) -> tuple[dict[str, str], list[str]]:
+        """Return the files opened up to the end of a stage, by name, with their states.
+
+        Args:
+            position: the stage's in the plan.
+            reads: what was read while it ran.
+
+        Returns:
+            Name → state, unknown for a file that changed meanwhile; and the names of those that changed during this
+            stage.
+        """
+        before = self._opened_before(position)
+        states = self._states(reads, self._covered(position))
+        states |= dict.fromkeys(self._changed_parts(position), UNKNOWN)
+        # A file counts as unknown if it differs from what an earlier stage read, whichever of the two is meant.
+        changed = set()
+        for name, current in states.items():
+            earlier = before.get(name, current)
+            if UNKNOWN in (current, earlier) or current != earlier:
+                changed.add(name)
+        opened = before | states | dict.fromkeys(changed, UNKNOWN)
+        return opened, sorted(changed)
+
+    def _states(self, reads: Recorder, covered: Sequence[str]) -> dict[str, str]:
+        """Return what was read, by name, without files below covered places."""
+        states, changed = reads.states(self.own_places)
+        states |= dict.fromkeys(changed, UNKNOWN)
+        by_name = {}
+        for path, current in states.items():
+            if not is_below(path, covered):
+                by_name[self.file_names.name(path)] = current
+        return by_name
+
+    def _covered(self, position: int) -> list[str]:
+        """Return the real paths of the files and folders whose content is in a stage's key, wherever they lie."""
+        stages = self.plan.recipe["stages"][: position + 1]
+        options = [stages, self.plan.space, self.plan.sampler, self.plan.estimators]
+        places = [*named_places(options, self.plan.base), *self.inputs.declared()]
+        return [os.path.realpath(place) for _, place in places]
+
+    def _changed_parts(self, position: int) -> list[str]:
+        """Return the parts of a stage's key that would differ by now, because a file in it has changed since."""
+        parts = self.parts[position]
+        now = definition(self.plan, position)
+        then = {name: parts[name] for name in now}
+        now["files"] = declared_files(self.inputs)
+        then["files"] = parts["material"]["files"]
+        return [name for name, _, _ in differences(now, then)]
+
+    # ---- the files of results
+
+    def _files(self, stage: PlannedStage) -> dict[str, Path]:
+        """Return the files of a stage's result, by their paths in the run directory."""
+        from nasframe.store import load_state
+
+        run = self.store.directory
+        snapshot = self.store.checkpoint(f"work-{stage.name}").path
+        paths = [snapshot, *_results(run)]
+        for name in load_state(snapshot)["nets"].values():
+            paths.append(self.store.checkpoint(name).path)
+        return {path.relative_to(run).as_posix(): path for path in paths}
+
+    def _place(self, files: Mapping[str, str]) -> None:
+        """Make the run's files what they were after a stage."""
+        run = self.store.directory
+        for model in self.store.files():
+            self.store.put_files(model, None)  # until all is in place: a kill must not leave digests of other files
+        for name, blob in files.items():
+            if name == ROWS:
+                continue
+            target = run / name
+            if not target.exists() or file_digest(target) != blob:
+                link = self.is_of_study or not name.startswith("models/")  # a user may edit a run's models
+                copy_or_link(self.cache.blob(blob), target, link=link)
+        for path in _results(run):
+            if path.relative_to(run).as_posix() not in files:
+                path.unlink()
+        for model, digests in _by_model(files).items():
+            self.store.put_files(model, digests)
+
+
+def _results(run: Path) -> list[Path]:
+    """Return the files of a run's models, and those that its exports will be compared with."""
+    paths = [*run.glob("models/**/*"), *run.glob("checkpoints/expected-*")]
+    return [path for path in paths if path.is_file()]
+
+
+def _by_model(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the files of models by model, out of all files of an entry.
+
+    >>> _by_model({"models/a/config.json": "12", "checkpoints/work-a": "34"})
+    {'a': {'config.json': '12'}}
+    """
+    by_model: dict[str, dict[str, str]] = {}
+    for path, content in files.items():
+        folder, _, rest = path.partition("/")
+        model, _, inside = rest.partition("/")
+        if folder == "models" and inside:
+            by_model.setdefault(model, {})[inside] = content
+    return by_model

@@ -1,0 +1,140 @@
+"""Files that options name: their content as a part of keys, and names for them that hold on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.digests import file_digest, files_below, tree_digest
+from nasframe.reads import is_below
+
+if TYPE_CHECKING:
+    from nasframe.stages.inputs import RunInputs
+
+
+def contents(value: Any, base: Path = Path()) -> Any:
+    """Return options in which every file or folder that they name is replaced by, or gets, a digest of its content.
+
+    The place of an absolute path does not matter, only its content. A relative path may be a word that happens to be
+    a file's name, so it stays, next to the digest.
+
+    Args:
+        value: options, however deeply nested.
+        base: the recipe's folder, against which relative paths are read.
+    """
+    if isinstance(value, Mapping):
+        replaced = {}
+        for key, item in value.items():
+            # "use" names a plugin, even if a file beside the recipe is called so.
+            replaced[key] = item if key == "use" else contents(item, base)
+        return replaced
+    if isinstance(value, list | tuple):
+        return [contents(item, base) for item in value]
+    place = named_place(value, base)
+    if place is None:
+        return value
+    digest = tree_digest(place)
+    return {"content": digest} if os.path.isabs(value) else {"path": value, "content": digest}
+
+
+def named_place(value: Any, base: Path) -> Path | None:
+    """Return the file or folder that an option's value names, if it names one.
+
+    A word without a separator may name a file, but no folder: folders are often called like a stage, a split or a
+    plugin. A folder that contains the recipe's own does not count either: runs may lie in it.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    place = base / os.path.expanduser(value)
+    if os.path.isfile(place):
+        return place
+    is_path = os.sep in value or value.startswith((".", "~"))
+    if not is_path or not os.path.isdir(place) or is_below(base, [os.path.realpath(place)]):
+        return None
+    return place
+
+
+def named_places(value: Any, base: Path, at: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield every file or folder that options name, after the dotted path of the option.
+
+    >>> list(named_places({"task": {"parts": [__file__]}}, Path()))[0][0]
+    'task.parts.0'
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "use":
+                yield from named_places(item, base, f"{at}.{key}" if at else str(key))
+        return
+    if isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from named_places(item, base, f"{at}.{number}")
+        return
+    place = named_place(value, base)
+    if place is not None:
+        yield at, place
+
+
+def without_places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without absolute paths: the content of a task's data and a model's files is in keys anyway."""
+    kept = {}
+    for key, value in options.items():
+        is_place = isinstance(value, str) and os.path.isabs(value) and os.path.exists(value)
+        if not is_place:
+            kept[key] = value
+    return kept
+
+
+def declared_files(inputs: RunInputs) -> dict[str, str]:
+    """Return the digests of all files that model and task declare, also of those in declared folders.
+
+    A name begins with its owner, as in ``model/config.json``, wherever the files lie.
+    """
+    digests = {}
+    for name, place in inputs.declared():
+        for inside, file in files_below(place):
+            digests[f"{name}/{inside}" if inside else name] = file_digest(file)
+    return digests
+
+
+class FileNames:
+    """Names for files that are the same wherever a project lies, and the files that they mean in a run.
+
+    A file that an option of model or task leads to is named by the option, ``<task.path>/train.tsv``; one that they
+    declare by its owner, ``<model>/config.json``; one below the recipe's folder by its path from there; any other by
+    its full path.
+
+    Args:
+        inputs: what the run's plan names.
+    """
+
+    def __init__(self, inputs: RunInputs) -> None:
+        plan = inputs.plan
+        self.base = plan.base
+        self.places = dict(named_places({"model": plan.model, "task": plan.task}, plan.base))
+        self.places.update(inputs.declared())
+
+    def name(self, path: Path) -> str:
+        """Return the name of a file."""
+        for option, place in self.places.items():
+            if is_below(path, [os.path.realpath(place)]):
+                inside = _inside(path, place)
+                return f"<{option}>/{inside}" if inside else f"<{option}>"
+        if is_below(path, [os.path.realpath(self.base)]):
+            return _inside(path, self.base) or "."
+        return str(path)
+
+    def place(self, name: str) -> Path:
+        """Return the file that a name means in this run."""
+        if not name.startswith("<"):
+            return self.base / name
+        option, _, inside = name[1:].partition(">")
+        place = self.places.get(option, self.base / name)
+        return place / inside.removeprefix("/") if inside else place
+
+
+def _inside(path: Path, place: Path) -> str:
+    """Return a path relative to a place that it lies in; empty if it is the place itself."""
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(place))
+    return "" if relative == "." else Path(relative).as_posix()

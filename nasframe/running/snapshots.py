@@ -1,0 +1,111 @@
+"""The work between stages, on disk: after every stage all that the next one needs is stored, and can be read back.
+
+A network that several stages leave as it is lies in one file, which their snapshots name.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe.processes import device
+from nasframe.store import load_state, save_state
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import Work
+    from nasframe.stages.session import Session
+
+CURRENT = ""
+"""The name of the current network among a snapshot's networks; the others are saved or extracted models."""
+
+
+class Snapshots:
+    """Stores and restores the work of a run.
+
+    Args:
+        session: what the run's stages share; the shared sampler's state is part of a snapshot.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.store = session.store
+        # Networks by the file they lie in, so that none is written or read twice.
+        self.nets: dict[str, nn.Module] = {}
+
+    def save(self, stage: str, work: Work) -> None:
+        """Store what a stage left."""
+        files = {}
+        for name, net in {**work.models, CURRENT: work.net}.items():
+            if net is not None:
+                files[name] = self._save_net(net)
+        sampler = self.session.sampler
+        state = {
+            "archs": {name: dict(arch) for name, arch in work.archs.items()},
+            "nets": files,
+            "sampler": None if sampler is None else sampler.state_dict(),
+            "vocabulary": None if work.vocabulary is None else list(work.vocabulary),
+        }
+        save_state(self._path(stage), state)
+
+    def load(self, stage: str) -> Work:
+        """Return the work that a stage left, and restore the shared sampler's state."""
+        start = self.session.inputs.work  # brings the task, the tokenizer and the space
+        state = load_state(self._path(stage))
+        if state["sampler"] is not None:
+            self.session.shared_sampler(start).load_state_dict(state["sampler"])
+        nets: dict[str, Any] = {name: self._load_net(file) for name, file in state["nets"].items()}
+        current = nets.pop(CURRENT, None)
+        work = replace(start, net=current, archs=state["archs"], models=nets)
+        if state["vocabulary"] is None:
+            return work
+        return self._with_vocabulary(work, state["vocabulary"])
+
+    def drop_others(self, stage: str) -> None:
+        """Delete the files that a stage's snapshot does not need, because only earlier stages did."""
+        snapshot = self._path(stage)
+        needed_nets = set(load_state(snapshot)["nets"].values())
+        for path in snapshot.parent.glob("*.safetensors"):
+            is_reference = path.name.startswith("expected-")  # exports, which may come later, are compared with it
+            if path != snapshot and path.stem not in needed_nets and not is_reference:
+                path.unlink()
+        self.nets = {name: net for name, net in self.nets.items() if name in needed_nets}
+
+    def _path(self, stage: str) -> Path:
+        return self.store.checkpoint(f"work-{stage}").path
+
+    def _save_net(self, net: nn.Module) -> str:
+        """Write a network unless it is on disk already, and return its file's name."""
+        from nasframe.nn.blueprint import blueprint
+
+        for name, known in self.nets.items():
+            if known is net:  # stages never change a network in place, so the file still has its weights
+                return name
+        name = f"net-{uuid.uuid4().hex}"
+        config: Any = net.config
+        state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
+        self.store.checkpoint(name).save(state)
+        self.nets[name] = net
+        return name
+
+    def _load_net(self, name: str) -> nn.Module:
+        """Return a network that :meth:`_save_net` wrote."""
+        from nasframe.nn.blueprint import load
+
+        if name not in self.nets:
+            state = load_state(self.store.checkpoint(name).path)
+            net = load(state["config"], state["blueprint"], state["state"])
+            self.nets[name] = net.to(device()).eval()
+        return self.nets[name]
+
+    def _with_vocabulary(self, work: Work, kept: Sequence[int]) -> Work:
+        """Return work whose tokenizer and task have some of the tokens; its networks have only these already."""
+        from nasframe.nn.vocabulary import shrunk_tokenizer
+
+        inputs = self.session.inputs
+        tokenizer = shrunk_tokenizer(inputs.tokenizer, kept)
+        return replace(work, tokenizer=tokenizer, task=inputs.task_for(tokenizer), vocabulary=list(kept))

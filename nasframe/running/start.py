@@ -1,0 +1,167 @@
+"""What a run starts from: data, weights, tokenizer and all files they were read from.
+
+A run keeps it when it begins. A resume compares, since nothing may have changed, and keys of the cache contain it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import UsageError
+from nasframe.processes import leader
+from nasframe.reads import NAMES, UNKNOWN
+from nasframe.running.cache_keys import differences
+from nasframe.running.named_files import FileNames, declared_files
+from nasframe.stages.inputs import brief_facts, data_facts, same_data
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.stages.inputs import RunInputs
+    from nasframe.store import RunStore
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Args:
+        digests: of data, weights and tokenizer, and of the files that model and task declare, for keys.
+        opened: the files that were opened when these were loaded, by name, with their states. They are no part of
+            keys: a process that has read a file for another run need not open it again.
+    """
+
+    digests: dict[str, Any]
+    opened: dict[str, str]
+
+    def differences(self, other: Start) -> list[str]:
+        """Return the names of files that differ, or if no file is known, of the digests that do."""
+        mine, theirs = self.digests, other.digests
+        names = []
+        for name, _, _ in differences(mine["files"], theirs["files"]):
+            owner, slash, inside = name.partition("/")
+            names.append(f"<{owner}>{slash}{inside}")
+        for name in self.opened.keys() & other.opened.keys():
+            states = (self.opened[name], other.opened[name])
+            # A folder may get further files: those that are read count by themselves.
+            are_folders = all(state.startswith(NAMES) for state in states)
+            if states[0] != states[1] and not are_folders:
+                names.append(name)
+        if not names and not mine["files"]:
+            # The model declares no files, so all that can be named are the things it loaded.
+            names += [f"the {part}" for part in ("weights", "tokenizer") if mine[part] != theirs[part]]
+        return sorted(names)
+
+
+def begin(inputs: RunInputs, store: RunStore) -> Start | None:
+    """Load what a run starts from, and keep it, or make sure that it is what the run began with.
+
+    Returns:
+        What the run starts from; ``None`` in all processes but the first, which does the comparing.
+
+    Raises:
+        UsageError: it is not what the run began with; names every file that changed.
+    """
+    task, known = inputs.task, store.get("data")
+    # Before the network is loaded: other labels would give it another head.
+    if known is not None and not same_data(task, known):
+        raise UsageError(f"{store.directory}: the data is not what the run began with. Expected {brief_facts(known)}.")
+    if known is None and leader():
+        store.put("data", data_facts(task))
+    inputs.load()
+    if not leader():
+        return None
+    start = start_of(inputs, own_places(store))
+    _check(start, inputs, store)
+    return start
+
+
+def _check(start: Start, inputs: RunInputs, store: RunStore) -> None:
+    """Keep what the run starts from, or make sure that it is what the run started from before."""
+    known = store.get("start")
+    if known is None:
+        store.put("start", {"material": start.digests, "opened": start.opened})
+        return
+    changed = start.differences(Start(known["material"], known["opened"]))
+    if not changed:
+        return
+    file_names = FileNames(inputs)
+    places = []
+    for name in changed:
+        is_file = not name.startswith("the ")
+        places.append(str(file_names.place(name)) if is_file else name)
+    raise UsageError(
+        f"{store.directory}: not what the run began with: {', '.join(places)}. Expected model and task as they were: "
+        "undo the change, or start a new run."
+    )
+
+
+def own_places(store: RunStore) -> list[str]:
+    """Return the real paths of a run's directory and cache, which do not count as read."""
+    places = [store.directory, store.get("cache")]
+    return [os.path.realpath(place) for place in places if place is not None]
+
+
+def start_of(inputs: RunInputs, hidden: Iterable[str] = ()) -> Start:
+    """Return what a run starts from; what is not loaded yet is loaded.
+
+    Args:
+        inputs: what a plan names.
+        hidden: real paths of the run itself, which do not count as read.
+    """
+    digests = input_digests(inputs)
+    file_names = FileNames(inputs)
+    states, changed = inputs.reads.states(hidden)
+    states |= dict.fromkeys(changed, UNKNOWN)
+    opened = {file_names.name(path): state for path, state in states.items()}
+    return Start(digests, opened)
+
+
+def input_digests(inputs: RunInputs) -> dict[str, Any]:
+    """Return digests of data, weights and tokenizer, and of the files that model and task declare."""
+    work = inputs.work
+    return {
+        "data": work.task.fingerprint,
+        "weights": net_digest(work.net),
+        "tokenizer": tokenizer_digest(work.tokenizer),
+        "files": declared_files(inputs),
+    }
+
+
+def net_digest(net: nn.Module | None) -> str:
+    """Return the digest of a network: its class, its configuration, and every tensor with its name."""
+    import torch
+
+    if net is None:  # the recipe's space needs none
+        return ""
+    config: Any = net.config
+    options = config.to_dict()
+    for key in ("_name_or_path", "transformers_version"):  # where it lies and who wrote it change no number
+        options.pop(key, None)
+    text = json.dumps([type(net).__name__, options], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode())
+    # Weights, not the checkpoint's file: the head is drawn, and another file may have the same weights.
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return the digest of a tokenizer; how it was last called does not matter."""
+    if tokenizer is None:
+        return ""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    facts = {"vocabulary": tokenizer.get_vocab()} if backend is None else json.loads(backend.to_str())
+    for key in ("truncation", "padding"):  # each call sets them
+        facts.pop(key, None)
+    facts["class"] = type(tokenizer).__name__
+    facts["length"] = tokenizer.model_max_length
+    facts["pad"] = tokenizer.pad_token_id
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,240 @@
+"""Answers what a sampler proposes: from the archive, by cost alone, or by evaluating it.
+
+:class:`Evaluator` knows bounds, objectives and penalties; :class:`Archive` keeps the trials in order and replays those
+of an interrupted search.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nasframe.errors import NasframeError, RunError, UsageError, listing
+from nasframe.plugin_errors import described, plugin_error
+from nasframe.records import Arch, Trial, arch_id
+from nasframe.search import constraints
+from nasframe.search.budgets import Costs, Goal
+from nasframe.search.constraints import Bounds
+
+Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
+"""(architecture, number of examples or ``None`` for all) → metrics by name."""
+
+Penalty = Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float]
+"""(score, costs, bounds) → the score that is told to the sampler."""
+
+Key = tuple[str, int | None]
+"""An evaluation: the architecture's id, and the number of examples."""
+
+MAX_FAILURES = 20  # evaluations that fail one after the other before the search gives up
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluator:
+    """Answers proposals.
+
+    Args:
+        region: the domain; architectures outside of it are screened.
+        evaluate: measures an architecture.
+        costs: architecture → costs by name.
+        goals: the budgets that need a winner.
+        objectives: names of metrics and costs, ``-`` before what is to be minimised; the first is the score.
+        examples: how many examples proposals are scored on.
+        penalty: lowers the score of what breaks a bound; ``None`` never evaluates such an architecture.
+        archive: what was evaluated, failures included.
+        screened: what was answered by cost alone, by architecture id.
+    """
+
+    region: Any
+    evaluate: Evaluate
+    costs: Costs
+    goals: Sequence[Goal]
+    objectives: Sequence[str]
+    examples: int | None
+    penalty: Penalty | None
+    archive: dict[Key, Trial] = field(default_factory=dict)
+    screened: dict[str, Trial] = field(default_factory=dict)
+    causes: list[BaseException] = field(default_factory=list)  # of the failures since the last success
+    first: BaseException | None = None
+
+    def answer_from_archive(self, arch: Arch, goal: Goal) -> Trial | None:
+        """Return the answer to an architecture that was proposed before, ``None`` for a new one."""
+        name = arch_id(arch)
+        earlier = self.archive.get((name, self.examples))
+        if earlier is None:
+            return self.screened.get(name)
+        if earlier.state == "failed":
+            return earlier
+        return self.scored(replace(earlier, state="repeat"), goal)
+
+    def answer(self, arch: Arch, goal: Goal) -> Trial:
+        """Answer a new architecture: screen it by its costs, or evaluate it."""
+        unscored = self.unscored(arch, self.costs(arch), self.examples)
+        breaks_all_goals = unscored.violation > 0
+        is_outside = not self.region.contains(arch)
+        if is_outside or (breaks_all_goals and self.penalty is None):
+            return replace(unscored, state="screened")
+        return self.measured(unscored, goal)
+
+    def final(self, trial: Trial, goal: Goal, remeasure: Costs | None) -> Trial:
+        """Score a trial on all examples, with its noisy costs measured again."""
+        costs = dict(trial.costs)
+        if remeasure is not None:
+            costs |= remeasure(trial.arch)
+        unscored = self.unscored(trial.arch, costs, None)
+        earlier = self.archive.get((arch_id(trial.arch), None))
+        if earlier is not None:
+            return self.scored(replace(unscored, metrics=earlier.metrics), goal)
+        return self.measured(unscored, goal)
+
+    def recall(self, trial: Trial) -> Trial:
+        """Take an earlier search's trial into the archive, with this search's costs, goals and objectives."""
+        unscored = self.unscored(trial.arch, self.costs(trial.arch), trial.examples)
+        recalled = self.scored(replace(unscored, metrics=trial.metrics), self.goals[0])
+        self.archive[arch_id(trial.arch), trial.examples] = recalled
+        return recalled
+
+    def unscored(self, arch: Arch, costs: Mapping[str, float], examples: int | None) -> Trial:
+        """Return a trial without a score; its violation is that of the goal it comes nearest to."""
+        violations = [constraints.violation(costs, goal.bounds) for goal in self.goals]
+        return Trial(arch, None, costs=dict(costs), violation=min(violations), examples=examples)
+
+    def measured(self, unscored: Trial, goal: Goal) -> Trial:
+        """Evaluate an architecture. An exception, or a number that is not finite, makes a failed trial.
+
+        Raises:
+            UsageError: the objectives are wrong, which no other architecture would mend.
+            RunError: :data:`MAX_FAILURES` evaluations in a row failed.
+        """
+        try:
+            metrics = self.evaluate(unscored.arch, unscored.examples)
+            metrics = {name: float(value) for name, value in metrics.items()}
+            trial = self.scored(replace(unscored, metrics=metrics), goal)
+            require_finite(trial)
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a task or a plugin raises costs one trial, not the search
+            self._note_failure(unscored.arch, error)
+            return replace(unscored, state="failed")
+        self.causes.clear()
+        return trial
+
+    def _note_failure(self, arch: Arch, error: BaseException) -> None:
+        """Log a failed evaluation, and give up if too many failed in a row."""
+        log.warning("evaluation failed: %s, at %s", _cause(error), dict(arch))
+        self.causes.append(error)
+        if self.first is None:
+            self.first = error
+        if len(self.causes) >= MAX_FAILURES:
+            first = self.causes[0]
+            count = f"{len(self.causes)} evaluations failed one after the other"
+            raise RunError(f"{count}, the first with {_cause(first)}") from first
+
+    def first_cause(self) -> str:
+        """Say why the first evaluation failed; nothing if none did."""
+        return f", the first with {_cause(self.first)}" if self.first else ""
+
+    def scored(self, trial: Trial, goal: Goal) -> Trial:
+        """Return a trial with its score and, if there are several, its objectives."""
+        values = tuple(self.value(name, trial) for name in self.objectives)
+        score = values[0]
+        if self.penalty is not None:
+            score = self.penalty(score, trial.costs, goal.bounds)
+        objectives = values if len(values) > 1 else ()
+        return replace(trial, score=score, objectives=objectives)
+
+    def value(self, objective: str, trial: Trial) -> float:
+        """Return an objective's value, to be maximised.
+
+        Raises:
+            UsageError: it is neither a metric nor a cost.
+        """
+        name = objective.removeprefix("-")
+        numbers = {**trial.costs, **trial.metrics}
+        if name not in numbers:
+            raise UsageError(f"objective {objective!r} is neither a metric nor a cost. There are: {listing(numbers)}.")
+        return -numbers[name] if objective.startswith("-") else numbers[name]
+
+    def unpenalised_score(self, trial: Trial) -> float:
+        """Return the first objective as it was measured."""
+        return self.value(self.objectives[0], trial)
+
+
+def require_finite(trial: Trial) -> None:
+    """Raise ArithmeticError if a trial's score or one of its objectives is not finite."""
+    numbers = (trial.score or 0.0, *trial.objectives)
+    if not all(map(math.isfinite, numbers)):
+        raise ArithmeticError(f"not finite: {trial.metrics}")
+
+
+def _cause(error: BaseException) -> str:
+    """Say why an evaluation failed; errors that are not nasframe's own name the plugin that they come from."""
+    if isinstance(error, NasframeError):
+        return described(error)
+    return str(plugin_error(error) or described(error))
+
+
+@dataclass
+class Archive:
+    """All trials in order, and the stored ones of an interrupted search that are still to be replayed.
+
+    Args:
+        on_trial: stores a new trial: (number, trial, seconds).
+        evaluated: the evaluator's archive.
+    """
+
+    on_trial: Callable[[int, Trial, float], None]
+    evaluated: dict[Key, Trial]
+    trials: list[Trial] = field(default_factory=list)
+    finals: dict[str, Trial] = field(default_factory=dict)  # finalists by architecture id
+    repeats: int = 0
+    _stored: Iterator[Trial] = field(default_factory=lambda: iter(()))
+    _passed_over: int = 0
+
+    def replay(self, done: Iterable[Trial]) -> None:
+        """Take the trials of an interrupted search; repeats, which earlier versions stored too, are passed over."""
+        stored: list[Trial] = []
+        rejected: set[Key] = set()
+        for trial in done:
+            key = (arch_id(trial.arch), trial.examples)
+            if trial.state == "repeat" or key in rejected:
+                self._passed_over += 1
+                continue
+            if trial.state in ("screened", "failed"):
+                rejected.add(key)
+            stored.append(trial)
+        self._stored = iter(stored)
+
+    def add(self, arch: Arch, answer: Callable[[], Trial]) -> Trial:
+        """Keep the stored answer to an architecture if there is one, otherwise a new answer, which is stored.
+
+        Raises:
+            RunError: the next stored trial is of another architecture.
+        """
+        began = time.monotonic()
+        trial = next(self._stored, None)
+        if trial is None:
+            trial = answer()
+            number = len(self.trials) + self._passed_over
+            self.on_trial(number, trial, time.monotonic() - began)
+        elif arch_id(trial.arch) != arch_id(arch):
+            raise RunError(
+                f"cannot go on: trial {len(self.trials)} was {dict(trial.arch)}, but now it would be {dict(arch)}. "
+                "The recipe, the sampler or what it learned before has changed. Start a new run."
+            )
+        if trial.state in ("done", "failed"):
+            self.evaluated[arch_id(trial.arch), trial.examples] = trial
+        self.trials.append(trial)
+        return trial
+
+    def finalist(self, trial: Trial, goal: Goal, evaluator: Evaluator, remeasure: Costs | None) -> Trial:
+        """Return a trial scored as a finalist. Each architecture is scored once, for all goals."""
+        name = arch_id(trial.arch)
+        if name not in self.finals:
+            self.finals[name] = self.add(trial.arch, functools.partial(evaluator.final, trial, goal, remeasure))
+        return self.finals[name]

@@ -1,0 +1,98 @@
+"""What a stage's options choose: the network to start from, a sampler and its domain, architectures, models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nasframe.declarations import matching
+from nasframe.errors import RunError
+from nasframe.search.restrict import joined
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import Work
+    from nasframe.records import Arch
+    from nasframe.stages.session import StageSession
+
+
+def start_network(stage: StageSession, name: str, work: Work) -> nn.Module:
+    """Return the network that a stage starts from.
+
+    Args:
+        stage: the stage.
+        name: ``pretrained``, ``random``, or the name that an earlier stage saved a network under.
+        work: what the stage before left.
+    """
+    if name not in ("pretrained", "random"):
+        return work.models[name]
+    net = stage.inputs.net(random=name == "random")
+    if work.vocabulary is None:
+        return net
+    # A network that is loaded again still has the model's whole vocabulary; the tokenizer has not.
+    from nasframe.nn.vocabulary import shrunk_net
+
+    return shrunk_net(net, work.vocabulary)
+
+
+def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = ()) -> Any:
+    """Return the run's shared sampler, or a new one for this stage.
+
+    Args:
+        stage: the stage.
+        use: ``shared``, or the sampler's name and options.
+        work: whose space is sampled.
+        bounded: the costs that the stage bounds, for a sampler of its own to learn of.
+    """
+    if use == "shared":
+        return stage.session.shared_sampler(work)
+    assert work.space is not None
+    costs = stage.session.cost_rows(work, bounded)
+    return stage.make("sampler", use, domain=work.space.domain, costs=costs)
+
+
+def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[Any]] | None) -> Any:
+    """Return a space's domain in the coordinates of a sampler, restricted to ``within`` if that is given."""
+    own_sampler = stage.plan.sampler if use == "shared" else use
+    # A sampler may join knobs, as in "join: layer"; its proposals must lie in a domain that joins them too.
+    whole = joined(space.domain, own_sampler)
+    return whole.restrict(within) if within else whole
+
+
+def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work) -> Arch | None:
+    """Return the architecture that an option chooses: by the name it was found under, or by its sizes.
+
+    Raises:
+        RunError: no architecture has that name.
+    """
+    if chosen is None:
+        return None
+    if not isinstance(chosen, str):
+        return arch_of_sizes(chosen, work)
+    if chosen not in work.archs:
+        names = ", ".join(work.archs) or "none"
+        raise RunError(f"stage {stage.name}: no architecture {chosen!r}. There are: {names}.")
+    return work.archs[chosen]
+
+
+def arch_of_sizes(sizes: Mapping[str, Any], work: Work) -> Arch:
+    """Return the architecture that sizes in a recipe mean.
+
+    A space with an ``arch`` of its own may accept families of knobs, and sizes outside its search domain.
+    """
+    assert work.space is not None
+    read = getattr(work.space, "arch", work.space.domain.canonical)
+    return dict(read(sizes))
+
+
+def models(available: Mapping[str, nn.Module], patterns: list[str] | None) -> dict[str, nn.Module]:
+    """Return the models whose names match one of the patterns, or all if there are no patterns.
+
+    Raises:
+        RunError: no model matches.
+    """
+    chosen = {name: available[name] for name in matching(available, patterns)}
+    if not chosen:
+        raise RunError(f"no model matches {patterns}. There are: {', '.join(available) or 'none'}.")
+    return chosen

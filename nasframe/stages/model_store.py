@@ -1,0 +1,168 @@
+"""The models of a run: their folders below ``models/``, their rows in the database, their cards and predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasframe import registry
+from nasframe.digests import files_below, fresh_digest
+from nasframe.errors import UsageError
+from nasframe.processes import leader
+from nasframe.stages.reference import renew_expected
+from nasframe.storage import writing
+from nasframe.store import write_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import Work
+    from nasframe.records import Arch
+    from nasframe.stages.session import StageSession
+
+
+def folder_of(run: Path, name: str) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        run: the run directory.
+        name: the model's name.
+
+    Raises:
+        UsageError: the name, which a plugin may have chosen, leads out of the run's ``models``.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UsageError(f"{name!r} cannot name a model's folder. Expected a name without path.")
+    return run / "models" / name
+
+
+@contextmanager
+def recording_files(stage: StageSession, *names: str) -> Iterator[None]:
+    """Keep digests of the files that the block writes for some models, so that a resume can find damage."""
+    for name in names:
+        stage.store.put_files(name, None)  # nothing is known of files that are half-written
+    yield
+    for name in names:
+        folder = folder_of(stage.store.directory, name)
+        digests = {inside: fresh_digest(file) for inside, file in files_below(folder)}
+        stage.store.put_files(name, digests)
+
+
+def save(stage: StageSession, name: str, net: nn.Module, tokenizer: Any) -> None:
+    """Write a network to ``models/<name>``, as a Hugging Face directory that loads as it is."""
+    from nasframe.export import write as export
+
+    describe(stage, name, net)
+    folder = folder_of(stage.store.directory, name)
+    with recording_files(stage, name):
+        export.write(net, tokenizer, folder, mode="auto", card=card_facts(stage, [name]), replace=True)
+    keep_path(stage, name)
+
+
+def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> None:
+    """Write the network of the run's last search if no stage saved it, so that the finished run can be deployed."""
+    from nasframe.export import write as export
+    from nasframe.plan import keeps_net, kept_net
+
+    if net is None or not keeps_net(stage.plan, stage.planned):
+        return
+    # The model's own tokenizer is at hand wherever the run is; one with a smaller vocabulary is not.
+    tokenizer = None if work.vocabulary is None else work.tokenizer
+    name = kept_net(stage.planned)
+    folder = folder_of(stage.store.directory, name)
+    with recording_files(stage, name):
+        export.write(net, tokenizer, folder, mode="auto", replace=True)
+
+
+def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
+    """Bring what the run keeps of a model up to date, because its weights have changed."""
+    if not leader():  # the only process that writes
+        return
+    renew_expected(stage, name, net, work)
+    if stage.store.model(name).get("path"):
+        save(stage, name, net, work.tokenizer)
+
+
+def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None = None) -> None:
+    """Keep a model's shape, and the architecture that it was extracted at."""
+    from nasframe.nn.blueprint import blueprint
+
+    shape = blueprint(net)
+    fields: dict[str, Any] = {"blueprint": shape}
+    facts = registry.model_facts(net)
+    if facts:
+        stage.result.setdefault("facts", {})[name] = facts
+    if arch is not None:
+        fields["arch"] = dict(arch)
+        fields["budget"] = name.partition("@")[2] or None
+    if not stage.store.model(name).get("stage"):  # the first stage that describes a model is the one that made it
+        fields["stage"] = stage.name
+    stage.store.put_model(name, **fields)
+
+
+def keep_path(stage: StageSession, name: str) -> None:
+    """Keep that a model has been written to its folder."""
+    run = stage.store.directory
+    stage.store.put_model(name, path=folder_of(run, name).relative_to(run).as_posix())
+
+
+def add_metrics(stage: StageSession, name: str, split: str, metrics: Mapping[str, float]) -> None:
+    """Keep a model's metrics on a split, along with those on other splits."""
+    by_split = dict(stage.store.model(name).get("metrics") or {})
+    by_split[split] = dict(metrics)
+    stage.store.put_model(name, metrics=by_split)
+
+
+def write_predictions(stage: StageSession, name: str, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write a model's predictions, one row an example, to a CSV file in its folder."""
+    folder = folder_of(stage.store.directory, name)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    file_name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    rows = zip(*columns.values(), strict=True)
+    writer.writerows(rows)
+    write_text(folder / file_name, text.getvalue())
+
+
+def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
+    """Return what model cards say: the run's model, task and data, and each model's own facts."""
+    models = {}
+    for name in names:
+        metrics = stage.store.model(name).get("metrics") or {}
+        models[name] = {"metrics": metrics.get("dev", {}), "over_budget": over_budget(stage, name)}
+    return {
+        "model": stage.plan.model,
+        "task": stage.plan.task,
+        "data": stage.store.get("data"),
+        "models": models,
+    }
+
+
+def over_budget(stage: StageSession, name: str) -> str:
+    """Return which of a model's costs, as they are known now, are over the budget it is named after, as a text."""
+    from nasframe.report import budgets
+
+    results = [stage.store.stage_result(planned.name) for planned in stage.plan.stages]
+    results.append(stage.result)  # this stage has not ended, so the store does not have its result
+    costs = stage.store.model(name).get("costs") or {}
+    return budgets.over_budget(costs, budgets.bounds_of(name, results))
+
+
+def report_over_budget(stage: StageSession, names: Iterable[str]) -> None:
+    """Report the models that are over budget by their final costs, also in model cards that are already written."""
+    from nasframe.export.write import update_card
+
+    for name in names:
+        text = over_budget(stage, name)
+        if text:
+            stage.progress.say(f"{name}: over budget: {text}")
+        path = stage.store.model(name).get("path")
+        if path:
+            update_card(stage.store.directory / path, text)

@@ -1,0 +1,117 @@
+"""The trials of a search stage: how architectures are scored, what scoring costs, and how trials are stored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nasframe.interfaces import TrainJob, sizes_of
+from nasframe.records import LedgerEntry, TrainOptions
+from nasframe.stages import measure
+from nasframe.training.forward import forward_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasframe.interfaces import TrainResult, Work
+    from nasframe.records import Arch, Evaluation, Trial
+    from nasframe.stages.session import StageSession
+
+
+@dataclass
+class Tally:
+    """What evaluations cost so far.
+
+    Args:
+        evaluations: how many there were.
+        examples: how many examples they used, all together.
+        tokens: token positions that went through networks, padding included.
+        macs: forward MACs.
+    """
+
+    evaluations: int = 0
+    examples: int = 0
+    tokens: int = 0
+    macs: float = 0.0
+
+    def add(self, result: Evaluation, macs: float) -> None:
+        """Count one evaluation."""
+        self.evaluations += 1
+        self.examples += result.examples
+        self.tokens += result.tokens
+        self.macs += macs
+
+    def ledger_entry(self, seconds: float) -> LedgerEntry:
+        """Return the tally as an entry of the ledger."""
+        return LedgerEntry(
+            role="evaluation",
+            examples=self.examples,
+            tokens=self.tokens,
+            forward_macs=self.macs,
+            evaluations=self.evaluations,
+            seconds=seconds,
+        )
+
+
+def stored_tally(stage: StageSession) -> Tally:
+    """Return the tally of a search, which includes what it did before it was interrupted."""
+    return Tally(**stage.store.get(f"tally {stage.name}", {}))
+
+
+def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, tally: Tally) -> None:
+    """Store a trial together with the tally up to it, then tell observers."""
+    # In one transaction: a search that is resumed then counts neither too few evaluations nor one of them twice.
+    with stage.store.transaction():
+        stage.store.add_trial(stage.name, number, trial, seconds)
+        stage.store.put(f"tally {stage.name}", asdict(tally))
+    stage.session.observers.trial_finished(
+        directory=stage.store.directory, stage=stage.name, number=number, trial=trial
+    )
+
+
+class Evaluator:
+    """Scores architectures on the ``select`` split, and counts what that costs.
+
+    Args:
+        stage: the search.
+        work: whose network and space are searched.
+        fit: training options, if a copy of each candidate is trained before it is scored.
+        precision: of the forward passes.
+    """
+
+    def __init__(self, stage: StageSession, work: Work, fit: Mapping[str, Any] | None, precision: str) -> None:
+        self.stage = stage
+        self.work = work
+        self.fit = fit
+        self.precision = precision
+        self.tally = stored_tally(stage)
+
+    def __call__(self, arch: Arch, examples: int | None) -> Mapping[str, float]:
+        """Return the metrics of an architecture, on as many examples or on all."""
+        space: Any = self.work.space
+        net = self.work.net if self.fit is None else self._fitted(arch)
+        view = space.view(net, arch)
+        forward = forward_of(view, self.work.net, self.precision)
+        result = self.work.task.evaluate(forward, "select", examples)
+        macs = measure.forward_macs(net, sizes_of(space, arch), result)
+        self.tally.add(result, macs)
+        return result.metrics
+
+    def _fitted(self, arch: Arch) -> nn.Module:
+        """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
+        assert self.fit is not None
+        job = TrainJob(
+            net=copy.deepcopy(self.work.net),
+            task=self.work.task,
+            tokenizer=self.work.tokenizer,
+            options=TrainOptions(**self.fit),
+            seed=self.stage.seed,
+            stage=f"{self.stage.name}/fit",
+            space=self.work.space,
+            arch=arch,
+            models=self.work.models,
+        )
+        result: TrainResult = self.stage.make("trainer", "loop").fit(job)
+        return result.net.eval()

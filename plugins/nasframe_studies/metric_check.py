@@ -1,0 +1,103 @@
+"""Whether the tasks of a study have the metric that it compares: asked of the tasks themselves, before any work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from nasframe.errors import UsageError, listing, suggestion
+from nasframe.measures import formats_of
+from nasframe.records import canonical_json
+
+if TYPE_CHECKING:
+    from nasframe.plan import Plan
+    from nasframe_studies.file import Study
+
+EXAMPLES = 16
+"""Examples on which a task is evaluated to learn the names of its metrics."""
+
+
+def check_metric(study: Study) -> None:
+    """Make sure that every task has the metric that is compared; loads models and data.
+
+    If the study names no metric, each task's primary one is compared, which must then be the same in all arms.
+
+    Raises:
+        UsageError: a task lacks the metric, or arms have different primary metrics on one task.
+    """
+    metric = study.compare.metric
+    if metric is None:
+        _check_primary(study)
+        return
+    split = study.compare.split
+    for plan in _distinct_tasks(study):
+        with plan.file_plugins():
+            metrics = _metrics(plan, metric, split)
+        if metric not in metrics:
+            raise UsageError(
+                f"{study.source}: compare.metric: task {_task_name(plan)!r} has no metric {metric!r} on {split!r}."
+                f" Metrics: {listing(metrics)}.{suggestion(metric, metrics)}"
+            )
+
+
+def _distinct_tasks(study: Study) -> Collection[Plan]:
+    """Return one plan for each model on each task: the metrics of all others with it are the same."""
+    plans = {}
+    for plan in study.plans.values():
+        key = canonical_json([plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])])
+        plans[key] = plan
+    return plans.values()
+
+
+def _check_primary(study: Study) -> None:
+    """Make sure that arms that give a task different options still have the same primary metric on it."""
+    # task → its options → a plan with them, and the arms that have them
+    variants_of: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
+    for (arm, task), plan in study.plans.items():
+        options = canonical_json([plan.task, str(plan.base), plan.recipe.get("plugins", [])])
+        variants = variants_of.setdefault(task or _task_name(plan), {})
+        _, arms = variants.setdefault(options, (plan, []))
+        arms.append(arm)
+    for task, variants in variants_of.items():
+        if len(variants) == 1:
+            continue  # so that no data are loaded without need
+        arms_of: dict[str, list[str]] = {}
+        for plan, arms in variants.values():
+            arms_of.setdefault(_primary(plan), []).extend(arms)
+        if len(arms_of) > 1:
+            metrics = ", ".join(f"{metric} ({', '.join(arms)})" for metric, arms in arms_of.items())
+            raise UsageError(
+                f"{study.source}: compare.metric: {task}: the arms are scored by different metrics: {metrics}. Expected"
+                " one metric for all, as in 'compare: {metric: NAME}'."
+            )
+
+
+def _task_name(plan: Plan) -> str:
+    return str(plan.task.get("name") or plan.task["use"])
+
+
+def _primary(plan: Plan) -> str:
+    """Return the primary metric of a plan's task."""
+    from nasframe.stages.inputs import RunInputs
+
+    with plan.file_plugins():
+        return RunInputs(plan).task.primary
+
+
+def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
+    """Return the metrics of a plan's task, measured on a few examples unless ``metric`` is its primary one."""
+    from nasframe.stages.inputs import RunInputs
+    from nasframe.training.forward import forward_of
+
+    inputs = RunInputs(plan)
+    task = inputs.task
+    form = formats_of(task).get(metric)
+    if form is not None and not form.higher_is_better:
+        raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
+    if metric == task.primary or inputs.model is None:
+        return [metric]
+    net = inputs.net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about scores on so few examples, which nobody reads
+        return task.evaluate(forward_of(net.eval(), net, "fp32"), split, EXAMPLES).metrics

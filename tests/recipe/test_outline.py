@@ -1,0 +1,195 @@
+"""Before a run, only plugins that say so are given a network's outline; all others see what a run gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nasframe.cli.check import problems_of
+from nasframe.errors import UsageError
+from nasframe.outline import sizes_suffice
+from nasframe.recipe.resolve import check_recipe
+from nasframe.testing.toy import tiny_net, tiny_tokenizer
+from nasframe.weights import quiet
+
+PLUGIN = """
+from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.estimators import Counted
+from nasframe_basics.latency import Latency
+from nasframe_basics.package_docs import package_docs
+
+import nasframe
+import nasframe.interfaces
+from nasframe.errors import UsageError
+
+
+def told(what):
+    names = ", ".join(cls.__name__ for cls in type(what).__mro__)
+    raise UsageError(f"was given {names}")
+
+
+class Space(BertWidthDepth):
+    def __init__(self, layers=None, config=None):
+        if config is not None:
+            told(config)
+        super().__init__(layers, config=config)
+
+
+class Cost(Latency):
+    def on_plan(self, net):
+        told(net)
+
+
+class Sizes(Cost):
+    sizes_suffice = True
+
+
+class Bounded(Counted):
+    def table(self, space, net):
+        told(net)
+
+
+def bounded():
+    return Bounded("parameters", lambda net: None)
+
+
+class Transform:
+    reshapes = False
+
+    def __call__(self, work):
+        return work
+
+    def on_plan(self, net):
+        told(net)
+
+
+class Modifier(nasframe.interfaces.Modifier):
+    def on_plan(self, job):
+        told(job.net)
+
+
+def task(tokenizer=None, max_length: int = 8):
+    return package_docs(max_length=max_length, tokenizer=tokenizer)
+
+
+task.on_plan = lambda options, tokenizer: told(tokenizer)
+
+
+@nasframe.hookimpl
+def register_spaces(register):
+    register("probe", Space)
+
+
+@nasframe.hookimpl
+def register_estimators(register):
+    register("probe_cost", Cost)
+    register("probe_sizes", Sizes)
+    register("probe_bounded", bounded)
+
+
+@nasframe.hookimpl
+def register_transforms(register):
+    register("probe_transform", Transform)
+
+
+@nasframe.hookimpl
+def register_modifiers(register):
+    register("probe_modifier", Modifier)
+
+
+@nasframe.hookimpl
+def register_tasks(register):
+    register("probe_task", task)
+"""
+
+RECIPE = """
+nasframe: 1
+plugins: [probe.py]
+model: ./encoder
+task: {use: package_docs, max_length: 8}
+space: {use: bert_width_depth, layers: [1, 2], heads: [2, 4], ffn: [16, 64]}
+estimators: {latency: {length: 8}}
+budgets: {encoder_params: [50%], macs: ["75%"]}
+stages:
+  - train: {max_steps: 1, sampler: random}
+  - search: {trials: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("outline")
+    with quiet():
+        tiny_net().base_model.save_pretrained(home / "encoder")
+    tiny_tokenizer().save_pretrained(home / "encoder")
+    (home / "probe.py").write_text(PLUGIN)
+    (home / "recipe.yaml").write_text(RECIPE)
+    return home
+
+
+def problem(home: Path, *overrides: str) -> str:
+    """Return the one problem of the recipe."""
+    (found,) = check_recipe(home / "recipe.yaml", overrides)[1]
+    return found.text
+
+
+def test_the_recipe_is_sound(home: Path) -> None:
+    assert check_recipe(home / "recipe.yaml")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        ("space={use: probe, layers: [1]}", "PreTrainedConfig"),
+        ("+stages.search.space={use: probe, layers: [1]}", "PreTrainedConfig"),
+        ("estimators.latency={use: probe_cost, length: 8}", "Module"),
+        ("task={use: probe_task}", "PreTrainedTokenizerBase"),
+        ("stages=[{transform: {use: probe_transform}}]", "Module"),
+        ("stages=[{train: {max_steps: 1, modifiers: [probe_modifier]}}]", "Module"),
+        ("estimators.latency={use: probe_sizes, length: 8}", "Outline"),
+    ],
+)
+def test_what_plugins_are_given(home: Path, change: str, given: str) -> None:
+    text = problem(home, change)
+    assert "was given" in text
+    assert given in text.removesuffix(".").split("was given ")[1].split(", ")
+
+
+def test_a_bounded_cost_of_another_package_counts_on_the_network(home: Path) -> None:
+    with pytest.raises(UsageError, match="was given BertForSequenceClassification"):
+        problems_of(str(home / "recipe.yaml"), ["budgets={probe_bounded: 50%}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("task.max_length=41", "41 is more than the network can read. Expected at most 40."),
+        ("estimators.latency.length=41", "41 tokens are more than the network can read. Expected at most 40."),
+        ("space.heads=[5]", "[5] are not all sizes of the network"),
+        ("stages.search.within={layers: [3]}", "layers"),
+        ("budgets={encoder_params: 1%}", "The nearest reachable is encoder_params"),
+        ("model={use: hf, path: ./encoder, labels: [a, b]}", "brings no classification head"),
+    ],
+)
+def test_built_in_plugins_refuse_by_sizes_what_they_refuse_by_the_network(
+    home: Path, monkeypatch: pytest.MonkeyPatch, change: str, words: str
+) -> None:
+    by_sizes = problems_of(str(home / "recipe.yaml"), [change])
+    monkeypatch.setattr("nasframe_basics.models.HF.outline", lambda model: None)
+    assert by_sizes == problems_of(str(home / "recipe.yaml"), [change])
+    assert len(by_sizes) == 1
+    assert words in by_sizes[0].text
+
+
+def test_a_subclass_does_not_inherit_the_claim() -> None:
+    class Base:
+        sizes_suffice = True
+
+    class Derived(Base):
+        pass
+
+    class Own(Base):
+        sizes_suffice = True
+
+    assert [sizes_suffice(factory) for factory in (Base, Derived, Own, len)] == [True, False, True, False]
