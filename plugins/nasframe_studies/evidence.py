@@ -390,18 +390,27 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     if of_classes:
         test = stats.mcnemar(first == labels, second == labels)
         scores = replace(scores, only_arm=test.only_first, only_reference=test.only_second, p=test.p)
+    gap = _metric_difference(labels, first, second, metric, positive, of_classes)
+    if gap is None:
+        return scores
+    return replace(scores, difference=gap.difference, low=gap.low, high=gap.high)
+
+
+def _metric_difference(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, positive: int | None, of_classes: bool
+) -> stats.Interval | None:
+    """Return the difference of a metric with its interval; ``None`` if predictions do not suffice to compute it."""
     if metric == "f1" and positive is not None:  # stats.confusion_metric takes class 1 for the positive one
         labels = np.asarray(labels == positive, int)
         first = np.asarray(first == positive, int)
         second = np.asarray(second == positive, int)
     if metric == "macro_f1" and not set(first) | set(second) <= set(labels):
-        return scores  # predictions do not say whether a class that the examples lack counts in the mean
-    by_counts = of_classes and metric in stats.CONFUSION_METRICS
-    if not by_counts and metric not in REAL_METRICS:
-        return scores
-    function = metric if by_counts else REAL_METRICS[metric]
-    difference, low, high = stats.example_bootstrap(labels, first, second, function)
-    return replace(scores, difference=difference, low=low, high=high)
+        return None  # predictions do not say whether a class that the examples lack counts in the mean
+    if of_classes and metric in stats.CONFUSION_METRICS:
+        return stats.example_bootstrap(labels, first, second, metric)
+    if metric in REAL_METRICS:
+        return stats.example_bootstrap(labels, first, second, REAL_METRICS[metric])
+    return None
 
 
 def _are_whole(column: np.ndarray) -> bool:
