@@ -7,7 +7,7 @@ become splits, and splits become a ``TextTask``. What the task decides or notice
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from nasframe_basics.rows import (
     read_labels,
 )
 from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import Source, data_notices, split_notices
+from nasframe_basics.summary import Source, data_notices, pass_on, split_notices
 from nasframe_basics.text import ClassWeights, TextTask, refuse_length
 
 CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
@@ -112,7 +112,7 @@ def text_classification(
     counts = None if regression else _class_counts(train_table.rows, label)
     labels = None if counts is None else ordered(set(counts))
     sources = [_source(table, columns, label, labels) for table in tables]
-    _pass_on(data_notices(sources, labels), notify)
+    pass_on(data_notices(sources, labels), notify)
 
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
@@ -128,7 +128,7 @@ def text_classification(
         f1_class = _f1_class(positive, counts, labels, notify)
         metrics = [name for name in CLASSES if name != "f1" or f1_class is not None]
         _notify_odd_classes(counts, train_table.name, notify)
-    _pass_on(split_notices(splits, labels), notify)
+    pass_on(split_notices(splits, labels), notify)
     return TextTask(
         splits,
         labels,
@@ -324,8 +324,3 @@ def _source(table: Table, columns: list[str], label: str, labels: Sequence[str] 
         notices += label_notices(table.rows, label)
     places = [row.place for row in table.rows]
     return Source(table.split, table.name, Split(texts, label_values), places, notices=notices)
-
-
-def _pass_on(notices: Iterable[Notice], notify: Notify) -> None:
-    for notice in notices:
-        notify(notice.place, notice.text)
