@@ -29,7 +29,7 @@ class Member(NamedTuple):
         name: its id.
         arch: the architecture.
         objectives: all to be maximised.
-        violation: by how much it is over its constraints; 0 or less if it is not.
+        violation: by how much it is over its constraints; 0 if it satisfies them.
     """
 
     name: str
