@@ -1,8 +1,8 @@
-"""What the files of a model say of its network and tokenizer, for plugins that need only sizes before a run.
+"""Outlines of networks and tokenizers: their sizes as read from files, for plugins that need only these before a run.
 
 A network of transformers without values (:func:`nasframe.recipe.preflight.skeleton`) takes seconds to make, nearly all
-of them to import torch and transformers. A model that knows its network's sizes without them may offer an
-:class:`Outline`. ``nasframe check`` then gives the outline, instead of the network, to plugins whose factory says
+of them for importing torch and transformers. A model that knows its network's sizes without them may offer an
+:class:`Outline`. ``nasframe check`` then passes the outline, instead of the network, to plugins whose factory says
 ``sizes_suffice = True``; all others get the network.
 """
 

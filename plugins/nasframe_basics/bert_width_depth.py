@@ -201,12 +201,13 @@ def _depths(
     total = full
     if total is None:
         total = max([*counts, *(kept[-1] + 1 for kept in lists)])
+
+    depths = {_kept_layers(count, total, depth) for count in counts}
     for kept in lists:
         if kept[-1] >= total:
             raise UsageError(f"layers: {kept} is not in a network of {total} layers.")
-    distinct = {tuple(kept) for kept in lists}
-    distinct |= {_kept_layers(count, total, depth) for count in counts}
-    in_order = sorted(distinct, key=lambda kept: (len(kept), kept))
+        depths.add(tuple(kept))
+    in_order = sorted(depths, key=lambda kept: (len(kept), kept))
     return [list(kept) for kept in in_order]
 
 

@@ -165,8 +165,9 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
             if name.lower() in PERHAPS_MISSING:
                 perhaps_missing.setdefault(name, []).append(row)
             continue
-        is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
-        if is_float and float(value).is_integer():
+        if isinstance(value, numbers.Integral):
+            continue
+        if isinstance(value, numbers.Real) and float(value).is_integer():
             floats.append(row)
     if spaced:
         example = spaced[0].values[column]

@@ -61,9 +61,9 @@ class FakeQuant(Modifier):
             if self.activations:
                 hook = partial(self._round_input, name)
                 self.hooks.append(module.register_forward_pre_hook(hook))
-        for module, bits in self.rounded.values():
+        for rounded, bits in self.rounded.values():
             # The quantizer keeps shape and type. With unsafe=True torch does not run it once to check that.
-            parametrize.register_parametrization(module, "weight", RowQuantizer(bits), unsafe=True)
+            parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits), unsafe=True)
 
     def on_plan(self, job: TrainJob) -> None:
         """Parametrise the weights, so that modifiers further down the list can check whether they allow it."""

@@ -152,7 +152,7 @@ class GridSampler:
 
     def _next(self, domain: Any, n: int) -> list[int]:
         """Return the first ``n`` places of the grid that are in a domain and were not proposed yet."""
-        places = []
+        places: list[int] = []
         for place, arch in enumerate(self.archs):
             if len(places) == n:
                 break

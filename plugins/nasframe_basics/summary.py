@@ -83,8 +83,9 @@ def summarise(
         max_length = min(max_length, tokenizer.model_max_length)
     near_keys = _near_keys(splits)
     conflicting = _conflicting(splits)
-    train_texts = set(splits["train"].texts) if "train" in splits else set()
-    train_keys = {near_keys[texts] for texts in train_texts}
+    train_texts: set[Texts] = set()
+    if "train" in splits:
+        train_texts = set(splits["train"].texts)
 
     summaries = []
     for name, split in splits.items():
@@ -101,9 +102,8 @@ def summarise(
             classes=None,
         )
         if name != "train":
-            copies = sum(texts in train_texts for texts in split.texts)
-            copies_or_near = sum(near_keys[texts] in train_keys for texts in split.texts)
-            summary = replace(summary, in_train=copies, near_train=copies_or_near - copies)
+            copies, near_copies = _copies(split.texts, train_texts, near_keys)
+            summary = replace(summary, in_train=copies, near_train=near_copies)
         if labels is not None:
             counts = np.bincount(split.labels, minlength=len(labels))
             summary = replace(summary, classes=counts.tolist())
@@ -121,6 +121,14 @@ def summarise(
         unused=max(rows_read - rows_used, 0),
         max_length=max_length,
     )
+
+
+def _copies(texts: Sequence[Texts], train: set[Texts], near_keys: Mapping[Texts, Texts]) -> tuple[int, int]:
+    """Count the texts that are copies of training texts, and those that are only near copies."""
+    train_keys = {near_keys[example] for example in train}
+    copies = sum(example in train for example in texts)
+    copies_or_near = sum(near_keys[example] in train_keys for example in texts)
+    return copies, copies_or_near - copies
 
 
 def _near_keys(splits: Mapping[str, Split]) -> dict[Texts, Texts]:

@@ -105,9 +105,8 @@ def text_classification(
         UsageError: a file, a column, a row or a label is not as expected; the message names file and row.
     """
     columns = _text_columns(text, label)
-    tables = []
-    for table in _tables(train, dev, hub, config, base):
-        tables.append(_with_columns(table, columns, label))
+    tables = _tables(train, dev, hub, config, base)
+    tables = [_with_columns(table, columns, label) for table in tables]
     train_table = tables[0]
     counts = None if regression else _class_counts(train_table.rows, label)
     labels = None if counts is None else ordered(set(counts))
@@ -119,13 +118,10 @@ def text_classification(
         splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
 
-    metrics: Sequence[str] = SCORES
-    f1_class = None
-    if counts is None or labels is None:
-        if positive is not None:
-            raise UsageError("positive: a regression has no classes. Expected none.")
+    f1_class = _f1_class(positive, counts, labels, notify)
+    if counts is None:
+        metrics = list(SCORES)
     else:
-        f1_class = _f1_class(positive, counts, labels, notify)
         metrics = [name for name in CLASSES if name != "f1" or f1_class is not None]
         _notify_odd_classes(counts, train_table.name, notify)
     pass_on(split_notices(splits, labels), notify)
@@ -284,8 +280,21 @@ def _class_counts(rows: list[Row], label: str) -> Counter[str]:
     return counts
 
 
-def _f1_class(wanted: Label | None, counts: Mapping[str, int], classes: list[str], notify: Notify) -> str | None:
-    """Return the class that ``f1`` is about, with a notice if the task chose it; ``None`` if there is no ``f1``."""
+def _f1_class(
+    wanted: Label | None, counts: Mapping[str, int] | None, classes: list[str] | None, notify: Notify
+) -> str | None:
+    """Return the class that ``f1`` is about, with a notice if the task chose it; ``None`` if there is no ``f1``.
+
+    Args:
+        wanted: the option ``positive``.
+        counts: class → rows; ``None`` for regression.
+        classes: the classes in order; ``None`` for regression.
+        notify: receives the notice.
+    """
+    if counts is None or classes is None:
+        if wanted is not None:
+            raise UsageError("positive: a regression has no classes. Expected none.")
+        return None
     if wanted is not None:
         return chosen_class(wanted, classes)
     if len(classes) > 2:
