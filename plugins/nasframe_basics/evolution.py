@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 
 class EvolutionSampler:
-    """Proposes children of good parents, and no architecture twice as long as new ones are easy to find.
+    """Proposes children of good parents, and never one architecture twice while new ones are easy to find.
 
     Args:
         domain: the domain to propose from; crossover is used if the domain has it.

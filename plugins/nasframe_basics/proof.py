@@ -203,7 +203,7 @@ def _proven(folder: Path) -> Outline:
 
 
 def _is_other(name: str) -> bool:
-    """Tell whether a file makes transformers read something else than the files that are judged here."""
+    """Tell whether a file makes transformers read something other than the files that are judged here."""
     is_other_tokenizer = name.startswith("tokenizer") and name not in ("tokenizer.json", "tokenizer_config.json")
     return is_other_tokenizer or name in OTHER_FILES or "chat_template" in name or name.endswith((".py", ".tiktoken"))
 
