@@ -1,4 +1,4 @@
-"""The sizes of sub-networks and the costs that are sums over them: arithmetic alone, which needs no torch."""
+"""The sizes of sub-networks, and costs that are sums over layers, heads and neurons: arithmetic that needs no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from nasframe.records import Arch, CostTable
 
 
 class SliceError(UsageError):
-    """A sub-network that the network does not contain, or a network that cannot be sliced as it stands."""
+    """A sub-network that the network does not contain, or a network that cannot be sliced in its present form."""
 
 
 RANK = "embedding_rank"
+UNITS = ("heads", "ffn")
 
 
 class Kept(NamedTuple):
-    """One layer of a sub-network: which layer of the network it is, and how many of its heads and neurons it has."""
+    """One layer of a sub-network: its position in the network, and the numbers of its heads and neurons."""
 
     position: int
     heads: int
@@ -32,19 +33,20 @@ def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list
         sizes: the sub-network's.
 
     Raises:
-        SliceError: an unknown key, a layer twice or out of order, or a size beyond the network's.
+        SliceError: an unknown key, a layer twice or out of order, or a size larger than the network's.
     """
     flat = _flat(sizes)
     flat.pop(RANK, None)
     _check_names(full, flat)
-    positions = flat.get("layers", range(len(full)))
-    ascending = sorted(set(positions) & set(range(len(full))))
+    every_position = range(len(full))
+    positions = flat.get("layers", every_position)
+    ascending = sorted(set(positions).intersection(every_position))
     if list(positions) != ascending:
         raise SliceError(f"layers: {positions} cannot be kept. Expected some of 0 … {len(full) - 1}, ascending.")
     kept = []
     for position in positions:
         counts = {}
-        for unit in ("heads", "ffn"):
+        for unit in UNITS:
             most = full[position][unit]
             count = flat.get(f"{unit}.{position}", most)
             if not isinstance(count, int) or not 0 <= count <= most:
@@ -66,14 +68,14 @@ def _check_names(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) ->
 
 
 def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
-    """Read how many columns of the word embedding's factors a sub-network keeps; ``None``: there are no factors.
+    """Return the columns of the word embedding's factors that a sub-network keeps; ``None`` if it has no factors.
 
     Args:
         most: the network's own embedding rank.
         sizes: ``embedding_rank`` is read; default all.
 
     Raises:
-        SliceError: the network does not have so many.
+        SliceError: the network does not have that many.
 
     >>> kept_rank(16, {"embedding_rank": 4}), kept_rank(16, {}), kept_rank(None, {})
     (4, 16, None)
@@ -91,8 +93,8 @@ def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
 
 
 def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell out sizes that are given as mappings: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
-    flat = {}
+    """Return sizes with one key each: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
+    flat: dict[str, Any] = {}
     for key, value in sizes.items():
         if isinstance(value, Mapping):
             for position, count in value.items():
@@ -103,7 +105,7 @@ def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LayerCost(NamedTuple):
-    """What keeping a layer costs, what each of its heads adds, and what each of its neurons adds."""
+    """The cost of a layer itself, of each of its heads, and of each of its neurons."""
 
     fixed: float
     head: float
@@ -111,13 +113,13 @@ class LayerCost(NamedTuple):
 
 
 class Additive:
-    """A cost that is a sum over what a sub-network keeps of one network.
+    """A cost that is a sum over the layers, heads, neurons and embedding columns that a sub-network keeps.
 
     Args:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
-        base: the cost of what is always there, the whole word embedding included.
+        base: the cost of all parts that are always kept, and of the whole word embedding.
         layers: the costs of each layer.
-        rank: the word embedding's rank (``None`` if it is not factorised), and what one of its columns costs.
+        rank: the word embedding's rank (``None`` if it is not factorised), and the cost of one of its columns.
     """
 
     def __init__(
@@ -127,12 +129,15 @@ class Additive:
         layers: Sequence[LayerCost],
         rank: tuple[int | None, float] = (None, 0.0),
     ) -> None:
-        self.full, self.base, self.layers = full, base, layers
+        self.full = full
+        self.base = base
+        self.layers = layers
         self.rank, self.column = rank
+        # The rest is for the quick way through :meth:`of`, which a search takes many thousand times.
         self._rows = []
         for position, (sizes, cost) in enumerate(zip(full, layers, strict=True)):
             self._rows.append((f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost))
-        self._rows_of: dict[tuple[int, ...], list[tuple]] = {}  # by kept positions
+        self._rows_of: dict[tuple[int, ...], list[tuple]] = {}  # kept positions, as far as they were checked → rows
 
     def of(self, arch: Arch | None = None) -> float:
         """Return the cost of a sub-network of any sizes, or of the whole network.
@@ -155,7 +160,7 @@ class Additive:
         return total - dropped_columns * self.column
 
     def _of_canonical(self, arch: Arch | None) -> float | None:
-        """Cost a canonical architecture in some microseconds; ``None`` for any other, which is read with care."""
+        """Return the cost of a canonical architecture in a few microseconds; ``None`` for any other."""
         total = self.base
         try:
             rows = self._rows_of[tuple(arch["layers"])]  # type: ignore[index]
@@ -166,16 +171,18 @@ class Additive:
                 total += fixed + heads * head + ffn * neuron
         except (KeyError, TypeError):
             return None
-        return total if inside else None
+        if not inside:
+            return None
+        return total
 
     def table(self, knobs: Mapping[str, Sequence[Any]]) -> CostTable:
         """Return the cost of each choice.
 
         Args:
-            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; what is not there
-                is kept whole.
+            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; sizes without a
+                knob are the network's.
         """
-        fixed = []  # what keeping each layer costs, with all units that no knob chooses
+        fixed = []  # the cost of each layer with all units that have no knob
         for i, (cost, full) in enumerate(zip(self.layers, self.full, strict=True)):
             layer = cost.fixed
             if f"heads.{i}" not in knobs:
@@ -192,13 +199,17 @@ class Additive:
         return CostTable(base, choices)
 
     def _choices(self, knob: str, values: Sequence[Any], fixed: Sequence[float]) -> list[float]:
-        """Cost each value of one knob; ``fixed`` is what keeping each layer costs."""
+        """Return the cost of each value of one knob; ``fixed`` is the cost of keeping each layer."""
         if knob == "layers":
-            return [sum(fixed[position] for position in kept) for kept in values]
+            costs = []
+            for kept in values:
+                costs.append(sum(fixed[position] for position in kept))
+            return costs
         if knob == RANK:
-            return [(kept_rank(self.rank, {RANK: value}) or 0) * self.column for value in values]
+            ranks = [kept_rank(self.rank, {RANK: value}) or 0 for value in values]
+            return [rank * self.column for rank in ranks]
         unit, _, position = knob.partition(".")
-        if unit not in ("heads", "ffn"):  # it changes no size
+        if unit not in UNITS:  # it changes no size
             return [0.0] * len(values)
         cost = self.layers[int(position)]
         each = cost.head if unit == "heads" else cost.neuron

@@ -100,22 +100,6 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
     return _volume(values[(values > 0).all(1)])
 
 
-def coverage(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Return the share of the second front that the first equals or dominates: the C-metric (Zitzler & Thiele 1999).
-
-    Args:
-        first: ``(points, objectives)``, all to be maximised.
-        second: the same; ``None`` is returned where it has no points.
-
-    >>> coverage([[2, 2]], [[1, 1], [3, 1]]), coverage([[3, 1]], [[2, 2]])
-    (0.5, 0.0)
-    """
-    a, b = _points(first), _points(second)
-    if not len(b):
-        return None
-    return float((a[:, None] >= b).all(2).any(0).mean()) if len(a) else 0.0
-
-
 def _volume(values: np.ndarray) -> float:
     """Return the volume between the origin and points with positive coordinates."""
     if not len(values):

@@ -11,14 +11,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
-from nasframe.nn.count import forward_macs
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import Batch, Natural, Share, Size
+
+if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
+    import torch
+
+    from nasframe.interfaces import Step
 
 TOKENS = 4096  # in one batch of masked texts: each has as many logits as the vocabulary has tokens
 WORDS = """
@@ -88,6 +90,8 @@ class Augment(Modifier):
 
     def _classify(self, tokenizer: Any, size: int) -> None:
         """Store which tokens continue a word, which may be a replacement, and which may be replaced."""
+        import torch
+
         words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         if any(word.startswith("Ġ") for word in words):
             raise UsageError("augment: expected a WordPiece vocabulary, as BERT, ELECTRA and DistilBERT have.")
@@ -109,6 +113,8 @@ class Augment(Modifier):
 
     def augmented(self, step: Step) -> Batch:
         """Return a batch with replaced words."""
+        import torch
+
         ids = step.batch.inputs["input_ids"].clone()
         # All draws come first, from torch's generator as the loop has seeded it: a resumed run makes the same ones.
         stays = torch.rand(len(ids)) * (self.n + 1) < 1  # (D8)
@@ -127,7 +133,6 @@ class Augment(Modifier):
                     ids[row, position] = words[int(choice[row, position] * len(words))]
         return replace(step.batch, inputs={**step.batch.inputs, "input_ids": ids})
 
-    @torch.no_grad()
     def candidates(self, ids: torch.Tensor, step: Step, is_new: bool) -> dict[int, torch.Tensor]:
         """Return the language model's M likeliest words at each open position of one text.
 
@@ -138,6 +143,10 @@ class Augment(Modifier):
             step: the step, whose ledger counts the costs.
             is_new: whether the ledger has not counted this text yet.
         """
+        import torch
+
+        from nasframe.nn.count import forward_macs
+
         began = time.perf_counter()
         text = ids.cpu()
         ledger = step.passes.ledger
@@ -159,6 +168,8 @@ class Augment(Modifier):
 
     def _open_positions(self, text: torch.Tensor) -> torch.Tensor:
         """Return the positions of content words that are one token."""
+        import torch
+
         word_goes_on = torch.cat([self.piece[text[1:]], torch.tensor([False])])
         return torch.nonzero(self.open[text] & ~word_goes_on).flatten()
 
@@ -171,6 +182,8 @@ class Augment(Modifier):
             length: of the first segment.
             device: where the model is.
         """
+        import torch
+
         rows = torch.arange(len(positions))
         masked = both.repeat(len(positions), 1)
         masked[rows, positions] = self.mask_id
@@ -178,7 +191,9 @@ class Augment(Modifier):
         if self.lm.config.model_type != "distilbert":
             segments = (torch.arange(len(both)) >= length).long()
             inputs["token_type_ids"] = segments.expand_as(masked)
-        logits = self.lm(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        inputs_there = {name: tensor.to(device) for name, tensor in inputs.items()}
+        with torch.no_grad():
+            logits = self.lm(**inputs_there).logits
         return logits[rows, positions]
 
     def state_dict(self) -> dict[str, Any]:

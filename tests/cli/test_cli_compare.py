@@ -37,7 +37,7 @@ def test_each_form_is_what_it_says(capsys, home, form):
     code, out, err = call(capsys, home, f"--{form}")
     assert (code, err) == (0, "")
     if form == "json":
-        assert json.loads(out)["format_version"] == 1
+        assert json.loads(out)["format_version"] == 2
     elif form == "csv":
         assert {row["arm"] for row in csv.DictReader(io.StringIO(out))} == {"random", "greedy"}
     else:

@@ -258,7 +258,7 @@ def test_blocker_blocks(name):
 @pytest.mark.parametrize(
     ("arch", "words"),
     [
-        ({"layers": [0], "heads.0": 3}, "layer 0 has 3 heads where hidden size / head size is 4"),
+        ({"layers": [0], "heads.0": 3}, "layer 0 has 3 heads, but hidden size / head size is 4"),
         ({"layers": [0, 1], "ffn.1": 5}, "layer 1 has 5 neurons, layer 0 has 64"),
     ],
 )

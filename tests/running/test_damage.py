@@ -20,7 +20,7 @@ import nasframe as nf
 from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
-from nasframe.export.write import write as export
+from nasframe.export import write as export
 from nasframe.running import runner
 from nasframe.running.start import start_of
 from nasframe.stages.inputs import RunInputs
