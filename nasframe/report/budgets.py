@@ -45,7 +45,9 @@ def bounds_of(name: str, results: Iterable[Mapping[str, Any]]) -> dict[str, list
     """
     recorded: dict[str, dict[str, list[float | None]]] = {}
     for result in results:
-        recorded |= result.get("bounds") or {}
+        for winner, winner_bounds in (result.get("bounds") or {}).items():
+            # An extract stage repeats the bounds of its models, but only those of counted costs.
+            recorded[winner] = recorded.get(winner, {}) | winner_bounds
     budget = name.partition("@")[2]
     bounds: dict[str, list[float | None]] = {}
     for winner, winner_bounds in recorded.items():

@@ -147,3 +147,8 @@ def test_a_model_made_from_a_winner_has_its_bounds():
     ]
     assert bounds_of("tuned@50%", results) == {"latency": [None, 12.0], "params": [None, 5]}
     assert bounds_of("teacher", results) == bounds_of("tuned@30%", results) == {}
+
+
+def test_an_extraction_that_knows_only_counted_bounds_takes_none_away():
+    results = [{"bounds": {"best@50%": {"latency": [None, 12.0]}}}, {"bounds": {"best@50%": {"params": [None, 5.0]}}}]
+    assert bounds_of("best@50%", results) == {"latency": [None, 12.0], "params": [None, 5.0]}

@@ -225,8 +225,8 @@ def test_two_builds_are_equal(run_dir, tmp_path):
 
 def test_every_field_is_documented(made):
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
-    headings = ("## report.json", "Each of `models`:", "Each of `searches`:", "The `summary` of `data`:")
-    parts = re.split("|".join(map(re.escape, [*headings, "Each of its `splits`:"])), text)[1:]
+    headings = ("## report.json", "Each entry of `models`:", "Each entry of `searches`:", "The `summary` of `data`:")
+    parts = re.split("|".join(map(re.escape, [*headings, "Each entry of its `splits`:"])), text)[1:]
     summary = made["data"]["summary"]
     records = (made, made["models"][0], made["searches"][0], summary, summary["splits"][0])
     for part, record in zip(parts, records, strict=True):
