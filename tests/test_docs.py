@@ -173,7 +173,7 @@ def pages_with_blocks():
             yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", pages_with_blocks())
+@pytest.mark.parametrize("page", list(pages_with_blocks()))
 def test_blocks_run(page, tmp_path, monkeypatch, request):
     blocks = [block for block in blocks_of(page) if block.directive in QUICK]
     if page.name == "README.md":  # the page about Python opens with the same block and runs it
