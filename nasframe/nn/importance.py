@@ -1,4 +1,8 @@
-"""How much each head and each neuron matters, from the weights alone or from the loss."""
+"""Importance scores of heads and neurons, from the weights alone or from the loss.
+
+All scores read the same tensors, those that the slice map assigns to heads and neurons; they differ in the function of
+weight and gradient that they sum over them.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,7 @@ def magnitude(net: nn.Module) -> Scores:
             tensor: Any = getattr(layer.get_submodule(path), name)
             if tensor is not None:
                 scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
+        # The sums so far are of attention columns, of which a head has several neighbouring ones.
         scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
     return scores
 
@@ -66,7 +71,7 @@ def taylor(
         net: the network.
         batches: the data.
         loss: the loss of the network's outputs on a batch.
-        neurons: ``out`` reads a neuron's outgoing weights only; ``both`` adds the absolute value of the same sum over
+        neurons: ``out`` reads only a neuron's outgoing weights; ``both`` adds the absolute value of the same sum over
             its incoming weights and bias, as DynaBERT's published code does.
 
     Returns:
@@ -81,9 +86,9 @@ def taylor(
 def fisher(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
     """Score each head and neuron by the diagonal of the empirical Fisher information of its mask.
 
-    That is the mean over the batches of the mask's squared gradient, with the masks of :func:`taylor`: to second
-    order, what the loss would rise by without it (Kwon et al., arXiv 2204.09656, eq. 6). It is the Fisher information
-    of single examples where a batch holds one, an approximation by their sums otherwise.
+    That is the mean over the batches of the mask's squared gradient, with the masks of :func:`taylor`. To second
+    order, it is the increase of the loss without the head or neuron (Kwon et al., arXiv 2204.09656, eq. 6). With one
+    example in each batch it is the Fisher information; with more, an approximation by their sums.
 
     Args:
         net: the network; it is left as it was.
@@ -140,7 +145,7 @@ class Accumulated:
     holds the head's or neuron's rows or columns is read.
 
     Args:
-        net: the network; its gradients are read by whoever calls.
+        net: the network; the caller computes its gradients.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> sums = Accumulated(net := tiny_net())
@@ -159,12 +164,13 @@ class Accumulated:
         self.steps = 0
 
     def weights(self) -> list[torch.Tensor]:
-        """Return the tensors whose gradients are wanted, in the order of the sums."""
+        """Return the tensors whose gradients :meth:`add` expects, in this order."""
         return [owner.linear.weight for owner in self.owners]
 
     @torch.no_grad()
     def add(self, gradients: Iterable[torch.Tensor | None]) -> None:
         """Add one step's gradients; ``None`` is zero."""
+        # One fused operation over all tensors: this runs after every training step.
         present = []
         for total, gradient in zip(self.sums, gradients, strict=True):
             if gradient is not None:
@@ -175,7 +181,7 @@ class Accumulated:
         self.steps += 1
 
     def reset(self) -> None:
-        """Forget the sums."""
+        """Set the sums to zero."""
         torch._foreach_zero_(self.sums)
         self.steps = 0
 
@@ -187,7 +193,7 @@ class Accumulated:
             ValueError: nothing was added.
         """
         if not self.steps:
-            raise ValueError("no gradients were added. Expected at least one step's.")
+            raise ValueError("no gradients were added. Expected those of at least one step.")
         scores: Scores = {"heads": {}, "ffn": {}}
         for (layer, unit, linear, dim), total in zip(self.owners, self.sums, strict=True):
             units = (linear.weight.abs() * total).sum(1 - dim) / self.steps
@@ -198,7 +204,9 @@ class Accumulated:
 
 
 def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
-    """Return the orders that put the most important head and neuron of each layer first, for ``nasframe.nn.rewire``.
+    """Return orders for ``nasframe.nn.rewire`` that put the most important head and neuron of each layer first.
+
+    Equal ones keep their order, so that the result does not depend on the machine.
 
     >>> ranked({"ffn": {0: torch.tensor([1.0, 3.0, 2.0])}})["ffn"][0].tolist()
     [1, 2, 0]
@@ -211,8 +219,9 @@ def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
 
 @contextmanager
 def _evaluated(net: nn.Module) -> Iterator[None]:
-    """Let a network run in eval mode with gradients for all its parameters; leave it as it was."""
-    training, frozen = net.training, [p for p in net.parameters() if not p.requires_grad]
+    """Let a network run in eval mode with gradients for all its parameters; restore it after the block."""
+    training = net.training
+    frozen = [parameter for parameter in net.parameters() if not parameter.requires_grad]
     net.eval()
     try:
         for parameter in frozen:
@@ -231,14 +240,19 @@ def _effects(
     neurons: str,
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[Scores]:
-    """Yield, batch by batch, a function of the gradients of the masks on contexts and activations."""
-    family, head_size = family_of(net), blueprint(net)["head_size"]
+    """Yield for each batch a function of the gradients of the masks on contexts and activations.
+
+    No mask is ever built: its gradient is the sum of W · ∂L/∂W over the weights that read the masked value.
+    """
+    family = family_of(net)
+    head_size = blueprint(net)["head_size"]
     read = {(family.merge, "weight"), (family.shrink, "weight")}
     if neurons == "both":
         read |= {(family.widen, "weight"), (family.widen, "bias")}
     entries = _tensors_read(net, read)
     with _evaluated(net):
         for batch in batches:
+            # Cached, so that the network uses the very tensors whose gradients are asked for.
             with torch.enable_grad(), parametrize.cached():
                 weights = [getattr(entry.linear, entry.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)

@@ -21,9 +21,10 @@ def rewire(
 
     Args:
         net: the network.
-        order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists the present positions in the
-            order they are to have, the one to come first first. Layers left out stay as they are.
-        optimizer: its state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted along.
+        order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists present positions, the one that is
+            to come first at the front. Layers that are left out stay unchanged.
+        optimizer: an optimiser whose state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted
+            with them.
 
     Raises:
         ValueError: an order is not a permutation, or a tensor to be permuted is parametrised.
@@ -43,7 +44,7 @@ def rewire(
 
 
 class _Permutation(NamedTuple):
-    """A parameter, and the order that its entries along one dimension are to have."""
+    """A parameter, and the new order of its entries along one dimension."""
 
     parameter: nn.Parameter
     dim: int
@@ -53,8 +54,13 @@ class _Permutation(NamedTuple):
 def _permutations(
     net: nn.Module, order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
 ) -> list[_Permutation]:
-    """Work out everything that moves, before anything does."""
-    family, sizes, layers = family_of(net), blueprint(net), layers_of(net)
+    """Return everything that has to move.
+
+    All of it is checked before anything moves, so that an error leaves the network unchanged.
+    """
+    family = family_of(net)
+    sizes = blueprint(net)
+    layers = layers_of(net)
     permutations = []
     for unit, orders in order.items():
         for i, listed in orders.items():
