@@ -140,7 +140,8 @@ class Additive:
         # building the knobs' names each time would take longer than all the arithmetic.
         self._rows = []
         for position, (sizes, cost) in enumerate(zip(full, layers, strict=True)):
-            self._rows.append((f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost))
+            row = (f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost)
+            self._rows.append(row)
         self._rows_of: dict[tuple[int, ...], list[tuple]] = {}  # by kept positions
 
     def of(self, arch: Arch | None = None) -> float:
@@ -213,7 +214,8 @@ class Additive:
         if knob == "layers":
             return [sum(fixed[position] for position in kept) for kept in values]
         if knob == RANK:
-            return [(kept_rank(self.rank, {RANK: value}) or 0) * self.column for value in values]
+            ranks = [kept_rank(self.rank, {RANK: value}) or 0 for value in values]
+            return [rank * self.column for rank in ranks]
         unit, _, position = knob.partition(".")
         if unit not in ("heads", "ffn"):  # such as a format, which changes no size
             return [0.0] * len(values)

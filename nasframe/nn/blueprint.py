@@ -48,7 +48,8 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     [{'heads': 4, 'ffn': 64}]
     """
     if isinstance(net, Described):
-        return {"family": type(net).__name__, "model": type(net).__name__, "sizes": net.sizes()}
+        class_name = type(net).__name__
+        return {"family": class_name, "model": class_name, "sizes": net.sizes()}
     name = family_name(net)
     family = FAMILIES[name]
     # From the modules and not from the configuration, which does not know of layers that differ.

@@ -104,13 +104,15 @@ def channel_groups(net: nn.Module) -> list[Groups]:
     for node in graph.nodes:
         inputs = [channels_of[source].root for source in node.all_input_nodes]
         channels_of[node] = _follow(node, inputs, used_once)
+    # Joined sets have one root; the fixed ones are those of inputs, outputs and unknown operations.
     roots = dict.fromkeys(channels.root for channels in channels_of.values())
     removable = [channels for channels in roots if not channels.fixed]
     if not removable:
         raise UsageError(f"{type(net).__name__}: none of its channels can be removed.")
     groups = []
     for i, channels in enumerate(removable):
-        groups.append(Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.along)))
+        entry = Groups("channels", i, channels.count, tuple(channels.members), tuple(channels.along))
+        groups.append(entry)
     return groups
 
 
@@ -133,6 +135,7 @@ def without(net: nn.Module, groups: Sequence[Groups], removed: Mapping[int, torc
         for member in (*entry.members, *entry.along):
             path, _, key = member.name.rpartition(".")
             module = small.get_submodule(path)
+            # A channel has `width` neighbouring entries, all of which stay or go.
             inside = torch.arange(member.width, device=keep.device)
             index = (keep[:, None] * member.width + inside).flatten()
             whole = getattr(module, key)
@@ -208,8 +211,10 @@ def _by_channel(node: fx.Node) -> bool:
 
 def _note(channels: _Channels, name: str, module: nn.Module) -> None:
     """Record that channels own the rows of a module's tensors; buffers, which are not trained, only leave with them."""
-    for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-        if tensor.ndim:
+    parameters = module.named_parameters(recurse=False)
+    buffers = module.named_buffers(recurse=False)
+    for key, tensor in [*parameters, *buffers]:
+        if tensor.ndim:  # a batch normalisation counts its batches in a scalar
             owned = channels.members if isinstance(tensor, nn.Parameter) else channels.along
             owned[Member(f"{name}.{key}", 0, 1)] = None
 

@@ -72,7 +72,8 @@ def macs(
     if isinstance(net, Described):
         return Additive([], net.forward_macs(batch), [])
     base_net = base_of(net)
-    sizes, width = blueprint(net), base_net.config.hidden_size
+    sizes = blueprint(net)
+    width = base_net.config.hidden_size
     # torchprofile counts an addition for each normalised number.
     norm = batch * length if count == "torchprofile" else 0
     costs = []
@@ -85,7 +86,8 @@ def macs(
     once, per_token = _outside(net)
     embedding_width = base_net.embeddings.LayerNorm.normalized_shape[0]
     base = batch * (once + per_token * length) + norm * (embedding_width + 1)
-    rank, rank_column = sizes[RANK], 0.0
+    rank = sizes[RANK]
+    rank_column = 0.0
     if rank:
         words: Any = base_net.get_submodule(WORD_EMBEDDINGS)
         rank_column = batch * length * words.project.out_features
@@ -127,8 +129,10 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
     """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
     if isinstance(net, Described):
-        total = sum(parameter.numel() * each(parameter) for parameter in net.counted().parameters())
-        return Additive([], float(total), [])
+        total = 0.0
+        for parameter in net.counted().parameters():
+            total += parameter.numel() * each(parameter)
+        return Additive([], total, [])
     sizes = blueprint(net)
     costs = [_stored_layer(net, layer, sizes["head_size"], each) for layer in layers_of(net)]
 
@@ -151,7 +155,9 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
 
 def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callable[[torch.Tensor], int]) -> LayerCost:
     """Return the costs of a layer's numbers: always, for each head, for each neuron."""
-    narrow = {(path, name): (dim, unit) for path, name, dim, unit in slices_of(family_of(net), layer)}
+    narrow: dict[tuple[str, str], tuple[int | None, str]] = {}
+    for path, name, dim, unit in slices_of(family_of(net), layer):
+        narrow[path, name] = (dim, unit)
     rows = {"fixed": 1, "heads": head_size, "ffn": 1}  # rows or columns of a tensor that a unit owns
     cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
     for path, name, tensor in _tensors(layer):

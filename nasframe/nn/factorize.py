@@ -85,8 +85,11 @@ def refactor_embedding(net: nn.Module, rank: int | None = None) -> list[nn.Param
         The parameters that were changed. An optimiser's moments for them are no longer valid.
     """
     words: Any = base_of(net).get_submodule(WORD_EMBEDDINGS)
-    rank = words.rank if rank is None else rank
-    table, project = words.table.weight[:, :rank], words.project.weight[:, :rank]
+    if rank is None:
+        rank = words.rank
+    # Slices of the parameters, so that copying into them changes the network.
+    table = words.table.weight[:, :rank]
+    project = words.project.weight[:, :rank]
     left, right = refactored(table, project.T)
     table.copy_(left)
     project.copy_(right.T)
@@ -113,7 +116,11 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     width = words.project.out_features if is_product else words.embedding_dim
     shape = (words.num_embeddings, width)
     largest = words.rank if is_product else min(shape)
-    number = min(rank_of(rank, min(shape), "rank"), largest) if isinstance(rank, str) else rank
+    if isinstance(rank, str):
+        # A share refers to the full embedding; it may already have fewer columns.
+        number = min(rank_of(rank, min(shape), "rank"), largest)
+    else:
+        number = rank
     if not 1 <= number <= largest:
         raise UsageError(f"rank: {number} for an embedding of {shape}. Expected 1 to {largest}.")
     if is_product:

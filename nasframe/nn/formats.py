@@ -47,7 +47,9 @@ class Format(NamedTuple):
 
     def __str__(self) -> str:
         number = "fp32" if self.bits == FULL else f"int{self.bits}"
-        return number if self.pattern.dense else f"{self.n}:{self.m} {number}"
+        if self.pattern.dense:
+            return number
+        return f"{self.n}:{self.m} {number}"
 
 
 def parse_format(text: str) -> Format:
@@ -86,7 +88,9 @@ def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
     [[7.0, 0.0, 3.0, 0.0]]
     """
     kept = project(weight, form.pattern)
-    return kept if form.bits == FULL else RowQuantizer(form.bits)(kept)  # (N6)
+    if form.bits == FULL:
+        return kept
+    return RowQuantizer(form.bits)(kept)  # (N6)
 
 
 def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -137,7 +141,10 @@ def set_record(net: nn.Module, record: Mapping[str, Format]) -> None:
     """Replace a network's record; plain matrices are left out, and so is a record without entries."""
     config = _config(net)
     vars(config).pop("quantised", None)  # without compressed matrices, a configuration is a stock one
-    entries = {name: form._asdict() for name, form in record.items() if not form.full}
+    entries = {}
+    for name, form in record.items():
+        if not form.full:
+            entries[name] = form._asdict()
     if entries:
         config.quantised = entries
 
@@ -187,7 +194,8 @@ def settle(net: nn.Module) -> nn.Module:
 
 def matrices(net: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return matrices of a network as they act, by name; names that the network does not have are left out."""
-    modules: dict[str, Any] = {**dict(word_tables(net)), **dict(encoder_matrices(net))}
+    modules: dict[str, Any] = dict(word_tables(net))
+    modules.update(encoder_matrices(net))
     return {name: modules[name].weight.detach() for name in names if name in modules}
 
 
@@ -227,7 +235,9 @@ def inspect(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format]) -
             broken = violations(weight, form.pattern)
         if form.bits != FULL:
             off_grid = int((~fits_grid(weight, form.bits)).sum())
-        zeros = float((weight == 0).double().mean()) if weight.numel() else 0.0
+        zeros = 0.0
+        if weight.numel():
+            zeros = float((weight == 0).double().mean())
         rows_by_name[name] = {
             "format": str(form),
             "groups": groups,

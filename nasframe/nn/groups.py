@@ -78,7 +78,8 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
     """
     check_units(units, UNITS)
     wanted = UNITS if units is None else units
-    family, sizes = family_of(net), blueprint(net)
+    family = family_of(net)
+    sizes = blueprint(net)
     names = {id(module): name for name, module in net.named_modules()}
     width = {"heads": sizes["head_size"], "ffn": 1}
     groups = []
@@ -89,7 +90,7 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
             if getattr(linear, tensor) is not None:
                 members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))
         for unit in UNITS:
-            if counts[unit] and unit in wanted:
+            if counts[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
                 groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))
     return groups
 
@@ -126,39 +127,41 @@ class Grouped:
     """
 
     def __init__(self, net: nn.Module, groups: Sequence[Groups]) -> None:
-        self.net, self.groups = net, list(groups)
+        self.net = net
+        self.groups = list(groups)
         self.bind()
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
-        self.counts = [g.count for g in self.groups]
+        self.counts = [entry.count for entry in self.groups]
         counts = torch.tensor(self.counts)
 
         def for_each_group(values: Sequence[float]) -> torch.Tensor:
             """Repeat the value of each layer and kind for each of its groups."""
             return torch.tensor(values).repeat_interleave(counts).to(device)
 
-        self.sizes = for_each_group([float(_entries(g, self.net)) for g in self.groups])
-        self.unit = for_each_group([self.units.index(g.unit) for g in self.groups])
+        self.sizes = for_each_group([float(_entries(entry, net)) for entry in self.groups])
+        self.unit = for_each_group([self.units.index(entry.unit) for entry in self.groups])
         self.layer = for_each_group(range(len(self.counts)))
 
     @property
     def units(self) -> list[str]:
         """The kinds of groups that the network has, in order."""
-        return list(dict.fromkeys(g.unit for g in self.groups))
+        return list(dict.fromkeys(entry.unit for entry in self.groups))
 
     def bind(self) -> None:
         """Look up the tensors, parametrised ones behind their parametrisation, and cut them into groups."""
         self.tensors = []
-        for g in self.groups:
-            self.tensors += [tensor_of(self.net, member.name) for member in g.members]
+        for entry in self.groups:
+            self.tensors += [tensor_of(self.net, member.name) for member in entry.members]
         self.views = self.cut(self.tensors)
 
     def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
         views = []
         remaining = iter(tensors)
-        for g in self.groups:
-            for member in g.members:
-                views.append(_divided(next(remaining).detach(), member, g.count))
+        for entry in self.groups:
+            for member in entry.members:
+                tensor = next(remaining).detach()
+                views.append(_divided(tensor, member, entry.count))
         return views
 
     def copy(self) -> list[torch.Tensor]:
@@ -187,7 +190,9 @@ class Grouped:
 
     def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
-        (squares,) = self.sums(lambda x: [square(x)], self.views if views is None else views)
+        if views is None:
+            views = self.views
+        (squares,) = self.sums(lambda x: [square(x)], views)
         return squares
 
     def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -203,9 +208,9 @@ class Grouped:
     def clear_(self, which: torch.Tensor) -> None:
         """Make some groups zero, without a pass over all others."""
         views = iter(self.views)
-        for g, mask in self.layers(which):
+        for entry, mask in self.layers(which):
             places = mask.nonzero()[:, 0]
-            for _ in g.members:
+            for _ in entry.members:
                 next(views).index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
@@ -213,7 +218,8 @@ class Grouped:
 
         Norms will not do: the squares of small weights underflow to 0.
         """
-        return self.sums(lambda x: [peak(x)], self.views)[0] == 0
+        (peaks,) = self.sums(lambda x: [peak(x)], self.views)
+        return peaks == 0
 
     def layers(self, row: torch.Tensor) -> Iterator[tuple[Groups, torch.Tensor]]:
         """Yield the parts that a row with an entry for each group has in each layer."""
@@ -221,15 +227,16 @@ class Grouped:
 
     def each(self, row: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield for each tensor the part of a row that fits its cut, ``(1, groups, 1)``."""
-        for g, part in self.layers(row):
-            yield from [part.view(1, -1, 1)] * len(g.members)
+        for entry, part in self.layers(row):
+            for _ in entry.members:
+                yield part.view(1, -1, 1)
 
     def _summed(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
         """Return the sums of the rows of each entry's tensors, for all entries of ``groups`` in one row."""
         sums = []
-        for g in self.groups:
+        for entry in self.groups:
             total = next(parts)
-            for _ in g.members[1:]:
+            for _ in entry.members[1:]:
                 total = total + next(parts)
             sums.append(total)
         return torch.cat(sums)
@@ -282,16 +289,17 @@ def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -
     """
     orders: dict[str, dict[int, torch.Tensor]] = {}
     for unit, masks in zero.items():
-        # Stable, so that those that stay keep their order.
-        orders[unit] = {layer: mask.int().argsort(stable=True) for layer, mask in masks.items()}
+        orders[unit] = {}
+        for layer, mask in masks.items():
+            # Stable, so that those that stay keep their order.
+            orders[unit][layer] = mask.int().argsort(stable=True)
     sizes = blueprint(net)["layers"]
     rewire(net, orders)
     arch: dict[str, Any] = {"layers": list(range(len(sizes)))}
     for i, counts in enumerate(sizes):
         for unit in UNITS:
-            mask = zero.get(unit, {}).get(i)
-            removed = 0 if mask is None else int(mask.sum())
-            arch[f"{unit}.{i}"] = counts[unit] - removed
+            removed = zero.get(unit, {}).get(i)
+            arch[f"{unit}.{i}"] = counts[unit] if removed is None else counts[unit] - int(removed.sum())
     return arch
 
 

@@ -19,6 +19,9 @@ from nasframe.nn.elastic import family_of, layers_of, slices_of
 from nasframe.records import Batch
 
 Scores = dict[str, dict[int, torch.Tensor]]
+"""Unit (``heads``, ``ffn``) → layer → one score for each head or neuron."""
+Loss = Callable[[Any, Batch], torch.Tensor]
+"""The mean loss of a network's outputs on a batch."""
 
 
 @torch.no_grad()
@@ -42,7 +45,7 @@ def magnitude(net: nn.Module) -> Scores:
             tensor: Any = getattr(layer.get_submodule(path), name)
             if tensor is not None:
                 scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
-        # The sums so far are of attention columns, of which a head has several neighbouring ones.
+        # So far there is a sum for each attention column; a head has several neighbouring ones.
         scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
     return scores
 
@@ -57,7 +60,7 @@ def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
 def taylor(
     net: nn.Module,
     batches: Iterable[Batch],
-    loss: Callable[[Any, Batch], torch.Tensor],
+    loss: Loss,
     neurons: Literal["out", "both"] = "out",
 ) -> Scores:
     """Score each head and neuron by how much the loss would change without it, to first order.
@@ -83,7 +86,7 @@ def taylor(
     return _mean(_effects(net, batches, loss, neurons, torch.abs))
 
 
-def fisher(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
+def fisher(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
     """Score each head and neuron by the diagonal of the empirical Fisher information of its mask.
 
     That is the mean over the batches of the mask's squared gradient, with the masks of :func:`taylor`. To second
@@ -104,7 +107,7 @@ def fisher(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch]
     return _mean(_effects(net, batches, loss, "out", torch.square))
 
 
-def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
+def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
     """Score each head and neuron by ``Σ |w| · mean over batches of |∂L/∂w|`` over its weights, as ROSITA does.
 
     Args:
@@ -127,21 +130,12 @@ def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, B
         return sums.scores()
 
 
-class Scored(NamedTuple):
-    """One tensor that a score reads: its layer and unit, the linear map, and the dimension along which units lie."""
-
-    layer: int
-    unit: str
-    linear: Any
-    dim: int
-
-
 class Accumulated:
     """Sums of absolute gradients, step by step, and ROSITA's scores from them (arXiv 2103.11367, §3.2).
 
     A weight's importance is ``|w| · mean |∂L/∂w|``: to first order, the change of the loss without it. A head's is the
     sum over the columns of the attention's output matrix that read it; a neuron's over its row of the matrix into the
-    neurons and its column of the one out of them. Biases do not count. Where such a map is factorised, the factor that
+    neurons and its column of the one out of them. Biases do not count. If such a map is factorised, the factor that
     holds the head's or neuron's rows or columns is read.
 
     Args:
@@ -159,13 +153,13 @@ class Accumulated:
         family = family_of(net)
         self.head_size = blueprint(net)["head_size"]
         read = {(path, "weight") for path in (family.merge, family.widen, family.shrink)}
-        self.owners = [Scored(entry.layer, entry.unit, entry.linear, entry.dim) for entry in _tensors_read(net, read)]
+        self.entries = _tensors_read(net, read)
         self.sums = [torch.zeros_like(weight) for weight in self.weights()]
         self.steps = 0
 
     def weights(self) -> list[torch.Tensor]:
         """Return the tensors whose gradients :meth:`add` expects, in this order."""
-        return [owner.linear.weight for owner in self.owners]
+        return [entry.linear.weight for entry in self.entries]
 
     @torch.no_grad()
     def add(self, gradients: Iterable[torch.Tensor | None]) -> None:
@@ -195,11 +189,13 @@ class Accumulated:
         if not self.steps:
             raise ValueError("no gradients were added. Expected those of at least one step.")
         scores: Scores = {"heads": {}, "ffn": {}}
-        for (layer, unit, linear, dim), total in zip(self.owners, self.sums, strict=True):
-            units = (linear.weight.abs() * total).sum(1 - dim) / self.steps
-            if unit == "heads":
+        for entry, total in zip(self.entries, self.sums, strict=True):
+            summed = entry.linear.weight.abs() * total
+            units = summed.sum(1 - entry.dim) / self.steps
+            if entry.unit == "heads":
                 units = units.view(-1, self.head_size).sum(1)
-            scores[unit][layer] = scores[unit].get(layer, 0) + units
+            layers = scores[entry.unit]
+            layers[entry.layer] = layers.get(entry.layer, 0) + units
         return scores
 
 
@@ -213,7 +209,9 @@ def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
     """
     orders: dict[str, dict[int, torch.Tensor]] = {}
     for unit, layers in scores.items():
-        orders[unit] = {layer: values.argsort(descending=True, stable=True) for layer, values in layers.items()}
+        orders[unit] = {}
+        for layer, values in layers.items():
+            orders[unit][layer] = values.argsort(descending=True, stable=True)
     return orders
 
 
@@ -236,7 +234,7 @@ def _evaluated(net: nn.Module) -> Iterator[None]:
 def _effects(
     net: nn.Module,
     batches: Iterable[Batch],
-    loss: Callable[[Any, Batch], torch.Tensor],
+    loss: Loss,
     neurons: str,
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[Scores]:
@@ -273,7 +271,15 @@ def _effects(
 
 
 class _Read(NamedTuple):
-    """One tensor that a score reads."""
+    """One tensor that a score reads.
+
+    Attributes:
+        layer: the layer.
+        linear: the linear map that has the tensor.
+        name: the tensor's name in it, ``weight`` or ``bias``.
+        dim: the dimension along which heads or neurons lie.
+        unit: ``heads`` or ``ffn``.
+    """
 
     layer: int
     linear: Any
@@ -287,6 +293,8 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
     family = family_of(net)
     entries = []
     for i, layer in enumerate(layers_of(net)):
+        # Wanted are stock maps. If one is a product of two maps, the entry at the same place names the factor that
+        # has its heads or neurons.
         for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
             if (stock_path, name) in wanted:
                 entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))

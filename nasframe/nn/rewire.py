@@ -11,10 +11,13 @@ from torch import nn
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.elastic import family_of, layers_of, slices_of
 
+Orders = Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
+"""Unit (``heads``, ``ffn``) → layer → present positions in their new order."""
+
 
 def rewire(
     net: nn.Module,
-    order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]],
+    order: Orders,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Permute the heads and the neurons of a network in place; its outputs stay the same.
@@ -51,9 +54,7 @@ class _Permutation(NamedTuple):
     order: torch.Tensor
 
 
-def _permutations(
-    net: nn.Module, order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
-) -> list[_Permutation]:
+def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
     """Return everything that has to move.
 
     All of it is checked before anything moves, so that an error leaves the network unchanged.

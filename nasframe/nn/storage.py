@@ -75,8 +75,9 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
     if record is None:
         record = record_of(net)
     # Formats by the modules' ids, because the walk below sees modules, and the record has its own names for them.
-    encoder = {id(module): record.get(name, Format()) for name, module in encoder_matrices(net)}
-    words = {id(module): record.get(name, Format()) for name, module in word_tables(net)}
+    plain = Format()
+    encoder = {id(module): record.get(name, plain) for name, module in encoder_matrices(net)}
+    words = {id(module): record.get(name, plain) for name, module in word_tables(net)}
     in_layers = {id(module) for module in layers_of(net).modules()}
     parts = ("weights", "indices", "scales", "matrices_fp32", "encoder_rest", "outside", "outside_fp32")
     counts = dict.fromkeys(parts, 0)
@@ -92,7 +93,7 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
         elif id(module) in in_layers:
             counts["encoder_rest"] += full
         else:
-            form = words.get(id(module), Format())
+            form = words.get(id(module), plain)
             is_compressed = is_matrix and not form.full
             bits_outside = _bits_of(tensor, form).total() if is_compressed else full
             counts["outside"] += bits_outside
@@ -135,7 +136,8 @@ def summary(
     sums = {}
     for key in ("groups", "violations", "rows_off_grid"):
         sums[key] = sum(row[key] for row in rows.values())
-    zeros = sum(row["zeros"] for row in rows.values()) / max(len(rows), 1)
+    total_zeros = sum(row["zeros"] for row in rows.values())
+    zeros = total_zeros / max(len(rows), 1)
     missing = len(record) - len(rows)
     formats = dict(Counter(str(form) for form in record.values()))
     return {"formats": formats, **sums, "missing": missing, "zeros": zeros, **counts}

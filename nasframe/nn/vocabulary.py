@@ -90,7 +90,11 @@ def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
     if lost:
         raise UsageError(f"vocabulary: special tokens {sorted(lost)} would go. Expected them to be kept.")
     old_words = description["model"]["vocab"]
-    description["model"]["vocab"] = {word: new[i] for word, i in old_words.items() if i in new}
+    new_words = {}
+    for word, i in old_words.items():
+        if i in new:
+            new_words[word] = new[i]
+    description["model"]["vocab"] = new_words
     for token in description["added_tokens"]:
         token["id"] = new[token["id"]]
     processor = description.get("post_processor") or {}

@@ -63,7 +63,7 @@ class EstimatorContract(Contract):
     @check
     def test_the_unit_is_named(self) -> None:
         """Reports state the unit of the numbers."""
-        # Not every object with `estimate` has a unit, and its absence is just what this check is for.
+        # `getattr`, because this check is there to find estimators without a unit.
         unit = getattr(self.make(), "unit", None)
         is_named = isinstance(unit, str) and unit
         require(is_named, f"unit is {unit!r}; set it to what is counted, such as 'parameters'")

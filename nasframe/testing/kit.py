@@ -104,7 +104,7 @@ def check(method: Method) -> Method:
 def prepared(contract: Any) -> dict[str, Any]:
     """Return what a contract's ``options`` returns; it is called once, with a folder that lasts until the process ends.
 
-    Making the files anew for each check would be slow: some contracts save a language model.
+    To write the files again for each check would be slow: some contracts save a language model.
     """
     folder = tempfile.TemporaryDirectory(prefix="nasframe-check-")
     _FOLDERS.append(folder)  # a temporary directory is deleted with its object
@@ -274,7 +274,7 @@ def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, A
         source: what a plugin should draw from instead.
     """
     results = []
-    for seed in (1, 2):
+    for seed in (1, 2):  # two seeds: with one, a result that follows the global generator would look the same
         with seeded_globals(seed):
             before = global_states()
             results.append(make())

@@ -34,6 +34,7 @@ class ModelContract(Contract):
     @check
     def test_it_loads_offline(self) -> None:
         """Tokenizer and network load without a download, because runs may happen without internet."""
+        # On use and not only on making, since models load late.
         with no_internet() as addresses:
             model = self.make()
             model.tokenizer()
@@ -58,7 +59,7 @@ class ModelContract(Contract):
     def test_the_head_fits_the_labels(self) -> None:
         """The head has one output for each label, and one for a regression; the configuration names the labels."""
         model = self.make()
-        labels = ["bad", "fair", "good"]
+        labels = ["bad", "fair", "good"]  # three, because two are the default of transformers
         net = self.loaded(model, labels)
         outputs = net.config.num_labels
         require(outputs == 3, f"three labels give a head of {outputs} outputs; make one for each label")

@@ -138,12 +138,13 @@ class ModifierContract(Contract):
     def test_what_is_planned_is_not_refused(self) -> None:
         """``on_plan``, if there is one, accepts what ``on_start`` accepts, without weights and without a network."""
         for shape in self.accepted():
-            for is_known in (True, False):
+            for is_known in (True, False):  # an earlier stage may decide the network's sizes
                 job = self.made(shape)
                 modifier = job.modifiers[0]
                 if not isinstance(modifier, PlannedModifier):
                     return
                 net: Any = copy.deepcopy(job.net).to("meta") if is_known else None
+                # All that a plan does not have yet is missing here, so that reading it raises an error.
                 planned = replace(job, net=net, task=cast(Any, None), models={}, total=self.steps)
                 try:
                     modifier.on_plan(planned)
@@ -247,7 +248,7 @@ class ModifierContract(Contract):
         """``claims`` returns parameters, and some of them belong to the network."""
         for job in self.jobs():
             modifier = job.modifiers[0]
-            modifier.on_start(job)
+            modifier.on_start(job)  # may create what the modifier claims
             claimed = modifier.claims(job.net)
             not_parameters = [entry for entry in claimed if not isinstance(entry, torch.nn.Parameter)]
             require(not not_parameters, f"claims returned {not_parameters[:1]}; return parameters")

@@ -106,13 +106,14 @@ class SamplerContract(Contract):
 
     def domains(self) -> list[Any]:
         """Return the domains to check the sampler on; override it if yours needs a kind of its own."""
+        # All knobs count; some count only with others; several knobs are one dimension; very few architectures.
         return [flat_domain(), layered_domain(), layered_domain().joined("layer"), layered_domain(2)]
 
     def accepted(self, domains: Sequence[Any] | None = None) -> Iterator[Any]:
         """Yield the domains that the sampler does not refuse."""
         for domain in self.domains() if domains is None else domains:
             try:
-                self.make(domain, 0).ask(1)
+                self.make(domain, 0).ask(1)  # some samplers refuse a domain only when they are asked
             except UsageError:
                 continue
             yield domain
@@ -158,7 +159,7 @@ class SamplerContract(Contract):
     @check
     def test_proposals_are_canonical_plain_and_inside(self) -> None:
         """Proposals are JSON-plain, inside the domain and canonical, so that they can be stored, compared and built."""
-        for objectives in (1, 2):
+        for objectives in (1, 2):  # with several objectives a sampler may take another way
             for domain in self.accepted():
                 proposals = self.run(self.make(domain, 1), self.rounds, objectives=objectives)
                 require(proposals[0], "the first ask of a new sampler proposed nothing; propose something")
@@ -175,6 +176,7 @@ class SamplerContract(Contract):
     def test_within_is_respected(self) -> None:
         """A stage may narrow the domain by values or by a condition, and a later one may widen it again."""
         for domain in self.accepted():
+            # One sampler for all parts, since it may not remember proposals from a wider one.
             sampler = self.make(domain, 2)
             for within in narrowed(domain):
                 for archs in self.run(sampler, self.rounds, within):
@@ -303,6 +305,7 @@ class SamplerContract(Contract):
                 sampler.tell(trials)
                 state = as_text(sampler.state_dict())
                 require(trials == before, "tell changed the trials; copy what you change")
+                # A caller may use its architectures for anything, once they are evaluated.
                 for trial in trials:
                     _spoil(trial.arch)
                 require(
@@ -317,7 +320,7 @@ class SamplerContract(Contract):
         """One sampler can hear losses in a training stage and then scores in a search, with ``start`` before each."""
         for domain in self.accepted():
             sampler = self.make(domain, 10)
-            for origin in STAGES:
+            for origin in STAGES:  # losses of a training say nothing about scores of a search
                 start_sampler(sampler, origin, 100, origin)
                 for archs in self.run(sampler, self.rounds, origin=origin):
                     outside = outside_of(domain, archs)

@@ -53,7 +53,7 @@ class SpaceContract(Contract):
         space = self.make(net.config)
         if not traits_of(SpaceTraits, space).needs_net:
             raise DoesNotApply
-        return space, space.supernet(net).eval()
+        return space, space.supernet(net).eval()  # without dropout, so that outputs can be compared
 
     def archs(self, space: Any) -> list[Arch]:
         """Return the ends of the domain, if it has any, and some architectures drawn from it."""
@@ -134,14 +134,16 @@ class SpaceContract(Contract):
         view(**self.inputs()).logits.sum().backward()
         reached = []
         for parameter in net.parameters():
-            if parameter.grad is not None and parameter.grad.abs().sum() > 0:
-                reached.append(parameter)
+            gradient = parameter.grad
+            if gradient is not None and gradient.abs().sum() > 0:
+                reached.append((parameter, gradient))
         require(
             reached, "backward through a view gives the network no gradient; slice its parameters, do not copy them"
         )
+        # A step along the signs, which moves all weights alike, however small their gradients are.
         with torch.no_grad():
-            for parameter in reached:
-                parameter.add_(0.1 * torch.sign(parameter.grad))
+            for parameter, gradient in reached:
+                parameter.add_(0.1 * torch.sign(gradient))
         after = outputs_of(space.view(net, arch), self.inputs())
         require(
             apart(before, after) > 0, "a view does not have the network's current weights; do not keep copies of them"
@@ -153,6 +155,7 @@ class SpaceContract(Contract):
         space, net = self.made()
         arch = self.archs(space)[-1]
         has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in net.modules())
+        # A view may copy the mode when it is made, which goes unnoticed until the network's mode changes.
         for mode in ("train", "eval"):
             net.train(mode == "train")
             view = space.view(net, arch)
@@ -194,7 +197,8 @@ class SpaceContract(Contract):
     def test_params_equals_count(self) -> None:
         """The parameters counted for an architecture are those of its extracted model."""
         space, net = self.made()
-        if not isinstance(space, SizedSpace):
+        has_sizes = isinstance(space, SizedSpace)
+        if not has_sizes:
             return  # costs are then counted on the extracted model itself
         counter = count.params(net)
         for arch in self.archs(space):

@@ -184,7 +184,9 @@ class TaskContract(Contract):
         require(examples == size, f"the evaluation of {split!r} has {examples} examples, but sizes has {size}")
         lengths = {name: len(column) for name, column in evaluation.predictions.items()}
         require("id" in lengths, "predictions lack the column 'id'; add the examples' positions in their split")
-        is_whole = all(length >= examples for length in lengths.values())
+        is_whole = all(
+            length >= examples for length in lengths.values()
+        )  # more are fine: some have several rows for an example
         require(is_whole, f"prediction columns have lengths {lengths}; add an entry for each of {examples} examples")
         require(evaluation.tokens > 0, "tokens is 0; add up batch.tokens, padding included")
 
@@ -252,6 +254,7 @@ class TaskContract(Contract):
         """Return the token ids of each example of a split, without padding."""
         rows: list[Row] = []
         if split == "train":
+            # By id, because epochs are shuffled.
             by_id: dict[int, Row] = {}
             for batch in task.train_batches(0, 0, self.batch_size):
                 by_id.update(zip(batch.ids.tolist(), rows_of(batch.inputs), strict=True))

@@ -129,7 +129,7 @@ def toy_job(net: Any = None, **fields: Any) -> TrainJob:
         "checkpoint_every": 0.0,  # after every step
     }
     job_fields: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, value in fields.items():  # the two records have no field in common
         if name in TrainOptions.__dataclass_fields__:
             options[name] = value
         else:
@@ -193,7 +193,7 @@ class TrainerContract(Contract):
     def test_an_interrupted_stage_ends_the_same(self) -> None:
         """A stage that is resumed after a crash ends with the weights of an uninterrupted one."""
         whole = self.make().fit(self.job(modifiers=[Fuse()])).net
-        for crash_step in (0, 3, STEPS - 1):
+        for crash_step in (0, 3, STEPS - 1):  # before the first checkpoint, in the middle, and in the last step
             memory = Memory()
             has_crashed = False
             try:
@@ -215,7 +215,7 @@ class TrainerContract(Contract):
         """The sampler hears the loss of every proposal once and in order, and is asked ``within`` the stage's part."""
         space = ToySpace()
         sampler = Proposer(space.domain)
-        within = space.domain.restrict({"ffn": [16]})
+        within = space.domain.restrict({"ffn": [16]})  # draws from the whole domain would rarely be in it
         self.make().fit(self.job(space=space, sampler=sampler, within=within))
         require(sampler.asked, "the sampler was never asked; call ask(options.archs_per_step, within=job.within)")
         is_inside = all(within.contains(arch) for arch in sampler.asked)
@@ -248,6 +248,7 @@ class TrainerContract(Contract):
             def claims(self, net: Any) -> list[Any]:
                 return [net.classifier.weight]
 
+        # The classifier, because every sub-network uses it: a trainer that ignores claims is sure to change it.
         job = self.job(modifiers=[Claims()])
         before = job.net.get_parameter("classifier.weight").detach().clone()
         net = self.make().fit(job).net

@@ -44,6 +44,7 @@ class TransformContract(Contract):
         """Return the work that the transform is called with; override it if yours needs another."""
         task: Any = ToyTask()
         space: Any = ToySpace()
+        # Entries of every kind, so that a transform that loses some is found.
         archs = {"best": {"layers": [0, 1], "heads.0": 2, "ffn.0": 16, "heads.1": 4, "ffn.1": 64}}
         models = {"teacher": tiny_net(seed=1)}
         return Work(tiny_net(), tiny_tokenizer(), task, space, archs, models)
@@ -68,6 +69,7 @@ class TransformContract(Contract):
         transform = self.make(0)
         if not isinstance(transform, PlannedTransform):
             return
+        # The meta device has shapes but no values, as in a dry run: reading a value raises an error there.
         net = copy.deepcopy(self.work().net).to("meta")
         try:
             transform.on_plan(net)

@@ -99,7 +99,7 @@ class DynaBERT(Modifier):
 
 
 def matched_states(kept: list[int], depth: int) -> list[tuple[int, int]]:
-    """Pair positions in the student's and the teacher's hidden states, of which 0 is the embeddings' output E.
+    """Return pairs of positions in the student's and the teacher's hidden states; 0 is the embeddings' output E.
 
     Args:
         kept: the layers of a teacher of ``depth`` layers that the student keeps.

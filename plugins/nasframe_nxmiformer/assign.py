@@ -85,7 +85,8 @@ class AssignBits:
             UnsatisfiableError: no assignment meets a bound.
         """
         space: Any = work.space
-        if not isinstance(space, FormatSpace):
+        has_formats = isinstance(space, FormatSpace)
+        if not has_formats:
             raise UsageError("assign_bits: the space has no formats to choose from. Expected space: nm_bits.")
         table = Bits(indices=self.indices).table(space, work.net)
         assert table is not None  # every space of formats has a table

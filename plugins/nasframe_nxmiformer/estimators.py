@@ -52,7 +52,8 @@ class Bits:
 
     def table(self, space: Any, net: nn.Module) -> CostTable | None:
         """Return the bits of each choice of a space of formats; ``None`` for other spaces."""
-        if not isinstance(space, FormatSpace):
+        has_formats = isinstance(space, FormatSpace)
+        if not has_formats:
             return None
         from nasframe.nn.formats import encoder_matrices, parse_format
         from nasframe.nn.storage import stored_bits

@@ -73,7 +73,8 @@ def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> C
         knob = f"{gated.unit}.{gated.layer}"
         one_less = whole | {knob: whole[knob] - 1}
         per_unit.append(full - count(one_less))  # (S7)
-    each = torch.tensor(per_unit, dtype=torch.float64)  # costs of large networks pass 2^24, where float32 loses units
+    # Costs of large networks pass 2^24, above which float32 cannot tell neighbouring integers apart.
+    each = torch.tensor(per_unit, dtype=torch.float64)
     gate_counts = torch.tensor([len(gated.gamma) for gated in gates])
     counted = Costs(full, each.repeat_interleave(gate_counts))
 

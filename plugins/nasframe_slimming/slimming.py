@@ -106,8 +106,8 @@ class Slimming(Modifier):
         if self.excess > counted.full - counted.fixed:
             least = f"{counted.fixed / counted.full:.1%}"
             raise UsageError(
-                f"slimming.target: {self.target} of {self.cost} is out of reach: what has no gate is {least}. Expected "
-                f"more than {least}."
+                f"slimming.target: {self.target} of {self.cost} is out of reach: the parts without gates are {least}. "
+                f"Expected more than {least}."
             )
 
         gamma = torch.cat([gates.gamma for gates in self.gates]).detach()
