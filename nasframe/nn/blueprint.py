@@ -143,6 +143,7 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
             f"Expected {config.hidden_size} / {getattr(config, family.heads)}."
         )
     cls = getattr(transformers, blueprint["model"])
+    # All layers are made at the configuration's one size, then each is resized to its own.
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
@@ -165,7 +166,7 @@ def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, tor
     >>> torch.equal(net(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
     True
     """
-    if blueprint["family"] not in FAMILIES:
+    if blueprint["family"] not in FAMILIES:  # a class of the user's own, which builds itself
         return rebuilt(blueprint, state)
     settings = {key: value for key, value in config.items() if key != "model_type"}
     with no_init_weights():  # to draw fresh ones would take longer than to read these

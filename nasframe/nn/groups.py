@@ -299,7 +299,9 @@ def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -
     for i, counts in enumerate(sizes):
         for unit in UNITS:
             removed = zero.get(unit, {}).get(i)
-            arch[f"{unit}.{i}"] = counts[unit] if removed is None else counts[unit] - int(removed.sum())
+            arch[f"{unit}.{i}"] = counts[unit]
+            if removed is not None:
+                arch[f"{unit}.{i}"] -= int(removed.sum())
     return arch
 
 

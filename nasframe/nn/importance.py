@@ -219,6 +219,7 @@ def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
 def _evaluated(net: nn.Module) -> Iterator[None]:
     """Let a network run in eval mode with gradients for all its parameters; restore it after the block."""
     training = net.training
+    # Frozen parameters matter as much as others, but autograd gives gradients only for those that require them.
     frozen = [parameter for parameter in net.parameters() if not parameter.requires_grad]
     net.eval()
     try:

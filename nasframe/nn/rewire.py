@@ -72,6 +72,7 @@ def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
             if unit == "heads":  # a head is several neighbouring rows or columns
                 inside = torch.arange(sizes["head_size"])
                 index = (index[:, None] * sizes["head_size"] + inside).flatten()
+            # Every tensor with a dimension of heads or neurons must move, or the outputs would change.
             for path, name, dim, owner in slices_of(family, layers[i]):
                 linear: Any = layers[i].get_submodule(path)
                 if owner != unit or getattr(linear, name) is None:

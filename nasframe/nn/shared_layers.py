@@ -119,6 +119,7 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
     paths = dict.fromkeys(path for path, *_ in slices_of(family, layer))
     for path in paths:
         source = layer.get_submodule(path)
+        # A quantised linear map, for example, computes with copies of its weight, which no slice would reach.
         if not isinstance(source, nn.Linear):
             raise TypeError(f"{path}: a {type(source).__name__} cannot be sliced. Expected torch.nn.Linear.")
         copied = replaced(copied, path, _plain_copy(source))

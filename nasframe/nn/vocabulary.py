@@ -48,6 +48,7 @@ def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, cha
         counts += torch.bincount(part.flatten().cpu(), minlength=len(tokenizer))
     kept = set(torch.nonzero(counts >= least).flatten().tolist())
     special = _special_ids(tokenizer, description)
+    # Without its characters a new word would become one unknown token, and its meaning would be lost.
     if characters:
         letters: set[str] = set()
         for word, i in words.items():
@@ -125,6 +126,7 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
     """
     small: Any = copy.deepcopy(net)
     words: Any = base_of(small).get_submodule(WORD_EMBEDDINGS)
+    # Of a factorised embedding only the table has rows of words.
     table = words.table if isinstance(words, FactorizedEmbedding) else words
     if small.get_output_embeddings() is not None:
         raise UsageError("vocabulary: the network predicts words. Expected one with another head, or none.")

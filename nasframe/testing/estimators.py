@@ -103,6 +103,7 @@ class EstimatorContract(Contract):
             lengths == expected,
             "the table does not fit the domain; give one cost for each value of domain.knobs, in order",
         )
+        # Searches count by the table, which is much faster, and reports by the estimate.
         sum_of = table_cost(table, knobs)
         for arch in self.archs(space):
             table_sum = sum_of(arch)
@@ -122,6 +123,7 @@ class EstimatorContract(Contract):
         space = self.space()
         net = self.net()
         for arch in self.archs(space):
+            # The search sees the first number, and the report of the finished model the second one.
             inside = estimator.estimate(space, net, arch)
             alone = estimator.estimate(None, space.extract(net, arch), None)
             require(
@@ -159,7 +161,7 @@ class EstimatorContract(Contract):
             estimator.estimate(space, net, arch)
             require(arch == arch_before, "estimate changed the architecture; change a copy")
             # Hooks do not count: transformers installs some of its own when a network is first used.
-            require_unchanged(net, before, "estimate; undo what you change, or use a copy", hooks=False)
+            require_unchanged(net, before, "estimate", "undo your changes, or use a copy", hooks=False)
 
     @check
     def test_networks_are_not_kept_alive(self) -> None:

@@ -162,7 +162,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 def _calls_of_plugin(frame: FrameType | None) -> list[FrameType]:
     """Return the calls under way that a check has made, without the kit's own."""
     calls = []
-    while frame is not None and frame.f_code.co_name != "limited":
+    while frame is not None and frame.f_code.co_name != "limited":  # the wrapper that `check` puts around a check
         if not frame.f_code.co_filename.startswith(KIT_FOLDER):
             calls.append(frame)
         frame = frame.f_back
@@ -203,6 +203,7 @@ def run_checks(contract: type[Contract]) -> Iterator[Outcome]:
     [('two is even', True)]
     """
     for name in contract.checks():
+        # A new instance for each check in `_failure`, so that checks cannot depend on each other, as in pytest.
         start = time.monotonic()
         message = _failure(contract, name)
         seconds = time.monotonic() - start
@@ -290,6 +291,7 @@ def stored(state: Mapping[str, Any], what: str) -> dict[str, Any]:
     """
     from nasframe.store import load_state, save_state
 
+    # Runs store no pickles, since reading one can execute code.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
         try:

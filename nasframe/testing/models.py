@@ -98,6 +98,7 @@ class ModelContract(Contract):
             types == {torch.float32},
             f"parameters are {types}; load in float32, because the recipe chooses the precision of training",
         )
+        # A frozen parameter would be left out of training without any message.
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
         require(not frozen, f"parameters are frozen ({listed(frozen)}); leave it to modifiers what is trained")
 

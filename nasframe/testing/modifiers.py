@@ -160,7 +160,7 @@ class ModifierContract(Contract):
     def test_it_goes_with_every_stage(self) -> None:
         """In every kind of stage, losses and the trained network's outputs are finite."""
         for stage in self.trained():
-            losses = stage.watch.losses
+            losses = stage.watch.losses  # as the modifier returned them: the watch comes after it
             not_losses = [loss for loss in losses if not isinstance(loss, torch.Tensor) or loss.ndim]
             require(
                 not not_losses, f"on_loss returned {not_losses[:1]}; return the loss as a tensor without dimensions"
@@ -180,6 +180,7 @@ class ModifierContract(Contract):
     @check
     def test_shapes_are_left_alone(self) -> None:
         """No tensor is resized inside a stage, and after it the network has the tensors it had before."""
+        # The optimiser's state and the sizes of sub-networks refer to positions, which a resize would shift.
         for stage in self.trained():
             resized = stage.watch.resized
             require(
@@ -199,9 +200,10 @@ class ModifierContract(Contract):
     def test_hooks_are_removed(self) -> None:
         """``on_finish`` removes the hooks that ``on_start`` registered."""
         for stage in self.trained():
+            # A hook that stays would run in every later stage, and in exported models.
             without_modifier = self.plain(stage.job)
-            who = "after the stage; remove in on_finish what on_start registered"
-            require_no_hooks_left(stage.result.net, without_modifier, who)
+            advice = "remove in on_finish what on_start registered"
+            require_no_hooks_left(stage.result.net, without_modifier, "the stage", advice)
 
     def plain(self, job: Any) -> Snapshot:
         """Return a snapshot of what the same stage leaves behind without the modifier.
@@ -239,6 +241,7 @@ class ModifierContract(Contract):
     @check
     def test_the_state_is_plain(self) -> None:
         """The state can be stored, and a new modifier accepts it."""
+        # By a new modifier, because a resume makes one before it loads the state.
         for stage in self.trained():
             state = stored(stage.job.modifiers[0].state_dict(), "the modifier")
             self.make().load_state_dict(state)
@@ -286,6 +289,7 @@ class ModifierContract(Contract):
             shapes = self.accepted()
             if not shapes:
                 return None
+            # One kind of stage will do: shared state shows in any.
             return self.fit(self.made(shapes[0])).net
 
         def same(first: Any, second: Any) -> bool:
@@ -298,6 +302,7 @@ class ModifierContract(Contract):
 @functools.cache
 def _trained_stages(contract: Any) -> list[Trained | None]:
     """Return one trained stage of every kind, ``None`` for those that are refused."""
+    # Cached, because most checks only look at these trainings, which take longer than all else together.
     instance: ModifierContract = contract()
     stages: list[Trained | None] = []
     for shape in instance.shapes():

@@ -66,6 +66,7 @@ class Snapshot:
         """Return a snapshot of a network."""
         modules = dict(net.named_modules())
         return cls(
+            # Copies, because training changes tensors in place.
             state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()},
             modes={name: module.training for name, module in modules.items()},
             hooks={name: _hook_count(module) for name, module in modules.items()},
@@ -73,38 +74,44 @@ class Snapshot:
         )
 
 
-def require_unchanged(net: nn.Module, before: Snapshot, who: str, hooks: bool = True) -> None:
+def require_unchanged(
+    net: nn.Module, before: Snapshot, who: str, advice: str, hooks: bool = True, what: str = "the network"
+) -> None:
     """Require that a network is still what it was.
 
     Args:
         net: the network now.
         before: its snapshot.
-        who: who may have changed it, and what to do instead; it starts the message.
+        who: who may have changed it, such as ``extract``.
+        advice: what its author should do instead.
         hooks: whether to check hooks, too.
+        what: the network's name in the message.
     """
     now = Snapshot.of(net)
-    # Names first, then shapes, then values: each comparison needs the one before it.
-    renamed = before.state.keys() ^ now.state.keys()
-    require(not renamed, f"{who}: the network's tensors have other names now ({listed(renamed)})")
-    resized = [name for name, tensor in now.state.items() if tensor.shape != before.state[name].shape]
-    require(not resized, f"{who}: shapes changed ({listed(resized)})")
-    changed = [name for name, tensor in now.state.items() if not torch.equal(tensor, before.state[name])]
-    require(not changed, f"{who}: weights changed ({listed(changed)})")
-    switched = [name or "the network" for name, mode in now.modes.items() if before.modes.get(name) != mode]
-    require(not switched, f"{who}: train/eval mode changed ({listed(switched)})")
-    refrozen = now.frozen ^ before.frozen
-    require(not refrozen, f"{who}: requires_grad changed ({listed(refrozen)})")
+
+    def require_no_change(kind: str, names: Iterable[str]) -> None:
+        changed = list(names)
+        require(not changed, f"{who} changed {kind} of {what} ({listed(changed)}); {advice}")
+
+    # Names, then shapes, then values: each comparison needs the one before it.
+    require_no_change("tensors' names", before.state.keys() ^ now.state.keys())
+    tensors = now.state.items()
+    require_no_change("shapes", [name for name, tensor in tensors if tensor.shape != before.state[name].shape])
+    require_no_change("weights", [name for name, tensor in tensors if not torch.equal(tensor, before.state[name])])
+    modes = now.modes.items()
+    require_no_change("train/eval mode", [name or "itself" for name, mode in modes if before.modes.get(name) != mode])
+    require_no_change("requires_grad", now.frozen ^ before.frozen)
     if hooks:
-        require_no_hooks_left(net, before, who)
+        require_no_hooks_left(net, before, who, advice)
 
 
-def require_no_hooks_left(net: nn.Module, before: Snapshot, who: str) -> None:
+def require_no_hooks_left(net: nn.Module, before: Snapshot, who: str, advice: str) -> None:
     """Require that no module has more hooks than before."""
     left = []
     for name, module in net.named_modules():
         if _hook_count(module) > before.hooks.get(name, 0):
-            left.append(name or "the network")
-    require(not left, f"{who}: hooks are left behind ({listed(left)})")
+            left.append(name or "the network itself")
+    require(not left, f"{who} left hooks behind ({listed(left)}); {advice}")
 
 
 def listed(names: Iterable[str]) -> str:

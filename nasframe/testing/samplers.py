@@ -231,16 +231,19 @@ class SamplerContract(Contract):
                 proposals = drawn(domain, 1)
             foreign = drawn(domain, 2)
             first = proposals[0]
+            # In another program, such as an Optuna study, trials may come late, in another order, or never.
             in_reverse = answered(proposals[::-1])
             sampler.tell(in_reverse[1:])  # one is missing
             sampler.tell([])
             for score in (math.nan, math.inf, -math.inf):
                 sampler.tell([Trial(arch=first, score=score), Trial(first, 0.0, objectives=(0.0, score))])
+            # These have no score: the evaluation failed, or the architecture broke a constraint.
             for state in ("failed", "screened"):
                 failed = Trial(arch=proposals[-1], score=None, state=state, violation=0.5)  # type: ignore[arg-type]
                 sampler.tell([failed])
             repeated = Trial(arch=first, score=0.5, state="repeat")
             sampler.tell([repeated, repeated])
+            # A sampler that stages share hears of architectures that it did not propose.
             sampler.tell(answered(foreign, origin="train"))
             sampler.tell(answered(foreign[:1], objectives=2))
             sampler.tell([Trial(arch={"no such knob": 1}, score=1.0)])
@@ -265,6 +268,7 @@ class SamplerContract(Contract):
                     not outside,
                     f"{outside[:1]} is outside a domain of {domain.size} architectures; propose through domain.sample",
                 )
+        # Contradictory constraints are a user's mistake, and must not hang the run.
         for domain in self.accepted([few, *self.domains()]):
             nothing = restrict(domain, keep=lambda arch: False)
             archs = self.make(domain, 6).ask(self.batch, within=nothing)
@@ -345,6 +349,7 @@ class SamplerContract(Contract):
     @check
     def test_many_trials_take_flat_time(self) -> None:
         """After ``trials`` trials, or as many as there is time for, a trial takes no longer than at the beginning."""
+        # 6^12 architectures, which ten thousand trials do not exhaust.
         large = Choices({f"k{i}": list(range(6)) for i in range(12)})
         domains = list(self.accepted([large])) or list(self.accepted())[:1]
         for domain in domains:

@@ -69,6 +69,7 @@ class SpaceContract(Contract):
         require(first == second, "domain.sample differs for equal generators; draw only from the one it is given")
         rng = np.random.default_rng(1)
         for arch in first:
+            # Samplers mutate architectures that they keep in their populations.
             before = copy.deepcopy(arch)
             mutant = domain.mutate(arch, rng)
             require(arch == before, "domain.mutate changed its argument; change a copy")
@@ -100,6 +101,7 @@ class SpaceContract(Contract):
     @check
     def test_view_equals_extract(self) -> None:
         """A sub-network computes the same inside the super-network and on its own."""
+        # A search measures views and extracts the winner, which must be the network that was measured.
         space, net = self.made()
         for arch in self.archs(space):
             inside = outputs_of(space.view(net, arch), self.inputs())
@@ -120,9 +122,9 @@ class SpaceContract(Contract):
         before = Snapshot.of(net)
         for arch in self.archs(space):
             outputs_of(space.view(net, arch), self.inputs())
-            require_unchanged(net, before, "view; change a copy of the structure that shares the weights")
+            require_unchanged(net, before, "view", "change a copy of the structure that shares the weights")
             space.extract(net, arch)
-            require_unchanged(net, before, "extract; change only the copy")
+            require_unchanged(net, before, "extract", "change only the copy")
 
     @check
     def test_a_view_shares_the_weights(self) -> None:
@@ -200,6 +202,7 @@ class SpaceContract(Contract):
         has_sizes = isinstance(space, SizedSpace)
         if not has_sizes:
             return  # costs are then counted on the extracted model itself
+        # Budgets are checked by these counts alone, long before a model is extracted.
         counter = count.params(net)
         for arch in self.archs(space):
             counted = counter.of(space.sizes(arch))

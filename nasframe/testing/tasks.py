@@ -59,6 +59,7 @@ class TaskContract(Contract):
         require(has_labels, f"labels is {labels!r}; list the class names in index order, or None for a regression")
         sizes = {split: task.sizes.get(split, 0) for split in SPLITS}
         require(min(sizes.values()) > 0, f"sizes are {sizes}; each of {', '.join(SPLITS)} needs examples")
+        # From a second task: caches and studies recognise the same data by it.
         fingerprint = self.task().fingerprint
         is_text = isinstance(fingerprint, str) and fingerprint
         require(is_text, f"fingerprint is {fingerprint!r}; return a hash of the data as text")
@@ -71,6 +72,7 @@ class TaskContract(Contract):
     def test_an_epoch_has_every_example_once(self) -> None:
         """An epoch has a length and can be indexed, and its batches hold every training example once."""
         task = self.shared()
+        # A resumed run goes to its position by index, so indexing and iterating must agree.
         epoch = task.train_batches(0, 0, self.batch_size)
         batches = list(epoch)
         require(len(epoch) == len(batches), f"len() is {len(epoch)}, but iterating gives {len(batches)} batches")
@@ -165,6 +167,7 @@ class TaskContract(Contract):
             grad_modes.append(torch.is_grad_enabled())
             return net(**inputs)
 
+        # Twice, because searches remember an evaluation in place of repeating it.
         for split in ("select", "dev"):
             first = task.evaluate(forward, split)
             second = task.evaluate(forward, split)

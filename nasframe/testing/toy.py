@@ -37,7 +37,7 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
     else:
         sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
     if family == "electra":
-        sizes["embedding_size"] = 32
+        sizes["embedding_size"] = 32  # by default it is 128, with a projection to the hidden size
     settings: dict[str, Any] = {
         "vocab_size": 97,
         "max_position_embeddings": 40,
@@ -150,7 +150,9 @@ class ToyTask:
     def __init__(self, seed: int = 0, train: int = 64, length: int = 8) -> None:
         rng = np.random.default_rng(seed)
         self.sizes = {"train": train, "select": max(train // 4, 4), "dev": max(train // 4, 4)}
-        self.data = {name: rng.integers(1, 12, (size, length)) for name, size in self.sizes.items()}
+        self.data = {}
+        for name, size in self.sizes.items():
+            self.data[name] = rng.integers(1, 12, (size, length))  # few tokens, so that 5 and 6 are frequent
         self.fingerprint = f"toy-{seed}-{train}-{length}"
 
     def batch(self, split: str, index: Any) -> Batch:

@@ -160,13 +160,14 @@ class TrainerContract(Contract):
     def test_it_trains(self) -> None:
         """The weights change, the network returns in eval mode, and the ledger has the costs."""
         job = self.job()
-        before = copy.deepcopy(job.net)
+        before = copy.deepcopy(job.net)  # training is in place
         result = self.make().fit(job)
         require(isinstance(result, TrainResult), f"fit returned a {type(result).__name__}; return a TrainResult")
         require(not same_weights(before, result.net), "no weight changed; step an optimiser over job.net.parameters()")
         require(not result.net.training, "the network returns in train mode; call net.eval() at the end")
         is_finite = all(bool(torch.isfinite(parameter).all()) for parameter in result.net.parameters())
         require(is_finite, "some weights are not finite after the stage; check the loss and the learning rate")
+        # Studies compare methods at equal cost, which they read from the ledger.
         rows = [entry for entry in result.ledger if entry.role == "student"]
         require(
             len(rows) == 1,
@@ -236,6 +237,7 @@ class TrainerContract(Contract):
     def test_modifiers_are_called_at_their_moments(self) -> None:
         """A modifier is called at the start, four times in each step of one architecture, and at the end."""
         fuse = Fuse()
+        # With one architecture, every step has each moment once.
         self.make().fit(self.job(modifiers=[fuse], archs_per_step=1, max_steps=2))
         expected = ["on_start 2", *MOMENTS, *MOMENTS, "on_finish"]
         require(fuse.moments == expected, f"a modifier was called at {fuse.moments}; call it at {expected}")

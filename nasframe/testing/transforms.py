@@ -84,13 +84,14 @@ class TransformContract(Contract):
     def test_what_came_in_stays_as_it_was(self) -> None:
         """The transform does not change the work it is called with, because later stages may use it again."""
         work = self.work()
-        nets = {"the network": work.net, **work.models}
+        nets = {"net": work.net, **work.models}
         before = {name: Snapshot.of(net) for name, net in nets.items()}
         archs = dict(work.archs)
         models = dict(work.models)
         self.make(0)(work)
         for name, net in nets.items():
-            require_unchanged(net, before[name], f"the work's {name}; change a copy (copy.deepcopy(work.net))")
+            advice = "change a copy (copy.deepcopy(work.net))"
+            require_unchanged(net, before[name], "the transform", advice, what=f"the work's {name}")
         is_same = work.archs == archs and work.models == models
         require(is_same, "archs or models of the work changed; make new mappings")
 
@@ -122,6 +123,7 @@ class TransformContract(Contract):
         transform = self.make(0)
         if traits_of(TransformTraits, transform).reshapes:
             return
+        # The dry run checks budgets after the transform without running it, and relies on this.
         work = self.work()
         net = transform(work).net
         same_sizes = blueprint.blueprint(net) == blueprint.blueprint(work.net)
@@ -144,6 +146,7 @@ class TransformContract(Contract):
             f"logits have the shape {tuple(logits.shape)}; keep the head, whose shape is {tuple(expected)}",
         )
         require(bool(torch.isfinite(logits).all()), "outputs are not finite; guard divisions and decompositions")
+        # A decomposition under no_grad may leave parameters that cannot be trained.
         logits.sum().backward()
         is_trainable = any(parameter.grad is not None for parameter in net.parameters())
         require(is_trainable, "no parameter of the network gets a gradient; leave requires_grad on")

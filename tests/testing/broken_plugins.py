@@ -100,7 +100,7 @@ SPACES = {
         lambda: space_with(lambda domain: Choices({k: v[-1:] for k, v in domain.knobs.items()})), "several choices",
     ),
     "view_equals_extract": (changed(ToySpace, view=whole_view), "make both from one map of slices"),
-    "a_view_changes_nothing": (changed(ToySpace, view=hooked_view), "view; .* hooks are left behind"),
+    "a_view_changes_nothing": (changed(ToySpace, view=hooked_view), "view left hooks behind"),
     "a_view_shares_the_weights": (changed(ToySpace, view=copied_view), "slice its parameters, do not copy them"),
     "a_view_follows_train_and_eval": (changed(ToySpace, view=eval_view), "no dropout in train mode; read net.train"),
     "extract_stands_alone": (changed(ToySpace, extract=shared_extract), "shares memory .*clone what you slice"),
@@ -153,7 +153,7 @@ ESTIMATORS = {
         changed(Params, estimate=lambda self, space, net, arch=None: 1.0 + (arch is None)), "would disagree",
     ),
     "the_same_costs_the_same": (Forgetful, "return the same number for the same architecture"),
-    "the_network_is_left_alone": (Switcher, "train/eval mode changed"),
+    "the_network_is_left_alone": (Switcher, "estimate changed train/eval mode of the network"),
     "networks_are_not_kept_alive": (Hoarder, "WeakKeyDictionary"),
     "global_random_state_is_left_alone": (
         changed(Params, estimate=lambda self, *a: float(torch.rand(()))), "a generator of your own",
