@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.
 
     from nasframe.interfaces import Step
 
-TOKENS = 4096  # in one batch of masked texts: each has as many logits as the vocabulary has tokens
+TOKENS = 4096
+"""Tokens of one batch of masked texts, which bounds its memory: each token has a logit for every word."""
 WORDS = """
 a about above after again against ain all am an and any are aren as at be because been before being below
 between both but by can couldn d did didn do does doesn doing don down during each few for from further had
@@ -32,7 +33,8 @@ ourselves out over own re s same shan she should shouldn so some such t than tha
 themselves then there these they this those through to too under until up ve very was wasn we were weren what
 when where which while who whom why will with won wouldn y you your yours yourself yourselves
 """
-STOP = frozenset(WORDS.split())  # function words stay
+STOP = frozenset(WORDS.split())
+"""Function words, which are never replaced."""
 
 
 class Augment(Modifier):
@@ -97,8 +99,12 @@ class Augment(Modifier):
             raise UsageError("augment: expected a WordPiece vocabulary, as BERT, ELECTRA and DistilBERT have.")
         words += [""] * (size - len(words))  # a model may have more embeddings than its tokenizer has words
         special = set(tokenizer.all_special_ids)
-        is_word = [bool(word) and token not in special for token, word in enumerate(words)]
-        is_content = [bool(re.fullmatch("[a-z]+", word.lower())) and word.lower() not in STOP for word in words]
+        is_word = []
+        is_content = []
+        for token, word in enumerate(words):
+            lower = word.lower()
+            is_word.append(bool(word) and token not in special)
+            is_content.append(lower not in STOP and re.fullmatch("[a-z]+", lower) is not None)
         self.piece = torch.tensor([word.startswith("##") for word in words])
         self.whole = ~self.piece & torch.tensor(is_word)
         self.open = torch.tensor(is_content)
@@ -106,6 +112,7 @@ class Augment(Modifier):
     def on_batch(self, step: Step) -> None:
         """Give every sub-network of the micro-batch the same augmented batch."""
         batch, augmented = self.last
+        # The loop calls this for each sub-network, with the same batch object each time.
         if batch is not step.batch or augmented is None:
             augmented = self.augmented(step)
             self.last = (step.batch, augmented)
@@ -123,6 +130,7 @@ class Augment(Modifier):
         lengths = step.batch.inputs["attention_mask"].sum(1).tolist()
         for row, (example, length) in enumerate(zip(step.batch.ids.tolist(), lengths, strict=True)):
             if example not in self.replacements:
+                # After a resume the words are computed again, but the ledger has counted them.
                 is_new = example not in self.counted
                 self.replacements[example] = self.candidates(ids[row, :length], step, is_new)
                 self.counted.add(example)

@@ -79,7 +79,7 @@ class DynaBERT(Modifier):
         teacher = step.teacher(self.teacher, self.teacher_arch(step))
         y, y_teacher = student.logits, teacher.logits
         h, h_teacher = student.hidden_states, teacher.hidden_states
-        depth = len(h) - 1
+        depth = len(h) - 1  # the first state is the embeddings' output
         teacher_depth = len(h_teacher) - 1
         kept = list(range(depth)) if step.arch is None else list(step.arch["layers"])
         has_layers = not kept or kept[-1] < teacher_depth
@@ -90,7 +90,7 @@ class DynaBERT(Modifier):
         if step.job.task.labels is not None:
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
         pairs = matched_states(kept, teacher_depth)
-        if not self.embeddings:
+        if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings
             pairs = [(i, j) for i, j in pairs if j > 0]
         mask = step.batch.inputs.get("attention_mask")
         errors = [masked_mse(h[i], h_teacher[j], mask) for i, j in pairs]  # (D2)
@@ -107,7 +107,7 @@ class DynaBERT(Modifier):
 
 
 def matched_states(kept: list[int], depth: int) -> list[tuple[int, int]]:
-    """Pair positions in the student's and the teacher's hidden states, of which 0 is the embeddings' output E.
+    """Return pairs of positions in the student's and the teacher's hidden states; 0 is the embeddings' output E.
 
     Args:
         kept: the layers of a teacher of ``depth`` layers that the student keeps.

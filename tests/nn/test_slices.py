@@ -83,8 +83,7 @@ def test_a_view_is_the_network_with_the_rest_zeroed(family):
         torch.testing.assert_close(view(net, arch)(**tiny_inputs()).logits, expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.slow
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(first=archs(), second=archs())
 def test_gradients_are_those_of_narrow(first, second):
     net = tiny_net()

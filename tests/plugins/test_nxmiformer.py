@@ -23,7 +23,7 @@ from nasframe.nn.storage import account, summary
 from nasframe.records import TrainOptions
 from nasframe.report.page import build
 from nasframe.seeds import stream_seed
-from nasframe.testing import EstimatorContract, ModifierContract, SpaceContract
+from nasframe.testing import EstimatorContract, SpaceContract
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
 from nasframe.training.step import Step
 from nasframe_basics.fake_quant import FakeQuant
@@ -39,10 +39,7 @@ from stand_in import write_net, write_reviews
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-@pytest.mark.slow
-class TestADMM(ModifierContract):
-    def make(self) -> Any:
-        return ADMM(every=1, tune=0.5)
+# The contracts of `admm` and `assign_bits` with their examples are in tests/testing/test_registered.py.
 
 
 class TestNMBits(SpaceContract):
@@ -65,10 +62,6 @@ class TestBitsOfFormats(EstimatorContract):
 
     def space(self) -> Any:
         return NMBits(config=self.net().config)  # type: ignore[arg-type]
-
-
-class TestAssignBits(AssignBitsWork):
-    use: Any = {"use": "assign_bits", "archs": {"assigned": "15%"}, "batches": 2, "batch_size": 8}  # noqa: RUF012
 
 
 # ---- ADMM

@@ -274,7 +274,7 @@ def test_bad_options_are_refused_when_it_is_made(options: dict[str, Any], text: 
 @pytest.mark.parametrize(
     ("options", "fields", "text"),
     [
-        ({"target": "1%"}, {}, r"1% of encoder_params is out of reach: what has no gate is 2"),
+        ({"target": "1%"}, {}, r"1% of encoder_params is out of reach: the parts without gates are 2"),
         ({"cost": "latency"}, {}, "'latency' is not counted"),
         ({"cost": "encoder"}, {}, "encoder"),
         ({}, {"keep": "best"}, "has keep: best and may end"),
