@@ -12,8 +12,8 @@ from nasframe.errors import VerificationError
 from nasframe.interfaces import TrainJob
 
 TOLERANCE = 1e-5
-"""The largest difference of fp32 logits, relative to logits larger than 1. Sums in another order differ by about 1e-6; a
-part that was not zero shows in far larger numbers."""
+"""The largest difference of fp32 logits, relative to logits larger than 1. Sums in another order differ by about 1e-6;
+if a part was not zero, the difference is far larger."""
 
 
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:

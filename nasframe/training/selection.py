@@ -133,8 +133,8 @@ def last_weights(job: TrainJob, name: str) -> None:
         option = "early_stop"
     if option:
         raise UsageError(
-            f"{name}: stage {job.stage!r} has {option} and may end with the weights of an earlier step, before this was "
-            "done. Expected keep: last, and no early_stop; the stage that follows may use both."
+            f"{name}: stage {job.stage!r} has {option} and may end with the weights of an earlier step, before {name} "
+            "was done. Expected keep: last, and no early_stop; the stage that follows may use both."
         )
 
 
@@ -145,15 +145,15 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
         UsageError: another modifier has state that belongs to single weights, which would not move with them, or the
             layers are parametrised.
     """
-    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
+    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which"
     for other in job.modifiers:
         if member(other, "elementwise", False):
             raise UsageError(
-                f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
-                "Expected it in a later stage: n:m comes after structure."
+                f"{start} {type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not "
+                "follow. Expected it in a later stage: n:m comes after structure."
             )
     if any(is_parametrized(module) for module in layers_of(job.net).modules()):
         raise UsageError(
-            f"{start}a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
+            f"{start} a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
             "quantise in a later stage."
         )
