@@ -26,7 +26,7 @@ def measures(metrics: Measures) -> Callable[[Factory], Factory]:
     """
 
     def mark(factory: Factory) -> Factory:
-        vars(factory)["measures"] = metrics  # for functions only: it would be read-only in a class's ``vars``
+        vars(factory)["measures"] = metrics
         return factory
 
     return mark

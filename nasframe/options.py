@@ -254,7 +254,7 @@ def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydan
     """Validate options as JSON, whose strict mode is YAML's: lists fill tuples, but text is no number."""
     try:
         text = json.dumps(options, default=_json_plain)
-    except (TypeError, ValueError):  # only Python code can pass objects, so strictness in the sense of YAML is no use
+    except (TypeError, ValueError):  # objects, which only Python code can pass: they are checked as they are
         return model.model_validate(options)
     return model.model_validate_json(text, strict=True)
 

@@ -1,4 +1,4 @@
-"""What the files of a model say of its network and tokenizer, for plugins that need only sizes before a run.
+"""The sizes of a network and its tokenizer, read from a model's files, for plugins that need only sizes before a run.
 
 A network of transformers without values (:func:`nasframe.recipe.preflight.skeleton`) takes seconds to make, nearly all
 of them to import torch and transformers. A model that knows its network's sizes without them may offer an
@@ -26,14 +26,14 @@ class Family:
     Args:
         prefix: the encoder's name in a network with a head.
         keys: length → key of config.json.
-        embeddings: the tensors before the layers.
-        project: those between embeddings and layers, if the two have different widths.
+        embeddings: the tensors before the layers; paths begin at the encoder.
+        project: the tensors between embeddings and layers, if the two have different widths.
         layers: path of the layer list from the encoder.
-        layer: a layer's tensors, from the layer.
-        pooler: those behind the layers.
-        head: the classification head's, from the network.
+        layer: the tensors of a layer; paths begin at the layer.
+        pooler: the tensors behind the layers.
+        head: the tensors of the classification head; paths begin at the network.
         pretraining: the names of the heads that pre-training leaves in a checkpoint.
-        offset: whether positions are counted from the padding's id + 1 on.
+        offset: whether positions are counted from the padding's id + 1, so that fewer are left for tokens.
     """
 
     prefix: str
@@ -173,8 +173,8 @@ class Outline:
 
     Args:
         family: its ``model_type``, one of ``FAMILIES``.
-        lengths: ``layers``, ``heads``, ``ffn``, ``width``, ``words``, ``positions``, and where the family has them
-            ``types`` and ``embedding``; ``labels`` are the outputs of the head.
+        lengths: ``layers``, ``heads``, ``ffn``, ``width``, ``words``, ``positions``, ``labels`` (the head's outputs),
+            and ``types`` and ``embedding`` if the family has them.
         tokenizer: the numbers of its tokenizer.
         longest: the longest input, in tokens.
 
@@ -219,11 +219,12 @@ class Outline:
         Args:
             part: ``all``, ``backbone`` (without the head), or ``encoder`` (the layers only).
         """
-        layer = {"fixed": 0, "heads": 0, "ffn": 0}
+        layer = {"fixed": 0, "heads": 0, "ffn": 0}  # parameters that stay, those of one head, those of one neuron
         for axes in FAMILIES[self.family].layer.values():
             unit = _unit(axes)
             others = [self._length(axis) for axis in axes if axis != unit]
-            layer[unit] += math.prod(others) * (self.head_size if unit == "heads" else 1)
+            columns = self.head_size if unit == "heads" else 1  # that a head, or a neuron, has in the tensor
+            layer[unit] += math.prod(others) * columns
         cost = LayerCost(float(layer["fixed"]), float(layer["heads"]), float(layer["ffn"]))
         outside = [math.prod(self.shape(axes)) for _, axes in self._outside(part)]
         return Additive(self._layer_sizes(), float(sum(outside)), [cost] * self.lengths["layers"])
@@ -236,15 +237,18 @@ class Outline:
             length: tokens in each.
             count: ``matmul`` or ``torchprofile``.
         """
-        family, width = FAMILIES[self.family], self.lengths["width"]
-        norm = batch * length if count == "torchprofile" else 0
+        family = FAMILIES[self.family]
+        width = self.lengths["width"]
+        norm = batch * length if count == "torchprofile" else 0  # torchprofile counts normalisations, too
         columns = {"heads": 0, "ffn": 0}
         for axes in family.layer.values():
             if len(axes) == 2:
                 columns[_unit(axes)] += width
+        # Projections, then the two products of attention: scores, and the weighted sum of values.
         head = self.head_size * (columns["heads"] * length + 2 * length**2)
         cost = LayerCost(2.0 * norm * width, float(batch * head), float(batch * length * columns["ffn"]))
 
+        # Pooler and head see one token of each text; the projection of embeddings sees all.
         behind = [*family.pooler.values(), *family.head.values()]
         once = sum(math.prod(self.shape(axes)) for axes in behind if len(axes) == 2)
         per_token = sum(math.prod(self.shape(axes)) for _, axes in self._project() if len(axes) == 2)
@@ -252,7 +256,7 @@ class Outline:
         return Additive(self._layer_sizes(), float(base), [cost] * self.lengths["layers"])
 
     def _length(self, axis: str) -> int:
-        if axis == "heads":
+        if axis == "heads":  # all heads together are as wide as the network
             return self.lengths["width"]
         if axis == "embedding":
             return self.lengths.get("embedding", self.lengths["width"])
@@ -263,7 +267,7 @@ class Outline:
         return [sizes] * self.lengths["layers"]
 
     def _project(self) -> Iterator[tuple[str, Axes]]:
-        """Yield what lies between embeddings and layers of different widths."""
+        """Yield the tensors between embeddings and layers, if the two have different widths."""
         if self._length("embedding") != self.lengths["width"]:
             yield from FAMILIES[self.family].project.items()
 
@@ -287,13 +291,13 @@ class Outline:
 
 
 def _unit(axes: Axes) -> str:
-    """Name what a tensor of a layer narrows with: ``heads``, ``ffn``, or nothing."""
+    """Return the unit that a tensor of a layer shrinks with: ``heads`` or ``ffn``, ``fixed`` if it does not shrink."""
     return next((unit for unit in ("heads", "ffn") if unit in axes), "fixed")
 
 
 def sizes_suffice(factory: Any) -> bool:
-    """Tell whether a plugin's factory says that an outline is enough for it before a run.
+    """Tell whether a plugin's factory declares that an outline is enough for it before a run.
 
-    A subclass does not inherit the claim, since it may read more of the network than its base.
+    Subclasses do not inherit the declaration, because they may read more of the network than their base.
     """
     return getattr(factory, "__dict__", {}).get("sizes_suffice") is True
