@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLUGIN_API", "Run", "Trial", "__version__", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
+# Where each public name is defined, below nasframe.
 _HOME = {
     "PLUGIN_API": "hookspecs",
     "Run": "running.runner",
@@ -30,6 +31,7 @@ _HOME = {
     "resolve": "recipe.resolve",
     "run": "running.runner",
 }
+# Modules of earlier versions → where they are now, so that an old import says what to write instead.
 _MOVED = {
     "bench": "nasframe_bench",
     "deploy": "nasframe_deploy.deploy.deploy",

@@ -1,9 +1,10 @@
 """Finds the files of transformers' checkpoints, and checks that they fit a network before they are used.
 
-transformers draws tensors that a checkpoint lacks, or has in another size, at random; here only a head may be new. The
-headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values, because
-it knows how old names were renamed. So ``nasframe check`` finds misfits without reading weights; :func:`load` finds
-the same ones, and values that are not finite. No pickled object is ever made: ``.bin`` files may hold tensors only.
+transformers draws tensors at random if a checkpoint lacks them or has them in another size; here only a head may be
+new. The headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values,
+because it knows how old names were renamed. So ``nasframe check`` finds misfits without reading weights. :func:`load`
+finds the same ones, and values that are not finite. No pickled object is ever made: ``.bin`` files may hold only
+tensors.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ OTHER_WEIGHTS = {
     "model.onnx": "ONNX",
     "openvino_model.xml": "OpenVINO",
 }
+# First parts of tensor names that are a head's, for networks that do not name their encoder.
 HEAD_WORDS = ("classifier", "score", "pre_classifier", "sequence_summary", "logits_proj", "pooler", "cls", "lm_head")
-SHOWN = 3
-LONGEST = 300
+SHOWN = 3  # names in a message before "and … more"
+LONGEST = 300  # characters of a library's own error in ours
 
 
 @dataclass(frozen=True)
@@ -443,7 +445,7 @@ def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint)
         kind = str(tensor.dtype).removeprefix("torch.")
         expected = "Expected float16, bfloat16, float32 or float64."
         yield f"{checkpoint.files[name]}: {name} is of {kind}, which is no plain weight. {expected}"
-        return
+        return  # a quantised checkpoint has many; one is enough to see it
 
 
 def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:
