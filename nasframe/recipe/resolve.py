@@ -19,7 +19,7 @@ from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe, read_recipe
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override
-from nasframe.recipe.preflight import material_refusals, refusals
+from nasframe.recipe.preflight import input_refusals, refusals
 from nasframe.recipe.stage_list import verb_of
 from nasframe.recipe.stages import COMMON, CheckedStages, StageChecker
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
@@ -245,7 +245,7 @@ def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str
     model = None if "model" in wrong else parts.uses["model"]
     task = None if "task" in wrong else parts.uses["task"]
     costs = {} if "estimators" in wrong else estimators
-    for place, text in material_refusals(model, task, costs, check.recipe.base):
+    for place, text in input_refusals(model, task, costs, check.recipe.base):
         check.problem(place, text)
 
 
