@@ -25,7 +25,7 @@ def report(
 
 
 def show(rundir: Path, as_json: bool) -> None:
-    """Print a reported run's table and where its files lie."""
+    """Print the table of a run's report, and the paths of its files."""
     text = (rundir / "report.json").read_text(encoding="utf-8")
     if as_json:
         print(text, end="")
@@ -42,4 +42,4 @@ def show(rundir: Path, as_json: bool) -> None:
     for name, path in lines:
         if path.exists():
             print(f"{name:8}{path}")
-    sys.stdout.flush()
+    sys.stdout.flush()  # now, so that a reader who went away is noticed here and not at exit

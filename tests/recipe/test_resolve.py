@@ -98,7 +98,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
     [
         ({"seed": "one"}, "seed  'one' does not fit. Expected int from 0"),
         ({"seed": True}, "seed  True does not fit"),
-        ({"nasframe": 2}, "nasframe  format 2 is not known. This nasframe reads format 1"),
+        ({"nasframe": 2}, "nasframe  unknown format 2. This nasframe reads format 1"),
         ({"name": "a/b"}, "name  'a/b' cannot name files"),
         ({"sede": 1}, "sede  unknown key. Expected one of budgets, constraints"),
         ({"sede": 1}, "Did you mean 'seed'?"),
@@ -130,7 +130,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"sampler": {"use": "wraps", "join": 5}}, "sampler.join  5 does not fit"),
         ({"budgets": {"encoder_param": "50%"}}, "budgets.encoder_param  unknown cost. Costs: backbone_params"),
         ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
-        ({"budgets": {"params": [True]}}, "budgets.params.0  True is no bound"),
+        ({"budgets": {"params": [True]}}, "budgets.params.0  True is not a bound"),
         ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
         (
             {"task": "package_docs", "objectives": ["accuracy", "-flpos"]},
@@ -145,8 +145,8 @@ def test_a_recipe_that_fits_becomes_a_plan():
             {"stages": ["serch"]},
             "unknown verb 'serch'. Verbs: evaluate, export, extract, repeat, search, train, transform",
         ),
-        ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is no stage. Expected {verb: {option: value}}"),
-        ({"stages": [{"train": 5}]}, "is no stage"),
+        ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is not a stage. Expected {verb: {option: value}}"),
+        ({"stages": [{"train": 5}]}, "is not a stage"),
         ({"stages": [{"train": {}}]}, "Expected 'epochs' or 'max_steps'"),
         ({"stages": [{"train": {"epochs": 1, "save_as": "../up"}}]}, "'../up' cannot name files"),
         ({"space": None}, "stages.search  needs a space"),
@@ -249,7 +249,7 @@ HSPG = {"use": "hspg", "target": "50%"}
         ),
         (
             [{"train": {"epochs": 1, "arch": "best@75%", "sampler": "random"}}],
-            "stages.train.arch  one sub-network, beside a sampler",
+            "stages.train.arch  names one sub-network, but a sampler",
         ),
         ([{"train": {"epochs": 1, "within": {"layers": [2]}}}], "stages.train.within  restricts what a sampler"),
         ([{"train": {"epochs": 1, "archs_per_step": 3}}], "stages.train.archs_per_step  counts what a sampler"),

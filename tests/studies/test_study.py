@@ -269,7 +269,7 @@ AXES = "axes: {stages.search.trials: [2, 4], stages.search.sampler: [random]}"
         (ARMS, "tasks.mrcp.task.train=16", "tasks.mrcp  no task 'mrcp'. Tasks: mrpc, sst2. Did you mean 'mrpc'?"),
         (AXES, "axes.stages.search.trails=[5]", "no axis 'stages.search.trails'. Axes: stages.search.sampler, stages."),
         (ARMS, "~arms.randm", "there is no 'randm' to take away. Did you mean 'random'?"),
-        (ARMS, "+arms.random={}", "'random' is there already. To change it leave out the '+'."),
+        (ARMS, "+arms.random={}", "'random' exists already. To change it, leave out the '+'."),
     ],
 )
 def test_an_override_of_what_is_not_there_adds_nothing_unasked(write, arms, override, expected):
