@@ -161,17 +161,10 @@ def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callab
     rows = {"fixed": 1, "heads": head_size, "ffn": 1}  # rows or columns of a tensor that a unit owns
     cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
     for path, name, tensor in _tensors(layer):
-<<<<<<< HEAD
-        along, unit = narrow.get((path, name), (None, "fixed"))
-        # A unit owns whole rows or columns: one number for each position along the other dimensions.
-        others = [length for position, length in enumerate(tensor.shape) if position != along]
-        cost[unit] += math.prod(others) * rows[unit] * each(tensor)
-=======
         narrow_dim, owner = narrow.get((path, name), (None, "fixed"))
         # A unit owns whole rows or columns: one number for each position along the other dimensions.
         others = [length for position, length in enumerate(tensor.shape) if position != narrow_dim]
         cost[owner] += math.prod(others) * rows[owner] * each(tensor)
->>>>>>> h-kit
     return LayerCost(cost["fixed"], cost["heads"], cost["ffn"])
 
 
