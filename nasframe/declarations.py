@@ -305,8 +305,9 @@ def listed(value: Any) -> list[Any]:
     >>> listed("50%"), listed(["75%", "50%"])
     (['50%'], ['75%', '50%'])
     """
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return list(value) if is_list else [value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return list(value)
+    return [value]
 
 
 def matching(names: Collection[str], patterns: Sequence[Any] | None) -> Names:
@@ -329,9 +330,9 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
 
     A plugin says so by ``returns_arch``, formerly ``answers``. Without either, a trainer or a function may.
     """
-    trainer = options.get("trainer")
-    modifiers = options.get("modifiers") or []
-    uses = [("trainer", trainer), *(("modifier", modifier) for modifier in modifiers)]
+    uses = [("trainer", options.get("trainer"))]
+    for modifier in options.get("modifiers") or []:
+        uses.append(("modifier", modifier))
     for kind, use in uses:
         if use is None:
             continue

@@ -169,9 +169,9 @@ def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int
         fields[_field(option.name)] = (checkable(option.annotation), description)
     config = pydantic.ConfigDict(
         extra="allow" if takes_any(factory) else "forbid",
-        arbitrary_types_allowed=True,
+        arbitrary_types_allowed=True,  # Python code may pass objects, such as a sampler that is made already
         protected_namespaces=(),
-        allow_inf_nan=False,
+        allow_inf_nan=False,  # YAML can write both, and nothing that a recipe says can mean them
     )
     return pydantic.create_model(getattr(factory, "__name__", "options"), __config__=config, **fields)
 
@@ -239,6 +239,7 @@ def validate(
     if isinstance(factory, FaultFinder):  # it knows more than its signature says
         faults += factory.faults(usable)
     model = _model_of(factory, frozenset(skip), positional)
+    # Unknown options were reported above with suggestions, which pydantic does not make, so it gets only the others.
     try:
         checked = _check(model, usable)
     except pydantic.ValidationError as error:
@@ -489,8 +490,15 @@ def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, 
         for part in parts:
             value = map_refs(part, value, visit, at)
         return value
-    if not isinstance(origin, type) or not parts:
-        return value
+    if isinstance(origin, type) and parts:
+        return _map_items(origin, parts, value, visit, at)
+    return value
+
+
+def _map_items(
+    origin: type, parts: Sequence[Any], value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple
+) -> Any:
+    """Apply :func:`map_refs` to the items of a mapping or a list; a value of another type is left to validation."""
     if isinstance(value, Mapping) and issubclass(origin, Mapping):
         return {key: map_refs(parts[1], item, visit, (*at, key)) for key, item in value.items()}
     if isinstance(value, list) and issubclass(origin, Iterable):

@@ -296,7 +296,8 @@ class RunStore:
         path = self.directory / ".lock"
         options: dict[str, Any] = {}
         if "fallback_to_soft" in inspect.signature(FileLock).parameters:
-            options["fallback_to_soft"] = False  # newer versions'; a soft lock outlives a process that is killed
+            # An option of newer versions. A soft lock is a mere file, which outlives a process that is killed.
+            options["fallback_to_soft"] = False
         try:
             lock = FileLock(path, **options)
             lock.acquire(timeout=0)
@@ -430,6 +431,7 @@ class RunStore:
     ) -> None:
         """Write a finished stage from what :meth:`stage_rows` returned for this run or an equal one."""
         with self.transaction():
+            # A kill may have left some of the stage's rows, and those of models as earlier stages left them.
             for table in STAGE_TABLES:
                 self.db.execute(f"DELETE FROM {table} WHERE stage = ?", (name,))
             self.db.execute("DELETE FROM model")

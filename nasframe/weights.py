@@ -166,7 +166,7 @@ def find_files(source: Source) -> list[Path]:
         index = source.file(name + INDEX)
         if index is not None:
             return _shards(source, index)
-    if source.local and not source.is_directory:
+    if source.local and not source.is_directory:  # not downloaded yet, which is no mistake
         return []
     raise UsageError(f"{source.path}: no weights. Expected {' or '.join(WEIGHTS)}.{_other_weights(source)}")
 
@@ -279,7 +279,7 @@ def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) 
     import torch
 
     state = dict(checkpoint.tensors)
-    with quiet():
+    with quiet():  # as in ``load``, but the state holds tensors on the meta device: only names and shapes are compared
         net, info = net_class.from_pretrained(
             None, config=copy.deepcopy(config), state_dict=state, device_map="meta", dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -296,6 +296,7 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
         checkpoint: the headers.
         head: whether the head may be new.
     """
+    # A part may be new only if training makes it: a random encoder tensor would silently ruin the network.
     unused = sorted(info["unexpected_keys"])
     new_head: list[str] = []
     new_pooler: list[str] = []

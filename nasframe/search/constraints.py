@@ -103,10 +103,14 @@ def _parse_bound(text: str, full: float | None, unit: str | None) -> Bounds:
     share = parse_share(number)
     if share is not None and full is None:
         raise UsageError(f"bound {text.strip()!r}: a percentage of an unknown full cost. Give a number.")
-    fault = "" if unit is None else unit_fault(number, unit)
-    if fault:
-        raise UsageError(fault)
-    value = parse_number(number) if share is None else share * float(full or 0)
+    if unit is not None:
+        fault = unit_fault(number, unit)
+        if fault:
+            raise UsageError(fault)
+    if share is None:
+        value = parse_number(number)
+    else:
+        value = share * float(full or 0)
     match sign:
         case "<":  # intervals are closed, so the bound moves to the next number
             return Bounds(high=math.nextafter(value, -math.inf), full=full)

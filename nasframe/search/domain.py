@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -417,7 +418,10 @@ class Choices:
         self, drawn: list[list[int]], violation: Callable[[Arch], float], rng: np.random.Generator
     ) -> dict[str, Any]:
         """Walk downhill on the violation: this reaches regions that one draw in 1e9 would hit."""
-        starts = sorted((violation(self._build(indices)), indices) for indices in drawn)[:STARTS]
+        starts = []
+        for indices in drawn:
+            starts.append((violation(self._build(indices)), indices))
+        starts = sorted(starts)[:STARTS]
         # Tight bounds leave little but the neighbourhood of an end, which is far from most draws.
         for end in (0, -1):
             corner = [allowed[end] for allowed in self._allowed]
@@ -440,11 +444,15 @@ class Choices:
 
     def _scan(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw from all acceptable architectures of a small domain; from a large one, take the first of many draws."""
+        acceptable = []
         if self.size <= SCAN:
             acceptable = list(self.enumerate())
         else:
-            draws = (self._build(self._draw(rng)) for _ in range(SCAN))
-            acceptable = list(itertools.islice(filter(self.keep, draws), 1))
+            for _ in range(SCAN):
+                arch = self._build(self._draw(rng))
+                if self._accepts(arch):
+                    acceptable.append(arch)
+                    break
         if not acceptable:
             raise UnsatisfiableError(f"none of {min(self.size, SCAN)} architectures tried is acceptable")
         return acceptable[int(rng.integers(len(acceptable)))]
@@ -541,8 +549,8 @@ def _lookup(name: str, values: Sequence[Any]) -> dict[Any, int]:
     table = {_key(value): i for i, value in enumerate(values)}
     if not values or len(table) < len(values):
         raise DomainError(f"knob {name!r} needs values, all different, but got {list(values)}")
-    lengths = [len(value) if isinstance(value, list) else -1 for value in values]
-    for i, length in enumerate(lengths):
-        if length >= 0 and lengths.count(length) == 1:
-            table.setdefault(length, i)  # a number that is itself a value means that value
+    lengths = Counter(len(value) for value in values if isinstance(value, list))
+    for i, value in enumerate(values):
+        if isinstance(value, list) and lengths[len(value)] == 1:
+            table.setdefault(len(value), i)  # a number that is itself a value means that value
     return table

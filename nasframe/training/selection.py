@@ -32,7 +32,10 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     >>> mean_metrics([{"accuracy": 0.5}, {"accuracy": 1.0}])
     {'accuracy': 0.75}
     """
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means = {}
+    for name in rows[0]:
+        means[name] = sum(row[name] for row in rows) / len(rows)
+    return means
 
 
 class Selection:
