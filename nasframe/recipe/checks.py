@@ -191,7 +191,9 @@ class Checker:
                     continue
                 if key in options:
                     owners.append(f"{kind} {name!r}")
-        return f" It belongs to {' and '.join(owners)}." if owners else ""
+        if not owners:
+            return ""
+        return f" It belongs to {' and '.join(owners)}."
 
     def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
         """Find a file from where it was named: a recipe's folder, or the current one for overrides."""

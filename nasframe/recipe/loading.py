@@ -173,8 +173,10 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
     if not quoted:
         return ""
-    before = ", ".join(quoted[:-1])
-    return f" Did you mean {before} or {quoted[-1]}?" if before else f" Did you mean {quoted[-1]}?"
+    meant = quoted[-1]
+    if len(quoted) > 1:
+        meant = f"{', '.join(quoted[:-1])} or {meant}"
+    return f" Did you mean {meant}?"
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
@@ -236,7 +238,9 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
         return None
     # Taken out, so that the merged recipe does not extend anything.
     extended = root.value.pop("extends", None)
-    items = _items_of(extended) if extended is not None else []
+    items: list[Node] = []
+    if extended is not None:
+        items = extended.value if isinstance(extended.value, list) else [extended]
     # Of several extended files, each later one is put over those before it, and this file over all of them.
     below: Node | None = None
     for item in items:
@@ -244,10 +248,6 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
         if parent is not None:
             below = parent if below is None else merge(below, parent)
     return root if below is None else merge(below, root)
-
-
-def _items_of(node: Node) -> list[Node]:
-    return node.value if isinstance(node.value, list) else [node]
 
 
 def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:

@@ -250,10 +250,9 @@ def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str
     """Let model, task and costs say whether they go together; a part that has problems already is not asked."""
     # By the first word of the path: a wrong option of the model may be what the task would stumble over.
     wrong = {problem.path.partition(".")[0] for problem in check.problems}
-    model = None if "model" in wrong else parts.uses["model"]
-    task = None if "task" in wrong else parts.uses["task"]
+    sound = {kind: use for kind, use in parts.uses.items() if kind not in wrong}
     costs = {} if "estimators" in wrong else estimators
-    for place, text in input_refusals(model, task, costs, check.recipe.base):
+    for place, text in input_refusals(sound.get("model"), sound.get("task"), costs, check.recipe.base):
         check.problem(place, text)
 
 

@@ -218,10 +218,9 @@ class StageChecker:
         """Turn options into the verb's keyword arguments: ``from`` is ``from_``, grouped options one object."""
         known = VERBS[verb].options
         arguments: dict[str, Any] = {}
-        if "from" in options:
-            arguments["from_"] = options["from"]
-        if "space" in options:
-            arguments["space"] = options["space"]
+        for key, parameter in (("from", "from_"), ("space", "space")):  # "from" is a word of Python's own
+            if key in options:
+                arguments[parameter] = options[key]
         if "use" in known:
             of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
             arguments["use"] = {"use": options.get("use"), **of_plugin}
