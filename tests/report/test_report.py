@@ -6,11 +6,11 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from html_page import Page
 from nasframe.errors import UsageError
 from nasframe.report import page as report
 from nasframe.report.read import CURVE_POINTS, _curves, _untrained, read_run
@@ -122,23 +122,6 @@ def test_frames_hold_the_trials_and_their_front(run_dir, made):
     expected = {p["number"] for p in made["searches"][0]["points"] if p["front"]}
     assert set(front["number"]) == expected
     assert front["score"].max() == trials["score"].max()
-
-
-class Page(HTMLParser):
-    """Collects what a page would fetch, and its open tags."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith("#")]
-        if tag not in ("meta", "br", "link", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_page_is_whole_and_fetches_nothing(run_dir):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from test_report import Page
 
+from html_page import Page
 from nasframe.errors import UsageError
 from nasframe_studies import compare, study
 from nasframe_studies import plots as study_plots
