@@ -41,7 +41,7 @@ from stand_in import write_net, write_reviews
         ("hspg/obprox-minilm", "stages.sparse.keep=best", "sparse.modifiers.0", "has keep: best"),
         (
             "slimming/sst2-minilm", "stages.joint.modifiers.0={use: slimming, target: 30%, units: [heads]}",
-            "joint.modifiers.0", "30% of encoder_params is out of reach: the parts without gates are 66.7%. Expected more",
+            "joint.modifiers.0", "30% of encoder_params is out of reach: the parts without gates are 66.7%.",
         ),
         (
             "hspg/sst2-minilm", "+stages.sparse.modifiers.2={use: hesso, target: 50%}",
