@@ -161,7 +161,7 @@ def nasframe(arguments: list[str]) -> int:
 
 SLOW_PAGES = {
     "studies.md", "benchmarks.md", "nxmiformer.md", "slimming.md", "rosita.md", "yoco_bert.md", "hspg.md",
-    "baselines.md", "dynabert.md", "tables.md", "optuna.md", "statistics.md",
+    "baselines.md", "dynabert.md", "tables.md", "optuna.md", "statistics.md", "deploy.md",
 }  # fmt: skip
 """Pages whose blocks train or search for seconds; the others share one run of the quickstart."""
 

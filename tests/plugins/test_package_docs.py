@@ -28,6 +28,7 @@ def test_ten_balanced_classes_and_a_dev_of_a_thousand(task):
         assert set(np.bincount(split.labels)) == {len(split) // 10}
 
 
+@pytest.mark.slow
 def test_no_text_gives_the_package_away_by_name(task):
     names = re.compile(
         r"torch|scipy|sklearn|scikit|pandas|numpy|matplotlib|sympy|networkx|transformers|\b(np|pd|plt)\.", re.I

@@ -149,6 +149,7 @@ def turn(directory, labels):
         table.assign(label=1 - table["label"], prediction=1 - table["prediction"]).to_csv(path, index=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", ["random", "sng"])
 @pytest.mark.parametrize("metric", ["f1", None])
 def test_heads_in_other_orders_are_compared_by_the_names_of_the_classes(compared, tmp_path, metric, turned):

@@ -73,6 +73,7 @@ def test_mrpc_costs_what_the_uniform_super_network_does(more):
     assert np.mean(found) == pytest.approx(np.mean(uniform), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more", "after", "whole"),
     [
