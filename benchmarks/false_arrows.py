@@ -14,19 +14,23 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from nasframe_studies.file import FAMILIES
-from nasframe_studies.pairs import MEAN, adjust, families
+from nasframe_studies.pairs import MEAN, adjust
+from nasframe_studies.records import Difference, PairTable
 
 
-def page_tables(p_values: np.ndarray, seeds: int) -> list[dict]:
+def page_tables(p_values: np.ndarray, seeds: int) -> list[PairTable]:
     """Make the tables of one page, as far as the adjustment reads them, from p-values ``(tasks + 1, arms - 1)``."""
     tables = []
     for number, of_task in enumerate(p_values):
         comparisons = []
         for arm, p in enumerate(of_task):
-            row = {"arm": str(arm), "n": seeds, "mean": 1.0, "p_t": float(p), "p_wilcoxon": 1.0, "seeds_needed": None}
-            comparisons.append(row)
+            comparisons.append(Difference(arm=str(arm), n=seeds, mean=1.0, p_t=float(p)))
         task = MEAN if number == 0 else f"task {number}"
-        tables.append({"task": task, "model": "50%", "comparisons": comparisons})
+        tables.append(
+            PairTable(
+                task=task, tasks=[], model="50%", metric="score", arms=[], ranked_seeds=[], comparisons=comparisons
+            )
+        )
     return tables
 
 
@@ -43,11 +47,11 @@ def false_pages(tasks: int, arms: int, seeds: int, pages: int, seed: int = 0) ->
     """Return by family the share of pages that show at least one arrow."""
     shares = dict.fromkeys(FAMILIES, 0.0)
     for p_values in noise(tasks, arms, seeds, pages, seed):
+        tables = page_tables(p_values, seeds)
         for family in FAMILIES:
-            tables = page_tables(p_values, seeds)
-            adjust(families(tables, [], family))
-            verdicts = {row["verdict"] for table in tables for row in table["comparisons"]}
-            shares[family] += bool(verdicts & {"higher", "lower"}) / pages
+            differences = [row for table in adjust(tables, family) for row in table.comparisons]
+            if any(row.resolved for row in differences):
+                shares[family] += 1 / pages
     return shares
 
 

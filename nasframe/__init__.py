@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLUGIN_API", "Run", "Trial", "__version__", "hookimpl", "load_recipe", "make", "resolve", "run"]
 
+# Where each public name is defined, below nasframe.
 _HOME = {
     "PLUGIN_API": "hookspecs",
     "Run": "running.runner",
@@ -30,9 +31,10 @@ _HOME = {
     "resolve": "recipe.resolve",
     "run": "running.runner",
 }
+# Names of earlier versions → where they are now, so that an old import says what to write instead.
 _MOVED = {"deploy": "nasframe_deploy.deploy.deploy", "study": "nasframe_studies.study"}
+# Packages of earlier versions. The module that has the name now says where the parts went.
 _MOVED_PACKAGES = ("bench", "reports", "studies")
-"""Packages of earlier versions. A module of each name says where its parts went."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m nasframe``: the command line, for where the script is not on the path."""
+"""``python -m nasframe``: the command line, if the script ``nasframe`` is not on the path."""
 
 import sys
 

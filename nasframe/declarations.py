@@ -1,4 +1,4 @@
-"""What each verb of a recipe saves, finds and measures: the one place that says it.
+"""Declares what each verb of a recipe saves, finds and measures; no other place says it.
 
 Checks, dry runs, reports, studies and deployments ask here instead of reading options by themselves. The answers follow
 from the stages as a resolved recipe writes them, so nothing has to run, and no network is loaded.
@@ -30,7 +30,7 @@ class Stage:
         verb: the verb.
         name: the stage's name.
         options: as the recipe writes them.
-        budgets: of a search: its own, or those of the recipe.
+        budgets: a search's own budgets, or else those of the recipe.
     """
 
     verb: str
@@ -56,6 +56,7 @@ class KnownNames:
     def after(self, outcome: Outcome) -> KnownNames:
         """Return the names that are known after one more stage."""
         extracted = self.extracted
+        # Verbs that replace the network save the current one; all others that save make models beside it.
         if not declaration_of(outcome.stage.verb).replaces_net:
             extracted = extracted.union(outcome.saves)
         return KnownNames(self.models.union(outcome.saves), self.archs.union(outcome.finds), extracted)
@@ -79,10 +80,10 @@ class Outcome:
 
 
 class Declaration:
-    """What a verb leaves behind, by its options; a verb that leaves nothing needs no more than this."""
+    """What a verb leaves behind, depending on its options; this base leaves nothing."""
 
     replaces_net = False
-    """Whether the next stage goes on with another network than this stage began with."""
+    """Whether the next stage begins with another network than this stage did."""
 
     def saves(self, stage: Stage, known: KnownNames) -> Names:
         """Name the networks that the stage saves or extracts."""
@@ -112,7 +113,7 @@ class Train(Declaration):
 
     def finds(self, stage: Stage, known: KnownNames) -> Names:
         """Name the architecture like the network, or like the stage if the network has no name."""
-        trains_models = stage.options.get("models") is not None  # each for itself: what they find is not kept
+        trains_models = stage.options.get("models") is not None  # one by one; architectures of these are not kept
         if trains_models or not may_find_arch(stage.options):
             return ()
         return _saved_as(stage) or (stage.name,)
@@ -149,7 +150,7 @@ class Extract(Declaration):
         chosen = stage.options.get("archs")
         if isinstance(chosen, Mapping):
             return _written_archs(stage)
-        unextracted = sorted(known.archs - known.models)  # a model has the name of its architecture
+        unextracted = sorted(known.archs - known.models)  # an extracted model has the name of its architecture
         return matching(unextracted, chosen or None)
 
     def finds(self, stage: Stage, known: KnownNames) -> Names:
@@ -162,11 +163,11 @@ class Evaluate(Declaration):
 
     def measures(self, stage: Stage, known: KnownNames) -> Mapping[str, Names]:
         """Name the chosen models, on the stage's only split."""
-        candidates = sorted(known.models) or [stage.name]
+        candidates = sorted(known.models) or [stage.name]  # the current network is measured under the stage's name
         return {stage.options.get("split", "dev"): matching(candidates, stage.options.get("models"))}
 
     def costs(self, stage: Stage) -> Names:
-        """Name the costs that are asked for."""
+        """Name the costs that the stage asks for."""
         costs = stage.options.get("costs")
         return COSTS if costs is None else tuple(costs)
 
@@ -182,7 +183,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
 
 
 def declaration_of(verb: str) -> Declaration:
-    """Return a verb's declaration; a verb that is not known, as in the recipe of a newer run, declares nothing."""
+    """Return a verb's declaration; an unknown verb, as in the recipe of a newer version, declares nothing."""
     return DECLARATIONS.get(verb, Declaration())
 
 
@@ -229,7 +230,7 @@ def stages_of(recipe: Mapping[str, Any]) -> Iterator[Stage]:
 
 
 def budgets_of(options: Mapping[str, Any], shared: Any) -> dict[str, Any]:
-    """Return the budgets of a search: its own, ``{}`` for none, else those at the recipe's top level.
+    """Return the budgets of a search: its own (``{}`` for none), or else those at the recipe's top level.
 
     >>> budgets_of({"budgets": {}}, {"macs": "50%"}), budgets_of({}, {"macs": "50%"})
     ({}, {'macs': '50%'})
@@ -247,8 +248,8 @@ class Winner:
     """A winner that a search is asked for.
 
     Args:
-        name: under which it is found.
-        cost: that its budget bounds; ``None`` for a search without budgets.
+        name: the name of the architecture.
+        cost: the cost that its budget bounds; ``None`` for a search without budgets.
         text: the budget as the recipe writes it.
     """
 
@@ -287,24 +288,26 @@ def winners(prefix: str, budgets: Mapping[str, Any]) -> list[Winner]:
 
 
 def budget_of(name: str) -> tuple[str, str]:
-    """Return the cost and the budget that a winner's name says; the cost is empty if only one has budgets.
+    """Return the cost and the budget in a winner's name; the cost is empty if only one cost has budgets.
 
     >>> budget_of("best@macs=50%"), budget_of("best@<= 4M"), budget_of("best")
     (('macs', '50%'), ('', '<= 4M'), ('', ''))
     """
     label = name.partition("@")[2]
+    # A cost begins with a letter, so that the budget "<=4M" is not taken for the cost "<" with a budget "4M".
     match = re.fullmatch(r"([A-Za-z_][\w.-]*)=(.*)", label)
     return (match[1], match[2]) if match else ("", label)
 
 
 def listed(value: Any) -> list[Any]:
-    """Return a list of a single thing, or of what is a list already.
+    """Return a value in a list, or the list that it is already.
 
     >>> listed("50%"), listed(["75%", "50%"])
     (['50%'], ['75%', '50%'])
     """
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return list(value) if is_list else [value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return list(value)
+    return [value]
 
 
 def matching(names: Collection[str], patterns: Sequence[Any] | None) -> Names:
@@ -327,27 +330,32 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
 
     A plugin says so by ``returns_arch``, formerly ``answers``. Without either, a trainer or a function may.
     """
-    trainer = options.get("trainer")
-    modifiers = options.get("modifiers") or []
-    uses = [("trainer", trainer), *(("modifier", modifier) for modifier in modifiers)]
+    uses = [("trainer", options.get("trainer"))]
+    for modifier in options.get("modifiers") or []:
+        uses.append(("modifier", modifier))
     for kind, use in uses:
         if use is None:
             continue
         try:
             factory = registry.find(kind, registry.use_of(use)[0]).load()
-        except NasframeError:  # reported where it stands; until then nothing is ruled out
+        except NasframeError:  # checks report it at its place in the recipe; until then nothing is ruled out
             return True
-        unless_said = kind == "trainer" or not isinstance(factory, type)
-        if member(factory, "returns_arch", unless_said):
+        # A modifier's class inherits a false from Modifier. A trainer, or a function, may return anything.
+        default = kind == "trainer" or not isinstance(factory, type)
+        if member(factory, "returns_arch", default):
             return True
     return False
 
 
 def _saved_as(stage: Stage) -> Names:
-    saved = stage.options.get("save_as")
-    return (saved,) if isinstance(saved, str) else ()
+    """Return the name in ``save_as`` alone, or nothing."""
+    name = stage.options.get("save_as")
+    return (name,) if isinstance(name, str) else ()
 
 
 def _written_archs(stage: Stage) -> Names:
+    """Return the names that the option ``archs`` gives to architectures."""
     archs = stage.options.get("archs")
-    return tuple(str(name) for name in archs) if isinstance(archs, Mapping) else ()
+    if not isinstance(archs, Mapping):
+        return ()
+    return tuple(map(str, archs))

@@ -17,7 +17,7 @@ Stamp: TypeAlias = tuple[int, ...]
 
 
 def stamp(path: str | Path) -> Stamp:
-    """Return time, size and number of a file, which change when it does; an empty tuple if there is no file."""
+    """Return time, size and inode of a file, which change when it does; an empty tuple if there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -32,17 +32,18 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _file_digest(path: Path, *_: int) -> str:
+    # The stamp is only part of the cache's key.
     return fresh_digest(path)
 
 
 def fresh_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, read from the disk in any case: damage does not change a file's times."""
+    """Return the SHA-256 of a file's bytes, always read from the disk, because damage does not change its times."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_below(place: Path, pattern: str = "*") -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder with their names in it, in order; a single file has an empty name.
+    """Yield the files below a folder in order, each with its path inside the folder; for a single file that is empty.
 
     Run directories are left out, because they change while their runs go on.
     """

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST_WORD = 100
-"""The most letters of a word that may be a known one with a typing mistake."""
+"""Longer words are never taken for misspelled ones, because comparing them takes time by the square of their length."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a recipe.
+    """One fault in a recipe.
 
     Args:
         place: ``file:line:column`` or ``override 'a.b=1'``; empty if there is none.
         path: the dotted path of the option, or empty.
-        text: what is wrong, what was expected, what may have been meant.
+        text: the fault, what was expected, and what may have been meant.
     """
 
     place: str
@@ -25,7 +25,7 @@ class Problem:
     text: str
 
     def __post_init__(self) -> None:
-        for name in ("place", "path", "text"):
+        for name in ("place", "path", "text"):  # each may quote the user's input, which may be a whole file
             object.__setattr__(self, name, shortened(getattr(self, name)))
 
     @property
@@ -34,7 +34,7 @@ class Problem:
         file, line, column = [*self.place.rsplit(":", 2), "", ""][:3]
         if line.isdigit() and column.isdigit():
             return file, int(line), int(column)
-        return "\U0010ffff", 0, 0
+        return "\U0010ffff", 0, 0  # the last character of Unicode sorts behind every path
 
     def __str__(self) -> str:
         parts = (self.place, self.path, self.text)
@@ -43,6 +43,8 @@ class Problem:
 
 def shortened(text: str, longest: int = 1000) -> str:
     """Return a text without its middle if it is too long, for example because it quotes a whole file.
+
+    The end is kept, too: it usually says what was expected.
 
     >>> shortened("abcdefghij", 6)
     'abcde … j'
@@ -54,7 +56,7 @@ def shortened(text: str, longest: int = 1000) -> str:
 
 
 class NasframeError(Exception):
-    """An error that a user can mend; its text says where, what is wrong and what was expected."""
+    """An error that a user can mend; its text says where it is, what is wrong and what was expected."""
 
     exit_code = 1
     resumable = True
@@ -66,7 +68,7 @@ class RunError(NasframeError):
 
 
 class PluginError(RunError):
-    """A plugin raised an error of Python; the text names the plugin and its method, and the original is the cause."""
+    """A plugin raised; the text names the plugin and its method, and the original exception is the cause."""
 
 
 class DivergedError(RunError):

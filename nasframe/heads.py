@@ -1,13 +1,12 @@
 """Matches the outputs of a checkpoint's classification head with a task's classes, by their names.
 
-A checkpoint's head is kept whenever its names say which output is which class. The task then takes over the order of
-the head; no row of the head moves, so that exports have the order of the checkpoint.
+A checkpoint's head is kept whenever its names say which output is which class. The task then takes over the head's
+order of classes. No row of the head moves, so that exports have the order of the checkpoint.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -25,9 +24,9 @@ class Head:
 
     Args:
         labels: the names of its outputs, in order.
-        kind: ``classes``, of which one holds; ``multi_label``, of which several may; ``regression``; or ``other`` for a
-            head that does not classify whole texts.
-        given: the names come from the user, not from the checkpoint.
+        kind: ``classes``, one of which is true; ``multi_label``, several of which may be; ``regression``; or ``other``
+            for a head that does not classify whole texts.
+        given: whether the names come from the user, not from the checkpoint.
         model: the checkpoint's name in messages.
 
     >>> Head(("LABEL_0", "LABEL_1")).numbered
@@ -68,7 +67,7 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
     Args:
         head: the head, or ``None`` if the checkpoint has none.
         classes: the task's classes, in its own order.
-        published: the task's order is the published one, so that a head without names has it, too.
+        published: whether the task's order is the published one, which a head without names then has, too.
 
     Returns:
         The match; a head that is not the task's is not kept.
@@ -87,6 +86,7 @@ def match(head: Head | None, classes: Sequence[str], published: bool = False) ->
     if head.kind == "regression":
         text = "The checkpoint's head has one output, for scores. The head for the task's classes is new."
         return _new(classes, text)
+    # Names first, numbers only if there are no names: a wrong order would go unnoticed and ruin every result.
     outputs = _outputs_by_name(head, classes)
     if outputs is not None:
         return Match(head.labels, outputs, True, tuple(_by_name(head, classes, outputs)))
@@ -145,7 +145,7 @@ def _outputs_by_name(head: Head, classes: Sequence[str]) -> tuple[int, ...] | No
 def _outputs_called(name: str, head: Head) -> list[int]:
     """Return the outputs with a name: as it is spelled, or else in another case or with other spaces."""
     exact = [output for output, label in enumerate(head.labels) if label == name]
-    if exact:
+    if exact:  # so that the classes "us" and "US" of one task stay apart
         return exact
     return [output for output, label in enumerate(head.labels) if alike(label) == alike(name)]
 
@@ -213,8 +213,10 @@ def _new(classes: Sequence[str], *notices: str) -> Match:
 
 
 def _described(head: Head) -> str:
-    repeated = any(times > 1 for times in Counter(head.labels).values())
-    return f"{len(head.labels)} outputs called {_listed(head.labels)}" if repeated else _listed(head.labels)
+    """Write the names of a head's outputs, with their number if that shows why they fit no classes."""
+    names = _listed(head.labels)
+    has_repeats = len(set(head.labels)) < len(head.labels)
+    return f"{len(head.labels)} outputs called {names}" if has_repeats else names
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -40,6 +40,7 @@ def classes(stock: Any, config: Any = None) -> tuple[type, type]:
     """
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        # The uniform network comes first and is then resized, so that the stock classes work unchanged.
         stock.__init__(self, config, *args, **kwargs)
         sizes = zip(config.layer_heads, config.layer_ffn, strict=True)
         layers = [{"heads": heads, "ffn": ffn} for heads, ffn in sizes]
@@ -53,6 +54,7 @@ def classes(stock: Any, config: Any = None) -> tuple[type, type]:
     return config_class, type(f"Nasframe{stock.__name__}", (stock,), methods)
 
 
+# exist_ok, because an exported directory may have registered its own copy of these classes before.
 for _family in FAMILIES:
     _config, _model = classes(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[CONFIG_MAPPING[_family]])
     AutoConfig.register(f"nasframe-{_family}", _config, exist_ok=True)

@@ -76,7 +76,7 @@ def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: 
     """
     name = objective.removeprefix("-")
     known = set(costs)
-    if name in known and name not in metrics:
+    if name in known and name not in metrics:  # a metric wins over a cost of the same name, as in a search
         if objective.startswith("-"):
             return ""
         return f"a search would look for the largest {name!r}, but less of a cost is better. Expected '-{name}'."

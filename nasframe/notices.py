@@ -59,7 +59,7 @@ class Notices:
             self._listener(notice)
 
     def __iter__(self) -> Iterator[Notice]:
-        return iter(list(self._notices))
+        return iter(list(self._notices))  # a copy, because a listener may add notices
 
     def listen(self, listener: Callable[[Notice], None]) -> None:
         """Pass all notices on to ``listener``: those so far, and every later one as it comes."""

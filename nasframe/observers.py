@@ -1,4 +1,7 @@
-"""Calls the hooks that observe a run, one plugin at a time; an observer that raises is reported and switched off."""
+"""Calls the hooks that observe a run, one plugin at a time.
+
+An observer that raises is reported and switched off: a run of hours must not fail because of somebody who only watches.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,14 @@ class Observers:
 
     def _call(self, hook: str, **arguments: Any) -> None:
         manager = registry.plugin_manager()
-        callers = getattr(manager.hook, hook).get_hookimpls()
-        for plugin in dict.fromkeys(implementation.plugin for implementation in reversed(callers)):
+        implementations = getattr(manager.hook, hook).get_hookimpls()
+        # pluggy lists implementations in reverse order of their calls; one plugin may have several.
+        plugins = dict.fromkeys(implementation.plugin for implementation in reversed(implementations))
+        for plugin in plugins:
             name = str(manager.get_name(plugin))
             if name in self.failed or not registry.is_visible(name):
                 continue
+            # Only this plugin is called, so that an error names it and the others still hear.
             others = [other for other in manager.get_plugins() if other is not plugin]
             try:
                 manager.subset_hook_caller(hook, others)(**arguments)

@@ -1,7 +1,7 @@
-"""Reads a factory's options off its signature and docstring, and checks values against them with pydantic.
+"""Reads a factory's options from its signature and docstring, and checks values against them with pydantic.
 
-Checks are strict, in the sense of YAML and JSON: a number in quotes is not a number, a list may fill a tuple, and a
-whole number may fill a float.
+Checks are strict in the sense of YAML and JSON: a number in quotes is not a number, a list may stand for a tuple, and a
+whole number for a float.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", 
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})
 
 Fault = tuple[tuple[Any, ...], str]
-"""Where in the options something is wrong, and what."""
+"""The place of a fault in the options, and a text on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +101,20 @@ def _fields(cls: type, group: str) -> dict[str, Option]:
 
 
 def takes_any(factory: Callable[..., Any]) -> bool:
-    """Tell whether a factory takes further keyword arguments, whatever their names."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+    """Tell whether a factory takes further keyword arguments of any name."""
+    parameters = inspect.signature(factory).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     """Resolve annotations; one that names a type which is only imported for type checking counts as ``Any``."""
     function: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    # Names in annotations are those of the module of the innermost function, not of a decorator's.
     function = inspect.unwrap(getattr(function, "__func__", function))
     names = getattr(function, "__globals__", {})
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():
-        # One at a time, so that a name which is not there spoils no other annotation.
+        # One at a time, so that a missing name spoils no other annotation.
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             hints |= typing.get_type_hints(holder, globalns=names, include_extras=True)
@@ -135,6 +137,7 @@ def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
     >>> arguments_doc(f)
     {'a': 'the first, at length.', 'b': 'the second.'}
     """
+    # Both are read, and the class's own text, which comes last, wins.
     texts = [inspect.getdoc(factory) or ""]
     if isinstance(factory, type):
         texts.insert(0, inspect.getdoc(factory.__init__) or "")  # type: ignore[misc]
@@ -166,9 +169,9 @@ def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int
         fields[_field(option.name)] = (checkable(option.annotation), description)
     config = pydantic.ConfigDict(
         extra="allow" if takes_any(factory) else "forbid",
-        arbitrary_types_allowed=True,
+        arbitrary_types_allowed=True,  # Python code may pass objects, such as a sampler that is made already
         protected_namespaces=(),
-        allow_inf_nan=False,
+        allow_inf_nan=False,  # YAML can write both, and nothing that a recipe says can mean them
     )
     return pydantic.create_model(getattr(factory, "__name__", "options"), __config__=config, **fields)
 
@@ -189,13 +192,13 @@ def checkable(annotation: Any) -> Any:
 
 
 def unknown_option(name: str, known: Iterable[str], owner: str = "", hint: str = "") -> str:
-    """Say that there is no option of this name, which there are, and which may have been meant.
+    """Return a text that says that an option does not exist, which ones do, and which may have been meant.
 
     Args:
         name: the option.
-        known: the names of those that there are.
-        owner: what has no such option, if the reader does not see it.
-        hint: a sentence about where it belongs; default: which of the others has nearly this name.
+        known: the names of the options that exist.
+        owner: the plugin or stage without such an option, if the reader does not see it.
+        hint: a sentence about where it belongs; default: the known option that was probably meant.
 
     >>> unknown_option("sahpe", ["shape", "stride"], "transform 'conv'")
     "transform 'conv' has no option 'sahpe'. Options: shape, stride. Did you mean 'shape'?"
@@ -220,7 +223,7 @@ def validate(
         factory: a class or a function.
         skip: parameters that are not options.
         positional: how many leading parameters are not options.
-        unknown: (name, names of the options) → what to say of an option that the factory does not have.
+        unknown: (name, names of the options) → the text about an option that the factory does not have.
 
     Returns:
         The checked options in their types, without defaults, and every fault.
@@ -236,6 +239,7 @@ def validate(
     if isinstance(factory, FaultFinder):  # it knows more than its signature says
         faults += factory.faults(usable)
     model = _model_of(factory, frozenset(skip), positional)
+    # Unknown options were reported above with suggestions, which pydantic does not make, so it gets only the others.
     try:
         checked = _check(model, usable)
     except pydantic.ValidationError as error:
@@ -251,7 +255,7 @@ def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydan
     """Validate options as JSON, whose strict mode is YAML's: lists fill tuples, but text is no number."""
     try:
         text = json.dumps(options, default=_json_plain)
-    except (TypeError, ValueError):  # there are objects, which only Python code can pass
+    except (TypeError, ValueError):  # objects, which only Python code can pass: they are checked as they are
         return model.model_validate(options)
     return model.model_validate_json(text, strict=True)
 
@@ -261,7 +265,7 @@ def _json_plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return value.tolist()
-    if isinstance(value, Iterable) and not isinstance(value, Iterator):
+    if isinstance(value, Iterable) and not isinstance(value, Iterator):  # reading an iterator would use it up
         return list(value)
     raise TypeError(type(value).__name__)
 
@@ -290,10 +294,11 @@ def _fault(option: Option, entries: Sequence[Any], options: Mapping[str, Any]) -
     if first["type"] == "missing" and len(first["loc"]) == 1:
         description = f": {option.doc}" if option.doc else "."
         return (name,), f"missing. Expected {option.type_name}{description}"
+    # The branch of a union that got farthest into the value is the one that was meant.
     place = max((_inside(options, entry["loc"]) for entry in entries), key=len)
     if len(place) <= 1:
         place = (name,)
-    if first["type"] in ("value_error", "assertion_error"):  # a check of the type's own, with a text of its own
+    if first["type"] in ("value_error", "assertion_error"):  # the type has its own check, whose text says more
         return place, first["msg"]
     return place, _mismatch(option, entries, options, place)
 
@@ -302,6 +307,7 @@ def _mismatch(option: Option, entries: Sequence[Any], options: Mapping[str, Any]
     """Say that a value, or the part of it at ``place``, is not of the option's type."""
     name = option.name
     value = options.get(name)
+    # A wrong key of a mapping has the path (…, key, "[key]"); then the whole mapping is shown, not a value in it.
     wrong_keys = [entry["loc"][-2] for entry in entries if entry["loc"][-1:] == ("[key]",)]
     text = f"{_shown(value)} does not fit. Expected {option.type_name}."
     if len(place) > 1 and not wrong_keys:
@@ -348,8 +354,9 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    """Write a value in at most 60 characters."""
     text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 NAMED_TYPES: dict[Any, str] = {type(None): "null", Any: "any", bool: "true or false", str: "text", Path: "path"}
@@ -479,12 +486,19 @@ def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, 
         if ref is None or value is None:
             return map_refs(parts[0], value, visit, at)
         return visit(ref.kind, value, at)
-    if _is_union(annotation):
+    if _is_union(annotation):  # parts that do not fit leave the value as it is
         for part in parts:
             value = map_refs(part, value, visit, at)
         return value
-    if not isinstance(origin, type) or not parts:
-        return value
+    if isinstance(origin, type) and parts:
+        return _map_items(origin, parts, value, visit, at)
+    return value
+
+
+def _map_items(
+    origin: type, parts: Sequence[Any], value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple
+) -> Any:
+    """Apply :func:`map_refs` to the items of a mapping or a list; a value of another type is left to validation."""
     if isinstance(value, Mapping) and issubclass(origin, Mapping):
         return {key: map_refs(parts[1], item, visit, (*at, key)) for key, item in value.items()}
     if isinstance(value, list) and issubclass(origin, Iterable):
@@ -500,7 +514,7 @@ def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
 
 
 def is_path(annotation: Any) -> bool:
-    """Tell whether an option is a file or folder, or a text that may be one; it may be optional.
+    """Tell whether an option is a path, or a text that may be one; it may be optional.
 
     >>> is_path(Path | None), is_path(Path | str), is_path(str)
     (True, True, False)
@@ -509,7 +523,7 @@ def is_path(annotation: Any) -> bool:
 
 
 def must_exist(annotation: Any, value: str) -> bool:
-    """Tell whether a path must exist. One that may also be another text must exist if it looks like a path.
+    """Tell whether a path must exist. If it may also be another text, it must exist if it looks like a path.
 
     >>> must_exist(Path, "data"), must_exist(Path | str, "org/name"), must_exist(Path | str, "a.csv")
     (True, False, True)
@@ -519,13 +533,13 @@ def must_exist(annotation: Any, value: str) -> bool:
 
 
 def looks_like_path(text: str) -> bool:
-    """Tell whether a text can only be a path: no name, and no hub id, which has one slash at most.
+    """Tell whether a text can only be a path: it is neither a name nor a hub id, which has one slash at most.
 
     >>> [looks_like_path(text) for text in ("./net", "/data/net", "~/net", "a/b/c", "org/name", "name")]
     [True, True, True, True, False, False]
     """
-    begins_or_ends_so = text.startswith((".", "/", "~")) or text.endswith("/")
-    return not text or begins_or_ends_so or text.count("/") > 1 or "\\" in text
+    begins_as_path = text.startswith((".", "/", "~"))
+    return not text or begins_as_path or text.endswith("/") or text.count("/") > 1 or "\\" in text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -534,7 +548,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def plain_default(option: Option) -> Any:
-    """Return an option's default as YAML can write it, ``None`` if there is none or YAML cannot write it.
+    """Return an option's default as YAML can write it, or ``None`` if there is none, or none that YAML can write.
 
     >>> plain_default(options_of(lambda shape=(1, 2): 0)["shape"])
     [1, 2]

@@ -1,8 +1,8 @@
-"""What the files of a model say of its network and tokenizer, for plugins that need only sizes before a run.
+"""Outlines of networks and tokenizers: their sizes as read from files, for plugins that need only these before a run.
 
 A network of transformers without values (:func:`nasframe.recipe.preflight.skeleton`) takes seconds to make, nearly all
-of them to import torch and transformers. A model that knows its network's sizes without them may offer an
-:class:`Outline`. ``nasframe check`` then gives the outline, instead of the network, to plugins whose factory says
+of them for importing torch and transformers. A model that knows its network's sizes without them may offer an
+:class:`Outline`. ``nasframe check`` then passes the outline, instead of the network, to plugins whose factory says
 ``sizes_suffice = True``; all others get the network.
 """
 
@@ -27,13 +27,13 @@ class Family:
         prefix: the encoder's name in a network with a head.
         keys: length → key of config.json.
         embeddings: the tensors before the layers.
-        project: those between embeddings and layers, if the two have different widths.
+        project: the tensors between embeddings and layers, if the two have different widths.
         layers: path of the layer list from the encoder.
         layer: a layer's tensors, from the layer.
-        pooler: those behind the layers.
-        head: the classification head's, from the network.
-        pretraining: the names of the heads that pre-training leaves in a checkpoint.
-        offset: whether positions are counted from the padding's id + 1 on.
+        pooler: the tensors after the layers.
+        head: the tensors of the classification head, from the network.
+        pretraining: names of the tensors that the heads of pre-training leave in a checkpoint.
+        offset: whether positions are counted from the padding's id + 1.
     """
 
     prefix: str
@@ -169,13 +169,13 @@ class TokenizerOutline:
 
 @dataclass(frozen=True, eq=False)  # compared by identity, as networks are
 class Outline:
-    """The sizes of an encoder of transformers with a classification head, all layers of which have the same sizes.
+    """The sizes of an encoder of transformers with a classification head; all its layers have the same sizes.
 
     Args:
         family: its ``model_type``, one of ``FAMILIES``.
-        lengths: ``layers``, ``heads``, ``ffn``, ``width``, ``words``, ``positions``, and where the family has them
-            ``types`` and ``embedding``; ``labels`` are the outputs of the head.
-        tokenizer: the numbers of its tokenizer.
+        lengths: ``layers``, ``heads``, ``ffn``, ``width``, ``words``, ``positions``, ``labels`` (the outputs of
+            the head), and if the family has them ``types`` and ``embedding``.
+        tokenizer: the outline of its tokenizer.
         longest: the longest input, in tokens.
 
     >>> sizes = {"layers": 1, "heads": 2, "ffn": 8, "width": 4, "words": 9, "positions": 5, "types": 2, "labels": 2}
@@ -190,7 +190,7 @@ class Outline:
 
     @property
     def config(self) -> Outline:
-        """The outline itself, which a space is given in place of the network's configuration."""
+        """The outline itself: a space receives it in place of the network's configuration."""
         return self
 
     @property
@@ -204,54 +204,67 @@ class Outline:
 
     def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter of the encoder without pooler, under its name in the encoder."""
-        start = f"{FAMILIES[self.family].prefix}."
-        pooler = FAMILIES[self.family].pooler
-        inside = {name.removeprefix(start): axes for name, axes in self._tensors("backbone")}
-        return {name: self.shape(axes) for name, axes in inside.items() if name not in pooler}
+        family = FAMILIES[self.family]
+        shapes = {}
+        for name, axes in self._tensors("backbone"):
+            inner_name = name.removeprefix(f"{family.prefix}.")
+            if inner_name not in family.pooler:
+                shapes[inner_name] = self.shape(axes)
+        return shapes
 
     def shape(self, axes: Axes) -> tuple[int, ...]:
-        """Return the lengths that names stand for."""
+        """Return a tensor's shape, given the names of its lengths."""
         return tuple(self._length(axis) for axis in axes)
 
     def params(self, part: Literal["all", "backbone", "encoder"] = "all") -> Additive:
-        """Count parameters, as :func:`nasframe.nn.count.params` does of the network.
+        """Count parameters, as :func:`nasframe.nn.count.params` does for the network.
 
         Args:
-            part: ``all``, ``backbone`` (without the head), or ``encoder`` (the layers only).
+            part: ``all``, ``backbone`` (without the head), or ``encoder`` (only the layers).
         """
-        layer = {"fixed": 0, "heads": 0, "ffn": 0}
+        costs = {"fixed": 0, "heads": 0, "ffn": 0}
         for axes in FAMILIES[self.family].layer.values():
             unit = _unit(axes)
-            others = [self._length(axis) for axis in axes if axis != unit]
-            layer[unit] += math.prod(others) * (self.head_size if unit == "heads" else 1)
-        cost = LayerCost(float(layer["fixed"]), float(layer["heads"]), float(layer["ffn"]))
-        outside = [math.prod(self.shape(axes)) for _, axes in self._outside(part)]
-        return Additive(self._layer_sizes(), float(sum(outside)), [cost] * self.lengths["layers"])
+            weights = math.prod(self._length(axis) for axis in axes if axis != unit)
+            if unit == "heads":
+                weights *= self.head_size
+            costs[unit] += weights
+        layer_cost = LayerCost(float(costs["fixed"]), float(costs["heads"]), float(costs["ffn"]))
+        outside = sum(math.prod(self.shape(axes)) for _, axes in self._outside(part))
+        return Additive(self._layer_sizes(), float(outside), [layer_cost] * self.lengths["layers"])
 
     def macs(self, batch: int = 1, length: int = 128, count: str = "matmul") -> Additive:
-        """Count multiply-adds, as :func:`nasframe.nn.count.macs` does of the network.
+        """Count multiply-adds, as :func:`nasframe.nn.count.macs` does for the network.
 
         Args:
             batch: sequences.
             length: tokens in each.
             count: ``matmul`` or ``torchprofile``.
         """
-        family, width = FAMILIES[self.family], self.lengths["width"]
-        norm = batch * length if count == "torchprofile" else 0
-        columns = {"heads": 0, "ffn": 0}
+        family = FAMILIES[self.family]
+        width = self.lengths["width"]
+        norm = batch * length if count == "torchprofile" else 0  # multiply-adds for each normalised column
+        columns = {"heads": 0, "ffn": 0}  # weights of each head's column and of each neuron
         for axes in family.layer.values():
             if len(axes) == 2:
                 columns[_unit(axes)] += width
-        head = self.head_size * (columns["heads"] * length + 2 * length**2)
+        attention = 2 * length**2  # queries with keys, and their weights with values
+        head = self.head_size * (columns["heads"] * length + attention)
         cost = LayerCost(2.0 * norm * width, float(batch * head), float(batch * length * columns["ffn"]))
 
-        behind = [*family.pooler.values(), *family.head.values()]
-        once = sum(math.prod(self.shape(axes)) for axes in behind if len(axes) == 2)
-        per_token = sum(math.prod(self.shape(axes)) for _, axes in self._project() if len(axes) == 2)
+        once = 0  # for each sequence
+        for axes in (*family.pooler.values(), *family.head.values()):
+            if len(axes) == 2:
+                once += math.prod(self.shape(axes))
+        per_token = 0
+        for _, axes in self._project():
+            if len(axes) == 2:
+                per_token += math.prod(self.shape(axes))
         base = batch * (once + per_token * length) + norm * (self._length("embedding") + 1)
         return Additive(self._layer_sizes(), float(base), [cost] * self.lengths["layers"])
 
     def _length(self, axis: str) -> int:
+        """Return the length of a dimension by its name."""
         if axis == "heads":
             return self.lengths["width"]
         if axis == "embedding":
@@ -263,7 +276,7 @@ class Outline:
         return [sizes] * self.lengths["layers"]
 
     def _project(self) -> Iterator[tuple[str, Axes]]:
-        """Yield what lies between embeddings and layers of different widths."""
+        """Yield the tensors between embeddings and layers, if the two have different widths."""
         if self._length("embedding") != self.lengths["width"]:
             yield from FAMILIES[self.family].project.items()
 
@@ -287,13 +300,16 @@ class Outline:
 
 
 def _unit(axes: Axes) -> str:
-    """Name what a tensor of a layer narrows with: ``heads``, ``ffn``, or nothing."""
-    return next((unit for unit in ("heads", "ffn") if unit in axes), "fixed")
+    """Return the unit that a layer's tensor gets narrower with, ``heads`` or ``ffn``; ``fixed`` if there is none."""
+    for unit in ("heads", "ffn"):
+        if unit in axes:
+            return unit
+    return "fixed"
 
 
 def sizes_suffice(factory: Any) -> bool:
-    """Tell whether a plugin's factory says that an outline is enough for it before a run.
+    """Return whether a plugin's factory declares that an outline is enough for it before a run.
 
-    A subclass does not inherit the claim, since it may read more of the network than its base.
+    A subclass does not inherit the declaration, since it may read more of the network than its base class.
     """
     return getattr(factory, "__dict__", {}).get("sizes_suffice") is True

@@ -105,7 +105,7 @@ def same_shape(plan: Plan) -> Iterator[PlannedStage]:
             is_same = is_same and not traits_of(TransformTraits, factory).reshapes
         saved = saved_net(stage)
         if saved is not None:
-            saved_nets[saved] = is_same
+            saved_nets[saved] = is_same  # a later `from` may go back to it, whatever comes in between
 
 
 def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
@@ -118,12 +118,14 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
     Returns:
         The name; ``None`` if no stage saved it, or if something else was saved under its name later.
     """
+    # By identity: equal stages may stand at several positions.
     position = next(number for number, other in enumerate(plan.stages) if other is stage)
     name: str | None = "pretrained"
     for earlier in plan.stages[:position]:
         name = _net_after(earlier, earlier.options.get("from_") or name)
     name = stage.options.get("from_") or name
-    if name is not None and any(_changes_net(later, name) for later in plan.stages[position + 1 :]):
+    later_stages = plan.stages[position + 1 :]
+    if any(_changes_net(later, name) for later in later_stages):
         return None
     return name
 
@@ -131,7 +133,7 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
 def _net_after(stage: PlannedStage, start: str | None) -> str | None:
     """Return the name of the network that a stage leaves to the next; ``None`` if it is saved under no name."""
     if stage.verb == "train" and stage.options.get("models") is not None:
-        # The models go on changing under their names, while the network that the stage began with stays as it is.
+        # The models change under their names, while the network that the stage started from stays as it is.
         return None if _changes_net(stage, start) else start
     return saved_net(stage) if declaration_of(stage.verb).replaces_net else start
 
@@ -162,13 +164,16 @@ def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
 
 
 def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the constraints and the budgets of a search stage: the recipe's, and its own over or instead of them."""
+    """Return the constraints and the budgets of a search stage.
+
+    Its own constraints are added to the recipe's, or replace them for the same cost; its own budgets replace them all.
+    """
     constraints = {**plan.constraints, **(options.get("constraints") or {})}
     return constraints, budgets_of(options, plan.budgets)
 
 
 def aimed_costs(plan: Plan) -> list[str]:
-    """Name the costs that a recipe as a whole bounds or aims at: those that samplers outside a search learn of."""
+    """Name the costs that a recipe as a whole bounds or minimises: samplers outside of searches get these."""
     aims = [name.removeprefix("-") for name in plan.objectives or () if name.startswith("-")]
     aimed = {name for name in aims if name in plan.estimators}
     return sorted({*plan.constraints, *plan.budgets, *aimed})

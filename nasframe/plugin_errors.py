@@ -1,7 +1,7 @@
-"""Finds the plugin that an error came from, and the method of the plugin that the framework had called.
+"""Finds the plugin that an error came from, and the method of it that the framework called.
 
 The registry notes every object that it makes. When an error leaves a run, the innermost frame of a noted object in its
-traceback belongs to the plugin at fault. So no call of a plugin needs to be wrapped, and none can be forgotten.
+traceback belongs to the plugin at fault. So no call of a plugin has to be wrapped, and none can be forgotten.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ _notes: dict[int, tuple[weakref.ref[Any], Note]] = {}  # by the id of the object
 
 def note(made: Any, about: Note) -> None:
     """Remember the plugin of an object, as long as the object lives."""
-    key = id(getattr(made, "__code__", made))
+    key = id(getattr(made, "__code__", made))  # a traceback shows a function only by its code
     try:
+        # The note goes with its object: a later object may get the same id, and would be taken for it.
         reference = weakref.ref(made, lambda _: _notes.pop(key, None))
     except TypeError:  # a number, for example, which raises nothing
         return
@@ -59,8 +60,9 @@ def plugin_error(error: BaseException) -> PluginError | None:
     Returns:
         An error that names the plugin and its method, or ``None`` if no plugin raised.
     """
-    calls = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    calls = [_Call(frame) for frame, _ in traceback.walk_tb(error.__traceback__)]  # outermost first
     homes = _homes()
+    # Libraries that a plugin called lie further in; they raised, but on the plugin's account.
     last = _last(calls, lambda call: call.note is not None or call.home in homes)
     if last < 0:
         return None
@@ -68,6 +70,8 @@ def plugin_error(error: BaseException) -> PluginError | None:
     place = _last(calls[: last + 1], lambda call: call.note is not None)
     about = calls[place].note if place >= 0 else None
     family = homes.get(calls[last].home, set())
+    # A noted object further out than the framework's last call only led there: code without an object raised, such as
+    # a batch. It still belongs to that object's plugin if its package or file has no other.
     if about is None or (place < entered and family != {about}):
         return _error_of_helper(calls[entered : last + 1], family, error)
     if about.built_in and any(call.is_core for call in calls[last + 1 :]):  # the framework failed, in its own code
@@ -121,7 +125,7 @@ class _Call:
         self.name = frame.f_code.co_name
         self.home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         self.note: Note | None = None
-        for thing in (frame.f_code, frame.f_locals.get("self")):
+        for thing in (frame.f_code, frame.f_locals.get("self")):  # a function, or a method of a noted object
             reference, about = _notes.get(id(thing), (None, None))
             if reference is not None and reference() is not None:
                 self.note = about
@@ -148,7 +152,7 @@ def _last(calls: Sequence[_Call], is_meant: Callable[[_Call], bool]) -> int:
 
 
 def _moment(calls: Sequence[_Call], place: int) -> int:
-    """Return the place of the method through which the plugin at ``place`` was called from outside."""
+    """Return the place of the method by which the plugin at ``place`` was called from outside."""
     about = calls[place].note
     moment = place
     for outer in range(place - 1, -1, -1):

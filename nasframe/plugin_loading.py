@@ -44,7 +44,8 @@ class Source:
     file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.package} {self.version}".strip() + (f" ({self.file})" if self.file else "")
+        name = f"{self.package} {self.version}".strip()
+        return f"{name} ({self.file})" if self.file else name
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _wanted_names() -> set[str] | None:
 
 def _installed() -> list[tuple[metadata.EntryPoint, Source]]:
     """Return the installed plugins by package and name; one that is found twice on the path counts once."""
-    installed = {}
+    installed = {}  # by name, because an editable install and a folder on PYTHONPATH may name the same plugin
     for entry in metadata.entry_points(group=GROUP):
         source = Source(entry.dist.name, entry.dist.version) if entry.dist else Source(entry.value)
         installed[source.package, entry.name] = (entry, source)
@@ -108,14 +109,14 @@ def plugin_manager() -> pluggy.PluginManager:
 
 def _add(loaded: Plugins, name: str, source: Source, load: Callable[[], Any]) -> None:
     """Load and register one plugin; whatever goes wrong becomes a failure."""
-    if name in loaded.sources:
+    if name in loaded.sources:  # two packages use the same entry point; both are loaded
         name = f"{name} ({source.package})"
     manager = loaded.manager
     try:
         plugin = load()
         _check_version(getattr(plugin, "PLUGIN_API", hookspecs.PLUGIN_API), source)
         manager.register(plugin, name=name)
-        _check_hooks(manager, plugin)
+        _check_hooks(manager, plugin)  # after registering, because pluggy finds the hooks
     except (Exception, SystemExit) as error:
         if manager.has_plugin(name):
             manager.unregister(name=name)
@@ -142,14 +143,14 @@ def _cause(error: BaseException) -> str:
 
 
 def _check_version(version: Any, source: Source) -> None:
-    """Refuse a plugin that was made for a plugin API that is not here any more, or not yet."""
-    here = hookspecs.PLUGIN_API
-    if version == here:
+    """Refuse a plugin that was made for an older or a newer plugin API."""
+    current = hookspecs.PLUGIN_API
+    if version == current:
         return
-    mend = f"upgrade {source.package}"
-    if isinstance(version, int) and version > here:
-        mend = f"upgrade nasframe (pip install --upgrade nasframe), or install an older {source.package}"
-    raise UsageError(f"made for plugin API {version!r}, but this nasframe has {here}; {mend}")
+    remedy = f"upgrade {source.package}"
+    if isinstance(version, int) and version > current:
+        remedy = f"upgrade nasframe (pip install --upgrade nasframe), or install an older {source.package}"
+    raise UsageError(f"made for plugin API {version!r}, but this nasframe has {current}; {remedy}")
 
 
 def add_file(path: Path) -> None:
@@ -165,14 +166,14 @@ def add_file(path: Path) -> None:
     name = str(path)
     module_name = _module_name(path)
     current = loaded.manager.get_plugin(name)
-    if current is not None:
+    if current is not None:  # a long process, such as a notebook, may run the file again after an edit
         if current.__name__ == module_name:
             return
         loaded.manager.unregister(name=name)
         del loaded.sources[name]
     failures_before = len(loaded.failures)
     _add(loaded, name, Source(path.name, file=name), lambda: _load_file(path, module_name))
-    if len(loaded.failures) > failures_before:
+    if len(loaded.failures) > failures_before:  # whoever named the file hears of it; it concerns nobody else
         failure = loaded.failures.pop()
         raise UsageError(f"{path}: the plugin cannot be loaded: {failure.cause}")
 
@@ -236,11 +237,11 @@ def is_visible(name: str) -> bool:
 
 
 def visible_files() -> dict[str, str]:
-    """Return the one-file plugins that may be found here: path → name of the module, which changes with the content."""
+    """Return the one-file plugins that may be found here: path → module name, which changes with the content."""
     loaded = plugins()
     modules = {}
-    for name, source in sorted(loaded.sources.items(), key=lambda item: item[0]):
-        if source.file and is_visible(name):
+    for name in sorted(loaded.sources):
+        if loaded.sources[name].file and is_visible(name):
             modules[name] = loaded.manager.get_plugin(name).__name__  # type: ignore[union-attr]
     return modules
 
@@ -268,7 +269,7 @@ def _import_file(path: Path, module_name: str) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    sys.modules[module_name] = module  # before it runs, as dataclasses and pickle look modules up there
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -40,8 +40,8 @@ def processes() -> PartialState:
 
 
 def told_by_leader(text: str) -> str:
-    """Return the first process's text on every process."""
-    if not distributed():
+    """Return the first process's text on every process; every process has to call this, and waits for the first."""
+    if not distributed():  # without importing accelerate, which takes seconds
         return text
     from accelerate.utils import broadcast_object_list
 

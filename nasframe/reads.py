@@ -40,12 +40,13 @@ MACHINE = ("/proc", "/sys", "/dev", "/run", "/etc")
 """Folders of the operating system: their content may change at any time, and changes no result."""
 
 METADATA = os.path.join("importlib", "metadata")
+# Files of the standard library whose calls look for code rather than read data.
 IMPORTS = ("importlib._bootstrap", METADATA, "zipimport", "pkgutil.py")
 ABOUT_CODE = (METADATA, "linecache.py")
 
 
 class Recorder:
-    """Records the files that are read in its ``with`` statements, which may be nested and entered again.
+    """Records the files that are read inside its ``with`` statements, which may be nested and repeated.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "words.txt"
@@ -73,8 +74,8 @@ class Recorder:
 
     def read(self, path: str, current: Stamp) -> None:
         """Note that a file is opened for reading, unless it was written here before."""
-        if path not in self.written:
-            self.stamps.setdefault(path, current)
+        if path not in self.written:  # a run's own results follow from its other inputs
+            self.stamps.setdefault(path, current)  # the first stamp: a later one would hide a change in between
 
     def listed(self, path: str, names: list[str]) -> None:
         """Note that a folder is listed."""
@@ -91,7 +92,7 @@ class Recorder:
             hidden: places of the run itself, which do not count.
 
         Returns:
-            path → :func:`state`, and the paths that changed after they were read, so that their state is unknown.
+            Path → :func:`state`, and the paths that changed after they were read, so that their state is unknown.
         """
         own = [os.path.realpath(place) for place in hidden]
         states: dict[Path, str] = {}
@@ -151,21 +152,26 @@ def _counting_names(folder: Path, names: Iterable[str], hidden: Sequence[str]) -
 
 def is_below(path: Path, places: Iterable[str]) -> bool:
     """Tell whether a path, or the target of a link, is one of some real paths or lies below one."""
-    candidates = (os.path.abspath(path), os.path.realpath(path))
-    return any(name == place or name.startswith(place + os.sep) for place in places for name in candidates)
+    absolute = os.path.abspath(path)
+    real = os.path.realpath(path)
+    return any(_lies_in(absolute, place) or _lies_in(real, place) for place in places)
+
+
+def _lies_in(path: str, place: str) -> bool:
+    return path == place or path.startswith(place + os.sep)
 
 
 def _leads_to(path: str, hidden: Iterable[str]) -> bool:
     """Tell whether a path is a run's directory, or leads to a hidden place."""
     if os.path.isfile(os.path.join(path, "run.db")):
         return True
-    return any(place == path or place.startswith(path + os.sep) for place in hidden)
+    return any(_lies_in(place, path) for place in hidden)
 
 
 # ---- the hook
 
 _active: list[Recorder] = []
-_busy = threading.local()
+_busy = threading.local()  # set during our own reading, whose events must not count
 _installed = False
 
 
@@ -193,7 +199,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 def _opened(path: Any, mode: str | None, flags: int, caller: FrameType) -> None:
     """Note a file that is opened: by ``open`` if there is a mode, by ``os.open`` if there is none."""
-    if isinstance(path, int):
+    if isinstance(path, int):  # a file descriptor: its file was noted when it was opened
         return
     plain = os.fsdecode(path)
     if mode is None and not os.path.isabs(plain):  # it may be relative to a folder that is open, which we cannot know
@@ -244,6 +250,7 @@ def _listed(path: Any, caller: FrameType) -> None:
 
 
 def _renamed(target: Any) -> None:
+    """Note the target of a rename: the file was written under another name first."""
     if not isinstance(target, int):
         for recorder in _active:
             recorder.wrote(os.path.abspath(os.fsdecode(target)))
@@ -251,12 +258,17 @@ def _renamed(target: Any) -> None:
 
 def _looks_for_modules(caller: FrameType) -> bool:
     """Tell whether an import, or a search for installed packages, looks through folders."""
-    return any(part in name for name in _library_frames(caller) for part in IMPORTS)
+    return _called_by(caller, IMPORTS)
 
 
 def _asks_about_code(caller: FrameType) -> bool:
     """Tell whether the version of an installed package, or the source of a function, is looked up."""
-    return any(part in name for name in _library_frames(caller) for part in ABOUT_CODE)
+    return _called_by(caller, ABOUT_CODE)
+
+
+def _called_by(caller: FrameType, parts: Sequence[str]) -> bool:
+    """Tell whether the standard library led to an event by a file with one of these parts in its path."""
+    return any(part in name for name in _library_frames(caller) for part in parts)
 
 
 def _library_frames(caller: FrameType) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Finds what plugins register, and makes it: kind and name in, object out.
 
-:mod:`nasframe.plugin_loading` loads the plugins; its functions are reached through this module. Everything here asks
-the loaded plugins anew, so that it sees the one-file plugins of the recipe at hand and those of no other recipe.
+:mod:`nasframe.plugin_loading` loads the plugins; its functions are reached through this module. Every function here
+asks the loaded plugins again, so that it sees the one-file plugins of the current recipe and those of no other.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Registered:
         return self.source.package
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name!r} ({self.source.package} {self.source.version}".rstrip() + ")"
+        package = f"{self.source.package} {self.source.version}".rstrip()
+        return f"{self.kind} {self.name!r} ({package})"
 
     def load(self) -> Callable[..., Any]:
         """Import the factory.
@@ -92,10 +93,10 @@ class Registered:
             return target
         module, _, attribute = target.partition(":")
         try:
-            found: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            return found
+            item: Any = importlib.import_module(module)
+            for part in attribute.split("."):  # "Class.method" is allowed
+                item = getattr(item, part)
+            return item
         except (Exception, SystemExit) as error:
             cause = described(error)
             raise UsageError(f"{self.kind} {self.name!r} of {self.source} cannot be loaded: {cause}") from error
@@ -124,7 +125,7 @@ def registrations(kind: str) -> Iterator[Registered | Failure]:
             implementation.call(register=_register_into(entries, kind, implementation))
         except (Exception, SystemExit) as error:
             yield Failure(implementation.plugin, implementation.source, f"{hook}: {described(error)}")
-        yield from entries
+        yield from entries  # the names that came before the error are good
 
 
 def _register_into(entries: list[Registered], kind: str, implementation: Implementation) -> hookspecs.Register:
@@ -151,7 +152,7 @@ def check_file(source: str, overrides: Sequence[str]) -> Sequence[Problem] | Non
 
 
 def model_facts(net: nn.Module) -> dict[str, Any]:
-    """Return what plugins say about a network, for reports and model cards.
+    """Return the facts that plugins add about a network, for reports and model cards.
 
     Args:
         net: the network.
@@ -160,7 +161,7 @@ def model_facts(net: nn.Module) -> dict[str, Any]:
         Name → a JSON-plain value.
 
     Raises:
-        PluginError: a plugin raised, said something that JSON does not have, or used a name that another one used.
+        PluginError: a plugin raised, returned a value that JSON does not have, or a name that another one uses, too.
     """
     facts: dict[str, Any] = {}
     sources: dict[str, Source] = {}
@@ -190,7 +191,7 @@ def _plain_facts(row: Any, implementation: Implementation) -> dict[str, Any]:
 
 
 def file_kind(source: str) -> FileKind | None:
-    """Return what a plugin says of a file that is not a recipe; ``None`` if no plugin knows such files.
+    """Return a plugin's description of a file that is not a recipe, ``None`` if no plugin knows such files.
 
     Raises:
         PluginError: a plugin raised; the text names it.
@@ -204,7 +205,7 @@ def file_kind(source: str) -> FileKind | None:
 
 
 def factories(kind: str) -> dict[str, Registered]:
-    """Return what is registered of a kind, by name; a name that two plugins claim is left out.
+    """Return the registered plugins of a kind, by name; a name that two plugins claim is left out.
 
     Args:
         kind: one of ``KINDS``.
@@ -239,7 +240,7 @@ def failures() -> list[Failure]:
 
 
 def clash(kind: str, name: str, sources: Iterable[Source]) -> str:
-    """Say that a name of a kind is claimed more than once.
+    """Return a text that says that a name of a kind is claimed more than once.
 
     >>> clash("task", "reviews", [Source("first", "1.0"), Source("second", "0.2")])
     "task 'reviews' is registered by both first 1.0 and second 0.2; rename or remove one"
@@ -252,7 +253,7 @@ def find(kind: str, name: str) -> Registered:
     """Look up one name.
 
     Raises:
-        UsageError: if nobody or more than one plugin registers it; lists the known names and the nearest one.
+        UsageError: no plugin or more than one registers it; the text lists the known names and the nearest one.
     """
     entries = _claims(kind).get(name, [])
     if len(entries) == 1:
@@ -289,7 +290,7 @@ def reserved_faults(kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str
 
     Args:
         kind: the plugin's kind.
-        options: what was given; ``None`` switches an option off.
+        options: the options in the recipe; ``None`` switches one off.
 
     Yields:
         Each option that does not fit, and why.
@@ -320,7 +321,7 @@ def use_of(value: Any, kind: str = "") -> tuple[str, dict[str, Any]]:
     """Split ``"name"`` or ``{use: name, option: value}`` into name and options.
 
     Args:
-        value: what a recipe says.
+        value: the plugin as a recipe names it.
         kind: the plugin's kind; a model's name may be a path or a hub id.
 
     >>> use_of({"use": "kd", "temperature": 5})
@@ -347,7 +348,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     Args:
         kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task`` or ``model``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
-        inject: what the framework gives to a factory that asks for it by name (``domain``, ``seed`` …).
+        inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.
 
     Returns:
@@ -368,6 +369,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
         _join_knobs(name, injected, remaining)
     checked = _checked(f"{kind} {name!r}", factory, injected, remaining)
     made = _called(entry, factory, _arguments(factory, injected, checked))
+    # Noted with the module of the factory's code: an error in a helper of that package is this plugin's, too.
     home = str(getattr(factory, "__module__", "")).partition(".")[0]
     note(made, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
     return made
@@ -447,6 +449,6 @@ def _called(entry: Registered, factory: Callable[..., Any], arguments: Mapping[s
     except NasframeError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and disk_problem(error):
+        if isinstance(error, OSError) and disk_problem(error):  # a full disk is not the plugin's fault
             raise
         raise PluginError(f"{entry}: making it raised {described(error)}") from error

@@ -70,7 +70,7 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
         raise UsageError(f"{kind} {name!r} is already registered, by {registered.source}. Choose another name.")
     folder = Path(out) if out is not None else Path(f"nasframe-{name.replace('_', '-')}")
     if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder}: exists already. Expected a folder to be made; choose another with --out.")
+        raise UsageError(f"{folder}: exists already. Expected a new folder; choose another with --out.")
     files = rendered(kind, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written under another name first, so that a failure leaves no half of a folder.
@@ -117,8 +117,12 @@ def rendered(kind: str, name: str) -> dict[str, str]:
         f"tests/test_{module}.py": "test.py",
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)
+    # StrictUndefined: a misspelled name in a template fails here, and not as a hole in somebody's new package.
     templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return {path: templates.get_template(f"{source}.j2").render(values) for path, source in sources.items()}
+    texts = {}
+    for path, source in sources.items():
+        texts[path] = templates.get_template(f"{source}.j2").render(values)
+    return texts
 
 
 def _class_name(words: list[str], kind: str) -> str:

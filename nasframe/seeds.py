@@ -21,8 +21,8 @@ def stream_seed(seed: int, *names: str | int) -> int:
     >>> stream_seed(0, "data") == stream_seed(1, "data")
     False
     """
-    text = "\0".join(map(str, (seed, *names)))
-    digest = hashlib.sha256(text.encode()).digest()
+    text = "\0".join(map(str, (seed, *names)))  # NUL is in no name, so that ("a", "b") and ("ab",) differ
+    digest = hashlib.sha256(text.encode()).digest()  # not Python's hash, which differs between processes
     return int.from_bytes(digest[:8], "big") >> 1
 
 

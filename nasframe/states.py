@@ -39,6 +39,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
+    # The digest finds damage that safetensors cannot see: it checks sizes only.
     text = json.dumps(_encode(state, tensors))
     header = {"format": FORMAT, "state": text, "sha256": _digest(text, tensors)}
     temporary = path.with_name(path.name + ".tmp")
@@ -64,7 +65,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote.
 
     Raises:
-        RunError: the file is missing, damaged, no state at all, or of another format version; says what can be done.
+        RunError: the file is missing, damaged, not a state, or of another format version; the text names a remedy.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -110,6 +111,7 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
     if isinstance(value, torch.Tensor | np.ndarray):
         key = str(len(tensors))
         kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+        # A copy, because safetensors refuses tensors that share memory, as tied weights do.
         tensors[key] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
         return {"$": kind, "key": key}
     if isinstance(value, Mapping):  # as pairs, since keys of JSON objects can only be text
@@ -141,7 +143,7 @@ def _decode(value: Any, tensors: Mapping[str, Any]) -> Any:
 
 
 class Checkpoint:
-    """Keeps one stage's state over a crash: ``load`` returns the last one, ``save`` replaces it."""
+    """Keeps one stage's state across crashes: ``load`` returns the last one, ``save`` replaces it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

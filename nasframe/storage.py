@@ -1,4 +1,4 @@
-"""Writing to disks and databases, with errors that name the file and say what can be done."""
+"""Writes to disks and databases, with errors that name the file and a remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REMEDIES = {
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
 }
 DISK = frozenset(REMEDIES) - {errno.ENOENT}
-"""Errors that only the user can mend, so that the plugin that meets one is not at fault."""
+"""Errors that only the user can mend, so that a plugin that meets one is not at fault. ENOENT may be a plugin's bug."""
 
 
 @contextmanager
@@ -80,12 +80,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_problem(path: Path, error: OSError) -> str:
-    """Return a text that says which file cannot be written, why, and what can be done.
+    """Return a text that names a file that cannot be written, the reason, and a remedy.
 
     >>> write_problem(Path("run/env.json"), OSError(errno.ENOSPC, "No space left on device"))
     'run/env.json: cannot be written (No space left on device). The disk is full: make room on it.'
     """
     place = path
+    # For these, the system names the folder above that is in the way, which says more than the file.
     if isinstance(error.filename, str) and error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         place = Path(error.filename)
     reason = error.strerror or str(error) or type(error).__name__
@@ -94,7 +95,7 @@ def write_problem(path: Path, error: OSError) -> str:
 
 
 def disk_problem(error: OSError) -> str | None:
-    """Return what is wrong with a disk, ``None`` if the error is about something else.
+    """Return a text on what is wrong with a disk, ``None`` if the error is about something else.
 
     >>> disk_problem(OSError(errno.ENOSPC, "No space left on device", "memo.txt"))
     'memo.txt: No space left on device. The disk is full: make room on it.'
@@ -108,12 +109,14 @@ def disk_problem(error: OSError) -> str | None:
 
 
 def _permission_remedy(name: object) -> str:
-    """Say which permission is missing, by what this user may do: an error does not say whether it was a read."""
+    """Say which permission is missing, by what this user may do: an error does not tell a read from a write."""
     readable = writable = True
     if isinstance(name, str) and os.path.lexists(name):
-        readable, writable = os.access(name, os.R_OK), os.access(name, os.W_OK)
-    elif isinstance(name, str):  # reading what is not there is another error, if its folder can be looked into
-        readable, writable = os.access(os.path.dirname(name) or os.curdir, os.X_OK), False
+        readable = os.access(name, os.R_OK)
+        writable = os.access(name, os.W_OK)
+    elif isinstance(name, str):  # reading a missing file is another error, if its folder can be looked into
+        readable = os.access(os.path.dirname(name) or os.curdir, os.X_OK)
+        writable = False
     if readable == writable:
         return "Permission is missing: allow this user to read and write there, or choose another place."
     return REMEDIES[errno.EACCES] if readable else "Permission is missing: allow this user to read it."
@@ -132,9 +135,9 @@ def refuse_unwritable(directory: Path) -> None:
     """Make sure, before any work, that a folder can be made, or written to if it exists.
 
     Raises:
-        UsageError: it cannot; names the reason.
+        UsageError: it cannot; the text names the reason.
     """
-    nearest = Path(os.path.abspath(directory))
+    nearest = Path(os.path.abspath(directory))  # the folder itself, or the nearest one above it that exists
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
@@ -179,6 +182,7 @@ def connect(path: Path) -> Database:
         RunError: it cannot be opened.
     """
     try:
+        # No implicit transactions (``transaction`` begins them), and a minute's patience with another process's write.
         db = sqlite3.connect(path, isolation_level=None, timeout=60, factory=Database)
     except sqlite3.Error as error:
         raise RunError(database_problem(path, error)) from error
@@ -198,7 +202,7 @@ def check_database(db: Database) -> None:
 
 
 def database_problem(path: Path, error: sqlite3.Error) -> str:
-    """Return a text that says what is wrong with a database, and what can be done."""
+    """Return a text on what is wrong with a database, with a remedy."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; the higher bits tell details
     known = {
         sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -216,7 +220,7 @@ def database_problem(path: Path, error: sqlite3.Error) -> str:
 
 
 def damaged_database(path: Path, reason: str) -> str:
-    """Return a text that says that a run's database is damaged, and what can be done."""
+    """Return a text that says that a run's database is damaged, with a remedy."""
     return (
         f"{path}: the run's database is damaged ({reason}). Put a copy of it back. Without one the run is lost: "
         f"start it again with another --out (nasframe run {path.parent / 'recipe.yaml'}); with a cache its stages "
@@ -225,7 +229,7 @@ def damaged_database(path: Path, reason: str) -> str:
 
 
 class _Cursor(sqlite3.Cursor):
-    """Turns what SQLite raises, on whichever call, into an error that names the file."""
+    """Turns errors of SQLite into ones that name the file, whichever call raises them: SQLite reads rows late."""
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -63,7 +63,7 @@ CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, bluep
 """
 
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network file systems without locks answer
 BORN_WITH = {".lock", "run.db.tmp", "run.db.tmp-journal", "recipe.yaml", "recipe.yaml.tmp"}
 """The files that can be in a directory whose run was stopped before it had a database."""
 
@@ -124,7 +124,7 @@ class StageRecord:
         state: ``running``, ``failed`` or ``done``.
         started_at: seconds since 1970.
         finished_at: seconds since 1970, ``None`` while it runs.
-        run_seconds: the time it took, over all sittings.
+        run_seconds: the time it took, over all resumes.
         result: what :meth:`RunStore.end_stage` kept; ``cached`` in it if it came from the cache.
     """
 
@@ -142,13 +142,14 @@ class RunStore:
 
     Args:
         directory: the run directory.
-        create: make it; otherwise it must be a run's.
-        shared: open without a lock, while another process may own the run (other ranks of a distributed run, readers).
+        create: whether to begin a new run in it; otherwise it must hold one.
+        shared: whether to open it without a lock, while another process may own the run (other ranks of a distributed
+            run, readers).
         recipe: the text of a new run's ``recipe.yaml``.
-        facts: what a new run keeps, as with :meth:`put`.
+        facts: facts of a new run to keep, as with :meth:`put`.
 
     Raises:
-        UsageError: the directory is not empty (``create``), is no run, or another process works in it.
+        UsageError: the directory is not empty (``create``), holds no run, or another process works in it.
     """
 
     def __init__(
@@ -223,7 +224,8 @@ class RunStore:
         Raises:
             UsageError: it is missing, or was changed.
         """
-        path, known = self.directory / "recipe.yaml", self.get("recipe_digest")
+        path = self.directory / "recipe.yaml"
+        known = self.get("recipe_digest")
         if not path.is_file():
             raise UsageError(f"{path}: missing. Expected the recipe that the run wrote there: put it back.")
         if known is not None and hashlib.sha256(path.read_bytes()).hexdigest() != known:
@@ -294,7 +296,8 @@ class RunStore:
         path = self.directory / ".lock"
         options: dict[str, Any] = {}
         if "fallback_to_soft" in inspect.signature(FileLock).parameters:
-            options["fallback_to_soft"] = False  # newer versions'; a soft lock outlives a process that is killed
+            # An option of newer versions. A soft lock is a mere file, which outlives a process that is killed.
+            options["fallback_to_soft"] = False
         try:
             lock = FileLock(path, **options)
             lock.acquire(timeout=0)
@@ -379,7 +382,7 @@ class RunStore:
         )
 
     def end_stage(self, name: str, state: str, seconds: float, result: Mapping[str, Any] | None = None) -> None:
-        """Note how a stage ended; the seconds of several sessions add up."""
+        """Note how a stage ended; the seconds of all resumes add up."""
         self.db.execute(
             "UPDATE stage SET state = ?, finished_at = ?, run_seconds = run_seconds + ?, result = ? WHERE name = ?",
             (state, time.time(), seconds, canonical_json(result or {}), name),
@@ -403,7 +406,7 @@ class RunStore:
     def outcome_digest(self) -> str | None:
         """Return a digest that no two runs share, or ``None`` if no stage began.
 
-        It covers when stages and trials ended, and their results, so that a copy of a run's directory has the same.
+        It covers results and the times at which stages and trials ended, so that a copy of a run has the same digest.
         """
         stages = self.db.execute("SELECT name, started_at, finished_at FROM stage ORDER BY position").fetchall()
         if not stages:
@@ -428,6 +431,7 @@ class RunStore:
     ) -> None:
         """Write a finished stage from what :meth:`stage_rows` returned for this run or an equal one."""
         with self.transaction():
+            # A kill may have left some of the stage's rows, and those of models as earlier stages left them.
             for table in STAGE_TABLES:
                 self.db.execute(f"DELETE FROM {table} WHERE stage = ?", (name,))
             self.db.execute("DELETE FROM model")
@@ -440,10 +444,10 @@ class RunStore:
             self.end_stage(name, "done", seconds, result)
 
     def _mark_measured_costs(self) -> None:
-        """Mark the models' measured costs as not of this machine and hour; measured ones are those with a spread."""
+        """Mark the models' measured costs as taken at another time, maybe on another machine."""
         for model, text in self.db.execute("SELECT name, costs FROM model").fetchall():
             costs = self.plain(text)
-            measured = [cost for cost in costs if f"{cost}_spread" in costs]
+            measured = [cost for cost in costs if f"{cost}_spread" in costs]  # counted costs have no spread
             for cost in measured:
                 costs[f"{cost}_cached"] = 1
             self.put_model(model, costs=costs)
@@ -521,7 +525,7 @@ class RunStore:
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def clear_rests(self) -> None:
-        """Remove the temporary files of a process that was killed while it wrote."""
+        """Remove temporary files that a process left when it was killed."""
         for path in [*self.directory.rglob("*.tmp"), *self.directory.rglob(".tmp*")]:
             if path.is_file():
                 path.unlink()

@@ -18,7 +18,7 @@ TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 UNITS = {"": 1.0, **COUNTING, **BYTES, **TIMES}
 """Unit → what a number with it is multiplied by."""
 MOST = 10**9
-"""No count, size, factor or rate in a recipe is larger: more is a typing mistake."""
+"""The largest count, size, factor or rate in a recipe; a larger one is a typing mistake."""
 KINDS = {"a time": TIMES, "a size": BYTES, "a count": COUNTING}
 EXAMPLES = {"a time": "15ms or 0.2s", "a size": "300MB", "a count": "66M or 1.2G"}
 KIND_OF_COST = {"ms": "a time", "bytes": "a size"}
@@ -31,7 +31,7 @@ def parse_number(text: str | float) -> float:
     """Read a number with an optional unit.
 
     Args:
-        text: the number; what is a number already passes through.
+        text: the number, as text or as a number already.
 
     Returns:
         The number in base units: counts, milliseconds, bytes.
@@ -56,7 +56,7 @@ def parse_number(text: str | float) -> float:
 
 
 def unit_fault(text: str | float, unit: str) -> str:
-    """Say why a number's unit does not fit a cost, or nothing.
+    """Return the reason why a number's unit does not fit a cost, or an empty text.
 
     Args:
         text: the number as written; one without a unit, and a percentage, fit every cost.
@@ -101,7 +101,7 @@ def share(option: str, value: str | float, ends: bool = False) -> float:
         ends: whether 0 and 1 are allowed, too.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a share.
 
     >>> share("target", "25%"), share("target", 0.5)
     (0.25, 0.5)
@@ -139,7 +139,7 @@ def is_share(value: str | float) -> bool:
 
 
 def is_portion(value: str | float) -> bool:
-    """Tell whether a value is a part of a number of things: a share below 100%, or how many they are.
+    """Tell whether a value is a part of a number of things: a share below 100%, or a number of them.
 
     >>> is_portion("10%"), is_portion(0.1), is_portion(500), is_portion("500"), is_portion(0), is_portion("100%")
     (True, True, True, True, False, False)

@@ -1,9 +1,10 @@
 """Finds the files of transformers' checkpoints, and checks that they fit a network before they are used.
 
-transformers draws tensors that a checkpoint lacks, or has in another size, at random; here only a head may be new. The
-headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values, because
-it knows how old names were renamed. So ``nasframe check`` finds misfits without reading weights; :func:`load` finds
-the same ones, and values that are not finite. No pickled object is ever made: ``.bin`` files may hold tensors only.
+transformers draws tensors at random if a checkpoint lacks them or has them in another size; here only a head may be
+new. The headers of a checkpoint (names, shapes, types) go through transformers' own loading as tensors without values,
+because it knows how old names were renamed. So ``nasframe check`` finds misfits without reading weights. :func:`load`
+finds the same ones, and values that are not finite. No pickled object is ever made: ``.bin`` files may hold only
+tensors.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ OTHER_WEIGHTS = {
     "model.onnx": "ONNX",
     "openvino_model.xml": "OpenVINO",
 }
+# First parts of tensor names that are a head's, for networks that do not name their encoder.
 HEAD_WORDS = ("classifier", "score", "pre_classifier", "sequence_summary", "logits_proj", "pooler", "cls", "lm_head")
-SHOWN = 3
-LONGEST = 300
+SHOWN = 3  # names in a message before "and … more"
+LONGEST = 300  # characters of a library's own error in ours
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def find_files(source: Source) -> list[Path]:
         index = source.file(name + INDEX)
         if index is not None:
             return _shards(source, index)
-    if source.local and not source.is_directory:
+    if source.local and not source.is_directory:  # not downloaded yet, which is no mistake
         return []
     raise UsageError(f"{source.path}: no weights. Expected {' or '.join(WEIGHTS)}.{_other_weights(source)}")
 
@@ -277,7 +279,7 @@ def fit(net_class: Any, config: Any, checkpoint: Checkpoint, head: bool = True) 
     import torch
 
     state = dict(checkpoint.tensors)
-    with quiet():
+    with quiet():  # as in ``load``, but the state holds tensors on the meta device: only names and shapes are compared
         net, info = net_class.from_pretrained(
             None, config=copy.deepcopy(config), state_dict=state, device_map="meta", dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -294,6 +296,7 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
         checkpoint: the headers.
         head: whether the head may be new.
     """
+    # A part may be new only if training makes it: a random encoder tensor would silently ruin the network.
     unused = sorted(info["unexpected_keys"])
     new_head: list[str] = []
     new_pooler: list[str] = []
@@ -443,7 +446,7 @@ def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint)
         kind = str(tensor.dtype).removeprefix("torch.")
         expected = "Expected float16, bfloat16, float32 or float64."
         yield f"{checkpoint.files[name]}: {name} is of {kind}, which is no plain weight. {expected}"
-        return
+        return  # a quantised checkpoint has many; one is enough to see it
 
 
 def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:

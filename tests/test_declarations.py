@@ -18,9 +18,9 @@ from nasframe.report.read import gather
 from nasframe.running.dry_run import describe_stages
 from nasframe.running.feasibility import targets
 from nasframe.search.budgets import goals, known_goals, parse_limits
-from nasframe.stages.inputs import Material
+from nasframe.stages.inputs import RunInputs
 from nasframe.stages.verbs import VERBS
-from nasframe_studies.checks import faults
+from nasframe_studies.checks import comparison_problems
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"
 EXAMPLE = {"encoder_params": ["50%"], "macs": []}
@@ -160,11 +160,11 @@ def test_a_cost_without_budgets_changes_no_name_anywhere(tmp_path):
     assert [goal.name for goal in goals("best", bounds, shares)] == ["best@50%"]
     assert [goal.name for goal in known_goals("best", {}, EXAMPLE, full)] == ["best@50%"]
     with plan.file_plugins():
-        (target,) = targets(Material(plan))
+        (target,) = targets(RunInputs(plan))
     assert [goal.name for goal in target.goals] == ["best@50%"]
-    (wrong,) = faults({("arm", ""): plan}, "dev", ["best@encoder_params=*"])
+    (wrong,) = comparison_problems({("arm", ""): plan}, "dev", ["best@encoder_params=*"])
     assert "Models: best@50%." in wrong[1]
-    assert list(faults({("arm", ""): plan}, "dev", ["best@50%"])) == []
+    assert list(comparison_problems({("arm", ""): plan}, "dev", ["best@50%"])) == []
     run = nf.run(nf.load_recipe(recipe), out=tmp_path / "run", report=False)
     report = gather(run.directory)
     assert [model["name"] for model in report["models"]] == ["best@50%"]
@@ -188,8 +188,8 @@ def test_a_dry_run_counts_the_models_that_are_measured():
         sizes = {f"written{number}": SIZES for number in range(models)}
         plan = nf.resolve(nf.load_recipe(toy([{"extract": {"archs": sizes}}, {"evaluate": {}}])))
         with plan.file_plugins():
-            work = Material(plan).work
-        _, evaluation = describe_stages(plan, work, example=1.0, share=1.0)
+            work = RunInputs(plan).work
+        _, evaluation = describe_stages(plan, work, seconds_per_example=1.0, share=1.0)
         return evaluation["seconds"], work.task.sizes["dev"]
 
     one, examples = seconds(1)

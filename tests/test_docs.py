@@ -159,9 +159,21 @@ def nasframe(arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks_of(page)], ids=lambda page: str(page.relative_to(ROOT))
-)
+SLOW_PAGES = {
+    "studies.md", "benchmarks.md", "nxmiformer.md", "slimming.md", "rosita.md", "yoco_bert.md", "hspg.md",
+    "baselines.md", "dynabert.md", "tables.md", "optuna.md", "statistics.md", "deploy.md",
+}  # fmt: skip
+"""Pages whose blocks train or search for seconds; the others share one run of the quickstart."""
+
+
+def pages_with_blocks():
+    for page in PAGES:
+        if blocks_of(page):
+            marks = [pytest.mark.slow] if page.name in SLOW_PAGES else []
+            yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", list(pages_with_blocks()))
 def test_blocks_run(page, tmp_path, monkeypatch, request):
     blocks = [block for block in blocks_of(page) if block.directive in QUICK]
     if page.name == "README.md":  # the page about Python opens with the same block and runs it
@@ -267,6 +279,7 @@ def own_text(template, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_your_own_text_passes_the_check_over_the_real_recipe(own_text, capsys):
     assert nasframe(["check", "reviews.yaml"]) == 0
     assert nasframe(["check", "reviews.yaml", "smoke=true", "task.train_limit=60"]) == 0

@@ -33,6 +33,7 @@ def test_every_hook_registers_observes_or_is_called_by_the_registry():
     assert set(SPECS) == {*REGISTERING, *OTHERS, *OBSERVERS}
 
 
+@pytest.mark.slow
 def test_observers_are_called_with_what_is_specified():
     found = list(hook_calls())
     assert {name for name, _, _ in found} == set(OBSERVERS)
@@ -116,6 +117,7 @@ def test_an_observer_sees_a_run(tmp_path):
     assert seen[-1] == ("stage_finished", where, "search")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("boom"), SystemExit(0)])
 @pytest.mark.parametrize("hook", OBSERVERS)
 def test_an_observer_that_raises_is_told_of_once_and_switched_off(tmp_path, capsys, hook, error):
@@ -159,6 +161,7 @@ def test_an_interrupt_in_an_observer_ends_the_run(tmp_path):
         observed(tmp_path, Observer())
 
 
+@pytest.mark.slow
 def test_what_an_observer_did_is_not_kept_with_a_stage_for_other_runs(tmp_path):
     class Observer:
         @nf.hookimpl

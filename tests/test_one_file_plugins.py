@@ -81,6 +81,7 @@ def trials(directory):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_and_a_resume_use_the_file(recipe, tmp_path):
     whole = nf.run(nf.load_recipe(recipe), out=tmp_path / "whole", report=False)
     (tmp_path / "fuse").touch()
@@ -94,6 +95,7 @@ def test_a_run_and_a_resume_use_the_file(recipe, tmp_path):
     assert len(trials(whole.directory)) >= 10
 
 
+@pytest.mark.slow
 def test_options_are_checked_and_the_schema_lets_the_recipe_pass(recipe):
     plan, problems = check_recipe(recipe, ["+stages.search.sampler.fuss=x"])
     assert plan is None
@@ -181,6 +183,7 @@ def run_started(directory, recipe):
 """
 
 
+@pytest.mark.slow
 def test_recipes_of_one_process_have_each_their_own_files(tmp_path):
     first, second = twins(tmp_path)
     for path in (first, second, first):
@@ -258,6 +261,7 @@ def test_a_change_of_the_same_size_within_the_same_second_is_seen(recipe):
     assert "clamb" in registry.factories("sampler")
 
 
+@pytest.mark.slow
 def test_a_file_can_be_checked_from_the_command_line(recipe, capsys, monkeypatch):
     monkeypatch.setattr("nasframe.testing.samplers.SamplerContract.trials", 300)
     assert main(["plugins", "check", str(recipe.parent / "climb.py")]) == 0

@@ -103,6 +103,7 @@ def test_a_dry_run_names_the_plugin_too(recipe):
         dry_run(nf.resolve(broken(recipe, "model.load")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["sampler.ask", "sampler.making", "task.loss", "model.load", "task.evaluate"])
 def test_an_exit_in_a_plugin_is_an_error(recipe, tmp_path, moment):
     with pytest.raises(RunError, match="raised SystemExit: boom"):
@@ -114,6 +115,7 @@ def test_an_interrupt_in_a_plugin_stays_an_interrupt(recipe, tmp_path):
         nf.run(broken(recipe, "sampler.ask", "KeyboardInterrupt"), out=tmp_path / "run", report=False)
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_which_stage_and_goes_on(recipe, tmp_path):
     with pytest.raises(PluginError) as caught:
         nf.run(broken(recipe, "sampler.tell", "SystemExit"), out=tmp_path / "run", report=False)
@@ -125,6 +127,7 @@ def test_a_failed_run_says_which_stage_and_goes_on(recipe, tmp_path):
         runner.resume(tmp_path / "run", report=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_1_and_shows_the_traceback_if_asked(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("NASFRAME_TRACEBACK", raising=False)
     command = ["run", str(recipe), "+stages.search.sampler.at=ask", "--no-progress", "--out"]

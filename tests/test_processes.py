@@ -28,6 +28,7 @@ def reports(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_the_ledgers_agree(reports):
     rows = []
     for directory in reports:
@@ -39,6 +40,7 @@ def test_the_ledgers_agree(reports):
     assert alone.equals(both)
 
 
+@pytest.mark.slow
 def test_the_losses_agree(reports):
     curves = [json.loads((directory / "report.json").read_text())["curves"] for directory in reports]
     for stage in ("teacher", "supernet"):

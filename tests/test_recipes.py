@@ -24,7 +24,18 @@ FILES = sorted(path for suffix in ("*.yaml", "*.yml") for path in (ROOT / "recip
 RECIPES = files_of(str(ROOT / "recipes"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: Path(recipe).relative_to(ROOT / "recipes").as_posix())
+LONG_STUDIES = {"studies/compressor_rates.yaml", "studies/compressors.yaml", "studies/yoco_defects.yaml"}
+"""Studies of so many arms that checking all of them takes seconds."""
+
+
+def recipes_to_check():
+    for recipe in RECIPES:
+        name = Path(recipe).relative_to(ROOT / "recipes").as_posix()
+        marks = [pytest.mark.slow] if name in LONG_STUDIES else []
+        yield pytest.param(recipe, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("recipe", list(recipes_to_check()))
 def test_every_recipe_passes(recipe):
     assert [str(problem) for problem in problems_of(recipe)] == []
 

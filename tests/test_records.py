@@ -9,6 +9,7 @@ import yaml
 ARCHIVES = sorted((Path(__file__).parents[1] / "benchmarks" / "records").glob("*.tar.xz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name.partition(".")[0])
 def test_packed_runs_are_those_of_their_studies(archive: Path) -> None:
     with tarfile.open(archive) as packed:

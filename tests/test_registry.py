@@ -276,10 +276,11 @@ def test_one_file_plugins(tmp_path):
     assert nf.make("sampler", "mine", domain=1, size=4).size == 4
     assert registry.find("sampler", "mine").source.file == str(file)
     bad = tmp_path / "bad.py"
+    before = set(sys.modules)
     bad.write_text("raise RuntimeError('half written')")
     with pytest.raises(UsageError, match="half written"):
         registry.add_file(bad)
-    assert not any(name.startswith("bad_") for name in sys.modules)
+    assert not any(name.startswith("bad_") for name in sys.modules.keys() - before)
 
 
 def test_options_are_read_from_signatures():

@@ -25,7 +25,11 @@ def load(path):
     return module
 
 
-@pytest.mark.parametrize("kind", KINDS)
+TRAINING = {"modifier", "trainer", "transform", "estimator", "space", "task"}  # their contracts take seconds each
+SOME_KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in TRAINING else kind for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
 def test_what_is_written_keeps_its_contract(kind, tmp_path, monkeypatch):
     folder = scaffold.new(kind, f"tried-{kind}", tmp_path / "made")
     monkeypatch.syspath_prepend(str(folder))

@@ -20,6 +20,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(state=st.dictionaries(st.text(), plain))
 @settings(max_examples=60, deadline=None)
 def test_plain_states_come_back_with_their_types(state, tmp_path_factory):

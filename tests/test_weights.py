@@ -88,6 +88,7 @@ def test_another_familys_prefix_is_refused(saved, tmp_path):
     refused(changed(saved, tmp_path, "bert", renamed), "lacks bert.embeddings", "without 'roberta.'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_that_are_missing_or_left_over_are_refused(saved, tmp_path, family):
     deep = changed(saved, tmp_path / "deep", family, **{DEPTH[family]: 5})
@@ -127,6 +128,7 @@ def test_heads_that_older_transformers_pruned_are_refused(saved, tmp_path):
     refused(folder, "bert.encoder.layer.1.attention.", "in the file", "pruned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", [f"bert.{WORDS}", "classifier.bias"])
 def test_values_that_are_not_finite_are_refused_by_loading(saved, tmp_path, value, name):
@@ -155,6 +157,7 @@ def test_other_floats_are_computed_in_float32(saved, tmp_path, kind):
     assert all(torch.equal(net.state_dict()[name], value.to(kind).float()) for name, value in own.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int64, torch.bool])
 def test_codes_are_refused(saved, tmp_path, kind):
     folder = changed(saved, tmp_path, "bert", lambda own: {**own, f"bert.{WORDS}": own[f"bert.{WORDS}"].to(kind)})
@@ -357,6 +360,7 @@ def test_an_adapter_is_no_model_even_beside_one(saved, tmp_path):
         find_files(Source(str(folder)))
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_at_a_terminal():
     """transformers asks whether to run a model's own code unless it is told."""
     root = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The command line: one file a verb. What a program may read goes to stdout, messages go to stderr.
+"""The command line, with one file for each verb. Results, which programs may read, go to stdout, messages to stderr.
 
 Verbs import what they need when they are called, so that help and completion do not wait for torch.
 
@@ -54,7 +54,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show Python's traceback of an unexpected error.")
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = None if arguments is None else list(arguments)
+    # Users see messages, not tracebacks; plugins are named first, since their errors may be of any class.
     try:
         return _code(app(args=words, prog_name="nasframe"))
     except SystemExit as end:  # typer's own way out, usage errors included
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted.")
         return 130
     except BrokenPipeError:
-        # The reader went away, as `head` does. Python would complain once more when it flushes stdout at exit.
+        # The reader went away, as `head` does. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    """Describe an error that no check foresaw; of a disk, say what can be done."""
+    """Describe an error that no check foresaw; if it is about the disk, say what can be done."""
     from nasframe.storage import disk_problem
 
     problem = disk_problem(error) if isinstance(error, OSError) else None
@@ -124,6 +125,7 @@ def _code(value: object) -> int:
     """Return the exit code that a command's result, or the argument of ``sys.exit``, stands for."""
     if value is None:
         return 0
+    # `sys.exit("text")` is a failure.
     return value if isinstance(value, int) else 1
 
 

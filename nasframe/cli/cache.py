@@ -1,4 +1,4 @@
-"""``nasframe cache``: list the stages that are kept, say why one was not found, and make room."""
+"""``nasframe cache``: list the cached stages, say why one was not found, and make room."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from nasframe.running.cache import Cache
 
 SHOWN = 12
-"""Characters that are printed of a key or digest."""
+"""How many characters of a key or digest are printed."""
 DIGEST = 64
-"""Characters of a whole one."""
+"""How many characters a whole one has."""
 
 app = typer.Typer(help="Results of stages, kept by their content.", no_args_is_help=True)
 Folder = Annotated[
@@ -30,14 +30,15 @@ def _cache(folder: Path | None) -> Cache:
     from nasframe.running.cache import Cache, default_folder
 
     cache = Cache(folder or default_folder())
+    # A folder that does not exist yet is an empty cache.
     if cache.root.exists() and not cache.root.is_dir():
-        raise UsageError(f"--cache {cache.root}: a file. Expected a folder, or a place where one can be made.")
+        raise UsageError(f"--cache {cache.root}: a file. Expected a folder, or a path where one can be made.")
     return cache
 
 
 @app.command("list")
 def list_(cache: Folder = None, json_: Json = False) -> None:
-    """List the stages that are kept, the least recently used first."""
+    """List the cached stages, the least recently used first."""
     kept = _cache(cache)
     rows = []
     for key, entry in kept.entries().items():
@@ -117,6 +118,7 @@ def why(
     from nasframe.running.cache import Cache, nearest
 
     facts = _stage_of_run(run, stage)
+    # The run knows its cache, so `--cache` is only needed if that has moved.
     kept = _cache(cache) if cache or not facts.cache else Cache(Path(facts.cache))
     entry, differing_stage, differences = nearest(kept, facts.parts)
     if json_:
@@ -131,13 +133,14 @@ def why(
         }
         print(json.dumps(answer, indent=1))
         return
-    print(f"{stage}: taken from the cache, made by {facts.origin['run']}" if facts.origin else f"{stage}: run here")
+    source = f"taken from the cache, made by {facts.origin['run']}" if facts.origin else "run here"
+    print(f"{stage}: {source}")
     if facts.changed:
-        print("there was an entry of the same key, but files that its stages had opened were not as they had been:")
+        print("there was an entry with the same key, but files that its stages had opened have changed:")
         for name, then, now in facts.changed:
             print(f"  {name}: {_short(now)} here, {_short(then)} there")
     if entry is None:
-        print(f"no other entry of a stage {stage!r} in {kept.root}")
+        print(f"no other entry for a stage {stage!r} in {kept.root}")
         return
     print(f"the nearest other entry, {entry.key[:SHOWN]} of {entry.run}, differs in the stage {differing_stage}:")
     for path, mine, other in differences:
@@ -145,7 +148,7 @@ def why(
 
 
 def _short(value: Any) -> str:
-    """Write a value of a key with the beginning of its digest, if it ends in one."""
+    """Write a part of a key; if it ends with a digest, only with the beginning of that."""
     text = str(value)
     words, _, digest = text.rpartition(" ")
     if len(digest) != DIGEST:
@@ -154,7 +157,7 @@ def _short(value: Any) -> str:
 
 
 def _size(text: str) -> float:
-    """Read what may stay, in bytes."""
+    """Read the size that the cache may keep, in bytes."""
     from nasframe.errors import UsageError
     from nasframe.units import parse_number, unit_fault
 
@@ -167,11 +170,11 @@ def _size(text: str) -> float:
 
 @app.command()
 def prune(
-    max_size: Annotated[str, typer.Option("--max-size", help="What may stay, as in 10G; 0 empties the cache.")],
+    max_size: Annotated[str, typer.Option("--max-size", help="The size to keep, as in 10G; 0 empties the cache.")],
     cache: Folder = None,
     json_: Json = False,
 ) -> None:
-    """Drop the least recently used stages until the cache is no larger."""
+    """Drop the least recently used stages until the cache is no larger than a size."""
     from nasframe.report.tables import size
 
     kept = _cache(cache)

@@ -19,7 +19,7 @@ def check(
         list[str],
         typer.Argument(help="Recipes, folders of them, and overrides for all.", metavar="RECIPE... [KEY=VALUE]..."),
     ],
-    json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
 ) -> None:
     """Check recipes against the installed plugins: every problem at once, with its place."""
     from nasframe.errors import UsageError
@@ -55,7 +55,8 @@ def _print_text(problems: Mapping[str, Sequence[Problem]]) -> None:
             print(problem, file=sys.stderr)
     count = "1 recipe" if len(problems) == 1 else f"{len(problems)} recipes"
     wrong = [file for file, of_file in problems.items() if of_file]
-    print(f"{count} checked, {len(wrong)} with problems" if wrong else f"{count} checked, no problems")
+    outcome = f"{len(wrong)} with problems" if wrong else "no problems"
+    print(f"{count} checked, {outcome}")
 
 
 def is_override(text: str) -> bool:
@@ -95,7 +96,7 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
         unread = why_unread(source)
         return problems if unread is None else [Problem("", "", unread)]
     problems += _unreachable(plan, source, overrides)
-    # A switch may be wrong by itself; two that do not go together are the business of who turns both on.
+    # Each switch alone: nobody promises that any two of them go together.
     for name in _switches(source):
         _, of_switch = check_recipe(source, [*overrides, f"{name}=true"])
         problems += of_switch
@@ -103,11 +104,12 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
 
 
 def _unreachable(plan: Plan, source: str, overrides: Sequence[str]) -> list[Problem]:
-    """Return the budgets of a sound recipe that no sub-network meets, as far as sizes alone show it."""
+    """Return problems for the budgets of a sound recipe that no sub-network meets, as far as sizes alone show it."""
     from nasframe.recipe.checks import Checker
     from nasframe.recipe.loading import read_recipe
     from nasframe.running.feasibility import unreachable
 
+    # Read again for the places of values, which a plan does not keep.
     recipe, _ = read_recipe(source, overrides)
     assert recipe is not None
     check = Checker(recipe)

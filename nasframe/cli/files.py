@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def require_recipe(source: str) -> None:
-    """Make sure that a file is not one of a plugin's own; anything else is left to the recipe's checks.
+    """Make sure that a file is not of a plugin's own kind; anything else is left to the recipe's checks.
 
     Args:
         source: a file, or the name of a packaged recipe.
 
     Raises:
-        UsageError: it is, which says what the file is and which command runs it.
+        UsageError: the file is of a plugin's kind; says of which, and which command runs it.
     """
     from nasframe import registry
     from nasframe.errors import UsageError

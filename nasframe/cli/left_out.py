@@ -1,4 +1,4 @@
-"""Commands and files of plugins that ``NASFRAME_PLUGINS`` leaves out: using one says why it is not known."""
+"""Commands and files of plugins that ``NASFRAME_PLUGINS`` leaves out: an error says why one is not known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIABLE = "NASFRAME_PLUGINS"
 
 
 class CommandGroup(TyperGroup):
-    """The commands of ``nasframe``; for one that is not there, it looks among the plugins that are left out."""
+    """The commands of ``nasframe``; a missing command is looked for among the plugins that are left out."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is called.
@@ -28,7 +28,7 @@ class CommandGroup(TyperGroup):
         Raises:
             UsageError: a plugin that is left out brings it.
         """
-        # Plugins are loaded here that the user left out, but only after a command that would fail anyway.
+        # This loads plugins that the user left out, but only for a command that would fail anyway.
         is_unknown = bool(args) and self.get_command(ctx, args[0]) is None
         if is_unknown:
             for entry in plugins_left_out():

@@ -13,7 +13,9 @@ def new(
         str, typer.Argument(help="sampler, estimator, modifier, transform, space, task, trainer or model.")
     ],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The folder to make; default: nasframe-NAME here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder to make; default: nasframe-NAME in the current one.")
+    ] = None,
 ) -> None:
     """Write a complete plugin distribution: a working implementation, its registration, tests, README, tox.ini."""
     from nasframe import scaffold

@@ -1,4 +1,4 @@
-"""Adds the verbs of plugins to the command line, each under one name."""
+"""Adds the verbs of plugins to the command line, so that each name means one thing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_commands(app: typer.Typer) -> None:
     lists all three as failures.
     """
     core = _verbs_of(app).keys()
+    # All claims are gathered before a verb is added: the order of plugins must not decide who gets a name.
     claims: dict[str, list[tuple[_Verb, Implementation]]] = {}
     for implementation in registry.implementations("register_commands"):
         try:
@@ -40,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
         if len(claimants) == 1:
             verb.add_to(app)
             continue
+        # Neither of them: which one a user means cannot be known.
         text = registry.clash("command", name, [implementation.source for _, implementation in claimants])
         _fail(first, text)
         _add_refusal(app, name, text)
@@ -96,5 +98,6 @@ def _add_refusal(app: typer.Typer, name: str, text: str) -> None:
     def refuse() -> None:
         raise UsageError(text)
 
+    # Whatever arguments it is called with, the answer is this text, not a complaint about them.
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(name, hidden=True, context_settings=settings)(refuse)

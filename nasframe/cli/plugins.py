@@ -1,4 +1,4 @@
-"""``nasframe plugins``: the installed plugins, where they come from, their options, and which failed to load."""
+"""``nasframe plugins``: the installed plugins with their packages and options, and those that failed to load."""
 
 from __future__ import annotations
 
@@ -56,14 +56,16 @@ def show(
     name: Annotated[str, typer.Argument(help="A plugin's name, with its kind if several share it: sampler/random.")],
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show what plugins of a name do, where they come from, and their options."""
+    """Show what the plugins of a name do, where they come from, and their options."""
     entries = _named(name)
     if json_:
         facts = [{**_facts(entry), "options": _options(entry), **_metrics(entry)} for entry in entries]
-        print(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
+        answer = facts[0] if len(facts) == 1 else facts
+        print(json.dumps(answer, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from nasframe.options import summary
 
@@ -75,7 +77,7 @@ def show(
         for row in _options(entry):
             default = "required" if row["required"] else json.dumps(row["default"])
             cells = [row["name"], row["type"], default, row["doc"]]
-            table.add_row(*map(_literal, cells))
+            table.add_row(*map(Text, cells))  # as Text, in which brackets such as those of "[]" are no markup
         console.print(table if table.row_count else "no options")
         for line in _measured(entry):
             console.print(line, markup=False, highlight=False)
@@ -90,7 +92,7 @@ def check(
             metavar="[[KIND/]NAME | FILE.py]... [OPTION=VALUE]...",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
 ) -> None:
     """Check that plugins keep the promises of their kind, as the contracts of ``nasframe.testing`` do in tests."""
     from nasframe.errors import VerificationError
@@ -122,6 +124,7 @@ def _check_one(entry: Registered, contract: Any, quiet: bool) -> list[Outcome]:
 
     if not quiet:
         print(f"{entry.kind}/{entry.name}  {entry.source}")
+    # What a one-file plugin registers is only found while the file is named.
     file = entry.source.file
     outcomes = []
     with registry.file_plugins([file]) if file else nullcontext():
@@ -129,7 +132,8 @@ def _check_one(entry: Registered, contract: Any, quiet: bool) -> list[Outcome]:
             outcomes.append(outcome)
             if quiet:
                 continue
-            print(f"  {'ok    ' if outcome.passed else 'FAILED'}  {outcome.check}", flush=True)
+            verdict = "ok" if outcome.passed else "FAILED"
+            print(f"  {verdict:6}  {outcome.check}", flush=True)
             if not outcome.passed:
                 print(f"          {outcome.message}", flush=True)
     return outcomes
@@ -145,7 +149,7 @@ def _options_in(words: Sequence[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             continue
-        node, problems = parse(value, Position(f"option {key!r}", 0, 0))
+        node, problems = parse(value, Position(f"option {key!r}"))
         if node is None or problems:
             raise RecipeError(problems)
         options[key] = node.plain()
@@ -227,11 +231,13 @@ def _options(entry: Registered) -> list[dict[str, Any]]:
 
 
 def _metrics(entry: Registered) -> dict[str, Any]:
-    """Return the metrics that a task may measure and how each reads; empty if that is not known."""
+    """Return the metrics that a task may measure and their formats; empty if that is not known."""
     from nasframe.measures import possible_metrics
 
     metrics = possible_metrics(entry.load(), {})
-    return {} if metrics is None else {"metrics": {name: asdict(form) for name, form in metrics.items()}}
+    if metrics is None:
+        return {}
+    return {"metrics": {name: asdict(form) for name, form in metrics.items()}}
 
 
 def _measured(entry: Registered) -> list[str]:
@@ -240,10 +246,3 @@ def _measured(entry: Registered) -> list[str]:
 
     metrics = possible_metrics(entry.load(), {})
     return [] if metrics is None else [f"metrics: {described(metrics)}"]
-
-
-def _literal(text: str) -> Any:
-    """Return a cell's text in which brackets are no markup."""
-    from rich.text import Text
-
-    return Text(text)

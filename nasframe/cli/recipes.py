@@ -44,9 +44,9 @@ class _Row:
     """One packaged file.
 
     Args:
-        name: by which commands find it.
-        title: what it is.
-        command: which command runs it.
+        name: the name by which commands find it.
+        title: its first comment, up to the first full stop.
+        command: the command that runs it.
     """
 
     name: str
@@ -72,6 +72,7 @@ def _title(path: Path) -> str:
     """Return the comment that a recipe opens with, up to its first full stop."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
+        # An indented line is an example of a command, not part of the sentence.
         if not line.startswith("#") or line.startswith("#   "):
             break
         lines.append(line.lstrip("# ").strip())
@@ -111,10 +112,12 @@ def _targets(name: str, destination: Path) -> dict[Path, Path]:
         raise UsageError(f"no packaged recipe {name!r}; 'nasframe recipes' lists them.{similar_name(name, known)}")
     source = known[name]
     files = extended_files(source)
+    # A path that does not exist yet is a file's if it has an ending, as in mine.yaml.
     is_folder = destination.is_dir() or not destination.suffix
     if len(files) == 1:
         return {source: destination / source.name if is_folder else destination}
     if not is_folder:
         raise UsageError(f"{name} extends other files. Expected a folder to copy them to, not a file's name.")
+    # Folders are kept, because recipes name the files that they extend by relative paths.
     root = recipes_root()
-    return {file: destination / file.relative_to(root) for file in files}  # extended files are found by relative paths
+    return {file: destination / file.relative_to(root) for file in files}

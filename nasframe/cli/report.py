@@ -25,22 +25,21 @@ def report(
 
 
 def show(rundir: Path, as_json: bool) -> None:
-    """Print a reported run's table and where its files lie."""
-    import json
-
+    """Print the table of a run's report, and the paths of its files."""
     text = (rundir / "report.json").read_text(encoding="utf-8")
     if as_json:
         print(text, end="")
         return
     from rich.console import Console
 
+    from nasframe.report.read import read_run
     from nasframe.report.tables import summary_table
 
     console = Console()
-    console.print(summary_table(json.loads(text), console.width))
+    console.print(summary_table(read_run(rundir), console.width))
     lines = [("report", rundir / "report.html"), ("models", rundir / "models")]
     lines += [("figure", path) for path in sorted((rundir / "figures").glob("pareto*.png"))]
     for name, path in lines:
         if path.exists():
             print(f"{name:8}{path}")
-    sys.stdout.flush()
+    sys.stdout.flush()  # now, so that a reader who went away is noticed here and not at exit

@@ -1,4 +1,4 @@
-"""``nasframe run``: run a recipe, or go on with a run that was stopped."""
+"""``nasframe run``: run a recipe, or continue a run that was stopped."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run directory; default: runs/<name>/<time>-<hash>.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this directory.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show data, stages, reachable costs and estimated time.")
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and keep them there."),
+        typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and add new ones to it."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=10**18, help="The run's seed; the same as seed=N.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
@@ -41,11 +41,11 @@ def run(
     changes = list(overrides or [])
     if seed is not None:
         changes.append(f"seed={seed}")
-    progress = False if no_progress else None
+    progress = False if no_progress else None  # None shows bars on a terminal only
     if resume is not None:
         if recipe or changes or out or dry_run:
             raise UsageError(
-                "--resume goes on with a run as it is. Expected nothing beside it but --no-progress and --json."
+                "--resume continues a run as it is. Expected no other arguments than --no-progress and --json."
             )
         _start(lambda runner: runner.resume(resume, progress=progress), json_)
         return
@@ -81,7 +81,7 @@ def _plan(recipe: str, changes: list[str]) -> Plan:
 
 
 def _start(begin: Callable[[ModuleType], Run], as_json: bool) -> None:
-    """Begin or resume a run, and show what it came to.
+    """Begin or resume a run, and show its report.
 
     Args:
         begin: gets the module of runs, which takes long to import, and returns the finished run.
@@ -92,6 +92,7 @@ def _start(begin: Callable[[ModuleType], Run], as_json: bool) -> None:
     from nasframe.running import runner
 
     quiet()
+    # Caught here, and not in `main`, because the run's notes say how to continue it.
     try:
         finished = begin(runner)
     except KeyboardInterrupt as error:
@@ -102,8 +103,10 @@ def _start(begin: Callable[[ModuleType], Run], as_json: bool) -> None:
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and advice off the terminal: our bars show how far a run is."""
+    """Keep the libraries' own bars and advice off the terminal, since our bars show how far a run is."""
     import os
+
+    # Before the libraries are imported, which read these variables once. The user's own settings stay.
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -20,13 +20,15 @@ Mode = Literal["stock", "padded", "hetero"]
 FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
+"""Field of the configuration, one number a layer → name of the size in a blueprint's layers."""
 RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
+"""Further fields of the configuration of a ``hetero`` model."""
 
 
 def write_files(
     target: Path, model: nn.Module, tokenizer: Any, mode: Mode, card: Mapping[str, Any], arch: Arch | None
 ) -> None:
-    """Write all files of a model but its export report into a new directory ``target``; see ``export.write``."""
+    """Write a model's files, except its export report, into a new directory ``target``; see ``export.write``."""
     from safetensors.torch import save_file
 
     from nasframe.nn.blueprint import blueprint
@@ -35,26 +37,29 @@ def write_files(
 
     target.mkdir(parents=True)
     sizes = blueprint(model)
-    content = {"format_version": FORMAT_VERSION, "arch": dict(arch) if arch is not None else None, "blueprint": sizes}
-    write_json(target / "arch.json", content)
-    if isinstance(model, Described):
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, target / "model.safetensors")
+    written_arch = None if arch is None else dict(arch)
+    write_json(target / "arch.json", {"format_version": FORMAT_VERSION, "arch": written_arch, "blueprint": sizes})
+    if isinstance(model, Described):  # no class of transformers, so there is no configuration to write
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, target / "model.safetensors")
         return
-    stock = stock_class(model)
     config, state = _content(model, mode, arch)
     save_file(state, str(target / "model.safetensors"), metadata={"format": "pt"})
     config.save_pretrained(target)
     if mode == "hetero":
-        (target / MODELING).write_text(modeling_source(stock), encoding="utf-8")
+        source = modeling_source(stock_class(model))
+        (target / MODELING).write_text(source, encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(target))
-    counts = {"stored": sum(t.numel() for t in state.values()), "own": sum(p.numel() for p in model.parameters())}
+    stored = sum(tensor.numel() for tensor in state.values())
+    own = sum(parameter.numel() for parameter in model.parameters())
+    counts = {"stored": stored, "own": own}
     text = card_text(target.name, mode, sizes, counts, card, registry.model_facts(model))
     (target / "README.md").write_text(text, encoding="utf-8")
 
 
 def read_net(directory: Path) -> nn.Module:
-    """Load the network that ``nasframe.export.write.write`` wrote, as what it was: a stock class, of its own sizes.
+    """Load the network that ``nasframe.export.write.write`` wrote, as the stock class that it was, with its own sizes.
 
     Args:
         directory: a model directory with ``arch.json``, in mode ``stock`` or ``hetero``.
@@ -67,16 +72,18 @@ def read_net(directory: Path) -> nn.Module:
     from nasframe.nn.blueprint import load
 
     sizes = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
-    if "sizes" in sizes:  # of a kind of its own
-        return load({}, sizes, load_file(directory / "model.safetensors"))
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    own = {*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"}
-    config = {key: value for key, value in config.items() if key not in own} | {"model_type": sizes["family"]}
-    return load(config, sizes, load_file(directory / "model.safetensors"))
+    tensors = load_file(directory / "model.safetensors")
+    if "sizes" in sizes:  # not a class of transformers
+        return load({}, sizes, tensors)
+    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    ours = {*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"}
+    config = {key: value for key, value in written.items() if key not in ours}
+    config["model_type"] = sizes["family"]
+    return load(config, sizes, tensors)
 
 
 def stock_obstacle(model: nn.Module) -> str | None:
-    """Say why a plain configuration cannot express a model's sizes, or return ``None``.
+    """Return the reason why a plain configuration cannot express a model's sizes; ``None`` if it can.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> stock_obstacle(tiny_net()) is None
@@ -91,16 +98,18 @@ def stock_obstacle(model: nn.Module) -> str | None:
     heads = getattr(base_of(model).config, FAMILIES[sizes["family"]].heads)
     for index, layer in enumerate(sizes["layers"]):
         if layer["heads"] != heads:
-            return f"layer {index} has {layer['heads']} heads where hidden size / head size is {heads}"
+            return f"layer {index} has {layer['heads']} heads, but hidden size / head size is {heads}"
         if layer["ffn"] != sizes["layers"][0]["ffn"] or not layer["ffn"]:
             return f"layer {index} has {layer['ffn']} neurons, layer 0 has {sizes['layers'][0]['ffn']}"
     for name, rank in sizes.get("factorized", {}).items():
         return f"{name} is a product of rank {rank}"
-    return f"its embedding is a product of rank {sizes['embedding_rank']}" if sizes["embedding_rank"] else None
+    if sizes["embedding_rank"]:
+        return f"its embedding is a product of rank {sizes['embedding_rank']}"
+    return None
 
 
 def auto_class(stock: type) -> str:
-    """Name the auto class that loads a stock class.
+    """Return the name of the auto class that loads a stock class.
 
     >>> from transformers import BertForSequenceClassification, BertModel
     >>> auto_class(BertForSequenceClassification), auto_class(BertModel)
@@ -115,20 +124,25 @@ def modeling_source(stock: type) -> str:
     from nasframe import hf
     from nasframe.nn import elastic
 
-    config, model = (cls.__name__ for cls in hf.classes(stock))
-    lines = [
-        f"from transformers import {stock.__name__}  # noqa: E402",
+    config_class, model_class = hf.classes(stock)
+    config, model = config_class.__name__, model_class.__name__
+    base = base_class(stock)
+    if base is stock:
+        imported = stock.__name__
+    else:
+        imported = f"{base.__name__}, {stock.__name__}"
+    definitions = [
+        f"from transformers import {imported}  # noqa: E402",
         f"{config}, {model} = classes({stock.__name__})",
     ]
-    base = base_class(stock)
     if base is not stock:
-        lines[0] = f"from transformers import {base.__name__}, {stock.__name__}  # noqa: E402"
-        lines.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
-    return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), "\n".join(lines) + "\n"])
+        definitions.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
+    parts = [inspect.getsource(elastic), inspect.getsource(hf.classes), "\n".join(definitions) + "\n"]
+    return "\n\n".join(parts)
 
 
 def base_class(stock: type) -> Any:
-    """Return the class of transformers that is a stock class without its head.
+    """Return the transformers class of the same encoder without a head.
 
     >>> from transformers import BertForSequenceClassification
     >>> base_class(BertForSequenceClassification).__name__
@@ -147,10 +161,10 @@ def card_text(
     card: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a model card.
+    """Return the text of a model card.
 
     Args:
-        name: the model's.
+        name: the model's name.
         mode: how it was exported.
         sizes: its blueprint.
         counts: ``stored`` and ``own`` parameters.
@@ -166,59 +180,91 @@ def card_text(
     }
     if "ForSequenceClassification" in sizes["model"]:
         head["pipeline_tag"] = "text-classification"
+    metrics = card.get("metrics") or {}
     formats = {"formats": told(card.get("data") or {})}
-    if card.get("metrics"):
-        head["metrics"] = sorted(name for name in card["metrics"] if of_run(formats, name).higher_is_better)
-    measured = {titled(name, of_run(formats, name)): value for name, value in (card.get("metrics") or {}).items()}
+    if metrics:
+        # The loss and its like are in the table below, but they are no metrics of the hub.
+        head["metrics"] = sorted(metric for metric in metrics if of_run(formats, metric).higher_is_better)
+    measured = {}
+    for metric, value in metrics.items():
+        measured[titled(metric, of_run(formats, metric))] = value
+    _, separator, head_name = sizes["model"].partition("For")
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    auto = "AutoModel" + "".join(sizes["model"].partition("For")[1:])
     return environment.get_template("card.md").render(
-        head=yaml.safe_dump(head, sort_keys=False), name=name, mode=mode, sizes=sizes, counts=counts, card=card,
-        measured=measured, facts=facts or {},
-        auto=auto, flag=", trust_remote_code=True" if mode == "hetero" else "",
-    )  # fmt: skip
+        head=yaml.safe_dump(head, sort_keys=False),
+        name=name,
+        mode=mode,
+        sizes=sizes,
+        counts=counts,
+        card=card,
+        measured=measured,
+        facts=facts or {},
+        auto=f"AutoModel{separator}{head_name}",
+        flag=", trust_remote_code=True" if mode == "hetero" else "",
+    )
 
 
 def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Make the configuration and the tensors that a mode writes."""
-    from nasframe import hf
+    """Return the configuration and the tensors to write in a mode."""
     from nasframe.nn.blueprint import blueprint, small_config
     from nasframe.nn.elastic import stock_class
 
-    sizes, stock = blueprint(model), stock_class(model)
-    state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-    found = small_config(model.config, sizes).to_dict()
+    sizes = blueprint(model)
+    stock = stock_class(model)
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    fields = small_config(model.config, sizes).to_dict()
     for key in ("model_type", "_name_or_path", "transformers_version", "auto_map", "architectures"):
-        found.pop(key, None)
-    layer_sizes = {key: [layer[unit] for layer in sizes["layers"]] for key, unit in SIZES.items()}
+        fields.pop(key, None)
+    layer_sizes = {}
+    for field, size in SIZES.items():
+        layer_sizes[field] = [layer[size] for layer in sizes["layers"]]
     if mode == "hetero":
-        config_class, model_class = hf.classes(stock)
-        kept = (arch or {}).get("layers", list(range(len(sizes["layers"]))))
-        record = {key: sizes[key] for key in RECORD if key in sizes} | {"kept_layers": list(kept)}
-        config = config_class.from_dict(found | layer_sizes | record)  # type: ignore[attr-defined]
-        base_name = f"Nasframe{base_class(stock).__name__}"
-        auto = {
-            "AutoConfig": config_class.__name__,
-            "AutoModel": base_name,
-            auto_class(stock): model_class.__name__,
-        }
-        config.auto_map = {key: f"{Path(MODELING).stem}.{name}" for key, name in auto.items()}
-        config.architectures = [model_class.__name__]
-        return config, state
-    config = stock.config_class.from_dict({key: value for key, value in found.items() if key not in SIZES})
+        return _hetero_config(stock, {**fields, **layer_sizes}, sizes, arch), state
+    for field in SIZES:
+        fields.pop(field, None)
+    config = stock.config_class.from_dict(fields)
     config.architectures = [stock.__name__]
     if mode == "padded":
         state = _padded(model, state, config)
         _keep_recorded(model, state, config)
-        config.nasframe = {"mode": "padded", **layer_sizes, "note": "zero-filled: not smaller than the sizes above say"}
+        note = "zero-filled: not smaller than the sizes above say"
+        config.nasframe = {"mode": "padded", **layer_sizes, "note": note}
     return config, state
 
 
+def _hetero_config(stock: Any, fields: Mapping[str, Any], sizes: Mapping[str, Any], arch: Arch | None) -> Any:
+    """Return the configuration of a model with its true sizes, which names the classes in the modelling file.
+
+    Args:
+        stock: the stock class.
+        fields: fields of the stock configuration, and the sizes of the layers.
+        sizes: the blueprint.
+        arch: the architecture, if the model was extracted.
+    """
+    from nasframe import hf
+
+    config_class, model_class = hf.classes(stock)
+    record = {key: sizes[key] for key in RECORD if key in sizes}
+    every_layer = range(len(sizes["layers"]))
+    record["kept_layers"] = list((arch or {}).get("layers", every_layer))
+    config = config_class.from_dict({**fields, **record})  # type: ignore[attr-defined]
+    names = {
+        "AutoConfig": config_class.__name__,
+        "AutoModel": f"Nasframe{base_class(stock).__name__}",
+        auto_class(stock): model_class.__name__,  # the base's own name if the model has no head
+    }
+    module = Path(MODELING).stem
+    config.auto_map = {auto: f"{module}.{name}" for auto, name in names.items()}
+    config.architectures = [model_class.__name__]
+    return config
+
+
 def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -> None:
-    """Drop from a configuration's record of bits the matrices that are no longer there by themselves."""
+    """Drop from a configuration's record of formats the matrices that have no tensor of their own any more."""
     from nasframe.nn.formats import saved_name
 
-    if record := vars(config).pop("quantised", None):
+    record = vars(config).pop("quantised", None)
+    if record:
         config.quantised = {name: entry for name, entry in record.items() if saved_name(model, name) in state}
 
 
@@ -229,23 +275,27 @@ def _padded(model: Any, state: dict[str, torch.Tensor], config: Any) -> dict[str
     from nasframe.nn.blueprint import blueprint
     from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of
 
-    family, base = family_of(model), base_of(model)
-    start = "" if base is model else f"{model.base_model_prefix}."
+    family = family_of(model)
+    prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
     for name in blueprint(model).get("factorized", {}):
-        path = f"{start}{family.layers}.{name}"
+        path = f"{prefix}{family.layers}.{name}"
         state[f"{path}.weight"] = state.pop(f"{path}.expand.weight") @ state.pop(f"{path}.reduce.weight")
         if f"{path}.expand.bias" in state:
             state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
-    length = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
-    for index in range(getattr(config, family.depth)):
+    full_sizes = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
+    for layer in range(getattr(config, family.depth)):
         for path, name, dim, unit in family.slices:
-            key = f"{start}{family.layers}.{index}.{path}.{name}"
-            if key in state:
-                missing = length[unit] - state[key].shape[dim]
-                state[key] = pad(state[key], (0, missing) if dim == state[key].ndim - 1 else (0, 0, 0, missing))
-    words = f"{start}{WORD_EMBEDDINGS}"
+            key = f"{prefix}{family.layers}.{layer}.{path}.{name}"
+            if key not in state:
+                continue
+            tensor = state[key]
+            missing = full_sizes[unit] - tensor.shape[dim]
+            is_last_dim = dim == tensor.ndim - 1
+            state[key] = pad(tensor, (0, missing)) if is_last_dim else pad(tensor, (0, 0, 0, missing))
+    words = f"{prefix}{WORD_EMBEDDINGS}"
     if f"{words}.table.weight" in state:
-        table, project = state.pop(f"{words}.table.weight"), state.pop(f"{words}.project.weight")
+        table = state.pop(f"{words}.table.weight")
+        project = state.pop(f"{words}.project.weight")
         state[f"{words}.weight"] = table @ project.T
     return state
 

@@ -1,7 +1,7 @@
-"""Run as a script in a fresh process: loads exported directories as a stranger would and writes their logits.
+"""Run as a script in a fresh process: loads exported directories as a user without nasframe would, writes their logits.
 
-``python -P reload.py`` says ``ready`` and reads the name of a JSON file of jobs; a job is ``{"directory", "auto",
-"remote", "inputs", "logits", "tokenizer"}``. Only transformers and what it needs may be imported: nasframe is made
+``python -P reload.py`` prints ``ready`` and reads the name of a JSON file of jobs; a job is ``{"directory", "auto",
+"remote", "inputs", "logits", "tokenizer"}``. Only transformers and its requirements may be imported: nasframe is made
 impossible to find.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Blocker(importlib.abc.MetaPathFinder):
-    """Refuses to import nasframe, so that a directory that needs it fails to load."""
+    """Makes imports of nasframe fail, so that a directory that needs it does not load."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         """Raise for nasframe and its plugins; leave every other module to the other finders."""
@@ -29,33 +29,42 @@ def run(jobs: list[dict[str, Any]]) -> None:
     from safetensors.torch import load_file, save_file
 
     for job in jobs:
+        directory = job["directory"]
         auto = getattr(transformers, job["auto"])
         model, info = auto.from_pretrained(
-            job["directory"], trust_remote_code=job["remote"], output_loading_info=True, dtype=torch.float32
+            directory, trust_remote_code=job["remote"], output_loading_info=True, dtype=torch.float32
         )
-        wrong = {key: sorted(map(str, found)) for key, found in info.items() if found}
-        if wrong:
-            raise SystemExit(f"{job['directory']}: tensors and configuration disagree: {wrong}")
+        disagreements = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+        if disagreements:
+            raise SystemExit(f"{directory}: tensors and configuration disagree: {disagreements}")
         if job["tokenizer"]:
-            transformers.AutoTokenizer.from_pretrained(job["directory"], trust_remote_code=job["remote"])
-        if job["remote"]:  # whoever wants embeddings, or a head of another kind, starts from the encoder alone
-            _, info = transformers.AutoModel.from_pretrained(
-                job["directory"], trust_remote_code=True, output_loading_info=True
-            )
-            missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]  # some heads use none
-            if missing or info["mismatched_keys"]:
-                raise SystemExit(f"{job['directory']}: the encoder alone lacks tensors: {missing}")
+            transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=job["remote"])
+        if job["remote"]:
+            _load_encoder(directory)
+        inputs = load_file(job["inputs"])
         with torch.no_grad():
-            logits = model.eval()(**load_file(job["inputs"])).logits
+            logits = model.eval()(**inputs).logits
         save_file({"logits": logits.contiguous()}, job["logits"])
+
+
+def _load_encoder(directory: str) -> None:
+    """Load the encoder alone, as users do who want embeddings or another kind of head."""
+    import transformers
+
+    _, info = transformers.AutoModel.from_pretrained(directory, trust_remote_code=True, output_loading_info=True)
+    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]  # some heads use no pooler
+    if missing or info["mismatched_keys"]:
+        raise SystemExit(f"{directory}: the encoder alone lacks tensors: {missing}")
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Blocker())
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401  (while others work)
+    # Imported before there are jobs, while the process that started this one does other work.
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
 
     print("ready", flush=True)
-    if listed := sys.stdin.readline().strip():
-        with open(listed, encoding="utf-8") as file:
+    jobs_file = sys.stdin.readline().strip()
+    if jobs_file:
+        with open(jobs_file, encoding="utf-8") as file:
             run(json.load(file))
     assert not any(name.partition(".")[0] == "nasframe" for name in sys.modules)

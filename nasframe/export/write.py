@@ -1,6 +1,7 @@
 """Writes models as Hugging Face directories and proves, in a fresh process, that they load and compute the same.
 
-Nothing gets its final name before it was verified; ``export_report.json`` in the directory says how.
+A directory gets its final name only after it was verified; ``export_report.json`` in it records how. The files
+themselves are made by :mod:`nasframe.export.files`, the fresh process is :mod:`nasframe.export.verify`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-5
+"""How far logits may differ, relative to the largest of them (to 1 if all are smaller)."""
 STAGING = ".export-"
-"""How the names of folders begin in which models are written before they are verified."""
+"""The prefix of folders in which models are written before they are verified."""
 REPLACED = ".replaced"
+"""The name, in such a folder, of the old model while a new one takes its place."""
+CARD = "README.md"
+OVER_BUDGET = "**Over budget:**"
+PROBE_LENGTHS = (12, 9, 5, 12)
+"""Tokens of the sequences on which an exported model is compared with the original, by default."""
 
 
 def export(
@@ -52,20 +59,20 @@ def export(
     Args:
         model: a network that ``nasframe.nn.blueprint`` can describe.
         tokenizer: its tokenizer, or ``None``.
-        directory: where; ``config.json`` must not lie there yet, other files stay.
-        mode: ``stock`` for what a plain configuration can express, ``padded`` fills heads and neurons up with zeros
-            so that stock classes load it, ``hetero`` keeps the true sizes and brings a modelling file.
-        expected: ``{"inputs": {name: tensor}, "logits": tensor}`` that the loaded model must reproduce; default: what
-            ``model`` computes on invented token ids.
+        directory: the target; it must not have a ``config.json`` yet, other files in it stay.
+        mode: ``stock`` for sizes that a plain configuration can express; ``padded`` fills heads and neurons up with
+            zeros, so that stock classes load it; ``hetero`` keeps the true sizes and adds a modelling file.
+        expected: ``{"inputs": {name: tensor}, "logits": tensor}`` that the loaded model must reproduce; default: the
+            outputs of ``model`` for invented token ids.
         card: facts for the model card, see :func:`nasframe.export.files.card_text`.
         arch: the architecture that the model was extracted at, for ``arch.json``.
-        replace: overwrite a model that lies there.
+        replace: overwrite an existing model.
 
     Returns:
         The content of ``export_report.json``.
 
     Raises:
-        UsageError: a model lies there already, or the mode cannot express this one.
+        UsageError: there is a model in the directory already, or the mode cannot express this one.
         VerificationError: the directory does not load, or its logits differ; nothing was left behind.
 
     >>> from nasframe.testing.toy import tiny_net
@@ -73,11 +80,17 @@ def export(
     >>> export(tiny_net(layers=1), None, target, mode="stock")["verified"]  # doctest: +SKIP
     True
     """
-    report = export_all(
-        {"model": model}, tokenizer, {"model": Path(directory)}, mode=mode, expected={"model": expected},
-        card=card, archs={"model": arch}, replace=replace,
-    )  # fmt: skip
-    return report["model"]
+    reports = export_all(
+        {"model": model},
+        tokenizer,
+        {"model": Path(directory)},
+        mode=mode,
+        expected={"model": expected},
+        card=card,
+        archs={"model": arch},
+        replace=replace,
+    )
+    return reports["model"]
 
 
 def export_all(
@@ -97,42 +110,55 @@ def export_all(
     Args:
         models: name → network.
         tokenizer: the tokenizer they share, or ``None``.
-        directories: name → where it goes.
-        mode: as in :func:`export`, one for all or one a name.
+        directories: name → target.
+        mode: as in :func:`export`, one for all models or one for each name.
         expected: name → expected inputs and logits.
         card: facts for the model cards; ``card["models"][name]`` is added for each.
         archs: name → architecture.
-        replace: overwrite models that lie there.
-        verifier: the fresh process, where one was started already.
+        replace: overwrite existing models.
+        verifier: the fresh process, if one was started already.
 
     Returns:
         Name → content of its ``export_report.json``.
     """
     modes: Mapping[str, Mode] = mode if isinstance(mode, Mapping) else dict.fromkeys(models, mode)
+    expected = expected or {}
+    archs = archs or {}
     for name, model in models.items():
         _refuse_existing(directories[name], replace)
-        if (obstacle := stock_obstacle(model)) and obstacle.endswith("no class of transformers"):
-            raise UsageError(f"{name}: {obstacle}: it cannot be exported. Expected a network that transformers loads.")
-        if modes[name] == "stock" and (obstacle := stock_obstacle(model)):
-            raise UsageError(
-                f"{name}: mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "
-                "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
-            )
-    chosen = {name: (expected or {}).get(name) or probe(model) for name, model in models.items()}
+        _refuse_inexpressible(name, model, modes[name])
+    references = {name: expected.get(name) or probe(model) for name, model in models.items()}
+    # All models get their names at the end, so that a run never has only some of them.
     with _staging(directories) as staged:
         for name, model in models.items():
+            facts = _card_of(card, name)
             with writing(directories[name]):
-                write_files(staged[name], model, tokenizer, modes[name], _card_of(card, name), (archs or {}).get(name))
-        logits = _reload(staged, models, modes, chosen, tokenizer is not None, verifier)
+                write_files(staged[name], model, tokenizer, modes[name], facts, archs.get(name))
+        logits = _reload(staged, models, modes, references, tokenizer is not None, verifier)
         reports = {}
-        for name in models:
-            reports[name] = _report(name, modes[name], staged[name], chosen[name]["logits"], logits[name])
-            reports[name] |= _compressed(name, models[name], staged[name])
+        for name, model in models.items():
+            report = _report(name, modes[name], staged[name], references[name]["logits"], logits[name])
+            report |= _compressed(name, model, staged[name])
             with writing(directories[name]):
-                write_json(staged[name] / "export_report.json", reports[name])
+                write_json(staged[name] / "export_report.json", report)
+            reports[name] = report
         for name in models:
             _settle(staged[name], directories[name])
     return reports
+
+
+def _refuse_inexpressible(name: str, model: nn.Module, mode: Mode) -> None:
+    """Refuse a model that transformers has no class for, or that a plain configuration cannot express."""
+    obstacle = stock_obstacle(model)
+    if obstacle is None:
+        return
+    if obstacle.endswith("no class of transformers"):
+        raise UsageError(f"{name}: {obstacle}: it cannot be exported. Expected a network that transformers loads.")
+    if mode == "stock":
+        raise UsageError(
+            f"{name}: mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "
+            "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
+        )
 
 
 def write(
@@ -150,27 +176,25 @@ def write(
     Args:
         model: the network.
         tokenizer: its tokenizer, or ``None``.
-        directory: where.
-        mode: as in :func:`export`; ``auto`` is ``stock`` where that can express the model, else ``hetero``.
+        directory: the target.
+        mode: as in :func:`export`; ``auto`` is ``stock`` if that can express the model, else ``hetero``.
         card: facts for the model card.
         arch: the architecture that the model was extracted at.
-        replace: overwrite a model that lies there.
+        replace: overwrite an existing model.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> write(tiny_net(layers=1), None, Path(tempfile.mkdtemp()) / "small")
     'stock'
     """
-    _refuse_existing(Path(directory), replace)
-    chosen: Mode = mode if mode != "auto" else "hetero" if stock_obstacle(model) else "stock"
-    with _staging({"model": Path(directory)}) as staged:
-        with writing(Path(directory)):
-            write_files(staged["model"], model, tokenizer, chosen, card or {}, arch)
-        _settle(staged["model"], Path(directory))
-    return chosen
-
-
-CARD = "README.md"
-OVER_BUDGET = "**Over budget:**"
+    target = Path(directory)
+    _refuse_existing(target, replace)
+    if mode == "auto":
+        mode = "hetero" if stock_obstacle(model) else "stock"
+    with _staging({"model": target}) as staged:
+        with writing(target):
+            write_files(staged["model"], model, tokenizer, mode, card or {}, arch)
+        _settle(staged["model"], target)
+    return mode
 
 
 def update_card(directory: Path, over_budget: str) -> None:
@@ -178,24 +202,26 @@ def update_card(directory: Path, over_budget: str) -> None:
 
     Args:
         directory: the model's.
-        over_budget: by which costs it is over its budget, or nothing.
+        over_budget: the costs that are over budget, and by how much; empty if none is.
     """
-    path, report_path = directory / CARD, directory / "export_report.json"
+    path = directory / CARD
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8")
     paragraphs = [part for part in text.split("\n\n") if not part.startswith(OVER_BUDGET)]
     if over_budget:
         heading = next(number for number, part in enumerate(paragraphs) if part.startswith("# "))
-        paragraphs.insert(heading + 2, f"{OVER_BUDGET} {over_budget}")  # after the heading and what the model is
+        paragraphs.insert(heading + 2, f"{OVER_BUDGET} {over_budget}")  # after the heading and the first paragraph
     updated = "\n\n".join(paragraphs)
     if updated == text:
         return
     write_text(path, updated)
+    report_path = directory / "export_report.json"
     if report_path.is_file():
         report = json.loads(report_path.read_text(encoding="utf-8"))
-        report["files"][CARD] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
-        write_text(report_path, json.dumps(report, indent=1) + "\n")  # never in place: it may be linked to the cache
+        report["files"][CARD] = _described(path)
+        # Replaced as a whole, never written in place: the file may be a link to the one in the cache.
+        write_text(report_path, json.dumps(report, indent=1) + "\n")
 
 
 def probe(model: nn.Module) -> dict[str, Any]:
@@ -204,22 +230,30 @@ def probe(model: nn.Module) -> dict[str, Any]:
 
     from nasframe.nn.positions import usable_positions
 
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    length = min(12, usable_positions(model) or 12)
-    ids = torch.randint(min(5, words - 1), words, (4, length), generator=draw)
-    mask = (torch.arange(length) < torch.tensor([12, 9, 5, 12])[:, None]).long()
+    first_word = min(5, words - 1)  # the ids below are usually special tokens
+    longest = max(PROBE_LENGTHS)
+    length = min(longest, usable_positions(model) or longest)
+    ids = torch.randint(first_word, words, (len(PROBE_LENGTHS), length), generator=generator)
+    mask = (torch.arange(length) < torch.tensor(PROBE_LENGTHS)[:, None]).long()
     inputs = {"input_ids": ids, "attention_mask": mask}
-    was_training, where = model.training, next(model.parameters()).device
+    device = next(model.parameters()).device
+    inputs_there = {name: tensor.to(device) for name, tensor in inputs.items()}
+    was_training = model.training
+    model.eval()
     with torch.no_grad():
-        logits = model.eval()(**{key: value.to(where) for key, value in inputs.items()}).logits.float().cpu()
+        logits = model(**inputs_there).logits.float().cpu()
     model.train(was_training)
     return {"inputs": inputs, "logits": logits}
 
 
 def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    found = dict(card or {})
-    return found | dict(found.pop("models", {}).get(name, {}))
+    """Return the facts for one model's card: those of all models, and its own."""
+    facts = dict(card or {})
+    models = facts.pop("models", {})
+    facts.update(models.get(name, {}))
+    return facts
 
 
 def _reload(
@@ -233,16 +267,24 @@ def _reload(
     """Load the directories in one fresh process that cannot see nasframe, and return their logits."""
     from nasframe.nn.elastic import stock_class
 
-    jobs = [
-        {"auto": auto_class(stock_class(models[name])), "remote": modes[name] == "hetero", "tokenizer": tokenizer}
-        for name in staged
-    ]
+    jobs = []
+    for name in staged:
+        auto = auto_class(stock_class(models[name]))
+        jobs.append({"auto": auto, "remote": modes[name] == "hetero", "tokenizer": tokenizer})
+    inputs = {name: expected[name]["inputs"] for name in staged}
     with nullcontext(verifier) if verifier else Verifier() as process:
-        return process.logits(staged, {name: expected[name]["inputs"] for name in staged}, jobs)
+        return process.logits(staged, inputs, jobs)
 
 
-def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
-    """Compare the logits and describe the directory.
+def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, loaded: torch.Tensor) -> dict[str, Any]:
+    """Compare the logits and return the export report.
+
+    Args:
+        name: of the model.
+        mode: how it was written.
+        directory: its files.
+        expected: the logits of the original.
+        loaded: those of the model that was loaded from the directory.
 
     Raises:
         VerificationError: they differ.
@@ -251,52 +293,66 @@ def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, foun
     import transformers
 
     expected = expected.detach().float().cpu()
-    scale = max(1.0, float(expected.abs().max()))
-    difference = float((expected - found).abs().max()) if expected.shape == found.shape else float("inf")
-    if not difference <= TOLERANCE * scale:
+    tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
+    difference = float("inf")
+    if expected.shape == loaded.shape:
+        difference = float((expected - loaded).abs().max())
+    if not difference <= tolerance:  # also true for nan
         raise VerificationError(
             f"{name}: the exported model's logits differ by {difference:.3g} from the sub-network's. "
-            f"Expected at most {TOLERANCE * scale:.3g}. Nothing was written."
+            f"Expected at most {tolerance:.3g}. Nothing was written."
         )
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(directory.iterdir())}
+    files = {path.name: _described(path) for path in sorted(directory.iterdir())}
     return {
         "format_version": FORMAT_VERSION,
         "mode": mode,
         "verified": True,
         "loaded": "in a fresh process, offline, without nasframe",
         "max_abs_difference": difference,
-        "tolerance": TOLERANCE * scale,
-        "logits": list(found.shape),
+        "tolerance": tolerance,
+        "logits": list(loaded.shape),
         "files": files,
         "versions": {
-            "nasframe": __version__, "python": sys.version.split()[0],
-            "torch": torch.__version__, "transformers": transformers.__version__,
+            "nasframe": __version__,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 def _compressed(name: str, model: nn.Module, directory: Path) -> dict[str, Any]:
-    """Look at every group and row of the compressed matrices in the file that was written.
+    """Check every group and row of the compressed matrices in the written file.
+
+    Returns:
+        One more entry of the export report, ``stored``; none if nothing is compressed.
 
     Raises:
-        VerificationError: a matrix is not what the model's record says.
+        VerificationError: a matrix disagrees with the model's record.
     """
     from safetensors.torch import load_file
 
-    from nasframe.nn import storage as bits
+    from nasframe.nn import storage
     from nasframe.nn.formats import record_of, saved_name
 
-    if not (record := record_of(model)):
+    record = record_of(model)
+    if not record:
         return {}
     written = load_file(directory / "model.safetensors")
-    tensors = {matrix: written[key] for matrix in record if (key := saved_name(model, matrix)) in written}
-    found = bits.summary(tensors, {matrix: record[matrix] for matrix in tensors}, bits.account(model))
-    if found["violations"] or found["rows_off_grid"]:
+    tensors = {}
+    formats = {}
+    for matrix, matrix_format in record.items():
+        key = saved_name(model, matrix)
+        if key in written:  # padding multiplies products out, so that their factors are not in the file
+            tensors[matrix] = written[key]
+            formats[matrix] = matrix_format
+    summary = storage.summary(tensors, formats, storage.account(model))
+    if summary["violations"] or summary["rows_off_grid"]:
         raise VerificationError(
-            f"{name}: {found['violations']} groups and {found['rows_off_grid']} rows of the written matrices are not "
-            "as the model's record of formats says. Expected none. Nothing was written."
+            f"{name}: {summary['violations']} groups and {summary['rows_off_grid']} rows of the written matrices are "
+            "not as the model's record of formats says. Expected none. Nothing was written."
         )
-    return {"stored": found}
+    return {"stored": summary}
 
 
 def _refuse_existing(directory: Path, replace: bool) -> None:
@@ -306,7 +362,7 @@ def _refuse_existing(directory: Path, replace: bool) -> None:
 
 @contextmanager
 def _staging(directories: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Make places beside the final ones, under the same last name, that vanish if anything goes wrong."""
+    """Make a folder next to each final directory, yield a path in it with the directory's name, and clean up after."""
     places: dict[str, Path] = {}
     try:
         for name, directory in directories.items():
@@ -320,9 +376,9 @@ def _staging(directories: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 def _settle(staged: Path, target: Path) -> None:
-    """Give a finished directory its name, in one step, so that no half of a model ever has it.
+    """Give a finished directory its final name in one step, so that nobody ever sees half a model under it.
 
-    Where a model lies there already, it steps aside; what else lies beside it moves along.
+    An existing model moves into the staging folder; other files in its directory are copied to the new one.
     """
     replaced = staged.parent / REPLACED
     with writing(target):
@@ -331,14 +387,14 @@ def _settle(staged: Path, target: Path) -> None:
                 _bring_along(target, staged)
                 os.replace(target, replaced)
             os.replace(staged, target)
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave a model behind
             if replaced.exists() and not target.exists():
                 os.replace(replaced, target)
             raise
 
 
 def _bring_along(old: Path, new: Path) -> None:
-    """Put those files of an old directory into a new one that the new one lacks."""
+    """Copy from an old directory to a new one the files that the new one lacks."""
     for path in old.iterdir():
         target = new / path.name
         if target.exists():
@@ -350,23 +406,25 @@ def _bring_along(old: Path, new: Path) -> None:
 
 
 def clear_rests(folder: Path) -> None:
-    """Remove what exports left in a folder whose process was killed; a model that stepped aside comes back."""
+    """Remove what killed exports left in a folder; an old model that was about to be replaced comes back."""
     for rest in folder.glob(f"{STAGING}*"):
         replaced = rest / REPLACED
         if replaced.exists():
-            for target in _targets(rest, folder):
+            for target in _vacant_targets(rest, folder):
                 os.replace(replaced, target)
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def _targets(rest: Path, folder: Path) -> Iterator[Path]:
-    """Yield the place that a replaced model left, if nothing has taken it."""
+def _vacant_targets(rest: Path, folder: Path) -> Iterator[Path]:
+    """Yield the path that the replaced model had, unless there is something at it."""
     for staged in rest.iterdir():
         target = folder / staged.name
         if staged.name != REPLACED and not target.exists():
             yield target
 
 
-def _digest(path: Path) -> str:
+def _described(path: Path) -> dict[str, Any]:
+    """Return a file's entry in the export report."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

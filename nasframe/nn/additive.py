@@ -1,4 +1,7 @@
-"""The sizes of sub-networks and the costs that are sums over them: arithmetic alone, which needs no torch."""
+"""The sizes of sub-networks, and costs that are sums over them.
+
+It is arithmetic alone, so that ``nasframe check`` and the search can count without importing torch.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ class SliceError(UsageError):
 
 
 RANK = "embedding_rank"
+"""The knob for the columns that a factorised word embedding keeps."""
 
 
 class Kept(NamedTuple):
@@ -25,11 +29,11 @@ class Kept(NamedTuple):
 
 
 def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
-    """Read the sizes of a sub-network and check them; see :func:`nasframe.nn.slices.kept_layers`.
+    """Return the layers that a sub-network keeps; see :func:`nasframe.nn.slices.kept_layers`.
 
     Args:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
-        sizes: the sub-network's.
+        sizes: the sub-network's sizes.
 
     Raises:
         SliceError: an unknown key, a layer twice or out of order, or a size beyond the network's.
@@ -38,6 +42,7 @@ def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list
     flat.pop(RANK, None)
     _check_names(full, flat)
     positions = flat.get("layers", range(len(full)))
+    # One comparison finds positions that are twice there, out of order, or not in the network.
     ascending = sorted(set(positions) & set(range(len(full))))
     if list(positions) != ascending:
         raise SliceError(f"layers: {positions} cannot be kept. Expected some of 0 … {len(full) - 1}, ascending.")
@@ -66,14 +71,14 @@ def _check_names(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) ->
 
 
 def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
-    """Read how many columns of the word embedding's factors a sub-network keeps; ``None``: there are no factors.
+    """Return how many columns of the word embedding's factors a sub-network keeps, ``None`` if there are no factors.
 
     Args:
         most: the network's own embedding rank.
-        sizes: ``embedding_rank`` is read; default all.
+        sizes: the sub-network's sizes; without ``embedding_rank`` it keeps all columns.
 
     Raises:
-        SliceError: the network does not have so many.
+        SliceError: the network does not have as many.
 
     >>> kept_rank(16, {"embedding_rank": 4}), kept_rank(16, {}), kept_rank(None, {})
     (4, 16, None)
@@ -91,7 +96,7 @@ def kept_rank(most: int | None, sizes: Mapping[str, Any]) -> int | None:
 
 
 def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell out sizes that are given as mappings: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
+    """Return sizes without nested mappings: ``{"heads": {0: 4}}`` becomes ``{"heads.0": 4}``."""
     flat = {}
     for key, value in sizes.items():
         if isinstance(value, Mapping):
@@ -103,7 +108,7 @@ def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LayerCost(NamedTuple):
-    """What keeping a layer costs, what each of its heads adds, and what each of its neurons adds."""
+    """The cost of a kept layer without heads and neurons, and the cost of each head and of each neuron in it."""
 
     fixed: float
     head: float
@@ -115,9 +120,9 @@ class Additive:
 
     Args:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
-        base: the cost of what is always there, the whole word embedding included.
+        base: the cost of all that every sub-network has, the whole word embedding included.
         layers: the costs of each layer.
-        rank: the word embedding's rank (``None`` if it is not factorised), and what one of its columns costs.
+        rank: the word embedding's rank (``None`` if it is not factorised), and the cost of one of its columns.
     """
 
     def __init__(
@@ -127,11 +132,16 @@ class Additive:
         layers: Sequence[LayerCost],
         rank: tuple[int | None, float] = (None, 0.0),
     ) -> None:
-        self.full, self.base, self.layers = full, base, layers
+        self.full = full
+        self.base = base
+        self.layers = layers
         self.rank, self.column = rank
+        # The knobs, limits and costs of each layer in one tuple: a search counts millions of architectures, and
+        # building the knobs' names each time would take longer than all the arithmetic.
         self._rows = []
         for position, (sizes, cost) in enumerate(zip(full, layers, strict=True)):
-            self._rows.append((f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost))
+            row = (f"heads.{position}", f"ffn.{position}", sizes["heads"], sizes["ffn"], *cost)
+            self._rows.append(row)
         self._rows_of: dict[tuple[int, ...], list[tuple]] = {}  # by kept positions
 
     def of(self, arch: Arch | None = None) -> float:
@@ -140,42 +150,50 @@ class Additive:
         Raises:
             SliceError: the network does not have these sizes.
         """
-        quick = self._of_canonical(arch)
-        if quick is not None:
-            return quick
+        cost_of_canonical = self._of_canonical(arch)
+        if cost_of_canonical is not None:
+            return cost_of_canonical
         sizes = arch or {}
         kept = kept_of(self.full, sizes)
+        # These layers have passed the checks, so that from now on architectures of them take the quick way.
         positions = tuple(layer.position for layer in kept)
         self._rows_of[positions] = [self._rows[position] for position in positions]
         total = self.base
         for layer in kept:
             cost = self.layers[layer.position]
             total += cost.fixed + layer.heads * cost.head + layer.ffn * cost.neuron
+        # The base includes the whole embedding, so that networks without factors need no case of their own.
         dropped_columns = (self.rank or 0) - (kept_rank(self.rank, sizes) or 0)
         return total - dropped_columns * self.column
 
     def _of_canonical(self, arch: Arch | None) -> float | None:
-        """Cost a canonical architecture in some microseconds; ``None`` for any other, which is read with care."""
+        """Return the cost of an architecture that has exactly its kept layers' knobs, ``None`` for any other.
+
+        This takes a few microseconds, because nothing is checked but the limits. A key or type that does not fit
+        raises an error here, and the caller then reads the architecture with care.
+        """
         total = self.base
         try:
             rows = self._rows_of[tuple(arch["layers"])]  # type: ignore[index]
-            inside = len(arch) == 1 + 2 * len(rows)  # type: ignore[arg-type]
-            for head_key, ffn_key, most_heads, most_ffn, fixed, head, neuron in rows:
-                heads, ffn = arch[head_key], arch[ffn_key]  # type: ignore[index]
-                inside = inside and 0 <= heads <= most_heads and 0 <= ffn <= most_ffn
+            is_inside = len(arch) == 1 + 2 * len(rows)  # type: ignore[arg-type]
+            for head_knob, ffn_knob, most_heads, most_ffn, fixed, head, neuron in rows:
+                heads = arch[head_knob]  # type: ignore[index]
+                ffn = arch[ffn_knob]  # type: ignore[index]
+                is_inside = is_inside and 0 <= heads <= most_heads and 0 <= ffn <= most_ffn
                 total += fixed + heads * head + ffn * neuron
         except (KeyError, TypeError):
             return None
-        return total if inside else None
+        return total if is_inside else None
 
     def table(self, knobs: Mapping[str, Sequence[Any]]) -> CostTable:
         """Return the cost of each choice.
 
         Args:
-            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; what is not there
-                is kept whole.
+            knobs: ``layers`` (lists of kept positions), ``heads.i``, ``ffn.i``, ``embedding_rank``; parts without a
+                knob are kept whole.
         """
-        fixed = []  # what keeping each layer costs, with all units that no knob chooses
+        # Units that no knob chooses are kept with their layer, so they belong to the layer's own cost.
+        fixed = []
         for i, (cost, full) in enumerate(zip(self.layers, self.full, strict=True)):
             layer = cost.fixed
             if f"heads.{i}" not in knobs:
@@ -192,13 +210,14 @@ class Additive:
         return CostTable(base, choices)
 
     def _choices(self, knob: str, values: Sequence[Any], fixed: Sequence[float]) -> list[float]:
-        """Cost each value of one knob; ``fixed`` is what keeping each layer costs."""
+        """Return the cost of each value of one knob; ``fixed`` has the cost of keeping each layer."""
         if knob == "layers":
             return [sum(fixed[position] for position in kept) for kept in values]
         if knob == RANK:
-            return [(kept_rank(self.rank, {RANK: value}) or 0) * self.column for value in values]
+            ranks = [kept_rank(self.rank, {RANK: value}) or 0 for value in values]
+            return [rank * self.column for rank in ranks]
         unit, _, position = knob.partition(".")
-        if unit not in ("heads", "ffn"):  # it changes no size
+        if unit not in ("heads", "ffn"):  # such as a format, which changes no size
             return [0.0] * len(values)
         cost = self.layers[int(position)]
         each = cost.head if unit == "heads" else cost.neuron

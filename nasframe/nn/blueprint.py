@@ -1,4 +1,8 @@
-"""What a network's sizes are, as plain data, and the one builder that turns them into a network again."""
+"""A network's sizes as plain data, and the one builder that turns them into a network again.
+
+A configuration has one number of heads and neurons for all layers; a blueprint has them layer by layer. Files, copies
+and exports of compressed networks are all made from it.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +31,28 @@ from nasframe.nn.elastic import (
 
 
 def blueprint(net: nn.Module) -> dict[str, Any]:
-    """Read a network's sizes off its modules.
+    """Return a network's sizes, read from its modules.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer; one of
-            another kind says ``family`` and ``sizes`` itself (``nasframe.nn.custom``).
+        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer; a network of
+            another kind describes its sizes itself (``nasframe.nn.custom``).
 
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
-        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); where there are any, ``factorized``
+        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); if there are any, ``factorized``
         (``"layer.map"`` → rank of each linear map that is a product of two) and ``quantised`` (matrix →
-        ``{"bits", "n", "m"}``, see ``nasframe.nn.storage``).
+        ``{"bits", "n", "m"}``, see ``nasframe.nn.formats``).
 
     >>> from nasframe.testing.toy import tiny_net
     >>> blueprint(tiny_net(layers=1))["layers"]
     [{'heads': 4, 'ffn': 64}]
     """
     if isinstance(net, Described):
-        return {"family": type(net).__name__, "model": type(net).__name__, "sizes": net.sizes()}
+        class_name = type(net).__name__
+        return {"family": class_name, "model": class_name, "sizes": net.sizes()}
     name = family_name(net)
     family = FAMILIES[name]
+    # From the modules and not from the configuration, which does not know of layers that differ.
     layers = []
     for layer in layers_of(net):
         heads = getattr(layer.get_submodule(family.attention), family.count)
@@ -74,9 +80,9 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
 
 
 def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, Any]:
-    """Return what is named by ``"layer.map"`` for some layers of a network, under the positions they then have.
+    """Return the entries of some layers of a network, with names ``"layer.map"`` by the layers' new positions.
 
-    What stands outside the layers keeps its name.
+    Entries outside the layers keep their names.
 
     >>> kept_maps({"0.output.dense": 8, "2.output.dense": 4, "embeddings.word_embeddings": 2}, [2])
     {'0.output.dense': 4, 'embeddings.word_embeddings': 2}
@@ -93,15 +99,16 @@ def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, A
 
 
 def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
-    """Copy a configuration and set its depth, its (largest) FFN width and its record of bits from a blueprint.
+    """Return a copy of a configuration with a blueprint's depth, largest FFN width and record of formats.
 
-    The number of heads stays the full network's, because it fixes the size of a head.
+    The number of heads stays the full network's, because transformers computes the size of a head from it.
     """
     family = FAMILIES[sizes["family"]]
     config = copy.deepcopy(config)
     setattr(config, family.depth, len(sizes["layers"]))
     widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
-    setattr(config, family.ffn, widest or getattr(config, family.ffn))
+    if widest:  # if no layer has neurons, the field keeps its value
+        setattr(config, family.ffn, widest)
     config.__dict__.pop("quantised", None)
     record = sizes.get("quantised")
     if record:
@@ -110,12 +117,12 @@ def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedC
 
 
 def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | torch.device = "meta") -> nn.Module:
-    """Build a network of a blueprint's sizes, with fresh weights or, on ``meta``, with none.
+    """Return a network of a blueprint's sizes, with fresh weights or, on ``meta``, with none.
 
     Args:
         config: the full network's configuration, or the small one's own; it is copied.
         blueprint: the sizes, from :func:`blueprint`.
-        device: where; ``meta`` allocates nothing and draws no random numbers.
+        device: the network's device; ``meta`` allocates nothing and draws no random numbers.
 
     Returns:
         The network in eval mode; ``blueprint`` of it equals the one given.
@@ -136,13 +143,14 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
             f"Expected {config.hidden_size} / {getattr(config, family.heads)}."
         )
     cls = getattr(transformers, blueprint["model"])
+    # All layers are made at the configuration's one size, then each is resized to its own.
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
 
 
 def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:
-    """Build a network from plain data and give it its weights.
+    """Return a network built from plain data, with its weights.
 
     Args:
         config: the configuration as ``config.to_dict()`` gave it.
@@ -158,11 +166,11 @@ def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, tor
     >>> torch.equal(net(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
     True
     """
-    if blueprint["family"] not in FAMILIES:
+    if blueprint["family"] not in FAMILIES:  # a class of the user's own, which builds itself
         return rebuilt(blueprint, state)
     settings = {key: value for key, value in config.items() if key != "model_type"}
-    with no_init_weights():  # fresh ones would take longer to draw than these to read
+    with no_init_weights():  # to draw fresh ones would take longer than to read these
         net: Any = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")
-    net.tie_weights()
+    net.tie_weights()  # no_init_weights skips it, too
     net.load_state_dict(state)
     return net

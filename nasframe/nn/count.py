@@ -1,11 +1,14 @@
-"""Exact costs of sub-networks without building them: what each layer, head and neuron adds, read off the slice map."""
+"""Exact costs of sub-networks without building them.
+
+The slice map (``nasframe.nn.elastic.slices_of``) lists the rows and columns that each head and neuron owns. From it
+follows the cost that each layer, head and neuron adds.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -22,7 +25,7 @@ Part = Literal["all", "backbone", "encoder"]
 
 
 def params(net: nn.Module, part: Part = "all") -> Additive:
-    """Count parameters: every weight that would be saved, tied ones once.
+    """Return the count of parameters: every weight that would be saved, tied ones once.
 
     Args:
         net: the network; parametrised tensors count as they act.
@@ -38,19 +41,19 @@ def params(net: nn.Module, part: Part = "all") -> Additive:
 
 
 def size(net: nn.Module) -> Additive:
-    """Count the bytes of all parameters in the types they have, tied ones once; a file's header is not counted."""
+    """Return the bytes of all parameters in their present types, tied ones once, without a file's header."""
     return _stored(net, "all", torch.Tensor.element_size)
 
 
 def macs(
     net: nn.Module, batch: int = 1, length: int = 128, count: Literal["matmul", "torchprofile"] = "matmul"
 ) -> Additive:
-    """Count the multiply-adds of one forward.
+    """Return the count of multiply-adds of one forward.
 
     A layer of ``a`` attention columns (heads x head size) and ``f`` neurons, at width ``d`` and length ``S``, has
     ``4 S d a + 2 S² a + 2 S d f`` (projections, scores and their application, feed-forward); a map that is a product of
-    rank ``r`` has ``S r (d + a)`` or ``S r (d + f)``. What is outside the layers is counted on the weightless network
-    itself.
+    rank ``r`` has ``S r (d + a)`` or ``S r (d + f)``. The parts outside the layers are counted by running the network
+    without layers and without weights.
 
     Args:
         net: the network.
@@ -69,19 +72,22 @@ def macs(
     if isinstance(net, Described):
         return Additive([], net.forward_macs(batch), [])
     base_net = base_of(net)
-    sizes, width = blueprint(net), base_net.config.hidden_size
-    # torchprofile counts an addition for each normalised number
+    sizes = blueprint(net)
+    width = base_net.config.hidden_size
+    # torchprofile counts an addition for each normalised number.
     norm = batch * length if count == "torchprofile" else 0
     costs = []
     for layer in layers_of(net):
         fixed, column, neuron = _products(layer, family_of(net))
+        # The scores and their application, 2 S² a, belong to the heads, though they are products of no weights.
         head = sizes["head_size"] * (column * length + 2 * length**2)
-        always = 2.0 * norm * width + batch * length * fixed
+        always = 2.0 * norm * width + batch * length * fixed  # a layer has two normalisations
         costs.append(LayerCost(always, batch * head, batch * length * neuron))
     once, per_token = _outside(net)
     embedding_width = base_net.embeddings.LayerNorm.normalized_shape[0]
     base = batch * (once + per_token * length) + norm * (embedding_width + 1)
-    rank, rank_column = sizes[RANK], 0.0
+    rank = sizes[RANK]
+    rank_column = 0.0
     if rank:
         words: Any = base_net.get_submodule(WORD_EMBEDDINGS)
         rank_column = batch * length * words.project.out_features
@@ -89,14 +95,15 @@ def macs(
 
 
 def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
-    """Count one token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
+    """Return a token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
     products = {"fixed": 0, "heads": 0, "ffn": 0}
     for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
         if name != "weight":
             continue
         factor: Any = layer.get_submodule(path)
         products[unit] += factor.weight.shape[1 - dim]
-        if path != stock_path:  # a product of two maps: the other factor does not narrow
+        if path != stock_path:
+            # A product of two maps: one factor narrows, and was counted above; the other one is always whole.
             product: Any = layer.get_submodule(stock_path)
             outer = product.out_features if dim else product.in_features
             products["fixed"] += product.rank * outer
@@ -104,7 +111,7 @@ def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
 
 
 def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
-    """Return the multiply-adds of a forward through a sub-network, or the whole network where ``arch`` is ``None``.
+    """Return the multiply-adds of a forward through a sub-network, or the whole network if ``arch`` is ``None``.
 
     Args:
         net: the network.
@@ -120,14 +127,16 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 
 
 def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
-    """Sum ``each(tensor)``, what one number costs, over the numbers stored."""
+    """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
     if isinstance(net, Described):
-        total = sum(parameter.numel() * each(parameter) for parameter in net.counted().parameters())
-        return Additive([], float(total), [])
+        total = 0.0
+        for parameter in net.counted().parameters():
+            total += parameter.numel() * each(parameter)
+        return Additive([], total, [])
     sizes = blueprint(net)
     costs = [_stored_layer(net, layer, sizes["head_size"], each) for layer in layers_of(net)]
 
-    # What lies outside the layers, each tensor once; of the encoder alone there is nothing.
+    # The tensors outside the layers, tied ones once. The part "encoder" has none.
     inside = {id(module) for module in layers_of(net).modules()}
     rest = {"all": net, "backbone": base_of(net)}.get(part)
     outside: dict[int, torch.Tensor] = {}
@@ -137,6 +146,7 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
 
     column = 0.0
     if sizes[RANK]:
+        # The factors' first dimensions are words and embedding width: a column has one number of each row.
         for _, _, tensor in _tensors(base_of(net).get_submodule(WORD_EMBEDDINGS)):
             if id(tensor) in outside:
                 column += tensor.shape[0] * each(tensor)
@@ -144,42 +154,51 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
 
 
 def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callable[[torch.Tensor], int]) -> LayerCost:
-    """Sum ``each`` over a layer's numbers: always, for each head, for each neuron."""
-    narrow = {(path, name): (dim, unit) for path, name, dim, unit in slices_of(family_of(net), layer)}
+    """Return the costs of a layer's numbers: always, for each head, for each neuron."""
+    narrow: dict[tuple[str, str], tuple[int | None, str]] = {}
+    for path, name, dim, unit in slices_of(family_of(net), layer):
+        narrow[path, name] = (dim, unit)
     rows = {"fixed": 1, "heads": head_size, "ffn": 1}  # rows or columns of a tensor that a unit owns
     cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
     for path, name, tensor in _tensors(layer):
-        dim, unit = narrow.get((path, name), (None, "fixed"))
-        others = [length for position, length in enumerate(tensor.shape) if position != dim]
-        cost[unit] += math.prod(others) * rows[unit] * each(tensor)
+        narrow_dim, owner = narrow.get((path, name), (None, "fixed"))
+        # A unit owns whole rows or columns: one number for each position along the other dimensions.
+        others = [length for position, length in enumerate(tensor.shape) if position != narrow_dim]
+        cost[owner] += math.prod(others) * rows[owner] * each(tensor)
     return LayerCost(cost["fixed"], cost["heads"], cost["ffn"])
 
 
 def _tensors(net: nn.Module, without: Collection[int] = ()) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Yield the path, name and tensor of each weight, but for modules whose ids are in ``without``."""
     for path, module, name in weights(net):
         if id(module) not in without:
             yield path, name, getattr(module, name)
 
 
-_OUTSIDE: WeakKeyDictionary[nn.Module, dict[Any, tuple[float, float]]] = WeakKeyDictionary()
+# By all that the count depends on, and not by network: pipelines have many networks with the same outside.
+_OUTSIDE: dict[str, tuple[float, float]] = {}
 
 
 def _outside(net: nn.Module) -> tuple[float, float]:
-    """Return the MACs outside the layers of one sequence, once and per token, counted on a network without layers."""
+    """Return the MACs outside the layers for one sequence: those that it always takes, and those for each token."""
     config = base_of(net).config
+    settings = config.to_dict()
     empty_sizes = blueprint(net) | {"layers": [], "factorized": {}}
-    cache = _OUTSIDE.setdefault(net, {})
-    key = (empty_sizes["embedding_rank"], config.num_labels)
-    if key not in cache:
+    for mapping in (settings, empty_sizes):
+        mapping.pop("quantised", None)  # it changes no count, but differs between the networks of a search
+    key = f"{settings} {empty_sizes}"
+    if key not in _OUTSIDE:
+        # Without attention the count is linear in the length, so two lengths determine it.
         empty = build(config, empty_sizes)
-        at_two, at_three = _counted(empty, 2), _counted(empty, 3)
+        at_two = _counted(empty, 2)
+        at_three = _counted(empty, 3)
         per_token = at_three - at_two
-        cache[key] = (at_two - 2 * per_token, per_token)
-    return cache[key]
+        _OUTSIDE[key] = (at_two - 2 * per_token, per_token)
+    return _OUTSIDE[key]
 
 
 def _counted(net: nn.Module, length: int) -> float:
-    """Count the MACs of one sequence by running a weightless network."""
+    """Return the MACs of one sequence, counted by running a network on the meta device."""
     with FlopCounterMode(display=False) as counter:
         net(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
-    return counter.get_total_flops() / 2
+    return counter.get_total_flops() / 2  # a multiply-add is two FLOPs

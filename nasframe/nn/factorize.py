@@ -1,4 +1,8 @@
-"""Low-rank factors of a word embedding and of linear maps."""
+"""Low-rank factors of a word embedding and of linear maps.
+
+Factors always come in the order of the singular values, so that a sub-network that keeps their first columns has the
+best approximation of its rank.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Split = Literal["even", "table"]
 
 
 def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best ``left @ right`` of a rank in the least-squares sense, by truncated SVD (Eckart and Young).
+    """Return factors whose product is the best of a rank in the least squares, by truncated SVD (Eckart and Young).
 
     The columns of ``left`` and the rows of ``right`` are in the order of the singular values, largest first, so that
     the first ``r`` of both are the best of rank ``r``.
@@ -31,6 +35,7 @@ def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[tor
     >>> torch.allclose(left @ right, torch.ones(4, 3))
     True
     """
+    # In double precision: the error of a small singular value is relative to the largest one.
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     if split == "even":
         left_scale = right_scale = s.sqrt()
@@ -44,8 +49,8 @@ def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[tor
 def refactored(left: torch.Tensor, right: torch.Tensor, split: Split = "even") -> tuple[torch.Tensor, torch.Tensor]:
     """Return factors of the same product whose columns are in the order of its singular values.
 
-    Trained factors are no SVD any more: their last columns are not the least important ones. After this they are. The
-    SVD is of a small matrix between the factors' QR decompositions.
+    After training, factors are no longer an SVD: their last columns are not the least important ones. After this
+    function they are, again. With ``left = Q₁ R₁`` and ``rightᵀ = Q₂ R₂``, only the small ``R₁ R₂ᵀ`` needs an SVD.
 
     Args:
         left: ``(rows, rank)``.
@@ -61,7 +66,7 @@ def refactored(left: torch.Tensor, right: torch.Tensor, split: Split = "even") -
     q_right, r_right = torch.linalg.qr(right.double().T)
     inner_left, inner_right = factors(r_left @ r_right.T, rank, split)
     new_left, new_right = q_left @ inner_left, inner_right @ q_right.T
-    # A rank beyond the matrix's own leaves nothing for the last columns.
+    # If the rank is above the matrix's own, the last columns are zero.
     short = rank - inner_left.shape[1]
     new_left = nn.functional.pad(new_left, (0, short))
     new_right = nn.functional.pad(new_right, (0, 0, 0, short))
@@ -74,14 +79,17 @@ def refactor_embedding(net: nn.Module, rank: int | None = None) -> list[nn.Param
 
     Args:
         net: the network.
-        rank: only the first so many columns, those that are in use; default all.
+        rank: the number of first columns that are in use, and are sorted; default all.
 
     Returns:
-        The parameters that were changed: moments that an optimiser keeps of them mean nothing any more.
+        The parameters that were changed. An optimiser's moments for them are no longer valid.
     """
     words: Any = base_of(net).get_submodule(WORD_EMBEDDINGS)
-    rank = words.rank if rank is None else rank
-    table, project = words.table.weight[:, :rank], words.project.weight[:, :rank]
+    if rank is None:
+        rank = words.rank
+    # Slices of the parameters, so that copying into them changes the network.
+    table = words.table.weight[:, :rank]
+    project = words.project.weight[:, :rank]
     left, right = refactored(table, project.T)
     table.copy_(left)
     project.copy_(right.T)
@@ -108,7 +116,11 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     width = words.project.out_features if is_product else words.embedding_dim
     shape = (words.num_embeddings, width)
     largest = words.rank if is_product else min(shape)
-    number = min(rank_of(rank, min(shape), "rank"), largest) if isinstance(rank, str) else rank
+    if isinstance(rank, str):
+        # A share refers to the full embedding; it may already have fewer columns.
+        number = min(rank_of(rank, min(shape), "rank"), largest)
+    else:
+        number = rank
     if not 1 <= number <= largest:
         raise UsageError(f"rank: {number} for an embedding of {shape}. Expected 1 to {largest}.")
     if is_product:
@@ -117,13 +129,13 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     else:
         padding_idx = words.padding_idx
         left, right = factors(words.weight, number, split)
-    with torch.device("meta"):  # draws nothing
+    with torch.device("meta"):  # so that no random numbers are drawn for weights that are replaced
         small = FactorizedEmbedding(shape[0], number, width, padding_idx)
     small = small.to_empty(device=left.device).to(left.dtype)
     small.table.weight.copy_(left)
     small.project.weight.copy_(right.T)
     base_of(copied).set_submodule(WORD_EMBEDDINGS, small.train(words.training))
-    copied.config.tie_word_embeddings = False
+    copied.config.tie_word_embeddings = False  # two factors cannot be tied to one output matrix
     return copied
 
 
@@ -131,7 +143,7 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
 def factorize_linears(
     net: nn.Module, rank: int | str, maps: list[str] | None = None, lower: Lower = "svd", split: Split = "even"
 ) -> nn.Module:
-    """Return a copy of a network in which linear maps of the encoder's layers are products of two.
+    """Return a copy of a network in which linear maps of the encoder's layers are products of two maps.
 
     Args:
         net: the network, left as it is; maps may be factorised already, to a larger rank.
@@ -162,10 +174,10 @@ def factorize_linears(
 
 
 def rank_of(rank: int | str, largest: int, place: str) -> int:
-    """Read a rank, or a share of the largest one.
+    """Return a rank that is given as a number or as a share of the largest one.
 
     Raises:
-        UsageError: it is neither, or out of range.
+        UsageError: it is neither, or it is out of range.
 
     >>> rank_of("25%", 32, "widen"), rank_of(5, 32, "widen")
     (8, 5)
@@ -177,29 +189,29 @@ def rank_of(rank: int | str, largest: int, place: str) -> int:
 
 
 def _rank_of_share(share: str, largest: int) -> int | None:
-    """Return the rank that a share of the largest one means, at least 1; ``None`` if it is no share."""
+    """Return a share of the largest rank as a number, at least 1; ``None`` if the text is no share."""
     if not share.endswith("%"):
         return None
     try:
         percent = float(share.removesuffix("%"))
         return max(1, round(percent / 100 * largest))
-    except (ValueError, OverflowError):  # no number, not a number, infinite
+    except (ValueError, OverflowError):  # not a number, NaN, or infinity
         return None
 
 
 def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Split) -> FactorizedLinear:
-    """Return a linear map as a product of two of a rank; ``place`` names it in an error."""
+    """Return a linear map as a product of two maps of a rank; ``place`` is its name in an error."""
     shape = (linear.out_features, linear.in_features)
     if isinstance(linear, FactorizedLinear):
         weight, bias = linear.expand.weight, linear.expand.bias
-        # A share is of the map's smaller side; a number must not pass the rank it has.
+        # A share refers to the map's smaller side; a number must not exceed the rank that the map has.
         largest = min(shape) if isinstance(rank, str) else min(linear.rank, *shape)
         number = min(rank_of(rank, largest, place), linear.rank)
         left, right = _lowered(weight, linear.reduce.weight, number, lower, split)
     else:
         weight, bias = linear.weight, linear.bias
         left, right = factors(weight, rank_of(rank, min(shape), place), split)
-    with torch.device("meta"):  # draws nothing
+    with torch.device("meta"):  # as in factorize_embedding
         product = FactorizedLinear(shape[1], left.shape[1], shape[0], bias is not None)
     product = product.to_empty(device=weight.device).to(weight.dtype).train(linear.training)
     product.expand.weight.copy_(left)
@@ -210,6 +222,7 @@ def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Spli
 
 
 def _lowered(left: Any, right: Any, rank: int, lower: Lower, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return factors of a lower rank: the first columns, after sorting them again if ``lower`` is ``svd``."""
     if lower == "svd":
         left, right = refactored(left, right, split)
     return left[:, :rank], right[:rank]

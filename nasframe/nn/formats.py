@@ -1,8 +1,8 @@
-"""How matrices are stored: which of a network's are low in bits or sparse by a pattern, and whether they really are.
+"""How a network's matrices are stored, in few bits or sparse by a pattern, and whether their weights obey it.
 
-A network remembers it in its configuration: ``config.quantised`` maps matrices to ``{"bits", "n", "m"}``, those of the
-encoder's layers by ``"layer.map"``, others by their name in the base model. So every copy, file and export carries it,
-and ``nasframe.nn.blueprint`` shows it. (N6) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
+A network's configuration has a record of it: ``config.quantised`` maps matrices to ``{"bits", "n", "m"}``, those of the
+encoder's layers by ``"layer.map"``, others by their name in the base model. So every copy, file and export carries
+it, and ``nasframe.nn.blueprint`` returns it. (N6) is a formula in the README of the package ``nasframe_nxmiformer``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import FormatSpace
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
 from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
 from nasframe.nn.quantize import MOST_BITS, RowQuantizer, fits_grid
@@ -28,7 +29,7 @@ FULL = 32
 
 
 class Format(NamedTuple):
-    """How a matrix is stored: ``bits`` a weight (32: floating point) and at most ``n`` of ``m`` weights of a row."""
+    """How a matrix is stored: ``bits`` of a weight (32: floating point), at most ``n`` of ``m`` weights of a row."""
 
     bits: int = FULL
     n: int = 1
@@ -46,17 +47,19 @@ class Format(NamedTuple):
 
     def __str__(self) -> str:
         number = "fp32" if self.bits == FULL else f"int{self.bits}"
-        return number if self.pattern.dense else f"{self.n}:{self.m} {number}"
+        if self.pattern.dense:
+            return number
+        return f"{self.n}:{self.m} {number}"
 
 
 def parse_format(text: str) -> Format:
-    """Read how a matrix is stored.
+    """Return a format from its text.
 
     Args:
         text: ``fp32``, or ``int2`` to ``int12``, after a pattern or alone, as in ``2:4 int8``.
 
     Raises:
-        UsageError: it is no format.
+        UsageError: the text is no format.
 
     >>> parse_format("2:4 int8"), str(parse_format("int4"))
     (Format(bits=8, n=2, m=4), 'int4')
@@ -64,7 +67,8 @@ def parse_format(text: str) -> Format:
     pattern, _, number = str(text).strip().rpartition(" ")
     integer = re.fullmatch(r"int(\d+)", number)
     bits = int(integer.group(1)) if integer else FULL
-    if number != "fp32" and not (integer and 2 <= bits <= MOST_BITS):
+    is_known = number == "fp32" or (integer and 2 <= bits <= MOST_BITS)
+    if not is_known:
         known = f"'fp32' or 'int2' to 'int{MOST_BITS}', as in '2:4 int8'"
         raise UsageError(f"format: {text!r} is not known. Expected {known}.")
     n, m = parse_pattern(pattern) if pattern else Pattern()
@@ -74,7 +78,7 @@ def parse_format(text: str) -> Format:
 def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
     """Return a matrix as it acts in a format, ``Q(P(weight))``; gradients pass straight through the rounding.
 
-    Scales are those of what the projection leaves, and 0 is on every grid, so the zeros stay.
+    Scales are those of the weights that the projection leaves. 0 is on every grid, so the zeros stay.
 
     Args:
         weight: ``(rows, columns)``.
@@ -84,25 +88,27 @@ def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
     [[7.0, 0.0, 3.0, 0.0]]
     """
     kept = project(weight, form.pattern)
-    return kept if form.bits == FULL else RowQuantizer(form.bits)(kept)  # (N6)
+    if form.bits == FULL:
+        return kept
+    return RowQuantizer(form.bits)(kept)  # (N6)
 
 
 def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Go through the linear maps of the encoder's layers, in order, with their names, as in ``0.output.dense``."""
+    """Yield the linear maps of the encoder's layers, in order, with names such as ``0.output.dense``."""
     for name, module in layers_of(net).named_modules():
         if isinstance(module, nn.Linear):
             yield name, module
 
 
 def word_tables(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Go through the module, or the two of a factorised embedding, that hold the word embedding's weights."""
+    """Yield the module that holds the word embedding's weights, or the two of a factorised one, with their names."""
     for name, module in base_of(net).named_modules():
         if isinstance(module, nn.Embedding | nn.Linear) and name.startswith(WORD_EMBEDDINGS):
             yield name, module
 
 
 def raw_weight(module: nn.Module) -> nn.Parameter:
-    """Return the parameter behind a module's weight, also where it is shown through a parametrisation."""
+    """Return the parameter behind a module's weight, also if the weight is parametrised."""
     owner: Any = module
     if is_parametrized(module, "weight"):
         return owner.parametrizations.weight.original
@@ -113,30 +119,32 @@ def formats_of(space: Any, net: nn.Module, arch: Arch | None) -> dict[str, Forma
     """Return the formats that an architecture assigns to the encoder's matrices.
 
     Args:
-        space: a space of formats has a method ``formats(net, arch)``; others have none.
+        space: a space of formats, which has a method ``formats(net, arch)``, or any other.
         net: the network.
         arch: the architecture.
 
     Returns:
         One format for each matrix, or ``None`` if there is no such space or no architecture.
     """
-    assign = getattr(space, "formats", None)
-    if assign is None or arch is None:
+    if arch is None or not isinstance(space, FormatSpace):
         return None
-    return assign(net, arch)
+    return dict(space.formats(net, arch))
 
 
 def record_of(net: nn.Module) -> dict[str, Format]:
-    """Return which matrices of a network are stored in which format."""
+    """Return the format of each matrix of a network that is not stored plainly."""
     entries = getattr(_config(net), "quantised", {})
     return {name: Format(**entry) for name, entry in entries.items()}
 
 
 def set_record(net: nn.Module, record: Mapping[str, Format]) -> None:
-    """Replace the record; plain matrices are left out, and so is a record without entries."""
+    """Replace a network's record; plain matrices are left out, and so is a record without entries."""
     config = _config(net)
-    vars(config).pop("quantised", None)
-    entries = {name: form._asdict() for name, form in record.items() if not form.full}
+    vars(config).pop("quantised", None)  # without compressed matrices, a configuration is a stock one
+    entries = {}
+    for name, form in record.items():
+        if not form.full:
+            entries[name] = form._asdict()
     if entries:
         config.quantised = entries
 
@@ -148,12 +156,12 @@ def _config(net: nn.Module) -> Any:
 
 
 def note(net: nn.Module, name: str, **fields: int) -> None:
-    """Note of one matrix what has become of it.
+    """Record how one matrix is stored now.
 
     Args:
         net: the network.
         name: the matrix.
-        fields: some of ``bits``, ``n`` and ``m``; the others stay what they were.
+        fields: some of ``bits``, ``n`` and ``m``; the others stay unchanged.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> net = tiny_net()
@@ -172,6 +180,7 @@ def settle(net: nn.Module) -> nn.Module:
     if not record:
         return net
     kept = {}
+    # Bits and pattern are dropped one by one: rounding may be lost while the zeros are still in place.
     for name, row in inspect(matrices(net, record), record).items():
         entry = record[name]
         if row["rows_off_grid"]:
@@ -184,28 +193,33 @@ def settle(net: nn.Module) -> nn.Module:
 
 
 def matrices(net: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Return matrices of a network as they act, by name; what is not there is left out."""
-    modules: dict[str, Any] = {**dict(word_tables(net)), **dict(encoder_matrices(net))}
+    """Return matrices of a network as they act, by name; names that the network does not have are left out."""
+    modules: dict[str, Any] = dict(word_tables(net))
+    modules.update(encoder_matrices(net))
     return {name: modules[name].weight.detach() for name in names if name in modules}
 
 
 def saved_name(net: nn.Module, name: str) -> str:
-    """Return under which key the weight of a recorded matrix stands in a network's ``state_dict``."""
-    start = "" if base_of(net) is net else f"{net.base_model_prefix}."
-    inside = f"{family_of(net).layers}." if name.partition(".")[0].isdigit() else ""
-    return f"{start}{inside}{name}.weight"
+    """Return the key of a recorded matrix's weight in a network's ``state_dict``."""
+    path = f"{name}.weight"
+    first, _, _ = name.partition(".")
+    if first.isdigit():  # a layer's position
+        path = f"{family_of(net).layers}.{path}"
+    if base_of(net) is not net:
+        path = f"{net.base_model_prefix}.{path}"
+    return path
 
 
 def inspect(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format]) -> dict[str, dict[str, Any]]:
-    """Look at every group of m and every row of the recorded matrices.
+    """Return how far the recorded matrices obey their formats, in every group of m and every row.
 
     Args:
         tensors: matrices by name; those that are missing are left out.
-        record: what they should be.
+        record: the formats that they should have.
 
     Returns:
         name → ``format``, ``groups`` (of m), ``violations`` (groups with more than n weights), ``rows_off_grid`` (rows
-        that are on no grid of so many bits) and ``zeros`` (their share of the weights).
+        that fit no grid of that many bits) and ``zeros`` (their share of the weights).
     """
     rows_by_name = {}
     for name, form in record.items():
@@ -213,13 +227,17 @@ def inspect(tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format]) -
             continue
         weight = tensors[name]
         rows, columns = weight.shape
-        groups = broken = off_grid = 0
+        groups = 0
+        broken = 0
+        off_grid = 0
         if not form.pattern.dense:
-            groups = rows * math.ceil(columns / form.m)
+            groups = rows * math.ceil(columns / form.m)  # a row's last group may be short
             broken = violations(weight, form.pattern)
         if form.bits != FULL:
             off_grid = int((~fits_grid(weight, form.bits)).sum())
-        zeros = float((weight == 0).double().mean()) if weight.numel() else 0.0
+        zeros = 0.0
+        if weight.numel():
+            zeros = float((weight == 0).double().mean())
         rows_by_name[name] = {
             "format": str(form),
             "groups": groups,

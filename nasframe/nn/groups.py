@@ -1,10 +1,10 @@
-"""Removable groups: the weights that leave a network together, as data, and what is computed over all groups at once.
+"""Removable groups: the weights that leave a network together, as data, and arithmetic over all groups at once.
 
-A group is zero-invariant: where all its weights are zero, its contribution to the network's outputs is exactly zero.
-An attention head owns its rows of the query, key and value maps with their biases, and the columns of the map out of
-the heads; a neuron owns its row, its bias, and the column that reads it. The biases of the maps *out* of heads and
-neurons are nobody's: they are added however many groups there are. No weight is in two groups. (Zero-invariant groups:
-Chen et al., *Only Train Once*, arXiv 2107.07467, §3.1.)
+A group is zero-invariant: if all its weights are zero, its contribution to the network's outputs is exactly zero. An
+attention head owns its rows of the query, key and value maps with their biases, and the columns of the map out of the
+heads; a neuron owns its row, its bias, and the column that reads it. The biases of the maps *out* of heads and neurons
+belong to no group, because they are added however many groups there are. No weight is in two groups.
+(Zero-invariant groups: Chen et al., *Only Train Once*, arXiv 2107.07467, §3.1.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Member(NamedTuple):
     Attributes:
         name: the tensor, from the network.
         dim: the dimension along which the groups lie.
-        width: neighbouring entries that a group has along it.
+        width: the number of neighbouring entries that a group has along it.
     """
 
     name: str
@@ -45,10 +45,11 @@ class Groups:
 
     Args:
         unit: the kind: ``heads``, ``ffn`` or ``channels``.
-        layer: which layer.
-        count: how many groups.
-        members: the tensors that they divide among themselves.
-        along: tensors of the same layout that leave along with a group but are not part of it.
+        layer: the layer.
+        count: the number of groups.
+        members: the tensors that the groups share out among themselves.
+        along: tensors of the same layout that leave with a group but are not part of it, such as the weights that read
+            a channel: the group can be zero without them.
     """
 
     unit: str
@@ -59,7 +60,7 @@ class Groups:
 
 
 def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
-    """List the heads and the neurons of an encoder, layer by layer.
+    """Return the heads and the neurons of an encoder, layer by layer.
 
     Args:
         net: a BERT, RoBERTa, ELECTRA or DistilBERT model of any sizes per layer.
@@ -69,7 +70,7 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
         The groups; a layer without heads or neurons has none.
 
     Raises:
-        UsageError: the encoder has no groups of such a kind.
+        UsageError: the encoder has no groups of this kind.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> [(groups.unit, groups.count, len(groups.members)) for groups in encoder_groups(tiny_net(layers=1))]
@@ -77,7 +78,8 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
     """
     check_units(units, UNITS)
     wanted = UNITS if units is None else units
-    family, sizes = family_of(net), blueprint(net)
+    family = family_of(net)
+    sizes = blueprint(net)
     names = {id(module): name for name, module in net.named_modules()}
     width = {"heads": sizes["head_size"], "ffn": 1}
     groups = []
@@ -88,20 +90,20 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
             if getattr(linear, tensor) is not None:
                 members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))  # (H1)
         for unit in UNITS:
-            if counts[unit] and unit in wanted:
+            if counts[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
                 groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))
     return groups
 
 
 def check_units(units: Collection[str] | None, known: Sequence[str]) -> None:
-    """Refuse kinds of groups that a network does not have.
+    """Raise an error for kinds of groups that a network does not have.
 
     >>> check_units(["channels"], ["heads", "ffn"])
     Traceback (most recent call last):
     nasframe.errors.UsageError: units: the network has no groups 'channels'. Expected some of ffn, heads.
     """
     if units is not None and not units:
-        raise UsageError(f"units: none given. Expected some of {listing(known)}.")
+        raise UsageError(f"units: the list is empty. Expected some of {listing(known)}.")
     for unit in units or ():
         if unit not in known:
             text = f"units: the network has no groups {unit!r}. Expected some of {listing(known)}."
@@ -111,7 +113,8 @@ def check_units(units: Collection[str] | None, known: Sequence[str]) -> None:
 class Grouped:
     """The groups of a network as one row of numbers: a norm, a product or a factor for each, in order.
 
-    The work is done a tensor at a time, over all groups in it at once.
+    The work is done tensor by tensor, over all groups in a tensor at once: a network has thousands of groups, and a
+    loop over them would take far longer than the arithmetic.
 
     Args:
         net: the network; its tensors are looked up again after ``bind``.
@@ -124,65 +127,72 @@ class Grouped:
     """
 
     def __init__(self, net: nn.Module, groups: Sequence[Groups]) -> None:
-        self.net, self.groups = net, list(groups)
+        self.net = net
+        self.groups = list(groups)
         self.bind()
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
-        self.counts = [g.count for g in self.groups]
+        self.counts = [entry.count for entry in self.groups]
         counts = torch.tensor(self.counts)
 
         def for_each_group(values: Sequence[float]) -> torch.Tensor:
-            """Repeat one value a layer and kind for each of its groups."""
+            """Repeat the value of each layer and kind for each of its groups."""
             return torch.tensor(values).repeat_interleave(counts).to(device)
 
-        self.sizes = for_each_group([float(_entries(g, self.net)) for g in self.groups])
-        self.unit = for_each_group([self.units.index(g.unit) for g in self.groups])
+        self.sizes = for_each_group([float(_entries(entry, net)) for entry in self.groups])
+        self.unit = for_each_group([self.units.index(entry.unit) for entry in self.groups])
         self.layer = for_each_group(range(len(self.counts)))
 
     @property
     def units(self) -> list[str]:
-        """The kinds of groups there are, in order."""
-        return list(dict.fromkeys(g.unit for g in self.groups))
+        """The kinds of groups that the network has, in order."""
+        return list(dict.fromkeys(entry.unit for entry in self.groups))
 
     def bind(self) -> None:
-        """Look the tensors up, parametrised ones behind their parametrisation, and cut them into groups."""
+        """Look up the tensors, parametrised ones behind their parametrisation, and cut them into groups."""
         self.tensors = []
-        for g in self.groups:
-            self.tensors += [tensor_of(self.net, member.name) for member in g.members]
+        for entry in self.groups:
+            self.tensors += [tensor_of(self.net, member.name) for member in entry.members]
         self.views = self.cut(self.tensors)
 
     def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
         views = []
         remaining = iter(tensors)
-        for g in self.groups:
-            for member in g.members:
-                views.append(_divided(next(remaining).detach(), member, g.count))
+        for entry in self.groups:
+            for member in entry.members:
+                tensor = next(remaining).detach()
+                views.append(_divided(tensor, member, entry.count))
         return views
 
     def copy(self) -> list[torch.Tensor]:
-        """Make room for a copy of the tensors."""
+        """Return uninitialised tensors of the same shapes."""
         return [torch.empty_like(tensor) for tensor in self.tensors]
 
     def gradients(self) -> list[torch.Tensor]:
-        """Return the tensors' gradients, zero where there is none."""
-        return [torch.zeros_like(t) if t.grad is None else t.grad for t in self.tensors]
+        """Return the tensors' gradients, zeros for a tensor without one."""
+        gradients = []
+        for tensor in self.tensors:
+            gradients.append(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+        return gradients
 
     def sums(self, of: Callable[..., Sequence[torch.Tensor]], *views: Iterable[torch.Tensor]) -> Sequence[torch.Tensor]:
-        """Return the sums over each group's parts of what a function gives of one tensor after another.
+        """Return sums over each group's parts, of numbers that a function returns for one tensor after another.
 
-        Whatever else the function does to a tensor is done while that is in the caches: on a CPU passes cost, not
-        products.
+        The function may compute several numbers, and may change the tensor as well. It then works on data that are in
+        the processor's cache: on a CPU it is passes over memory that take time, not products.
 
         Args:
             of: takes a tensor's cut from each of ``views``; returns rows, ``(groups of the tensor,)`` each.
-            views: of each tensor what is cut into groups, such as ``views``, ``cut(…)`` and ``each(…)``.
+            views: the cuts of each tensor, such as ``views``, ``cut(…)`` and ``each(…)``.
         """
         rows_of_tensors = [of(*cuts) for cuts in zip(*views, strict=True)]
         return [self._summed(iter(row)) for row in zip(*rows_of_tensors, strict=True)]
 
     def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
-        (squares,) = self.sums(lambda x: [square(x)], self.views if views is None else views)
+        if views is None:
+            views = self.views
+        (squares,) = self.sums(lambda x: [square(x)], views)
         return squares
 
     def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -196,32 +206,37 @@ class Grouped:
             x.mul_(factor)
 
     def clear_(self, which: torch.Tensor) -> None:
-        """Make some groups zero; a few are reached without a pass over all others."""
+        """Make some groups zero, without a pass over all others."""
         views = iter(self.views)
-        for g, mask in self.layers(which):
+        for entry, mask in self.layers(which):
             places = mask.nonzero()[:, 0]
-            for _ in g.members:
+            for _ in entry.members:
                 next(views).index_fill_(1, places, 0)
 
     def zero(self) -> torch.Tensor:
-        """Tell which groups are zero: those whose weights are all 0, not those whose squares are too small to count."""
-        return self.sums(lambda x: [peak(x)], self.views)[0] == 0
+        """Tell which groups are zero: those whose weights are all 0.
+
+        Norms will not do: the squares of small weights underflow to 0.
+        """
+        (peaks,) = self.sums(lambda x: [peak(x)], self.views)
+        return peaks == 0
 
     def layers(self, row: torch.Tensor) -> Iterator[tuple[Groups, torch.Tensor]]:
-        """Cut a row with an entry for each group into its layers' parts."""
+        """Yield the parts that a row with an entry for each group has in each layer."""
         yield from zip(self.groups, row.split(self.counts), strict=True)
 
     def each(self, row: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Cut a row with an entry for each group so that each part fits its tensor's cut, ``(1, groups, 1)``."""
-        for g, part in self.layers(row):
-            yield from [part.view(1, -1, 1)] * len(g.members)
+        """Yield for each tensor the part of a row that fits its cut, ``(1, groups, 1)``."""
+        for entry, part in self.layers(row):
+            for _ in entry.members:
+                yield part.view(1, -1, 1)
 
     def _summed(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
-        """Add up, for each entry of ``groups``, the rows of its tensors."""
+        """Return the sums of the rows of each entry's tensors, for all entries of ``groups`` in one row."""
         sums = []
-        for g in self.groups:
+        for entry in self.groups:
             total = next(parts)
-            for _ in g.members[1:]:
+            for _ in entry.members[1:]:
                 total = total + next(parts)
             sums.append(total)
         return torch.cat(sums)
@@ -229,12 +244,14 @@ class Grouped:
 
 def square(x: torch.Tensor) -> torch.Tensor:
     """Return the squared norms of ``(before, groups, entries)``, ``(groups,)``."""
-    # over rows the norm is one fast pass; over columns it is far slower than a product with a sum over it
-    return torch.linalg.vector_norm(x[0], dim=1).square() if len(x) == 1 else x.square().sum((0, 2))
+    # The norm along rows is one fast pass; along columns it is far slower than squares and their sum.
+    if len(x) == 1:
+        return torch.linalg.vector_norm(x[0], dim=1).square()
+    return x.square().sum((0, 2))
 
 
 def peak(x: torch.Tensor) -> torch.Tensor:
-    """Return the largest magnitudes in ``(before, groups, entries)``, ``(groups,)``: 0 where all is 0, and only there.
+    """Return the largest magnitudes in ``(before, groups, entries)``, ``(groups,)``: 0 only if all entries are 0.
 
     >>> peak(torch.tensor([[[0.0, -0.0], [1e-30, 0.0]]])) == 0, square(torch.tensor([[[1e-30, 0.0]]])) == 0
     (tensor([ True, False]), tensor([True]))
@@ -248,7 +265,7 @@ def dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def tensor_of(net: nn.Module, name: str) -> torch.Tensor:
-    """Return a parameter or buffer by its name; of a parametrised one what stands behind its parametrisation."""
+    """Return a parameter or buffer by its name; if it is parametrised, the tensor behind its parametrisation."""
     path, _, key = name.rpartition(".")
     module: Any = net.get_submodule(path)
     if is_parametrized(module, key):
@@ -257,11 +274,11 @@ def tensor_of(net: nn.Module, name: str) -> torch.Tensor:
 
 
 def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -> dict[str, Any]:
-    """Reorder heads and neurons of an encoder, in place, so that the ones to be left out come last.
+    """Reorder heads and neurons of an encoder, in place, so that those to be removed come last.
 
     Args:
         net: the network; its outputs stay the same.
-        zero: ``{"heads": {layer: mask}, "ffn": {layer: mask}}``, true for what is to be left out.
+        zero: ``{"heads": {layer: mask}, "ffn": {layer: mask}}``, true for those to be removed.
 
     Returns:
         The architecture that keeps all others: ``layers`` (all), ``heads.i`` and ``ffn.i``.
@@ -272,24 +289,32 @@ def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -
     """
     orders: dict[str, dict[int, torch.Tensor]] = {}
     for unit, masks in zero.items():
-        orders[unit] = {layer: mask.int().argsort(stable=True) for layer, mask in masks.items()}
+        orders[unit] = {}
+        for layer, mask in masks.items():
+            # Stable, so that those that stay keep their order.
+            orders[unit][layer] = mask.int().argsort(stable=True)
     sizes = blueprint(net)["layers"]
     rewire(net, orders)
     arch: dict[str, Any] = {"layers": list(range(len(sizes)))}
     for i, counts in enumerate(sizes):
         for unit in UNITS:
-            mask = zero.get(unit, {}).get(i)
-            removed = 0 if mask is None else int(mask.sum())
-            arch[f"{unit}.{i}"] = counts[unit] - removed
+            removed = zero.get(unit, {}).get(i)
+            arch[f"{unit}.{i}"] = counts[unit]
+            if removed is not None:
+                arch[f"{unit}.{i}"] -= int(removed.sum())
     return arch
 
 
 def _divided(tensor: torch.Tensor, member: Member, count: int) -> torch.Tensor:
-    before, length = tensor.shape[: member.dim].numel(), tensor.shape[member.dim]
+    """View a tensor as ``(before, groups, entries)``: before and after the dimension along which the groups lie."""
+    before = tensor.shape[: member.dim].numel()
+    length = tensor.shape[member.dim]
     if length != count * member.width:
         raise UsageError(f"{member.name}: {length} entries cannot be {count} groups of {member.width}.")
     return tensor.view(before, count, -1)
 
 
 def _entries(groups: Groups, net: nn.Module) -> int:
-    return sum(tensor_of(net, member.name).numel() for member in groups.members) // groups.count
+    """Return how many weights each of the groups has."""
+    total = sum(tensor_of(net, member.name).numel() for member in groups.members)
+    return total // groups.count

@@ -1,4 +1,8 @@
-"""How much each head and each neuron matters, from the weights alone or from the loss."""
+"""Importance scores of heads and neurons, from the weights alone or from the loss.
+
+All scores read the same tensors, those that the slice map assigns to heads and neurons; they differ in the function of
+weight and gradient that they sum over them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ from nasframe.nn.elastic import family_of, layers_of, slices_of
 from nasframe.records import Batch
 
 Scores = dict[str, dict[int, torch.Tensor]]
+"""Unit (``heads``, ``ffn``) → layer → one score for each head or neuron."""
+Loss = Callable[[Any, Batch], torch.Tensor]
+"""The mean loss of a network's outputs on a batch."""
 
 
 @torch.no_grad()
@@ -38,6 +45,7 @@ def magnitude(net: nn.Module) -> Scores:
             tensor: Any = getattr(layer.get_submodule(path), name)
             if tensor is not None:
                 scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
+        # So far there is a sum for each attention column; a head has several neighbouring ones.
         scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
     return scores
 
@@ -52,7 +60,7 @@ def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
 def taylor(
     net: nn.Module,
     batches: Iterable[Batch],
-    loss: Callable[[Any, Batch], torch.Tensor],
+    loss: Loss,
     neurons: Literal["out", "both"] = "out",
 ) -> Scores:
     """Score each head and neuron by how much the loss would change without it, to first order.
@@ -66,7 +74,7 @@ def taylor(
         net: the network.
         batches: the data.
         loss: the loss of the network's outputs on a batch.
-        neurons: ``out`` reads a neuron's outgoing weights only; ``both`` adds the absolute value of the same sum over
+        neurons: ``out`` reads only a neuron's outgoing weights; ``both`` adds the absolute value of the same sum over
             its incoming weights and bias, as DynaBERT's published code does.
 
     Returns:
@@ -78,12 +86,12 @@ def taylor(
     return _mean(_effects(net, batches, loss, neurons, torch.abs))
 
 
-def fisher(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
+def fisher(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
     """Score each head and neuron by the diagonal of the empirical Fisher information of its mask.
 
-    That is the mean over the batches of the mask's squared gradient, with the masks of :func:`taylor`: to second
-    order, what the loss would rise by without it (Kwon et al., arXiv 2204.09656, eq. 6). It is the Fisher information
-    of single examples where a batch holds one, an approximation by their sums otherwise.
+    That is the mean over the batches of the mask's squared gradient, with the masks of :func:`taylor`. To second
+    order, it is the increase of the loss without the head or neuron (Kwon et al., arXiv 2204.09656, eq. 6). With one
+    example in each batch it is the Fisher information; with more, an approximation by their sums.
 
     Args:
         net: the network; it is left as it was.
@@ -99,7 +107,7 @@ def fisher(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch]
     return _mean(_effects(net, batches, loss, "out", torch.square))
 
 
-def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, Batch], torch.Tensor]) -> Scores:
+def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
     """Score each head and neuron by ``Σ |w| · mean over batches of |∂L/∂w|`` over its weights, as ROSITA does.
 
     Args:
@@ -122,25 +130,16 @@ def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Callable[[Any, B
         return sums.scores()
 
 
-class Scored(NamedTuple):
-    """One tensor that a score reads: its layer and unit, the linear map, and the dimension along which units lie."""
-
-    layer: int
-    unit: str
-    linear: Any
-    dim: int
-
-
 class Accumulated:
     """Sums of absolute gradients, step by step, and ROSITA's scores from them (arXiv 2103.11367, §3.2).
 
     A weight's importance is ``|w| · mean |∂L/∂w|``: to first order, the change of the loss without it. A head's is the
     sum over the columns of the attention's output matrix that read it; a neuron's over its row of the matrix into the
-    neurons and its column of the one out of them. Biases do not count. Where such a map is factorised, the factor that
+    neurons and its column of the one out of them. Biases do not count. If such a map is factorised, the factor that
     holds the head's or neuron's rows or columns is read.
 
     Args:
-        net: the network; its gradients are read by whoever calls.
+        net: the network; the caller computes its gradients.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> sums = Accumulated(net := tiny_net())
@@ -154,17 +153,18 @@ class Accumulated:
         family = family_of(net)
         self.head_size = blueprint(net)["head_size"]
         read = {(path, "weight") for path in (family.merge, family.widen, family.shrink)}
-        self.owners = [Scored(entry.layer, entry.unit, entry.linear, entry.dim) for entry in _tensors_read(net, read)]
+        self.entries = _tensors_read(net, read)
         self.sums = [torch.zeros_like(weight) for weight in self.weights()]
         self.steps = 0
 
     def weights(self) -> list[torch.Tensor]:
-        """Return the tensors whose gradients are wanted, in the order of the sums."""
-        return [owner.linear.weight for owner in self.owners]
+        """Return the tensors whose gradients :meth:`add` expects, in this order."""
+        return [entry.linear.weight for entry in self.entries]
 
     @torch.no_grad()
     def add(self, gradients: Iterable[torch.Tensor | None]) -> None:
         """Add one step's gradients; ``None`` is zero."""
+        # One fused operation over all tensors: this runs after every training step.
         present = []
         for total, gradient in zip(self.sums, gradients, strict=True):
             if gradient is not None:
@@ -175,7 +175,7 @@ class Accumulated:
         self.steps += 1
 
     def reset(self) -> None:
-        """Forget the sums."""
+        """Set the sums to zero."""
         torch._foreach_zero_(self.sums)
         self.steps = 0
 
@@ -187,32 +187,40 @@ class Accumulated:
             ValueError: nothing was added.
         """
         if not self.steps:
-            raise ValueError("no gradients were added. Expected at least one step's.")
+            raise ValueError("no gradients were added. Expected those of at least one step.")
         scores: Scores = {"heads": {}, "ffn": {}}
-        for (layer, unit, linear, dim), total in zip(self.owners, self.sums, strict=True):
-            units = (linear.weight.abs() * total).sum(1 - dim) / self.steps  # (R2)
-            if unit == "heads":
+        for entry, total in zip(self.entries, self.sums, strict=True):
+            summed = entry.linear.weight.abs() * total
+            units = summed.sum(1 - entry.dim) / self.steps  # (R2)
+            if entry.unit == "heads":
                 units = units.view(-1, self.head_size).sum(1)
-            scores[unit][layer] = scores[unit].get(layer, 0) + units
+            layers = scores[entry.unit]
+            layers[entry.layer] = layers.get(entry.layer, 0) + units
         return scores
 
 
 def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
-    """Return the orders that put the most important head and neuron of each layer first, for ``nasframe.nn.rewire``.
+    """Return orders for ``nasframe.nn.rewire`` that put the most important head and neuron of each layer first.
+
+    Equal ones keep their order, so that the result does not depend on the machine.
 
     >>> ranked({"ffn": {0: torch.tensor([1.0, 3.0, 2.0])}})["ffn"][0].tolist()
     [1, 2, 0]
     """
     orders: dict[str, dict[int, torch.Tensor]] = {}
     for unit, layers in scores.items():
-        orders[unit] = {layer: values.argsort(descending=True, stable=True) for layer, values in layers.items()}
+        orders[unit] = {}
+        for layer, values in layers.items():
+            orders[unit][layer] = values.argsort(descending=True, stable=True)
     return orders
 
 
 @contextmanager
 def _evaluated(net: nn.Module) -> Iterator[None]:
-    """Let a network run in eval mode with gradients for all its parameters; leave it as it was."""
-    training, frozen = net.training, [p for p in net.parameters() if not p.requires_grad]
+    """Let a network run in eval mode with gradients for all its parameters; restore it after the block."""
+    training = net.training
+    # Frozen parameters matter as much as others, but autograd gives gradients only for those that require them.
+    frozen = [parameter for parameter in net.parameters() if not parameter.requires_grad]
     net.eval()
     try:
         for parameter in frozen:
@@ -227,18 +235,23 @@ def _evaluated(net: nn.Module) -> Iterator[None]:
 def _effects(
     net: nn.Module,
     batches: Iterable[Batch],
-    loss: Callable[[Any, Batch], torch.Tensor],
+    loss: Loss,
     neurons: str,
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[Scores]:
-    """Yield, batch by batch, a function of the gradients of the masks on contexts and activations."""
-    family, head_size = family_of(net), blueprint(net)["head_size"]
+    """Yield for each batch a function of the gradients of the masks on contexts and activations.
+
+    No mask is ever built: its gradient is the sum of W · ∂L/∂W over the weights that read the masked value.
+    """
+    family = family_of(net)
+    head_size = blueprint(net)["head_size"]
     read = {(family.merge, "weight"), (family.shrink, "weight")}
     if neurons == "both":
         read |= {(family.widen, "weight"), (family.widen, "bias")}
     entries = _tensors_read(net, read)
     with _evaluated(net):
         for batch in batches:
+            # Cached, so that the network uses the very tensors whose gradients are asked for.
             with torch.enable_grad(), parametrize.cached():
                 weights = [getattr(entry.linear, entry.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)
@@ -259,7 +272,15 @@ def _effects(
 
 
 class _Read(NamedTuple):
-    """One tensor that a score reads."""
+    """One tensor that a score reads.
+
+    Attributes:
+        layer: the layer.
+        linear: the linear map that has the tensor.
+        name: the tensor's name in it, ``weight`` or ``bias``.
+        dim: the dimension along which heads or neurons lie.
+        unit: ``heads`` or ``ffn``.
+    """
 
     layer: int
     linear: Any
@@ -273,6 +294,8 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
     family = family_of(net)
     entries = []
     for i, layer in enumerate(layers_of(net)):
+        # Wanted are stock maps. If one is a product of two maps, the entry at the same place names the factor that
+        # has its heads or neurons.
         for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
             if (stock_path, name) in wanted:
                 entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))

@@ -11,19 +11,23 @@ from torch import nn
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.elastic import family_of, layers_of, slices_of
 
+Orders = Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
+"""Unit (``heads``, ``ffn``) → layer → present positions in their new order."""
+
 
 def rewire(
     net: nn.Module,
-    order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]],
+    order: Orders,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Permute the heads and the neurons of a network in place; its outputs stay the same.
 
     Args:
         net: the network.
-        order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists the present positions in the
-            order they are to have, the one to come first first. Layers left out stay as they are.
-        optimizer: its state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted along.
+        order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists present positions, the one that is
+            to come first at the front. Layers that are left out stay unchanged.
+        optimizer: an optimiser whose state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted
+            with them.
 
     Raises:
         ValueError: an order is not a permutation, or a tensor to be permuted is parametrised.
@@ -43,18 +47,21 @@ def rewire(
 
 
 class _Permutation(NamedTuple):
-    """A parameter, and the order that its entries along one dimension are to have."""
+    """A parameter, and the new order of its entries along one dimension."""
 
     parameter: nn.Parameter
     dim: int
     order: torch.Tensor
 
 
-def _permutations(
-    net: nn.Module, order: Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
-) -> list[_Permutation]:
-    """Work out everything that moves, before anything does."""
-    family, sizes, layers = family_of(net), blueprint(net), layers_of(net)
+def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
+    """Return everything that has to move.
+
+    All of it is checked before anything moves, so that an error leaves the network unchanged.
+    """
+    family = family_of(net)
+    sizes = blueprint(net)
+    layers = layers_of(net)
     permutations = []
     for unit, orders in order.items():
         for i, listed in orders.items():
@@ -65,6 +72,7 @@ def _permutations(
             if unit == "heads":  # a head is several neighbouring rows or columns
                 inside = torch.arange(sizes["head_size"])
                 index = (index[:, None] * sizes["head_size"] + inside).flatten()
+            # Every tensor with a dimension of heads or neurons must move, or the outputs would change.
             for path, name, dim, owner in slices_of(family, layers[i]):
                 linear: Any = layers[i].get_submodule(path)
                 if owner != unit or getattr(linear, name) is None:

@@ -1,7 +1,7 @@
-"""Layers that share their weights: copies of modules that differ from their originals in a few entries.
+"""Copies of layers that share their weights and differ from their originals in a few entries.
 
-The views of ``nasframe.nn.slices`` are made of them. No weight is copied: a copy's narrowed parameters are slices of
-the original's, bound again at each call.
+The views of ``nasframe.nn.slices`` consist of them. No weight is copied: a copy's narrowed parameters are slices of the
+original's, which are bound again at each call.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ class Slice:
 
     Args:
         source: the module that holds the original tensor.
-        copied: the module that is to hold the slice.
+        copied: the module that will hold the slice.
         name: the tensor's name in both.
         dim: the dimension that narrows; ``None`` takes the whole tensor.
-        length: how many entries are kept along it.
+        length: the number of entries that are kept along it.
     """
 
     def __init__(
         self, source: nn.Module, copied: nn.Module, name: str, dim: int | None = None, length: int = 0
     ) -> None:
-        self.source, self.copied = source, copied
-        self.name, self.dim, self.length = name, dim, length
+        self.source = source
+        self.copied = copied
+        self.name = name
+        self.dim = dim
+        self.length = length
         self.whole: torch.Tensor | None = None
         self.leaf: torch.Tensor | None = None
 
@@ -49,6 +52,7 @@ class Slice:
         if self.dim is None or whole is None:
             part = whole
         elif autograd or not is_plain or whole._backward_hooks or whole._post_accumulate_grad_hooks:
+            # The gradient has to flow through the original: to what it is computed from, or past its hooks.
             part = whole.narrow(self.dim, 0, self.length)
         else:
             part = self._leaf(whole, self.dim)
@@ -72,9 +76,10 @@ def _moved(whole: torch.Tensor, leaf: torch.Tensor) -> bool:
 
 
 def _gradient_adder(whole: torch.Tensor, dim: int, length: int) -> Callable[[torch.Tensor], None]:
-    """Make the hook that moves a slice's gradient into its parameter's."""
+    """Return the hook that moves a slice's gradient into its parameter's."""
 
     def add(leaf: torch.Tensor) -> None:
+        # Gradients are recorded in backward only for second derivatives, which would miss this copying.
         if torch.is_grad_enabled():
             raise RuntimeError("create_graph=True needs a view made with autograd=True.")
         part: Any = leaf.grad
@@ -95,8 +100,8 @@ class Narrowed(NamedTuple):
 
     Attributes:
         layer: the copy.
-        slices: what to bind before it runs.
-        followers: the states of originals with those of their copies, which have to follow them.
+        slices: the slices to bind before it runs.
+        followers: pairs of the states of an original and its copy, which has to follow it.
     """
 
     layer: nn.Module
@@ -105,15 +110,16 @@ class Narrowed(NamedTuple):
 
 
 def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed:
-    """Copy a layer so that the copy has only its first heads and neurons, and shares all else.
+    """Return a copy of a layer that has only its first heads and neurons, and shares everything else.
 
     Raises:
-        TypeError: a linear map to be sliced is something else by now.
+        TypeError: a linear map that would be sliced was replaced by another module.
     """
     copied: Any = layer
     paths = dict.fromkeys(path for path, *_ in slices_of(family, layer))
     for path in paths:
         source = layer.get_submodule(path)
+        # A quantised linear map, for example, computes with copies of its weight, which no slice would reach.
         if not isinstance(source, nn.Linear):
             raise TypeError(f"{path}: a {type(source).__name__} cannot be sliced. Expected torch.nn.Linear.")
         copied = replaced(copied, path, _plain_copy(source))
@@ -131,7 +137,7 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
 
 
 def narrowed_words(words: nn.Module, rank: int) -> Narrowed:
-    """Copy a factorised word embedding so that the copy has only the first columns of both factors."""
+    """Return a copy of a factorised word embedding that has only the first columns of both factors."""
     copied = shallow(words)
     copied.rank = rank
     slices = []
@@ -145,21 +151,24 @@ def narrowed_words(words: nn.Module, rank: int) -> Narrowed:
 
 
 def _plain_copy(module: nn.Module) -> Any:
-    """Copy a module without its parametrisations: the slices that it gets are of the parametrised tensors."""
+    """Return a copy of a module without its parametrisations, because its slices are of parametrised tensors."""
     plain = shallow(module, type_before_parametrizations(module))
     plain._modules.pop("parametrizations", None)
     return plain
 
 
 def shallow(module: nn.Module, cls: type | None = None) -> Any:
-    """Copy a module, sharing its children, weights and hooks."""
+    """Return a copy of a module that shares its children, weights and hooks.
+
+    ``copy.copy`` would share the dictionaries of children and parameters as well, in which copies differ.
+    """
     copied: Any = object.__new__(cls or type(module))
     copied.__dict__.update(module.__dict__, _modules=dict(module._modules), _parameters=dict(module._parameters))
     return copied
 
 
 def replaced(module: nn.Module, path: str, new: nn.Module) -> Any:
-    """Copy the modules along a path, and put another one at its end."""
+    """Return a copy of a module with another one at the end of a path; modules along the path are copied, too."""
     name, _, rest = path.partition(".")
     copied = shallow(module)
     copied._modules[name] = replaced(module.get_submodule(name), rest, new) if rest else new
@@ -167,7 +176,7 @@ def replaced(module: nn.Module, path: str, new: nn.Module) -> Any:
 
 
 def followers(module: nn.Module, copied: nn.Module) -> list[Follower]:
-    """Pair the state of each original with its copy's, as far down as they differ."""
+    """Return pairs of the states of originals and copies, down to the modules that both share."""
     if module is copied:
         return []
     pairs: list[Follower] = [(module.__dict__, copied.__dict__)]

@@ -1,9 +1,9 @@
 """Sub-networks as slice maps over a network's own parameters: run them in place, copy them out, write them back.
 
 A sub-network keeps some layers and, in each, the first heads and the first neurons; of a factorised word embedding it
-may keep the first columns of both factors. Its view is the network itself
-with other entries in its list of layers: a full-size layer is the very same module, a narrowed one is a copy that
-shares every module it does not narrow and holds slices of the parameters it does.
+may keep the first columns of both factors. Its view is the network itself with other entries in its list of layers: a
+full-size layer is the very same module, and a narrowed one is a copy that holds slices of the narrowed parameters and
+shares everything else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nasframe.records import Forward
 
 
 def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
-    """Read the sizes of a sub-network and check them against a network's own.
+    """Return the layers that a sub-network keeps, after checking its sizes against the network's own.
 
     Args:
         net: the network.
@@ -51,7 +51,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     """Return a sub-network as a function that shares the network's weights and changes nothing.
 
     The function follows the network's mode (train, eval), its hooks, dropout rates and parametrisations. Weights may
-    change between calls; where modules are replaced or parametrised, ask for a new view.
+    change between calls; after modules were replaced or parametrised, ask for a new view.
 
     After ``backward`` the ``.grad`` of each parameter is what slicing with ``narrow`` would give: zero outside the
     slice, added up over several views, ``None`` in dropped layers. For speed the slices of plain parameters are
@@ -68,7 +68,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
         A function with the arguments and outputs of the network's ``forward``.
 
     Raises:
-        SliceError: sizes that the network does not have, or gradient checkpointing is on.
+        SliceError: the network does not have these sizes, or gradient checkpointing is on.
 
     >>> from nasframe.testing.toy import tiny_inputs, tiny_net
     >>> net = tiny_net()
@@ -103,6 +103,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     base_of(shell).config = config
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        # The network may have changed since the view was made, so all that is not shared is copied again.
         config.__dict__.update(base.config.__dict__)
         setattr(config, family.depth, len(narrowed_layers))
         for source, copied in copies:
@@ -115,7 +116,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
 
 
 def _layer_cache(net: nn.Module) -> _LayerCache:
-    """Return the network's cache of narrowed layers, made anew if modules were replaced since."""
+    """Return the network's cache of narrowed layers; it is made again after modules were replaced."""
     modules = list(net.modules())
     cache = _CACHES.get(net)
     if cache is None or cache.made_from != [id(module) for module in modules]:
@@ -129,8 +130,8 @@ def _layer_cache(net: nn.Module) -> _LayerCache:
 def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     """Copy a sub-network out into a stand-alone model of transformers' own class.
 
-    Its configuration says how many layers it has; what a configuration cannot say, ``blueprint`` of it does. It can
-    be viewed and extracted from again.
+    The model's configuration has its number of layers; its other sizes, for which a configuration has no field, can be
+    read with ``blueprint``. The model can be viewed and extracted from again.
 
     Args:
         net: the network; parametrised tensors are copied as they act.
@@ -140,7 +141,7 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
         A model in the network's mode whose outputs equal the view's.
 
     Raises:
-        SliceError: sizes that the network does not have, or weights that its stock class has no place for.
+        SliceError: the network does not have these sizes, or it has weights that its stock class has no place for.
 
     >>> from nasframe.nn.blueprint import blueprint
     >>> from nasframe.testing.toy import tiny_net
@@ -151,7 +152,7 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     chosen = kept_of(full["layers"], sizes)
     wanted = full | {"layers": _layer_sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
     positions = [kept.position for kept in chosen]
-    for key in ("factorized", "quantised"):
+    for key in ("factorized", "quantised"):  # both name maps by layer, and layers get new positions
         if key in full:
             wanted[key] = kept_maps(full[key], positions)
     small = build(base_of(net).config, wanted)
@@ -163,6 +164,7 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
             values = entry.part.detach().clone()
             copies[id(entry.whole)] = nn.Parameter(values, requires_grad=entry.whole.requires_grad)
         entry.owner._parameters[entry.key] = copies[id(entry.whole)]
+    # Buffers are whole in every sub-network. Parametrisations have theirs, too, but tensors were copied as they act.
     for name, buffer in base_of(net).named_buffers():
         if "parametrizations" not in name:
             owner, _, key = name.rpartition(".")
@@ -176,7 +178,7 @@ class _LayerCache:
     The position is part of the key because one module must never sit at two positions.
     """
 
-    most = 4096  # bounds the memory of a search over any sizes
+    most = 4096  # entries; a search over any sizes would fill the memory otherwise
 
     def __init__(self, net: nn.Module, modules: list[nn.Module]) -> None:
         self.made_from = [id(module) for module in modules]
@@ -198,7 +200,7 @@ class _LayerCache:
             return Narrowed(own, [], [])
         if kept not in self.narrowed:
             if len(self.narrowed) >= self.most:
-                self.narrowed.clear()
+                self.narrowed.clear()  # views that are in use keep their own layers
             self.narrowed[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
         return self.narrowed[kept]
 
@@ -211,6 +213,7 @@ class _LayerCache:
         return self.ranks[rank]
 
 
+# Keyed weakly: a cache must not keep its network alive.
 _CACHES: WeakKeyDictionary[nn.Module, _LayerCache] = WeakKeyDictionary()
 
 
@@ -224,7 +227,7 @@ def _layer_sizes(chosen: Sequence[Kept]) -> list[dict[str, int]]:
 
 
 def weights(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (module name, module, tensor name) for each weight; parametrised ones under the name that modules use."""
+    """Yield (module name, module, tensor name) for each weight, parametrised ones under the name that modules use."""
     for name, module in net.named_modules():
         if "parametrizations" in name:
             continue
@@ -253,7 +256,11 @@ class _Slice(NamedTuple):
 
 
 def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator[_Slice]:
-    """Walk over all weights of ``small``, a network of the chosen sizes, and the parts of ``net`` they come from."""
+    """Yield each weight of ``small``, a network of the chosen sizes, with the part of ``net`` it comes from.
+
+    Both networks are walked in full, and each weight must find its partner: a weight that is forgotten would be left
+    random in the extracted model.
+    """
     layers_prefix = _path(net, family_of(net).layers) + "."
     words_prefix = _path(net, WORD_EMBEDDINGS) + "."
     owners = {(name, key): owner for name, owner, key in weights(small)}
@@ -268,6 +275,7 @@ def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator
         owner = owners.pop((small_name, key), None)
         whole = getattr(module, key)
         shape = getattr(owner, key, whole).shape
+        # Outside of layers and words a difference in shape is no slice, but a network that was altered.
         may_narrow = name.startswith((layers_prefix, words_prefix))
         if owner is None or (shape != whole.shape and not may_narrow):
             raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")

@@ -1,4 +1,4 @@
-"""What a network takes in bits, part by part: weights, the places of n:m weights, scales, and what is left alone.
+"""The bits that a network takes, part by part: weights, the places of n:m weights, scales, and uncompressed parts.
 
 (N7) is a formula in the README of the plugin package ``nasframe_nxmiformer``.
 """
@@ -20,14 +20,14 @@ from nasframe.nn.slices import weights
 
 
 class Bits(NamedTuple):
-    """What a matrix takes: the weights that are kept, where they stand in their groups, the rows' scales."""
+    """The bits of a matrix: those of its kept weights, of their places in their groups, and of the rows' scales."""
 
     weights: int
     indices: int
     scales: int
 
     def total(self, indices: bool = True, scales: bool = True) -> int:
-        """Add up, with or without the indices and the scales."""
+        """Return the sum, with or without the indices and the scales."""
         bits = self.weights
         if indices:
             bits += self.indices
@@ -37,10 +37,10 @@ class Bits(NamedTuple):
 
 
 def stored_bits(rows: int, columns: int, form: Format) -> Bits:
-    """Count what a matrix takes.
+    """Return the bits that a matrix takes.
 
     A group of m stores n weights and, for each, its place in ``⌈log₂ m⌉`` bits; a row of integers has one scale of 32
-    bits. A row's last group is filled up where m does not divide its length.
+    bits. If m does not divide a row's length, its last group is filled up.
 
     Args:
         rows: outputs.
@@ -57,16 +57,16 @@ def stored_bits(rows: int, columns: int, form: Format) -> Bits:
 
 
 def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[str, Any]:
-    """Count what a network takes in bits, part by part; tied weights count once.
+    """Return the bits that a network takes, part by part; tied weights count once.
 
     Args:
         net: the network.
-        record: formats by matrix; default: the network's own record. What is not in it counts in floating point.
+        record: formats by matrix; default: the network's own record. Other matrices count in floating point.
 
     Returns:
-        ``weights``, ``indices`` and ``scales`` of the matrices of the encoder's layers, and ``matrices_fp32``: what
-        these are uncompressed. ``encoder_rest`` (biases, normalisation). ``outside`` (embeddings, pooler, head) and
-        ``outside_fp32``. ``saved`` and ``saved_without_indices``: the saved share of ``matrices_fp32``.
+        ``weights``, ``indices`` and ``scales`` of the matrices of the encoder's layers, and ``matrices_fp32``, the
+        bits of these matrices uncompressed. ``encoder_rest`` (biases, normalisation). ``outside`` (embeddings, pooler,
+        head) and ``outside_fp32``. ``saved`` and ``saved_without_indices``: the saved share of ``matrices_fp32``.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> account(tiny_net())["saved"]
@@ -74,8 +74,10 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
     """
     if record is None:
         record = record_of(net)
-    encoder = {id(module): record.get(name, Format()) for name, module in encoder_matrices(net)}
-    words = {id(module): record.get(name, Format()) for name, module in word_tables(net)}
+    # Formats by the modules' ids, because the walk below sees modules, and the record has its own names for them.
+    plain = Format()
+    encoder = {id(module): record.get(name, plain) for name, module in encoder_matrices(net)}
+    words = {id(module): record.get(name, plain) for name, module in word_tables(net)}
     in_layers = {id(module) for module in layers_of(net).modules()}
     parts = ("weights", "indices", "scales", "matrices_fp32", "encoder_rest", "outside", "outside_fp32")
     counts = dict.fromkeys(parts, 0)
@@ -91,9 +93,10 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
         elif id(module) in in_layers:
             counts["encoder_rest"] += full
         else:
-            form = words.get(id(module), Format())
-            compressed = is_matrix and not form.full
-            counts["outside"] += _bits_of(tensor, form).total() if compressed else full
+            form = words.get(id(module), plain)
+            is_compressed = is_matrix and not form.full
+            bits_outside = _bits_of(tensor, form).total() if is_compressed else full
+            counts["outside"] += bits_outside
             counts["outside_fp32"] += full
     taken = Bits(counts["weights"], counts["indices"], counts["scales"])
     whole = counts["matrices_fp32"]
@@ -109,36 +112,39 @@ def _bits_of(matrix: torch.Tensor, form: Format) -> Bits:
 
 
 def _saved(bits: int, whole: int) -> float:
-    """Return the saved share; of an encoder without matrices nothing is saved."""
-    return 1 - bits / whole if whole else 0.0
+    """Return the saved share, 0 for an encoder without matrices."""
+    if whole == 0:
+        return 0.0
+    return 1 - bits / whole
 
 
 def summary(
     tensors: Mapping[str, torch.Tensor], record: Mapping[str, Format], counts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put together what a report says of compressed matrices.
+    """Return the facts about compressed matrices that a report shows.
 
     Args:
-        tensors: the matrices by name, as they are or as they were written.
-        record: what they should be.
-        counts: what :func:`account` returned.
+        tensors: the matrices by name, from the network or from a file.
+        record: the formats that they should have.
+        counts: the result of :func:`account`.
 
     Returns:
-        ``formats`` (how many matrices of each), ``groups``, ``violations``, ``rows_off_grid`` and ``missing``, over all
-        matrices, the mean share of ``zeros``, and the counts.
+        ``formats`` (the number of matrices of each), ``groups``, ``violations``, ``rows_off_grid`` and ``missing``,
+        over all matrices, the mean share of ``zeros``, and the counts.
     """
     rows = inspect(tensors, record)
     sums = {}
     for key in ("groups", "violations", "rows_off_grid"):
         sums[key] = sum(row[key] for row in rows.values())
-    zeros = sum(row["zeros"] for row in rows.values()) / max(len(rows), 1)
+    total_zeros = sum(row["zeros"] for row in rows.values())
+    zeros = total_zeros / max(len(rows), 1)
     missing = len(record) - len(rows)
     formats = dict(Counter(str(form) for form in record.values()))
     return {"formats": formats, **sums, "missing": missing, "zeros": zeros, **counts}
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
-    """Go through all weights, tied ones once; of parametrised ones what stands behind the parametrisation."""
+    """Yield all weights, tied ones once; for a parametrised one, the tensor behind its parametrisation."""
     seen = set()
     for _, module, key in weights(net):
         owner: Any = module

@@ -1,4 +1,7 @@
-"""A smaller vocabulary: a word embedding's rows and a tokenizer's words, taken away together."""
+"""A smaller vocabulary: rows of a word embedding and words of a tokenizer, removed together.
+
+Only WordPiece tokenizers can lose words: they split greedily, so a word that stays is split as before.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from nasframe.nn.elastic import WORD_EMBEDDINGS, FactorizedEmbedding, base_of
 
 
 def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, characters: bool = True) -> list[int]:
-    """Say which tokens of a WordPiece tokenizer a corpus uses.
+    """Return the tokens of a WordPiece tokenizer that a corpus uses.
 
     A word is split greedily, longest piece first, so that a tokenizer of these tokens splits every word of the corpus
     as before.
@@ -23,9 +26,9 @@ def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, cha
     Args:
         tokenizer: a fast tokenizer of the WordPiece kind (BERT, ELECTRA, DistilBERT).
         ids: the corpus, as token ids of any shape.
-        least: how often a token has to occur; above 1, rarer words are split into smaller pieces.
-        characters: keep the single characters that the kept tokens are made of as well, so that other words fall into
-            pieces in place of the unknown token.
+        least: how often a token must occur; if it is above 1, rarer words are split into smaller pieces.
+        characters: whether to keep also the single characters that occur in the kept tokens, so that other words are
+            split into pieces in place of becoming the unknown token.
 
     Returns:
         Token ids, ascending; special and added tokens are always among them.
@@ -45,12 +48,14 @@ def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, cha
         counts += torch.bincount(part.flatten().cpu(), minlength=len(tokenizer))
     kept = set(torch.nonzero(counts >= least).flatten().tolist())
     special = _special_ids(tokenizer, description)
+    # Without its characters a new word would become one unknown token, and its meaning would be lost.
     if characters:
         letters: set[str] = set()
         for word, i in words.items():
             if i in kept - special:
                 letters |= set(word.removeprefix(prefix))
         for letter in letters:
+            # At the start of a word, and inside it.
             for form in (letter, prefix + letter):
                 if form in words:
                     kept.add(words[form])
@@ -63,14 +68,14 @@ def _special_ids(tokenizer: Any, description: Mapping[str, Any]) -> set[int]:
 
 
 def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
-    """Return a tokenizer of some of the tokens, renumbered in the order given; the old one stays as it was.
+    """Return a tokenizer of some of the tokens, renumbered in the order given; the old one stays unchanged.
 
     Args:
         tokenizer: see :func:`kept_tokens`.
         kept: token ids; special and added tokens must be among them.
 
     Raises:
-        UsageError: the tokenizer is of another kind, or a special token is to go.
+        UsageError: the tokenizer is of another kind, or a special token is missing from ``kept``.
 
     >>> from nasframe.testing.toy import tiny_tokenizer
     >>> shrunk_tokenizer(tiny_tokenizer(), [0, 1, 2, 3, 4, 5, 32])("ab")["input_ids"]
@@ -78,13 +83,19 @@ def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
     """
     from tokenizers import Tokenizer
 
+    # A fast tokenizer cannot lose words, so its JSON description is changed and read again. It has token ids in five
+    # places, all of which must agree.
     description = _description(tokenizer)
     new = {old: number for number, old in enumerate(kept)}
     lost = _special_ids(tokenizer, description) - new.keys()
     if lost:
         raise UsageError(f"vocabulary: special tokens {sorted(lost)} would go. Expected them to be kept.")
     old_words = description["model"]["vocab"]
-    description["model"]["vocab"] = {word: new[i] for word, i in old_words.items() if i in new}
+    new_words = {}
+    for word, i in old_words.items():
+        if i in new:
+            new_words[word] = new[i]
+    description["model"]["vocab"] = new_words
     for token in description["added_tokens"]:
         token["id"] = new[token["id"]]
     processor = description.get("post_processor") or {}
@@ -96,6 +107,7 @@ def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
     padding = description.get("padding")
     if padding:
         padding["pad_id"] = new[padding["pad_id"]]
+    # The copy keeps what is not in the description: lengths, names of special tokens, the class itself.
     small = copy.deepcopy(tokenizer)
     small._tokenizer = Tokenizer.from_str(json.dumps(description))
     return small
@@ -110,10 +122,11 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
         kept: token ids, the padding token's among them.
 
     Raises:
-        UsageError: an id is not in the embedding, or an output layer is tied to it.
+        UsageError: an id is not in the embedding, or the network has an output layer over the vocabulary.
     """
     small: Any = copy.deepcopy(net)
     words: Any = base_of(small).get_submodule(WORD_EMBEDDINGS)
+    # Of a factorised embedding only the table has rows of words.
     table = words.table if isinstance(words, FactorizedEmbedding) else words
     if small.get_output_embeddings() is not None:
         raise UsageError("vocabulary: the network predicts words. Expected one with another head, or none.")
@@ -126,7 +139,8 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
     words.num_embeddings = table.num_embeddings = len(kept)
     if table.padding_idx is not None:
         table.padding_idx = new[table.padding_idx]
-    configs = {id(one.config): one.config for one in (small, base_of(small))}
+    # The base model may have a configuration object of its own.
+    configs = {id(module.config): module.config for module in (small, base_of(small))}
     for config in configs.values():
         config.vocab_size = len(kept)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):

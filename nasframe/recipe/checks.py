@@ -33,11 +33,11 @@ from nasframe.search.constraints import parse_bounds
 CHEAP = ("modifier", "transform")
 """Kinds whose factories do no work. They are made, so that they can refuse options that do not go together."""
 SHOWN_OF_BOUND = 20
-"""Characters that an error quotes of a bound that is no readable text."""
+"""How many characters of an unreadable bound an error quotes."""
 EXAMPLE_BOUND = "Expected text as in '<= 40M' or '50%'."
 
 UnknownOption = Callable[[str, Iterable[str]], str]
-"""(name, names of the options that there are) → what to say."""
+"""(unknown name, names of the options that exist) → what to say."""
 
 
 class Checker:
@@ -51,7 +51,7 @@ class Checker:
         self.recipe, self.data = recipe, recipe.data
         self.problems: list[Problem] = []
         self.wrong: set[tuple[Any, ...]] = set()
-        """Paths of options whose values do not fit; they are of any type, so nothing else can be said of them."""
+        """Paths of options whose values do not fit. They may be of any type, so later checks must not look at them."""
         stages = self.data.get("stages")
         self.stages: list[Any] = stages if isinstance(stages, list) else []
         self.names = [name for name, _ in stage_names(self.stages)]
@@ -68,6 +68,7 @@ class Checker:
     def problem(self, path: Sequence[Any], text: str) -> None:
         """Note a problem; a stage is shown by its name."""
         shown = tuple(path)
+        # ("stages", 0, "train", "epochs") is shown as stages.teacher.epochs, the path that an override would use.
         if shown[:1] == ("stages",) and len(shown) > 1:
             shown = ("stages", self.names[shown[1]], *shown[3:])
         self.problems.append(Problem(str(self.recipe.place(path)), dotted(shown), text))
@@ -83,13 +84,15 @@ class Checker:
             factory = registry.find(kind, name).load()
         except NasframeError as error:
             names_plugin = isinstance(value, dict) and "use" in value
-            self.problem((*path, "use") if names_plugin else path, str(error))
+            place = (*path, "use") if names_plugin else path
+            self.problem(place, str(error))
             return None
         owner = f"{kind} {name!r}"
 
         def unknown(key: str, known: Iterable[str]) -> str:
             if key in INJECTED:
                 return f"not an option of {owner}: the framework gives it."
+            # A likely misspelling needs no other owner, and looking for owners loads every plugin of the kind.
             hint = "" if suggestion(key, known) else self.owners(key, (kind,))
             return unknown_option(key, known, owner, hint)
 
@@ -136,6 +139,7 @@ class Checker:
         accepted = {key: value for key, value in options.items() if key in known or takes_any(factory)}
         misfits: set[str] = set()
         _, faults = validate(options, factory, skip, positional, unknown)
+        # An unknown option is left out; one whose value does not fit stays, so that the rest of it can be written out.
         for place, text in faults:
             name = place[0]
             is_unknown = name in options and name not in accepted
@@ -146,7 +150,8 @@ class Checker:
                 misfits.add(name)
         self.wrong |= {(*path, name) for name in misfits}
         complete: dict[str, Any] = {}
-        for key, option in known.items():  # in the signature's order
+        # In the signature's order, so that resolved recipes that mean the same are the same text.
+        for key, option in known.items():
             value = accepted.get(key, plain_default(option))
             if value is not None or key in accepted:
                 complete[key] = value
@@ -161,6 +166,7 @@ class Checker:
         if option is None:
             return value
         if is_path(option.annotation) and isinstance(value, str):
+            # Absolute from here on: a resolved recipe is run from another folder.
             file = self.located(value, path, must_exist(option.annotation, value))
             return str(file or value)
         return map_refs(option.annotation, value, self._reference, path)
@@ -185,11 +191,14 @@ class Checker:
                     continue
                 if key in options:
                     owners.append(f"{kind} {name!r}")
-        return f" It belongs to {' and '.join(owners)}." if owners else ""
+        if not owners:
+            return ""
+        return f" It belongs to {' and '.join(owners)}."
 
     def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
         """Find a file from where it was named: a recipe's folder, or the current one for overrides."""
         place = self.recipe.place(path)
+        # Only values from a file have a line. With `extends` that file may lie in another folder than the recipe.
         if place.line:
             home = Path(place.file).parent
         else:
@@ -225,15 +234,17 @@ class Checker:
         self.wanted[cost] = None  # so that the plan makes its estimator
         texts = listed(value)
         for number, text in enumerate(texts):
-            self._bound(text, cost, (*path, number) if isinstance(value, list) else path)
+            place = (*path, number) if isinstance(value, list) else path
+            self._bound(text, cost, place)
         repeated = [text for number, text in enumerate(texts) if text in texts[:number]]
-        if repeated and key == "budgets":  # each budget has a winner, named after it
-            self.problem(path, f"{repeated[0]!r} stands there twice. Expected every budget once.")
+        if repeated and key == "budgets":  # winners are named after their budgets, so two would have one name
+            self.problem(path, f"{repeated[0]!r} is listed twice. Expected each budget once.")
 
     def _objective(self, objective: str, path: tuple[Any, ...]) -> None:
-        """Check one aim of a search: a metric of the task, or a cost after ``-``."""
+        """Check one objective of a search: a metric of the task, or a cost after ``-``."""
         name = objective.removeprefix("-")
         fault = ""
+        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
         if name in self.costs:
             self.wanted[name] = None
         if self.metrics is not None:
@@ -244,7 +255,7 @@ class Checker:
             self.problem(path, fault)
 
     def task(self, use: Mapping[str, Any] | None, space: Any) -> None:
-        """Find out what the task measures, and check the metric that it shall be scored by.
+        """Find out what the task measures, and check its option ``metric``.
 
         Args:
             use: the checked task; ``None`` if it has problems.
@@ -259,6 +270,7 @@ class Checker:
         wanted = use.get("metric")
         if self.metrics is None or not isinstance(wanted, str):
             return
+        # A search maximises this metric on `select`, so a loss, or a metric of `dev` alone, will not do.
         scores = {name for name, form in self.metrics.items() if form.higher_is_better and not form.dev_only}
         if wanted not in scores:
             text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
@@ -268,6 +280,7 @@ class Checker:
         """Return the unit of a cost, empty if that is not known."""
         declared = self.data.get("estimators")
         use = declared.get(cost) if isinstance(declared, dict) else None
+        # A cost is its own plugin unless it uses another.
         if isinstance(use, dict | None):
             use = {"use": cost, **(use or {})}
         try:
@@ -282,9 +295,11 @@ class Checker:
         if fault:
             self.problem(path, fault)
             return
+        # Estimators are made for their units, so only if the bound has one.
         has_unit = re.search(r"\d\s*[A-Za-zµ]", str(text))
         unit = self._unit(cost) if has_unit else None
-        # A share of the full cost cannot be compared with a number before the network is loaded.
+        # A share of the full cost cannot be compared with a number before the network is loaded, so the parts of
+        # ">= 25%, <= 40M" are read one by one.
         parts = str(text).split(",") if "%" in str(text) else [text]
         for part in parts:
             try:
@@ -297,9 +312,9 @@ class Checker:
 
 
 def _text_fault(text: Any) -> str:
-    """Say why a bound is no text that can be part of its winner's name, or nothing."""
+    """Say why a bound cannot be part of its winner's name, or nothing."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        return f"{text!r} is no bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'."
+        return f"{text!r} is not a bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'."
     shown = repr(str(text)[:SHOWN_OF_BOUND])
     if not str(text).isprintable():
         return f"{shown} has line breaks or invisible characters. {EXAMPLE_BOUND}"

@@ -20,9 +20,9 @@ from nasframe.recipe.yaml import Node, Position, read
 
 FORMAT = 1
 MOST_NAMES = 5
-"""Packaged recipes that are suggested for a name that none of them has."""
+"""How many packaged recipes are suggested for a name that none of them has."""
 MOST_FILES = 100
-"""Files that a recipe is put together from; one that is read twice counts twice."""
+"""Most files that a recipe is put together from. A file that is read twice counts twice."""
 NEAR, NEARER = 0.6, 0.85
 """How alike a packaged recipe's name must be to be suggested, and to be suggested alone."""
 NEAR_WITHOUT_FOLDER = 0.75
@@ -46,6 +46,7 @@ class Recipe:
 
     def place(self, path: Sequence[Any]) -> Position:
         """Return where the value at a path was written, or the nearest one that holds it."""
+        # An option that is missing has no place itself: the mapping that lacks it has.
         for length in range(len(path), -1, -1):
             position = self.positions.get(tuple(path[:length]))
             if position is not None:
@@ -92,7 +93,7 @@ def read_recipe(
     else:
         path = find_recipe(source)
         if path is None:
-            text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists those that there are."
+            text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists them."
             return None, [Problem(str(source), "", text + similar_name(source, packaged_recipes()))]
         home = path.parent
         root = _load(path, (), problems, [])
@@ -100,7 +101,9 @@ def read_recipe(
         return None, problems
     change(root, overrides, problems)
     positions = dict(_positions(root, ()))
-    return Recipe(root.plain(), positions, path, home if base is None else Path(base)), problems
+    if base is not None:
+        home = Path(base)
+    return Recipe(root.plain(), positions, path, home), problems
 
 
 def _wrap(value: Any, at: Position) -> Node:
@@ -157,8 +160,9 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     # People write a path, a name with an ending, or a name without its folder.
     word = str(source).removeprefix("recipes/").removesuffix(".yaml")
     names = sorted(known)
-    if len(word) > LONGEST_WORD:
+    if len(word) > LONGEST_WORD:  # comparing long words takes long
         return ""
+    # A name that is very near is meant, and others would only distract.
     near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEARER)
     near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEAR)
     if "/" not in word:  # a name without its folder
@@ -169,8 +173,10 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
     if not quoted:
         return ""
-    before = ", ".join(quoted[:-1])
-    return f" Did you mean {before} or {quoted[-1]}?" if before else f" Did you mean {quoted[-1]}?"
+    meant = quoted[-1]
+    if len(quoted) > 1:
+        meant = f"{', '.join(quoted[:-1])} or {meant}"
+    return f" Did you mean {meant}?"
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
@@ -181,6 +187,7 @@ def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
         beside: the folder against which a relative path is read; default: the current one.
     """
     path = (beside or Path()) / expanded(source)
+    # Files of the user come before packaged recipes of the same name.
     if exists(path):
         return Path(os.path.normpath(path))
     for candidate in (recipes_root() / source, recipes_root() / f"{source}.yaml"):
@@ -216,7 +223,7 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
     """
     seen.append(path)
     if len(seen) > MOST_FILES:
-        if len(seen) == MOST_FILES + 1:
+        if len(seen) == MOST_FILES + 1:  # reported once, however many more there are
             problems.append(Problem(str(path), "extends", f"more than {MOST_FILES} files extend each other."))
         return None
     root, found = read(path, str(path))
@@ -229,8 +236,12 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
             Problem(str(root.at), "", f"the file {what}. Expected 'key: value' lines, as in 'model: minilm-l6'.")
         )
         return None
+    # Taken out, so that the merged recipe does not extend anything.
     extended = root.value.pop("extends", None)
-    items = _items_of(extended) if extended is not None else []
+    items: list[Node] = []
+    if extended is not None:
+        items = extended.value if isinstance(extended.value, list) else [extended]
+    # Of several extended files, each later one is put over those before it, and this file over all of them.
     below: Node | None = None
     for item in items:
         parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
@@ -239,15 +250,11 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
     return root if below is None else merge(below, root)
 
 
-def _items_of(node: Node) -> list[Node]:
-    return node.value if isinstance(node.value, list) else [node]
-
-
 def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
     """Read a file that another one extends."""
     if not isinstance(item.value, str):
         problems.append(
-            Problem(str(item.at), "extends", f"{item.plain()!r} is no file. Expected a path or a list of paths.")
+            Problem(str(item.at), "extends", f"{item.plain()!r} is not a file. Expected a path or a list of paths.")
         )
         return None
     target = find_recipe(item.value, path.parent)
@@ -257,6 +264,7 @@ def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Prob
         text = f"no such file {item.value!r}, read from {path.parent}/.{near}"
         problems.append(Problem(str(item.at), "extends", text))
         return None
+    # Only the files above this one count: two branches may well extend the same file.
     if target.resolve() in chain:
         circle = [*chain[chain.index(target.resolve()) :], target]
         names = " → ".join(file.name for file in circle)

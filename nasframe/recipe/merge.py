@@ -1,4 +1,4 @@
-"""How one recipe, or a part of it, is put over another: what stays of the lower one, and what goes."""
+"""How one recipe, or a part of it, is put over another: which values of the lower one stay, and which go."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
     kept: Mapping[str, Node] = below.value
     if not path:  # the top level, which has `set` and switches
         kept = _without_replaced(below.value, above.value)
+    # The old plugin's options mean nothing to the new one, or something else under the same name.
     if another_plugin(below, above, path):
         stay = kept_options(path)
         kept = {key: node for key, node in kept.items() if key in stay}
-    merged: dict[str, Node] = {}
-    for key, node in kept.items():
-        merged[key] = merge(node, above.value[key], (*path, key)) if key in above.value else node
+    # Keys keep the order of the lower file, whose resolved recipe then differs only where values do.
+    merged = dict(kept)
     for key, node in above.value.items():
-        merged.setdefault(key, node)
+        merged[key] = merge(kept[key], node, (*path, key)) if key in kept else node
     return Node(merged, above.at)
 
 
@@ -81,6 +81,7 @@ def _use(node: Node) -> Any:
 def _without_replaced(below: Mapping[str, Node], above: Mapping[str, Node]) -> dict[str, Node]:
     """Drop what ``set`` and the switches of an extended recipe change in plugins and stages that are replaced."""
     kept = dict(below)
+    # A switch such as `cola: {task.name: cola}` would set an option that the new plugin need not have.
     replaced = [key for key in REPLACED if _replaces(below, above, key)]
     if not replaced:
         return kept

@@ -12,7 +12,7 @@ PLAIN = re.compile(r"[A-Za-z0-9][\w.+-]*")
 RICH = re.compile(r"[A-Za-z0-9][\w.+=,@%-]*")
 """Names of studies, arms, tasks and found architectures, which hold values too, as ``best@50%``."""
 LONGEST = 100
-"""Bytes of a name. Endings and prefixes are put to it, and file systems allow 255 in all."""
+"""Most bytes of a name. Prefixes and endings are added to it, and file systems allow 255 in all."""
 PORTS = [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
 DEVICES = frozenset({"con", "prn", "aux", "nul", *PORTS})
 """Names that Windows allows for no file, whatever its ending."""
@@ -24,7 +24,7 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
     Args:
         name: what was written.
         rich: whether the name may hold values, as ``best@50%`` does.
-        network: whether it names a network; two networks, which every run has, keep their names.
+        network: whether it names a network; ``pretrained`` and ``random`` are taken, since every run has them.
 
     >>> name_fault("teacher"), name_fault("best@50%", rich=True)
     ('', '')
@@ -33,7 +33,8 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
     >>> name_fault("pretrained", network=True)
     "'pretrained' is the network that every run starts with. Expected another name."
     """
-    fault = _form_fault(name, RICH if rich else PLAIN)
+    pattern = RICH if rich else PLAIN
+    fault = _form_fault(name, pattern)
     if fault or not network:
         return fault
     if name == "pretrained":
@@ -47,11 +48,15 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
 
 def _form_fault(name: Any, pattern: re.Pattern[str]) -> str:
     """Say why no file can have a name, or nothing."""
+    # Windows drops a full stop at the end, so two names would be one file.
     if not isinstance(name, str) or not pattern.fullmatch(name) or name.endswith("."):
-        shown = repr(name) if len(repr(name)) <= LONGEST else repr(name)[:LONGEST] + "…"
+        shown = repr(name)
+        if len(shown) > LONGEST:
+            shown = shown[:LONGEST] + "…"
         more = ", '=', ',', '@', '%'" if pattern is RICH else ""
         characters = f"letters, digits, '.', '_', '-'{more} or '+', the first a letter or digit"
         return f"{shown} cannot name files. Expected {characters}."
+    # In bytes: ``\w`` also matches letters that take several of them.
     if len(name.encode()) > LONGEST:
         return f"{name[:20]}… cannot name files: too long. Expected at most {LONGEST} bytes."
     if name.lower().partition(".")[0] in DEVICES:

@@ -1,6 +1,6 @@
-"""Overrides from the command line, and what ``set`` and switches change.
+"""Changes of a recipe: overrides from the command line, and those that ``set`` and switches hold.
 
-They follow one grammar:
+All follow one grammar:
 
 ==================================  =====================================================================
 ``task.path=data/SST-2``            set an option, written in the recipe or not; the value is YAML
@@ -26,9 +26,9 @@ ADD, TAKE_AWAY = "+", "~"
 APPLIED = ("extends", "set", "switches")
 """Keys that are applied before any override, so that an override of them would change nothing."""
 MOST_KEYS = 50
-"""Keys of an override's path."""
+"""Most keys of an override's path, so that ``a.a.a…`` cannot nest more deeply than other checks can follow."""
 MOST_DIGITS = 9
-"""Digits of an item's number; Python reads no number of any length."""
+"""Most digits of an item's number; Python refuses to read very long numbers."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Refused(Exception):
 
 
 def change(root: Node, overrides: Sequence[str | Override], problems: list[Problem]) -> None:
-    """Apply ``set``, switches and overrides to a recipe, in this order, and write ``repeat`` groups out.
+    """Apply ``set``, switches and overrides to a recipe, in this order, and write out its ``repeat`` groups.
 
     Args:
         root: the recipe, which is changed.
@@ -66,7 +66,9 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
     switches = _switches_of(root)
     of_recipe = root.value.pop("set", None)  # applied below, so that the resolved recipe has none
     changes = _listed("set", of_recipe, problems) if of_recipe is not None else []
-    changes += _turned_on([item for item in requests if _is_switch(item, switches)], switches, problems)
+    # Switches come before all other overrides, wherever they stand among them: the more specific one wins.
+    switched = [item for item in requests if _is_switch(item, switches)]
+    changes += _turned_on(switched, switches, problems)
     for item in requests:
         if item.keys[0] in APPLIED:
             text = f"{item.keys[0]!r} is applied before any override. Expected an override of what it would change."
@@ -86,7 +88,7 @@ def _apply_all(root: Node, changes: Sequence[Override], problems: list[Problem])
         is_of_group = item.keys[0] == "stages" and len(item.keys) > 1 and item.keys[1] in groups
         holder = of_groups if is_of_group else others
         holder.append(item)
-    # What is changed in a group changes in each of its rounds; a single round goes by its number, as in `train-2`.
+    # A change of a group changes each of its rounds; a single round is named with its number, as in `train-2`.
     for item in of_groups:
         _apply(root, item, problems)
     if stages is not None and isinstance(stages.value, list):
@@ -115,6 +117,7 @@ def read_override(text: str, problems: list[Problem]) -> Override | None:
     keys = tuple(key.split("."))
     has_value = bool(equals)
     takes_away = sign == TAKE_AWAY
+    # "~key" has no value and everything else has one, so one of the two is wrong if they are equal.
     if not all(keys) or has_value == takes_away or len(keys) > MOST_KEYS:
         problems.append(Problem(str(at), "", "not an override. Expected key=value, +key=value or ~key."))
         return None
@@ -182,10 +185,11 @@ def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
 
 
 def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
-    """Go one key down; what is missing becomes an empty mapping, unless something is to be taken away."""
+    """Go one key down; a missing key becomes an empty mapping, unless something is to be taken away."""
     _open(holder, before, item)
     child: Node
     if isinstance(holder.value, list):
+        # Stages go by their names, which stay the same when a recipe that is extended gets one more.
         if before == ("stages",):
             _, child = _stage(holder, key)
         else:
@@ -215,11 +219,12 @@ def _assign(holder: Node, item: Override) -> None:
     """Set, add or take away what the last key of the path names."""
     _open(holder, item.keys[:-1], item)
     if item.sign == TAKE_AWAY:
-        holder.at = item.at  # what is then missing is missing because of it
+        holder.at = item.at  # a problem about the missing key is then shown at the override
     if isinstance(holder.value, dict):
         _assign_key(holder, item)
         return
     key = item.keys[-1]
+    # Only the next number adds an item: one further on would leave a gap.
     is_next = key == str(len(holder.value))
     if item.sign == ADD and is_next:
         holder.value.append(Node(item.value.value, item.at))
@@ -229,7 +234,7 @@ def _assign(holder: Node, item: Override) -> None:
         del holder.value[_index(holder, key)]
     elif item.sign == ADD:
         index = _index(holder, key)
-        raise _Refused(f"item {index} is there already. To change it leave out the '+'.")
+        raise _Refused(f"item {index} exists already. To change it, leave out the '+'.")
     else:
         index = _index(holder, key)
         holder.value[index] = _laid_over(holder.value[index], item)
@@ -258,10 +263,11 @@ def _assign_key(holder: Node, item: Override) -> None:
         del holder.value[key]
         return
     if item.sign == ADD and is_there:
-        raise _Refused(f"{key!r} is there already. To change it leave out the '+'.")
+        raise _Refused(f"{key!r} exists already. To change it, leave out the '+'.")
     uses_other_plugin = key == "use" and is_there and holder.value["use"].value != item.value.value
     if uses_other_plugin:
-        # The old plugin's options go, except those that other overrides gave: they are meant for the new one.
+        # The old plugin's options go. Those that earlier overrides set stay, because they are meant for the new one:
+        # "task.path=x task.use=csv" means the same in either order.
         stay = kept_options(item.keys[:-1])
         holder.value = {name: node for name, node in holder.value.items() if name in stay or node.at.overridden}
     holder.value[key] = _laid_over(holder.value.get(key), item)
@@ -310,6 +316,7 @@ def _number_of_stage(stages: Node, key: str) -> int:
         raise _Refused(f"no stage {key!r}. Stages: {listing(known)}.{suggestion(key, known)}")
     verb, _ = verb_of(plain[number])
     _, is_given = names[number]
+    # "train" alone may mean any of several unnamed trainings, and the wrong one would be changed silently.
     of_verb = [name for name, given in names if not given and (name == verb or name.startswith(f"{verb}-"))]
     if not is_given and len(of_verb) > 1:
         raise _Refused(

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, PluginError, RecipeError
-from nasframe.interfaces import TrainJob, member
+from nasframe.interfaces import (
+    FileCheckingTaskFactory,
+    LocalTokenizerModel,
+    OutlinedModel,
+    PlannedEstimator,
+    PlannedModel,
+    PlannedModifier,
+    PlannedTaskFactory,
+    PlannedTransform,
+    SkeletonModel,
+    TrainJob,
+    member,
+    written_arch,
+)
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import same_shape
 from nasframe.plugin_errors import naming_plugins
 
-Refusal = tuple[tuple[Any, ...], str]
+Place = tuple[Any, ...]
+"""The path of something in a recipe, or in a stage."""
+Refusal = tuple[Place, str]
 """Where in a recipe, or in a stage, something cannot work, and why."""
 
 if TYPE_CHECKING:
@@ -21,17 +36,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.plan import Plan, PlannedStage
+    from nasframe.records import TrainOptions
 
 
-def material_refusals(
+def input_refusals(
     model: Mapping[str, Any] | None,
     task: Mapping[str, Any] | None,
     estimators: Mapping[str, Mapping[str, Any] | None],
     base: Path,
-) -> Iterator[tuple[tuple[Any, ...], str]]:
+) -> Iterator[Refusal]:
     """Ask a recipe's model, task and costs that have ``on_plan`` whether they go together.
 
-    Only what is at hand is looked at: configurations, headers of files, tokenizers; nothing is fetched.
+    Nothing is fetched: only configurations, headers of files and tokenizers that are at hand are read.
 
     Args:
         model: the resolved ``use`` of the model; ``None`` for a recipe without one, or if its options have problems.
@@ -45,43 +61,66 @@ def material_refusals(
     if model is None:
         return
     try:
-        made: Any = registry.make("model", model, {"base": base, "notify": _unheard})
-        if hasattr(made, "on_plan"):
+        source: Any = registry.make("model", model, {"base": base, "notify": _unheard})
+        if isinstance(source, PlannedModel):
             with naming_plugins():
-                made.on_plan()
+                source.on_plan()
     except NasframeError as error:
+        # A checkpoint that cannot be loaded has no tokenizer and no sizes to ask the others about.
         yield from _texts(("model",), error)
         return
     if task is not None:
-        entry = registry.find("task", task["use"])
-        factory = entry.load()
-        asked = getattr(factory, "on_plan", None)
-        tokenizer = None if asked is None else _tokenizer(made, factory)
-        if tokenizer is not None:
-            options = {key: value for key, value in task.items() if key != "use"}
-            yield from _refusal(("task",), f"{entry}: on_plan", asked, options, tokenizer)
+        yield from _task_refusals(source, task)
     for name, use in estimators.items():
-        if not use or not _has_on_plan("estimator", use):
-            continue
-        entry = registry.find("estimator", use["use"])
-        net = _network(made, entry.load())
-        if net is not None:
-            estimator = registry.make("estimator", use, {"notify": _unheard})
-            yield from _refusal(("estimators", name), f"{entry}: on_plan", estimator.on_plan, net)
+        if use:
+            yield from _estimator_refusals(source, name, use)
+
+
+def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Ask the task's factory whether its options go with the model's tokenizer."""
+    # The factory is asked, not a task: making a task would read its data.
+    entry = registry.find("task", task["use"])
+    factory = entry.load()
+    if not isinstance(factory, PlannedTaskFactory):
+        return
+    tokenizer = _tokenizer(model, factory)
+    if tokenizer is not None:
+        yield from _refusal(("task",), f"{entry}: on_plan", factory.on_plan, _options_of(task), tokenizer)
+
+
+def _estimator_refusals(model: Any, name: str, use: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Ask a cost whether it can count or measure the model's network."""
+    entry = registry.find("estimator", use["use"])
+    factory = entry.load()
+    # Asked of the class first, so that neither network nor estimator is made in vain.
+    if not isinstance(factory, PlannedEstimator):
+        return
+    net = _network(model, factory)
+    if net is not None:
+        estimator = registry.make("estimator", use, {"notify": _unheard})
+        yield from _refusal(("estimators", name), f"{entry}: on_plan", estimator.on_plan, net)
+
+
+def _options_of(use: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a resolved ``use``, without the plugin's name."""
+    return {key: value for key, value in use.items() if key != "use"}
 
 
 def _outline(model: Any, factories: Iterable[Any]) -> Outline | None:
     """Return a model's outline, if it has one and it suffices for all plugins of these factories."""
-    outline: Outline | None = model.outline() if hasattr(model, "outline") else None
+    if not isinstance(model, OutlinedModel):
+        return None
+    outline: Outline | None = model.outline()
     return outline if all(map(sizes_suffice, factories)) else None
 
 
 def _network(model: Any, factory: Any) -> Outline | nn.Module | None:
     """Return what stands for a model's network: its outline if that suffices, or else a copy without values."""
-    found: Outline | nn.Module | None = _outline(model, [factory])
-    if found is None and hasattr(model, "skeleton"):
-        found = model.skeleton()
-    return found
+    # The outline first, since a copy without values needs torch.
+    outline = _outline(model, [factory])
+    if outline is None and isinstance(model, SkeletonModel):
+        return model.skeleton()
+    return outline
 
 
 def _tokenizer(model: Any, factory: Any) -> Any:
@@ -89,24 +128,15 @@ def _tokenizer(model: Any, factory: Any) -> Any:
     outline = _outline(model, [factory])
     if outline is not None:
         return outline.tokenizer
-    return model.local_tokenizer() if hasattr(model, "local_tokenizer") else None
+    return model.local_tokenizer() if isinstance(model, LocalTokenizerModel) else None
 
 
 def _unheard(place: str, text: str) -> None:
     """Take a notice and do nothing: the run gives it again."""
 
 
-def _has_on_plan(kind: str, use: Mapping[str, Any]) -> bool:
-    """Tell whether a plugin's factory is a class with ``on_plan``."""
-    return hasattr(registry.find(kind, use["use"]).load(), "on_plan")
-
-
-def _refusal(
-    place: tuple[Any, ...], moment: str, on_plan: Any, *arguments: Any
-) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Ask one plugin; ``moment`` names it and what it is asked."""
-    if on_plan is None:
-        return
+def _refusal(place: Place, moment: str, on_plan: Callable[..., None], *arguments: Any) -> Iterator[Refusal]:
+    """Ask one plugin; ``moment`` names it and its method, empty if the registry made it and knows its name."""
     try:
         with naming_plugins(moment):
             on_plan(*arguments)
@@ -114,7 +144,16 @@ def _refusal(
         yield from _texts(place, error)
 
 
-def _texts(place: tuple[Any, ...], error: NasframeError) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _fault(act: Callable[..., Any], *arguments: Any) -> str:
+    """Call a function for the error that it raises, and return the text of it; empty if it raises none."""
+    try:
+        act(*arguments)
+    except NasframeError as error:
+        return str(error)
+    return ""
+
+
+def _texts(place: Place, error: NasframeError) -> Iterator[Refusal]:
     """Yield each problem of an error, below the option that it names."""
     if not isinstance(error, RecipeError):
         yield place, str(error)
@@ -124,7 +163,7 @@ def _texts(place: tuple[Any, ...], error: NasframeError) -> Iterator[tuple[tuple
         yield (*place, *option), problem.text
 
 
-def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
+def refusals(plan: Plan) -> Iterator[Refusal]:
     """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
@@ -133,38 +172,42 @@ def refusals(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     Yields:
         Where in the recipe a plugin stands that refuses, and why it does.
     """
-    for option, text in _task(plan):
+    for option, text in _file_refusals(plan):
         yield ("task", *option), text
-    known = [stage.name for stage in same_shape(plan)]
+    # After a transform that cuts the network, its sizes are not known until the stage has run.
+    of_known_shape = [stage.name for stage in same_shape(plan)]
     seen: set[Refusal] = set()  # the recipe's own space is wrong once, however many stages use it
     for number, stage in enumerate(plan.stages):
-        sized = stage.name in known and stage.options.get("models") is None
-        asked = _transform if stage.verb == "transform" else _modifiers
-        for place, text in asked(plan, stage, sized):
+        # Models that a stage trains one by one were extracted, so they are smaller than the network.
+        sized = stage.name in of_known_shape and stage.options.get("models") is None
+        ask = _transform_refusals if stage.verb == "transform" else _modifier_refusals
+        for place, text in ask(plan, stage, sized):
             yield ("stages", number, stage.verb, *place), text
-        for path, text in _misfits(plan, number, stage, sized):
-            if (path, text) not in seen:
-                seen.add((path, text))
-                yield path, text
+        for refusal in _space_refusals(plan, number, stage, sized):
+            if refusal not in seen:
+                seen.add(refusal)
+                yield refusal
 
 
-def _misfits(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
+def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
     """Compare a stage with its space, if the sizes of its network are at hand."""
     if not needs_space(stage) or not sized:
         return
-    own = stage.options.get("space")
-    use = own or plan.space
+    own_space = stage.options.get("space")
+    use = own_space or plan.space
     net = stand_in(plan, [("space", use)])
     if net is None:
         return
     inject = {"seed": plan.seed, "costs": None, "notify": _unheard}
+    in_stage: Place = ("stages", number, stage.verb)
     try:
         space = registry.make("space", use, {**inject, "config": net.config})
     except NasframeError as error:
-        yield (("stages", number, stage.verb, "space") if own else ("space",)), str(error)
+        place = (*in_stage, "space") if own_space else ("space",)
+        yield place, str(error)
         return
     for place, text in misfits(plan, stage, space, inject):
-        yield ("stages", number, stage.verb, *place), text
+        yield (*in_stage, *place), text
 
 
 def needs_space(stage: PlannedStage) -> bool:
@@ -187,42 +230,44 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
     Yields:
         Where in the stage it stands, and what is wrong.
     """
-    options, domain = stage.options, space.domain
-    within, sampler = options.get("within"), options.get("sampler")
+    options = stage.options
+    faults: dict[Place, str] = {}
+    within = options.get("within")
     if within:
-        try:
-            domain.restrict(within)
-        except NasframeError as error:
-            yield ("within",), str(error)
+        faults[("within",)] = _fault(space.domain.restrict, within)
+    sampler = options.get("sampler")
     if sampler is not None:
         use = plan.sampler if sampler == "shared" else sampler
-        try:
-            registry.make("sampler", use, {**inject, "domain": domain})
-        except NasframeError as error:
-            yield ("sampler",), str(error)
-    written: dict[tuple[Any, ...], Any] = {("arch",): options.get("arch")}
-    if stage.verb == "extract" and isinstance(options.get("archs"), Mapping):
-        written = {("archs", name): sizes for name, sizes in options["archs"].items()}
-    for place, sizes in written.items():
-        if isinstance(sizes, Mapping):
-            try:
-                getattr(space, "arch", domain.canonical)(sizes)
-            except NasframeError as error:
-                yield place, str(error)
+        # Samplers have no `on_plan`: whether one can work in a domain shows when it is made.
+        faults[("sampler",)] = _fault(registry.make, "sampler", use, {**inject, "domain": space.domain})
+    for place, arch in _written_archs(stage).items():
+        if isinstance(arch, Mapping):  # else the name of one that will be found
+            faults[place] = _fault(written_arch, space, arch)
+    for place, text in faults.items():
+        if text:
+            yield place, text
 
 
-def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _written_archs(stage: PlannedStage) -> dict[Place, Any]:
+    """Return the architectures that a stage names or writes out, by their places in it."""
+    archs = stage.options.get("archs")
+    if stage.verb != "extract" or not isinstance(archs, Mapping):
+        return {("arch",): stage.options.get("arch")}
+    return {("archs", name): sizes for name, sizes in archs.items()}
+
+
+def _file_refusals(plan: Plan) -> Iterator[Refusal]:
     """Ask the task's factory, if it has ``on_files``, what does not fit the headers of the files that are at hand."""
     if not plan.task:
         return
-    options = {key: value for key, value in plan.task.items() if key != "use"}
     entry = registry.find("task", plan.task["use"])
     factory = entry.load()
-    if not hasattr(factory, "on_files"):
+    if not isinstance(factory, FileCheckingTaskFactory):
         return
     try:
         with naming_plugins(f"{entry}: on_files"):
-            faults = list(factory.on_files(options, plan.base))
+            # As a list, because a generator would raise only after this block, where nobody names the plugin.
+            faults = list(factory.on_files(_options_of(plan.task), plan.base))
     except PluginError as error:
         yield (), str(error)
         return
@@ -230,44 +275,40 @@ def _task(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield (option,), text
 
 
-def _transform(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
-    net = skeleton(plan) if sized and hasattr(transform, "on_plan") else None
-    if net is None:
+    if not sized or not isinstance(transform, PlannedTransform):
         return
-    try:
-        with naming_plugins():
-            transform.on_plan(net)
-    except NasframeError as error:
-        yield (), str(error)
+    net = skeleton(plan)
+    if net is not None:
+        yield from _refusal((), "", transform.on_plan, net)
 
 
-def _modifiers(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
     """Ask the modifiers of a stage, each of which sees all of them."""
-    refs = stage.options.get("modifiers") or ()
-    made = {}
-    for place, ref in enumerate(refs):
-        if ref is not None:
-            made[place] = registry.make("modifier", ref, {"seed": plan.seed, "base": plan.base})
-    answering = [place for place, modifier in made.items() if member(modifier, "returns_arch", False)]
-    for place in answering[1:]:
-        both = f"{refs[answering[0]]['use']} and {refs[place]['use']}"
-        yield (
-            ("modifiers", place),
-            f"stage {stage.name!r}: {both} both answer with an architecture. Expected one such modifier in a stage.",
-        )
-    if not any(hasattr(modifier, "on_plan") for modifier in made.values()):
+    modifiers: dict[int, Any] = {}
+    for number, use in enumerate(stage.options.get("modifiers") or ()):
+        if use is not None:  # null switches a modifier off
+            modifiers[number] = registry.make("modifier", use, {"seed": plan.seed, "base": plan.base})
+    yield from _rival_archs(stage, modifiers)
+    planned = {number: modifier for number, modifier in modifiers.items() if isinstance(modifier, PlannedModifier)}
+    if not planned:  # the job needs a network, which takes torch
         return
-    job = planned_job(plan, stage, list(made.values()), skeleton(plan) if sized else None)
-    for place, modifier in made.items():
-        if not hasattr(modifier, "on_plan"):
-            continue
-        try:
-            with naming_plugins():
-                modifier.on_plan(job)
-        except NasframeError as error:
-            yield ("modifiers", place), str(error)
+    net = skeleton(plan) if sized else None
+    job = planned_job(plan, stage, list(modifiers.values()), net)
+    for number, modifier in planned.items():
+        yield from _refusal(("modifiers", number), "", modifier.on_plan, job)
+
+
+def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Refusal]:
+    """Refuse all modifiers of a stage but the first that return an architecture: the stage can only have one."""
+    uses = stage.options.get("modifiers") or ()
+    returning = [number for number, modifier in modifiers.items() if member(modifier, "returns_arch", False)]
+    for number in returning[1:]:
+        both = f"{uses[returning[0]]['use']} and {uses[number]['use']}"
+        text = f"stage {stage.name!r}: {both} both answer with an architecture. Expected one such modifier in a stage."
+        yield ("modifiers", number), text
 
 
 def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: nn.Module | None) -> TrainJob:
@@ -279,24 +320,37 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         modifiers: of the stage.
         net: its network without values; ``None`` if the sizes are not known.
     """
-    options, space = stage.options, None
-    arch, sampler, use = options.get("arch"), options.get("sampler"), options.get("space") or plan.space
-    if net is not None and use and (arch is not None or sampler is not None):
+    options = stage.options
+    arch, sampler = options.get("arch"), options.get("sampler")
+    use = options.get("space") or plan.space
+    trains_subnetworks = arch is not None or sampler is not None
+    space = None
+    if net is not None and use and trains_subnetworks:
         try:
             space = registry.make("space", use, {"config": net.config})
             if isinstance(arch, Mapping):
-                arch = dict(getattr(space, "arch", space.domain.canonical)(arch))
+                arch = written_arch(space, arch)
         except NasframeError:
-            net = space = None  # they do not go together, which `_misfits` reports
+            net = space = None  # they do not go together, which `_space_refusals` reports
     if isinstance(arch, str):
-        arch = {}  # one that will have been found
+        arch = {}  # the name of one that is still to be found
+    estimators = {name: registry.make("estimator", cost) for name, cost in plan.estimators.items()}
+    training: TrainOptions = options["options"]
     unknown: Any = None
     return TrainJob(
-        net=net if net is not None else unknown, task=unknown, tokenizer=None, options=options["options"],
-        seed=plan.seed, stage=stage.name, space=space, sampler=sampler, arch=arch, modifiers=modifiers,
-        estimators={name: registry.make("estimator", cost) for name, cost in plan.estimators.items()},
-        total=options["options"].max_steps or 1,
-    )  # fmt: skip
+        net=net if net is not None else unknown,
+        task=unknown,
+        tokenizer=None,
+        options=training,
+        seed=plan.seed,
+        stage=stage.name,
+        space=space,
+        sampler=sampler,
+        arch=arch,
+        modifiers=modifiers,
+        estimators=estimators,
+        total=training.max_steps or 1,  # steps of epochs are not known without data
+    )
 
 
 def skeleton(plan: Plan) -> nn.Module | None:
@@ -305,10 +359,10 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return None
     from nasframe.nn.elastic import stock_class
 
-    made: Any = registry.make("model", plan.model, {"base": plan.base})
-    found: nn.Module | None = made.skeleton() if hasattr(made, "skeleton") else None
+    model = registry.make("model", plan.model, {"base": plan.base})
+    net = model.skeleton() if isinstance(model, SkeletonModel) else None
     try:
-        return found if found is not None and stock_class(found) else None
+        return net if net is not None and stock_class(net) else None
     except TypeError:
         return None  # of no family that nasframe knows: what can be done with it shows when it is loaded
 
@@ -321,10 +375,10 @@ def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Mod
         plugins: kind and ``use`` of those that are given it.
 
     Returns:
-        One of the two; ``None`` where the sizes are not at hand.
+        One of the two; ``None`` if the sizes are not at hand.
     """
     if not plan.model:
         return None
     factories = [registry.find(kind, registry.use_of(use)[0]).load() for kind, use in plugins]
-    made: Any = registry.make("model", plan.model, {"base": plan.base})
-    return _outline(made, factories) or skeleton(plan)
+    model = registry.make("model", plan.model, {"base": plan.base})
+    return _outline(model, factories) or skeleton(plan)

@@ -16,7 +16,7 @@ from nasframe.plan import asks_teacher
 from nasframe.stages.verbs import VERBS
 
 ALWAYS_THERE = ("pretrained", "random")
-"""Networks that a stage can start from though no stage saved them."""
+"""Networks that a stage can start from although no stage saved them."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def model_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
 def pattern_faults(option: str, patterns: Sequence[Any], names: Collection[str]) -> Iterator[Fault]:
     """Each pattern matches one name at least."""
     kind = option.removesuffix("s")
+    # Each by itself: "best@*" matching something must not hide that "bset@50%" matches nothing.
     for number, pattern in enumerate(patterns):
         if not matching(names, [pattern]):
             yield (option, number), missing(kind, pattern, names)
@@ -106,7 +107,7 @@ def cost_faults(stage: CheckedStage, costs: Collection[str]) -> Iterator[Fault]:
 
 
 def missing(kind: str, name: Any, known: Collection[str]) -> str:
-    """Say that there is no such thing yet, what there is, and what may have been meant."""
+    """Say that nothing of this name exists yet, which names do, and which may have been meant."""
     return f"no {kind} {name!r} at this point. There are: {listing(known)}.{suggestion(name, known)}"
 
 
@@ -114,7 +115,8 @@ def missing(kind: str, name: Any, known: Collection[str]) -> str:
 
 
 def idle_fault(stage: CheckedStage, known: KnownNames) -> str:
-    """Say why a stage that makes something of earlier stages' results would have nothing to do, if so."""
+    """Say why a stage would have nothing to do with what earlier stages left, or nothing."""
+    # As written, since an option without a value means everything that is there.
     if stage.verb == "export" and not stage.written.get("models") and not known.extracted:
         return "nothing to export: no earlier stage extracts a model. Expected one, or 'models'."
     if stage.verb != "extract":
@@ -122,6 +124,7 @@ def idle_fault(stage: CheckedStage, known: KnownNames) -> str:
     archs = stage.written.get("archs")
     if not known.archs and not archs:
         return "nothing to extract: no earlier stage finds an architecture, and 'archs' has none."
+    # Networks that were saved under an architecture's name look like that architecture, already extracted.
     saves = declaration_of(stage.verb).saves(Stage(stage.verb, stage.name, stage.options), known)
     taken = known.archs & known.models
     if taken and not saves and not isinstance(archs, Mapping):

@@ -13,20 +13,21 @@ from typing import Any
 
 from nasframe import registry
 from nasframe.errors import NasframeError, Problem, RecipeError, listing, suggestion
+from nasframe.interfaces import SpaceTraits, traits_of
 from nasframe.options import validate
 from nasframe.plan import Plan
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe, read_recipe
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override
-from nasframe.recipe.preflight import material_refusals, refusals
+from nasframe.recipe.preflight import input_refusals, refusals
 from nasframe.recipe.stage_list import verb_of
 from nasframe.recipe.stages import COMMON, CheckedStages, StageChecker
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS
 
 ALWAYS = ("params", "macs")
-"""Costs that every plan can tell, named or not."""
+"""Costs that every plan knows, whether the recipe names them or not: dry runs and reports show them."""
 EMPTY: tuple[Any, ...] = (None, {}, [], "")
 """Values of top-level keys that a resolved recipe leaves out."""
 
@@ -43,6 +44,7 @@ def resolve(recipe: Recipe) -> Plan:
     check = Checker(recipe)
     plan = _plan(check)
     if plan is None:
+        # In the order of the file: the checks find them in another one.
         raise RecipeError(sorted(check.problems, key=lambda problem: problem.order))
     return plan
 
@@ -71,7 +73,7 @@ class _Parts:
 
     Args:
         files: its one-file plugins.
-        uses: model, task, space, sampler and trainer, each with all its options; ``None`` for what it has not.
+        uses: model, task, space, sampler and trainer, each with all its options; ``None`` for those it does not have.
         declared: its estimators by name.
         bare_space: its space if that has no network, else ``None``.
     """
@@ -89,6 +91,7 @@ def _plan(check: Checker) -> Plan | None:
     with registry.file_plugins(files):
         parts = _check_parts(check, files)
         stages = StageChecker(check, parts.uses, parts.bare_space).check_all()
+        # After the stages, because some of them ask for costs that nothing else names.
         estimators = _wanted_estimators(check, parts)
         _ask_inputs(check, parts, estimators)
         if check.problems:
@@ -108,6 +111,7 @@ def _check_parts(check: Checker, files: PluginFiles) -> _Parts:
     _check_top_level(check)
     uses = {key: check.use(key, check.data.get(key), (key,)) for key in PLUGIN_KEYS}
     declared = _check_estimators(check)
+    # Costs and metrics must be known before bounds and objectives, which may name any of them.
     bare_space = _check_bare_space(check, uses)
     if bare_space is not None:
         check.own_estimators = bare_space.estimators
@@ -155,7 +159,7 @@ def _check_top_level(check: Checker) -> None:
             check.problem((key,), "missing. Every recipe needs a task and stages.")
     version = given.get("nasframe", FORMAT)
     if version != FORMAT:
-        check.problem(("nasframe",), f"format {version!r} is not known. This nasframe reads format {FORMAT}.")
+        check.problem(("nasframe",), f"unknown format {version!r}. This nasframe reads format {FORMAT}.")
     name = given.get("name")
     fault = name_fault(name) if isinstance(name, str) else ""
     if fault:
@@ -164,8 +168,11 @@ def _check_top_level(check: Checker) -> None:
 
 def _unknown_key(check: Checker, key: str, keys: set[str]) -> str:
     """Say that there is no such key at the top level, and where it belongs."""
+    words = {*keys, "extends"}
     switches = check.data.get("switches")
-    words = {*keys, "extends", *(switches if isinstance(switches, dict) else ())}
+    if isinstance(switches, dict):
+        words.update(switches)
+    # The cheapest and surest hint first; looking for owners loads every plugin.
     hint = _home_of(check, key) or suggestion(key, words) or check.owners(key, registry.KINDS)
     return f"unknown key. Expected one of {listing(words)}.{hint}"
 
@@ -209,14 +216,15 @@ def _check_bare_space(check: Checker, uses: Mapping[str, dict[str, Any] | None])
     needs_net = True
     if use is not None:
         factory = registry.find("space", use["use"]).load()
-        needs_net = getattr(factory, "needs_net", True)
+        needs_net = traits_of(SpaceTraits, factory).needs_net
     if use is None or needs_net:
         if not data.get("model"):
-            check.problem(("model",), "missing. Every recipe needs a model, unless its space stands without one.")
+            check.problem(("model",), "missing. Every recipe needs a model, unless its space works without one.")
         return None
     for key in ("model", "estimators"):
         if data.get(key):
-            check.problem((key,), f"space {use['use']!r} has no network, and costs of its own. Expected no {key!r}.")
+            text = f"space {use['use']!r} has no network, and brings its own costs. Expected no {key!r}."
+            check.problem((key,), text)
     if check.problems:  # its options may not fit
         return None
     try:
@@ -242,10 +250,9 @@ def _ask_inputs(check: Checker, parts: _Parts, estimators: Mapping[str, dict[str
     """Let model, task and costs say whether they go together; a part that has problems already is not asked."""
     # By the first word of the path: a wrong option of the model may be what the task would stumble over.
     wrong = {problem.path.partition(".")[0] for problem in check.problems}
-    model = None if "model" in wrong else parts.uses["model"]
-    task = None if "task" in wrong else parts.uses["task"]
+    sound = {kind: use for kind, use in parts.uses.items() if kind not in wrong}
     costs = {} if "estimators" in wrong else estimators
-    for place, text in material_refusals(model, task, costs, check.recipe.base):
+    for place, text in input_refusals(sound.get("model"), sound.get("task"), costs, check.recipe.base):
         check.problem(place, text)
 
 
@@ -256,6 +263,7 @@ def _put_together(
     data, recipe, uses = check.data, check.recipe, parts.uses
     file_name = recipe.path.stem if recipe.path else "recipe"
     name, seed = data.get("name") or file_name, data.get("seed") or 0
+    # The resolved recipe runs by itself: every default is written out, and nothing is extended or switched any more.
     written = {
         "nasframe": FORMAT,
         "name": name,

@@ -25,7 +25,9 @@ BOUNDS = {
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Return the schema of a recipe's file; ``nasframe check`` refuses all that it refuses, with better messages.
+    """Return the schema of a recipe's file.
+
+    It is laxer than ``nasframe check``, which refuses everything that it refuses, with better messages.
 
     Returns:
         A JSON Schema, draft 2020-12.
@@ -42,7 +44,7 @@ def recipe_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "nasframe recipe",
         "type": "object",
-        # A recipe with plugin files of its own passes: the names that they register are not known here.
+        # A recipe with one-file plugins passes as it is, because the names that they register are not known here.
         "anyOf": [{"additionalProperties": False, "properties": properties}, {"required": ["plugins"]}],
         "$defs": {kind: _plugin(kind) for kind in registry.KINDS},
     }
@@ -50,7 +52,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def _top(key: str) -> dict[str, Any]:
     if key in PLUGIN_KEYS:
-        # A fragment, or a recipe that extends one, may give options without the name, or take away what the other has.
+        # A fragment, or a recipe that extends one, may give options without naming the plugin, or null to remove it.
         return {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "object", "not": {"required": ["use"]}}, NOTHING]}
     kinds: dict[str, dict[str, Any]] = {
         "nasframe": {"const": 1},
@@ -96,7 +98,8 @@ def _object(
     if not takes_any(factory):
         shape["additionalProperties"] = False
     shape["description"] = summary(factory)
-    if required:  # not what the plugin requires: that may stand in a file that this one extends, or that extends it
+    # Not the options that the plugin requires: they may stand in a file that this one extends, or that extends it.
+    if required:
         shape["required"] = list(required)
     return shape
 

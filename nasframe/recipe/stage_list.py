@@ -10,10 +10,10 @@ from nasframe.options import unknown_option
 from nasframe.recipe.yaml import Node
 
 REPEAT = "repeat"
-"""The verb of a group of stages; it is written out before anything else reads the stages."""
+"""The verb of a group of stages. Groups are written out before anything else reads the stages."""
 OPTIONS_OF_REPEAT = ("times", "stages", "name")
 MOST_STAGES = 1000
-"""Stages of a recipe, with those that ``repeat`` writes out."""
+"""Most stages of a recipe, with those that ``repeat`` writes out: groups in groups multiply."""
 
 
 def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
@@ -32,6 +32,7 @@ def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
     >>> stage_names([{"train": {"save_as": "teacher"}}, {"search": {}}, {"search": {"trials": 5}}])
     [('teacher', True), ('search', False), ('search-2', False)]
     """
+    # Only stages named after their verb are counted, so that naming one does not rename those after it.
     names: list[tuple[str, bool]] = []
     counts: dict[str, int] = {}
     for stage in stages:
@@ -73,7 +74,7 @@ def expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
             written.append(node)
             continue
         times = options.get("times")
-        is_count = isinstance(times, int) and not isinstance(times, bool) and times >= 1
+        is_count = isinstance(times, int) and not isinstance(times, bool) and times >= 1  # a bool is an int in Python
         if times is None or not is_count or not isinstance(options.get("stages"), list):
             text = f"{node.plain()!r} does not fit. Expected repeat: {{times: 4, stages: [...]}}."
             problems.append(Problem(str(node.at), "stages.repeat", text))
@@ -107,9 +108,10 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
         if inner is None or not isinstance(inner.value or {}, dict):
             continue  # not a stage, which is reported later
         inner.value = inner.value or {}
-        # Every stage of a plan has a name of its own, also one that had only its verb's.
+        # Every stage of a plan has its own name, even one that was only named after its verb.
         inner.value["name"] = Node(f"{name}-{number}", inner.at)
         start, save_as = options.get("from"), options.get("save_as")
+        # Other names in `from` are of networks from before the group, or of its previous round.
         if start in saved:
             inner.value["from"] = Node(f"{start}-{number}", inner.at)
         if isinstance(save_as, str):

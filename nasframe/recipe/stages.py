@@ -1,4 +1,4 @@
-"""Checks the stages of a recipe one after the other, knowing what earlier ones saved and found."""
+"""Checks the stages of a recipe in order: each may name what earlier ones saved and found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.declarations import KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
-from nasframe.options import Fault, Option, groups_of, ref_kind, unknown_option, validate
+from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.names import name_fault
@@ -44,7 +44,7 @@ class StageChecker:
 
     Args:
         check: where problems are noted.
-        uses: the recipe's model, task, space, sampler and trainer; ``None`` for what it has not.
+        uses: the recipe's model, task, space, sampler and trainer; ``None`` for those it does not have.
         bare_space: the recipe's space if it has no network.
     """
 
@@ -53,7 +53,7 @@ class StageChecker:
         self.known = KnownNames()
 
     def check_all(self) -> CheckedStages:
-        """Check every stage; an entry that is no stage is left out of the result."""
+        """Check every stage; an entry that is not a stage is left out of the result."""
         stages = CheckedStages([], [])
         names = self.check.names
         for number, entry in enumerate(self.check.stages):
@@ -65,7 +65,7 @@ class StageChecker:
                 continue
             self._check_names(name, verb, written, at)
             options = self._options(verb, written, at)
-            # Values of any type would break the checks of what they mean.
+            # What options mean can only be checked if their types fit: 'epochs: soon' cannot be compared with anything.
             sound = {key: value for key, value in options.items() if (*at, key) not in self.check.wrong}
             self._check_meaning(CheckedStage(verb, name, written, sound), at)
             stages.written.append({verb: {"name": name, **options}})
@@ -73,11 +73,11 @@ class StageChecker:
         return stages
 
     def _is_stage(self, entry: Any, verb: str, at: Place) -> bool:
-        """Report an entry that is no stage at all."""
+        """Tell whether an entry is a stage; report it if it is not."""
         options = entry[verb] if verb and isinstance(entry, Mapping) else None
         if not verb or not isinstance(options, dict | None):
             place = at if verb else at[:2]
-            self.check.problem(place, f"{entry!r} is no stage. Expected {{verb: {{option: value}}}}.")
+            self.check.problem(place, f"{entry!r} is not a stage. Expected {{verb: {{option: value}}}}.")
             return False
         if verb not in VERBS:
             hint = suggestion(verb, VERBS) or self.check.owners(verb, ())
@@ -91,14 +91,15 @@ class StageChecker:
         self._check_name(saved, (*at, "save_as"), network=True)
         has_own_name = written.get("name") is not None
         if has_own_name or stage != saved:  # else the stage is named after what it saves, which is checked already
-            self._check_name(stage, (*at, "name") if "name" in written else at)
+            place = (*at, "name") if "name" in written else at
+            self._check_name(stage, place)
         archs = written.get("archs")
         if isinstance(archs, dict):
             for name in archs:
                 self._check_name(name, (*at, "archs", name), rich=True, network=True)
 
     def _check_name(self, name: Any, path: Place, **rules: bool) -> None:
-        """Report a name that cannot name files; a value that is not text is reported with the option's type."""
+        """Report a name that cannot name files; a value that is not text is reported as a wrong type."""
         fault = name_fault(name, **rules) if isinstance(name, str) else ""
         if fault:
             self.check.problem(path, fault)
@@ -110,7 +111,7 @@ class StageChecker:
         common = self._common_options(written, at)
         own = {key: value for key, value in written.items() if key not in COMMON}
         if "use" in VERBS[verb].options:
-            return common | self._options_beside_use(verb, own, at)
+            return common | self._options_with_use(verb, own, at)
         return common | self._own_options(verb, own, at)
 
     def _common_options(self, written: Mapping[str, Any], at: Place) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class StageChecker:
             common["space"] = self.check.use("space", common["space"], (*at, "space"))
         return common
 
-    def _options_beside_use(self, verb: str, own: Mapping[str, Any], at: Place) -> dict[str, Any]:
+    def _options_with_use(self, verb: str, own: Mapping[str, Any], at: Place) -> dict[str, Any]:
         """Check a verb that uses a plugin: options that the verb does not have belong to the plugin."""
         known = VERBS[verb].options
         kind = ref_kind(known["use"].annotation)
@@ -139,8 +140,10 @@ class StageChecker:
 
     def _own_options(self, verb: str, own: dict[str, Any], at: Place) -> dict[str, Any]:
         """Check a verb all of whose options are its own."""
+        # Written into each stage, so that the resolved recipe shows who trains it.
         if verb == "train" and self.uses["trainer"] is not None:
             own.setdefault("trainer", self.uses["trainer"])
+        # The signature only says that `fit` is a mapping: its keys are those of a training.
         if isinstance(own.get("fit"), dict):
             _, faults = validate(own["fit"], TrainOptions, skip=())
             for place, text in faults:
@@ -172,11 +175,13 @@ class StageChecker:
         nothing_found = stage.verb == "extract" and not self.known.archs
         if idle and not (nothing_found and self.check.problems):  # the other problem may be why nothing was found
             self.check.problem(at, idle)
+        # Even if the stage has problems: else every later stage that names its results would be reported, too.
         self._note_outcome(stage, at)
 
     def _space_faults(self, stage: CheckedStage) -> Iterator[str]:
-        """A stage needs a network, or a space, that the recipe may not have."""
+        """Yield what a stage needs and the recipe does not have: a network, or a space."""
         options = stage.options
+        # A space without a network looks up its scores, so nothing can be trained, extracted or evaluated.
         needs_net = stage.verb != "search" or options.get("fit") or {"from", "space"} & options.keys()
         if self.bare_space is not None and needs_net:
             yield "needs a network, but the recipe's space has none. Expected searches only."
@@ -213,14 +218,14 @@ class StageChecker:
         """Turn options into the verb's keyword arguments: ``from`` is ``from_``, grouped options one object."""
         known = VERBS[verb].options
         arguments: dict[str, Any] = {}
-        if "from" in options:
-            arguments["from_"] = options["from"]
-        if "space" in options:
-            arguments["space"] = options["space"]
+        for key, parameter in (("from", "from_"), ("space", "space")):  # "from" is a word of Python's own
+            if key in options:
+                arguments[parameter] = options[key]
         if "use" in known:
             of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
             arguments["use"] = {"use": options.get("use"), **of_plugin}
-        grouped = _grouped(known)
+        # Options of a group, as the many of a training, become one object of the group's class.
+        grouped: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
         for key, option in known.items():
             if key == "use" or key not in options:
                 continue
@@ -232,11 +237,6 @@ class StageChecker:
         for group, values in grouped.items():
             arguments[group] = classes[group](**values)
         return arguments
-
-
-def _grouped(known: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
-    """Return an empty mapping for each group of options that become one object."""
-    return {option.group: {} for option in known.values() if option.group}
 
 
 def misplaced_option(check: Checker, verb: str, key: str, known: Iterable[str]) -> str:
@@ -272,7 +272,7 @@ def _sampler_faults(options: Mapping[str, Any]) -> Iterator[Fault]:
     """Find options of a training that need a sampler, or that none can have."""
     if options.get("sampler") is not None:
         if options.get("arch") is not None:
-            yield ("arch",), "one sub-network, beside a sampler that proposes others. Expected only one of both."
+            yield ("arch",), "names one sub-network, but a sampler proposes others. Expected one or the other."
         return
     if options.get("within") is not None:
         yield ("within",), "restricts what a sampler proposes, but there is none. Expected 'sampler'."

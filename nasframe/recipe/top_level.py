@@ -17,20 +17,20 @@ class TopLevel:
     Args:
         nasframe: version of the recipe format.
         name: names the run's directory; default: the file's name.
-        description: what the recipe shows.
+        description: what the recipe is for.
         plugins: one-file plugins to load, read from the recipe's folder.
         seed: every random stream is made from it.
         model: the network and its tokenizer.
         task: data, loss and metrics.
         space: what may vary, and how a choice becomes a network.
         sampler: the shared sampler, which stages use as ``sampler: shared``.
-        trainer: who runs the training loops, unless a stage names another.
+        trainer: runs the training loop of every stage that does not name another one.
         estimators: costs with options of their own, by the name that bounds and objectives use.
         constraints: bounds that every answer of a search must meet.
-        budgets: bounds that each get a winner of their own.
-        objectives: what searches maximise; ``-`` before costs and losses; default: the task's primary metric.
+        budgets: bounds that each get their own winner.
+        objectives: what searches maximise, with ``-`` before costs and losses; default: the task's primary metric.
         stages: what to do, in order.
-        set: overrides by dotted path, for what an extended file says inside its list of stages.
+        set: overrides by dotted path, which also reach into the stages of an extended recipe.
         switches: named sets of overrides, turned on by ``NAME=true``.
     """
 

@@ -1,7 +1,7 @@
 """YAML text to values that know where they were written, and plain values back to YAML.
 
-The dialect is YAML 1.2's core without surprises: ``2e-5`` is a number, ``yes``, ``off`` and dates are text, tags that
-build Python objects do not exist. Every problem names its file, line and column.
+The dialect is the core of YAML 1.2, without surprises: ``2e-5`` is a number; ``yes``, ``off`` and dates are text; tags
+that build Python objects are refused. Every problem names its file, line and column.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nasframe.errors import Problem
 
 STANDARD = "tag:yaml.org,2002:"
 LARGEST = 300_000
-"""Bytes of a recipe's file; the largest that comes with nasframe has four thousand."""
+"""Most bytes of a recipe's file; the largest that comes with nasframe has four thousand."""
 MOST_VALUES = 10_000
-"""Values of a recipe, with those that aliases repeat."""
+"""Most values of a recipe, with those that aliases repeat: nested aliases multiply ("billion laughs")."""
 DEEPEST = 100
-"""Mappings and lists inside each other."""
+"""How many mappings and lists may lie inside each other, well below Python's limit of recursion."""
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
@@ -77,13 +77,14 @@ class _TooMuch(Exception):
 
 
 class _Loader(yaml.SafeLoader):
+    # PyYAML's own resolvers are of YAML 1.1, where "no" is false and "2e-5" is text.
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
     composed = 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         """Count keys and values while they are read: reading takes longer than all that follows."""
         self.composed += 1
-        if self.composed > 2 * MOST_VALUES:
+        if self.composed > 2 * MOST_VALUES:  # each value may have a key
             raise _TooMuch(self.peek_event().start_mark, (), f"more than {MOST_VALUES:,} values.")
         return super().compose_node(parent, index)
 
@@ -101,7 +102,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:
-        return True
+        return True  # equal values are written out each time, since a resolved recipe is read by people
 
 
 for _class in (_Loader, _Dumper):
@@ -151,7 +152,7 @@ def _file_fault(path: Path) -> str:
     if path.is_dir():
         return "is a directory. Expected a YAML file."
     if not path.is_file():
-        return "is no file. Expected a YAML file."
+        return "is not a file. Expected a YAML file."
     if size > LARGEST:
         return f"{size:,} bytes are too many. Expected a recipe of at most {LARGEST:,}."
     return ""
@@ -168,10 +169,11 @@ def parse(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         the root node (``None`` if the text is not YAML), and every problem.
     """
     root, problems = _parsed(text, origin)
+    # A copy, because overrides change nodes in place, and the original is kept for the next reader of the same text.
     return None if root is None else root.copy(), list(problems)
 
 
-@functools.lru_cache(maxsize=256)  # what others extend is read again for each of them, and for each arm of a study
+@functools.lru_cache(maxsize=256)  # a file is read again for each recipe that extends it, and for each arm of a study
 def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
     if origin.line:
         tabs = _tabs_in_indentation(text, origin)
@@ -187,6 +189,7 @@ def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         reason = " ".join(part for part in (error.context, error.problem) if part)
         return None, [Problem(str(at), "", f"not YAML: {reason}.")]
     except yaml.reader.ReaderError as error:
+        # This error has no line and column, only a position in the text.
         at = origin
         if origin.line:
             before = text[: error.position]
@@ -204,6 +207,7 @@ def _built(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
         return Node(None, origin), []
     builder = _Builder(loader, origin)
     node = builder.node(root, ())
+    # By position, because a mapping's duplicates are found before the problems inside it.
     in_order = sorted(builder.problems, key=lambda pair: pair[0])
     return node, [problem for _, problem in in_order]
 
@@ -220,6 +224,7 @@ def _tabs_in_indentation(text: str, origin: Position) -> list[Problem]:
 
 
 def _position(origin: Position, mark: Any) -> Position:
+    # An override is one short line: all of it has the place of the override.
     return Position(origin.file, mark.line + 1, mark.column + 1) if origin.line else origin
 
 
@@ -238,6 +243,7 @@ class _Builder:
 
     def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
         at = _position(self.origin, node.start_mark)
+        # An alias is the same node as its anchor, so a node that is still open contains itself.
         if any(node is other for other in self.open):
             self.problem(node, path, "an anchor that contains itself.")
             return Node(None, at)
@@ -270,6 +276,7 @@ class _Builder:
                 self.problem(key, path, "a key that is not text. Expected 'key: value'.")
                 continue
             child = self.node(item, (*path, key.value))
+            # At the key, not at its value: that is where a reader looks for an option.
             values[key.value] = Node(child.value, _position(self.origin, key.start_mark))
         return values
 
@@ -293,12 +300,12 @@ class _Builder:
         try:
             return SCALARS[kind](text)
         except (ValueError, KeyError):
-            self.problem(node, path, f"{text!r} is no {kind}.")
+            self.problem(node, path, f"{text!r} is not a valid {kind}.")
             return None
 
 
 def _finite(text: str) -> float:
-    number = float(text)
+    number = float(text)  # "1e999" is read as infinity
     if not math.isfinite(number):
         raise ValueError
     return number

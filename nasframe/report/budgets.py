@@ -1,8 +1,8 @@
-"""Which models break the budgets that they are named after, by what they finally cost.
+"""Which models break the budgets that they are named after, by their final costs.
 
 A search keeps the bounds of its winners, in the stage's result under ``bounds``. A measured cost, such as a latency, is
-measured again when a model is evaluated, and may then lie on the other side of a bound that it met in the search. Every
-page, table and model card that shows a model asks :func:`over_budget` about it.
+measured again when a model is evaluated, and may then break a bound that it met in the search. Every page, table and
+model card that shows a model calls :func:`over_budget`.
 """
 
 from __future__ import annotations
@@ -15,44 +15,52 @@ from nasframe.report import tables
 from nasframe.search.constraints import Bounds
 
 TINY = 1e-9
-"""Relative excess below which a counted cost meets its bound: sums of floats in another order."""
+"""Relative excess up to which a cost meets its bound: floats summed in another order differ by less."""
 MOST_DIGITS = 10
 
 
 def plain_bounds(bounds: Mapping[str, Bounds]) -> dict[str, list[float | None]]:
-    """Return bounds by cost as a stage's result keeps them: ``[low, high]``, ``None`` for an open side.
+    """Return bounds by cost as a stage's result keeps them: ``[low, high]``, with ``None`` for an open side.
 
     >>> plain_bounds({"latency": Bounds(high=12.0)})
     {'latency': [None, 12.0]}
     """
-    return {
-        cost: [None if math.isinf(side) else side for side in (bound.low, bound.high)] for cost, bound in bounds.items()
-    }
+    plain: dict[str, list[float | None]] = {}
+    for cost, bound in bounds.items():
+        low = None if math.isinf(bound.low) else bound.low
+        high = None if math.isinf(bound.high) else bound.high
+        plain[cost] = [low, high]
+    return plain
 
 
 def bounds_of(name: str, results: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """Return the bounds that a model must meet by its name: its own, else those of a winner under the same budget.
+    """Return the bounds that a model must meet by its name: those of winners under the same budget, and its own.
 
     Args:
         name: the model's; ``tuned@50%`` has the bounds of the winner ``best@50%``.
         results: the results of the run's stages.
+
+    >>> bounds_of("tuned@50%", [{"bounds": {"best@50%": {"latency": [None, 12.0]}}}])
+    {'latency': [None, 12.0]}
     """
     recorded: dict[str, dict[str, list[float | None]]] = {}
     for result in results:
-        recorded |= result.get("bounds") or {}
+        for winner, winner_bounds in (result.get("bounds") or {}).items():
+            # An extract stage repeats the bounds of its models, but only those of counted costs.
+            recorded[winner] = recorded.get(winner, {}) | winner_bounds
     budget = name.partition("@")[2]
-    related = [bounds for other, bounds in recorded.items() if budget and other.partition("@")[2] == budget]
-    found: dict[str, list[float | None]] = {}
-    for bounds in [*related, recorded.get(name, {})]:
-        found |= bounds
-    return found
+    bounds: dict[str, list[float | None]] = {}
+    for winner, winner_bounds in recorded.items():
+        if budget and winner.partition("@")[2] == budget:
+            bounds |= winner_bounds
+    return bounds | recorded.get(name, {})  # its own bounds win
 
 
 def over_budget(costs: Mapping[str, Any], bounds: Mapping[str, list[float | None]]) -> str:
-    """Say which bounds a model's costs break, as ``12.4 ms > 12 ms``; nothing if it meets all.
+    """Return the bounds that a model's costs break, as ``12.4 ms > 12 ms``; empty if it meets all.
 
     Args:
-        costs: cost → value, as finally counted or measured.
+        costs: cost → its final value.
         bounds: cost → ``[low, high]``.
 
     >>> over_budget({"latency": 12.4}, {"latency": [None, 12.0]})
@@ -73,7 +81,7 @@ def over_budget(costs: Mapping[str, Any], bounds: Mapping[str, list[float | None
 
 
 def _relation(cost: str, value: float, sign: str, bound: float) -> str:
-    """Write a cost beside its bound, with as many digits as it takes to see which is larger.
+    """Write a cost and its bound with enough digits to see which is larger.
 
     >>> _relation("latency", 12.04, ">", 12.0), _relation("params", 5_300_100, ">", 5_300_000)
     ('12.04 ms > 12 ms', 'params 5,300,100 > 5,300,000')

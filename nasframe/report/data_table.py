@@ -1,4 +1,4 @@
-"""What happened to the data, as a table: on the terminal before training, in a dry run, and in reports."""
+"""The table of the data: for terminals before training, for dry runs and for reports."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ ORDER = ("train", "select", "dev")
 CLASSES = 12
 """Classes that a terminal shows one by one."""
 NAME = 18
-"""Letters of a class's name that it shows."""
+"""Letters of a class's name that a terminal shows."""
+OPTIONAL = {
+    "near copies": "near",
+    "text also in train": "in_train",
+    "near copy in train": "near_train",
+    "several labels": "conflicting",
+}
+"""Title → field of the rows that are left out if they are zero in every split; a leak into ``train`` always shows."""
 
 
 def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> list[list[str]]:
-    """Lay a summary out as rows of text, the heading first; what is zero everywhere is left out.
+    """Return a summary as rows of text, the heading first; most rows that are zero in every split are left out.
 
     Args:
         summary: a :class:`nasframe.records.DataSummary` as plain data.
-        most_classes: of more classes than these the most frequent are shown, and the others together.
+        most_classes: if there are more classes, the most frequent ones are shown, and the others together.
 
     >>> from dataclasses import asdict
     >>> from nasframe.records import DataSummary, SplitSummary
@@ -43,13 +50,7 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
     rows = [["", *(split["name"].replace("_", " ") for split in splits)]]
     rows.append(["rows", *_counts(splits, "rows")])
     rows.append(["distinct texts", *_counts(splits, "texts")])
-    optional = {
-        "near copies": "near",
-        "text also in train": "in_train",
-        "near copy in train": "near_train",
-        "several labels": "conflicting",
-    }
-    for title, key in optional.items():
+    for title, key in OPTIONAL.items():
         if key == "in_train" or any(split[key] for split in splits):
             rows.append([title, *_counts(splits, key)])
     if summary["labels"] is not None:
@@ -61,31 +62,37 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
 
 
 def data_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what the table's numbers come from."""
+    """Return sentences that explain the table's numbers."""
+    splits = summary["splits"]
     lines = []
-    files = []
-    for source in summary["sources"]:
-        left_out = f", {source['left_out']:,} broken ones left out" if source["left_out"] else ""
-        name = "/".join(PurePath(source["name"]).parts[-2:])
-        files.append(f"{name} ({source['rows']:,} rows{left_out})")
+    files = [_source_text(source) for source in summary["sources"]]
     if files:
         lines.append(f"Read: {', '.join(files)}.")
     if summary["unused"]:
         lines.append(f"Not used: {summary['unused']:,} rows beyond the limit of training examples.")
-    repeats = sum(split["rows"] - split["texts"] for split in summary["splits"])
+    repeats = sum(split["rows"] - split["texts"] for split in splits)
     if repeats:
-        verb = "1 row repeats" if repeats == 1 else f"{repeats:,} rows repeat"
-        lines.append(f"{verb} another row's text. Repeats stay together in one split; none is dropped.")
-    if any(split["near"] or split["near_train"] for split in summary["splits"]):
+        subject = "1 row repeats" if repeats == 1 else f"{repeats:,} rows repeat"
+        lines.append(f"{subject} another row's text. Repeats stay together in one split; none is dropped.")
+    if any(split["near"] or split["near_train"] for split in splits):
         lines.append("Near copies differ in case, spaces, punctuation or Unicode form only.")
-    if any(_estimated(split) for split in summary["splits"]):
-        most = max(split["measured"] for split in summary["splits"])
+    if any(_is_estimated(split) for split in splits):
+        most = max(split["measured"] for split in splits)
         lines.append(f"≈: lengths of the longest and of other texts, {most:,} of a split.")
     return lines
 
 
+def _source_text(source: Mapping[str, Any]) -> str:
+    """Name a file with its folder, and count its rows."""
+    name = "/".join(PurePath(source["name"]).parts[-2:])
+    rows = f"{source['rows']:,} rows"
+    if source["left_out"]:
+        rows += f", {source['left_out']:,} broken ones left out"
+    return f"{name} ({rows})"
+
+
 def data_table(summary: Mapping[str, Any]) -> Table:
-    """Make the table for a terminal; it fits 60 columns."""
+    """Return the table for a terminal; it fits 60 columns."""
     from rich import box
     from rich.table import Table
 
@@ -100,7 +107,7 @@ def data_table(summary: Mapping[str, Any]) -> Table:
 
 
 def data_text(summary: Mapping[str, Any], width: int | None = None) -> str:
-    """Write the table and its sentences as plain text.
+    """Return the table and its sentences as plain text.
 
     Args:
         summary: a :class:`nasframe.records.DataSummary` as plain data.
@@ -121,7 +128,8 @@ def data_text(summary: Mapping[str, Any], width: int | None = None) -> str:
 
 
 def _position(split: Mapping[str, Any]) -> int:
-    return ORDER.index(split["name"]) if split["name"] in ORDER else len(ORDER)
+    name = split["name"]
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _counts(splits: Sequence[Mapping[str, Any]], key: str) -> list[str]:
@@ -129,22 +137,39 @@ def _counts(splits: Sequence[Mapping[str, Any]], key: str) -> list[str]:
 
 
 def _class_rows(labels: Sequence[str], columns: Sequence[Sequence[int]], most: int | None) -> list[list[str]]:
-    """Count each class; where there are too many for a terminal, the most frequent ones, in their own order."""
-    totals = [sum(counts) for counts in zip(*columns, strict=True)]
-    frequent = sorted(range(len(labels)), key=lambda i: (-totals[i], i))
-    shown = sorted(frequent if most is None or len(labels) <= most else frequent[: most - 1])
+    """Count each class; of too many for a terminal only the most frequent ones, in the order of the labels.
+
+    Args:
+        labels: names of the classes.
+        columns: for each split the rows of each class.
+        most: rows that may be shown; ``None`` shows all classes with their full names.
+    """
+    shown = set(range(len(labels)))
+    if most is not None and len(labels) > most:
+        totals = [sum(counts) for counts in zip(*columns, strict=True)]
+        by_frequency = sorted(range(len(labels)), key=lambda label: (-totals[label], label))
+        shown = set(by_frequency[: most - 1])  # one row is left for the others
     rows = []
-    for i in shown:
-        name = labels[i] if most is None else short(labels[i], NAME)
-        rows.append([f"class {name}", *(f"{counts[i]:,}" for counts in columns)])
-    others = [i for i in range(len(labels)) if i not in shown]
-    if others:
-        sums = [sum(counts[i] for i in others) for counts in columns]
-        rows.append([f"{len(others):,} other classes", *(f"{count:,}" for count in sums)])
+    others = [0] * len(columns)
+    for label, name in enumerate(labels):
+        counts = [column[label] for column in columns]
+        if label not in shown:
+            others = [total + count for total, count in zip(others, counts, strict=True)]
+            continue
+        if most is not None:
+            name = short(name, NAME)
+        rows.append([f"class {name}", *_texts(counts)])
+    if len(shown) < len(labels):
+        rows.append([f"{len(labels) - len(shown):,} other classes", *_texts(others)])
     return rows
 
 
-def _estimated(split: Mapping[str, Any]) -> bool:
+def _texts(counts: Sequence[int]) -> list[str]:
+    return [f"{count:,}" for count in counts]
+
+
+def _is_estimated(split: Mapping[str, Any]) -> bool:
+    """Return whether only a part of the texts was tokenised."""
     return split["cut"] is not None and split["measured"] < split["rows"]
 
 
@@ -153,4 +178,4 @@ def _share(split: Mapping[str, Any]) -> str:
         return "–"
     percent = 100 * split["cut"]
     text = "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"
-    return f"≈ {text}" if _estimated(split) else text
+    return f"≈ {text}" if _is_estimated(split) else text

@@ -1,4 +1,4 @@
-"""How the metrics of a report read: what the run's task told, kept in its store."""
+"""How metrics are written: as the run's task declares it, or as earlier versions understood their names."""
 
 from __future__ import annotations
 
@@ -9,35 +9,51 @@ from typing import Any
 from nasframe.records import MetricFormat
 
 BESIDE = "beside."
-"""Begins the columns of a study's table that hold what stands beside the compared metric."""
+"""Begins the columns of a study's table that hold companions of the compared metric."""
 PLAIN = MetricFormat()
 EARLIER = {name: MetricFormat(percent=True) for name in ("accuracy", "f1", "accuracy_f1", "macro_f1")}
 EARLIER["accuracy_mismatched"] = MetricFormat(percent=True, companion=True, dev_only=True)
-"""The shares among nasframe's own metrics, for runs from before a task told how its metrics read."""
+"""The shares among nasframe's own metrics, for runs that are older than the formats of tasks."""
 
 
 def told(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how each metric of a run reads, as its task told, or as it was understood when tasks did not tell.
+    """Return metric → its format as plain data; a run from before tasks declared formats gets :data:`EARLIER`.
 
     Args:
-        data: what the run keeps of its data.
+        data: the fact ``data`` of the run.
     """
     formats = data.get("metrics")
-    return dict(formats) if formats is not None else {name: asdict(form) for name, form in EARLIER.items()}
+    if formats is not None:
+        return dict(formats)
+    return {name: asdict(form) for name, form in EARLIER.items()}
+
+
+def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> MetricFormat:
+    """Return how a metric reads; one without a format is a plain number.
+
+    Args:
+        formats: metric → its format as plain data.
+        metric: its name; a logged one may have its split and model before it.
+
+    >>> formats = {"accuracy": {"percent": True}, "f1": {"percent": True}}
+    >>> metric_format(formats, "best@50% select_accuracy").percent, metric_format(formats, "f1_loss").percent
+    (True, False)
+    """
+    name = metric.rpartition(" ")[2]
+    fields = formats.get(name)
+    if fields is None:
+        fields = formats.get(name.removeprefix("select_"))
+    return PLAIN if fields is None else MetricFormat(**fields)
 
 
 def of_run(report: Mapping[str, Any], metric: str) -> MetricFormat:
-    """Return how a metric of a run's report reads; a logged one may have its split and model before it.
+    """Return how a metric reads; see :func:`metric_format`.
 
-    >>> of_run({"formats": {"accuracy": {"percent": True}}}, "best@50% select_accuracy").percent
-    True
-    >>> of_run({"formats": {"f1": {"percent": True}}}, "f1_loss").percent
-    False
+    Args:
+        report: the content of ``report.json``, or any mapping with its ``formats``.
+        metric: its name.
     """
-    name = metric.rpartition(" ")[2]
-    formats: Mapping[str, Mapping[str, Any]] = report["formats"]
-    found = formats.get(name, formats.get(name.removeprefix("select_")))
-    return PLAIN if found is None else MetricFormat(**found)
+    return metric_format(report["formats"], metric)
 
 
 def of_study(report: Mapping[str, Any], task: str, metric: str) -> MetricFormat:
@@ -45,20 +61,23 @@ def of_study(report: Mapping[str, Any], task: str, metric: str) -> MetricFormat:
 
     Args:
         report: the comparison.
-        task: the task of the table; one that no run is of stands for all of them.
-        metric: its name, or those of several tasks with commas between, whose mean is a share if any of them is.
+        task: the task of the table; the name of a group of tasks stands for all tasks.
+        metric: its name, or several with commas between them; their mean is a share if any of them is.
     """
-    known: Mapping[str, Mapping[str, Any]] = report.get("formats", {})
-    chosen = [known[task]] if task in known else list(known.values())
+    by_task: Mapping[str, Mapping[str, Any]] = report.get("formats", {})
+    chosen = [by_task[task]] if task in by_task else list(by_task.values())
     forms = []
     for name in metric.split(", "):
-        own = [MetricFormat(**formats[name]) for formats in chosen if name in formats]
-        forms += own or ([] if known else [EARLIER.get(name, PLAIN)])
+        for formats in chosen:
+            if name in formats:
+                forms.append(MetricFormat(**formats[name]))
+        if not by_task:
+            forms.append(EARLIER.get(name, PLAIN))
     return merged(forms)
 
 
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
-    """Return how numbers read that were averaged over several metrics, or over several runs.
+    """Return how the mean over several metrics, or over several runs, reads.
 
     >>> merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
     MetricFormat(percent=True, higher_is_better=True, positive='a, b', companion=False, dev_only=False)
@@ -75,7 +94,7 @@ def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
 
 
 def titled(metric: str, form: MetricFormat) -> str:
-    """Name a metric in a table, with the class that it is about.
+    """Return the name of a metric in a table, with the class that it is about.
 
     >>> titled("f1", MetricFormat(positive="spam"))
     'f1 (spam)'

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.report import tables
-from nasframe.report.data_table import data_lines, data_rows
-from nasframe.report.format import of_run, titled
-from nasframe.report.read import gather
+from nasframe.report.layout import caption, laid_out
+from nasframe.report.read import gather, read_run
+from nasframe.report.records import RunReport, TrialRow
 from nasframe.report.tables import summary_table
 from nasframe.store import write_text
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["build", "front_frame", "gather", "html", "markdown", "summary_table", "trials_csv", "trials_frame"]
 
 TRIAL_COLUMNS = ("stage", "number", "arch_id", "state", "origin", "score", "violation", "examples", "trial_seconds")
+"""The columns that every trial has; metrics, costs, objectives and knobs follow."""
+KINDS = {"objective": 1, "metric": 2, "cost": 3, "arch": 4}
+"""Prefix of a column → its position among the kinds of columns."""
 
 
 def build(run_dir: Path | str) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def build(run_dir: Path | str) -> dict[str, Any]:
         run_dir: a run directory, of a finished run or of one under way.
 
     Returns:
-        The content of ``report.json``, as :func:`gather` made it.
+        The content of ``report.json``.
 
     Raises:
         UsageError: there is no run in the directory.
@@ -39,79 +43,33 @@ def build(run_dir: Path | str) -> dict[str, Any]:
     from nasframe.report import plots
 
     directory = Path(run_dir)
-    report = gather(directory)
-    folder, figures = directory / "figures", plots.figures(report)
+    report = read_run(directory)
+    folder = directory / "figures"
     folder.mkdir(exist_ok=True)
-    drawn = {name: plots.save(figure, folder / name, _caption(name)[0]) for name, figure in figures.items()}
+    pictures = {}
+    for name, figure in plots.figures(report).items():
+        title, _ = caption(name)
+        pictures[name] = plots.save(figure, folder / name, title)
+    content = asdict(report)
     write_text(directory / "trials.csv", trials_csv(report))
-    write_text(directory / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_text(directory / "report.md", markdown(report, list(figures)))
-    write_text(directory / "report.html", html(report, drawn))
-    return report
+    write_text(directory / "report.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(directory / "report.md", markdown(report, list(pictures)))
+    write_text(directory / "report.html", html(report, pictures))
+    return content
 
 
-def html(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
-    """Render a report as one page that needs no other file; ``figures`` are ``<svg>`` elements by name."""
+def html(report: RunReport, figures: Mapping[str, str]) -> str:
+    """Return a report as one page that needs no other file; ``figures`` are ``<svg>`` elements by name."""
     from markupsafe import Markup
 
-    return _render("report.html", report, {name: Markup(svg) for name, svg in figures.items()})
+    pictures = {name: Markup(svg) for name, svg in figures.items()}
+    return render("sections.html", page=laid_out(report, pictures))
 
 
-def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """Render a report as Markdown that shows ``figures/NAME.png`` for each name in ``figures``."""
-    return _render("report.md", report, {name: f"figures/{name}.png" for name in figures})
-
-
-def trials_frame(run_dir: Path | str) -> pd.DataFrame:
-    """Return every trial of a run, one row each, one column a metric, a cost, an objective, a knob."""
-    import pandas as pd
-
-    rows = _flat_trials(gather(run_dir))
-    return pd.DataFrame(rows, columns=_columns(rows))
-
-
-def front_frame(run_dir: Path | str) -> pd.DataFrame:
-    """Return the trials on a search's front: none beats them in the score and in every budgeted cost."""
-    report = gather(run_dir)
-    best = {(s["stage"], point["number"]) for s in report["searches"] for point in s["points"] if point["front"]}
-    frame = trials_frame(run_dir)
-    keys = zip(frame["stage"], frame["number"], strict=True)
-    return frame[[key in best for key in keys]].reset_index(drop=True)
-
-
-def trials_csv(report: Mapping[str, Any]) -> str:
-    """Lay a report's trials out flat, as :func:`trials_frame` does."""
-    rows = _flat_trials(report)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-CAPTIONS = {
-    "pareto": (
-        "Score against cost",
-        "Every evaluated trial of the search, its front, and the finished models. Trials are scored on the selection"
-        " split, finished models on held-out data.",
-    ),
-    "layers": (
-        "What is kept",
-        "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network."
-        " Models of one shape share a panel.",
-    ),
-    "curves": ("Training", "Logged losses, smoothed, and what was measured during training."),
-    "ledger": (
-        "Where the compute went",
-        "Multiply-accumulates that were really run, padding included, and seconds, by stage.",
-    ),
-}
-
-
-def _caption(name: str) -> tuple[str, str]:
-    kind, _, rest = name.partition("-")
-    title, text = CAPTIONS[kind]
-    return (f"{title}: {rest}" if rest else title), text
+def markdown(report: RunReport, figures: Sequence[str] = ()) -> str:
+    """Return a report as Markdown that shows ``figures/NAME.png`` for each name in ``figures``."""
+    pictures = {name: f"figures/{name}.png" for name in figures}
+    return render("sections.md", page=laid_out(report, pictures))
 
 
 def render(template: str, package: str = "nasframe", **context: Any) -> str:
@@ -127,105 +85,65 @@ def render(template: str, package: str = "nasframe", **context: Any) -> str:
     packages = dict.fromkeys([package, "nasframe"])
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in packages]),
-        autoescape=template.endswith(".html"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        autoescape=template.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     return environment.get_template(template).render(t=tables, **context)
 
 
-def _render(template: str, report: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    form = of_run(report, report["metric"])
-    return render(
-        template, report=report, figures=figures, captions={name: _caption(name) for name in figures},
-        columns=tables.summary_columns(report), companions=tables.companions(report), form=form,
-        heading=titled(report["metric"], form), facts=_provenance(report), ledger=_ledger_rows(report),
-        stored=_stored_rows(report), stored_heading=STORED, model_facts=_fact_rows(report), data=_data(report),
-    )  # fmt: skip
+# ---- trials
 
 
-def _flat_trials(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for trial in report["trials"]:
-        row = {key: trial[key] for key in TRIAL_COLUMNS}
-        row |= {f"objective.{i}": value for i, value in enumerate(trial["objectives"])}
-        for prefix, group in (("metric", "metrics"), ("cost", "costs"), ("arch", "arch")):
-            row |= {f"{prefix}.{k}": json.dumps(v) if isinstance(v, list) else v for k, v in trial[group].items()}
-        rows.append(row)
-    return rows
+def trials_frame(run_dir: Path | str) -> pd.DataFrame:
+    """Return every trial of a run: a row each, and a column for each metric, cost, objective and knob."""
+    return _frame(read_run(run_dir))
+
+
+def front_frame(run_dir: Path | str) -> pd.DataFrame:
+    """Return the trials on a search's front: none beats them in the score and in every budgeted cost."""
+    report = read_run(run_dir)
+    on_front: set[tuple[str, int]] = set()
+    for search in report.searches:
+        on_front.update((search.stage, point.number) for point in search.points if point.front)
+    frame = _frame(report)
+    keys = zip(frame["stage"], frame["number"], strict=True)
+    return frame[[key in on_front for key in keys]].reset_index(drop=True)
+
+
+def trials_csv(report: RunReport) -> str:
+    """Return a report's trials as CSV, with the columns of :func:`trials_frame`."""
+    rows = [_flat(trial) for trial in report.trials]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _frame(report: RunReport) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [_flat(trial) for trial in report.trials]
+    return pd.DataFrame(rows, columns=_columns(rows))
+
+
+def _flat(trial: TrialRow) -> dict[str, Any]:
+    """Return a trial as one row; values that are lists become JSON."""
+    row = {column: getattr(trial, column) for column in TRIAL_COLUMNS}
+    for number, value in enumerate(trial.objectives):
+        row[f"objective.{number}"] = value
+    for prefix, group in (("metric", trial.metrics), ("cost", trial.costs), ("arch", trial.arch)):
+        for name, value in group.items():
+            row[f"{prefix}.{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return row
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Order the columns: those that every trial has, then by kind; knobs in the order they appear."""
-    found = dict.fromkeys([*TRIAL_COLUMNS, *(column for row in rows for column in row)])
-    kinds = {"objective": 1, "metric": 2, "cost": 3, "arch": 4}
-    return sorted(found, key=lambda column: kinds.get(column.partition(".")[0], 0))
-
-
-def _ledger_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    counts = ("steps", "examples", "tokens", "forward_macs", "backward_macs", "evaluations")
-    cached = {stage["name"] for stage in report["stages"] if stage["cached"]}
-    return [
-        [
-            row["stage"] + (" (from the cache)" if row["stage"] in cached else ""),
-            row["role"],
-            *(tables.human(row[key]) if row[key] else "–" for key in counts),
-            tables.duration(row["run_seconds"]),
-        ]
-        for row in report["ledger"]
-    ]
-
-
-STORED = (
-    "model", "matrices of the encoder's layers", "groups that violate", "rows off the grid", "fp32", "weights",
-    "indices", "scales", "saved", "without indices", "biases, norms", "outside",
-)  # fmt: skip
-
-
-def _stored_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Say of each compressed model what its matrices take, and whether every group and row was found in order."""
-    rows = []
-    for model in report["models"]:
-        if (found := model["stored"]) is None:
-            continue
-        formats = ", ".join(f"{count} × {form}" for form, count in found["formats"].items())
-        bits = [tables.human(found[part]) for part in ("matrices_fp32", "weights", "indices", "scales")]
-        saved = [f"{100 * found[key]:.1f} %" for key in ("saved", "saved_without_indices")]
-        rest = [tables.human(found["encoder_rest"]), tables.human(found["outside"])]
-        checked = f"{found['violations']} of {found['groups']:,}"
-        rows.append([model["name"], formats, checked, str(found["rows_off_grid"]), *bits, *saved, *rest])
-    return rows
-
-
-def _fact_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """List what plugins say about the models, those facts that are text or numbers."""
-    rows = []
-    for model in report["models"]:
-        for name, value in model["facts"].items():
-            if isinstance(value, str | int | float):
-                rows.append([model["name"], name, str(value)])
-    return rows
-
-
-def _data(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Lay out what happened to the data, if the task said it."""
-    summary = report["data"].get("summary")
-    if summary is None:
-        return None
-    heading, *rows = data_rows(summary)
-    return {"heading": heading, "rows": rows, "lines": data_lines(summary)}
-
-
-def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flatten environment and facts of the run to (name, text) pairs."""
-    pairs: list[tuple[str, str]] = []
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                walk(f"{prefix} {key}".strip(), inner)
-        elif value not in (None, "", {}, []):
-            pairs.append((prefix, " ".join(map(str, value)) if isinstance(value, list) else str(value)))
-
-    data = {key: value for key, value in report["data"].items() if key != "summary"}
-    walk("", {"command": report["command"], "data": data} | report["environment"])
-    return pairs
+    """Order the columns: those that every trial has, then by kind; knobs as they first appear."""
+    columns = dict.fromkeys(TRIAL_COLUMNS)
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    return sorted(columns, key=lambda column: KINDS.get(column.partition(".")[0], 0))

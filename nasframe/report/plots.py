@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.records import MetricFormat
-from nasframe.report.format import of_run, titled
+from nasframe.report.format import titled
+from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
 
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#1b2430"  # text and axes; becomes the page's text colour where a figure stands inside a page
+Points: TypeAlias = Sequence[Sequence[float]]
+"""A curve: pairs of a step and a value."""
+
+INK = "#1b2430"  # text and axes; inside of a page it becomes the page's text colour
 PAPER = "#fefdfc"  # likewise for the page's background
 BLUE, ORANGE, GREY, GREEN = "#3b76e1", "#e08a2c", "#8c97a8", "#2a9d78"
 SERIES = (BLUE, ORANGE, GREEN, "#b2457c", "#7d5bd0", GREY, "#5a8b1f", "#8a5b3a")  # arms, samplers: any number of equals
@@ -27,29 +33,34 @@ ROLES = {
     "teacher": (GREEN, "D", 48.0),
     "model": (GREY, "s", 48.0),
 }
+LEDGER_COLORS = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}
 WIDTH = 5.2
+"""Inches across of every figure."""
 
 
-def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+def figures(report: RunReport) -> dict[str, Figure]:
     """Draw every figure that the report has data for.
-
-    Args:
-        report: what :func:`nasframe.report.page.build` returned.
 
     Returns:
         Name → figure: ``pareto`` (``pareto-STAGE`` for further searches, ``-COST`` for further costs),
         ``layers``, ``curves``, ``ledger``.
     """
-    drawn = {}
-    for search in report["searches"]:
-        for axis in search["costs"] if search["points"] else ():
-            words = ["pareto", search["stage"], *([axis] if len(search["costs"]) > 1 else [])]
-            drawn["-".join(words) if "pareto" in drawn else "pareto"] = pareto(report, search, axis)
+    drawn: dict[str, Figure] = {}
+    for search in report.searches:
+        if not search.points:
+            continue
+        for cost in search.costs:
+            name = "pareto"
+            if name in drawn:
+                name = f"pareto-{search.stage}"
+                if len(search.costs) > 1:
+                    name += f"-{cost}"
+            drawn[name] = pareto(report, search, cost)
     if _shapes(report):
         drawn["layers"] = layers(report)
-    if any(_shown(curves) for curves in report["curves"].values()):
+    if _curve_panels(report):
         drawn["curves"] = curves(report)
-    if any(row["forward_macs"] for row in report["ledger"]):
+    if any(row.forward_macs for row in report.ledger):
         drawn["ledger"] = ledger(report)
     return drawn
 
@@ -58,73 +69,107 @@ def save(figure: Figure, path: Path, title: str) -> str:
     """Write a figure as ``path``.png and ``path``.svg, on white.
 
     Returns:
-        The same as an ``<svg>`` element without a background, whose ink follows the text colour of the page it is in.
+        The same as an ``<svg>`` element without a background. Its ink is the text colour of the page around it.
     """
     import html
 
     figure.savefig(path.with_name(path.name + ".png"), facecolor="white", dpi=200)
-    figure.set_layout_engine("none")  # laid out once: the others are the same figure
+    figure.set_layout_engine("none")  # it is laid out by now; the SVG must be the same figure
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     head, tag, drawing = re.split(r"(<svg [^>]*>)", buffer.getvalue(), maxsplit=1)
-    behind = '\n <rect width="100%" height="100%" fill="white"/>'
-    write_text(path.with_name(path.name + ".svg"), head + tag + behind + drawing)
+    background = '\n <rect width="100%" height="100%" fill="white"/>'
+    write_text(path.with_name(path.name + ".svg"), head + tag + background + drawing)
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = drawing.replace(INK, "currentColor").replace(PAPER, "var(--card)")
-    return tag.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1) + drawing
+    labelled = f'<svg role="img" aria-label="{html.escape(title)}" '
+    return tag.replace("<svg ", labelled, 1) + drawing
 
 
-def pareto(report: Mapping[str, Any], search: Mapping[str, Any], axis: str) -> Figure:
+# ---- score against cost
+
+
+def pareto(report: RunReport, search: SearchRow, cost: str) -> Figure:
     """Draw every trial of a search, its front, and the finished models at their measured scores.
 
     Args:
         report: the report.
         search: one of its searches.
-        axis: the cost to draw against.
+        cost: the cost to draw against.
     """
     figure, axes = _axes(WIDTH, 3.9)
     name = aim(report, search)
-    form = of_run(report, name.removeprefix("-"))
-    dots = [(p["costs"][axis], p["score"], p["front"]) for p in search["points"] if p["costs"][axis] is not None]
-    front = sorted((x, y) for x, y, best in dots if best)
-    stairs = [(x, max(y for other, y in front if other <= x)) for x, _ in front]
-    plain = [(x, y) for x, y, best in dots if not best]
-    axes.scatter(*_xy(plain), s=14, color=GREY, alpha=0.55, linewidths=0, label=f"trials ({search['split']})")
-    axes.step(*_xy(stairs), where="post", color=BLUE, lw=1.3, alpha=0.7)
-    axes.scatter(*_xy(front), s=20, color=BLUE, alpha=0.85, linewidths=0, label="trials on the front")
+    form = report.metric_format(name.removeprefix("-"))
+    _draw_trials(axes, search, cost)
     for role, (color, marker, area) in ROLES.items():
-        models = [model for model in report["models"] if model["role"] == role]
-        places = [place for model in models for place in _place(report, model, axis, name)]
+        places = []
+        for model in report.models:
+            place = _place(report, model, cost, name)
+            if model.role == role and place is not None:
+                places.append(place)
         if places:
-            x, y = zip(*places, strict=True)
-            text = f"{role}{'s' if len(places) > 1 else ''} ({report['split']})"
+            plural = "s" if len(places) > 1 else ""
             axes.scatter(
-                x, y, s=area, color=color, marker=marker, edgecolors=PAPER, linewidths=0.8, zorder=4, label=text
+                *_xy(places),
+                s=area,
+                color=color,
+                marker=marker,
+                edgecolors=PAPER,
+                linewidths=0.8,
+                zorder=4,
+                label=f"{role}{plural} ({report.split})",
             )
     axes.xaxis.set_major_formatter(count_ticks)
     axes.yaxis.set_major_formatter(metric_ticks(form))
-    axes.set_xlabel(axis.replace("_", " "))
+    axes.set_xlabel(cost.replace("_", " "))
     axes.set_ylabel(titled(name, form))
     legend(figure, axes)
     return figure
 
 
-def _place(report: Mapping[str, Any], model: Mapping[str, Any], axis: str, aim: str) -> Iterator[tuple[float, float]]:
-    """Yield where a model lies by its cost and by what the search aimed at, if both were measured."""
-    score = model["metrics"].get(report["split"], {}).get(aim.removeprefix("-"))
-    if score is not None and axis in model["costs"]:
-        yield model["costs"][axis], -score if aim.startswith("-") else score
+def _draw_trials(axes: Axes, search: SearchRow, cost: str) -> None:
+    """Draw the trials, those on the front in colour, and the stairs of the best score up to each cost."""
+    others: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
+    for point in search.points:
+        x = point.costs[cost]
+        if x is not None:
+            places = front if point.front else others
+            places.append((x, point.score))
+    front.sort()
+    stairs = []
+    best = -math.inf  # with several costs a point of the front may lie below an earlier one
+    for x, score in front:
+        best = max(best, score)
+        stairs.append((x, best))
+    axes.scatter(*_xy(others), s=14, color=GREY, alpha=0.55, linewidths=0, label=f"trials ({search.split})")
+    axes.step(*_xy(stairs), where="post", color=BLUE, lw=1.3, alpha=0.7)
+    axes.scatter(*_xy(front), s=20, color=BLUE, alpha=0.85, linewidths=0, label="trials on the front")
 
 
-def layers(report: Mapping[str, Any]) -> Figure:
+def _place(report: RunReport, model: ModelRow, cost: str, aim: str) -> tuple[float, float] | None:
+    """Return a model's cost and its value of what the search aimed at, if both were measured."""
+    score = model.metrics.get(report.split, {}).get(aim.removeprefix("-"))
+    if score is None or cost not in model.costs:
+        return None
+    return model.costs[cost], -score if aim.startswith("-") else score
+
+
+# ---- what is kept
+
+
+def layers(report: RunReport) -> Figure:
     """Draw heads and neurons of each layer against the full network's, a panel for each shape that models have."""
-    shapes, full = _shapes(report), report["full"]
+    shapes = _shapes(report)
     columns = min(3, len(shapes))
-    rows = -(-len(shapes) // columns)
-    figure = blank(WIDTH, rows * (0.85 + 0.235 * full["layers"]) + 0.35)
+    rows = -(-len(shapes) // columns)  # rounded up
+    figure = blank(WIDTH, rows * (0.85 + 0.235 * report.full.layers) + 0.35)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for position, (names, shape) in enumerate(shapes):
-        _layer_panel(grid[position], _listed(names, 72 // columns), shape, full, first=position % columns == 0)
+        axes = grid[position]
+        _layer_panel(axes, _listed(names, 72 // columns), shape, report.full)
+        if position % columns == 0:
+            axes.set_ylabel("layer", fontsize=8)
     for axes in grid[len(shapes) :]:
         axes.set_visible(False)
     return figure
@@ -136,111 +181,163 @@ def _listed(names: Sequence[str], length: int) -> str:
     >>> _listed(["half-raw", "half", "half-svd"], 20), _listed(["half", "tuned"], 20)
     ('half-raw and 2 more', 'half, tuned')
     """
-    for left in range(len(names)):
-        text = ", ".join(names[: len(names) - left]) + (f" and {left} more" if left else "")
+    for others in range(len(names)):
+        text = ", ".join(names[: len(names) - others])
+        if others:
+            text += f" and {others} more"
         if len(text) <= length:
             return text
     return short(text, length)
 
 
-def _shapes(report: Mapping[str, Any]) -> list[tuple[list[str], Sequence[Mapping[str, Any]]]]:
-    """Group the models that lack something of the full network by what they kept: winners, or where none are all."""
-    full = report.get("full") or {}
-    whole = {"kept": True, "heads": full.get("heads"), "ffn": full.get("ffn")}
-    models = [
-        model for model in report["models"]
-        if model["role"] != "teacher" and any(row | whole != row for row in model["layers"] or ())
-    ]  # fmt: skip
-    shapes: list[tuple[list[str], Sequence[Mapping[str, Any]]]] = []
-    for model in [model for model in models if model["role"] == "winner"] or models:
-        names = next((names for names, shape in shapes if shape == model["layers"]), None)
-        if names is None:
-            shapes.append(([model["name"]], model["layers"]))
+def _shapes(report: RunReport) -> list[tuple[list[str], Sequence[LayerRow]]]:
+    """Group the models that lack parts of the full network by their shape: the winners, or all if there are none."""
+    smaller = []
+    for model in report.models:
+        if model.role != "teacher" and not _is_whole(model, report.full):
+            smaller.append(model)
+    winners = [model for model in smaller if model.role == "winner"]
+    shapes: list[tuple[list[str], Sequence[LayerRow]]] = []
+    for model in winners or smaller:
+        for names, shape in shapes:
+            if shape == model.layers:
+                names.append(model.name)
+                break
         else:
-            names.append(model["name"])
+            shapes.append(([model.name], model.layers))
     return shapes
 
 
-def _layer_panel(
-    axes: Axes, title: str, shape: Sequence[Mapping[str, Any]], full: Mapping[str, int], first: bool
-) -> None:
+def _is_whole(model: ModelRow, full: FullSize) -> bool:
+    return all(row.kept and row.heads == full.heads and row.ffn == full.ffn for row in model.layers)
+
+
+def _layer_panel(axes: Axes, title: str, shape: Sequence[LayerRow], full: FullSize) -> None:
+    """Draw bars from the middle, heads to the left and neurons to the right, over pale ones of the full network."""
     bare(axes)
     axes.set_title(title, fontsize=9, color=INK)
     for row in shape:
-        y, kept = row["layer"], row["kept"]
-        for side, key, color in ((-1, "heads", BLUE), (1, "ffn", ORANGE)):
-            part = row[key] / full[key] if full[key] else 0.0
-            left = side * 0.04
-            axes.barh(y, side, left=left, height=0.72, facecolor=GREY, alpha=0.16 if kept else 0.05, linewidth=0)
-            axes.barh(y, side * part, left=left, height=0.72, color=color, alpha=0.85, linewidth=0)
-            if kept:
-                ink = INK if part < 0.45 else "white"
-                near = side * (max(part, 0.0) + 0.1) if part < 0.45 else side * (part - 0.05)
-                align = ("left" if side > 0 else "right") if part < 0.45 else ("right" if side > 0 else "left")
-                axes.text(near, y, f"{row[key]}", ha=align, va="center", fontsize=6.5, color=ink)
-        if not kept:
-            axes.text(0, y, "dropped", ha="center", va="center", fontsize=6.5, color=GREY)
+        _layer_bar(axes, row, row.heads, full.heads, BLUE, side=-1)
+        _layer_bar(axes, row, row.ffn, full.ffn, ORANGE, side=1)
+        if not row.kept:
+            axes.text(0, row.layer, "dropped", ha="center", va="center", fontsize=6.5, color=GREY)
     axes.set_xlim(-1.1, 1.1)
-    axes.set_ylim(-0.6, full["layers"] - 0.4)
+    axes.set_ylim(-0.6, full.layers - 0.4)
     axes.set_xticks([-0.54, 0.54], ["heads", "ffn"], fontsize=8)
-    axes.set_yticks(range(full["layers"]), [str(i) for i in range(full["layers"])], fontsize=7)
+    axes.set_yticks(range(full.layers), [str(layer) for layer in range(full.layers)], fontsize=7)
     axes.tick_params(length=0, colors=INK)
-    if first:
-        axes.set_ylabel("layer", fontsize=8)
 
 
-def curves(report: Mapping[str, Any]) -> Figure:
+def _layer_bar(axes: Axes, row: LayerRow, count: int, most: int, color: str, side: int) -> None:
+    """Draw one bar of a layer.
+
+    Args:
+        axes: where it is drawn.
+        row: the layer.
+        count: its heads or neurons.
+        most: those of the full network.
+        color: of the bar.
+        side: −1 to the left, 1 to the right.
+    """
+    part = count / most if most else 0.0
+    left = side * 0.04
+    pale = 0.16 if row.kept else 0.05
+    axes.barh(row.layer, side, left=left, height=0.72, facecolor=GREY, alpha=pale, linewidth=0)
+    axes.barh(row.layer, side * part, left=left, height=0.72, color=color, alpha=0.85, linewidth=0)
+    if not row.kept:
+        return
+    if part < 0.45:  # the number does not fit into the bar: it stands behind its end
+        x, color, inward = side * (part + 0.1), INK, False
+    else:
+        x, color, inward = side * (part - 0.05), "white", True
+    align = "left" if (side > 0) != inward else "right"
+    axes.text(x, row.layer, f"{count}", ha=align, va="center", fontsize=6.5, color=color)
+
+
+# ---- training
+
+
+def curves(report: RunReport) -> Figure:
     """Draw what each training stage logged, losses and measured metrics apart, in the order of the stages."""
-    drawn = []
-    for stage, found in report["curves"].items():
-        losses = {name: points for name, points in _shown(found).items() if "loss" in name}
-        others = {name: points for name, points in _shown(found).items() if "loss" not in name}
-        drawn += [(f"{stage}: {what}", group) for what, group in (("loss", losses), ("metrics", others)) if group]
+    drawn = _curve_panels(report)
     columns = min(2, len(drawn))
-    rows = -(-len(drawn) // columns)
+    rows = -(-len(drawn) // columns)  # rounded up
     figure = blank(WIDTH, 1.55 * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     for axes, (heading, group) in zip(grid, drawn, strict=False):
-        bare(axes, spines=("left", "bottom"))
-        axes.set_title(short(heading, 34), fontsize=8.5, loc="left", color=INK)
-        axes.tick_params(labelsize=7, colors=INK)
-        axes.xaxis.set_major_locator(whole_ticks(6))
-        for color, (name, points) in zip((BLUE, ORANGE, GREEN, GREY) * len(group), group.items(), strict=False):
-            _curve(axes, points, color, name)
-        if len(group) > 1 or heading.endswith("metrics"):
-            axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
-        forms = [of_run(report, name) for name in group]
+        _curve_panel(axes, heading, group)
+        forms = [report.metric_format(name) for name in group]
         if all(form.percent for form in forms):
             axes.yaxis.set_major_formatter(metric_ticks(forms[0]))
     return figure
 
 
-def _curve(axes: Axes, points: Sequence[Sequence[float]], color: str, name: str) -> None:
-    steps, values = [p[0] for p in points], [p[1] for p in points]
+def _curve_panels(report: RunReport) -> list[tuple[str, dict[str, Points]]]:
+    """List the panels of the curves, each with its heading: of each stage its losses and its metrics."""
+    drawn = []
+    for stage, logged in report.curves.items():
+        losses, metrics = {}, {}
+        for name, points in logged.items():
+            if len(points) < 2:
+                continue
+            if "loss" in name:
+                losses[name] = points
+            elif name.rpartition(" ")[2].startswith("select_"):  # measured on a split
+                metrics[name] = points
+        if losses:
+            drawn.append((f"{stage}: loss", losses))
+        if metrics:
+            drawn.append((f"{stage}: metrics", metrics))
+    return drawn
+
+
+def _curve_panel(axes: Axes, heading: str, group: Mapping[str, Points]) -> None:
+    bare(axes, spines=("left", "bottom"))
+    axes.set_title(short(heading, 34), fontsize=8.5, loc="left", color=INK)
+    axes.tick_params(labelsize=7, colors=INK)
+    axes.xaxis.set_major_locator(whole_ticks(6))
+    colors = itertools.cycle((BLUE, ORANGE, GREEN, GREY))
+    for (name, points), color in zip(group.items(), colors, strict=False):
+        _curve(axes, points, color, name)
+    if len(group) > 1 or heading.endswith("metrics"):
+        axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, loc="best")
+
+
+def _curve(axes: Axes, points: Points, color: str, name: str) -> None:
+    """Draw a curve: a short one with its points, a long one pale, with its exponential mean over it."""
+    steps = [point[0] for point in points]
+    values = [point[1] for point in points]
     if len(points) < 20:
         axes.plot(steps, values, color=color, lw=1.3, marker="o", ms=3, label=name)
         return
     smooth, mean, weight = [], 0.0, 0.0
-    for value in values:  # exponential mean, unbiased at its start
-        mean, weight = 0.8 * mean + 0.2 * value, 0.8 * weight + 0.2
-        smooth.append(mean / weight)
+    for value in values:
+        mean = 0.8 * mean + 0.2 * value
+        weight = 0.8 * weight + 0.2
+        smooth.append(mean / weight)  # without the division, the start would be drawn towards zero
     axes.plot(steps, values, color=color, lw=0.7, alpha=0.3)
     axes.plot(steps, smooth, color=color, lw=1.4, label=name)
 
 
-def ledger(report: Mapping[str, Any]) -> Figure:
-    """Draw where the multiply-accumulates of the run went, by stage and role."""
-    stages = list(dict.fromkeys(row["stage"] for row in report["ledger"] if row["forward_macs"]))
+# ---- compute
+
+
+def ledger(report: RunReport) -> Figure:
+    """Draw the multiply-accumulates of the run by stage and role."""
+    stages = list(dict.fromkeys(row.stage for row in report.ledger if row.forward_macs))
     figure, axes = _axes(WIDTH, 0.9 + 0.34 * len(stages))
     widths: dict[str, list[float]] = {}
-    for row in report["ledger"]:
-        if row["stage"] in stages:
-            of_role = widths.setdefault(row["role"], [0.0] * len(stages))
-            of_role[stages.index(row["stage"])] += row["forward_macs"] + row["backward_macs"]
-    totals = [sum(column) for column in zip(*widths.values(), strict=True)]
-    seconds = [max(row["run_seconds"] for row in report["ledger"] if row["stage"] == stage) for stage in stages]
+    totals = [0.0] * len(stages)
+    seconds = [0.0] * len(stages)
+    for row in report.ledger:
+        if row.stage in stages:
+            position = stages.index(row.stage)
+            macs = row.forward_macs + row.backward_macs
+            widths.setdefault(row.role, [0.0] * len(stages))[position] += macs
+            totals[position] += macs
+            seconds[position] = max(seconds[position], row.run_seconds)
     stacked(axes, stages, widths, totals, seconds)
     axes.set_xlabel("multiply-accumulates, forward and backward")
     legend(figure, axes)
@@ -248,21 +345,24 @@ def ledger(report: Mapping[str, Any]) -> Figure:
 
 
 def stacked(
-    axes: Axes, names: Sequence[str], widths: Mapping[str, Sequence[float]], totals: Sequence[float],
+    axes: Axes,
+    names: Sequence[str],
+    widths: Mapping[str, Sequence[float]],
+    totals: Sequence[float],
     seconds: Sequence[float],
-) -> None:  # fmt: skip
-    """Draw a bar of multiply-accumulates for each name, a part for each role, with its sum and its time behind it.
+) -> None:
+    """Draw a bar of multiply-accumulates for each name, with a part for each role; its sum and its time follow it.
 
     Args:
-        axes: where.
+        axes: where the bars are drawn.
         names: of the bars, from the top.
         widths: role → one number a bar.
-        totals: what is written behind each bar, at its end.
-        seconds: the same.
+        totals: the sum of each bar.
+        seconds: the time of each bar.
     """
     starts = [0.0] * len(names)
     for role, parts in widths.items():
-        color = {"student": BLUE, "teacher": GREEN, "evaluation": ORANGE}.get(role, GREY)
+        color = LEDGER_COLORS.get(role, GREY)
         axes.barh(range(len(names)), parts, left=starts, color=color, height=0.65, label=role)
         starts = [start + part for start, part in zip(starts, parts, strict=True)]
     for y, (total, taken) in enumerate(zip(totals, seconds, strict=True)):
@@ -275,23 +375,29 @@ def stacked(
     axes.grid(False, axis="y")
 
 
-def _shown(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The curves worth drawing: losses, and what was measured on a split."""
-    names = [name for name in found if "loss" in name or name.rpartition(" ")[2].startswith("select_")]
-    return {name: found[name] for name in names if len(found[name]) > 1}
+# ---- axes and texts
 
 
 def blank(width: float, height: float) -> Figure:
-    """Make an empty figure, in inches."""
+    """Return an empty figure; sizes are in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def panels(width: float, height: float, count: int, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Make a figure of so many axes with a grid, row by row in so many columns."""
+    """Return a figure and its axes with grids, row by row.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        count: how many axes.
+        columns: how many side by side.
+        options: for :meth:`matplotlib.figure.Figure.subplots`.
+    """
     figure = blank(width, height)
-    every = figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel().tolist()
+    rows = -(-count // columns)  # rounded up
+    every = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
     grid = every[:count]
     for axes in every[count:]:
         axes.set_visible(False)
@@ -309,7 +415,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def bare(axes: Axes, spines: Sequence[str] = ()) -> None:
-    """Take away the paper and all spines but those named."""
+    """Remove the background and all spines except those named."""
     axes.patch.set_alpha(0)
     for side, spine in axes.spines.items():
         spine.set_visible(side in spines)
@@ -319,19 +425,25 @@ def bare(axes: Axes, spines: Sequence[str] = ()) -> None:
 
 
 def legend(figure: Figure, *every: Axes, names: Sequence[str] | None = None) -> None:
-    """Set one legend of several axes below the figure, in the order of ``names``, each once."""
+    """Add one legend of several axes below the figure, in the order of ``names``, each once."""
     handles: dict[str, Any] = {}
     for axes in every:
         for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(text, handle)
     shown = [name for name in names or handles if name in handles]
     texts = [short(name, 60) for name in shown]
-    column = 0.55 + 0.065 * max(map(len, texts), default=1)  # inches: what is drawn and the gap, then the letters
+    longest = max((len(text) for text in texts), default=1)
+    column = 0.55 + 0.065 * longest  # inches: the handle and the gap, then the letters
     columns = max(1, min(len(texts), int(figure.get_figwidth() / column)))
     figure.legend(
-        [handles[name] for name in shown], texts, loc="outside lower center", fontsize=7.5, ncols=columns,
-        frameon=False, labelcolor=INK,
-    )  # fmt: skip
+        [handles[name] for name in shown],
+        texts,
+        loc="outside lower center",
+        fontsize=7.5,
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+    )
 
 
 def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -339,21 +451,26 @@ def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 
 
 def metric_ticks(form: MetricFormat) -> Callable[[float, float], str]:
-    """Return how an axis writes values of a metric."""
+    """Return a function that writes values of a metric on an axis."""
     if form.percent:
         return lambda value, _: f"{100 * value:g} %"
     return lambda value, _: metric(form, value)
 
 
 def count_ticks(value: float, _: float) -> str:
-    """Write counts on an axis."""
+    """Write counts on an axis.
+
+    >>> count_ticks(1_500_000, 0), count_ticks(20, 0)
+    ('1.5M', '20')
+    """
     text = human(value)
-    number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
-    return f"{float(number):g}{unit}"
+    if text[-1].isalpha():
+        return f"{float(text[:-1]):g}{text[-1]}"
+    return f"{float(text):g}"
 
 
 def whole_ticks(count: int) -> Any:
-    """Return a locator of at most so many whole numbers."""
+    """Return a locator of whole numbers, at most ``count`` of them."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(count, integer=True)

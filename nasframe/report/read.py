@@ -1,102 +1,151 @@
-"""Reads all that a report shows out of a run directory, as plain data; ``docs/report.md`` describes the fields."""
+"""Reads all that a report shows out of a run directory, as typed records; ``docs/report.md`` describes the fields."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import told
+from nasframe.report.records import (
+    FullSize,
+    LayerRow,
+    LedgerRow,
+    LedgerTotal,
+    ModelRow,
+    Point,
+    Role,
+    RunReport,
+    SearchRow,
+    StageRow,
+    TrialRow,
+)
 from nasframe.search.pareto import pareto_front
 from nasframe.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT_VERSION = 1
 CURVE_POINTS = 400
 AXES = ("encoder_params", "backbone_params", "params", "macs", "flops", "size", "latency")
-ROLES = ("teacher", "winner", "model", "baseline")
+ROLES: tuple[Role, ...] = ("teacher", "winner", "model", "baseline")
+"""The order of models under one budget."""
+STATES = ("done", "repeat", "screened", "failed")
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Database:
+    """The content of a run's database; JSON columns are read, and a stage's ``result`` is never ``None``."""
+
+    stages: Rows
+    trials: Rows
+    logged: Rows
+    ledger: Rows
+    models: Rows
+    facts: Mapping[str, Any]
+
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """The results of the stages, in their order."""
+        return [stage["result"] for stage in self.stages]
 
 
 def gather(run_dir: Path | str) -> dict[str, Any]:
+    """Return the JSON-plain content of ``report.json``; see :func:`read_run`."""
+    return asdict(read_run(run_dir))
+
+
+def read_run(run_dir: Path | str) -> RunReport:
     """Read all that a report shows; nothing is written.
 
     Args:
         run_dir: a run directory, of a finished run or of one under way.
-
-    Returns:
-        The JSON-plain content of ``report.json``.
 
     Raises:
         UsageError: there is no run in the directory, or its recipe was changed since.
         RunError: the run's database or another file is damaged; names it.
     """
     directory = Path(run_dir)
+    database = _database(directory)
+    recipe_text = _text(directory / "recipe.yaml")
+    recipe = _recipe(recipe_text)
+    environment = _environment(directory / "env.json")
+    untrained = _untrained(recipe)  # searches that give the baselines
+
+    places = _in_table_order(_places(database, untrained))
+    data = dict(database.facts.get("data") or {})
+    formats = told(data)
+    data.pop("metrics", None)
+    metric = data.get("primary") or _first_metric(places)
+    split = _split(places)
+    full = _full(places)
+    searches = _searches(database, recipe)
+    searches.sort(key=lambda search: search.stage in untrained)  # those of the baselines come last
+    return RunReport(
+        format_version=FORMAT_VERSION,
+        name=recipe.get("name") or directory.resolve().name,
+        description=_description(recipe),
+        seed=recipe.get("seed"),
+        finished=bool(database.facts.get("finished")),
+        metric=metric,
+        formats=formats,
+        split=split,
+        full=full,
+        models=_models(places, database.results, metric, split, full.layers, directory),
+        removal_errors=_removal_errors(database.stages, database.logged),
+        searches=searches,
+        curves=_curves(database.logged, [stage["name"] for stage in database.stages]),
+        ledger=[LedgerRow(**row) for row in database.ledger],
+        ledger_total=_totals(database.ledger),
+        stages=[_stage(row) for row in database.stages],
+        notices=database.facts.get("notices") or [],
+        run_seconds=sum(stage["run_seconds"] or 0.0 for stage in database.stages),
+        command=database.facts.get("command"),
+        data=data,
+        failure=database.facts.get("failure"),
+        environment=environment,
+        environments=database.facts.get("environments") or [environment],
+        recipe=recipe_text,
+        trials=[_trial(row) for row in database.trials],
+    )
+
+
+def finished(directory: Path) -> bool:
+    """Return whether a run is complete."""
+    if not (directory / "run.db").is_file():
+        return False
+    store = RunStore(directory, shared=True)
+    try:
+        return bool(store.get("finished"))
+    finally:
+        store.close()
+
+
+# ---- files
+
+
+def _database(directory: Path) -> _Database:
     store = RunStore(directory, shared=True)
     try:
         store.check()
         if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
             store.check_recipe()
-        rows = {name: store.rows(name) for name in ("stage", "trial", "metric", "ledger", "model")}
-        facts = store.facts()
+        stages = [row | {"result": row["result"] or {}} for row in store.rows("stage")]
+        return _Database(
+            stages=stages,
+            trials=store.rows("trial"),
+            logged=store.rows("metric"),
+            ledger=store.rows("ledger"),
+            models=store.rows("model"),
+            facts=store.facts(),
+        )
     finally:
         store.close()
-    recipe_text = _text(directory / "recipe.yaml")
-    recipe = _recipe(recipe_text)
-    untrained = _untrained(recipe)
-    models = _models(rows["model"], rows["stage"], untrained)
-    data = dict(facts.get("data") or {})
-    formats = told(data)
-    data.pop("metrics", None)
-    name = data.get("primary") or _first_metric(models)
-    split = "dev" if any("dev" in model["metrics"] for model in models) else "select"
-    _compare(models, name, split)
-    _add_stored(models, rows["stage"])
-    _add_over_budget(models, rows["stage"])
-    full = _full(models)
-    environment = _environment(directory / "env.json")
-    for model in models:
-        model["layers"] = _layers(model, full["layers"])
-        files = sorted(directory.glob(f"models/{model['name']}/predictions*.csv"))
-        model["predictions"] = [path.relative_to(directory).as_posix() for path in files]
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": recipe.get("name") or directory.resolve().name,
-        "description": _described(recipe),
-        "seed": recipe.get("seed"),
-        "finished": bool(facts.get("finished")),
-        "metric": name,
-        "formats": formats,
-        "split": split,
-        "full": full,
-        "models": models,
-        "removal_errors": _removal_errors(rows["stage"], rows["metric"]),
-        "searches": sorted(_searches(rows, recipe), key=lambda search: search["stage"] in untrained),
-        "curves": _curves(rows["metric"], [row["name"] for row in rows["stage"]]),
-        "ledger": rows["ledger"],
-        "ledger_total": _totals(rows["ledger"]),
-        "stages": [_stage(row) for row in rows["stage"]],
-        "notices": facts.get("notices") or [],
-        "run_seconds": sum(row["run_seconds"] or 0.0 for row in rows["stage"]),
-        "command": facts.get("command"),
-        "data": data,
-        "failure": facts.get("failure"),
-        "environment": environment,
-        "environments": facts.get("environments") or [environment],
-        "recipe": recipe_text,
-        "trials": [{key: value for key, value in row.items() if key != "finished_at"} for row in rows["trial"]],
-    }
-
-
-def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a stage; ``cached`` is the run that made its result, where it came from the cache."""
-    facts = {key: row[key] for key in ("name", "verb", "state", "run_seconds")}
-    return facts | {"cached": (row["result"] or {}).get("cached", {}).get("run")}
 
 
 def _text(path: Path) -> str:
@@ -108,7 +157,7 @@ def _environment(path: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(_text(path) or "{}")
     except ValueError as error:
         raise RunError(
-            f"{path}: damaged ({error}). Put a copy of it back, or delete it: the report then lacks it."
+            f"{path}: damaged ({error}). Put a copy of it back, or delete it: the report is then made without it."
         ) from None
     return facts
 
@@ -120,15 +169,20 @@ def _recipe(text: str) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _described(recipe: Mapping[str, Any]) -> str:
-    """Return the recipe's description, or say its model, task and space in a line."""
+# ---- the recipe
+
+
+def _description(recipe: Mapping[str, Any]) -> str:
+    """Return the recipe's description, or a line with its model, task and space."""
     if recipe.get("description"):
         return str(recipe["description"])
     parts = []
     for key in ("model", "task", "space"):
         part = recipe.get(key)
         if isinstance(part, Mapping):
-            words = [part.get("use"), part.get("name") or part.get("path") if key != "space" else None]
+            words = [part.get("use")]
+            if key != "space":
+                words.append(part.get("name") or part.get("path"))
             parts.append(" ".join(str(word) for word in words if word))
         elif part:
             parts.append(str(part))
@@ -136,9 +190,9 @@ def _described(recipe: Mapping[str, Any]) -> str:
 
 
 def _untrained(recipe: Mapping[str, Any]) -> set[str]:
-    """Name the searches over weights that were never trained as a super-network, where others are over such.
+    """Return the searches over weights that were never trained as a super-network, if others are over such weights.
 
-    Their winners are the baselines: what the same search finds without super-network training.
+    Their winners are the baselines: they show what the same search finds without super-network training.
     """
     elastic = False  # whether the current network was trained as a super-network
     elastic_nets = {"pretrained": False, "random": False}
@@ -158,201 +212,344 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
     return {name for name, trained in searches.items() if not trained}
 
 
+# ---- stages and trials
+
+
+def _stage(row: Mapping[str, Any]) -> StageRow:
+    cached = row["result"].get("cached", {})
+    return StageRow(row["name"], row["verb"], row["state"], row["run_seconds"], cached.get("run"))
+
+
+def _trial(row: Mapping[str, Any]) -> TrialRow:
+    fields = dict(row)
+    del fields["finished_at"]  # of no use to a reader, and different each time
+    return TrialRow(**fields)
+
+
+# ---- models
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A model's row in the database, and where it belongs in the table."""
+
+    row: Mapping[str, Any]
+    budget: str | None
+    role: Role
+
+    @property
+    def name(self) -> str:
+        name: str = self.row["name"]
+        return name
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        return self.row["metrics"] or {}
+
+    @property
+    def costs(self) -> Mapping[str, Any]:
+        return self.row["costs"] or {}
+
+    @property
+    def arch(self) -> Mapping[str, Any]:
+        return self.row["arch"] or {}
+
+    @property
+    def blueprint(self) -> Mapping[str, Any]:
+        return self.row["blueprint"] or {}
+
+
+def _places(database: _Database, untrained: set[str]) -> list[_Place]:
+    """Find each model's budget and role, in the order in which the models were made.
+
+    Args:
+        database: the run's.
+        untrained: the searches whose winners are baselines, as :func:`_untrained` finds them.
+    """
+    verbs = {stage["name"]: stage["verb"] for stage in database.stages}
+    search_of = {}
+    for stage in database.stages:
+        for winner in stage["result"].get("winners", ()):
+            search_of[winner] = stage["name"]
+
+    places = []
+    for row in database.models:
+        name = row["name"]
+        budget = row["budget"] or name.partition("@")[2] or None
+        role: Role = "model"
+        if name == "teacher":
+            role = "teacher"
+        elif name in search_of:
+            role = "baseline" if search_of[name] in untrained else "winner"
+        elif budget and verbs.get(row["stage"]) == "extract":
+            role = "baseline"  # written out in an extract stage: no search found it
+        places.append(_Place(row, budget, role))
+    return places
+
+
+def _in_table_order(places: Sequence[_Place]) -> list[_Place]:
+    """Sort models: the teacher, those without a budget, then budget by budget."""
+    budgets = list(dict.fromkeys(place.budget for place in places if place.budget))
+
+    def order(place: _Place) -> tuple[bool, int, int]:
+        budget = budgets.index(place.budget) if place.budget else -1
+        return place.role != "teacher", budget, ROLES.index(place.role)
+
+    return sorted(places, key=order)
+
+
 def _models(
-    rows: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]], untrained: set[str]
-) -> list[dict[str, Any]]:
-    """Bring the models into the order of the table: the teacher, others without a budget, then budget by budget."""
-    verbs = {row["name"]: row["verb"] for row in stages}
-    searched = {name: row["name"] for row in stages for name in (row["result"] or {}).get("winners", ())}
+    places: Sequence[_Place],
+    results: Sequence[Mapping[str, Any]],
+    metric: str,
+    split: str,
+    depth: int,
+    directory: Path,
+) -> list[ModelRow]:
+    """Compare models with the teacher and with the baseline of their budget.
+
+    Args:
+        places: the models in the order of the table.
+        results: the results of the stages.
+        metric: what is compared.
+        split: where it was measured.
+        depth: layers of the full network.
+        directory: the run's.
+    """
+    facts = _joined(results, "facts")
+    former_stored = _joined(results, "stored")  # older runs have it outside of the facts
+    scores = {place.name: place.metrics.get(split, {}).get(metric) for place in places}
+    baseline_scores = {place.budget: scores[place.name] for place in places if place.role == "baseline"}
+    teacher = next((place for place in places if place.role == "teacher"), None)
+    teacher_score = scores[teacher.name] if teacher else None
+    teacher_costs = teacher.costs if teacher else {}
+
     models = []
-    for row in rows:
-        model: dict[str, Any] = {key: row[key] for key in ("name", "stage", "path", "arch", "blueprint")}
-        model |= {"budget": row["budget"] or row["name"].partition("@")[2] or None, "role": "model"}
-        model |= {"metrics": row["metrics"] or {}, "costs": row["costs"] or {}}
-        if row["name"] == "teacher":
-            model["role"] = "teacher"
-        elif row["name"] in searched:
-            model["role"] = "baseline" if searched[row["name"]] in untrained else "winner"
-        elif model["budget"] and verbs.get(row["stage"]) == "extract":
-            model["role"] = "baseline"
-        models.append(model)
-    budgets = list(dict.fromkeys(model["budget"] for model in models if model["budget"]))
-    models.sort(
-        key=lambda m: (
-            m["role"] != "teacher",
-            budgets.index(m["budget"]) if m["budget"] else -1,
-            ROLES.index(m["role"]),
+    for number, place in enumerate(places):
+        name, row = place.name, place.row
+        is_last = number + 1 == len(places) or places[number + 1].budget != place.budget
+        baseline_score = baseline_scores.get(place.budget) if place.role == "winner" else None
+        model_facts = dict(facts.get(name, {}))
+        stored = None
+        if place.blueprint.get("quantised"):
+            stored = model_facts.pop("stored", former_stored.get(name))
+        files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
+        models.append(
+            ModelRow(
+                name=name,
+                stage=row["stage"],
+                path=row["path"],
+                arch=row["arch"],
+                blueprint=row["blueprint"],
+                budget=place.budget,
+                role=place.role,
+                metrics=place.metrics,
+                costs=place.costs,
+                last_of_budget=is_last,
+                score=scores[name],
+                gain=_minus(scores[name], teacher_score),
+                gain_over_baseline=_minus(scores[name], baseline_score),
+                relative=_relative(place.costs, teacher_costs),
+                facts=model_facts,
+                stored=stored,
+                over_budget=over_budget(place.costs, bounds_of(name, results)) or None,
+                layers=_layers(place, depth),
+                predictions=[path.relative_to(directory).as_posix() for path in files],
+            )
         )
-    )
-    for model, following in zip(models, [*models[1:], None], strict=False):
-        model["last_of_budget"] = following is None or model["budget"] != following["budget"]
     return models
 
 
-def _first_metric(models: Iterable[Mapping[str, Any]]) -> str:
-    return next((name for model in models for found in model["metrics"].values() for name in found), "score")
+def _split(places: Iterable[_Place]) -> str:
+    """Return the split of the models' scores: ``dev`` if any model was evaluated there."""
+    return "dev" if any("dev" in place.metrics for place in places) else "select"
 
 
-def _compare(models: list[dict[str, Any]], name: str, split: str) -> None:
-    """Set each model's score, its gain over the teacher and over its budget's baseline, its costs as shares."""
-    teacher = next((model for model in models if model["role"] == "teacher"), None)
-    for model in models:
-        model["score"] = model["metrics"].get(split, {}).get(name)
-    baselines = {model["budget"]: model["score"] for model in models if model["role"] == "baseline"}
-    for model in models:
-        other = baselines.get(model["budget"]) if model["role"] == "winner" else None
-        model["gain"] = _minus(model["score"], teacher["score"] if teacher else None)
-        model["gain_over_baseline"] = _minus(model["score"], other)
-        whole = teacher["costs"] if teacher else {}
-        model["relative"] = {
-            key: value / whole[key]
-            for key, value in model["costs"].items()
-            if isinstance(value, int | float) and whole.get(key) and not key.startswith("latency_")
-        }
+def _first_metric(places: Iterable[_Place]) -> str:
+    for place in places:
+        for measured in place.metrics.values():
+            for name in measured:
+                return name
+    return "score"
 
 
-def _add_stored(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set what plugins say about each model; of compressed ones also how their matrices are stored."""
-    results = [row["result"] or {} for row in stages]
-    facts = {name: found for result in results for name, found in result.get("facts", {}).items()}
-    stored = {name: found for result in results for name, found in result.get("stored", {}).items()}  # of older runs
-    for model in models:
-        compressed = bool((model["blueprint"] or {}).get("quantised"))
-        model["facts"] = facts.get(model["name"], {})
-        model["stored"] = model["facts"].pop("stored", stored.get(model["name"])) if compressed else None
+def _joined(results: Iterable[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Join what the results of several stages hold by model; later stages win."""
+    joined: dict[str, Any] = {}
+    for result in results:
+        joined |= result.get(key, {})
+    return joined
 
 
-def _add_over_budget(models: Sequence[dict[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    """Set by which costs each model is over the budget that it is named after, or ``None``."""
-    results = [row["result"] or {} for row in stages]
-    for model in models:
-        model["over_budget"] = over_budget(model["costs"], bounds_of(model["name"], results)) or None
-
-
-def _removal_errors(stages: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return by how much logits changed where parts were taken out: by stages, by name, and into models, by theirs."""
-    found = {}
-    for row in logged:
-        model, _, name = row["name"].rpartition(" ")  # a stage that trains several models says which
-        if name == "removal_error":
-            found[f"{row['stage']} {model}".rstrip()] = row["value"]
-    for row in stages:
-        found |= (row["result"] or {}).get("extract_error", {})
-    return found
+def _relative(costs: Mapping[str, Any], teacher_costs: Mapping[str, Any]) -> dict[str, float]:
+    """Return costs as shares of the teacher's; facts about a measurement, such as its spread, have none."""
+    shares = {}
+    for name, value in costs.items():
+        is_number = isinstance(value, int | float)
+        if is_number and teacher_costs.get(name) and not name.startswith("latency_"):
+            shares[name] = value / teacher_costs[name]
+    return shares
 
 
 def _minus(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def _full(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Size of the full network: the teacher's, or the largest of all where there is no teacher."""
-    chosen = [m for m in models if m["role"] == "teacher" and m["blueprint"]] or [m for m in models if m["blueprint"]]
-    rows = [layer for model in chosen for layer in model["blueprint"].get("layers", ())]
-    indices = [i for m in models for i in (m["arch"] or {}).get("layers", ())]
-    depth = max([len(m["blueprint"].get("layers", ())) for m in chosen] + [i + 1 for i in indices], default=0)
-    return {"layers": depth} | {key: max((row[key] for row in rows), default=0) for key in ("heads", "ffn")}
+def _full(places: Sequence[_Place]) -> FullSize:
+    """Return the size of the full network: the teacher's; without a teacher, the largest sizes of all models."""
+    shaped = [place for place in places if place.blueprint]
+    teachers = [place for place in shaped if place.role == "teacher"]
+    depth, heads, ffn = 0, 0, 0
+    for place in teachers or shaped:
+        layers = place.blueprint.get("layers", ())
+        depth = max(depth, len(layers))
+        for layer in layers:
+            heads = max(heads, layer["heads"])
+            ffn = max(ffn, layer["ffn"])
+    # An architecture names its layers by their positions in the full network.
+    for place in places:
+        for position in place.arch.get("layers", ()):
+            depth = max(depth, position + 1)
+    return FullSize(depth, heads, ffn)
 
 
-def _layers(model: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
+def _layers(place: _Place, depth: int) -> list[LayerRow]:
     """List every layer of the full network with what the model kept of it."""
-    found = (model["blueprint"] or {}).get("layers", ())
-    kept = (model["arch"] or {}).get("layers", range(len(found)))
-    sizes = dict(zip(kept, found, strict=False))
-    empty = {"heads": 0, "ffn": 0}
-    return [
-        {"layer": i, "kept": i in sizes} | {key: sizes.get(i, empty)[key] for key in empty}
-        for i in range(depth if found else 0)
-    ]
+    layers = place.blueprint.get("layers", ())
+    if not layers:
+        return []
+    kept = place.arch.get("layers", range(len(layers)))
+    sizes = dict(zip(kept, layers, strict=False))
+    rows = []
+    for position in range(depth):
+        size = sizes.get(position, {"heads": 0, "ffn": 0})
+        rows.append(LayerRow(position, position in sizes, size["heads"], size["ffn"]))
+    return rows
 
 
-def _searches(rows: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _removal_errors(stages: Rows, logged: Rows) -> dict[str, float]:
+    """Return how much removing parts changed logits, by stage or by model."""
+    errors = {}
+    for row in logged:
+        model, _, name = row["name"].rpartition(" ")  # a stage that trains several models names them
+        if name == "removal_error":
+            errors[f"{row['stage']} {model}".rstrip()] = row["value"]
+    for stage in stages:
+        errors |= stage["result"].get("extract_error", {})
+    return errors
+
+
+# ---- searches
+
+
+def _searches(database: _Database, recipe: Mapping[str, Any]) -> list[SearchRow]:
     searches = []
-    for stage in rows["stage"]:
-        trials = [row for row in rows["trial"] if row["stage"] == stage["name"] and row["origin"] == "search"]
-        if not trials:
-            continue
-        axes = _cost_axes(recipe, trials)
-        latest: dict[str, dict[str, Any]] = {}
-        for row in trials:  # an arch scored again, on more examples, counts with its last score
-            if row["state"] == "done" and row["score"] is not None:
-                latest[row["arch_id"]] = _point(row, axes)
-        points = list(latest.values())
-        _mark_front(points, axes)
-        states = dict.fromkeys(("done", "repeat", "screened", "failed"), 0)
-        for row in trials:
-            states[row["state"]] += 1
-        states["repeat"] += (stage["result"] or {}).get("search", {}).get("repeats", 0)  # counted, not stored
-        best = max((point["score"] for point in points), default=None)
-        result = stage["result"] or {}
-        searches.append(
-            {
-                "stage": stage["name"],
-                "aim": result.get("objectives", [None])[0],
-                "costs": axes,
-                "split": "select",
-                "states": states,
-                "best_score": best,
-            }
-            | {"run_seconds": stage["run_seconds"], "points": points}
-            | {"winners": list(result.get("winners", ()))}
-        )
+    for stage in database.stages:
+        trials = []
+        for trial in database.trials:
+            if trial["stage"] == stage["name"] and trial["origin"] == "search":
+                trials.append(trial)
+        if trials:
+            searches.append(_search(stage, trials, recipe))
     return searches
 
 
-def _cost_axes(recipe: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Choose the costs to draw against: what the budgets are about, else the first known one that the trials have."""
-    known = set().union(*(trial["costs"] for trial in trials))
+def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any]) -> SearchRow:
+    result = stage["result"]
+    costs = _cost_axes(recipe, trials)
+    points = _points(trials, costs)
+    states = dict.fromkeys(STATES, 0)
+    for trial in trials:
+        states[trial["state"]] += 1
+    states["repeat"] += result.get("search", {}).get("repeats", 0)  # these are counted, not stored
+    return SearchRow(
+        stage=stage["name"],
+        aim=result.get("objectives", [None])[0],
+        costs=costs,
+        split="select",
+        states=states,
+        best_score=max((point.score for point in points), default=None),
+        run_seconds=stage["run_seconds"],
+        points=points,
+        winners=list(result.get("winners", ())),
+    )
+
+
+def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
+    """Choose the costs to draw against: those with budgets, else the first usual one that the trials have."""
+    counted = set().union(*(trial["costs"] for trial in trials))
     budgets = recipe.get("budgets")
-    wanted = [name for name in (budgets if isinstance(budgets, Mapping) else ()) if name in known]
-    return wanted or [name for name in (*AXES, *sorted(known)) if name in known][:1]
+    bounded = []
+    if isinstance(budgets, Mapping):
+        bounded = [name for name in budgets if name in counted]
+    usual = [name for name in (*AXES, *sorted(counted)) if name in counted]
+    return bounded or usual[:1]
 
 
-def _point(row: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
-    fields = ("number", "arch_id", "score", "violation", "examples")
-    return {key: row[key] for key in fields} | {
-        "costs": {name: row["costs"].get(name) for name in axes},
-        "front": False,
-    }
+def _points(trials: Rows, costs: Sequence[str]) -> list[Point]:
+    """List each evaluated architecture once, and mark those on the front."""
+    latest: dict[str, Point] = {}
+    for trial in trials:
+        if trial["state"] != "done" or trial["score"] is None:
+            continue
+        # An architecture that was scored again, on more examples, counts with its last score.
+        latest[trial["arch_id"]] = Point(
+            number=trial["number"],
+            arch_id=trial["arch_id"],
+            score=trial["score"],
+            violation=trial["violation"],
+            examples=trial["examples"],
+            costs={name: trial["costs"].get(name) for name in costs},
+            front=False,
+        )
+    points = list(latest.values())
+    on_front = _front(points, costs)
+    return [replace(point, front=point.arch_id in on_front) for point in points]
 
 
-def _mark_front(points: Sequence[dict[str, Any]], axes: Sequence[str]) -> None:
-    """Mark the feasible points that no other one equals or beats in everything and beats in something."""
-    fit = [p for p in points if not p["violation"] and None not in p["costs"].values()]
-    for place in pareto_front([[p["score"], *(-p["costs"][name] for name in axes)] for p in fit]):
-        fit[place]["front"] = True
+def _front(points: Sequence[Point], costs: Sequence[str]) -> set[str]:
+    """Name the feasible architectures that no other one equals or beats in everything and beats in something."""
+    feasible = [point for point in points if not point.violation and None not in point.costs.values()]
+    values = []
+    for point in feasible:
+        values.append([point.score, *(-point.costs[name] for name in costs)])  # type: ignore[operator]
+    return {feasible[position].arch_id for position in pareto_front(values)}
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:
+# ---- training
+
+
+def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:
     """Group logged values by stage and name; long curves are thinned evenly."""
     grouped: dict[str, dict[str, list[list[float]]]] = {stage: {} for stage in stages}
-    for row in rows:
+    for row in logged:
         if row["value"] is not None:
-            grouped.setdefault(row["stage"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
-    for found in grouped.values():
-        for name, points in found.items():
-            stride = -(-len(points) // CURVE_POINTS)
-            found[name] = points[::stride] if (len(points) - 1) % stride == 0 else [*points[::stride], points[-1]]
-    return {stage: found for stage, found in grouped.items() if found}
+            curves = grouped.setdefault(row["stage"], {})
+            curves.setdefault(row["name"], []).append([row["step"], row["value"]])
+    thinned = {}
+    for stage, curves in grouped.items():
+        if curves:
+            thinned[stage] = {name: _thinned(points) for name, points in curves.items()}
+    return thinned
 
 
-def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Add the ledger up; ``training_macs`` is what "equal budget" between methods compares."""
-    training = [row for row in rows if row["role"] != "evaluation"]
-    return {
-        "training_macs": sum(row["forward_macs"] + row["backward_macs"] for row in training),
-        "evaluation_macs": sum(row["forward_macs"] for row in rows if row["role"] == "evaluation"),
-        "tokens": sum(row["tokens"] for row in rows),
-        "evaluations": sum(row["evaluations"] for row in rows),
-    }
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    """Return evenly spaced points of a long curve, and always its last."""
+    stride = -(-len(points) // CURVE_POINTS)  # rounded up
+    taken = points[::stride]
+    if (len(points) - 1) % stride:
+        taken.append(points[-1])
+    return taken
 
 
-def finished(directory: Path) -> bool:
-    """Tell whether a run is complete."""
-    if not (directory / "run.db").is_file():
-        return False
-    store = RunStore(directory, shared=True)
-    try:
-        return bool(store.get("finished"))
-    finally:
-        store.close()
+def _totals(ledger: Rows) -> LedgerTotal:
+    training_macs = evaluation_macs = 0
+    tokens = evaluations = 0
+    for row in ledger:
+        tokens += row["tokens"]
+        evaluations += row["evaluations"]
+        if row["role"] == "evaluation":
+            evaluation_macs += row["forward_macs"]
+        else:
+            training_macs += row["forward_macs"] + row["backward_macs"]
+    return LedgerTotal(training_macs, evaluation_macs, tokens, evaluations)

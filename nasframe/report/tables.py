@@ -1,12 +1,13 @@
-"""How numbers, rows and tables of models read, on a terminal, in Markdown and in HTML."""
+"""How numbers and costs are written everywhere, and the table of models on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe.records import MetricFormat
-from nasframe.report.format import of_run, titled
+from nasframe.report.format import titled
+from nasframe.report.records import ModelRow, RunReport, SearchRow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,13 +40,13 @@ def size(value: float | None) -> str:
 
 
 def removed(errors: Mapping[str, float]) -> str:
-    """Say by how much logits changed where parts of networks were taken out.
+    """Write how much logits changed when parts of networks were taken out.
 
     >>> removed({"sparse": 2.5e-7, "best@50%": 0.0})
-    'Largest change of a logit where parts were taken out: sparse 2.5e-07, best@50% 0.'
+    'Largest change of a logit when parts were taken out: sparse 2.5e-07, best@50% 0.'
     """
     listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-    return f"Largest change of a logit where parts were taken out: {listed}."
+    return f"Largest change of a logit when parts were taken out: {listed}."
 
 
 def duration(seconds: float | None) -> str:
@@ -74,7 +75,7 @@ def metric(form: MetricFormat, value: float | None) -> str:
 
 
 def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
-    """Write the difference of two values of a metric, with its sign; shares in points, with so many digits.
+    """Write the difference of two values of a metric, with its sign; shares in percentage points.
 
     >>> difference(MetricFormat(percent=True), -0.0121), difference(MetricFormat(), 0.02)
     ('−1.2', '+0.020')
@@ -85,26 +86,34 @@ def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
     return text.replace("-", "−")
 
 
-def companions(report: Mapping[str, Any]) -> dict[str, str]:
-    """Name the metrics that stand beside the primary one, and their headings: MNLI's mismatched set, for one."""
-    names = {name for model in report["models"] for name in model["metrics"].get(report["split"], {})}
-    beside = [name for name in sorted(names) if name != report["metric"] and of_run(report, name).companion]
-    return {name: titled(name, of_run(report, name)) for name in beside}
+def companions(report: RunReport) -> dict[str, str]:
+    """Return the headings of the metrics shown next to the primary one, by name; MNLI's mismatched set is one."""
+    names: set[str] = set()
+    for model in report.models:
+        names.update(model.metrics.get(report.split, {}))
+    headings = {}
+    for name in sorted(names - {report.metric}):
+        form = report.metric_format(name)
+        if form.companion:
+            headings[name] = titled(name, form)
+    return headings
 
 
-def measured(report: Mapping[str, Any], model: Mapping[str, Any], name: str) -> str:
+def measured(report: RunReport, model: ModelRow, name: str) -> str:
     """Write a model's metric on the report's split."""
-    return metric(of_run(report, name), model["metrics"].get(report["split"], {}).get(name))
+    values = model.metrics.get(report.split, {})
+    return metric(report.metric_format(name), values.get(name))
 
 
-def aim(report: Mapping[str, Any], search: Mapping[str, Any]) -> str:
-    """Name what a search's scores are; a score after ``-`` was minimised."""
-    return search["aim"] or str(report["metric"])
+def aim(report: RunReport, search: SearchRow) -> str:
+    """Return the name of a search's scores; one that begins with ``-`` was minimised."""
+    return search.aim or report.metric
 
 
-def aimed(report: Mapping[str, Any], search: Mapping[str, Any], value: float | None) -> str:
+def aimed(report: RunReport, search: SearchRow, value: float | None) -> str:
     """Write a score of a search, which may be of another metric than the report's."""
-    return metric(of_run(report, aim(report, search).removeprefix("-")), value)
+    name = aim(report, search).removeprefix("-")
+    return metric(report.metric_format(name), value)
 
 
 def latency(costs: Mapping[str, float | None]) -> str:
@@ -117,8 +126,12 @@ def latency(costs: Mapping[str, float | None]) -> str:
     if value is None:
         return "–"
     digits = 1 if value >= 1 else 3
-    text = f"{value:.{digits}f} ms" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f} ms"
-    return text + (", cached" if costs.get("latency_cached") else "")
+    text = f"{value:.{digits}f} ms"
+    if spread is not None:
+        text = f"{value:.{digits}f} ± {spread:.{digits}f} ms"
+    if costs.get("latency_cached"):
+        text += ", cached"
+    return text
 
 
 def cost(name: str, costs: Mapping[str, float | None]) -> str:
@@ -127,9 +140,10 @@ def cost(name: str, costs: Mapping[str, float | None]) -> str:
     >>> cost("macs", {"macs": 1.2e9}), cost("size", {}), cost("energy", {"energy": 3.14159})
     ('1.20G', '–', '3.14')
     """
+    value = costs.get(name)
     if name == "latency":
         return latency(costs)
-    return (size if name == "size" else human)(costs.get(name))
+    return size(value) if name == "size" else human(value)
 
 
 COSTS = {
@@ -141,106 +155,137 @@ COSTS = {
     "latency": "latency",
 }
 """The costs that every table shows, in this order, and their headings."""
-
-
 ESSENTIAL = ("encoder_params", "macs", "latency")
-"""The costs that a terminal shows however narrow it is."""
+"""The costs that every terminal shows, however narrow it is."""
 LONGEST_NAME = 14
-"""So many letters of a model's name stay on one line, however many costs there are."""
+"""Letters of a model's name that stay on one line, however many costs there are."""
+ROOMY = 96
+"""Characters across from which a terminal shows spreads."""
+ROLE_STYLES = {"winner": "bold green", "baseline": "dim"}
 
 
-def summary_columns(report: Mapping[str, Any]) -> dict[str, str]:
-    """Name the cost columns that some model of the report fills, and their headings."""
-    present = {name for model in report["models"] for name in model["costs"]}
-    extra = sorted(name for name in present - COSTS.keys() - {"flops"} if not name.startswith("latency_"))
-    return {name: heading for name, heading in COSTS.items() if name in present} | {
-        name: name.replace("_", " ") for name in extra
-    }
+def summary_columns(report: RunReport) -> dict[str, str]:
+    """Return the headings of the costs that some model of the report has, by name."""
+    names: set[str] = set()
+    for model in report.models:
+        names.update(model.costs)
+    headings = {name: heading for name, heading in COSTS.items() if name in names}
+    for name in sorted(names - COSTS.keys() - {"flops"}):
+        if not name.startswith("latency_"):  # facts about its measurement
+            headings[name] = name.replace("_", " ")
+    return headings
 
 
-def share(model: Mapping[str, Any], name: str) -> str:
-    """Write a cost as a share of the teacher's, or nothing where there is none.
-
-    >>> share({"relative": {"macs": 0.5}}, "macs"), share({"relative": {}}, "macs")
-    ('50 %', '')
-    """
-    value = model["relative"].get(name)
+def share(model: ModelRow, name: str) -> str:
+    """Write a cost as a share of the teacher's; empty if it has none."""
+    value = model.relative.get(name)
     return "" if value is None else f"{100 * value:.0f} %"
 
 
-def summary_table(report: Mapping[str, Any], width: int | None = None) -> Table:
-    """Make the table of models that ends a run, for a terminal.
+def summary_table(report: RunReport, width: int | None = None) -> Table:
+    """Return the table of models that ends a run, for a terminal.
+
+    If not everything fits, columns are left out: the backbone's parameters first, then the size, all parameters, and
+    the last costs of the recipe.
 
     Args:
-        report: what :func:`nasframe.report.page.build` returned.
-        width: characters across; default: the terminal's. Below 96 spreads are left out; costs are where all do not
-            fit, the backbone's parameters, the size, all parameters and the last ones of the recipe first.
+        report: the run's.
+        width: characters across; default: the terminal's. Below 96 spreads are left out.
     """
     from rich.console import Console
     from rich.measure import Measurement
 
-    columns, width, roomy = summary_columns(report), width or Console().width, Console(width=10_000)
-    last = [name for name in ("backbone_params", "size", "params", *reversed(columns)) if name in columns]
-    table = _summary(report, columns, spread=width >= 96)
-    for name in (name for name in dict.fromkeys(last) if name not in ESSENTIAL):
+    width = width or Console().width
+    roomy = Console(width=10_000)
+    columns = summary_columns(report)
+    with_spread = width >= ROOMY
+    table = _summary(report, columns, with_spread)
+    dispensable = dict.fromkeys(["backbone_params", "size", "params", *reversed(columns)])
+    for name in dispensable:
+        if name in ESSENTIAL or name not in columns:
+            continue
         if Measurement.get(roomy, roomy.options, table).minimum <= width:
             break
         del columns[name]
-        table = _summary(report, columns, spread=width >= 96)
+        table = _summary(report, columns, with_spread)
     return table
 
 
-def _summary(report: Mapping[str, Any], columns: Mapping[str, str], spread: bool) -> Table:
+def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -> Table:
     from rich import box
     from rich.table import Table
 
-    form, rows, beside = of_run(report, report["metric"]), [], companions(report)
-    name = titled(report["metric"], form)
-    for model in report["models"]:
-        score, first = metric(form, model["score"]), model["role"] == "teacher"
-        if not first and model["gain"] is not None:
-            score += f"\n{difference(form, model['gain'])}"
+    beside = companions(report)
+    name = titled(report.metric, report.metric_format(report.metric))
+    rows = []
+    for model in report.models:
         cells = [measured(report, model, other) for other in beside]
-        for key in columns:
-            text = cost(key, model["costs"] if spread else {**model["costs"], "latency_spread": None})
-            part = share(model, key)
-            cells.append(text if first or not part else f"{text}\n({part})")
-        rows.append([label(model), score, *cells])
-    title = f"{report['name']}: {report['split']} {name}, costs and their share of the teacher's"
+        for cost_name in columns:
+            cells.append(_cost_cell(model, cost_name, with_spread))
+        rows.append([label(model), _score_cell(report, model), *cells])
+
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-        caption=over_budget(report["models"]) or None, caption_justify="left", caption_style="bold red",
-    )  # fmt: skip
+        title=f"{report.name}: {report.split} {name}, costs and their share of the teacher's",
+        title_justify="left",
+        caption=over_budget(report.models) or None,
+        caption_justify="left",
+        caption_style="bold red",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     headings = ["model", name, *beside.values(), *columns.values()]
-    for number, heading in enumerate(headings):  # they are folded, what is below is not
-        widest = max((len(line) for row in rows for line in row[number].splitlines()), default=0)
-        table.add_column(
-            heading, justify="right" if number else "left", overflow="fold",
-            min_width=widest if number else min(widest, LONGEST_NAME),
-        )  # fmt: skip
-    for model, row in zip(report["models"], rows, strict=True):
-        style = {"winner": "bold green", "baseline": "dim"}.get(model["role"], "")
-        table.add_row(*row, style=style, end_section=model["last_of_budget"])
+    for number, heading in enumerate(headings):
+        # Headings may be folded, the cells below may not; only long names of models may.
+        widest = _widest_line([row[number] for row in rows])
+        if number == 0:
+            table.add_column(heading, justify="left", overflow="fold", min_width=min(widest, LONGEST_NAME))
+        else:
+            table.add_column(heading, justify="right", overflow="fold", min_width=widest)
+    for model, row in zip(report.models, rows, strict=True):
+        table.add_row(*row, style=ROLE_STYLES.get(model.role, ""), end_section=model.last_of_budget)
     return table
 
 
-def label(model: Mapping[str, Any]) -> str:
-    """Name a model with its role where the name does not say it, and whether it is over its budget."""
-    lines = [model["name"]]
-    if model["role"] not in ("teacher", "model"):
-        lines.append(model["role"])
-    if model["over_budget"]:
+def _score_cell(report: RunReport, model: ModelRow) -> str:
+    """Write a score, with the gain over the teacher in a second line."""
+    form = report.metric_format(report.metric)
+    text = metric(form, model.score)
+    if model.role != "teacher" and model.gain is not None:
+        text += f"\n{difference(form, model.gain)}"
+    return text
+
+
+def _cost_cell(model: ModelRow, name: str, with_spread: bool) -> str:
+    """Write a cost, with its share of the teacher's in a second line."""
+    costs = dict(model.costs)
+    if not with_spread:
+        costs["latency_spread"] = None
+    text = cost(name, costs)
+    part = share(model, name)
+    if part and model.role != "teacher":
+        text += f"\n({part})"
+    return text
+
+
+def _widest_line(cells: Sequence[str]) -> int:
+    lengths = [len(line) for cell in cells for line in cell.splitlines()]
+    return max(lengths, default=0)
+
+
+def label(model: ModelRow) -> str:
+    """Return a model's name, with its role if the name does not imply it, and whether it is over its budget."""
+    lines = [model.name]
+    if model.role not in ("teacher", "model"):
+        lines.append(model.role)
+    if model.over_budget:
         lines.append("over budget")
     return "\n".join(lines)
 
 
-def over_budget(models: Sequence[Mapping[str, Any]]) -> str:
-    """Say which models are over their budgets, a line each.
-
-    >>> over_budget([{"name": "best", "over_budget": "12.4 ms > 12 ms"}, {"name": "small", "over_budget": None}])
-    'best: over budget: 12.4 ms > 12 ms'
-    """
-    lines = [f"{model['name']}: over budget: {model['over_budget']}" for model in models if model["over_budget"]]
+def over_budget(models: Sequence[ModelRow]) -> str:
+    """List the models that are over their budgets, a line each."""
+    lines = [f"{model.name}: over budget: {model.over_budget}" for model in models if model.over_budget]
     return "\n".join(lines)
 
 
@@ -261,6 +306,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: i
     | :-- | --: |
     | teacher | 10.6M |
     """
-    escape: Callable[[Any], str] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")  # noqa: E731
     rule = [":--" if i < left else "--:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(map(escape, row)) + " |" for row in [header, rule, *rows])
+    lines = []
+    for row in [header, rule, *rows]:
+        cells = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

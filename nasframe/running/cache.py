@@ -27,7 +27,7 @@ from nasframe.storage import writing
 FORMAT = 1
 VARIABLE = "NASFRAME_CACHE"
 ROWS = "rows.json"
-"""The name of the file, among an entry's, that has the stage's rows of the run's database."""
+"""The name, among an entry's files, of the one with the stage's rows of the run's database."""
 
 
 def default_folder() -> Path:
@@ -46,7 +46,7 @@ class CacheEntry:
         run: the directory of the run that made it.
         run_seconds: how long the stage took there.
         result: what the stage reported about itself.
-        opened: the files that it and the stages before it opened, by name, with their states.
+        opened: the files that this stage and those before it opened, by name, with their states.
         files: the digests of its files, by their paths in a run directory, and of its rows.
         made_at: when it was kept, in seconds since 1970.
     """
@@ -98,10 +98,12 @@ class Cache:
             corrupt = [blob for blob in blobs if not _sound(blob)]
         if not corrupt:
             return entry
-        if not manifest.exists():  # another process dropped the entry meanwhile
+        # A manifest that is gone by now was dropped by another process: the entry is missing, not corrupt.
+        if not manifest.exists():
             return None
         name = corrupt[0].name[:12]
         warnings.warn(f"{manifest}: corrupt in the cache ({name}); the stage is run again.", stacklevel=2)
+        # The corrupt files go as well: other entries that share them would only find them corrupt again.
         for path in {manifest, *corrupt}:
             path.unlink(missing_ok=True)
         return None
@@ -120,6 +122,7 @@ class Cache:
         Raises:
             OSError: the cache cannot be written.
         """
+        # Before the lock, since digests of large files take time.
         text = json.dumps(rows)
         names = {path: file_digest(file) for path, file in files.items()}
         with self.guard():
@@ -133,6 +136,7 @@ class Cache:
             complete = asdict(replace(entry, files=names, made_at=time.time())) | {"format": FORMAT}
             manifest = self._manifest(entry.key)
             manifest.parent.mkdir(exist_ok=True)
+            # The digest of the manifest itself shows later whether it is as it was written.
             _write_text(manifest, json.dumps({**complete, "check": digest(complete)}))
 
     def touch(self, key: str) -> None:
@@ -177,6 +181,7 @@ class Cache:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / f"{key}.lock")
+            # Tried once without waiting, so that the user learns why nothing happens.
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -188,7 +193,7 @@ class Cache:
             lock.release()
 
     def prune(self, max_bytes: float) -> list[str]:
-        """Drop the least recently used entries until all files together are no larger; return their keys."""
+        """Drop the least recently used entries until all files together have at most this size; return their keys."""
         with self.guard():
             entries = self.entries()
             sizes = self._blob_sizes()
@@ -207,6 +212,7 @@ class Cache:
                     users[name] -= 1
                     if not users[name]:
                         total -= sizes[name]
+            # Also files without any entry, which a process that was killed while writing left behind.
             for name in sizes:
                 if not users[name]:
                     self.blob(name).unlink(missing_ok=True)
@@ -223,7 +229,7 @@ class Cache:
         temporary = self.root / "blobs" / f"new-{uuid.uuid4().hex}"
         temporary.parent.mkdir(exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        name = file_digest(temporary)
+        name = file_digest(temporary)  # of the file, as for all others: line ends may differ from the text's
         self.blob(name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, self.blob(name))
         return name
@@ -260,6 +266,7 @@ def nearest(cache: Cache, parts: Mapping[str, Any]) -> tuple[CacheEntry | None, 
 
 def copy_or_link(source: Path, target: Path, link: bool = False) -> None:
     """Copy a file whole or not at all; ``link`` is for files that are never written in place on either side."""
+    # A name of its own each time, because other processes may copy to the same target.
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     if not link or not _linked(source, temporary):
@@ -278,6 +285,7 @@ def _linked(source: Path, target: Path) -> bool:
 
 def _read_manifest(path: Path) -> CacheEntry | None:
     """Return an entry, or ``None`` if its manifest is not what was written, or is of another format."""
+    # A manifest may be cut off or edited in any way, so it counts as missing whatever goes wrong.
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         check = facts.pop("check")

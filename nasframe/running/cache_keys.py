@@ -31,6 +31,7 @@ def stage_keys(plan: Plan, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         inputs: what the run starts from, as :func:`nasframe.running.start.input_digests` returns it.
     """
     machine = environment()
+    # Each key holds the one before it, so a change anywhere changes the keys of all later stages.
     upstream = ""
     keys = []
     for position in range(len(plan.stages)):
@@ -90,25 +91,27 @@ def differences(mine: Any, other: Any, at: tuple[Any, ...] = ()) -> Iterator[tup
 
 
 def definition(plan: Plan, position: int) -> dict[str, Any]:
-    """Return what the recipe says that a stage's result depends on, apart from the stages before it."""
+    """Return the parts of a recipe that a stage's result depends on, apart from the stages before it."""
     stage = plan.stages[position]
     ((verb, options),) = plan.recipe["stages"][position].items()
-    trains_views = verb == "train" and bool(options.get("sampler") or options.get("arch"))
+    trains_subnetworks = verb == "train" and bool(options.get("sampler") or options.get("arch"))
     # Only what the verb uses: another budget must not train a super-network again.
     parts: dict[str, Any] = {"stage": stage.name, "verb": verb, "options": options, "seed": plan.seed}
-    if verb in ("search", "extract", "transform") or trains_views:
+    if verb in ("search", "extract", "transform") or trains_subnetworks:
         parts["space"] = plan.space
     if options.get("sampler") == "shared":
         parts["sampler"] = plan.sampler
     if options.get("sampler"):
         parts["costs"] = aimed_costs(plan)  # a sampler learns of these, whatever their bounds
-    if verb in ("search", "evaluate") or trains_views or options.get("modifiers"):
+    # Modifiers may follow a budget of any cost.
+    if verb in ("search", "evaluate") or trains_subnetworks or options.get("modifiers"):
         parts["estimators"] = plan.estimators
     if verb == "search":
         parts["constraints"] = plan.constraints
         parts["budgets"] = plan.budgets
         parts["objectives"] = plan.objectives
-        parts["keeps_net"] = keeps_net(plan, stage)
+        parts["keeps_net"] = keeps_net(plan, stage)  # the entry of a search that kept none has no such files
+    # Paths are replaced by what lies there: the same data in another folder is the same data.
     with_contents: dict[str, Any] = contents(parts, plan.base)
     with_contents["model"] = without_places(plan.model)
     with_contents["task"] = without_places(plan.task)

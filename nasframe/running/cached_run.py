@@ -48,7 +48,7 @@ class CachedRun:
         self.store = store
         self.inputs = inputs
         self.plan = inputs.plan
-        self.is_of_study = bool(store.get("study"))  # its runs share files, to save room
+        self.is_of_study = bool(store.get("study"))  # its many runs share files with the cache, to save disk space
         self.parts = stage_keys(self.plan, start.digests)
         self.keys = [digest(parts) for parts in self.parts]
         self.file_names = FileNames(inputs)
@@ -63,6 +63,7 @@ class CachedRun:
         entry = self.cache.read(key)
         if entry is None:
             return False
+        # Equal keys are not enough: a plugin may have read a file that no option names.
         changed = self._changes(position, entry.opened)
         self.store.put(f"changed {stage.name}", changed)
         if changed:
@@ -73,6 +74,7 @@ class CachedRun:
                 self._place(entry.files)
         except FileNotFoundError:  # another process dropped the entry meanwhile: run the stage
             return False
+        # What the stage cost when it was run stays visible: reports and ledgers are about the work, not this process.
         origin = {"key": key, "run": entry.run, "run_seconds": entry.run_seconds}
         result = {**entry.result, "cached": origin}
         self.store.put(f"opened {stage.name}", entry.opened)
@@ -91,8 +93,8 @@ class CachedRun:
             reads: what was read while it ran.
 
         Returns:
-            The reasons if nothing was added: the disk is full, or files changed while this stage or an earlier one
-            ran, so that nobody knows what was read.
+            Reasons, if nothing was added: the disk is full, or files changed while this stage or an earlier one ran,
+            so that it is unknown which content was read.
         """
         position = self.plan.stages.index(stage)
         opened, changed = self._opened(position, reads)
@@ -110,6 +112,7 @@ class CachedRun:
         )
         try:
             self.cache.write(entry, self.store.stage_rows(stage.name), self._files(stage), self.is_of_study)
+        # A cache only saves time: a run does not fail because of it.
         except OSError as error:
             text = f"{write_problem(self.cache.root, error)} Results of stages are not kept."
             return [Notice("cache", text)]
@@ -132,7 +135,7 @@ class CachedRun:
         """
         before = self._opened_before(position)
         now = {name: state(self.file_names.place(name), self.own_places) for name in opened}
-        now |= before
+        now |= before  # what was read counts, even if the file has changed again since
         changes = []
         for name, then in opened.items():
             if then != now[name]:
@@ -143,7 +146,7 @@ class CachedRun:
         return changes
 
     def _opened_before(self, position: int) -> dict[str, str]:
-        """Return the files opened before a stage, by the loading of model and data and by earlier stages."""
+        """Return the files opened before a stage: while model and data were loaded, and by earlier stages."""
         if position == 0:
             return dict(self.opened_at_start)
         previous = self.plan.stages[position - 1].name
@@ -164,7 +167,7 @@ class CachedRun:
         before = self._opened_before(position)
         states = self._states(reads, self._covered(position))
         states |= dict.fromkeys(self._changed_parts(position), UNKNOWN)
-        # A file counts as unknown if it differs from what an earlier stage read, whichever of the two is meant.
+        # If a file differs from what an earlier stage read, the result depends on both contents, so on neither alone.
         changed = set()
         for name, current in states.items():
             earlier = before.get(name, current)
@@ -188,6 +191,7 @@ class CachedRun:
         stages = self.plan.recipe["stages"][: position + 1]
         options = [stages, self.plan.space, self.plan.sampler, self.plan.estimators]
         places = [*named_places(options, self.plan.base), *self.inputs.declared()]
+        # Real paths, since a dataset is often reached by a link.
         return [os.path.realpath(place) for _, place in places]
 
     def _changed_parts(self, position: int) -> list[str]:
@@ -215,8 +219,9 @@ class CachedRun:
     def _place(self, files: Mapping[str, str]) -> None:
         """Make the run's files what they were after a stage."""
         run = self.store.directory
+        # Digests are gone until all is in place: a kill must not leave those of other files.
         for model in self.store.files():
-            self.store.put_files(model, None)  # until all is in place: a kill must not leave digests of other files
+            self.store.put_files(model, None)
         for name, blob in files.items():
             if name == ROWS:
                 continue
@@ -224,6 +229,7 @@ class CachedRun:
             if not target.exists() or file_digest(target) != blob:
                 link = self.is_of_study or not name.startswith("models/")  # a user may edit a run's models
                 copy_or_link(self.cache.blob(blob), target, link=link)
+        # Models that the run does not have at this stage may be left from an earlier attempt.
         for path in _results(run):
             if path.relative_to(run).as_posix() not in files:
                 path.unlink()

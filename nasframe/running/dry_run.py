@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import Outcome, listed, outcomes
-from nasframe.interfaces import Work, sizes_of
+from nasframe.interfaces import MeasuredEstimator, Work, ends_of, sizes_of
 from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
@@ -27,15 +27,14 @@ if TYPE_CHECKING:
     from nasframe.plan import Plan, PlannedStage
 
 SAMPLES = 64
-"""How many architectures are drawn; their mean stands for what a sampler will propose."""
+"""How many architectures are drawn; their mean stands for those that a sampler will propose."""
 BATCH_SIZE = 32
 TIMED_STEPS = 6
+"""How many training steps are timed; their median counts."""
 BATCHES_FOR_LENGTH = 50
 """How many batches are read to learn the mean length of an example."""
 OVERHEAD = {"transform": 2.0, "extract": 1.0, "evaluate": 5.0, "export": 12.0}
-"""Seconds of a stage besides its matrix products."""
-EVALUATED_MODELS = 7
-"""How many models an evaluation is taken to measure; the real number is not known before the run."""
+"""Seconds that a stage takes besides its matrix products."""
 
 
 @naming_plugins()
@@ -89,14 +88,16 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
         return {}
     domain, net = space.domain, inputs.work.net
     rng = generator(inputs.plan.seed, "dry run")
-    ends = [domain.smallest(), domain.largest()] if hasattr(domain, "smallest") else []
+    ends = ends_of(domain)
     draws = [domain.sample(rng) for _ in range(SAMPLES)]
     rows = {}
     for name in _costs_of_interest(inputs):
         estimator = inputs.estimators[name]
         cost = cost_function({name: estimator}, space, net)
+        # A measurement takes seconds, so of measured costs only the ends are taken. Other costs also get draws: one
+        # that is no sum over choices may be least or greatest in between.
         archs = ends or draws[:2]
-        if not hasattr(estimator, "measure"):  # a measurement takes seconds, so the ends must do
+        if not isinstance(estimator, MeasuredEstimator):
             archs = archs + draws
         values = [cost(arch)[name] for arch in archs]
         rows[name] = {
@@ -120,7 +121,8 @@ def _costs_of_interest(inputs: RunInputs) -> list[str]:
 
 
 def limit_rows(inputs: RunInputs) -> Iterator[dict[str, Any]]:
-    """Yield each bound of each search once, with whether it can be met; ``None`` if only the run will show that."""
+    """Yield each bound of each search once, and whether it can be met; ``None`` if only the run will show that."""
+    # Searches often share their bounds; the same bound in another part of the domain is another question.
     yielded: set[tuple[str, str, str]] = set()
     target_of = {target.stage.name: target for target in targets(inputs)}
     for stage in inputs.plan.stages:
@@ -156,7 +158,7 @@ def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
 
 
 def forward_seconds(work: Work) -> float:
-    """Return the estimated seconds of one example's forward pass: a third of its share of a training step here."""
+    """Return the estimated seconds of one example's forward pass, from training steps that are timed here."""
     from nasframe.nn.count import forward_macs
     from nasframe.training.optim import autocast
 
@@ -174,6 +176,7 @@ def forward_seconds(work: Work) -> float:
     # A backward pass takes about two forward passes, so a step takes three.
     macs_of_step = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape)
     macs_per_second = macs_of_step / median
+    # One batch may be longer or shorter than most, so the time is scaled to the mean length.
     return forward_macs(work.net, None, 1, _mean_length(work)) / macs_per_second
 
 
@@ -206,8 +209,8 @@ def describe_stages(plan: Plan, work: Work, seconds_per_example: float, share: f
     Args:
         plan: the resolved recipe.
         work: what its first stage starts from.
-        seconds_per_example: of one example's forward pass through the whole network.
-        share: of that, what a sampled sub-network takes.
+        seconds_per_example: time of one example's forward pass through the whole network.
+        share: the part of that time that a sampled sub-network takes on average.
 
     Returns:
         Of each stage ``name``, ``verb``, ``what`` and ``seconds``.
@@ -222,6 +225,7 @@ def describe(
     stage: PlannedStage, outcome: Outcome, work: Work, seconds_per_example: float, share: float
 ) -> dict[str, Any]:
     """Return what one stage would do, in words, and its estimated seconds."""
+    # Other verbs compute few matrix products, so a constant for each will do.
     what, seconds = stage.verb, OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
         passes, what = _training(stage, work, share)
@@ -238,7 +242,7 @@ def describe(
 
 
 def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str]:
-    """Return how many forward passes of one example a training is worth, and what it does.
+    """Return how many forward passes of one example a training is worth, and what it does, in words.
 
     A step of a sub-network is worth three passes, and each teacher one more.
     """
@@ -256,12 +260,12 @@ def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str
 
 
 def _search(stage: PlannedStage, work: Work) -> tuple[float, str]:
-    """Return how many forward passes of one example a search makes, and what it does."""
+    """Return how many forward passes of one example a search makes, and what it does, in words."""
     available = work.task.sizes["select"]
     trials = stage.options.get("trials", 100)
     subset = stage.options.get("examples")
     examples = min(subset or available, available)
     passes = trials * examples
-    if subset:
+    if subset:  # then the best trials are scored again on all examples
         passes += stage.options.get("finalists", 10) * available
     return passes, f"search, {trials} trials on {examples} examples"

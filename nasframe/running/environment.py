@@ -1,4 +1,4 @@
-"""The machine and the packages that a run's numbers may depend on: for the keys of the cache, and for ``env.json``."""
+"""The machine and the packages that a run's numbers may depend on, for keys of the cache and for ``env.json``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ABOUT_THE_RUN = ("seed", "command", "data", "plugins")
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the traits of this machine that may change a number, for keys of the cache."""
+    """Return the versions and the traits of this machine that may change a run's numbers, for keys of the cache."""
     import torch
 
     from nasframe.training.optim import native_bf16
@@ -85,6 +85,7 @@ def write_environment(plan: Plan, store: RunStore) -> None:
     facts = _facts(plan, store)
     write_text(store.directory / "env.json", json.dumps(facts, indent=2) + "\n")
     machine = {name: value for name, value in facts.items() if name not in ABOUT_THE_RUN}
+    # Usually equal to the last one: only a run that was resumed elsewhere, or after an update, has several.
     known = store.get("environments", [])
     if machine not in known:
         store.put("environments", [*known, machine])
@@ -129,10 +130,11 @@ def _accelerator() -> str | None:
 
 def git_commit() -> str | None:
     """Return the commit of the checkout that nasframe runs from, marked ``-dirty`` if files differ from it."""
+    # Of nasframe's own folder: an installed package may lie inside the user's repository, which says nothing about it.
     package = Path(__file__).parents[1]
     if shutil.which("git") is None or not (package.parent / ".git").exists():
         return None
-    # Tags are excluded, so that the answer is the whole commit.
+    # Tags are excluded, so that the answer is the full hash of the commit.
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=package,

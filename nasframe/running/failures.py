@@ -1,4 +1,4 @@
-"""What ended a run before its time: kept for the pages that show it, and told with what can be done about it."""
+"""Errors that end a run early: kept in its database for the report, and shown with advice on how to go on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def keeping_failure(store: RunStore, plan: Plan | None = None) -> Iterator[None]:
-    """Keep in a run's database what ends the block, and let it through.
+    """Keep the error that ends the block in a run's database, and let it through.
 
     Args:
         store: the run's.
         plan: its plan, to name the stage; ``None`` if there is none yet.
     """
+    # BaseException, because reports show an interrupted run as such, too.
     try:
         yield
     except BaseException as error:
@@ -34,7 +35,7 @@ def keeping_failure(store: RunStore, plan: Plan | None = None) -> Iterator[None]
 
 @contextmanager
 def advising(store: RunStore, plan: Plan) -> Iterator[None]:
-    """Keep what ends the stages of a run, and add to it how to go on.
+    """Keep the error that ends the stages of a run, and add a note to it on how to go on.
 
     Raises:
         RunError: a library or a plugin met an error of the disk; names the file.
@@ -53,16 +54,15 @@ def advising(store: RunStore, plan: Plan) -> Iterator[None]:
 
 
 def keep_failure(store: RunStore, plan: Plan | None, error: BaseException) -> None:
-    """Keep why a run ended before its time.
+    """Keep why a run ended early.
 
     Args:
         store: the run's.
         plan: its plan, to name the stage; ``None`` if there is none yet.
         error: what ended it.
     """
-    if not leader():
-        return
-    if store.get("finished"):  # a resume that is refused does not undo a finished run
+    # Only the first process writes. And a resume that is refused does not undo a finished run.
+    if not leader() or store.get("finished"):
         return
     text = str(error) if isinstance(error, NasframeError) else described(error)
     failure: dict[str, Any] = {
@@ -96,7 +96,7 @@ def _advice(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:
         verb = "failed" if isinstance(error, Exception) else "was stopped"
         place = f"Stage {stage!r} {verb}. "
     has_cache = store.get("cache") is not None
-    if not getattr(error, "resumable", True):  # a budget is out of reach, and stays so
+    if not getattr(error, "resumable", True):  # a budget is out of reach, and will be in a resume
         if has_cache:
             reuse = "stages before the change come from the cache"
         else:

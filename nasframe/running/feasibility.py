@@ -1,7 +1,7 @@
-"""Which budgets can be met at all, as far as that is known before any stage has run.
+"""Whether budgets can be met at all, as far as that is known before any stage has run.
 
 Counted costs follow from network, space and domain. A transform may change the network that they are counted on,
-unless it says that it does not (``reshapes = False``). Measured costs are left to the search.
+unless it declares ``reshapes = False``. Measured costs are left to the search.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import Work
+from nasframe.interfaces import Work, cost_table
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
 from nasframe.search.budgets import Costs, Goal, known_goals, obstacle
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What one search is to find, as far as counted costs go.
+    """The winners that one search has to find, as far as counted costs go.
 
     Args:
         stage: the search.
@@ -75,12 +75,14 @@ def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
     Yields:
         The place of the bounds in the recipe, and why they are out of reach.
     """
+    # Most recipes have no search or no bounds, and then need no network here.
     has_bounds = any(any(limits_of(plan, stage.options)) for stage in searches(plan))
     if not has_bounds:
         return
     net: Any = stand_in(plan, _counting(plan))  # a network without values, or its outline
     if net is None:
         return
+    # Set in advance, so that the inputs do not load the weights.
     inputs = RunInputs(plan)
     unknown = cast("Any", None)  # neither tokenizer nor task is needed for counting
     inputs.work = Work(net, unknown, unknown, inputs.space(net))
@@ -89,7 +91,7 @@ def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _counting(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yield kind and ``use`` of what the searches count costs with: their spaces, and the bounded costs."""
+    """Yield kind and ``use`` of the plugins that count the searches' costs: their spaces, and the bounded costs."""
     for stage in searches(plan):
         yield "space", stage.options.get("space") or plan.space
         for limits in limits_of(plan, stage.options):
@@ -108,7 +110,7 @@ def _place_of_bounds(plan: Plan, stage: PlannedStage) -> tuple[Any, ...]:
 
 
 def targets(inputs: RunInputs) -> Iterator[Target]:
-    """Yield what each search on a network of the model's own shape is to find."""
+    """Yield the target of each search on a network of the model's own shape."""
     net: Any = inputs.work.net
     for stage in searches(inputs.plan):
         space = space_of(inputs, stage)
@@ -165,5 +167,5 @@ def searches(plan: Plan) -> Iterator[PlannedStage]:
 
 
 def is_counted(estimator: Any, space: Any, net: Any) -> bool:
-    """Tell whether a cost is a sum over choices, and so known of every architecture at once."""
-    return hasattr(estimator, "table") and estimator.table(space, net) is not None
+    """Tell whether a cost is a sum over choices, which is counted for many architectures at once."""
+    return cost_table(estimator, space, net) is not None

@@ -1,4 +1,4 @@
-"""Files that options name: their content as a part of keys, and names for them that hold on every machine."""
+"""Files that options name: their content as a part of keys, and names for them that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def contents(value: Any, base: Path = Path()) -> Any:
     if isinstance(value, Mapping):
         replaced = {}
         for key, item in value.items():
-            # "use" names a plugin, even if a file beside the recipe is called so.
+            # "use" names a plugin, even if a file next to the recipe has that name.
             replaced[key] = item if key == "use" else contents(item, base)
         return replaced
     if isinstance(value, list | tuple):
@@ -77,7 +77,7 @@ def named_places(value: Any, base: Path, at: str = "") -> Iterator[tuple[str, Pa
 
 
 def without_places(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without absolute paths: the content of a task's data and a model's files is in keys anyway."""
+    """Return options without absolute paths: keys hold the content of a task's data and a model's files anyway."""
     kept = {}
     for key, value in options.items():
         is_place = isinstance(value, str) and os.path.isabs(value) and os.path.exists(value)
@@ -92,6 +92,7 @@ def declared_files(inputs: RunInputs) -> dict[str, str]:
     A name begins with its owner, as in ``model/config.json``, wherever the files lie.
     """
     digests = {}
+    # By owner and path inside, so that equal files in another folder give equal keys.
     for name, place in inputs.declared():
         for inside, file in files_below(place):
             digests[f"{name}/{inside}" if inside else name] = file_digest(file)
@@ -117,6 +118,7 @@ class FileNames:
 
     def name(self, path: Path) -> str:
         """Return the name of a file."""
+        # Options first: data may lie below the recipe's folder on one machine and elsewhere on another.
         for option, place in self.places.items():
             if is_below(path, [os.path.realpath(place)]):
                 inside = _inside(path, place)
@@ -130,6 +132,7 @@ class FileNames:
         if not name.startswith("<"):
             return self.base / name
         option, _, inside = name[1:].partition(">")
+        # An option that this run does not have means no file, which then counts as changed.
         place = self.places.get(option, self.base / name)
         return place / inside.removeprefix("/") if inside else place
 

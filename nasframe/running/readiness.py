@@ -1,8 +1,8 @@
-"""What a run checks once its model and data are loaded, before the first stage.
+"""The checks of a run between loading model and data and the first stage.
 
 ``nasframe check`` has reported what the recipe and the network's sizes show. Here the data are known too: how many
-steps a training has, how many examples a search can score on. What cannot work is refused. What works, but otherwise
-than it seems to, is a notice.
+steps a training has, how many examples a search can score on. A stage that cannot work is refused; one that works, but
+not as it seems to, is a notice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.errors import UsageError
+from nasframe.interfaces import MeasuredEstimator, ends_of, size_of
 from nasframe.plan import same_shape
 from nasframe.recipe.preflight import misfits, needs_space
 from nasframe.running.feasibility import (
@@ -42,7 +43,7 @@ Remark = tuple[str, str]
 
 
 def preflight(inputs: RunInputs) -> None:
-    """Refuse, or report as notices, what data and sizes show before any work.
+    """Refuse what cannot work, and report what may surprise, as far as data and sizes show it before any work.
 
     Args:
         inputs: what the plan names; notices go to its ``notices``.
@@ -51,6 +52,7 @@ def preflight(inputs: RunInputs) -> None:
         UsageError: a stage does not fit its space.
         UnsatisfiableError: some budgets are out of reach.
     """
+    # Bounds are looked for in domains, so these have to fit first. Sampling comes last because it may measure.
     check_spaces(inputs)
     notify_of_options(inputs)
     check_budgets(inputs)
@@ -64,7 +66,7 @@ def check_spaces(inputs: RunInputs) -> None:
         UsageError: some do not; names every one.
     """
     problems = []
-    # Samplers are made only to be asked whether they fit, so what they notice is not about the run.
+    # Samplers are only made to see whether they fit, so their notices are not about the run.
     inject = {"seed": inputs.plan.seed, "costs": None, "notify": lambda place, text: None}
     for stage in same_shape(inputs.plan):
         if not needs_space(stage):
@@ -77,7 +79,7 @@ def check_spaces(inputs: RunInputs) -> None:
 
 
 def notify_of_options(inputs: RunInputs) -> None:
-    """Report the options of stages that mean something else than they seem to, on these data and in this space."""
+    """Report the options of stages that mean something else than they seem to, with these data and this space."""
     for stage in inputs.plan.stages:
         remarks: Iterator[Remark] = iter(())
         if stage.verb == "train":
@@ -89,7 +91,7 @@ def notify_of_options(inputs: RunInputs) -> None:
 
 
 def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
-    """Yield the options of a training that mean something else than they seem to on these data."""
+    """Yield the options of a training that mean something else than they seem to with these data."""
     options: TrainOptions = stage.options["options"]
     examples = inputs.task.sizes["train"]
     batches = len(inputs.task.train_batches(0, 0, options.batch_size))
@@ -97,7 +99,7 @@ def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Rema
         text = f"{options.batch_size}, but there are only {examples} training examples: one batch has them all."
         yield "batch_size", text
     if options.max_steps is None and options.epochs is not None and options.epochs * batches < 0.5:
-        yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. One step is made."
+        yield "epochs", f"{options.epochs:g} of {batches} batches is less than half a step. It trains for one step."
     steps = options.max_steps or max(1, round((options.epochs or 0) * batches))  # as the loop counts them
     warmup = math.ceil(options.warmup_ratio * steps)
     if 1 < steps <= warmup:
@@ -107,7 +109,7 @@ def remarks_on_training(inputs: RunInputs, stage: PlannedStage) -> Iterator[Rema
 
 
 def _remarks_on_evaluations(options: TrainOptions, steps: int, batches: int) -> Iterator[Remark]:
-    """Yield remarks on when a training is evaluated and stopped early.
+    """Yield remarks on the times at which a training is evaluated, and on stopping it early.
 
     Args:
         options: how it trains.
@@ -123,14 +125,14 @@ def _remarks_on_evaluations(options: TrainOptions, steps: int, batches: int) -> 
     evaluations = math.ceil(steps / every)
     if evaluations <= options.early_stop:
         text = (
-            f"It waits for {options.early_stop} evaluations without a gain, but there are only {evaluations} (one in "
-            f"{every} steps). It never stops the training early."
+            f"It waits for {options.early_stop} evaluations without a gain, but there are only {evaluations} "
+            f"(one every {every} steps). It never stops the training early."
         )
         yield "early_stop", text
 
 
 def remarks_on_search(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark]:
-    """Yield the options of a search that mean something else than they seem to, on these data and in this space."""
+    """Yield the options of a search that mean something else than they seem to, with these data and this space."""
     trials = stage.options.get("trials", 100)
     examples = stage.options.get("examples")
     finalists = stage.options.get("finalists", 10)
@@ -143,14 +145,14 @@ def remarks_on_search(inputs: RunInputs, stage: PlannedStage) -> Iterator[Remark
     if stage not in list(searches(inputs.plan)):
         return  # a transform may still change the domain
     region = region_of(space_of(inputs, stage), stage)
-    count = getattr(region, "size", math.inf)
+    count = size_of(region)
     if count < trials:
         text = f"{trials}, but there are only {count} architectures. The search ends when they are evaluated."
         yield "trials", text
 
 
 def notify_of_sampled_bounds(inputs: RunInputs) -> None:
-    """Report bounds that no sampled architecture meets, of costs that are no sum over choices.
+    """Report bounds that no sampled architecture meets, for costs that are no sum over choices.
 
     That is no proof: a measured cost varies, and one that depends on weights changes in training. The search decides.
     """
@@ -166,7 +168,8 @@ def notify_of_sampled_bounds(inputs: RunInputs) -> None:
         if not estimators:
             continue
         full = {name: estimator.estimate(space, net, None) for name, estimator in estimators.items()}
-        is_measured = any(hasattr(estimator, "measure") for estimator in estimators.values())
+        # Each draw of a measured cost takes seconds.
+        is_measured = any(isinstance(estimator, MeasuredEstimator) for estimator in estimators.values())
         archs = drawn(region_of(space, stage), MEASURED if is_measured else ESTIMATED)
         costs = cost_function(estimators, space, net)
         costs_of_archs = [costs(arch) for arch in archs]
@@ -177,10 +180,10 @@ def notify_of_sampled_bounds(inputs: RunInputs) -> None:
 
 
 def drawn(region: Any, count: int) -> list[Any]:
-    """Return the smallest and the largest architecture of a domain, if it can tell, and some random ones."""
+    """Return the smallest and the largest architecture of a domain, if it knows them, and some random ones."""
     rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
-    ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
-    return [*ends, *(region.sample(rng) for _ in range(count))]
+    draws = [region.sample(rng) for _ in range(count)]
+    return ends_of(region) + draws
 
 
 def unmet(goal: Goal, costs_of_archs: Sequence[Mapping[str, float]]) -> str:
@@ -191,6 +194,6 @@ def unmet(goal: Goal, costs_of_archs: Sequence[Mapping[str, float]]) -> str:
         return ""
     nearest = costs_of_archs[excesses.index(least)]
     return (
-        f"{goal.name}: none of {len(costs_of_archs)} architectures that were sampled has {goal}; the nearest has "
+        f"{goal.name}: none of the {len(costs_of_archs)} sampled architectures has {goal}; the nearest has "
         f"{shortfall(goal, nearest)}. The search will fail unless training changes that."
     )

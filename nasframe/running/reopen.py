@@ -46,6 +46,7 @@ class Finished:
                 raise UsageError(
                     f"{self.directory}: the run is not finished. Go on with it first: nasframe run --resume {directory}"
                 )
+            # The directory may have been edited, or copied in part, since the run finished.
             store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}
             recipe = load_recipe(store.check_recipe(), base=Path(store.get("base", ".")))
@@ -67,6 +68,7 @@ class Finished:
             UsageError: no stage kept it.
         """
         name = searched_net(self.plan, self.stage)
+        # Both are drawn or loaded from the model with the run's seed, so no copy of them was kept.
         if name in ("pretrained", "random"):
             return name, None
         folder = self.directory / "models" / (name or kept_net(self.stage))
@@ -79,7 +81,7 @@ class Finished:
 
     @cached_property
     def inputs(self) -> RunInputs:
-        """What the recipe names, with the tokenizer that lies beside the super-network, if one does."""
+        """What the recipe names, with the tokenizer from the super-network's folder, if there is one."""
         from nasframe.stages.inputs import RunInputs
 
         if self.net_directory is None or not (self.net_directory / "tokenizer.json").is_file():
@@ -122,6 +124,7 @@ class Finished:
         """Return the estimator of a cost, with the recipe's options if it has some."""
         from nasframe import registry
 
+        # A deployment may ask for costs that the recipe does not name.
         if name not in self.inputs.estimators:
             self.inputs.estimators[name] = registry.make("estimator", name)  # type: ignore[index]
         return self.inputs.estimators[name]
@@ -145,6 +148,7 @@ class Finished:
         from nasframe.stages.inputs import brief_facts, same_data
         from nasframe.training.forward import forward_of
 
+        # Scores on other data could not be compared with those of the run's trials.
         if not same_data(self.inputs.task, self.data):
             raise UsageError(
                 f"{self.directory}: the data is not what the run was made with. Expected {brief_facts(self.data)}."
@@ -155,6 +159,8 @@ class Finished:
 
     def archive(self) -> Iterator[Trial]:
         """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""
+        # A score on a subset is another measurement than one on all examples, so both are yielded. Costs are dropped,
+        # since a deployment counts its own.
         yielded = set()
         for trial in self.trials:
             examples = subset(trial.examples, self.data["sizes"].get("select"))

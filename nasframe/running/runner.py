@@ -119,6 +119,7 @@ def run(
         PluginError: a plugin raised; the text names it and its moment, the original is the cause.
     """
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe)
+    # If the first process took a training from the cache, the others would wait in it for ever.
     if cache is not None and distributed():
         raise UsageError("a cache serves runs of one process. Expected no cache under torchrun or accelerate.")
     join_processes()
@@ -137,7 +138,8 @@ def _fresh_directory(plan: Plan) -> Path:
 
 
 def _new_store(inputs: RunInputs, directory: Path, cache: str | Path | None, progress: bool | None) -> RunStore:
-    """Make a run directory, after all has been checked that can be checked before the first stage."""
+    """Make a run directory, after everything is checked that can be checked before the first stage."""
+    # In the order of effort, and the directory last: a run that is refused leaves nothing behind.
     plan = inputs.plan
     refuse_existing(directory)
     refuse_unwritable(directory)
@@ -154,10 +156,10 @@ def _new_store(inputs: RunInputs, directory: Path, cache: str | Path | None, pro
 
 @naming_plugins()
 def resume(directory: str | Path, *, progress: bool | None = None, report: bool = True) -> Run:
-    """Go on with a run that was stopped: finished stages stand, the interrupted one continues.
+    """Go on with a run that was stopped: finished stages are kept, the interrupted one continues.
 
-    What lies in the directory must be as the run left it: the recipe, the database, states, models. What the run
-    started from must be as it was: data, weights, and all files that model and task were read from.
+    The directory must be as the run left it, with its recipe, database, states and models. So must be the inputs of the
+    run: data, weights, and all files that model and task were read from.
 
     Args:
         directory: the run directory.
@@ -183,7 +185,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
                 _put_in_order(store)
             plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
             inputs = RunInputs(plan)
-            # A run that a study laid out, and nobody has begun, has not been checked.
+            # A study makes the directories of its runs in advance, so one that has not begun has not been checked.
             if store and all(store.stage_state(stage.name) == "new" for stage in plan.stages):
                 with plan.file_plugins(), naming_plugins():
                     preflight(inputs)
@@ -225,11 +227,12 @@ def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress
             with _plugins_of(plan):
                 stages.run_all(leads=store is not None)
             if store:
+                # Before the report: if that fails, the run is finished all the same.
                 store.put("finished", True)
-                # A report that fails leaves a finished run.
                 if report:
                     with stages.session.progress.bar("report"):
                         Run(directory).report()
+                # Last, since all else may still fail, and a resume would need them.
                 store.clear_checkpoints()
     finally:
         reader.close()
@@ -263,6 +266,7 @@ class StageRunner:
         self.snapshots = Snapshots(self.session)
         self.cached: CachedRun | None = None
         is_new = store.get("data") is None
+        # Listening first, because loading the model and the data already gives notices.
         inputs.notices.listen(self._keep_notice)
         with progress.bar("model and data"):
             start = begin(inputs, store)
@@ -272,7 +276,7 @@ class StageRunner:
             show_data(store.get("data")["summary"])
 
     def _open_cache(self, start: Start) -> CachedRun:
-        """Return the run's way to its cache, and say if nothing of this run can be kept there."""
+        """Return the run's view of its cache; report if no result of this run can be kept there."""
         cached = CachedRun(Cache(Path(self.store.get("cache"))), self.store, self.inputs, start)
         for name, state in start.opened.items():
             if state == UNKNOWN:
@@ -287,7 +291,7 @@ class StageRunner:
         if entry in known or not leader():
             return
         self.store.put("notices", [*known, entry])
-        if not self.store.get("study"):  # a study has many such runs, and shows what they say together
+        if not self.store.get("study"):  # a study has many such runs, and shows their notices together
             say(notice.place, notice.text)
 
     def run_all(self, leads: bool) -> None:
@@ -297,7 +301,7 @@ class StageRunner:
             leads: whether this is the first process; any other one only joins it in training.
         """
         if leads:
-            self.store.put("failure", None)  # of an earlier sitting
+            self.store.put("failure", None)  # why an earlier process ended
             write_environment(self.plan, self.store)
             self.session.observers.run_started(directory=self.store.directory, recipe=self.plan.recipe)
         work: Work | None = None
@@ -335,12 +339,12 @@ class StageRunner:
                 if not self.cached.adopt(position):
                     return self._execute(position, work)
         stage = self.plan.stages[position]
-        # What the stage noticed when it was run is as true of this run.
+        # The notices of the stage are as true of this run as of the one that made the entry.
         for notice in self.store.stage_result(stage.name).get("notices", ()):
             self.inputs.notices(**notice)
         self._say(position, "from the cache")
         self._finish(stage, seconds=0.0)
-        return None
+        return None  # read from the disk only if a later stage is run: it may come from the cache as well
 
     def _execute(self, position: int, work: Work | None) -> Work:
         """Run one stage and store its result."""
@@ -350,6 +354,7 @@ class StageRunner:
         self.store.start_stage(stage.name, position, stage.verb)
         self._say(position)
         part = StageSession(self.session, stage)
+        # Those that the run had before do not belong to this stage's result.
         earlier_notices = set(self.inputs.notices)
         reads = Recorder()
         began = time.monotonic()
@@ -368,6 +373,7 @@ class StageRunner:
         if notices:
             part.result["notices"] = notices
         seconds = time.monotonic() - began
+        # Before the stage counts as done: after that, a kill would leave it out of the cache for good.
         if self.cached is not None:
             for notice in self.cached.keep(stage, seconds, part.result, reads):
                 self.inputs.notices(notice.place, notice.text)
@@ -388,6 +394,8 @@ class StageRunner:
     def _wait_for(self, stage: PlannedStage) -> None:
         """Wait until the first process has stored a stage.
 
+        The database is asked, not the process group, whose waits time out during a long search.
+
         Raises:
             RunError: the stage failed there.
         """
@@ -401,6 +409,6 @@ class StageRunner:
 
 
 def show_data(summary: dict[str, Any] | None) -> None:
-    """Print what happened to the data to the error stream, whether bars are shown or not."""
+    """Print the table of the data to the error stream, whether bars are shown or not."""
     if summary is not None:
         print(data_text(summary), file=sys.stderr)

@@ -39,6 +39,7 @@ class Snapshots:
 
     def save(self, stage: str, work: Work) -> None:
         """Store what a stage left."""
+        # The networks first: a snapshot that can be read has all its files.
         files = {}
         for name, net in {**work.models, CURRENT: work.net}.items():
             if net is not None:
@@ -73,6 +74,7 @@ class Snapshots:
             is_reference = path.name.startswith("expected-")  # exports, which may come later, are compared with it
             if path != snapshot and path.stem not in needed_nets and not is_reference:
                 path.unlink()
+        # Dropped from memory as well, or a long run would hold every network that it ever had.
         self.nets = {name: net for name, net in self.nets.items() if name in needed_nets}
 
     def _path(self, stage: str) -> Path:
@@ -85,6 +87,7 @@ class Snapshots:
         for name, known in self.nets.items():
             if known is net:  # stages never change a network in place, so the file still has its weights
                 return name
+        # Never the name of an older file: the last complete snapshot may still need that one.
         name = f"net-{uuid.uuid4().hex}"
         config: Any = net.config
         state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
@@ -103,7 +106,7 @@ class Snapshots:
         return self.nets[name]
 
     def _with_vocabulary(self, work: Work, kept: Sequence[int]) -> Work:
-        """Return work whose tokenizer and task have some of the tokens; its networks have only these already."""
+        """Return work whose tokenizer and task have only the kept tokens, as its networks have already."""
         from nasframe.nn.vocabulary import shrunk_tokenizer
 
         inputs = self.session.inputs

@@ -41,12 +41,14 @@ def sources(names: Iterable[str]) -> dict[str, Any]:
     A name counts whatever its kind. A package of another distribution than nasframe also brings its requirements'
     versions, a one-file plugin the files that it imports from its own folder.
     """
+    # Without the kind, because options do not tell it. A name too many costs a cache miss at worst.
     entries = entries_of(names)
     digests: dict[str, Any] = {"nasframe": source_digest(Path(__file__).parents[1])}
     for entry in entries:
-        is_installed = bool(entry.source.version)  # a file beside a recipe is not
+        is_installed = bool(entry.source.version)  # a one-file plugin has no version
         if is_installed and entry.package != "nasframe":
             digests[str(entry.source)] = versions(_required_packages(entry.source.package))
+    # Under names, not paths: the same code may lie elsewhere on another machine.
     for name, of_name in _plugin_digests(entries).items():
         digests[name] = of_name[0] if len(of_name) == 1 else sorted(of_name)
     return digests
@@ -62,6 +64,7 @@ def _required_packages(package: str) -> Iterator[str]:
 
 def _plugin_digests(entries: Iterable[registry.Registered]) -> dict[str, list[str]]:
     """Return digests of the code of plugins by name. Several one-file plugins may have one name."""
+    # A set, because most plugins of a package share its code.
     places: set[Path] = set()
     for entry in entries:
         places.update(homes(entry))
@@ -116,8 +119,8 @@ def imported_beside(plugin: Path) -> list[tuple[str, Path]]:
 def source_digest(home: Path) -> str:
     """Return the digest of a package's or file's code, as it was when this process first asked for it.
 
-    That is about the code that the process has imported. A one-file plugin is loaded again when it has changed, so its
-    file counts as it is now.
+    A process keeps running the code that it imported, whatever happens to the files. Only a one-file plugin is loaded
+    again after a change, so its file counts as it is now.
     """
     one_file_plugins = {source.file for source in registry.plugins().sources.values()}
     if home.is_file() and str(home) in one_file_plugins:

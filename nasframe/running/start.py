@@ -1,6 +1,7 @@
-"""What a run starts from: data, weights, tokenizer and all files they were read from.
+"""What a run starts from: data, weights, tokenizer, and all files that they were read from.
 
-A run keeps it when it begins. A resume compares, since nothing may have changed, and keys of the cache contain it.
+A run keeps digests of them when it begins. A resume compares these, because none may have changed, and keys of the
+cache contain them.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ class Start:
         """Return the names of files that differ, or if no file is known, of the digests that do."""
         mine, theirs = self.digests, other.digests
         names = []
+        # In the form of `FileNames`, which can turn these names into paths.
         for name, _, _ in differences(mine["files"], theirs["files"]):
             owner, slash, inside = name.partition("/")
             names.append(f"<{owner}>{slash}{inside}")
+        # Only files that both opened: either process may have had some in memory already.
         for name in self.opened.keys() & other.opened.keys():
             states = (self.opened[name], other.opened[name])
             # A folder may get further files: those that are read count by themselves.
@@ -53,13 +56,13 @@ class Start:
             if states[0] != states[1] and not are_folders:
                 names.append(name)
         if not names and not mine["files"]:
-            # The model declares no files, so all that can be named are the things it loaded.
+            # The model declares no files, so only the parts that it loaded can be named.
             names += [f"the {part}" for part in ("weights", "tokenizer") if mine[part] != theirs[part]]
         return sorted(names)
 
 
 def begin(inputs: RunInputs, store: RunStore) -> Start | None:
-    """Load what a run starts from, and keep it, or make sure that it is what the run began with.
+    """Load what a run starts from, and keep its digests, or compare them with those that the run began with.
 
     Returns:
         What the run starts from; ``None`` in all processes but the first, which does the comparing.
@@ -82,7 +85,7 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
 
 
 def _check(start: Start, inputs: RunInputs, store: RunStore) -> None:
-    """Keep what the run starts from, or make sure that it is what the run started from before."""
+    """Keep the digests of what the run starts from, or compare them with those that were kept."""
     known = store.get("start")
     if known is None:
         store.put("start", {"material": start.digests, "opened": start.opened})
@@ -102,7 +105,7 @@ def _check(start: Start, inputs: RunInputs, store: RunStore) -> None:
 
 
 def own_places(store: RunStore) -> list[str]:
-    """Return the real paths of a run's directory and cache, which do not count as read."""
+    """Return the real paths of a run's directory and cache. Files there change while it runs, and are no inputs."""
     places = [store.directory, store.get("cache")]
     return [os.path.realpath(place) for place in places if place is not None]
 
@@ -157,6 +160,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """Return the digest of a tokenizer; how it was last called does not matter."""
     if tokenizer is None:
         return ""
+    # Tokenizers written in Python have no backend, and are compared by their vocabularies.
     backend = getattr(tokenizer, "backend_tokenizer", None)
     facts = {"vocabulary": tokenizer.get_vocab()} if backend is None else json.loads(backend.to_str())
     for key in ("truncation", "padding"):  # each call sets them

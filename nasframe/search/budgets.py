@@ -1,4 +1,4 @@
-"""What a search is asked for: winners within bounds; and whether any architecture can be one."""
+"""The goals of a search, winners within bounds, and the check that some architecture can reach each of them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import numpy as np
 
 from nasframe.declarations import Winner, listed, winners
 from nasframe.errors import UnsatisfiableError
+from nasframe.interfaces import ends_of
 from nasframe.records import Arch
 from nasframe.search.constraints import Bounds, Screen, parse_bounds
 from nasframe.search.restrict import restrict
 
 Costs = Callable[[Arch], Mapping[str, float]]
+"""Architecture → its costs by name."""
+
+DESCENT_DRAWS = 5  # random starts of the search for the nearest architecture, besides the two ends
+DESCENT_STEPS = 300  # mutations from each start; the result only informs the user, so it need not be exact
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A winner to find: its name, and the bounds it must meet, those of its budget and all constraints."""
+    """A winner to find: its name and the bounds that it must meet, of its budget and of all constraints."""
 
     name: str
     bounds: Mapping[str, Bounds]
 
     def __str__(self) -> str:
-        return "; ".join(f"{name} {bounds}" for name, bounds in self.bounds.items())
+        parts = [f"{name} {bounds}" for name, bounds in self.bounds.items()]
+        return "; ".join(parts)
 
 
 def parse_limits(
@@ -37,14 +43,15 @@ def parse_limits(
     Args:
         constraints: cost → bounds.
         budgets: cost → one bound or several, each with a winner of its own.
-        full: cost → that of the full network.
+        full: cost → the full network's.
 
     Returns:
         Cost → bounds, and cost → {the budget's text: bounds}.
     """
-    bounds = {name: parse_bounds(text, full[name]) for name, text in constraints.items()}
+    bounds = {cost: parse_bounds(text, full[cost]) for cost, text in constraints.items()}
     bounds_of_budgets = {}
     for cost, texts in budgets.items():
+        # Keyed by text, because a winner is named after its budget as the recipe writes it.
         bounds_of_budgets[cost] = {str(text): parse_bounds(text, full[cost]) for text in listed(texts)}
     return bounds, bounds_of_budgets
 
@@ -54,7 +61,7 @@ def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mappi
 
     Args:
         prefix: the search's ``save_as``.
-        bounds: cost → bounds that each must meet.
+        bounds: cost → bounds that every winner must meet.
         budgets: cost → {the budget's text: bounds}.
     """
     texts = {cost: list(shares) for cost, shares in budgets.items()}
@@ -64,15 +71,15 @@ def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mappi
 def known_goals(
     prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
 ) -> list[Goal]:
-    """Return the winners to find, bounded only by the costs that are known beforehand.
+    """Return the winners to find, bounded only by the costs that are known before the run.
 
-    A budget of another cost bounds nothing yet, but its winner is among them, and it counts in their names.
+    A budget of another cost bounds nothing yet. Its winner is still listed, and it counts when winners are named.
 
     Args:
         prefix: the search's ``save_as``.
         constraints: cost → bounds, as recipes write them.
         budgets: cost → one bound or several, as recipes write them.
-        full: known cost → that of the full network.
+        full: known cost → the full network's.
     """
     known_constraints = {cost: text for cost, text in constraints.items() if cost in full}
     known_budgets = {cost: texts for cost, texts in budgets.items() if cost in full}
@@ -83,14 +90,16 @@ def known_goals(
 def _goal(winner: Winner, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> Goal:
     """Return a winner with the bounds of its budget, if that is among ``budgets``, and of all constraints."""
     limits = dict(bounds)
-    if winner.cost is not None and winner.cost in budgets:
-        budget = budgets[winner.cost][winner.text]
-        limits[winner.cost] = budget.joined(bounds[winner.cost]) if winner.cost in bounds else budget
+    cost = winner.cost
+    if cost is not None and cost in budgets:
+        budget = budgets[cost][winner.text]
+        # A constraint on the same cost still holds: the tighter bound of each side counts.
+        limits[cost] = budget.joined(bounds[cost]) if cost in bounds else budget
     return Goal(winner.name, limits)
 
 
 def check_reachable(wanted: Iterable[Goal], region: Any, costs: Costs) -> None:
-    """Make sure that the domain has an architecture for each goal.
+    """Make sure that a domain has an architecture for each goal.
 
     Args:
         wanted: the goals.
@@ -98,42 +107,55 @@ def check_reachable(wanted: Iterable[Goal], region: Any, costs: Costs) -> None:
         costs: architecture → costs by name.
 
     Raises:
-        UnsatisfiableError: it has none for some; every one is told, with the nearest reachable values.
+        UnsatisfiableError: it has none for some goals; the text lists them all, with the nearest reachable values.
     """
-    found = [f"{goal.name}: {text}" for goal in wanted if (text := obstacle(goal, region, costs))]
-    if found:
-        raise UnsatisfiableError("\n".join(found))
+    problems = []
+    for goal in wanted:
+        problem = obstacle(goal, region, costs)
+        if problem:
+            problems.append(f"{goal.name}: {problem}")
+    if problems:
+        raise UnsatisfiableError("\n".join(problems))
 
 
 def obstacle(goal: Goal, region: Any, costs: Costs) -> str:
-    """Say why no architecture of a domain can meet a goal; nothing where one can."""
+    """Return the reason why no architecture of a domain can meet a goal, an empty text if one can."""
+    if not goal.bounds:
+        return ""
     screen = Screen(goal.bounds, costs)
     try:
-        if screen.bounds:
-            restrict(region, keep=screen).sample(np.random.default_rng(0))
-        return ""
+        # Only an example proves it: bounds on several costs may be reachable one by one, but not together.
+        restrict(region, keep=screen).sample(np.random.default_rng(0))
     except UnsatisfiableError:
-        found = nearest(region, screen)
-        return f"no architecture has {goal}. The nearest reachable is {shortfall(goal, found)}."
+        nearest_costs = nearest(region, screen)
+        return f"no architecture has {goal}. The nearest reachable is {shortfall(goal, nearest_costs)}."
+    return ""
 
 
 def shortfall(goal: Goal, costs: Mapping[str, float]) -> str:
-    """Write those costs that break a goal's bounds, or all bounded ones where none does."""
-    broken = [name for name, bound in goal.bounds.items() if bound.violation(costs[name]) > 0] or list(goal.bounds)
-    return ", ".join(f"{name} = {goal.bounds[name].show(costs[name])}" for name in broken)
+    """Write the costs that break a goal's bounds, or all bounded costs if none does."""
+    broken = [name for name, bound in goal.bounds.items() if bound.violation(costs[name]) > 0]
+    shown = broken or list(goal.bounds)
+    return ", ".join(f"{name} = {goal.bounds[name].show(costs[name])}" for name in shown)
 
 
 def nearest(region: Any, screen: Screen) -> Mapping[str, float]:
-    """Return the costs of the least violating architecture that a descent from corners and random draws finds."""
-    rng = np.random.default_rng(0)
-    ends = [getattr(region, end)() for end in ("smallest", "largest") if hasattr(region, end)]
-    best: tuple[float, Arch] = (math.inf, {})
-    for arch in [*ends, *(region.sample(rng) for _ in range(5))]:
+    """Return the costs of the architecture that comes nearest to a screen's bounds.
+
+    It is found by descents from the domain's two ends and from random draws, so it is a good answer, not a proven one.
+    """
+    rng = np.random.default_rng(0)  # so that a check and the run that follows it report the same values
+    draws = [region.sample(rng) for _ in range(DESCENT_DRAWS)]
+    best: Arch = {}
+    least_excess = math.inf
+    for start in [*ends_of(region), *draws]:
+        arch = start
         excess = screen.violation(arch)
-        for _ in range(300):
-            other = region.mutate(arch, rng)
-            if (reached := screen.violation(other)) <= excess:
-                arch, excess = other, reached
-        if excess < best[0]:
-            best = excess, arch
-    return screen.costs(best[1])
+        for _ in range(DESCENT_STEPS):
+            neighbour = region.mutate(arch, rng)
+            neighbour_excess = screen.violation(neighbour)
+            if neighbour_excess <= excess:  # equal ones too: it must cross plateaus, where no single knob helps
+                arch, excess = neighbour, neighbour_excess
+        if excess < least_excess:
+            best, least_excess = arch, excess
+    return screen.costs(best)

@@ -12,7 +12,7 @@ from nasframe.errors import UsageError
 from nasframe.records import Arch
 from nasframe.units import parse_number, parse_share, unit_fault
 
-TINY = 1e-12  # so that a bound at the very extreme divides by something
+TINY = 1e-12  # in place of 0, if a bound lies at the very extreme and there is no way beyond it to divide by
 _BOUND = re.compile(r"\s*(<=|>=|<|>|==|=|)\s*(.*)", re.DOTALL)
 
 
@@ -29,16 +29,16 @@ class Bounds:
     full: float | None = field(default=None, compare=False, repr=False)  # the full network's cost, to show shares
 
     def violation(self, cost: float) -> float:
-        """Return the excess relative to the bound broken, 0 inside; a cost that is not a number breaks any bound."""
+        """Return the excess relative to the broken bound, 0 inside the interval; NaN breaks every bound."""
         if self.low <= cost <= self.high:
             return 0.0
         if math.isnan(cost):
             return math.inf
         bound = self.high if cost > self.high else self.low
-        return abs(cost - bound) / (abs(bound) or 1.0)
+        return abs(cost - bound) / (abs(bound) or 1.0)  # relative, so that bounds on different costs can be added
 
     def shared(self, cost: float, extremes: tuple[float, float]) -> float:
-        """Return how far ``cost`` lies on the way from the bound broken to the extreme of that side, 0 inside."""
+        """Return how far a cost lies on the way from the broken bound to the extreme on that side, 0 inside."""
         if self.low <= cost <= self.high:
             return 0.0
         if cost > self.high:
@@ -46,10 +46,11 @@ class Bounds:
         else:
             bound, extreme = self.low, extremes[0]
         whole_way = max(abs(extreme - bound), TINY)
+        # A domain without ends has estimated extremes, which a cost may lie beyond.
         return min(abs(cost - bound) / whole_way, 1.0)
 
     def joined(self, other: Bounds) -> Bounds:
-        """Return the interval that both leave; if they leave none, every cost violates it."""
+        """Return the interval that both allow; if there is none, every cost violates the result."""
         return Bounds(max(self.low, other.low), min(self.high, other.high), self.full)
 
     def show(self, cost: float) -> str:
@@ -75,11 +76,12 @@ def parse_bounds(
 
     Args:
         text: one bound or several, joined by commas or in a list. ``<`` and ``>`` exclude the bound itself.
-        full: the cost that percentages are of: that of the full network.
-        unit: what the cost is in, as its estimator names it; ``None`` allows any unit.
+        full: the cost of the full network, which percentages refer to.
+        unit: the unit of the cost, as its estimator names it; ``None`` allows any unit.
 
     Raises:
-        UsageError: not a bound, in a unit of something else, a percentage of nothing, or a band that is empty.
+        UsageError: the text is not a bound, its unit is of something else, it is a percentage and ``full`` is not
+            known, or no cost meets all bounds.
 
     >>> parse_bounds(">= 40M, <= 66M")
     Bounds(low=40000000.0, high=66000000.0)
@@ -101,12 +103,16 @@ def _parse_bound(text: str, full: float | None, unit: str | None) -> Bounds:
     share = parse_share(number)
     if share is not None and full is None:
         raise UsageError(f"bound {text.strip()!r}: a percentage of an unknown full cost. Give a number.")
-    fault = "" if unit is None else unit_fault(number, unit)
-    if fault:
-        raise UsageError(fault)
-    value = parse_number(number) if share is None else share * float(full or 0)
+    if unit is not None:
+        fault = unit_fault(number, unit)
+        if fault:
+            raise UsageError(fault)
+    if share is None:
+        value = parse_number(number)
+    else:
+        value = share * float(full or 0)
     match sign:
-        case "<":  # the largest number below
+        case "<":  # intervals are closed, so the bound moves to the next number
             return Bounds(high=math.nextafter(value, -math.inf), full=full)
         case ">":
             return Bounds(low=math.nextafter(value, math.inf), full=full)
@@ -123,7 +129,7 @@ def violation(costs: Mapping[str, float], bounds: Mapping[str, Bounds]) -> float
 
 
 class Screen:
-    """A condition on architectures, for ``domain.restrict(keep=…)``: their costs meet all bounds.
+    """A graded condition for ``domain.restrict(keep=…)``: an architecture's costs meet all bounds.
 
     Args:
         bounds: cost → bounds.
@@ -131,14 +137,15 @@ class Screen:
     """
 
     def __init__(self, bounds: Mapping[str, Bounds], costs: Callable[[Arch], Mapping[str, float]]) -> None:
-        self.bounds, self.costs = bounds, costs
+        self.bounds = bounds
+        self.costs = costs
 
     def __call__(self, arch: Arch) -> bool:
         """Tell whether all bounds are met."""
         return self.violation(arch) == 0
 
     def violation(self, arch: Arch) -> float:
-        """Return the sum of the relative excesses; domains descend on it."""
+        """Return the sum of the relative excesses, which domains descend on."""
         return violation(self.costs(arch), self.bounds)
 
 
@@ -152,16 +159,16 @@ def penalised(
 ) -> float:
     """Lower a score by how far its costs exceed the bounds: ``score · (1 − (cost − C) / (cost_max − C)) ** power``.
 
-    The soft penalty of YOCO-BERT (arXiv 2106.02435), with one factor a bound.
+    The soft penalty of YOCO-BERT (arXiv 2106.02435), with one factor for each bound.
 
     Args:
-        score: what was measured.
+        score: the measured score.
         costs: cost by name.
-        bounds: what they should meet.
-        extremes: cost → (smallest, largest) of the domain.
+        bounds: the bounds that the costs should meet.
+        extremes: cost → (smallest, largest) in the domain.
         power: the exponent.
-        form: a negative score is lowered too (``monotone``: times 2 − factor), or multiplied as ``published``, which
-            raises it.
+        form: what happens to a negative score. ``monotone`` lowers it, too (times 2 − factor). ``published`` multiplies
+            it by the factor, which raises it.
 
     >>> penalised(0.8, {"params": 75.0}, {"params": Bounds(high=50.0)}, {"params": (0.0, 100.0)}, 2)
     0.2
@@ -172,4 +179,4 @@ def penalised(
         factor *= (1 - excess) ** power
     if score >= 0 or form == "published":
         return score * factor
-    return score * (2 - factor)
+    return score * (2 - factor)  # from 1 to 2, so that a larger excess always means a lower score

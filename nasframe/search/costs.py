@@ -1,4 +1,7 @@
-"""Costs of architectures as fast functions, from the additive tables of estimators that have one."""
+"""Costs of architectures as fast functions, from the additive tables of estimators that have one.
+
+A search asks for costs far more often than it evaluates, so that a sum over table entries is used wherever it can be.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe.interfaces import Estimator, MeasuredEstimator, SearchSpace, cost_table
 from nasframe.records import Arch, CostTable
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from nasframe.interfaces import Estimator, SearchSpace
 
 
 def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable[[Arch], float]:
@@ -19,7 +21,7 @@ def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable
 
     Args:
         table: what each choice costs.
-        knobs: the values the table's entries belong to, as in ``domain.knobs``.
+        knobs: the values that the table's entries belong to, as in ``domain.knobs``.
 
     Returns:
         A function of canonical architectures. It raises ``KeyError`` for a value that has no entry.
@@ -28,13 +30,17 @@ def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable
     >>> cost({"layers": [0, 1]})
     12.0
     """
-    entries = {knob: dict(zip(map(_key, values), table.choices[knob], strict=True)) for knob, values in knobs.items()}
+    entries = {}
+    for knob, values in knobs.items():
+        keys = [tuple(value) if isinstance(value, list) else value for value in values]
+        entries[knob] = dict(zip(keys, table.choices[knob], strict=True))
     base = table.base
 
     def cost(arch: Arch) -> float:
         total = base
         for knob, value in arch.items():
-            total += entries[knob][tuple(value) if type(value) is list else value]
+            key = tuple(value) if type(value) is list else value  # faster than isinstance, in the hottest loop
+            total += entries[knob][key]
         return total
 
     return cost
@@ -47,25 +53,26 @@ def cost_function(
 
     Args:
         estimators: name → estimator. An additive one is asked once, for its table.
-        space: the space the architectures are from.
-        net: the network they are sub-networks of.
+        space: the space that the architectures are from.
+        net: the network that they are sub-networks of.
 
     Returns:
         A function of canonical architectures; those outside the domain's values are counted one by one.
     """
-    tables: dict[str, Callable[[Arch], float]] = {}
+    summed: dict[str, Callable[[Arch], float]] = {}
     for name, estimator in estimators.items():
-        if (table := getattr(estimator, "table", lambda *_: None)(space, net)) is not None:
-            tables[name] = table_cost(table, space.domain.knobs)  # type: ignore[attr-defined]
+        table = cost_table(estimator, space, net)
+        if table is not None:
+            summed[name] = table_cost(table, space.domain.knobs)  # type: ignore[attr-defined]
 
     def costs(arch: Arch) -> dict[str, float]:
-        found = {}
+        values = {}
         for name, estimator in estimators.items():
             try:
-                found[name] = tables[name](arch)
-            except KeyError:
-                found[name] = estimator.estimate(space, net, arch)
-        return found
+                values[name] = summed[name](arch)
+            except KeyError:  # there is no table, or the domain does not list the value
+                values[name] = estimator.estimate(space, net, arch)
+        return values
 
     return costs
 
@@ -73,25 +80,39 @@ def cost_function(
 def cost_rows(
     estimators: Mapping[str, Estimator], names: Sequence[str], space: Any, net: Any
 ) -> Callable[[Sequence[Arch]], np.ndarray] | None:
-    """Make what samplers get as ``costs``: a function from archs to an array ``(archs, costs)``.
+    """Return the function that samplers get as ``costs``: from archs to an array ``(archs, costs)``.
 
-    Measured costs are left out, for samplers ask for costs by the thousand; where none is left ``params`` stands in,
-    or nothing where it is unknown.
+    Measured costs are left out, because samplers ask for costs by the thousand. If no other cost is named, ``params``
+    stands in for them.
 
     Args:
         estimators: name → estimator.
         names: the costs that constraints, budgets and objectives name.
-        space: the space the architectures are from.
-        net: the network they are sub-networks of; its costs are first counted when the function is first called.
+        space: the space that the architectures are from.
+        net: the network that they are sub-networks of.
+
+    Returns:
+        The function, or ``None`` if even ``params`` is unknown.
     """
     import numpy as np
 
-    chosen = sorted(name for name in names if not hasattr(estimators[name], "measure")) or ["params"]
-    if not estimators.keys() >= set(chosen):
+    counted = [name for name in names if not isinstance(estimators[name], MeasuredEstimator)]
+    columns = sorted(counted) or ["params"]
+    if not estimators.keys() >= set(columns):
         return None
-    counted = functools.cache(lambda: cost_function({name: estimators[name] for name in chosen}, space, net))  # type: ignore[arg-type]
-    return lambda archs: np.array([[found[name] for name in chosen] for found in map(counted(), archs)])
+    column_estimators = {name: estimators[name] for name in columns}
 
+    @functools.cache
+    def costs() -> Callable[[Arch], dict[str, float]]:
+        # Made when a sampler first asks: many never do, and a table takes a count of the whole network.
+        return cost_function(column_estimators, space, net)
 
-def _key(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    def rows(archs: Sequence[Arch]) -> np.ndarray:
+        costs_of = costs()
+        table = []
+        for arch in archs:
+            values = costs_of(arch)
+            table.append([values[name] for name in columns])
+        return np.array(table)
+
+    return rows

@@ -1,7 +1,10 @@
-"""Sets of architectures: draw one, change one, count them, give each one form that equal networks share.
+"""Sets of architectures: draw one, change one, count them, and write equal networks in one form.
 
 An architecture is a flat mapping from knob to value. A knob may depend on another one: the width of a layer means
-nothing if the layer is not kept, so it is absent from the canonical form, and equal networks are equal mappings.
+nothing if the layer is not kept. The canonical form leaves it out, so that equal networks are equal mappings.
+
+Inside, an architecture is a list of positions, one for each knob in the order of ``knobs``, the inactive ones included:
+integers are quicker to draw, change and compare than values.
 """
 
 from __future__ import annotations
@@ -11,18 +14,24 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError, UsageError, suggestion
+from nasframe.interfaces import GradedCondition
 from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
 
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
-SCAN = 20_000  # a domain of at most this many architectures is searched whole before giving up
+SCAN = (
+    20_000  # a domain of at most this many architectures is searched whole before giving up; that takes a second or so
+)
 STARTS = 3  # rejected draws from which a descent begins
+MUTATIONS_PER_SIZE = 20  # mutations that fail before one more dimension is changed at once
+STEPS_PER_DIMENSION = 20  # steps of a descent for each dimension, enough to try most values of each
 
 
 class DomainError(UsageError):
@@ -33,11 +42,11 @@ class Choices:
     """A domain of knobs with a list of values each, some active only at certain values of another knob.
 
     Draws are uniform knob by knob. Restricting and joining return new domains over the same knobs and values, so
-    that encoded positions, cost tables and learned distributions stay valid.
+    that encoded positions, cost tables and learned distributions remain valid.
 
     Args:
-        knobs: knob → its values, JSON-plain, small to large. A value may be a list (the kept layers); then its
-            length stands for it wherever a value is asked for, as in ``restrict({"layers": [4]})``.
+        knobs: knob → its values, JSON-plain, from small to large. A value may be a list (the kept layers). If no
+            other value has its length, the length may be given in its place, as in ``restrict({"layers": [4]})``.
         active: knob → (parent knob, values of the parent at which the knob has an effect). Parents are always active.
 
     Raises:
@@ -55,23 +64,36 @@ class Choices:
         self.knobs = {}
         for name, values in knobs.items():
             self.knobs[name] = tuple(_plain(name, value) for value in values)
-        self.rules = {name: (parent, tuple(values)) for name, (parent, values) in (active or {}).items()}
+        self.rules = {}
+        for name, (parent, values) in (active or {}).items():
+            self.rules[name] = (parent, tuple(values))
         self.keep: Predicate | None = None
+        self._violation: Callable[[Arch], float] | None = None  # of ``keep``, if it is graded
         self._at = {name: k for k, name in enumerate(self.knobs)}
         families = [name.partition(".")[0] for name in self.knobs]
         self._names = list(dict.fromkeys([*families, *self.knobs]))  # what may be written, for suggestions
         self._plan = [_knob(name, values) for name, values in self.knobs.items()]
         self._apply_rules()
-        self._free = [k for k, knob in enumerate(self._plan) if knob.parent < 0]
-        self._bound = [k for k, knob in enumerate(self._plan) if knob.parent >= 0]
-        self._order = [(k, self._plan[k]) for k in self._free + self._bound]  # parents before what depends on them
+        self._sort_knobs()
         self._allow([tuple(range(len(values))) for values in self.knobs.values()])
         self._join({name: (name,) for name in self.knobs})
+
+    def _sort_knobs(self) -> None:
+        """Tell free knobs from those that depend on another one, and order them for reading."""
+        self._free: list[int] = []
+        self._bound: list[int] = []
+        for k, knob in enumerate(self._plan):
+            if knob.parent < 0:
+                self._free.append(k)
+            else:
+                self._bound.append(k)
+        # Parents come first, because whether a knob is read at all depends on the position of its parent.
+        self._order = [(k, self._plan[k]) for k in self._free + self._bound]
 
     def _apply_rules(self) -> None:
         """Note for each conditional knob its parent, and at which of the parent's values it has an effect."""
         for name, (parent, values) in self.rules.items():
-            if parent in self.rules:
+            if parent in self.rules:  # one level keeps counting and listing simple
                 raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
             k = self._position(name)
             p = self._position(parent)
@@ -92,8 +114,8 @@ class Choices:
             indices = self._indices(arch)
         except DomainError:
             return False
-        for index, allowed, live in zip(indices, self._allowed, self._live(indices), strict=True):
-            if live and index not in allowed:
+        for index, allowed, is_live in zip(indices, self._allowed, self._live(indices), strict=True):
+            if is_live and index not in allowed:
                 return False
         if self.keep is None:
             return True
@@ -102,12 +124,15 @@ class Choices:
     def active(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
         live = self._live(self._indices(arch))
-        return np.array([live[group[0]] for group in self._groups])
+        return np.array([live[group[0]] for group in self._groups])  # knobs of a group are active together
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` integers: the position of each dimension's value, 0 where it is inactive."""
         indices = self._indices(arch)
-        return np.array([dimension.position([indices[k] for k in dimension.knobs]) for dimension in self._dimensions])
+        positions = []
+        for dimension in self._dimensions:
+            positions.append(dimension.position([indices[k] for k in dimension.knobs]))
+        return np.array(positions)
 
     def decode(self, indices: Iterable[int]) -> dict[str, Any]:
         """Return the canonical architecture at a position; the inverse of :meth:`encode`."""
@@ -120,12 +145,12 @@ class Choices:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many values each dimension has, restricted or not: what :meth:`encode` counts in."""
+        """How many values each dimension has, before any restriction: what :meth:`encode` counts in."""
         return tuple(dimension.size for dimension in self._dimensions)
 
     @property
     def allowed(self) -> list[np.ndarray]:
-        """For each dimension the positions that :meth:`restrict` has left, ascending."""
+        """For each dimension, the positions that :meth:`restrict` has left, ascending."""
         positions = []
         for dimension in self._dimensions:
             choices = itertools.product(*(self._allowed[k] for k in dimension.knobs))
@@ -134,7 +159,8 @@ class Choices:
 
     @property
     def size(self) -> int:
-        """How many architectures there are, exactly, before ``keep``; inactive knobs do not multiply."""
+        """The exact number of architectures, ``keep`` left aside; inactive knobs do not multiply it."""
+        # Knobs multiply, except below a parent: each of its values allows another number of combinations, and they add.
         parents = {self._plan[k].parent for k in self._bound}
         total = math.prod(len(self._allowed[k]) for k in self._free if k not in parents)
         for parent in parents:
@@ -142,13 +168,13 @@ class Choices:
         return total
 
     def _count_below(self, parent: int, value: int) -> int:
-        """Return in how many ways the knobs that depend on ``parent`` can be chosen at one of its values."""
+        """Return the number of combinations of the knobs that depend on ``parent``, at one of its values."""
         live = [k for k in self._bound if self._plan[k].parent == parent and value in self._plan[k].on]
         return math.prod(len(self._allowed[k]) for k in live)
 
     def enumerate(self) -> Iterator[dict[str, Any]]:
         """Yield every architecture once, in a fixed order (the last knob varies fastest)."""
-        indices = [0] * len(self._plan)
+        indices = [0] * len(self._plan)  # written in place: a new list for each of many architectures takes longer
         for _ in self._products(self._free, indices):
             live = [k for k in self._bound if indices[self._plan[k].parent] in self._plan[k].on]
             for _ in self._products(live, indices):
@@ -168,18 +194,18 @@ class Choices:
         return self.keep is None or bool(self.keep(arch))
 
     def smallest(self) -> dict[str, Any]:
-        """Return the architecture of the first value of every knob; ``keep`` is not asked."""
+        """Return the architecture with the first value of every knob; ``keep`` is not asked."""
         return self._build([allowed[0] for allowed in self._allowed])
 
     def largest(self) -> dict[str, Any]:
-        """Return the architecture of the last value of every knob; ``keep`` is not asked."""
+        """Return the architecture with the last value of every knob; ``keep`` is not asked."""
         return self._build([allowed[-1] for allowed in self._allowed])
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Choices:
         """Return the part of the domain with these values that ``keep`` accepts; restrictions add up.
 
         Args:
-            only: knob, or family (``heads`` for every ``heads.0`` …) → the values to leave.
+            only: knob, or family of knobs (``heads`` for ``heads.0``, ``heads.1`` …) → the values to leave.
             keep: a condition on canonical architectures, see ``nasframe.search.restrict.Predicate``.
 
         Raises:
@@ -196,13 +222,15 @@ class Choices:
         other = copy.copy(self)
         other._allow(allowed)
         other.keep = both(self.keep, keep)
+        # Checked here, and not at each draw: checks against a protocol are slow.
+        other._violation = other.keep.violation if isinstance(other.keep, GradedCondition) else None
         return other
 
     def joined(self, groups: str | Mapping[str, Sequence[str]]) -> Choices:
         """Return the same domain with several knobs read as one dimension, the first of them varying fastest.
 
         Args:
-            groups: a name, ``layer``, joins all knobs with the same number at the end into ``layer.0``,
+            groups: a name such as ``layer``, which joins all knobs with the same number at the end into ``layer.0``,
                 ``layer.1`` …; or dimension → its knobs, which must be active together.
 
         >>> Choices({"heads.0": [1, 2, 3], "ffn.0": [8, 16]}).joined("layer").encode({"heads.0": 2, "ffn.0": 16})
@@ -210,11 +238,15 @@ class Choices:
         """
         if isinstance(groups, str):
             groups = self._numbered(groups)
-        group_of = {knob: name for name, knobs in groups.items() for knob in knobs}
+        group_of = {}
+        for name, knobs in groups.items():
+            for knob in knobs:
+                group_of[knob] = name
         for name, knobs in groups.items():
             conditions = {self._plan[self._position(knob)].condition for knob in knobs}
             is_shared = any(group_of[knob] != name for knob in knobs)
             is_another_knob = name in self._at.keys() - set(knobs)
+            # A dimension is active or not as a whole, so its knobs must agree on it.
             if len(conditions) > 1 or is_shared or is_another_knob:
                 text = f"cannot join {', '.join(knobs)} to {name!r}"
                 raise DomainError(f"{text}: they must be active together, once each")
@@ -246,34 +278,36 @@ class Choices:
         arch = self._build(self._draw(rng))
         if self._accepts(arch):
             return arch
-        is_guided = hasattr(self.keep, "violation")
+        # A descent finds rare regions quickly. Without one only luck helps, so that more draws are worth their time.
+        draws = SCAN // 10 if self._violation is None else REJECTIONS
         rejected = []
-        for _ in range(REJECTIONS if is_guided else SCAN // 10):
+        for _ in range(draws):
             indices = self._draw(rng)
             arch = self._build(indices)
             if self._accepts(arch):
                 return arch
             rejected.append(indices)
-        if is_guided:
-            return self._descend(rejected, rng)
-        return self._scan(rng)
+        if self._violation is None:
+            return self._scan(rng)
+        return self._descend(rejected, self._violation, rng)
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> dict[str, Any]:
         """Return a neighbour: one dimension redrawn, more dimensions if ``keep`` accepts no near neighbour.
 
-        Values of ``arch`` outside the domain are redrawn too. ``arch`` itself comes back only if there is no other.
+        Values of ``arch`` that are outside the domain are redrawn too. ``arch`` itself is returned only if the domain
+        has no other architecture.
         """
         start = self._indices(arch)
         before = self._build(start)
         for attempt in range(REJECTIONS):
-            changes = 1 + attempt // 20
+            changes = 1 + attempt // MUTATIONS_PER_SIZE
             neighbour = self._build(self._change(start, rng, changes))
             if neighbour != before and self._accepts(neighbour):
                 return neighbour
         return self.sample(rng)
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> dict[str, Any]:
-        """Return a child with each dimension from ``a`` or ``b``; a mutant of ``a`` if ``keep`` accepts no child."""
+        """Return a child with each dimension of ``a`` or of ``b``; a mutant of ``a`` if ``keep`` accepts no child."""
         first = self._indices(a)
         second = self._indices(b)
         live_in_first = self._live(first)
@@ -283,7 +317,9 @@ class Choices:
             coins = rng.random(len(self._groups)) < 0.5
             for group, coin in zip(self._groups, coins, strict=True):
                 leader = group[0]  # knobs of a group are active together
-                if live_in_second[leader] and (coin or not live_in_first[leader]):
+                # A dimension that only one parent has comes from that one: the other has nothing to pass on.
+                from_second = coin or not live_in_first[leader]
+                if live_in_second[leader] and from_second:
                     for k in group:
                         indices[k] = second[k]
             child = self._build(self._inside(indices, rng))
@@ -292,8 +328,9 @@ class Choices:
         return self.mutate(a, rng)
 
     def _allow(self, allowed: list[tuple[int, ...]]) -> None:
-        """Set the positions that each knob may have; flat arrays of them make a draw one operation."""
+        """Set the positions that each knob may have."""
         self._allowed = allowed
+        # The same in one flat array, with the count and the start of each knob: a draw is then one numpy operation.
         self._flat = np.array(list(itertools.chain.from_iterable(allowed)))
         self._count = np.array([len(indices) for indices in allowed])
         self._start = np.cumsum(self._count) - self._count
@@ -309,7 +346,10 @@ class Choices:
             self._dimensions.append(_Dimension.of(knobs, [len(self._plan[k].values) for k in knobs]))
 
     def _indices(self, arch: Arch) -> list[int]:
-        """Return each knob's position in an architecture, 0 for inactive knobs; the hot path of every search."""
+        """Return each knob's position in an architecture, 0 for inactive knobs.
+
+        This is the hot path of every search, so that names are looked up at once, and faults only after one failed.
+        """
         indices = [0] * len(self._plan)
         for k, (name, _, table, listed, parent, on) in self._order:
             if parent >= 0 and indices[parent] not in on:
@@ -320,7 +360,7 @@ class Choices:
             except (KeyError, TypeError):
                 if name not in arch:
                     raise DomainError(f"the architecture lacks knob {name!r}") from None
-                indices[k] = self._index(k, value)
+                indices[k] = self._index(k, value)  # raises, with the values that there are
         if not arch.keys() <= self._at.keys():
             self._position(min(arch.keys() - self._at.keys()))
         return indices
@@ -354,14 +394,14 @@ class Choices:
         return inside
 
     def _change(self, indices: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
-        """Redraw ``count`` active dimensions to other values, and whatever becomes active by it."""
+        """Redraw ``count`` active dimensions to other values, and the knobs that become active by that."""
         live = self._live(indices)
         changed = self._draw(rng)  # inactive knobs stay redrawn: a change may activate them
         for k, is_live in enumerate(live):
             if is_live:
                 changed[k] = indices[k]
         changed = self._inside(changed, rng)
-        movable = []
+        movable = []  # the knobs of each dimension that can change
         for group in self._groups:
             knobs = [k for k in group if len(self._allowed[k]) > 1]
             if live[group[0]] and knobs:
@@ -369,25 +409,30 @@ class Choices:
         for pick in rng.permutation(len(movable))[:count]:
             knobs = movable[pick]
             before = [changed[k] for k in knobs]
-            while [changed[k] for k in knobs] == before:
+            while [changed[k] for k in knobs] == before:  # all knobs of a dimension may by chance be drawn as they were
                 for k in knobs:
                     changed[k] = self._allowed[k][int(rng.integers(len(self._allowed[k])))]
         return changed
 
-    def _descend(self, drawn: list[list[int]], rng: np.random.Generator) -> dict[str, Any]:
+    def _descend(
+        self, drawn: list[list[int]], violation: Callable[[Arch], float], rng: np.random.Generator
+    ) -> dict[str, Any]:
         """Walk downhill on the violation: this reaches regions that one draw in 1e9 would hit."""
-        violation: Any = self.keep.violation  # type: ignore[union-attr]
-        starts = sorted((violation(self._build(indices)), indices) for indices in drawn)[:STARTS]
+        starts = []
+        for indices in drawn:
+            starts.append((violation(self._build(indices)), indices))
+        starts = sorted(starts)[:STARTS]
+        # Tight bounds leave little but the neighbourhood of an end, which is far from most draws.
         for end in (0, -1):
             corner = [allowed[end] for allowed in self._allowed]
             starts.append((violation(self._build(corner)), corner))
         for excess, start in starts:
             indices = start
-            for _ in range(20 * len(self._groups)):
+            for _ in range(STEPS_PER_DIMENSION * len(self._groups)):
                 candidate = self._change(indices, rng, 1)
                 arch = self._build(candidate)
                 reached = violation(arch)
-                if reached > excess:
+                if reached > excess:  # equal ones are taken: no single step may help on a plateau
                     continue
                 indices, excess = candidate, reached
                 if self._accepts(arch):
@@ -399,11 +444,15 @@ class Choices:
 
     def _scan(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw from all acceptable architectures of a small domain; from a large one, take the first of many draws."""
+        acceptable = []
         if self.size <= SCAN:
             acceptable = list(self.enumerate())
         else:
-            draws = (self._build(self._draw(rng)) for _ in range(SCAN))
-            acceptable = list(itertools.islice(filter(self.keep, draws), 1))
+            for _ in range(SCAN):
+                arch = self._build(self._draw(rng))
+                if self._accepts(arch):
+                    acceptable.append(arch)
+                    break
         if not acceptable:
             raise UnsatisfiableError(f"none of {min(self.size, SCAN)} architectures tried is acceptable")
         return acceptable[int(rng.integers(len(acceptable)))]
@@ -416,7 +465,7 @@ class Choices:
         raise DomainError(f"unknown knob {name!r}.{hint}")
 
     def _family(self, name: str) -> list[int]:
-        """Return the number of a knob, or those of all knobs of a family."""
+        """Return the number of a knob, or the numbers of all knobs of a family."""
         if name in self._at:
             return [self._at[name]]
         members = [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]
@@ -432,11 +481,13 @@ class Choices:
 
 
 class _Knob(NamedTuple):
+    """A knob, as it is needed to read architectures; a tuple, because unpacking one is quick."""
+
     name: str
     values: tuple[Any, ...]
-    table: dict[Any, int]  # value → its position
+    table: dict[Any, int]  # value, or the length of a list that no other has → its position
     listed: bool  # some values are lists or mappings
-    parent: int = -1
+    parent: int = -1  # the number of the knob that it depends on
     on: frozenset[int] = frozenset()  # positions of the parent's values at which this knob is active
 
     @property
@@ -449,7 +500,7 @@ class _Dimension(NamedTuple):
     """Knobs that are read as one number, the first of them varying fastest."""
 
     knobs: tuple[int, ...]
-    weights: tuple[int, ...]  # by how much a knob's position counts
+    weights: tuple[int, ...]  # by how much one step of each knob moves the number
     size: int
 
     @classmethod
@@ -468,6 +519,7 @@ def _knob(name: str, values: tuple[Any, ...]) -> _Knob:
 
 
 def _plain(name: str, value: Any) -> Any:
+    """Return a value as JSON has it, so that a knob's numpy numbers and tuples equal what a stored run brings back."""
     try:
         return json.loads(json.dumps(value, allow_nan=False, default=lambda number: number.item()))
     except (AttributeError, ValueError):
@@ -476,23 +528,29 @@ def _plain(name: str, value: Any) -> Any:
 
 def _fresh(value: Any) -> Any:
     """Copy a JSON-plain value, so that nobody can change the domain's own."""
-    if isinstance(value, list):
+    if isinstance(value, list):  # most lists hold numbers; deepcopy takes more than twice as long
         return [_fresh(item) if isinstance(item, list | dict) else item for item in value]
-    return copy.deepcopy(value) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return copy.deepcopy(value)
+    return value
 
 
 def _key(value: Any) -> Any:
+    """Return a hashable stand-in for a JSON-plain value, equal for equal values."""
     if isinstance(value, list | tuple):
         return tuple([_key(item) if isinstance(item, list | tuple | dict) else item for item in value])
-    return canonical_json(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return canonical_json(value)
+    return value
 
 
 def _lookup(name: str, values: Sequence[Any]) -> dict[Any, int]:
+    """Return the position of each value, and of each length that only one of the lists has."""
     table = {_key(value): i for i, value in enumerate(values)}
     if not values or len(table) < len(values):
         raise DomainError(f"knob {name!r} needs values, all different, but got {list(values)}")
-    lengths = [len(value) if isinstance(value, list) else -1 for value in values]
-    for i, length in enumerate(lengths):
-        if length >= 0 and lengths.count(length) == 1:
-            table.setdefault(length, i)
+    lengths = Counter(len(value) for value in values if isinstance(value, list))
+    for i, value in enumerate(values):
+        if isinstance(value, list) and lengths[len(value)] == 1:
+            table.setdefault(len(value), i)  # a number that is itself a value means that value
     return table

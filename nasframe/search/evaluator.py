@@ -1,4 +1,4 @@
-"""Answers what a sampler proposes: from the archive, by cost alone, or by evaluating it.
+"""Answers a sampler's proposals: from the archive, by cost alone, or by evaluating them.
 
 :class:`Evaluator` knows bounds, objectives and penalties; :class:`Archive` keeps the trials in order and replays those
 of an interrupted search.
@@ -25,12 +25,14 @@ Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
 """(architecture, number of examples or ``None`` for all) → metrics by name."""
 
 Penalty = Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float]
-"""(score, costs, bounds) → the score that is told to the sampler."""
+"""(score, costs, bounds) → the score that the sampler gets."""
 
 Key = tuple[str, int | None]
-"""An evaluation: the architecture's id, and the number of examples."""
+"""An evaluation: the architecture's id and the number of examples; scores on other subsets are other evaluations."""
 
-MAX_FAILURES = 20  # evaluations that fail one after the other before the search gives up
+MAX_FAILURES = (
+    20  # evaluations that fail in a row before the search gives up: by then the architectures are hardly the cause
+)
 log = logging.getLogger(__name__)
 
 
@@ -43,11 +45,12 @@ class Evaluator:
         evaluate: measures an architecture.
         costs: architecture → costs by name.
         goals: the budgets that need a winner.
-        objectives: names of metrics and costs, ``-`` before what is to be minimised; the first is the score.
-        examples: how many examples proposals are scored on.
-        penalty: lowers the score of what breaks a bound; ``None`` never evaluates such an architecture.
-        archive: what was evaluated, failures included.
-        screened: what was answered by cost alone, by architecture id.
+        objectives: names of metrics and costs, ``-`` before those to minimise; the first is the score.
+        examples: the number of examples that proposals are scored on, ``None`` for all.
+        penalty: lowers the score of an architecture that breaks a bound; if it is ``None``, such an architecture is
+            never evaluated.
+        archive: the evaluated trials, failures included.
+        screened: the trials that were answered by cost alone, by architecture id.
     """
 
     region: Any
@@ -70,12 +73,12 @@ class Evaluator:
             return self.screened.get(name)
         if earlier.state == "failed":
             return earlier
-        return self.scored(replace(earlier, state="repeat"), goal)
+        return self.scored(replace(earlier, state="repeat"), goal)  # again, because a penalty depends on the goal
 
     def answer(self, arch: Arch, goal: Goal) -> Trial:
         """Answer a new architecture: screen it by its costs, or evaluate it."""
         unscored = self.unscored(arch, self.costs(arch), self.examples)
-        breaks_all_goals = unscored.violation > 0
+        breaks_all_goals = unscored.violation > 0  # a trial for one goal may still win another
         is_outside = not self.region.contains(arch)
         if is_outside or (breaks_all_goals and self.penalty is None):
             return replace(unscored, state="screened")
@@ -95,6 +98,7 @@ class Evaluator:
     def recall(self, trial: Trial) -> Trial:
         """Take an earlier search's trial into the archive, with this search's costs, goals and objectives."""
         unscored = self.unscored(trial.arch, self.costs(trial.arch), trial.examples)
+        # A penalty depends on the goal. The first stands for all until the architecture is proposed again.
         recalled = self.scored(replace(unscored, metrics=trial.metrics), self.goals[0])
         self.archive[arch_id(trial.arch), trial.examples] = recalled
         return recalled
@@ -108,7 +112,7 @@ class Evaluator:
         """Evaluate an architecture. An exception, or a number that is not finite, makes a failed trial.
 
         Raises:
-            UsageError: the objectives are wrong, which no other architecture would mend.
+            UsageError: the objectives are wrong, so that every other evaluation would fail, too.
             RunError: :data:`MAX_FAILURES` evaluations in a row failed.
         """
         try:
@@ -136,8 +140,10 @@ class Evaluator:
             raise RunError(f"{count}, the first with {_cause(first)}") from first
 
     def first_cause(self) -> str:
-        """Say why the first evaluation failed; nothing if none did."""
-        return f", the first with {_cause(self.first)}" if self.first else ""
+        """Return the cause of the first failure as the end of a sentence; empty if none failed."""
+        if self.first is None:  # failed trials of an interrupted search are stored without their causes
+            return ""
+        return f", the first with {_cause(self.first)}"
 
     def scored(self, trial: Trial, goal: Goal) -> Trial:
         """Return a trial with its score and, if there are several, its objectives."""
@@ -155,25 +161,25 @@ class Evaluator:
             UsageError: it is neither a metric nor a cost.
         """
         name = objective.removeprefix("-")
-        numbers = {**trial.costs, **trial.metrics}
+        numbers = {**trial.costs, **trial.metrics}  # a metric wins over a cost of the same name
         if name not in numbers:
             raise UsageError(f"objective {objective!r} is neither a metric nor a cost. There are: {listing(numbers)}.")
         return -numbers[name] if objective.startswith("-") else numbers[name]
 
     def unpenalised_score(self, trial: Trial) -> float:
-        """Return the first objective as it was measured."""
+        """Return the first objective as it was measured: winners meet their bounds, so nothing is taken off."""
         return self.value(self.objectives[0], trial)
 
 
 def require_finite(trial: Trial) -> None:
     """Raise ArithmeticError if a trial's score or one of its objectives is not finite."""
-    numbers = (trial.score or 0.0, *trial.objectives)
+    numbers = (trial.score or 0.0, *trial.objectives)  # one objective alone is the score
     if not all(map(math.isfinite, numbers)):
         raise ArithmeticError(f"not finite: {trial.metrics}")
 
 
 def _cause(error: BaseException) -> str:
-    """Say why an evaluation failed; errors that are not nasframe's own name the plugin that they come from."""
+    """Return the cause of a failed evaluation; errors other than nasframe's own name the plugin that raised them."""
     if isinstance(error, NasframeError):
         return described(error)
     return str(plugin_error(error) or described(error))
@@ -181,7 +187,7 @@ def _cause(error: BaseException) -> str:
 
 @dataclass
 class Archive:
-    """All trials in order, and the stored ones of an interrupted search that are still to be replayed.
+    """All trials in order, and those of an interrupted search that are still to be replayed.
 
     Args:
         on_trial: stores a new trial: (number, trial, seconds).
@@ -197,7 +203,10 @@ class Archive:
     _passed_over: int = 0
 
     def replay(self, done: Iterable[Trial]) -> None:
-        """Take the trials of an interrupted search; repeats, which earlier versions stored too, are passed over."""
+        """Take the trials of an interrupted search.
+
+        Earlier versions stored repeats, too. They are passed over, as are further answers to a rejected architecture.
+        """
         stored: list[Trial] = []
         rejected: set[Key] = set()
         for trial in done:
@@ -220,9 +229,9 @@ class Archive:
         trial = next(self._stored, None)
         if trial is None:
             trial = answer()
-            number = len(self.trials) + self._passed_over
+            number = len(self.trials) + self._passed_over  # after all stored ones, so that none is overwritten
             self.on_trial(number, trial, time.monotonic() - began)
-        elif arch_id(trial.arch) != arch_id(arch):
+        elif arch_id(trial.arch) != arch_id(arch):  # the sampler is not where it was, so no stored answer would fit
             raise RunError(
                 f"cannot go on: trial {len(self.trials)} was {dict(trial.arch)}, but now it would be {dict(arch)}. "
                 "The recipe, the sampler or what it learned before has changed. Start a new run."
@@ -233,7 +242,7 @@ class Archive:
         return trial
 
     def finalist(self, trial: Trial, goal: Goal, evaluator: Evaluator, remeasure: Costs | None) -> Trial:
-        """Return a trial scored as a finalist. Each architecture is scored once, for all goals."""
+        """Return a trial scored as a finalist. Each architecture is scored once for all goals."""
         name = arch_id(trial.arch)
         if name not in self.finals:
             self.finals[name] = self.add(trial.arch, functools.partial(evaluator.final, trial, goal, remeasure))

@@ -1,15 +1,14 @@
-"""The search loop: one for every sampler, so that none has to know of constraints, repeats, failures or resumes.
+"""The search loop: one for every sampler, so that none has to know about constraints, repeats, failures or resumes.
 
-Ask → canonical form → answer repeats from the archive → screen by cost → evaluate → store → tell. Costs are exact and
-free, evaluations are not: nothing infeasible and nothing twice is ever evaluated. Repeats are told to the sampler and
-counted, but not stored.
+Ask → canonical form → answer repeats from the archive → screen by cost → evaluate → store → tell. Counting costs is
+cheap and evaluating is not: nothing infeasible is ever evaluated, and nothing twice. The sampler is told repeats, too;
+they are counted, but not stored.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nasframe.errors import RunError
-from nasframe.interfaces import start_sampler
+from nasframe.interfaces import EnumerableDomain, SamplerTraits, ends_of, size_of, start_sampler, traits_of
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
 from nasframe.search.budgets import Costs, Goal, check_reachable, goals, shortfall
@@ -29,21 +28,21 @@ from nasframe.search.restrict import restrict
 if TYPE_CHECKING:
     from nasframe.interfaces import Domain, Sampler
 
-MEMORY = 100_000  # costs kept, so that a measured one is the same whenever it is asked for
-STALE = 20  # proposals in a row that bring nothing new before what is left to evaluate is listed
-LISTABLE = 20_000  # architectures of the largest domain that is listed
+MEMORY = 100_000  # architectures whose costs are remembered: about 100 MB at most
+STALE = 20  # proposals in a row that bring nothing new before all that can be evaluated is listed
+LISTABLE = 20_000  # architectures of the largest domain that is listed; listing screens each of them
 EXTREME_DRAWS = 200  # draws that stand for the smallest and the largest costs of a domain without ends
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The outcome of a search.
 
     Args:
         trials: every proposal but repeats, in order, then the finalists.
         winners: name → the best trial within that budget.
-        front: the evaluated trials that none beats in every objective and every bounded cost.
-        evaluated: how many of the asked trials were evaluated.
+        front: the evaluated trials that no other one dominates in objectives and bounded costs.
+        evaluated: the number of evaluations that were spent.
         repeats: proposals that were answered before.
         failures: evaluations that failed.
         ended: why the search ended before all trials were spent; empty if they were.
@@ -83,48 +82,49 @@ def search(
 ) -> SearchResult:
     """Look for the best architecture under every budget.
 
-    The budgets share one archive and take turns: each ask is confined to the next budget's region, for without that
-    nearly all proposals would lie just below the loosest one. A trial made for one budget counts for every other
-    that it meets.
+    The budgets share one archive and take turns. Each ask is confined to the next budget's region, because otherwise
+    nearly all proposals would lie just below the loosest budget. A trial made for one budget counts for every other
+    one that it meets.
 
     Args:
-        sampler: who proposes.
-        domain: what is proposed from.
+        sampler: proposes architectures.
+        domain: the domain that the sampler proposes from.
         evaluate: (architecture, examples or ``None`` for all) → metrics by name.
-        costs: architecture → costs by name; asked often.
-        objectives: names of metrics or costs, ``-`` before what is to be minimised. The first is the score.
+        costs: architecture → costs by name; called often.
+        objectives: names of metrics or costs, ``-`` before those to minimise. The first is the score.
         trials: evaluations to spend; repeated, screened and failed proposals are free.
         within: the part of the domain to search.
         bounds: cost → bounds that every winner must meet.
         budgets: cost → {the budget's name: bounds}; each budget gets a winner.
-        examples: score on so many examples, and the best again on all.
-        finalists: how many of the best a budget are scored again, and measured again, before the winner is chosen.
-        remeasure: measures the costs of a finalist anew, for costs that are noisy.
+        examples: the number of examples to score on; the best are scored again on all. ``None``: all from the start.
+        finalists: how many of the best for each budget are scored and measured again before the winner is chosen.
+        remeasure: measures the costs of a finalist again, if costs are noisy.
         violation: ``screen``, or ``{"penalise": p}`` to evaluate everything and lower scores by the published soft
             penalty, see :func:`nasframe.search.constraints.penalised`.
-        max_rejections: end after so many free proposals in a row.
-        batch: how many to ask for at once.
-        prefix: the winners' first name: ``best``, ``best@50%``, or ``best@params=50%`` if several costs have budgets.
-        done: the stored trials of an interrupted search, in order. Its proposals are asked for again, which brings
-            the sampler to where it was, and answered from here. Repeats among them are passed over.
-        known: what earlier searches evaluated on the same network. The sampler is told of it, proposals that are
-            among it are repeats, and it may win.
-        on_trial: stores a new trial: (number, trial, seconds); repeats are none.
-        stage: the name the sampler is started with.
+        max_rejections: the search ends after this many free proposals in a row.
+        batch: how many proposals to ask for at once.
+        prefix: the first part of the winners' names: ``best``, ``best@50%``, or ``best@params=50%`` if several costs
+            have budgets.
+        done: the stored trials of an interrupted search, in order. The sampler is asked for the same proposals again,
+            which brings it to where it was, and they are answered from here. Repeats among them are passed over.
+        known: the trials that earlier searches evaluated on the same network. The sampler is told them, a proposal
+            that is among them is a repeat, and they may win.
+        on_trial: stores a new trial: (number, trial, seconds); not called for repeats.
+        stage: the name that the sampler is started with.
 
     Returns:
         All trials, the winners, the front, and how the search ended.
 
     Raises:
-        UnsatisfiableError: no architecture can meet the bounds; names the nearest reachable values.
+        UnsatisfiableError: no architecture can meet the bounds; the text names the nearest reachable values.
         RunError: every evaluation fails, or 20 in a row do; the stored trials are another search's; or no trial meets
             a budget.
-        UsageError: an objective that is neither metric nor cost.
+        UsageError: an objective is neither a metric nor a cost.
     """
     region = domain if within is None else within
     goals_ = goals(prefix, bounds or {}, budgets or {})
     costs = _memoised(costs)
-    check_reachable(goals_, region, costs)
+    check_reachable(goals_, region, costs)  # before the sampler starts: evaluations would only be wasted
     penalty = None
     if not isinstance(violation, str):
         penalty = _penalty(sampler, domain, costs, violation["penalise"])
@@ -139,13 +139,13 @@ def search(
     exploration = _Exploration(
         sampler, evaluator, archive, domain.canonical, trials, max_rejections, batch, listable=remeasure is None
     )
-    # With a penalty, architectures out of bounds are evaluated too, so that proposals are not confined.
-    regions = [region if penalty is not None else _within(region, goal, costs) for goal in goals_]
+    if penalty is None:
+        regions = [_within(region, goal, costs) for goal in goals_]
+    else:  # architectures out of bounds are evaluated too, so that proposals are not confined
+        regions = [region] * len(goals_)
     ended = exploration.run(regions)
 
-    failures = sum(trial.state == "failed" for trial in archive.trials)
-    if failures and not any(trial.state == "done" for trial in evaluator.archive.values()):
-        raise RunError(f"all {failures} evaluations failed{evaluator.first_cause()}.")
+    failures = _failures(evaluator, archive)
     winners = {goal.name: _winner(goal, evaluator, archive, finalists, remeasure) for goal in goals_}
     front = _front(evaluator, archive)
     return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended)
@@ -171,9 +171,22 @@ def _within(region: Any, goal: Goal, costs: Costs) -> Any:
     return restrict(region, keep=Screen(goal.bounds, costs))
 
 
+def _failures(evaluator: Evaluator, archive: Archive) -> int:
+    """Return the number of failed evaluations.
+
+    Raises:
+        RunError: none succeeded, so that there is nothing to choose a winner from.
+    """
+    failures = sum(trial.state == "failed" for trial in archive.trials)
+    has_success = any(trial.state == "done" for trial in evaluator.archive.values())
+    if failures and not has_success:
+        raise RunError(f"all {failures} evaluations failed{evaluator.first_cause()}.")
+    return failures
+
+
 def _penalty(sampler: Sampler, domain: Domain, costs: Costs, power: float) -> Penalty:
-    """Make the soft penalty, in the form that the sampler asks for: some want it as it was published."""
-    form: Any = getattr(sampler, "penalty", "monotone")
+    """Return the soft penalty in the form that the sampler asks for: some want it as it was published."""
+    form = traits_of(SamplerTraits, sampler).penalty
     return functools.partial(penalised, extremes=_extremes(domain, costs), power=float(power), form=form)
 
 
@@ -182,14 +195,15 @@ class _Exploration:
     """Asks, answers and tells until the trials are spent or nothing new comes.
 
     Args:
-        sampler: who proposes.
-        evaluator: who answers.
-        archive: where answers are kept.
+        sampler: proposes architectures.
+        evaluator: answers proposals.
+        archive: keeps the answers.
         canonical: the canonical form of an architecture.
         trials: evaluations to spend.
-        max_rejections: end after this many free proposals in a row.
-        batch: how many to ask for at once.
-        listable: whether what is left may be listed; not if costs are measured, as that would measure all of it.
+        max_rejections: the search ends after this many free proposals in a row.
+        batch: how many proposals to ask for at once.
+        listable: whether the architectures within bounds may be listed; not if costs are measured, because listing
+            would measure them all.
     """
 
     sampler: Sampler
@@ -202,24 +216,24 @@ class _Exploration:
     listable: bool
     spent: int = 0
     rejected: int = 0  # free proposals since the last evaluation
-    silent: int = 0  # asks in a row that brought nothing
-    answered: set[str] = field(default_factory=set)  # ids of what was evaluated
-    admissible: set[str] | None = None  # ids of all that can be evaluated, once they are listed
+    silent: int = 0  # asks in a row without a proposal
+    answered: set[str] = field(default_factory=set)  # ids of the architectures that were evaluated
+    admissible: set[str] | None = None  # ids of all architectures that can be evaluated, after they were listed
 
     def run(self, regions: Sequence[Any]) -> str:
-        """Explore, one goal's turn after the other's.
+        """Explore: the goals take turns.
 
         Args:
-            regions: where to propose for each goal.
+            regions: each goal's part of the domain.
 
         Returns:
-            Why the search ended before its trials were spent; nothing if they were.
+            Why the search ended before its trials were spent; empty if they were.
         """
         for goal, region in itertools.cycle(zip(self.evaluator.goals, regions, strict=True)):
             self._take_turn(goal, region)
             if self.spent >= self.trials:
                 return ""
-            if self.listable and self.rejected >= STALE:
+            if self.listable and self.rejected >= STALE:  # late, because most searches end long before
                 self.admissible = _listed(regions)
                 self.listable = False
             reason = self._why_nothing_is_left(len(regions))
@@ -229,7 +243,7 @@ class _Exploration:
 
     def _take_turn(self, goal: Goal, region: Any) -> None:
         """Ask for proposals within one goal's region, answer them, and tell the answers."""
-        wanted = max(min(self.batch, self.trials - self.spent), 1)
+        wanted = max(min(self.batch, self.trials - self.spent), 1)  # one at least, if there are no trials to spend
         proposals = self.sampler.ask(wanted, within=region)
         self.silent = 0 if proposals else self.silent + 1
         answers = []
@@ -250,7 +264,7 @@ class _Exploration:
             trial = self.archive.add(arch, functools.partial(self.evaluator.answer, arch, goal))
             if trial.state == "screened":
                 self.evaluator.screened[name] = trial
-        if trial.state != "screened":
+        if trial.state != "screened":  # compared with all that can be evaluated, and a screened one cannot
             self.answered.add(name)
         if trial.state == "done":
             self.spent += 1
@@ -260,12 +274,11 @@ class _Exploration:
         return trial
 
     def _why_nothing_is_left(self, turns: int) -> str:
-        """Say why it is of no use to go on; nothing if it is of use."""
-        size = getattr(self.evaluator.region, "size", math.inf)
+        """Return the reason why going on is of no use, an empty text if it may be."""
         all_answered = self.admissible is not None and self.admissible <= self.answered
-        if all_answered or len(self.answered) >= size:
+        if all_answered or len(self.answered) >= size_of(self.evaluator.region):
             return "every architecture that is within bounds was evaluated"
-        if self.silent >= turns:
+        if self.silent >= turns:  # each goal's region is exhausted, not only one of them
             return "the sampler had nothing left to propose"
         if self.rejected >= self.max_rejections:
             return f"{self.rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"
@@ -274,28 +287,32 @@ class _Exploration:
 
 def _listed(regions: Sequence[Any]) -> set[str] | None:
     """Return the ids of all architectures of some regions, ``None`` if they cannot be listed."""
-    distinct_regions = {id(region): region for region in regions}.values()
+    distinct_regions = {id(region): region for region in regions}.values()  # with a penalty all are the same one
     names: set[str] = set()
     for region in distinct_regions:
-        if not hasattr(region, "enumerate") or getattr(region, "size", math.inf) > LISTABLE:
+        if not isinstance(region, EnumerableDomain) or size_of(region) > LISTABLE:
             return None
         names.update(map(arch_id, region.enumerate()))
     return names
 
 
 def _winner(goal: Goal, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None) -> Trial:
-    """Return the best trial that meets a goal, scored on all examples and measured again if that was asked for.
+    """Return the best trial that meets a goal, scored on all examples, with noisy costs measured again.
 
-    Finalists are taken from the best downwards, a group at a time: a group of which none meets the goal once its
-    noisy costs are measured again is followed by the next.
+    Finalists are taken from the best downwards, a group at a time. If none of a group meets the goal after its costs
+    were measured again, the next group follows.
 
     Raises:
         RunError: no trial meets the goal.
     """
     candidates = [trial for trial in archive.evaluated.values() if trial.examples == evaluator.examples]
     feasible = [trial for trial in candidates if _meets(trial, goal)]
-    # Of equal scores the cheapest wins.
-    feasible.sort(key=lambda trial: (-evaluator.unpenalised_score(trial), *(trial.costs[name] for name in goal.bounds)))
+
+    def rank(trial: Trial) -> tuple[float, ...]:
+        bounded_costs = [trial.costs[name] for name in goal.bounds]
+        return -evaluator.unpenalised_score(trial), *bounded_costs  # among equal scores the cheapest wins
+
+    feasible.sort(key=rank)
     is_final = evaluator.examples is None and remeasure is None
     if is_final and feasible:
         return feasible[0]
@@ -315,7 +332,7 @@ def _meets(trial: Trial, goal: Goal) -> bool:
 
 
 def _shortage(goal: Goal, archive: Archive) -> str:
-    """Say that no evaluated architecture meets a goal, and which comes nearest."""
+    """Return a text that says that no evaluated architecture meets a goal, and which comes nearest."""
     evaluated = [trial for trial in archive.evaluated.values() if trial.state == "done"]
     if not evaluated:
         return "no architecture was evaluated."
@@ -327,7 +344,8 @@ def _shortage(goal: Goal, archive: Archive) -> str:
 
 
 def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
-    """Return the trials that no other one beats, among those scored alike: the finalists if there are any."""
+    """Return the trials that no other one dominates."""
+    # Only trials that were scored on the same examples can be compared: the finalists if there are any.
     pool = list(archive.finals.values()) or archive.trials
     pool = [trial for trial in pool if trial.state == "done"]
     axes = list(evaluator.objectives)
@@ -342,10 +360,9 @@ def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
 
 
 def _extremes(domain: Any, costs: Costs) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest value of each cost in a domain, by its ends or by random draws."""
-    if hasattr(domain, "smallest"):
-        archs = [domain.smallest(), domain.largest()]
-    else:
+    """Return the smallest and the largest value of each cost in a domain, from its ends or from random draws."""
+    archs = ends_of(domain)
+    if not archs:
         rng = np.random.default_rng(0)
         archs = [domain.sample(rng) for _ in range(EXTREME_DRAWS)]
     rows = [costs(arch) for arch in archs]
@@ -357,15 +374,15 @@ def _extremes(domain: Any, costs: Costs) -> dict[str, tuple[float, float]]:
 
 
 def _memoised(costs: Costs) -> Costs:
-    """Remember the costs of architectures: a measured cost stays the same whenever it is asked for."""
+    """Return a function that remembers the costs of architectures, so that a measured cost does not change."""
     memory: dict[str, Mapping[str, float]] = {}
 
     def remember(arch: Arch) -> Mapping[str, float]:
-        key = str(arch)
+        key = str(arch)  # quicker than its id; two spellings of one architecture only count it twice
         if key in memory:
             return memory[key]
         if len(memory) >= MEMORY:
-            memory.clear()
+            memory.clear()  # counted costs are soon counted again, and nobody measures this many
         memory[key] = costs(arch)
         return memory[key]
 

@@ -1,4 +1,4 @@
-"""What is best of several objectives: Pareto fronts, crowding and hypervolume.
+"""Comparing points in several objectives: Pareto fronts, crowding and hypervolume.
 
 Objectives are maximised throughout; points are arrays of shape ``(points, objectives)``.
 """
@@ -18,7 +18,9 @@ def pareto_front(points: ArrayLike) -> list[int]:
     [0, 1]
     """
     values = _points(points)
-    best_first = np.lexsort(values.T[::-1])[::-1]  # only earlier points can dominate later ones
+    # Sorted by the first objective, ties by the next: only earlier points can dominate later ones, and a point that is
+    # dominated at all is dominated by one of the front. So one pass that compares with the front is enough.
+    best_first = np.lexsort(values.T[::-1])[::-1]
     front: list[int] = []
     for position in best_first:
         point = values[position]
@@ -31,12 +33,12 @@ def pareto_front(points: ArrayLike) -> list[int]:
 
 
 def non_dominated_sort(points: ArrayLike, violations: ArrayLike | None = None) -> list[list[int]]:
-    """Split points into fronts: the best, what is best without these, and so on (NSGA-II).
+    """Split points into fronts: the best, those that are best without these, and so on (NSGA-II, Deb et al. 2002).
 
     Args:
         points: objectives, ``(points, objectives)``.
-        violations: ``(points,)``. With it a point dominates another by constraint domination: less violation first,
-            objectives among equals (Deb et al., 2002).
+        violations: ``(points,)``. If given, a point with less violation dominates; among equals the objectives decide
+            (the paper's constrained domination).
 
     Returns:
         Positions, front by front.
@@ -68,7 +70,7 @@ def non_dominated_sort(points: ArrayLike, violations: ArrayLike | None = None) -
 
 
 def crowding_distance(points: ArrayLike) -> np.ndarray:
-    """Return ``(points,)``: the room around each point of a front, infinite at the ends (NSGA-II).
+    """Return ``(points,)``: the room around each point of a front, infinite at its ends (NSGA-II).
 
     >>> crowding_distance([[0, 4], [1, 2], [4, 0]])
     array([inf,  2., inf])
@@ -78,11 +80,11 @@ def crowding_distance(points: ArrayLike) -> np.ndarray:
     if not len(values):
         return distance
     for column in values.T:
-        order = np.argsort(column, kind="stable")
+        order = np.argsort(column, kind="stable")  # so that equal points get the same distances on every machine
         smallest, largest = order[0], order[-1]
         distance[[smallest, largest]] = np.inf
         span = float(column[largest] - column[smallest])
-        if span > 0:
+        if span > 0:  # objectives are scaled to their range, so that their units do not matter
             gaps = column[order[2:]] - column[order[:-2]]  # between the neighbours on both sides
             distance[order[1:-1]] += gaps / span
     return distance
@@ -91,29 +93,13 @@ def crowding_distance(points: ArrayLike) -> np.ndarray:
 def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
     """Return the volume that the points dominate above a reference point, exactly.
 
-    A sweep in two dimensions; slices along the last axis in more.
+    Two objectives take one sweep; more are cut into slices along the last axis.
 
     >>> hypervolume([[1, 3], [2, 2]], (0, 0))
     5.0
     """
     values = _points(points) - np.asarray(reference, float)
-    return _volume(values[(values > 0).all(1)])
-
-
-def coverage(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Return the share of the second front that the first equals or dominates: the C-metric (Zitzler & Thiele 1999).
-
-    Args:
-        first: ``(points, objectives)``, all to be maximised.
-        second: the same; ``None`` is returned where it has no points.
-
-    >>> coverage([[2, 2]], [[1, 1], [3, 1]]), coverage([[3, 1]], [[2, 2]])
-    (0.5, 0.0)
-    """
-    a, b = _points(first), _points(second)
-    if not len(b):
-        return None
-    return float((a[:, None] >= b).all(2).any(0).mean()) if len(a) else 0.0
+    return _volume(values[(values > 0).all(1)])  # a point below the reference in one objective dominates nothing
 
 
 def _volume(values: np.ndarray) -> float:
@@ -133,10 +119,14 @@ def _volume(values: np.ndarray) -> float:
     for last, depth in enumerate(depths):
         if depth > 0:
             above = values[: last + 1, :-1]
+            # Dominated points add nothing to a slice, but each of them would be sliced again.
             total += _volume(above[pareto_front(above)]) * depth
     return total
 
 
 def _points(points: ArrayLike) -> np.ndarray:
+    """Return points as ``(points, objectives)``; a flat list is points of one objective."""
     values = np.asarray(points, float)
-    return values.reshape(len(values), -1) if values.size else np.zeros((0, 1))
+    if not values.size:
+        return np.zeros((0, 1))
+    return values.reshape(len(values), -1)

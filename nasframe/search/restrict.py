@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UnsatisfiableError, UsageError
+from nasframe.interfaces import Domain, GradedCondition, RestrictableDomain
 from nasframe.records import Arch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nasframe.interfaces import Domain
-
 Predicate = Callable[[Arch], bool]
-"""Tells whether a canonical architecture may stay. With an attribute ``violation`` (architecture → how far from
-acceptable, 0 inside) a domain can walk downhill to acceptable architectures when draws rarely hit them."""
+"""Tells whether a canonical architecture may stay. If it is a :class:`~nasframe.interfaces.GradedCondition`, a domain
+can walk downhill to acceptable architectures when draws rarely hit them."""
 
-TRIES = 2000
+TRIES = 2000  # draws before giving up; a part with one architecture in 500 is then found 98 times in 100
 
 
 def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Any:
@@ -32,9 +31,9 @@ def restrict(domain: Domain, only: Mapping[str, Any] | None = None, keep: Predic
         A domain.
 
     Raises:
-        UsageError: ``only`` is given and the domain has no knobs to restrict, or not these.
+        UsageError: ``only`` is given, and the domain has no knobs to restrict, or not these.
     """
-    if hasattr(domain, "restrict"):
+    if isinstance(domain, RestrictableDomain):
         return domain.restrict(only, keep=keep)
     if only:
         raise UsageError(f"{type(domain).__name__} has no knobs to restrict, but got {dict(only)}")
@@ -81,7 +80,8 @@ class RestrictedDomain:
         return self.domain.canonical(arch)
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Any:
-        """Restrict further; conditions add up."""
+        """Return a smaller part; conditions add up."""
+        # ``only`` goes to the domain itself: drawing from fewer values rejects fewer draws.
         return restrict(restrict(self.domain, only), None, both(self.keep, keep))
 
     def _accepted(self, draw: Callable[[], Arch]) -> Arch:
@@ -95,24 +95,26 @@ class RestrictedDomain:
 class _All:
     """Several conditions at once."""
 
-    def __init__(self, conditions: tuple[Predicate, ...]) -> None:
+    def __init__(self, conditions: tuple[Any, ...]) -> None:
         self.conditions = conditions
+        # Asked once, because a domain calls ``violation`` at each step of a descent.
+        self.graded = [isinstance(condition, GradedCondition) for condition in conditions]
 
     def __call__(self, arch: Arch) -> bool:
         return all(condition(arch) for condition in self.conditions)
 
     def violation(self, arch: Arch) -> float:
         total = 0.0
-        for condition in self.conditions:
-            if hasattr(condition, "violation"):
+        for condition, graded in zip(self.conditions, self.graded, strict=True):
+            if graded:
                 total += condition.violation(arch)
             elif not condition(arch):
-                total += 1.0
+                total += 1.0  # as much as a cost of twice its bound
         return total
 
 
 def joined(domain: Any, use: Any) -> Any:
-    """Return a domain in the coordinates that a sampler asked for with ``join``."""
+    """Return a domain in the coordinates that a sampler asks for with its option ``join``."""
     if isinstance(use, Mapping) and use.get("join"):
         return domain.joined(use["join"])
     return domain

@@ -1,4 +1,4 @@
-"""What a stage's options choose: the network to start from, a sampler and its domain, architectures, models."""
+"""Turns the options of a stage into what they name: the network to start from, a sampler and its domain, models …"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import matching
 from nasframe.errors import RunError
+from nasframe.interfaces import written_arch
 from nasframe.search.restrict import joined
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def start_network(stage: StageSession, name: str, work: Work) -> nn.Module:
     net = stage.inputs.net(random=name == "random")
     if work.vocabulary is None:
         return net
-    # A network that is loaded again still has the model's whole vocabulary; the tokenizer has not.
+    # A network that is loaded again has the model's whole vocabulary; the current tokenizer only has some of it.
     from nasframe.nn.vocabulary import shrunk_net
 
     return shrunk_net(net, work.vocabulary)
@@ -43,11 +44,12 @@ def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = 
         stage: the stage.
         use: ``shared``, or the sampler's name and options.
         work: whose space is sampled.
-        bounded: the costs that the stage bounds, for a sampler of its own to learn of.
+        bounded: the costs that the stage bounds; a new sampler gets them as ``costs``.
     """
     if use == "shared":
         return stage.session.shared_sampler(work)
     assert work.space is not None
+    # The shared sampler learns of the recipe's bounds only, since it outlives this stage.
     costs = stage.session.cost_rows(work, bounded)
     return stage.make("sampler", use, domain=work.space.domain, costs=costs)
 
@@ -69,21 +71,12 @@ def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work
     if chosen is None:
         return None
     if not isinstance(chosen, str):
-        return arch_of_sizes(chosen, work)
+        assert work.space is not None
+        return written_arch(work.space, chosen)
     if chosen not in work.archs:
         names = ", ".join(work.archs) or "none"
         raise RunError(f"stage {stage.name}: no architecture {chosen!r}. There are: {names}.")
     return work.archs[chosen]
-
-
-def arch_of_sizes(sizes: Mapping[str, Any], work: Work) -> Arch:
-    """Return the architecture that sizes in a recipe mean.
-
-    A space with an ``arch`` of its own may accept families of knobs, and sizes outside its search domain.
-    """
-    assert work.space is not None
-    read = getattr(work.space, "arch", work.space.domain.canonical)
-    return dict(read(sizes))
 
 
 def models(available: Mapping[str, nn.Module], patterns: list[str] | None) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""How a training stage trains a network: a copy of it, with the stage's sampler, modifiers and trainer."""
+"""Trains a network for a training stage: a copy of it, with the stage's sampler, modifiers and trainer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Fitting:
         stage: the stage.
         work: what the stage before left.
         options: how to train.
-        sampler: who proposes sub-networks, if someone does.
-        within: the part of the domain that they are from.
+        sampler: proposes sub-networks; ``None`` if ``arch`` or the whole network is trained.
+        within: the part of the domain that it proposes from.
         arch: the one sub-network to train, by name or sizes.
-        modifiers: what acts inside the loop; one that is ``None`` is switched off.
-        trainer: who runs the loop.
+        modifiers: act inside the loop; ``None`` stands for one that is switched off.
+        trainer: runs the loop.
     """
 
     stage: StageSession
@@ -46,7 +46,7 @@ class Fitting:
 
     @property
     def trains_subnetworks(self) -> bool:
-        """Whether sub-networks are trained, not the network as it stands."""
+        """Whether sub-networks are trained, and not the network as it is."""
         return self.sampler is not None or self.arch is not None
 
     def fit(self, net: nn.Module, name: str = "") -> TrainResult:
@@ -66,6 +66,7 @@ class Fitting:
         title = f"{self.stage.name} {name}".rstrip()
         with self.stage.progress.bar(title) as advance:
             job = self._job(net, name, advance)
+            # A new one for each model, so that no state goes from one training to the next.
             trainer = self.stage.make("trainer", self.trainer)
             try:
                 result: TrainResult = trainer.fit(job)
@@ -73,7 +74,7 @@ class Fitting:
                 if name:
                     error.add_note(f"It happened to model {name!r}.")
                 raise
-            # A trainer from elsewhere need not look at its weights, and its loop may have filled pruned entries again.
+            # The trainer may be a plugin that does not look at its weights, or that fills pruned entries again.
             require_finite_weights(title, result.net)
             settled(result.net)
         return result
@@ -85,7 +86,7 @@ class Fitting:
             sampler = choose.sampler(stage, self.sampler, work)
             region = choose.domain(stage, work.space, self.sampler, self.within)
         arch = choose.arch(stage, self.arch, work)
-        # A recipe that extends another switches a modifier off with null.
+        # A recipe that extends another one switches a modifier off with null.
         modifiers = [stage.make("modifier", modifier) for modifier in self.modifiers if modifier is not None]
         return TrainJob(
             net=net,

@@ -16,7 +16,7 @@ from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
-from nasframe.interfaces import Work, files_of
+from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, files_of, traits_of
 from nasframe.measures import formats_of, objective_fault
 from nasframe.notices import Notices
 from nasframe.processes import device
@@ -65,6 +65,7 @@ class RunInputs:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, or the one given in its place; ``None`` without a model."""
+        # A finished run that is opened again brings the tokenizer that lies next to its network.
         if self._tokenizer:
             return self._tokenizer
         if self.model is None:
@@ -98,21 +99,20 @@ class RunInputs:
     @cached_property
     def saved_head(self) -> Head | None:
         """The classification head that the model's checkpoint brings, if the model can tell."""
-        if self.model is None or not hasattr(self.model, "head"):
+        if not isinstance(self.model, HeadedModel):
             return None
         with self.reads:
-            head: Head | None = self.model.head()
-        return head
+            return self.model.head()
 
     def task_for(self, tokenizer: Any) -> Task:
-        """Return the task with a tokenizer; its classes are in the order of the checkpoint's head, if that has one.
+        """Return the task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.
 
         Raises:
             UsageError: the outputs of the checkpoint's head may be the task's classes, but do not say which is which.
         """
         inject = {
             "tokenizer": tokenizer,
-            "seed": stream_seed(self.plan.seed, "split"),
+            "seed": stream_seed(self.plan.seed, "split"),  # the same each time: a second task has the same splits
             "base": self.plan.base,
             "space": self.bare_space,
             "notify": self.notices,
@@ -136,9 +136,9 @@ class RunInputs:
         """
         assert self.model is not None
         self._refuse_changes()
-        labels = self.task.labels
-        seed = stream_seed(self.plan.seed, "init")
+        labels = self.task.labels  # so the task is made before the network, whose head must fit it
         # The same seed each time: a stage that starts "from: pretrained" gets the head that the run began with.
+        seed = stream_seed(self.plan.seed, "init")
         with self.reads:
             net = self.model.load(labels, seed, random=random)
         return net.to(device())
@@ -184,7 +184,7 @@ class RunInputs:
             yield kind if len(places) == 1 else f"{kind} {number}", place
 
     def _refuse_changes(self) -> None:
-        """Make sure that files which were loaded before are not loaded with other content in the middle of a run.
+        """Make sure that files which are about to be loaded again have not changed since they were first loaded.
 
         Raises:
             UsageError: files have changed; names them all.
@@ -202,7 +202,7 @@ class RunInputs:
     def _ask_estimators(self, net: nn.Module) -> None:
         """Let each cost that has ``on_plan`` refuse the network, or say how it treats it."""
         for name, estimator in self.estimators.items():
-            if not hasattr(estimator, "on_plan"):
+            if not isinstance(estimator, PlannedEstimator):
                 continue
             try:
                 estimator.on_plan(net)
@@ -225,7 +225,7 @@ class RunInputs:
             raise UsageError("\n".join(problems))
 
     def _objective_fault(self, objective: str, task: Task, net: nn.Module | None) -> str:
-        """Say why an objective cannot be maximised; nothing if it can, or if nobody can tell."""
+        """Say why an objective cannot be maximised; nothing if it can, or if that cannot be known yet."""
         name = objective.removeprefix("-")
         if name in self.estimators or objective == task.primary:
             return ""
@@ -233,10 +233,10 @@ class RunInputs:
         if formats:
             return objective_fault(objective, formats, self.estimators)
         if net is None:
-            return ""
+            return ""  # without a network there is nothing to try the task on
         # A task that does not declare its metrics shows them when it is evaluated.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about numbers of so few examples, which nobody reads
+            warnings.simplefilter("ignore")  # a few examples may have one class only; nobody reads the numbers
             metrics = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
         if name in metrics:
             return ""
@@ -246,20 +246,20 @@ class RunInputs:
 
 
 def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:
-    """Return the objectives that a stage is given, by itself or by the recipe; only searches have some."""
+    """Return the objectives of a stage, its own or the recipe's; only searches have any."""
     if stage.verb != "search":
         return []
     return stage.options.get("objectives") or plan.objectives or []
 
 
 def plain_summary(task: Task) -> dict[str, Any] | None:
-    """Return what a task says of its data, JSON-plain, or ``None`` if it says nothing."""
-    summary = getattr(task, "summary", None)
+    """Return a task's summary of its data, JSON-plain, or ``None`` if it has none."""
+    summary = traits_of(TaskTraits, task).summary
     return None if summary is None else asdict(summary)
 
 
 def data_facts(task: Task) -> dict[str, Any]:
-    """Return what a run keeps of its data, JSON-plain."""
+    """Return the facts that a run keeps about its data, JSON-plain."""
     return {
         "fingerprint": task.fingerprint,
         "primary": task.primary,
@@ -271,7 +271,7 @@ def data_facts(task: Task) -> dict[str, Any]:
 
 
 def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a run's :func:`data_facts` that tell which data they are, without long descriptions."""
+    """Return the :func:`data_facts` that identify the data, without the long descriptions."""
     return {key: value for key, value in facts.items() if key not in ("summary", "metrics")}
 
 
@@ -280,7 +280,7 @@ def same_data(task: Task, facts: Mapping[str, Any]) -> bool:
 
     Args:
         task: the task.
-        facts: what the run keeps of its data, as :func:`data_facts` returns it.
+        facts: what the run keeps about its data, as :func:`data_facts` returns it.
     """
     labels = None if task.labels is None else list(task.labels)
     # Runs of earlier versions did not keep labels.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe.interfaces import MeasuredEstimator
 from nasframe.search import costs as search_costs
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CostFunction = Callable[["Arch"], dict[str, float]]
 
 ROUNDS = 3
-"""How often each model is measured; the middle round counts."""
+"""How often each model is measured; the middle round counts, so one disturbed round does no harm."""
 
 
 def cost_function(stage: StageSession, space: Any, net: nn.Module, names: Sequence[str]) -> CostFunction:
@@ -49,7 +50,7 @@ def forward_macs(net: nn.Module | None, arch: Arch | None, result: Evaluation) -
 def measure_models(
     stage: StageSession, models: Mapping[str, nn.Module], costs: Sequence[str], advance: Advance
 ) -> None:
-    """Estimate or measure what models cost, and keep it in the run's database.
+    """Estimate or measure the costs of models, and keep them in the run's database.
 
     Args:
         stage: the stage that evaluates.
@@ -60,11 +61,12 @@ def measure_models(
     values: dict[str, dict[str, Any]] = {name: {} for name in models}
     for cost in costs:
         estimator: Any = stage.estimators[cost]
-        if not hasattr(estimator, "measure"):
+        if not isinstance(estimator, MeasuredEstimator):
             for name, net in models.items():
                 values[name][cost] = estimator.estimate(None, net, None)
             continue
         for name, record in _measured_in_turns(estimator, models, advance).items():
+            # How it was measured (batch, length, threads) is a fact of the run: equal for all of its models.
             values[name][cost] = record["median"]
             values[name][f"{cost}_spread"] = record["spread"]
             stage.store.put(f"measured {cost}", record["how"])
@@ -75,12 +77,14 @@ def measure_models(
         stage.store.put_model(name, costs=still_valid | new)
 
 
-def _measured_in_turns(estimator: Any, models: Mapping[str, nn.Module], advance: Advance) -> dict[str, dict[str, Any]]:
+def _measured_in_turns(
+    estimator: MeasuredEstimator, models: Mapping[str, nn.Module], advance: Advance
+) -> dict[str, Mapping[str, Any]]:
     """Measure each model in several rounds, and return the record of its middle round.
 
     The models take turns, so that a drift of the machine's speed affects all alike.
     """
-    records: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    records: dict[str, list[Mapping[str, Any]]] = {name: [] for name in models}
     total = ROUNDS * len(models)
     done = 0
     for _ in range(ROUNDS):
@@ -105,10 +109,10 @@ def remeasure(stage: StageSession, space: Any, net: nn.Module, names: Iterable[s
 
     Its result has the measured costs only: the others are exact.
     """
-    measured: dict[str, Any] = {}
+    measured: dict[str, MeasuredEstimator] = {}
     for name in names:
         estimator = stage.estimators[name]
-        if hasattr(estimator, "measure"):
+        if isinstance(estimator, MeasuredEstimator):
             measured[name] = estimator
     if not measured:
         return None
@@ -116,6 +120,7 @@ def remeasure(stage: StageSession, space: Any, net: nn.Module, names: Iterable[s
     def costs(arch: Arch) -> dict[str, float]:
         medians = {}
         for name, estimator in measured.items():
+            # Again, or the search would get the very measurement that it wants confirmed.
             record = estimator.measure(space, net, arch, again=True)
             medians[name] = record["median"]
         return medians
@@ -141,13 +146,14 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
     full, costs = {}, {}
     for cost in stage.plan.budgets:
         estimator = stage.estimators[cost]
-        if not hasattr(estimator, "measure"):
+        if not isinstance(estimator, MeasuredEstimator):
             full[cost] = estimator.estimate(work.space, net, None)
             costs[cost] = estimator.estimate(work.space, net, arch)
     # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
     for goal in known_goals(prefix, {}, stage.plan.budgets, full):
         if goal.name == name:
+            # Kept for the evaluation, which compares them with measured costs as well.
             stage.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)
             _report_excess(stage, goal, costs)
 

@@ -43,8 +43,9 @@ def folder_of(run: Path, name: str) -> Path:
 @contextmanager
 def recording_files(stage: StageSession, *names: str) -> Iterator[None]:
     """Keep digests of the files that the block writes for some models, so that a resume can find damage."""
+    # Cleared first: a run that is killed inside the block must not find damage in files that are half-written.
     for name in names:
-        stage.store.put_files(name, None)  # nothing is known of files that are half-written
+        stage.store.put_files(name, None)
     yield
     for name in names:
         folder = folder_of(stage.store.directory, name)
@@ -70,7 +71,7 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
 
     if net is None or not keeps_net(stage.plan, stage.planned):
         return
-    # The model's own tokenizer is at hand wherever the run is; one with a smaller vocabulary is not.
+    # The model can give its own tokenizer at any time, but not one with a smaller vocabulary.
     tokenizer = None if work.vocabulary is None else work.tokenizer
     name = kept_net(stage.planned)
     folder = folder_of(stage.store.directory, name)
@@ -80,7 +81,7 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
 
 def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
     """Bring what the run keeps of a model up to date, because its weights have changed."""
-    if not leader():  # the only process that writes
+    if not leader():  # the other processes have trained the same weights, and write nothing
         return
     renew_expected(stage, name, net, work)
     if stage.store.model(name).get("path"):
@@ -88,11 +89,12 @@ def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
 
 
 def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None = None) -> None:
-    """Keep a model's shape, and the architecture that it was extracted at."""
+    """Keep a model's shape, and the architecture that it was extracted with."""
     from nasframe.nn.blueprint import blueprint
 
     shape = blueprint(net)
     fields: dict[str, Any] = {"blueprint": shape}
+    # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
     if facts:
         stage.result.setdefault("facts", {})[name] = facts
@@ -122,6 +124,7 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
     folder = folder_of(stage.store.directory, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    # "dev" is what reports and comparisons of runs read, so its file has the plain name.
     file_name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -146,7 +149,7 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
 
 
 def over_budget(stage: StageSession, name: str) -> str:
-    """Return which of a model's costs, as they are known now, are over the budget it is named after, as a text."""
+    """Say which of a model's costs, as far as they are known now, are over the budget it is named after."""
     from nasframe.report import budgets
 
     results = [stage.store.stage_result(planned.name) for planned in stage.plan.stages]
@@ -163,6 +166,7 @@ def report_over_budget(stage: StageSession, names: Iterable[str]) -> None:
         text = over_budget(stage, name)
         if text:
             stage.progress.say(f"{name}: over budget: {text}")
+        # Cards are updated even if the text is empty: an earlier one may have warned by counted costs.
         path = stage.store.model(name).get("path")
         if path:
             update_card(stage.store.directory / path, text)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nasframe.stages.session import StageSession
 
 EXAMPLES = 8
-"""How many training examples models are compared on."""
+"""How many training examples models are compared on; a wrong slice shows on any input."""
 
 
 def check_extracted(stage: StageSession, name: str, model: nn.Module, arch: Arch, work: Work) -> None:
@@ -48,6 +48,7 @@ def expected_outputs(stage: StageSession, name: str, net: nn.Module, work: Work)
     Returns:
         ``inputs`` (name → tensor) and ``logits``: those kept for the model, or else what it computes now.
     """
+    # Those of the extraction if there are any, so that an export is compared with the network that was searched.
     kept = stage.store.checkpoint(f"expected-{name}").load()
     return _outputs_now(net, work) if kept is None else kept
 
@@ -73,6 +74,6 @@ def _logits(forward: Forward, inputs: dict[str, Any]) -> Tensor:
 
 
 def _probe_inputs(work: Work) -> dict[str, Any]:
-    """Return the inputs on which models are compared: the task's first training batch."""
+    """Return the inputs on which models are compared: the task's first training batch, the same in every process."""
     batch = next(iter(work.task.train_batches(0, 0, EXAMPLES)))
     return dict(batch.inputs)

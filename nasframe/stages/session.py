@@ -1,7 +1,7 @@
 """What stages work with: the session that lasts for a whole run, and each stage's own part of it.
 
-A verb gets a :class:`StageSession`. What it does with models, costs and choices is in the other modules of this room,
-as functions that take the session.
+A verb gets a :class:`StageSession`. The other modules of this package hold functions that take it: those for models,
+for costs, and for the choices in a stage's options.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Session:
         self.progress = progress
         self.inputs = inputs
         self.observers = Observers(inputs.notices)
-        self.sampler: Any = None  # its domain is that of the stage that first needs it
+        self.sampler: Any = None  # made when a stage first needs it, which may be after a transform
 
     def shared_sampler(self, work: Work) -> Any:
         """Return the recipe's own sampler, which several stages teach. It is made when a stage first needs it."""
         if self.sampler is None:
             assert work.space is not None
+            # Of no stage's name, so that a stage put before the others does not change what it proposes.
             seed = stream_seed(self.plan.seed, "sampler", "shared")
             inject = {"domain": work.space.domain, "seed": seed, "costs": self.cost_rows(work)}
             self.sampler = registry.make("sampler", self.plan.sampler, inject)
@@ -134,11 +135,11 @@ class StageSession:
         return registry.make(kind, use, injected)
 
     def notify(self, place: str, text: str) -> None:
-        """Tell the user what the stage decided by itself, or noticed."""
+        """Report to the user what the stage decided or noticed."""
         self.inputs.notices(place, text)
 
     def checkpoint(self, model: str = "") -> Checkpoint:
-        """Return where a training loop keeps its state.
+        """Return the checkpoint in which a training loop keeps its state.
 
         Args:
             model: the model that is trained, in a stage that trains several one by one.
@@ -162,5 +163,5 @@ class StageSession:
 
     def add_ledger(self, entries: Sequence[LedgerEntry]) -> None:
         """Keep what the stage cost, one entry for each role."""
-        if leader():
+        if leader():  # the entries already count what all processes did
             self.store.add_ledger(self.name, entries)

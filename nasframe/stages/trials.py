@@ -56,7 +56,7 @@ class Tally:
 
 
 def stored_tally(stage: StageSession) -> Tally:
-    """Return the tally of a search, which includes what it did before it was interrupted."""
+    """Return the tally of a search, with what it did before it was interrupted."""
     return Tally(**stage.store.get(f"tally {stage.name}", {}))
 
 
@@ -89,12 +89,13 @@ class Evaluator:
         self.tally = stored_tally(stage)
 
     def __call__(self, arch: Arch, examples: int | None) -> Mapping[str, float]:
-        """Return the metrics of an architecture, on as many examples or on all."""
+        """Return the metrics of an architecture, on ``examples`` examples or on all of the split."""
         space: Any = self.work.space
         net = self.work.net if self.fit is None else self._fitted(arch)
         view = space.view(net, arch)
         forward = forward_of(view, self.work.net, self.precision)
         result = self.work.task.evaluate(forward, "select", examples)
+        # Only forward passes: what `fit` trains per candidate is not part of the tally.
         macs = measure.forward_macs(net, sizes_of(space, arch), result)
         self.tally.add(result, macs)
         return result.metrics
@@ -103,12 +104,12 @@ class Evaluator:
         """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
         assert self.fit is not None
         job = TrainJob(
-            net=copy.deepcopy(self.work.net),
+            net=copy.deepcopy(self.work.net),  # every candidate starts from the same weights
             task=self.work.task,
             tokenizer=self.work.tokenizer,
             options=TrainOptions(**self.fit),
             seed=self.stage.seed,
-            stage=f"{self.stage.name}/fit",
+            stage=f"{self.stage.name}/fit",  # its own streams: the order of its batches is the same for every candidate
             space=self.work.space,
             arch=arch,
             models=self.work.models,

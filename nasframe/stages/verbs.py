@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import RunError
-from nasframe.interfaces import Work
+from nasframe.interfaces import Work, written_arch
 from nasframe.options import Option, options_of
 from nasframe.records import (
     Arch,
@@ -60,12 +60,13 @@ def train(
 
     Args:
         options: how to train; see :class:`nasframe.records.TrainOptions`.
-        sampler: who proposes sub-networks, ``shared`` for the recipe's own; without one the whole network is trained.
-        within: restrict the domain, ``{heads: [8, 12], layers: [12]}``.
-        arch: train this one sub-network: a found one's name, or its sizes.
-        models: train these models (``best@*``) instead of the network, each for itself.
-        modifiers: what acts inside the loop, in order; one that is null is switched off.
-        trainer: who runs the loop.
+        sampler: proposes the sub-networks to train; ``shared`` is the recipe's own sampler; default: the whole network
+            is trained.
+        within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
+        arch: train only this sub-network: the name of a found architecture, or sizes.
+        models: train these models (``best@*``) one by one instead of the network.
+        modifiers: act inside the training loop, in this order; an entry of null is skipped.
+        trainer: runs the training loop.
         save_as: keep the trained network under this name, as a teacher or a starting point.
     """
     fitting = Fitting(stage, work, options, sampler, within, arch, modifiers, trainer)
@@ -74,6 +75,7 @@ def train(
     result = fitting.fit(work.net)
     stage.add_ledger(result.ledger)
     archs, saved = dict(work.archs), dict(work.models)
+    # A modifier such as a pruner may end with an architecture, which `extract` cuts out like that of a search.
     if result.arch is not None:
         archs[save_as or stage.name] = result.arch
     if save_as:
@@ -83,7 +85,7 @@ def train(
 
 
 def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
-    """Train models that stand alone, one by one; the current network stays as it is."""
+    """Train stand-alone models one by one; the current network stays as it is."""
     stage, work = fitting.stage, fitting.work
     nets: dict[str, nn.Module] = {}
     ledger: list[LedgerEntry] = []
@@ -92,6 +94,7 @@ def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
         nets[name] = result.net
         ledger.extend(result.ledger)
     stage.add_ledger(summed(ledger))
+    # Only when all are trained: a stage that is interrupted is repeated, from the models as they were.
     for name, net in nets.items():
         model_store.renew(stage, name, net, work)
     return replace(work, models={**work.models, **nets})
@@ -110,7 +113,7 @@ def transform(
         result: Work = stage.make("transform", use)(work)
         settled(result.net)
     if result.vocabulary != work.vocabulary:
-        # The task has to tokenise its texts again, and the stored files of models have the old token ids.
+        # The task has to tokenise its texts again, and the files of saved models have the old token ids.
         result = replace(result, task=stage.inputs.task_for(result.tokenizer))
         for name, net in result.models.items():
             model_store.renew(stage, name, net, result)
@@ -141,21 +144,21 @@ def search(
     """Look for the best sub-network under every budget, on the ``select`` split.
 
     Args:
-        sampler: who proposes, ``shared`` for the recipe's own, with what it learned so far.
-        trials: evaluations to spend; repeats and screened proposals are free.
-        objectives: what to maximise, ``[accuracy, -flops]``; write ``-`` before a cost, and before a metric that is
+        sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
+        trials: how many architectures to evaluate; repeated and screened proposals do not count.
+        objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
             better when it is smaller; default: the task's primary metric.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
-        budgets: bounds with a winner each, instead of the recipe's.
-        within: restrict the domain.
+        budgets: bounds that each get their own winner, instead of the recipe's.
+        within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
         examples: score on a fixed subset of this many examples.
         finalists: how many of the best are scored again on all of ``select`` if ``examples`` is given.
         fit: training options with which a copy of each candidate is trained before it is scored.
         violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
             and lowers its score.
-        max_rejections: end after this many free proposals in a row.
+        max_rejections: end the search after this many repeated or screened proposals in a row.
         precision: ``auto`` is bfloat16 autocast if the device computes it natively.
-        save_as: the winners are ``<save_as>``, or ``<save_as>@<budget>``.
+        save_as: winners are named ``<save_as>``, or ``<save_as>@<budget>``.
     """
     from nasframe.plan import limits_of
     from nasframe.search import loop
@@ -167,6 +170,7 @@ def search(
         net.eval()
     objectives = objectives or stage.plan.objectives or [work.task.primary]
     constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
+    # The sampler gets the costs that decide: those with bounds, and those among the objectives.
     limited = {*constraints, *budgets}
     aims = {objective.removeprefix("-") for objective in objectives}
     sought = limited | (aims & stage.estimators.keys())
@@ -174,20 +178,20 @@ def search(
 
     costs = measure.cost_function(stage, space, net, sorted(sought | shown))
     proposer = choose.sampler(stage, sampler, work, sought)
-    # A bound of 50 % is half of what the full network costs.
+    # A bound of 50 % is half of the full network's cost.
     full = {name: stage.estimators[name].estimate(space, net, None) for name in limited}
     bounds, shares = parse_limits(constraints, budgets, full)
     evaluator = Evaluator(stage, work, fit, precision)
     began = time.monotonic()
     with stage.progress.bar(stage.name) as advance:
-
+        # Each trial is stored at once, so that a search that is interrupted goes on after its last one.
         def store(number: int, trial: Trial, seconds: float) -> None:
             store_trial(stage, number, trial, seconds, evaluator.tally)
             advance(evaluator.tally.evaluations, trials, "")
 
         result = loop.search(
             proposer,
-            choose.domain(stage, space, sampler, None),  # what the sampler was made for; "within" is a part of it
+            choose.domain(stage, space, sampler, None),  # the one that the sampler was made for; "within" is part of it
             evaluator,
             costs,
             objectives=objectives,
@@ -215,7 +219,7 @@ def search(
 
 
 def _record_search(stage: StageSession, trials: int, result: SearchResult, goals: Sequence[Goal]) -> None:
-    """Keep in the stage's result what a search found, and under which bounds."""
+    """Keep the winners of a search, their bounds and its counts in the stage's result."""
     from nasframe.report.budgets import plain_bounds
 
     winners = {}
@@ -247,13 +251,13 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
     """Copy found sub-networks out of the super-network as stand-alone models.
 
     Args:
-        archs: names of found architectures (``best@*``); or ``{name: sizes}``, written out or as the name of a found
-            architecture; default: all that were found and not yet extracted.
+        archs: names of found architectures (``best@*``), or ``{name: sizes}``, with sizes written out or the name of a
+            found architecture; default: all that were found and are not extracted yet.
     """
+    assert work.space is not None
     chosen = _archs_to_extract(work, archs)
     if not chosen:
         raise RunError(f"stage {stage.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
-    assert work.space is not None
     models = {name: settled(work.space.extract(work.net, arch)) for name, arch in chosen.items()}
     for name, model in models.items():
         check_extracted(stage, name, model, chosen[name], work)
@@ -265,12 +269,14 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
 def _archs_to_extract(work: Work, archs: list[str] | Mapping[str, Any] | None) -> dict[str, Arch]:
     chosen = {}
     if isinstance(archs, Mapping):
+        assert work.space is not None
         for name, source in archs.items():
             if isinstance(source, str):  # another name of a found architecture
                 chosen[name] = work.archs[source]
             else:
-                chosen[name] = choose.arch_of_sizes(source, work)
+                chosen[name] = written_arch(work.space, source)
         return chosen
+    # A network saved under an architecture's name counts as extracted: names of models are unique.
     unextracted = [name for name in work.archs if name not in work.models]
     for name in matching(unextracted, archs or None):
         chosen[name] = work.archs[name]
@@ -293,7 +299,7 @@ def evaluate(
         models: the models to measure, by name (``best@*``); default: all, or the current network if no model was saved
             or extracted.
         costs: the costs of each model to report; default: parameters (all, backbone, encoder), MACs, size and latency.
-        precision: of the forward passes.
+        precision: in which the forward passes are computed.
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
     tally = Tally()
@@ -308,7 +314,7 @@ def evaluate(
             model_store.add_metrics(stage, name, split, result.metrics)
             model_store.write_predictions(stage, name, split, result.predictions)
             advance(tally.evaluations, len(chosen), name)
-    # After all metrics, because models take turns when a cost is measured.
+    # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
         measure.measure_models(stage, chosen, COSTS if costs is None else costs, advance)
     model_store.report_over_budget(stage, chosen)
@@ -326,8 +332,8 @@ def export(
     """Write extracted models as Hugging Face directories, and prove in a fresh process that they load and agree.
 
     Args:
-        mode: ``hetero`` keeps the true sizes, ``padded`` fills up with zeros so that stock classes load it, ``stock``
-            is for what a plain configuration can express.
+        mode: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that stock classes load the model;
+            ``stock`` is for models that a plain configuration can describe.
         models: the models to write, by name (``best@*``); default: all that were extracted.
     """
     from nasframe.export import write as writer
@@ -355,7 +361,7 @@ def export(
 
 
 POSITIONAL = 2
-"""Leading parameters of a verb's function that are not options: ``work`` and ``run``."""
+"""How many leading parameters of a verb's function are not options: ``work`` and ``stage``."""
 
 
 @dataclass(frozen=True)
@@ -396,6 +402,7 @@ def perform(work: Work, stage: StageSession) -> Work:
     options = dict(stage.planned.options)
     start = options.pop("from_", None)
     space = options.pop("space", None)
+    # The network before the space, which is made on it.
     if start is not None:
         work = replace(work, net=choose.start_network(stage, start, work))
     if space is not None:

@@ -1,4 +1,4 @@
-"""The conformance kit: one contract class a kind of plugin, and a toy network, task and space to try plugins on.
+"""The conformance kit: one contract class for each kind of plugin, and a toy network, task and space to try plugins on.
 
 >>> from nasframe.testing import SamplerContract
 >>> SamplerContract.checks()[0]
@@ -26,9 +26,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a contract when it is first used."""
+    """Import a contract when it is first used: most of them need torch, those of samplers do not."""
     if name not in __all__:
         raise AttributeError(f"module 'nasframe.testing' has no attribute {name!r}")
-    kind = name.removesuffix("Contract").lower()
-    home = "kit" if name in ("Contract", "ContractError", "run_checks") else f"{kind}s"
-    return getattr(import_module(f"nasframe.testing.{home}"), name)
+    if name in ("Contract", "ContractError", "run_checks"):
+        home = "kit"
+    else:
+        kind = name.removesuffix("Contract").lower()
+        home = f"{kind}s"
+    module = import_module(f"nasframe.testing.{home}")
+    return getattr(module, name)

@@ -1,4 +1,4 @@
-"""What every estimator must do, as checks: subclass :class:`EstimatorContract`, say how to make yours, run pytest.
+"""What every estimator must do, as checks: subclass :class:`EstimatorContract`, define ``make``, run pytest.
 
 class TestMine(EstimatorContract):
     def make(self):
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from nasframe.interfaces import KnobDomain, MeasuredEstimator, cost_table, ends_of
 from nasframe.records import Arch, CostTable
 from nasframe.search.costs import table_cost
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
@@ -26,21 +27,23 @@ from nasframe.testing.toy import ToySpace, tiny_net
 class EstimatorContract(Contract):
     """The checks, on a tiny network and its slices.
 
-    An estimator with a method ``measure`` measures: its numbers need not be the same twice.
+    The numbers of an estimator with a method ``measure`` may differ from time to time.
 
     Attributes:
-        tolerance: how far a table's sum and the estimate may be apart, relatively.
+        tolerance: the largest relative difference between a table's sum and the estimate.
+        draws: how many architectures are drawn in addition to the ends of the domain.
     """
 
     kind = "estimator"
     tolerance = 1e-6
+    draws = 6
 
     def make(self) -> Any:
         """Make the estimator under test."""
         return self.registered()
 
     def space(self) -> Any:
-        """Return the space whose architectures are estimated; override where another one is needed."""
+        """Return the space whose architectures are estimated; override it if your estimator needs another one."""
         return ToySpace()
 
     def net(self) -> nn.Module:
@@ -48,102 +51,151 @@ class EstimatorContract(Contract):
         return tiny_net()
 
     def archs(self, space: Any) -> list[Arch]:
-        """Draw architectures, the ends of the domain among them where it has ends."""
+        """Return the ends of the domain, if it has any, and some architectures drawn from it."""
         rng = np.random.default_rng(0)
-        ends = [getattr(space.domain, end)() for end in ("smallest", "largest") if hasattr(space.domain, end)]
-        return ends + [space.domain.sample(rng) for _ in range(6)]
+        drawn = [space.domain.sample(rng) for _ in range(self.draws)]
+        return [*ends_of(space.domain), *drawn]
+
+    def is_close(self, a: float, b: float) -> bool:
+        """Tell whether two costs are equal within the tolerance."""
+        return math.isclose(a, b, rel_tol=self.tolerance, abs_tol=1e-9)
 
     @check
     def test_the_unit_is_named(self) -> None:
-        """Reports say what the numbers are."""
+        """Reports state the unit of the numbers."""
+        # `getattr`, because this check is there to find estimators without a unit.
         unit = getattr(self.make(), "unit", None)
-        require(isinstance(unit, str) and unit, f"unit is {unit!r}; set it to what is counted, such as 'parameters'")
+        is_named = isinstance(unit, str) and unit
+        require(is_named, f"unit is {unit!r}; set it to what is counted, such as 'parameters'")
 
     @check
     def test_costs_are_numbers(self) -> None:
         """An architecture and the network as it stands have finite costs, none below zero."""
-        estimator, space, net = self.make(), self.space(), self.net()
+        estimator = self.make()
+        space = self.space()
+        net = self.net()
         for arch in [None, *self.archs(space)]:
             cost = estimator.estimate(space, net, arch)
-            fine = isinstance(cost, int | float) and math.isfinite(cost) and cost >= 0
-            require(fine, f"estimate of {arch or 'the network as it stands'} is {cost!r}; return a float from 0 on")
+            is_cost = isinstance(cost, int | float) and math.isfinite(cost) and cost >= 0
+            what = arch or "the network as it stands"
+            require(is_cost, f"the estimate of {what} is {cost!r}; return a finite float, 0 or more")
         alone = estimator.estimate(None, net, None)
-        require(math.isfinite(alone), f"estimate without a space is {alone!r}; a finished network has none")
+        require(
+            math.isfinite(alone),
+            f"the estimate without a space is {alone!r}; return a finite float, because a finished network has no "
+            "space",
+        )
 
     @check
     def test_the_table_agrees_with_the_estimate(self) -> None:
-        """Where there is an additive table, its entries sum up to the estimate of every architecture."""
-        estimator, space, net = self.make(), self.space(), self.net()
-        table = estimator.table(space, net) if hasattr(estimator, "table") else None
-        if table is None or not hasattr(space.domain, "knobs"):
+        """If there is an additive table, its entries add up to the estimate of every architecture."""
+        estimator = self.make()
+        space = self.space()
+        net = self.net()
+        table = cost_table(estimator, space, net)
+        if table is None or not isinstance(space.domain, KnobDomain):
             return
-        require(isinstance(table, CostTable), f"table gave {type(table).__name__}; return a CostTable, or None")
-        lengths = {knob: len(values) for knob, values in space.domain.knobs.items()}
-        given = {knob: len(costs) for knob, costs in table.choices.items()}
-        require(given == lengths, "the table's entries are not one for each value of domain.knobs, in its order")
-        quick = table_cost(table, space.domain.knobs)
+        require(isinstance(table, CostTable), f"table returned a {type(table).__name__}; return a CostTable or None")
+        knobs = space.domain.knobs
+        expected = {knob: len(values) for knob, values in knobs.items()}
+        lengths = {knob: len(costs) for knob, costs in table.choices.items()}
+        require(
+            lengths == expected,
+            "the table does not fit the domain; give one cost for each value of domain.knobs, in order",
+        )
+        # Searches count by the table, which is much faster, and reports by the estimate.
+        sum_of = table_cost(table, knobs)
         for arch in self.archs(space):
-            summed, cost = quick(arch), estimator.estimate(space, net, arch)
+            table_sum = sum_of(arch)
+            cost = estimator.estimate(space, net, arch)
             require(
-                math.isclose(summed, cost, rel_tol=self.tolerance, abs_tol=1e-9),
-                f"the table sums up to {summed:g} for {arch}, estimate says {cost:g}; a cost that is no sum over the "
-                "choices has no table",
+                self.is_close(table_sum, cost),
+                f"the table adds up to {table_sum:g} for {arch}, but estimate returns {cost:g}; if the cost is not a "
+                "sum over the choices, return None from table",
             )
 
     @check
     def test_an_architecture_costs_what_its_model_costs(self) -> None:
-        """Estimating a sub-network and estimating its extracted model give the same number."""
-        estimator, space, net = self.make(), self.space(), self.net()
-        if hasattr(estimator, "measure"):
+        """A sub-network and its extracted model have the same estimate."""
+        estimator = self.make()
+        if isinstance(estimator, MeasuredEstimator):
             return
+        space = self.space()
+        net = self.net()
         for arch in self.archs(space):
+            # The search sees the first number, and the report of the finished model the second one.
             inside = estimator.estimate(space, net, arch)
             alone = estimator.estimate(None, space.extract(net, arch), None)
             require(
-                math.isclose(inside, alone, rel_tol=self.tolerance, abs_tol=1e-9),
-                f"{arch} costs {inside:g}, but its extracted model {alone:g}; a search and a report would disagree",
+                self.is_close(inside, alone),
+                f"{arch} costs {inside:g}, but its extracted model costs {alone:g}; make both agree, or a search and "
+                "its report would disagree",
             )
 
     @check
     def test_the_same_costs_the_same(self) -> None:
-        """Asked again, or by another estimator of the same options, the answer is the same."""
-        space, net = self.space(), self.net()
-        first, second = self.make(), self.make()
+        """A repeated estimate, and that of another estimator with the same options, is the same."""
+        space = self.space()
+        net = self.net()
+        first = self.make()
+        second = self.make()
         for arch in self.archs(space):
+            # The copy shows an estimator that remembers by identity, which would measure again.
             costs = [first.estimate(space, net, arch), first.estimate(space, net, copy.deepcopy(arch))]
-            if not hasattr(first, "measure"):
+            if not isinstance(first, MeasuredEstimator):
                 costs.append(second.estimate(space, net, arch))
-            require(len(set(costs)) == 1, f"{arch} costs {costs}; an estimate of the same is the same")
+            require(
+                len(set(costs)) == 1,
+                f"repeated estimates of {arch} are {costs}; return the same number for the same architecture",
+            )
 
     @check
     def test_the_network_is_left_alone(self) -> None:
-        """Costs are asked for in the middle of a run."""
-        estimator, space, net = self.make(), self.space(), self.net().train()
+        """Estimates are made in the middle of a run, so they must not change the network."""
+        estimator = self.make()
+        space = self.space()
+        net = self.net().train()  # many estimators switch to eval mode, and may forget to switch back
         before = Snapshot.of(net)
         for arch in [None, *self.archs(space)]:
-            kept = copy.deepcopy(arch)
+            arch_before = copy.deepcopy(arch)
             estimator.estimate(space, net, arch)
-            require(arch == kept, "estimate changed the architecture; change a copy")
-            require_unchanged(net, before, "estimate; put back what you switch, or use a copy", hooks=False)
+            require(arch == arch_before, "estimate changed the architecture; change a copy")
+            # Hooks do not count: transformers installs some of its own when a network is first used.
+            require_unchanged(net, before, "estimate", "undo your changes, or use a copy", hooks=False)
 
     @check
     def test_networks_are_not_kept_alive(self) -> None:
-        """What is remembered of a network goes with it."""
-        estimator, space, net = self.make(), self.space(), self.net()
-        estimator.estimate(space, net, self.archs(space)[0])
-        gone = weakref.ref(net)
-        del net
-        gc.collect()
-        require(gone() is None, "the network is kept alive; remember by weakref.WeakKeyDictionary, not in a dict")
+        """An estimator that remembers something about a network forgets it with the network."""
+        estimator = self.make()
+        space = self.space()
+        # Modules are in reference cycles, so only a collection frees them. Objects that exist already are left out of
+        # it, because going through all of torch takes longer than the rest of the check.
+        gc.freeze()
+        try:
+            net = self.net()
+            estimator.estimate(space, net, self.archs(space)[0])
+            reference = weakref.ref(net)
+            del net
+            gc.collect()
+        finally:
+            gc.unfreeze()
+        require(
+            reference() is None,
+            "the estimator keeps the network alive; use weakref.WeakKeyDictionary in place of a dict",
+        )
 
     @check
     def test_global_random_state_is_left_alone(self) -> None:
-        """Estimating draws nothing from the global generators."""
-        space, net = self.space(), self.net()
-        measured = hasattr(self.make(), "measure")
+        """Estimates draw nothing from the global random generators."""
+        space = self.space()
+        net = self.net()
+        is_measured = isinstance(self.make(), MeasuredEstimator)
 
-        def result() -> list[float]:
+        def costs() -> list[float]:
             estimator = self.make()
             return [estimator.estimate(space, net, arch) for arch in self.archs(space)]
 
-        require_no_global_randomness(result, lambda a, b: measured or a == b, "a generator of your own")
+        def same(first: list[float], second: list[float]) -> bool:
+            return is_measured or first == second
+
+        require_no_global_randomness(costs, same, "a generator of your own")

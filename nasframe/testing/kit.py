@@ -1,7 +1,7 @@
 """What every contract shares: a class whose ``test_`` methods each check one promise, with or without pytest.
 
-Subclass the contract of your plugin's kind in a test, say how to make the plugin, and pytest runs the checks. The
-command ``nasframe plugins check`` runs the same ones on what is registered. Nothing here needs pytest.
+Subclass the contract of your plugin's kind in a test module and define how to make the plugin; pytest then runs the
+checks. The command ``nasframe plugins check`` runs the same checks on registered plugins. Nothing here needs pytest.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from typing import Any, ClassVar
 from nasframe.errors import UsageError
 
 Method = Callable[..., None]
-OWN = str(Path(__file__).parent)
+KIT_FOLDER = str(Path(__file__).parent)
 
 
 class ContractError(AssertionError):
-    """A promise that a plugin breaks; the text says what its author can do."""
+    """A promise that a plugin breaks; the message tells its author what to do."""
 
 
 def require(condition: Any, message: str) -> None:
-    """Fail a check with a message; unlike ``assert``, under ``python -O`` too.
+    """Fail a check with a message if a condition is false; unlike ``assert``, this also works under ``python -O``.
 
     Raises:
-        ContractError: if the condition is false.
+        ContractError: the condition is false.
     """
     if not condition:
         raise ContractError(message)
 
 
-class NotThere(Exception):
-    """What a check is about is not there, so that the promise is kept."""
+class DoesNotApply(Exception):
+    """Raised inside a check that does not concern this plugin; the check then passes."""
 
 
 class Contract:
@@ -51,9 +51,9 @@ class Contract:
 
     Attributes:
         kind: the kind of plugin.
-        use: the plugin as a recipe writes it, ``"name"`` or ``{"use": "name", "option": 1}``; it is then made through
-            the registry, options checked and arguments injected as in a run.
-        seconds: how long one check may take before it counts as hanging.
+        use: the plugin as a recipe writes it, ``"name"`` or ``{"use": "name", "option": 1}``. It is then made through
+            the registry as in a run: options are checked and arguments injected.
+        seconds: how long one check may take before it is stopped.
     """
 
     kind: ClassVar[str] = ""
@@ -73,15 +73,20 @@ class Contract:
             raise NotImplementedError(
                 f"{name}: set 'use' to the plugin's name, or override 'make' to return the plugin"
             )
-        name, given = registry.use_of(self.use)
+        name, use_options = registry.use_of(self.use)
         contract: Any = type(self)
-        return registry.make(self.kind, {"use": name, **prepared(contract), **given}, inject=inject)
+        use = {"use": name, **prepared(contract), **use_options}
+        return registry.make(self.kind, use, inject=inject)
 
     @classmethod
     def checks(cls) -> list[str]:
-        """Name the checks, in the order they are defined, the base class's first."""
-        found = {name: 0 for base in reversed(cls.__mro__) for name in vars(base) if name.startswith("test_")}
-        return list(found)
+        """Return the names of the checks in the order of their definition, the base class's first."""
+        names: dict[str, None] = {}  # a dict and not a set: an overridden check keeps its place
+        for base in reversed(cls.__mro__):
+            for name in vars(base):
+                if name.startswith("test_"):
+                    names[name] = None
+        return list(names)
 
 
 def check(method: Method) -> Method:
@@ -89,7 +94,7 @@ def check(method: Method) -> Method:
 
     @functools.wraps(method)
     def limited(self: Contract, *args: Any, **kwargs: Any) -> None:
-        with time_limit(self.seconds), suppress(NotThere):
+        with time_limit(self.seconds), suppress(DoesNotApply):
             method(self, *args, **kwargs)
 
     return limited
@@ -97,9 +102,12 @@ def check(method: Method) -> Method:
 
 @functools.cache
 def prepared(contract: Any) -> dict[str, Any]:
-    """Return what a contract's ``options`` gives, once, in a folder that lives as long as the process."""
+    """Return what a contract's ``options`` returns; it is called once, with a folder that lasts until the process ends.
+
+    To write the files again for each check would be slow: some contracts save a language model.
+    """
     folder = tempfile.TemporaryDirectory(prefix="nasframe-check-")
-    _FOLDERS.append(folder)
+    _FOLDERS.append(folder)  # a temporary directory is deleted with its object
     return dict(contract().options(Path(folder.name)))
 
 
@@ -108,62 +116,75 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop what takes longer, where the platform can interrupt (the main thread, not on Windows).
+    """Stop a block that takes too long, if the platform can interrupt it (in the main thread, not on Windows).
 
-    Calls that run are noted after half of the time. If one of them still runs at the end, it hangs; if all came back,
-    they take too long for a check.
+    An endless loop and a slow plugin need different advice. So the calls under way are noted after half of the time:
+    if one of them is still running at the end, it hangs; if all of them have returned, the check is too slow.
 
     Raises:
-        ContractError: naming where it was stopped, and whether it hangs or is slow.
+        ContractError: the time is over; the message names the line that was running.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not is_main_thread:
         yield
         return
-    halfway: list[FrameType] = []
+    calls_at_half: list[FrameType] = []
+    is_past_half = False
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        running = _calls_of_plugin(frame)
-        if not halfway:
-            halfway.extend(running or [sys._getframe()])
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        nonlocal is_past_half
+        calls = _calls_of_plugin(frame)
+        if not is_past_half:
+            is_past_half = True
+            calls_at_half.extend(calls)
             return
-        at = (
-            f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, in {frame.f_code.co_name}" if frame else "its end"
-        )
-        if any(call in halfway for call in running):
-            raise ContractError(f"still running after {seconds:g} s, at {at}. End every loop: count the attempts")
+        place = _place(frame)
+        if any(call in calls_at_half for call in calls):
+            raise ContractError(
+                f"still running after {seconds:g} s, at {place}. Make every loop end, for example by counting its "
+                "attempts"
+            )
         raise ContractError(
-            f"too slow: not done after {seconds:g} s, at {at}, although every call came back; do less work in a call"
+            f"too slow: not finished after {seconds:g} s, at {place}, although each call returned; do less work in a "
+            "call"
         )
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous_handler = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds / 2, seconds / 2)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        halfway.clear()
+        signal.signal(signal.SIGALRM, previous_handler)
+        calls_at_half.clear()  # frames keep all their local variables alive, networks among them
 
 
 def _calls_of_plugin(frame: FrameType | None) -> list[FrameType]:
-    """List the calls under way that a check of this package has made, without those of this package."""
+    """Return the calls under way that a check has made, without the kit's own."""
     calls = []
-    while frame is not None and frame.f_code.co_name != "limited":
-        if not frame.f_code.co_filename.startswith(OWN):
+    while frame is not None and frame.f_code.co_name != "limited":  # the wrapper that `check` puts around a check
+        if not frame.f_code.co_filename.startswith(KIT_FOLDER):
             calls.append(frame)
         frame = frame.f_back
     return calls
 
 
+def _place(frame: FrameType | None) -> str:
+    if frame is None:
+        return "its end"
+    code = frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}"
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How one check went.
+    """The result of one check.
 
     Args:
         check: its name in words.
-        passed: whether the promise is kept.
-        seconds: what it took.
-        message: what is wrong and what to do about it; empty where nothing is.
+        passed: whether the plugin keeps the promise.
+        seconds: how long the check took.
+        message: what is wrong and what to do about it; empty if the check passed.
     """
 
     check: str
@@ -173,7 +194,7 @@ class Outcome:
 
 
 def run_checks(contract: type[Contract]) -> Iterator[Outcome]:
-    """Run every check of a contract on a fresh instance, without pytest.
+    """Run every check of a contract on a new instance each, without pytest.
 
     >>> class Even(Contract):
     ...     def test_two_is_even(self):
@@ -182,42 +203,56 @@ def run_checks(contract: type[Contract]) -> Iterator[Outcome]:
     [('two is even', True)]
     """
     for name in contract.checks():
-        began, message = time.monotonic(), ""
-        try:
-            getattr(contract(), name)()
-        except (ContractError, UsageError) as error:
-            message = str(error)
-        except (Exception, SystemExit) as error:
-            message = raised(error)
+        # A new instance for each check in `_failure`, so that checks cannot depend on each other, as in pytest.
+        start = time.monotonic()
+        message = _failure(contract, name)
+        seconds = time.monotonic() - start
         words = name.removeprefix("test_").replace("_", " ")
-        yield Outcome(words, not message, time.monotonic() - began, message)
+        yield Outcome(words, not message, seconds, message)
 
 
-def raised(error: BaseException) -> str:
-    """Say what was raised and where: the last line outside of nasframe's own, else the last line."""
+def _failure(contract: type[Contract], name: str) -> str:
+    """Run one check; return the message of its failure, empty if it passed."""
+    try:
+        getattr(contract(), name)()
+    except (ContractError, UsageError) as error:
+        return str(error)
+    except (Exception, SystemExit) as error:  # a plugin that exits must not end the other checks
+        return described_error(error)
+    return ""
+
+
+def described_error(error: BaseException) -> str:
+    """Return what was raised and where: at the last line outside of the kit, or at the last line if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if not frame.filename.startswith(OWN)] or frames
-    at = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
-    return f"raised {type(error).__name__}: {error}{at}"
+    frames_outside = [frame for frame in frames if not frame.filename.startswith(KIT_FOLDER)]
+    text = f"raised {type(error).__name__}: {error}"
+    for frame in reversed(frames_outside or frames):
+        return f"{text} at {frame.filename}:{frame.lineno}"
+    return text
 
 
 def global_states() -> list[Any]:
-    """Return the states of the global random generators: Python's, numpy's, and torch's where it is loaded."""
+    """Return the states of the global random generators: Python's, numpy's, and torch's if torch is loaded."""
     import numpy as np
 
-    found: list[Any] = [random.getstate(), [str(part) for part in np.random.get_state()]]
-    if torch := sys.modules.get("torch"):
-        found.append(torch.get_rng_state().tolist())
-    return found
+    numpy_state = [str(part) for part in np.random.get_state()]
+    states: list[Any] = [random.getstate(), numpy_state]
+    torch = sys.modules.get("torch")  # samplers are checked without importing torch
+    if torch:
+        states.append(torch.get_rng_state().tolist())
+    return states
 
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed the global random generators for a while, and put them back as they were."""
+    """Seed the global random generators inside a block, and restore their states after it."""
     import numpy as np
 
     torch = sys.modules.get("torch")
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    torch_state = torch.get_rng_state() if torch else None
     try:
         random.seed(seed)
         np.random.seed(seed)
@@ -225,37 +260,38 @@ def seeded_globals(seed: int) -> Iterator[None]:
             torch.manual_seed(seed)
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
         if torch:
-            torch.set_rng_state(before[2])
+            torch.set_rng_state(torch_state)
 
 
-def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, Any], bool], own: str) -> None:
-    """Require that something gives the same whatever the global generators hold, and does not change them.
+def require_no_global_randomness(make: Callable[[], Any], same: Callable[[Any, Any], bool], source: str) -> None:
+    """Require that a result does not depend on the global random generators, and that they are not changed.
 
     Args:
-        make: does the thing and returns what comes out.
+        make: returns the result.
         same: compares two results.
-        own: what to draw from instead.
+        source: what a plugin should draw from instead.
     """
     results = []
-    for seed in (1, 2):
+    for seed in (1, 2):  # two seeds: with one, a result that follows the global generator would look the same
         with seeded_globals(seed):
             before = global_states()
             results.append(make())
-            require(global_states() == before, f"a global random generator was changed; draw from {own} instead")
-    require(same(*results), f"the result depends on a global random generator; draw from {own} instead")
+            require(global_states() == before, f"a global random generator was changed; draw from {source} instead")
+    require(same(*results), f"the result depends on a global random generator; draw from {source} instead")
 
 
 def stored(state: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Write a state to disk as a run does, and read it again.
 
     Raises:
-        ContractError: it holds something that cannot be stored without a pickle.
+        ContractError: the state holds something that cannot be stored without a pickle.
     """
     from nasframe.store import load_state, save_state
 
+    # Runs store no pickles, since reading one can execute code.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
         try:
@@ -269,16 +305,19 @@ def stored(state: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether a value is what JSON makes of it: no tuples, no numpy numbers, text as keys."""
+    """Tell whether a value comes back from JSON as it was: no tuples, no numpy numbers, only text as keys."""
     try:
-        return bool(json.loads(json.dumps(value)) == value) and _same_types(value)
+        copied = json.loads(json.dumps(value))
     except (TypeError, ValueError):
         return False
+    # Equality alone is too weak: numpy.float64(1.0) == 1.0, and True == 1.
+    return bool(copied == value) and _has_plain_types(value)
 
 
-def _same_types(value: Any) -> bool:
+def _has_plain_types(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _same_types(item) for key, item in value.items())
+        has_text_keys = all(isinstance(key, str) for key in value)
+        return has_text_keys and all(_has_plain_types(item) for item in value.values())
     if isinstance(value, list):
-        return all(map(_same_types, value))
+        return all(_has_plain_types(item) for item in value)
     return type(value) in (str, int, float, bool, type(None))

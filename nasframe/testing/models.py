@@ -1,4 +1,4 @@
-"""What every model must do, as checks: subclass :class:`ModelContract`, say how to make yours, run pytest.
+"""What every model must do, as checks: subclass :class:`ModelContract`, define ``make``, run pytest.
 
 class TestMine(ModelContract):
     def make(self):
@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
-from nasframe.testing.nets import same_weights
+from nasframe.testing.nets import listed, same_weights
 
 TEXTS = ["a fine film", "dull, and far too long for what it has to say"]
 
 
 class ModelContract(Contract):
-    """The checks. Where the model's files can be got without a network, it must load without one."""
+    """The checks. A model must load without an internet connection, from files that are installed or cached."""
 
     kind = "model"
 
@@ -33,67 +33,84 @@ class ModelContract(Contract):
 
     @check
     def test_it_loads_offline(self) -> None:
-        """Runs may happen where no network is: nothing is fetched to load tokenizer and network."""
-        with no_network() as tried:
+        """Tokenizer and network load without a download, because runs may happen without internet."""
+        # On use and not only on making, since models load late.
+        with no_internet() as addresses:
             model = self.make()
             model.tokenizer()
             model.load(["no", "yes"], seed=0)
-        require(not tried, f"it connected to {tried[:1]}; read files that are installed or were fetched before")
+        require(not addresses, f"it connected to {addresses[:1]}; read files that are installed or already cached")
 
     @check
     def test_the_network_runs_on_the_tokenizer(self) -> None:
-        """What the tokenizer makes of texts, the network takes."""
+        """The network accepts the tokenizer's output."""
         model = self.make()
         net = self.loaded(model, ["no", "yes"])
         inputs = model.tokenizer()(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt")
         with torch.no_grad():
             logits = net(**inputs).logits
-        require(logits.shape == (2, 2), f"two texts and two labels give logits of shape {tuple(logits.shape)}")
-        require(bool(torch.isfinite(logits).all()), "the logits are not finite")
+        require(
+            logits.shape == (2, 2),
+            f"two texts and two labels give logits of shape {tuple(logits.shape)}; make one output for each label",
+        )
+        require(bool(torch.isfinite(logits).all()), "the logits are not finite; check how the weights are drawn")
 
     @check
     def test_the_head_fits_the_labels(self) -> None:
-        """As many outputs as labels, one for regression; the configuration names them."""
+        """The head has one output for each label, and one for a regression; the configuration names the labels."""
         model = self.make()
-        labels = ["bad", "fair", "good"]
+        labels = ["bad", "fair", "good"]  # three, because two are the default of transformers
         net = self.loaded(model, labels)
-        require(net.config.num_labels == 3, f"three labels give a head of {net.config.num_labels} outputs")
-        named = [net.config.id2label[i] for i in range(3)]
-        require(named == labels, f"config.id2label names {named}; it should name {labels}")
-        single = self.loaded(model, None).config.num_labels
-        require(single == 1, f"labels=None, regression, gives {single} outputs; expected one")
+        outputs = net.config.num_labels
+        require(outputs == 3, f"three labels give a head of {outputs} outputs; make one for each label")
+        names = [net.config.id2label[i] for i in range(3)]
+        require(names == labels, f"config.id2label names {names}; it should name {labels}")
+        outputs = self.loaded(model, None).config.num_labels
+        require(outputs == 1, f"labels=None, a regression, gives {outputs} outputs; make one")
 
     @check
     def test_the_seed_draws_the_weights(self) -> None:
-        """The same seed gives the same network; with ``random`` another seed gives all others."""
+        """The same seed gives the same network; with ``random=True`` another seed changes every matrix."""
         for random in (False, True):
             first, second = (self.loaded(self.make(), ["no", "yes"], 1, random) for _ in range(2))
-            require(same_weights(first, second), f"load(seed=1, random={random}) differs from call to call")
+            require(
+                same_weights(first, second),
+                f"load(seed=1, random={random}) differs from call to call; draw new weights from the seed alone",
+            )
         other = self.loaded(self.make(), ["no", "yes"], 2, True)
-        matrices = [(a, b) for a, b in zip(second.parameters(), other.parameters(), strict=True) if a.ndim > 1]
-        same = sum(torch.equal(a, b) for a, b in matrices)
-        require(same == 0, f"with random=True {same} of {len(matrices)} matrices do not depend on the seed; draw all")
+        total = equal = 0
+        for a, b in zip(second.parameters(), other.parameters(), strict=True):
+            if a.ndim > 1:  # biases and norms may start at constants
+                total += 1
+                equal += torch.equal(a, b)
+        require(
+            equal == 0,
+            f"with random=True {equal} of {total} matrices do not depend on the seed; draw all of them from it",
+        )
 
     @check
     def test_it_is_ready_to_use(self) -> None:
-        """In eval mode, in float32, every parameter trainable."""
+        """The network is in eval mode and in float32, and every parameter can be trained."""
         net = self.loaded(self.make(), ["no", "yes"])
         require(not net.training, "the network is in train mode; return net.eval()")
         types = {parameter.dtype for parameter in net.parameters()}
-        require(types == {torch.float32}, f"parameters are {types}; load in float32, training chooses its precision")
+        require(
+            types == {torch.float32},
+            f"parameters are {types}; load in float32, because the recipe chooses the precision of training",
+        )
+        # A frozen parameter would be left out of training without any message.
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-        require(not frozen, f"parameters are frozen ({frozen[:1]}); modifiers decide what is trained")
+        require(not frozen, f"parameters are frozen ({listed(frozen)}); leave it to modifiers what is trained")
 
     @check
     def test_global_random_state_is_left_alone(self) -> None:
-        """Weights come from the seed."""
+        """Weights are drawn from the seed alone."""
 
-        def result() -> nn.Module:
+        def net() -> nn.Module:
             return self.loaded(self.make(), ["no", "yes"], 5)
 
-        require_no_global_randomness(
-            result, same_weights, "torch.random.fork_rng and torch.manual_seed(seed) inside it"
-        )
+        source = "torch.manual_seed(seed) inside torch.random.fork_rng()"
+        require_no_global_randomness(net, same_weights, source)
 
     def loaded(self, model: Any, labels: Any, seed: int = 0, random: bool = False) -> Any:
         """Load the network."""
@@ -103,19 +120,20 @@ class ModelContract(Contract):
 
 
 @contextmanager
-def no_network() -> Iterator[list[Any]]:
-    """Refuse every connection to another machine for a while, and note what was tried."""
-    tried: list[Any] = []
+def no_internet() -> Iterator[list[Any]]:
+    """Refuse connections to other machines inside a block; yield the list of addresses that were tried."""
+    addresses: list[Any] = []
     connect = socket.socket.connect
 
     def refuse(self: Any, address: Any) -> None:
-        if self.family == getattr(socket, "AF_UNIX", None):
+        if self.family == getattr(socket, "AF_UNIX", None):  # stays on this machine
             return connect(self, address)
-        tried.append(address)
-        raise OSError(f"no network here: {address}")
+        # Noted as well as refused: a library may catch the error and try another way.
+        addresses.append(address)
+        raise OSError(f"connections are refused during this check: {address}")
 
     socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
     try:
-        yield tried
+        yield addresses
     finally:
         socket.socket.connect = connect  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What every modifier must do, as checks: subclass :class:`ModifierContract`, say how to make yours, run pytest.
+"""What every modifier must do, as checks: subclass :class:`ModifierContract`, define ``make``, run pytest.
 
 class TestMine(ModifierContract):
     def make(self):
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,69 +17,76 @@ import torch
 
 from nasframe import registry
 from nasframe.errors import DivergedError, UsageError
-from nasframe.interfaces import Modifier, TrainJob, member
-from nasframe.testing.kit import (
-    Contract,
-    check,
-    is_plain,
-    require,
-    require_no_global_randomness,
-    stored,
-)
-from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights
+from nasframe.interfaces import Modifier, PlannedModifier, TrainJob, TrainResult, member
+from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
+from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights, shapes_of
 from nasframe.testing.toy import ToySpace, tiny_inputs
 from nasframe.testing.trainers import Crash, Fuse, Memory, Proposer, toy_job
 
 
 class Watch(Modifier):
-    """Stands behind the modifier under test and looks at what it did; shapes by name are those at the start."""
+    """A modifier that comes after the one under test and records what that one did.
 
-    def __init__(self, shapes: Any) -> None:
-        self.shapes, self.changed = shapes, set[str]()
+    Attributes:
+        shapes: name → shape of each tensor before the stage.
+        resized: names of tensors that had another shape inside the stage.
+        losses: the loss of each step and architecture.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, torch.Size] = {}
+        self.resized: set[str] = set()
         self.losses: list[Any] = []
 
     def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
-        """Look at the loss that was made."""
+        """Record the loss."""
         self.losses.append(loss)
         return loss
 
     def on_update(self, step: Any) -> None:
-        """Look at the shapes of the tensors that act."""
+        """Compare the shapes of the weights as they act, also behind parametrisations."""
         for name, module in step.job.net.named_modules():
             for kind in ("weight", "bias"):
                 tensor = getattr(module, kind, None)
                 path = f"{name}.{kind}"
                 if isinstance(tensor, torch.Tensor) and tensor.shape != self.shapes.get(path, tensor.shape):
-                    self.changed.add(path)
+                    self.resized.add(path)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage that was trained: the job, what came out, and what was seen on the way."""
+    """A stage that was trained: its job, its result, and what was recorded in between."""
 
-    job: Any
-    result: Any
+    job: TrainJob
+    result: TrainResult
     watch: Watch
 
 
 class ModifierContract(Contract):
     """The checks: short trainings of a tiny network by the trainer ``loop``, with a teacher saved as ``teacher``.
 
-    A modifier may refuse a kind of stage with ``UsageError``; it is then checked on the others.
+    A modifier may refuse a kind of stage with ``UsageError``; it is then checked in the others.
+
+    Attributes:
+        steps: optimiser steps of a stage; with four of them a stage can crash in the middle and still go on after it.
     """
 
     kind = "modifier"
+    steps = 4
 
     def make(self) -> Any:
         """Make the modifier under test."""
         return self.registered()
 
     def job(self, **fields: Any) -> TrainJob:
-        """Make a short training stage; override where the modifier needs another network, task or space."""
-        return toy_job(**{"max_steps": 4, **fields})
+        """Return a short training stage; override it if your modifier needs another network, task or space."""
+        return toy_job(**{"max_steps": self.steps, **fields})
 
     def shapes(self) -> list[dict[str, Any]]:
-        """List stages: the largest, the smallest and another sub-network; the network in micro-batches; one arch."""
+        """Return the fields of three kinds of stages.
+
+        They train several sub-networks in each step, the whole network in micro-batches, and one sub-network.
+        """
         space: Any = ToySpace()
         sampler = registry.make("sampler", "sandwich", inject={"domain": space.domain, "seed": 0})
         return [
@@ -89,174 +96,222 @@ class ModifierContract(Contract):
         ]
 
     def accepted(self) -> list[dict[str, Any]]:
-        """List the shapes that the modifier does not refuse."""
-        taken = (stage is not None for stage in _trained(cast(Any, type(self))))
-        return [shape for shape, fine in zip(self.shapes(), taken, strict=True) if fine]
+        """Return the kinds of stages that the modifier does not refuse."""
+        stages = _trained_stages(cast(Any, type(self)))
+        # New shapes and not those that were trained: samplers remember what they were told.
+        return [shape for shape, stage in zip(self.shapes(), stages, strict=True) if stage is not None]
 
-    def jobs(self) -> list[TrainJob]:
-        """Make a stage of every shape that the modifier accepts."""
-        return [self.made(shape) for shape in self.accepted()]
+    def jobs(self) -> Iterator[TrainJob]:
+        """Yield a new stage of every kind that the modifier accepts."""
+        for shape in self.accepted():
+            yield self.made(shape)
 
     def made(self, shape: Mapping[str, Any], *after: Modifier, **fields: Any) -> TrainJob:
-        """Make a stage of a shape."""
+        """Return a stage of a kind with the modifier under test, and others after it."""
         return self.job(**shape, **fields, modifiers=[self.make(), *after])
 
     def fit(self, job: TrainJob) -> Any:
-        """Train; a training that diverges is the modifier's fault, since the toy's own does not."""
+        """Train; if training diverges, the modifier is the cause, because the toy stage does not."""
         try:
             return registry.make("trainer", "loop").fit(job)
         except DivergedError as error:
-            require(False, f"on_loss gave a loss that is not finite; guard logarithms and divisions ({error})")
+            require(False, f"on_loss returned a loss that is not finite; guard logarithms and divisions ({error})")
 
     def trained(self) -> list[Trained]:
-        """Return one training of every shape, run once for all checks that only look at it."""
-        return [stage for stage in _trained(cast(Any, type(self))) if stage is not None]
+        """Return one trained stage of each accepted kind; they are trained once for all checks that only read them."""
+        stages = _trained_stages(cast(Any, type(self)))
+        return [stage for stage in stages if stage is not None]
 
     @check
     def test_some_stage_is_accepted(self) -> None:
-        """It refuses not all of them."""
-        if not self.trained():
-            try:
-                self.fit(self.made(self.shapes()[0]))
-            except UsageError as error:
-                require(False, f"every stage is refused ({error}); say in 'job' which one the modifier goes with")
+        """The modifier accepts at least one kind of stage."""
+        if self.trained():
+            return
+        try:
+            self.fit(self.made(self.shapes()[0]))
+        except UsageError as error:
+            require(
+                False, f"every stage is refused ({error}); override 'job' to return a stage that suits the modifier"
+            )
 
     @check
     def test_what_is_planned_is_not_refused(self) -> None:
-        """``on_plan``, where there is one, takes every stage that ``on_start`` takes, without weights or network."""
+        """``on_plan``, if there is one, accepts what ``on_start`` accepts, without weights and without a network."""
         for shape in self.accepted():
-            for sizes in (True, False):
+            for is_known in (True, False):  # an earlier stage may decide the network's sizes
                 job = self.made(shape)
-                modifier, net = job.modifiers[0], copy.deepcopy(job.net).to("meta") if sizes else None
-                job = replace(job, net=cast(Any, net), task=cast(Any, None), models={}, total=4)
+                modifier = job.modifiers[0]
+                if not isinstance(modifier, PlannedModifier):
+                    return
+                net: Any = copy.deepcopy(job.net).to("meta") if is_known else None
+                # All that a plan does not have yet is missing here, so that reading it raises an error.
+                planned = replace(job, net=net, task=cast(Any, None), models={}, total=self.steps)
                 try:
-                    getattr(modifier, "on_plan", lambda job: None)(job)
+                    modifier.on_plan(planned)
                 except (UsageError, AttributeError, RuntimeError, KeyError) as error:
-                    what = "a network without values" if sizes else "no network yet"
-                    require(False, f"on_plan, given {what}, gave {error!r} for a stage that on_start takes")
+                    what = "a network without values" if is_known else "no network (job.net is None)"
+                    require(
+                        False,
+                        f"on_plan, given {what}, raised {error!r} for a stage that on_start accepts; check only what "
+                        "is known before a run",
+                    )
 
     @check
     def test_it_goes_with_every_stage(self) -> None:
-        """Sub-networks from a sampler, the whole network in micro-batches, one sub-network: losses stay finite."""
+        """In every kind of stage, losses and the trained network's outputs are finite."""
         for stage in self.trained():
-            odd = [loss for loss in stage.watch.losses if not isinstance(loss, torch.Tensor) or loss.ndim]
-            require(not odd, f"on_loss gave {odd[:1]}; return the loss, a tensor without dimensions")
-            require(all(loss.requires_grad for loss in stage.watch.losses), "on_loss gave a loss without a gradient")
-            finite = all(bool(torch.isfinite(loss)) for loss in stage.watch.losses)
-            require(finite, "on_loss gave a loss that is not finite; guard logarithms and divisions")
+            losses = stage.watch.losses  # as the modifier returned them: the watch comes after it
+            not_losses = [loss for loss in losses if not isinstance(loss, torch.Tensor) or loss.ndim]
+            require(
+                not not_losses, f"on_loss returned {not_losses[:1]}; return the loss as a tensor without dimensions"
+            )
+            has_gradients = all(loss.requires_grad for loss in losses)
+            require(
+                has_gradients, "on_loss returned a loss without a gradient; compute it from step.outputs with torch"
+            )
+            is_finite = all(bool(torch.isfinite(loss)) for loss in losses)
+            require(is_finite, "on_loss returned a loss that is not finite; guard logarithms and divisions")
             logits = outputs_of(stage.result.net, tiny_inputs())
-            require(bool(torch.isfinite(logits).all()), "the trained network's outputs are not finite")
+            require(
+                bool(torch.isfinite(logits).all()),
+                "the trained network's outputs are not finite; check what on_update and on_finish do to the weights",
+            )
 
     @check
     def test_shapes_are_left_alone(self) -> None:
-        """Inside a stage nothing is resized, and at its end every tensor is there as it was, with its name."""
+        """No tensor is resized inside a stage, and after it the network has the tensors it had before."""
+        # The optimiser's state and the sizes of sub-networks refer to positions, which a resize would shift.
         for stage in self.trained():
-            shapes, changed = stage.watch.shapes, stage.watch.changed
+            resized = stage.watch.resized
             require(
-                not changed, f"shapes changed in training ({listed(changed)}); mask, project or lower step.arch instead"
+                not resized,
+                f"shapes changed during training ({listed(resized)}); mask, project or lower step.arch instead",
             )
-            now = {name: tensor.shape for name, tensor in stage.result.net.state_dict().items()}
-            other = {name for name in shapes.keys() | now.keys() if shapes.get(name) != now.get(name)}
+            before = stage.watch.shapes
+            after = shapes_of(stage.result.net)
+            changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
             require(
-                not other,
-                f"after the stage the network has other tensors ({listed(other)}); undo masks and parametrisations "
+                not changed,
+                f"after the stage the network has other tensors ({listed(changed)}); undo masks and parametrisations "
                 "in on_finish",
             )
 
     @check
     def test_hooks_are_removed(self) -> None:
-        """What ``on_start`` hangs into the network, ``on_finish`` takes out."""
+        """``on_finish`` removes the hooks that ``on_start`` registered."""
         for stage in self.trained():
-            plain = self.plain(stage.job)
-            who = "after the stage; remove in on_finish what on_start registered"
-            require_no_hooks_left(stage.result.net, plain, who)
+            # A hook that stays would run in every later stage, and in exported models.
+            without_modifier = self.plain(stage.job)
+            advice = "remove in on_finish what on_start registered"
+            require_no_hooks_left(stage.result.net, without_modifier, "the stage", advice)
 
     def plain(self, job: Any) -> Snapshot:
-        """Return what the same stage leaves behind without the modifier."""
+        """Return a snapshot of what the same stage leaves behind without the modifier.
+
+        The loop and transformers leave hooks of their own, which depend on the outputs that are asked for.
+        """
+        asks_for_outputs = Modifier()
+        asks_for_outputs.needs = job.modifiers[0].needs
         sampler = Proposer(job.space.domain) if job.sampler else None
-        other = self.job(space=job.space, arch=job.arch, sampler=sampler, max_steps=1, modifiers=[needs := Modifier()])
-        needs.needs = job.modifiers[0].needs
-        return Snapshot.of(self.fit(other).net)
+        plain_job = self.job(space=job.space, arch=job.arch, sampler=sampler, max_steps=1, modifiers=[asks_for_outputs])
+        return Snapshot.of(self.fit(plain_job).net)
 
     @check
     def test_an_interrupted_stage_ends_the_same(self) -> None:
-        """A crash and a resume give the weights of a stage that was not interrupted."""
-        for number, whole in enumerate(stage.result for stage in self.trained()):
+        """A stage that is resumed after a crash ends with the weights of an uninterrupted one."""
+        crash_step = self.steps // 2
+        for number, stage in enumerate(self.trained()):
             memory = Memory()
+            has_crashed = False
             try:
-                self.fit(self.made(self.accepted()[number], Fuse(2), checkpoint=memory))
-                require(False, "the stage ended before its third step; do not swallow exceptions of others")
+                self.fit(self.made(self.accepted()[number], Fuse(crash_step), checkpoint=memory))
             except Crash:
-                pass
-            result = self.fit(self.made(self.accepted()[number], Fuse(), checkpoint=memory))
+                has_crashed = True
             require(
-                same_weights(whole.net, result.net) and whole.arch == result.arch,
-                "resumed after a crash, the result is another; put all that changes from step to step into state_dict",
+                has_crashed,
+                f"an exception of another modifier in step {crash_step} did not end the stage; let it through",
+            )
+            resumed = self.fit(self.made(self.accepted()[number], Fuse(), checkpoint=memory))
+            whole = stage.result
+            require(
+                same_weights(whole.net, resumed.net) and whole.arch == resumed.arch,
+                "after a crash and a resume, the result differs; put everything that changes by step into state_dict",
             )
 
     @check
     def test_the_state_is_plain(self) -> None:
-        """It can be stored, and a fresh modifier takes it."""
+        """The state can be stored, and a new modifier accepts it."""
+        # By a new modifier, because a resume makes one before it loads the state.
         for stage in self.trained():
-            self.make().load_state_dict(stored(stage.job.modifiers[0].state_dict(), "the modifier"))
+            state = stored(stage.job.modifiers[0].state_dict(), "the modifier")
+            self.make().load_state_dict(state)
 
     @check
     def test_claims_are_parameters_of_the_network(self) -> None:
-        """What is claimed can be left out of the optimiser."""
+        """``claims`` returns parameters, and some of them belong to the network."""
         for job in self.jobs():
             modifier = job.modifiers[0]
-            modifier.on_start(job)
-            own = {id(parameter) for parameter in job.net.parameters()}
-            strange = [p for p in modifier.claims(job.net) if not isinstance(p, torch.nn.Parameter)]
-            require(not strange, f"claims gave {strange[:1]}; return parameters")
-            foreign = sum(id(parameter) not in own for parameter in modifier.claims(job.net))
+            modifier.on_start(job)  # may create what the modifier claims
+            claimed = modifier.claims(job.net)
+            not_parameters = [entry for entry in claimed if not isinstance(entry, torch.nn.Parameter)]
+            require(not not_parameters, f"claims returned {not_parameters[:1]}; return parameters")
+            net_ids = {id(parameter) for parameter in job.net.parameters()}
+            has_own = any(id(parameter) in net_ids for parameter in claimed)
             require(
-                foreign < max(len(own), 1),
-                "claims names no parameter of the network; return those that the modifier optimises itself",
+                has_own or not claimed,
+                "claims returns no parameter of the network; return those that the modifier optimises itself",
             )
 
     @check
     def test_an_answer_is_an_architecture(self) -> None:
-        """What ``on_finish`` returns is ``None`` or a plain architecture."""
+        """``on_finish`` returns ``None`` or a JSON-plain architecture."""
         for stage in self.trained():
             arch = stage.result.arch
-            require(arch is None or is_plain(arch), f"on_finish gave {arch!r}; return None or a JSON-plain mapping")
+            is_valid = arch is None or is_plain(arch)
+            require(is_valid, f"on_finish returned {arch!r}; return None or a JSON-plain mapping")
 
     @check
     def test_an_answer_is_said_in_advance(self) -> None:
-        """Two modifiers that answer with an architecture are refused before a stage begins, by what they say."""
+        """A modifier that returns an architecture has ``returns_arch = True``, by which a run refuses two of them."""
         for stage in self.trained():
             arch = stage.result.arch
-            is_announced = member(self.make(), "returns_arch", False)
-            text = f"on_finish gave {arch!r}; say so in advance: returns_arch = True"
-            require(arch is None or is_announced, text)
+            is_declared = member(self.make(), "returns_arch", False)
+            require(
+                arch is None or is_declared,
+                f"on_finish returned the architecture {arch!r}; declare it in the class: returns_arch = True",
+            )
 
     @check
     def test_two_stages_are_independent(self) -> None:
-        """A second modifier of the same options knows nothing of the first, and numbers come from the stage's seed."""
+        """Two modifiers with the same options share no state, and their noise comes from the stage's seed."""
 
-        def result() -> Any:
-            return [self.fit(self.made(shape)).net for shape in self.accepted()[:1]]
+        def net() -> Any:
+            shapes = self.accepted()
+            if not shapes:
+                return None
+            # One kind of stage will do: shared state shows in any.
+            return self.fit(self.made(shapes[0])).net
 
-        def same(a: Any, b: Any) -> bool:
-            return all(same_weights(x, y) for x, y in zip(a, b, strict=True))
+        def same(first: Any, second: Any) -> bool:
+            return first is second or same_weights(first, second)
 
-        own = "torch's generator, which the loop seeds at every step, and keep state in self"
-        require_no_global_randomness(result, same, own)
+        source = "torch's generator, which the loop seeds at every step, and keep state in self"
+        require_no_global_randomness(net, same, source)
 
 
 @functools.cache
-def _trained(contract: Any) -> list[Trained | None]:
-    """Train one stage of every shape; those that are refused give ``None``."""
+def _trained_stages(contract: Any) -> list[Trained | None]:
+    """Return one trained stage of every kind, ``None`` for those that are refused."""
+    # Cached, because most checks only look at these trainings, which take longer than all else together.
     instance: ModifierContract = contract()
-    found: list[Trained | None] = []
+    stages: list[Trained | None] = []
     for shape in instance.shapes():
-        watch = Watch({})
+        watch = Watch()
         job = instance.made(shape, watch)
         outputs_of(job.net, tiny_inputs())  # transformers installs hooks of its own on first use
-        watch.shapes = {name: tensor.shape for name, tensor in job.net.state_dict().items()}
+        watch.shapes = shapes_of(job.net)
         try:
-            found.append(Trained(job, instance.fit(job), watch))
+            stages.append(Trained(job, instance.fit(job), watch))
         except UsageError:
-            found.append(None)
-    return found
+            stages.append(None)
+    return stages

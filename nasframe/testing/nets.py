@@ -1,8 +1,8 @@
-"""What contracts ask of networks: what they compute, and whether they stayed as they were."""
+"""How contracts compare networks: what they compute, and whether they stayed unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from nasframe.testing.kit import require
+
+SHOWN = 3
+"""How many names a message lists before it counts the rest."""
 
 
 def outputs_of(forward: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -20,21 +23,31 @@ def outputs_of(forward: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) 
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the largest difference of two tensors, infinite where their shapes differ."""
+    """Return the largest difference of two tensors; infinity if their shapes differ."""
     if a.shape != b.shape:
         return float("inf")
-    return float((a - b).abs().max()) if a.numel() else 0.0
+    if a.numel() == 0:
+        return 0.0
+    return float((a - b).abs().max())
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     """Tell whether two networks have the same tensors, bit by bit."""
-    first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    first = a.state_dict()
+    second = b.state_dict()
+    if first.keys() != second.keys():
+        return False
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of each tensor by name."""
+    return {name: tensor.shape for name, tensor in net.state_dict().items()}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network at one moment.
+    """The state of a network at one moment.
 
     Args:
         state: name → a copy of the tensor.
@@ -50,52 +63,69 @@ class Snapshot:
 
     @classmethod
     def of(cls, net: nn.Module) -> Snapshot:
-        """Take one."""
+        """Return a snapshot of a network."""
         modules = dict(net.named_modules())
         return cls(
-            {name: tensor.detach().clone() for name, tensor in net.state_dict().items()},
-            {name: module.training for name, module in modules.items()},
-            {name: _hooks(module) for name, module in modules.items()},
-            frozenset(name for name, parameter in net.named_parameters() if not parameter.requires_grad),
+            # Copies, because training changes tensors in place.
+            state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()},
+            modes={name: module.training for name, module in modules.items()},
+            hooks={name: _hook_count(module) for name, module in modules.items()},
+            frozen=frozenset(name for name, parameter in net.named_parameters() if not parameter.requires_grad),
         )
 
 
-def require_unchanged(net: nn.Module, before: Snapshot, who: str, hooks: bool = True) -> None:
-    """Require that a network is as it was.
+def require_unchanged(
+    net: nn.Module, before: Snapshot, who: str, advice: str, hooks: bool = True, what: str = "the network"
+) -> None:
+    """Require that a network is still what it was.
 
     Args:
         net: the network now.
-        before: what it was.
-        who: who may have changed it, and what to do instead.
-        hooks: whether hooks count too.
+        before: its snapshot.
+        who: who may have changed it, such as ``extract``.
+        advice: what its author should do instead.
+        hooks: whether to check hooks, too.
+        what: the network's name in the message.
     """
     now = Snapshot.of(net)
-    gone, new = before.state.keys() - now.state.keys(), now.state.keys() - before.state.keys()
-    require(not gone and not new, f"{who}: the network's tensors have other names now ({listed(gone | new)})")
-    shapes = [name for name, tensor in now.state.items() if tensor.shape != before.state[name].shape]
-    require(not shapes, f"{who}: shapes changed ({listed(shapes)})")
-    values = [name for name, tensor in now.state.items() if not torch.equal(tensor, before.state[name])]
-    require(not values, f"{who}: weights changed ({listed(values)})")
-    modes = [name or "the network" for name, mode in now.modes.items() if before.modes.get(name) != mode]
-    require(not modes, f"{who}: train/eval mode changed ({listed(modes)})")
-    require(now.frozen == before.frozen, f"{who}: requires_grad changed ({listed(now.frozen ^ before.frozen)})")
+
+    def require_no_change(kind: str, names: Iterable[str]) -> None:
+        changed = list(names)
+        require(not changed, f"{who} changed {kind} of {what} ({listed(changed)}); {advice}")
+
+    # Names, then shapes, then values: each comparison needs the one before it.
+    require_no_change("tensors' names", before.state.keys() ^ now.state.keys())
+    tensors = now.state.items()
+    require_no_change("shapes", [name for name, tensor in tensors if tensor.shape != before.state[name].shape])
+    require_no_change("weights", [name for name, tensor in tensors if not torch.equal(tensor, before.state[name])])
+    modes = now.modes.items()
+    require_no_change("train/eval mode", [name or "itself" for name, mode in modes if before.modes.get(name) != mode])
+    require_no_change("requires_grad", now.frozen ^ before.frozen)
     if hooks:
-        require_no_hooks_left(net, before, who)
+        require_no_hooks_left(net, before, who, advice)
 
 
-def require_no_hooks_left(net: nn.Module, before: Snapshot, who: str) -> None:
+def require_no_hooks_left(net: nn.Module, before: Snapshot, who: str, advice: str) -> None:
     """Require that no module has more hooks than before."""
-    now = Snapshot.of(net).hooks
-    left = [name or "the network" for name, count in now.items() if count > before.hooks.get(name, 0)]
-    require(not left, f"{who}: hooks are left behind ({listed(left)})")
+    left = []
+    for name, module in net.named_modules():
+        if _hook_count(module) > before.hooks.get(name, 0):
+            left.append(name or "the network itself")
+    require(not left, f"{who} left hooks behind ({listed(left)}); {advice}")
 
 
-def listed(names: Any) -> str:
-    """Write a few names."""
-    names = sorted(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def listed(names: Iterable[str]) -> str:
+    """Return the first few names in alphabetical order, and how many more there are.
+
+    >>> listed(["d", "c", "b", "a"])
+    'a, b, c and 1 more'
+    """
+    ordered = sorted(names)
+    text = ", ".join(ordered[:SHOWN])
+    rest = len(ordered) - SHOWN
+    return f"{text} and {rest} more" if rest > 0 else text
 
 
-def _hooks(module: nn.Module) -> int:
+def _hook_count(module: nn.Module) -> int:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind)) for kind in kinds)

@@ -1,4 +1,4 @@
-"""What every sampler must do, as checks: subclass :class:`SamplerContract`, say how to make yours, run pytest.
+"""What every sampler must do, as checks: subclass :class:`SamplerContract`, define ``make``, run pytest.
 
 class TestMine(SamplerContract):
     def make(self, domain, seed):
@@ -11,71 +11,87 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import start_sampler
+from nasframe.interfaces import KnobDomain, start_sampler
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.domain import Choices
 from nasframe.search.restrict import restrict
 from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
 
-STAGES: tuple[Literal["train", "search"], ...] = ("train", "search")
-ENOUGH = 400  # proposals that a short run may have, from samplers that answer with more than they were asked for
-FLAT = 3.0  # late trials may take so many times the early ones' time: noise, not growth
-SLACK = 50e-6  # seconds that are never counted as growth
+Origin = Literal["train", "search"]
+STAGES: tuple[Origin, ...] = ("train", "search")
+MOST_PROPOSALS = 400
+"""Where a short run ends, for samplers that return more architectures than they were asked for."""
+MOST_GROWTH = 3.0
+"""How many times the time of early trials late ones may take: less than that may be noise."""
+SLACK = 50e-6
+"""Seconds that never count as growth."""
+FEWEST_TIMED = 20
+"""Trials whose mean time says something; with fewer, growth is not checked."""
 
 
 def flat_domain() -> Choices:
-    """Six knobs of three values, all always active."""
+    """Return a domain of six knobs of three values each, all of which always count."""
     return Choices({f"k{i}": [0, 1, 2] for i in range(6)})
 
 
 def layered_domain(layers: int = 4) -> Choices:
-    """Kept layers, and a width and heads for each layer that is kept."""
-    depths = [list(range(n)) for n in range(2, layers + 1)]
+    """Return a domain of kept layers, and heads and neurons of each layer, which count only if it is kept."""
+    depths = [list(range(depth)) for depth in range(2, layers + 1)]
     knobs: dict[str, Sequence[Any]] = {"layers": depths}
-    knobs |= {f"heads.{i}": [1, 2, 4] for i in range(layers)} | {f"ffn.{i}": [16, 32, 64] for i in range(layers)}
-    rules = {k: ("layers", [d for d in depths if int(k.rpartition(".")[2]) in d]) for k in knobs if "." in k}
+    for i in range(layers):
+        knobs[f"heads.{i}"] = [1, 2, 4]
+    for i in range(layers):
+        knobs[f"ffn.{i}"] = [16, 32, 64]
+    rules: dict[str, Any] = {}
+    for knob in knobs:
+        _, _, layer = knob.partition(".")
+        if layer:
+            rules[knob] = ("layers", [kept for kept in depths if int(layer) in kept])
     return Choices(knobs, rules)
 
 
 def size_of(arch: Arch) -> float:
-    """Return a cost: the sum of all numbers, list lengths for lists."""
-    return float(sum(len(value) if isinstance(value, list) else value for value in arch.values()))
+    """Return a cost of an architecture: the sum of its numbers and of the lengths of its lists."""
+    total = 0.0
+    for value in arch.values():
+        total += len(value) if isinstance(value, list) else value
+    return total
 
 
 def costs_of(archs: Sequence[Arch]) -> np.ndarray:
-    """Return ``(archs, 1)``: what a run injects as ``costs``."""
+    """Return the sizes of architectures, ``(archs, 1)``, as the argument ``costs`` of a sampler does."""
     return np.array([[size_of(arch)] for arch in archs])
 
 
 def answered(archs: Sequence[Arch], origin: Any = "search", objectives: int = 1) -> list[Trial]:
-    """Evaluate architectures: a score that rewards small costs with a ripple, and the cost as second objective."""
+    """Evaluate architectures: a score that falls with the cost, in waves, and the cost as a second objective."""
     trials = []
     for arch in archs:
         cost = size_of(arch)
-        score = math.sin(cost) - 0.01 * cost
-        several = (score, -cost) if objectives == 2 else ()
-        trials.append(Trial(arch=arch, score=score, objectives=several, costs={"size": cost}, origin=origin))
+        score = math.sin(cost) - 0.01 * cost  # waves, so that a search cannot simply walk downhill
+        scores = (score, -cost) if objectives == 2 else ()
+        trials.append(Trial(arch=arch, score=score, objectives=scores, costs={"size": cost}, origin=origin))
     return trials
 
 
 class SamplerContract(Contract):
-    """The checks; every one starts from a new sampler.
+    """The checks; each of them starts from a new sampler.
 
     A sampler may refuse a kind of domain with ``UsageError``; it is then checked on the others.
 
     Attributes:
         batch: how many architectures a check asks for at once.
-        rounds: how many asks and tells make a run.
-        trials: how many trials the long run has, or as many as it comes to in its part of ``seconds``.
-        milliseconds: how long ask and tell of one trial may take, in processor time. No check asks for more: with so
-            many all are through in ``seconds``.
+        rounds: how many times a run asks and tells.
+        trials: length of the long run; it ends earlier after its part of ``seconds``.
+        milliseconds: how much processor time ask and tell of one trial may take. A sampler that stays below it
+            finishes all checks within ``seconds``.
     """
 
     kind = "sampler"
@@ -89,259 +105,322 @@ class SamplerContract(Contract):
         return self.registered(domain=domain, seed=seed, costs=costs_of)
 
     def domains(self) -> list[Any]:
-        """Return the domains to try; override where the sampler needs a kind of its own."""
+        """Return the domains to check the sampler on; override it if yours needs a kind of its own."""
+        # All knobs count; some count only with others; several knobs are one dimension; very few architectures.
         return [flat_domain(), layered_domain(), layered_domain().joined("layer"), layered_domain(2)]
 
     def accepted(self, domains: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Go through the domains that the sampler does not refuse."""
+        """Yield the domains that the sampler does not refuse."""
         for domain in self.domains() if domains is None else domains:
             try:
-                self.make(domain, 0).ask(1)
+                self.make(domain, 0).ask(1)  # some samplers refuse a domain only when they are asked
             except UsageError:
                 continue
             yield domain
 
     def run(self, sampler: Any, rounds: int, within: Any = None, origin: str = "search", objectives: int = 1) -> list:
-        """Ask and tell for some rounds; return the proposals of each."""
-        asked: list[list[Arch]] = []
+        """Ask and tell for some rounds; return the proposals of each round."""
+        proposals: list[list[Arch]] = []
+        count = 0
         for _ in range(rounds):
             archs = sampler.ask(self.batch, within=within)
-            asked.append(copy.deepcopy(archs))
+            proposals.append(copy.deepcopy(archs))  # as proposed, whatever `tell` does to them
             sampler.tell(answered(archs, origin, objectives))
-            if sum(map(len, asked)) > ENOUGH:
+            count += len(archs)
+            if count > MOST_PROPOSALS:
                 break
-        return asked
+        return proposals
 
     @check
     def test_some_domain_is_accepted(self) -> None:
-        """It proposes something from at least one of the domains."""
-        refused = []
+        """The sampler proposes something from at least one of the domains."""
+        reasons = []
         for domain in self.domains():
             try:
                 if self.make(domain, 0).ask(1):
                     return
-                refused.append("proposed nothing")
+                reasons.append("it proposed nothing")
             except UsageError as error:
-                refused.append(str(error))
-        require(False, f"no domain is accepted ({refused[0]}); the first ask of a fresh sampler must propose something")
+                reasons.append(str(error))
+        require(False, f"no domain is accepted ({reasons[0]}); the first ask of a new sampler must propose something")
 
     @check
     def test_same_seed_same_proposals(self) -> None:
-        """A run can be repeated."""
+        """Two runs with one seed propose the same architectures."""
         for domain in self.accepted():
-            first, second = (self.run(self.make(domain, 5), self.rounds) for _ in range(2))
+            first = self.run(self.make(domain, 5), self.rounds)
+            second = self.run(self.make(domain, 5), self.rounds)
             require(
                 first == second,
-                "two runs with one seed differ; draw only from numpy.random.default_rng(seed) and iterate over no set",
+                "two runs with one seed differ; draw only from numpy.random.default_rng(seed), and do not iterate over "
+                "sets",
             )
 
     @check
     def test_proposals_are_canonical_plain_and_inside(self) -> None:
-        """What is proposed can be stored, compared and built; knobs without effect are left out."""
-        for objectives in (1, 2):
+        """Proposals are JSON-plain, inside the domain and canonical, so that they can be stored, compared and built."""
+        for objectives in (1, 2):  # with several objectives a sampler may take another way
             for domain in self.accepted():
-                asked = self.run(self.make(domain, 1), self.rounds, objectives=objectives)
-                require(asked[0], "the first ask of a fresh sampler proposed nothing; propose something")
-                for arch in (arch for archs in asked for arch in archs):
-                    require(is_plain(arch), f"{arch} is not JSON-plain; propose Python numbers, text, lists and dicts")
-                    require(domain.contains(arch), f"{arch} is outside the domain; propose through domain.sample")
-                    require(domain.canonical(arch) == arch, f"{arch} is not canonical; return domain.canonical(arch)")
+                proposals = self.run(self.make(domain, 1), self.rounds, objectives=objectives)
+                require(proposals[0], "the first ask of a new sampler proposed nothing; propose something")
+                for archs in proposals:
+                    for arch in archs:
+                        require(
+                            is_plain(arch), f"{arch} is not JSON-plain; propose Python numbers, text, lists and dicts"
+                        )
+                        require(domain.contains(arch), f"{arch} is outside the domain; propose through domain.sample")
+                        is_canonical = domain.canonical(arch) == arch
+                        require(is_canonical, f"{arch} is not canonical; return domain.canonical(arch)")
 
     @check
     def test_within_is_respected(self) -> None:
-        """A stage may narrow the domain, by values and by a condition, and widen it again."""
+        """A stage may narrow the domain by values or by a condition, and a later one may widen it again."""
         for domain in self.accepted():
+            # One sampler for all parts, since it may not remember proposals from a wider one.
             sampler = self.make(domain, 2)
             for within in narrowed(domain):
                 for archs in self.run(sampler, self.rounds, within):
-                    outside = [arch for arch in archs if not within.contains(arch)]
+                    outside = outside_of(within, archs)
                     require(not outside, f"{outside[:1]} is outside 'within'; propose through within.sample or .mutate")
 
     @check
     def test_state_goes_on_with_the_same_tail(self) -> None:
-        """A run that was cut in the middle ends as if it had not been, its state having been on disk."""
+        """A run that is interrupted, stored and resumed continues like an uninterrupted one."""
         for objectives in (1, 2):
             for domain in self.accepted():
                 whole = self.make(domain, 3)
                 self.run(whole, self.rounds, objectives=objectives)
-                open_asks = whole.ask(self.batch)
+                # Runs are interrupted between ask and tell, too.
+                open_proposals = whole.ask(self.batch)
                 state = stored(whole.state_dict(), "the sampler")
-                resumed = self.make(domain, 99)
+                resumed = self.make(domain, 99)  # another seed: all that counts must come from the state
                 resumed.load_state_dict(state)
+                tails = []
                 for sampler in (whole, resumed):
-                    sampler.tell(answered(open_asks, objectives=objectives))
-                tails = [self.run(sampler, self.rounds, objectives=objectives) for sampler in (whole, resumed)]
+                    sampler.tell(answered(open_proposals, objectives=objectives))
+                    tails.append(self.run(sampler, self.rounds, objectives=objectives))
                 require(
                     tails[0] == tails[1],
-                    "after load_state_dict the proposals are others; state_dict must hold all that ask depends on, "
-                    "the generator's state too (rng.bit_generator.state)",
+                    "after load_state_dict the proposals differ; put all that ask depends on into state_dict, the "
+                    "generator's state too (rng.bit_generator.state)",
                 )
 
     @check
     def test_a_state_is_a_snapshot(self) -> None:
-        """What happens after ``state_dict`` does not change what it gave."""
+        """A state does not change when the sampler goes on."""
         for domain in self.accepted():
             sampler = self.make(domain, 3)
             self.run(sampler, 3)
             state = sampler.state_dict()
-            before = written(state)
+            before = as_text(state)
             self.run(sampler, 3)
-            require(written(state) == before, "a state changed after it was given; copy lists and mappings into it")
+            require(
+                as_text(state) == before,
+                "a state changed after state_dict returned it; copy lists and mappings into it",
+            )
 
     @check
     def test_strange_answers_are_survived(self) -> None:
-        """Failed, screened and repeated trials, numbers that are not finite, late, missing and foreign answers."""
+        """The sampler accepts failed, screened and repeated trials, infinite scores, and late or foreign ones."""
         for domain in self.accepted():
             sampler = self.make(domain, 4)
-            asked = [arch for _ in range(4) for arch in sampler.ask(self.batch)] or drawn(domain, 1)
-            others = drawn(domain, 2)
-            sampler.tell(answered(asked[::-1])[1:])
+            proposals: list[Arch] = []
+            for _ in range(4):
+                proposals += sampler.ask(self.batch)
+            if not proposals:
+                proposals = drawn(domain, 1)
+            foreign = drawn(domain, 2)
+            first = proposals[0]
+            # In another program, such as an Optuna study, trials may come late, in another order, or never.
+            in_reverse = answered(proposals[::-1])
+            sampler.tell(in_reverse[1:])  # one is missing
             sampler.tell([])
             for score in (math.nan, math.inf, -math.inf):
-                sampler.tell([Trial(arch=asked[0], score=score), Trial(asked[0], 0.0, objectives=(0.0, score))])
+                sampler.tell([Trial(arch=first, score=score), Trial(first, 0.0, objectives=(0.0, score))])
+            # These have no score: the evaluation failed, or the architecture broke a constraint.
             for state in ("failed", "screened"):
-                sampler.tell([Trial(arch=asked[-1], score=None, state=state, violation=0.5)])  # type: ignore[arg-type]
-            sampler.tell([Trial(arch=asked[0], score=0.5, state="repeat")] * 2)
-            sampler.tell(answered(others, origin="train"))
-            sampler.tell(answered(others[:1], objectives=2))
+                failed = Trial(arch=proposals[-1], score=None, state=state, violation=0.5)  # type: ignore[arg-type]
+                sampler.tell([failed])
+            repeated = Trial(arch=first, score=0.5, state="repeat")
+            sampler.tell([repeated, repeated])
+            # A sampler that stages share hears of architectures that it did not propose.
+            sampler.tell(answered(foreign, origin="train"))
+            sampler.tell(answered(foreign[:1], objectives=2))
             sampler.tell([Trial(arch={"no such knob": 1}, score=1.0)])
             for archs in self.run(sampler, self.rounds):
-                outside = [arch for arch in archs if not domain.contains(arch)]
-                require(not outside, f"an answer to something else led outside the domain, to {outside[:1]}")
-            stored(sampler.state_dict(), "the sampler after numbers that are not finite")
+                outside = outside_of(domain, archs)
+                require(
+                    not outside,
+                    f"after unusual trials, {outside[:1]} was proposed, which is outside the domain; check the "
+                    "architectures that you are told",
+                )
+            stored(sampler.state_dict(), "the sampler after scores that are not finite")
 
     @check
     def test_small_and_empty_domains_end(self) -> None:
-        """One architecture, few, none that is acceptable: answers repeat or stop, but always come."""
-        one, few = Choices({"k": [7]}), Choices({"a": [0, 1], "b": [0, 1]})
+        """With one architecture, a few, or none that is acceptable, each ask returns: a repetition, or nothing."""
+        one = Choices({"k": [7]})
+        few = Choices({"a": [0, 1], "b": [0, 1]})
         for domain in self.accepted([one, few]):
-            for archs in self.run(self.make(domain, 6), 20):
-                outside = [arch for arch in archs if not domain.contains(arch)]
-                require(not outside, f"{outside[:1]} is outside a domain of {domain.size} architectures")
+            for archs in self.run(self.make(domain, 6), 20):  # more rounds than there are architectures
+                outside = outside_of(domain, archs)
+                require(
+                    not outside,
+                    f"{outside[:1]} is outside a domain of {domain.size} architectures; propose through domain.sample",
+                )
+        # Contradictory constraints are a user's mistake, and must not hang the run.
         for domain in self.accepted([few, *self.domains()]):
-            none = restrict(domain, keep=lambda arch: False)
-            asked = self.make(domain, 6).ask(self.batch, within=none)
-            require(asked == [], f"{asked} was proposed where nothing is acceptable; return [] then")
+            nothing = restrict(domain, keep=lambda arch: False)
+            archs = self.make(domain, 6).ask(self.batch, within=nothing)
+            require(archs == [], f"{archs} was proposed although nothing is acceptable; return [] then")
 
     @check
     def test_one_acceptable_architecture_is_no_trap(self) -> None:
-        """Where a condition leaves one architecture, it is proposed or nothing is."""
+        """If only one architecture is acceptable, the sampler proposes that one or nothing."""
         target = {"a": 2, "b": 0}
         for domain in self.accepted([Choices({"a": [0, 1, 2], "b": [0, 1, 2]})]):
             within = domain.restrict(keep=lambda arch: arch == target)
             for archs in self.run(self.make(domain, 7), 10, within):
-                require(all(arch == target for arch in archs), f"{archs} where only {target} is acceptable")
+                is_target = all(arch == target for arch in archs)
+                require(
+                    is_target, f"{archs} was proposed, but only {target} is acceptable; propose through within.sample"
+                )
 
     @check
     def test_global_random_state_is_left_alone(self) -> None:
-        """Other parts of a program draw from the global generators of Python, numpy and torch."""
+        """The sampler neither reads nor changes the global generators of Python, numpy and torch."""
         for domain in self.accepted():
 
-            def asked(domain: Any = domain) -> Any:
+            def proposals(domain: Any = domain) -> Any:
                 return self.run(self.make(domain, 8), self.rounds)
 
-            require_no_global_randomness(asked, lambda a, b: a == b, "numpy.random.default_rng(seed)")
+            source = "numpy.random.default_rng(seed)"
+            require_no_global_randomness(proposals, lambda first, second: first == second, source)
 
     @check
     def test_arguments_are_left_untouched(self) -> None:
-        """Trials and domains belong to the caller, and proposals are the caller's to change."""
+        """The sampler does not change trials and domains, and does not mind if proposals are changed later."""
         for domain in self.accepted():
             sampler = self.make(domain, 9)
-            everything = copy.deepcopy(getattr(domain, "knobs", None))
+            knobs = knobs_of(domain)
             for _ in range(self.rounds):
                 trials = answered(sampler.ask(self.batch, within=domain))
                 before = copy.deepcopy(trials)
                 sampler.tell(trials)
-                state = written(sampler.state_dict())
+                state = as_text(sampler.state_dict())
                 require(trials == before, "tell changed the trials; copy what you change")
+                # A caller may use its architectures for anything, once they are evaluated.
                 for trial in trials:
                     _spoil(trial.arch)
                 require(
-                    written(sampler.state_dict()) == state,
-                    "an architecture that the caller changed after tell changed the state; copy architectures you keep",
+                    as_text(sampler.state_dict()) == state,
+                    "an architecture that the caller changed after tell changed the state, too; copy architectures you "
+                    "keep",
                 )
-            require(getattr(domain, "knobs", None) == everything, "the domain was changed; domains are shared")
+            require(knobs_of(domain) == knobs, "the sampler changed the domain, which others share; change a copy")
 
     @check
     def test_stages_follow_each_other(self) -> None:
-        """A shared sampler hears losses in training, then scores in a search; ``start`` comes between."""
+        """One sampler can hear losses in a training stage and then scores in a search, with ``start`` before each."""
         for domain in self.accepted():
             sampler = self.make(domain, 10)
-            for origin in STAGES:
+            for origin in STAGES:  # losses of a training say nothing about scores of a search
                 start_sampler(sampler, origin, 100, origin)
                 for archs in self.run(sampler, self.rounds, origin=origin):
-                    outside = [arch for arch in archs if not domain.contains(arch)]
-                    require(not outside, f"in a {origin} stage {outside[:1]} is outside the domain")
+                    outside = outside_of(domain, archs)
+                    require(
+                        not outside,
+                        f"in a {origin} stage {outside[:1]} is outside the domain; reset in start what belongs to the "
+                        "stage before",
+                    )
 
     @check
     def test_a_trial_costs_little_time(self) -> None:
-        """Ask and tell together stay within ``milliseconds``."""
+        """Ask and tell of one trial together take at most ``milliseconds`` on average."""
         for domain in self.accepted():
             seconds = self.timed(domain, 11, 100, self.seconds / 10)
             mean = 1000 * sum(seconds) / max(len(seconds), 1)
             require(
                 mean <= self.milliseconds,
-                f"slow: ask and tell of one trial took {mean:.1f} ms in the mean, more than {self.milliseconds:g}; "
-                "keep what can be kept between asks, and bound the candidates of an ask",
+                f"slow: ask and tell of one trial took {mean:.1f} ms on average, more than {self.milliseconds:g}; keep "
+                "results between asks, and limit how many candidates an ask considers",
             )
 
     @check
     def test_many_trials_take_flat_time(self) -> None:
-        """After ``trials`` trials, or as many as there is time for, one takes no longer than at the beginning."""
+        """After ``trials`` trials, or as many as there is time for, a trial takes no longer than at the beginning."""
+        # 6^12 architectures, which ten thousand trials do not exhaust.
         large = Choices({f"k{i}": list(range(6)) for i in range(12)})
-        for domain in list(self.accepted([large])) or list(self.accepted())[:1]:
+        domains = list(self.accepted([large])) or list(self.accepted())[:1]
+        for domain in domains:
             seconds = self.timed(domain, 12, self.trials, self.seconds / 4)
-            part = len(seconds) // 10
-            if part < 20:  # the domain was exhausted before, or each trial is so slow that another check says so
+            tenth = len(seconds) // 10
+            # Fewer: the domain was exhausted, or each trial is so slow that the check before this one fails.
+            if tenth < FEWEST_TIMED:
                 continue
-            early, late = (float(np.mean(some)) for some in (seconds[part : 2 * part], seconds[-part:]))
+            # The second tenth, because the first trials fill caches and initial populations.
+            early = float(np.mean(seconds[tenth : 2 * tenth]))
+            late = float(np.mean(seconds[-tenth:]))
             require(
-                late <= FLAT * early + SLACK,
-                f"slower and slower: a trial takes {1e3 * late:.2f} ms after {len(seconds):,} trials, "
+                late <= MOST_GROWTH * early + SLACK,
+                f"slower and slower: a trial takes {1e3 * late:.2f} ms after {len(seconds):,} trials, but "
                 f"{1e3 * early:.2f} ms at the beginning; do not go through all earlier trials at each ask or tell",
             )
 
     def timed(self, domain: Any, seed: int, trials: int, most: float) -> list[float]:
-        """Time each trial in two equal runs; the lesser time is the work's, what is over it the machine's.
+        """Return the seconds of each trial, the less of two equal runs, because only the machine makes them differ.
 
         Args:
-            domain: what to propose from.
+            domain: what the sampler proposes from.
             seed: of the sampler.
-            trials: how many.
-            most: seconds after which a run has as many as it has.
+            trials: length of a run.
+            most: seconds after which a run ends early.
         """
-        once, again = (ask_and_tell(self.make(domain, seed), trials, most) for _ in range(2))
-        return [min(pair) for pair in zip(once, again, strict=False)]
+        first, second = (ask_and_tell(self.make(domain, seed), trials, most) for _ in range(2))
+        return [min(pair) for pair in zip(first, second, strict=False)]
 
 
 def ask_and_tell(sampler: Any, trials: int, most: float = math.inf) -> list[float]:
-    """Ask for one and tell, until so many trials are told, nothing comes or time is up; return the seconds of each."""
+    """Ask for one architecture and tell its trial, again and again; return the processor seconds of each trial.
+
+    Args:
+        sampler: a new sampler.
+        trials: after how many trials to end; a sampler that proposes nothing ends the run, too.
+        most: seconds after which the run ends early.
+    """
     seconds: list[float] = []
     end = time.monotonic() + most
     while len(seconds) < trials and time.monotonic() < end:
-        began = time.process_time()
+        start = time.process_time()
         archs = sampler.ask(1)
-        asking = time.process_time() - began
-        told = answered(archs, objectives=2)
-        began = time.process_time()
-        sampler.tell(told)
-        spent = asking + time.process_time() - began
-        seconds += [spent / len(archs)] * len(archs) if archs else []
+        asking = time.process_time() - start
         if not archs:
             break
+        evaluated = answered(archs, objectives=2)  # not the sampler's time
+        start = time.process_time()
+        sampler.tell(evaluated)
+        telling = time.process_time() - start
+        each = (asking + telling) / len(archs)
+        seconds += [each] * len(archs)
     return seconds
 
 
 def narrowed(domain: Any) -> Iterator[Any]:
-    """Narrow a domain by a value, by a cost, and not at all."""
-    if hasattr(domain, "knobs"):
-        knob = list(domain.knobs)[-1]
-        yield domain.restrict({knob: domain.knobs[knob][:1]})
-        cost: Callable[[Arch], Mapping[str, float]] = lambda arch: {"size": size_of(arch)}  # noqa: E731
-        yield domain.restrict(keep=Screen({"size": Bounds(high=0.6 * size_of(domain.largest()))}, cost))
-    else:
-        yield restrict(domain, keep=lambda arch: int(arch_id(arch)[0], 16) < 8)
-    yield domain
+    """Yield a domain narrowed by a value, by a cost, and not at all."""
+    if not isinstance(domain, KnobDomain):
+        yield restrict(domain, keep=lambda arch: int(arch_id(arch)[0], 16) < 8)  # about half of any domain
+        yield domain
+        return
+
+    def costs(arch: Arch) -> Mapping[str, float]:
+        return {"size": size_of(arch)}
+
+    whole: Any = domain
+    last_knob = list(whole.knobs)[-1]
+    yield whole.restrict({last_knob: whole.knobs[last_knob][:1]})
+    most = 0.6 * size_of(whole.largest())
+    yield whole.restrict(keep=Screen({"size": Bounds(high=most)}, costs))
+    yield whole
 
 
 def drawn(domain: Any, count: int) -> list[Arch]:
@@ -350,12 +429,30 @@ def drawn(domain: Any, count: int) -> list[Arch]:
     return [domain.sample(rng) for _ in range(count)]
 
 
-def written(state: Any) -> str:
-    """Write a state as text, to see whether it changed."""
-    return json.dumps(state, default=lambda value: value.tolist() if hasattr(value, "tolist") else repr(value))
+def outside_of(domain: Any, archs: Sequence[Arch]) -> list[Arch]:
+    """Return the architectures that a domain does not contain."""
+    return [arch for arch in archs if not domain.contains(arch)]
+
+
+def knobs_of(domain: Any) -> dict[str, Any] | None:
+    """Return a copy of a domain's knobs, ``None`` if it has none."""
+    if not isinstance(domain, KnobDomain):
+        return None
+    return copy.deepcopy(dict(domain.knobs))
+
+
+def as_text(state: Any) -> str:
+    """Return a state as text, by which to see whether it changed."""
+    return json.dumps(state, default=_array_as_list)
+
+
+def _array_as_list(value: Any) -> Any:
+    # numpy arrays, numpy numbers and tensors; of anything else the text will do for a comparison.
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def _spoil(arch: Mapping[str, Any]) -> None:
+    """Change an architecture and the lists in it."""
     for value in arch.values():
         if isinstance(value, list):
             value.append(-1)

@@ -1,4 +1,4 @@
-"""What every task must do, as checks: subclass :class:`TaskContract`, say how to make yours, run pytest.
+"""What every task must do, as checks: subclass :class:`TaskContract`, define ``make``, run pytest.
 
 class TestMine(TaskContract):
     def make(self, tokenizer, seed):
@@ -27,8 +27,9 @@ class TaskContract(Contract):
     """The checks, with a tokenizer of single characters and a tiny network.
 
     Attributes:
-        batch_size: of the training batches.
-        overlap: share of ``select`` or ``dev`` that may be found in ``train``: 0, unless the published data is so.
+        batch_size: the size of training batches.
+        overlap: the share of ``select`` or ``dev`` that may also be in ``train``: 0, unless the published data have
+            such an overlap.
     """
 
     kind = "task"
@@ -44,189 +45,257 @@ class TaskContract(Contract):
         return self.make(tiny_tokenizer(), seed)
 
     def shared(self) -> Any:
-        """Return a task that was made once for all checks that only read it: data can be slow to load."""
-        return _shared(cast(Any, type(self)))
+        """Return one task for all checks that only read it, because data can be slow to load."""
+        return _shared_task(cast(Any, type(self)))
 
     @check
     def test_it_says_what_it_is(self) -> None:
-        """Metric, classes, sizes and the data's fingerprint are there before any work."""
+        """Metric, classes, sizes and the data's fingerprint are known before any work."""
         task = self.shared()
-        require(isinstance(task.primary, str) and task.primary, "primary: name the metric that a search maximises")
+        has_primary = isinstance(task.primary, str) and task.primary
+        require(has_primary, "primary is not set; name the metric that a search maximises")
         labels = task.labels
-        named = labels is None or (len(labels) > 1 and all(isinstance(label, str) for label in labels))
-        require(named, f"labels is {labels!r}; list the class names in index order, or None for regression")
+        has_labels = labels is None or (len(labels) > 1 and all(isinstance(label, str) for label in labels))
+        require(has_labels, f"labels is {labels!r}; list the class names in index order, or None for a regression")
         sizes = {split: task.sizes.get(split, 0) for split in SPLITS}
-        require(min(sizes.values()) > 0, f"sizes are {sizes}; all of {', '.join(SPLITS)} need examples")
-        again = self.task().fingerprint
-        require(isinstance(again, str) and again, "fingerprint: return a hash of the data as text")
-        require(again == task.fingerprint, "two tasks on the same data have different fingerprints; hash the data only")
+        require(min(sizes.values()) > 0, f"sizes are {sizes}; each of {', '.join(SPLITS)} needs examples")
+        # From a second task: caches and studies recognise the same data by it.
+        fingerprint = self.task().fingerprint
+        is_text = isinstance(fingerprint, str) and fingerprint
+        require(is_text, f"fingerprint is {fingerprint!r}; return a hash of the data as text")
+        require(
+            fingerprint == task.fingerprint,
+            "two tasks with the same data have different fingerprints; hash only the data",
+        )
 
     @check
     def test_an_epoch_has_every_example_once(self) -> None:
-        """Batches have a length, positions, and the examples' places in the training split."""
+        """An epoch has a length and can be indexed, and its batches hold every training example once."""
         task = self.shared()
-        batches = task.train_batches(0, 0, self.batch_size)
-        found = list(batches)
-        require(len(batches) == len(found), f"len() says {len(batches)} batches, iterating gives {len(found)}")
-        ids = [i for batch in found for i in batch.ids.tolist()]
+        # A resumed run goes to its position by index, so indexing and iterating must agree.
+        epoch = task.train_batches(0, 0, self.batch_size)
+        batches = list(epoch)
+        require(len(epoch) == len(batches), f"len() is {len(epoch)}, but iterating gives {len(batches)} batches")
+        ids = _ids_of(batches)
         size = task.sizes["train"]
-        require(len(ids) == len(set(ids)), "an example comes twice in one epoch")
+        require(len(ids) == len(set(ids)), "an example occurs twice in one epoch; draw without replacement")
         require(set(ids) == set(range(size)), f"an epoch has {len(ids)} ids; expected each of 0 … {size - 1} once")
-        require(max(map(len, found)) <= self.batch_size, f"a batch is larger than batch_size ({self.batch_size})")
-        require(same_batch(batches[0], found[0]), "batches[0] is not the first batch of the iteration")
+        largest = max(len(batch) for batch in batches)
+        require(
+            largest <= self.batch_size,
+            f"a batch has {largest} examples; keep to batch_size, which is {self.batch_size}",
+        )
+        require(same_batch(epoch[0], batches[0]), "batches[0] is not the first batch of the iteration; make both agree")
 
     @check
     def test_the_same_epoch_is_the_same(self) -> None:
-        """Seed and epoch alone decide the order; another epoch, or another seed, has another."""
+        """The order depends on seed and epoch, and on nothing else."""
         task = self.shared()
 
         def order(seed: int, epoch: int, task: Any = task) -> list[int]:
-            return [i for batch in task.train_batches(seed, epoch, self.batch_size) for i in batch.ids.tolist()]
+            return _ids_of(task.train_batches(seed, epoch, self.batch_size))
 
-        again = order(1, 2, self.task())
-        require(order(1, 2) == again, "train_batches(1, 2) differs from call to call; draw from seed and epoch")
+        # From a second task, since a resumed run makes its task again.
+        repeated = order(1, 2, self.task())
+        require(order(1, 2) == repeated, "train_batches(1, 2) differs from call to call; draw from seed and epoch")
         require(order(1, 2) != order(1, 3), "two epochs have the same order; shuffle by (seed, epoch)")
         require(order(1, 2) != order(2, 2), "two seeds have the same order; shuffle by (seed, epoch)")
 
     @check
     def test_splits_are_disjoint(self) -> None:
-        """What is selected on, and what is reported on, was not trained on."""
+        """Examples for selection and for the report are not trained on."""
         task = self.shared()
         rows = {split: self.rows(task, split) for split in SPLITS}
-        known = set(rows["train"])
         for split in ("select", "dev"):
-            require(len(rows[split]) == task.sizes[split], f"evaluate({split!r}) shows {len(rows[split])} examples")
-            both = sum(row in known for row in rows[split])
-            require(
-                both <= self.overlap * len(rows[split]),
-                f"{both} of {len(rows[split])} examples of {split!r} are in 'train' too; carve {split!r} out of it",
-            )
-        both = sum(row in set(rows["select"]) for row in rows["dev"])
-        require(both <= self.overlap * len(rows["dev"]), f"{both} examples of 'dev' are in 'select' too")
+            count = len(rows[split])
+            size = task.sizes[split]
+            require(count == size, f"evaluate({split!r}) runs {count} examples; run all {size} of the split")
+        self._require_disjoint(rows, "select", "train")
+        self._require_disjoint(rows, "dev", "train")
+        self._require_disjoint(rows, "dev", "select")
+
+    def _require_disjoint(self, rows: Mapping[str, list[Row]], split: str, other: str) -> None:
+        other_rows = set(rows[other])
+        total = len(rows[split])
+        common = sum(row in other_rows for row in rows[split])
+        require(
+            common <= self.overlap * total,
+            f"{common} of {total} examples of {split!r} are in {other!r}, too; make the splits disjoint",
+        )
 
     @check
     def test_splits_are_deterministic(self) -> None:
-        """The same seed carves the same splits."""
-        first, second = self.task(4), self.task(4)
+        """The same seed gives the same splits."""
+        first = self.task(4)
+        second = self.task(4)
         for split in SPLITS:
-            require(self.rows(first, split) == self.rows(second, split), f"split {split!r} differs for one seed")
+            same = self.rows(first, split) == self.rows(second, split)
+            require(same, f"split {split!r} differs for one seed; draw it only from the injected seed")
 
     @check
     def test_the_loss_is_the_mean_over_a_batch(self) -> None:
-        """It is a number with a gradient, and parts weighted by their sizes give the whole."""
+        """The loss is a number with a gradient, and parts of a batch weighted by their sizes give the whole."""
         task = self.shared()
         batch = task.train_batches(0, 0, self.batch_size)[0]
         net = self.net(task)
         outputs = net(**batch.inputs)
         loss = task.loss(outputs, batch)
-        require(loss.ndim == 0 and bool(torch.isfinite(loss)), f"loss gave {loss}; return one finite number, the mean")
+        is_number = loss.ndim == 0 and bool(torch.isfinite(loss))
+        require(is_number, f"loss returned {loss}; return one finite number, the mean")
         require(loss.requires_grad, "the loss has no gradient; compute it with torch from outputs.logits")
-        halves = [batch.part(rank, 2) for rank in range(2)]
-        parts = [task.loss(net(**half.inputs), half).item() * len(half) / len(batch) for half in halves if len(half)]
+        # This is how several processes, and micro-batches, share a batch: with a sum they would train differently.
+        total = 0.0
+        for rank in range(2):
+            half = batch.part(rank, 2)
+            if len(half):
+                half_loss = task.loss(net(**half.inputs), half).item()
+                total += half_loss * len(half) / len(batch)
         require(
-            math.isclose(sum(parts), loss.item(), rel_tol=1e-3, abs_tol=1e-5),
-            f"the loss of a batch is {loss.item():.5g}, its parts give {sum(parts):.5g}; return the mean over examples",
+            math.isclose(total, loss.item(), rel_tol=1e-3, abs_tol=1e-5),
+            f"the loss of a batch is {loss.item():.5g}, but its two halves give {total:.5g}; return the mean over "
+            "examples",
         )
 
     @check
     def test_evaluation_is_complete(self) -> None:
-        """Metrics with the primary one, predictions an example, no gradients, and the same answer twice."""
+        """An evaluation has all metrics and predictions, makes no gradients, and can be repeated."""
         task = self.shared()
-        net, recorded = self.net(task), []
+        net = self.net(task)
+        grad_modes = []
 
         def forward(**inputs: torch.Tensor) -> Any:
-            recorded.append(torch.is_grad_enabled())
+            grad_modes.append(torch.is_grad_enabled())
             return net(**inputs)
 
+        # Twice, because searches remember an evaluation in place of repeating it.
         for split in ("select", "dev"):
-            found, again = task.evaluate(forward, split), task.evaluate(forward, split)
-            self.require_complete(task, found, split)
-            same = found.metrics == again.metrics and found.predictions == again.predictions
-            require(same, f"evaluating {split!r} twice gives different answers; keep the order, draw nothing")
-        require(not any(recorded), "evaluate records gradients; run the network under torch.no_grad()")
+            first = task.evaluate(forward, split)
+            second = task.evaluate(forward, split)
+            self.require_complete(task, first, split)
+            same = first.metrics == second.metrics and first.predictions == second.predictions
+            require(same, f"two evaluations of {split!r} differ; keep the examples' order, and draw nothing")
+        require(not any(grad_modes), "evaluate records gradients; run the network under torch.no_grad()")
 
-    def require_complete(self, task: Any, found: Evaluation, split: str) -> None:
-        """Require that an evaluation says all it should."""
-        require(task.primary in found.metrics, f"metrics of {split!r} lack the primary one, {task.primary!r}")
-        odd = [name for name, value in found.metrics.items() if not isinstance(value, int | float)]
-        require(not odd, f"metrics {odd} are no plain numbers; return float(value)")
-        require(found.examples == task.sizes[split], f"{split!r} has {found.examples} examples, sizes says otherwise")
-        lengths = {name: len(column) for name, column in found.predictions.items()}
-        require("id" in lengths, "predictions lack the column 'id': the examples' positions in their split")
-        whole = all(length >= found.examples for length in lengths.values())
-        require(whole, f"prediction columns have lengths {lengths}; expected one entry for each of {found.examples}")
-        require(found.tokens > 0, "tokens is 0; add up batch.tokens, padding included")
+    def require_complete(self, task: Any, evaluation: Evaluation, split: str) -> None:
+        """Require that an evaluation has everything that reports need."""
+        metrics = evaluation.metrics
+        require(task.primary in metrics, f"the metrics of {split!r} lack the primary one, {task.primary!r}; add it")
+        not_numbers = [name for name, value in metrics.items() if not isinstance(value, int | float)]
+        require(not not_numbers, f"the metrics {not_numbers} are not plain numbers; return float(value)")
+        examples = evaluation.examples
+        size = task.sizes[split]
+        require(examples == size, f"the evaluation of {split!r} has {examples} examples, but sizes has {size}")
+        lengths = {name: len(column) for name, column in evaluation.predictions.items()}
+        require("id" in lengths, "predictions lack the column 'id'; add the examples' positions in their split")
+        is_whole = all(
+            length >= examples for length in lengths.values()
+        )  # more are fine: some have several rows for an example
+        require(is_whole, f"prediction columns have lengths {lengths}; add an entry for each of {examples} examples")
+        require(evaluation.tokens > 0, "tokens is 0; add up batch.tokens, padding included")
 
     @check
     def test_a_subset_is_fixed_and_part_of_the_whole(self) -> None:
-        """``examples=n`` always measures the same n, and a larger subset holds the smaller one."""
+        """``examples=n`` always measures the same n examples, and a larger subset contains a smaller one."""
         task = self.shared()
         net = self.net(task)
         size = task.sizes["select"]
-        few, more = max(size // 4, 1), max(size // 2, 1)
-        small, again, large = (task.evaluate(net, "select", n) for n in (few, few, more))
-        ids = [set(found.predictions["id"]) for found in (small, again, large)]
-        require(small.examples == few == len(ids[0]), f"examples={few} measured {small.examples}")
-        require(ids[0] == ids[1], "the same number of examples gave another subset; draw it once, from the seed")
-        require(ids[0] <= ids[2], "a larger subset does not hold the smaller one; cut one fixed order")
+        few = max(size // 4, 1)
+        more = max(size // 2, 1)
+        first, second, larger = (task.evaluate(net, "select", count) for count in (few, few, more))
+        first_ids = set(first.predictions["id"])
+        require(
+            first.examples == few == len(first_ids),
+            f"examples={few} measured {first.examples} examples; measure as many as asked for",
+        )
+        require(
+            first_ids == set(second.predictions["id"]),
+            "the same number of examples gave another subset; draw it once, from the seed",
+        )
+        require(
+            first_ids <= set(larger.predictions["id"]),
+            "a larger subset does not contain the smaller one; take the first examples of one fixed order",
+        )
 
     @check
     def test_labels_fit(self) -> None:
-        """Batches hold class indices where there are classes, numbers where there are none."""
+        """The labels of batches are indices of classes, or floating-point numbers in a regression."""
         task = self.shared()
         for batch in task.train_batches(0, 0, self.batch_size):
+            labels = batch.labels
             if task.labels is None:
-                require(batch.labels.dtype.is_floating_point, f"labels of a regression are {batch.labels.dtype}")
-            else:
-                fine = batch.labels.dtype == torch.int64 and int(batch.labels.min()) >= 0
-                require(fine, f"labels are {batch.labels.dtype}; make them int64 class indices")
-                most = int(batch.labels.max())
-                require(most < len(task.labels), f"label {most} has no name in labels ({len(task.labels)})")
+                require(
+                    labels.dtype.is_floating_point, f"the labels of a regression are {labels.dtype}; make them float32"
+                )
+                continue
+            are_indices = labels.dtype == torch.int64 and int(labels.min()) >= 0
+            require(are_indices, f"labels are {labels.dtype}; make them int64 class indices, 0 or more")
+            largest = int(labels.max())
+            count = len(task.labels)
+            require(
+                largest < count, f"label {largest} has no name, because labels lists {count} classes; name them all"
+            )
 
     @check
     def test_global_random_state_is_left_alone(self) -> None:
-        """Splits and orders come from seeds."""
+        """Splits and orders are drawn from seeds."""
 
         def result() -> list[Any]:
             task = self.task()
             order = [batch.ids.tolist() for batch in task.train_batches(0, 0, self.batch_size)]
-            return [order, self.rows(task, "select"), dict(task.evaluate(self.net(task), "select").metrics)]
+            metrics = dict(task.evaluate(self.net(task), "select").metrics)
+            return [order, self.rows(task, "select"), metrics]
 
-        require_no_global_randomness(result, lambda a, b: a == b, "nasframe.seeds.generator(seed, 'split')")
+        source = "nasframe.seeds.generator(seed, 'split')"
+        require_no_global_randomness(result, lambda first, second: first == second, source)
 
     def net(self, task: Any) -> Any:
-        """Return a tiny network with a head for the task."""
-        return tiny_net(labels=1 if task.labels is None else len(task.labels), max_position_embeddings=512)
+        """Return a tiny network with a head for the task, and positions enough for any text."""
+        outputs = 1 if task.labels is None else len(task.labels)
+        return tiny_net(labels=outputs, max_position_embeddings=512)
 
     def rows(self, task: Any, split: str) -> list[Row]:
-        """Return what the network sees of each example, padding cut off, and its label."""
+        """Return the token ids of each example of a split, without padding."""
+        rows: list[Row] = []
         if split == "train":
-            batches = list(task.train_batches(0, 0, self.batch_size))
-            pairs = [(i, row) for b in batches for i, row in zip(b.ids.tolist(), rows_of(b.inputs), strict=True)]
-            return [row for _, row in sorted(pairs, key=lambda pair: pair[0])]
-        seen: list[Row] = []
+            # By id, because epochs are shuffled.
+            by_id: dict[int, Row] = {}
+            for batch in task.train_batches(0, 0, self.batch_size):
+                by_id.update(zip(batch.ids.tolist(), rows_of(batch.inputs), strict=True))
+            return [by_id[i] for i in sorted(by_id)]
         net = self.net(task)
 
+        # Other splits are only seen by the network that is evaluated on them.
         def forward(**inputs: torch.Tensor) -> Any:
-            seen.extend(rows_of(inputs))
+            rows.extend(rows_of(inputs))
             return net(**inputs)
 
-        count = task.evaluate(forward, split).examples
-        return seen[:count]
+        examples = task.evaluate(forward, split).examples
+        return rows[:examples]
 
 
 @functools.cache
-def _shared(contract: type[TaskContract]) -> Any:
+def _shared_task(contract: type[TaskContract]) -> Any:
     return contract().task()
 
 
+def _ids_of(batches: Any) -> list[int]:
+    """Return the ids of all examples in the order of an epoch's batches."""
+    ids: list[int] = []
+    for batch in batches:
+        ids += batch.ids.tolist()
+    return ids
+
+
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
-    """Split a batch's inputs into one tuple an example, without what the mask hides."""
-    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-    return [tuple(ids[kept].tolist()) for ids, kept in zip(inputs["input_ids"], mask, strict=True)]
+    """Return one tuple of token ids for each example of a batch, without what the mask hides."""
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    return [tuple(row[visible].tolist()) for row, visible in zip(ids, mask, strict=True)]
 
 
 def same_batch(a: Batch, b: Batch) -> bool:
-    """Tell whether two batches hold the same."""
-    inputs = a.inputs.keys() == b.inputs.keys() and all(torch.equal(a.inputs[k], b.inputs[k]) for k in a.inputs)
-    return inputs and torch.equal(a.labels, b.labels) and torch.equal(a.ids, b.ids)
+    """Tell whether two batches are equal."""
+    if a.inputs.keys() != b.inputs.keys():
+        return False
+    same_inputs = all(torch.equal(a.inputs[name], b.inputs[name]) for name in a.inputs)
+    return same_inputs and torch.equal(a.labels, b.labels) and torch.equal(a.ids, b.ids)

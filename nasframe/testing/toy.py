@@ -1,7 +1,11 @@
-"""A tiny encoder, tokenizer, task and space, so that whole pipelines run in milliseconds."""
+"""A tiny encoder, tokenizer, task and space, with which whole pipelines run in milliseconds.
+
+torch and transformers are imported on use, so that samplers can be checked without them.
+"""
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int = 3, **config: Any) -> nn.Module:
-    """Build a random encoder of 4 heads of 8 and 64 neurons a layer, in eval mode.
+    """Return a random encoder in eval mode; each layer has 64 neurons and 4 heads of size 8.
 
     Args:
         family: ``bert``, ``roberta``, ``electra`` or ``distilbert``.
         seed: draws the weights; the global generator is left as it was.
-        labels: outputs of the head.
-        layers: encoder layers.
+        labels: number of outputs of the head.
+        layers: number of encoder layers.
         config: further fields of the family's configuration.
     """
     import torch
@@ -33,15 +37,21 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
     else:
         sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
     if family == "electra":
-        sizes["embedding_size"] = 32
-    settings = (
-        {"vocab_size": 97, "max_position_embeddings": 40, "num_labels": labels, "pad_token_id": 0} | sizes | config
-    )
+        sizes["embedding_size"] = 32  # by default it is 128, with a projection to the hidden size
+    settings: dict[str, Any] = {
+        "vocab_size": 97,
+        "max_position_embeddings": 40,
+        "num_labels": labels,
+        "pad_token_id": 0,
+        **sizes,
+        **config,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
-    with torch.no_grad():  # fresh biases and norms are constant, which would hide a wrong slice
-        noise = torch.Generator().manual_seed(seed)
+    # Fresh biases and norms are constant, which would hide a wrong slice.
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
@@ -49,74 +59,88 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
 
 
 def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0, words: int = 97) -> dict[str, torch.Tensor]:
-    """Make random token ids below ``words`` with a ragged attention mask, ``(batch, length)`` each."""
+    """Return random token ids below ``words`` and an attention mask, ``(batch, length)`` each.
+
+    All rows but the first end in padding of different lengths, because full rows would hide a wrong mask.
+    """
     import torch
 
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, words, (batch, length), generator=draw)
     mask = torch.ones_like(ids)
     for row in range(1, batch):
-        mask[row, length - row % length :] = 0
+        padding = row % length
+        mask[row, length - padding :] = 0
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
 def tiny_tokenizer() -> Any:
-    """Make a tokenizer of single characters whose ids fit :func:`tiny_net`; different texts stay different.
+    """Return a tokenizer of single characters whose ids fit :func:`tiny_net`; different texts stay different.
 
     >>> tiny_tokenizer()("Ab!")["input_ids"]
     [2, 5, 32, 77, 3]
     """
     from transformers import BertTokenizer
 
-    letters, rest = "abcdefghijklmnopqrstuvwxyz", "0123456789"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *rest]
-    words += [f"##{digit}" for digit in rest] + list("!?.,;:-'()")
+    letters = list(string.ascii_lowercase)
+    digits = list(string.digits)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *letters, *_continued(letters), *digits, *_continued(digits), *"!?.,;:-'()"]
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
 
 
+def _continued(characters: Sequence[str]) -> list[str]:
+    """Return the tokens of characters inside a word, as WordPiece writes them."""
+    return [f"##{character}" for character in characters]
+
+
 class ToySpace:
-    """One or all layers of a tiny encoder, and in each layer a quarter, half or all of its heads and neurons.
+    """The first layers of a tiny encoder, and in each of them a quarter, half or all of its heads and neurons.
 
     Args:
-        layers: the layers of the network.
+        layers: number of layers of the network.
     """
 
     def __init__(self, layers: int = 3) -> None:
-        depths = [list(range(n)) for n in range(1, layers + 1)]
+        depths = [list(range(depth)) for depth in range(1, layers + 1)]
         knobs: dict[str, Sequence[Any]] = {"layers": depths}
+        rules: dict[str, Any] = {}
         for i in range(layers):
-            knobs |= {f"heads.{i}": [1, 2, 4], f"ffn.{i}": [16, 32, 64]}
-        rules = {knob: ("layers", [d for d in depths if int(knob[-1]) in d]) for knob in knobs if "." in knob}
+            # A layer's sizes count only if the layer is kept.
+            depths_with_layer = [kept for kept in depths if i in kept]
+            for knob, values in ((f"heads.{i}", [1, 2, 4]), (f"ffn.{i}", [16, 32, 64])):
+                knobs[knob] = values
+                rules[knob] = ("layers", depths_with_layer)
         self.domain = Choices(knobs, rules)
 
     def supernet(self, net: nn.Module) -> nn.Module:
-        """Return the network as it is."""
+        """Return the network unchanged."""
         return net
 
     def sizes(self, arch: Arch) -> Arch:
-        """Return the architecture, which says its sizes by itself."""
+        """Return the architecture, whose knobs are sizes already."""
         return arch
 
     def view(self, net: nn.Module, arch: Arch) -> Forward:
-        """Return a slice of the network."""
+        """Return a slice of the network as a function."""
         from nasframe.nn import slices
 
         return slices.view(net, arch)
 
     def extract(self, net: nn.Module, arch: Arch) -> nn.Module:
-        """Return a slice of the network as a model of its own."""
+        """Return a slice of the network as a stand-alone model."""
         from nasframe.nn import slices
 
         return slices.extract(net, arch)
 
 
 class ToyTask:
-    """Tell whether the token 5 occurs more often than the token 6: learnable in seconds, no files.
+    """The task to tell whether token 5 occurs more often than token 6. It is learned in seconds and needs no files.
 
     Args:
         seed: draws the examples.
-        train: training examples; ``select`` and ``dev`` get a quarter each.
-        length: tokens an example.
+        train: number of training examples; ``select`` and ``dev`` have a quarter as many each.
+        length: tokens of an example.
     """
 
     primary = "accuracy"
@@ -126,39 +150,48 @@ class ToyTask:
     def __init__(self, seed: int = 0, train: int = 64, length: int = 8) -> None:
         rng = np.random.default_rng(seed)
         self.sizes = {"train": train, "select": max(train // 4, 4), "dev": max(train // 4, 4)}
-        self.data = {name: rng.integers(1, 12, (size, length)) for name, size in self.sizes.items()}
+        self.data = {}
+        for name, size in self.sizes.items():
+            self.data[name] = rng.integers(1, 12, (size, length))  # few tokens, so that 5 and 6 are frequent
         self.fingerprint = f"toy-{seed}-{train}-{length}"
 
     def batch(self, split: str, index: Any) -> Batch:
-        """Gather the examples at ``index`` of a split."""
+        """Return the examples at the positions ``index`` of a split as a batch."""
         import torch
 
         ids = torch.as_tensor(self.data[split][index])
         labels = ((ids == 5).sum(1) > (ids == 6).sum(1)).long()
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, torch.as_tensor(index))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return Batch(inputs, labels, torch.as_tensor(index))
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> list[Batch]:
-        """Return one epoch, shuffled by ``(seed, epoch)``."""
+        """Return the batches of one epoch, shuffled by ``(seed, epoch)``."""
         order = np.random.default_rng([seed, epoch]).permutation(self.sizes["train"])
-        return [self.batch("train", order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+        starts = range(0, len(order), batch_size)
+        return [self.batch("train", order[start : start + batch_size]) for start in starts]
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Cross-entropy."""
+        """Return the mean cross-entropy of a batch."""
         import torch
 
         return torch.nn.functional.cross_entropy(outputs.logits.float(), batch.labels)
 
     def chunks(self, split: str, examples: int | None) -> Iterator[Batch]:
-        """Split the first ``examples`` examples into batches of 32."""
-        size = min(examples or self.sizes[split], self.sizes[split])
+        """Yield the first ``examples`` examples, by default all, in batches of 32."""
+        size = self.sizes[split]
+        if examples:
+            size = min(examples, size)
         for start in range(0, size, 32):
             yield self.batch(split, np.arange(start, min(start + 32, size)))
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
-        """Accuracy on a split."""
+        """Return the accuracy on a split, with the prediction for each example."""
         import torch
 
-        labels, predictions, ids, tokens = [], [], [], 0
+        labels: list[int] = []
+        predictions: list[int] = []
+        ids: list[int] = []
+        tokens = 0
         with torch.no_grad():
             for batch in self.chunks(split, examples):
                 predictions += forward(**batch.inputs).logits.argmax(-1).tolist()

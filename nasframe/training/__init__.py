@@ -1,1 +1,1 @@
-"""Training: what loops are made of."""
+"""Training: the parts that training loops are made of."""

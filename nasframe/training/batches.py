@@ -10,13 +10,13 @@ from nasframe.seeds import stream_seed
 
 
 class Feed:
-    """An endless iterator over a stage's training batches, in an order that the run's seed and the stage decide.
+    """An endless iterator over a stage's training batches; the run's seed and the stage decide their order.
 
     Args:
         job: the stage.
 
     Attributes:
-        epoch_length: batches in the first epoch.
+        epoch_length: batches in the first epoch, from which the length of the training is computed.
 
     >>> from nasframe.testing.toy import ToyTask, tiny_net
     >>> from nasframe.records import TrainOptions
@@ -49,7 +49,9 @@ class Feed:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on at the position that ``state_dict`` returned."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        # The epoch is drawn again by name, so that a checkpoint needs neither its order nor a generator's state.
+        self.epoch = state["epoch"]
+        self.batch = state["batch"]
         self.data = self._epoch()
 
     def _epoch(self) -> Batches:

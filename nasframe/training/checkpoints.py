@@ -1,4 +1,4 @@
-"""Saves a trainer's state now and then, so that a resumed run goes on as if nothing had happened."""
+"""Saves a trainer's state from time to time, so that a resumed run goes on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nasframe.interfaces import TrainJob
 
-SHARE = 0.05  # of the time that checkpoints may take, however large the network
+SHARE = 0.05  # of the training time that checkpoints may take, however large the network
 
 
 class Checkpoints:
@@ -16,7 +16,7 @@ class Checkpoints:
 
     Args:
         job: the stage; ``checkpoint`` and ``checkpoint_every`` are read.
-        parts: all that has ``state_dict`` and ``load_state_dict``, by name.
+        parts: objects with ``state_dict`` and ``load_state_dict``, by name.
         writes: whether this process writes; all processes read.
     """
 
@@ -46,7 +46,7 @@ class Checkpoints:
             self.save()
 
     def load(self) -> None:
-        """Give all parts their states back, if there are any."""
+        """Give all parts their states back, if a checkpoint was written."""
         if self.job.checkpoint is None:
             return
         state = self.job.checkpoint.load()

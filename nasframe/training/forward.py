@@ -1,4 +1,4 @@
-"""A network as a function, in a precision; imported by the verbs of recipes, which checks read without torch."""
+"""Networks as functions in a chosen precision. Verbs of recipes import this, and checks read verbs without torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def forward_of(forward: Forward, net: nn.Module, precision: str, name: str = "the network") -> Forward:
-    """Return a network as a function: inputs go to its device, matrix products run in ``precision``.
+    """Return a network as a function: inputs go to its device, and matrix products run in ``precision``.
 
-    The function raises RunError for outputs that are not finite: they would count as some class.
+    The function raises RunError for outputs that are not finite, which would otherwise count as some class.
     """
-    if net is None:  # the recipe's space has none
+    if net is None:  # a recipe's space may have no network
         return forward
     from nasframe.training.optim import autocast, finite_outputs
 

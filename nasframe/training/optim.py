@@ -17,7 +17,7 @@ from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import TrainJob
 from nasframe.records import TrainOptions
 
-MOMENTUM = 0.9
+MOMENTUM = 0.9  # of SGD; no recipe changes it
 
 
 def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Param
     Args:
         net: the network.
         weight_decay: decay of matrices; vectors (biases, normalisation) get none.
-        without: parameters that somebody else optimises.
+        without: parameters that a modifier optimises itself.
 
     Returns:
         Groups for a torch optimiser; an empty group is left out.
@@ -34,7 +34,7 @@ def param_groups(net: nn.Module, weight_decay: float, without: Iterable[nn.Param
     >>> [group["weight_decay"] for group in param_groups(nn.Linear(2, 2), 0.01)]
     [0.01, 0.0]
     """
-    excluded = {id(parameter) for parameter in without}
+    excluded = {id(parameter) for parameter in without}  # by identity: tensors compare element by element
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for parameter in net.parameters():
@@ -63,7 +63,7 @@ def make_optimizer(
     Args:
         net: the network, already on its device.
         options: ``optimizer``, ``learning_rate`` and ``weight_decay`` are read.
-        without: parameters that somebody else optimises.
+        without: parameters that a modifier optimises itself.
     """
     groups = param_groups(net, options.weight_decay, without)
     if options.optimizer == "sgd":
@@ -72,7 +72,7 @@ def make_optimizer(
 
 
 def total_steps(job: TrainJob, epoch: int) -> int:
-    """Return how many optimiser steps a stage has.
+    """Return the number of optimiser steps of a stage.
 
     Args:
         job: the stage; ``max_steps`` wins if both it and ``epochs`` are given.
@@ -99,7 +99,7 @@ def learning_rate(options: TrainOptions, step: int, total: int) -> float:
     [0.5, 1.0, 1.0, 0.5]
     """
     warmup = math.ceil(options.warmup_ratio * total)
-    if step < warmup:
+    if step < warmup:  # step + 1: a first step at rate 0 would be wasted
         return options.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
     match options.schedule:
@@ -138,16 +138,17 @@ def autocast(precision: str, device: torch.device | str) -> AbstractContextManag
         precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 if :func:`native_bf16` says yes.
         device: where the network lies.
     """
+    # Without hardware for it, a CPU emulates bfloat16 and is slower than in float32.
     enabled = precision == "bf16" or (precision == "auto" and native_bf16(device))
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step; a no-op elsewhere.
+    """Let glibc keep large freed blocks for the next step; with other C libraries it does nothing.
 
-    By default glibc hands blocks of gradients and activations back to the system, and each step faults all of their
-    pages in again: up to a quarter of a training step on a CPU.
+    By default glibc returns the memory of gradients and activations to the system, and each step has to fault all of
+    their pages in again. That takes up to a quarter of a training step on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -156,22 +157,23 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Hand back to the system what :func:`keep_freed_memory` kept, for a process that goes on; a no-op elsewhere."""
+    """Return the memory that :func:`keep_freed_memory` kept to the system, for a process that goes on."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_torch(seed: int, device: torch.device | str = "cpu") -> None:
-    """Seed the generators that dropout on a device draws from (cheaper than seeding every back-end)."""
+    """Seed the generators that dropout on a device draws from; seeding every back-end would take longer."""
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def average(tensors: Sequence[torch.Tensor], processes: int) -> None:
-    """Average tensors over the processes, in place; every process gives the same shapes in the same order."""
+    """Average tensors over the processes, in place; every process passes the same shapes in the same order."""
     if processes == 1:
         return
+    # All are sent before the first is waited for, so that the transfers overlap.
     waiting = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
     for work, tensor in zip(waiting, tensors, strict=True):
         work.wait()
@@ -207,6 +209,7 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(nn.utils.get_total_norm(gradients))
+    # Scaling by an infinite norm would turn gradients into 0 or NaN and hide the divergence from the loop.
     if 0 < max_norm < norm < math.inf:
         torch._foreach_mul_(gradients, max_norm / norm)
     return norm

@@ -1,4 +1,4 @@
-"""Measuring on ``select`` while training: which weights to keep, and when to stop."""
+"""Evaluation on ``select`` during training: which weights to keep, when to stop, and who must not use either."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import RunError, UsageError
-from nasframe.interfaces import TrainJob, member
+from nasframe.interfaces import TrainJob, ends_of, member
 from nasframe.nn.elastic import layers_of
 from nasframe.records import Arch
 
 
 def measured_archs(job: TrainJob) -> Sequence[Arch | None]:
     """Return the networks that stand for a stage: the whole one, ``arch``, or a sampler's smallest and largest."""
-    domain: Any = job.within or getattr(job.space, "domain", None)
-    if job.sampler is None or not hasattr(domain, "largest"):
+    if job.sampler is None:
         return [job.arch]
-    return [domain.smallest(), domain.largest()]
+    domain = job.within
+    if domain is None and job.space is not None:
+        domain = job.space.domain
+    # The scores of all others lie roughly between those of the two ends (Yu & Huang 2019, universally slimmable nets).
+    return ends_of(domain) or [job.arch]
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -29,15 +32,18 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     >>> mean_metrics([{"accuracy": 0.5}, {"accuracy": 1.0}])
     {'accuracy': 0.75}
     """
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means = {}
+    for name in rows[0]:
+        means[name] = sum(row[name] for row in rows) / len(rows)
+    return means
 
 
 class Selection:
-    """Follows one stage's score over its evaluations; scores of different sub-networks are not compared.
+    """Follows the score of one stage; scores of different sub-networks are not compared.
 
     Args:
         job: the stage; ``eval_every``, ``keep`` and ``early_stop`` are read.
-        epoch: steps in an epoch, after which to measure unless ``eval_every`` says otherwise.
+        epoch: steps in an epoch, the interval of evaluations if ``eval_every`` is not given.
     """
 
     def __init__(self, job: TrainJob, epoch: int) -> None:
@@ -52,13 +58,13 @@ class Selection:
         self.measured: Sequence[Arch | None] | None = None
 
     def due(self, step: int, last: bool) -> bool:
-        """Tell whether to measure after this step; the last step is measured if any is."""
+        """Tell whether to evaluate after this step; the last one is evaluated if any is."""
         if self.every is None:
             return False
         return last or step % self.every == 0
 
     def add(self, score: float) -> bool:
-        """Take a new score, keep the weights behind the best one, and tell whether training should stop."""
+        """Take a new score, keep the weights of the best one, and tell whether training should stop."""
         archs = [arch and dict(arch) for arch in measured_archs(self.job)]
         if self.measured != archs:
             # A modifier lowered the stage's architecture: the best score so far is another network's.
@@ -70,7 +76,7 @@ class Selection:
         if is_better:
             self.best = score
             self.stale = 0
-            if options.keep == "best":
+            if options.keep == "best":  # copies, because training goes on in place
                 self.weights = {name: tensor.clone() for name, tensor in self.job.net.state_dict().items()}
         else:
             self.stale += 1
@@ -80,7 +86,7 @@ class Selection:
         """Put the best weights back, if they were kept.
 
         Raises:
-            RunError: no evaluation gave a finite score, so that no weights are the best.
+            RunError: no evaluation gave a finite score, so there are no best weights.
         """
         if self.job.options.keep == "best" and not self.weights:
             raise RunError(
@@ -96,7 +102,9 @@ class Selection:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        self.best, self.stale, self.weights = state["best"], state["stale"], dict(state["weights"])
+        self.best = state["best"]
+        self.stale = state["stale"]
+        self.weights = dict(state["weights"])
         self.measured = state["measured"]
 
 
@@ -105,10 +113,10 @@ def whole_network(job: TrainJob, name: str) -> None:
 
     Args:
         job: the stage.
-        name: the modifier's, for the error.
+        name: the modifier's name, for the error.
 
     Raises:
-        UsageError: there is a sampler or an architecture, or as :func:`last_weights` says.
+        UsageError: the stage has a sampler or an architecture, or may keep earlier weights (:func:`last_weights`).
     """
     if job.sampler is not None or job.arch is not None:
         raise UsageError(f"{name}: stage {job.stage!r} trains sub-networks. Expected no 'sampler' and no 'arch'.")
@@ -119,17 +127,17 @@ def last_weights(job: TrainJob, name: str) -> None:
     """Refuse stages that may end with weights of an earlier step, for a modifier that finishes in the last step.
 
     Raises:
-        UsageError: ``keep: best`` or ``early_stop`` is on.
+        UsageError: the stage has ``keep: best`` or ``early_stop``.
     """
-    what = ""
+    option = ""
     if job.options.keep == "best":
-        what = "keep: best"
+        option = "keep: best"
     elif job.options.early_stop is not None:
-        what = "early_stop"
-    if what:
+        option = "early_stop"
+    if option:
         raise UsageError(
-            f"{name}: stage {job.stage!r} has {what} and may end with the weights of an earlier step, before this was "
-            "done. Expected keep: last, and no early_stop; the stage that follows may use both."
+            f"{name}: stage {job.stage!r} has {option} and may end with the weights of an earlier step, before {name} "
+            "was done. Expected keep: last, and no early_stop; the stage that follows may use both."
         )
 
 
@@ -137,18 +145,18 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
     """Refuse stages in which heads and neurons cannot be reordered, for a modifier that does so.
 
     Raises:
-        UsageError: another modifier keeps what belongs to single weights, which would not move along, or the layers are
-            parametrised.
+        UsageError: another modifier has state that belongs to single weights, which would not move with them, or the
+            layers are parametrised.
     """
-    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which "
+    start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which"
     for other in job.modifiers:
         if member(other, "elementwise", False):
             raise UsageError(
-                f"{start}{type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not follow. "
-                "Expected it in a later stage: n:m comes after structure."
+                f"{start} {type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not "
+                "follow. Expected it in a later stage: n:m comes after structure."
             )
     if any(is_parametrized(module) for module in layers_of(job.net).modules()):
         raise UsageError(
-            f"{start}a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
+            f"{start} a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
             "quantise in a later stage."
         )

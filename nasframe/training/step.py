@@ -19,11 +19,11 @@ from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id
 from nasframe.training.optim import autocast, finite_outputs
 
 COUNTED = frozenset({"steps", "examples", "tokens", "evaluations"})
-"""Amounts that are whole numbers; sums of the processes' shares may miss them by rounding."""
+"""Amounts that are whole numbers; sums of the processes' shares may differ from them by rounding errors."""
 
 
 class Ledger:
-    """Adds up what a stage costs, by role.
+    """Adds up the costs of a stage, by role.
 
     >>> ledger = Ledger()
     >>> ledger.add("student", examples=32, forward_macs=1e6)
@@ -41,7 +41,7 @@ class Ledger:
             row[name] = row.get(name, 0) + amount
 
     def seconds(self, *roles: str) -> float:
-        """Return the time that these roles have taken so far."""
+        """Return the seconds that these roles have taken so far."""
         total = 0.0
         for role in roles:
             total += self.counts.get(role, {}).get("seconds", 0.0)
@@ -79,12 +79,12 @@ class Passes:
         self.job = job
         self.device = device
         self.ledger = ledger
-        self.share = 1.0  # examples of the whole batch that one example of this process stands for in the ledger
+        self.share = 1.0  # examples of the whole batch that one of this process counts for in the ledger
         needs: set[str] = set()
         for modifier in job.modifiers:
             needs.update(modifier.needs)
         self.outputs = {f"output_{name}": True for name in sorted(needs)}
-        self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher_cache: run
+        self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher → example → logits, for teacher_cache: run
         self._costs: dict[tuple[int, int], count.Additive] = {}
         self._teachers: dict[str, nn.Module] = {}
         self._answered_batch: Batch | None = None
@@ -96,13 +96,15 @@ class Passes:
         return self._run(self.job.net, arch, {**batch.inputs, **self.outputs, **inputs})
 
     def teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
-        """Run a saved network on a batch, once: its outputs are remembered until another batch comes."""
+        """Run a saved network on a batch once; its outputs are remembered until another batch comes."""
+        # Several modifiers and several sub-networks of one step may ask for the same teacher.
         key = name if arch is None else f"{name} {arch_id(arch)}"
         if self._answered_batch is not batch:
             self._answered_batch = batch
             self._answers = {}
         if key in self._answers:
             return self._answers[key]
+        # Hidden states of all examples would not fit in memory, so with them only the current batch is remembered.
         keeps_logits = self.job.options.teacher_cache == "run" and not self.outputs
         if keeps_logits:
             outputs = self._remembered(key, name, arch, batch)
@@ -143,7 +145,7 @@ class Passes:
     def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
         """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens."""
         key = (id(net), length)
-        if key not in self._costs:  # sizes do not change inside a stage
+        if key not in self._costs:  # once: counting takes long, and sizes do not change during a stage
             self._costs[key] = count.macs(net, 1, length)
         return batch * self._costs[key].of(sizes_of(self.job.space, arch))
 
@@ -175,7 +177,7 @@ class Passes:
     def _run_teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
         """Run a saved network on a batch, and count what that costs."""
         began = time.perf_counter()
-        if name not in self._teachers:
+        if name not in self._teachers:  # only now, so that a teacher that nobody asks for takes no memory
             self._teachers[name] = saved_model(self.job, name).to(self.device).eval()
         net = self._teachers[name]
         self._count("teacher", net, arch, batch)
@@ -191,15 +193,18 @@ class Passes:
             return forward(**inputs)
 
     def _count(self, role: str, net: nn.Module, arch: Arch | None, batch: Batch) -> None:
-        """Add a forward pass, and the backward pass that follows it if gradients are on, to the ledger."""
+        """Add a forward pass to the ledger, and the backward pass that follows it if gradients are on."""
         size, length = batch.inputs["input_ids"].shape
         macs = self.macs(net, arch, size, length) * self.share
+        backward_macs = 0.0
+        if torch.is_grad_enabled():
+            backward_macs = 2 * macs  # one product for the gradient of the inputs, one for that of the weights
         self.ledger.add(
             role,
             examples=len(batch) * self.share,
             tokens=batch.tokens * self.share,
             forward_macs=macs,
-            backward_macs=2 * macs if torch.is_grad_enabled() else 0.0,
+            backward_macs=backward_macs,
         )
 
 
@@ -251,19 +256,21 @@ class Step:
         Args:
             arch: another sub-network; default: this step's.
             batch: another batch; default: this step's.
-            inputs: keyword inputs that go with, or replace, the batch's.
+            inputs: keyword inputs that are added to the batch's, or replace them.
 
         Returns:
             The Hugging Face model output, with the outputs that the stage's modifiers need.
         """
-        return self.passes.student(arch if arch is not None else self.arch, batch or self.batch, **inputs)
+        if arch is None:
+            arch = self.arch
+        return self.passes.student(arch, batch or self.batch, **inputs)
 
     def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
         """Run a saved network on this batch, in eval mode and without gradients, once a batch.
 
         Args:
-            name: what it was saved as.
-            arch: run this sub-network of it.
+            name: the name that it was saved under.
+            arch: the sub-network of it to run; default: the whole one.
 
         Returns:
             The Hugging Face model output; with ``teacher_cache: run`` its logits only, unless a modifier needs more.

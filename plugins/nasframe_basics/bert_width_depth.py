@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numbers as numeric
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,25 +16,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 RANK = "embedding_rank"
+UNITS = ("heads", "ffn")
+"""The knobs that each kept layer has."""
 
 
 class BertWidthDepth:
     """Choose the depth, and in each kept layer the heads and the FFN neurons, of a BERT-like encoder.
 
-    A layer keeps its first heads and neurons; ``transform: rewire`` puts the important ones first. Numbers are
-    counts, strings with a percent sign shares of the network's, as in ``["25%", "50%", "100%"]``.
+    A layer keeps its first heads and neurons; ``transform: rewire`` puts the important ones first. Numbers are counts;
+    strings with a percent sign are shares of the network's, as in ``["25%", "50%", "100%"]``.
 
     Args:
         layers: numbers of layers, or lists of the layers to keep; default all.
         heads: numbers of attention heads; default all.
         ffn: numbers of FFN neurons; default all.
         embedding_rank: ranks of a word embedding that ``transform: svd`` factorised; default its own.
-        depth: which layers ``n`` of ``L`` layers are: the ``first`` n, or ``spread`` evenly, layer floor(i L / n)
-            for i = 0 … n-1, as DynaBERT drops them (arXiv 2004.04037).
-        config: the network's configuration, or its outline, which fills the defaults in and bounds the sizes.
+        depth: which n of L layers a number n keeps: the ``first`` n, or ``spread`` evenly, layer floor(i L / n) for
+            i = 0 … n-1, as DynaBERT drops them (arXiv 2004.04037).
+        config: the network's configuration, or its outline; it provides the defaults and bounds the sizes.
 
     Raises:
-        UsageError: a size beyond the network's, a share without a network, or something else than a size.
+        UsageError: a size beyond the network's, a share without a network, or something other than a size.
 
     >>> space = BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64])
     >>> space.domain.smallest()
@@ -52,24 +54,19 @@ class BertWidthDepth:
         depth: Literal["first", "spread"] = "first",
         config: PreTrainedConfig | Outline | None = None,
     ) -> None:
-        self.full = full = _limits(config)
-        widths = {"heads": _counts("heads", heads, full["heads"]), "ffn": _counts("ffn", ffn, full["ffn"])}
-        lists = [_layer_list(entry) for entry in layers or () if isinstance(entry, list)]
-        numbers = [entry for entry in layers or () if not isinstance(entry, list)]
-        counts = _counts("layers", numbers, full["layers"]) if numbers or not lists else []
-        total = full["layers"] or max([*counts, *(kept[-1] + 1 for kept in lists)])
-        kept = sorted({*map(tuple, lists), *(_keep(n, total, depth) for n in counts)}, key=lambda k: (len(k), k))
-        if kept[-1][-1] >= total or max(k[-1] for k in kept) >= total:
-            raise UsageError(f"layers: {list(kept[-1])} is not in a network of {total} layers.")
-        knobs: dict[str, list[Any]] = {"layers": [list(k) for k in kept]}
+        self.full = _limits(config)
+        widths = {"heads": _counts("heads", heads, self.full["heads"]), "ffn": _counts("ffn", ffn, self.full["ffn"])}
+        depths = _depths(layers, self.full["layers"], depth)
+        knobs: dict[str, list[Any]] = {"layers": depths}
         if embedding_rank is not None:
             knobs[RANK] = _ranks(embedding_rank)
+        # The widths of a layer matter only at the depths that keep it.
         active = {}
-        for i in sorted({i for k in kept for i in k}):
-            on = [list(k) for k in kept if i in k]
-            for unit in ("heads", "ffn"):
-                knobs[f"{unit}.{i}"] = widths[unit]
-                active[f"{unit}.{i}"] = ("layers", on)
+        for layer in sorted(set().union(*depths)):
+            depths_with_layer = [kept for kept in depths if layer in kept]
+            for unit in UNITS:
+                knobs[f"{unit}.{layer}"] = widths[unit]
+                active[f"{unit}.{layer}"] = ("layers", depths_with_layer)
         self.domain = Choices(knobs, active)
 
     def supernet(self, net: nn.Module) -> nn.Module:
@@ -95,11 +92,11 @@ class BertWidthDepth:
         return slices.extract(net, self.sizes(arch))
 
     def arch(self, sizes: Arch) -> dict[str, Any]:
-        """Return the architecture that sizes written by knob or family mean; they need not be in the domain.
+        """Turn the sizes in a recipe into an architecture; they may be outside the domain, but not of the network.
 
         Args:
-            sizes: as in ``{layers: 3, heads: 6, ffn.0: 512}``, and ``embedding_rank`` where the word embedding is
-                factorised; what is not given is the largest.
+            sizes: by knob or by family, as in ``{layers: 3, heads: 6, ffn.0: 512}``, and ``embedding_rank`` if the
+                word embedding is factorised; the default of each is its largest value.
 
         Raises:
             UsageError: a key that is neither knob nor family, a number of layers that the domain does not have, or a
@@ -108,45 +105,68 @@ class BertWidthDepth:
         >>> BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64]).arch({"layers": 1, "ffn": 20})
         {'layers': [0], 'heads.0': 4, 'ffn.0': 20}
         """
+        self._check_sizes(sizes)
+        flat: dict[str, Any] = {}
+        for knob, values in self.domain.knobs.items():
+            unit = knob.partition(".")[0]
+            if knob in sizes:
+                flat[knob] = sizes[knob]
+            elif unit in sizes:  # one size for all layers
+                flat[knob] = sizes[unit]
+            else:
+                flat[knob] = values[-1]
+        if RANK in sizes:
+            flat[RANK] = sizes[RANK]
+        flat = self.sizes(flat)
+        arch = {}
+        for knob, value in flat.items():
+            unit, _, layer = knob.partition(".")
+            if unit not in UNITS or int(layer) in flat["layers"]:
+                arch[knob] = value
+        return arch
+
+    def _check_sizes(self, sizes: Arch) -> None:
+        """Refuse keys that are neither knob nor family, and widths that the network does not have."""
         knobs = self.domain.knobs
-        for key in sizes:
-            if key not in knobs and key not in ("heads", "ffn", RANK):
+        for key, value in sizes.items():
+            if key not in knobs and key not in (*UNITS, RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
-            unit, value = key.partition(".")[0], sizes[key]
-            most = self.full.get(unit)
-            whole = isinstance(value, numeric.Integral) and not isinstance(value, bool) and int(value) >= 0
-            if unit in ("heads", "ffn") and not (whole and (most is None or int(value) <= most)):
+            unit = key.partition(".")[0]
+            if unit not in UNITS:
+                continue
+            most = self.full[unit]
+            is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not is_whole or value < 0 or (most is not None and value > most):
                 limit = "0 or more" if most is None else f"a number from 0 to {most}"
                 raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
-        flat = {knob: sizes.get(knob, sizes.get(knob.partition(".")[0], knobs[knob][-1])) for knob in knobs}
-        flat = self.sizes(flat)
-        flat |= {RANK: sizes[RANK]} if RANK in sizes else {}
-        kept = {"layers", RANK} | {f"{unit}.{i}" for i in flat["layers"] for unit in ("heads", "ffn")}
-        return {knob: value for knob, value in flat.items() if knob in kept}
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
-        """Return an architecture with its kept layers listed: ``layers: 4`` is the domain's choice of four.
+        """Return an architecture with its kept layers listed: ``layers: 4`` becomes the domain's choice of four.
 
         Raises:
-            UsageError: a number of layers that the domain does not have.
+            UsageError: the domain does not have exactly one choice of this number of layers.
         """
-        found = dict(arch)
-        if isinstance(n := arch.get("layers"), int):
-            lists = [list(kept) for kept in self.domain.knobs["layers"] if len(kept) == n]
-            if len(lists) != 1:
-                raise UsageError(f"layers: {n} names {len(lists)} of {list(self.domain.knobs['layers'])}.")
-            found["layers"] = lists[0]
-        return found
+        sizes = dict(arch)
+        count = arch.get("layers")
+        if isinstance(count, int):
+            depths = self.domain.knobs["layers"]
+            choices = [list(kept) for kept in depths if len(kept) == count]
+            if len(choices) != 1:
+                raise UsageError(f"layers: {count} names {len(choices)} of {list(depths)}.")
+            sizes["layers"] = choices[0]
+        return sizes
 
 
 def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
+    """Return the network's own sizes; ``None`` for each if the network is not known."""
     if config is None:
         return {"layers": None, "heads": None, "ffn": None}
     if isinstance(config, Outline):
         return {name: config.lengths[name] for name in ("layers", "heads", "ffn")}
     from nasframe.nn.elastic import FAMILIES
 
-    if (family := FAMILIES.get(config.model_type)) is None:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
         raise UsageError(
             f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
         )
@@ -154,27 +174,82 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
     return {name: getattr(config, field) for name, field in fields.items()}
 
 
+def _depths(
+    layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Literal["first", "spread"]
+) -> list[list[int]]:
+    """Return the values of the knob ``layers``, lists of kept layers, the shortest first.
+
+    Args:
+        layers: as in :class:`BertWidthDepth`.
+        full: the layers of the network; ``None`` if it is not known: then as many as the entries need.
+        depth: which layers a number keeps.
+
+    Raises:
+        UsageError: an entry is no depth of the network.
+    """
+    lists = []
+    numbers_of_layers = []
+    for entry in layers or ():
+        if isinstance(entry, list):
+            _check_layer_list(entry)
+            lists.append(entry)
+        else:
+            numbers_of_layers.append(entry)
+    counts = []
+    if numbers_of_layers or not lists:
+        counts = _counts("layers", numbers_of_layers, full)
+    total = full
+    if total is None:
+        total = max([*counts, *(kept[-1] + 1 for kept in lists)])
+
+    depths = {_kept_layers(count, total, depth) for count in counts}
+    for kept in lists:
+        if kept[-1] >= total:
+            raise UsageError(f"layers: {kept} is not in a network of {total} layers.")
+        depths.add(tuple(kept))
+    in_order = sorted(depths, key=lambda kept: (len(kept), kept))
+    return [list(kept) for kept in in_order]
+
+
+def _check_layer_list(kept: list[int]) -> None:
+    is_ascending = kept == sorted(set(kept))
+    are_positions = all(isinstance(layer, int) and layer >= 0 for layer in kept)
+    if not kept or not is_ascending or not are_positions:
+        raise UsageError(f"layers: {kept} cannot be kept. Expected positions, ascending, at least one.")
+
+
+def _kept_layers(count: int, total: int, depth: Literal["first", "spread"]) -> tuple[int, ...]:
+    """Return which layers a number of layers keeps."""
+    if depth == "first":
+        return tuple(range(count))
+    return tuple(i * total // count for i in range(count))
+
+
 def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> list[int]:
+    """Read the option for one size: distinct numbers, ascending.
+
+    Args:
+        name: of the option.
+        values: numbers and shares; the default is ``full`` alone.
+        full: the network's own number, if it is known.
+
+    Raises:
+        UsageError: a value is not a size of the network.
+    """
     if values is None or (name == "layers" and not values):
         if full is None:
             raise UsageError(f"{name}: no values given. Expected counts, or a network whose own count to take.")
         return [full]
     counts = sorted({_count(name, value, full) for value in values})
-    if not counts or counts[0] < (name == "layers") or (full is not None and counts[-1] > full):
+    fewest = 1 if name == "layers" else 0
+    if not counts or counts[0] < fewest or (full is not None and counts[-1] > full):
         most = "" if full is None else f" to {full}"
-        raise UsageError(
-            f"{name}: {list(values)} are not all sizes of the network. Expected {int(name == 'layers')}{most}."
-        )
+        raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
     return counts
 
 
-def _ranks(values: Sequence[int]) -> list[int]:
-    if not values or min(values) < 1:
-        raise UsageError(f"{RANK}: {list(values)} are not all ranks. Expected numbers of at least 1.")
-    return sorted(set(values))
-
-
 def _count(name: str, value: int | str, full: int | None) -> int:
+    """Read one number or share."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     try:
@@ -188,11 +263,7 @@ def _count(name: str, value: int | str, full: int | None) -> int:
     return max(1, round(share * full))
 
 
-def _layer_list(kept: list[int]) -> list[int]:
-    if not kept or kept != sorted(set(kept)) or any(not isinstance(i, int) or i < 0 for i in kept):
-        raise UsageError(f"layers: {kept} cannot be kept. Expected positions, ascending, at least one.")
-    return kept
-
-
-def _keep(n: int, total: int, depth: str) -> tuple[int, ...]:
-    return tuple(range(n)) if depth == "first" else tuple(i * total // n for i in range(n))
+def _ranks(values: Sequence[int]) -> list[int]:
+    if not values or min(values) < 1:
+        raise UsageError(f"{RANK}: {list(values)} are not all ranks. Expected numbers of at least 1.")
+    return sorted(set(values))

@@ -1,11 +1,10 @@
-"""Cells of a table: which values can be a text, a class name or a number, and which are refused with file and row."""
+"""Cells of a table: reads texts, class names and numbers, and refuses other values with their file and row."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import reprlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +13,18 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
 
 NOT_A_NUMBER = frozenset({"nan", "<na>", "nat"})
-"""What pandas writes for a missing value; nobody calls a class so."""
+"""What pandas writes for a missing value; nobody gives a class such a name."""
 
 PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "-", "?"})
 """What others write for a missing value; it may also be a class."""
 
 MOST_DIGITS = 308
-"""Integers of more digits are beyond floating point, and no class or score."""
+"""Integers with more digits are too large for floating point, and neither classes nor scores."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its values by column, and where it stands (``train.csv:17``)."""
+    """One row: its values by column, and its place (``train.csv:17``)."""
 
     place: str
     values: Mapping[str, Any]
@@ -34,17 +33,18 @@ class Row:
         """Return a column's text.
 
         Raises:
-            UsageError: the column is missing in this row, or holds something else than text.
+            UsageError: the column is missing in this row, or holds something other than text.
         """
         return check_text(self.place, column, self.get(column))
 
     def get(self, column: str) -> Any:
         """Return a column's value; ``None`` is refused like a missing one."""
-        if self.values.get(column) is None:
+        value = self.values.get(column)
+        if value is None:
             names = ", ".join(map(repr, self.values))
             hint = "" if column in self.values else suggestion(column, map(str, self.values))
             raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
-        return self.values[column]
+        return value
 
 
 def check_text(place: str, column: str, value: Any) -> str:
@@ -56,7 +56,7 @@ def check_text(place: str, column: str, value: Any) -> str:
         value: the cell.
 
     Raises:
-        UsageError: it is no text, or holds characters that no tokenizer can read.
+        UsageError: it is not text, or holds characters that no tokenizer can read.
 
     >>> check_text("reviews.csv:2", "text", "A fine film.")
     'A fine film.'
@@ -86,7 +86,7 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 def class_name(row: Row, column: str) -> str:
-    """Return the class that a row's label names, without spaces around it; a whole number reads like an integer.
+    """Return the class that a row's label names, without spaces around it; 3.0 and 3 are one class.
 
     Raises:
         UsageError: the label is missing, empty, not a number, or of a type that names no class.
@@ -112,27 +112,31 @@ def class_name(row: Row, column: str) -> str:
         raise UsageError(f"{row.place}: the label in {column!r} is empty. Expected the name of a class in each row.")
     if name.lower() in NOT_A_NUMBER:
         raise UsageError(f"{row.place}: the label in {column!r} is {name!r}, a missing value. Expected a class's name.")
-    if len(name.lstrip("+-")) > MOST_DIGITS and name.lstrip("+-").isdigit():
+    digits = name.lstrip("+-")
+    if len(digits) > MOST_DIGITS and digits.isdigit():
         raise UsageError(f"{row.place}: the label in {column!r} is an integer of {len(name)} digits. Expected a class.")
     return name
 
 
 def _number_name(row: Row, column: str, value: float) -> str:
-    """Write a floating-point label; JSON and Parquet write 1 as 1.0 where a column also holds fractions or gaps."""
+    """Return a floating-point label as text; JSON and Parquet write 1 as 1.0 if the column has fractions or gaps."""
     if not math.isfinite(value):
         raise UsageError(f"{row.place}: the label in {column!r} is {value}. Expected the name of a class in each row.")
-    return str(int(value)) if value.is_integer() else str(value)
+    if value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def label_number(row: Row, column: str) -> float:
     """Return a row's label as a finite number.
 
     Raises:
-        UsageError: it is missing or no finite number; ``true`` and ``1_000`` are none.
+        UsageError: it is missing or not a finite number, as ``true`` and ``1_000`` are not.
     """
     value = row.get(column)
     number = math.nan
-    if not isinstance(value, bool) and "_" not in str(value)[:MOST_DIGITS]:
+    python_only = isinstance(value, bool) or "_" in str(value)[:MOST_DIGITS]  # numbers for Python, but for no user
+    if not python_only:
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -143,7 +147,7 @@ def label_number(row: Row, column: str) -> float:
 
 
 def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
-    """Yield what is odd about the labels of a table: spaces, names that may mean "missing", integers written as floats.
+    """Yield oddities of labels: spaces, names that may mean "missing", integers that are written as floats.
 
     Args:
         rows: the rows, whose labels :func:`class_name` accepts.
@@ -151,32 +155,35 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
     """
     spaced: list[Row] = []
     floats: list[Row] = []
-    doubtful: Counter[str] = Counter()
-    first: dict[str, Row] = {}
+    perhaps_missing: dict[str, list[Row]] = {}
     for row in rows:
         value = row.values.get(column)
-        if not isinstance(value, str):
-            is_whole = isinstance(value, numbers.Real) and float(value).is_integer()
-            if is_whole and not isinstance(value, numbers.Integral):
-                floats.append(row)
+        if isinstance(value, str):
+            name = value.strip()
+            if name != value:
+                spaced.append(row)
+            if name.lower() in PERHAPS_MISSING:
+                perhaps_missing.setdefault(name, []).append(row)
             continue
-        name = value.strip()
-        if name != value:
-            spaced.append(row)
-        if name.lower() in PERHAPS_MISSING:
-            doubtful[name] += 1
-            first.setdefault(name, row)
+        if isinstance(value, numbers.Integral):
+            continue
+        if isinstance(value, numbers.Real) and float(value).is_integer():
+            floats.append(row)
     if spaced:
         example = spaced[0].values[column]
         more = f" and {len(spaced) - 1:,} more" if len(spaced) > 1 else ""
-        text = f"Labels are read without the spaces around them: {example!r}{more}."
-        yield Notice(spaced[0].place, text)
+        yield Notice(spaced[0].place, f"Labels are read without the spaces around them: {example!r}{more}.")
     if floats:
         example = float(floats[0].values[column])
-        text = f"Whole numbers are classes without a decimal point: {example} is {class_name(floats[0], column)!r}"
-        yield Notice(floats[0].place, f"{text} ({_rows(len(floats))} written so).")
-    for name, count in doubtful.items():
-        yield Notice(first[name].place, f"The label {name!r} ({_rows(count)}) is a class, not a missing value.")
+        name = class_name(floats[0], column)
+        yield Notice(
+            floats[0].place,
+            f"Whole numbers are classes without a decimal point: {example} is {name!r} "
+            f"({_rows(len(floats))} written so).",
+        )
+    for name, its_rows in perhaps_missing.items():
+        text = f"The label {name!r} ({_rows(len(its_rows))}) is a class, not a missing value."
+        yield Notice(its_rows[0].place, text)
 
 
 def _rows(count: int) -> str:

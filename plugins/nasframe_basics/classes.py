@@ -1,4 +1,4 @@
-"""The classes of a label column: their order, the positive one, and what looks odd about them."""
+"""The classes of a label column: their order, the positive one, and signs that they are not what they seem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import number
 
 POSITIVE_NAMES = ("1", "true", "yes", "positive")
-MANY = 10  # classes of fractional numbers, beyond which they look like scores
+MANY = 10
+"""With more classes than this, fractional numbers look like scores."""
 
 
 def ordered(names: set[str]) -> list[str]:
@@ -19,33 +20,39 @@ def ordered(names: set[str]) -> list[str]:
     >>> ordered({"b", "10", "7", "007", "a", "nan"})
     ['007', '7', '10', 'a', 'b', 'nan']
     """
-    return sorted(names, key=_place)
+    return sorted(names, key=_order)
 
 
-def _place(name: str) -> tuple[int, Decimal, str]:
+def _order(name: str) -> tuple[int, Decimal, str]:
     value = number(name)
-    return (1, Decimal(0), name) if value is None else (0, value, name)
+    if value is None:
+        return (1, Decimal(0), name)
+    return (0, value, name)
 
 
 def same_looking(classes: Sequence[str]) -> Iterator[list[str]]:
-    """Yield classes that look like spellings of one: equal numbers, or texts that differ in case alone.
+    """Yield classes that look like spellings of one: equal numbers, or texts that differ only in case.
 
     >>> list(same_looking(["1", "1.0", "Yes", "no", "yes"]))
     [['1', '1.0'], ['Yes', 'yes']]
     """
-
-    def meaning(name: str) -> str:
-        value = number(name)
-        return name.casefold() if value is None else str(value.normalize())
-
-    for _, group in groupby(sorted(classes, key=meaning), key=meaning):
-        names = list(group)
+    in_groups = sorted(classes, key=_meaning)
+    for _, group in groupby(in_groups, key=_meaning):
+        names = sorted(group)
         if len(names) > 1:
-            yield sorted(names)
+            yield names
+
+
+def _meaning(name: str) -> str:
+    """Return what spellings of one class have in common."""
+    value = number(name)
+    if value is None:
+        return name.casefold()
+    return str(value.normalize())
 
 
 def seem_scores(counts: Mapping[str, int]) -> str:
-    """Say why a label column looks like scores rather than classes, or nothing.
+    """Return the reason why a label column looks like scores rather than classes; empty if it does not.
 
     Args:
         counts: class → rows.
@@ -53,22 +60,23 @@ def seem_scores(counts: Mapping[str, int]) -> str:
     >>> seem_scores({"0.1": 1, "0.25": 1, "0.3": 1})
     'each of its 3 rows has a label of its own'
     """
-    rows, values = sum(counts.values()), [number(name) for name in counts]
+    rows = sum(counts.values())
     if len(counts) == rows and rows > 2:
         return f"each of its {rows} rows has a label of its own"
-    if any(value is None for value in values):
+    values = [value for value in map(number, counts) if value is not None]
+    if len(values) < len(counts):  # texts are no scores
         return ""
     single = sum(count == 1 for count in counts.values())
     if 2 * single > len(counts) and len(counts) > 2:
         return f"its labels are numbers, and {single} of {len(counts)} stand in one row alone"
-    fractional = any(value is not None and value != value.to_integral_value() for value in values)
-    if fractional and len(counts) > MANY:
+    is_fractional = any(value != value.to_integral_value() for value in values)
+    if is_fractional and len(counts) > MANY:
         return f"its labels are {len(counts)} numbers, not all of them whole"
     return ""
 
 
 def positive_class(counts: Mapping[str, int], classes: Sequence[str]) -> str:
-    """Choose the class that ``f1`` is about: one called 1, true, yes or positive, else the rarer, else the second.
+    """Return the class that ``f1`` is about: one called 1, true, yes or positive, else the rarer, else the second.
 
     Args:
         counts: class → rows of the whole training file.
@@ -81,14 +89,14 @@ def positive_class(counts: Mapping[str, int], classes: Sequence[str]) -> str:
         for label in classes:
             if label.casefold() == name or (name == "1" and number(label) == 1):
                 return label
-    return min(reversed(classes), key=lambda label: counts[label])
+    return min(reversed(classes), key=lambda label: counts[label])  # the second if both are equally frequent
 
 
 def chosen_class(wanted: str | int | float, classes: Sequence[str]) -> str:
     """Return the class that the option ``positive`` names.
 
     Raises:
-        UsageError: there is none, or it is not clear which is meant.
+        UsageError: there is none, or several could be meant.
 
     >>> chosen_class(True, ["False", "True"])
     'True'
@@ -96,7 +104,8 @@ def chosen_class(wanted: str | int | float, classes: Sequence[str]) -> str:
     name = str(wanted)
     if name in classes:
         return name
-    near = [label for label in classes if label.casefold() == name.casefold()]
-    if len(near) == 1:
-        return near[0]
-    raise UsageError(f"positive: no class {name!r}. Expected one of {listing(classes)}.{suggestion(name, classes)}")
+    same_but_for_case = [label for label in classes if label.casefold() == name.casefold()]
+    if len(same_but_for_case) == 1:
+        return same_but_for_case[0]
+    hint = suggestion(name, classes)
+    raise UsageError(f"positive: no class {name!r}. Expected one of {listing(classes)}.{hint}")

@@ -22,40 +22,43 @@ class Counted:
     """A counted cost: a sum over the layers, heads and neurons that an architecture keeps.
 
     Args:
-        unit: what is counted.
-        count: makes the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
-        factor: what one count is worth.
+        unit: its unit.
+        count: returns the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
+        factor: multiplies the count.
     """
 
     unit: str
     count: Callable[[nn.Module], Any]
     factor: float = 1.0
-    _made: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+    _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
-        """Return the cost of a sub-network of any sizes, or of the network as it stands.
+        """Return the cost of a sub-network of any sizes, or of the network as it is.
 
-        What a head, a neuron and a layer of a network cost is counted once; where its sizes were changed in place,
-        take a new estimator. Architectures of spaces that do not slice are counted on the extracted network.
+        The costs of a network's layers, heads and neurons are counted once; use a new estimator if its sizes were
+        changed in place. If the space does not slice, the extracted network is counted.
         """
         if arch is None:
             return self.factor * self.count(net).of()
         if not hasattr(space, "sizes"):
-            return self.factor * self.count(space.extract(net, arch)).of()
+            extracted = space.extract(net, arch)
+            return self.factor * self.count(extracted).of()
         return self.factor * self._additive(net).of(space.sizes(arch))
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
-        """Return the cost of every choice of the space's domain; ``None`` where it does not slice."""
+        """Return the cost of every choice of the space's domain; ``None`` if the space does not slice."""
         if not hasattr(space, "sizes"):
             return None
         table = self._additive(net).table(space.domain.knobs)  # type: ignore[attr-defined]
-        choices = {knob: [self.factor * cost for cost in costs] for knob, costs in table.choices.items()}
+        choices = {}
+        for knob, costs in table.choices.items():
+            choices[knob] = [self.factor * cost for cost in costs]
         return CostTable(self.factor * table.base, choices)
 
     def _additive(self, net: nn.Module) -> Any:
-        if net not in self._made:
-            self._made[net] = self.count(net)
-        return self._made[net]
+        if net not in self._additive_costs:
+            self._additive_costs[net] = self.count(net)
+        return self._additive_costs[net]
 
 
 def params() -> Counted:
@@ -84,8 +87,8 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
     Args:
         batch: sequences.
         length: tokens in each.
-        count: ``matmul`` counts as torch's FlopCounterMode, ``torchprofile`` adds what the counter behind
-            YOCO-BERT's figures (arXiv 2106.02435) adds for normalisation.
+        count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
+            counter behind YOCO-BERT's figures (arXiv 2106.02435).
     """
     return Counted("MACs", lambda net: _macs(net, batch, length, count))
 

@@ -1,8 +1,8 @@
-"""Evolution: mutate and cross the best found so far.
+"""Evolution: mutate and cross the best architectures so far.
 
-One objective: (μ + λ) selection, or regularised evolution, where the oldest dies (Real et al., arXiv 1802.01548).
-Several: NSGA-II selection with constraint domination (Deb et al., 2002). Steady state: every answer is selected on at
-once, so that any number of proposals may be under way.
+With one objective: (μ + λ) selection, or regularised evolution, in which the oldest dies (Real et al., arXiv
+1802.01548). With several: NSGA-II selection with constraint domination (Deb et al., 2002). It is steady-state: every
+result is selected on at once, so that any number of proposals may be pending.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch, Share, ShareBelowOne, Size, Trial, arch_id
 from nasframe.search.pareto import crowding_distance, non_dominated_sort
 
-TRIES = 20  # children drawn to find one that was not proposed before
+TRIES = 20
+"""How many children, and then random architectures, are drawn to find one that was not proposed before."""
 
 
 class Member(NamedTuple):
-    """One living architecture."""
+    """One architecture of the population.
+
+    Args:
+        name: its id.
+        arch: the architecture.
+        objectives: all to be maximised.
+        violation: by how much it is over its constraints; 0 if it satisfies them.
+    """
 
     name: str
     arch: Arch
@@ -31,15 +39,15 @@ class Member(NamedTuple):
 
 
 class EvolutionSampler:
-    """Proposes children of good parents, and no architecture twice while new ones are near.
+    """Proposes children of good parents, and never one architecture twice while new ones are easy to find.
 
     Args:
-        domain: what to propose from; crossover is used where the domain has it.
+        domain: the domain to propose from; crossover is used if the domain has it.
         seed: draws parents and children.
-        population: how many architectures live; so many random ones start it.
+        population: how many architectures live; it starts with this many random ones.
         crossover: probability that a child has two parents.
-        mutation: probability of a further mutation. A child of one parent is mutated at least once.
-        tournament: a parent is the best of so many members drawn at random.
+        mutation: probability of each further mutation. A child of one parent is mutated at least once.
+        tournament: a parent is the best of this many members drawn at random.
         survivors: who lives on, the ``best`` or the ``youngest``.
 
     Raises:
@@ -56,20 +64,27 @@ class EvolutionSampler:
         tournament: Size = 2,
         survivors: Literal["best", "youngest"] = "best",
     ) -> None:
-        if population < 2 or tournament < 1 or not (0 <= crossover <= 1 and 0 <= mutation < 1):
+        are_probabilities = 0 <= crossover <= 1 and 0 <= mutation < 1
+        if population < 2 or tournament < 1 or not are_probabilities:
             raise UsageError(
                 "sampler 'evolution': expected population >= 2, tournament >= 1, 0 <= crossover <= 1, 0 <= mutation < 1"
             )
-        self.domain, self.population, self.tournament, self.survivors = domain, population, tournament, survivors
-        self.crossover, self.mutation = crossover, mutation
+        self.domain = domain
+        self.population = population
+        self.crossover = crossover
+        self.mutation = mutation
+        self.tournament = tournament
+        self.survivors = survivors
         self.rng = np.random.default_rng(seed)
-        self.members: list[Member] = []
-        self.seen: dict[str, None] = {}  # names of all that was proposed or told, a set that keeps its order
-        self.places: list[int] = []  # each member's place, best first; empty when out of date
+        self.members: list[Member] = []  # the oldest first
+        self.seen: dict[str, None] = {}  # names of all proposed or told architectures; a set that keeps its order
+        self.ranks: list[int] = []  # of the members, 0 is the best; empty when out of date
 
     def start(self, stage: str, total: int) -> None:
         """Forget everything: a loss on a batch and a metric on a split are not comparable."""
-        self.members, self.seen, self.places = [], {}, []
+        self.members = []
+        self.seen = {}
+        self.ranks = []
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Draw random architectures until the first population is complete, then children."""
@@ -80,41 +95,64 @@ class EvolutionSampler:
                 arch = self._new(domain)
                 self.seen[arch_id(arch)] = None
                 archs.append(arch)
-        except UnsatisfiableError:
+        except UnsatisfiableError:  # nothing that fits was found in a restricted domain
             pass
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Let evaluated architectures join the population, then select."""
         for trial in trials:
-            objectives = [math.nan if value is None else value for value in trial.objectives or (trial.score,)]
-            usable = all(map(math.isfinite, [*objectives, trial.violation])) and trial.state in ("done", "repeat")
-            if not usable or not self.domain.contains(trial.arch):
+            objectives = []
+            for value in trial.objectives or (trial.score,):
+                objectives.append(math.nan if value is None else value)
+            is_finite = all(math.isfinite(value) for value in [*objectives, trial.violation])
+            is_usable = is_finite and trial.state in ("done", "repeat")
+            if not is_usable or not self.domain.contains(trial.arch):
                 continue
             arch = self.domain.canonical(trial.arch)
             name = arch_id(arch)
             self.seen[name] = None
-            rivals = (m for m in self.members if m.name != name and len(m.objectives) == len(objectives))
-            self.members = [*rivals, Member(name, arch, objectives, trial.violation)]
-            if len(self.members) > self.population:
-                self.members.pop(0 if self.survivors == "youngest" else self._order()[-1])
-            self.places = []
+            self._join(Member(name, arch, objectives, trial.violation))
+
+    def _join(self, new: Member) -> None:
+        """Add a member, in place of its earlier self if there is one, and remove one if there are too many."""
+        others = []
+        for member in self.members:
+            is_comparable = len(member.objectives) == len(new.objectives)
+            if member.name != new.name and is_comparable:
+                others.append(member)
+        self.members = [*others, new]
+        if len(self.members) > self.population:
+            loser = 0 if self.survivors == "youngest" else self._order()[-1]
+            self.members.pop(loser)
+        self.ranks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the population, what was proposed, and the generator's state."""
-        members = [{**member._asdict(), "arch": dict(member.arch)} for member in self.members]
+        """Return the population, the names of the proposed architectures, and the generator's state."""
+        members = []
+        for member in self.members:
+            plain = member._replace(arch=dict(member.arch))
+            members.append(plain._asdict())
         return {"rng": self.rng.bit_generator.state, "members": members, "seen": list(self.seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.rng.bit_generator.state = state["rng"]
         self.members = [Member(**member) for member in state["members"]]
-        self.seen, self.places = dict.fromkeys(state["seen"]), []
+        self.seen = dict.fromkeys(state["seen"])
+        self.ranks = []
 
     def _new(self, domain: Any) -> Arch:
-        evolving = len(self.seen) >= self.population and len(self.members) > 1
-        for attempt in range(2 * TRIES):
-            arch = self._child(domain) if evolving and attempt < TRIES else domain.sample(self.rng)
+        """Return a child or, if the population is not complete, a random architecture; a new one if one is found."""
+        is_evolving = len(self.seen) >= self.population and len(self.members) > 1
+        if is_evolving:
+            for _ in range(TRIES):
+                child = self._child(domain)
+                if arch_id(child) not in self.seen:
+                    return child
+        random_tries = TRIES if is_evolving else 2 * TRIES
+        for _ in range(random_tries):
+            arch = domain.sample(self.rng)
             if arch_id(arch) not in self.seen:
                 return arch
         return domain.sample(self.rng)
@@ -130,17 +168,21 @@ class EvolutionSampler:
         return child
 
     def _parent(self) -> Arch:
-        if not self.places:
-            self.places = np.argsort(self._order()).tolist()
-        drawn = self.rng.integers(len(self.members), size=self.tournament)
-        return self.members[min(drawn.tolist(), key=self.places.__getitem__)].arch
+        """Hold a tournament."""
+        if not self.ranks:
+            self.ranks = np.argsort(self._order()).tolist()
+        drawn = self.rng.integers(len(self.members), size=self.tournament).tolist()
+        winner = min(drawn, key=lambda position: self.ranks[position])
+        return self.members[winner].arch
 
     def _order(self) -> list[int]:
-        """Return members best first: by front and room in it, where objectives are several; else by score."""
+        """Return the positions of the members, best first: by score or, if there are several objectives, as NSGA-II."""
         values = np.array([member.objectives for member in self.members])
         if values.shape[1] == 1:
             return np.argsort(-values[:, 0], kind="stable").tolist()
+        violations = [member.violation for member in self.members]
         order: list[int] = []
-        for front in non_dominated_sort(values, [member.violation for member in self.members]):
-            order += np.array(front)[np.argsort(-crowding_distance(values[front]), kind="stable")].tolist()
+        for front in non_dominated_sort(values, violations):
+            least_crowded_first = np.argsort(-crowding_distance(values[front]), kind="stable")
+            order += np.array(front)[least_crowded_first].tolist()
         return order

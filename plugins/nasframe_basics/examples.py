@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` prepares the plugins that need files: a few rows, a tiny model."""
+"""Files with which ``nasframe plugins check`` tries the plugins that need some: a few rows, a tiny model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Glue(TaskContract):
 
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Write ``train.tsv`` and ``dev.tsv``."""
-        rows = list(sentences(60))
-        for name, part in {"train": rows[:48], "dev": rows[48:]}.items():
-            lines = [f"{text}\t{label}" for text, label in part]
-            (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), encoding="utf-8")
+        lines = [f"{text}\t{label}" for text, label in sentences(60)]
+        for name, part in {"train": lines[:48], "dev": lines[48:]}.items():
+            content = "\n".join(["sentence\tlabel", *part, ""])
+            (folder / f"{name}.tsv").write_text(content, encoding="utf-8")
         return {"name": "sst2", "path": str(folder), "select": 12}
 
 
@@ -29,8 +29,10 @@ class TextClassification(TaskContract):
 
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Write ``train.csv``."""
-        lines = [f"{text},{('bad', 'good')[label]}" for text, label in sentences(80)]
-        (folder / "train.csv").write_text("\n".join(["text,label", *lines, ""]), encoding="utf-8")
+        names = ("bad", "good")
+        lines = [f"{text},{names[label]}" for text, label in sentences(80)]
+        content = "\n".join(["text,label", *lines, ""])
+        (folder / "train.csv").write_text(content, encoding="utf-8")
         return {"train": str(folder / "train.csv"), "select": 12}
 
 
@@ -46,7 +48,7 @@ class HF(ModelContract):
 
 
 def sentences(count: int) -> Iterator[tuple[str, int]]:
-    """Make different sentences, with 1 where they say "fine"."""
+    """Yield different sentences, each with 1 if it contains "fine", else 0."""
     for i in range(count):
         words = [WORDS[i % 10], WORDS[i // 10], *WORDS[: i % 3]]
         yield " ".join(words), int("fine" in words)

@@ -15,17 +15,18 @@ from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_t
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
 
 RANGE_DECAY = 0.99
+"""Share of the old value in a running mean, at each step."""
 
 
 class FakeQuant(Modifier):
-    """Train with weights, and activations if wanted, rounded to the grid of a small integer type.
+    """Train with weights, and optionally activations, rounded to the grid of a small integer type.
 
-    Weights have one grid a row; at the end they stay on it, in floating point, so that the result is a plain model.
-    Activations have one grid a tensor and are rounded during training only, as dynamic integer inference would. The
+    Weights have one grid a row. At the end they stay on it, in floating point, so that the result is a plain model.
+    Activations have one grid a tensor and are rounded during training only, as dynamic integer inference does. The
     result's blueprint records the bits of each matrix.
 
     Args:
-        bits: of the encoder's weight matrices; an ``arch`` of a space of formats (``nm_bits``) goes before it.
+        bits: of the encoder's weight matrices; an ``arch`` of a space of formats (``nm_bits``) takes precedence.
         activations: bits of the inputs of these matrices; ``None`` leaves them in floating point.
         ranges: an activation's grid ends at the largest magnitude in the ``batch``, or at its ``running`` mean.
         embeddings: bits of the word embedding, one grid a word; ``None`` leaves it.
@@ -38,34 +39,39 @@ class FakeQuant(Modifier):
         ranges: Literal["batch", "running"] = "batch",
         embeddings: Literal[8, 4, 2] | None = None,
     ) -> None:
-        self.bits, self.activations, self.ranges, self.embeddings = bits, activations, ranges, embeddings
-        self.largest: dict[str, torch.Tensor] = {}
-        self.read: tuple[torch.Tensor, torch.Tensor] | None = None  # the last input, and what it was rounded to
+        self.bits = bits
+        self.activations = activations
+        self.ranges = ranges
+        self.embeddings = embeddings
+        self.largest: dict[str, torch.Tensor] = {}  # running means of the largest magnitudes, by matrix
+        self.read: tuple[torch.Tensor, torch.Tensor] | None = None  # the last input, and the same rounded
         self.hooks: list[Any] = []
-        self.rounded: dict[str, tuple[nn.Module, int]] = {}
+        self.rounded: dict[str, tuple[nn.Module, int]] = {}  # matrix → its module and bits
 
     def on_start(self, job: TrainJob) -> None:
         """Parametrise the weights and hook the activations."""
-        given = formats_of(job.space, job.net, job.arch)
+        arch_formats = formats_of(job.space, job.net, job.arch)
         if self.embeddings:
             self.rounded = {name: (module, self.embeddings) for name, module in word_tables(job.net)}
         for name, module in encoder_matrices(job.net):
-            bits = given[name].bits if given else self.bits
-            if bits < FULL:
-                self.rounded[name] = (module, bits)
-            if bits < FULL and self.activations:
-                self.hooks.append(module.register_forward_pre_hook(partial(self._round_input, name)))
+            bits = arch_formats[name].bits if arch_formats else self.bits
+            if bits >= FULL:
+                continue
+            self.rounded[name] = (module, bits)
+            if self.activations:
+                hook = partial(self._round_input, name)
+                self.hooks.append(module.register_forward_pre_hook(hook))
         for rounded, bits in self.rounded.values():
-            quantizer = RowQuantizer(bits)  # keeps shape and type: unsafe=True spares the rounding that would try it
-            parametrize.register_parametrization(rounded, "weight", quantizer, unsafe=True)
+            # The quantizer keeps shape and type. With unsafe=True torch does not run it once to check that.
+            parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits), unsafe=True)
 
     def on_plan(self, job: TrainJob) -> None:
-        """Parametrise the weights, for modifiers further down the list that do not go with that."""
+        """Parametrise the weights, so that modifiers further down the list can check whether they allow it."""
         if job.net is not None:
             self.on_start(job)
 
     def on_update(self, step: Step) -> None:
-        """Let go of the last input."""
+        """Free the last input."""
         self.read = None
 
     def on_finish(self, job: TrainJob) -> None:
@@ -81,21 +87,26 @@ class FakeQuant(Modifier):
         return {"largest": self.largest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with these ranges."""
+        """Continue with these ranges."""
         self.largest = dict(state["largest"])
 
     def _round_input(self, name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if not inputs[0].numel():  # a layer without heads or neurons
+        """Round a matrix's input; a hook of its module."""
+        tensor, *others = inputs
+        if not tensor.numel():  # a layer without heads or neurons
             return inputs
-        if self.ranges == "batch" and self.read is not None and self.read[0] is inputs[0]:
-            return (self.read[1], *inputs[1:])  # queries, keys and values read one tensor
-        lowest, highest = inputs[0].detach().aminmax()
+        if self.ranges == "batch" and self.read is not None and self.read[0] is tensor:
+            # Queries, keys and values read the same tensor, so it is rounded once.
+            return (self.read[1], *others)
+        lowest, highest = tensor.detach().aminmax()
         largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
             if module.training:
                 before = self.largest.get(name, largest)
                 self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
             largest = self.largest.get(name, largest)
-        scale = tensor_scale(largest, self.activations or 8).to(inputs[0].dtype)
-        self.read = (inputs[0], fake_quantize(inputs[0], scale, self.activations or 8))
-        return (self.read[1], *inputs[1:])
+        assert self.activations is not None
+        scale = tensor_scale(largest, self.activations).to(tensor.dtype)
+        rounded = fake_quantize(tensor, scale, self.activations)
+        self.read = (tensor, rounded)
+        return (rounded, *others)

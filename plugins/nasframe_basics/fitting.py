@@ -1,4 +1,8 @@
-"""The training loop, in the open: archs, forward passes, losses, one optimiser step, what is told and what is kept."""
+"""The training loop: architectures, forward passes, losses, one optimiser step; then logs, measurements, checkpoints.
+
+:func:`fit` runs one stage. The parts that the loop only calls are in ``nasframe.training``: the data feed, the forward
+passes with their ledger of costs, the selection of the best weights, the checkpoints and the optimiser's settings.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,10 @@ from nasframe.training.checkpoints import Checkpoints
 from nasframe.training.selection import Selection, mean_metrics, measured_archs
 from nasframe.training.step import Ledger, Passes, Step
 
-PATIENCE = 20  # steps in a row without a finite loss and gradient before training is called diverged
-POINTS = 200  # of the loss curve
+PATIENCE = 20
+"""Steps in a row without a finite loss and gradient after which training has diverged."""
+POINTS = 200
+"""Points of the loss curve."""
 
 
 def fit(job: TrainJob, notify: Notify) -> TrainResult:
@@ -32,10 +38,11 @@ def fit(job: TrainJob, notify: Notify) -> TrainResult:
 
     Args:
         job: the stage.
-        notify: hears what a user would not expect of the training.
+        notify: receives notices about steps that did not go as a user would expect.
     """
     device = processes().device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked_devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked_devices):
         stage = _Fit(job, notify)
         stage.checkpoints.load()
         stage.train()
@@ -44,13 +51,13 @@ def fit(job: TrainJob, notify: Notify) -> TrainResult:
 
 @dataclass
 class _Position:
-    """How far training is: what a resume needs besides weights and the states of others; JSON-plain.
+    """The progress of training: what a resume needs besides weights and the states of other parts; JSON-plain.
 
     Args:
         step: optimiser steps so far, skipped ones too.
         ended: whether training is over before its last step.
-        skipped: how many steps without a finite loss and gradient came last, in a row.
-        skipped_in_all: how many there were.
+        skipped: how many of the last steps, in a row, had no finite loss and gradient.
+        skipped_in_all: how many such steps there were.
         last_loss: the last finite loss.
         last_loss_step: its step, from 1.
         short: steps for which the sampler proposed fewer sub-networks than it was asked for.
@@ -76,12 +83,17 @@ class _Position:
 
 
 class _Fit:
-    """One training stage under way."""
+    """One training stage in progress."""
 
     def __init__(self, job: TrainJob, notify: Notify) -> None:
-        self.job, self.options, self.at, self.notify = job, job.options, _Position(), notify
+        self.job = job
+        self.options = job.options
+        self.notify = notify
+        self.at = _Position()
         here = processes()
-        self.rank, self.world, self.device = here.process_index, here.num_processes, here.device
+        self.rank = here.process_index
+        self.world = here.num_processes
+        self.device = here.device
         self.feed = Feed(job)
         job.total = optim.total_steps(job, self.feed.epoch_length)
         job.reduce = self.averaged
@@ -92,17 +104,32 @@ class _Fit:
             modifier.on_start(job)
         if job.sampler is not None:
             start_sampler(job.sampler, job.stage, job.total, "train")
+        # Parameters that modifiers update themselves.
         claimed = [parameter for modifier in job.modifiers for parameter in modifier.claims(job.net)]
         self.optimizer = optim.make_optimizer(job.net, self.options, without=claimed)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ledger, self.selection = Ledger(), Selection(job, self.feed.epoch_length)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.ledger = Ledger()
+        self.selection = Selection(job, self.feed.epoch_length)
         self.passes = Passes(job, self.device, self.ledger)
-        parts: dict[str, Any] = {"net": job.net, "optimizer": self.optimizer, "at": self.at, "feed": self.feed}
-        parts |= {"selection": self.selection, "passes": self.passes, "ledger": self.ledger}
-        parts |= {f"modifier {number}": modifier for number, modifier in enumerate(job.modifiers)}
+        self.checkpoints = Checkpoints(job, self._parts(), writes=self.rank == 0)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return everything that has a state, by its name in checkpoints."""
+        job = self.job
+        parts: dict[str, Any] = {
+            "net": job.net,
+            "optimizer": self.optimizer,
+            "at": self.at,
+            "feed": self.feed,
+            "selection": self.selection,
+            "passes": self.passes,
+            "ledger": self.ledger,
+        }
+        for number, modifier in enumerate(job.modifiers):
+            parts[f"modifier {number}"] = modifier
         if job.sampler is not None:
             parts["sampler"] = job.sampler
-        self.checkpoints = Checkpoints(job, parts, writes=self.rank == 0)
+        return parts
 
     @property
     def done(self) -> bool:
@@ -110,58 +137,87 @@ class _Fit:
 
     def train(self) -> None:
         while not self.done:
-            began, teachers = time.perf_counter(), self.ledger.seconds("teacher")
+            began = time.perf_counter()
+            teachers_before = self.ledger.seconds("teacher")
             self.step(next(self.feed))
-            teachers = self.ledger.seconds("teacher") - teachers
-            self.ledger.add("student", seconds=time.perf_counter() - began - teachers)
+            teachers = self.ledger.seconds("teacher") - teachers_before
+            seconds = time.perf_counter() - began
+            self.ledger.add("student", seconds=seconds - teachers)
             if self.selection.due(self.at.step, self.done):
                 self.require_finite_weights()
                 self.measure()
-            # Each process has its own clock, so none may raise here alone: bad weights are only not saved.
+            # Each process has its own clock, so only some may be here: none of them may raise. Bad weights are just
+            # not saved.
             if not self.at.skipped and self.checkpoints.due() and not optim.non_finite(self.job.net):
                 self.checkpoints.save()
 
     def step(self, batch: Batch) -> None:
         """Make one optimiser step on a batch that all processes share."""
         job, at = self.job, self.at
-        asked = self.ask()
-        if not asked:
+        archs = self.ask()
+        if not archs:
             if at.step == 0:
                 raise RunError(f"stage {job.stage!r}: the sampler proposed no sub-network. Expected at least one.")
-            at.ended = at.exhausted = True
+            at.ended = True
+            at.exhausted = True
             return
-        if job.sampler is not None and len(asked) < self.options.archs_per_step:
+        if job.sampler is not None and len(archs) < self.options.archs_per_step:
             at.short += 1
         rate = optim.learning_rate(self.options, at.step, job.total)
         optim.set_learning_rate(self.optimizer, rate)
-        self.job.net.zero_grad()
-        losses = torch.zeros(len(asked), device=self.device)
-        count = self.options.accumulate * self.world
-        for number in range(self.rank, count, self.world):
-            part = batch.part(number, count)
+        job.net.zero_grad()
+        losses = torch.zeros(len(archs), device=self.device)
+        parts = self.options.accumulate * self.world
+        for number in range(self.rank, parts, self.world):
+            part = batch.part(number, parts)
             weight = len(part) * self.world / len(batch)  # the processes' mean is then the mean over the batch
-            part = (part if len(part) else batch.part(0, len(batch))).to(self.device)
+            if not len(part):  # every process needs a forward pass, so it takes the batch, with weight 0
+                part = batch.part(0, len(batch))
+            part = part.to(self.device)
             self.passes.share = len(batch) / (self.options.accumulate * len(part))
-            for index, arch in enumerate(asked):
+            for index, arch in enumerate(archs):
                 step = Step(job, self.passes, at.step, job.total, rate, part, arch, self.optimizer)
-                losses[index] += weight * self.backward(step, number, index, weight / len(asked))
-        for modifier in job.modifiers:
+                losses[index] += weight * self.backward(step, number, index, weight / len(archs))
+        self.update(step, archs, losses)
+
+    def update(self, step: Step, archs: Sequence[Arch | None], losses: torch.Tensor) -> None:
+        """Let the optimiser make its step with the summed gradients, unless they or the losses are not finite.
+
+        Args:
+            step: the last of the step's forward passes.
+            archs: the architectures.
+            losses: ``(archs,)`` their losses in this process.
+        """
+        for modifier in self.job.modifiers:
             modifier.on_gradients(step)
-        optim.average([p.grad for p in self.parameters if p.grad is not None], self.world)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        optim.average(gradients, self.world)
         norm = optim.clip(self.parameters, self.options.max_grad_norm)
         values = self.averaged(losses).tolist()
-        step.skipped = not all(map(math.isfinite, [norm, *values]))
+        step.skipped = not all(math.isfinite(value) for value in [norm, *values])
         if not step.skipped:
             self.optimizer.step()
-        for modifier in job.modifiers:
+        for modifier in self.job.modifiers:
             modifier.on_update(step)
-        at.step += 1
+        self.at.step += 1
         self.ledger.add("student", steps=1)
-        self.tell(asked, values, step)
+        self.tell(archs, values, step)
 
     def backward(self, step: Step, part: int, index: int, weight: float) -> torch.Tensor:
-        """Run one architecture on one micro-batch; gradients add up."""
-        job, names = self.job, (self.job.stage, step.index, part, index)
+        """Run one architecture on one micro-batch; gradients add up.
+
+        Args:
+            step: the step, whose micro-batch and architecture it is.
+            part: the micro-batch's number.
+            index: the architecture's number.
+            weight: of its loss in the gradients.
+
+        Returns:
+            The loss.
+        """
+        job = self.job
+        # Modifiers and dropout have seeds of their own, so that a modifier that draws does not change the dropout.
+        names = (job.stage, step.index, part, index)
         optim.seed_torch(stream_seed(job.seed, "modifiers", *names), self.device)
         for modifier in job.modifiers:
             modifier.on_batch(step)
@@ -174,47 +230,68 @@ class _Fit:
         return loss.detach()
 
     def ask(self) -> Sequence[Arch | None]:
+        """Return the architectures of a step, the same in all processes."""
         if self.job.sampler is None:
             return [self.job.arch]
         if self.rank > 0:
             return self.shared(None)
-        return self.shared(self.job.sampler.ask(self.options.archs_per_step, within=self.job.within))
+        proposed = self.job.sampler.ask(self.options.archs_per_step, within=self.job.within)
+        return self.shared(proposed)
 
-    def tell(self, asked: Sequence[Arch | None], losses: Sequence[float], step: Step) -> None:
-        """Tell sampler, log and terminal what the step came to."""
-        job, at, loss = self.job, self.at, sum(losses) / len(losses)
+    def tell(self, archs: Sequence[Arch | None], losses: Sequence[float], step: Step) -> None:
+        """Report a step's losses to the sampler, the log and the terminal.
+
+        Raises:
+            DivergedError: too many steps in a row were skipped, or the last one was.
+        """
+        job, at = self.job, self.at
+        loss = sum(losses) / len(losses)
         if job.sampler is not None and self.rank == 0:
-            job.sampler.tell([_trial(arch, its) for arch, its in zip(asked, losses, strict=True) if arch is not None])
+            trials = [_trial(arch, value) for arch, value in zip(archs, losses, strict=True) if arch is not None]
+            job.sampler.tell(trials)
         if step.skipped:
-            at.skipped, at.skipped_in_all = at.skipped + 1, at.skipped_in_all + 1
+            at.skipped += 1
+            at.skipped_in_all += 1
             if at.skipped == PATIENCE or self.done:
-                raise self.diverged(self.fault(asked, losses))
+                raise self.diverged(self.fault(archs, losses))
         else:
-            at.skipped, at.last_loss, at.last_loss_step = 0, loss, at.step
+            at.skipped = 0
+            at.last_loss = loss
+            at.last_loss_step = at.step
             at.losses.append(loss)
-        due = at.step % max(1, job.total // POINTS) == 0 or self.done
-        if due and at.losses:
-            values = {"loss": sum(at.losses) / len(at.losses), "learning_rate": step.lr}
-            at.losses.clear()
-            if self.rank == 0:
-                job.log(at.step, values)
+        self.log_point(step.lr)
         if self.rank == 0:
             job.progress(at.step, job.total, f"loss {loss:.3f}")
 
-    def fault(self, asked: Sequence[Arch | None], losses: Sequence[float]) -> str:
-        """Say of a skipped step what in it was not finite."""
-        spoilt = [(arch, loss) for arch, loss in zip(asked, losses, strict=True) if not math.isfinite(loss)]
-        if not spoilt:
-            return f"the gradients are not finite, at a loss of {sum(losses) / len(losses):.3g}"
-        arch, loss = spoilt[0]
-        where = f" of sub-network {dict(arch)}" if arch is not None and self.job.sampler is not None else ""
-        return f"the loss{where} is {loss}"
+    def log_point(self, rate: float) -> None:
+        """Log a point of the loss curve when one is due: the mean loss since the last one."""
+        at = self.at
+        interval = max(1, self.job.total // POINTS)
+        is_due = at.step % interval == 0 or self.done
+        if not is_due or not at.losses:
+            return
+        mean = sum(at.losses) / len(at.losses)
+        at.losses.clear()
+        if self.rank == 0:
+            self.job.log(at.step, {"loss": mean, "learning_rate": rate})
+
+    def fault(self, archs: Sequence[Arch | None], losses: Sequence[float]) -> str:
+        """Describe what was not finite in a skipped step."""
+        for arch, loss in zip(archs, losses, strict=True):
+            if not math.isfinite(loss):
+                of_arch = ""
+                if arch is not None and self.job.sampler is not None:
+                    of_arch = f" of sub-network {dict(arch)}"
+                return f"the loss{of_arch} is {loss}"
+        return f"the gradients are not finite, at a loss of {sum(losses) / len(losses):.3g}"
 
     def diverged(self, fault: str) -> DivergedError:
-        """Describe a divergence: the step where it began, and the last loss that was finite."""
+        """Return an error that names the step where the divergence began, and the last loss that was finite."""
         at, total = self.at, self.job.total
-        first = at.step - max(at.skipped - 1, 0)
-        span = f"steps {first} to {at.step} of {total}" if at.skipped > 1 else f"step {first} of {total}"
+        span = f"step {at.step} of {total}"
+        if at.skipped > 1:
+            first = at.step - at.skipped + 1
+            span = f"steps {first} to {at.step} of {total}"
         last = "No loss before was finite"
         if at.last_loss is not None:
             last = f"The last finite loss is {at.last_loss:.4g}, of step {at.last_loss_step}"
@@ -224,7 +301,7 @@ class _Fit:
         )
 
     def require_finite_weights(self) -> None:
-        """Make sure that what is measured, kept or handed on is a network."""
+        """Make sure that only a network with finite weights is measured, kept or passed on."""
         names = optim.non_finite(self.job.net)
         if names:
             more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
@@ -234,21 +311,34 @@ class _Fit:
         """Evaluate on ``select`` in the first process."""
         metrics = None
         if self.rank == 0:
-            metrics = mean_metrics([self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)])
+            evaluations = [self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)]
+            metrics = mean_metrics(evaluations)
             self.job.log(self.at.step, {f"select_{name}": value for name, value in metrics.items()})
-        self.at.ended |= self.selection.add(self.shared(metrics)[self.job.task.primary])
+        score = self.shared(metrics)[self.job.task.primary]
+        stops_early = self.selection.add(score)
+        self.at.ended = self.at.ended or stops_early
 
     def finish(self) -> TrainResult:
+        """Return the stage's result, after all its modifiers have finished.
+
+        Raises:
+            DivergedError: the network is not finite.
+            UsageError: several modifiers return an architecture.
+        """
         job = self.job
-        if self.at.skipped:  # stopped early, in the middle of such steps
+        if self.at.skipped:  # training ended early, while steps were being skipped
             raise self.diverged("the last loss or gradient is not finite")
         self.require_finite_weights()
         self.checkpoints.save()
         self.selection.finish()
-        if job.sampler is not None and self.world > 1:  # only the first process asked and told
-            job.sampler.load_state_dict(self.shared(job.sampler.state_dict()))
-        answers = [modifier.on_finish(job) for modifier in reversed(job.modifiers)]
-        archs = [arch for arch in answers if arch is not None]
+        if job.sampler is not None and self.world > 1:  # only the first process has used its sampler
+            state = self.shared(job.sampler.state_dict())
+            job.sampler.load_state_dict(state)
+        archs = []
+        for modifier in reversed(job.modifiers):
+            arch = modifier.on_finish(job)
+            if arch is not None:
+                archs.append(arch)
         if len(archs) > 1:
             raise UsageError(f"stage {job.stage!r}: {len(archs)} modifiers answer with an architecture. Expected one.")
         job.net.eval().zero_grad()
@@ -256,23 +346,27 @@ class _Fit:
         return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
 
     def report(self) -> None:
-        """Pass on what a user would not expect of the stage."""
-        job, at, options = self.job, self.at, self.options
-        place, steps = f"stages.{job.stage}", f"{at.step} of {job.total} steps"
+        """Notify about steps that did not go as a user would expect."""
+        job, at = self.job, self.at
+        place = f"stages.{job.stage}"
         if at.skipped_in_all:
             text = f"{at.skipped_in_all} of {at.step} steps had no finite loss or gradient. They changed no weights."
             self.notify(place, text)
         if at.short:
-            fewer = f"the sampler proposed fewer than {options.archs_per_step} sub-networks"
+            fewer = f"the sampler proposed fewer than {self.options.archs_per_step} sub-networks"
             self.notify(f"{place}.archs_per_step", f"In {at.short} of {at.step} steps {fewer}.")
         if at.exhausted:
-            text = f"It had nothing left to propose, so training ended after {steps}."
+            text = f"It had nothing left to propose, so training ended after {at.step} of {job.total} steps."
             self.notify(f"{place}.sampler", text)
 
     def shared(self, value: Any) -> Any:
-        return broadcast_object_list([value])[0] if self.world > 1 else value
+        """Return the first process's value in all processes."""
+        if self.world == 1:
+            return value
+        return broadcast_object_list([value])[0]
 
     def averaged(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace a tensor by its mean over the processes."""
         optim.average([tensor], self.world)
         return tensor
 

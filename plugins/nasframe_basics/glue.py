@@ -17,13 +17,26 @@ from nasframe.records import Count, MaxLength, MetricFormat, Portion
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
 from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import Source, data_notices, split_notices
+from nasframe_basics.summary import Source, data_notices, pass_on, split_notices
 from nasframe_basics.text import ClassWeights, TextTask, mismatched, refuse_length
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a GLUE task lies on disk and on the hub; its first metric is the primary one."""
+    """The files of a GLUE task, and its data set on the hub.
+
+    Args:
+        folder: the task's folder in GLUE's own layout.
+        texts: the columns of the texts.
+        label: the column of the label.
+        labels: the class names; ``None`` for regression.
+        metrics: its metrics, the primary one first.
+        hub_texts: the columns of the texts on the hub, if they are others.
+        numbered: whether the TSV files hold class indices.
+        header: the columns of TSV files without a header.
+        skip_short: whether the published file has broken rows, which every loader leaves out.
+        dev: the names of the development sets.
+    """
 
     folder: str
     texts: tuple[str, ...]
@@ -31,9 +44,9 @@ class Layout:
     labels: tuple[str, ...] | None
     metrics: tuple[str, ...]
     hub_texts: tuple[str, ...] = ()
-    numbered: bool = False  # the TSV files hold class indices
-    header: tuple[str, ...] = ()  # where the TSV files have none
-    skip_short: bool = False  # the published file has broken rows, which every loader leaves out
+    numbered: bool = False
+    header: tuple[str, ...] = ()
+    skip_short: bool = False
     dev: tuple[str, ...] = ("dev",)
 
 
@@ -41,40 +54,94 @@ PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
     "cola": Layout(
-        "CoLA", ("sentence",), "label", ("unacceptable", "acceptable"), ("mcc", "accuracy"),
-        numbered=True, header=("source", "label", "mark", "sentence"),
+        folder="CoLA",
+        texts=("sentence",),
+        label="label",
+        labels=("unacceptable", "acceptable"),
+        metrics=("mcc", "accuracy"),
+        numbered=True,
+        header=("source", "label", "mark", "sentence"),
     ),
-    "sst2": Layout("SST-2", ("sentence",), "label", ("negative", "positive"), ("accuracy",), numbered=True),
+    "sst2": Layout(
+        folder="SST-2",
+        texts=("sentence",),
+        label="label",
+        labels=("negative", "positive"),
+        metrics=("accuracy",),
+        numbered=True,
+    ),
     "mrpc": Layout(
-        "MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"),
-        ("accuracy", "f1", "accuracy_f1"), hub_texts=PAIR, numbered=True,
+        folder="MRPC",
+        texts=("#1 String", "#2 String"),
+        label="Quality",
+        labels=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1", "accuracy_f1"),
+        hub_texts=PAIR,
+        numbered=True,
     ),
-    "stsb": Layout("STS-B", PAIR, "score", None, ("spearman", "pearson", "pearson_spearman")),
+    "stsb": Layout(
+        folder="STS-B",
+        texts=PAIR,
+        label="score",
+        labels=None,
+        metrics=("spearman", "pearson", "pearson_spearman"),
+    ),
     "qqp": Layout(
-        "QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"),
-        ("accuracy", "f1", "accuracy_f1"), numbered=True, skip_short=True,
+        folder="QQP",
+        texts=("question1", "question2"),
+        label="is_duplicate",
+        labels=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1", "accuracy_f1"),
+        numbered=True,
+        skip_short=True,
     ),
     "mnli": Layout(
-        "MNLI", PAIR, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
-        hub_texts=("premise", "hypothesis"), dev=("dev_matched", "dev_mismatched"),
+        folder="MNLI",
+        texts=PAIR,
+        label="gold_label",
+        labels=("entailment", "neutral", "contradiction"),
+        metrics=("accuracy",),
+        hub_texts=("premise", "hypothesis"),
+        dev=("dev_matched", "dev_mismatched"),
     ),
-    "qnli": Layout("QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",)),
-    "rte": Layout("RTE", PAIR, "label", ENTAILMENT, ("accuracy",)),
-    "wnli": Layout("WNLI", PAIR, "label", ("not_entailment", "entailment"), ("accuracy",), numbered=True),
-}  # fmt: skip
+    "qnli": Layout(
+        folder="QNLI",
+        texts=("question", "sentence"),
+        label="label",
+        labels=ENTAILMENT,
+        metrics=("accuracy",),
+    ),
+    "rte": Layout(
+        folder="RTE",
+        texts=PAIR,
+        label="label",
+        labels=ENTAILMENT,
+        metrics=("accuracy",),
+    ),
+    "wnli": Layout(
+        folder="WNLI",
+        texts=PAIR,
+        label="label",
+        labels=("not_entailment", "entailment"),
+        metrics=("accuracy",),
+        numbered=True,
+    ),
+}
 
 
 def measured(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat]:
     """Return the metrics of the named task, or those of all nine."""
     name = options.get("name")
     layouts = [TASKS[name]] if name in TASKS else list(TASKS.values())
-    found: dict[str, MetricFormat] = {}
+    all_formats: dict[str, MetricFormat] = {}
     for layout in layouts:
-        own = formats(layout.metrics, layout.labels[1] if layout.labels else None)
+        positive = layout.labels[1] if layout.labels else None
+        task_formats = formats(layout.metrics, positive)
         if len(layout.dev) > 1:
-            own |= mismatched(own)
-        found |= {metric: form for metric, form in own.items() if metric not in found}
-    return found
+            task_formats |= mismatched(task_formats)
+        for metric, metric_format in task_formats.items():
+            all_formats.setdefault(metric, metric_format)
+    return all_formats
 
 
 @measures(measured)
@@ -102,41 +169,48 @@ def glue(
     Args:
         name: the task.
         path: the folder with ``train.tsv`` and ``dev.tsv``, or the folder that holds all of GLUE's folders.
-        hub: the data set on the hub (needs the extra ``hub``), read where no ``path`` is given.
+        hub: the data set on the hub (needs the extra ``hub``), which is read if no ``path`` is given.
         max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
             if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
-        train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
-        class_weights: class → weight in the training loss, 1 for those that are not named; ``balanced`` makes all
+        train_limit: keep at most this many training examples; a share for ``select`` is then of this number.
+        class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
             classes count alike. Metrics are not weighted.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
-        base: injected; the folder against which ``path`` is read.
-        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
-        notify: injected; hears what the task decides by itself.
+        base: injected; the folder that a relative ``path`` belongs to.
+        saved_head: injected; the checkpoint's head, whose order of classes the task takes over.
+        notify: injected; receives what the task decides by itself.
 
     Raises:
-        UsageError: a file, a row or a label is not as GLUE lays them out; the message names file and row.
+        UsageError: a file, a row or a label is not in GLUE's layout; the message names file and row.
     """
     if name not in TASKS:
         raise UsageError(f"glue: unknown task {name!r}. Expected one of {', '.join(TASKS)}.")
     layout = TASKS[name]
     sources = _from_folder(located(path, base), layout) if path else _from_hub(hub, name, layout, base)
-    for notice in data_notices(sources, layout.labels):
-        notify(notice.place, notice.text)
+    pass_on(data_notices(sources, layout.labels), notify)
     splits = {source.split: source.data for source in sources}
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
-    for notice in split_notices(splits, layout.labels):
-        notify(notice.place, notice.text)
-    counts = [source.counts for source in sources]
+    pass_on(split_notices(splits, layout.labels), notify)
     return TextTask(
-        splits, layout.labels, layout.metrics, layout.metrics[0], tokenizer, max_length, seed, counts, notify=notify,
-        saved_head=saved_head, published=True, class_weights=class_weights,
-    )  # fmt: skip
+        splits,
+        layout.labels,
+        layout.metrics,
+        primary=layout.metrics[0],
+        tokenizer=tokenizer,
+        max_length=max_length,
+        seed=seed,
+        sources=[source.counts for source in sources],
+        notify=notify,
+        saved_head=saved_head,
+        published=True,
+        class_weights=class_weights,
+    )
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
-    """Refuse a written ``max_length`` that does not fit the network or the texts."""
+    """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     layout = TASKS.get(options["name"])
     if layout is not None and options.get("max_length") is not None:
         refuse_length(options["max_length"], len(layout.texts), tokenizer)
@@ -147,37 +221,53 @@ glue.sizes_suffice = True  # type: ignore[attr-defined]
 
 
 def _from_folder(folder: Path, layout: Layout) -> list[Source]:
-    if not (folder / "train.tsv").is_file() and (folder / layout.folder).is_dir():
-        folder = folder / layout.folder
-    paths = {split: folder / f"{file}.tsv" for split, file in _files(layout).items()}
-    return [_from_file(split, path, layout, *stamp(path)) for split, path in paths.items()]
+    """Read the task's TSV files from its own folder, or from the folder that holds all tasks."""
+    task_folder = folder / layout.folder
+    if not (folder / "train.tsv").is_file() and task_folder.is_dir():
+        folder = task_folder
+    sources = []
+    for split, name in _files(layout).items():
+        path = folder / f"{name}.tsv"
+        sources.append(_from_file(split, path, layout, *stamp(path)))
+    return sources
 
 
-@functools.lru_cache(maxsize=4)  # a study's runs, one after the other in a process, read the same files
+@functools.lru_cache(maxsize=4)  # the runs of a study, which share a process, read the same files
 def _from_file(split: str, path: Path, layout: Layout, *_: int) -> Source:
-    names = layout.labels
-    known = {str(i): i for i in range(len(names))} if names and layout.numbered else _index(names)
-    broken: list[str] = []
-    rows = read_tsv(path, layout.header, broken.append if layout.skip_short else None)
-    return _source(split, path, rows, layout.texts, layout.label, known, broken)
+    """Read one TSV file; its stamp is only a part of the cache's key."""
+    indices = _indices(layout.labels)
+    if layout.labels and layout.numbered:
+        indices = {str(index): index for index in range(len(layout.labels))}
+    left_out: list[str] = []
+    skip_short = left_out.append if layout.skip_short else None
+    rows = read_tsv(path, layout.header, skip_short)
+    return _source(split, path, rows, layout.texts, layout.label, indices, left_out)
 
 
 def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> list[Source]:
+    texts = layout.hub_texts or layout.texts
+    indices = _indices(layout.labels)
     sources = []
     for split, file in _files(layout).items():
-        rows = read_hub(hub, name, file.replace("dev", "validation"), base)
-        texts = layout.hub_texts or layout.texts
-        sources.append(_source(split, Path(hub) / file, rows, texts, "label", _index(layout.labels)))
+        hub_split = file.replace("dev", "validation")
+        rows = read_hub(hub, name, hub_split, base)
+        sources.append(_source(split, Path(hub) / file, rows, texts, "label", indices))
     return sources
 
 
 def _files(layout: Layout) -> dict[str, str]:
-    """Split → file: ``dev`` is the first of the development sets."""
-    return {"train": "train"} | dict(zip(("dev", "dev_mismatched"), layout.dev, strict=False))
+    """Return split → file; ``dev`` is the first of the development sets."""
+    files = {"train": "train", "dev": layout.dev[0]}
+    if len(layout.dev) > 1:
+        files["dev_mismatched"] = layout.dev[1]
+    return files
 
 
-def _index(names: tuple[str, ...] | None) -> dict[str, int] | None:
-    return None if names is None else {name: i for i, name in enumerate(names)}
+def _indices(names: tuple[str, ...] | None) -> dict[str, int] | None:
+    """Return class name → index; ``None`` for regression."""
+    if names is None:
+        return None
+    return {name: index for index, name in enumerate(names)}
 
 
 def _source(
@@ -186,10 +276,14 @@ def _source(
     rows: list[Row],
     texts: tuple[str, ...],
     label: str,
-    known: Mapping[str, int] | None,
-    broken: Sequence[str] = (),
+    indices: Mapping[str, int] | None,
+    left_out: Sequence[str] = (),
 ) -> Source:
     if not rows:
         raise UsageError(f"{file}: no rows. Expected at least one example.")
-    data = Split([tuple(row.text(column) for column in texts) for row in rows], read_labels(rows, label, known))
-    return Source(split, str(file), data, [row.place for row in rows], broken)
+    examples = []
+    for row in rows:
+        examples.append(tuple(row.text(column) for column in texts))
+    data = Split(examples, read_labels(rows, label, indices))
+    places = [row.place for row in rows]
+    return Source(split, str(file), data, places, left_out)

@@ -19,30 +19,33 @@ class KD(Modifier):
     In regression the second term is the mean squared difference of the outputs.
 
     Args:
-        teacher: the name the teacher was saved as.
-        temperature: T, how soft both distributions are made.
-        weight: share of the teacher's term, 0 to 1. At 0 there is no teacher: it is not run, and costs nothing.
+        teacher: name of the saved teacher.
+        temperature: T, by which both networks' logits are divided; higher is softer.
+        weight: share of the teacher's term, 0 to 1. At 0 the teacher is not run, and costs nothing.
     """
 
     def __init__(self, teacher: str = "teacher", temperature: Positive = 1.0, weight: Share = 0.5) -> None:
-        self.teacher, self.temperature, self.weight = teacher, temperature, weight
+        self.teacher = teacher
+        self.temperature = temperature
+        self.weight = weight
 
     def on_start(self, job: TrainJob) -> None:
-        """Check that the teacher exists before any work."""
+        """Check, before any work, that the teacher exists."""
         from nasframe.training.step import saved_model
 
         if self.weight:
             saved_model(job, self.teacher)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
-        """Mix the teacher's term in."""
+        """Return the loss with the teacher's term."""
         from torch.nn import functional
 
         from nasframe.nn.losses import distillation
 
         if not self.weight:
             return loss
-        student, teacher = step.outputs.logits, step.teacher(self.teacher).logits
+        student = step.outputs.logits
+        teacher = step.teacher(self.teacher).logits
         if step.job.task.labels is None:
             term = functional.mse_loss(student.float(), teacher.float())
         else:

@@ -1,4 +1,4 @@
-"""Latency: measured, not counted."""
+"""Estimator ``latency``: a cost that is measured, not counted."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from nasframe.records import Arch, Natural, Size, arch_id
 from nasframe.weights import refusal
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from nasframe.interfaces import SearchSpace
 
 LENGTH = 128
-"""Tokens that are measured if nothing is written and the network can read as many."""
+"""Tokens in a sequence, unless the recipe says otherwise or the network can read fewer."""
 
 
 class Latency:
-    """Measure the wall-clock time of a forward: the median of repeats, after a warm-up, of the extracted network.
+    """Measure the wall-clock time of a forward pass of the extracted network: the median of repeats after a warm-up.
 
-    A measurement is made once for each architecture of a network and then kept.
+    Each architecture of a network is measured once, and the measurement is kept.
 
     Args:
         batch: sequences.
         length: tokens in each; default: 128, or what the network can read if that is less.
-        repeats: timed forwards.
-        warmup: forwards before them.
-        threads: CPU threads; default as torch is set.
-        notify: injected; hears if the network reads less than the default length.
+        repeats: timed forward passes.
+        warmup: forward passes before them.
+        threads: CPU threads; default: torch's setting.
+        notify: injected; receives a notice if the network reads less than the default length.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> Latency(repeats=3, length=8).estimate(None, tiny_net()) > 0
@@ -52,7 +53,11 @@ class Latency:
         threads: Annotated[int, Ge(1), Le(1024)] | None = None,
         notify: Notify = say,
     ) -> None:
-        self.batch, self.length, self.repeats, self.warmup, self.threads = batch, length, repeats, warmup, threads
+        self.batch = batch
+        self.length = length
+        self.repeats = repeats
+        self.warmup = warmup
+        self.threads = threads
         self._notify = notify
         self._records: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
 
@@ -63,25 +68,27 @@ class Latency:
     def measure(
         self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False
     ) -> dict[str, Any]:
-        """Return the whole record of a measurement.
+        """Return a measurement with its conditions.
 
         Args:
             space: the architecture's space.
             net: the network.
             arch: a sub-network, or ``None`` for the network as it stands.
-            again: measure anew what was measured before.
+            again: measure again what was measured before.
 
         Returns:
             ``median`` and ``spread`` (between the quartiles) in milliseconds, and ``how``: ``repeats``, ``batch``,
             ``length``, ``threads`` and ``device``.
         """
-        known, key = self._records.setdefault(net, {}), "" if arch is None else arch_id(arch)
-        if again or key not in known:
-            known[key] = self._time(net if arch is None else space.extract(net, arch))
-        return dict(known[key])
+        records = self._records.setdefault(net, {})
+        key = "" if arch is None else arch_id(arch)
+        if again or key not in records:
+            extracted = net if arch is None else space.extract(net, arch)
+            records[key] = self._time(extracted)
+        return dict(records[key])
 
     def on_plan(self, net: nn.Module | Outline) -> None:
-        """Refuse a written length that the network cannot read, and tell if it cannot read the default length.
+        """Refuse a length in the recipe that the network cannot read; notify if it cannot read the default length.
 
         Args:
             net: the network, with or without values, or its outline.
@@ -92,7 +99,7 @@ class Latency:
         self._length_for(net)
 
     def _length_for(self, net: nn.Module | Outline) -> int:
-        """Return how many tokens are measured: what was written, or what the network can read of the default."""
+        """Return the tokens in a sequence: the recipe's number, or the default as far as the network can read it."""
         length = LENGTH if self.length is None else self.length
         longest = _longest(net)
         if longest is None or length <= longest:
@@ -106,33 +113,56 @@ class Latency:
     def _time(self, net: nn.Module) -> dict[str, Any]:
         import torch
 
-        from nasframe.nn.elastic import base_of
-
-        device, training, threads = next(net.parameters()).device, net.training, torch.get_num_threads()
         length = self._length_for(net)
-        ids = torch.randint(1, 100, (self.batch, length), generator=torch.Generator().manual_seed(0)).to(device)
-        ids %= base_of(net).config.vocab_size
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        seconds = []
-        torch.set_num_threads(self.threads or threads)
+        threads_before = torch.get_num_threads()
+        threads = self.threads or threads_before
+        was_training = net.training
+        torch.set_num_threads(threads)
         net.eval()
         try:
-            with torch.inference_mode():
-                for _ in range(self.warmup + self.repeats):
-                    wait()
-                    began = time.perf_counter()
-                    net(**inputs)
-                    wait()
-                    seconds.append(time.perf_counter() - began)
+            seconds = self._seconds(net, length)
         finally:
-            torch.set_num_threads(threads)
-            net.train(training)
-        low, median, high = (
-            1000 * float(q) for q in torch.tensor(seconds[self.warmup :]).quantile(torch.tensor([0.25, 0.5, 0.75]))
-        )
-        how = {"repeats": self.repeats, "batch": self.batch, "length": length, "threads": self.threads or threads}
-        return {"median": median, "spread": high - low, "how": how | {"device": str(device)}}
+            torch.set_num_threads(threads_before)
+            net.train(was_training)
+        quartiles = torch.tensor(seconds).quantile(torch.tensor([0.25, 0.5, 0.75]))
+        low, median, high = [1000 * seconds for seconds in quartiles.tolist()]
+        how = {
+            "repeats": self.repeats,
+            "batch": self.batch,
+            "length": length,
+            "threads": threads,
+            "device": str(next(net.parameters()).device),
+        }
+        return {"median": median, "spread": high - low, "how": how}
+
+    def _seconds(self, net: nn.Module, length: int) -> list[float]:
+        """Time forward passes on random tokens."""
+        import torch
+
+        from nasframe.nn.elastic import base_of
+
+        device = next(net.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(1, 100, (self.batch, length), generator=generator).to(device)
+        ids %= base_of(net).config.vocab_size
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(self.warmup + self.repeats):
+                _wait_for(device)
+                began = time.perf_counter()
+                net(**inputs)
+                _wait_for(device)
+                seconds.append(time.perf_counter() - began)
+        return seconds[self.warmup :]
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait for a GPU, which runs behind the program."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _longest(net: nn.Module | Outline) -> int | None:

@@ -13,18 +13,19 @@ from nasframe.notices import Notify, say
 class Loop:
     """Trains a network, or the sub-networks that a sampler proposes.
 
-    In each step the sampler proposes ``archs_per_step`` architectures (it may answer with more: all are used). Each
-    gets a forward and a backward pass on each micro-batch, then gradients are averaged over the processes, clipped,
-    and one optimiser step is made. With ``eval_every``, ``keep: best`` or ``early_stop`` the ``select`` split is
-    measured: with the whole network, with ``arch``, or, where a sampler proposes, as the mean of the smallest and the
-    largest sub-network of the stage's domain, so that neither end is bought with the other. ``max_steps`` goes
-    before ``epochs`` where both are given.
+    In each step the sampler is asked for ``archs_per_step`` architectures; if it returns more, all are used. Each
+    architecture gets a forward and a backward pass on each micro-batch. Then the gradients are averaged over the
+    processes and clipped, and the optimiser makes one step.
 
-    A step whose loss or gradient is not finite changes no weights. Training has diverged when 20 such steps come in a
-    row, when it ends with such a step, or when a weight is not finite; the last good checkpoint then stays as it is.
+    With ``eval_every``, ``keep: best`` or ``early_stop`` the ``select`` split is measured: with the whole network, with
+    ``arch``, or, if there is a sampler, as the mean of the smallest and the largest sub-network of the stage's domain,
+    so that neither end is improved at the other's expense. ``max_steps`` takes precedence over ``epochs``.
+
+    A step with a loss or gradient that is not finite changes no weights. Training has diverged after 20 such steps in a
+    row, if its last step is one, or if a weight is not finite; the last good checkpoint then stays as it is.
     """
 
-    returns_arch = False  # architectures come from modifiers alone
+    returns_arch = False  # only modifiers return architectures
 
     def __init__(self, notify: Notify = say) -> None:
         self.notify = notify

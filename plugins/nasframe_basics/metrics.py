@@ -1,4 +1,4 @@
-"""The metrics of text tasks: functions of labels and predictions, ``(examples,)`` each, and how their values read."""
+"""The metrics of text tasks: functions of labels and predictions, ``(examples,)`` each, and formats of their values."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Metric:
     """One number that a task measures.
 
     Args:
-        function: takes labels and predictions, and by keyword what ``needs`` names.
-        format: how it reads.
-        needs: ``positive``, the positive class, or ``classes``, those that the data have.
+        function: takes labels and predictions, and by keyword the facts that ``needs`` names.
+        format: how it is printed and compared.
+        needs: ``positive``, the positive class, or ``classes``, those that occur in the data.
     """
 
     function: Callable[..., float]
@@ -29,7 +29,7 @@ class Metric:
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of equal entries.
+    """Return the share of equal entries.
 
     >>> accuracy(np.array([0, 1]), np.array([1, 1]))
     0.5
@@ -38,7 +38,7 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
-    """F1 of the positive class; 0 if it never occurs.
+    """Return the F1 of the positive class; 0 if it never occurs.
 
     >>> f1(np.array([0, 1, 2]), np.array([0, 1, 1]), positive=0)
     1.0
@@ -49,12 +49,12 @@ def f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int] | None = None) -> float:
-    """Mean F1 over the classes that are there or predicted.
+    """Return the mean F1 over the classes that occur or are predicted.
 
     Args:
         labels: the true classes.
         predictions: the predicted ones.
-        classes: only these count: those of the data, if the network knows more.
+        classes: the classes of the data, if the network has more; only these count.
 
     >>> macro_f1(np.array([0, 0, 1]), np.array([0, 0, 2]), classes=[0, 1])
     0.5
@@ -68,29 +68,29 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
 
 
 def accuracy_f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
-    """Mean of accuracy and F1, as GLUE reports it."""
+    """Return the mean of accuracy and F1, as GLUE reports it."""
     return (accuracy(labels, predictions) + f1(labels, predictions, positive)) / 2
 
 
 def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Matthews correlation; 0 for constant predictions."""
+    """Return the Matthews correlation; 0 for constant predictions."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Linear correlation; 0 where one side is constant."""
+    """Return the linear correlation; 0 if one side is constant."""
     return _correlation("pearsonr", labels, predictions)
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Rank correlation; 0 where one side is constant."""
+    """Return the rank correlation; 0 if one side is constant."""
     return _correlation("spearmanr", labels, predictions)
 
 
 def negative_rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Root mean squared error, negative so that higher is better."""
+    """Return the root mean squared error, negative so that higher is better."""
     return -float(np.sqrt(np.mean((labels - predictions) ** 2)))
 
 
@@ -103,7 +103,7 @@ def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> floa
 
 
 def pearson_spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Mean of both correlations, as GLUE reports it."""
+    """Return the mean of both correlations, as GLUE reports it."""
     return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
 
 
@@ -119,19 +119,20 @@ METRICS: Mapping[str, Metric] = {
     "negative_rmse": Metric(negative_rmse),
 }
 LOSS = MetricFormat(higher_is_better=False)
-"""How the loss reads, which every task measures beside its metrics."""
+"""The format of the loss, which every task measures in addition to its metrics."""
 
 
 def formats(names: Sequence[str], positive: str | None = None) -> dict[str, MetricFormat]:
-    """Return how the metrics of these names read, and the loss.
+    """Return the formats of the named metrics and of the loss.
 
     Args:
         names: of :data:`METRICS`.
         positive: the name of the positive class.
     """
-    found = {}
+    formats_ = {}
     for name in names:
         metric = METRICS[name]
         about = positive if "positive" in metric.needs else None
-        found[name] = replace(metric.format, positive=about)
-    return found | {"loss": LOSS}
+        formats_[name] = replace(metric.format, positive=about)
+    formats_["loss"] = LOSS
+    return formats_

@@ -1,4 +1,8 @@
-"""Models: any Hugging Face encoder by hub id or directory, and the packaged MiniLM."""
+"""Models: any Hugging Face encoder by hub id or directory, and the packaged MiniLM.
+
+Before a run, a model is judged by its configuration, the headers of its weights and its tokenizer, in one of two ways:
+:mod:`nasframe_basics.proof` without torch, or, if that proves nothing, by transformers with a network without values.
+"""
 
 from __future__ import annotations
 
@@ -47,29 +51,29 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 UNLIMITED = int(1e30)
 """What transformers writes for a tokenizer's ``model_max_length`` if there is no limit."""
 UNREACHED = 0.02
-"""Share of the embedding's rows that no id reaches, above which it is told: vocabularies are padded by less."""
+"""Share of the embedding's rows without an id above which there is a notice; padding of vocabularies is less."""
 
 
 class HF:
     """A pre-trained encoder with a classification head, in float32.
 
-    A checkpoint's own head is kept if its ``id2label`` names the task's classes, in whatever order: the task takes over
-    the head's order. If it does not, or the checkpoint brings none, the head is new; a head that is dropped is said.
-    Only the head may be new. A checkpoint that lacks other tensors, has them in other shapes, or has values that are
-    not finite is refused, and so is a tokenizer whose ids are not the network's.
+    A checkpoint's own head is kept if its ``id2label`` names the task's classes, in any order: the task takes over the
+    head's order. Otherwise the head is new, with a notice if one is dropped. Only the head may be new: a checkpoint is
+    refused if it lacks other tensors, has them in other shapes, or has values that are not finite. A tokenizer is
+    refused if its ids are not the network's.
 
     Args:
         path: a hub id, or a directory that ``save_pretrained`` wrote; directories that nasframe exported load too.
         revision: the hub's branch, tag or commit.
-        attention: which of transformers' attention functions computes.
+        attention: which of transformers' attention functions to use.
         trust_remote_code: let the model's own code run, as some hub models need.
         labels: the task's classes in the order of the checkpoint's head, in place of the names in its configuration.
         head: ``keep`` the checkpoint's head if it is the task's, or draw a ``new`` one in any case.
-        base: injected; the folder against which a relative ``path`` is read.
-        notify: injected; hears what is new in the network, and what of the files is not used.
+        base: injected; the folder that a relative ``path`` belongs to.
+        notify: injected; receives notices about new parts of the network, and about parts of files that are not used.
 
     Raises:
-        UsageError: a path that is not there, or ``revision`` for a directory; on use, files that are no model, and
+        UsageError: a path that does not exist, or ``revision`` for a directory. On use: files that are no model,
             weights or a tokenizer that do not fit, or a head whose outputs cannot be told apart.
     """
 
@@ -97,24 +101,26 @@ class HF:
             raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
         self.path = str(local if is_directory else path)
         self.attention = attention
-        self._home, self._notify, self._trust = home, notify, trust_remote_code
+        self._home = home
+        self._notify = notify
+        self._trust = trust_remote_code
         self._files = Source(self.path, revision)
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer; its ``model_max_length`` is what the network can read, whatever its files say.
+        """Load the tokenizer; its ``model_max_length`` is how many tokens the network reads, whatever its files say.
 
         Raises:
             UsageError: there are no tokenizer files, or its ids are not the network's.
         """
-        with self._found():
+        with self._named_errors():
             return self._tokenizer(self._files, self._notify)
 
     def local_tokenizer(self) -> Any:
-        """Return the tokenizer as :meth:`tokenizer` does; ``None`` where it is not at hand, or does not fit."""
+        """Return the tokenizer as :meth:`tokenizer` does; ``None`` if it takes a download, or does not fit."""
         source = Source(self.path, self._files.revision, local=True)
         try:
             return self._tokenizer(source, lambda place, text: None)
-        except Exception:  # what is wrong with it, on_plan says
+        except Exception:  # on_plan reports the problem
             return None
 
     def _tokenizer(self, source: Source, notify: Notify) -> Any:
@@ -123,7 +129,7 @@ class HF:
         tokenizer = load_tokenizer(source, self._trust)
         if tokenizer is None:
             return None
-        rows = _rows(net)
+        rows = _embedding_rows(net)
         problems = list(misfits(tokenizer, net.config, rows, self.path))
         if problems:
             raise UsageError("\n".join(problems))
@@ -135,14 +141,15 @@ class HF:
 
     @staticmethod
     def faults(options: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-        """Find names of the head's outputs that cannot be meant."""
+        """Return problems of the option ``labels``, each with its path."""
         labels = options.get("labels")
         if not isinstance(labels, list):
             return []
-        repeated = sorted(name for name, times in Counter(map(str, labels)).items() if times > 1)
         if options.get("head") == "new":
             text = "names the outputs of the checkpoint's head, but head: new drops it. Expected only one of the two."
             return [(("labels",), text)]
+        counts = Counter(str(label) for label in labels)
+        repeated = sorted(name for name, count in counts.items() if count > 1)
         if repeated:
             return [(("labels",), f"names several outputs {listing(repeated)}. Expected a name of its own for each.")]
         return []
@@ -151,14 +158,14 @@ class HF:
         """Return the head that the checkpoint brings, whose order of classes a task takes over.
 
         Returns:
-            The head; ``None`` if there is none, or it is not to be kept.
+            The head; ``None`` if there is none, or it will not be kept.
 
         Raises:
             UsageError: its names do not fit its weights.
         """
         if self._draws_head:
             return None
-        with self._found():
+        with self._named_errors():
             return self._saved_head(self._files)
 
     def _saved_head(self, source: Source) -> Head | None:
@@ -167,28 +174,30 @@ class HF:
         return saved_head(self.path, net, read_headers(find_files(source)), self._names)
 
     def _match(self, labels: Sequence[str] | None) -> Match | None:
-        """Find what is asked for in the checkpoint's head, and say if it is dropped; ``None`` if there is none."""
+        """Match the checkpoint's head with classes, with notices about it; ``None`` if there is no head."""
         head = self.head()
         if head is None:
             return None
         if labels is None:
-            return self._scores(head)
-        found = match(head, labels, published=True)  # the task has judged a head whose outputs are only numbered
-        if found.kept and len(labels) < len(head.labels):
+            return self._match_scores(head)
+        head_match = match(head, labels, published=True)  # the task has judged a head whose outputs are only numbered
+        if head_match.kept and len(labels) < len(head.labels):
             text = (
                 f"The head of model {self.path!r} has more classes than asked for. The head is new. To keep it whole, "
                 "give it to the task: saved_head=model.head()."
             )
-            found = Match(tuple(labels), tuple(range(len(labels))), False, (text,))
-        elif found.kept and not head.numbered:
-            found = replace(found, notices=match(head, head.labels).notices)  # of names the task has told
-        if found.kept and moved(found):
+            outputs = tuple(range(len(labels)))
+            head_match = Match(tuple(labels), outputs, kept=False, notices=(text,))
+        elif head_match.kept and not head.numbered:
+            # The task has already told about differences of names; what is left concerns the head alone.
+            head_match = replace(head_match, notices=match(head, head.labels).notices)
+        if head_match.kept and moved(head_match):
             self._notify("model", f"The rows of the head of model {self.path!r} were moved into the order asked for.")
-        for text in found.notices:
+        for text in head_match.notices:
             self._notify("model", text)
-        return found
+        return head_match
 
-    def _scores(self, head: Head) -> Match:
+    def _match_scores(self, head: Head) -> Match:
         """Match a head with a task of scores."""
         if head.given:
             raise UsageError("model.labels: the task has scores, not classes. Expected no labels.")
@@ -198,12 +207,12 @@ class HF:
         return Match(("score",), (0,), kept)
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
-        """Load the network, in eval mode, with a head for ``labels``: the checkpoint's, if it has these classes.
+        """Load the network, in eval mode, with a head for ``labels``: the checkpoint's if it has these classes.
 
         Args:
-            labels: the class names, in the order of the outputs; ``None`` is one output, regression.
+            labels: the class names, in the order of the outputs; ``None`` is one output, for regression.
             seed: draws the weights that the checkpoint lacks; torch's own generator is left as it was.
-            random: draw every weight, only the configuration is read.
+            random: draw every weight; only the configuration is read.
 
         Raises:
             UsageError: a tensor other than the head's is missing, of another shape, or not finite.
@@ -214,13 +223,16 @@ class HF:
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
 
         names = ["score"] if labels is None else list(labels)
-        head: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-        head["problem_type"] = "regression" if labels is None else "single_label_classification"
-        found = None if random else self._match(labels)
-        with quiet(), self._found(), torch.random.fork_rng(devices=[]):
+        head_options: dict[str, Any] = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: output for output, name in enumerate(names)},
+            "problem_type": "regression" if labels is None else "single_label_classification",
+        }
+        head_match = None if random else self._match(labels)
+        with quiet(), self._named_errors(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             config = AutoConfig.from_pretrained(
-                self.path, **head, revision=self._files.revision, trust_remote_code=self._trust
+                self.path, **head_options, revision=self._files.revision, trust_remote_code=self._trust
             )
             if random:
                 net = AutoModelForSequenceClassification.from_config(
@@ -228,14 +240,15 @@ class HF:
                 )
                 return net.eval()
             net = self._loaded(AutoModelForSequenceClassification, config)
-        if self._draws_head or (found is not None and not found.kept):
+        is_dropped = head_match is not None and not head_match.kept
+        if self._draws_head or is_dropped:
             draw_head(net, seed)
-        elif found is not None and moved(found):
-            reorder_outputs(net, found.outputs)
+        elif head_match is not None and moved(head_match):
+            reorder_outputs(net, head_match.outputs)
         return net
 
     def _loaded(self, auto: Any, config: Any) -> nn.Module:
-        """Load the checkpoint, refuse what does not fit, and tell what is new or not used."""
+        """Load the checkpoint, if it fits, with notices about tensors that are new or not used."""
         options = {"attn_implementation": self.attention}
         loaded = load(auto, self._files, config, trust_remote_code=self._trust, options=options)
         for text in loaded.fit.notices(loaded.place):
@@ -243,9 +256,9 @@ class HF:
         return loaded.net.eval()
 
     def on_plan(self) -> None:
-        """Refuse, before any work, what configuration, headers of weights and tokenizer show.
+        """Refuse, before any work, a model whose configuration, headers of weights or tokenizer do not fit.
 
-        A hub id is judged by what of it is in the hub's cache.
+        Of a hub id only the files in the hub's cache are judged.
 
         Raises:
             RecipeError: every problem.
@@ -253,19 +266,19 @@ class HF:
         source = Source(self.path, self._files.revision, local=True)
         if not source.is_directory and source.file("config.json") is None:
             return
-        no_head_is_meant = self._names is None or self._draws_head
-        if self.outline() is not None and no_head_is_meant:
+        names_head = self._names is not None and not self._draws_head
+        if self.outline() is not None and not names_head:
             return  # everything fits, and there is no saved head to judge
-        texts = _examine(source, self._trust, _stamps(source))
-        if texts:
-            raise refusal("path", texts)
+        problems = _examine(source, self._trust, _stamps(source))
+        if problems:
+            raise refusal("path", problems)
         if find_files(source) and not self._draws_head:
             self._saved_head(source)
 
     def outline(self) -> Outline | None:
-        """Return the sizes of an encoder without a saved head whose files are proven to fit; ``None`` for others.
+        """Return the sizes of an encoder without a saved head if its files are proven to fit; otherwise ``None``.
 
-        It takes neither torch nor transformers, see :mod:`nasframe_basics.proof`.
+        This imports neither torch nor transformers, see :mod:`nasframe_basics.proof`.
         """
         source = Source(self.path, local=True)
         if not source.is_directory or self._trust:
@@ -273,11 +286,11 @@ class HF:
         return _outline(source, _stamps(source))
 
     def skeleton(self) -> nn.Module | None:
-        """Return the network without values, on the meta device; ``None`` where its configuration is not at hand."""
+        """Return the network without values, on the meta device; ``None`` if its configuration takes a download."""
         source = Source(self.path, self._files.revision, local=True)
         try:
             return copy.deepcopy(_skeleton(source, self._trust, _stamps(source)))
-        except Exception:  # what is wrong with it, on_plan says
+        except Exception:  # on_plan reports the problem
             return None
 
     def files(self) -> list[Path]:
@@ -289,27 +302,30 @@ class HF:
 
         try:
             config = try_to_load_from_cache(self.path, "config.json", revision=self._files.revision)
-        except HFValidationError:  # no hub id; loading says so
+        except HFValidationError:  # no hub id, as loading will report
             return []
         return [Path(config).parent] if isinstance(config, str) else []
 
     @contextlib.contextmanager
-    def _found(self) -> Iterator[None]:
-        """Turn what transformers raises of files that are no model into an error that names them."""
+    def _named_errors(self) -> Iterator[None]:
+        """Turn the exceptions that transformers raises for files that are no model into errors that name them."""
         try:
             yield
         except (UsageError, MemoryError):
             raise
-        except Exception as error:  # each way to be no model has an exception of its own
+        except Exception as error:  # transformers has no base class for them
             raise UsageError(_no_model(self._files, error, self._home)) from error
 
 
 def _stamps(source: Source) -> tuple[Any, ...]:
-    """Return what differs once a file of a model at hand does, without reading any."""
-    config = source.file("config.json")
-    folder = Path(source.path) if source.is_directory else config and config.parent
-    if not folder:
-        return ()
+    """Return a key that changes when a file of a local model does; no file is read."""
+    if source.is_directory:
+        folder = Path(source.path)
+    else:
+        config = source.file("config.json")
+        if not config:
+            return ()
+        folder = config.parent
     return tuple((path.name, *stamp(path)) for path in sorted(folder.iterdir()))
 
 
@@ -319,9 +335,9 @@ def _outline(source: Source, stamps: tuple[Any, ...]) -> Outline | None:
     return prove(Path(source.path))
 
 
-@functools.lru_cache(maxsize=8)  # a study's arms, and a recipe's plugins, ask for the same
+@functools.lru_cache(maxsize=8)  # the arms of a study, and the plugins of a recipe, need the same one
 def _skeleton(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> nn.Module:
-    """Make a network without values from a configuration."""
+    """Return the network of a configuration, without values."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -336,29 +352,29 @@ def _skeleton(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) 
 
 @functools.lru_cache(maxsize=64)
 def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return everything that is wrong with a model at hand, as far as no weights have to be read for it."""
+    """Return all problems of a local model that can be seen without reading its weights."""
     try:
         net = _skeleton(source, trust_remote_code, stamps)
-    except Exception as error:  # each way to be no model has an exception of its own
+    except Exception as error:  # transformers has no base class for them
         return (_no_model(source, error),)
     problems: list[str] = []
     try:
         problems += _examine_weights(source, net)
     except UsageError as error:
         problems.append(str(error))
-    except Exception as error:  # as transformers refuses what it cannot load
+    except Exception as error:  # from transformers, again without a base class
         problems.append(_no_model(source, error))
     try:
         tokenizer = load_tokenizer(source, trust_remote_code)
         if tokenizer is not None:
-            problems += misfits(tokenizer, net.config, _rows(net), source.path)
+            problems += misfits(tokenizer, net.config, _embedding_rows(net), source.path)
     except UsageError as error:
         problems.append(str(error))
     return tuple(problems)
 
 
 def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
-    """Return what headers show to be wrong; nothing if the weights are not at hand."""
+    """Return the problems that the headers of the weights show; none if there are no weights."""
     refuse_quantised(net.config, source)
     files = find_files(source)
     if not files:
@@ -367,10 +383,10 @@ def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
 
 
 def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
-    """Say of a directory or a hub id why it is no model."""
+    """Return the message that a directory or a hub id is no model, with the reason."""
     if not source.is_directory:
         return (
-            f"model {source.path!r}: there is no such folder in {home}/, and of the hub: {reason(error)}. "
+            f"model {source.path!r}: there is no such folder in {home}/, and the hub says: {reason(error)}. "
             "Expected a directory that save_pretrained wrote, or a hub id (and a connection to the hub, or the model "
             "in its cache)."
         )
@@ -386,7 +402,7 @@ def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
 
 
 def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
-    """Make a tokenizer give what a network takes: no more tokens than positions, no types that it does not know."""
+    """Adapt a tokenizer to a network: no more tokens than positions, no types if the network has none."""
     from nasframe.nn.positions import usable_positions
 
     tokenizer.model_max_length = usable_positions(net) or UNLIMITED
@@ -395,20 +411,20 @@ def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
         notify("model", "the tokenizer's token_type_ids are left out: the network does not tell types apart.")
 
 
-def _rows(net: nn.Module) -> int:
+def _embedding_rows(net: nn.Module) -> int:
     """Return the rows of a network's word embedding."""
     embedding: Any = net.get_input_embeddings()  # type: ignore[operator]
     return int(embedding.num_embeddings)
 
 
 def _takes_types(net: nn.Module) -> bool:
-    """Tell whether a network tells the first text of a pair from the second by ``token_type_ids``."""
+    """Return whether a network distinguishes the texts of a pair by ``token_type_ids``."""
     types = getattr(net.config, "type_vocab_size", 1)
     return types > 1 and "token_type_ids" in inspect.signature(net.forward).parameters
 
 
 def moved(match: Match) -> bool:
-    """Tell whether a head's outputs are in another order than the classes that are asked for."""
+    """Return whether a head's outputs are in another order than the classes that are asked for."""
     return list(match.outputs) != sorted(match.outputs)
 
 
@@ -418,9 +434,13 @@ def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say
     The weights are all-MiniLM-L6-v2's: from the package that the extra ``quickstart`` installs, else from the hub.
 
     Args:
-        attention: which of transformers' attention functions computes.
-        notify: injected; hears what is new in the network.
+        attention: which of transformers' attention functions to use.
+        notify: injected; receives notices about new parts of the network.
     """
-    found = importlib.util.find_spec(MINILM_PACKAGE)  # not imported: importing it may bring other frameworks along
-    folder = Path(found.origin).parent / "model" if found and found.origin else None
-    return HF(str(folder) if folder and folder.is_dir() else MINILM_HUB, attention=attention, notify=notify)
+    path = MINILM_HUB
+    spec = importlib.util.find_spec(MINILM_PACKAGE)  # importing the package may import other frameworks
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / "model"
+        if folder.is_dir():
+            path = str(folder)
+    return HF(path, attention=attention, notify=notify)

@@ -1,4 +1,4 @@
-"""Task ``package_docs``: real English that needs no download. Given a docstring, name the package it is from.
+"""Task ``package_docs``: real English that needs no download. Given a docstring, tell which package it is from.
 
 The texts are the first paragraphs of the docstrings of the running Python's standard library and of nine packages
 that nasframe requires, read from the installed source files, which are parsed and never imported. Names that give
@@ -35,13 +35,18 @@ from nasframe_basics.text import TextTask, refuse_length
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
 METRICS = ("accuracy", "macro_f1")
 PER_CLASS = {"dev": 120, "select": 60, "train": 420}
-WORDS = (6, 60)  # shorter says nothing, longer is cut
-LARGEST = 100_000  # bytes
-DEFAULT_LENGTH = 48  # tokens
-NEAR = 0.5  # two texts that share this part of their word pairs are near copies
+"""Split → texts of each package."""
+WORDS = (6, 60)
+"""Shorter texts say nothing and are left out; longer ones are cut."""
+LARGEST = 100_000
+"""Bytes of a source file above which it is read last."""
+DEFAULT_LENGTH = 48
+"""Tokens after which a text is cut by default."""
+NEAR = 0.5
+"""Two texts that share this part of their word pairs are near copies."""
 
-# The names of packages and of what they are commonly imported as; whole dotted paths that begin with one; words
-# that contain a name. "python" and "transformer" are masked too, which also hides honest uses of these words.
+# The names of packages and their usual abbreviations, whole dotted paths that begin with one, and words that contain a
+# name. "python" and "transformer" are masked too, which also hides honest uses of these words.
 NAMES = "torch|transformers?|scipy|scikit|sklearn|pandas|numpy|matplotlib|pyplot|sympy|networkx|python|hugging ?face"
 ALIASES = "np|pd|plt|mpl|nx|sp|hf|aten|c10|axes_grid1|mplot3d|pylab"
 MASKED = re.compile(rf"\w*(?:{NAMES})\w*(?:[.-]\w+)*|\b(?:{ALIASES})\b(?:\.\w+)*", re.IGNORECASE)
@@ -58,46 +63,70 @@ def package_docs(
     saved_head: Head | None = None,
     notify: Notify = say,
 ) -> TextTask:
-    """Tell which of ten Python packages a docstring is from; 600 a package, no two of them near copies.
+    """Tell which of ten Python packages a docstring is from; 600 for each package, no two of them near copies.
 
     Near copies are texts that share at least half of their pairs of consecutive words (Jaccard similarity of the
-    sets, after masking, letters only); one of each is kept, so train, select and dev share none.
+    sets, after masking, letters only). One of each is kept, so that train, select and dev share none.
 
     Args:
         limit: training examples to keep, for a quick try; ``select`` and ``dev`` shrink in proportion.
         max_length: tokens after which a text is cut; default: 48, or what the network can read if that is less.
         tokenizer: injected.
-        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
-        notify: injected; hears what the task decides by itself.
+        saved_head: injected; the checkpoint's head, whose order of classes the task takes over.
+        notify: injected; receives what the task decides by itself.
 
     Returns:
         The task: 4,200 train, 600 select, 1,200 dev, ten classes of one size; primary metric ``accuracy``.
 
     Raises:
-        UsageError: a package's sources are missing or hold too few docstrings.
+        UsageError: a package's sources are missing or have too few docstrings.
     """
-    share = 1.0 if limit is None else min(1.0, limit / (PER_CLASS["train"] * len(PACKAGES)))
-    sizes = {name: max(1, round(size * share)) for name, size in PER_CLASS.items()}
-    wanted = sum(sizes.values())
-    seen = NearCopies(NEAR)
-    splits: dict[str, list[tuple[str, int]]] = {name: [] for name in PER_CLASS}
+    share = 1.0
+    if limit is not None:
+        share = min(1.0, limit / (PER_CLASS["train"] * len(PACKAGES)))
+    sizes = {split: max(1, round(size * share)) for split, size in PER_CLASS.items()}
+    texts: dict[str, list[tuple[str, ...]]] = {split: [] for split in sizes}
+    labels: dict[str, list[int]] = {split: [] for split in sizes}
+    near_copies = NearCopies(NEAR)
     for label, package in enumerate(PACKAGES):
-        texts = list(itertools.islice((text for text in masked_docs(package) if seen.add(text)), wanted))
-        if len(texts) < wanted:
-            raise UsageError(f"package_docs: {package} has {len(texts)} usable docstrings here. Expected {wanted}.")
-        order, start = generator(0, "package_docs", package).permutation(wanted), 0
-        for name, size in sizes.items():
-            splits[name] += [(texts[i], label) for i in order[start : start + size]]
-            start += size
-    data = {name: Split([(text,) for text, _ in rows], np.array([c for _, c in rows])) for name, rows in splits.items()}
+        package_texts = _texts(package, sum(sizes.values()), near_copies)
+        # The seed of the run is not used: the same packages give the same data.
+        order = generator(0, "package_docs", package).permutation(len(package_texts))
+        start = 0
+        for split, size in sizes.items():
+            end = start + size
+            texts[split] += [(package_texts[i],) for i in order[start:end]]
+            labels[split] += [label] * size
+            start = end
+    splits = {split: Split(texts[split], np.array(labels[split])) for split in sizes}
     return TextTask(
-        data, PACKAGES, METRICS, METRICS[0], tokenizer, max_length, default_length=DEFAULT_LENGTH, notify=notify,
+        splits,
+        PACKAGES,
+        METRICS,
+        primary=METRICS[0],
+        tokenizer=tokenizer,
+        max_length=max_length,
+        default_length=DEFAULT_LENGTH,
+        notify=notify,
         saved_head=saved_head,
-    )  # fmt: skip
+    )
+
+
+def _texts(package: str, count: int, near_copies: NearCopies) -> list[str]:
+    """Return ``count`` texts of a package that are no near copies of one another, or of earlier texts."""
+    texts: list[str] = []
+    for text in masked_docs(package):
+        if len(texts) == count:
+            return texts
+        if near_copies.add(text):
+            texts.append(text)
+    if len(texts) < count:
+        raise UsageError(f"package_docs: {package} has {len(texts)} usable docstrings here. Expected {count}.")
+    return texts
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
-    """Refuse a written ``max_length`` that does not fit the network."""
+    """Refuse a ``max_length`` in the recipe that does not fit the network."""
     if options.get("max_length") is not None:
         refuse_length(options["max_length"], 1, tokenizer)
 
@@ -108,29 +137,35 @@ package_docs.sizes_suffice = True  # type: ignore[attr-defined]
 
 def masked_docs(package: str) -> Iterator[str]:
     """Yield the usable first paragraphs of a package's docstrings, names masked, file by file in a fixed order."""
+    shortest, longest = WORDS
     for path in source_files(package):
-        for text in first_paragraphs(path.read_bytes()):
-            words = MASKED.sub(MASK, " ".join(text.split()[: WORDS[1]])).split()
-            if len(words) - words.count(MASK) >= WORDS[0]:
+        for paragraph in first_paragraphs(path.read_bytes()):
+            text = " ".join(paragraph.split()[:longest])
+            words = MASKED.sub(MASK, text).split()
+            if len(words) - words.count(MASK) >= shortest:
                 yield " ".join(words)
 
 
 def source_files(package: str) -> list[Path]:
     """List a package's source files, shuffled by the hash of their path so that any few are a fair sample.
 
-    The largest come last: they are slow to parse and would fill a class from one corner of its package.
+    The largest come last: they are slow to parse, and one of them would fill a class from one corner of its package.
     """
     if package == "python":
         root = Path(sysconfig.get_path("stdlib"))
     else:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
             raise UsageError(f"package_docs: the package {package} is not installed. nasframe's requirements hold it.")
-        root = Path(found.submodule_search_locations[0])
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
-    names = [name for name in names if SKIPPED.isdisjoint(name.split("/"))]
+        root = Path(spec.submodule_search_locations[0])
+    names = []
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        if SKIPPED.isdisjoint(name.split("/")):
+            names.append(name)
     names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
-    return sorted((root / name for name in names), key=lambda path: path.stat().st_size > LARGEST)
+    files = [root / name for name in names]
+    return sorted(files, key=lambda path: path.stat().st_size > LARGEST)
 
 
 def first_paragraphs(source: bytes) -> list[str]:
@@ -144,12 +179,17 @@ def first_paragraphs(source: bytes) -> list[str]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
-    docs = (ast.get_docstring(node, clean=False) for node in documented(tree))
-    return [" ".join(inspect.cleandoc(doc).split("\n\n")[0].split()) for doc in docs if doc]
+    paragraphs = []
+    for node in documented(tree):
+        doc = ast.get_docstring(node, clean=False)
+        if doc:
+            first, _, _ = inspect.cleandoc(doc).partition("\n\n")
+            paragraphs.append(" ".join(first.split()))
+    return paragraphs
 
 
 def documented(tree: ast.Module) -> Iterator[Documented]:
-    """Yield a module, its classes and its functions, however deep; expressions, most of a tree, are passed by."""
+    """Yield a module, its classes and its functions at any depth; expressions, most of a tree, are not visited."""
     waiting: list[Any] = [tree]
     while waiting:
         node = waiting.pop()
@@ -173,12 +213,15 @@ class NearCopies:
         self._sizes: list[int] = []
 
     def add(self, text: str) -> bool:
-        """Remember ``text`` and answer true, unless it is a near copy of one remembered."""
+        """Remember ``text``, unless it is a near copy of a remembered one; return whether it was added."""
         words = re.findall("[a-z]+", text.lower())
         pairs = set(itertools.pairwise(words))
-        shared = Counter(itertools.chain.from_iterable(self._holders[pair] for pair in pairs))
+        shared: Counter[int] = Counter()  # earlier text → pairs in common
+        for pair in pairs:
+            shared.update(self._holders[pair])
         for other, common in shared.items():
-            if common >= self.threshold * (len(pairs) + self._sizes[other] - common):
+            union = len(pairs) + self._sizes[other] - common
+            if common >= self.threshold * union:
                 return False
         for pair in pairs:
             self._holders[pair].append(len(self._sizes))

@@ -1,16 +1,17 @@
 """Proof, without torch and transformers, that the files of a model fit one another.
 
-``nasframe check`` judges a model by transformers' own loading, which knows every way to write one and to be wrong. But
-importing transformers takes longer than all else that a check does. What ``save_pretrained`` usually writes is plain
-enough to be judged by itself: a configuration with known keys, one safetensors file with exactly the tensors that
-follow from it, and a WordPiece tokenizer. :func:`prove` finds out whether a directory is such a model. It never
-refuses: if anything is unknown, missing or different, nothing is proven, and the loading by transformers decides.
+``nasframe check`` judges a model by transformers' own loading, which knows every layout of files and every mistake in
+one. But importing transformers takes longer than the rest of a check. What ``save_pretrained`` usually writes is plain
+enough to be judged without it: a configuration with known keys, one safetensors file with exactly the tensors that
+follow from it, and a WordPiece tokenizer. :func:`prove` tells whether a directory holds such a model. It never refuses
+one: if anything is unknown, missing or different, nothing is proven, and transformers decides.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from nasframe.outline import FAMILIES, Family, Outline, TokenizerOutline
 LABELS = 2
 """Outputs of transformers' classification head if a configuration does not say."""
 MOST_WORDS = 100_000
-"""transformers may change tokenizers of more words when it loads them."""
+"""transformers may change larger tokenizers when it loads them."""
 SHORTEST = 4
-"""Tokens of a pair of texts, the three special ones included."""
+"""The least number of tokens to which a tokenizer may cut: a pair of texts has three special ones."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 ADDED_TOKEN = {"content", "lstrip", "normalized", "rstrip", "single_word", "special"}
 SPECIAL = ("cls_token", "mask_token", "pad_token", "sep_token", "unk_token")
@@ -62,7 +63,11 @@ def _small(value: Any) -> bool:
 
 
 def _one_of(*values: Any) -> Test:
-    return lambda value: any(value is known or (type(value) is type(known) and value == known) for known in values)
+    def test(value: Any) -> bool:
+        # False equals 0, so the types are compared too.
+        return any(type(value) is type(expected) and value == expected for expected in values)
+
+    return test
 
 
 def _optional(test: Test) -> Test:
@@ -151,6 +156,15 @@ TOKENIZER_OPTIONS: Mapping[str, Test] = {
 }
 
 
+class NotProvenError(Exception):
+    """Something in the files is not as it has to be for a proof."""
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise NotProvenError
+
+
 def prove(folder: Path) -> Outline | None:
     """Return the outline of a model whose files all fit, or ``None`` if that is not proven.
 
@@ -159,35 +173,39 @@ def prove(folder: Path) -> Outline | None:
     """
     try:
         return _proven(folder)
-    except Exception:  # whatever is wrong with the files: the loading by transformers finds it again, and words it
+    except Exception:  # not proven, or a file that cannot be read: transformers finds that too, and words it
         return None
 
 
-def _proven(folder: Path) -> Outline | None:
-    if any(_is_other(path.name) for path in folder.iterdir()):
-        return None
+def _proven(folder: Path) -> Outline:
+    """Return the outline of a model.
+
+    Raises:
+        NotProvenError: it is not proven that the files fit. Files that cannot be read have errors of their own.
+    """
+    _require(not any(_is_other(path.name) for path in folder.iterdir()))
     config = _read(folder / "config.json")
     kind = config["model_type"]
-    if not _passes(config, CONFIGURATIONS[kind]):
-        return None
+    _require(_passes(config, CONFIGURATIONS[kind]))
     family = FAMILIES[kind]
-    lengths = {name: config[key] for name, key in family.keys.items()} | {"labels": LABELS}
+    lengths = {name: config[key] for name, key in family.keys.items()}
+    lengths["labels"] = LABELS
     padding = config["pad_token_id"]
     reserved = padding + 1 if family.offset else 0
     longest = lengths["positions"] - reserved
-    if lengths["width"] % lengths["heads"] or padding >= lengths["words"] or longest < 1:
-        return None
+    _require(lengths["width"] % lengths["heads"] == 0)
+    _require(padding < lengths["words"])
+    _require(longest >= 1)
     tokenizer = _proven_tokenizer(folder, kind, config, longest)
-    if tokenizer is None:
-        return None
     outline = Outline(kind, lengths, tokenizer, longest)
-    return outline if _weights_fit(folder / "model.safetensors", family, outline) else None
+    _require_weights(folder / "model.safetensors", family, outline)
+    return outline
 
 
 def _is_other(name: str) -> bool:
-    """Tell whether a file makes transformers read something else than the files that are judged here."""
-    other_tokenizer = name.startswith("tokenizer") and name not in ("tokenizer.json", "tokenizer_config.json")
-    return other_tokenizer or name in OTHER_FILES or "chat_template" in name or name.endswith((".py", ".tiktoken"))
+    """Tell whether a file makes transformers read something other than the files that are judged here."""
+    is_other_tokenizer = name.startswith("tokenizer") and name not in ("tokenizer.json", "tokenizer_config.json")
+    return is_other_tokenizer or name in OTHER_FILES or "chat_template" in name or name.endswith((".py", ".tiktoken"))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -203,82 +221,122 @@ def _passes(values: Mapping[str, Any], tests: Mapping[str, Test]) -> bool:
     return values.keys() <= tests.keys() and all(tests[key](value) for key, value in values.items())
 
 
-def _weights_fit(file: Path, family: Family, outline: Outline) -> bool:
-    """Tell whether a file has the encoder's tensors in their shapes, and besides only what is known not to matter."""
+@dataclass(frozen=True)
+class TensorHeader:
+    """A tensor in a safetensors file without its values.
+
+    Args:
+        shape: its shape.
+        dtype: its type, as safetensors names it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _headers(file: Path) -> dict[str, TensorHeader]:
+    """Read the headers of a safetensors file that was written from torch."""
     from safetensors import safe_open
 
+    headers = {}
     with safe_open(str(file), framework="numpy") as content:
-        if (content.metadata() or {}).get("format") != "pt":
-            return False
-        slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118  (it is no mapping)
-        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-        types = {name: part.get_dtype() for name, part in slices.items()}
+        metadata = content.metadata() or {}
+        _require(metadata.get("format") == "pt")
+        for name in content.keys():  # noqa: SIM118  (it is no mapping)
+            part = content.get_slice(name)
+            headers[name] = TensorHeader(tuple(part.get_shape()), part.get_dtype())
+    return headers
 
-    expected = outline.encoder_shapes()
-    pooler = {name: outline.shape(axes) for name, axes in family.pooler.items()}
-    position_ids, its_shape = "embeddings.position_ids", (1, outline.lengths["positions"])
+
+def _require_weights(file: Path, family: Family, outline: Outline) -> None:
+    """Require that a file has the encoder's tensors in their shapes, and others only if they do not matter."""
+    headers = _headers(file)
     prefix = f"{family.prefix}."
-    start = prefix if any(name.startswith(prefix) for name in shapes) else ""
-    if pooler.keys() <= {name.removeprefix(start) for name in shapes}:
+    has_heads = any(name.startswith(prefix) for name in headers)  # a network, not only its encoder
+    start = prefix if has_heads else ""
+
+    expected = {f"{start}{name}": shape for name, shape in outline.encoder_shapes().items()}
+    pooler = {f"{start}{name}": outline.shape(axes) for name, axes in family.pooler.items()}
+    if pooler.keys() <= headers.keys():
         expected |= pooler
-    expected = {f"{start}{name}": shape for name, shape in expected.items()}
-    buffer = f"{start}{position_ids}"
-    if buffer in shapes and (types.pop(buffer), shapes.pop(buffer)) != ("I64", its_shape):
-        return False
-    if start:  # a network with the heads of its pre-training, which are not used
-        shapes = {name: shape for name, shape in shapes.items() if name not in family.pretraining}
-    return shapes == expected and all(kind in FLOATS for kind in types.values())
+    position_ids = headers.pop(f"{start}embeddings.position_ids", None)  # a buffer of older versions
+    if position_ids is not None:
+        _require(position_ids == TensorHeader((1, outline.lengths["positions"]), "I64"))
+    _require(all(header.dtype in FLOATS for header in headers.values()))
+
+    shapes = {name: header.shape for name, header in headers.items()}
+    if has_heads:
+        for name in family.pretraining:  # heads of pre-training, which are not used
+            shapes.pop(name, None)
+    _require(shapes == expected)
 
 
-def _proven_tokenizer(folder: Path, family: str, config: Mapping[str, Any], longest: int) -> TokenizerOutline | None:
-    """Return the numbers of a WordPiece tokenizer that fits a network, or ``None`` if that is not proven."""
+def _proven_tokenizer(folder: Path, family: str, config: Mapping[str, Any], longest: int) -> TokenizerOutline:
+    """Return the numbers of a WordPiece tokenizer that fits a network.
+
+    Raises:
+        NotProvenError: it is not proven that it fits.
+    """
     from tokenizers import Tokenizer
 
     options = _read(folder / "tokenizer_config.json")
-    if not _passes(options, TOKENIZER_OPTIONS) or options.get("tokenizer_class") not in TOKENIZERS[family]:
-        return None
+    _require(_passes(options, TOKENIZER_OPTIONS))
+    _require(options.get("tokenizer_class") in TOKENIZERS[family])
     special = {name: options.get(name) for name in SPECIAL}
-    if (folder / "special_tokens_map.json").exists():
-        written = _read(folder / "special_tokens_map.json")
-        if not _passes(written, dict.fromkeys(SPECIAL, _text)) or special | written != special:
-            return None
+    _require_special_tokens_map(folder / "special_tokens_map.json", special)
+
     content = _read(folder / "tokenizer.json")
     vocabulary = _vocabulary(content)
     added = {str(token.pop("id")): token for token in content["added_tokens"]}
-    added_twice = options.get("added_tokens_decoder", {})
-    if vocabulary is None or not all(_is_in(vocabulary, tokens) for tokens in (added, added_twice)):
-        return None
-    ids = {name: vocabulary.get(str(token)) for name, token in special.items()}
+    _require(_is_in(vocabulary, added))
+    _require(_is_in(vocabulary, options.get("added_tokens_decoder", {})))
+
+    _require(all(token in vocabulary for token in special.values()))
     highest = max(*vocabulary.values(), len(vocabulary) - 1)
-    if None in ids.values() or highest >= config["vocab_size"] or ids["pad_token"] != config["pad_token_id"]:
-        return None
-    truncation, padding = content["truncation"], content["padding"]
-    if truncation is not None and (truncation["stride"] != 0 or truncation["max_length"] < SHORTEST):
-        return None
-    if padding is not None and (padding["pad_token"], padding["pad_id"]) != (special["pad_token"], ids["pad_token"]):
-        return None
+    _require(highest < config["vocab_size"])
+    _require(vocabulary[str(special["pad_token"])] == config["pad_token_id"])
+    truncation = content["truncation"]
+    if truncation is not None:
+        _require(truncation["stride"] == 0 and truncation["max_length"] >= SHORTEST)
+    padding = content["padding"]
+    if padding is not None:
+        _require(padding["pad_token"] == special["pad_token"] and padding["pad_id"] == config["pad_token_id"])
+
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    counts = [tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)]
-    # BertTokenizer adds [CLS] and [SEP] whatever the file says.
-    return TokenizerOutline(longest, *counts) if counts == [2, 3] else None
+    alone = tokenizer.num_special_tokens_to_add(False)
+    in_pair = tokenizer.num_special_tokens_to_add(True)
+    _require((alone, in_pair) == (2, 3))  # BertTokenizer adds [CLS] and [SEP] whatever the file says
+    return TokenizerOutline(longest, alone, in_pair)
 
 
-def _vocabulary(content: Mapping[str, Any]) -> dict[str, int] | None:
-    """Return the words of a WordPiece tokenizer as BERT's; ``None`` if it is of another kind."""
-    model, normalizer = content["model"], content["normalizer"]
-    if model["type"] != "WordPiece" or normalizer["type"] != "BertNormalizer":
-        return None
+def _require_special_tokens_map(file: Path, special: Mapping[str, Any]) -> None:
+    """Require that a file of special tokens, if there is one, agrees with the tokenizer's configuration."""
+    if not file.exists():
+        return
+    written = _read(file)
+    _require(_passes(written, dict.fromkeys(SPECIAL, _text)))
+    _require(all(special[name] == token for name, token in written.items()))
+
+
+def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
+    """Return the words of a tokenizer, which has to be of WordPiece's kind, as BERT's is."""
+    model = content["model"]
+    _require(model["type"] == "WordPiece")
+    _require(content["normalizer"]["type"] == "BertNormalizer")
     words = model["vocab"]
-    if not isinstance(words, dict) or not 0 < len(words) <= MOST_WORDS:
-        return None
-    return words if all(map(_whole, words.values())) else None
+    _require(isinstance(words, dict))
+    _require(0 < len(words) <= MOST_WORDS)
+    _require(all(_whole(number) for number in words.values()))
+    return words
 
 
 def _is_in(vocabulary: Mapping[str, int], added: Mapping[str, Any]) -> bool:
     """Tell whether added tokens, by their ids as text, are all words of a vocabulary with these ids."""
     for number, token in added.items():
+        if token.keys() != ADDED_TOKEN:
+            return False
         flags = {key: value for key, value in token.items() if key != "content"}
-        if token.keys() != ADDED_TOKEN or not all(map(_truth, flags.values())):
+        if not all(_truth(value) for value in flags.values()):
             return False
         word = token["content"]
         if not isinstance(word, str) or word not in vocabulary or str(vocabulary[word]) != number:

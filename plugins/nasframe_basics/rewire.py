@@ -1,4 +1,4 @@
-"""Important heads and neurons first, so that slicing keeps them."""
+"""Transform ``rewire``: sorts important heads and neurons first, so that slices keep them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasframe.seeds import stream_seed
 
 
 class Rewire:
-    """Sort the heads and the neurons of each layer by importance, most important first; the function stays the same.
+    """Sort the heads and neurons of each layer, the most important first; the network's outputs stay the same.
 
     Args:
         score: ``magnitude`` of the weights, or, on training data: ``taylor``, how much the loss would change to first
@@ -28,7 +28,6 @@ class Rewire:
     """
 
     reshapes = False
-
     keeps_function = True
 
     def __init__(
@@ -39,8 +38,11 @@ class Rewire:
         batch_size: Size = 32,
         seed: int = 0,
     ) -> None:
-        self.score, self.neurons = score, neurons
-        self.batches, self.batch_size, self.seed = batches, batch_size, seed
+        self.score = score
+        self.neurons = neurons
+        self.batches = batches
+        self.batch_size = batch_size
+        self.seed = seed
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a sorted copy of its network."""
@@ -54,7 +56,8 @@ class Rewire:
             data = work.task.train_batches(stream_seed(self.seed, "data", "rewire"), 0, self.batch_size)
             device = next(net.parameters()).device
             batches = [batch.to(device) for batch in islice(data, self.batches)]
+            score_function = getattr(importance, self.score)
             options = {"neurons": self.neurons} if self.score == "taylor" else {}
-            scores = getattr(importance, self.score)(net, batches, work.task.loss, **options)
+            scores = score_function(net, batches, work.task.loss, **options)
         rewire(net, importance.ranked(scores))
         return replace(work, net=net)

@@ -1,7 +1,8 @@
-"""Read tables of text from files or the Hugging Face hub; whatever is wrong is named with its file and row."""
+"""Reads tables of text from files or the Hugging Face hub; every error names its file and row."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -26,16 +27,21 @@ def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str]
 
     Args:
         path: the file; UTF-8, a byte-order mark allowed.
-        columns: the names of the columns where the file has no header.
+        columns: the names of the columns if the file has no header.
         skip_short: leave out rows that lack columns, and call this with the place of each.
 
     Raises:
         UsageError: the file is missing, is not UTF-8, names a column twice, or a row has more or fewer fields than
             columns.
     """
-    lines = enumerate(decoded(path).split("\n"), start=1)
-    rows = ((number, line.removesuffix("\r").split("\t")) for number, line in lines if line.strip("\r"))
-    return list(_named(path, rows, columns, skip_short))
+    return list(_named(path, _tsv_rows(path), columns, skip_short))
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the fields of each line that is not empty, with its number."""
+    for number, line in enumerate(decoded(path).split("\n"), start=1):
+        if line.strip("\r"):
+            yield number, line.removesuffix("\r").split("\t")
 
 
 def read_csv(path: Path) -> list[Row]:
@@ -70,11 +76,15 @@ def read_parquet(path: Path) -> list[Row]:
         frame = pd.read_parquet(path)
     except ImportError:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
-    except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:  # so are all of pyarrow's own
+    except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:  # the bases of pyarrow's errors
         raise UsageError(f"{path}: not a Parquet file ({error}).") from None
     _check_names(f"{path}", map(str, frame.columns))
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [Row(f"{path}:{number}", {str(k): v for k, v in r.items()}) for number, r in enumerate(records, start=1)]
+    with_none = frame.astype(object).where(frame.notna(), None)
+    rows = []
+    for number, record in enumerate(with_none.to_dict("records"), start=1):
+        values = {str(column): value for column, value in record.items()}
+        rows.append(Row(f"{path}:{number}", values))
+    return rows
 
 
 READERS: Mapping[str, Callable[[Path], list[Row]]] = {
@@ -86,84 +96,97 @@ READERS: Mapping[str, Callable[[Path], list[Row]]] = {
 
 
 def read(path: Path) -> list[Row]:
-    """Read a table by the ending of its name."""
+    """Read a table; the suffix of its name gives the format."""
     if path.suffix not in READERS:
         raise UsageError(f"{path}: unknown kind of file {path.suffix!r}. Expected {', '.join(READERS)}.")
     return READERS[path.suffix](path)
 
 
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
-    """Read a split of a data set of the Hugging Face hub, or of a local directory in a hub data set's layout.
+    """Read a split of a data set of the Hugging Face hub, or of a local directory with a hub data set's layout.
 
-    Class indices become the names that the data set gives them; -1, which stands for "no label", becomes ``None``.
+    Class indices become the data set's names of the classes; -1, which means "no label", becomes ``None``.
     """
     try:
         import datasets
     except ImportError:
         raise UsageError(f"{name}: hub data sets need datasets. Expected: pip install 'nasframe[hub]'.") from None
     local = located(name, base)
+    source = str(local) if local.is_dir() else name
     try:
-        table = datasets.load_dataset(str(local) if local.is_dir() else name, config, split=split)
-    except Exception as error:  # datasets has no base class for what can go wrong on the way
+        table = datasets.load_dataset(source, config, split=split)
+    except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
     names = {column: kind.names for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
     rows = []
     for number, record in enumerate(table, start=1):
         for column, classes in names.items():
             index = record[column]
-            record[column] = None if index is None or index < 0 else classes[index]
+            has_label = index is not None and index >= 0
+            record[column] = classes[index] if has_label else None
         rows.append(Row(f"{name}/{split}:{number}", record))
     return rows
 
 
 def read_labels(rows: list[Row], column: str, known: Mapping[str, int] | None) -> np.ndarray:
-    """Read the label of each row: a class index by its name in ``known``, or a finite number where that is ``None``.
+    """Read the label of each row, ``(rows,)``.
+
+    Args:
+        rows: the rows.
+        column: the column of the labels.
+        known: class name → index; ``None`` for scores, which are finite numbers.
 
     Raises:
-        UsageError: a label is unknown or no number; the message names the row.
+        UsageError: a label is unknown or not a number; the message names the row.
     """
-    if known is not None:
-        return np.array([_class(row, column, known) for row in rows], dtype=np.int64)
-    return np.array([label_number(row, column) for row in rows], dtype=np.float64)
+    if known is None:
+        scores = [label_number(row, column) for row in rows]
+        return np.array(scores, dtype=np.float64)
+    indices = [_class_index(row, column, known) for row in rows]
+    return np.array(indices, dtype=np.int64)
 
 
 def read_header(path: Path) -> Row | None:
-    """Read the columns of a table without its rows: a row without values, which stands where the header does.
+    """Read the columns of a table without its rows.
 
     Returns:
-        ``None`` if the file is not at hand, or nothing can be read of it: what is wrong is told when it is read whole.
+        A row without values in the place of the header; ``None`` if the file does not exist or cannot be read. The
+        error is then reported when the whole file is read.
     """
     try:
         if path.suffix == ".parquet":
             from pyarrow import parquet
 
             return Row(f"{path}", dict.fromkeys(parquet.read_schema(path).names))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                reader = csv.reader(file, strict=True)
-                names = next(fields for fields in reader if fields)
-                number = reader.line_num
-            elif path.suffix in (".tsv", ".jsonl"):
-                lines = enumerate(file, start=1)
-                number, line = next((n, text) for n, text in lines if text.strip("\r\n"))
-                names = line.rstrip("\r\n").split("\t") if path.suffix == ".tsv" else list(json.loads(line))
-            else:
-                return None
+        number, names = _text_header(path)
     except (OSError, ValueError, TypeError, RecursionError, ImportError, csv.Error, StopIteration):
         return None
     return Row(f"{path}:{number}", dict.fromkeys(names))
 
 
+def _text_header(path: Path) -> tuple[int, list[str]]:
+    """Return the columns of a text file, and the number of the line where they stand."""
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: unknown kind of file {path.suffix!r}.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".csv":
+            reader = csv.reader(file, strict=True)
+            names = next(fields for fields in reader if fields)
+            return reader.line_num, names
+        number, line = next((number, line) for number, line in enumerate(file, start=1) if line.strip("\r\n"))
+    if path.suffix == ".tsv":
+        return number, line.rstrip("\r\n").split("\t")
+    return number, list(json.loads(line))
+
+
 def missing_columns(header: Row, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the columns that a header lacks, each with what is wrong, and which was probably meant."""
+    """Yield the columns that a header lacks, each with a description of the problem and a suggestion."""
     for column in wanted:
         name, _ = find_column([header], column)
         if name not in header.values:
             names = ", ".join(map(repr, header.values))
-            yield (
-                column,
-                f"{header.place}: no column {column!r}. There are: {names}.{suggestion(column, header.values)}",
-            )
+            hint = suggestion(column, header.values)
+            yield column, f"{header.place}: no column {column!r}. There are: {names}.{hint}"
 
 
 def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
@@ -174,28 +197,31 @@ def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
         wanted: the name in the recipe.
 
     Returns:
-        The name as it is in the file, or ``wanted`` where no name is like it; and what should be told about it.
+        The name as it is in the file, or ``wanted`` if no name matches; and notices about it.
     """
     names = list(rows[0].values)
-    alike = [name for name in names if isinstance(name, str) and name.strip() == wanted.strip()]
-    if wanted in names or len(alike) != 1:
+    matches = [name for name in names if isinstance(name, str) and name.strip() == wanted.strip()]
+    if wanted in names or len(matches) != 1:
         return wanted, []
     file = rows[0].place.rpartition(":")[0]
-    return alike[0], [Notice(file, f"The column {alike[0]!r} is read as {wanted!r}.")]
+    notice = Notice(file, f"The column {matches[0]!r} is read as {wanted!r}.")
+    return matches[0], [notice]
 
 
 def located(path: str | Path, base: str | Path | None) -> Path:
-    """Read a relative path against ``base``, the recipe's folder, or else the current one."""
+    """Return a path; a relative one belongs to ``base``, the recipe's folder, or else to the current folder."""
     path = Path(path).expanduser()
-    candidate = Path(base or ".") / path
-    return candidate if candidate.exists() or not path.exists() else path
+    in_base = Path(base or ".") / path
+    if not in_base.exists() and path.exists():
+        return path
+    return in_base
 
 
 def present(path: Path) -> Path:
     """Return ``path`` if it is a file.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not a file.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file. Expected a table of texts.")
@@ -206,16 +232,16 @@ def decoded(path: Path) -> str:
     """Read a UTF-8 file, without its byte-order mark.
 
     Raises:
-        UsageError: the file is missing, some line is not UTF-8, or holds a NUL, as files in UTF-16 do.
+        UsageError: the file is missing, or a line is not UTF-8 or holds a NUL, as files in UTF-16 do.
     """
     data = present(path).read_bytes()
-    utf16 = " It looks like UTF-16." if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"{data[error.start]:#04x}"
-        raise UsageError(f"{path}:{line}: byte {byte} is not UTF-8. Expected UTF-8 text.{utf16}") from None
+        hint = " It looks like UTF-16." if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        raise UsageError(f"{path}:{line}: byte {byte} is not UTF-8. Expected UTF-8 text.{hint}") from None
     nul = text.find("\0")
     if nul >= 0:
         line = text.count("\n", 0, nul) + 1
@@ -224,6 +250,7 @@ def decoded(path: Path) -> str:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the fields of each row that is not empty, with the number of its first line."""
     reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
     while True:
         start = reader.line_num + 1
@@ -240,7 +267,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 @contextlib.contextmanager
 def _long_fields() -> Iterator[None]:
-    """Raise Python's limit of a CSV field for the time of one row: it is the whole process's."""
+    """Raise Python's limit of a CSV field while one row is read, since the limit is the whole process's."""
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         yield
@@ -254,6 +281,7 @@ def _named(
     columns: Sequence[str] = (),
     skip_short: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
+    """Yield rows with their columns, which are the first row's fields if no ``columns`` are given."""
     if not columns:
         number, columns = next(rows, (0, []))
         _check_names(f"{path}:{number}", columns)
@@ -268,7 +296,7 @@ def _named(
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:
-    """Refuse a header that names a column twice: one of the two would be lost. Columns without a name may be many."""
+    """Refuse a header that names a column twice, since one would be lost; several may have no name."""
     counts = Counter(name.strip() for name in names)
     doubled = [repr(name) for name, count in counts.items() if name and count > 1]
     if doubled:
@@ -276,22 +304,23 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object; of two values under one name, one would be lost."""
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        doubled = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"two values for {doubled!r}")
+    """Return a JSON object; refuse two values under one name, since one would be lost."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"two values for {name!r}")
+        values[name] = value
     return values
 
 
 def _integer(digits: str) -> int:
-    """Read a JSON integer; one beyond floating point is no score, no class and no count."""
+    """Read a JSON integer; refuse one that is too large for floating point: it is neither class nor score."""
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
 
 
-def _class(row: Row, column: str, known: Mapping[str, int]) -> int:
+def _class_index(row: Row, column: str, known: Mapping[str, int]) -> int:
     name = class_name(row, column)
     if name not in known:
         raise UsageError(f"{row.place}: unknown label {name!r} in {column!r}. Expected one of {', '.join(known)}.")

@@ -1,8 +1,9 @@
-"""Samplers that learn nothing: what every search is compared with, and what trains super-networks plainly."""
+"""Samplers that learn nothing: baselines of every search, and plain training of super-networks."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,17 +15,20 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.interfaces import start_sampler
 from nasframe.records import Arch, Count, SamplerRef, Trial, arch_id
 
-ENUMERABLE = 20_000  # a domain of at most so many architectures is searched for what was not proposed yet
+ENUMERABLE = 20_000
+"""A domain of at most this many architectures is searched for those that were not proposed yet."""
+TRIES = 100
+"""How often an architecture is drawn at random before that."""
 
 
 class RandomSampler:
     """Draws uniformly, knob by knob.
 
     Args:
-        domain: what to propose from.
+        domain: the domain to propose from.
         seed: draws the proposals.
-        replace: draw with replacement. A search answers repeats for free and ends by itself, so that this only
-            matters where a small domain is to be emptied; then set it to false.
+        replace: draw with replacement. Repeats cost a search nothing and it ends by itself, so set this to false only
+            to go through all of a small domain.
 
     >>> from nasframe.search.domain import Choices
     >>> RandomSampler(Choices({"k": [0, 1, 2]}), seed=0).ask(2)
@@ -32,72 +36,75 @@ class RandomSampler:
     """
 
     def __init__(self, domain: Any, seed: int = 0, replace: bool = True) -> None:
-        self.domain, self.replace = domain, replace
+        self.domain = domain
+        self.replace = replace
         self.rng = np.random.default_rng(seed)
         self.proposed: set[str] = set()
 
     def start(self, stage: str, total: int) -> None:
-        """Forget what was proposed in an earlier stage."""
+        """Forget the proposals of an earlier stage."""
         self.proposed.clear()
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
-        """Draw ``n`` architectures; fewer where nothing (new) is left."""
+        """Draw ``n`` architectures; fewer if none, or no new one, is left."""
         domain = self.domain if within is None else within
         archs: list[Arch] = []
         try:
-            while len(archs) < n and (arch := self._draw(domain)) is not None:
+            while len(archs) < n:
+                arch = self._draw(domain)
+                if arch is None:
+                    break
                 archs.append(arch)
-        except UnsatisfiableError:
+        except UnsatisfiableError:  # nothing that fits was found in a restricted domain
             pass
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing; without replacement, what is known is not proposed again."""
+        """Learn nothing; without replacement, known architectures are not proposed again."""
         if not self.replace:
             self.proposed.update(arch_id(trial.arch) for trial in trials)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and what was proposed."""
+        """Return the generator's state and the proposed architectures."""
         return {"rng": self.rng.bit_generator.state, "proposed": sorted(self.proposed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.rng.bit_generator.state = state["rng"]
         self.proposed = set(state["proposed"])
 
     def _draw(self, domain: Any) -> Arch | None:
+        """Draw one architecture, a new one if ``replace`` is false; ``None`` if there is none."""
         if self.replace:
             return domain.sample(self.rng)
-        for _ in range(100):
-            if self._is_new(arch := domain.sample(self.rng)):
+        for _ in range(TRIES):
+            arch = domain.sample(self.rng)
+            if arch_id(arch) not in self.proposed:
+                self.proposed.add(arch_id(arch))
                 return arch
         if getattr(domain, "size", np.inf) > ENUMERABLE:
             return None
-        left = [arch for arch in domain.enumerate() if arch_id(arch) not in self.proposed]
-        if not left:
+        new = [arch for arch in domain.enumerate() if arch_id(arch) not in self.proposed]
+        if not new:
             return None
-        self._is_new(arch := left[self.rng.integers(len(left))])
-        return arch
-
-    def _is_new(self, arch: Arch) -> bool:
-        known = len(self.proposed)
+        arch = new[self.rng.integers(len(new))]
         self.proposed.add(arch_id(arch))
-        return len(self.proposed) > known
+        return arch
 
 
 class GridSampler:
-    """Walks over an even grid: knobs of a tied group move together, groups are combined freely.
+    """Walks over an even grid: the knobs of a tied group move together, and groups are combined freely.
 
-    With the default ties, widths that are uniform over the layers times depths: the sub-networks of DynaBERT
+    The default ties give every combination of one width for all layers and a depth: the sub-networks of DynaBERT
     (arXiv 2004.04037).
 
     Args:
-        domain: what to propose from; it has knobs.
+        domain: the domain to propose from; it has knobs.
         seed: unused; a grid is not random.
-        tie: ``true`` ties each family (``heads.0``, ``heads.1`` …); lists name families that move in step
+        tie: ``true`` ties each family (``heads.0``, ``heads.1`` …); a list names families that move together
             (``[[heads, ffn]]`` is one width multiplier); ``false`` ties nothing.
-        points: at most so many values a group, equally spaced, ends included; default: all.
-        cycle: begin again at the end, as training needs; a search is over there.
+        points: at most this many values a group, equally spaced, ends included; default: all.
+        cycle: whether to start again at the end, as training needs; a search ends there.
 
     Raises:
         UsageError: a domain without knobs, an unknown family, or families of different lengths in one group.
@@ -118,13 +125,15 @@ class GridSampler:
     ) -> None:
         if not hasattr(domain, "knobs"):
             raise UsageError(f"sampler 'grid' needs a domain of knobs, but got {type(domain).__name__}")
-        self.domain, self.cycle = domain, cycle
-        self.proposed: set[int] = set()
-        self.archs = _grid(domain, _groups(list(domain.knobs), tie), points)
+        self.domain = domain
+        self.cycle = cycle
+        self.proposed: set[int] = set()  # positions in the grid
+        groups = _groups(list(domain.knobs), tie)
+        self.archs = _grid(domain, groups, points)
         self.places = {arch_id(arch): place for place, arch in enumerate(self.archs)}
 
     def start(self, stage: str, total: int) -> None:
-        """Begin at the first point."""
+        """Start at the first point."""
         self.proposed.clear()
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
@@ -132,30 +141,44 @@ class GridSampler:
         domain = self.domain if within is None else within
         archs: list[Arch] = []
         while len(archs) < n:
-            left = (i for i in range(len(self.archs)) if i not in self.proposed and domain.contains(self.archs[i]))
-            found = list(itertools.islice(left, n - len(archs)))
-            self.proposed.update(found)
-            archs += [domain.canonical(self.archs[i]) for i in found]
-            if len(archs) < n and not (self.cycle and self._forget(domain)):
-                break
+            places = self._next(domain, n - len(archs))
+            self.proposed.update(places)
+            archs += [domain.canonical(self.archs[place]) for place in places]
+            if len(archs) < n:
+                can_start_again = self.cycle and self._forget(domain)
+                if not can_start_again:
+                    break
         return archs
 
+    def _next(self, domain: Any, n: int) -> list[int]:
+        """Return the first ``n`` places of the grid that are in a domain and were not proposed yet."""
+        places: list[int] = []
+        for place, arch in enumerate(self.archs):
+            if len(places) == n:
+                break
+            if place not in self.proposed and domain.contains(arch):
+                places.append(place)
+        return places
+
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing; a known point need not be proposed again, unless the grid is walked in cycles."""
-        if not self.cycle:
-            names = (arch_id(trial.arch) for trial in trials)
-            self.proposed.update(self.places[name] for name in names if name in self.places)
+        """Learn nothing; known points are not proposed again, unless the grid is walked in cycles."""
+        if self.cycle:
+            return
+        for trial in trials:
+            name = arch_id(trial.arch)
+            if name in self.places:
+                self.proposed.add(self.places[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which points were proposed."""
+        """Return the places of the proposed points."""
         return {"proposed": sorted(self.proposed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.proposed = set(state["proposed"])
 
     def _forget(self, domain: Any) -> bool:
-        """Let the points of a domain be proposed again; tell whether there are any."""
+        """Allow the points in a domain to be proposed again; return whether there are any."""
         inside = {i for i in self.proposed if domain.contains(self.archs[i])}
         self.proposed -= inside
         return bool(inside)
@@ -165,9 +188,9 @@ class EverySampler:
     """Proposes all sub-networks of a small domain: each once in a search, all of them in every step of a training.
 
     Args:
-        domain: what to propose from; it can be enumerated.
+        domain: the domain to propose from; it can be enumerated.
         seed: unused.
-        limit: a larger domain is refused.
+        limit: the largest domain that is accepted.
 
     >>> from nasframe.search.domain import Choices
     >>> sampler = EverySampler(Choices({"k": [0, 1, 2]}))
@@ -176,12 +199,15 @@ class EverySampler:
     """
 
     def __init__(self, domain: Any, seed: int = 0, limit: Count = 4096) -> None:
-        self.domain, self.limit, self.training = domain, limit, False
-        self.proposed: dict[str, None] = {}  # names, a set that keeps its order
-        self.queues: dict[int, tuple[Any, deque[Arch]]] = {}  # by the identity of a domain: it, and what is left of it
+        self.domain = domain
+        self.limit = limit
+        self.training = False
+        self.proposed: dict[str, None] = {}  # names; a set that keeps its order
+        # The id of a domain → the domain, which keeps the id from being used again, and its remaining architectures.
+        self.queues: dict[int, tuple[Any, deque[Arch]]] = {}
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
-        """Begin again."""
+        """Start again."""
         self.training = origin == "train"
         self.proposed.clear()
         self.queues.clear()
@@ -197,30 +223,33 @@ class EverySampler:
             return self._listed(domain)
         if id(domain) not in self.queues:
             self.queues[id(domain)] = (domain, deque(self._listed(domain)))
-        left = self.queues[id(domain)][1]
+        _, queue = self.queues[id(domain)]
         archs: list[Arch] = []
-        while left and len(archs) < n:
-            arch = left.popleft()
+        while queue and len(archs) < n:
+            arch = queue.popleft()
             if arch_id(arch) not in self.proposed:
                 self.proposed[arch_id(arch)] = None
                 archs.append(arch)
         return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn nothing; what is known need not be proposed again."""
+        """Learn nothing; known architectures are not proposed again."""
         if not self.training:
-            self.proposed |= dict.fromkeys(arch_id(trial.arch) for trial in trials)
+            for trial in trials:
+                self.proposed[arch_id(trial.arch)] = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the names of what was proposed."""
+        """Return the names of the proposed architectures."""
         return {"training": self.training, "proposed": list(self.proposed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
-        self.training, self.proposed = state["training"], dict.fromkeys(state["proposed"])
+        """Continue from a state that :meth:`state_dict` returned."""
+        self.training = state["training"]
+        self.proposed = dict.fromkeys(state["proposed"])
         self.queues.clear()
 
     def _listed(self, domain: Any) -> list[Arch]:
+        """List a domain, unless it is too large."""
         if not hasattr(domain, "enumerate"):
             raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
         archs = list(itertools.islice(domain.enumerate(), self.limit + 1))
@@ -234,13 +263,13 @@ class EverySampler:
 class SandwichSampler:
     """Adds the largest and the smallest architecture to another sampler's proposals (arXiv 1903.05134).
 
-    At least one proposal of an ask is the inner sampler's: asked for one, as in a search, this is the inner sampler;
-    asked for three, as in training with ``archs_per_step: 3``, it is largest, smallest, and one of the inner's. The
-    inner sampler hears only of its own.
+    Each ask contains at least one proposal of the inner sampler. Asked for one, as in a search, this sampler is the
+    inner sampler; asked for three, as in training with ``archs_per_step: 3``, it proposes the largest, the smallest,
+    and one of the inner sampler's. Only results of its own proposals are passed to the inner sampler.
 
     Args:
-        domain: what to propose from.
-        seed: given to the inner sampler.
+        domain: the domain to propose from.
+        seed: passed to the inner sampler.
         inner: the sampler to wrap.
         largest: add the largest architecture.
         smallest: add the smallest architecture.
@@ -251,24 +280,31 @@ class SandwichSampler:
     ) -> None:
         self.domain = domain
         self.inner = registry.make("sampler", inner, {"domain": domain, "seed": seed})
-        self.ends = ["largest"] * largest + ["smallest"] * smallest
-        self.pending: Counter[str] = Counter()
+        self.ends = []
+        if largest:
+            self.ends.append("largest")
+        if smallest:
+            self.ends.append("smallest")
+        self.pending: Counter[str] = Counter()  # ends that were proposed and have no result yet
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
-        """Forget what was not answered, and let the inner sampler know."""
+        """Start again, and so does the inner sampler."""
         self.pending.clear()
         start_sampler(self.inner, stage, total, origin)
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Return the ends, then the inner sampler's proposals."""
         domain = self.domain if within is None else within
-        ends = [getattr(domain, end)() for end in self.ends[: max(n - 1, 0)]]
-        ends = [arch for arch in ends if domain.contains(arch)]
-        self.pending.update(arch_id(arch) for arch in ends)
-        return ends + self.inner.ask(n - len(ends), within=within)
+        archs: list[Arch] = []
+        for end in self.ends[: max(n - 1, 0)]:
+            arch = getattr(domain, end)()
+            if domain.contains(arch):
+                archs.append(arch)
+                self.pending[arch_id(arch)] += 1
+        return archs + self.inner.ask(n - len(archs), within=within)
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Pass on what is not the answer to an end."""
+        """Pass the results of the inner sampler's proposals on to it."""
         others = []
         for trial in trials:
             name = arch_id(trial.arch)
@@ -276,46 +312,68 @@ class SandwichSampler:
                 self.pending[name] -= 1
             else:
                 others.append(trial)
-        self.pending = +self.pending
+        self.pending = +self.pending  # without zeros
         if others:
             self.inner.tell(others)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the inner sampler's state and the ends without an answer."""
+        """Return the inner sampler's state and the ends without a result."""
         return {"inner": self.inner.state_dict(), "pending": dict(self.pending)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from a state that :meth:`state_dict` returned."""
         self.inner.load_state_dict(state["inner"])
         self.pending = Counter(state["pending"])
 
 
 def _groups(knobs: Sequence[str], tie: bool | list[list[str]]) -> dict[str, str]:
-    """Give each knob the name of the group it moves with."""
-    family = {knob: knob if tie is False else knob.rpartition(".")[0] or knob for knob in knobs}
-    for together in tie if isinstance(tie, list) else []:
-        if unknown := set(together) - set(family.values()):
-            raise UsageError(f"tie: unknown families {sorted(unknown)}. Known: {sorted(set(family.values()))}")
-        family = {knob: "+".join(together) if name in together else name for knob, name in family.items()}
-    return family
+    """Return knob → name of the group that it moves with, see :class:`GridSampler`."""
+    groups = {}
+    for knob in knobs:
+        family = knob.rpartition(".")[0] or knob
+        groups[knob] = knob if tie is False else family
+    if not isinstance(tie, list):
+        return groups
+    for together in tie:
+        families = set(groups.values())
+        unknown = set(together) - families
+        if unknown:
+            raise UsageError(f"tie: unknown families {sorted(unknown)}. Known: {sorted(families)}")
+        joined = "+".join(together)
+        for knob, family in groups.items():
+            if family in together:
+                groups[knob] = joined
+    return groups
 
 
 def _grid(domain: Any, groups: Mapping[str, str], points: int | None) -> list[Arch]:
-    lengths: dict[str, int] = {}
+    """Return the architectures of the grid, each once.
+
+    Args:
+        domain: the domain.
+        groups: knob → group.
+        points: the largest number of values a group.
+    """
+    lengths: dict[str, int] = {}  # of groups
     for knob, group in groups.items():
         count = len(domain.knobs[knob])
         if lengths.setdefault(group, count) != count:
             raise UsageError(f"cannot tie {group!r}: {knob!r} has {count} values, others {lengths[group]}")
-    axes = {
-        group: np.unique(np.linspace(0, count - 1, min(points or count, count)).round().astype(int)).tolist()
-        for group, count in lengths.items()
-    }
-    if np.prod([float(len(axis)) for axis in axes.values()]) > ENUMERABLE:
+    axes = {group: _even(count, points) for group, count in lengths.items()}
+    if math.prod(len(axis) for axis in axes.values()) > ENUMERABLE:
         raise UsageError(f"sampler 'grid': more than {ENUMERABLE:,} points. Tie the knobs or ask for fewer points.")
-    found: dict[str, Arch] = {}
+    archs: dict[str, Arch] = {}
     for cell in itertools.product(*axes.values()):
-        at = dict(zip(axes, cell, strict=True))
-        arch = domain.canonical({knob: domain.knobs[knob][at[group]] for knob, group in groups.items()})
+        positions = dict(zip(axes, cell, strict=True))
+        values = {knob: domain.knobs[knob][positions[group]] for knob, group in groups.items()}
+        arch = domain.canonical(values)
         if domain.contains(arch):
-            found.setdefault(arch_id(arch), arch)
-    return list(found.values())
+            archs.setdefault(arch_id(arch), arch)
+    return list(archs.values())
+
+
+def _even(count: int, points: int | None) -> list[int]:
+    """Return at most ``points`` of the positions 0 … count - 1, equally spaced, ends included."""
+    number = count if points is None else min(points, count)
+    positions = np.linspace(0, count - 1, number).round().astype(int)
+    return np.unique(positions).tolist()

@@ -1,33 +1,33 @@
-"""What happened to the data: the numbers that a run shows before training, and what a user should be told.
+"""Summary of the data: the numbers that a run shows before training, and notices about what a user should know.
 
 Two texts are *copies* if they are equal, and *near copies* if they are equal after Unicode normalisation (NFKC), case
-folding, and dropping all but letters, digits and the marks on them. Of a pair, both texts must be. Everything here is a
-look-up of hashes, so that a million rows take seconds.
+folding, and dropping everything except letters, digits and the marks on them. In pairs, both texts must be. All of this
+is looked up by hash, so that a million rows take seconds.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from nasframe.notices import Notice
+from nasframe.notices import Notice, Notify
 from nasframe.records import DataSource, DataSummary, SplitSummary
 from nasframe_basics.splits import Split, same_texts
 
 Texts = tuple[str, ...]
 
 MEASURED = 2000
-"""Texts of a split that are tokenised to see how long they are; of a larger split some, its longest among them."""
+"""How many texts of a split are tokenised to measure their lengths; of a larger split a sample."""
 LONGEST = 500
-"""So many of them are those of the most characters."""
+"""How many of the texts in a sample are the longest by characters."""
 ENDLESS = 10_000_000
 """A number of tokens at which nothing is cut."""
 LISTED = 5
-"""Classes that one notice names."""
+"""How many classes a notice names."""
 
 _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
 
@@ -41,8 +41,8 @@ class Source:
         name: the file.
         data: its examples.
         places: file and row of each.
-        left_out: places of broken rows.
-        notices: what was odd about it.
+        left_out: the places of broken rows.
+        notices: oddities of the file.
     """
 
     split: str
@@ -65,13 +65,13 @@ def summarise(
     tokenizer: Any = None,
     max_length: int | None = None,
 ) -> DataSummary:
-    """Count what became of the data.
+    """Count what became of the data, split by split.
 
     Args:
         splits: the task's splits.
         labels: its class names, or ``None`` for regression.
-        sources: what was read.
-        tokenizer: to measure lengths with, if there is one.
+        sources: the files that were read.
+        tokenizer: measures lengths, if there is one.
         max_length: tokens at which a text is cut.
 
     >>> data = {"train": Split([("Good!",), ("good",)], np.array([1, 1])), "dev": Split([("GOOD",)], np.array([1]))}
@@ -79,50 +79,70 @@ def summarise(
     >>> train.near, dev.in_train, dev.near_train
     (1, 0, 1)
     """
-    near_keys: dict[Texts, Texts] = {}
-    for split in splits.values():
-        for texts in split.texts:
-            if texts not in near_keys:
-                near_keys[texts] = tuple(near_key(text) for text in texts)
-    conflicting = _conflicting(splits)
-    train = set(splits["train"].texts) if "train" in splits else set()
-    near_train = {near_keys[texts] for texts in train}
-
     if tokenizer is not None and max_length is not None:
         max_length = min(max_length, tokenizer.model_max_length)
+    near_keys = _near_keys(splits)
+    conflicting = _conflicting(splits)
+    train_texts: set[Texts] = set()
+    if "train" in splits:
+        train_texts = set(splits["train"].texts)
 
-    rows = []
+    summaries = []
     for name, split in splits.items():
         distinct = set(split.texts)
-        in_train = near_in_train = None
-        if name != "train":
-            in_train = sum(text in train for text in split.texts)
-            near_in_train = sum(near_keys[text] in near_train for text in split.texts) - in_train
-        longest, cut, measured = None, None, 0
-        if tokenizer is not None and max_length is not None:
-            longest, cut, measured = token_lengths(tokenizer, split.texts, max_length)
-        rows.append(
-            SplitSummary(
-                name=name,
-                rows=len(split),
-                texts=len(distinct),
-                near=len(distinct) - len({near_keys[text] for text in distinct}),
-                in_train=in_train,
-                near_train=near_in_train,
-                conflicting=conflicting[name],
-                classes=None if labels is None else np.bincount(split.labels, minlength=len(labels)).tolist(),
-                longest=longest,
-                cut=cut,
-                measured=measured,
-            )
+        distinct_keys = {near_keys[texts] for texts in distinct}
+        summary = SplitSummary(
+            name=name,
+            rows=len(split),
+            texts=len(distinct),
+            near=len(distinct) - len(distinct_keys),
+            in_train=None,
+            near_train=None,
+            conflicting=conflicting[name],
+            classes=None,
         )
-    used = sum(len(split) for split in splits.values())
-    unused = max(sum(source.rows for source in sources) - used, 0)
-    return DataSummary(tuple(sources), tuple(rows), None if labels is None else list(labels), unused, max_length)
+        if name != "train":
+            copies, near_copies = _copies(split.texts, train_texts, near_keys)
+            summary = replace(summary, in_train=copies, near_train=near_copies)
+        if labels is not None:
+            counts = np.bincount(split.labels, minlength=len(labels))
+            summary = replace(summary, classes=counts.tolist())
+        if tokenizer is not None and max_length is not None:
+            longest, share_cut, measured = token_lengths(tokenizer, split.texts, max_length)
+            summary = replace(summary, longest=longest, cut=share_cut, measured=measured)
+        summaries.append(summary)
+
+    rows_read = sum(source.rows for source in sources)
+    rows_used = sum(len(split) for split in splits.values())
+    return DataSummary(
+        sources=tuple(sources),
+        splits=tuple(summaries),
+        labels=None if labels is None else list(labels),
+        unused=max(rows_read - rows_used, 0),
+        max_length=max_length,
+    )
+
+
+def _copies(texts: Sequence[Texts], train: set[Texts], near_keys: Mapping[Texts, Texts]) -> tuple[int, int]:
+    """Count the texts that are copies of training texts, and those that are only near copies."""
+    train_keys = {near_keys[example] for example in train}
+    copies = sum(example in train for example in texts)
+    copies_or_near = sum(near_keys[example] in train_keys for example in texts)
+    return copies, copies_or_near - copies
+
+
+def _near_keys(splits: Mapping[str, Split]) -> dict[Texts, Texts]:
+    """Return the keys of all texts in the splits, each computed once."""
+    keys: dict[Texts, Texts] = {}
+    for split in splits.values():
+        for texts in split.texts:
+            if texts not in keys:
+                keys[texts] = tuple(near_key(text) for text in texts)
+    return keys
 
 
 def near_key(text: str) -> str:
-    """Return what near copies of a text share; a text without letters and digits is near to itself alone.
+    """Return a key that near copies of a text share; a text without letters and digits is its own key.
 
     >>> near_key("It's  GOOD."), near_key("Ｎａïve"), near_key("?!")
     ('itsgood', 'naïve', '?!')
@@ -130,9 +150,15 @@ def near_key(text: str) -> str:
     if text.isascii():
         key = text.lower().translate(_DROPPED)
     else:
+        # Case folding can undo the normalisation of some characters, so it is done again afterwards.
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        key = "".join(c for c in folded if c.isalnum() or unicodedata.category(c).startswith("M"))
+        key = "".join(character for character in folded if _counts(character))
     return key or text
+
+
+def _counts(character: str) -> bool:
+    """Tell whether a character is a letter, a digit or a mark on one, as vowels are in many scripts."""
+    return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tuple[int, float, int]:
@@ -144,28 +170,39 @@ def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tu
         max_length: tokens at which they are cut.
 
     Returns:
-        The tokens of the longest, the share that is cut, and how many were looked at: all, or of more than
-        ``MEASURED`` the ``LONGEST`` by characters and others at even distances, which stand for the rest.
+        The tokens of the longest, the share that is cut, and how many texts were tokenised: all of them or, of more
+        than ``MEASURED``, the ``LONGEST`` by characters and others at even distances, which stand for the rest.
     """
-    picked, weights = _picked([sum(map(len, text)) for text in texts])
-    columns = [list(column) for column in zip(*(texts[i] for i in picked), strict=True)]
+    characters = [sum(len(text) for text in example) for example in texts]
+    sample, weights = _sample(characters)
+    sampled_texts = [texts[i] for i in sample]
+    columns = [list(column) for column in zip(*sampled_texts, strict=True)]
     encoded = tokenizer(*columns, truncation=True, max_length=ENDLESS, return_attention_mask=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     cut = float(np.sum(weights * (lengths > max_length)) / len(texts))
-    return int(lengths.max()), cut, len(picked)
+    return int(lengths.max()), cut, len(sample)
 
 
-def _picked(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the texts to tokenise, and say how many texts each of them stands for."""
+def _sample(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the texts to tokenise.
+
+    Args:
+        characters: the length of each text.
+
+    Returns:
+        The positions of the texts, and for each how many texts it stands for.
+    """
     count = len(characters)
     if count <= MEASURED:
         return np.arange(count), np.ones(count)
     falling = np.argsort(-np.array(characters), kind="stable")
-    longest, others = falling[:LONGEST], np.sort(falling[LONGEST:])
-    sample = others[np.linspace(0, len(others) - 1, MEASURED - LONGEST).astype(int)]
+    longest = falling[:LONGEST]
+    others = np.sort(falling[LONGEST:])
+    at_even_distances = np.linspace(0, len(others) - 1, MEASURED - LONGEST).astype(int)
+    sampled_others = others[at_even_distances]
     weights = np.ones(MEASURED)
-    weights[LONGEST:] = len(others) / len(sample)
-    return np.concatenate([longest, sample]), weights
+    weights[LONGEST:] = len(others) / len(sampled_others)
+    return np.concatenate([longest, sampled_others]), weights
 
 
 def _conflicting(splits: Mapping[str, Split]) -> dict[str, int]:
@@ -173,10 +210,12 @@ def _conflicting(splits: Mapping[str, Split]) -> dict[str, int]:
     texts = [text for split in splits.values() for text in split.texts]
     labels = np.concatenate([split.labels for split in splits.values()])
     marked = in_conflict(texts, labels)
-    counts, start = {}, 0
+    counts = {}
+    start = 0
     for name, split in splits.items():
-        counts[name] = int(marked[start : start + len(split)].sum())
-        start += len(split)
+        end = start + len(split)
+        counts[name] = int(marked[start:end].sum())
+        start = end
     return counts
 
 
@@ -186,31 +225,38 @@ def in_conflict(texts: Sequence[Texts], labels: np.ndarray) -> np.ndarray:
     >>> in_conflict([("a",), ("b",), ("a",)], np.array([0, 1, 1])).tolist()
     [True, False, True]
     """
-    group = same_texts(texts)
-    _, kinds = np.unique(labels, return_inverse=True)
-    pairs = np.unique(np.stack([group, kinds.reshape(-1)]), axis=1)
-    several = np.bincount(pairs[0]) > 1
-    return several[group]
+    groups = same_texts(texts)
+    _, label_numbers = np.unique(labels, return_inverse=True)
+    group_label_pairs = np.unique(np.stack([groups, label_numbers.reshape(-1)]), axis=1)
+    labels_of_group = np.bincount(group_label_pairs[0])
+    return (labels_of_group > 1)[groups]
+
+
+def pass_on(notices: Iterable[Notice], notify: Notify) -> None:
+    """Give notices to ``notify``, one after the other."""
+    for notice in notices:
+        notify(notice.place, notice.text)
 
 
 def data_notices(sources: Sequence[Source], labels: Sequence[str] | None) -> Iterator[Notice]:
-    """Yield what a user should know about the data before it is split.
+    """Yield what a user should know about the data before they are split.
 
     Args:
-        sources: what was read; the first is the training data.
+        sources: the files that were read; the first is the training data.
         labels: the class names, or ``None`` for regression.
     """
+    label_noun = "scores" if labels is None else "labels"
     for source in sources:
         yield from source.notices
         yield from _broken_rows(source)
         yield from _empty_texts(source)
-        yield from _several_labels(source, "labels" if labels is not None else "scores")
+        yield from _several_labels(source, label_noun)
     train = sources[0]
     if labels is not None:
         yield from _single_examples(train, labels)
-    known = set(train.data.texts)
+    train_texts = set(train.data.texts)
     for source in sources[1:]:
-        shared = sum(text in known for text in source.data.texts)
+        shared = sum(texts in train_texts for texts in source.data.texts)
         if shared:
             yield Notice(
                 source.name,
@@ -231,50 +277,57 @@ def split_notices(splits: Mapping[str, Split], labels: Sequence[str] | None) -> 
     counts = np.bincount(splits["train"].labels, minlength=len(labels))
     absent = [name for name, count in zip(labels, counts, strict=True) if count == 0]
     if absent:
-        yield Notice("task", f"No training example is left of {_named(absent, 'class', 'classes')}.")
+        yield Notice("task", f"No training example is left of {_named(absent)}.")
 
 
 def _broken_rows(source: Source) -> Iterator[Notice]:
-    if source.left_out:
-        rows = "1 row has" if len(source.left_out) == 1 else f"{len(source.left_out):,} rows have"
+    count = len(source.left_out)
+    if count:
+        rows = "1 row has" if count == 1 else f"{count:,} rows have"
         yield Notice(source.left_out[0], f"{rows} too few columns in {source.name} and are left out.")
 
 
 def _empty_texts(source: Source) -> Iterator[Notice]:
-    empty = [place for place, texts in zip(source.places, source.data.texts, strict=True) if not _all_filled(texts)]
-    if empty:
-        text = "1 text is empty." if len(empty) == 1 else f"{len(empty):,} texts are empty, the first here."
-        yield Notice(empty[0], f"{text} It is kept." if len(empty) == 1 else f"{text} They are kept.")
+    empty = []
+    for place, texts in zip(source.places, source.data.texts, strict=True):
+        if not all(text.strip() for text in texts):
+            empty.append(place)
+    if len(empty) == 1:
+        yield Notice(empty[0], "1 text is empty. It is kept.")
+    elif empty:
+        yield Notice(empty[0], f"{len(empty):,} texts are empty, the first here. They are kept.")
 
 
-def _all_filled(texts: Texts) -> bool:
-    return all(text and not text.isspace() for text in texts)
-
-
-def _several_labels(source: Source, noun: str) -> Iterator[Notice]:
-    marked = np.flatnonzero(in_conflict(source.data.texts, source.data.labels))
-    if len(marked):
-        first = source.data.texts[marked[0]]
-        others = [i for i in marked[1:].tolist() if source.data.texts[i] == first]
-        other = next(i for i in others if source.data.labels[i] != source.data.labels[marked[0]])
-        texts = len({source.data.texts[i] for i in marked.tolist()})
-        what = "1 text has" if texts == 1 else f"{texts:,} texts have"
-        yield Notice(
-            source.places[marked[0]],
-            f"{what} different {noun} in {len(marked):,} rows; compare this row with {source.places[other]}.",
-        )
+def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
+    """Yield a notice that texts have several labels; it names two rows to compare."""
+    texts = source.data.texts
+    labels = source.data.labels
+    marked = np.flatnonzero(in_conflict(texts, labels)).tolist()
+    if not marked:
+        return
+    first = marked[0]
+    same_text = [row for row in marked if texts[row] == texts[first]]
+    other = next(row for row in same_text if labels[row] != labels[first])
+    count = len({texts[row] for row in marked})
+    subject = "1 text has" if count == 1 else f"{count:,} texts have"
+    yield Notice(
+        source.places[first],
+        f"{subject} different {label_noun} in {len(marked):,} rows; compare this row with {source.places[other]}.",
+    )
 
 
 def _single_examples(train: Source, labels: Sequence[str]) -> Iterator[Notice]:
     counts = np.bincount(train.data.labels, minlength=len(labels))
-    single = np.flatnonzero(counts == 1)
-    if len(single):
+    single = np.flatnonzero(counts == 1).tolist()
+    if single:
         row = int(np.flatnonzero(train.data.labels == single[0])[0])
-        names = _named([labels[i] for i in single.tolist()], "class", "classes")
+        names = _named([labels[i] for i in single])
         yield Notice(train.places[row], f"There is only one example of {names}, which can be in one split only.")
 
 
-def _named(names: Sequence[str], one: str, many: str) -> str:
-    shown = ", ".join(repr(name) for name in names[:LISTED])
+def _named(names: Sequence[str]) -> str:
+    """Name classes, the first ``LISTED`` of them: ``classes 'a', 'b' and 3 more``."""
+    noun = "class" if len(names) == 1 else "classes"
+    listed = ", ".join(repr(name) for name in names[:LISTED])
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return f"{one if len(names) == 1 else many} {shown}{more}"
+    return f"{noun} {listed}{more}"

@@ -16,17 +16,17 @@ from nasframe.records import Count, Percent
 class SVD:
     """Split the word embedding (as ROSITA does, arXiv 2103.11367), and linear maps, into two factors by truncated SVD.
 
-    What is factorised already is factorised anew, to a lower rank.
+    Matrices that are factorised already are factorised again, to a lower rank.
 
     Args:
         rank: inner width of the word embedding; its ``words · width`` weights become ``(words + width) · rank``. A
-            share (``"25%"``) is of its width; ``None`` leaves it.
+            share (``"25%"``) is a share of its width; ``None`` leaves it.
         linears: inner width of the encoder's linear maps, or a share of each one's smaller side; ``None`` leaves them.
-        maps: which of them: ``query``, ``key``, ``value``, ``merge`` (out of the heads), ``widen`` and ``shrink`` (into
-            and out of the neurons); default all.
-        lower: how a product loses columns: ``svd`` of the product anew, which is the best of its rank, or ``truncate``
-            its last ones, which is ROSITA's way.
-        split: the singular values are shared out (``even``), or go to the ``table``, which is ROSITA's way.
+        maps: which linear maps: ``query``, ``key``, ``value``, ``merge`` (the heads' output), ``widen`` and ``shrink``
+            (into the neurons and out of them); default all.
+        lower: how a product gets a lower rank: by a new ``svd`` of the product, which is the best of this rank, or
+            ``truncate``: by dropping its last columns, as ROSITA does.
+        split: which factor gets the singular values: half each (``even``), or all the ``table``, as in ROSITA.
 
     Raises:
         UsageError: nothing to factorise, an unknown map, or a rank beyond the matrix.
@@ -48,7 +48,11 @@ class SVD:
             check_rank(f"svd.{option}", value)
         if maps is not None and linears is None:
             raise UsageError("svd: maps are named, but no rank of them. Expected linears too.")
-        self.rank, self.linears, self.maps, self.lower, self.split = rank, linears, maps, lower, split
+        self.rank = rank
+        self.linears = linears
+        self.maps = maps
+        self.lower = lower
+        self.split = split
 
     def __call__(self, work: Work) -> Work:
         """Return the work with a factorised copy of its network."""
@@ -68,14 +72,17 @@ class SVD:
 
 
 def check_rank(place: str, rank: int | str | None) -> None:
-    """Refuse what is no rank of any matrix.
+    """Refuse a value that is no rank of any matrix.
 
     Raises:
         UsageError: it is neither a positive number nor a share up to 100 %.
     """
-    share = str(rank).removesuffix("%").replace(".", "", 1)
-    fine = rank is None or (isinstance(rank, int) and rank >= 1)
-    if isinstance(rank, str) and rank.endswith("%") and share.isdigit():
-        fine = 0 < float(rank[:-1]) <= 100
-    if not fine:
+    if rank is None:
+        return
+    if isinstance(rank, str):
+        digits = rank.removesuffix("%").replace(".", "", 1)
+        is_rank = rank.endswith("%") and digits.isdigit() and 0 < float(rank[:-1]) <= 100
+    else:
+        is_rank = isinstance(rank, int) and rank >= 1
+    if not is_rank:
         raise UsageError(f'{place}: {rank!r}. Expected a rank of at least 1, or a share such as "25%".')

@@ -1,7 +1,7 @@
-"""What every text task shares: tokens kept in memory, length-bucketed batches, evaluation with predictions.
+"""What all text tasks share: tokens kept in memory, length-bucketed batches, evaluation with predictions.
 
-Texts are tokenised once, on first use, into one flat array; a batch is one gather from it, so that the time outside
-the network stays small. Splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
+Texts are tokenised once, on first use, into one flat array. A batch is one gather from it, so that little time is spent
+outside the network. The splits are ``train``, ``select`` (carved out of the training data) and ``dev``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.heads import Head, match
+from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
 from nasframe.records import Batch, DataSource, DataSummary, Evaluation, Forward, MetricFormat, Positive
 from nasframe.seeds import generator
@@ -30,8 +31,11 @@ from nasframe_basics.summary import summarise
 ClassWeights: TypeAlias = Mapping[str, Positive] | Literal["balanced"]
 EVALUATION_BATCH = 64
 MAX_LENGTH = 128
-"""Tokens after which texts are cut, if nothing is written and the network can read as many."""
-WINDOW = 50  # batches that are sorted by length together
+"""Tokens after which texts are cut, unless the recipe says otherwise or the network can read fewer."""
+WINDOW = 50
+"""Batches that are sorted by length together."""
+TOKENISED_TOGETHER = 8192
+"""Texts that a tokenizer is given at once, since its own records of them are large."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Tokens:
 
     Args:
         columns: input name (``input_ids``, ``token_type_ids``) → ``(tokens,)`` of int32.
-        starts: ``(examples,)`` where each example begins.
+        starts: ``(examples,)`` the position of each example's first token.
         lengths: ``(examples,)`` tokens of each example.
-        padding: input name → the value beyond an example's end.
+        padding: input name → the value after an example's end.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -63,16 +67,16 @@ class TextTask:
         max_length: tokens after which a text is cut; default: ``default_length``, or what the network can read if
             that is less.
         seed: draws the subset that ``evaluate(examples=n)`` measures.
+        sources: the files that the splits were read from, for the summary.
+        default_length: tokens after which a text is cut if ``max_length`` is not given.
+        notify: receives notices: texts are cut earlier than by default, or what becomes of the saved head.
         saved_head: the head that the checkpoint brings, whose order of classes the task takes over.
         published: ``labels`` are in an order that everybody knows.
         positive: the class that ``f1`` is about; default: the second.
         class_weights: class → weight in the loss, 1 for classes that are not named; or ``balanced``.
-        sources: what the splits were read from, for the summary.
-        default_length: where texts are cut if ``max_length`` is not given.
-        notify: hears of texts that are cut earlier than by default, and what becomes of the saved head.
 
     Attributes:
-        metrics: how each metric reads.
+        metrics: how each metric is printed and compared.
 
     Raises:
         UsageError: a split is empty, outputs of the saved head cannot be told apart, or ``max_length`` is more than the
@@ -107,52 +111,70 @@ class TextTask:
         for name, split in splits.items():
             if not len(split):
                 raise UsageError(f"split {name!r} is empty. Expected at least one example.")
-        self.primary, self.seed = primary, seed
-        columns = max(len(text) for split in splits.values() for text in split.texts[:1])
+        self.primary = primary
+        self.seed = seed
+        columns = max(len(split.texts[0]) for split in splits.values())
         self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
         self.sizes = {name: len(split) for name, split in splits.items()}
-        self.fingerprint = fingerprint(splits, labels)  # of the data in their own order, whatever the checkpoint's is
-        self.labels: Sequence[str] | None = None
+        # The data in the task's own order of classes: a checkpoint with another order neither changes the fingerprint
+        # nor which examples are measured.
+        self.fingerprint = fingerprint(splits, labels)
         self._strata = {name: split.labels for name, split in splits.items()}
+        self.labels: Sequence[str] | None = None
         self._weights: np.ndarray | None = None
-        outputs: Sequence[int] = ()
-        known: dict[str, Any] = {}
+        self._splits = splits
         if labels is not None:
-            found = match(saved_head, labels, published)
-            for text in found.notices:
+            head_match = match(saved_head, labels, published)
+            for text in head_match.notices:
                 notify("model", text)
-            self.labels, outputs = list(found.labels), found.outputs
-            splits = {name: Split(split.texts, np.array(outputs)[split.labels]) for name, split in splits.items()}
+            self._take_outputs(head_match)
             if class_weights is not None:
-                if "train" not in splits:
-                    raise UsageError("class_weights: there are no training data to weight.")
-                own = weights_of(class_weights, labels, self._strata["train"])
-                self._weights = np.ones(len(self.labels))
-                self._weights[list(outputs)] = own
-            chosen = min(1, len(labels) - 1) if positive is None else labels.index(positive)
-            output = outputs[chosen]
-            known = {"classes": sorted(outputs), "positive": output}
-            positive = self.labels[output]
-        elif class_weights is not None:
-            raise UsageError("class_weights: a task of scores has no classes. Expected none.")
+                self._weights = self._output_weights(class_weights, labels, head_match.outputs)
+            by_default = min(1, len(labels) - 1)
+            positive_index = by_default if positive is None else labels.index(positive)
+            positive_output = head_match.outputs[positive_index]
+            positive = head_match.labels[positive_output]
+            facts = {"classes": sorted(head_match.outputs), "positive": positive_output}
+        else:
+            if class_weights is not None:
+                raise UsageError("class_weights: a task of scores has no classes. Expected none.")
+            facts = {}
         self.metrics = formats(metrics, positive)
         if "dev_mismatched" in splits:
             self.metrics |= mismatched(self.metrics)
-        self._functions = {
-            name: functools.partial(METRICS[name].function, **{key: known[key] for key in METRICS[name].needs})
-            for name in metrics
-        }
-        self._splits, self._tokenizer = splits, tokenizer
+        self._functions = _metric_functions(metrics, facts)
+        self._tokenizer = tokenizer
         self._tokens: dict[str, Tokens] = {}
         self._sources = sources
 
+    def _take_outputs(self, head_match: Match) -> None:
+        """Number the examples' classes as the network's outputs."""
+        outputs = np.array(head_match.outputs)
+        self.labels = list(head_match.labels)
+        self._splits = {name: Split(split.texts, outputs[split.labels]) for name, split in self._splits.items()}
+
+    def _output_weights(self, wanted: ClassWeights, labels: Sequence[str], outputs: Sequence[int]) -> np.ndarray:
+        """Return the weight of each of the network's outputs, ``(outputs,)``.
+
+        Args:
+            wanted: weights by class name.
+            labels: the task's classes, in its own order.
+            outputs: the output of each class.
+        """
+        if "train" not in self._strata:
+            raise UsageError("class_weights: there are no training data to weight.")
+        assert self.labels is not None
+        weights = np.ones(len(self.labels))
+        weights[list(outputs)] = weights_of(wanted, labels, self._strata["train"])
+        return weights
+
     @cached_property
     def summary(self) -> DataSummary:
-        """What happened to the data: rows, copies, classes and lengths, split by split."""
+        """The data in numbers: rows, copies, classes and lengths, split by split."""
         return summarise(self._splits, self.labels, self._sources, self._tokenizer, self.max_length)
 
     def tokens(self, split: str) -> Tokens:
-        """Tokenise a split, the first time it is asked for."""
+        """Return a split's tokens; it is tokenised the first time."""
         if split not in self._tokens:
             if self._tokenizer is None:
                 raise UsageError(
@@ -180,9 +202,10 @@ class TextTask:
             return functional.mse_loss(logits.squeeze(-1), batch.labels.to(logits.dtype))
         if self._weights is None:
             return functional.cross_entropy(logits, batch.labels)
-        weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)[batch.labels]
+        weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
         losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-        return (weights * losses).mean()  # over examples, so that parts of a batch add up to the whole
+        # Divided by the number of examples, not by the sum of weights: the parts of a batch then add up to the whole.
+        return (weights[batch.labels] * losses).mean()
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Measure a network on a split, or on a fixed, stratified subset of ``examples`` examples of it.
@@ -198,22 +221,28 @@ class TextTask:
         result = self._measure(forward, split, examples)
         if split != "dev" or "dev_mismatched" not in self._splits:
             return result
-        other = self._measure(forward, "dev_mismatched", examples)
-        metrics = dict(result.metrics) | {f"{name}_mismatched": value for name, value in other.metrics.items()}
-        columns = {name: [*column, *other.predictions[name]] for name, column in result.predictions.items()}
-        columns["split"] = ["dev"] * result.examples + ["dev_mismatched"] * other.examples
-        return Evaluation(metrics, columns, result.examples + other.examples, result.tokens + other.tokens)
+        mismatched_result = self._measure(forward, "dev_mismatched", examples)
+        metrics = dict(result.metrics)
+        for name, value in mismatched_result.metrics.items():
+            metrics[f"{name}_mismatched"] = value
+        columns: dict[str, Sequence[Any]] = {}
+        for name, column in result.predictions.items():
+            columns[name] = [*column, *mismatched_result.predictions[name]]
+        columns["split"] = ["dev"] * result.examples + ["dev_mismatched"] * mismatched_result.examples
+        return Evaluation(
+            metrics,
+            columns,
+            examples=result.examples + mismatched_result.examples,
+            tokens=result.tokens + mismatched_result.tokens,
+        )
 
     def _measure(self, forward: Forward, split: str, examples: int | None) -> Evaluation:
+        """Measure a network on one split, or on a subset of it; see :meth:`evaluate`."""
         if split not in self._splits:
             raise UsageError(f"split: there is no {split!r}. Expected one of {', '.join(self._splits)}.")
-        truth = self._splits[split].labels
-        ids = np.arange(len(truth))
-        if examples is not None and examples < len(truth):
-            order = stratified(self._strata[split], generator(self.seed, "examples", split))
-            ids = np.sort(order[:examples])
+        ids = self._ids(split, examples)
+        truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
-        truth = truth[ids]
         columns: dict[str, list[Any]] = {"id": ids.tolist(), "label": truth.tolist()}
         if self.labels is None:
             predictions = logits[:, 0]
@@ -224,27 +253,53 @@ class TextTask:
             log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
             loss = float(-np.mean(log_p[np.arange(len(ids)), truth]))
             columns["prediction"] = predictions.tolist()
-            columns |= {f"p_{name}": p.round(6).tolist() for name, p in zip(self.labels, np.exp(log_p).T, strict=True)}
-        metrics = {name: float(function(truth, predictions)) for name, function in self._functions.items()}
-        return Evaluation(metrics | {"loss": loss}, columns, len(ids), tokens)
+            for output, name in enumerate(self.labels):
+                columns[f"p_{name}"] = np.exp(log_p[:, output]).round(6).tolist()
+        metrics = {}
+        for name, function in self._functions.items():
+            metrics[name] = float(function(truth, predictions))
+        metrics["loss"] = loss
+        return Evaluation(metrics, columns, len(ids), tokens)
+
+    def _ids(self, split: str, examples: int | None) -> np.ndarray:
+        """Return the positions of the examples to measure, ascending."""
+        strata = self._strata[split]
+        if examples is None or examples >= len(strata):
+            return np.arange(len(strata))
+        order = stratified(strata, generator(self.seed, "examples", split))
+        return np.sort(order[:examples])
 
     def _logits(self, forward: Forward, split: str, ids: np.ndarray) -> tuple[np.ndarray, int]:
+        """Run a network on examples.
+
+        Args:
+            forward: the network.
+            split: the examples' split.
+            ids: ``(examples,)`` their positions in it.
+
+        Returns:
+            ``(examples, outputs)`` the logits in the order of ``ids``, and how many tokens were read.
+        """
         import torch
 
-        order = ids[np.argsort(self.tokens(split).lengths[ids], kind="stable")]
-        rows, tokens = [], 0
+        by_length = np.argsort(self.tokens(split).lengths[ids], kind="stable")  # so that little is padded
+        parts = []
+        tokens = 0
         with torch.no_grad():
-            for start in range(0, len(order), EVALUATION_BATCH):
-                batch = self.batch(split, order[start : start + EVALUATION_BATCH])
-                rows.append(forward(**batch.inputs).logits.float().cpu().numpy())
+            for start in range(0, len(ids), EVALUATION_BATCH):
+                batch = self.batch(split, ids[by_length[start : start + EVALUATION_BATCH]])
+                logits = forward(**batch.inputs).logits
+                parts.append(logits.float().cpu().numpy())
                 tokens += batch.tokens
-        logits = np.concatenate(rows).astype(np.float64)
-        return logits[np.argsort(order, kind="stable")], tokens
+        sorted_logits = np.concatenate(parts).astype(np.float64)
+        in_order = np.empty_like(sorted_logits)
+        in_order[by_length] = sorted_logits
+        return in_order, tokens
 
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """One epoch: batches made when asked for, by position too, so that a resume skips at no cost."""
+    """One epoch of batches. Each is made when it is read; any position can be read, so that a resume skips for free."""
 
     task: TextTask
     order: Sequence[np.ndarray]
@@ -259,75 +314,94 @@ class TrainBatches:
         return (self.task.batch("train", index) for index in self.order)
 
 
+def _metric_functions(metrics: Sequence[str], facts: Mapping[str, Any]) -> dict[str, functools.partial[float]]:
+    """Return metric → function of labels and predictions, which already has the facts about the task that it needs.
+
+    Args:
+        metrics: names of metrics.
+        facts: ``classes`` and ``positive``, see :class:`nasframe_basics.metrics.Metric`.
+    """
+    functions = {}
+    for name in metrics:
+        metric = METRICS[name]
+        arguments = {need: facts[need] for need in metric.needs}
+        functions[name] = functools.partial(metric.function, **arguments)
+    return functions
+
+
 def cut_length(written: int | None, default: int, columns: int, tokenizer: Any, notify: Notify = say) -> int:
     """Choose the number of tokens after which texts are cut.
 
     Args:
-        written: what the user wrote, if anything.
-        default: the number if nothing was written.
+        written: the recipe's number, if there is one.
+        default: the number otherwise.
         columns: 1 for texts, 2 for pairs of texts.
-        tokenizer: its ``model_max_length`` is what the network can read; ``None``: not known yet.
-        notify: hears if the default is too much for the network.
+        tokenizer: its ``model_max_length`` is the number of tokens that the network can read; ``None``: not known yet.
+        notify: receives a notice if the default is too much for the network.
 
     Raises:
         UsageError: ``written`` is more than the network can read, or too few for a text.
     """
+    chosen = default if written is None else written
     if tokenizer is None:
-        return default if written is None else written
-    longest = int(tokenizer.model_max_length)
-    chosen = min(default, longest) if written is None else written
+        return chosen
+    if written is None:
+        chosen = min(default, int(tokenizer.model_max_length))
     refuse_length(chosen, columns, tokenizer)
-    if chosen < default and written is None:
+    if written is None and chosen < default:
         notify("task.max_length", f"texts are cut at {chosen} tokens, all that the network can read.")
     return chosen
 
 
 def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
-    """Refuse to cut texts where the network cannot read them, or where nothing of them is left.
+    """Refuse a length that the network cannot read, or that leaves nothing of a text.
 
     Args:
         max_length: tokens after which texts are cut.
         columns: 1 for texts, 2 for pairs of texts.
-        tokenizer: its ``model_max_length`` is what the network can read.
+        tokenizer: its ``model_max_length`` is the number of tokens that the network can read.
 
     Raises:
         RecipeError: with the option ``max_length``.
     """
     longest = int(tokenizer.model_max_length)
-    least = tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
-    what = "a pair of texts" if columns == 2 else "a text"
-    if max_length < least:
-        raise refusal("max_length", [f"{max_length} is too few tokens for {what}. Expected at least {least}."])
+    is_pair = columns == 2
+    fewest = tokenizer.num_special_tokens_to_add(pair=is_pair) + columns  # one token of each text
+    if max_length < fewest:
+        noun = "a pair of texts" if is_pair else "a text"
+        raise refusal("max_length", [f"{max_length} is too few tokens for {noun}. Expected at least {fewest}."])
     if max_length > longest:
         raise refusal("max_length", [f"{max_length} is more than the network can read. Expected at most {longest}."])
 
 
 def mismatched(metrics: Mapping[str, MetricFormat]) -> dict[str, MetricFormat]:
-    """Return how the metrics of MNLI's mismatched set read; they stand beside those of the matched one."""
-    return {
-        f"{name}_mismatched": replace(format_, companion=format_.higher_is_better, dev_only=True)
-        for name, format_ in metrics.items()
-    }
+    """Return the formats of the metrics of MNLI's mismatched set, given those of the matched one."""
+    formats_ = {}
+    for name, metric_format in metrics.items():
+        is_companion = metric_format.higher_is_better
+        formats_[f"{name}_mismatched"] = replace(metric_format, companion=is_companion, dev_only=True)
+    return formats_
 
 
 def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray) -> np.ndarray:
     """Return the weight of each class.
 
     Args:
-        wanted: class → weight, 1 for those that are not named; ``balanced`` makes all classes count alike, and the
-            mean over the examples 1.
+        wanted: class → weight, 1 for classes that are not named; ``balanced`` makes all classes count alike, with a
+            mean weight of 1 over the examples.
         classes: their names.
         labels: ``(examples,)`` the training data's classes.
 
     Raises:
-        UsageError: there is no class of a name.
+        UsageError: a name is not that of a class.
 
     >>> weights_of("balanced", ["no", "yes"], np.array([0, 0, 0, 1])).round(3).tolist()
     [0.667, 2.0]
     """
     if wanted == "balanced":
         counts = np.bincount(labels, minlength=len(classes))
-        return len(labels) / np.maximum(counts, 1) / np.count_nonzero(counts)
+        present = np.count_nonzero(counts)
+        return len(labels) / np.maximum(counts, 1) / present
     for name in wanted:
         if name not in classes:
             hint = suggestion(name, classes)
@@ -337,19 +411,22 @@ def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray)
 
 def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) -> Tokens:
     """Tokenise texts or pairs of texts, cut at ``max_length`` tokens, into flat arrays."""
-    columns: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
-    for start in range(0, len(texts), 8192):  # in pieces, since a tokenizer's own records are large
-        parts = [list(column) for column in zip(*texts[start : start + 8192], strict=True)]
-        encoded = tokenizer(*parts, truncation=True, max_length=max_length, return_attention_mask=False)
-        lengths += map(len, encoded["input_ids"])
+    for start in range(0, len(texts), TOKENISED_TOGETHER):
+        examples = texts[start : start + TOKENISED_TOGETHER]
+        columns = [list(column) for column in zip(*examples, strict=True)]
+        encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
+        lengths += [len(ids) for ids in encoded["input_ids"]]
         for name, rows in encoded.items():
             flat = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
-            columns.setdefault(name, []).append(flat)
-    sizes = np.array(lengths)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    padding = dict.fromkeys(columns, 0) | {"input_ids": tokenizer.pad_token_id or 0}
-    return Tokens({name: np.concatenate(parts) for name, parts in columns.items()}, starts, sizes, padding)
+            parts.setdefault(name, []).append(flat)
+    ends = np.cumsum(lengths)
+    starts = np.concatenate([[0], ends[:-1]])
+    padding = dict.fromkeys(parts, 0)
+    padding["input_ids"] = tokenizer.pad_token_id or 0
+    flat_columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return Tokens(flat_columns, starts, np.array(lengths), padding)
 
 
 def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:
@@ -358,16 +435,16 @@ def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:
 
     lengths = tokens.lengths[index]
     column = np.arange(lengths.max())
-    mask = column < lengths[:, None]
-    where = np.where(mask, tokens.starts[index][:, None] + column, 0)
-    inputs = {
-        name: torch.from_numpy(np.where(mask, flat[where], tokens.padding[name]).astype(np.int64))
-        for name, flat in tokens.columns.items()
-    }
+    mask = column < lengths[:, None]  # (examples, longest)
+    positions = np.where(mask, tokens.starts[index][:, None] + column, 0)
+    inputs = {}
+    for name, flat in tokens.columns.items():
+        padded = np.where(mask, flat[positions], tokens.padding[name])
+        inputs[name] = torch.from_numpy(padded.astype(np.int64))
     inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
     target = labels[index]
-    kind = np.float32 if target.dtype.kind == "f" else np.int64
-    return Batch(inputs, torch.from_numpy(target.astype(kind)), torch.from_numpy(index.astype(np.int64)))
+    target_type = np.float32 if target.dtype.kind == "f" else np.int64
+    return Batch(inputs, torch.from_numpy(target.astype(target_type)), torch.from_numpy(index.astype(np.int64)))
 
 
 def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -386,17 +463,24 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
     [0, 1, 2]
     """
     order = rng.permutation(len(lengths))
-    batches = -(-len(order) // batch_size)
-    window = max(1, min(WINDOW, batches // 4)) * batch_size  # a quarter at most: batches must differ between epochs
-    parts = (order[start : start + window] for start in range(0, len(order), window))
-    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = math.ceil(len(order) / batch_size)
+    # A window is a quarter of the data at most: batches must differ between epochs.
+    window = max(1, min(WINDOW, batches // 4)) * batch_size
+    sorted_parts = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        sorted_parts.append(part[np.argsort(lengths[part], kind="stable")])
+    order = np.concatenate(sorted_parts)
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [chunks[i] for i in rng.permutation(len(chunks))]
 
 
 def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> str:
-    """Hash texts, labels and splits: the same data gives the same 16 digits wherever its files lie."""
-    digest = hashlib.sha256(json.dumps(None if labels is None else list(labels)).encode())
+    """Hash texts, labels and splits: the same data give the same 16 digits, whichever files they come from."""
+    names = None if labels is None else list(labels)
+    digest = hashlib.sha256(json.dumps(names).encode())
     for name in sorted(splits):
-        digest.update(json.dumps([name, list(splits[name].texts), splits[name].labels.tolist()]).encode())
+        split = splits[name]
+        content = json.dumps([name, list(split.texts), split.labels.tolist()])
+        digest.update(content.encode())
     return digest.hexdigest()[:16]

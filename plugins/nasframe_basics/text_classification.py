@@ -1,10 +1,14 @@
-"""Task ``text_classification``: your own texts, one or two a row, from files or the Hugging Face hub."""
+"""Task ``text_classification``: your own texts, one or two a row, from files or the Hugging Face hub.
+
+The way of the data: files or hub splits become tables of rows, tables become sources (texts with labels read), sources
+become splits, and splits become a ``TextTask``. What the task decides or notices on the way goes to ``notify``.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ from nasframe_basics.rows import (
     read_labels,
 )
 from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import Source, data_notices, split_notices
+from nasframe_basics.summary import Source, data_notices, pass_on, split_notices
 from nasframe_basics.text import ClassWeights, TextTask, refuse_length
 
 CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
@@ -35,10 +39,12 @@ SCORES = ("pearson", "spearman", "negative_rmse")
 
 
 def measured(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat]:
-    """Return the metrics of classes or of scores, or both; ``f1`` depends on the data, too."""
+    """Return the metrics of classes or of scores, or both; whether there is an ``f1`` depends on the data, too."""
     if "regression" not in options:
         return formats((*CLASSES, *SCORES))
-    return formats(SCORES if options["regression"] else CLASSES)
+    if options["regression"]:
+        return formats(SCORES)
+    return formats(CLASSES)
 
 
 @measures(measured)
@@ -65,11 +71,11 @@ def text_classification(
 ) -> TextTask:
     """Classify texts, or pairs of texts, or score them, from CSV, TSV, JSONL or Parquet files or a hub data set.
 
-    CSV and TSV files begin with a header; TSV quotes nothing. Classes are the labels that occur in the training
-    data, in the order of a checkpoint that brings its head, else numbers by value and then texts alphabetically. They
-    are measured by ``accuracy``, ``macro_f1`` and ``mcc``, and two classes, or a ``positive`` one, by ``f1``; a
-    regression by ``pearson``, ``spearman`` and ``negative_rmse``; the first is the primary metric.
-    Labels are read without spaces around them. Rows of one text stay in one split.
+    CSV and TSV files begin with a header; TSV has no quoting. The classes are the labels that occur in the training
+    data. They are in the order of the checkpoint's head if it brings one, otherwise numbers by value and then texts
+    alphabetically. Classes are measured by ``accuracy``, ``macro_f1`` and ``mcc``, and also by ``f1`` if there are two
+    of them or a ``positive`` one; a regression by ``pearson``, ``spearman`` and ``negative_rmse``. The first is the
+    primary metric. Spaces around labels are ignored. Rows with the same text stay in one split.
 
     Args:
         train: the training file; with ``hub`` the name of the training split (default ``train``).
@@ -78,64 +84,68 @@ def text_classification(
         config: the hub data set's configuration.
         text: the column of the text, or a list of two columns.
         label: the column of the label.
-        regression: labels are numbers to come close to.
-        metric: the primary metric, where it is not the first.
+        regression: whether labels are numbers to predict instead of classes.
+        metric: the primary metric, if it is not the first.
         positive: the class that ``f1`` is about; default: of two classes the one called 1, true, yes or positive, else
-            the rarer one of the training data.
-        class_weights: class → weight in the training loss, 1 for those that are not named; ``balanced`` makes all
+            the one that is rarer in the training data.
+        class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
             classes count alike. Metrics are not weighted.
         max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
             if that is less.
         select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
-        dev_share: a share or number of the examples for ``dev``, where no ``dev`` is given.
-        train_limit: keep at most so many training examples; a share for ``select`` is then of this number.
+        dev_share: a share or number of the examples for ``dev``, if no ``dev`` is given.
+        train_limit: keep at most this many training examples; a share for ``select`` is then of this number.
         tokenizer: injected.
         seed: injected; draws the splits.
-        base: injected; the folder against which file names are read.
-        saved_head: injected; the checkpoint's head, whose order of classes is taken over.
-        notify: injected; hears what the task decides by itself.
+        base: injected; the folder that relative file names belong to.
+        saved_head: injected; the checkpoint's head, whose order of classes the task takes over.
+        notify: injected; receives what the task decides by itself.
 
     Raises:
         UsageError: a file, a column, a row or a label is not as expected; the message names file and row.
     """
-    columns = [text] if isinstance(text, str) else list(text)
-    if len(columns) not in (1, 2):
-        raise UsageError(f"text: {len(columns)} columns. Expected one or two.")
-    if len({*columns, label}) <= len(columns):
-        raise UsageError(f"text: {columns}, label: {label!r}. Expected a column of its own for each.")
-    tables = [_with_columns(table, columns, label) for table in _tables(train, dev, hub, config, base)]
-    classes = None if regression else _counts(tables[0].rows, label)
-    labels = None if classes is None else ordered(set(classes))
-    known = None if labels is None else {name: i for i, name in enumerate(labels)}
-    sources = [_source(table, columns, label, known) for table in tables]
-    for notice in data_notices(sources, labels):
-        notify(notice.place, notice.text)
+    columns = _text_columns(text, label)
+    tables = _tables(train, dev, hub, config, base)
+    tables = [_with_columns(table, columns, label) for table in tables]
+    train_table = tables[0]
+    counts = None if regression else _class_counts(train_table.rows, label)
+    labels = None if counts is None else ordered(set(counts))
+    sources = [_source(table, columns, label, labels) for table in tables]
+    pass_on(data_notices(sources, labels), notify)
+
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
         splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
     splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
-    chosen = None if classes is None or labels is None else _positive(positive, classes, labels, notify)
-    metrics: Sequence[str] = SCORES
-    if classes is None:
-        if positive is not None:
-            raise UsageError("positive: a regression has no classes. Expected none.")
+
+    f1_class = _f1_class(positive, counts, labels, notify)
+    if counts is None:
+        metrics = list(SCORES)
     else:
-        metrics = CLASSES if chosen is not None else tuple(name for name in CLASSES if name != "f1")
-        _odd_classes(classes, tables[0].name, notify)
-    for notice in split_notices(splits, labels):
-        notify(notice.place, notice.text)
-    counts = [source.counts for source in sources]
+        metrics = [name for name in CLASSES if name != "f1" or f1_class is not None]
+        _notify_odd_classes(counts, train_table.name, notify)
+    pass_on(split_notices(splits, labels), notify)
     return TextTask(
-        splits, labels, metrics, metric or metrics[0], tokenizer, max_length, seed, counts, notify=notify,
-        saved_head=saved_head, positive=chosen, class_weights=class_weights,
-    )  # fmt: skip
+        splits,
+        labels,
+        metrics,
+        primary=metric or metrics[0],
+        tokenizer=tokenizer,
+        max_length=max_length,
+        seed=seed,
+        sources=[source.counts for source in sources],
+        notify=notify,
+        saved_head=saved_head,
+        positive=f1_class,
+        class_weights=class_weights,
+    )
 
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
-    """Refuse a written ``max_length`` that does not fit the network or the texts."""
+    """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     if options.get("max_length") is not None:
-        columns = 1 if isinstance(options.get("text", ""), str) else len(options["text"])
-        refuse_length(options["max_length"], columns, tokenizer)
+        texts = _as_list(options.get("text", ""))
+        refuse_length(options["max_length"], len(texts), tokenizer)
 
 
 text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -143,23 +153,25 @@ text_classification.sizes_suffice = True  # type: ignore[attr-defined]
 
 
 def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
-    """Yield the options that name columns which a file at hand does not have, and why.
+    """Yield the options that name columns missing from a local file, each with its problem.
 
     Args:
-        options: of the task.
+        options: the task's options.
         base: the recipe's folder.
     """
-    texts = options.get("text", "text")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    label = options.get("label", "label")
-    files = [options[name] for name in ("train", "dev") if options.get(name)]
     if options.get("hub") is not None:
         return
-    for file in files:
-        header = read_header(located(file, base))
-        if header is not None:
-            for column, problem in missing_columns(header, [*texts, label]):
-                yield "label" if column == label else "text", problem
+    label = options.get("label", "label")
+    columns = [*_as_list(options.get("text", "text")), label]
+    for name in ("train", "dev"):
+        if not options.get(name):
+            continue
+        header = read_header(located(options[name], base))
+        if header is None:
+            continue
+        for column, problem in missing_columns(header, columns):
+            option = "label" if column == label else "text"
+            yield option, problem
 
 
 text_classification.on_files = _on_files  # type: ignore[attr-defined]
@@ -167,7 +179,14 @@ text_classification.on_files = _on_files  # type: ignore[attr-defined]
 
 @dataclass(frozen=True)
 class Table:
-    """What one file, or one split of a hub data set, holds."""
+    """The rows of one file, or of one split of a hub data set.
+
+    Args:
+        split: the task's split that they belong to.
+        name: the file, or the hub data set and its split.
+        rows: the rows as read.
+        notices: what was odd about the file.
+    """
 
     split: str
     name: str
@@ -175,15 +194,47 @@ class Table:
     notices: Sequence[Notice] = ()
 
 
+def _as_list(text: str | list[str]) -> list[str]:
+    """Return the option ``text`` as a list of columns."""
+    return [text] if isinstance(text, str) else list(text)
+
+
+def _text_columns(text: str | list[str], label: str) -> list[str]:
+    """Return the columns of the texts.
+
+    Raises:
+        UsageError: there are too many or none, or one column has two uses.
+    """
+    columns = _as_list(text)
+    if len(columns) not in (1, 2):
+        raise UsageError(f"text: {len(columns)} columns. Expected one or two.")
+    distinct = {*columns, label}
+    if len(distinct) != len(columns) + 1:
+        raise UsageError(f"text: {columns}, label: {label!r}. Expected a different column for each.")
+    return columns
+
+
 def _tables(
     train: Path | str | None, dev: Path | str | None, hub: str | None, config: str | None, base: Path | None
 ) -> list[Table]:
+    """Read the training data, and ``dev`` if it is given.
+
+    Raises:
+        UsageError: no data are named, or a table has no rows.
+    """
+    tables = []
     if hub is not None:
-        names = {"train": str(train or "train")} | ({"dev": str(dev)} if dev else {})
-        tables = [Table(split, f"{hub}/{name}", read_hub(hub, config, name, base)) for split, name in names.items()]
+        names = {"train": str(train or "train")}
+        if dev:
+            names["dev"] = str(dev)
+        for split, name in names.items():
+            tables.append(Table(split, f"{hub}/{name}", read_hub(hub, config, name, base)))
     elif train is not None:
-        paths = {"train": located(train, base)} | ({"dev": located(dev, base)} if dev else {})
-        tables = [Table(split, str(path), read(path)) for split, path in paths.items()]
+        paths = {"train": located(train, base)}
+        if dev:
+            paths["dev"] = located(dev, base)
+        for split, path in paths.items():
+            tables.append(Table(split, str(path), read(path)))
     else:
         raise UsageError("text_classification: no data. Expected train: FILE, or hub: NAME.")
     for table in tables:
@@ -193,63 +244,92 @@ def _tables(
 
 
 def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
-    """Give the columns that a recipe names these names, where a file has spaces around them."""
-    names: dict[str, str] = {}
+    """Rename columns that differ from the recipe's only by spaces around the name."""
+    new_names: dict[str, str] = {}
     notices: list[Notice] = []
     for wanted in (*texts, label):
         name, remarks = find_column(table.rows, wanted)
         notices += remarks
         if name != wanted:
-            names[name] = wanted
-    if not names:
+            new_names[name] = wanted
+    if not new_names:
         return table
-    rows = [Row(row.place, {names.get(key, key): value for key, value in row.values.items()}) for row in table.rows]
-    return Table(table.split, table.name, rows, notices)
+    rows = []
+    for row in table.rows:
+        values = {new_names.get(name, name): value for name, value in row.values.items()}
+        rows.append(Row(row.place, values))
+    return replace(table, rows=rows, notices=notices)
 
 
-def _counts(rows: list[Row], label: str) -> Counter[str]:
+def _class_counts(rows: list[Row], label: str) -> Counter[str]:
     """Count the rows of each class.
 
     Raises:
-        UsageError: there is one class only, or as many as rows.
+        UsageError: there is only one class, or there are as many as rows.
     """
     counts = Counter(class_name(row, label) for row in rows)
     if len(counts) < 2:
         only = next(iter(counts))
         raise UsageError(f"{rows[0].place}: all labels in {label!r} are {only!r}. Expected two classes or more.")
-    why = seem_scores(counts)
-    if why and len(counts) == len(rows):
+    why_scores = seem_scores(counts)
+    if why_scores and len(counts) == len(rows):
         raise UsageError(
-            f"{rows[0].place}: label {label!r}: {why}. Expected classes that repeat, or regression: true for scores."
+            f"{rows[0].place}: label {label!r}: {why_scores}. Expected classes that repeat, or regression: true for "
+            "scores."
         )
     return counts
 
 
-def _positive(wanted: Label | None, counts: Mapping[str, int], classes: list[str], notify: Notify) -> str | None:
-    """Return the class that ``f1`` is about, and say so if nobody chose it; ``None`` for several classes."""
+def _f1_class(
+    wanted: Label | None, counts: Mapping[str, int] | None, classes: list[str] | None, notify: Notify
+) -> str | None:
+    """Return the class that ``f1`` is about, with a notice if the task chose it; ``None`` if there is no ``f1``.
+
+    Args:
+        wanted: the option ``positive``.
+        counts: class → rows; ``None`` for regression.
+        classes: the classes in order; ``None`` for regression.
+        notify: receives the notice.
+    """
+    if counts is None or classes is None:
+        if wanted is not None:
+            raise UsageError("positive: a regression has no classes. Expected none.")
+        return None
     if wanted is not None:
         return chosen_class(wanted, classes)
     if len(classes) > 2:
         return None
-    found = positive_class(counts, classes)
-    notify("task.positive", f"f1 is that of the class {found!r}; the option positive: chooses another.")
-    return found
+    name = positive_class(counts, classes)
+    notify("task.positive", f"f1 is that of the class {name!r}; the option positive: chooses another.")
+    return name
 
 
-def _odd_classes(counts: Mapping[str, int], file: str, notify: Notify) -> None:
-    """Say what looks odd about the classes."""
+def _notify_odd_classes(counts: Mapping[str, int], file: str, notify: Notify) -> None:
+    """Pass on that classes look like spellings of one, or like scores."""
     for names in same_looking(list(counts)):
         listed = " and ".join(repr(name) for name in names)
         notify(file, f"The classes {listed} look like spellings of one. They are kept apart.")
-    why = seem_scores(counts)
-    if why:
-        notify(file, f"The label column looks like scores: {why}. If it holds scores, say regression: true.")
+    why_scores = seem_scores(counts)
+    if why_scores:
+        notify(file, f"The label column looks like scores: {why_scores}. If it holds scores, say regression: true.")
 
 
-def _source(table: Table, columns: list[str], label: str, known: dict[str, int] | None) -> Source:
-    labels = read_labels(table.rows, label, known)
-    data = Split([tuple(row.text(column) for column in columns) for row in table.rows], labels)
+def _source(table: Table, columns: list[str], label: str, labels: Sequence[str] | None) -> Source:
+    """Read a table's texts and labels.
+
+    Args:
+        table: the table.
+        columns: those of the texts.
+        label: the column of the labels.
+        labels: the class names in the task's order; ``None`` for regression.
+    """
+    indices = None if labels is None else {name: index for index, name in enumerate(labels)}
+    label_values = read_labels(table.rows, label, indices)
+    texts = []
+    for row in table.rows:
+        texts.append(tuple(row.text(column) for column in columns))
     notices = list(table.notices)
-    if known is not None:
+    if labels is not None:
         notices += label_notices(table.rows, label)
-    return Source(table.split, table.name, data, [row.place for row in table.rows], notices=notices)
+    places = [row.place for row in table.rows]
+    return Source(table.split, table.name, Split(texts, label_values), places, notices=notices)

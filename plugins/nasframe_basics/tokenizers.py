@@ -12,14 +12,14 @@ SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
-    """Load a tokenizer, asking nothing at a terminal.
+    """Load a tokenizer, without questions at the terminal.
 
     Args:
-        source: where the model comes from.
+        source: the model's source.
         trust_remote_code: let the tokenizer's own code run.
 
     Returns:
-        The tokenizer; ``None`` if ``source.local`` and a hub id's files are not at hand.
+        The tokenizer; ``None`` if ``source.local`` and the files of a hub id are not in the cache.
 
     Raises:
         UsageError: the files are missing or cannot be read.
@@ -27,7 +27,7 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     register_exports(source)  # the tokenizer's class follows from the configuration's
-    at_hub = source.local and not source.is_directory
+    may_be_absent = source.local and not source.is_directory
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -37,30 +37,30 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
                 trust_remote_code=trust_remote_code,
             )
     except Exception as error:  # the tokenizers library raises plain exceptions
-        if at_hub:
+        if may_be_absent:
             return None
         expected = "Expected the files that the tokenizer's save_pretrained wrote."
         raise UsageError(f"{source.path}: the tokenizer cannot be read: {reason(error)}. {expected}") from error
     missing = missing_files(tokenizer, source)
-    if missing and at_hub:
+    if missing and may_be_absent:
         return None
     if missing:
         raise UsageError(
             f"{source.path}: no tokenizer files: there is no {missing}. Without them a tokenizer knows no words. "
-            "Save the tokenizer beside the model: tokenizer.save_pretrained(directory)."
+            "Save the tokenizer next to the model: tokenizer.save_pretrained(directory)."
         )
     return tokenizer
 
 
 def missing_files(tokenizer: Any, source: Source) -> str:
-    """Name the vocabulary files that a tokenizer was made without; nothing if they are there, or it has none.
+    """Return the vocabulary files that were missing when a tokenizer was loaded; empty if there are none.
 
-    transformers makes a tokenizer of special tokens only where files are missing. A whole ``tokenizer.json`` stands
-    for all others.
+    If files are missing, transformers makes a tokenizer that has only special tokens. ``tokenizer.json`` replaces all
+    other files.
 
     Args:
         tokenizer: as transformers loaded it.
-        source: where from.
+        source: the source of its files.
     """
     names = dict(getattr(tokenizer, "vocab_files_names", {}))
     whole = names.pop("tokenizer_file", None)
@@ -71,19 +71,21 @@ def missing_files(tokenizer: Any, source: Source) -> str:
     absent = [name for name in names.values() if not source.file(name)]
     if not absent:
         return ""
-    return f"{whole} and no {absent[0]}" if whole else absent[0]
+    if whole:
+        return f"{whole} and no {absent[0]}"
+    return absent[0]
 
 
 def misfits(tokenizer: Any, config: Any, rows: int, path: str) -> Iterator[str]:
-    """Say why a tokenizer cannot be this network's.
+    """Yield the reasons why a tokenizer cannot be this network's.
 
-    Its class is no evidence, since many models use another family's.
+    Its class is not one of them, since many models use another family's.
 
     Args:
         tokenizer: the tokenizer.
         config: the network's configuration.
-        rows: of the word embedding.
-        path: of the model, for the text.
+        rows: the rows of the word embedding.
+        path: the model's path, for messages.
     """
     ids = highest_id(tokenizer) + 1
     if ids > rows:
@@ -93,16 +95,20 @@ def misfits(tokenizer: Any, config: Any, rows: int, path: str) -> Iterator[str]:
             "each id. If tokens were added, resize the embedding: net.resize_token_embeddings(len(tokenizer))."
         )
     for name in SPECIAL:
-        own, written = getattr(tokenizer, f"{name}_token_id", None), getattr(config, f"{name}_token_id", None)
-        allowed = written if isinstance(written, list) else [written]
-        if own is not None and written is not None and own not in allowed:
+        token_id = getattr(tokenizer, f"{name}_token_id", None)
+        config_id = getattr(config, f"{name}_token_id", None)
+        if token_id is None or config_id is None:
+            continue
+        allowed = config_id if isinstance(config_id, list) else [config_id]
+        if token_id not in allowed:
             token = getattr(tokenizer, f"{name}_token")
             yield (
-                f"{path}: {name}_token_id is {own} ({token}) in the tokenizer, {written} in config.json. Expected one "
-                "id: is it another model's tokenizer?"
+                f"{path}: {name}_token_id is {token_id} ({token}) in the tokenizer, {config_id} in config.json. "
+                "Expected one id: is it another model's tokenizer?"
             )
 
 
 def highest_id(tokenizer: Any) -> int:
     """Return the highest id that a tokenizer can give."""
-    return max(max(tokenizer.get_vocab().values(), default=0), len(tokenizer) - 1)
+    highest_in_vocabulary = max(tokenizer.get_vocab().values(), default=0)
+    return max(highest_in_vocabulary, len(tokenizer) - 1)

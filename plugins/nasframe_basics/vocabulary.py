@@ -1,7 +1,8 @@
-"""The vocabulary cut down to what a corpus uses."""
+"""The vocabulary cut down to the tokens of a corpus."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +15,28 @@ from nasframe.interfaces import Work
 from nasframe.nn.vocabulary import kept_tokens, shrunk_net, shrunk_tokenizer
 from nasframe.records import Count
 
-TEXTS = 1024  # tokenised at once
-EXAMPLES = 256  # of the training data at once
+TEXTS = 1024
+"""Texts that are tokenised at once."""
+EXAMPLES = 256
+"""Training examples that are read at once."""
 
 
 class Vocabulary:
-    """Keep the words that a corpus uses: the rows of the word embedding and the tokenizer's words go together.
+    """Keep only the tokens that a corpus uses, in the tokenizer and as rows of the word embedding.
 
-    The corpus is split into the same tokens as before, numbered anew. All networks of the run lose the same rows, so
-    that teachers read the same batches; from here on the task is tokenised by the smaller tokenizer, which is also
-    what an export brings. Other words fall into smaller pieces.
+    The corpus is split into the same tokens as before, with new numbers. All networks of the run lose the same rows, so
+    that teachers read the same batches. From here on the task uses the smaller tokenizer, and so do exports. Other
+    words are split into smaller pieces.
 
     Args:
         corpus: a text file, one text a line; default: the task's training data.
         least: how often a token has to occur.
         characters: keep the single characters of the kept tokens as well, so that other words need not become the
             unknown token.
-        base: injected; the folder against which a relative ``corpus`` is read.
+        base: injected; the folder that a relative ``corpus`` belongs to.
 
     Raises:
-        UsageError: on use, where the tokenizer is not of the WordPiece kind or the corpus is empty.
+        UsageError: on use, if the tokenizer is not of the WordPiece kind or the corpus is empty.
     """
 
     reshapes = True
@@ -42,20 +45,28 @@ class Vocabulary:
         self, corpus: Path | None = None, least: Count = 1, characters: bool = True, base: Path | None = None
     ) -> None:
         self.corpus = None if corpus is None else Path(base or ".") / Path(corpus).expanduser()
-        self.least, self.characters = least, characters
+        self.least = least
+        self.characters = characters
 
     def __call__(self, work: Work) -> Work:
         """Return the work with smaller networks and a smaller tokenizer."""
         if work.tokenizer is None:
             raise UsageError("vocabulary: the run has no tokenizer. Expected a model that brings one.")
         kept = kept_tokens(work.tokenizer, self.ids(work), self.least, self.characters)
-        own = kept if work.vocabulary is None else [work.vocabulary[i] for i in kept]
+        original_ids = kept
+        if work.vocabulary is not None:  # cut down before: ids of the smaller vocabulary become the first one's
+            original_ids = [work.vocabulary[i] for i in kept]
+
+        # Several names may stand for one network, which must stay one.
         nets = {id(net): net for net in (work.net, *work.models.values())}
-        small = {key: shrunk_net(net, kept) for key, net in nets.items()}
+        shrunk = {key: shrunk_net(net, kept) for key, net in nets.items()}
         return replace(
-            work, net=small[id(work.net)], models={name: small[id(net)] for name, net in work.models.items()},
-            tokenizer=shrunk_tokenizer(work.tokenizer, kept), vocabulary=own,
-        )  # fmt: skip
+            work,
+            net=shrunk[id(work.net)],
+            models={name: shrunk[id(net)] for name, net in work.models.items()},
+            tokenizer=shrunk_tokenizer(work.tokenizer, kept),
+            vocabulary=original_ids,
+        )
 
     def ids(self, work: Work) -> Iterator[torch.Tensor]:
         """Yield the corpus as token ids."""
@@ -68,7 +79,6 @@ class Vocabulary:
             raise UsageError(f"vocabulary: {self.corpus} holds no text. Expected one text a line.")
         tokenizer: Any = work.tokenizer
         for start in range(0, len(lines), TEXTS):
-            found = tokenizer(
-                lines[start : start + TEXTS], return_attention_mask=False, truncation=False, padding=False
-            )
-            yield torch.tensor([i for row in found["input_ids"] for i in row])
+            texts = lines[start : start + TEXTS]
+            encoded = tokenizer(texts, return_attention_mask=False, truncation=False, padding=False)
+            yield torch.tensor(list(itertools.chain.from_iterable(encoded["input_ids"])))

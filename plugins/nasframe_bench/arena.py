@@ -1,12 +1,11 @@
 """Compares samplers on a table of architectures: the same seeds, the same search loop, the same evaluations to spend.
 
-One play is one sampler at one seed. It gives the objectives of everything it evaluated, in order, and what it wasted;
-all figures are made from these, so that plays that are kept need not be played again.
+One play is one sampler at one seed. Its record holds the objectives of everything it evaluated, in order, and what it
+wasted. All figures are made from these records, so a play that is kept need not be played again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import inspect
@@ -15,6 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,79 +35,131 @@ from nasframe.seeds import stream_seed
 from nasframe.store import write_text
 from nasframe_bench.contest import Contest
 
+SamplerUse = Mapping[str, Any]
+"""A sampler with its options, as a recipe writes it: ``{"use": "evolution", "population": 20}``."""
+
+
+@dataclass(frozen=True)
+class RawPlay:
+    """How often a sampler repeats itself and leaves the bounds when the search loop does not stop it."""
+
+    proposals: int
+    repeat: int
+    infeasible: int
+
 
 class Arena:
-    """The table made ready for plays: its domain, exact costs, bounds, and the truth where it is known.
+    """A table made ready for plays: its domain, exact costs, bounds, and the true objectives if they are known.
+
+    Args:
+        contest: what is played.
+
+    Attributes:
+        points: ``(architectures, objectives)`` of all feasible rows; ``None`` if a model answers for missing rows.
+        reference: the reference point of the hypervolume, one number an objective.
 
     Raises:
         UsageError: the table, an objective, a bound or a reference cannot be used.
     """
 
     def __init__(self, contest: Contest) -> None:
-        self.contest, self.space = contest, registry.make("space", contest.space)
-        estimators = self.space.estimators
-        self.metrics = list(self.space.table.metrics)
+        self.contest = contest
+        self.space = registry.make("space", contest.space)
+        self.estimators = self.space.estimators
+        self._check_names()
+        self.bounds = {}
+        for name, text in contest.bounds.items():
+            full = self.estimators[name].estimate(None, None)
+            self.bounds[name] = parse_bounds(text, full)
+
+        objectives = {name.removeprefix("-") for name in contest.objectives}
+        self.cost_names = sorted({*contest.bounds, *objectives} & self.estimators.keys())
+        used = {name: self.estimators[name] for name in self.cost_names}
+        self.costs = cost_function(used, self.space, None)  # type: ignore[arg-type]
+
+        self.points: np.ndarray | None = None
+        if self.space.archs is not None:
+            self.points = self._points(self.space.archs)
+        self.reference = self._reference()
+
+    def _check_names(self) -> None:
+        """Make sure that the table has all costs and metrics that the contest names."""
+        contest = self.contest
         for name in contest.bounds:
-            if name not in estimators:
-                raise UsageError(f"no cost {name!r} to bound. There are: {listing(estimators)}.")
-        for name in [text.removeprefix("-") for text in (*contest.objectives, *contest.reference)]:
-            known = [*self.metrics, *estimators]
+            if name not in self.estimators:
+                raise UsageError(f"no cost {name!r} to bound. There are: {listing(self.estimators)}.")
+        known = [*self.space.table.metrics, *self.estimators]
+        for objective in (*contest.objectives, *contest.reference):
+            name = objective.removeprefix("-")
             if name not in known:
                 raise UsageError(f"no objective {name!r}. There are: {listing(known)}.{suggestion(name, known)}")
-        self.bounds = {n: parse_bounds(t, estimators[n].estimate(None, None)) for n, t in contest.bounds.items()}
-        names = {*contest.bounds, *(o.removeprefix("-") for o in contest.objectives)} & estimators.keys()
-        self.names = sorted(names)
-        self.costs = cost_function({name: estimators[name] for name in self.names}, self.space, None)  # type: ignore[arg-type]
-        self.points = None if self.space.archs is None else self._points(self.space.archs)
-        ends = self.points if self.points is not None else self._points([r["arch"] for r in self.space.table.rows])
-        worst = dict(zip((o.removeprefix("-") for o in contest.objectives), ends.min(0).tolist(), strict=True))
-        signs = [-1.0 if o.startswith("-") else 1.0 for o in contest.objectives]
-        given = [contest.reference.get(o.removeprefix("-")) for o in contest.objectives]
-        self.reference = [
-            low if value is None else sign * value
-            for low, value, sign in zip(worst.values(), given, signs, strict=True)
-        ]
-        self.value = functools.partial(_value, contest.objectives)
 
     def _points(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Return the objectives of the feasible architectures, ``(architectures, objectives)``."""
         rows = []
         for arch in archs:
             costs = self.costs(arch)
             if constraints.violation(costs, self.bounds) == 0:
-                rows.append(_value(self.contest.objectives, self.evaluate(arch), costs))
+                rows.append(self.objectives(self.evaluate(arch), costs))
         if not rows:
             raise UsageError("no architecture of the table meets the bounds.")
         return np.array(rows)
 
-    def evaluate(self, arch: Arch, examples: int | None = None) -> Mapping[str, float]:
-        """Look an architecture's metrics up."""
-        found: Mapping[str, float] = self.space.view(None, arch)()
-        return found
+    def _reference(self) -> list[float]:
+        """Return the contest's worst values, and the table's own for objectives without one."""
+        points = self.points
+        if points is None:
+            points = self._points([row["arch"] for row in self.space.table.rows])
+        reference = points.min(0).tolist()
+        for position, objective in enumerate(self.contest.objectives):
+            worst = self.contest.reference.get(objective.removeprefix("-"))
+            if worst is not None:
+                reference[position] = -worst if objective.startswith("-") else worst
+        return reference
 
-    def sampler(self, use: Mapping[str, Any], seed: int) -> Any:
+    def evaluate(self, arch: Arch, examples: int | None = None) -> Mapping[str, float]:
+        """Return an architecture's metrics in the table."""
+        metrics: Mapping[str, float] = self.space.view(None, arch)()
+        return metrics
+
+    def objectives(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> list[float]:
+        """Return the objectives of an architecture, all to be maximised."""
+        known = {**costs, **metrics}
+        values = []
+        for objective in self.contest.objectives:
+            name = objective.removeprefix("-")
+            values.append(-known[name] if objective.startswith("-") else known[name])
+        return values
+
+    def sampler(self, use: SamplerUse, seed: int) -> Any:
         """Make a sampler as a search stage would."""
         inject = {
-            "domain": self.space.domain, "seed": stream_seed(seed, "sampler", "bench"),
-            "costs": cost_rows(self.space.estimators, self.names, self.space, None),  # type: ignore[arg-type]
-        }  # fmt: skip
+            "domain": self.space.domain,
+            "seed": stream_seed(seed, "sampler", "bench"),
+            "costs": cost_rows(self.estimators, self.cost_names, self.space, None),  # type: ignore[arg-type]
+        }
         return registry.make("sampler", use, inject)
 
 
 @functools.lru_cache(maxsize=2)
 def _arena(contest: str) -> Arena:
-    written: dict[str, Any] = json.loads(contest)
-    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in written.items()}
+    fields: dict[str, Any] = {}
+    for key, value in json.loads(contest).items():
+        fields[key] = tuple(value) if isinstance(value, list) else value
     with registry.file_plugins(fields["plugins"]):
         return Arena(Contest(**fields))
 
 
 def arena_of(contest: Contest) -> Arena:
     """Return the arena of a contest, made once."""
-    return _arena(canonical_json(dataclasses.asdict(contest)))
+    return _arena(canonical_json(asdict(contest)))
+
+
+# ---- one play
 
 
 @naming_plugins()
-def play(contest: str, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def play(contest: str, use: SamplerUse, seed: int) -> dict[str, Any]:
     """Let one sampler search the table at one seed.
 
     Args:
@@ -116,77 +168,141 @@ def play(contest: str, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
         seed: the run's seed, from which the sampler's is made.
 
     Returns:
-        JSON-plain: ``points`` (the objectives of each evaluation, in order), counts of what else was proposed, and
-        the seconds spent in ``ask`` and ``tell``.
+        JSON-plain: ``points`` (the objectives of each evaluation, in order), counts of the other proposals, and the
+        seconds spent in ``ask`` and ``tell``.
     """
     arena = _arena(contest)
     with registry.file_plugins(arena.contest.plugins):
-        return _played_by(arena, use, seed)
+        return _play(arena, use, seed)
 
 
-def _played_by(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    own: Any = _Timed(arena.sampler(use, seed))
+def _play(arena: Arena, use: SamplerUse, seed: int) -> dict[str, Any]:
+    timed: Any = _TimedSampler(arena.sampler(use, seed))
     trials: list[Trial] = []
-    domain, ended = joined(arena.space.domain, use), ""
+    ended = ""
     try:
         search(
-            own, domain, arena.evaluate, arena.costs, objectives=arena.contest.objectives, bounds=arena.bounds,
-            trials=arena.contest.budget, on_trial=lambda number, trial, seconds: trials.append(trial), stage="bench",
-        )  # fmt: skip
-    except RunError as error:  # nothing was evaluated, or not enough to name a winner
+            timed,
+            joined(arena.space.domain, use),
+            arena.evaluate,
+            arena.costs,
+            objectives=arena.contest.objectives,
+            bounds=arena.bounds,
+            trials=arena.contest.budget,
+            on_trial=lambda number, trial, seconds: trials.append(trial),
+            stage="bench",
+        )
+    except RunError as error:  # nothing was evaluated, or too little to name a winner
         ended = str(error)
     points = [list(trial.objectives or (trial.score,)) for trial in trials if trial.state == "done"]
-    record = {"points": points, "proposals": own.told.total(), "ended": ended, "asks": own.asks}
-    record |= {name: own.told[name] for name in ("repeat", "screened", "failed")}
-    record |= {"ask_seconds": own.ask_seconds, "tell_seconds": own.tell_seconds}
+    record = {
+        "points": points,
+        "proposals": timed.states.total(),
+        "ended": ended,
+        "asks": timed.asks,
+        "repeat": timed.states["repeat"],
+        "screened": timed.states["screened"],
+        "failed": timed.states["failed"],
+        "ask_seconds": timed.ask_seconds,
+        "tell_seconds": timed.tell_seconds,
+    }
     if arena.contest.raw:
-        record["raw"] = _play_raw(arena, use, seed)
+        record["raw"] = asdict(_play_raw(arena, use, seed))
     return record
 
 
-def _play_raw(arena: Arena, use: Mapping[str, Any], seed: int) -> dict[str, int]:
-    """Evaluate all that a sampler proposes when nothing keeps it from repeating itself and from leaving the bounds."""
-    sampler, seen, repeats, infeasible, proposals = arena.sampler(use, seed), set(), 0, 0, 0
-    start_sampler(sampler, "bench", arena.contest.budget, "search")
-    while proposals < arena.contest.budget and (asked := sampler.ask(1)):
-        for arch in map(arena.space.domain.canonical, asked):
-            costs, metrics = arena.costs(arch), arena.evaluate(arch)
-            excess = constraints.violation(costs, arena.bounds)
-            repeats, infeasible, proposals = repeats + (arch_id(arch) in seen), infeasible + (excess > 0), proposals + 1
-            seen.add(arch_id(arch))
-            values = _value(arena.contest.objectives, metrics, costs) if metrics else (math.nan,)
-            several = tuple(values) if len(values) > 1 else ()
-            sampler.tell([Trial(arch, values[0], several, metrics, costs, excess, "done" if metrics else "failed")])
-    return {"proposals": proposals, "repeat": repeats, "infeasible": infeasible}
+def _play_raw(arena: Arena, use: SamplerUse, seed: int) -> RawPlay:
+    """Evaluate all proposals of a sampler, repeated and infeasible ones too."""
+    budget = arena.contest.budget
+    sampler = arena.sampler(use, seed)
+    archs: set[str] = set()
+    proposals = repeats = infeasible = 0
+    start_sampler(sampler, "bench", budget, "search")
+    while proposals < budget:
+        asked = sampler.ask(1)
+        if not asked:
+            break
+        for proposal in asked:
+            arch = arena.space.domain.canonical(proposal)
+            trial = _raw_trial(arena, arch)
+            key = arch_id(arch)
+            if key in archs:
+                repeats += 1
+            if trial.violation > 0:
+                infeasible += 1
+            archs.add(key)
+            proposals += 1
+            sampler.tell([trial])
+    return RawPlay(proposals, repeats, infeasible)
 
 
-class _Timed:
-    """Passes a sampler's calls on, sums up their time and counts the states of what it is told."""
+def _raw_trial(arena: Arena, arch: Arch) -> Trial:
+    costs = arena.costs(arch)
+    metrics = arena.evaluate(arch)
+    excess = constraints.violation(costs, arena.bounds)
+    if not metrics:  # the table does not have it
+        return Trial(arch, math.nan, (), metrics, costs, excess, "failed")
+    objectives = arena.objectives(metrics, costs)
+    several = tuple(objectives) if len(objectives) > 1 else ()
+    return Trial(arch, objectives[0], several, metrics, costs, excess, "done")
+
+
+class _TimedSampler:
+    """Passes calls on to a sampler, adds up their time, and counts the states of its trials."""
 
     def __init__(self, sampler: Any) -> None:
-        self.told: Counter[str] = Counter()
-        self.sampler, self.asks, self.ask_seconds, self.tell_seconds = sampler, 0, 0.0, 0.0
+        self.sampler = sampler
+        self.states: Counter[str] = Counter()
+        self.asks = 0
+        self.ask_seconds = 0.0
+        self.tell_seconds = 0.0
 
     def start(self, stage: str, total: int) -> None:
         start_sampler(self.sampler, stage, total, "search")
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         began = time.perf_counter()
-        found: list[Arch] = self.sampler.ask(n, within=within)
-        self.asks, self.ask_seconds = self.asks + 1, self.ask_seconds + time.perf_counter() - began
-        return found
+        archs: list[Arch] = self.sampler.ask(n, within=within)
+        self.ask_seconds += time.perf_counter() - began
+        self.asks += 1
+        return archs
 
     def tell(self, trials: Sequence[Trial]) -> None:
         began = time.perf_counter()
         self.sampler.tell(trials)
         self.tell_seconds += time.perf_counter() - began
-        self.told.update(trial.state for trial in trials)
+        self.states.update(trial.state for trial in trials)
+
+
+# ---- all plays
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A play to be found or played; ``file`` is where its record is kept, if records are kept."""
+
+    label: str
+    seed: int
+    use: SamplerUse
+    file: Path | None
+
+    def kept(self) -> dict[str, Any] | None:
+        """Return the record of an earlier call."""
+        if self.file is None or not self.file.is_file():
+            return None
+        record: dict[str, Any] = json.loads(self.file.read_text())
+        return record
 
 
 def play_all(
-    contest: Contest, uses: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], *, jobs: int = 1,
-    folder: Path | None = None, progress: Progress | None = None,
-) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    contest: Contest,
+    uses: Mapping[str, SamplerUse],
+    seeds: Sequence[int],
+    *,
+    jobs: int = 1,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """Let every sampler play at every seed.
 
     Args:
@@ -194,65 +310,75 @@ def play_all(
         uses: label → sampler with its options.
         seeds: the same for all, so that differences are paired.
         jobs: processes.
-        folder: where plays are kept, and found again; a play of a sampler whose source has changed is played anew.
+        folder: where plays are kept, and found by a later call; if a sampler's source changes, it plays again.
         progress: shows how far it is.
 
     Returns:
         Label → its plays, in the order of the seeds.
 
     Raises:
-        UsageError: a sampler that cannot be made; all of them are named, before any play.
+        UsageError: some samplers cannot be made; names all of them, before any play.
     """
-    text, arena, faults = canonical_json(dataclasses.asdict(contest)), arena_of(contest), []
+    text = canonical_json(asdict(contest))
+    tasks = []
     with registry.file_plugins(contest.plugins):
-        for label, use in uses.items():
-            try:
-                arena.sampler(use, 0)
-            except NasframeError as error:
-                faults.append(f"{label}: {error}")
-        if faults:
-            raise UsageError("\n".join(faults))
-        tasks = {(label, seed): _kept(folder, text, use, seed) for seed in seeds for label, use in uses.items()}
-    found = {key: json.loads(path.read_text()) for key, path in tasks.items() if path and path.is_file()}
-    todo = [key for key in tasks if key not in found]
+        _check_samplers(arena_of(contest), uses)
+        for seed in seeds:
+            for label, use in uses.items():
+                tasks.append(_Task(label, seed, use, _play_file(folder, text, use, seed)))
+
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    missing = []
+    for task in tasks:
+        record = task.kept()
+        if record is None:
+            missing.append(task)
+        else:
+            records[task.label, task.seed] = record
     with (progress or Progress(False)).bar("bench") as advance:
-        for key, record in _played(text, uses, todo, jobs):
-            found[key] = record
-            if path := tasks[key]:
-                write_text(path, json.dumps(record))
-            advance(len(found), len(tasks), key[0])
-    return {label: [found[label, seed] for seed in seeds] for label in uses}
+        for task, record in _play_tasks(text, missing, jobs):
+            records[task.label, task.seed] = record
+            if task.file is not None:
+                write_text(task.file, json.dumps(record))
+            advance(len(records), len(tasks), task.label)
+    return {label: [records[label, seed] for seed in seeds] for label in uses}
 
 
-def _played(
-    contest: str, uses: Mapping[str, Mapping[str, Any]], todo: Sequence[tuple[str, int]], jobs: int
-) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
-    """Play, in this process or in several, and yield each result as it comes."""
+def _check_samplers(arena: Arena, uses: Mapping[str, SamplerUse]) -> None:
+    problems = []
+    for label, use in uses.items():
+        try:
+            arena.sampler(use, 0)
+        except NasframeError as error:
+            problems.append(f"{label}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _play_tasks(contest: str, tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+    """Play, in this process or in several, and yield each record as soon as it is there."""
     if jobs < 2:
-        yield from ((key, play(contest, uses[key[0]], key[1])) for key in todo)
+        for task in tasks:
+            yield task, play(contest, task.use, task.seed)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(play, contest, uses[label], seed): (label, seed) for label, seed in todo}
+        futures = {pool.submit(play, contest, task.use, task.seed): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _kept(folder: Path | None, contest: str, use: Mapping[str, Any], seed: int) -> Path | None:
-    """Name the file of a play by all that it depends on, as far as files can tell."""
+def _play_file(folder: Path | None, contest: str, use: SamplerUse, seed: int) -> Path | None:
+    """Return the file of a play, named by a digest of all that it depends on and that files can show."""
     if folder is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
+    content = json.loads(contest)
     source = inspect.getsourcefile(registry.find("sampler", use["use"]).load()) or ""
-    files = [*sorted(Path(source).parent.glob("*.py")), Path(json.loads(contest)["space"].get("path", ""))]
-    digest = hashlib.sha256(canonical_json([json.loads(contest), use]).encode())
+    files = [*sorted(Path(source).parent.glob("*.py")), Path(content["space"].get("path", ""))]
+    digest = hashlib.sha256(canonical_json([content, use]).encode())
     for path in files:
         digest.update(path.read_bytes() if path.is_file() else b"")
     return folder / f"{use['use']}-{digest.hexdigest()[:16]}-{seed}.json"
-
-
-def _value(objectives: Sequence[str], metrics: Mapping[str, float], costs: Mapping[str, float]) -> list[float]:
-    known = {**costs, **metrics}
-    return [-known[name[1:]] if name.startswith("-") else known[name] for name in objectives]

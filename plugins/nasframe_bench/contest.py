@@ -1,4 +1,4 @@
-"""What samplers are compared on, and how a command line names it."""
+"""The contest that samplers play, and how a command line names it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from nasframe.recipe.yaml import Position, parse
 from nasframe.units import parse_number
 
 OPPONENTS = (
-    "random", "evolution", "frontier", "optuna,sampler=TPESampler", "optuna,sampler=TPESampler,multivariate=true",
+    "random",
+    "evolution",
+    "frontier",
+    "optuna,sampler=TPESampler",
+    "optuna,sampler=TPESampler,multivariate=true",
     "optuna,sampler=NSGAIISampler",
-)  # fmt: skip
-"""Whom every benchmark plays against, as far as they are installed."""
+)
+"""The samplers that every benchmark compares with, as far as they are installed."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What all samplers play.
+    """The search that all samplers play.
 
     Args:
         space: a space that needs no network, ``{"use": "table", "path": …}``.
-        objectives: metrics or costs to maximise, ``-`` before what is to be minimised; the first is the score.
-        bounds: cost → bounds that whatever is evaluated meets, as recipes write them.
+        objectives: metrics or costs to maximise, with ``-`` before those to minimise; the first is the score.
+        bounds: cost → bounds that every evaluated architecture meets, as recipes write them.
         budget: evaluations of one play.
         reference: objective's name → the worst value that counts for the hypervolume; default: the table's worst.
         raw: also play without the search loop, to see what it saves.
@@ -45,14 +49,19 @@ class Contest:
 
 
 def made(
-    space: Mapping[str, Any], objectives: str | None = None, caps: Sequence[str] = (), budget: int = 300,
-    reference: str | None = None, raw: bool = False, plugins: tuple[str, ...] = (),
-) -> Contest:  # fmt: skip
-    """Make a contest from what a command line says.
+    space: Mapping[str, Any],
+    objectives: str | None = None,
+    caps: Sequence[str] = (),
+    budget: int = 300,
+    reference: str | None = None,
+    raw: bool = False,
+    plugins: tuple[str, ...] = (),
+) -> Contest:
+    """Make a contest from the words of a command line.
 
     Args:
         space: the table's space.
-        objectives: ``accuracy,-flops``; default: the first metric and, where nothing is capped, less of the first cost.
+        objectives: ``accuracy,-flops``; default: the first metric, and without caps also less of the first cost.
         caps: ``flops<=50M``, or ``flops>=40M,<=50M``.
         budget: evaluations.
         reference: ``accuracy=80,flops=1e8``.
@@ -69,14 +78,17 @@ def made(
             raise UsageError(f"cap {text!r}: expected COST<=NUMBER, as in 'flops<=50M'.")
         bounds[match[1]] = match[2]
     worst = {}
-    for text in reference.split(",") if reference else ():
-        name, _, number = text.partition("=")
-        worst[name.strip().removeprefix("-")] = parse_number(number)
-    if objectives is None:
-        table = registry.make("space", space).table
-        chosen = [table.metrics[0], *(f"-{name}" for name in table.costs[:1] if not bounds)]
-    else:
+    if reference:
+        for text in reference.split(","):
+            name, _, number = text.partition("=")
+            worst[name.strip().removeprefix("-")] = parse_number(number)
+    if objectives is not None:
         chosen = [text.strip() for text in objectives.split(",")]
+    else:
+        table = registry.make("space", space).table
+        chosen = [table.metrics[0]]
+        if table.costs and not bounds:
+            chosen.append(f"-{table.costs[0]}")
     return Contest(space, tuple(chosen), bounds, budget, worst, raw, plugins)
 
 
@@ -97,21 +109,29 @@ def sampler_use(text: str) -> dict[str, Any]:
     if Path(text).suffix in (".yaml", ".yml", ".json") and Path(text).is_file():
         written = Path(text).read_text(encoding="utf-8")
     elif not text.lstrip().startswith("{"):
-        name, *options = re.split(r",(?![^\[{]*[\]}])", text)
-        if unset := [option for option in options if "=" not in option]:
-            raise UsageError(f"{text!r}: {unset[0]!r} has no value. Expected NAME,OPTION=VALUE…")
-        written = "{" + ", ".join([f"use: {name}", *(option.replace("=", ": ", 1) for option in options)]) + "}"
+        name, *options = re.split(r",(?![^\[{]*[\]}])", text)  # commas outside of brackets
+        pairs = [f"use: {name}"]
+        for option in options:
+            if "=" not in option:
+                raise UsageError(f"{text!r}: {option!r} has no value. Expected NAME,OPTION=VALUE…")
+            pairs.append(option.replace("=", ": ", 1))
+        written = f"{{{', '.join(pairs)}}}"
     node, problems = parse(written, Position(text, 1, 1))
-    found = node.plain() if node and not problems else None
-    if not isinstance(found, dict) or not isinstance(found.get("use"), str):
+    use = node.plain() if node and not problems else None
+    if not isinstance(use, dict) or not isinstance(use.get("use"), str):
         raise UsageError(f"{text!r} names no sampler. Expected NAME, NAME,OPTION=VALUE… or a mapping with 'use'.")
-    return found
+    return use
 
 
 def opponents() -> list[str]:
-    """Name the opponents that are installed."""
+    """Return the opponents that are installed."""
     from importlib.util import find_spec
 
-    known = registry.factories("sampler")
-    found = [name for name in OPPONENTS if name.partition(",")[0] in known]
-    return [name for name in found if not name.startswith("optuna") or find_spec("optuna")]
+    samplers = registry.factories("sampler")
+    has_optuna = find_spec("optuna") is not None
+    names = []
+    for name in OPPONENTS:
+        sampler = name.partition(",")[0]
+        if sampler in samplers and (sampler != "optuna" or has_optuna):
+            names.append(name)
+    return names

@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tries a table: a small file, and what can be promised where there is no network."""
+"""How ``nasframe plugins check`` tests the table plugins: on a small file, with the checks that need no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTHS = (1, 2, 4)
 
 
 class Space(SpaceContract):
-    """A table of 27 architectures. The checks of networks have nothing to check."""
+    """A table of 27 architectures; the checks of networks are skipped."""
 
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Write the table."""
@@ -67,12 +67,12 @@ class Task(Contract):
 
 
 def metrics(arch: Arch) -> dict[str, float]:
-    """Return what the table says of an architecture."""
+    """Return the metrics of an architecture in the table."""
     return {"accuracy": sum(arch.values()) / 12}
 
 
 def params(arch: Arch) -> float:
-    """Return what the table says an architecture costs."""
+    """Return the cost of an architecture in the table."""
     return 100.0 * sum(arch.values())
 
 

@@ -1,4 +1,4 @@
-"""Tables in other layouts than ours: which of their columns hold metrics and costs."""
+"""Tables in published layouts: which of their columns are metrics and which are costs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ NAS_BENCH_MACRO = {"mean_acc": "metric.accuracy", "std": "", "params": "cost.par
 
 
 def read(path: Path, columns: Mapping[str, str] | None = None) -> ArchTable:
-    """Read a table; without ``columns`` a file in the layout of NAS-Bench-Macro is known by its own."""
-    return read_table(path, columns or (NAS_BENCH_MACRO if _is_macro(path) else None))
+    """Read a table; without ``columns``, a file in the layout of NAS-Bench-Macro is recognised."""
+    if not columns and _is_macro(path):
+        columns = NAS_BENCH_MACRO
+    return read_table(path, columns or None)
 
 
 def _is_macro(path: Path) -> bool:
-    """Tell by the first record, without reading the whole file."""
+    """Return whether the first record has its columns; the rest of the file is not read."""
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open(encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What a benchmark of samplers found: one JSON-plain result, and its table, figure and page."""
+"""The result of a benchmark of samplers: one JSON-plain mapping, and its tables, figure and page."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from nasframe_bench.arena import Arena
 from nasframe_studies.stats import t_interval
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMAT = 1
 MEASURES = {"hypervolume": "HV share", "regret": "regret"}
-"""What is compared, and how it reads: the share of the true front's hypervolume (more is better), and the regret."""
+"""Measure → its heading: the share of the true front's hypervolume (more is better), and the regret."""
+SAME = 1e-12
+"""Regret up to which the optimum counts as found."""
+COLORS = ("#3b76e1", "#e08a2c", "#2a9d78", "#8c97a8", "#b2457c", "#7d5bd0", "#5a6b1f", "#8a4b2a")
 
 
 def anytime(arena: Arena, plays: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, np.ndarray]]:
@@ -36,23 +40,45 @@ def anytime(arena: Arena, plays: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
         plays: label → plays.
 
     Returns:
-        Label → ``regret`` (how far the best score is below the best there is) and, for several objectives,
-        ``hypervolume`` (share of the true front's), each ``(seeds, budget)``; a play that ended early keeps its last
-        value. Where a model answers for the table, the best there is is the best that any play found.
+        Label → ``regret`` (how far the best score so far is below the optimum) and, for several objectives,
+        ``hypervolume`` (as a share of the true front's), each ``(seeds, budget)``; a play that ended early keeps its
+        last value. If a model answers for the table, the optimum is the best that any play found.
     """
-    truth, budget = arena.points, arena.contest.budget
+    budget = arena.contest.budget
+    truth = arena.points
     if truth is None:
-        truth = np.array([point for records in plays.values() for record in records for point in record["points"]])
-    best, several = truth[:, 0].max(), truth.shape[1] > 1
-    whole = hypervolume(truth[pareto_front(truth)], arena.reference) if several else 1.0
-    found = {}
+        truth = _all_points(plays)
+    optimum = truth[:, 0].max()
+    with_front = truth.shape[1] > 1
+    whole = hypervolume(truth[pareto_front(truth)], arena.reference) if with_front else 1.0
+    curves = {}
     for label, records in plays.items():
-        curves = {"regret": [_padded(best - _running(r["points"]), budget) for r in records]}
-        if several:  # where nothing beats the reference point, whatever was found is all there is
-            volumes = [_volumes(r["points"], arena.reference) for r in records]
-            curves["hypervolume"] = [_padded(v / whole if whole else np.ones(len(v)), budget, 0.0) for v in volumes]
-        found[label] = {name: np.array(rows) for name, rows in curves.items()}
-    return found
+        regrets, shares = [], []
+        for record in records:
+            points = record["points"]
+            regrets.append(_padded(optimum - _running(points), budget))
+            if with_front:
+                shares.append(_padded(_volume_shares(points, arena.reference, whole), budget, empty=0.0))
+        curves[label] = {"regret": np.array(regrets)}
+        if with_front:
+            curves[label]["hypervolume"] = np.array(shares)
+    return curves
+
+
+def _all_points(plays: Mapping[str, Sequence[Mapping[str, Any]]]) -> np.ndarray:
+    points = []
+    for records in plays.values():
+        for record in records:
+            points += record["points"]
+    return np.array(points)
+
+
+def _volume_shares(points: Sequence[Sequence[float]], reference: Sequence[float], whole: float) -> np.ndarray:
+    """Return the hypervolume after each evaluation, as a share of the true front's."""
+    volumes = _volumes(points, reference)
+    if whole == 0:  # no architecture beats the reference point: there was nothing to find
+        return np.ones(len(volumes))
+    return volumes / whole
 
 
 def _running(points: Sequence[Sequence[float]]) -> np.ndarray:
@@ -64,12 +90,18 @@ def _volumes(points: Sequence[Sequence[float]], reference: Sequence[float]) -> n
     front: list[Sequence[float]] = []
     volumes: list[float] = []
     for point in points:
-        if not any(all(a >= b for a, b in zip(other, point, strict=True)) for other in front):
-            front = [o for o in front if not all(a <= b for a, b in zip(o, point, strict=True))] + [point]
-            volumes.append(hypervolume(front, reference))
-        else:
+        if any(_covers(other, point) for other in front):
             volumes.append(volumes[-1])
+            continue
+        front = [other for other in front if not _covers(point, other)]
+        front.append(point)
+        volumes.append(hypervolume(front, reference))
     return np.array(volumes)
+
+
+def _covers(point: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether a point is at least as good as another in every objective."""
+    return all(a >= b for a, b in zip(point, other, strict=True))
 
 
 def _padded(curve: np.ndarray, budget: int, empty: float = math.nan) -> np.ndarray:
@@ -78,88 +110,125 @@ def _padded(curve: np.ndarray, budget: int, empty: float = math.nan) -> np.ndarr
 
 
 def summarise(
-    arena: Arena, uses: Mapping[str, Any], plays: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[int],
+    arena: Arena,
+    uses: Mapping[str, Any],
+    plays: Mapping[str, Sequence[Mapping[str, Any]]],
+    seeds: Sequence[int],
     at: Sequence[int],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Turn plays into a result.
 
     Args:
         arena: the table.
-        uses: label → sampler with its options; the first is what the others are compared with.
+        uses: label → sampler with its options; the others are compared with the first.
         plays: label → plays, by seed.
         seeds: the seeds.
-        at: after how many evaluations samplers are compared.
+        at: evaluations after which samplers are compared.
 
     Returns:
         JSON-plain: ``contest``, ``table``, ``machine``, ``samplers`` (a row each, with ``at`` and ``curves``) and
-        ``differences`` (the first sampler less each other, paired over the seeds, with 95 % intervals).
+        ``differences`` (the first sampler minus each other, paired over the seeds, with 95 % intervals).
     """
     curves = anytime(arena, plays)
-    rows = []
+    samplers = []
     for label, records in plays.items():
         row = {"name": label, "use": uses[label], **_waste(records)}
-        row["at"] = {name: {str(n): _moments(curve[:, n - 1]) for n in at} for name, curve in curves[label].items()}
-        row["found"] = {str(n): _plain(np.mean(curves[label]["regret"][:, n - 1] <= 1e-12)) for n in at}
-        row["curves"] = {
-            name: dict(zip(("mean", "low", "high"), (_list(part) for part in t_interval(curve)), strict=True))
-            for name, curve in curves[label].items()
-        }
-        rows.append(row)
+        samplers.append(row | _quality(curves[label], at))
     return {
-        "format": FORMAT, "contest": dataclasses.asdict(arena.contest), "table": _table(arena), "seeds": list(seeds),
-        "at": list(at), "machine": machine(), "samplers": rows, "differences": _differences(curves, at),
-    }  # fmt: skip
+        "format": FORMAT,
+        "contest": dataclasses.asdict(arena.contest),
+        "table": _table(arena),
+        "seeds": list(seeds),
+        "at": list(at),
+        "machine": machine(),
+        "samplers": samplers,
+        "differences": _differences(curves, at),
+    }
+
+
+def _quality(curves: Mapping[str, np.ndarray], at: Sequence[int]) -> dict[str, Any]:
+    """Summarise the curves of one sampler: moments at some evaluations, shares of optima found, mean curves."""
+    moments: dict[str, dict[str, Any]] = {}
+    means = {}
+    for name, curve in curves.items():
+        moments[name] = {str(n): _moments(curve[:, n - 1]) for n in at}
+        mean, low, high = t_interval(curve)
+        means[name] = {"mean": _list(mean), "low": _list(low), "high": _list(high)}
+    found = {}
+    for n in at:
+        is_optimum = curves["regret"][:, n - 1] <= SAME
+        found[str(n)] = _plain(np.mean(is_optimum))
+    return {"at": moments, "found": found, "curves": means}
 
 
 def _waste(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum up what plays proposed for nothing, and the milliseconds of an ask and a tell."""
+    """Return a sampler's proposals without a new evaluation, and the milliseconds of an ask and a tell."""
 
     def total(name: str) -> float:
         return float(sum(record[name] for record in records))
 
-    done, asks = sum(len(record["points"]) for record in records), max(total("asks"), 1)
-    found = {
-        "evaluations": done / len(records), "proposals_per_evaluation": total("proposals") / max(done, 1),
-        "repeats": total("repeat") / max(total("proposals"), 1),
-        "infeasible": total("screened") / max(total("proposals"), 1), "failed": total("failed"),
-        "ask_ms": 1e3 * total("ask_seconds") / asks, "tell_ms": 1e3 * total("tell_seconds") / asks,
+    evaluations = sum(len(record["points"]) for record in records)
+    asks = max(total("asks"), 1)
+    proposals = max(total("proposals"), 1)
+    waste: dict[str, Any] = {
+        "evaluations": evaluations / len(records),
+        "proposals_per_evaluation": total("proposals") / max(evaluations, 1),
+        "repeats": total("repeat") / proposals,
+        "infeasible": total("screened") / proposals,
+        "failed": total("failed"),
+        "ask_ms": 1e3 * total("ask_seconds") / asks,
+        "tell_ms": 1e3 * total("tell_seconds") / asks,
         "ended": sorted({record["ended"] for record in records} - {""}),
-    }  # fmt: skip
-    if raw := [record["raw"] for record in records if "raw" in record]:
-        proposals = max(sum(part["proposals"] for part in raw), 1)
-        found["raw"] = {
-            "repeats": sum(part["repeat"] for part in raw) / proposals,
-            "infeasible": sum(part["infeasible"] for part in raw) / proposals,
+    }
+    raw = [record["raw"] for record in records if "raw" in record]
+    if raw:
+        raw_proposals = max(sum(play["proposals"] for play in raw), 1)
+        waste["raw"] = {
+            "repeats": sum(play["repeat"] for play in raw) / raw_proposals,
+            "infeasible": sum(play["infeasible"] for play in raw) / raw_proposals,
         }
-    return found
+    return waste
 
 
 def _table(arena: Arena) -> dict[str, Any]:
-    space = arena.space
-    facts = {"rows": len(space.table.rows), "knobs": len(space.table.knobs), "reference": list(arena.reference)}
+    table = arena.space.table
+    facts = {"rows": len(table.rows), "knobs": len(table.knobs), "reference": list(arena.reference)}
     if arena.points is None:
-        return facts | {"truth": "the best that any play found", "model": space.model.about}
+        return facts | {"truth": "the best that any play found", "model": arena.space.model.about}
     return facts | {"truth": "the table's own", "feasible": len(arena.points), "best": float(arena.points[:, 0].max())}
 
 
 def _differences(curves: Mapping[str, Mapping[str, np.ndarray]], at: Sequence[int]) -> list[dict[str, Any]]:
+    """Compare the first sampler with each other, paired over the seeds."""
     first, *others = curves
-    found = []
+    rows = []
     for other in others:
-        for name in (name for name in MEASURES if name in curves[first]):
-            curve = curves[first][name]
+        for name in MEASURES:
+            if name not in curves[first]:
+                continue
             for n in at:
-                gap = curve[:, n - 1] - curves[other][name][:, n - 1]
-                gap = gap[np.isfinite(gap)]
-                if len(gap):
-                    mean, low, high = (_plain(part) for part in t_interval(gap))
-                    row = {"sampler": first, "other": other, "measure": name, "at": n, "seeds": len(gap)}
-                    found.append(row | {"mean": mean, "low": low, "high": high})
-    return found
+                gaps = curves[first][name][:, n - 1] - curves[other][name][:, n - 1]
+                gaps = gaps[np.isfinite(gaps)]  # a play without an evaluation has no regret
+                if len(gaps) == 0:
+                    continue
+                mean, low, high = (_plain(part) for part in t_interval(gaps))
+                rows.append(
+                    {
+                        "sampler": first,
+                        "other": other,
+                        "measure": name,
+                        "at": n,
+                        "seeds": len(gaps),
+                        "mean": mean,
+                        "low": low,
+                        "high": high,
+                    }
+                )
+    return rows
 
 
 def machine() -> dict[str, Any]:
-    """Name what timings depend on."""
+    """Return the facts that timings depend on."""
     from importlib import metadata
 
     versions = {name: metadata.version(name) for name in ("nasframe", "numpy")}
@@ -177,74 +246,115 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
     from nasframe.report.page import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    picture = Markup(plots.save(figure(result), folder / "bench", "anytime curves"))
+    picture = plots.save(figure(result), folder / "bench", "anytime curves")
+    page = render(
+        "bench.html",
+        "nasframe_bench",
+        result=result,
+        figure=Markup(picture),
+        about=about(result),
+        quality=quality_rows(result),
+        waste=waste_rows(result),
+        differences=difference_rows(result),
+    )
     write_text(folder / "bench.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_text(folder / "bench.md", markdown(result))
-    parts = {"quality": quality_rows(result), "waste": waste_rows(result), "about": about(result)}
-    parts |= {"differences": difference_rows(result)}
-    write_text(folder / "bench.html", render("bench.html", "nasframe_bench", result=result, figure=picture, **parts))
+    write_text(folder / "bench.html", page)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Write the result's tables as Markdown."""
-    parts = [about(result), *(markdown_table(*_split(part(result))) for part in (quality_rows, waste_rows))]
+    """Return the result's tables as Markdown."""
+    parts = [about(result)]
+    for lines in (quality_rows(result), waste_rows(result)):
+        parts.append(markdown_table(lines[0], lines[1:]))
     if result["differences"]:
-        parts.append(f"Paired differences, {result['samplers'][0]['name']} less the other, 95 % intervals:")
-        parts.append(markdown_table(*_split(difference_rows(result)), left=2))
+        lines = difference_rows(result)
+        parts.append(f"Paired differences, {result['samplers'][0]['name']} minus the other, 95 % intervals:")
+        parts.append(markdown_table(lines[0], lines[1:], left=2))
     return "\n\n".join(parts) + "\n"
 
 
 def about(result: Mapping[str, Any]) -> str:
-    """Say in two sentences what was played."""
-    contest, table = result["contest"], result["table"]
-    cap = "".join(f", {cost} {bound}" for cost, bound in contest["bounds"].items())
+    """Return two sentences about what was played."""
+    contest = result["contest"]
+    table = result["table"]
+    objectives = ", ".join(contest["objectives"])
+    for cost, bound in contest["bounds"].items():
+        objectives += f", {cost} {bound}"
     text = (
-        f"Objectives {', '.join(contest['objectives'])}{cap}; {contest['budget']} evaluations, "
+        f"Objectives {objectives}; {contest['budget']} evaluations, "
         f"{len(result['seeds'])} seeds. {table['rows']:,} architectures of {table['knobs']} knobs"
     )
     if len(contest["objectives"]) > 1:
-        text += f", reference point {', '.join(f'{value:.6g}' for value in table['reference'])}"
-    return f"{text}; the best there is: {table['truth']}." + (f" {table['model']}" if "model" in table else "")
+        reference = ", ".join(f"{value:.6g}" for value in table["reference"])
+        text += f", reference point {reference}"
+    text += f"; the best there is: {table['truth']}."
+    if "model" in table:
+        text += f" {table['model']}"
+    return text
 
 
 def quality_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Lay out as text what each sampler reached, a header first."""
-    at = [str(n) for n in result["at"]]
+    """Return the table of what each sampler reached as text, a header first."""
+    marks = [str(n) for n in result["at"]]
     measures = [name for name in MEASURES if name in result["samplers"][0]["at"]]
-    lines = [["sampler", *(f"{MEASURES[name]} @{n}" for name in measures for n in at), f"optimum @{at[-1]}"]]
+    header = ["sampler"]
+    for name in measures:
+        header += [f"{MEASURES[name]} @{mark}" for mark in marks]
+    lines = [[*header, f"optimum @{marks[-1]}"]]
     for row in result["samplers"]:
-        cells = [_spread(row["at"][name][n]) for name in measures for n in at]
-        lines.append([row["name"], *cells, _percent(row["found"][at[-1]])])
+        line = [row["name"]]
+        for name in measures:
+            line += [_spread(row["at"][name][mark]) for mark in marks]
+        lines.append([*line, _percent(row["found"][marks[-1]])])
     return lines
 
 
 def waste_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Lay out as text what each sampler proposed in vain and how long it took, a header first."""
-    raw = any("raw" in row for row in result["samplers"])
-    lines = [["sampler", "evaluations", "proposals each", "repeats", "infeasible", "ask ms", "tell ms"]]
-    lines[0] += ["raw repeats", "raw infeasible"] * raw
+    """Return the table of each sampler's wasted proposals and of its time as text, a header first."""
+    with_raw = any("raw" in row for row in result["samplers"])
+    header = ["sampler", "evaluations", "proposals each", "repeats", "infeasible", "ask ms", "tell ms"]
+    if with_raw:
+        header += ["raw repeats", "raw infeasible"]
+    lines = [header]
     for row in result["samplers"]:
-        line = [row["name"], f"{row['evaluations']:.4g}", f"{row['proposals_per_evaluation']:.2f}"]
-        line += [_percent(row["repeats"]), _percent(row["infeasible"]), f"{row['ask_ms']:.3g}", f"{row['tell_ms']:.3g}"]
-        lines.append(line + ([_percent(row["raw"][name]) for name in ("repeats", "infeasible")] if raw else []))
+        line = [
+            row["name"],
+            f"{row['evaluations']:.4g}",
+            f"{row['proposals_per_evaluation']:.2f}",
+            _percent(row["repeats"]),
+            _percent(row["infeasible"]),
+            f"{row['ask_ms']:.3g}",
+            f"{row['tell_ms']:.3g}",
+        ]
+        if with_raw:
+            line += [_percent(row["raw"]["repeats"]), _percent(row["raw"]["infeasible"])]
+        lines.append(line)
     return lines
 
 
 def difference_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Lay the paired differences out as text, a header first; ``ahead`` and ``behind`` where the interval says so."""
+    """Return the table of paired differences as text, a header first."""
     lines = [["against", "measure", "evaluations", "difference", "95 % interval", "verdict"]]
     for row in result["differences"]:
-        interval, verdict = "–", "–"
+        interval = "–"
         if row["low"] is not None:
             interval = f"{row['low']:+.4g} … {row['high']:+.4g}"
-            up = row["measure"] != "regret"
-            better, worse = (row["low"] > 0, row["high"] < 0) if up else (row["high"] < 0, row["low"] > 0)
-            verdict = "ahead" if better else "behind" if worse else "open"
-        lines.append([
-            row["other"], MEASURES[row["measure"]], str(row["at"]), f"{row['mean']:+.4g}".replace("-", "−"),
-            interval.replace("-", "−"), verdict,
-        ])  # fmt: skip
+        cells = [f"{row['mean']:+.4g}", interval]
+        signed = [cell.replace("-", "−") for cell in cells]
+        lines.append([row["other"], MEASURES[row["measure"]], str(row["at"]), *signed, _verdict(row)])
     return lines
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """Return ``ahead`` or ``behind`` if the interval of a difference excludes zero, else ``open``."""
+    if row["low"] is None:
+        return "–"
+    if row["low"] <= 0 <= row["high"]:
+        return "open"
+    is_more = row["low"] > 0
+    more_is_better = row["measure"] != "regret"
+    return "ahead" if is_more == more_is_better else "behind"
 
 
 def figure(result: Mapping[str, Any]) -> Figure:
@@ -253,26 +363,44 @@ def figure(result: Mapping[str, Any]) -> Figure:
 
     measures = [name for name in MEASURES if name in result["samplers"][0]["curves"]]
     drawn, grid = plots.panels(plots.WIDTH, 3.1 * len(measures) + 0.5, len(measures))
-    colors = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.GREY, "#b2457c", "#7d5bd0", "#5a6b1f", "#8a4b2a")
     for axes, name in zip(grid, measures, strict=True):
         for number, row in enumerate(result["samplers"]):
-            mean, low, high = (np.array(row["curves"][name][key], float) for key in ("mean", "low", "high"))
-            shown = _loss(mean) if name == "hypervolume" else mean
-            x, color = np.arange(1, len(mean) + 1), colors[number % len(colors)]
-            axes.plot(x, shown, color=color, lw=1.3, ls="-" if number < len(colors) else "--", label=row["name"])
-            ends = (_loss(high), _loss(low)) if name == "hypervolume" else (np.maximum(low, 0), high)
-            axes.fill_between(x, *ends, color=color, alpha=0.15, linewidth=0)
+            _draw_curve(axes, row, name, number)
         if name == "hypervolume":
             axes.set_yscale("log")
             axes.tick_params(axis="y", which="both", labelsize=8, colors=plots.INK)
-        else:  # the first few evaluations would flatten all that follows
-            early = max(len(mean) // 20 - 1, 0)
-            tops = [row["curves"][name]["mean"][early] or 0.0 for row in result["samplers"]]
-            axes.set_ylim(0, 1.1 * max(*tops, 1e-9))
+            axes.set_ylabel("missing share of the hypervolume")
+        else:
+            axes.set_ylim(0, _regret_top(result["samplers"]))
+            axes.set_ylabel(f"regret in {_score(result)}")
         axes.set_xlabel("evaluations")
-        axes.set_ylabel("missing share of the hypervolume" if name == "hypervolume" else f"regret in {_score(result)}")
     plots.legend(drawn, grid[0])
     return drawn
+
+
+def _draw_curve(axes: Axes, row: Mapping[str, Any], name: str, number: int) -> None:
+    """Draw one sampler's curve; of the hypervolume the share that is missing, for an axis in powers of ten."""
+    curves = row["curves"][name]
+    mean, low, high = (np.array(curves[key], float) for key in ("mean", "low", "high"))
+    if name == "hypervolume":
+        mean, low, high = _loss(mean), _loss(high), _loss(low)
+    else:
+        low = np.maximum(low, 0)
+    evaluations = np.arange(1, len(mean) + 1)
+    color = COLORS[number % len(COLORS)]
+    style = "-" if number < len(COLORS) else "--"
+    axes.plot(evaluations, mean, color=color, lw=1.3, ls=style, label=row["name"])
+    axes.fill_between(evaluations, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _regret_top(samplers: Sequence[Mapping[str, Any]]) -> float:
+    """Return the top of the axis of regrets: the first few evaluations would flatten everything after them."""
+    tops = [1e-9]
+    for row in samplers:
+        mean = row["curves"]["regret"]["mean"]
+        early = max(len(mean) // 20 - 1, 0)
+        tops.append(mean[early] or 0.0)
+    return 1.1 * max(tops)
 
 
 def _loss(share: np.ndarray) -> np.ndarray:
@@ -286,7 +414,8 @@ def _score(result: Mapping[str, Any]) -> str:
 
 def _moments(values: np.ndarray) -> dict[str, Any]:
     mean, low, high = (_plain(part) for part in t_interval(values))
-    return {"mean": mean, "sd": _plain(values.std(ddof=1)) if len(values) > 1 else None, "low": low, "high": high}
+    sd = _plain(values.std(ddof=1)) if len(values) > 1 else None
+    return {"mean": mean, "sd": sd, "low": low, "high": high}
 
 
 def _plain(value: Any) -> float | None:
@@ -294,18 +423,17 @@ def _plain(value: Any) -> float | None:
 
 
 def _list(values: np.ndarray) -> list[float | None]:
-    return [_plain(round(float(value), 6)) if math.isfinite(value) else None for value in values]
+    return [_plain(round(float(value), 6)) for value in values]
 
 
 def _spread(moments: Mapping[str, Any]) -> str:
     if moments["mean"] is None:
         return "–"
-    return f"{moments['mean']:.4f}" + (f" ± {moments['sd']:.4f}" if moments["sd"] is not None else "")
+    text = f"{moments['mean']:.4f}"
+    if moments["sd"] is not None:
+        text += f" ± {moments['sd']:.4f}"
+    return text
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _split(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    return lines[0], lines[1:]

@@ -1,4 +1,4 @@
-"""The part of a domain that a table has, however small a part that is."""
+"""The architectures of a domain that a table has, as a domain: draws reach them however few they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEIGHBOURS = 8  # rows that a mutation chooses from
 
 
 class Rows:
-    """A domain of listed architectures; what it does not say itself, the whole domain says.
+    """A domain of listed architectures; everything else about it comes from the whole domain.
 
     Draws are uniform over the rows. A mutant is one of the rows that differ in the fewest dimensions, a child the row
     nearest to a crossing of its parents.
@@ -42,7 +42,7 @@ class Rows:
 
     @property
     def size(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.archs)
 
     def enumerate(self) -> Iterator[Arch]:
@@ -50,11 +50,11 @@ class Rows:
         return map(dict, self.archs)
 
     def contains(self, arch: Arch) -> bool:
-        """Tell whether the table has an architecture."""
+        """Return whether the table has an architecture."""
         return self.domain.contains(arch) and tuple(self.domain.encode(arch).tolist()) in self.known
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Draw a row; raises UnsatisfiableError where there is none."""
+        """Draw a row; raises UnsatisfiableError if there is none."""
         if not self.archs:
             raise UnsatisfiableError("no row of the table is acceptable")
         return self.domain.canonical(self.archs[int(rng.integers(len(self.archs)))])
@@ -78,7 +78,11 @@ class Rows:
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Any = None) -> Rows:
         """Return the rows with these values that ``keep`` accepts."""
         part = self.domain.restrict(only)
-        return Rows(part, [arch for arch in self.archs if part.contains(arch) and (keep is None or keep(arch))])
+        archs = []
+        for arch in self.archs:
+            if part.contains(arch) and (keep is None or keep(arch)):
+                archs.append(arch)
+        return Rows(part, archs)
 
     def joined(self, groups: Any) -> Rows:
         """Return the same rows with several knobs read as one dimension."""
@@ -87,8 +91,12 @@ class Rows:
     def _near(self, arch: Arch, rng: np.random.Generator, count: int, other: bool = False) -> Arch:
         if len(self.archs) < 2:
             return self.sample(rng)
-        apart = (self.encoded != self.domain.encode(arch)).sum(1) + rng.random(len(self.archs))  # ties fall at random
+        differences = (self.encoded != self.domain.encode(arch)).sum(1)
+        distances = differences + rng.random(len(self.archs))  # ties are broken at random
+        candidates = len(self.archs)
         if other:
-            apart[apart < 1] += self.encoded.shape[1] + 1  # itself comes last
-        nearest = np.argsort(apart)[: min(count, len(apart) - other)]
-        return self.domain.canonical(self.archs[int(nearest[rng.integers(len(nearest))])])
+            distances[distances < 1] += self.encoded.shape[1] + 1  # the architecture itself comes last
+            candidates -= 1
+        nearest = np.argsort(distances)[: min(count, candidates)]
+        chosen = nearest[rng.integers(len(nearest))]
+        return self.domain.canonical(self.archs[int(chosen)])

@@ -1,7 +1,7 @@
-"""A model of a table, for the architectures that it lacks: additive where that is exact, else boosted trees.
+"""A model of a table, for the architectures that it lacks: additive if that is exact, else boosted trees.
 
 Trees, as in NAS-Bench-301 (Siems et al., arXiv 2008.09777), and not a kernel: no sampler here models scores with trees,
-so that none meets its own assumptions in the benchmark.
+so a sampler never meets its own assumptions in the benchmark.
 """
 
 from __future__ import annotations
@@ -34,44 +34,57 @@ class TableModel:
         self.domain = domain
         x = np.array([self.features(row["arch"]) for row in table.rows])
         self.columns: dict[str, dict[str, Callable[[np.ndarray], float]]] = {"metrics": {}, "costs": {}}
-        said = []
-        for kind, names in (("metrics", table.metrics), ("costs", table.costs)):
-            for name in names:
-                y = np.array([row[kind][name] for row in table.rows])
-                additive = Additive(x, y, domain.shape)
-                exact = kind == "costs" and np.abs(additive.residual).max() <= EXACT * max(np.abs(y).max(), 1.0)
-                self.columns[kind][name] = additive if exact else Trees(x, y)
-                said.append(f"{name} (exact, additive)" if exact else f"{name} (R² {_validated(x, y):.3f})")
+        qualities = []
+        for name in table.metrics:
+            y = np.array([row["metrics"][name] for row in table.rows])
+            self.columns["metrics"][name] = Trees(x, y)
+            qualities.append(f"{name} (R² {_validated(x, y):.3f})")
+        for name in table.costs:
+            y = np.array([row["costs"][name] for row in table.rows])
+            additive = Additive(x, y, domain.shape)
+            if additive.is_exact:
+                self.columns["costs"][name] = additive
+                qualities.append(f"{name} (exact, additive)")
+            else:
+                self.columns["costs"][name] = Trees(x, y)
+                qualities.append(f"{name} (R² {_validated(x, y):.3f})")
         share = f"{len(table.rows):,} of {domain.size:,} architectures are in the table"
-        self.about = f"{share}; of the others a fitted model predicts {', '.join(said)}."
+        self.about = f"{share}; of the others a fitted model predicts {', '.join(qualities)}."
 
     def features(self, arch: Arch) -> np.ndarray:
-        """Return ``(dimensions,)``: the position of each dimension's value, −1 where it has no effect."""
+        """Return ``(dimensions,)``: the position of each dimension's value, −1 if it has no effect."""
         return np.where(self.domain.active(arch), self.domain.encode(arch), -1)
 
     def __call__(self, arch: Arch) -> Mapping[str, Mapping[str, float]]:
         """Predict metrics and costs of an architecture."""
         x = self.features(arch)
-        return {kind: {name: column(x) for name, column in found.items()} for kind, found in self.columns.items()}
+        predictions = {}
+        for part, columns in self.columns.items():
+            predictions[part] = {name: column(x) for name, column in columns.items()}
+        return predictions
 
 
 class Additive:
-    """A sum of one number a choice, by least squares.
+    """A sum of one number for each choice, by least squares.
 
     Args:
         x: ``(rows, dimensions)`` features.
         y: ``(rows,)`` values.
         shape: how many values each dimension has.
+
+    Attributes:
+        is_exact: whether it reproduces every row.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> None:
         self.starts = np.cumsum([0, *shape[:-1]])
         hot = np.zeros((len(x), sum(shape) + 1))
         hot[:, -1] = 1.0
-        for row, here in zip(hot, x, strict=True):
-            row[(self.starts + here)[here >= 0]] = 1.0
+        for row, features in zip(hot, x, strict=True):
+            row[(self.starts + features)[features >= 0]] = 1.0
         self.weights = np.linalg.lstsq(hot, y, rcond=None)[0]
-        self.residual = y - hot @ self.weights
+        residual = np.abs(y - hot @ self.weights)
+        self.is_exact = bool(residual.max() <= EXACT * max(np.abs(y).max(), 1.0))
 
     def __call__(self, x: np.ndarray) -> float:
         """Predict one value."""
@@ -92,28 +105,37 @@ class Trees:
         fitted = GradientBoostingRegressor(**TREES).fit(x, y)
         trees = [stage[0].tree_ for stage in fitted.estimators_]
         size = max(tree.node_count for tree in trees)
-        self.base, self.rate, self.every = float(np.mean(y)), fitted.learning_rate, np.arange(len(trees))
-        self.feature, self.left, self.right = (np.zeros((len(trees), size), int) for _ in range(3))
-        self.threshold, self.value = (np.zeros((len(trees), size)) for _ in range(2))
-        for t, tree in enumerate(trees):
-            n, leaf, own = tree.node_count, tree.children_left < 0, np.arange(tree.node_count)
-            self.feature[t, :n] = np.maximum(tree.feature, 0)
-            self.threshold[t, :n] = tree.threshold
-            self.left[t, :n] = np.where(leaf, own, tree.children_left)  # a leaf leads to itself
-            self.right[t, :n] = np.where(leaf, own, tree.children_right)
-            self.value[t, :n] = tree.value[:, 0, 0]
+        self.base = float(np.mean(y))
+        self.rate = fitted.learning_rate
+        self.trees = np.arange(len(trees))
+        # One row a tree, one column a node, so that all trees take a step at once.
+        self.feature = np.zeros((len(trees), size), int)
+        self.threshold = np.zeros((len(trees), size))
+        self.left = np.zeros((len(trees), size), int)
+        self.right = np.zeros((len(trees), size), int)
+        self.value = np.zeros((len(trees), size))
+        for row, tree in enumerate(trees):
+            count = tree.node_count
+            nodes = np.arange(count)
+            is_leaf = tree.children_left < 0
+            self.feature[row, :count] = np.maximum(tree.feature, 0)
+            self.threshold[row, :count] = tree.threshold
+            self.left[row, :count] = np.where(is_leaf, nodes, tree.children_left)  # a leaf leads to itself
+            self.right[row, :count] = np.where(is_leaf, nodes, tree.children_right)
+            self.value[row, :count] = tree.value[:, 0, 0]
 
     def __call__(self, x: np.ndarray) -> float:
         """Predict one value."""
-        at, t = np.zeros(len(self.every), int), self.every
+        trees = self.trees
+        nodes = np.zeros(len(trees), int)
         for _ in range(TREES["max_depth"]):  # type: ignore[call-overload]
-            low = x[self.feature[t, at]] <= self.threshold[t, at]
-            at = np.where(low, self.left[t, at], self.right[t, at])
-        return self.base + self.rate * float(self.value[t, at].sum())
+            goes_left = x[self.feature[trees, nodes]] <= self.threshold[trees, nodes]
+            nodes = np.where(goes_left, self.left[trees, nodes], self.right[trees, nodes])
+        return self.base + self.rate * float(self.value[trees, nodes].sum())
 
 
 def _validated(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the coefficient of determination of predictions that did not see what they predict."""
+    """Return the coefficient of determination in cross-validation; NaN if there are too few rows."""
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.model_selection import KFold, cross_val_score
 

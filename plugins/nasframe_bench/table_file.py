@@ -1,6 +1,6 @@
-"""Tables of architectures with what was measured of each: the files that ``nasframe tabulate`` writes.
+"""Tables of architectures with their metrics and costs: the files that ``nasframe tabulate`` writes.
 
-``docs/tables.md`` describes the three kinds of file (JSON, CSV, Parquet). Nothing here needs torch.
+``docs/tables.md`` describes both kinds of file, JSON and CSV. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.errors import UsageError, suggestion
 from nasframe.records import arch_id
 from nasframe.store import write_text
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nasframe.search.domain import Choices
 
 FORMAT = 1
+KINDS = (".json", ".csv")
 PREFIXES = {"metrics": "metric.", "costs": "cost."}
+"""Part of a row → the beginning of its columns in a CSV file."""
+
+Record: TypeAlias = Mapping[str, Any]
+"""A row of a table in columns: column → cell."""
 
 
 @dataclass
@@ -33,10 +36,10 @@ class ArchTable:
     Args:
         knobs: knob → its values, small to large, as ``nasframe.search.domain.Choices`` takes them.
         active: knob → (parent knob, the parent's values at which it has an effect).
-        metrics: names of what was measured; the first is the primary one.
-        minimise: those of them of which less is better; of all others more is.
-        percent: those of them that are shares, written times 100.
-        costs: names of what was counted; less is better.
+        metrics: names of measured values; the first is the primary one.
+        minimise: the metrics to minimise; the others are maximised.
+        percent: the metrics that are shares, written times 100.
+        costs: names of counted values; less is better.
         rows: ``{"arch": …, "metrics": {name: number}, "costs": {name: number}}``, each architecture once, canonical.
         about: where the table comes from; for the reader only.
     """
@@ -58,13 +61,17 @@ class ArchTable:
 
     def head(self) -> dict[str, Any]:
         """Return all but the rows, JSON-plain."""
-        keys = ["metrics", "minimise", *(["percent"] if self.percent else []), "costs"]
-        names = {key: list(getattr(self, key)) for key in keys}
         domain = {
             "knobs": {knob: list(values) for knob, values in self.knobs.items()},
             "active": {knob: [parent, list(values)] for knob, (parent, values) in self.active.items()},
         }
-        return {"format": FORMAT, "about": dict(self.about), "domain": domain, **names}
+        head: dict[str, Any] = {"format": FORMAT, "about": dict(self.about), "domain": domain}
+        head["metrics"] = list(self.metrics)
+        head["minimise"] = list(self.minimise)
+        if self.percent:
+            head["percent"] = list(self.percent)
+        head["costs"] = list(self.costs)
+        return head
 
 
 def write_table(table: ArchTable, path: Path) -> None:
@@ -72,40 +79,45 @@ def write_table(table: ArchTable, path: Path) -> None:
 
     Args:
         table: the table.
-        path: ``.json``; or ``.csv`` or ``.parquet``, beside which ``<path>.json`` then holds all but the rows.
+        path: ``.json``, or ``.csv``; then all but the rows is written to ``<path>.json``.
 
     Raises:
-        UsageError: another ending, or Parquet without pyarrow.
+        UsageError: another ending.
     """
+    import pandas as pd
+
     if _kind(path) == ".json":
         write_text(path, table_json(table))
         return
-    write_text(_side(path), json.dumps(table.head(), indent=1) + "\n")
-    columns: dict[str, list[Any]] = {
-        knob: [json.dumps(row["arch"][knob]) if knob in row["arch"] else None for row in table.rows]
-        for knob in table.knobs
-    }
-    for key, prefix in PREFIXES.items():
-        columns |= {prefix + name: [row[key].get(name) for row in table.rows] for name in getattr(table, key)}
-    _write_frame(columns, path)
+    write_text(_side_file(path), json.dumps(table.head(), indent=1) + "\n")
+    columns: dict[str, list[Any]] = {}
+    for knob in table.knobs:
+        columns[knob] = [_knob_cell(row["arch"], knob) for row in table.rows]
+    for part, prefix in PREFIXES.items():
+        for name in getattr(table, part):
+            columns[prefix + name] = [row[part].get(name) for row in table.rows]
+    temporary = path.with_name(path.name + ".tmp")
+    pd.DataFrame(columns).to_csv(temporary, index=False)
+    os.replace(temporary, path)
 
 
 def table_json(table: ArchTable) -> str:
-    """Write a table as JSON, one row a line."""
+    """Return a table as JSON, with one row a line."""
+    head = json.dumps(table.head(), indent=1)[:-2]  # without its closing brace
     rows = ",\n".join(json.dumps(row) for row in table.rows)
-    return f'{json.dumps(table.head(), indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n'
+    return f'{head},\n "rows": [\n{rows}\n]}}\n'
 
 
 def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> ArchTable:
     """Read a table of architectures and check it.
 
     Args:
-        path: a JSON file, or a CSV or Parquet file with or without its side file. Without one the knobs are the
-            columns that are neither ``metric.…`` nor ``cost.…``, with the values that occur, and a knob with empty
-            cells depends on the first knob whose value tells where it is empty. A JSON file may also map
-            architectures written as words of equal length (``"0212"``) to records; the letters are ``op.0`` ….
-        rename: for tables made elsewhere: column → the name it shall have, as ``{"acc": "metric.accuracy"}``;
-            one with an empty name is left out.
+        path: a JSON file, or a CSV file with or without its side file. Without one, the knobs are the columns that are
+            neither ``metric.…`` nor ``cost.…``, with the values that occur; a knob with empty cells depends on the
+            first knob whose value determines where it is empty. A JSON file may also map architectures written as words
+            of equal length (``"0212"``) to records; the letters become the knobs ``op.0`` ….
+        rename: for tables made elsewhere: column → its name here, as ``{"acc": "metric.accuracy"}``; a column with an
+            empty name is left out.
 
     Raises:
         UsageError: the file or a row of it cannot be used; the message names both.
@@ -113,35 +125,24 @@ def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> Arc
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file. Expected a table of architectures, as 'nasframe tabulate' writes.")
-    if _kind(path) == ".json":
-        content = _json(path)
-        if "rows" in content or "domain" in content:
-            return _checked(path, content, content.get("rows"))
-        records = _words(path, content)
-    else:
-        frame = _read_frame(path)
-        records = [dict(zip(frame.columns, cells, strict=True)) for cells in frame.itertuples(index=False)]
-    columns, rename = dict.fromkeys(column for record in records for column in record), rename or {}
-    if unknown := rename.keys() - columns.keys():
-        hint = suggestion(min(unknown), columns)
-        raise UsageError(f"{path}: no column {min(unknown)!r}. There are: {', '.join(columns)}.{hint}")
-    records = [{rename.get(key, key): cell for key, cell in record.items()} for record in records]
-    kept = [name for column in columns if (name := rename.get(column, column))]
-    names = {key: [name[len(p) :] for name in kept if name.startswith(p)] for key, p in PREFIXES.items()}
-    knobs = [name for name in kept if not name.startswith(tuple(PREFIXES.values()))]
-    rows = [_row(record, knobs, names) for record in records]
-    side = _side(path)
-    head = _json(side) if side.is_file() else {"format": FORMAT, **names, "domain": _inferred(path, knobs, rows)}
-    return _checked(path, head, rows)
+    if _kind(path) == ".csv":
+        return _from_records(path, _csv_records(path), rename or {})
+    content = _json(path)
+    if "rows" in content or "domain" in content:
+        return _checked(path, content, content.get("rows"))
+    return _from_records(path, _word_records(path, content), rename or {})
+
+
+# ---- files
 
 
 def _kind(path: Path) -> str:
-    if path.suffix not in (".json", ".csv", ".parquet"):
-        raise UsageError(f"{path}: unknown kind of table {path.suffix!r}. Expected .json, .csv or .parquet.")
+    if path.suffix not in KINDS:
+        raise UsageError(f"{path}: unknown kind of table {path.suffix!r}. Expected {' or '.join(KINDS)}.")
     return path.suffix
 
 
-def _side(path: Path) -> Path:
+def _side_file(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
@@ -155,122 +156,187 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _words(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read records by architectures that are words, one letter a knob; what is no number is left out."""
-    if len({len(word) for word in content}) != 1 or not all(isinstance(record, dict) for record in content.values()):
+def _csv_records(path: Path) -> list[Record]:
+    import pandas as pd
+
+    try:
+        # Words such as "None" are values of knobs: only an empty cell is missing.
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a csv file ({error}).") from None
+    return [dict(zip(frame.columns, cells, strict=True)) for cells in frame.itertuples(index=False)]
+
+
+def _word_records(path: Path, content: Mapping[str, Any]) -> list[Record]:
+    """Read records by architectures that are words, with one letter a knob; only numbers of records are kept."""
+    lengths = {len(word) for word in content}
+    if len(lengths) != 1 or not all(isinstance(record, dict) for record in content.values()):
         raise UsageError(f"{path}: 'domain' and 'rows' are missing. Expected a table of architectures.")
-    records = []
+    records: list[Record] = []
     for word, record in content.items():
-        letters = {f"op.{i}": int(c) if c.isdigit() else c for i, c in enumerate(word)}
-        records.append(letters | {key: cell for key, cell in record.items() if isinstance(cell, int | float)})
+        cells: dict[str, Any] = {}
+        for position, letter in enumerate(word):
+            cells[f"op.{position}"] = int(letter) if letter.isdigit() else letter
+        for column, cell in record.items():
+            if isinstance(cell, int | float):
+                cells[column] = cell
+        records.append(cells)
     return records
 
 
-def _write_frame(columns: Mapping[str, list[Any]], path: Path) -> None:
-    import pandas as pd
-
-    frame, temporary = pd.DataFrame(columns), path.with_name(path.name + ".tmp")
-    try:
-        frame.to_csv(temporary, index=False) if path.suffix == ".csv" else frame.to_parquet(temporary, index=False)
-    except ImportError:
-        raise _without_pyarrow(path) from None
-    os.replace(temporary, path)
+# ---- tables in columns
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    import pandas as pd
+def _from_records(path: Path, records: Sequence[Record], rename: Mapping[str, str]) -> ArchTable:
+    """Make a table from rows in columns; its head is in the side file, or is inferred."""
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    unknown = sorted(rename.keys() - set(columns))
+    if unknown:
+        hint = suggestion(unknown[0], columns)
+        raise UsageError(f"{path}: no column {unknown[0]!r}. There are: {', '.join(columns)}.{hint}")
+    named = {column: rename.get(column, column) for column in columns}
+    kept = [name for name in named.values() if name]
 
-    try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.suffix == ".csv" else _parquet(path)
-    except ImportError:
-        raise _without_pyarrow(path) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a {path.suffix[1:]} file ({error}).") from None
+    names: dict[str, list[str]] = {}
+    for part, prefix in PREFIXES.items():
+        names[part] = [name.removeprefix(prefix) for name in kept if name.startswith(prefix)]
+    knobs = [name for name in kept if not name.startswith(tuple(PREFIXES.values()))]
+    rows = []
+    for record in records:
+        renamed = {named[column]: cell for column, cell in record.items()}
+        rows.append(_row(renamed, knobs, names))
 
-
-def _parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-def _without_pyarrow(path: Path) -> UsageError:
-    return UsageError(f"{path}: Parquet needs pyarrow. Expected: pip install 'nasframe[hub]', or .json or .csv.")
-
-
-def _row(record: Mapping[str, Any], knobs: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"arch": {knob: _value(record[knob]) for knob in knobs if not _empty(record[knob])}}
-    for key, prefix in PREFIXES.items():
-        found[key] = {name: record[prefix + name] for name in names[key] if not _empty(record[prefix + name])}
-    return found
+    side_file = _side_file(path)
+    if side_file.is_file():
+        return _checked(path, _json(side_file), rows)
+    return _checked(path, {"format": FORMAT, **names, "domain": _inferred_domain(path, knobs, rows)}, rows)
 
 
-def _empty(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+def _row(record: Record, knobs: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"arch": {}}
+    for knob in knobs:
+        cell = record.get(knob)
+        if not _is_empty(cell):
+            row["arch"][knob] = _knob_value(cell)
+    for part, prefix in PREFIXES.items():
+        row[part] = {}
+        for name in names[part]:
+            cell = record.get(prefix + name)
+            if not _is_empty(cell):
+                row[part][name] = cell
+    return row
 
 
-def _value(cell: Any) -> Any:
-    """Read a cell: JSON where it is that, else a word; whole numbers are whole."""
+def _knob_cell(arch: Mapping[str, Any], knob: str) -> str | None:
+    """Return the JSON of a knob's value; ``None`` if the knob has no effect."""
+    return json.dumps(arch[knob]) if knob in arch else None
+
+
+def _knob_value(cell: Any) -> Any:
+    """Read a cell: JSON if it is valid, else a word; floats that are whole become integers."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
         except ValueError:
             return cell
-    cell = cell.item() if hasattr(cell, "item") else cell
-    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+    if hasattr(cell, "item"):  # a number of numpy
+        cell = cell.item()
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    return cell
 
 
-def _inferred(path: Path, knobs: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Read the domain off the rows."""
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _inferred_domain(path: Path, knobs: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Infer the domain from the values that occur, and from where cells are empty."""
     archs = [row["arch"] for row in rows]
-    values: dict[str, dict[str, Any]] = {knob: {} for knob in knobs}
-    for arch in archs:
-        for knob, value in arch.items():
-            values[knob][json.dumps(value)] = value
-    free = [knob for knob in knobs if all(knob in arch for arch in archs)]
+    values: dict[str, list[Any]] = {}
+    for knob in knobs:
+        different = {json.dumps(arch[knob]): arch[knob] for arch in archs if knob in arch}
+        values[knob] = list(different.values())
+    always = [knob for knob in knobs if all(knob in arch for arch in archs)]
     active = {}
-    for knob in (k for k in knobs if k not in free):
-        for parent in free:
-            on, off = ({json.dumps(a[parent]) for a in archs if (knob in a) is there} for there in (True, False))
-            if not on & off:
-                active[knob] = [parent, [value for key, value in values[parent].items() if key in on]]
-                break
-        else:
-            raise UsageError(f"{path}: no knob tells where {knob!r} is empty. Expected {_side(path)} to say it.")
-    return {"knobs": {knob: sorted(found.values(), key=_order) for knob, found in values.items()}, "active": active}
+    for knob in knobs:
+        if knob not in always:
+            active[knob] = _rule(path, knob, always, archs, values)
+    ordered = {knob: sorted(found, key=_order) for knob, found in values.items()}
+    return {"knobs": ordered, "active": active}
+
+
+def _rule(
+    path: Path,
+    knob: str,
+    parents: Sequence[str],
+    archs: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Sequence[Any]],
+) -> list[Any]:
+    """Find the first knob whose value determines whether another has an effect: ``[parent, values]``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for parent in parents:
+        on = {json.dumps(arch[parent]) for arch in archs if knob in arch}
+        off = {json.dumps(arch[parent]) for arch in archs if knob not in arch}
+        if not on & off:
+            return [parent, [value for value in values[parent] if json.dumps(value) in on]]
+    raise UsageError(f"{path}: no knob tells where {knob!r} is empty. Expected {_side_file(path)} to say it.")
 
 
 def _order(value: Any) -> tuple[Any, ...]:
+    """Sort numbers before words before lists, and lists by length."""
     if isinstance(value, list):
-        return (2, len(value), json.dumps(value))
-    return (1, 0, value) if isinstance(value, str) else (0, value, "")
+        return 2, len(value), json.dumps(value)
+    if isinstance(value, str):
+        return 1, 0, value
+    return 0, value, ""
+
+
+# ---- checks
 
 
 def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
+    """Make a table of its head and rows, and check every row."""
     if head.get("format") != FORMAT:
         raise UsageError(f"{path}: format {head.get('format')!r}. Expected a table of architectures, format {FORMAT}.")
     if not isinstance(rows, list) or not isinstance(head.get("domain"), dict):
         raise UsageError(f"{path}: 'domain' or 'rows' is missing. Expected a table of architectures.")
-    active = {knob: (rule[0], rule[1]) for knob, rule in head["domain"].get("active", {}).items()}
-    names = {key: list(head.get(key, ())) for key in ("metrics", "minimise", "percent", "costs")}
-    table = ArchTable(head["domain"]["knobs"], active, **names, rows=rows, about=head.get("about", {}))
-    domain, seen = table.domain(), set()
+    rules = head["domain"].get("active", {})
+    table = ArchTable(
+        knobs=head["domain"]["knobs"],
+        active={knob: (rule[0], rule[1]) for knob, rule in rules.items()},
+        metrics=list(head.get("metrics", ())),
+        minimise=list(head.get("minimise", ())),
+        percent=list(head.get("percent", ())),
+        costs=list(head.get("costs", ())),
+        rows=rows,
+        about=head.get("about", {}),
+    )
+    domain = table.domain()
+    keys = set()
     for number, row in enumerate(rows, start=1):
         try:
             row["arch"] = domain.canonical(row["arch"])
         except (UsageError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: row {number}: {error}") from None
-        if (key := arch_id(row["arch"])) in seen:
+        key = arch_id(row["arch"])
+        if key in keys:
             raise UsageError(f"{path}: row {number}: the same architecture again. Expected each once.")
-        seen.add(key)
-        for kind in PREFIXES:
-            row[kind] = _numbers(path, number, row.get(kind, {}), names[kind])
+        keys.add(key)
+        row["metrics"] = _numbers(path, number, row.get("metrics", {}), table.metrics)
+        row["costs"] = _numbers(path, number, row.get("costs", {}), table.costs)
     return table
 
 
-def _numbers(path: Path, number: int, found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+def _numbers(path: Path, number: int, cells: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    numbers = {}
     for name in names:
-        value = found.get(name)
-        if isinstance(value, bool) or not hasattr(value, "__float__") or not math.isfinite(value):  # type: ignore[arg-type]
+        value = cells.get(name)
+        is_number = hasattr(value, "__float__") and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
             raise UsageError(f"{path}: row {number}: {name!r} is {value!r}. Expected a finite number.")
-    return {name: float(found[name]) for name in names}
+        numbers[name] = float(value)  # type: ignore[arg-type]
+    return numbers

@@ -1,4 +1,4 @@
-"""The space of a table: a domain, what each architecture of it scored, and what it costs. There is no network."""
+"""The space of a table: a domain, and the metrics and costs of its architectures. There is no network."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class TableSpace:
-    """Architectures whose metrics and costs a file holds.
+    """Architectures whose metrics and costs are in a file.
 
     A recipe with this space has no ``model``; its task is ``table``, its costs are the table's, and the "full
     network" that percentages refer to is the costliest row.
 
     Args:
-        path: a JSON, CSV or Parquet file, as ``nasframe tabulate`` writes it, or in another layout, see the page
-            on tables.
-        missing: what becomes of an architecture that the domain has and the table has not: ``screen`` takes it out
-            of the space, as if it broke a constraint; ``model`` answers with a model fitted to the table.
-        columns: what the columns of a table made elsewhere are: ``{acc: metric.accuracy, ms: cost.latency, note: ""}``;
-            one that is left empty is left out, all others are knobs.
+        path: a JSON or CSV file, as ``nasframe tabulate`` writes it, or in another layout, see the page on tables.
+        missing: how architectures of the domain that the table lacks are treated: ``screen`` takes them out of the
+            space, as if they broke a constraint; ``model`` predicts them with a model fitted to the table.
+        columns: names for the columns of a table made elsewhere, ``{acc: metric.accuracy, ms: cost.size, note: ""}``;
+            a column with an empty name is left out, all others are knobs.
 
     Raises:
         UsageError: the file or a row of it cannot be used; the message names both.
@@ -45,9 +44,12 @@ class TableSpace:
         missing: Literal["screen", "model"] = "screen",
         columns: Mapping[str, str] | None = None,
     ) -> None:
-        self.table, self.missing = read(Path(path), columns), missing
-        if not self.table.rows or not self.table.metrics:
-            raise UsageError(f"{path}: no {'metrics' if self.table.rows else 'rows'}. Expected at least one.")
+        self.table = read(Path(path), columns)
+        self.missing = missing
+        if not self.table.rows:
+            raise UsageError(f"{path}: no rows. Expected at least one.")
+        if not self.table.metrics:
+            raise UsageError(f"{path}: no metrics. Expected at least one.")
         self.domain: Any = self.table.domain()
         self.rows = {repr(row["arch"]): row for row in self.table.rows}
         self.complete = len(self.rows) == self.domain.size
@@ -61,26 +63,33 @@ class TableSpace:
 
     @property
     def archs(self) -> list[Arch] | None:
-        """Every architecture of the space, or ``None`` where a model answers for those that the table lacks."""
+        """Every architecture of the space; ``None`` if a model predicts those that the table lacks."""
         return None if self.model else [row["arch"] for row in self.table.rows]
 
     def row(self, arch: Arch) -> Mapping[str, Mapping[str, float]]:
-        """Return the metrics and costs of an architecture; not a number where nothing is known of it."""
-        row = self.rows.get(repr(arch)) or self.rows.get(repr(arch := self.domain.canonical(arch)))
-        if row is None and self.model:
-            row = self.model(arch)
-        return row or {"metrics": {}, "costs": dict.fromkeys(self.table.costs, np.nan)}
+        """Return the metrics and costs of an architecture; one that is unknown has no metrics, and NaN as its costs."""
+        row = self.rows.get(repr(arch))  # most architectures come in their canonical form
+        if row is not None:
+            return row
+        canonical = self.domain.canonical(arch)
+        row = self.rows.get(repr(canonical))
+        if row is not None:
+            return row
+        if self.model:
+            predicted: Mapping[str, Mapping[str, float]] = self.model(canonical)
+            return predicted
+        return {"metrics": {}, "costs": dict.fromkeys(self.table.costs, np.nan)}
 
     def supernet(self, net: Any) -> Any:
-        """Return what was given: there is no network."""
+        """Return ``net``: there is no network to make elastic."""
         return net
 
     def view(self, net: Any, arch: Arch) -> Forward:
-        """Return a function of nothing to the architecture's metrics."""
+        """Return a function that ignores its inputs and returns the architecture's metrics."""
         return lambda **inputs: self.row(arch)["metrics"]
 
     def extract(self, net: Any, arch: Arch) -> Any:
-        """Refuse: a table holds no weights."""
+        """Raise UsageError: a table has no weights."""
         raise UsageError("space 'table' has no network to extract from. Take the architecture to the run it is from.")
 
 

@@ -1,4 +1,4 @@
-"""The task of a table: its metrics are read, not measured."""
+"""The task of a table: its metrics are read instead of measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nasframe.records import Evaluation, Forward, MetricFormat, canonical_json
 
 
 class TableTask:
-    """Score architectures with what their table says of them.
+    """Scores architectures by their metrics in a table.
 
     Args:
         space: the space ``table`` of the recipe.
-        metric: what a search maximises; default: the table's first metric of which more is better.
+        metric: the metric that a search maximises; default: the table's first one that is not minimised.
 
     Raises:
         UsageError: a space without a table, or a metric that the table does not have.
@@ -39,22 +39,23 @@ class TableTask:
             raise UsageError(f"task 'table': no metric {metric!r}. The table has {listing(table.metrics)}.{hint}")
         if metric in table.minimise:
             raise UsageError(f"task 'table': a search looks for the largest {metric!r}, but less of it is better.")
-        more = [name for name in table.metrics if name not in table.minimise]
-        self.primary = metric or (more or list(table.metrics))[0]
+        maximised = [name for name in table.metrics if name not in table.minimise]
+        candidates = maximised or list(table.metrics)
+        self.primary = metric or candidates[0]
         self.metrics = formats(table)
         content = canonical_json([table.head(), table.rows, space.missing])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Any:
-        """Refuse: there is nothing to train on."""
+        """Raise UsageError: there is no training data."""
         raise UsageError("task 'table' has no training data.")
 
     def loss(self, outputs: Any, batch: Any) -> Any:
-        """Refuse: there is nothing to train on."""
+        """Raise UsageError: there is no training."""
         raise UsageError("task 'table' has no loss.")
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
-        """Return the metrics that the table has for the architecture behind ``forward``."""
+        """Return the metrics in the table of the architecture behind ``forward``."""
         return Evaluation(forward(), {}, 1, 0)
 
 

@@ -1,9 +1,9 @@
-"""Tables of architectures out of a finished run: drawn, scored through its super-network, and counted."""
+"""Makes tables of architectures from a finished run: draws and scores them, and counts their costs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,13 +19,15 @@ from nasframe.seeds import generator
 from nasframe_bench.table_file import ArchTable, read_table, write_table
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nasframe.running.runner import Run
     from nasframe.search.budgets import Costs
 
 Draw = Literal["spread", "uniform"]
 SAVE_EVERY = 10.0  # seconds of evaluations that a kill may cost
-BAND = 0.02  # how near a draw comes to its cost, as a share of the range
-TRIES = 20  # draws of one place before its band is widened
+BAND = 0.02  # how near an architecture is to the cost that is aimed at, as a share of the range
+TRIES = 20  # draws in one gap before its band is widened
 
 
 @naming_plugins()
@@ -40,97 +42,190 @@ def tabulate(
     stage: str | None = None,
     progress: bool | None = None,
 ) -> ArchTable:
-    """Score architectures of a finished run through its super-network, on ``select``, and count what they cost.
+    """Score architectures of a finished run through its super-network, on ``select``, and count their costs.
 
     Args:
         run: a finished run, or its directory.
         archs: rows of the table; a smaller space gives them all.
-        out: a ``.json``, ``.csv`` or ``.parquet`` file. One that this function wrote with the same arguments is gone
-            on with.
-        examples: score on a fixed subset of so many examples.
-        draw: ``spread`` has costs evenly from the smallest to the largest, ``uniform`` draws each knob uniformly.
-        seed: draws the architectures; more of them begin with the same.
+        out: a ``.json`` or ``.csv`` file. A file that this function wrote with the same arguments is continued.
+        examples: score on a fixed subset of this size.
+        draw: ``spread`` spreads costs evenly from the smallest to the largest, ``uniform`` draws each knob uniformly.
+        seed: draws the architectures; a larger ``archs`` begins with the same ones.
         stage: the search whose super-network is used; default: the run's last.
         progress: show bars; default on a terminal only.
 
     Raises:
         UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
     """
-    finished = Finished(run if isinstance(run, str | Path) else run.directory, stage)
-    with finished.plan.file_plugins():
-        return _tabulated(finished, archs, out, examples, draw, seed, progress)
-
-
-def _tabulated(
-    finished: Finished,
-    archs: int,
-    out: str | Path | None,
-    examples: int | None,
-    draw: Draw,
-    seed: int,
-    progress: bool | None,
-) -> ArchTable:
-    """Do the work of :func:`tabulate`."""
-    about = {"run": finished.plan.name, "stage": finished.stage.name, "data": finished.data.get("fingerprint")}
-    about |= {"split": "select", "examples": examples, "draw": draw, "seed": seed}
-    path = Path(out) if out else None
-    table = _begun(path, about) or _empty(finished, about)
-    known = {arch_id(row["arch"]) for row in table.rows}
-    costs, saved = finished.costs(list(table.costs)), time.monotonic()
-    formats, primary = formats_of(finished.inputs.task), finished.data["primary"]
-    with Progress(progress).bar("tabulate") as advance:
-        for number, arch in enumerate(drawn(finished.region, costs, archs, draw, seed)):
-            advance(number, archs, "")
-            if arch_id(arch) in known:
-                continue
-            metrics = finished.evaluate(arch, examples).metrics
-            told = [name for name in metrics if name in formats and name != primary]
-            table.metrics = [primary, *told]  # of others nobody knows which way they are better
-            table.minimise = [name for name in told if not formats[name].higher_is_better]
-            table.percent = [name for name in table.metrics if name in formats and formats[name].percent]
-            kept = {name: metrics[name] for name in table.metrics}
-            table.rows.append({"arch": dict(arch), "metrics": kept, "costs": dict(costs(arch))})
-            if path and time.monotonic() - saved > SAVE_EVERY:
-                write_table(table, path)
-                saved = time.monotonic()
-    if path:
-        write_table(table, path)
+    source = Finished(run if isinstance(run, str | Path) else run.directory, stage)
+    with source.plan.file_plugins():
+        about = {
+            "run": source.plan.name,
+            "stage": source.stage.name,
+            "data": source.data.get("fingerprint"),
+            "split": "select",
+            "examples": examples,
+            "draw": draw,
+            "seed": seed,
+        }
+        file = TableFile(Path(out) if out else None)
+        table = file.begun(about) or _empty(source, about)
+        costs = source.costs(list(table.costs))
+        known = {arch_id(row["arch"]) for row in table.rows}
+        with Progress(progress).bar("tabulate") as advance:
+            for number, arch in enumerate(drawn(source.region, costs, archs, draw, seed)):
+                advance(number, archs, "")
+                if arch_id(arch) in known:
+                    continue
+                metrics = source.evaluate(arch, examples).metrics
+                _name_metrics(table, metrics, source)
+                kept = {name: metrics[name] for name in table.metrics}
+                table.rows.append({"arch": dict(arch), "metrics": kept, "costs": dict(costs(arch))})
+                file.save_now_and_then(table)
+        file.save(table)
     return table
 
 
+class TableFile:
+    """The file of a table that grows, saved every few seconds.
+
+    Args:
+        path: the file; ``None`` saves nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.saved_at = time.monotonic()
+
+    def begun(self, about: Mapping[str, Any]) -> ArchTable | None:
+        """Return the table that an earlier call began.
+
+        Args:
+            about: where its rows come from.
+
+        Raises:
+            UsageError: another table is in the file.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        table = read_table(self.path)
+        if dict(table.about) != about:
+            other = dict(table.about) or "nothing of where it comes from"
+            raise UsageError(f"{self.path}: holds another table: {other}. Expected {about}, or a new file.")
+        return table
+
+    def save(self, table: ArchTable) -> None:
+        """Write the table."""
+        if self.path is not None:
+            write_table(table, self.path)
+            self.saved_at = time.monotonic()
+
+    def save_now_and_then(self, table: ArchTable) -> None:
+        """Write the table if the last time is some seconds ago."""
+        if time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save(table)
+
+
+def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
+    """Return a table without rows, of the domain that was searched and all counted costs."""
+    from nasframe import registry
+    from nasframe.running.feasibility import is_counted
+
+    domain = source.region
+    if not hasattr(domain, "knobs"):
+        raise UsageError(f"{type(domain).__name__} has no knobs. Expected a space whose architectures are choices.")
+    names = sorted({*registry.factories("estimator"), *source.plan.estimators})
+    costs = [name for name in names if is_counted(source.estimator(name), source.space, source.net)]
+    return ArchTable(domain.knobs, domain.rules, costs=costs, about=about)
+
+
+def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finished) -> None:
+    """Set which metrics a table has, and how they read, from an evaluation; the primary one comes first."""
+    formats = formats_of(source.inputs.task)
+    primary = source.data["primary"]
+    # Metrics without a format are left out: nobody knows whether more or less of them is better.
+    others = [name for name in metrics if name in formats and name != primary]
+    table.metrics = [primary, *others]
+    table.minimise = [name for name in others if not formats[name].higher_is_better]
+    table.percent = [name for name in table.metrics if name in formats and formats[name].percent]
+
+
+# ---- which architectures
+
+
 def drawn(region: Any, costs: Costs, count: int, draw: Draw, seed: int) -> Iterator[Arch]:
-    """Yield different architectures of a domain, the same ones first however many are asked for.
+    """Yield different architectures of a domain; a larger ``count`` begins with the same ones.
 
     Args:
         region: the domain.
-        costs: architecture → counted costs; the ``macs`` are what ``spread`` spreads, else the first.
-        count: how many; fewer where the domain has fewer.
+        costs: architecture → counted costs; ``spread`` spreads the ``macs``, or the first cost if there are none.
+        count: how many; fewer if the domain has fewer.
         draw: ``spread`` begins with the smallest and the largest and goes on into the widest gaps between.
         seed: draws them.
     """
-    found: dict[str, Arch] = {}
     ends = [region.smallest(), region.largest()]
-    name = "macs" if "macs" in costs(ends[0]) else next(iter(costs(ends[0])))
-    low, high = sorted(costs(arch)[name] for arch in ends)
+    gaps = _Gaps(region, costs, ends)
+    archs: dict[str, Arch] = {}
     for number in range(min(count, region.size)):
-        rng, band = generator(seed, "tabulate", draw, number), BAND * (high - low)
-        arch = ends[number] if draw == "spread" and number < len(ends) else None
-        while arch is None or arch_id(arch) in found:
-            target = low + (high - low) * _place(number - 1)
-            near = Screen({name: Bounds(target - band, target + band)}, costs)
-            try:
-                part = restrict(region, keep=near) if draw == "spread" else region
-                tried = (part.sample(rng) for _ in range(TRIES))
-                arch = next((a for a in tried if arch_id(a) not in found), None)
-            except UnsatisfiableError:
-                arch = None
-            if arch is None and band > 2 * (high - low):  # nearly all are found: look at every one
-                arch = next((a for a in region.enumerate() if arch_id(a) not in found), None)
-                if arch is None:
-                    return
-            band *= 2
-        found[arch_id(arch)] = arch
+        rng = generator(seed, "tabulate", draw, number)
+        arch: Arch | None = None
+        if draw == "spread" and number < len(ends):
+            arch = ends[number]
+        if arch is None or arch_id(arch) in archs:
+            arch = gaps.new_arch(archs, rng, number - 1, anywhere=draw == "uniform")
+        if arch is None:
+            return
+        archs[arch_id(arch)] = arch
         yield arch
+
+
+class _Gaps:
+    """Draws architectures whose cost lies in a gap between those of earlier ones.
+
+    Args:
+        region: the domain.
+        costs: architecture → counted costs.
+        ends: the smallest and the largest architecture.
+    """
+
+    def __init__(self, region: Any, costs: Costs, ends: Sequence[Arch]) -> None:
+        self.region = region
+        self.costs = costs
+        names = list(costs(ends[0]))
+        self.name = "macs" if "macs" in names else names[0]
+        self.low, self.high = sorted(costs(arch)[self.name] for arch in ends)
+
+    def new_arch(
+        self, archs: Mapping[str, Arch], rng: np.random.Generator, position: int, anywhere: bool
+    ) -> Arch | None:
+        """Return an architecture that is not in ``archs``; ``None`` if there is no other.
+
+        Args:
+            archs: identifier → architecture.
+            rng: draws.
+            position: of the gap, in the order of :func:`_place`.
+            anywhere: whether its cost does not matter.
+        """
+        width = self.high - self.low
+        target = self.low + width * _place(position)
+        band = BAND * width
+        while True:
+            try:
+                region = self.region if anywhere else self._near(target, band)
+                for _ in range(TRIES):
+                    arch: Arch = region.sample(rng)
+                    if arch_id(arch) not in archs:
+                        return arch
+            except UnsatisfiableError:  # no architecture costs that: the band is too narrow
+                pass
+            if band > 2 * width:  # nearly all are drawn already: look at every one
+                return next((arch for arch in self.region.enumerate() if arch_id(arch) not in archs), None)
+            band *= 2
+
+    def _near(self, target: float, band: float) -> Any:
+        """Return the part of the domain whose cost is near a target."""
+        screen = Screen({self.name: Bounds(target - band, target + band)}, self.costs)
+        return restrict(self.region, keep=screen)
 
 
 def _place(number: int) -> float:
@@ -139,31 +234,10 @@ def _place(number: int) -> float:
     >>> [_place(number) for number in (1, 2, 3, 4)]
     [0.5, 0.25, 0.75, 0.125]
     """
-    value, step = 0.0, 0.5
+    value = 0.0
+    step = 0.5
     while number > 0:
         number, digit = divmod(number, 2)
-        value, step = value + digit * step, step / 2
+        value += digit * step
+        step /= 2
     return value
-
-
-def _begun(path: Path | None, about: dict[str, Any]) -> ArchTable | None:
-    """Read the table that was begun, and refuse another one."""
-    if path is None or not path.exists():
-        return None
-    table = read_table(path)
-    if dict(table.about) != about:
-        found = dict(table.about) or "nothing of where it comes from"
-        raise UsageError(f"{path}: holds another table: {found}. Expected {about}, or a new file.")
-    return table
-
-
-def _empty(finished: Finished, about: dict[str, Any]) -> ArchTable:
-    from nasframe import registry
-    from nasframe.running.feasibility import is_counted
-
-    domain, space, net = finished.region, finished.space, finished.net
-    if not hasattr(domain, "knobs"):
-        raise UsageError(f"{type(domain).__name__} has no knobs. Expected a space whose architectures are choices.")
-    names = sorted({*registry.factories("estimator"), *finished.plan.estimators})
-    costs = [name for name in names if is_counted(finished.estimator(name), space, net)]
-    return ArchTable(domain.knobs, domain.rules, costs=costs, about=about)

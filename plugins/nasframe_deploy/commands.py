@@ -14,17 +14,17 @@ def deploy(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new directory for the models.")],
     constraints: Annotated[
         list[str] | None,
-        typer.Argument(help="What every model must meet: 'encoder_params<=60%'.", metavar="[COST<=VALUE]..."),
+        typer.Argument(help="Bounds for every model: 'encoder_params<=60%'.", metavar="[COST<=VALUE]..."),
     ] = None,
     budgets: Annotated[
-        list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'. May be given again.")
+        list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'; repeatable.")
     ] = None,
     search: Annotated[
-        int | None, typer.Option("--search", min=1, max=10**6, help="Evaluate so many architectures for each budget.")
+        int | None, typer.Option("--search", min=1, max=10**6, help="Architectures to evaluate for each budget.")
     ] = None,
-    no_search: Annotated[bool, typer.Option("--no-search", help="Answer from the run's archive alone.")] = False,
+    no_search: Annotated[bool, typer.Option("--no-search", help="Use the run's archive alone.")] = False,
     mode: Annotated[Literal["stock", "padded", "hetero"], typer.Option(help="How models are written.")] = "hetero",
-    sampler: Annotated[str, typer.Option(help="Who proposes in a search.")] = "evolution",
+    sampler: Annotated[str, typer.Option(help="The sampler of the search.")] = "evolution",
     stage: Annotated[str | None, typer.Option(help="The search to deploy from; default: the run's last.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print deploy.json instead of the table.")] = False,
@@ -39,9 +39,16 @@ def deploy(
 
     quiet()
     facts = make(
-        rundir, constraints or [], out=out, budgets=budgets or [], search=0 if no_search else search, mode=mode,
-        sampler=sampler, stage=stage, progress=False if no_progress else None,
-    )  # fmt: skip
+        rundir,
+        constraints or [],
+        out=out,
+        budgets=budgets or [],
+        search=0 if no_search else search,
+        mode=mode,
+        sampler=sampler,
+        stage=stage,
+        progress=False if no_progress else None,
+    )
     if json_:
         import json
 
@@ -51,7 +58,7 @@ def deploy(
 
 
 def _show(facts: dict[str, Any], out: Path) -> None:
-    """Print the table of the models and where they lie."""
+    """Print the table of the models and where they are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -67,7 +74,9 @@ def _show(facts: dict[str, Any], out: Path) -> None:
         table.add_row(*line)
     Console().print(table)
     for model in facts["models"]:
-        over = f"  over budget: {model['over_budget']}" if model["over_budget"] else ""
-        print(f"{model['name']:14} {out / model['path']}{over}")
+        place = f"{model['name']:14} {out / model['path']}"
+        if model["over_budget"]:
+            place += f"  over budget: {model['over_budget']}"
+        print(place)
     spent = duration(facts["seconds"]["total"])
     print(f"verified in a fresh process; {facts['evaluations']} evaluations, {spent} in all", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Measured costs, guessed from counted ones until they are measured: a measurement takes as long as an evaluation."""
+"""Measured costs, predicted from counted ones: one measurement takes as long as an evaluation."""
 
 from __future__ import annotations
 
@@ -14,63 +14,86 @@ if TYPE_CHECKING:
     from nasframe.running.reopen import Finished
     from nasframe.search.budgets import Costs, Goal
 
-DRAWS = 4  # architectures measured to learn the guess, besides the smallest and the largest
-LEAST = 1.1  # a guess is never taken to be nearer than this
+DRAWS = 4  # architectures measured to fit the model, besides the smallest and the largest
+MIN_SLACK = 1.1  # no prediction is trusted to be nearer than this factor
 
 
-class Measured:
+class MeasuredCost:
     """One measured cost of a run's architectures, on this machine.
+
+    A linear model in MACs and parameters is fitted to a few measured architectures.
 
     Args:
         name: the cost.
         finished: the run.
         counted: architecture → counted costs, ``macs`` and ``params`` among them.
+
+    Attributes:
+        extremes: the least and the largest measured value.
+        slack: the largest factor between a measured value and its prediction.
     """
 
     def __init__(self, name: str, finished: Finished, counted: Costs) -> None:
-        self.name, self.finished, self.counted = name, finished, counted
+        self.name = name
+        self.finished = finished
+        self.counted = counted
         self.estimator: Any = finished.estimator(name)
-        domain, rng = finished.region, np.random.default_rng(0)
-        ends = [domain.smallest(), domain.largest()] if hasattr(domain, "largest") else []
-        archs = [*ends, *(domain.sample(rng) for _ in range(DRAWS))]
+
+        domain = finished.region
+        rng = np.random.default_rng(0)
+        archs = []
+        if hasattr(domain, "largest"):
+            archs += [domain.smallest(), domain.largest()]
+        for _ in range(DRAWS):
+            archs.append(domain.sample(rng))
+
         values = np.array([self.measure(arch) for arch in archs])
         self.extremes = float(values.min()), float(values.max())
-        facts = np.array([self._facts(arch) for arch in archs])
-        self.scale = np.abs(facts).max(0)
-        self.weights = np.linalg.lstsq(facts / self.scale, values, rcond=None)[0]
-        guesses = np.array([self.guess(arch) for arch in archs])
-        self.slack = max(LEAST, float((np.maximum(values, guesses) / np.minimum(values, guesses)).max()))
+        features = np.array([self._features(arch) for arch in archs])
+        self.scale = np.abs(features).max(0)  # MACs and the constant 1 differ by nine powers of ten
+        self.weights = np.linalg.lstsq(features / self.scale, values, rcond=None)[0]
+        predictions = np.array([self.predict(arch) for arch in archs])
+        factors = np.maximum(values, predictions) / np.minimum(values, predictions)
+        self.slack = max(MIN_SLACK, float(factors.max()))
 
-    def guess(self, arch: Arch) -> float:
-        """Return what an architecture should cost by its MACs and parameters."""
-        value = float(np.array(self._facts(arch)) / self.scale @ self.weights)
-        return min(max(value, self.extremes[0]), self.extremes[1])
+    def predict(self, arch: Arch) -> float:
+        """Return what an architecture should cost by its MACs and parameters, within the measured extremes."""
+        features = np.array(self._features(arch))
+        value = float(features / self.scale @ self.weights)
+        low, high = self.extremes
+        return min(max(value, low), high)
 
     def measure(self, arch: Arch) -> float:
-        """Measure an architecture, once."""
-        median: float = self.estimator.measure(self.finished.space, self.finished.net, arch)["median"]
+        """Return the measured cost of an architecture."""
+        measurement = self.estimator.measure(self.finished.space, self.finished.net, arch)
+        median: float = measurement["median"]
         return median
 
-    def _facts(self, arch: Arch) -> list[float]:
+    def _features(self, arch: Arch) -> list[float]:
         costs = self.counted(arch)
         return [1.0, costs["macs"], costs["params"]]
 
 
-def check_measured(wanted: Sequence[Goal], measured: Mapping[str, Measured]) -> None:
-    """Make sure that what was measured at the ends of a domain leaves something for each goal.
+def check_measured(goals: Sequence[Goal], measured: Mapping[str, MeasuredCost]) -> None:
+    """Make sure that the measured extremes leave something for each goal.
 
     Raises:
-        UnsatisfiableError: the nearest of them breaks a bound; every such goal is told.
+        UnsatisfiableError: even the nearest of them breaks a bound; names every such goal.
     """
-    found = []
-    for goal in wanted:
+    problems = []
+    for goal in goals:
         for name, cost in measured.items():
             if name not in goal.bounds:
                 continue
-            bound, (low, high) = goal.bounds[name], cost.extremes
-            nearest = low if low > bound.high else high if high < bound.low else None
-            if nearest is not None:
-                text = f"no architecture has {name} {bound}. The nearest measured here is {bound.show(nearest)}"
-                found.append(f"{goal.name}: {text}.")
-    if found:
-        raise UnsatisfiableError("\n".join(found))
+            bound = goal.bounds[name]
+            low, high = cost.extremes
+            if low > bound.high:
+                nearest = low
+            elif high < bound.low:
+                nearest = high
+            else:
+                continue
+            text = f"no architecture has {name} {bound}. The nearest measured here is {bound.show(nearest)}"
+            problems.append(f"{goal.name}: {text}.")
+    if problems:
+        raise UnsatisfiableError("\n".join(problems))

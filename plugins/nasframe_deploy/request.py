@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
@@ -13,71 +14,110 @@ from nasframe.search.constraints import parse_bounds
 if TYPE_CHECKING:
     from nasframe.plan import Plan
 
-CONSTRAINT = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*(<=|>=|<|>)\s*(\S.*)")
-BUDGETS = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=\s*(\S.*)")
+CONSTRAINT = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*(?P<bound>(?:<=|>=|<|>)\s*\S.*)")
+BUDGETS = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*=\s*(?P<bounds>\S.*)")
 
 
-class Asked:
-    """What is asked of a run: constraints for all models, and budgets with one model each.
+@dataclass(frozen=True)
+class Request:
+    """The bounds that somebody asks for.
 
     Args:
-        plan: the run's plan; its own constraints hold where nothing else is said of a cost.
+        constraints: cost → the bound or bounds that every model must meet.
+        budgets: cost → bounds with one model each.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.constraints: dict[str, Any] = dict(plan.constraints)
-        self.budgets: dict[str, list[str]] = {}
-        self.known = {*plan.estimators, *registry.factories("estimator")}
-        self.uses = plan.estimators
-        self.problems: list[str] = []
+    constraints: Mapping[str, Any]
+    budgets: Mapping[str, Sequence[str]]
 
     @property
-    def names(self) -> list[str]:
-        """The costs that are bounded."""
+    def costs(self) -> list[str]:
+        """The names of the costs that are bounded."""
         return list(dict.fromkeys([*self.constraints, *self.budgets]))
 
-    def read(self, constraints: Sequence[str], budgets: Sequence[str]) -> Asked:
-        """Read both; see :func:`nasframe_deploy.deploy.deploy`.
 
-        Raises:
-            UsageError: every text that cannot be read, and why; or nothing is asked.
-        """
-        given: dict[str, list[str]] = {}
-        for text in constraints:
-            if (found := self._split(CONSTRAINT, text, "COST<=VALUE, as in 'encoder_params<=60%'")) and self._bound(
-                text, found[0], found[1] + found[2]
-            ):
-                given.setdefault(found[0], []).append(found[1] + found[2])
-        for text in budgets:
-            if found := self._split(BUDGETS, text, "COST=VALUE,…, as in 'encoder_params=80%,60%'"):
-                values = [value.strip() for value in found[1].split(",")]
-                self.budgets.setdefault(found[0], []).extend(v for v in values if self._bound(text, found[0], v))
-        if self.problems:
-            raise UsageError("\n".join(self.problems))
-        if not given and not self.budgets:
-            raise UsageError("nothing is asked for. Expected a constraint such as 'encoder_params<=60%', or --budgets.")
-        self.constraints |= {name: texts if len(texts) > 1 else texts[0] for name, texts in given.items()}
-        return self
+def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str]) -> Request:
+    """Read constraints and budgets; see :func:`nasframe_deploy.deploy.deploy`.
 
-    def _split(self, pattern: re.Pattern[str], text: str, expected: str) -> tuple[str, ...] | None:
-        found = pattern.fullmatch(text)
-        if found is None:
-            near = re.sub(r"\s*(==|=<|=)\s*", "<=", text, count=1) if pattern is CONSTRAINT else ""
-            hint = f" Did you mean {near!r}?" if near and CONSTRAINT.fullmatch(near) else ""
-            self.problems.append(f"{text!r}: not understood. Expected {expected}.{hint}")
-        elif found[1] not in self.known:
-            hint = suggestion(found[1], self.known)
-            self.problems.append(f"{text!r}: unknown cost {found[1]!r}. Costs: {listing(self.known)}.{hint}")
-        else:
-            return found.groups()
-        return None
+    Args:
+        plan: the run's plan. Its own constraints hold too, except for costs that ``constraints`` bounds.
+        constraints: as ``encoder_params<=60%``.
+        budgets: as ``encoder_params=80%,60%``.
 
-    def _bound(self, text: str, cost: str, bound: str) -> bool:
-        """Check that a bound can be read, in a unit of its cost."""
+    Raises:
+        UsageError: some texts cannot be read (lists all of them, and why), or there are none.
+    """
+    reader = _Reader(plan)
+    new_constraints = reader.constraints(constraints)
+    new_budgets = reader.budgets(budgets)
+    if reader.problems:
+        raise UsageError("\n".join(reader.problems))
+    if not new_constraints and not new_budgets:
+        raise UsageError("nothing is asked for. Expected a constraint such as 'encoder_params<=60%', or --budgets.")
+    merged = dict(plan.constraints)
+    for cost, bounds in new_constraints.items():
+        merged[cost] = bounds if len(bounds) > 1 else bounds[0]
+    return Request(merged, new_budgets)
+
+
+class _Reader:
+    """Reads texts and collects what is wrong with them, so that all problems are reported at once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.problems: list[str] = []
+        self._uses = plan.estimators
+        self._costs = {*plan.estimators, *registry.factories("estimator")}
+
+    def constraints(self, texts: Sequence[str]) -> dict[str, list[str]]:
+        """Return cost → its bounds."""
+        constraints: dict[str, list[str]] = {}
+        for text in texts:
+            match = CONSTRAINT.fullmatch(text)
+            if match is None:
+                expected = "COST<=VALUE, as in 'encoder_params<=60%'"
+                self.problems.append(f"{text!r}: not understood. Expected {expected}.{_corrected(text)}")
+                continue
+            cost, bound = match["cost"], match["bound"]
+            if self._is_known(text, cost) and self._is_bound(text, cost, bound):
+                constraints.setdefault(cost, []).append(bound)
+        return constraints
+
+    def budgets(self, texts: Sequence[str]) -> dict[str, list[str]]:
+        """Return cost → its budgets."""
+        budgets: dict[str, list[str]] = {}
+        for text in texts:
+            match = BUDGETS.fullmatch(text)
+            if match is None:
+                expected = "COST=VALUE,…, as in 'encoder_params=80%,60%'"
+                self.problems.append(f"{text!r}: not understood. Expected {expected}.")
+                continue
+            cost = match["cost"]
+            if not self._is_known(text, cost):
+                continue
+            bounds = [bound.strip() for bound in match["bounds"].split(",")]
+            readable = [bound for bound in bounds if self._is_bound(text, cost, bound)]
+            budgets.setdefault(cost, []).extend(readable)
+        return budgets
+
+    def _is_known(self, text: str, cost: str) -> bool:
+        if cost in self._costs:
+            return True
+        hint = suggestion(cost, self._costs)
+        self.problems.append(f"{text!r}: unknown cost {cost!r}. Costs: {listing(self._costs)}.{hint}")
+        return False
+
+    def _is_bound(self, text: str, cost: str, bound: str) -> bool:
+        """Return whether a bound can be read, in a unit of its cost."""
         try:
-            estimator = registry.make("estimator", self.uses.get(cost, cost))
+            estimator = registry.make("estimator", self._uses.get(cost, cost))
             parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
         except NasframeError as error:
             self.problems.append(f"{text!r}: {error}")
             return False
         return True
+
+
+def _corrected(text: str) -> str:
+    """Suggest ``<=`` in place of ``=``, ``==`` or ``=<``, if that makes a text a constraint."""
+    corrected = re.sub(r"\s*(==|=<|=)\s*", "<=", text, count=1)
+    return f" Did you mean {corrected!r}?" if CONSTRAINT.fullmatch(corrected) else ""

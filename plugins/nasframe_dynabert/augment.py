@@ -11,16 +11,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
-from nasframe.nn.count import forward_macs
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import Batch, Natural, Share, Size
 
-TOKENS = 4096  # in one batch of masked texts: each has as many logits as the vocabulary has tokens
+if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
+    import torch
+
+    from nasframe.interfaces import Step
+
+TOKENS = 4096
+"""Tokens of one batch of masked texts, which bounds its memory: each token has a logit for every word."""
 WORDS = """
 a about above after again against ain all am an and any are aren as at be because been before being below
 between both but by can couldn d did didn do does doesn doing don down during each few for from further had
@@ -30,7 +33,8 @@ ourselves out over own re s same shan she should shouldn so some such t than tha
 themselves then there these they this those through to too under until up ve very was wasn we were weren what
 when where which while who whom why will with won wouldn y you your yours yourself yourselves
 """
-STOP = frozenset(WORDS.split())  # function words stay
+STOP = frozenset(WORDS.split())
+"""Function words, which are never replaced."""
 
 
 class Augment(Modifier):
@@ -88,13 +92,19 @@ class Augment(Modifier):
 
     def _classify(self, tokenizer: Any, size: int) -> None:
         """Store which tokens continue a word, which may be a replacement, and which may be replaced."""
+        import torch
+
         words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
         if any(word.startswith("Ġ") for word in words):
             raise UsageError("augment: expected a WordPiece vocabulary, as BERT, ELECTRA and DistilBERT have.")
         words += [""] * (size - len(words))  # a model may have more embeddings than its tokenizer has words
         special = set(tokenizer.all_special_ids)
-        is_word = [bool(word) and token not in special for token, word in enumerate(words)]
-        is_content = [bool(re.fullmatch("[a-z]+", word.lower())) and word.lower() not in STOP for word in words]
+        is_word = []
+        is_content = []
+        for token, word in enumerate(words):
+            lower = word.lower()
+            is_word.append(bool(word) and token not in special)
+            is_content.append(lower not in STOP and re.fullmatch("[a-z]+", lower) is not None)
         self.piece = torch.tensor([word.startswith("##") for word in words])
         self.whole = ~self.piece & torch.tensor(is_word)
         self.open = torch.tensor(is_content)
@@ -102,6 +112,7 @@ class Augment(Modifier):
     def on_batch(self, step: Step) -> None:
         """Give every sub-network of the micro-batch the same augmented batch."""
         batch, augmented = self.last
+        # The loop calls this for each sub-network, with the same batch object each time.
         if batch is not step.batch or augmented is None:
             augmented = self.augmented(step)
             self.last = (step.batch, augmented)
@@ -109,6 +120,8 @@ class Augment(Modifier):
 
     def augmented(self, step: Step) -> Batch:
         """Return a batch with replaced words."""
+        import torch
+
         ids = step.batch.inputs["input_ids"].clone()
         # All draws come first, from torch's generator as the loop has seeded it: a resumed run makes the same ones.
         stays = torch.rand(len(ids)) * (self.n + 1) < 1  # (D8)
@@ -117,6 +130,7 @@ class Augment(Modifier):
         lengths = step.batch.inputs["attention_mask"].sum(1).tolist()
         for row, (example, length) in enumerate(zip(step.batch.ids.tolist(), lengths, strict=True)):
             if example not in self.replacements:
+                # After a resume the words are computed again, but the ledger has counted them.
                 is_new = example not in self.counted
                 self.replacements[example] = self.candidates(ids[row, :length], step, is_new)
                 self.counted.add(example)
@@ -127,7 +141,6 @@ class Augment(Modifier):
                     ids[row, position] = words[int(choice[row, position] * len(words))]
         return replace(step.batch, inputs={**step.batch.inputs, "input_ids": ids})
 
-    @torch.no_grad()
     def candidates(self, ids: torch.Tensor, step: Step, is_new: bool) -> dict[int, torch.Tensor]:
         """Return the language model's M likeliest words at each open position of one text.
 
@@ -138,6 +151,10 @@ class Augment(Modifier):
             step: the step, whose ledger counts the costs.
             is_new: whether the ledger has not counted this text yet.
         """
+        import torch
+
+        from nasframe.nn.count import forward_macs
+
         began = time.perf_counter()
         text = ids.cpu()
         ledger = step.passes.ledger
@@ -159,6 +176,8 @@ class Augment(Modifier):
 
     def _open_positions(self, text: torch.Tensor) -> torch.Tensor:
         """Return the positions of content words that are one token."""
+        import torch
+
         word_goes_on = torch.cat([self.piece[text[1:]], torch.tensor([False])])
         return torch.nonzero(self.open[text] & ~word_goes_on).flatten()
 
@@ -171,6 +190,8 @@ class Augment(Modifier):
             length: of the first segment.
             device: where the model is.
         """
+        import torch
+
         rows = torch.arange(len(positions))
         masked = both.repeat(len(positions), 1)
         masked[rows, positions] = self.mask_id
@@ -178,7 +199,9 @@ class Augment(Modifier):
         if self.lm.config.model_type != "distilbert":
             segments = (torch.arange(len(both)) >= length).long()
             inputs["token_type_ids"] = segments.expand_as(masked)
-        logits = self.lm(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        inputs_there = {name: tensor.to(device) for name, tensor in inputs.items()}
+        with torch.no_grad():
+            logits = self.lm(**inputs_there).logits
         return logits[rows, positions]
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,16 +9,16 @@ paper's equation numbers; README.md lists them.
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
-from nasframe.nn.elastic import layers_of
-from nasframe.nn.losses import masked_mse, soft_cross_entropy
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import Arch, NonNegative
-from nasframe.training.step import saved_model
+
+if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
+    import torch
+
+    from nasframe.interfaces import Step
 
 
 class DynaBERT(Modifier):
@@ -61,6 +61,8 @@ class DynaBERT(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Check that the teacher exists, and that there is a loss, before any work."""
+        from nasframe.training.step import saved_model
+
         if job.task.labels is None and self.lambda2 == 0:
             raise UsageError(
                 f"dynabert: stage {job.stage!r} learns nothing: lambda1 has no term in a regression, and lambda2 is 0."
@@ -69,11 +71,15 @@ class DynaBERT(Modifier):
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Return the distillation loss of this step's sub-network; the labels' loss is dropped."""
+        import torch
+
+        from nasframe.nn.losses import masked_mse, soft_cross_entropy
+
         student = step.outputs
         teacher = step.teacher(self.teacher, self.teacher_arch(step))
         y, y_teacher = student.logits, teacher.logits
         h, h_teacher = student.hidden_states, teacher.hidden_states
-        depth = len(h) - 1
+        depth = len(h) - 1  # the first state is the embeddings' output
         teacher_depth = len(h_teacher) - 1
         kept = list(range(depth)) if step.arch is None else list(step.arch["layers"])
         has_layers = not kept or kept[-1] < teacher_depth
@@ -84,7 +90,7 @@ class DynaBERT(Modifier):
         if step.job.task.labels is not None:
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
         pairs = matched_states(kept, teacher_depth)
-        if not self.embeddings:
+        if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings
             pairs = [(i, j) for i, j in pairs if j > 0]
         mask = step.batch.inputs.get("attention_mask")
         errors = [masked_mse(h[i], h_teacher[j], mask) for i, j in pairs]  # (D2)
@@ -92,6 +98,8 @@ class DynaBERT(Modifier):
 
     def teacher_arch(self, step: Step) -> Arch | None:
         """Return the teacher's sub-network from which this one learns; ``None`` is the full network."""
+        from nasframe.nn.elastic import layers_of
+
         if self.width == "full" or step.arch is None:
             return None
         depth = len(layers_of(step.job.models[self.teacher]))
@@ -99,7 +107,7 @@ class DynaBERT(Modifier):
 
 
 def matched_states(kept: list[int], depth: int) -> list[tuple[int, int]]:
-    """Pair positions in the student's and the teacher's hidden states, of which 0 is the embeddings' output E.
+    """Return pairs of positions in the student's and the teacher's hidden states; 0 is the embeddings' output E.
 
     Args:
         kept: the layers of a teacher of ``depth`` layers that the student keeps.

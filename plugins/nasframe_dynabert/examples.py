@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tests augmentation: with a tiny masked language model over the toy's vocabulary."""
+"""The contract of ``augment``, for which a tiny masked language model with the toy's vocabulary is saved first."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class Augment(ModifierContract):
         return {"model": str(folder), "probability": 0.9}
 
     def job(self, **fields: Any) -> TrainJob:
-        """Return a short stage of a network with that vocabulary."""
+        """Return a short stage of a network with that vocabulary, as ``augment`` requires."""
         tokenizer = tiny_tokenizer()
         net = tiny_net(seed=0, vocab_size=len(tokenizer))
         teacher = tiny_net(seed=1, vocab_size=len(tokenizer))
-        return super().job(**{"net": net, "tokenizer": tokenizer, "models": {"teacher": teacher}, **fields})
+        defaults = {"net": net, "tokenizer": tokenizer, "models": {"teacher": teacher}}
+        return super().job(**{**defaults, **fields})

@@ -129,6 +129,7 @@ class ADMM(Modifier):
         """Update Z and U at every ``every``-th step; at the end of the dense phase, project W."""
         steps_done = step.index + 1
         if self.mask:
+            # The gradients of zeros were cleared, but weight decay and momentum may still have moved them.
             torch._foreach_mul_(list(self.W.values()), list(self.mask.values()))
         elif steps_done >= self.dense_steps:
             self.freeze()

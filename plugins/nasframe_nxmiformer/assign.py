@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import functional_call
 
 from nasframe.errors import UnsatisfiableError, UsageError
-from nasframe.interfaces import Work
+from nasframe.interfaces import FormatSpace, Work
 from nasframe.nn.formats import encoder_matrices, parse_format, shown
 from nasframe.nn.storage import account
 from nasframe.records import Batch, Count, Positive, Size
@@ -85,24 +85,32 @@ class AssignBits:
             UnsatisfiableError: no assignment meets a bound.
         """
         space: Any = work.space
-        if not hasattr(space, "formats"):
+        has_formats = isinstance(space, FormatSpace)
+        if not has_formats:
             raise UsageError("assign_bits: the space has no formats to choose from. Expected space: nm_bits.")
         table = Bits(indices=self.indices).table(space, work.net)
-        assert table is not None
+        assert table is not None  # every space of formats has a table
         bits = np.array(list(table.choices.values()))
         damages = self.damages(work)
-        uncompressed = account(work.net)["matrices_fp32"]  # however the matrices are stored by now
+        uncompressed = account(work.net)["matrices_fp32"]  # in whatever format the matrices are stored now
+        knobs = space.domain.knobs
         archs = {}
         for name, bound in self.bounds.items():
-            chosen = POLICIES[self.policy](bits, damages, bound.bits(uncompressed) - table.base)
-            if chosen is None:
+            available = bound.bits(uncompressed) - table.base
+            places = POLICIES[self.policy](bits, damages, available)
+            if places is None:
                 raise self._unsatisfiable(name, bits, table.base, uncompressed)
-            knobs = space.domain.knobs.items()
-            archs[name] = {knob: values[place] for (knob, values), place in zip(knobs, chosen, strict=True)}
+            arch = {}
+            for (knob, values), place in zip(knobs.items(), places, strict=True):
+                arch[knob] = values[place]
+            archs[name] = arch
         return replace(work, archs={**work.archs, **archs})
 
     def damages(self, work: Work) -> np.ndarray:
-        """Return the sensitivity of each knob to each of its formats, ``(knobs, formats)``."""
+        """Return the sensitivity of each knob to each of its formats, ``(knobs, formats)``.
+
+        Matrices are converted one at a time: damages are assumed to add up, as the policies need.
+        """
         net = work.net
         space: Any = work.space
         measure = self._measure(work)
@@ -113,7 +121,8 @@ class AssignBits:
             row = []
             for text in values:
                 form = parse_format(text)
-                row.append(measure({id(weight): shown(weight.detach(), form) for weight in weights}))
+                changed = {id(weight): shown(weight.detach(), form) for weight in weights}
+                row.append(measure(changed))
             rows.append(row)
         return np.array(rows)
 
@@ -127,7 +136,10 @@ class AssignBits:
 
     def _unsatisfiable(self, name: str, bits: np.ndarray, base: float, uncompressed: float) -> UnsatisfiableError:
         """Return the error that names the least bits that the policy could reach."""
-        smallest = bits.sum(0).min() if self.policy == "uniform" else bits.min(1).sum()
+        if self.policy == "uniform":  # one format for all
+            smallest = bits.sum(0).min()
+        else:
+            smallest = bits.min(1).sum()
         least = smallest + base
         return UnsatisfiableError(
             f"assign_bits: {name}: no {self.policy} assignment fits. The least is {least / uncompressed:.2%} of "
@@ -163,7 +175,8 @@ class Bound:
         """
         share = parse_share(text)
         value = parse_number(text) if share is None else share
-        if not value > 0 or (share is not None and value >= 1):
+        is_possible = value > 0 and (share is None or value < 1)
+        if not is_possible:  # also if it is not a number
             raise UsageError(f"assign_bits: {name}: {text!r} leaves nothing to choose. Expected above 0, below 100%.")
         return cls(value, share is not None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasframe.interfaces import FormatSpace
 from nasframe.records import Arch, CostTable
 
 if TYPE_CHECKING:
@@ -43,14 +44,16 @@ class Bits:
 
         if arch is None:
             return self._sum(account(net))
-        if hasattr(space, "formats"):
-            formats = record_of(net) | space.formats(net, arch)
+        if isinstance(space, FormatSpace):
+            # Counted without building the model: the record keeps what the space does not choose.
+            formats = {**record_of(net), **space.formats(net, arch)}
             return self._sum(account(net, formats))
         return self._sum(account(space.extract(net, arch)))
 
     def table(self, space: Any, net: nn.Module) -> CostTable | None:
         """Return the bits of each choice of a space of formats; ``None`` for other spaces."""
-        if not hasattr(space, "formats"):
+        has_formats = isinstance(space, FormatSpace)
+        if not has_formats:
             return None
         from nasframe.nn.formats import encoder_matrices, parse_format
         from nasframe.nn.storage import stored_bits
@@ -59,19 +62,23 @@ class Bits:
         grouped = by_knob(space.family, dict(encoder_matrices(net)))
         choices = {}
         for knob, values in space.domain.knobs.items():
-            modules: list[Any] = grouped.get(knob, [])
+            modules: list[Any] = grouped.get(knob, [])  # two if the matrix is factorised
             totals = []
             for text in values:
                 form = parse_format(text)
-                stored = [stored_bits(module.out_features, module.in_features, form) for module in modules]
-                totals.append(float(sum(bits.total(self.indices, self.scales) for bits in stored)))
+                total = 0.0
+                for module in modules:
+                    bits = stored_bits(module.out_features, module.in_features, form)
+                    total += bits.total(self.indices, self.scales)
+                totals.append(total)
             choices[knob] = totals
-        # The base is what does not depend on the choices: matrices without a knob, and the rest of the part.
+        # The base is the bits that do not depend on the choices: matrices without a knob, and the rest of the part.
         smallest = space.domain.smallest()
         in_choices = sum(choices[knob][0] for knob in smallest)
         return CostTable(self.estimate(space, net, smallest) - in_choices, choices)
 
     def _sum(self, bits: dict[str, Any]) -> float:
+        """Return the sum of those parts of an account that this estimator counts."""
         parts = ["weights"]
         if self.indices:
             parts.append("indices")

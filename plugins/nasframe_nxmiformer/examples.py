@@ -1,4 +1,4 @@
-"""How ``nasframe plugins check`` tests the assignment: on work whose space is one of formats."""
+"""The contract of ``assign_bits``, which needs work with a space of formats."""
 
 from __future__ import annotations
 

@@ -46,11 +46,11 @@ class NMBits:
     ) -> None:
         family = FAMILIES.get(getattr(config, "model_type", "").removeprefix("nasframe-"))
         if family is None:
-            raise UsageError(f"nm_bits: a network that it does not know. Expected one of {', '.join(FAMILIES)}.")
+            raise UsageError(f"nm_bits: the network is of an unknown family. Expected one of {', '.join(FAMILIES)}.")
         # From the smallest to the largest, as a domain orders its values.
         chosen = sorted({parse_format(text) for text in formats}, key=lambda form: (per_weight(form), form))
         if not chosen:
-            raise UsageError("nm_bits: formats: there are none. Expected one at least.")
+            raise UsageError("nm_bits: formats: there are none. Expected at least one.")
         self.family = family
         self.remainder = remainder
         for form in chosen:
@@ -58,14 +58,18 @@ class NMBits:
             self._check("nm_bits", getattr(config, family.ffn), form)
         values = [str(form) for form in chosen]
         depth = getattr(config, family.depth)
-        self.domain = Choices({f"{kind}.{i}": values for i in range(depth) for kind in KINDS})
+        knobs = {}
+        for i in range(depth):
+            for kind in KINDS:
+                knobs[f"{kind}.{i}"] = values
+        self.domain = Choices(knobs)
 
     def supernet(self, net: nn.Module) -> nn.Module:
         """Return the network unchanged."""
         return net
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
-        """Return the sizes of an architecture: all layers, heads and neurons."""
+        """Return no sizes, which means all layers, heads and neurons."""
         return {}
 
     def arch(self, sizes: Arch) -> dict[str, Any]:
@@ -85,7 +89,8 @@ class NMBits:
                 raise UsageError(f"{key}: not a matrix. Expected one of {listing(names)}.{suggestion(key, names)}")
         arch = {}
         for knob, values in self.domain.knobs.items():
-            kind = knob.partition(".")[0]
+            kind, _, _ = knob.partition(".")
+            # A single matrix overrides its kind, and the largest format is the default.
             text = sizes.get(knob, sizes.get(kind, values[-1]))
             arch[knob] = str(parse_format(text))
         return arch

@@ -76,7 +76,7 @@ class Adversary(Modifier):
         """Add the student's term to its loss."""
         student = step.outputs.hidden_states[-1][:, 0].float()
         teacher = step.teacher(self.teacher).hidden_states[-1][:, 0].float()
-        self.pairs.append((student.detach(), teacher))
+        self.pairs.append((student.detach(), teacher))  # for θ's turn, after the student's step
         # With constants in place of its parameters, θ gets no gradient in the student's turn.
         constants = {name: parameter.detach() for name, parameter in self.theta.named_parameters()}
         score = functional_call(self.theta, constants, student)
@@ -84,13 +84,15 @@ class Adversary(Modifier):
 
     def on_update(self, step: Step) -> None:
         """Take θ's step, on the states that it just saw."""
-        student, teacher = (torch.cat(states) for states in zip(*self.pairs, strict=True))
+        student = torch.cat([state for state, _ in self.pairs])
+        teacher = torch.cat([state for _, state in self.pairs])
         self.pairs.clear()
-        if step.skipped:
+        if step.skipped:  # the student's states may be infinite, and would ruin Adam's moments
             return
         loss = ((self.theta(teacher) - 1).square().mean() + self.theta(student).square().mean()) / 2  # (S10)
         self.adam.zero_grad()
         loss.backward()
+        # Each process has seen a part of the batch; with averaged gradients θ stays the same in all of them.
         for parameter in self.theta.parameters():
             step.job.reduce(parameter.grad)
         self.adam.step()
@@ -101,7 +103,7 @@ class Adversary(Modifier):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that :meth:`state_dict` returned."""
-        if self.theta is None:
+        if self.theta is None:  # a state may be loaded before on_start; it has θ's size
             first = state["theta"]["0.weight"]
             self.create(first.shape[1], first.device)
         self.theta.load_state_dict(state["theta"])

@@ -1,4 +1,4 @@
-"""The cost of each gate, and how far gates have to sink until the rest is within a budget."""
+"""The cost of each gate, and how far gates have to sink for the rest to be within a budget."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.interfaces import Estimator, TrainJob
+from nasframe.interfaces import AdditiveEstimator, TrainJob
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.gates import Gated
 from nasframe.records import Arch
 
 
 class AnySizes:
-    """A space for estimators that count: an architecture states its sizes itself."""
+    """A space for estimators that count, whose architectures are sizes already."""
 
     def sizes(self, arch: Arch) -> Arch:
         """Return the architecture."""
@@ -44,20 +44,21 @@ class Costs:
 
 
 def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> Costs:
-    """Count the cost of every gate's head or neuron.
+    """Return the cost of every gate's head or neuron.
 
     Args:
         net: the network.
         gates: its gates.
-        name: an estimator that counts, such as ``encoder_params`` or ``macs``; if the recipe sets options of it, they
-            apply.
+        name: an estimator that counts, such as ``encoder_params`` or ``macs``, with the options that the recipe sets.
         job: the stage.
 
     Raises:
         UsageError: there is no such estimator, or its cost is not a sum over heads and neurons.
     """
-    estimator: Estimator = job.estimators[name] if name in job.estimators else registry.make("estimator", name)
-    if not hasattr(estimator, "table"):
+    estimator: Any = job.estimators.get(name)
+    if estimator is None:  # the recipe does not mention it
+        estimator = registry.make("estimator", name)
+    if not isinstance(estimator, AdditiveEstimator):
         raise UsageError(f"slimming.cost: {name!r} is not counted. Expected a counted cost, such as encoder_params.")
     space: Any = AnySizes()
 
@@ -67,10 +68,12 @@ def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> C
     whole = _full_sizes(net)
     full = count(whole)
     per_unit: list[float] = []  # the cost of one head or neuron, for each entry of gates
+    # Differences of estimates, so that any estimator will do that follows sizes.
     for gated in gates:
         knob = f"{gated.unit}.{gated.layer}"
         one_less = whole | {knob: whole[knob] - 1}
         per_unit.append(full - count(one_less))  # (S7)
+    # Costs of large networks pass 2^24, above which float32 cannot tell neighbouring integers apart.
     each = torch.tensor(per_unit, dtype=torch.float64)
     gate_counts = torch.tensor([len(gated.gamma) for gated in gates])
     counted = Costs(full, each.repeat_interleave(gate_counts))
@@ -98,7 +101,7 @@ def _full_sizes(net: nn.Module) -> dict[str, Any]:
 
 
 def sinking(gamma: torch.Tensor, each: torch.Tensor, excess: float) -> torch.Tensor:
-    """Return the depth: the least threshold that would remove gates worth ``excess`` or more.
+    """Return the depth: the smallest threshold that would remove gates worth ``excess`` or more.
 
     Args:
         gamma: ``(gates,)``.
@@ -106,12 +109,15 @@ def sinking(gamma: torch.Tensor, each: torch.Tensor, excess: float) -> torch.Ten
         excess: the cost that has to be removed.
 
     Returns:
-        A scalar; 0 if the gates that are 0 are worth that already.
+        A scalar; 0 if the gates that are 0 already are worth that much.
 
     >>> sinking(torch.tensor([3.0, -1.0, 2.0]), torch.tensor([5.0, 1.0, 2.0]), excess=2.5)
     tensor(2.)
     """
     size, order = gamma.abs().sort()
+    if excess <= 0:
+        return torch.zeros_like(size[0])
     removed = each[order].cumsum(0)  # the cost removed by the threshold size[i]
+    # As a tensor, without a branch on its value: on a GPU that would wait for the device in every step.
     needed = (removed < excess).sum().clamp(max=len(size) - 1)
-    return size[needed] * (excess > 0)
+    return size[needed]

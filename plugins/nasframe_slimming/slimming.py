@@ -106,8 +106,8 @@ class Slimming(Modifier):
         if self.excess > counted.full - counted.fixed:
             least = f"{counted.fixed / counted.full:.1%}"
             raise UsageError(
-                f"slimming.target: {self.target} of {self.cost} is out of reach: what has no gate is {least}. Expected "
-                f"more than {least}."
+                f"slimming.target: {self.target} of {self.cost} is out of reach: the parts without gates are {least}. "
+                f"Expected more than {least}."
             )
 
         gamma = torch.cat([gates.gamma for gates in self.gates]).detach()
@@ -120,7 +120,10 @@ class Slimming(Modifier):
         self.steps = max(1, round((1 - self.tune) * job.total))  # in which gates are pressed
         # Gates start at 1 and sink by α ρ a step: with this ρ, one that no gradient holds reaches 0 at
         # the last of these steps.
-        rho = self.initial_rho or 1 / sum(self.rate(job.options, t, job.total) for t in range(self.steps))
+        rho = self.initial_rho
+        if rho is None:
+            rates = [self.rate(job.options, step, job.total) for step in range(self.steps)]
+            rho = 1 / sum(rates)
         self.start = torch.tensor(rho).to(gamma)
         self.state = {"m": torch.zeros_like(gamma), "rho": self.start.clone(), "kept": torch.ones_like(gamma)}
 
@@ -142,17 +145,21 @@ class Slimming(Modifier):
             return
         gammas: list[Any] = self.claims(step.job.net)
         gamma = torch.cat(gammas)
-        gradient = torch.cat([torch.zeros_like(g) if g.grad is None else g.grad for g in gammas])
+        gradients = []
+        for gate in gammas:
+            gradients.append(torch.zeros_like(gate) if gate.grad is None else gate.grad)
+        gradient = torch.cat(gradients)
         alpha = self.rate(step.job.options, step.index, step.total)
         m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))  # (S2)
         gamma -= (alpha * m / self.c).clamp(-FARTHEST, FARTHEST)  # (S3)
-        if step.index < self.steps:
+        if step.index < self.steps:  # afterwards the structure is fixed, and the gates only learn
             gamma = soft_threshold(gamma, self.threshold(gamma, alpha, step.index))  # (S4)
             if step.index == self.steps - 1:
                 self.state["kept"] = (gamma != 0).to(gamma)
-        gamma *= self.state["kept"]
+        gamma *= self.state["kept"]  # a removed gate must not come back in the last steps
         torch._foreach_copy_(gammas, list(gamma.split([len(g) for g in gammas])))
-        if step.index % max(1, step.total // POINTS) == 0 or step.index == step.total - 1:
+        is_last = step.index == step.total - 1
+        if is_last or step.index % max(1, step.total // POINTS) == 0:
             kept = 1 - float(self.each[gamma == 0].sum()) / self.full
             step.job.log(step.index + 1, {"rho": float(self.state["rho"]), f"{self.cost} kept": kept})
 
@@ -199,9 +206,10 @@ class Slimming(Modifier):
         overshoots. The method of multipliers adds the quadratic penalty's term to the multiplier; their ratio here
         makes the two critically damped.
         """
-        if self.share is None or self.omega == 0:
+        if self.share is None or self.omega == 0:  # as published
             return self.state["rho"]
         planned = 1 - (step + 1) / self.steps
         e = sinking(gamma, self.each, self.excess) - planned
-        rho = self.state["rho"].add_(self.omega**2 / self.steps * self.start * e).clamp_(min=0)  # (S5)
+        ascent = self.omega**2 / self.steps * self.start * e
+        rho = self.state["rho"].add_(ascent).clamp_(min=0)  # (S5)
         return (rho + 2 * self.omega * self.start * e).clamp(min=0)  # (S6)

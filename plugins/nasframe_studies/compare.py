@@ -1,13 +1,14 @@
-"""Comparing arms: which models stand against each other, the tables of their scores, and what these do not show.
+"""Compares the arms of a study: which models stand against each other, and the record of all that follows.
 
-:func:`analyse` turns the table of a study (:func:`nasframe_studies.study.collect`) into the plain data of
-``study.json``; :func:`nasframe_studies.runs.as_study` makes such a table of runs that were not made by a study.
+:func:`analyse` turns the table of a study (:func:`nasframe_studies.study.collect`) into a
+:class:`~nasframe_studies.records.Comparison`; :func:`nasframe_studies.runs.as_study` makes such a table of runs that
+no study made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,126 +18,177 @@ import numpy as np
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import MetricFormat
 from nasframe.report.format import merged
-from nasframe_studies import conditions, stats
+from nasframe_studies import conditions, evidence, findings, run_facts, stats
 from nasframe_studies.missing import missing_runs, why_nothing
-from nasframe_studies.pairs import (
-    MEAN,
-    adjust,
-    companions_of,
-    families,
-    group_of,
-    invalid_network,
-    scores_by_seed,
-    tables,
-)
+from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
+from nasframe_studies.records import Comparison, FrontTable, TeacherScores
+from nasframe_studies.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nasframe_studies.run_facts import RunFacts
 
-FORMAT_VERSION = 1
+RUN = ["arm", "task", "seed"]
+"""The columns that name a run."""
+PRECEDENCE = {"model": 0, "winner": 1, "baseline": 2, "teacher": 3}
+"""Role → place in the order of which model of a budget is compared: one trained on from a winner first."""
 
 
-def analyse(directory: str | Path, frame: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, Any]:
+def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Mapping[str, Any]) -> Comparison:
     """Compare the arms of a study with its reference.
 
     Args:
-        directory: what the frame's ``run`` column is read from; runs that are gone leave out what only they know.
+        directory: what the frame's ``run`` column is read from. If a run's directory is gone, what only it knows is
+            left out.
         frame: one row for each arm, task, seed and model, as :func:`nasframe_studies.study.collect` returns.
-        settings: as :func:`nasframe_studies.study.settings` returns.
-
-    Returns:
-        The JSON-plain content of ``study.json``; ``docs/statistics.md`` describes the fields.
+        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
 
     Raises:
-        UsageError: there is nothing to compare, or no arm of the reference's name.
+        UsageError: there is nothing to compare, no arm has the reference's name, or the scores are of metrics that
+            cannot be compared.
+    """
+    home = Path(directory)
+    study = Settings.of(settings)
+    rows = _select(home, frame, study)
+    models = rows.compared
+    arms = [arm for arm in study.arms if arm in set(frame["arm"])]
+    against = study.compare.against or arms[0]
+    if against not in study.arms:
+        hint = suggestion(against, study.arms)
+        raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(study.arms)}.{hint}")
+    tasks = list(dict.fromkeys(models["task"]))
+    metrics = list(dict.fromkeys(models["metric"]))
+    metric = ", ".join(metrics)
+    if len(metrics) > 1:
+        metric = f"mean of {metric}"
+    budgets = list(dict.fromkeys(models["slot"]))
+
+    runs = run_facts.read_runs(home, models)
+    formats = _formats(runs)
+    conditions.check_directions(models, formats)
+    unlike = conditions.unlike_costs(models)  # shares of different networks are not comparable
+    absolute = conditions.absolute_costs(unlike)
+    score_tables = tables(models, arms, against, absolute)
+    front_tables = evidence.fronts(models, runs, arms, against, absolute)
+    # together, since the family may be the page
+    adjusted = adjust([*score_tables, *front_tables], study.compare.family)
+    score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
+    front_tables = [table for table in adjusted if isinstance(table, FrontTable)]
+    examples = evidence.examples(home, models, arms, against, runs)
+    ledger = evidence.ledger(models, runs, arms, against)
+
+    comparison = Comparison(
+        name=study.study,
+        description=study.description,
+        metric=metric,
+        split=study.compare.split,
+        against=against,
+        arms=arms,
+        tasks=tasks,
+        seeds=sorted(set(frame["seed"].tolist())),
+        models=budgets,
+        cost=evidence.cost_axis(models, runs, absolute),
+        absolute=absolute,
+        confidence=stats.CONFIDENCE,
+        alpha=stats.ALPHA,
+        power=stats.POWER,
+        resamples=stats.RESAMPLES,
+        formats=formats,
+        tables=score_tables,
+        teachers=teachers(rows.teachers, arms, tasks),
+        fronts=front_tables,
+        anytime=evidence.anytime(runs, arms, budgets),
+        examples=examples,
+        ledger=ledger,
+        family=study.compare.family,
+        missing=missing_runs(home, study, frame),
+        notices=conditions.notices(home, study),
+        notes=[],
+        equal_macs=findings.equal_macs(ledger, against),
+    )
+    # findings and limits read the rest of the record
+    limits = [*findings.limits(comparison), *conditions.network_notes(models)]
+    return replace(
+        comparison,
+        notes=list(_notes(comparison, rows, runs, unlike, study)),
+        findings=list(findings.findings(comparison)),
+        limits=limits,
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a study's table that a comparison is made of.
+
+    Args:
+        compared: the compared models, with ``slot``.
+        teachers: the teachers whose scores are of the compared metrics.
+        invalid: those of either whose scores are no finite numbers; they are in neither.
+    """
+
+    compared: pd.DataFrame
+    teachers: pd.DataFrame
+    invalid: pd.DataFrame
+
+
+def _select(directory: Path, frame: pd.DataFrame, study: Settings) -> _Rows:
+    """Select the rows to compare.
+
+    Raises:
+        UsageError: there are none, or the scores of one task are of different metrics.
     """
     import pandas as pd
 
-    from nasframe_studies import evidence
-    from nasframe_studies import findings as verdicts
-
-    options = settings["compare"]
-    found = compared(frame, options.get("models"), options.get("groups"))
-    if found.empty:
-        raise UsageError(why_nothing(Path(directory), settings["runs"], options))
-    conditions.check_metrics(found, options)
-    whole = frame[(frame["role"] == "teacher") & frame["metric"].isin(set(found["metric"]))]
-    finite_teachers = np.isfinite(whole["score"].astype(float))
-    usable = np.isfinite(found["score"].astype(float))
-    invalid = pd.concat([found[~usable], whole[~finite_teachers]])
-    found, whole = found[usable].reset_index(drop=True), whole[finite_teachers]
-    if found.empty:
+    models = compared(frame, study.compare.models, study.compare.groups)
+    if models.empty:
+        raise UsageError(why_nothing(directory, study.runs, study.compare))
+    conditions.check_metrics(models)
+    of_metrics = frame["metric"].isin(set(models["metric"]))
+    full = frame[(frame["role"] == "teacher") & of_metrics]
+    # a score that is not finite would make every mean and test of its arm so
+    usable = np.isfinite(models["score"].astype(float))
+    usable_teachers = np.isfinite(full["score"].astype(float))
+    invalid = pd.concat([models[~usable], full[~usable_teachers]])
+    if not usable.any():
         raise UsageError(
-            f"nothing to compare: no score is a finite number. {' '.join(map(invalid_network, _rows(invalid)))}"
+            f"nothing to compare: no score is a finite number. {' '.join(conditions.number_notes(invalid))}"
         )
-    arms = [arm for arm in settings["arms"] if arm in set(frame["arm"])]
-    against = options.get("against") or arms[0]
-    if against not in settings["arms"]:
-        raise UsageError(
-            f"--against: no arm {against!r}. Expected one of {listing(settings['arms'])}."
-            + suggestion(against, settings["arms"])
-        )
-    tasks, metrics = list(dict.fromkeys(found["task"])), list(dict.fromkeys(found["metric"]))
-    runs = evidence.read_runs(Path(directory), found, settings)
-    formats = _formats(runs)
-    conditions.check_directions(found, formats)
-    unlike = conditions.unlike_costs(found)
-    absolute = conditions.absolute_costs(unlike)
-    report: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "name": settings["study"],
-        "description": settings.get("description") or "",
-        "metric": metrics[0] if len(metrics) == 1 else f"mean of {', '.join(metrics)}",
-        "split": options.get("split", "dev"),
-        "against": against,
-        "arms": arms,
-        "tasks": tasks,
-        "seeds": sorted(set(frame["seed"].tolist())),
-        "models": list(dict.fromkeys(found["slot"])),
-        "cost": evidence.cost_axis(found, runs, absolute),
-        "absolute": absolute,
-        "confidence": stats.CONFIDENCE,
-        "alpha": stats.ALPHA,
-        "power": stats.POWER,
-        "resamples": stats.RESAMPLES,
-        "formats": formats,
-        "tables": tables(found, arms, against, absolute),
-        "teachers": teachers(whole, arms, tasks),
-    }
-    report["fronts"] = evidence.fronts(found, runs, arms, against, absolute)
-    report["anytime"] = evidence.anytime(runs, arms, report["models"])
-    report["examples"] = evidence.examples(Path(directory), found, arms, against, runs)
-    report["ledger"] = evidence.ledger(found, runs, arms, against)
-    report["family"] = options.get("family") or "task"
-    adjust(families(report["tables"], report["fronts"], report["family"]))
-    report["missing"] = missing_runs(Path(directory), settings, frame)
-    report["notices"] = conditions.notices(directory, settings)
-    report["notes"] = [
-        *settings.get("notes", ()),
-        *conditions.teacher_notes(unlike, found),
-        *conditions.budget_notes(runs, found),
-        *conditions.over_budget_notes(found),
-        *conditions.data_notes(runs, report["split"], metrics),
-        *conditions.example_notes(report["examples"], against),
-        *conditions.condition_notes(runs),
-        *map(invalid_network, _rows(invalid)),
-        *conditions.group_notes(found, options.get("groups") or {}),
-        *map(_aims, evidence.unlike_aims(runs).items()),
-    ]
-    report |= verdicts.verdicts(report)
-    report["limits"] += conditions.network_notes(found)
-    return report
+    return _Rows(models[usable].reset_index(drop=True), full[usable_teachers], invalid)
 
 
-def _formats(runs: Sequence[RunFacts]) -> dict[str, dict[str, Any]]:
+def _formats(runs: Sequence[RunFacts]) -> dict[str, dict[str, MetricFormat]]:
     """Return task → metric → how it reads in all of the task's runs."""
     forms: dict[str, dict[str, list[MetricFormat]]] = {}
     for run in runs:
         for name, form in run.formats.items():
-            forms.setdefault(run.task, {}).setdefault(name, []).append(MetricFormat(**form))
-    return {task: {name: asdict(merged(every)) for name, every in metrics.items()} for task, metrics in forms.items()}
+            forms.setdefault(run.task, {}).setdefault(name, []).append(form)
+    formats: dict[str, dict[str, MetricFormat]] = {}
+    for task, metrics in forms.items():
+        formats[task] = {name: merged(every) for name, every in metrics.items()}
+    return formats
+
+
+def _notes(
+    comparison: Comparison,
+    rows: _Rows,
+    runs: Sequence[RunFacts],
+    unlike: Sequence[conditions.UnlikeCost],
+    study: Settings,
+) -> Iterator[str]:
+    """Word the warnings of a comparison, in the order of the page."""
+    models = rows.compared
+    metrics = list(dict.fromkeys(models["metric"]))
+    yield from study.notes
+    yield from conditions.teacher_notes(unlike, models)
+    yield from conditions.budget_notes(runs, models)
+    yield from conditions.over_budget_notes(models)
+    yield from conditions.data_notes(runs, comparison.split, metrics)
+    yield from conditions.example_notes(comparison.examples, comparison.against)
+    yield from conditions.condition_notes(runs)
+    yield from conditions.number_notes(rows.invalid)
+    yield from conditions.group_notes(models, study.compare.groups or {})
+    yield from conditions.aim_notes(evidence.unlike_aims(runs))
 
 
 def compared(
@@ -144,37 +196,52 @@ def compared(
     models: str | Sequence[str] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
-    """Keep the models that stand against each other and say in ``slot`` which do: those of one budget.
+    """Return the models that stand against each other, with ``slot``: those of one slot are compared.
 
-    For each budget that is a model made from a winner where there is one (``tuned@50%``), else the winner, else the
-    baseline; beside them winners without a budget. Runs without either are compared by all models but the teacher.
+    For each budget of a run that is the model that was made from a winner if there is one (``tuned@50%``), else the
+    winner, else the baseline; winners without a budget are compared as well. Runs without any of these are compared by
+    all their models but the teacher.
 
     Args:
         frame: as :func:`nasframe_studies.study.collect` returns.
         models: patterns of names, to choose otherwise.
         groups: name → patterns of tasks, whose models stand against each other under that name, whatever theirs is.
     """
-    run = ["arm", "task", "seed"]
     if frame.empty:
         return frame.assign(slot=[])
     if models:
         patterns = [models] if isinstance(models, str) else models
-        found = frame[[any(fnmatch(name, pattern) for pattern in patterns) for name in frame["model"]]].copy()
+        names = [name for name in set(frame["model"]) if _fits(name, patterns)]
+        chosen = frame[frame["model"].isin(names)].copy()
     else:
-        order = {"model": 0, "winner": 1, "baseline": 2, "teacher": 3}
-        rank, of_run = frame["role"].map(order), [frame[key] for key in run]
-        best = rank == rank.groupby([*of_run, frame["budget"].fillna("")]).transform("min")
-        stands = best & (frame["budget"].notna() | (frame["role"] == "winner"))
-        others = ~stands.groupby(of_run).transform("any")
-        alone = frame["role"].groupby(of_run).transform("nunique") == 1
-        found = frame[stands | (others & ((frame["role"] != "teacher") | alone))].copy()
-    slot = found["task"].map(lambda task: group_of(task, groups or {}))
-    slot = slot.fillna(found["budget"]).fillna(found["model"])
-    twice = slot.groupby([found[key] for key in run] + [slot]).transform("size") > 1
-    return found.assign(slot=slot.where(~twice, found["model"])).reset_index(drop=True)
+        chosen = frame[_best_of_budgets(frame)].copy()
+    # The slot is the task's group, else the budget, else the model's name
+    slot = chosen["task"].map(lambda task: group_of(task, groups or {}))
+    slot = slot.fillna(chosen["budget"]).fillna(chosen["model"])
+    run = [chosen[key] for key in RUN]
+    # several models of a run under one slot would be averaged: each keeps its own name instead
+    several = slot.groupby([*run, slot]).transform("size") > 1
+    slot = slot.where(~several, chosen["model"])
+    return chosen.assign(slot=slot).reset_index(drop=True)
 
 
-def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _best_of_budgets(frame: pd.DataFrame) -> pd.Series:
+    """Tell of each row whether its model is compared if nothing else was chosen."""
+    run = [frame[key] for key in RUN]
+    rank = frame["role"].map(PRECEDENCE)
+    best = rank == rank.groupby([*run, frame["budget"].fillna("")]).transform("min")
+    searched = best & (frame["budget"].notna() | (frame["role"] == "winner"))
+    without_search = ~searched.groupby(run).transform("any")
+    one_role = frame["role"].groupby(run).transform("nunique") == 1
+    others = without_search & ((frame["role"] != "teacher") | one_role)
+    return searched | others
+
+
+def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> list[TeacherScores]:
     """Average the scores of the teachers: the full networks that the arms' runs begin with.
 
     Args:
@@ -182,22 +249,15 @@ def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> 
         arms: in order.
         tasks: in order; those of several are averaged within a seed first.
     """
-    rows, made = frame[frame["role"] == "teacher"], []
-    for task in [*([MEAN] if len(tasks) > 1 else []), *tasks]:
-        part = rows if task == MEAN else rows[rows["task"] == task]
-        scores = scores_by_seed(part, len(tasks) if task == MEAN else 1)
+    described = []
+    for task, rows in views(frame[frame["role"] == "teacher"], tasks):
+        covered = len(tasks) if task == MEAN else 1
+        scores = scores_by_seed(rows, covered)
         for arm in arms:
-            if scores.get(arm):
-                own = asdict(stats.summary(list(scores[arm].values())))
-                beside = companions_of(part[part["arm"] == arm])
-                made.append({"task": task, "arm": arm} | {key: own[key] for key in ("n", "mean", "sd")} | beside)
-    return made
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _aims(unlike: tuple[str, Sequence[str]]) -> str:
-    task, aims = unlike
-    return f"{task}: the searches aimed at {' and '.join(aims)}, so their curves and fronts are not set side by side."
+            if arm in scores:
+                summary = stats.summary(list(scores[arm].values()))
+                beside = companions_of(rows[rows["arm"] == arm])
+                described.append(
+                    TeacherScores(task=task, arm=arm, n=summary.n, mean=summary.mean, sd=summary.sd, beside=beside)
+                )
+    return described

@@ -1,226 +1,237 @@
-"""What a comparison says in sentences: what was found, what cannot be concluded, whether budgets were equal."""
+"""The sentences of a comparison: what was found, what cannot be concluded, and whether budgets were equal.
+
+:func:`findings` and :func:`limits` speak of the mean of tasks if there is one, else of the first task.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
-from nasframe.records import MetricFormat
-from nasframe.report.format import of_study
-from nasframe.report.tables import difference, human
+from nasframe.report.tables import human
+from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
+from nasframe_studies.wording import interval, p_is, plural
 
 TOLERANCE = 0.05
-"""How far training MACs may lie from the reference's to count as an equal budget."""
+"""The largest relative deviation from the reference's training MACs that counts as an equal budget."""
+FEW_FOR_T = 6
+"""With fewer seeds the t test's assumption cannot be seen to hold."""
+FEW_FOR_BOOTSTRAP = 10
+"""With fewer seeds bootstrap intervals are too narrow."""
+
+Table = TypeVar("Table", bound=PairTable)
 
 
-def verdicts(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``equal_macs``, ``findings`` and ``limits`` for a comparison.
+# ---- equal budgets
+
+
+def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOLERANCE) -> EqualMacs:
+    """Judge whether the arms had equal budgets: the reference's training MACs, on the runs that both have of a task.
 
     Args:
-        report: as :func:`nasframe_studies.compare.analyse` has it so far.
+        ledger: what each arm's runs cost.
+        against: the reference.
+        tolerance: the largest relative deviation that counts as equal.
     """
-    budget = equal_macs(report["ledger"], report["against"])
-    return {"equal_macs": budget, "findings": list(_findings(report)), "limits": list(_limits(report, budget))}
-
-
-def equal_macs(ledger: Sequence[Mapping[str, Any]], against: str, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Judge whether the arms had equal budgets: equal training MACs as the reference, on the runs both have of a task.
-
-    >>> rows = [{"arm": "a", "ratios": {"t": 1.0, "u": 1.0}}, {"arm": "b", "ratios": {"t": 1.31, "u": 1.0}}]
-    >>> equal_macs(rows, "a")["text"]
-    'NOT equal budgets: training MACs within 5 % of a everywhere but b (t: 1.31 times).'
-    """
-    known = {row["arm"]: {task: ratio for task, ratio in row["ratios"].items() if ratio is not None} for row in ledger}
-    ratios = {arm: found for arm, found in known.items() if arm != against and found}
-    far = {arm: {t: r for t, r in found.items() if not abs(r - 1) <= tolerance} for arm, found in ratios.items()}
-    unequal = {arm: found for arm, found in far.items() if found}
+    ratios: dict[str, dict[str, float]] = {}
+    for row in ledger:
+        known = {task: ratio for task, ratio in row.ratios.items() if ratio is not None}
+        if row.arm != against and known:
+            ratios[row.arm] = known
+    unequal = []
+    where = "every arm"
+    for arm, by_task in ratios.items():
+        far = {task: ratio for task, ratio in by_task.items() if not abs(ratio - 1) <= tolerance}
+        if far:
+            unequal.append(_deviation(arm, far, one_task=len(by_task) == 1))
+        if len(by_task) > 1:
+            where = "every arm and task"
     within = f"training MACs within {100 * tolerance:g} % of {against}"
     if not ratios:
+        equal = None
         text = "Budgets not compared: there are no two runs to set against each other."
     elif unequal:
-        named = [_times(arm, ratios[arm], found) for arm, found in unequal.items()]
-        text = f"NOT equal budgets: {within} everywhere but {', '.join(named)}."
+        equal = False
+        text = f"NOT equal budgets: {within} everywhere but {', '.join(unequal)}."
     else:
-        text = f"Equal budgets: {within} in every arm{' and task' * any(len(found) > 1 for found in ratios.values())}."
-    return {"tolerance": tolerance, "equal": not unequal if ratios else None, "ratios": ratios, "text": text}
+        equal = True
+        text = f"Equal budgets: {within} in {where}."
+    return EqualMacs(tolerance=tolerance, equal=equal, ratios=ratios, text=text)
 
 
-def _times(arm: str, ratios: Mapping[str, float], far: Mapping[str, float]) -> str:
-    """Say by how much an arm's training differs: task by task, but where it has only one."""
-    each = [f"{ratio:.3g} times" if len(ratios) == 1 else f"{task}: {ratio:.3g} times" for task, ratio in far.items()]
-    return f"{arm} ({', '.join(each)})"
+def _deviation(arm: str, ratios: Mapping[str, float], one_task: bool) -> str:
+    """Write by how much an arm's training differs: task by task, unless it has only one.
 
-
-def p_value(p: float | None) -> str:
-    """Write a p-value, short where it is small.
-
-    >>> p_value(0.03125), p_value(0.00002), p_value(0.04999), p_value(1.0), p_value(None)
-    ('0.0312', '<0.001', '<0.05', '1', '–')
+    >>> _deviation("b", {"t": 1.31}, one_task=False)
+    'b (t: 1.31 times)'
     """
-    if p is None:
-        return "–"
-    text = f"{p:.2g}" if p < 0.01 else f"{p:.3g}"
-    return "<0.001" if p < 0.001 else "<0.05" if text == "0.05" and p < 0.05 else text
+    parts = []
+    for task, ratio in ratios.items():
+        name = "" if one_task else f"{task}: "
+        parts.append(f"{name}{ratio:.3g} times")
+    return f"{arm} ({', '.join(parts)})"
 
 
-def p_is(p: float | None) -> str:
-    """Write a p-value in a sentence.
-
-    >>> p_is(0.25), p_is(0.0)
-    ('p = 0.25', 'p < 0.001')
-    """
-    text = p_value(p)
-    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+# ---- what was found
 
 
-def interval(form: MetricFormat, row: Mapping[str, Any], low: str = "t_low", high: str = "t_high") -> str:
-    """Write a difference with its interval, shares in points.
-
-    >>> interval(MetricFormat(percent=True), {"mean": 0.012, "t_low": -0.001, "t_high": 0.025})
-    '+1.20 [−0.10, +2.50]'
-    """
-    bounds = f" [{difference(form, row[low], 2)}, {difference(form, row[high], 2)}]" if row[low] is not None else ""
-    return difference(form, row["mean"], 2) + bounds
+def main_tables(tables: Sequence[Table]) -> list[Table]:
+    """Return the tables that conclusions are drawn from: those of the first task, which is the mean of tasks if any."""
+    return [table for table in tables if table.task == tables[0].task]
 
 
-def _main(report: Mapping[str, Any], part: str = "tables") -> list[Mapping[str, Any]]:
-    """The tables that conclusions are drawn from: the tasks' mean where there is one."""
-    tables = report[part]
-    return [table for table in tables if table["task"] == tables[0]["task"]] if tables else []
+def findings(comparison: Comparison) -> Iterator[str]:
+    """Word each resolved difference from the reference: of scores, then of hypervolumes."""
+    titled: list[tuple[str, PairTable]] = []
+    for table in main_tables(comparison.tables):
+        titled.append((table.model, table))
+    for front in main_tables(comparison.fronts):
+        titled.append((f"hypervolume, {front.model}", front))
+    for title, table in titled:
+        form = comparison.format_of(table.task, table.metric)
+        for row in table.comparisons:
+            if row.resolved and row.same_as is None:
+                gap = interval(form, row.mean, row.t_low, row.t_high)
+                yield (
+                    f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {gap} on {row.n} seeds"
+                    f" (paired t, {p_is(row.p_t_holm)} after Holm)."
+                )
 
 
-def _comparisons(
-    report: Mapping[str, Any], part: str = "tables"
-) -> Iterator[tuple[str, MetricFormat, Mapping[str, Any]]]:
-    for table in _main(report, part):
-        form = of_study(report, table["task"], table["metric"])
-        for row in table["comparisons"]:
-            yield table["model"], form, row
+# ---- what cannot be concluded
 
 
-def _findings(report: Mapping[str, Any]) -> Iterator[str]:
-    fronts = ((f"hypervolume, {kind}", form, row) for kind, form, row in _comparisons(report, "fronts"))
-    for what, form, row in (*_comparisons(report), *fronts):
-        if row["verdict"] in ("higher", "lower") and row["same_as"] is None:
-            yield (
-                f"{what}: {row['arm']} is {row['verdict']} than {report['against']} by {interval(form, row)} on"
-                f" {row['n']} seeds (paired t, {p_is(row['p_t_holm'])} after Holm)."
-            )
+def limits(comparison: Comparison) -> Iterator[str]:
+    """Word what the numbers of a comparison cannot show, and why."""
+    main = main_tables(comparison.tables)
+    rows: list[Difference] = []
+    for table in main:
+        rows += table.comparisons
+    yield from _without_pairs(comparison, rows)
+    yield from _few_seeds(rows, comparison.alpha)
+    yield from _few_ranks(main)
+    for arm in dict.fromkeys(row.arm for row in rows):
+        yield from _unresolved(comparison, main, arm)
+    if comparison.equal_macs.equal is False:
+        yield f"{comparison.equal_macs.text} A difference may come from the training alone."
+    for run in comparison.missing:
+        yield f"{run.arm} on {run.task}, seed {run.seed}: {run.why}."
+    yield from _left_out(rows)
+    if rows and len(comparison.tasks) == 1:
+        yield f"One task, {comparison.tasks[0]}: nothing is said about others."
 
 
-def _limits(report: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[str]:
-    rows = list(_comparisons(report))
-    yield from _without_pairs(report, rows)
-    family = max((table["family"] for table in _main(report)), default=0)
-    counts = sorted({row["n"] for *_, row in rows})
-    for n in counts:
-        having = dict.fromkeys(row["arm"] for *_, row in rows if row["n"] == n)
-        for line in _of_few(n, family, report["alpha"]):
-            yield f"{', '.join(having)}: {line}" if len(counts) > 1 else line
-    yield from _few_ranks(report)
-    for arm in dict.fromkeys(row["arm"] for *_, row in rows):
-        yield from _unresolved(report["against"], arm, [each for each in rows if each[2]["arm"] == arm])
-    if budget["equal"] is False:
-        yield f"{budget['text']} A difference may come from the training alone."
-    for run in report["missing"]:
-        yield f"{run['arm']} on {run['task']}, seed {run['seed']}: {run['why']}."
-    for seeds, arms in _left_out(rows).items():
-        few = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        yield (
-            f"{few} not on both sides: left out of the pairs of {', '.join(arms)}. Means and deviations are over each"
-            " arm's own seeds."
-        )
-    if rows and len(report["tasks"]) == 1:
-        yield f"One task, {report['tasks'][0]}: nothing is said about others."
-
-
-def _without_pairs(report: Mapping[str, Any], rows: Sequence[Any]) -> Iterator[str]:
-    against, compared = report["against"], {row["arm"] for *_, row in rows}
-    if against not in {row["arm"] for table in report["tables"] for row in table["arms"]}:
+def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> Iterator[str]:
+    """Name the arms that are described, and not compared."""
+    against = comparison.against
+    described = [table for table in comparison.tables if against in table.scored]
+    if not described:
         yield f"The reference {against} has no results: arms are described and not compared."
         return
-    for arm in report["arms"]:
-        tasks = dict.fromkeys(t["task"] for t in report["tables"] for row in t["comparisons"] if row["arm"] == arm)
-        if arm not in compared and tasks:
-            yield f"{arm} lacks some tasks: compared with {against} only on {', '.join(tasks)}."
-        elif arm not in compared and arm != against:
+    compared = {row.arm for row in main_rows}
+    for arm in comparison.arms:
+        if arm in compared:
+            continue
+        tasks = [table.task for table in comparison.tables if table.difference_of(arm) is not None]
+        if tasks:
+            yield f"{arm} lacks some tasks: compared with {against} only on {', '.join(dict.fromkeys(tasks))}."
+        elif arm != against:
             yield f"{arm} shares no task, model and seed with {against}: described, not compared."
-    if not rows and len(report["arms"]) == 1:
+    if not main_rows and len(comparison.arms) == 1:
         yield "One arm: there is nothing to compare it with."
 
 
-def _of_few(n: int, family: int, alpha: float) -> Iterator[str]:
-    """Say what so few seeds cannot show."""
+def _few_seeds(rows: Sequence[Difference], alpha: float) -> Iterator[str]:
+    """Say what few seeds cannot show, and of which arms if these have different numbers of seeds."""
+    arms: dict[int, dict[str, None]] = {}
+    for row in rows:
+        arms.setdefault(row.n, {})[row.arm] = None
+    for n, names in sorted(arms.items()):
+        whose = f"{', '.join(names)}: " if len(arms) > 1 else ""
+        for line in _of_seeds(n, alpha):
+            yield f"{whose}{line}"
+
+
+def _of_seeds(n: int, alpha: float) -> Iterator[str]:
+    """Say what a number of seeds cannot show."""
     if n == 1:
         yield (
             "One seed: no interval and no test is possible, and a difference between two single runs may be the seed's"
             " own noise. McNemar's test, example by example, speaks of these two models and not of the methods."
         )
         return
-    smallest, least = 2 / 2**n, math.ceil(math.log2(2 / alpha))
-    if smallest > alpha:
+    smallest_p = 2 / 2**n
+    if smallest_p > alpha:
+        enough = math.ceil(math.log2(2 / alpha))
         yield (
-            f"With {n} seeds the exact Wilcoxon test cannot go below p = {smallest:.3g}: it cannot reach {alpha:g}"
-            f" whatever the scores are ({least} seeds could). Its p is no evidence of equality."
+            f"With {n} seeds the exact Wilcoxon test cannot go below p = {smallest_p:.3g}: it cannot reach {alpha:g}"
+            f" whatever the scores are ({enough} seeds could). Its p is no evidence of equality."
         )
-    elif smallest * family > alpha:
-        least = math.ceil(math.log2(2 * family / alpha))
-        yield (
-            f"With {n} seeds and {family} comparisons Wilcoxon's p after Holm cannot go below {smallest * family:.2g};"
-            f" {least} seeds could reach {alpha:g}."
-        )
-    if n < 6:
-        yield (
-            f"The t test's verdict rests on differences that are about normal, which {n} seeds cannot show"
-            + ("; with two seeds its interval is 12.7 standard errors wide on each side." if n == 2 else ".")
-        )
-    if 2 < n < 10:
+    if n < FEW_FOR_T:
+        line = f"The t test's verdict rests on differences that are about normal, which {n} seeds cannot show"
+        if n == 2:
+            yield f"{line}; with two seeds its interval is 12.7 standard errors wide on each side."
+        else:
+            yield f"{line}."
+    if 2 < n < FEW_FOR_BOOTSTRAP:
         yield "Bootstrap intervals of fewer than about ten seeds are too narrow; read the t intervals."
 
 
-def _few_ranks(report: Mapping[str, Any]) -> Iterator[str]:
-    """Say where ranks rest on fewer seeds than scores do: they need all arms of a seed."""
-    for table in _main(report):
-        ranked, most = len(table["ranked_seeds"]), max(row["n"] for row in table["arms"])
+def _few_ranks(tables: Sequence[PairTable]) -> Iterator[str]:
+    """Name the tables whose ranks rest on fewer seeds than their scores do, since ranks need all arms of a seed."""
+    for table in tables:
+        ranked = len(table.ranked_seeds)
+        most = max(row.n for row in table.arms)
         if 0 < ranked < most:
-            yield f"{table['model']}: ranks rest on {ranked} of {most} seeds, those that all arms have."
+            yield f"{table.model}: ranks rest on {ranked} of {most} seeds, those that all arms have."
 
 
-def _unresolved(against: str, arm: str, rows: Sequence[tuple[str, MetricFormat, Mapping[str, Any]]]) -> Iterator[str]:
-    """Say in one line which of an arm's differences are open, and what would resolve them."""
-    said, explained = [], False
-    for model, form, row in rows:
-        if row["same_as"] is not None:
-            continue  # the same networks as under another budget, told there
-        if row["verdict"] == "no spread":
-            equal = "both score the same" if not row["mean"] else "the difference is the same"
-            why = f"{equal} at every seed, so there is no spread to measure it against; no test can be made"
-        elif row["verdict"] == "not after Holm":
-            why = f"{p_is(row['p_t'])} alone, {p_is(row['p_t_holm'])} after Holm"
-        elif row["verdict"] == "not resolved":
-            why = f"{p_is(row['p_t'])}, {_more_seeds(row, explained)}"
-            explained |= row["seeds_needed"] is not None
+def _unresolved(comparison: Comparison, tables: Sequence[PairTable], arm: str) -> Iterator[str]:
+    """List in one line an arm's open differences, each with what would resolve it."""
+    parts = []
+    explained = False
+    for table in tables:
+        row = table.difference_of(arm)
+        if row is None or row.same_as is not None:  # the same networks are listed under another budget
+            continue
+        if row.verdict == "no spread":
+            why = "both score the same" if row.mean == 0 else "the difference is the same"
+            why += " at every seed, so there is no spread to measure it against; no test can be made"
+        elif row.verdict == "not after Holm":
+            why = f"{p_is(row.p_t)} alone, {p_is(row.p_t_holm)} after Holm"
+        elif row.verdict == "not resolved":
+            why = f"{p_is(row.p_t)}, {_more_seeds(row, explained)}"
+            explained = explained or row.more_seeds is not None
         else:
             continue
-        said.append(f"{model} {interval(form, row)}, {why}")
-    if said:
-        yield f"{arm} against {against} is not resolved: {'; '.join(said)}."
+        form = comparison.format_of(table.task, table.metric)
+        gap = interval(form, row.mean, row.t_low, row.t_high)
+        parts.append(f"{table.model} {gap}, {why}")
+    if parts:
+        yield f"{arm} against {comparison.against} is not resolved: {'; '.join(parts)}."
 
 
-def _more_seeds(row: Mapping[str, Any], explained: bool) -> str:
-    """Say how many more seeds a difference needs, in short where the line has explained it."""
-    if row["seeds_needed"] is None:
+def _more_seeds(row: Difference, explained: bool) -> str:
+    """Say how many more seeds a difference needs, in short if the line has explained it."""
+    if row.more_seeds is None:
         return "no number of seeds that one could run resolves a difference so small"
-    more = f"about {human(row['more_seeds'])} more"
-    seeds = "seed" if row["more_seeds"] == 1 else "seeds"
-    return more if explained else f"needs {more} {seeds} to resolve a difference of this size"
+    more = f"about {human(row.more_seeds)} more"
+    if explained:
+        return more
+    return f"needs {more} {plural('seed', row.more_seeds)} to resolve a difference of this size"
 
 
-def _left_out(rows: Sequence[tuple[str, MetricFormat, Mapping[str, Any]]]) -> dict[tuple[int, ...], list[str]]:
-    """Group arms by the seeds that their pairs had to leave out."""
-    found: dict[tuple[int, ...], dict[str, None]] = {}
-    for _, _, row in rows:
-        if row["left_out"]:
-            found.setdefault(tuple(row["left_out"]), {})[row["arm"]] = None
-    return {seeds: list(arms) for seeds, arms in found.items()}
+def _left_out(rows: Sequence[Difference]) -> Iterator[str]:
+    """Name the seeds that are not on both sides, and whose pairs lack them."""
+    arms: dict[tuple[int, ...], dict[str, None]] = {}
+    for row in rows:
+        if row.left_out:
+            arms.setdefault(tuple(row.left_out), {})[row.arm] = None
+    for seeds, names in arms.items():
+        noun = plural("Seed", len(seeds))
+        listed = ", ".join(map(str, seeds))
+        yield (
+            f"{noun} {listed} not on both sides: left out of the pairs of {', '.join(names)}. Means and deviations are"
+            " over each arm's own seeds."
+        )

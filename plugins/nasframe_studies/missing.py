@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import listing, suggestion
+from nasframe_studies.records import MissingRun
 from nasframe_studies.settings import CompareOptions, Settings, StudyRun, missing
 
 if TYPE_CHECKING:
@@ -40,29 +41,8 @@ class Reason:
         return f"{self.what}: {line}"
 
 
-@dataclass(frozen=True)
-class MissingRun:
-    """A run without results, as ``study.json`` lists it.
-
-    Args:
-        arm: the arm's name.
-        task: the task's name.
-        seed: the run's seed.
-        run: the run's directory.
-        why: the reason, in a line.
-        error: the whole error that it failed with, if any.
-    """
-
-    arm: str
-    task: str
-    seed: int
-    run: str
-    why: str
-    error: str | None
-
-
-def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the runs without results, each with the reason, as ``study.json`` lists them.
+def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame: pd.DataFrame) -> list[MissingRun]:
+    """Return the runs without results, each with the reason.
 
     Args:
         directory: the folder to which the runs' directories are relative.
@@ -73,8 +53,7 @@ def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame:
     rows = []
     for run in missing(study, frame):
         reason = why_missing(directory / run.run, study.compare.metric, study.compare.split)
-        row = MissingRun(**run.columns, why=str(reason), error=reason.error or None)
-        rows.append(asdict(row))
+        rows.append(MissingRun(**run.columns, why=str(reason), error=reason.error or None))
     return rows
 
 

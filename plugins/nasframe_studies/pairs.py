@@ -1,200 +1,211 @@
-"""Differences between arms, paired by seed, one table a task and model, and how many tests share an error."""
+"""Differences between arms, paired by seed: one table for each task and model, adjusted for how many tests there are.
+
+:func:`tables` makes the tables; :func:`adjust` applies Holm's adjustment to each family of them and adds the verdicts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from nasframe.records import canonical_json
 from nasframe.report.format import BESIDE
 from nasframe_studies import stats
+from nasframe_studies.records import ArmScores, Difference, FrontTable, PairTable, Spread, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MEAN = "mean of tasks"
+
+Scores = Mapping[str, Mapping[int, float]]
+"""Arm → seed → score."""
+Table = TypeVar("Table", bound=PairTable)
 
 
 def group_of(task: str, groups: Mapping[str, Sequence[str]]) -> str | None:
-    """Name the group of a task.
+    """Return the name of a task's group, if it is in one.
 
     >>> group_of("mrpc-50%", {"half": ["*-50%"], "quarter": ["*-25%"]})
     'half'
     """
-    return next((name for name, patterns in groups.items() if any(fnmatch(task, p) for p in patterns)), None)
+    for name, patterns in groups.items():
+        if any(fnmatch(task, pattern) for pattern in patterns):
+            return name
+    return None
 
 
-def tables(
-    found: pd.DataFrame, arms: Sequence[str], against: str, absolute: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def relative_costs(columns: Iterable[str]) -> list[str]:
+    """Return the costs that a table has as shares of the teacher's.
+
+    >>> relative_costs(["score", "macs", "macs_relative"])
+    ['macs']
+    """
+    costs = []
+    for column in columns:
+        cost = column.removesuffix("_relative")
+        if cost != column:
+            costs.append(cost)
+    return costs
+
+
+# ---- tables
+
+
+def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Sequence[str] = ()) -> list[PairTable]:
     """Make one table for each task (and for their mean) and each slot; :func:`adjust` adds Holm's adjustment.
 
-    The mean is over the tasks that have the slot, where these are several.
+    The mean is over the tasks that have the slot, if there are several.
 
     Args:
-        found: rows with ``arm``, ``task``, ``seed``, ``slot``, ``metric``, ``score``, and costs.
+        scored: rows with ``arm``, ``task``, ``seed``, ``slot``, ``metric``, ``score``, and costs.
         arms: in order.
         against: the reference.
         absolute: costs whose shares are left out, since they are of different networks.
     """
     made = []
-    names = list(dict.fromkeys(found["task"]))
-    for task in [*([MEAN] if len(names) > 1 else []), *names]:
-        rows = found if task == MEAN else found[found["task"] == task]
-        metrics = list(dict.fromkeys(rows["metric"]))
+    for task, rows in views(scored):
+        of_task = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
-            over = list(dict.fromkeys(part["task"]))
-            scores = scores_by_seed(part, len(over))
-            if task == MEAN and (len(over) == 1 or not {against} < set(scores)):
-                continue  # nothing was measured on all tasks that could be compared
-            head = {"task": task, "tasks": over, "model": slot, "metric": ", ".join(metrics)}
-            made.append(head | _table(scores, part, [arm for arm in arms if arm in scores], against, absolute))
+            covered = list(dict.fromkeys(part["task"]))
+            scores = scores_by_seed(part, len(covered))
+            comparable = against in scores and len(scores) > 1
+            if task == MEAN and (len(covered) == 1 or not comparable):
+                continue  # the slot is on one task alone, or no arm and the reference have all of its tasks
+            present = [arm for arm in arms if arm in scores]
+            table = PairTable(
+                task=task,
+                tasks=covered,
+                model=slot,
+                metric=", ".join(dict.fromkeys(rows["metric"])),
+                arms=_describe(scores, part, present, absolute),
+                ranked_seeds=_common_seeds(scores, present),
+                comparisons=_compare(scores, present, against),
+            )
+            of_task.append((table, part))
+        made += _mark_repeated(of_task, against)
     return made
 
 
-def families(
-    scores: Sequence[dict[str, Any]], fronts: Sequence[dict[str, Any]], family: str
-) -> list[list[dict[str, Any]]]:
-    """Group the tables of a page by what Holm's adjustment counts together.
+def views(rows: pd.DataFrame, tasks: Sequence[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
+    """Return each task with its rows, and before them the mean of tasks with all rows, if there are several.
 
     Args:
-        scores: the tables of scores.
-        fronts: the tables of hypervolumes.
-        family: one of :data:`nasframe_studies.file.FAMILIES`.
+        rows: with ``task``.
+        tasks: in order; default: as they come.
     """
-    if family == "page":
-        return [[*scores, *fronts]]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for table in scores:
-        groups.setdefault(("scores", table["task"]), []).append(table)
-    for table in fronts:
-        groups.setdefault((table["model"], table["task"]), []).append(table)
-    return list(groups.values())
-
-
-def adjust(groups: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Adjust the p-values of each group of tables by Holm's method, and set the verdicts that rest on them.
-
-    If the same networks answer two budgets of a task on both sides, there is one test, which counts once: the later
-    budget names the first as ``same_as``.
-
-    Args:
-        groups: tables as :func:`tables` makes them; each group is one family of comparisons.
-    """
-    for group in groups:
-        comparisons, copies = _tests(group)
-        for kind in ("p_t", "p_wilcoxon"):
-            adjusted = stats.holm([row[kind] if row["n"] > 1 else None for row in comparisons])
-            for row, p in zip(comparisons, adjusted, strict=True):
-                row[f"{kind}_holm"] = p
-        for copy, first in copies:
-            copy |= {kind: first[kind] for kind in ("p_t_holm", "p_wilcoxon_holm")}
-        for row in [*comparisons, *(copy for copy, _ in copies)]:
-            row |= {"verdict": _verdict(row), "more_seeds": _more(row)}
-        size = sum(row["p_t"] is not None for row in comparisons)
-        for table in group:
-            table["family"] = size
-
-
-def _tests(group: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]]]:
-    """Split the comparisons of a family into those that are tests of their own, and repetitions with their first.
-
-    A comparison repeats an earlier one of its task and arm if it is of the same networks, under another budget.
-    """
-    tests: list[dict[str, Any]] = []
-    copies: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    firsts: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
-    for table in group:
-        for row in table["comparisons"]:
-            networks = row.pop("networks", None)
-            row["same_as"] = None
-            if networks is None:
-                tests.append(row)
-                continue
-            model, first = firsts.setdefault((table["task"], row["arm"], networks), (table["model"], row))
-            if first is row:
-                tests.append(row)
-            else:
-                row["same_as"] = model
-                copies.append((row, first))
-    return tests, copies
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    """Say what the paired t test after Holm's adjustment leaves to say."""
-    if row["n"] == 1:
-        return "one seed"
-    if row["p_t"] is None:
-        return "no spread"
-    if row["p_t_holm"] < stats.ALPHA:
-        return "higher" if row["mean"] > 0 else "lower"
-    return "not after Holm" if row["p_t"] < stats.ALPHA else "not resolved"
-
-
-def _more(row: Mapping[str, Any]) -> int | None:
-    """Return how many more seeds would resolve a difference of the size found."""
-    return None if row["seeds_needed"] is None else max(0, row["seeds_needed"] - row["n"])
+    names = list(dict.fromkeys(rows["task"])) if tasks is None else list(tasks)
+    of_tasks = [(task, rows[rows["task"] == task]) for task in names]
+    if len(names) > 1:
+        of_tasks.insert(0, (MEAN, rows))
+    return of_tasks
 
 
 def scores_by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]]:
-    """Return arm → seed → score, tasks averaged; a seed that lacks a task is left out."""
+    """Return arm → seed → score, tasks averaged; seeds that lack a task are left out.
+
+    Args:
+        rows: with ``arm``, ``task``, ``seed`` and ``score``.
+        tasks: how many tasks a seed must have.
+    """
     scores: dict[str, dict[int, float]] = {}
     for arm, own in rows.groupby("arm", sort=False):
         for seed in sorted(set(own["seed"].tolist())):
             part = own[own["seed"] == seed]
+            # a mean over fewer tasks would measure something else
             if part["task"].nunique() == tasks and part["score"].notna().all():
                 scores.setdefault(str(arm), {})[seed] = float(part["score"].mean())
     return scores
 
 
-def _table(
-    scores: Mapping[str, Mapping[int, float]],
-    rows: pd.DataFrame,
-    arms: Sequence[str],
-    against: str,
-    absolute: Sequence[str],
-) -> dict[str, Any]:
-    """Describe each arm and compare it with the reference on the seeds that both have."""
-    complete = sorted(set.intersection(*(set(scores[arm]) for arm in arms))) if arms else []
-    ranks: list[float | None] = [None] * len(arms)
-    if complete and len(arms) > 1:
-        ranks = stats.mean_ranks([[scores[arm][seed] for arm in arms] for seed in complete]).tolist()
-    described, comparisons = [], []
-    for arm, rank in zip(arms, ranks, strict=True):
-        seeds = sorted(scores[arm])
-        own = asdict(stats.summary([scores[arm][seed] for seed in seeds]))
-        mine = rows[rows["arm"] == arm]
-        costs = mine.select_dtypes("number").mean()
-        shares = [f"{cost}_relative" for cost in absolute]
-        names = [name for name in _costs(rows) if name in costs and name not in shares]
-        shown = {name: float(costs[name]) for name in names if np.isfinite(costs[name])}
-        values = {str(seed): scores[arm][seed] for seed in seeds}
-        row = {"rank": rank, "scores": values, "costs": shown, "over_budget": _over_budget(mine)}
-        described.append({"arm": arm} | own | row | companions_of(mine))
-        common = [seed for seed in seeds if seed in scores.get(against, ())]
-        if arm != against and common:
-            first, second = ([scores[side][seed] for seed in common] for side in (arm, against))
-            pair = asdict(stats.paired(first, second))
-            lost = sorted(set(seeds) ^ set(scores[against]))
-            networks = _networks(rows, (arm, against), common)
-            comparisons.append({"arm": arm, "seeds": common, "left_out": lost, "networks": networks} | pair)
-    return {"arms": described, "ranked_seeds": complete, "comparisons": comparisons}
+def _common_seeds(scores: Scores, arms: Sequence[str]) -> list[int]:
+    """Return the seeds that all arms have."""
+    if not arms:
+        return []
+    first, *others = arms
+    return sorted(set(scores[first]).intersection(*(scores[arm] for arm in others)))
 
 
-def _networks(rows: pd.DataFrame, sides: Sequence[str], seeds: Sequence[int]) -> str | None:
-    """Digest which networks a comparison is of; ``None`` if some of them cannot be told from others."""
-    if "network" not in rows:
-        return None
-    part = rows[rows["arm"].isin(sides) & rows["seed"].isin(seeds)]
-    if part["network"].isna().any():
-        return None
-    return canonical_json(sorted(part[["arm", "task", "seed", "network"]].values.tolist()))
+def _mean_ranks(scores: Scores, arms: Sequence[str]) -> dict[str, float]:
+    """Return arm → mean rank over the seeds that all arms have; empty if there is nothing to rank."""
+    seeds = _common_seeds(scores, arms)  # a rank needs the scores of all arms
+    if not seeds or len(arms) < 2:
+        return {}
+    rows = []
+    for seed in seeds:
+        rows.append([scores[arm][seed] for arm in arms])
+    return dict(zip(arms, stats.mean_ranks(rows).tolist(), strict=True))
+
+
+def _describe(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute: Sequence[str]) -> list[ArmScores]:
+    """Describe the scores and costs of each arm."""
+    described = []
+    ranks = _mean_ranks(scores, arms)
+    for arm in arms:
+        by_seed = dict(sorted(scores[arm].items()))
+        own = rows[rows["arm"] == arm]
+        described.append(
+            ArmScores(
+                **asdict(stats.summary(list(by_seed.values()))),
+                arm=arm,
+                rank=ranks.get(arm),
+                scores={str(seed): score for seed, score in by_seed.items()},
+                costs=_mean_costs(own, absolute),
+                over_budget=_over_budget(own),
+                beside=companions_of(own),
+            )
+        )
+    return described
+
+
+def _compare(scores: Scores, arms: Sequence[str], against: str) -> list[Difference]:
+    """Compare each arm with the reference on the seeds that both have."""
+    differences = []
+    reference = scores.get(against, {})
+    for arm in arms:
+        own = scores[arm]
+        seeds = sorted(own.keys() & reference.keys())
+        if arm == against or not seeds:
+            continue
+        # what arms share within a seed, such as the order of the data, cancels in the difference
+        paired = stats.paired([own[seed] for seed in seeds], [reference[seed] for seed in seeds])
+        more_seeds = None
+        if paired.seeds_needed is not None:
+            more_seeds = max(0, paired.seeds_needed - paired.n)
+        left_out = sorted(own.keys() ^ reference.keys())
+        differences.append(Difference(**asdict(paired), arm=arm, seeds=seeds, left_out=left_out, more_seeds=more_seeds))
+    return differences
+
+
+def companions_of(rows: pd.DataFrame) -> dict[str, Spread]:
+    """Average the metrics that are shown next to the compared one, if all rows are of one task and have them."""
+    if rows["task"].nunique() > 1:
+        return {}
+    averages = {}
+    for column in map(str, rows):
+        if column.startswith(BESIDE) and rows[column].notna().all():
+            summary = stats.summary(rows[column].tolist())
+            averages[column.removeprefix(BESIDE)] = Spread(mean=summary.mean, sd=summary.sd)
+    return averages
+
+
+def _mean_costs(rows: pd.DataFrame, absolute: Sequence[str]) -> dict[str, float]:
+    """Average an arm's costs, and their shares of the teacher's unless the arms' teachers differ in them."""
+    means = rows.select_dtypes("number").mean()
+    costs = {}
+    for cost in relative_costs(map(str, rows)):
+        columns = [cost]
+        if cost not in absolute:
+            columns.append(f"{cost}_relative")
+        for column in columns:
+            if column in means and np.isfinite(means[column]):  # not measured: not shown
+                costs[column] = float(means[column])
+    return costs
 
 
 def _over_budget(rows: pd.DataFrame) -> list[int]:
@@ -204,27 +215,101 @@ def _over_budget(rows: pd.DataFrame) -> list[int]:
     return sorted(set(rows.loc[rows["over_budget"].notna(), "seed"].tolist()))
 
 
-def invalid_network(row: Mapping[str, Any]) -> str:
-    """Say that a score is no number."""
-    return (
-        f"NO NUMBER: {row['metric']} of {row['model']} is {row['score']} in {row['arm']} on {row['task']}, seed"
-        f" {row['seed']}; left out."
-    )
+# ---- one network under several budgets
 
 
-def companions_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """Average the metrics that stand beside the compared one, if all rows have them."""
-    names = [name for name in map(str, rows) if name.startswith(BESIDE) and rows[name].notna().all()]
-    if not names or rows["task"].nunique() > 1:
-        return {}
-    averages = {}
-    for name in names:
-        own = asdict(stats.summary(rows[name].tolist()))
-        averages[name.removeprefix(BESIDE)] = {key: own[key] for key in ("mean", "sd")}
-    return {"beside": averages}
+def _mark_repeated(of_task: Sequence[tuple[PairTable, pd.DataFrame]], against: str) -> list[PairTable]:
+    """Return a task's tables, where each comparison of networks that an earlier table compared names that one.
+
+    Args:
+        of_task: the tables of one task, each with the rows that it is of.
+        against: the reference.
+    """
+    first_model: dict[tuple[str, str], str] = {}
+    marked = []
+    for table, rows in of_task:
+        comparisons = []
+        for difference in table.comparisons:
+            networks = _networks(rows, (difference.arm, against), difference.seeds)
+            if networks is not None:
+                model = first_model.setdefault((difference.arm, networks), table.model)
+                if model != table.model:
+                    difference = replace(difference, same_as=model)
+            comparisons.append(difference)
+        marked.append(replace(table, comparisons=comparisons))
+    return marked
 
 
-def _costs(rows: pd.DataFrame) -> list[str]:
-    """Name the costs of a frame: what has a share of the teacher's, and the shares."""
-    names = [name.removesuffix("_relative") for name in rows.columns if name.endswith("_relative")]
-    return [column for name in names for column in (name, f"{name}_relative")]
+def _networks(rows: pd.DataFrame, sides: Sequence[str], seeds: Sequence[int]) -> str | None:
+    """Digest which networks a comparison is of; ``None`` if some of them cannot be told from others."""
+    if "network" not in rows:
+        return None
+    # The seeds matter: networks that agree at some seeds alone make two tests, not one.
+    part = rows[rows["arm"].isin(sides) & rows["seed"].isin(seeds)]
+    if part["network"].isna().any():
+        return None
+    return canonical_json(sorted(part[["arm", "task", "seed", "network"]].values.tolist()))
+
+
+# ---- families of tests
+
+
+def adjust(tables: Sequence[Table], family: str) -> list[Table]:
+    """Return the tables with p-values adjusted by Holm's method, and the verdicts that rest on them.
+
+    If the same networks are compared under two budgets of a task, there is one test, which counts once.
+
+    Args:
+        tables: of scores and of fronts.
+        family: one of :data:`nasframe_studies.file.FAMILIES`: whether the tables of a task are adjusted together, or
+            those of the page.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, table in enumerate(tables):
+        places.setdefault(_family_of(table, family), []).append(place)
+    adjusted = list(tables)
+    for members in places.values():
+        together = _adjust_family([tables[place] for place in members])
+        for place, table in zip(members, together, strict=True):
+            adjusted[place] = table
+    return adjusted
+
+
+def _family_of(table: PairTable, family: str) -> tuple[str, ...]:
+    """Name the family of a table: what Holm's adjustment counts together."""
+    if family == "page":
+        return ()
+    if isinstance(table, FrontTable):
+        return (table.model, table.task)
+    return ("scores", table.task)
+
+
+def _adjust_family(tables: Sequence[Table]) -> list[Table]:
+    """Adjust the tables of one family; comparisons of the same networks have the adjusted p-value of the first."""
+    p_values: dict[tuple[type, str, str, str], float | None] = {}
+    for table in tables:
+        for difference in table.comparisons:
+            if difference.same_as is None:
+                p_values[type(table), table.task, table.model, difference.arm] = difference.p_t
+    holm = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
+    tested = [p for p in p_values.values() if p is not None]  # what could not be tested needs no adjustment
+    adjusted = []
+    for table in tables:
+        comparisons = []
+        for difference in table.comparisons:
+            model = difference.same_as or table.model
+            p = holm[type(table), table.task, model, difference.arm]
+            comparisons.append(replace(difference, p_t_holm=p, verdict=_verdict(difference, p)))
+        adjusted.append(replace(table, comparisons=comparisons, family=len(tested)))
+    return adjusted
+
+
+def _verdict(difference: Difference, p_t_holm: float | None) -> Verdict:
+    """Return the conclusion of the paired t test after Holm's adjustment."""
+    if difference.n == 1:
+        return "one seed"
+    if difference.p_t is None or p_t_holm is None:
+        return "no spread"
+    if p_t_holm < stats.ALPHA:
+        return "higher" if difference.mean > 0 else "lower"
+    return "not after Holm" if difference.p_t < stats.ALPHA else "not resolved"

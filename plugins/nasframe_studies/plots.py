@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasframe.report import plots
-from nasframe.report.format import of_study, titled
+from nasframe.report.format import titled
 from nasframe.report.plots import (
     GREY,
     INK,
@@ -20,128 +20,177 @@ from nasframe.report.plots import (
     whole_ticks,
 )
 from nasframe.report.tables import short
-from nasframe_studies.findings import p_is
-from nasframe_studies.tables import cost_name, views
+from nasframe_studies.evidence import axis_column
+from nasframe_studies.records import AnytimeCurves, ArmScores, Comparison, Difference, PairTable
+from nasframe_studies.run_facts import TRAINING
+from nasframe_studies.tables import cost_name
+from nasframe_studies.wording import p_is
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPXh"
+LINES = ("-", "--", ":", "-.")
 WIDE = 10.4
+APART = 0.008
+"""The share of the axis by which arms of equal cost are set apart, so that intervals do not cover each other."""
 
 
-def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+class Look(NamedTuple):
+    """Colour, marker and line of an arm in every figure."""
+
+    color: str
+    marker: str
+    line: str
+
+
+def look(arms: Sequence[str], arm: str) -> Look:
+    """Return the look of an arm: when the colours are used up, they repeat with other markers and lines."""
+    again, place = divmod(arms.index(arm), len(SERIES))
+    marker = MARKERS[(place + again) % len(MARKERS)]
+    return Look(SERIES[place], marker, LINES[again % len(LINES)])
+
+
+def figures(comparison: Comparison) -> dict[str, Figure]:
     """Draw every figure that a comparison has data for.
-
-    Args:
-        report: what :func:`nasframe_studies.compare.analyse` returned.
 
     Returns:
         Name → figure: ``fronts``, ``ledger``, ``differences``, ``anytime-TASK``.
     """
     drawn = {}
-    if report["cost"] and len(report["models"]) > 1:
-        drawn["fronts"] = fronts(report)
-    if any(row["training_macs"] for row in report["ledger"]):
-        drawn["ledger"] = ledger(report)
-    if any(table["comparisons"] for table in report["tables"]):
-        drawn["differences"] = differences(report)
-    for task in dict.fromkeys(row["task"] for row in report["anytime"]):
-        drawn[f"anytime-{task}"] = anytime(report, task)
+    if comparison.cost and len(comparison.models) > 1:
+        drawn["fronts"] = fronts(comparison)
+    trained = [row for row in comparison.ledger if row.training_macs]
+    if trained:
+        drawn["ledger"] = ledger(comparison)
+    if _compared_tables(comparison):
+        drawn["differences"] = differences(comparison)
+    for curves in comparison.anytime:
+        name = f"anytime-{curves.task}"
+        if name not in drawn:
+            drawn[name] = anytime(comparison, curves.task)
     return drawn
 
 
-def look(report: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """Return colour, marker and line of an arm in every figure: where colours begin anew the others differ."""
-    again, place = divmod(report["arms"].index(arm), len(SERIES))
-    marker = MARKERS[(place + again) % len(MARKERS)]
-    return {"color": SERIES[place], "marker": marker, "ls": ("-", "--", ":", "-.")[again % 4]}
+def _compared_tables(comparison: Comparison) -> dict[str, list[PairTable]]:
+    """Return the tables of the tasks on which some arm is compared with the reference."""
+    views = {}
+    for task, tables in comparison.tables_by_task().items():
+        if any(table.comparisons for table in tables):
+            views[task] = tables
+    return views
 
 
-def fronts(report: Mapping[str, Any]) -> Figure:
-    """Draw each arm's mean score, with its bootstrap interval, against the mean cost of its models."""
-    shown = views(report)
-    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(shown), len(shown))
-    absolute = report["cost"] in report["absolute"]
-    cost = report["cost"] if absolute else f"{report['cost']}_relative"
-    for axes, (task, tables) in zip(grid, shown.items(), strict=True):
-        _title(axes, task, len(shown))
-        places = [row["costs"][cost] for table in tables for row in table["arms"] if cost in row["costs"]]
-        step = 0.008 * (max(places) - min(places)) if places else 0.0  # so that intervals do not cover each other
-        for number, arm in enumerate(report["arms"]):
-            rows = [row for table in tables for row in table["arms"] if row["arm"] == arm and cost in row["costs"]]
-            rows.sort(key=lambda row: row["costs"][cost])
-            if rows:
-                aside = step * (number - (len(report["arms"]) - 1) / 2)
-                _front(axes, rows, [row["costs"][cost] + aside for row in rows], look(report, arm), arm)
-        axes.xaxis.set_major_formatter(count_ticks if absolute else lambda value, _: f"{100 * value:g} %")
-        form = of_study(report, task, tables[0]["metric"])
+def _title(axes: Axes, task: str, views: int) -> None:
+    if views > 1:
+        axes.set_title(task, fontsize=9, loc="left", color=INK)
+
+
+# ---- score against cost
+
+
+def fronts(comparison: Comparison) -> Figure:
+    """Draw each arm's mean score, with its bootstrap interval, against the mean cost of its models.
+
+    Raises:
+        ValueError: the comparison has no cost to draw against.
+    """
+    if comparison.cost is None:
+        raise ValueError("no cost to draw against")
+    views = comparison.tables_by_task()
+    absolute = comparison.cost in comparison.absolute
+    cost = axis_column(comparison.cost, comparison.absolute)
+    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(views), len(views))
+    for axes, (task, tables) in zip(grid, views.items(), strict=True):
+        _title(axes, task, len(views))
+        _fronts_of_task(axes, comparison, tables, cost)
+        axes.xaxis.set_major_formatter(count_ticks if absolute else _percent)
+        form = comparison.format_of(task, tables[0].metric)
         axes.yaxis.set_major_formatter(metric_ticks(form))
-        axes.set_ylabel(f"{report['split']} {titled(tables[0]['metric'], form)}")
-    grid[-1].set_xlabel(cost_name(report))
-    legend(figure, *figure.axes, names=report["arms"])
+        axes.set_ylabel(f"{comparison.split} {titled(tables[0].metric, form)}")
+    grid[-1].set_xlabel(cost_name(comparison))
+    legend(figure, *figure.axes, names=comparison.arms)
     return figure
 
 
-def _front(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], x: Sequence[float], style: Mapping[str, Any], arm: str
-) -> None:
-    y = [row["mean"] for row in rows]
-    axes.plot(x, y, **style, ms=5, lw=1.2, alpha=0.9, label=arm, markeredgecolor=PAPER, mew=0.6)
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:g} %"
+
+
+def _fronts_of_task(axes: Axes, comparison: Comparison, tables: Sequence[PairTable], cost: str) -> None:
+    described = [row for table in tables for row in table.arms if cost in row.costs]
+    if not described:
+        return
+    places = [row.costs[cost] for row in described]
+    step = APART * (max(places) - min(places))
+    middle = (len(comparison.arms) - 1) / 2
+    for number, arm in enumerate(comparison.arms):
+        rows = [row for row in described if row.arm == arm]
+        if rows:
+            rows.sort(key=lambda row: row.costs[cost])
+            aside = step * (number - middle)
+            _front(axes, rows, [row.costs[cost] + aside for row in rows], look(comparison.arms, arm))
+
+
+def _front(axes: Axes, rows: Sequence[ArmScores], x: Sequence[float], style: Look) -> None:
+    """Draw one arm's models from the smallest to the largest."""
+    axes.plot(
+        x,
+        [row.mean for row in rows],
+        color=style.color,
+        marker=style.marker,
+        ls=style.line,
+        ms=5,
+        lw=1.2,
+        alpha=0.9,
+        label=rows[0].arm,
+        markeredgecolor=PAPER,
+        mew=0.6,
+    )
     for place, row in zip(x, rows, strict=True):
-        if row["low"] is not None:
-            axes.plot([place, place], [row["low"], row["high"]], color=style["color"], lw=1.1, alpha=0.75)
+        if row.low is not None and row.high is not None:
+            axes.plot([place, place], [row.low, row.high], color=style.color, lw=1.1, alpha=0.75)
 
 
-def differences(report: Mapping[str, Any]) -> Figure:
+# ---- paired differences
+
+
+def differences(comparison: Comparison) -> Figure:
     """Draw every paired difference with its t interval (thin) and bootstrap interval (thick).
 
     A filled marker: resolved after Holm's adjustment.
     """
-    shown = {task: tables for task, tables in views(report).items() if any(table["comparisons"] for table in tables)}
-    heights = [sum(len(table["comparisons"]) + 1 for table in tables) for tables in shown.values()]
-    height = 0.8 + sum(0.215 * rows + 0.45 for rows in heights)
-    figure, grid = panels(WIDTH, height, len(shown), height_ratios=heights)
-    for axes, (task, tables) in zip(grid, shown.items(), strict=True):
-        _title(axes, task, len(shown))
-        _forest(axes, report, tables)
-        if task == list(shown)[-1] or len({table["metric"] for part in shown.values() for table in part}) > 1:
-            form = of_study(report, task, tables[0]["metric"])
-            unit = ", points" if form.percent else ""
-            axes.set_xlabel(
-                f"{report['split']} {titled(tables[0]['metric'], form)} less that of {report['against']}{unit}"
-            )
+    views = _compared_tables(comparison)
+    metrics = {tables[0].metric for tables in views.values()}
+    lines = []
+    for tables in views.values():
+        lines.append(sum(1 + len(table.comparisons) for table in tables))  # a line for the model's name
+    height = 0.8 + 0.215 * sum(lines) + 0.45 * len(views)
+    figure, grid = panels(WIDTH, height, len(views), height_ratios=lines)
+    for axes, (task, tables) in zip(grid, views.items(), strict=True):
+        _title(axes, task, len(views))
+        _forest(axes, comparison, tables)
+        if axes is grid[-1] or len(metrics) > 1:  # one label below all is enough if they share their metric
+            form = comparison.format_of(task, tables[0].metric)
+            label = f"{comparison.split} {titled(tables[0].metric, form)} less that of {comparison.against}"
+            if form.percent:
+                label += ", points"
+            axes.set_xlabel(label)
     return figure
 
 
-def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> None:
+def _forest(axes: Axes, comparison: Comparison, tables: Sequence[PairTable]) -> None:
+    """Draw the differences of one task, a line each, below the names of their models."""
     names: list[str] = []
     for table in tables:
-        scale = 100 if of_study(report, table["task"], table["metric"]).percent else 1
+        scale = 100 if comparison.format_of(table.task, table.metric).percent else 1
         axes.axhline(len(names) - 0.5, color=GREY, lw=0.5, alpha=0.5)
-        axes.annotate(
-            table["model"], (0, len(names)), xycoords=("axes fraction", "data"), xytext=(3, 0), va="center",
-            textcoords="offset points", fontsize=7.5, fontweight="bold", color=INK,
-        )  # fmt: skip
+        _note(axes, table.model, x=0, y=len(names), offset=3, fontsize=7.5, fontweight="bold")
         names.append("")
-        for row in table["comparisons"]:
-            style = look(report, row["arm"])
-            color, marker = style["color"], style["marker"]
-            y, resolved = len(names), row["verdict"] in ("higher", "lower")
-            for low, high, width in (("t_low", "t_high", 1.0), ("low", "high", 3.2)):
-                if row[low] is not None:
-                    axes.plot([scale * row[low], scale * row[high]], [y, y], color=color, lw=width, alpha=0.7)
-            axes.plot(
-                scale * row["mean"], y, marker=marker, color=color, ms=5.5, mew=1.2, ls="",
-                markerfacecolor=color if resolved else PAPER,
-            )  # fmt: skip
-            note = f"{p_is(row['p_t_holm'])}, n {row['n']}" if row["p_t"] is not None else f"n {row['n']}"
-            axes.annotate(
-                note, (1, y), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
-                textcoords="offset points", fontsize=6.5, color=INK,
-            )  # fmt: skip
-            names.append(row["arm"])
+        for row in table.comparisons:
+            _difference(axes, row, len(names), scale, look(comparison.arms, row.arm))
+            names.append(row.arm)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(names)), [short(name, 22) for name in names], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
@@ -149,54 +198,100 @@ def _forest(axes: Axes, report: Mapping[str, Any], tables: Sequence[Mapping[str,
     axes.grid(False, axis="y")
 
 
-def anytime(report: Mapping[str, Any], task: str) -> Figure:
-    """Draw the best score so far of one task: a row of axes each budget, a column each measure of effort."""
-    rows = [row for row in report["anytime"] if row["task"] == task]
-    models, efforts = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "axis"))
+def _difference(axes: Axes, row: Difference, y: int, scale: float, style: Look) -> None:
+    for low, high, width in ((row.t_low, row.t_high, 1.0), (row.low, row.high, 3.2)):
+        if low is not None and high is not None:
+            axes.plot([scale * low, scale * high], [y, y], color=style.color, lw=width, alpha=0.7)
+    axes.plot(
+        scale * row.mean,
+        y,
+        marker=style.marker,
+        color=style.color,
+        ms=5.5,
+        mew=1.2,
+        ls="",
+        markerfacecolor=style.color if row.resolved else PAPER,
+    )
+    note = f"n {row.n}"
+    if row.p_t is not None:
+        note = f"{p_is(row.p_t_holm)}, {note}"
+    _note(axes, note, x=1, y=y, offset=4, fontsize=6.5)
+
+
+def _note(axes: Axes, text: str, x: float, y: float, offset: float, **font: Any) -> None:
+    """Write a text at a share of the axes' width and a line, moved by some points."""
+    axes.annotate(
+        text,
+        (x, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(offset, 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+        **font,
+    )
+
+
+# ---- curves and ledger
+
+
+def anytime(comparison: Comparison, task: str) -> Figure:
+    """Draw the best score so far of one task: a row of axes for each budget, a column for each measure of effort."""
+    charts = [chart for chart in comparison.anytime if chart.task == task]
+    models = list(dict.fromkeys(chart.model for chart in charts))
+    efforts = list(dict.fromkeys(chart.axis for chart in charts))
     figure, grid = panels(WIDE, 0.5 + 2.1 * len(models), len(models) * len(efforts), len(efforts))
-    places = {(m, e): grid[i * len(efforts) + j] for i, m in enumerate(models) for j, e in enumerate(efforts)}
-    for key, axes in places.items():
-        axes.set_visible(key in {(row["model"], row["axis"]) for row in rows})
-    for row in rows:
-        axes = places[row["model"], row["axis"]]
-        for arm, curve in row["arms"].items():
-            if curve["x"]:
-                style = look(report, arm)
-                color, line = style["color"], style["ls"]
-                axes.step(curve["x"], curve["mean"], where="post", color=color, ls=line, lw=1.4, label=arm)
-                if curve["low"][0] is not None:
-                    axes.fill_between(
-                        curve["x"], curve["low"], curve["high"], step="post", color=color, alpha=0.14, lw=0
-                    )
-        means = [y for curve in row["arms"].values() for y in curve["mean"]]
-        room = 0.35 * (max(means) - min(means)) or 0.01
-        axes.set_ylim(min(means) - room, max(means) + room)  # intervals of two seeds would hide the curves
-        axes.set_title(
-            "training" if row["model"] == "training" else f"best at {row['model']}", fontsize=8.5, loc="left", color=INK
-        )
-        axes.set_xlabel(row["title"])
-        axes.xaxis.set_major_formatter(count_ticks)
-        axes.xaxis.set_major_locator(whole_ticks(5))
-        axes.yaxis.set_major_formatter(metric_ticks(of_study(report, row["task"], row["metric"].removeprefix("-"))))
-        axes.tick_params(labelsize=7.5)
-    legend(figure, *figure.axes, names=report["arms"])
+    for axes in grid:
+        axes.set_visible(False)  # not every budget has a curve for every effort
+    for chart in charts:
+        axes = grid[models.index(chart.model) * len(efforts) + efforts.index(chart.axis)]
+        axes.set_visible(True)
+        _curves(axes, comparison, chart)
+    legend(figure, *figure.axes, names=comparison.arms)
     return figure
 
 
-def ledger(report: Mapping[str, Any]) -> Figure:
+def _curves(axes: Axes, comparison: Comparison, chart: AnytimeCurves) -> None:
+    means: list[float] = []
+    for arm, curve in chart.arms.items():
+        if not curve.x:
+            continue
+        means += curve.mean
+        style = look(comparison.arms, arm)
+        axes.step(curve.x, curve.mean, where="post", color=style.color, ls=style.line, lw=1.4, label=arm)
+        low = [bound for bound in curve.low if bound is not None]
+        high = [bound for bound in curve.high if bound is not None]
+        if low:  # one seed has no interval
+            axes.fill_between(curve.x, low, high, step="post", color=style.color, alpha=0.14, lw=0)
+    room = 0.35 * (max(means) - min(means)) or 0.01
+    axes.set_ylim(min(means) - room, max(means) + room)  # intervals of two seeds would hide the curves
+    title = TRAINING if chart.model == TRAINING else f"best at {chart.model}"
+    axes.set_title(title, fontsize=8.5, loc="left", color=INK)
+    axes.set_xlabel(chart.title)
+    axes.xaxis.set_major_formatter(count_ticks)
+    axes.xaxis.set_major_locator(whole_ticks(5))
+    form = comparison.format_of(chart.task, chart.metric.removeprefix("-"))
+    axes.yaxis.set_major_formatter(metric_ticks(form))
+    axes.tick_params(labelsize=7.5)
+
+
+def ledger(comparison: Comparison) -> Figure:
     """Draw the mean multiply-accumulates of each arm's runs by role."""
-    rows = report["ledger"]
+    rows = comparison.ledger
     figure, (axes,) = panels(WIDTH, 0.95 + 0.36 * len(rows), 1)
-    widths = {role: [row[f"{role}_macs"] or 0.0 for row in rows] for role in ("student", "teacher", "evaluation")}
-    widths = {role: parts for role, parts in widths.items() if any(parts)}
-    sums = [sum(parts[y] for parts in widths.values()) or row["training_macs"] for y, row in enumerate(rows)]
-    seconds = [(row["run_seconds"] or 0) + (row["cached_seconds"] or 0) for row in rows]
-    plots.stacked(axes, [short(row["arm"], 24) for row in rows], widths, sums, seconds)
+    widths: dict[str, list[float]] = {"student": [], "teacher": [], "evaluation": []}
+    totals = []
+    for row in rows:
+        student = row.student_macs or 0.0
+        teacher = row.teacher_macs or 0.0
+        evaluation = row.evaluation_macs or 0.0
+        widths["student"].append(student)
+        widths["teacher"].append(teacher)
+        widths["evaluation"].append(evaluation)
+        totals.append(student + teacher + evaluation or row.training_macs or 0.0)  # runs that are gone have no roles
+    widths = {role: macs for role, macs in widths.items() if any(macs)}
+    names = [short(row.arm, 24) for row in rows]
+    plots.stacked(axes, names, widths, totals, [row.seconds for row in rows])
     axes.set_xlabel("multiply-accumulates a run, forward and backward")
     legend(figure, axes)
     return figure
-
-
-def _title(axes: Axes, task: str, views: int) -> None:
-    if views > 1:
-        axes.set_title(task, fontsize=9, loc="left", color=INK)

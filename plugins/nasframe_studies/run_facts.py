@@ -1,29 +1,363 @@
-"""What is read of each run of a comparison."""
+"""Reads what each run adds to a comparison besides its scores: fronts, curves, ledgers, conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from nasframe.declarations import budget_of
+from nasframe.errors import UsageError
+from nasframe.records import MetricFormat
+from nasframe.report.read import gather
+from nasframe.search.constraints import Bounds, parse_bounds
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
+
+EFFORTS = ("evaluations", "macs", "seconds")
+"""What the curves of searches are drawn against."""
+TRAINING = "training"
+"""The curve of what training stages measured; the others are named after budgets."""
+ROLES = {"student": ("student",), "teacher": ("teacher", "augmentation"), "evaluation": ("evaluation",)}
+"""Columns of a comparison's ledger → roles of a run's: a network that augments texts counts as a teacher."""
+VERSIONS = ("torch", "transformers", "tokenizers", "numpy")
+"""Packages whose versions are compared between runs."""
+
+CurveKey = tuple[str, str]
+"""The budget, or :data:`TRAINING`, and the measure of effort."""
+
+
+class Trace(NamedTuple):
+    """A curve of one run: efforts ascending, and the scores seen there."""
+
+    x: list[float]
+    y: list[float]
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What one run adds to a comparison beside its scores."""
+    """What one run adds to a comparison besides its scores.
+
+    Args:
+        arm: of the run.
+        task: of the run.
+        seed: of the run.
+        ledger: role, a key of :data:`ROLES` → MACs.
+        front: of the searches' archives: score on ``select``, then the costs named by ``costs``.
+        full: cost → that of the full network, if it is known.
+        metric: of the scores, and of the curves of training.
+        aim: the metric that the searches maximised, so that of ``front`` and the searches' curves.
+        costs: those that the searches' budgets bound.
+        curves: by budget and effort.
+        data: the task's fingerprint, sizes, labels and primary metric.
+        conditions: name → values: machine, threads, versions, precision; several if the run went on elsewhere.
+        formats: metric → how it reads.
+    """
 
     arm: str
     task: str
     seed: int
-    ledger: Mapping[str, float]  # role → MACs
-    front: Sequence[tuple[float, ...]]  # (score on select, cost …)
-    full: Mapping[str, float]  # cost → that of the full network, where it is known
-    metric: str  # of scores, and of curves of training
-    aim: str  # what the search's scores are, and so the front and its curves
-    cost: str  # of the front: what the searches' budgets bound
-    curves: Mapping[tuple[str, str], tuple[list[float], list[float]]]  # (what, axis) → x, score
-    data: Mapping[str, Any]  # fingerprint, sizes, labels and primary metric of the task
-    conditions: Mapping[str, Sequence[str]]  # machine, threads, versions, precision; see conditions.py
-    formats: Mapping[str, Any] = field(default_factory=dict)  # metric → how it reads
+    ledger: Mapping[str, float]
+    front: Sequence[tuple[float, ...]]
+    full: Mapping[str, float]
+    metric: str
+    aim: str
+    costs: Sequence[str]
+    curves: Mapping[CurveKey, Trace]
+    data: Mapping[str, Any]
+    conditions: Mapping[str, Sequence[str]]
+    formats: Mapping[str, MetricFormat] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> str:
+        """The costs that the searches' budgets bound, with commas between."""
+        return ", ".join(self.costs)
+
+    @property
+    def searched(self) -> bool:
+        """Whether the run has a front or curves of a search."""
+        return bool(self.front) or any(what != TRAINING for what, _ in self.curves)
+
+
+def by_task(runs: Iterable[RunFacts]) -> dict[str, list[RunFacts]]:
+    """Group runs by task, in order."""
+    tasks: dict[str, list[RunFacts]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, []).append(run)
+    return tasks
+
+
+def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
+    """Read the runs that the compared models come from; those whose directories are gone are left out.
+
+    Args:
+        directory: what the frame's ``run`` column is read from.
+        compared: as :func:`nasframe_studies.compare.compared` returns.
+    """
+    facts = []
+    for key, rows in compared.groupby(["arm", "task", "seed", "run"], sort=False):
+        arm, task, seed, run = map(str, key)
+        if (directory / run / "run.db").is_file():
+            report = gather(directory / run)
+            facts.append(_facts(report, rows, arm, task, int(seed)))
+    return facts
+
+
+def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, seed: int) -> RunFacts:
+    """Collect what a run's report says; ``rows`` are the compared models of the run."""
+    metric = str(rows["metric"].iloc[0])
+    slots = dict(zip(rows["model"], rows["slot"], strict=True))
+    searches = [search for search in report["searches"] if not slots.keys().isdisjoint(search["winners"])]
+    full = _full_costs(report["models"])
+    curves = _training_curves(report, metric)
+    aims = []
+    front = []
+    for search in searches:
+        winners = {slots[name]: name for name in search["winners"] if name in slots}
+        curves |= _search_curves(report, search, winners, full)
+        front += _front(search)
+        if search["aim"]:
+            aims.append(search["aim"])
+    return RunFacts(
+        arm=arm,
+        task=task,
+        seed=seed,
+        ledger=_macs_by_column(report["ledger"]),
+        front=front,
+        full=full,
+        metric=metric,
+        aim=aims[0] if aims else metric,
+        costs=searches[0]["costs"] if searches else [],
+        curves=curves,
+        data=report["data"],
+        conditions=conditions(report),
+        formats={name: MetricFormat(**form) for name, form in report["formats"].items()},
+    )
+
+
+def _full_costs(models: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the costs of the full network, from the models' costs and their shares of it."""
+    full = {}
+    for model in models:
+        for name, share in model["relative"].items():
+            if share:  # the full network itself may not be among the models
+                full[name] = model["costs"][name] / share
+    return full
+
+
+def _front(search: Mapping[str, Any]) -> list[tuple[float, ...]]:
+    points = []
+    for point in search["points"]:
+        if point["front"]:
+            costs = [point["costs"][cost] for cost in search["costs"]]
+            points.append((point["score"], *costs))
+    return points
+
+
+def _macs(ledger: Iterable[Mapping[str, Any]]) -> float:
+    """Add up the MACs of a ledger's rows."""
+    total: float = 0  # whole numbers stay exact
+    for row in ledger:
+        total += row["forward_macs"] + row["backward_macs"]
+    return float(total)
+
+
+def _macs_by_column(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    macs = {}
+    for column, roles in ROLES.items():
+        macs[column] = _macs(row for row in ledger if row["role"] in roles)
+    return macs
+
+
+def _training_rows(report: Mapping[str, Any], stages: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return what a run's ledger has of some stages, without evaluations."""
+    return [row for row in report["ledger"] if row["stage"] in stages and row["role"] != "evaluation"]
+
+
+# ---- curves
+
+
+def _search_curves(
+    report: Mapping[str, Any], search: Mapping[str, Any], winners: Mapping[str, str], full: Mapping[str, float]
+) -> dict[CurveKey, Trace]:
+    """Trace the scores of a search's trials against its efforts, for each budget that it answered.
+
+    Trials that break a budget repeat the best score so far, so that a curve goes on until the search ends.
+
+    Args:
+        report: of the run.
+        search: one of the report's searches.
+        winners: slot → name of the search's winner.
+        full: cost → that of the full network.
+    """
+    limits = {slot: _Limit.of_winner(name, search["costs"], full) for slot, name in winners.items()}
+    curves: dict[CurveKey, Trace] = {}
+    for trial, efforts in _scored_trials(report, search["stage"]):
+        for slot, limit in limits.items():
+            fits = not trial["violation"] and limit.allows(trial["costs"])
+            for effort, x in efforts.items():
+                trace = curves.setdefault((slot, effort), Trace([], []))
+                if fits:
+                    trace.x.append(x)
+                    trace.y.append(trial["score"])
+                elif trace.y:
+                    trace.x.append(x)
+                    trace.y.append(max(trace.y))
+    return {key: trace for key, trace in curves.items() if trace.x}
+
+
+def _scored_trials(report: Mapping[str, Any], stage: str) -> Iterator[tuple[Mapping[str, Any], dict[str, float]]]:
+    """Yield a search's trials, each with its effort so far: evaluations, MACs and seconds.
+
+    Finalists are left out, since their scores are of more examples: another measure.
+    """
+    trials = [row for row in report["trials"] if row["stage"] == stage and row["origin"] == "search"]
+    scored = [row for row in trials if _is_scored(row)]
+    before = _macs(_training_rows(report, _stages_before(report, stage)))
+    spent = _macs(row for row in report["ledger"] if row["stage"] == stage)
+    seconds = 0.0
+    count = 0
+    for trial in trials:
+        seconds += trial["trial_seconds"] or 0.0
+        if _is_scored(trial) and trial["examples"] == scored[0]["examples"]:
+            count += 1
+            macs = before + spent * count / len(scored)
+            yield trial, {"evaluations": count, "macs": macs, "seconds": seconds}
+
+
+def _is_scored(trial: Mapping[str, Any]) -> bool:
+    return trial["state"] == "done" and trial["score"] is not None
+
+
+def _stages_before(report: Mapping[str, Any], stage: str) -> list[str]:
+    names = [each["name"] for each in report["stages"]]
+    return names[: names.index(stage)]
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """The budget of a search's winner.
+
+    Args:
+        cost: the cost that it bounds; empty if there is none.
+        bounds: of the cost.
+    """
+
+    cost: str
+    bounds: Bounds
+
+    @classmethod
+    def of_winner(cls, name: str, costs: Sequence[str], full: Mapping[str, float]) -> _Limit:
+        """Read the budget out of a winner's name: ``best@50%``, ``best@macs=50%``.
+
+        Args:
+            name: the winner's.
+            costs: of the search; a budget that names none is of the first.
+            full: cost → that of the full network, which shares are of.
+        """
+        cost, text = budget_of(name)
+        if not cost and costs:
+            cost = costs[0]
+        if not text:
+            return cls("", Bounds())
+        try:
+            return cls(cost, parse_bounds(text, full.get(cost)))
+        except UsageError:  # what follows the @ is no budget
+            return cls("", Bounds())
+
+    def allows(self, costs: Mapping[str, float]) -> bool:
+        """Tell whether costs are within the budget."""
+        return not self.cost or self.bounds.violation(costs.get(self.cost, 0.0)) == 0
+
+
+def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, Trace]:
+    """Trace what training stages measured on ``select`` against all training so far, in MACs and seconds."""
+    by_macs = Trace([], [])
+    by_seconds = Trace([], [])
+    macs = 0.0
+    seconds = 0.0
+    for stage in report["stages"]:
+        rows = _training_rows(report, [stage["name"]])
+        steps = max((row["steps"] for row in rows), default=0)
+        spent = _macs(rows)
+        points = report["curves"].get(stage["name"], {}).get(f"select_{metric}", ())
+        if stage["name"] != "teacher":  # its scores are not the student's
+            for step, value in points:
+                share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
+                by_macs.x.append(macs + share * spent)
+                by_macs.y.append(value)
+                by_seconds.x.append(seconds + share * stage["run_seconds"])
+                by_seconds.y.append(value)
+        macs += spent
+        if steps:
+            seconds += stage["run_seconds"]
+    traces = {(TRAINING, "macs"): by_macs, (TRAINING, "seconds"): by_seconds}
+    return {key: trace for key, trace in traces.items() if len(set(trace.x)) > 1}
+
+
+# ---- machines, versions, precision
+
+
+def conditions(report: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the conditions of a run, by name; one has several values if the run went on under others.
+
+    Args:
+        report: as :func:`nasframe.report.read.gather` returns.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for environment in report["environments"]:
+        for name, value in _environment_facts(environment, report["recipe"]).items():
+            if value is not None:
+                values.setdefault(name, {})[str(value)] = None
+    return {name: tuple(distinct) for name, distinct in values.items()}
+
+
+def _environment_facts(environment: Mapping[str, Any], recipe: str) -> dict[str, Any]:
+    facts = {}
+    for name in ("processor", "device", "accelerator", "threads", "processes"):
+        facts[name] = environment.get(name)
+    versions = environment.get("versions") or {}
+    for name in VERSIONS:
+        facts[name] = versions.get(name)
+    for name in ("python", "nasframe"):
+        facts[name] = environment.get(name)
+    facts["nasframe's commit"] = _short_commit(environment.get("git"))
+    return facts | _precisions(recipe, environment.get("bf16"))
+
+
+def _short_commit(text: str | None) -> str | None:
+    """Shorten a commit, and keep the mark of files that differ from it.
+
+    >>> _short_commit("9765dc77b928277d109b8850910249a23ad16b9b-dirty")
+    '9765dc77-dirty'
+    """
+    if text is None:
+        return None
+    commit, dash, mark = text.partition("-")
+    return f"{commit[:8]}{dash}{mark}"
+
+
+def _precisions(recipe: str, native: bool | None) -> dict[str, str]:
+    """Return the precision of each verb of a recipe, such as ``precision of train``.
+
+    Args:
+        recipe: its text.
+        native: whether the machine has bf16, which is what ``auto`` takes then; ``None`` if unknown.
+    """
+    loaded = yaml.safe_load(recipe)
+    if not isinstance(loaded, dict):
+        return {}
+    auto = {True: "bf16 (auto)", False: "fp32 (auto)", None: "auto"}[native]
+    precisions: dict[str, set[str]] = {}
+    for stage in loaded.get("stages") or ():
+        for verb, options in stage.items():
+            precision = (options or {}).get("precision")
+            if precision == "auto":
+                precision = auto
+            if precision is not None:
+                precisions.setdefault(f"precision of {verb}", set()).add(str(precision))
+    return {name: " and ".join(sorted(texts)) for name, texts in precisions.items()}

@@ -1,7 +1,7 @@
 """Paired statistics over seeds, as pure functions of arrays; ``docs/statistics.md`` says what each number means.
 
 The unit of pairing is the seed: two arms of one seed share data order, initial weights and noise, so the difference
-within a seed is what differs between them. Where a number cannot be had from the seeds there are, it is ``None``.
+within a seed is due to the arms. A number that the seeds at hand cannot give is ``None``.
 """
 
 from __future__ import annotations
@@ -10,52 +10,123 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-CONFIDENCE, ALPHA, POWER, RESAMPLES = 0.95, 0.05, 0.8, 10_000
+CONFIDENCE = 0.95
+ALPHA = 0.05
+POWER = 0.8
+RESAMPLES = 10_000
 MOST_SEEDS = 100_000
-DIGITS = 12  # differences are ties, or zero, where they agree to so many decimals: scores are sums of roundings
+"""The most seeds that a plan may ask for."""
+DIGITS = 12
+"""Differences that agree to as many decimals count as equal: scores are sums of rounded numbers."""
+CHUNK = 500
+"""Resamples of the examples that are drawn at a time, to bound the memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One arm's scores over its seeds: ``sd`` from two seeds on, the interval of the mean from three."""
+    """One arm's scores over its seeds.
+
+    Args:
+        n: how many seeds.
+        mean: of the scores.
+        sd: standard deviation of the seeds, from two seeds on.
+        low: lower end of the mean's bootstrap interval, from three seeds on.
+        high: its upper end.
+        interval: ``BCa``, or ``percentile`` if BCa does not exist.
+    """
 
     n: int
     mean: float
     sd: float | None
     low: float | None
     high: float | None
-    interval: str | None  # "BCa", or "percentile" where BCa does not exist
+    interval: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The differences between two arms within seeds, ``arm - reference``, and what can be said of their mean."""
+    """The differences between two arms within seeds, ``arm - reference``, and the tests of their mean.
+
+    Args:
+        n: how many seeds both arms have.
+        mean: of the differences.
+        sd: standard deviation of the differences, from two seeds on.
+        t_low: lower end of Student's interval of the mean.
+        t_high: its upper end.
+        low: lower end of the bootstrap interval of the mean, from three seeds on.
+        high: its upper end.
+        t: statistic of the paired t test.
+        p_t: its two-sided p-value.
+        wilcoxon: sum of the ranks of the positive differences.
+        p_wilcoxon: exact two-sided p-value of Wilcoxon's test.
+        smallest_p: the smallest p-value that Wilcoxon's test can give with as many differences other than zero.
+        zeros: how many differences are zero.
+        ties: whether differences of equal size share their ranks.
+        d_z: effect size, mean over standard deviation of the differences.
+        seeds_needed: how many seeds in all the t test needs to find an effect of this size.
+    """
 
     n: int
     mean: float
-    sd: float | None
-    t_low: float | None
-    t_high: float | None
-    low: float | None  # bootstrap
+    sd: float | None = None
+    t_low: float | None = None
+    t_high: float | None = None
+    low: float | None = None
+    high: float | None = None
+    t: float | None = None
+    p_t: float | None = None
+    wilcoxon: float | None = None
+    p_wilcoxon: float | None = None
+    smallest_p: float | None = None
+    zeros: int = 0
+    ties: bool = False
+    d_z: float | None = None
+    seeds_needed: int | None = None
+
+
+class Bootstrap(NamedTuple):
+    """A bootstrap interval, and the method that gave it."""
+
+    low: float | None
     high: float | None
-    t: float | None
-    p_t: float | None
-    wilcoxon: float | None  # sum of the ranks of the positive differences
-    p_wilcoxon: float | None
-    smallest_p: float | None  # what the Wilcoxon test could reach at best with so many differences other than zero
+    method: str | None
+
+
+class SignedRanks(NamedTuple):
+    """Wilcoxon's test of signed ranks; see :func:`wilcoxon`."""
+
+    rank_sum: float
+    p: float
+    smallest_p: float
     zeros: int
     ties: bool
-    d_z: float | None
-    g_z: float | None
-    seeds_needed: int | None  # in all; None where no number of seeds would do or it cannot be known
 
 
-def bootstrap(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0) -> tuple:
-    """Return the bootstrap interval of the mean: BCa (Efron 1987), percentile where BCa does not exist.
+class McNemar(NamedTuple):
+    """McNemar's test of two models; see :func:`mcnemar`."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+class Interval(NamedTuple):
+    """A difference with its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+) -> Bootstrap:
+    """Return the bootstrap interval of the mean: BCa (Efron 1987), or percentile if BCa does not exist.
 
     Args:
         values: ``(n,)``, one a seed.
@@ -64,31 +135,46 @@ def bootstrap(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int 
         seed: of the resampling: the same values give the same interval, in whatever order they come.
 
     Returns:
-        ``(low, high, method)``; all ``None`` below three values and where all are equal, since resampling can then
-        show no spread.
+        Low, high and method. All are ``None`` with fewer than three values or if all are equal, since resampling then
+        shows no spread.
 
-    >>> bootstrap([1.0, 1.0, 1.0]), bootstrap([1.0, 2.0])
-    ((None, None, None), (None, None, None))
+    >>> bootstrap([1.0, 2.0])
+    Bootstrap(low=None, high=None, method=None)
     """
     from scipy import stats
 
     sample = np.sort(np.asarray(values, float))
     if len(sample) < 3 or _constant(sample):
-        return None, None, None
+        return Bootstrap(None, None, None)
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = stats.bootstrap(
-                (sample,), np.mean, vectorized=True, n_resamples=resamples, confidence_level=confidence,
-                method=method, rng=np.random.default_rng(seed),
-            ).confidence_interval  # fmt: skip
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            return float(found.low), float(found.high), method
-    return None, None, None
+            warnings.simplefilter("ignore")  # BCa warns where it does not exist, which is checked below
+            result = stats.bootstrap(
+                (sample,),
+                np.mean,
+                vectorized=True,
+                n_resamples=resamples,
+                confidence_level=confidence,
+                method=method,
+                rng=np.random.default_rng(seed),
+            )
+        low, high = result.confidence_interval
+        if math.isfinite(low) and math.isfinite(high):
+            return Bootstrap(float(low), float(high), method)
+    return Bootstrap(None, None, None)
 
 
 def summary(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
     """Describe one arm's scores over seeds.
+
+    Args:
+        values: ``(n,)``, one score a seed.
+        confidence: of the interval.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there are no values.
 
     >>> summary([0.5, 0.7]).mean, summary([0.5]).sd
     (0.6, None)
@@ -97,7 +183,8 @@ def summary(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = 
     if not len(sample):
         raise ValueError("no values to describe")
     sd = float(sample.std(ddof=1)) if len(sample) > 1 else None
-    return Summary(len(sample), float(sample.mean()), sd, *bootstrap(sample, confidence, resamples, seed))
+    low, high, method = bootstrap(sample, confidence, resamples, seed)
+    return Summary(n=len(sample), mean=float(sample.mean()), sd=sd, low=low, high=high, interval=method)
 
 
 def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,10 +192,12 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[np.nd
     from scipy import stats
 
     sample = np.asarray(values, float)
-    n, mean = len(sample), sample.mean(0)
+    n = len(sample)
+    mean = sample.mean(0)
     if n < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(0, ddof=1) / math.sqrt(n)
+    critical = stats.t.ppf((1 + confidence) / 2, n - 1)
+    half = critical * sample.std(0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
 
 
@@ -124,87 +213,116 @@ def paired(
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
-    >>> found = paired([0.62, 0.65, 0.61, 0.64], [0.60, 0.61, 0.60, 0.61])
-    >>> round(found.mean, 6), round(found.p_t, 4), found.p_wilcoxon, found.smallest_p
+    Raises:
+        ValueError: the sides are not one score a seed, or there is no seed.
+
+    >>> pair = paired([0.62, 0.65, 0.61, 0.64], [0.60, 0.61, 0.60, 0.61])
+    >>> round(pair.mean, 6), round(pair.p_t, 4), pair.p_wilcoxon, pair.smallest_p
     (0.025, 0.0305, 0.125, 0.125)
     """
     from scipy import stats
 
-    d = np.asarray(arm, float) - np.asarray(reference, float)
-    if d.ndim != 1 or not len(d):
+    differences = np.asarray(arm, float) - np.asarray(reference, float)
+    if differences.ndim != 1 or not len(differences):
         raise ValueError("expected one score a seed on both sides, and at least one seed")
-    n, mean, sd = len(d), float(d.mean()), float(d.std(ddof=1)) if len(d) > 1 else None
-    rank_sum, p_rank, smallest, zeros, ties = wilcoxon(d)
-    t = p_t = t_low = t_high = d_z = g_z = None
-    if sd and not _constant(d):
+    n = len(differences)
+    mean = float(differences.mean())
+    sd = float(differences.std(ddof=1)) if n > 1 else None
+    t = p_t = t_low = t_high = d_z = needed = None
+    if sd and not _constant(differences):
         t = mean / (sd / math.sqrt(n))
         p_t = float(2 * stats.t.sf(abs(t), n - 1))
-        t_low, t_high = (float(bound) for bound in t_interval(d, confidence)[1:])
-        d_z, g_z = mean / sd, hedges(mean / sd, n)
-    low, high, _ = bootstrap(d, confidence, resamples, seed)
-    needed = None if d_z is None else seeds_needed(d_z)
+        _, low, high = t_interval(differences, confidence)
+        t_low = float(low)
+        t_high = float(high)
+        d_z = mean / sd
+        needed = seeds_needed(d_z)
+    resampled = bootstrap(differences, confidence, resamples, seed)
+    ranks = wilcoxon(differences)
     return Paired(
-        n, mean, sd, t_low, t_high, low, high, t, p_t, rank_sum, p_rank, smallest, zeros, ties, d_z, g_z, needed
+        n=n,
+        mean=mean,
+        sd=sd,
+        t_low=t_low,
+        t_high=t_high,
+        low=resampled.low,
+        high=resampled.high,
+        t=t,
+        p_t=p_t,
+        wilcoxon=ranks.rank_sum,
+        p_wilcoxon=ranks.p,
+        smallest_p=ranks.smallest_p,
+        zeros=ranks.zeros,
+        ties=ranks.ties,
+        d_z=d_z,
+        seeds_needed=needed,
     )
 
 
-def wilcoxon(differences: ArrayLike) -> tuple[float, float, float, int, bool]:
+def wilcoxon(differences: ArrayLike) -> SignedRanks:
     """Test signed ranks exactly, two-sided (Wilcoxon 1945).
 
     Zeros are left out before ranking, as Wilcoxon did; equal sizes share the mean of their ranks. The p-value is
-    exact in both cases: it counts all ``2 ** m`` ways to give signs to the ``m`` ranks there are.
+    exact in both cases: it counts all ``2 ** m`` ways to give signs to the ``m`` ranks that are left.
 
     Args:
         differences: ``(n,)``.
 
     Returns:
-        The sum of the positive ranks, p, the smallest p that ``m`` ranks could give (``2 / 2 ** m``), how many zeros
-        were left out, whether ranks were shared.
+        The sum of the positive ranks, p, the smallest p that ``m`` ranks can give (``2 / 2 ** m``), how many zeros
+        were left out, and whether ranks were shared.
 
     >>> wilcoxon([0.02, 0.04, 0.01, 0.03, 0.05])
-    (15.0, 0.0625, 0.0625, 0, False)
+    SignedRanks(rank_sum=15.0, p=0.0625, smallest_p=0.0625, zeros=0, ties=False)
     """
     from scipy import stats
 
     rounded = np.round(np.asarray(differences, float), DIGITS)
     kept = rounded[rounded != 0]
     doubled = (2 * stats.rankdata(np.abs(kept))).astype(int)  # whole numbers, shared ranks too
-    chances = np.ones(1)  # chances[s]: that the positive ranks add up to s / 2
+    # chances[s] is the chance that the positive ranks add up to s / 2: each rank is added or not, with equal chances
+    chances = np.ones(1)
     for rank in doubled:
-        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+        without = np.pad(chances, (0, rank))
+        with_rank = np.pad(chances, (rank, 0))
+        chances = (without + with_rank) / 2
     total = int(doubled[kept > 0].sum())
-    p = min(1.0, 2 * float(min(chances[: total + 1].sum(), chances[total:].sum())))
-    ties = len(np.unique(doubled)) < len(doubled)
-    return total / 2, p, min(1.0, 2.0 ** (1 - len(kept))), len(rounded) - len(kept), ties
-
-
-def hedges(d: float, n: int) -> float | None:
-    """Correct an effect size from ``n`` differences for its bias, exactly (Hedges 1981); ``None`` below three.
-
-    >>> round(hedges(1.0, 10), 6)
-    0.913875
-    """
-    from scipy.special import gammaln
-
-    df = n - 1
-    return None if df < 2 else float(d * np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / math.sqrt(df / 2))
+    at_most = chances[: total + 1].sum()
+    at_least = chances[total:].sum()
+    p = min(1.0, 2 * float(min(at_most, at_least)))
+    return SignedRanks(
+        rank_sum=total / 2,
+        p=p,
+        smallest_p=min(1.0, 2.0 ** (1 - len(kept))),
+        zeros=len(rounded) - len(kept),
+        ties=len(np.unique(doubled)) < len(doubled),
+    )
 
 
 def t_power(d: float, n: int, alpha: float = ALPHA) -> float:
     """Return the power of the two-sided paired t test, from the noncentral t distribution.
+
+    Args:
+        d: the effect, mean over standard deviation of the differences.
+        n: how many seeds.
+        alpha: the two-sided level.
 
     >>> round(t_power(0.5, 34), 4)
     0.8078
     """
     from scipy import stats
 
-    critical, shift = stats.t.isf(alpha / 2, n - 1), abs(d) * math.sqrt(n)
-    far = stats.nct.cdf(-critical, n - 1, shift)  # scipy: NaN for some shifts at which it is below 1e-8
-    return float(stats.nct.sf(critical, n - 1, shift) + (0.0 if math.isnan(far) else far))
+    critical = stats.t.isf(alpha / 2, n - 1)
+    shift = abs(d) * math.sqrt(n)
+    near = stats.nct.sf(critical, n - 1, shift)
+    far = stats.nct.cdf(-critical, n - 1, shift)
+    if math.isnan(far):  # scipy, for some shifts at which it is below 1e-8
+        far = 0.0
+    return float(near + far)
 
 
 def seeds_needed(d: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
-    """Return the least number of seeds at which the paired t test finds an effect of ``d`` with the given power.
+    """Return the smallest number of seeds at which the paired t test finds an effect of ``d`` with the given power.
 
     Args:
         d: the effect, mean over standard deviation of the differences.
@@ -212,34 +330,41 @@ def seeds_needed(d: float, power: float = POWER, alpha: float = ALPHA) -> int | 
         alpha: the two-sided level.
 
     Returns:
-        Two or more; ``None`` where :data:`MOST_SEEDS` would not do.
+        Two or more; ``None`` if :data:`MOST_SEEDS` are not enough.
 
     >>> seeds_needed(0.5), seeds_needed(2.0), seeds_needed(0.0)
     (34, 5, None)
     """
-    low, high = 1, 2
-    while not t_power(d, high, alpha) >= power:
-        low, high = high, 2 * high
-        if low > MOST_SEEDS:
+    # Double until the power suffices, then halve the gap between too few and enough.
+    too_few = 1
+    enough = 2
+    while not t_power(d, enough, alpha) >= power:
+        too_few = enough
+        enough = 2 * enough
+        if too_few > MOST_SEEDS:
             return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if t_power(d, middle, alpha) >= power else (middle, high)
-    return high
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if t_power(d, middle, alpha) >= power:
+            enough = middle
+        else:
+            too_few = middle
+    return enough
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values for being several (Holm 1979); tests that could not be made (``None``) do not count.
+    """Adjust p-values for their number (Holm 1979); tests that could not be made (``None``) do not count.
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
     """
-    made = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    ordered = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
-    worst = 0.0
-    for step, (p, i) in enumerate(made):
-        worst = max(worst, min(1.0, (len(made) - step) * p))
-        adjusted[i] = worst
+    largest = 0.0
+    for step, (p, place) in enumerate(ordered):
+        remaining = len(ordered) - step
+        largest = max(largest, min(1.0, remaining * p))  # never below that of a smaller p
+        adjusted[place] = largest
     return adjusted
 
 
@@ -254,10 +379,11 @@ def mean_ranks(scores: ArrayLike) -> np.ndarray:
     """
     from scipy import stats
 
-    return stats.rankdata(-np.round(np.asarray(scores, float), DIGITS), axis=1).mean(0)
+    rounded = np.round(np.asarray(scores, float), DIGITS)
+    return stats.rankdata(-rounded, axis=1).mean(0)
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     """Compare two models on the same examples (McNemar 1947), exactly.
 
     Args:
@@ -265,17 +391,20 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
         second: the same of the second.
 
     Returns:
-        How many only the first has right, how many only the second, the two-sided p of the binomial test.
+        How many examples only the first has right, how many only the second, and the two-sided p of the binomial test.
 
     >>> mcnemar([1, 1, 1, 1, 0], [0, 0, 0, 1, 1])
-    (3, 1, 0.625)
+    McNemar(only_first=3, only_second=1, p=0.625)
     """
     from scipy import stats
 
-    a, b = np.asarray(first, bool), np.asarray(second, bool)
-    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
-    both = only_first + only_second
-    return only_first, only_second, float(stats.binomtest(only_first, both).pvalue) if both else 1.0
+    first_right = np.asarray(first, bool)
+    second_right = np.asarray(second, bool)
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    differing = only_first + only_second
+    p = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return McNemar(only_first, only_second, p)
 
 
 def confusion_metric(name: str, counts: np.ndarray) -> np.ndarray:
@@ -293,25 +422,36 @@ def confusion_metric(name: str, counts: np.ndarray) -> np.ndarray:
     """
     counts = np.asarray(counts, float)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total, true, said = counts.sum((-2, -1)), counts.sum(-1), counts.sum(-2)
+    total = counts.sum((-2, -1))
+    labels = counts.sum(-1)  # examples of each class
+    predictions = counts.sum(-2)  # examples predicted as each class
     if name == "accuracy":
-        return _over(right.sum(-1), total)
+        return _quotient(right.sum(-1), total)
     if name in ("f1", "macro_f1"):
-        f1 = _over(2 * right, true + said)
-        present = true + said > 0  # a class that is neither there nor predicted has no F1
-        return f1[..., 1] if name == "f1" else _over((f1 * present).sum(-1), present.sum(-1))
-    above = right.sum(-1) * total - (true * said).sum(-1)
-    return _over(above, np.sqrt((total**2 - (said**2).sum(-1)) * (total**2 - (true**2).sum(-1))))
+        f1 = _quotient(2 * right, labels + predictions)
+        if name == "f1":
+            return f1[..., 1]
+        present = labels + predictions > 0  # a class that is neither there nor predicted has no F1
+        return _quotient((f1 * present).sum(-1), present.sum(-1))
+    # Matthews' coefficient of several classes (Gorodkin 2004)
+    covariance = right.sum(-1) * total - (labels * predictions).sum(-1)
+    of_labels = total**2 - (labels**2).sum(-1)
+    of_predictions = total**2 - (predictions**2).sum(-1)
+    return _quotient(covariance, np.sqrt(of_predictions * of_labels))
 
 
 CONFUSION_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 
 
 def example_bootstrap(
-    labels: ArrayLike, first: ArrayLike, second: ArrayLike,
+    labels: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
     metric: str | Callable[[np.ndarray, np.ndarray], np.ndarray],
-    confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0,
-) -> tuple[float, float, float]:  # fmt: skip
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
     """Return the difference of a metric between two models on the same examples, with its percentile interval.
 
     Args:
@@ -325,31 +465,51 @@ def example_bootstrap(
         seed: of the drawing.
 
     >>> example_bootstrap([0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], "accuracy")
-    (0.0, 0.0, 0.0)
+    Interval(difference=0.0, low=0.0, high=0.0)
     """
-    y, a, b = (np.asarray(column) for column in (labels, first, second))
-    rng, n = np.random.default_rng(seed), len(y)
+    sides = np.array([labels, first, second])
+    rng = np.random.default_rng(seed)
     if callable(metric):
-        whole = float(metric(y, a) - metric(y, b))
-        found = []
-        for _ in range(0, resamples, 500):  # a chunk of rows at a time, for the memory
-            rows = rng.integers(n, size=(500, n))
-            found.append(metric(y[rows], a[rows]) - metric(y[rows], b[rows]))
-        drawn = np.concatenate(found)[:resamples]
+        whole, drawn = _draw_examples(sides, metric, resamples, rng)
     else:
-        classes, coded = np.unique(np.concatenate([y, a, b, [0, 1]]), return_inverse=True)
-        k = len(classes)
-        cells, counts = np.unique(coded[: 3 * n].reshape(3, n), axis=1, return_counts=True)
-        draws = np.concatenate([counts[None], rng.multinomial(n, counts / n, size=resamples)])
-        totals = []
-        for model in (1, 2):
-            tables = draws @ np.eye(k * k)[cells[0] * k + cells[model]]
-            totals.append(confusion_metric(metric, tables.reshape(-1, k, k)))
-        difference = totals[0] - totals[1]
-        whole, drawn = float(difference[0]), difference[1:]
+        whole, drawn = _draw_counts(sides, metric, resamples, rng)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(drawn, [tail, 100 - tail])
-    return whole, float(low), float(high)
+    return Interval(whole, float(low), float(high))
+
+
+def _draw_examples(
+    sides: np.ndarray,
+    metric: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    resamples: int,
+    rng: np.random.Generator,
+) -> tuple[float, np.ndarray]:
+    """Return the difference of the metric on all examples, and on each resample of them."""
+    labels, first, second = sides
+    n = len(labels)
+    whole = float(metric(labels, first) - metric(labels, second))
+    chunks = []
+    for _ in range(0, resamples, CHUNK):
+        rows = rng.integers(n, size=(CHUNK, n))
+        chunks.append(metric(labels[rows], first[rows]) - metric(labels[rows], second[rows]))
+    return whole, np.concatenate(chunks)[:resamples]
+
+
+def _draw_counts(sides: np.ndarray, metric: str, resamples: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """Do as :func:`_draw_examples` does, by the counts of the combinations (label, first, second) that occur."""
+    n = sides.shape[1]
+    classes, coded = np.unique(np.append(sides.ravel(), [0, 1]), return_inverse=True)  # f1 is of class 1, there or not
+    k = len(classes)
+    cells, counts = np.unique(coded[: 3 * n].reshape(3, n), axis=1, return_counts=True)
+    resampled = rng.multinomial(n, counts / n, size=resamples)
+    draws = np.concatenate([counts[None], resampled])  # the first row is the examples as they are
+    values = []
+    for model in (1, 2):
+        place = np.eye(k * k)[cells[0] * k + cells[model]]  # where each combination counts in the confusion matrix
+        matrices = (draws @ place).reshape(-1, k, k)
+        values.append(confusion_metric(metric, matrices))
+    difference = values[0] - values[1]
+    return float(difference[0]), difference[1:]
 
 
 def step_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> np.ndarray:
@@ -368,10 +528,11 @@ def step_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) 
     points = np.asarray(grid, float)
     rows = []
     for x, y in curves:
-        places, best = np.asarray(x, float), np.maximum.accumulate(np.asarray(y, float))
-        at = np.searchsorted(places, points, side="right") - 1
-        inside = (at >= 0) & (points <= places[-1])
-        rows.append(np.where(inside, best[np.maximum(at, 0)], np.nan))
+        places = np.asarray(x, float)
+        best = np.maximum.accumulate(np.asarray(y, float))
+        last = np.searchsorted(places, points, side="right") - 1  # the last place at or before each point
+        inside = (last >= 0) & (points <= places[-1])
+        rows.append(np.where(inside, best[np.maximum(last, 0)], np.nan))
     return np.array(rows)
 
 
@@ -379,5 +540,6 @@ def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(np.round(values, DIGITS)) == 0)
 
 
-def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    zeros = np.zeros(np.broadcast(numerator, denominator).shape)
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)

@@ -253,6 +253,7 @@ def test_opponents_are_those_installed(monkeypatch):
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_figure_and_result(file, tmp_path, capsys):
     words = ["bench", "sampler", "evolution,population=4", "--table", str(file), "--seeds", "3", "--budget", "12"]
     words += ["--against", "random; evolution,population=8", "--objectives", "accuracy,-flops", "--cap", "flops<=20"]

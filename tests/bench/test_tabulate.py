@@ -26,6 +26,7 @@ def finished(tmp_path_factory):
     return nf.run(nf.load_recipe(RECIPE, [STAGES]), out=tmp_path_factory.mktemp("table") / "run").directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "csv"])
 def test_rows_are_what_the_super_network_measures_and_the_estimators_count(finished, tmp_path, ending):
     path = tmp_path / f"archs.{ending}"

@@ -65,6 +65,7 @@ def test_wrong_usage_is_2_with_a_message_on_stderr_only(capsys, arguments):
 # ---- check
 
 
+@pytest.mark.slow
 def test_check_counts_and_is_recursive(capsys, tmp_path):
     good = Path("good.yaml")
     good.write_text("extends: quickstart\nname: good\n")
@@ -88,6 +89,7 @@ def test_check_counts_and_is_recursive(capsys, tmp_path):
     assert rows[0]["problems"][0].keys() == {"place", "path", "text"}
 
 
+@pytest.mark.slow
 def test_check_takes_overrides_and_tries_every_switch(capsys):
     assert call(capsys, "check", "quickstart", "seed=7", "~budgets", "+budgets.macs=50%")[0] == 0
     code, _, err = call(capsys, "check", "quickstart", "stages.search.trils=7")
@@ -291,6 +293,7 @@ def test_a_dry_run_shows_the_plan_and_fails_with_3_where_a_bound_cannot_be_met(c
 # ---- the terminal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["run", "--help"], ["plugins"], ["plugins", "show", "evolution"], ["recipes"]]
 )
@@ -303,6 +306,7 @@ def test_sixty_columns_are_enough(arguments):
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback():
     script = "import sys; from nasframe.cli import main; sys.exit(main(['schema']))"
     command = f'{sys.executable} -c "{script}" | head -c 10'

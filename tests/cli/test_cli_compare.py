@@ -31,12 +31,13 @@ def test_it_prints_tables_and_what_cannot_be_concluded(capsys, home, monkeypatch
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "csv", "latex", "markdown"])
 def test_each_form_is_what_it_says(capsys, home, form):
     code, out, err = call(capsys, home, f"--{form}")
     assert (code, err) == (0, "")
     if form == "json":
-        assert json.loads(out)["format_version"] == 1
+        assert json.loads(out)["format_version"] == 2
     elif form == "csv":
         assert {row["arm"] for row in csv.DictReader(io.StringIO(out))} == {"random", "greedy"}
     else:
@@ -61,6 +62,7 @@ def test_out_writes_the_report_and_arms_can_be_named(capsys, home, tmp_path, mon
     assert "against random" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

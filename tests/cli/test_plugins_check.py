@@ -52,6 +52,7 @@ def test_a_plugin_that_keeps_its_promises(call):
     assert out.count("  ok      ") == len(out.splitlines()) - 1 == 8
 
 
+@pytest.mark.slow
 def test_a_failure_says_what_to_do_and_exits_with_4(call):
     code, out, err = call("bad", "unit=''")
     assert code == 4
@@ -59,6 +60,7 @@ def test_a_failure_says_what_to_do_and_exits_with_4(call):
     assert err == "nasframe: 1 of 1 fail: estimator/bad.\n"
 
 
+@pytest.mark.slow
 def test_json_has_every_check(call):
     code, out, _ = call("good", "bad", "--json")
     good, bad = json.loads(out)

@@ -24,7 +24,8 @@ from nasframe.search.constraints import parse_bounds
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
 from nasframe_deploy import deploy as deployment
-from nasframe_deploy.deploy import _Desk, deploy
+from nasframe_deploy import deployer
+from nasframe_deploy.deploy import deploy
 
 RECIPE = Path(__file__).parents[1] / "data" / "toy.yaml"
 STAGES = (
@@ -92,6 +93,7 @@ def test_the_archive_gives_the_winner_that_the_search_found(finished, tmp_path, 
         assert found[name]["score"] == winner["score"]
 
 
+@pytest.mark.slow
 def test_a_search_adds_what_the_archive_lacks(finished, tmp_path, quick, no_dev, monkeypatch):
     fit = []
     monkeypatch.setattr("nasframe_basics.loop.Loop.fit", lambda *_: fit.append(1), raising=False)
@@ -111,13 +113,13 @@ def test_a_search_adds_what_the_archive_lacks(finished, tmp_path, quick, no_dev,
 
 
 def test_the_archive_answers_by_itself_where_it_is_dense(finished, monkeypatch):
-    monkeypatch.setattr(deployment, "ENOUGH", 3)
+    monkeypatch.setattr(deployer, "ENOUGH", 3)
     run = Finished(finished)
     full = run.estimator("encoder_params").estimate(run.space, run.net, None)
 
     def enough(text):
         goal = Goal("best", {"encoder_params": parse_bounds(text, full)})
-        return _Desk(run, [goal], InProcess())._enough(goal)
+        return deployer.Deployer(run, [goal], InProcess()).has_enough(goal)
 
     assert enough("75%")
     assert not enough("14%")
@@ -239,6 +241,7 @@ def test_a_run_that_is_not_finished_is_refused_with_the_way_on(finished, tmp_pat
 
 
 def test_the_python_name(finished):
-    assert nf.deploy is deploy
+    with pytest.raises(ImportError, match=r"nasframe_deploy\.deploy\.deploy"):
+        _ = nf.deploy
     assert runner.Run(finished).directory == finished
     assert callable(reload.run)

@@ -240,6 +240,7 @@ def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path, monkeypatch, wrong):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_needs_nasframe_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "modeling_source", lambda stock: "import nasframe\n")
     with pytest.raises(VerificationError, match="without nasframe"):
@@ -257,7 +258,7 @@ def test_blocker_blocks(name):
 @pytest.mark.parametrize(
     ("arch", "words"),
     [
-        ({"layers": [0], "heads.0": 3}, "layer 0 has 3 heads where hidden size / head size is 4"),
+        ({"layers": [0], "heads.0": 3}, "layer 0 has 3 heads, but hidden size / head size is 4"),
         ({"layers": [0, 1], "ffn.1": 5}, "layer 1 has 5 neurons, layer 0 has 64"),
     ],
 )

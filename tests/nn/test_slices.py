@@ -56,6 +56,7 @@ def test_view_equals_extract(family, attention, arch):
     assert kept_layers(small, {}) == [(j, arch[f"heads.{i}"], arch[f"ffn.{i}"]) for j, i in enumerate(arch["layers"])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_full_architecture_is_the_untouched_model(family, attention):
@@ -82,7 +83,7 @@ def test_a_view_is_the_network_with_the_rest_zeroed(family):
         torch.testing.assert_close(view(net, arch)(**tiny_inputs()).logits, expected, rtol=0, atol=2e-6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(first=archs(), second=archs())
 def test_gradients_are_those_of_narrow(first, second):
     net = tiny_net()
@@ -248,6 +249,7 @@ def test_two_views_alive_at_once_do_not_mix():
     assert all(torch.equal(f(**tiny_inputs()).logits, e) for f, e in zip((one, two, one), expected, strict=True))
 
 
+@pytest.mark.slow
 def test_nothing_keeps_a_network_alive():
     net = tiny_net()
     gradients(net, (SMALL, 0))

@@ -148,6 +148,7 @@ def recipe(folder: Path, steps: int = 1, *more: Any) -> Any:
     return nf.load_recipe(data)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_smaller_vocabulary_from_a_cache_too(folder: Path) -> None:
     first = nf.run(recipe(folder, 1), out=folder / "first", cache=folder / "cache", report=False)
     second = nf.run(recipe(folder, 2), out=folder / "second", cache=folder / "cache", report=False)

@@ -24,7 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
 COMPRESSORS: dict[str, dict[str, Any]] = {
     "hspg": {"target": "50%"},
     "dhspg": {"start": "20%"},
-    "hesso": {"start": "20%", "until": "80%", "periods": 2},
+    "hesso": {"start": "20%", "ramp_end": "80%", "periods": 2},
     "obprox_sg": {"penalty": 1.0},
     "slimming": {},
     "admm": {"every": 1},

@@ -116,6 +116,7 @@ def test_every_sub_network_and_the_teacher_see_the_same_words(lm: Path) -> None:
     assert ledger["teacher"].steps == 6  # computed once a batch, though two sub-networks asked
 
 
+@pytest.mark.slow
 def test_replacements_are_drawn_anew_from_the_seed_and_some_texts_stay(lm: Path) -> None:
     seen, _, _ = run(lm)
     again, _, _ = run(lm)

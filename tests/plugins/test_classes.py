@@ -40,6 +40,7 @@ def make(file, **options):
     return task, heard
 
 
+@pytest.mark.slow
 @given(st.lists(NAMES, min_size=2, max_size=12, unique=True), st.randoms())
 def test_the_order_is_by_value_then_text_whatever_the_set(names, draw):
     shuffled = draw.sample(names, len(names))
@@ -332,6 +333,7 @@ def recipe_of(tmp_path, task, objective):
     return str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "objective"),
     [("{use: text_classification, train: d.csv}", "f1"), ("mute", "acuracy"), ("mute", "-acuracy"), ("mute", "-flpos")],

@@ -169,6 +169,7 @@ def test_rewiring_leaves_the_function_and_moves_what_matters_to_the_front() -> N
     assert not torch.equal(old, new)
 
 
+@pytest.mark.slow
 def test_the_losses_of_all_widths_fall() -> None:
     logged: list[float] = []
     stage = job(DynaBERT(lambda2=1.0), max_steps=25, optimizer="adamw", learning_rate=2e-3, batch_size=16)

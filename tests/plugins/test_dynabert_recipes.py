@@ -131,6 +131,7 @@ def training_macs(name: str) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, "dynabert"])
 def test_methods_cost_the_training_macs_of_the_uniform_super_network(name: str) -> None:
     expected = training_macs("baselines/uniform-random")

@@ -28,6 +28,7 @@ def on_grid(weight: torch.Tensor, bits: int) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_what_comes_out_is_a_plain_model_on_the_grid(family: str, bits: Any) -> None:

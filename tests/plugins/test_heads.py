@@ -94,6 +94,7 @@ def evaluated(folder, model, file, task=""):
     return metrics, data, texts, rows_of(run.directory / "models/evaluate/predictions.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_used_as_it_is_has_the_accuracy_that_transformers_gives(family, tmp_path):
     model, file = save(tmp_path / "model", ["good", "bad"], family), write(tmp_path / "d.csv", ["bad", "good"])
@@ -110,6 +111,7 @@ def test_a_model_used_as_it_is_has_the_accuracy_that_transformers_gives(family, 
     assert first["label"] == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saved", "classes", "meaning"),
     [
@@ -147,6 +149,7 @@ def test_no_row_moves_and_exports_keep_the_checkpoints_order(tmp_path):
     assert torch.allclose(kept.classifier.weight, saved.classifier.weight, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_classes_in_another_order(tmp_path):
     model, file = save(tmp_path / "model", ["good", "bad"]), write(tmp_path / "d.csv", ["bad", "good"])
     task = f"{{use: text_classification, train: {file}, dev: {file}, max_length: 12}}"
@@ -173,6 +176,7 @@ def test_head_new_draws_a_head_as_for_an_encoder_alone(saved, tmp_path):
     assert torch.equal(new.classifier.bias, bare.classifier.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_of_other_classes_is_new_and_that_is_said(family, tmp_path):
     model = save(tmp_path / "model", ["NEGATIVE", "POSITIVE"], family)
@@ -213,6 +217,7 @@ def test_labels_name_the_outputs(tmp_path):
     assert metrics["accuracy"] == own_accuracy(model, numbers, {"LABEL_0": "1", "LABEL_1": "0"}.get)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saved", "option", "place"),
     [

@@ -100,6 +100,7 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
 
 
+@pytest.mark.slow
 def test_learns_the_toy_task() -> None:
     task = ToyTask(train=256)
     net = tiny_net()
@@ -227,6 +228,7 @@ def test_resume_is_exact(at: int, cache: str) -> None:
     assert same(expected.net, again.net)
 
 
+@pytest.mark.slow
 def test_a_supernet_resumes_exactly_too(tmp_path: Path) -> None:
     """The real space, sampler and file, with rounded weights and hidden states."""
 
@@ -377,6 +379,7 @@ class Spoil(Modifier):
             step.job.net.classifier.weight.data[0] = math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("what", ["loss", "constant", "gradients", "weights"])
 def test_a_stage_that_ends_diverged_is_an_error(what: str, keep: str) -> None:
@@ -392,6 +395,7 @@ def test_a_stage_that_ends_diverged_is_an_error(what: str, keep: str) -> None:
     assert (caught.value.exit_code, caught.value.resumable) == (1, False)
 
 
+@pytest.mark.slow
 def test_the_sub_network_that_diverged_is_named() -> None:
     class Deep(Modifier):
         def on_loss(self, step: Any, loss: torch.Tensor) -> torch.Tensor:
@@ -401,6 +405,7 @@ def test_the_sub_network_that_diverged_is_named() -> None:
         Loop().fit(job(modifiers=[Deep()], space=Cut(), sampler=Draw(), archs_per_step=6, max_steps=50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "weights"])
 def test_a_diverged_state_never_replaces_a_checkpoint(what: str) -> None:
     memory = Memory()

@@ -103,6 +103,7 @@ def test_without_its_package_minilm_is_the_hubs(monkeypatch):
     assert minilm_l6().path == models.MINILM_HUB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec(models.MINILM_PACKAGE) is None, reason="needs the extra quickstart")
 def test_minilm_is_read_without_importing_its_package():
     code = """
@@ -168,6 +169,7 @@ def refused_by_all(folder, *words):
     assert model.local_tokenizer() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_directory_without_tokenizer_files_is_refused(classifiers, tmp_path, family):
     folder = copied(classifiers, tmp_path, family)
@@ -251,6 +253,7 @@ def test_special_ids_that_one_side_lacks_are_no_evidence(classifiers, tmp_path):
     HF(str(copied(classifiers, tmp_path, bos_token_id=40, eos_token_id=41))).on_plan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "settings", "longest"),
     [
@@ -343,6 +346,7 @@ def test_what_is_no_model_is_refused_by_check_and_by_loading(classifiers, tmp_pa
         assert str(folder) in str(error.value)
 
 
+@pytest.mark.slow
 def test_every_problem_of_a_model_is_told_at_once(classifiers, tmp_path):
     folder = copied(classifiers, tmp_path, vocab_size=120)
     (folder / "tokenizer.json").unlink()
@@ -372,6 +376,7 @@ def test_what_the_checkpoint_lacks_and_has_besides_is_told(classifiers, tmp_path
     assert any("does not use: cls.predictions.bias" in text for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("mode", ["hetero", "padded"])
 def test_nasframes_own_exports_are_whole(tmp_path, family, mode):
@@ -441,6 +446,7 @@ def test_what_of_a_hub_model_is_not_at_hand_is_not_judged(hub):
 # --- used as it is ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_used_as_it_is_scores_as_transformers_says(classifiers, tmp_path, family):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

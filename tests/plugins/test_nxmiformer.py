@@ -23,7 +23,7 @@ from nasframe.nn.storage import account, summary
 from nasframe.records import TrainOptions
 from nasframe.report.page import build
 from nasframe.seeds import stream_seed
-from nasframe.testing import EstimatorContract, ModifierContract, SpaceContract
+from nasframe.testing import EstimatorContract, SpaceContract
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
 from nasframe.training.step import Step
 from nasframe_basics.fake_quant import FakeQuant
@@ -39,9 +39,7 @@ from stand_in import write_net, write_reviews
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-class TestADMM(ModifierContract):
-    def make(self) -> Any:
-        return ADMM(every=1, tune=0.5)
+# The contracts of `admm` and `assign_bits` with their examples are in tests/testing/test_registered.py.
 
 
 class TestNMBits(SpaceContract):
@@ -51,21 +49,19 @@ class TestNMBits(SpaceContract):
         return NMBits(config=config)
 
 
+@pytest.mark.slow
 class TestBits(EstimatorContract):
     def make(self) -> Any:
         return Bits("all")
 
 
+@pytest.mark.slow
 class TestBitsOfFormats(EstimatorContract):
     def make(self) -> Any:
         return Bits("encoder", indices=False)
 
     def space(self) -> Any:
         return NMBits(config=self.net().config)  # type: ignore[arg-type]
-
-
-class TestAssignBits(AssignBitsWork):
-    use: Any = {"use": "assign_bits", "archs": {"assigned": "15%"}, "batches": 2, "batch_size": 8}  # noqa: RUF012
 
 
 # ---- ADMM
@@ -124,6 +120,7 @@ def test_the_updates_are_those_of_the_augmented_lagrangian(dual: float) -> None:
     assert record_of(net)["1.output.dense"] == Format(n=1, m=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_with_rounding_every_group_and_every_row_obeys(family: str, order: int) -> None:
@@ -139,6 +136,7 @@ def test_with_rounding_every_group_and_every_row_obeys(family: str, order: int) 
         torch.testing.assert_close(shown(module.weight, record[name]), module.weight.detach(), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_strong_penalty_draws_the_weights_to_the_pattern() -> None:
     def residual(rho: float) -> float:
         seen: list[float] = []
@@ -281,6 +279,7 @@ def test_shares_are_of_the_uncompressed_matrices_of_a_network_that_is_stored_in_
     assert AssignBits({"a": "20%"}, batches=1)(work).archs["a"] == expected
 
 
+@pytest.mark.slow
 def test_sensitivities_against_the_network_itself() -> None:
     work = work_of()
     space: Any = work.space

@@ -34,6 +34,7 @@ class TestRandomOfOptuna(Contract):
         return OptunaSampler(domain, seed, sampler="RandomSampler")
 
 
+@pytest.mark.slow
 class TestTPE(Contract):
     def make(self, domain, seed):
         return OptunaSampler(domain, seed, multivariate=True, group=True, n_startup_trials=4, tries=2)
@@ -49,6 +50,7 @@ class TestUnivariateTPE(Contract):
         return OptunaSampler(domain, seed, repeats="forget", knobs="ordinal")
 
 
+@pytest.mark.slow
 class TestNSGA2(Contract):
     def make(self, domain, seed):
         return OptunaSampler(domain, seed, sampler="NSGAIISampler", population_size=4, knobs="ordinal", tries=2)
@@ -62,6 +64,7 @@ def accuracy(arch, examples=None):
     return {"accuracy": math.sin(size_of(arch))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TPESampler", "NSGAIISampler", "QMCSampler", "RandomSampler"])
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "-size")], ids=["one", "two"])
 def test_a_capped_search_evaluates_nothing_twice_and_nothing_infeasible(name, objectives):

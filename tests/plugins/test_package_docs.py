@@ -20,6 +20,7 @@ def pairs(text):
     return set(itertools.pairwise(words))
 
 
+@pytest.mark.slow
 def test_ten_balanced_classes_and_a_dev_of_a_thousand(task):
     assert dict(task.sizes) == {"train": 4200, "select": 600, "dev": 1200}
     assert list(task.labels) == list(PACKAGES)
@@ -27,6 +28,7 @@ def test_ten_balanced_classes_and_a_dev_of_a_thousand(task):
         assert set(np.bincount(split.labels)) == {len(split) // 10}
 
 
+@pytest.mark.slow
 def test_no_text_gives_the_package_away_by_name(task):
     names = re.compile(
         r"torch|scipy|sklearn|scikit|pandas|numpy|matplotlib|sympy|networkx|transformers|\b(np|pd|plt)\.", re.I
@@ -38,6 +40,7 @@ def test_no_text_gives_the_package_away_by_name(task):
     assert all(len(set(text.split()) - {MASK}) >= 2 for text in texts)
 
 
+@pytest.mark.slow
 def test_no_two_texts_are_near_copies(task):
     """Checked the slow way round, every pair of a sample against all others."""
     texts = [pairs(text) for split in task._splits.values() for (text,) in split.texts]
@@ -46,6 +49,7 @@ def test_no_two_texts_are_near_copies(task):
             assert i == j or 2 * len(texts[i] & other) < len(texts[i] | other)
 
 
+@pytest.mark.slow
 def test_the_same_packages_give_the_same_data_and_a_limit_a_part_of_it(task):
     small, again = package_docs(limit=240), package_docs(limit=240)
     assert small.fingerprint == again.fingerprint != task.fingerprint

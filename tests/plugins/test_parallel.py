@@ -28,7 +28,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_equal_one(launcher: str, alone: Path, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("parallel.py"))
     # without MPI, accelerate starts several processes only where it is told of GPUs; none has to be there

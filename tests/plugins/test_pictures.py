@@ -160,6 +160,7 @@ def test_bad_settings_are_refused(options: Any, fields: Any, text: str) -> None:
         MinMax(**options).fit(job(**fields))
 
 
+@pytest.mark.slow
 def test_a_run_from_dense_to_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.plugins.cache_clear()
     monkeypatch.chdir(tmp_path)

@@ -90,6 +90,7 @@ def test_the_published_patience_is_ten_epochs_of_the_data_with_their_copies(name
     assert how.epochs == 50 * (copies + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more", "passes"),
     [
@@ -191,6 +192,7 @@ def with_augment(name: str) -> list[str]:
     return stages.get(name, ["student", "depth", "width"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [

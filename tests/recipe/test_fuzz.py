@@ -15,6 +15,7 @@ from nasframe.recipe.yaml import LARGEST
 TOY = fuzz.TOY
 
 
+@pytest.mark.slow
 def test_mutated_recipes_are_refused_at_their_line():
     outcomes = fuzz.run(30, 20, seed=5, sources=(str(TOY),))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
@@ -56,6 +57,7 @@ def test_files_that_extend_each_other_without_end_are_refused(tmp_path):
     assert any("files extend each other" in problem.text for problem in check_recipe(tmp_path / "f29.yaml")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [10**6, 10**30, 501])
 def test_a_repeat_without_end_is_refused(times, tmp_path):
     inner = "[{train: {max_steps: 1}}, {search: {}}]"

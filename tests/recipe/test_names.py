@@ -12,7 +12,7 @@ from nasframe.errors import RecipeError, UsageError
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.resolve import check_recipe
 from nasframe.stages import model_store
-from nasframe_deploy.request import Asked
+from nasframe_deploy.request import read_request
 from nasframe_studies.file import load_study
 
 TOY = Path(__file__).parents[1] / "data" / "toy.yaml"
@@ -47,6 +47,7 @@ def test_networks_that_every_run_has_are_not_saved_again(name):
     assert places(f"name={name}") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WRONG if name])
 def test_nor_does_a_study_an_arm_or_a_task(name, tmp_path):
     text = quoted(name)
@@ -108,7 +109,7 @@ def test_a_deployment_is_asked_in_units_of_its_costs():
     plan, _ = check_recipe(TOY)
     assert plan is not None
     with pytest.raises(UsageError) as caught:
-        Asked(plan).read(["latency<=12MB", "params<=12ms"], ["size=3s,5MB"])
+        read_request(plan, ["latency<=12MB", "params<=12ms"], ["size=3s,5MB"])
     assert len(str(caught.value).splitlines()) == 3
 
 

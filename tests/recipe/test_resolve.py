@@ -98,7 +98,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
     [
         ({"seed": "one"}, "seed  'one' does not fit. Expected int from 0"),
         ({"seed": True}, "seed  True does not fit"),
-        ({"nasframe": 2}, "nasframe  format 2 is not known. This nasframe reads format 1"),
+        ({"nasframe": 2}, "nasframe  unknown format 2. This nasframe reads format 1"),
         ({"name": "a/b"}, "name  'a/b' cannot name files"),
         ({"sede": 1}, "sede  unknown key. Expected one of budgets, constraints"),
         ({"sede": 1}, "Did you mean 'seed'?"),
@@ -130,7 +130,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"sampler": {"use": "wraps", "join": 5}}, "sampler.join  5 does not fit"),
         ({"budgets": {"encoder_param": "50%"}}, "budgets.encoder_param  unknown cost. Costs: backbone_params"),
         ({"budgets": {"params": "50 apples"}}, "budgets.params  "),
-        ({"budgets": {"params": [True]}}, "budgets.params.0  True is no bound"),
+        ({"budgets": {"params": [True]}}, "budgets.params.0  True is not a bound"),
         ({"constraints": {"params": ">= 60M, <= 40M"}}, "constraints.params  "),
         (
             {"task": "package_docs", "objectives": ["accuracy", "-flpos"]},
@@ -145,8 +145,8 @@ def test_a_recipe_that_fits_becomes_a_plan():
             {"stages": ["serch"]},
             "unknown verb 'serch'. Verbs: evaluate, export, extract, repeat, search, train, transform",
         ),
-        ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is no stage. Expected {verb: {option: value}}"),
-        ({"stages": [{"train": 5}]}, "is no stage"),
+        ({"stages": [{"train": {"epochs": 1}, "search": {}}]}, "is not a stage. Expected {verb: {option: value}}"),
+        ({"stages": [{"train": 5}]}, "is not a stage"),
         ({"stages": [{"train": {}}]}, "Expected 'epochs' or 'max_steps'"),
         ({"stages": [{"train": {"epochs": 1, "save_as": "../up"}}]}, "'../up' cannot name files"),
         ({"space": None}, "stages.search  needs a space"),
@@ -249,7 +249,7 @@ HSPG = {"use": "hspg", "target": "50%"}
         ),
         (
             [{"train": {"epochs": 1, "arch": "best@75%", "sampler": "random"}}],
-            "stages.train.arch  one sub-network, beside a sampler",
+            "stages.train.arch  names one sub-network, but a sampler",
         ),
         ([{"train": {"epochs": 1, "within": {"layers": [2]}}}], "stages.train.within  restricts what a sampler"),
         ([{"train": {"epochs": 1, "archs_per_step": 3}}], "stages.train.archs_per_step  counts what a sampler"),
@@ -269,6 +269,7 @@ def test_an_extract_with_nothing_found_before_is_refused():
     assert any("stages.extract  nothing to extract" in line for line in faults(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [
@@ -330,6 +331,7 @@ def test_an_override_that_sets_an_unwritten_option_is_checked():
     assert "Did you mean 'examples'?" in found
 
 
+@pytest.mark.slow
 def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     for folder in ("recipes/data", "data", "here"):
         (tmp_path / folder).mkdir(parents=True)
@@ -343,6 +345,7 @@ def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     assert resolve(nf.load_recipe("elsewhere.yaml", base="recipes")).task["folder"] == str(tmp_path / "recipes/data")
 
 
+@pytest.mark.slow
 def test_a_text_that_may_be_a_file_is_one_where_it_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_net(tmp_path / "model")
@@ -381,6 +384,7 @@ def assert_rerunnable(plan):
     assert resolve(nf.load_recipe(again.recipe, base=plan.base)) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["quickstart", "baselines/sst2", TOY])
 def test_a_resolved_recipe_resolves_to_itself_through_its_file(source, tmp_path):
     plan = resolve(nf.load_recipe(source))
@@ -430,6 +434,7 @@ def sensible(drawn):
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.lists(stage, max_size=4).map(sensible), st.integers(0, 99))
 def test_any_plan_re_runs_to_itself(extra, seed):

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import nasframe as nf
 from in_process import InProcess
 from nasframe.cli import main
 from nasframe.export import write as export
-from nasframe.report import page as reports
 from nasframe.report import tables
 from nasframe.report.budgets import bounds_of, over_budget
+from nasframe.report.read import read_run
 from nasframe.store import RunStore
 from nasframe_basics.latency import Latency
 from nasframe_deploy import deploy as deployment
@@ -52,6 +51,7 @@ def home(drifting, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_report_marks_the_model_and_it_alone(home):
     report = json.loads((home / "report.json").read_text())
     over = {model["name"]: model["over_budget"] for model in report["models"]}
@@ -65,7 +65,7 @@ def test_the_table_that_ends_a_run_says_so(home, width):
     from rich.console import Console
 
     console = Console(width=width, color_system=None, record=True, file=io.StringIO())
-    console.print(tables.summary_table(reports.gather(home), width))
+    console.print(tables.summary_table(read_run(home), width))
     assert f"best@12ms: over budget: {TEXT}" in " ".join(console.export_text().split())
 
 
@@ -114,7 +114,7 @@ def test_deploy_measures_finished_models_again_and_says_so(home, tmp_path, capsy
 
 
 def test_a_model_within_its_budget_is_not_marked(home, tmp_path):
-    found = nf.deploy(home, ["latency<=50ms"], out=tmp_path / "o", search=0)
+    found = deployment.deploy(home, ["latency<=50ms"], out=tmp_path / "o", search=0)
     assert found["models"][0]["over_budget"] is None
     assert "budget" not in (tmp_path / "o" / "deploy.md").read_text()
 
@@ -147,3 +147,8 @@ def test_a_model_made_from_a_winner_has_its_bounds():
     ]
     assert bounds_of("tuned@50%", results) == {"latency": [None, 12.0], "params": [None, 5]}
     assert bounds_of("teacher", results) == bounds_of("tuned@30%", results) == {}
+
+
+def test_an_extraction_that_knows_only_counted_bounds_takes_none_away():
+    results = [{"bounds": {"best@50%": {"latency": [None, 12.0]}}}, {"bounds": {"best@50%": {"params": [None, 5.0]}}}]
+    assert bounds_of("best@50%", results) == {"latency": [None, 12.0], "params": [None, 5.0]}

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from nasframe.report import plots
-from nasframe.report.read import gather
+from nasframe.report.read import read_run
+from nasframe.report.records import LayerRow
 from run_directory import make_run
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    return gather(make_run(tmp_path_factory.mktemp("runs") / "demo", trials=12))
+    return read_run(make_run(tmp_path_factory.mktemp("runs") / "demo", trials=12))
 
 
 def test_pareto_shows_every_scored_trial(report):
-    (search,) = report["searches"]
+    (search,) = report.searches
     axes = plots.pareto(report, search, "encoder_params").axes[0]
     dots = sum(len(c.get_offsets()) for c in axes.collections)
-    assert dots == len(search["points"]) + len(report["models"])
+    assert dots == len(search.points) + len(report.models)
 
 
 def test_layers_has_a_panel_a_winner(report):
@@ -29,28 +31,29 @@ def test_layers_has_a_panel_a_winner(report):
     assert texts.count("dropped") == 3
 
 
+@pytest.mark.slow
 def test_models_of_one_shape_share_a_panel_and_whole_networks_have_none(report):
-    models = {model["name"]: model for model in report["models"]}
-    small, other = models["best@30%"]["layers"], models["best@75%"]["layers"]
-    whole = [{"layer": i, "kept": True, "heads": 12, "ffn": 1536} for i in range(6)]
+    models = {model.name: model for model in report.models}
+    small, other = models["best@30%"].layers, models["best@75%"].layers
+    whole = [LayerRow(layer, kept=True, heads=12, ffn=1536) for layer in range(6)]
     named = {"pruned": small, "tuned": small, "other": other, "quantised": whole}
-    shown = [models["best@30%"] | {"name": name, "role": "model", "layers": rows} for name, rows in named.items()]
-    drawn = plots.layers(report | {"models": [models["teacher"], *shown]})
+    shown = [replace(models["best@30%"], name=name, role="model", layers=rows) for name, rows in named.items()]
+    drawn = plots.layers(replace(report, models=[models["teacher"], *shown]))
     assert [axes.get_title() for axes in drawn.axes] == ["pruned, tuned", "other"]
-    assert "layers" not in plots.figures(report | {"models": [models["teacher"], shown[-1]]})
+    assert "layers" not in plots.figures(replace(report, models=[models["teacher"], shown[-1]]))
 
 
 def test_training_has_a_panel_for_what_each_stage_logged_and_no_holes(report):
     loss, score = [[0, 0.7], [1, 0.6]], [[1, 0.8], [2, 0.9]]
     stages = {"teacher": {"loss": loss, "select_accuracy": score}, "sparse": {"loss": loss}, "one": {"loss": loss[:1]}}
-    drawn = plots.curves(report | {"curves": stages | {"tuned": {"loss": loss}}})
+    drawn = plots.curves(replace(report, curves=stages | {"tuned": {"loss": loss}}))
     titles = [axes.get_title(loc="left") for axes in drawn.axes]
     assert titles == ["teacher: loss", "teacher: metrics", "sparse: loss", "tuned: loss"]
     assert all(axes.get_visible() and axes.lines for axes in drawn.axes)
 
 
-def test_nothing_to_draw_draws_nothing():
-    empty = {"searches": [], "models": [], "curves": {}, "ledger": []}
+def test_nothing_to_draw_draws_nothing(report):
+    empty = replace(report, searches=[], models=[], curves={}, ledger=[])
     assert plots.figures(empty) == {}
 
 

@@ -5,14 +5,15 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from html_page import Page
 from nasframe.errors import UsageError
 from nasframe.report import page as report
-from nasframe.report.read import CURVE_POINTS, _curves, _untrained
+from nasframe.report.read import CURVE_POINTS, _curves, _untrained, read_run
 from run_directory import BUDGETS, make_run
 
 
@@ -28,6 +29,7 @@ def made(run_dir):
     return json.loads((run_dir / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_models_stand_in_the_order_of_the_table(made):
     names = [model["name"] for model in made["models"]]
     assert names == ["teacher", "supernet"] + [
@@ -122,23 +124,6 @@ def test_frames_hold_the_trials_and_their_front(run_dir, made):
     assert front["score"].max() == trials["score"].max()
 
 
-class Page(HTMLParser):
-    """Collects what a page would fetch, and its open tags."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith("#")]
-        if tag not in ("meta", "br", "link", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_page_is_whole_and_fetches_nothing(run_dir):
     text = (run_dir / "report.html").read_text()
     page = Page()
@@ -154,7 +139,7 @@ def test_page_is_whole_and_fetches_nothing(run_dir):
 def test_names_are_escaped(tmp_path):
     directory = make_run(tmp_path / "run", trials=3)
     (directory / "recipe.yaml").write_text("name: <script>alert(1)</script>\n")
-    text = report.html(report.gather(directory), {})
+    text = report.html(read_run(directory), {})
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 
@@ -169,27 +154,28 @@ def test_figures_are_files_and_inline(run_dir):
         assert (run_dir / target).is_file()
 
 
-def test_models_keep_their_names_whatever_costs_there_are(made):
+def test_models_keep_their_names_whatever_costs_there_are(run_dir):
     """Headings are folded, and costs that find no place are left out."""
     from rich.console import Console
 
     more = {"encoder_nonzeros": 1e7, "bits": 3e8, "bits_without_indices": 3e8}
-    wide = {**made, "models": [{**model, "costs": {**model["costs"], **more}} for model in made["models"]]}
+    run = read_run(run_dir)
+    wide = replace(run, models=[replace(model, costs={**model.costs, **more}) for model in run.models])
     console = Console(width=80, color_system=None, record=True, file=io.StringIO())
     console.print(report.summary_table(wide, 80))
     text = console.export_text()
     assert "encoder" in text
     assert "backbone" not in text
     assert max(map(len, text.splitlines())) <= 80
-    assert all(any(line.split()[:1] == [m["name"]] for line in text.splitlines()) for m in made["models"])
+    assert all(any(line.split()[:1] == [model.name] for line in text.splitlines()) for model in run.models)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_summary_table_fits(made, width):
+def test_summary_table_fits(run_dir, width):
     from rich.console import Console
 
     console = Console(width=width, color_system=None, record=True, file=io.StringIO())
-    console.print(report.summary_table(made, width))
+    console.print(report.summary_table(read_run(run_dir), width))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for word in ("best@30%", "48.7 %", "−13.7", "3.93M", "(37 %)", "10.2"):
@@ -213,6 +199,7 @@ def test_no_run_is_a_usage_error(tmp_path):
         report.build(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_builds_are_equal(run_dir, tmp_path):
     before = {name: (run_dir / name).read_bytes() for name in ("report.json", "report.md", "trials.csv")}
     report.build(run_dir)
@@ -221,8 +208,8 @@ def test_two_builds_are_equal(run_dir, tmp_path):
 
 def test_every_field_is_documented(made):
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
-    headings = ("## report.json", "Each of `models`:", "Each of `searches`:", "The `summary` of `data`:")
-    parts = re.split("|".join(map(re.escape, [*headings, "Each of its `splits`:"])), text)[1:]
+    headings = ("## report.json", "Each entry of `models`:", "Each entry of `searches`:", "The `summary` of `data`:")
+    parts = re.split("|".join(map(re.escape, [*headings, "Each entry of its `splits`:"])), text)[1:]
     summary = made["data"]["summary"]
     records = (made, made["models"][0], made["searches"][0], summary, summary["splits"][0])
     for part, record in zip(parts, records, strict=True):

@@ -155,6 +155,7 @@ WORLD = [other_data, other_plugin_source, other_core_source, other_basics_source
 VERSIONS = [pytest.param(other_version(name), id=name) for name in ("torch", "transformers", "tokenizers", "numpy")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [*WORLD, *VERSIONS])
 def test_each_change_of_data_code_and_machine_misses_everywhere(before, place, monkeypatch, change):
     change(place, monkeypatch)
@@ -281,6 +282,7 @@ def test_a_run_from_the_cache_leaves_the_same_and_says_so(built, tmp_path):
     assert not list(again.directory.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [5, 30])
 def test_a_run_goes_on_from_where_the_cache_ends(built, tmp_path, trials):
     home, *_ = built
@@ -290,6 +292,7 @@ def test_a_run_goes_on_from_where_the_cache_ends(built, tmp_path, trials):
     assert numbers(run.directory) == numbers(run_of(changed, out=tmp_path / "plain").directory)
 
 
+@pytest.mark.slow
 def test_a_stage_of_a_shared_sampler_restores_what_it_had_learned(tmp_path):
     recipe = {**nf.load_recipe(TOY).data, "sampler": {"use": "evolution", "population": 4}}
     changes = ["stages.search.sampler=shared", "~stages.tuned", "~stages.evaluate", "~stages.extract"]
@@ -308,6 +311,7 @@ def test_a_stage_of_a_shared_sampler_restores_what_it_had_learned(tmp_path):
 QUICK = "estimators.latency={repeats: 2, length: 8}"
 
 
+@pytest.mark.slow
 def test_measured_costs_from_the_cache_are_marked_until_they_are_measured_anew(tmp_path):
     recipe = nf.load_recipe(TOY, ["stages.evaluate.costs=[params, latency]", QUICK, "~stages.tuned"])
     first = run_of(recipe, out=tmp_path / "first", cache=tmp_path / "cache")
@@ -331,6 +335,7 @@ def entry_file(folder: Path, run: Path, stage: str) -> Path:
     return folder / "stages" / f"{key}.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["a flipped byte", "a lost file", "a cut entry", "a changed entry"])
 def test_a_corrupt_entry_is_run_again_with_a_warning(built, tmp_path, damage):
     home, run, _ = built
@@ -368,6 +373,7 @@ def test_an_edit_of_a_run_from_the_cache_does_not_reach_the_cache(built, tmp_pat
     assert numbers(third.directory) == numbers(run.directory)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_its_cache(built, tmp_path, monkeypatch):
     home = built[0]
     recipe = nf.load_recipe(TOY, ["stages.search.trials=13"])
@@ -451,6 +457,7 @@ def test_pruning_drops_the_oldest_and_what_is_left_still_works(built, tmp_path):
     assert not list(folder.glob("blobs/*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["_sound", "_place"])
 def test_pruning_while_a_run_reads_costs_nothing_but_work(built, tmp_path, monkeypatch, when):
     home, run, _ = built

@@ -20,7 +20,7 @@ import nasframe as nf
 from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
-from nasframe.export.write import write as export
+from nasframe.export import write as export
 from nasframe.running import runner
 from nasframe.running.start import start_of
 from nasframe.stages.inputs import RunInputs
@@ -123,6 +123,7 @@ def test_a_card_or_a_table_beside_a_model_may_be_edited(run, stopped):
     assert facts(runner.resume(run, report=False).directory) == facts(stopped[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [empty, overwritten, cut, Path.unlink])
 def test_a_damaged_database_is_named_by_every_command(run, finished, capsys, damage):
     commands = (
@@ -147,6 +148,7 @@ def test_a_broken_value_in_the_database_is_named(run):
         runner.resume(run)
 
 
+@pytest.mark.slow
 def test_a_cut_checkpoint_can_be_deleted_and_the_stage_starts_again(stopped, tmp_path, monkeypatch):
     known = nf.store.Checkpoint.save
 
@@ -246,6 +248,7 @@ def project(tmp_path):
     registry.plugins.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights/tokenizer_config.json", "note.txt"])
 def test_files_of_a_model_that_changed_since_are_named(project, monkeypatch, name):
     ended, recipe = RunStore.end_stage, nf.load_recipe(project / "recipe.yaml")
@@ -290,6 +293,7 @@ def refusing(number):
     return refuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize(("owner", "name"), [(os, "replace"), (Path, "write_text"), (Path, "mkdir")])
 def test_a_disk_that_refuses_a_write_is_named(tmp_path, monkeypatch, number, owner, name):
@@ -323,6 +327,7 @@ def test_files_that_may_not_grow_are_named_and_the_run_goes_on_later(stopped, tm
         assert facts(runner.resume(out, report=False).directory) == facts(stopped[1])
 
 
+@pytest.mark.slow
 def test_an_error_of_a_plugin_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "memo.txt")
@@ -335,6 +340,7 @@ def test_an_error_of_a_plugin_on_a_full_disk_is_named(tmp_path, monkeypatch, cap
     assert "--resume" in error
 
 
+@pytest.mark.slow
 def test_a_full_cache_costs_the_cache_only(stopped, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("nasframe.running.cache.copy_or_link", refusing(errno.ENOSPC))
     run = run_of(nf.load_recipe(TOY, SHORT), out=tmp_path / "run", cache=tmp_path / "cache")
@@ -500,6 +506,7 @@ def test_a_plugin_that_meets_a_full_disk_is_not_to_blame(tmp_path):
     assert "full.py" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_write_of_an_export_leaves_no_half_of_a_model(tmp_path):
     old, new = tiny_net(layers=1), tiny_net(layers=2)
     for replace in (False, True):
@@ -560,6 +567,7 @@ def test_a_report_names_a_broken_environment(finished, capsys):
     assert str(finished / "env.json") in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models_from_a_cache_are_remembered(tmp_path):
     recipe = nf.load_recipe(TOY, [*SHORT, "~stages.search", "~stages.extract"])
     for name in ("first", "second"):

@@ -45,6 +45,7 @@ def test_a_run_shows_it_once_before_training(recipe, tmp_path, capsys):
     assert "distinct texts" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_of_a_study_keep_it_to_themselves(recipe, tmp_path, capsys):
     facts = {"study": "several", "base": str(recipe.parent)}
     RunStore(tmp_path / "run", create=True, recipe=recipe.read_text(), facts=facts).close()
@@ -53,6 +54,7 @@ def test_runs_of_a_study_keep_it_to_themselves(recipe, tmp_path, capsys):
     assert summary_of(tmp_path / "run")["splits"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_it(recipe, capsys):
     assert main(["run", str(recipe), "--dry-run"]) == 0
     assert "distinct texts" in capsys.readouterr().out
@@ -61,6 +63,7 @@ def test_a_dry_run_shows_it(recipe, capsys):
     assert {split["name"]: split["rows"] for split in splits} == {"train": 29, "select": 3, "dev": 8}
 
 
+@pytest.mark.slow
 def test_reports_show_it_and_not_as_provenance(finished):
     for page in ("report.md", "report.html"):
         text = (finished.directory / page).read_text()
@@ -70,6 +73,7 @@ def test_reports_show_it_and_not_as_provenance(finished):
     assert "summary" not in json.loads((finished.directory / "env.json").read_text())["data"]
 
 
+@pytest.mark.slow
 def test_a_task_that_says_nothing_shows_nothing(tmp_path, capsys):
     overrides = ["~budgets", "stages=[{train: {max_steps: 1, save_as: teacher}}]"]
     run = nf.run(nf.load_recipe(TOY, overrides), out=tmp_path / "run", progress=False)

@@ -58,6 +58,7 @@ def test_a_run_whose_training_diverges_fails(keep, changes, tmp_path, capsys):
     assert not (out / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_diverges_is_named(changes, tmp_path, capsys):
     tune = f"{{train: {{name: tune, models: [small], {HOW}}}}}"
     stages = "stages=[{extract: {archs: {small: {layers: 1, heads: 1, ffn: 8}}}}, " + tune + "]"

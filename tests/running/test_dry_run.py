@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 import nasframe as nf
 from nasframe.plan import asks_teacher
 from nasframe.recipe.resolve import resolve
@@ -20,6 +22,7 @@ def test_a_dry_run_describes_every_stage_and_writes_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_reachable_costs_are_those_of_the_ends(tmp_path):
     costs = dry_run(resolve(nf.load_recipe(RECIPE)))["costs"]["encoder_params"]
     space = nf.make("space", "bert_width_depth", layers=[1, 2, 3], heads=[1, 2, 4], ffn=[8, 16, 32, 64])
@@ -44,6 +47,7 @@ def test_a_teacher_of_weight_0_takes_no_time():
     assert not asks_teacher("fake_quant")
 
 
+@pytest.mark.slow
 def test_a_bound_beyond_reach_is_told():
     found = dry_run(resolve(nf.load_recipe(RECIPE, ["budgets={encoder_params: [75%, 1%]}"])))
     assert [(row["text"], row["reachable"]) for row in found["limits"]] == [("75%", True), ("1%", False)]

@@ -33,6 +33,7 @@ def test_an_impossible_budget_is_told_before_anything_is_written(tmp_path, capsy
     assert main(["run", str(RECIPE), SEARCH, budgets, "--dry-run"]) == 3
 
 
+@pytest.mark.slow
 def test_check_says_so_where_sizes_are_at_hand_without_weights(capsys):
     recipe = "baselines/uniform-random"
     assert main(["check", recipe, "budgets={encoder_params: [50%, 1%]}"]) == 2

@@ -91,15 +91,16 @@ def register_estimators(register):
 '''
 
 
+@pytest.mark.slow
 def test_bounds_of_costs_without_a_table_are_sampled(tmp_path, capsys) -> None:
     (tmp_path / "plain.py").write_text(PLUGIN)
     plugins = f"plugins=[{RECIPE.parents[1]}/toy_plugin.py, {tmp_path}/plain.py]"
     stages = "stages=[{search: {budgets: {plain: [50%, 10%]}}}]"
     notices = told(plugins, stages)
     assert list(notices) == ["stages.search"]
-    assert "best@10%: none of 66 architectures" in notices["stages.search"]
+    assert "best@10%: none of the 66 sampled architectures" in notices["stages.search"]
     assert "plain = 1 (25.0% of the full network)" in notices["stages.search"]
     assert main(["run", str(RECIPE), "~budgets", plugins, stages, "--dry-run", "--json"]) == 0
     assert [row["place"] for row in json.loads(capsys.readouterr().out)["notices"]] == ["stages.search"]
     measured = told("stages=[{search: {budgets: {latency: ['<= 0.000001']}}}]", "+estimators.latency={length: 8}")
-    assert "none of 4 architectures" in measured["stages.search"]
+    assert "none of the 4 sampled architectures" in measured["stages.search"]

@@ -119,7 +119,10 @@ def stopping(original, counter, moment):
     return call
 
 
-@pytest.mark.parametrize("moment", [3, 9, 16, 24, 31, 40, 48])
+MOMENTS = [9, *(pytest.param(moment, marks=pytest.mark.slow) for moment in (3, 16, 24, 31, 40, 48))]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, moment):
     counter = iter(range(10**6))
     for owner, name in (
@@ -166,6 +169,7 @@ def test_a_run_directory_is_never_overwritten(finished):
     assert facts(finished.directory) == before
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(finished):
     before = facts(finished.directory)
     runner.resume(finished.directory)

@@ -133,6 +133,7 @@ def test_rare_architectures_are_reached_by_descending():
     assert domain.contains(domain.crossover(arch, domain.sample(rng), rng))
 
 
+@pytest.mark.slow
 def test_nothing_acceptable_is_an_error():
     rng = np.random.default_rng(0)
     for keep in (AtMost(-1), lambda arch: False):

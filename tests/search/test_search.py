@@ -170,6 +170,7 @@ def test_repeats_that_an_earlier_version_stored_are_passed_over():
     assert numbers == [4, 5, 6]  # none that is taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [RandomSampler, EvolutionSampler, GridSampler])
 def test_each_budget_gets_a_winner_from_one_archive(make):
     toy = Toy()

@@ -44,6 +44,7 @@ def logits(net) -> torch.Tensor:
         return net.eval()(**tiny_inputs()).logits
 
 
+@pytest.mark.slow
 def test_each_model_is_trained_as_if_it_were_alone(works, tmp_path):
     run = nf.run(nf.load_recipe(RECIPE, overrides(TUNE)), out=tmp_path / "together")
     together, before = works["tune"], works["extract"]
@@ -62,6 +63,7 @@ def test_each_model_is_trained_as_if_it_were_alone(works, tmp_path):
     assert names == {"a loss", "a learning_rate", "b loss", "b learning_rate"}
 
 
+@pytest.mark.slow
 def test_a_stop_between_two_models_changes_nothing(works, tmp_path, monkeypatch):
     nf.run(nf.load_recipe(RECIPE, overrides(TUNE)), out=tmp_path / "whole")
     whole = {name: logits(works["tune"].models[name]) for name in ("a", "b")}
@@ -89,6 +91,7 @@ def test_a_found_architecture_gets_another_name(works, tmp_path):
     assert torch.equal(logits(work.models["a@50%"]), logits(work.models["a"]))
 
 
+@pytest.mark.slow
 def test_a_model_over_the_budget_that_its_name_says_is_told(tmp_path, capsys):
     stages = overrides("extract: {name: again, archs: {best@40%: {heads: 4}, best@75%: a}}")[:1]
     run = nf.run(nf.load_recipe(RECIPE, stages), out=tmp_path / "run")
@@ -125,6 +128,7 @@ def test_models_that_do_not_go_together_with_the_rest_are_refused(stage, text):
 SMALL = "within: {layers: [1], heads: [1, 2, 4], ffn: [8, 16]}"
 
 
+@pytest.mark.slow
 def test_a_search_that_has_used_up_its_space_ends_and_says_so(tmp_path, capsys):
     stages = f"stages=[{{search: {{trials: 50, examples: 999, {SMALL}}}}}]"
     run = nf.run(nf.load_recipe(RECIPE, ["~budgets", "seed=1", stages]), out=tmp_path / "run")

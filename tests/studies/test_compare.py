@@ -19,7 +19,7 @@ from nasframe.errors import UsageError
 from nasframe.recipe.yaml import dump
 from nasframe.search.pareto import hypervolume
 from nasframe.store import RunStore
-from nasframe_studies import compare, evidence, runs, stats, study
+from nasframe_studies import compare, evidence, run_facts, runs, stats, study
 from study_directory import change, make_study
 
 
@@ -51,11 +51,11 @@ def test_teachers_are_averaged_over_tasks_within_a_seed():
     scores = [0.8, 0.84, 0.7, 0.78]
     top = made.assign(model="teacher", role="teacher", budget=None, score=scores)
     found = compare.teachers(pd.concat([made, top, top.iloc[:1].assign(arm="b")]), ["a", "b"], ["t", "u"])
-    assert [(row["task"], row["arm"], row["n"]) for row in found] == [
+    assert [(row.task, row.arm, row.n) for row in found] == [
         ("mean of tasks", "a", 2), ("t", "a", 2), ("t", "b", 1), ("u", "a", 2),
     ]  # fmt: skip
-    assert found[0]["mean"] == pytest.approx(np.mean(scores), abs=1e-12)
-    assert found[0]["sd"] == pytest.approx(np.std([0.75, 0.81], ddof=1), abs=1e-12)
+    assert found[0].mean == pytest.approx(np.mean(scores), abs=1e-12)
+    assert found[0].sd == pytest.approx(np.std([0.75, 0.81], ddof=1), abs=1e-12)
 
 
 GONE = "its run directory is gone: deleted, or never copied here"
@@ -77,50 +77,50 @@ def report(home):
 
 
 def test_a_table_equals_values_computed_directly():
-    (table,) = analysed(ROWS)["tables"]
-    assert [row["arm"] for row in table["arms"]] == ["a", "b", "c"]
-    assert [row["mean"] for row in table["arms"]] == pytest.approx([np.mean(s) for s in SCORES.values()], rel=1e-12)
-    assert [row["rank"] for row in table["arms"]] == [2.25, 1.0, 2.75]
-    b, c = table["comparisons"]
+    (table,) = analysed(ROWS).tables
+    assert [row.arm for row in table.arms] == ["a", "b", "c"]
+    assert [row.mean for row in table.arms] == pytest.approx([np.mean(s) for s in SCORES.values()], rel=1e-12)
+    assert [row.rank for row in table.arms] == [2.25, 1.0, 2.75]
+    b, c = table.comparisons
     for row, arm in ((b, "b"), (c, "c")):
         test = scipy_stats.ttest_rel(SCORES[arm], SCORES["a"])
-        assert (row["t"], row["p_t"]) == pytest.approx((test.statistic, test.pvalue), rel=1e-12)
-    assert b["p_t_holm"] == pytest.approx(min(1, 2 * b["p_t"]), rel=1e-12)
-    assert c["p_t_holm"] == pytest.approx(max(b["p_t_holm"], c["p_t"]), rel=1e-12)
-    assert b["seeds"] == [0, 1, 2, 3]
+        assert (row.t, row.p_t) == pytest.approx((test.statistic, test.pvalue), rel=1e-12)
+    assert b.p_t_holm == pytest.approx(min(1, 2 * b.p_t), rel=1e-12)
+    assert c.p_t_holm == pytest.approx(max(b.p_t_holm, c.p_t), rel=1e-12)
+    assert b.seeds == [0, 1, 2, 3]
 
 
 def test_pairs_are_on_common_seeds_only_and_it_says_so():
     found = analysed([row for row in ROWS if row[:3] not in {("b", "t", 1), ("a", "t", 3)}])
-    (table,) = found["tables"]
-    b = next(row for row in table["comparisons"] if row["arm"] == "b")
-    assert (b["seeds"], b["n"], b["left_out"]) == ([0, 2], 2, [1, 3])
-    assert b["mean"] == pytest.approx(np.mean([0.63 - 0.61, 0.61 - 0.60]))
-    assert any("Seeds 1, 3 not on both sides: left out of the pairs of b" in line for line in found["limits"])
-    assert table["ranked_seeds"] == [0, 2]
+    (table,) = found.tables
+    b = next(row for row in table.comparisons if row.arm == "b")
+    assert (b.seeds, b.n, b.left_out) == ([0, 2], 2, [1, 3])
+    assert b.mean == pytest.approx(np.mean([0.63 - 0.61, 0.61 - 0.60]))
+    assert any("Seeds 1, 3 not on both sides: left out of the pairs of b" in line for line in found.limits)
+    assert table.ranked_seeds == [0, 2]
 
 
 def test_tasks_are_averaged_within_a_seed_and_a_seed_lacking_one_is_left_out():
     rows = [("a", "t", s, 0.5 + s / 100) for s in range(3)] + [("a", "u", s, 0.7) for s in range(3)]
     rows += [("b", "t", s, 0.6) for s in range(3)] + [("b", "u", s, 0.7 + s / 50) for s in range(2)]
-    tables = analysed(rows)["tables"]
-    assert [table["task"] for table in tables] == [compare.MEAN, "t", "u"]
-    first = tables[0]["arms"]
-    assert list(first[0]["scores"].values()) == pytest.approx([0.6, 0.605, 0.61])
-    assert list(first[1]["scores"]) == ["0", "1"]
-    assert tables[0]["comparisons"][0]["seeds"] == [0, 1]
-    assert tables[1]["comparisons"][0]["n"] == 3
+    tables = analysed(rows).tables
+    assert [table.task for table in tables] == [compare.MEAN, "t", "u"]
+    first = tables[0].arms
+    assert list(first[0].scores.values()) == pytest.approx([0.6, 0.605, 0.61])
+    assert list(first[1].scores) == ["0", "1"]
+    assert tables[0].comparisons[0].seeds == [0, 1]
+    assert tables[1].comparisons[0].n == 3
 
 
 def test_budgets_are_never_pooled_and_holm_spans_them():
     rows = frame(ROWS)
     both = pd.concat([rows, rows.assign(model="best@30%", budget="30%", score=rows["score"] ** 2)], ignore_index=True)
     found = compare.analyse("/nowhere", both, settings(both))
-    assert [table["model"] for table in found["tables"]] == ["50%", "30%"]
-    comparisons = [row for table in found["tables"] for row in table["comparisons"]]
-    assert [row["n"] for row in comparisons] == [4] * 4
-    assert [row["p_t_holm"] for row in comparisons] == stats.holm([row["p_t"] for row in comparisons])
-    assert {table["family"] for table in found["tables"]} == {4}
+    assert [table.model for table in found.tables] == ["50%", "30%"]
+    comparisons = [row for table in found.tables for row in table.comparisons]
+    assert [row.n for row in comparisons] == [4] * 4
+    assert [row.p_t_holm for row in comparisons] == stats.holm([row.p_t for row in comparisons])
+    assert {table.family for table in found.tables} == {4}
 
 
 @pytest.mark.parametrize(
@@ -159,20 +159,20 @@ def two_sizes():
 def test_models_of_a_group_of_tasks_stand_against_each_other_and_are_averaged_over_it():
     made, groups = two_sizes(), {"small": ["*-half"], "least": ["t-quarter", "u-quarter"]}
     apart = compare.analyse("/nowhere", made, settings(made))
-    assert "b shares no task, model and seed with a: described, not compared." in apart["limits"]
+    assert "b shares no task, model and seed with a: described, not compared." in apart.limits
     found = compare.analyse("/nowhere", made, settings(made, compare={"split": "dev", "groups": groups}))
-    mean = [table for table in found["tables"] if table["task"] == compare.MEAN]
-    assert [(table["model"], table["tasks"]) for table in mean] == [
+    mean = [table for table in found.tables if table.task == compare.MEAN]
+    assert [(table.model, table.tasks) for table in mean] == [
         ("small", ["t-half", "u-half"]), ("least", ["t-quarter", "u-quarter"]),
     ]  # fmt: skip
     for table in mean:
-        (row,) = table["comparisons"]
-        scores = made[made["task"].isin(table["tasks"])].groupby(["seed", "arm"])["score"].mean().unstack()
+        (row,) = table.comparisons
+        scores = made[made["task"].isin(table.tasks)].groupby(["seed", "arm"])["score"].mean().unstack()
         test = scipy_stats.ttest_rel(scores["b"], scores["a"])
-        assert (row["n"], row["mean"]) == (3, pytest.approx((scores["b"] - scores["a"]).mean(), abs=1e-12))
-        assert row["p_t"] == pytest.approx(test.pvalue, rel=1e-9)
-        assert table["family"] == 2
-    assert {t["model"] for t in found["tables"] if t["task"] == "u-quarter"} == {"least"}
+        assert (row.n, row.mean) == (3, pytest.approx((scores["b"] - scores["a"]).mean(), abs=1e-12))
+        assert row.p_t == pytest.approx(test.pvalue, rel=1e-9)
+        assert table.family == 2
+    assert {t.model for t in found.tables if t.task == "u-quarter"} == {"least"}
 
 
 def test_a_task_outside_all_groups_keeps_its_models_names():
@@ -196,7 +196,7 @@ def test_tasks_of_two_metrics_are_averaged_and_drawn_each_in_its_own():
 
     both = pd.concat([frame(ROWS), frame([(a, "u", s, x) for a, _, s, x in ROWS], metric="mcc")], ignore_index=True)
     found = compare.analyse("/nowhere", both, settings(both))
-    assert (found["metric"], [t["metric"] for t in found["tables"]]) == (
+    assert (found.metric, [t.metric for t in found.tables]) == (
         "mean of accuracy, mcc", ["accuracy, mcc", "accuracy", "mcc"],
     )  # fmt: skip
     labels = [axes.get_xlabel() for axes in study_plots.differences(found).axes]
@@ -208,23 +208,23 @@ def test_tasks_of_two_metrics_are_averaged_and_drawn_each_in_its_own():
 
 def test_one_seed_is_described_and_not_tested():
     found = analysed([("a", "t", 0, 0.5), ("b", "t", 0, 0.6)])
-    (row,) = found["tables"][0]["comparisons"]
-    assert (row["verdict"], row["p_t_holm"], row["p_wilcoxon_holm"]) == ("one seed", None, None)
-    assert found["findings"] == []
-    assert any(line.startswith("One seed: no interval and no test") for line in found["limits"])
+    (row,) = found.tables[0].comparisons
+    assert (row.verdict, row.p_t_holm) == ("one seed", None)
+    assert found.findings == []
+    assert any(line.startswith("One seed: no interval and no test") for line in found.limits)
 
 
 def test_two_seeds_say_what_two_seeds_are():
     found = analysed([("a", "t", 0, 0.5), ("b", "t", 0, 0.6), ("a", "t", 1, 0.5), ("b", "t", 1, 0.62)])
-    assert any("cannot go below p = 0.5" in line for line in found["limits"])
-    assert any("12.7 standard errors" in line for line in found["limits"])
+    assert any("cannot go below p = 0.5" in line for line in found.limits)
+    assert any("12.7 standard errors" in line for line in found.limits)
 
 
 def test_equal_arms_are_neither_better_nor_proven_equal():
     found = analysed([(arm, "t", seed, 0.5 + seed / 10) for arm in "ab" for seed in range(5)])
-    assert found["tables"][0]["comparisons"][0]["verdict"] == "no spread"
-    assert any("both score the same at every seed" in line for line in found["limits"])
-    assert found["findings"] == []
+    assert found.tables[0].comparisons[0].verdict == "no spread"
+    assert any("both score the same at every seed" in line for line in found.limits)
+    assert found.findings == []
 
 
 def test_an_open_difference_names_the_seeds_it_needs():
@@ -232,11 +232,9 @@ def test_an_open_difference_names_the_seeds_it_needs():
         [("a", "t", s, 0.5) for s in range(5)]
         + [("b", "t", s, 0.5 + d) for s, d in enumerate([0.02, -0.01, 0.03, -0.02, 0.01])]
     )
-    (row,) = found["tables"][0]["comparisons"]
-    assert row["more_seeds"] == stats.seeds_needed(row["d_z"]) - 5
-    assert any(
-        f"about {row['more_seeds']} more seeds to resolve a difference of this size" in x for x in found["limits"]
-    )
+    (row,) = found.tables[0].comparisons
+    assert row.more_seeds == stats.seeds_needed(row.d_z) - 5
+    assert any(f"about {row.more_seeds} more seeds to resolve a difference of this size" in x for x in found.limits)
 
 
 def test_open_differences_are_told_in_one_line_an_arm():
@@ -247,7 +245,7 @@ def test_open_differences_are_told_in_one_line_an_arm():
         costs = {"encoder_params": 1e5 * share, "encoder_params_relative": share / 100}
         parts.append(frame(rows, **{"model": f"best@{share}%", "budget": f"{share}%"} | costs))
     both = pd.concat(parts, ignore_index=True)
-    lines = [line for line in compare.analyse("/nowhere", both, settings(both))["limits"] if "is not resolved" in line]
+    lines = [line for line in compare.analyse("/nowhere", both, settings(both)).limits if "is not resolved" in line]
     assert [line.partition(" is")[0] for line in lines] == ["b against a", "c against a"]
     for line in lines:
         once = ("50% +0.20 [", "75% +0.20 [", "more seeds to resolve a difference of this size")
@@ -259,8 +257,8 @@ def test_a_large_steady_difference_is_found():
     found = analysed(
         [("a", "t", s, 0.5 + s / 100) for s in range(6)] + [("b", "t", s, 0.55 + s / 90) for s in range(6)]
     )
-    assert found["tables"][0]["comparisons"][0]["verdict"] == "higher"
-    (line,) = found["findings"]
+    assert found.tables[0].comparisons[0].verdict == "higher"
+    (line,) = found.findings
     assert line.startswith("50%: b is higher than a by +5.")
 
 
@@ -276,9 +274,9 @@ def test_what_the_fronts_show_is_found_too():
         parts.append(frame(rows, **{"model": f"best@{share}%", "budget": f"{share}%"} | costs))
     both = pd.concat(parts, ignore_index=True)
     found = compare.analyse("/nowhere", both, settings(both))
-    told = {row["verdict"] for table in found["tables"] for row in table["comparisons"]}
+    told = {row.verdict for table in found.tables for row in table.comparisons}
     assert told == {"not resolved", "no spread"}
-    (line,) = found["findings"]
+    (line,) = found.findings
     assert line.startswith("hypervolume, finished models: b is higher than a by +0.002")
 
 
@@ -286,11 +284,11 @@ def test_unequal_training_is_said_loudly():
     rows = frame(ROWS)
     rows.loc[rows["arm"] == "c", "training_macs"] = 1.2e12
     found = compare.analyse("/nowhere", rows, settings(rows))
-    assert (found["equal_macs"]["equal"], found["equal_macs"]["ratios"]) == (
+    assert (found.equal_macs.equal, found.equal_macs.ratios) == (
         False, {"b": {"t": 1.0}, "c": {"t": pytest.approx(1.2)}},
     )  # fmt: skip
-    assert any(line.startswith("NOT equal budgets") for line in found["limits"])
-    assert analysed(ROWS)["equal_macs"]["equal"] is True
+    assert any(line.startswith("NOT equal budgets") for line in found.limits)
+    assert analysed(ROWS).equal_macs.equal is True
 
 
 def test_budgets_are_equal_on_every_task_or_not_equal():
@@ -298,9 +296,9 @@ def test_budgets_are_equal_on_every_task_or_not_equal():
     rows.loc[(rows["arm"] == "b") & (rows["task"] == "t"), "training_macs"] = 1.3e12
     rows.loc[(rows["arm"] == "b") & (rows["task"] == "u"), "training_macs"] = 0.7e12
     found = compare.analyse("/nowhere", rows, settings(rows))
-    assert found["ledger"][1]["ratio"] == pytest.approx(1.0)
-    assert found["equal_macs"]["ratios"] == {"b": {"t": pytest.approx(1.3), "u": pytest.approx(0.7)}}
-    assert "everywhere but b (t: 1.3 times, u: 0.7 times)" in found["equal_macs"]["text"]
+    assert found.ledger[1].ratio == pytest.approx(1.0)
+    assert found.equal_macs.ratios == {"b": {"t": pytest.approx(1.3), "u": pytest.approx(0.7)}}
+    assert "everywhere but b (t: 1.3 times, u: 0.7 times)" in found.equal_macs.text
 
 
 def test_runs_without_winners_stand_beside_those_with_them():
@@ -313,25 +311,26 @@ def test_runs_without_winners_stand_beside_those_with_them():
 
 def test_what_few_seeds_cannot_show_is_said_of_the_arms_that_have_few():
     rows = [("a", "t", s, 0.5 + s / 50) for s in range(5)] + [("b", "t", s, 0.6 + s / 40) for s in range(5)]
-    limits = analysed([*rows, ("c", "t", 0, 0.4)])["limits"]
+    limits = analysed([*rows, ("c", "t", 0, 0.4)]).limits
     assert any(line.startswith("c: One seed") for line in limits)
     assert any(line.startswith("b: With 5 seeds the exact Wilcoxon") for line in limits)
     assert "50%: ranks rest on 1 of 5 seeds, those that all arms have." in limits
-    assert not any("ranks rest" in line or line.startswith("b:") for line in analysed(rows)["limits"])
+    assert not any("ranks rest" in line or line.startswith("b:") for line in analysed(rows).limits)
 
 
+@pytest.mark.slow
 def test_searches_for_different_metrics_share_no_axis(home):
-    frame_of, facts = study.collect(home), study.settings(home)
-    read = evidence.read_runs(home, compare.compared(frame_of), facts)
+    frame_of = study.collect(home)
+    read = run_facts.read_runs(home, compare.compared(frame_of))
     assert {run.aim for run in read} == {"accuracy"}
     assert evidence.unlike_aims(read) == {}
     mixed = [replace(run, aim="mcc") if (run.arm, run.task) == ("evolution", "sst2") else run for run in read]
     assert evidence.unlike_aims(mixed) == {"sst2": ["accuracy", "mcc"]}
     curves = evidence.anytime(mixed, ["random", "evolution"], ["50%"])
-    drawn = {row["task"] for row in curves if row["model"] != "training"}
+    drawn = {row.task for row in curves if row.model != "training"}
     assert drawn == {"mrpc"}
     volumes = evidence.fronts(compare.compared(frame_of), mixed, ["random", "evolution"], "random")
-    assert {table["task"] for table in volumes if table["model"] == "search archive"} == {"mrpc"}
+    assert {table.task for table in volumes if table.model == "search archive"} == {"mrpc"}
 
 
 def test_a_reference_that_failed_leaves_descriptions():
@@ -339,11 +338,11 @@ def test_a_reference_that_failed_leaves_descriptions():
     facts = settings(made) | {"arms": {arm: {} for arm in "abc"}, "compare": {"split": "dev", "against": "a"}}
     facts["runs"] = [{"arm": "a", "task": "t", "seed": 0, "run": "at0"}, *facts["runs"]]
     found = compare.analyse("/nowhere", made, facts)
-    assert found["tables"][0]["comparisons"] == []
-    assert any("reference a has no results" in line for line in found["limits"])
-    (lost,) = found["missing"]
-    assert (lost["arm"], lost["task"], lost["seed"], lost["run"]) == ("a", "t", 0, "at0")
-    assert lost["why"].startswith("its run directory is gone")
+    assert found.tables[0].comparisons == []
+    assert any("reference a has no results" in line for line in found.limits)
+    (lost,) = found.missing
+    assert (lost.arm, lost.task, lost.seed, lost.run) == ("a", "t", 0, "at0")
+    assert lost.why.startswith("its run directory is gone")
 
 
 def test_mistakes_are_told():
@@ -357,18 +356,17 @@ def test_mistakes_are_told():
 # ---- what is read in the run directories
 
 
+@pytest.mark.slow
 def test_a_study_with_a_failed_and_a_missing_run(report):
-    assert [(run["arm"], run["task"], run["seed"], run["why"]) for run in report["missing"]] == [
+    assert [(run.arm, run.task, run.seed, run.why) for run in report.missing] == [
         ("evolution", "mrpc", 2, "failed in search: its error was not kept"), ("greedy", "mrpc", 2, GONE),
     ]  # fmt: skip
-    whole = report["tables"][0]
-    assert {row["arm"]: row["n"] for row in whole["comparisons"]} == {"evolution": 2, "greedy": 2}
-    json.dumps(report, allow_nan=False)
+    assert {row.arm: row.n for row in report.tables[0].comparisons} == {"evolution": 2, "greedy": 2}
 
 
 def test_curves_are_the_best_so_far_of_what_fits_the_budget(home, report):
-    (row,) = (r for r in report["anytime"] if (r["task"], r["model"], r["axis"]) == ("sst2", "50%", "evaluations"))
-    curve = row["arms"]["random"]
+    (row,) = (r for r in report.anytime if (r.task, r.model, r.axis) == ("sst2", "50%", "evaluations"))
+    curve = row.arms["random"]
     ends = []
     for seed in range(3):
         store = RunStore(home / f"runs/random/sst2/seed-{seed}", shared=True)
@@ -380,61 +378,57 @@ def test_curves_are_the_best_so_far_of_what_fits_the_budget(home, report):
         ]
         store.close()
         ends.append(max(fit))
-    assert curve["mean"][-1] == pytest.approx(np.mean(ends), rel=1e-12)
-    assert (curve["n"], curve["mean"] == sorted(curve["mean"])) == (3, True)
-    assert curve["x"][-1] == 12  # of 14 trials one was screened and one failed
+    assert curve.mean[-1] == pytest.approx(np.mean(ends), rel=1e-12)
+    assert (curve.n, curve.mean == sorted(curve.mean)) == (3, True)
+    assert curve.x[-1] == 12  # of 14 trials one was screened and one failed
 
 
 def test_hypervolume_is_that_of_the_finished_models(report):
-    table = next(t for t in report["fronts"] if t["model"] == "finished models" and t["task"] == "sst2")
-    reference = table["references"]["sst2"]
-    arm = table["arms"][0]
-    points = [
-        (next(row for row in t["arms"] if row["arm"] == arm["arm"])["scores"]["0"], -next(
-            row for row in t["arms"] if row["arm"] == arm["arm"])["costs"]["encoder_params_relative"])
-        for t in report["tables"] if t["task"] == "sst2"
-    ]  # fmt: skip
-    assert arm["scores"]["0"] == pytest.approx(hypervolume(points, reference), rel=1e-9)
-    assert all(0 <= row[way] <= 1 for row in table["coverage"] for way in ("covers", "covered"))
-    assert {t["model"] for t in report["fronts"]} == {"finished models", "search archive"}
+    table = next(t for t in report.fronts if t.model == "finished models" and t.task == "sst2")
+    reference = table.references["sst2"]
+    arm = table.arms[0]
+    models = [row for t in report.tables if t.task == "sst2" for row in t.arms if row.arm == arm.arm]
+    points = [(model.scores["0"], -model.costs["encoder_params_relative"]) for model in models]
+    assert arm.scores["0"] == pytest.approx(hypervolume(points, reference), rel=1e-9)
+    assert {t.model for t in report.fronts} == {"finished models", "search archive"}
 
 
 def test_predictions_are_compared_by_example(home, report):
-    row = next(
-        r for r in report["examples"] if (r["arm"], r["task"], r["model"], r["seed"]) == ("greedy", "sst2", "30%", 1)
-    )
+    row = next(r for r in report.examples if (r.arm, r.task, r.model, r.seed) == ("greedy", "sst2", "30%", 1))
     sides = [
         pd.read_csv(home / f"runs/{arm}/sst2/seed-1/models/best@30%/predictions.csv") for arm in ("greedy", "random")
     ]
     right = [(side["label"] == side["prediction"]).to_numpy() for side in sides]
     only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    assert (row["only_arm"], row["only_reference"]) == only
-    assert row["p"] == pytest.approx(scipy_stats.binomtest(only[0], sum(only)).pvalue, rel=1e-12)
-    assert row["difference"] == pytest.approx(right[0].mean() - right[1].mean(), rel=1e-12)
-    assert row["low"] <= row["difference"] <= row["high"]
+    assert (row.only_arm, row.only_reference) == only
+    assert row.p == pytest.approx(scipy_stats.binomtest(only[0], sum(only)).pvalue, rel=1e-12)
+    assert row.difference == pytest.approx(right[0].mean() - right[1].mean(), rel=1e-12)
+    assert row.low <= row.difference <= row.high
 
 
 def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
-    row = report["ledger"][0]
-    assert row["training_macs"] == pytest.approx(row["student_macs"] + row["teacher_macs"])
-    assert row["evaluation_macs"] == pytest.approx(3.1e12)
+    row = report.ledger[0]
+    assert row.training_macs == pytest.approx(row.student_macs + row.teacher_macs)
+    assert row.evaluation_macs == pytest.approx(3.1e12)
 
 
 # ---- runs that no study made
 
 
+@pytest.mark.slow
 def test_runs_are_grouped_by_what_their_recipes_say(home):
     frame, facts = runs.as_study([str(home / "runs/random/sst2"), str(home / "runs/greedy/sst2")])
     assert list(facts["arms"]) == ["sampler=random", "sampler=greedy"]
     assert sorted(set(frame["seed"])) == [0, 1, 2]
     assert set(frame["task"]) == {"sst2"}
     report = compare.analyse(Path(), frame, facts)
-    assert report["tables"][0]["comparisons"][0]["n"] == 3
+    assert report.tables[0].comparisons[0].n == 3
     other = [f"a={home}/runs/random", f"b={home}/runs/evolution/sst2"]
     report = compare.analyse(Path(), *runs.as_study(other))
-    assert any("b lacks some tasks: compared with a only on sst2" in line for line in report["limits"])
+    assert any("b lacks some tasks: compared with a only on sst2" in line for line in report.limits)
 
 
+@pytest.mark.slow
 def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     shutil.copytree(home, tmp_path / "part")
     facts = study.settings(home)
@@ -477,11 +471,12 @@ def test_arms_can_be_named_and_the_reference_be_a_place(home):
 def test_one_arm_is_compared_with_its_own_baselines(home):
     frame, facts = runs.as_study([str(home / "runs/random/sst2")])
     report = compare.analyse(Path(), frame, facts)
-    assert (report["arms"], report["against"]) == (["baseline", "winner"], "baseline")
-    assert [row["n"] for table in report["tables"] for row in table["comparisons"]] == [3, 3, 3]
-    assert report["equal_macs"]["equal"] is None
+    assert (report.arms, report.against) == (["baseline", "winner"], "baseline")
+    assert [row.n for table in report.tables for row in table.comparisons] == [3, 3, 3]
+    assert report.equal_macs.equal is None
 
 
+@pytest.mark.slow
 def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
     shutil.copytree(home / "runs", tmp_path / "runs")
     places = [str(tmp_path / "runs" / name / "sst2") for name in ("random", "greedy")]
@@ -496,6 +491,7 @@ def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
     assert not frame.empty
 
 
+@pytest.mark.slow
 def test_other_data_are_not_compared_silently(home, tmp_path):
     from run_directory import make_run
 
@@ -504,19 +500,20 @@ def test_other_data_are_not_compared_silently(home, tmp_path):
         change(tmp_path / f"{seed}", "sng", "sst2", seed, data=f"elsewhere-{seed}")
     frame, facts = runs.as_study([str(home / "runs/random/sst2"), f"sng={tmp_path}"])
     report = compare.analyse(Path(), frame, facts)
-    assert report["tasks"] == ["sst2", "sst2, other data elsewhere-0"]
-    assert all(table["comparisons"] == [] for table in report["tables"])
-    assert re.search("sng has other data of sst2", report["notes"][0])
-    assert any("sng shares no task, model and seed" in line for line in report["limits"])
+    assert report.tasks == ["sst2", "sst2, other data elsewhere-0"]
+    assert all(table.comparisons == [] for table in report.tables)
+    assert re.search("sng has other data of sst2", report.notes[0])
+    assert any("sng shares no task, model and seed" in line for line in report.limits)
 
 
+@pytest.mark.slow
 def test_a_study_is_taken_with_its_own_settings(home, report):
     frame, facts = runs.as_study([str(home)])
     assert sorted(zip(frame["arm"], frame["score"], strict=True)) == sorted(
         zip(study.collect(home)["arm"], study.collect(home)["score"], strict=True)
     )
     assert (facts["study"], facts["compare"]["against"], facts["notes"]) == ("samplers", "random", [])
-    assert [run["why"] for run in report["missing"]] == ["failed in search: its error was not kept", GONE]
+    assert [run.why for run in report.missing] == ["failed in search: its error was not kept", GONE]
     assert runs.as_study([str(home)], against="greedy")[1]["compare"]["against"] == "greedy"
 
 
@@ -539,6 +536,7 @@ def test_arms_differ_in_name_however_many_options_it_takes(tmp_path):
     assert list(facts["arms"]) == ["a=1, b=1, c=1", "a=1, b=1, c=2", "a=2, b=2, c=1"]
 
 
+@pytest.mark.slow
 def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
     short, long = "max_length: 32, train_limit: 3200", "max_length: 128, train_limit: 12800"
     recipes = [(0, f"glue, name: sst2, {short}", "x"), (1, f"glue, name: sst2, {long}", "y")]
@@ -550,6 +548,7 @@ def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
     assert facts["notes"][0].startswith("One arm, demo:")
 
 
+@pytest.mark.slow
 def test_what_a_study_compares_is_compared_though_its_arms_differ_in_data(home, tmp_path):
     limits = make_study(tmp_path / "limits", arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=2)
     for run in study.settings(limits)["runs"]:
@@ -577,6 +576,7 @@ def run_again(home, target):
     return str(target)
 
 
+@pytest.mark.slow
 def test_two_studies_are_told_apart_by_name(home, tmp_path):
     again = run_again(home, tmp_path / "again")
     with pytest.raises(UsageError, match=f"name them apart: nasframe compare first={home} second={re.escape(again)}"):

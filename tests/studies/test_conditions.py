@@ -15,7 +15,7 @@ from nasframe_studies import compare, conditions, runs, study
 from nasframe_studies import plots as study_plots
 from nasframe_studies import report as study_report
 from nasframe_studies import tables as study_tables
-from nasframe_studies.evidence import RunFacts
+from nasframe_studies.run_facts import RunFacts
 from run_directory import make_run
 from study_directory import change, make_study
 
@@ -48,10 +48,10 @@ def with_larger_teacher(made, arm="b", factor=2.0):
 def test_shares_of_different_networks_are_never_set_side_by_side():
     made = with_larger_teacher(budgets())
     report = analysed(made)
-    assert report["absolute"] == ["encoder_params"]
-    described = [row for table in report["tables"] for row in table["arms"]]
-    assert all("encoder_params_relative" not in row["costs"] for row in described)
-    (note,) = [line for line in report["notes"] if line.startswith("TEACHERS DIFFER on t")]
+    assert report.absolute == ["encoder_params"]
+    described = [row for table in report.tables for row in table.arms]
+    assert all("encoder_params_relative" not in row.costs for row in described)
+    (note,) = [line for line in report.notes if line.startswith("TEACHERS DIFFER on t")]
     assert "10M (a, c), 20M (b)" in note.replace(".0M", "M")
     assert "30%, 50%" in note
     heading, *rows = study_tables.costs(report)
@@ -70,18 +70,17 @@ def test_fronts_of_different_networks_are_measured_in_one_unit():
     small = made["arm"] == "b"
     made.loc[small, "encoder_params_relative"] = made.loc[small, "encoder_params"] / 5e6  # of half the size
     report = analysed(made)
-    (front,) = report["fronts"]
-    a, b = front["arms"]
-    assert a["mean"] == pytest.approx(b["mean"], rel=1e-12)
-    assert front["coverage"][0]["covers"] == front["coverage"][0]["covered"] == 1
+    (front,) = report.fronts
+    a, b = front.arms
+    assert a.mean == pytest.approx(b.mean, rel=1e-12)
 
 
 def test_an_arm_without_a_teacher_is_compared_in_absolute_numbers_too():
     made = budgets()
     made.loc[made["arm"] == "c", "encoder_params_relative"] = None
     report = analysed(made)
-    assert (report["absolute"], report["cost"]) == (["encoder_params"], "encoder_params")
-    assert any("unknown, without a teacher (c)" in line for line in report["notes"])
+    assert (report.absolute, report.cost) == (["encoder_params"], "encoder_params")
+    assert any("unknown, without a teacher (c)" in line for line in report.notes)
 
 
 def test_equal_teachers_keep_their_shares_however_they_are_rounded():
@@ -89,22 +88,23 @@ def test_equal_teachers_keep_their_shares_however_they_are_rounded():
     made["encoder_params_relative"] *= 1 + 1e-13
     made["latency"], made["latency_relative"], made["latency_spread"] = 3.0, made["score"], 0.1  # measured: noise
     report = analysed(made)
-    assert report["absolute"] == []
-    assert not any("TEACHERS" in line for line in report["notes"])
+    assert report.absolute == []
+    assert not any("TEACHERS" in line for line in report.notes)
 
 
 def test_a_measured_cost_is_absolute_if_a_counted_one_is():
     made = with_larger_teacher(budgets())
     made["latency"], made["latency_relative"], made["latency_spread"] = 3.0, 0.5, 0.1
-    assert analysed(made)["absolute"] == ["encoder_params", "latency"]
+    assert analysed(made).absolute == ["encoder_params", "latency"]
 
 
+@pytest.mark.slow
 def test_one_name_of_a_budget_that_bounds_two_costs_is_told(tmp_path):
     home = make_study(tmp_path, arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=4)
     recipe = home / "runs/evolution/sst2/seed-0/recipe.yaml"
     recipe.write_text(recipe.read_text().replace("budgets: {encoder_params", "budgets: {macs"))
     report = compare.analyse(home, study.collect(home), study.settings(home))
-    (note,) = [line for line in report["notes"] if line.startswith("BUDGETS OF ONE NAME")]
+    (note,) = [line for line in report.notes if line.startswith("BUDGETS OF ONE NAME")]
     assert "encoder_params (random), macs (evolution)" in note
 
 
@@ -119,14 +119,14 @@ def test_the_same_networks_under_two_budgets_are_one_test():
     half = same[same["budget"] == "50%"]
     same.loc[largest, ["network", "score"]] = half[["network", "score"]].to_numpy()
     report = analysed(same)
-    copies = [(table["model"], row["same_as"]) for table in report["tables"] for row in table["comparisons"]]
+    copies = [(table.model, row.same_as) for table in report.tables for row in table.comparisons]
     assert copies == [("75%", None), ("75%", None), ("50%", "75%"), ("50%", "75%"), ("30%", None), ("30%", None)]
-    assert {table["family"] for table in report["tables"]} == {4}
-    first, second = (report["tables"][number]["comparisons"][0] for number in (0, 1))
-    assert first["p_t_holm"] == second["p_t_holm"] < analysed(rows)["tables"][0]["comparisons"][0]["p_t_holm"]
-    (note,) = [line for line in report["limits"] if line.startswith("One network answers several budgets")]
+    assert {table.family for table in report.tables} == {4}
+    first, second = (report.tables[number].comparisons[0] for number in (0, 1))
+    assert first.p_t_holm == second.p_t_holm < analysed(rows).tables[0].comparisons[0].p_t_holm
+    (note,) = [line for line in report.limits if line.startswith("One network answers several budgets")]
     assert "a: best@75% = best@50% in 4 of 4 runs" in note
-    lines = [line for line in report["limits"] if line.startswith("b against a is not resolved")]
+    lines = [line for line in report.limits if line.startswith("b against a is not resolved")]
     assert all("50%" not in line for line in lines)
 
 
@@ -135,22 +135,24 @@ def test_networks_that_agree_at_some_seeds_alone_are_two_tests():
     made["network"] = made["arm"] + made["seed"].astype(str) + made["budget"]
     made.loc[made["seed"] == 0, "network"] = made["arm"] + "0"
     report = analysed(made)
-    assert {row["same_as"] for table in report["tables"] for row in table["comparisons"]} == {None}
-    assert any("a: best@75% = best@50% in 1 of 4 runs" in line for line in report["limits"])
+    assert {row.same_as for table in report.tables for row in table.comparisons} == {None}
+    assert any("a: best@75% = best@50% in 1 of 4 runs" in line for line in report.limits)
 
 
 def test_a_network_under_two_budgets_is_one_point_of_the_front():
-    """Three points of the reference's front, of which one is there twice: the arm covers one of two."""
-    rows = [("a", "t", 0, 0.6), ("b", "t", 0, 0.65)]
-    made = budgets(("75%", "50%", "30%"), rows)
+    """Each arm has three models, of which one is there twice: its hypervolume is that of two points."""
+    made = budgets(("75%", "50%", "30%"), [("a", "t", 0, 0.6), ("b", "t", 0, 0.65)])
     a, b = made["arm"] == "a", made["arm"] == "b"
     made.loc[a, "score"] = [0.6, 0.6, 0.5]
     made.loc[a, "encoder_params_relative"] = [0.5, 0.5, 0.2]
     made.loc[b, "score"] = [0.65, 0.65, 0.4]
     made.loc[b, "encoder_params_relative"] = [0.4, 0.4, 0.3]
     made["encoder_params"] = 1e7 * made["encoder_params_relative"]
-    (front,) = analysed(made)["fronts"]
-    assert front["coverage"] == [{"arm": "b", "n": 1, "covers": 0.5, "covered": 0.5}]
+    (front,) = analysed(made).fronts
+    assert front.references == {"t": [0.4, -0.5]}
+    first, second = front.arms
+    assert first.mean == pytest.approx((0.5 - 0.4) * (0.5 - 0.2), rel=1e-12)
+    assert second.mean == pytest.approx((0.65 - 0.4) * (0.5 - 0.4), rel=1e-12)
 
 
 def test_models_of_a_run_are_one_network_if_architecture_and_scores_are(tmp_path):
@@ -166,7 +168,7 @@ def test_models_of_a_run_are_one_network_if_architecture_and_scores_are(tmp_path
 
 def test_a_group_whose_tasks_have_several_models_says_so():
     report = analysed(budgets(), compare={"split": "dev", "groups": {"all": ["t"]}})
-    (note,) = [line for line in report["notes"] if line.startswith("Group all")]
+    (note,) = [line for line in report.notes if line.startswith("Group all")]
     assert "best@50%, best@30%" in note
 
 
@@ -178,20 +180,20 @@ def test_models_over_their_budgets_are_told_and_marked_on_every_page():
     made["over_budget"] = None
     made.loc[(made["arm"] == "b") & (made["budget"] == "50%") & (made["seed"] < 2), "over_budget"] = "12.4 ms > 12 ms"
     report = analysed(made)
-    (note,) = [line for line in report["notes"] if line.startswith("OVER BUDGET: b, 50% on t, in 2 of 4 runs")]
+    (note,) = [line for line in report.notes if line.startswith("OVER BUDGET: b, 50% on t, in 2 of 4 runs")]
     assert "seed 1: 12.4 ms > 12 ms" in note
     marked = [
-        (table["model"], row["arm"])
-        for table in report["tables"]
+        (table.model, row.arm)
+        for table in report.tables
         for row in study_tables.rows(report, table)
-        if row["score"].endswith("†")
+        if row.score.endswith("†")
     ]
     assert marked == [("50%", "b")]
     assert "†" in study_report.markdown(report)
     assert "†: over budget" in study_report.html(report, {}, {})
     assert r"$\dagger$" in study_report.latex(report)
-    row = next(row for row in report["tables"][0]["arms"] if row["arm"] == "b")
-    assert row["over_budget"] == [0, 1]
+    row = next(row for row in report.tables[0].arms if row.arm == "b")
+    assert row.over_budget == [0, 1]
 
 
 # ---- scores
@@ -209,10 +211,10 @@ def test_a_score_that_is_no_number_is_left_out_and_told(value):
     made = frame(ROWS)
     made.loc[(made["arm"] == "b") & (made["seed"] == 1), "score"] = value
     report = analysed(made)
-    (line,) = [line for line in report["notes"] if line.startswith("NO NUMBER")]
+    (line,) = [line for line in report.notes if line.startswith("NO NUMBER")]
     assert f"is {value} in b on t, seed 1" in line
-    b = next(row for row in report["tables"][0]["comparisons"] if row["arm"] == "b")
-    assert b["seeds"] == [0, 2, 3]
+    b = next(row for row in report.tables[0].comparisons if row.arm == "b")
+    assert b.seeds == [0, 2, 3]
     study_report.as_json(report)
 
 
@@ -235,11 +237,12 @@ def two(tmp_path):
 
     def notes():
         frame = study.collect(home)
-        return compare.analyse(home, frame[(frame["arm"] != "rest") & (frame["seed"] == 0)], facts)["notes"]
+        return compare.analyse(home, frame[(frame["arm"] != "rest") & (frame["seed"] == 0)], facts).notes
 
     return home, edit, notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -272,7 +275,7 @@ def test_classes_in_another_order_are_told_only_if_a_score_depends_on_it(two):
 
 def facts_of_run(arm, labels):
     """Return what a comparison knows of a run that records its classes, and not of which one its ``f1`` is."""
-    return RunFacts(arm, "t", 0, {}, (), {}, "f1", "f1", "", {}, {"labels": labels}, {})
+    return RunFacts(arm, "t", 0, {}, (), {}, "f1", "f1", [], {}, {"labels": labels}, {})
 
 
 def form_of(**changes):
@@ -318,6 +321,7 @@ def test_predictions_of_other_examples_are_told(two):
 # ---- machines
 
 
+@pytest.mark.slow
 def test_runs_on_different_machines_threads_precisions_and_versions_are_told(two):
     home, _, notes = two
     place = home / "runs/evolution/sst2/seed-0"
@@ -364,6 +368,7 @@ def test_a_copy_of_a_run_does_not_count_as_another(tmp_path):
     assert len(runs.as_study([f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"])[1]["runs"]) == 2
 
 
+@pytest.mark.slow
 def test_notices_of_runs_are_shown_once_with_their_arms(two):
     home, _, _ = two
     for arm, texts in (("random", ["new head", "cut"]), ("evolution", ["new head"])):
@@ -373,7 +378,7 @@ def test_notices_of_runs_are_shown_once_with_their_arms(two):
     frame, facts = study.collect(home), study.settings(home).plain()
     facts["runs"] = [run for run in facts["runs"] if run["arm"] != "rest" and run["seed"] == 0]
     report = compare.analyse(home, frame[(frame["arm"] != "rest") & (frame["seed"] == 0)], facts)
-    assert [conditions.notice_line(notice, report["arms"]) for notice in report["notices"]] == [
+    assert [conditions.notice_line(notice, report.arms) for notice in report.notices] == [
         "model: new head (all arms)",
         "model: cut (random)",
     ]
@@ -399,9 +404,9 @@ def test_why_a_run_is_missing_is_told(two, failure, expected):
     store.end_stage("search", "failed", 0.0)
     store.close()
     report = compare.analyse(home, study.collect(home), study.settings(home))
-    row = next(row for row in report["missing"] if row["arm"] == "evolution")
-    assert row["why"] == expected
-    assert any(expected in line for line in report["limits"])
+    row = next(row for row in report.missing if row.arm == "evolution")
+    assert row.why == expected
+    assert any(expected in line for line in report.limits)
     assert expected in study_report.markdown(report)
 
 

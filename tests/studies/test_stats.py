@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from nasframe.search.pareto import coverage
 from nasframe_studies import stats
 
 # Scores of 3 arms at 6 seeds.
@@ -157,7 +156,6 @@ def test_paired_by_hand():
     assert found.sd == exactly(0.1, **TIGHT)
     assert found.t == exactly(2 * math.sqrt(3), **TIGHT)
     assert found.d_z == exactly(2.0, **TIGHT)
-    assert found.g_z == exactly(2.0 / math.sqrt(math.pi) * 1.0, **TIGHT)  # Γ(1) / (√1 Γ(½)) = 1/√π
     assert found.p_t == exactly(1 - 2 * math.sqrt(3) / math.sqrt(12 + 2), **TIGHT)  # Student's t with 2 degrees
     half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) * 0.1 / math.sqrt(3)
     assert (found.t_low, found.t_high) == exactly((0.2 - half, 0.2 + half), **TIGHT)
@@ -168,13 +166,6 @@ def test_holm_by_hand():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == exactly([0.03, 0.06, 0.06, 0.02], **TIGHT)
     assert stats.holm([None, 0.9, None]) == [None, 0.9, None]
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
-
-
-def test_coverage_by_hand():
-    first, second = [[3, 1], [1, 3]], [[2, 1], [2, 2], [1, 3]]
-    assert coverage(first, second) == exactly(2 / 3)
-    assert coverage(second, first) == 0.5
-    assert (coverage([], first), coverage(first, [])) == (0.0, None)
 
 
 def test_curves_rise_on_the_grid_and_end_where_they_end():
@@ -268,7 +259,7 @@ def test_one_seed_gives_the_difference_and_nothing_else():
 def test_two_seeds_have_a_t_interval_and_no_bootstrap():
     found = stats.paired([0.7, 0.8], [0.6, 0.6])
     assert found.t_low < found.mean < found.t_high
-    assert (found.low, found.high, found.g_z, found.smallest_p) == (None, None, None, 0.5)
+    assert (found.low, found.high, found.smallest_p) == (None, None, 0.5)
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.1])

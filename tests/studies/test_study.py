@@ -45,6 +45,7 @@ def results(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_the_table_of_a_study_has_a_row_for_each_model_of_each_finished_run(results):
     frame = study.collect(results)
     assert list(frame.columns[: len(study.FACTS)]) == list(study.FACTS)
@@ -116,6 +117,7 @@ def test_arms_change_the_base_as_a_recipe_changes_what_it_extends(write):
     assert len(runs) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("studies/")])
 def test_smoke_makes_every_training_of_a_packaged_study_small(name):
     """A task's switch (mrpc: true) says how long to train; so does smoke, and smoke is meant."""
@@ -163,6 +165,7 @@ def test_budgets_of_the_comparison_are_those_of_the_recipes(write):
     assert {str(plan.budgets) for plan in found.plans.values()} == {"{'encoder_params': ['75%']}"}
 
 
+@pytest.mark.slow
 def test_an_arm_may_have_a_base_of_its_own(write):
     text = "arms:\n  a: {{base: {toy}}}\n  b: {{base: quickstart, smoke: true}}\nseeds: [0]\n"
     found = study.load_study(write(text))
@@ -266,7 +269,7 @@ AXES = "axes: {stages.search.trials: [2, 4], stages.search.sampler: [random]}"
         (ARMS, "tasks.mrcp.task.train=16", "tasks.mrcp  no task 'mrcp'. Tasks: mrpc, sst2. Did you mean 'mrpc'?"),
         (AXES, "axes.stages.search.trails=[5]", "no axis 'stages.search.trails'. Axes: stages.search.sampler, stages."),
         (ARMS, "~arms.randm", "there is no 'randm' to take away. Did you mean 'random'?"),
-        (ARMS, "+arms.random={}", "'random' is there already. To change it leave out the '+'."),
+        (ARMS, "+arms.random={}", "'random' exists already. To change it, leave out the '+'."),
     ],
 )
 def test_an_override_of_what_is_not_there_adds_nothing_unasked(write, arms, override, expected):
@@ -320,6 +323,7 @@ compare: {{groups: {groups}}}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
@@ -434,6 +438,7 @@ def built(run: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_of_a_study_is_the_run_that_its_recipe_makes(ran, tmp_path):
     home, _ = ran
     arm = home / "out" / "runs" / "random" / "seed-1"
@@ -453,6 +458,7 @@ def test_arms_of_a_seed_share_their_random_numbers(ran):
         store.close()
 
 
+@pytest.mark.slow
 def test_streams_are_common_without_a_cache_too(tmp_path):
     """Two arms that differ before and after the stage: data order, initial weights, dropout noise, architectures."""
     changes = {"a": [], "b": ["stages.search.sampler=random", "stages.search.trials=3", "budgets.encoder_params=60%"]}
@@ -469,6 +475,7 @@ def test_streams_are_common_without_a_cache_too(tmp_path):
     assert found["a"] == found["b"]
 
 
+@pytest.mark.slow
 def test_a_failing_arm_leaves_the_others_and_is_told(write, tmp_path):
     said: list[str] = []
     third = 'broken: {stages.search.constraints: {encoder_params: "< 1"}, stages.search.sampler: random}'
@@ -484,6 +491,7 @@ def test_a_failing_arm_leaves_the_others_and_is_told(write, tmp_path):
     assert [run.arm for run in study.missing(study.settings(home), frame)] == ["broken", "broken"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_is_gone_begins_anew(ran, tmp_path):
     home = tmp_path / "out"
     shutil.copytree(ran[0] / "out", home)
@@ -494,6 +502,7 @@ def test_a_run_whose_directory_is_gone_begins_anew(ran, tmp_path):
     assert (home / "runs/random/seed-1/recipe.yaml").read_text() == recipe
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
     home, said = tmp_path / "out", []
     shutil.copytree(ran[0] / "out", home)
@@ -508,6 +517,7 @@ def test_a_run_that_cannot_begin_anew_leaves_the_others(ran, tmp_path):
     assert "| random | toy | 1 | its run directory is gone" in (home / "study.md").read_text()
 
 
+@pytest.mark.slow
 def test_notices_of_runs_are_printed_once_when_a_study_ends(ran, tmp_path, capsys):
     home = tmp_path / "out"
     shutil.copytree(ran[0] / "out", home)
@@ -526,6 +536,7 @@ def test_notices_of_runs_are_printed_once_when_a_study_ends(ran, tmp_path, capsy
     assert "Texts are cut. (random)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_its_reason_in_the_run(ran, tmp_path):
     home = tmp_path / "out"
     shutil.copytree(ran[0] / "out", home)
@@ -580,6 +591,7 @@ def register_samplers(register):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -602,6 +614,7 @@ def test_a_study_with_nothing_to_compare_says_what_there_is(ran, tmp_path, capsy
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_its_threads_and_as_it_began(ran, tmp_path):
     home, source, said = tmp_path / "out", ran[0] / "study.yaml", []
     shutil.copytree(ran[0] / "out", home)
@@ -627,6 +640,7 @@ def test_two_processes_never_work_on_one_study(ran):
         study.go_on(home / "out")
 
 
+@pytest.mark.slow
 def test_going_on_with_a_finished_study_writes_the_same_table(ran):
     home, _ = ran
     before = (home / "out" / "study.csv").read_bytes()
@@ -654,6 +668,7 @@ def test_models_of_a_study_are_kept_once(ran):
     assert {file.st_mode & 0o222 for file in files} == {0}
 
 
+@pytest.mark.slow
 def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     home, _ = ran
     loaded = study.load_study(home / "study.yaml", QUICK)

@@ -6,17 +6,20 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from test_report import Page
 
+from html_page import Page
+from nasframe.errors import UsageError
 from nasframe_studies import compare, study
 from nasframe_studies import plots as study_plots
 from nasframe_studies import report as study_report
 from nasframe_studies import tables as study_tables
+from nasframe_studies.records import as_json, from_json, schema
 from study_directory import make_study
 
 
@@ -36,7 +39,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(home):
-    return json.loads((home / "study.json").read_text(), parse_constant=pytest.fail)
+    return from_json((home / "study.json").read_text())
 
 
 def test_the_page_is_whole_and_fetches_nothing(home):
@@ -59,10 +62,10 @@ def test_the_page_is_whole_and_fetches_nothing(home):
 
 def test_every_number_of_the_page_is_in_its_json(home, report):
     text = (home / "study.html").read_text()
-    for table in report["tables"]:
+    for table in report.tables:
         for row in study_tables.rows(report, table):
-            assert row["score"] in text
-            assert row["difference"] in text
+            assert row.score in text
+            assert row.difference in text
 
 
 def test_study_csv_is_the_frame(home):
@@ -71,6 +74,7 @@ def test_study_csv_is_the_frame(home):
     assert list(frame.columns) == list(study.collect(home).columns)
 
 
+@pytest.mark.slow
 def test_what_is_written_depends_on_the_runs_alone(home, report):
     again = compare.analyse(home, study.collect(home), study.settings(home))
     assert study_report.as_json(again) == (home / "study.json").read_text()
@@ -93,27 +97,27 @@ def test_latex_has_a_table_a_task_and_escapes(home, report):
 
 def test_the_overview_is_the_tables_side_by_side(home, report):
     heading, *rows = study_tables.overview(report)
-    assert heading == ["task", "arm", "teacher", *report["models"]]
+    assert heading == ["task", "arm", "teacher", *report.models]
     frame = pd.read_csv(home / "study.csv")
     teachers = frame[(frame["role"] == "teacher") & (frame["task"] == "sst2") & (frame["arm"] == "random")]["score"]
     assert ["sst2", "random", f"{100 * teachers.mean():.1f} ± {100 * teachers.std():.1f}"] in [row[:3] for row in rows]
-    for table in report["tables"]:
+    for table in report.tables:
         for row in study_tables.rows(report, table):
-            (line,) = [line for line in rows if line[:2] == [table["task"], row["arm"]]]
-            cell = line[heading.index(table["model"])]
-            assert cell.removesuffix(" ↑").removesuffix(" ↓") == row["score"]
-            assert cell.endswith("↑") == (row["verdict"] == "higher")
-            assert cell.endswith("↓") == (row["verdict"] == "lower")
+            (line,) = [line for line in rows if line[:2] == [table.task, row.arm]]
+            cell = line[heading.index(table.model)]
+            assert cell.removesuffix(" ↑").removesuffix(" ↓") == row.score
+            assert cell.endswith("↑") == (row.verdict == "higher")
+            assert cell.endswith("↓") == (row.verdict == "lower")
     text = (home / "study.html").read_text()
     assert all(cell in text for row in rows for cell in row)
 
 
 def test_the_flat_table_has_a_row_for_each_arm(report):
     rows = list(csv.DictReader(io.StringIO(study_report.flat_csv(report))))
-    assert len(rows) == sum(len(table["arms"]) for table in report["tables"])
-    first = report["tables"][0]["comparisons"][0]
-    row = next(r for r in rows if r["arm"] == first["arm"])
-    assert float(row["difference_p_t"]) == first["p_t"]
+    assert len(rows) == sum(len(table.arms) for table in report.tables)
+    first = report.tables[0].comparisons[0]
+    row = next(r for r in rows if r["arm"] == first.arm)
+    assert float(row["difference_p_t"]) == first.p_t
     assert rows[0]["difference_mean"] == ""
 
 
@@ -162,11 +166,11 @@ def test_costs_are_shares_of_the_teachers(home, report):
 
 def test_twenty_arms_can_be_told_apart_and_their_legend_fits(report):
     arms = [f"compressor-{number}" for number in range(20)]
-    looks = [study_plots.look({"arms": arms}, arm) for arm in arms]
-    assert len({(look["color"], look["marker"]) for look in looks}) == len({(k["color"], k["ls"]) for k in looks}) == 20
-    rows = [row for table in report["tables"] for row in table["arms"][:1]]
-    table = report["tables"][0] | {"arms": [row | {"arm": arm} for arm, row in zip(arms, rows * 20, strict=False)]}
-    figure = study_plots.fronts(report | {"arms": arms, "tables": [table]})
+    looks = [study_plots.look(arms, arm) for arm in arms]
+    assert len({(look.color, look.marker) for look in looks}) == len({(look.color, look.line) for look in looks}) == 20
+    row = report.tables[0].arms[0]
+    table = replace(report.tables[0], arms=[replace(row, arm=arm) for arm in arms])
+    figure = study_plots.fronts(replace(report, arms=arms, tables=[table]))
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()
@@ -175,32 +179,109 @@ def test_twenty_arms_can_be_told_apart_and_their_legend_fits(report):
 
 
 def test_names_are_escaped_and_files_keep_simple_names(home, report):
-    changed = report | {"name": "<script>alert(1)</script>"}
+    changed = replace(report, name="<script>alert(1)</script>")
     assert "<script>" not in study_report.html(changed, {}, {})
     assert study_report._file("anytime-sst2, other data/1") == "anytime-sst2__other_data_1"
 
 
+@pytest.mark.slow
 def test_one_seed_and_one_arm_still_give_a_page(home):
     frame = study.collect(home)
     frame = frame[(frame["seed"] == 0) & (frame["task"] == "sst2")].copy()
     for part in (frame, frame[frame["arm"] == "random"]):
         facts = study.settings(home) | {"runs": [], "arms": {arm: {} for arm in part["arm"]}}
         made = compare.analyse(home, part, facts)
-        assert made["limits"]
+        assert made.limits
         study_report.as_json(made)
         text = study_report.html(made, dict.fromkeys(study_plots.figures(made), ""), facts)
         assert not re.search(r"\b(nan|None|inf)\b", text)
         assert study_report.markdown(made)
 
 
-def test_every_field_is_documented(report):
+# ---- study.json
+
+FIELDS = {
+    "Comparison": (
+        "format_version name description metric split against arms tasks seeds models cost absolute confidence alpha"
+        " power resamples formats tables teachers fronts anytime examples ledger family missing notices notes"
+        " equal_macs findings limits"
+    ),
+    "PairTable": "task tasks model metric arms ranked_seeds comparisons family",
+    "FrontTable": "task tasks model metric arms ranked_seeds comparisons family cost references",
+    "ArmScores": "n mean sd low high interval arm rank scores costs over_budget beside",
+    "Difference": (
+        "n mean sd t_low t_high low high t p_t wilcoxon p_wilcoxon smallest_p zeros ties d_z seeds_needed arm seeds"
+        " left_out same_as p_t_holm verdict more_seeds"
+    ),
+    "TeacherScores": "task arm n mean sd beside",
+    "Spread": "mean sd",
+    "AnytimeCurves": "task metric model axis title arms",
+    "Curve": "x mean low high n",
+    "ExamplePair": "n only_arm only_reference p difference low high note task model seed arm metric",
+    "LedgerRow": (
+        "arm runs student_macs teacher_macs evaluation_macs training_macs evaluations run_seconds cached_seconds ratio"
+        " ratios"
+    ),
+    "EqualMacs": "tolerance equal ratios text",
+    "MissingRun": "arm task seed run why error",
+    "Notice": "place text arms",
+    "MetricFormat": "percent higher_is_better positive companion dev_only",
+}
+TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
+
+
+def misfits(value, shape, definitions, place="study.json"):
+    """Yield the places at which a value does not fit a JSON Schema, as far as those of records go."""
+    if "$ref" in shape:
+        shape = definitions[shape["$ref"].rpartition("/")[2]]
+    if "anyOf" in shape:
+        fits = [not list(misfits(value, choice, definitions)) for choice in shape["anyOf"]]
+        if not any(fits):
+            yield place
+    elif "properties" in shape:
+        if not set(shape["required"]) <= set(value) <= set(shape["properties"]):
+            yield place
+        for name in value:
+            yield from misfits(value[name], shape["properties"][name], definitions, f"{place}.{name}")
+    elif shape["type"] == "object":
+        for name in value:
+            yield from misfits(value[name], shape["additionalProperties"], definitions, f"{place}.{name}")
+    elif shape["type"] == "array":
+        for number, item in enumerate(value):
+            yield from misfits(item, shape["items"], definitions, f"{place}[{number}]")
+    elif not isinstance(value, TYPES[shape["type"]]) or value not in shape.get("enum", [value]):
+        yield place
+
+
+def test_the_schema_has_the_fields_of_this_version():
+    """A field that changes its meaning or goes away changes the version."""
+    described = schema()
+    records = described["$defs"] | {"Comparison": described}
+    assert {name: " ".join(record["properties"]) for name, record in records.items()} == FIELDS
+
+
+def test_a_study_fits_the_schema(home):
+    content = json.loads((home / "study.json").read_text(), parse_constant=pytest.fail)
+    described = schema()
+    assert list(misfits(content, described, described["$defs"])) == []
+    assert content["format_version"] == 2
+    content["tables"][0]["comparisons"][0]["verdict"] = "better"
+    assert list(misfits(content, described, described["$defs"])) == ["study.json.tables[0].comparisons[0].verdict"]
+
+
+def test_a_comparison_is_read_as_it_was_written(home, report):
+    assert as_json(report) == (home / "study.json").read_text()
+    with pytest.raises(UsageError, match=r"format version 1 cannot be read. Expected 2"):
+        from_json('{"format_version": 1}')
+
+
+def test_every_field_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
     part = text.partition("## study.json")[2].partition("## From Python")[0]
-    known = set(re.findall(r"`(\w+)`", part))
-    first = [report[name][0] for name in ("tables", "fronts", "anytime", "examples", "ledger", "missing")]
-    fields = {*report, *(key for row in first for key in row), *report["equal_macs"]}
-    for table in report["tables"] + report["fronts"]:
-        for row in [*table["arms"], *table["comparisons"], *table.get("coverage", ())]:
-            fields |= set(row)
-    fields |= {key for row in report["anytime"] for curve in row["arms"].values() for key in curve}
-    assert fields - known == set()
+    documented = set(re.findall(r"`(\w+)`", part))
+    described = schema()
+    fields = set(described["properties"])
+    for name, record in described["$defs"].items():
+        if name != "MetricFormat":  # docs/report.md describes it
+            fields |= set(record["properties"])
+    assert fields - documented == set()

@@ -100,9 +100,9 @@ SPACES = {
         lambda: space_with(lambda domain: Choices({k: v[-1:] for k, v in domain.knobs.items()})), "several choices",
     ),
     "view_equals_extract": (changed(ToySpace, view=whole_view), "make both from one map of slices"),
-    "a_view_changes_nothing": (changed(ToySpace, view=hooked_view), "view; .* hooks are left behind"),
-    "a_view_shares_the_weights": (changed(ToySpace, view=copied_view), "slice its parameters, do not copy"),
-    "a_view_follows_train_and_eval": (changed(ToySpace, view=eval_view), "no dropout in train mode; follow net.train"),
+    "a_view_changes_nothing": (changed(ToySpace, view=hooked_view), "view left hooks behind"),
+    "a_view_shares_the_weights": (changed(ToySpace, view=copied_view), "slice its parameters, do not copy them"),
+    "a_view_follows_train_and_eval": (changed(ToySpace, view=eval_view), "no dropout in train mode; read net.train"),
     "extract_stands_alone": (changed(ToySpace, extract=shared_extract), "shares memory .*clone what you slice"),
     "params_equals_count": (changed(ToySpace, sizes=lambda self, arch: {}), "'sizes' must name the kept"),
     "architectures_are_left_untouched": (changed(ToySpace, extract=spoiling_extract), "changed the architecture"),
@@ -147,13 +147,13 @@ def rough_table(self, space, net):
 
 ESTIMATORS = {
     "the_unit_is_named": (changed(Params, unit=""), "set it to what is counted"),
-    "costs_are_numbers": (changed(Params, estimate=lambda self, *a: float("nan")), "return a float from 0 on"),
-    "the_table_agrees_with_the_estimate": (changed(Params, table=rough_table), "no sum over the choices has no table"),
+    "costs_are_numbers": (changed(Params, estimate=lambda self, *a: float("nan")), "return a finite float, 0 or more"),
+    "the_table_agrees_with_the_estimate": (changed(Params, table=rough_table), "return None from table"),
     "an_architecture_costs_what_its_model_costs": (
         changed(Params, estimate=lambda self, space, net, arch=None: 1.0 + (arch is None)), "would disagree",
     ),
-    "the_same_costs_the_same": (Forgetful, "an estimate of the same is the same"),
-    "the_network_is_left_alone": (Switcher, "train/eval mode changed"),
+    "the_same_costs_the_same": (Forgetful, "return the same number for the same architecture"),
+    "the_network_is_left_alone": (Switcher, "estimate changed train/eval mode of the network"),
     "networks_are_not_kept_alive": (Hoarder, "WeakKeyDictionary"),
     "global_random_state_is_left_alone": (
         changed(Params, estimate=lambda self, *a: float(torch.rand(()))), "a generator of your own",
@@ -223,11 +223,14 @@ def reads_values(self, net):
 
 TRANSFORMS = {
     "work_in_work_out": (changed(Halve, __call__=lambda self, work: replace(work, archs={})), "carry on archs"),
-    "what_is_planned_is_not_refused": (changed(Halve, on_plan=reads_values), "given a network without values, gave"),
+    "what_is_planned_is_not_refused": (changed(Halve, on_plan=reads_values), "given a network without values, raised"),
     "what_came_in_stays_as_it_was": (changed(Halve, __call__=in_place), "change a copy"),
     "the_same_seed_gives_the_same": (changed(Halve, __call__=noisy), "draw only from the injected seed"),
-    "the_function_is_kept_where_claimed": (changed(Halve, keeps_function=True), "mend the transform or drop the claim"),
-    "sizes_are_kept_where_claimed": (changed(Halve, reshapes=False, __call__=cut), "sizes changed; drop the claim"),
+    "the_function_is_kept_where_claimed": (
+        changed(Halve, keeps_function=True),
+        "correct the transform, or set it to false",
+    ),
+    "sizes_are_kept_where_claimed": (changed(Halve, reshapes=False, __call__=cut), "sizes changed; set it to true"),
     "the_network_still_works": (changed(Halve, __call__=not_a_number), "outputs are not finite"),
     "the_network_can_be_saved_and_loaded": (changed(Halve, __call__=unknown_part), "does not take the weights"),
     "global_random_state_is_left_alone": (changed(Halve, __call__=globally), "draw from the injected seed"),
@@ -287,7 +290,7 @@ TASKS = {
     "it_says_what_it_is": (changed(ToyTask, primary=""), "name the metric that a search maximises"),
     "an_epoch_has_every_example_once": (changed(ToyTask, train_batches=short), "expected each of 0 … 63 once"),
     "the_same_epoch_is_the_same": (changed(ToyTask, train_batches=unseeded), "draw from seed and epoch"),
-    "splits_are_disjoint": (changed(ToyTask, __init__=leaking), "3 of 16 examples of 'dev' are in 'train' too"),
+    "splits_are_disjoint": (changed(ToyTask, __init__=leaking), "3 of 16 examples of 'dev' are in 'train', too"),
     "splits_are_deterministic": (changed(ToyTask, __init__=unseeded_splits), "differs for one seed"),
     "the_loss_is_the_mean_over_a_batch": (changed(ToyTask, loss=summed), "return the mean over examples"),
     "evaluation_is_complete": (changed(ToyTask, evaluate=with_gradients), r"under torch.no_grad\(\)"),
@@ -366,10 +369,13 @@ TRAINERS = {
     "it_trains": (NoEval, r"call net.eval\(\)"),
     "the_same_job_gives_the_same_weights": (Global, "torch.random.fork_rng"),
     "an_interrupted_stage_ends_the_same": (NoCheckpoint, "save weights, optimiser, position"),
-    "the_sampler_hears_of_every_proposal": (NoSampler, "12 archs were proposed, 0 told"),
+    "the_sampler_hears_of_every_proposal": (NoSampler, "12 archs were proposed, but 0 told"),
     "modifiers_are_called_at_their_moments": (NoModifiers, "a modifier was called at "),
     "what_modifiers_claim_is_left_alone": (NoClaims, r"leave modifier.claims\(net\) out"),
-    "a_modifier_may_answer_with_an_architecture": (NoAnswer, "a modifier answered .* the result has None"),
+    "a_modifier_may_answer_with_an_architecture": (
+        NoAnswer,
+        "a modifier returned an architecture, but the result has None",
+    ),
     "sizes_stay_as_they_are": (Cuts, "train views of the network"),
 }
 
@@ -446,14 +452,14 @@ class Refuses(Modifier):
 
 MODIFIERS = {
     "some_stage_is_accepted": (Refuses, r"every stage is refused \(not today\)"),
-    "what_is_planned_is_not_refused": (PlansOtherwise, r"on_plan, given a network without values, gave UsageError"),
-    "it_goes_with_every_stage": (NotFinite, "on_loss gave a loss that is not finite"),
+    "what_is_planned_is_not_refused": (PlansOtherwise, r"on_plan, given a network without values, raised UsageError"),
+    "it_goes_with_every_stage": (NotFinite, "on_loss returned a loss that is not finite"),
     "shapes_are_left_alone": (Resizes, r"the network has other tensors \(pair\); undo masks"),
     "hooks_are_removed": (LeavesHook, "remove in on_finish what on_start registered"),
-    "an_interrupted_stage_ends_the_same": (Forgets, "put all that changes from step to step into state_dict"),
+    "an_interrupted_stage_ends_the_same": (Forgets, "put everything that changes by step into state_dict"),
     "the_state_is_plain": (HoldsStep, "without a pickle .*not Step"),
     "claims_are_parameters_of_the_network": (ClaimsForeign, "return parameters"),
-    "an_answer_is_said_in_advance": (AnswersUnasked, "say so in advance: returns_arch = True"),
+    "an_answer_is_said_in_advance": (AnswersUnasked, "declare it in the class: returns_arch = True"),
     "an_answer_is_an_architecture": (AnswersSet, "return None or a JSON-plain mapping"),
     "two_stages_are_independent": (Shares, "a global random generator was changed"),
 }
@@ -519,7 +525,7 @@ MODELS = {
     "the_head_fits_the_labels": (NoNames, "config.id2label names .* it should name"),
     "the_seed_draws_the_weights": (IgnoresSeed, "do not depend on the seed; draw all"),
     "it_is_ready_to_use": (InTraining, r"return net.eval\(\)"),
-    "global_random_state_is_left_alone": (Spills, r"torch.random.fork_rng and torch.manual_seed"),
+    "global_random_state_is_left_alone": (Spills, r"torch.manual_seed\(seed\) inside torch.random.fork_rng"),
 }
 
 BROKEN = {

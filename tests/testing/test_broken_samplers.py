@@ -19,16 +19,19 @@ BROKEN = {
     "ForgetsGenerator": ("state_goes_on_with_the_same_tail", "the generator's state too"),
     "HoldsObjects": ("state_goes_on_with_the_same_tail", "without a pickle .*not Generator"),
     "LiveState": ("a_state_is_a_snapshot", "copy lists and mappings into it"),
-    "TrustsAnswers": ("strange_answers_are_survived", "led outside the domain"),
-    "NeverGivesUp": ("small_and_empty_domains_end", "still running after 0.5 s, at .*count the attempts"),
-    "Optimist": ("small_and_empty_domains_end", r"where nothing is acceptable; return \[\]"),
+    "TrustsAnswers": (
+        "strange_answers_are_survived",
+        "which is outside the domain; check the architectures that you are told",
+    ),
+    "NeverGivesUp": ("small_and_empty_domains_end", "still running after 0.5 s, at .*counting its attempts"),
+    "Optimist": ("small_and_empty_domains_end", r"although nothing is acceptable; return \[\]"),
     "OneOff": ("one_acceptable_architecture_is_no_trap", "is acceptable"),
     "DrawsGlobally": ("global_random_state_is_left_alone", "a global random generator"),
     "SeedsGlobally": ("global_random_state_is_left_alone", "was changed; draw from numpy.random.default_rng"),
     "SpoilsTrials": ("arguments_are_left_untouched", "tell changed the trials"),
     "KeepsReferences": ("arguments_are_left_untouched", "copy architectures you keep"),
     "StagesLeadAstray": ("stages_follow_each_other", "in a search stage .* is outside the domain"),
-    "Slow": ("a_trial_costs_little_time", "slow: .* more than 2; keep what can be kept"),
+    "Slow": ("a_trial_costs_little_time", "slow: .* more than 2; keep results between asks"),
     "ReadsHistory": ("many_trials_take_flat_time", "do not go through all earlier trials"),
 }
 
@@ -44,10 +47,23 @@ def contract(sampler):
     return Contract
 
 
-@pytest.mark.parametrize(("name", "check", "message"), [(name, *rest) for name, rest in BROKEN.items()], ids=BROKEN)
+TIMED = {"a_trial_costs_little_time", "many_trials_take_flat_time"}  # on a busy machine they take long, and may fail
+CASES = []
+for name, (check, message) in BROKEN.items():
+    marks = [pytest.mark.slow] if check in TIMED else []
+    CASES.append(pytest.param(name, check, message, id=name, marks=marks))
+
+
+@pytest.mark.parametrize(("name", "check", "message"), CASES)
 def test_a_broken_sampler_fails_its_check(name, check, message):
     with pytest.raises(ContractError, match=message):
         getattr(contract(samplers[name])(), f"test_{check}")()
+
+
+def outcome_of(made, check):
+    """Run one check of a contract as ``nasframe plugins check`` does."""
+    made.checks = classmethod(lambda cls: [check])
+    return next(iter(run_checks(made)))
 
 
 def of_constant_time(milliseconds, **attributes):
@@ -72,24 +88,24 @@ def of_constant_time(milliseconds, **attributes):
     return Contract()
 
 
+@pytest.mark.slow
 def test_a_constant_time_within_the_limit_passes_the_long_run():
     of_constant_time(2, seconds=6.0).test_many_trials_take_flat_time()  # 10,000 trials would take 40 s
 
 
+@pytest.mark.slow
 def test_a_sampler_far_over_the_limit_is_called_slow_and_not_endless():
     with pytest.raises(ContractError, match=r"^slow: ask and tell of one trial took"):
         of_constant_time(60, seconds=5.0).test_a_trial_costs_little_time()
 
 
 def test_a_check_that_takes_too_long_without_a_hanging_call_is_called_slow():
-    with pytest.raises(ContractError, match=r"^too slow: not done after 0.6 s"):
+    with pytest.raises(ContractError, match=r"^too slow: not finished after 0.6 s"):
         of_constant_time(20, seconds=0.6).test_within_is_respected()
 
 
 def test_a_sampler_that_raises_is_told_where():
-    outcome = next(
-        o for o in run_checks(contract(samplers["NeedsScores"])) if o.check == "strange answers are survived"
-    )
+    outcome = outcome_of(contract(samplers["NeedsScores"]), "test_strange_answers_are_survived")
     assert not outcome.passed
     assert outcome.message.startswith("raised TypeError: unsupported operand")
     assert "broken_samplers.py:" in outcome.message
@@ -100,11 +116,11 @@ def test_a_sampler_that_exits_fails_its_check():
         def ask(self, n=1, within=None):
             raise SystemExit(0)
 
-    outcome = next(iter(run_checks(contract(Leaves))))
+    outcome = outcome_of(contract(Leaves), "test_some_domain_is_accepted")
     assert outcome.message.startswith("raised SystemExit: 0")
 
 
-@pytest.mark.parametrize("check", SamplerContract.checks())
+@pytest.mark.parametrize("check", [check for check in SamplerContract.checks() if check[5:] not in TIMED])
 def test_a_sound_sampler_passes(check):
     getattr(contract(Sound)(), check)()
 

@@ -1,28 +1,79 @@
-"""Every registered plugin keeps the contract of its kind; a plugin that is added is covered by being registered."""
+"""Every registered plugin keeps the contract of its kind; a plugin is covered as soon as it is registered.
+
+The default suite runs the cheap checks for all plugins, and the expensive ones for one representative of each kind.
+``pytest -m slow`` runs the others, and so does ``nasframe plugins check``.
+"""
 
 import pytest
 
 from nasframe import registry
-from nasframe.testing import SamplerContract
 from nasframe.testing.registered import contract_of
 
-SLOW = {"package_docs", "optuna"}  # reads the sources of ten packages; Optuna takes its time
+SLOW_PLUGINS = {"package_docs", "optuna"}  # one reads the sources of ten packages; Optuna takes its time
+REPRESENTATIVES = {
+    ("estimator", "params"),
+    ("model", "hf"),
+    ("modifier", "kd"),
+    ("sampler", "random"),
+    ("space", "bert_width_depth"),
+    ("task", "text_classification"),
+    ("trainer", "loop"),
+    ("transform", "rewire"),
+}
+EXPENSIVE = {
+    # Two or three more trainings each; all other checks of a modifier share one.
+    "an_interrupted_stage_ends_the_same",
+    "hooks_are_removed",
+    "two_stages_are_independent",
+    # Clocks: on a busy machine they take long, and may fail.
+    "a_trial_costs_little_time",
+    "many_trials_take_flat_time",
+    # Every weight of a whole network is drawn several times.
+    "the_seed_draws_the_weights",
+}
+SHORTER = {
+    "estimator": {"draws": 2},
+    "sampler": {"trials": 500, "rounds": 4},
+    "space": {"draws": 2},
+}
 ENTRIES = [e for kind in registry.KINDS for e in registry.factories(kind).values() if e.package == "nasframe"]
-CASES = [
-    pytest.param(
-        contract, check, id=f"{entry.kind}/{entry.name}-{check[5:]}", marks=[pytest.mark.slow] * (entry.name in SLOW)
-    )
-    for entry in ENTRIES
-    for contract in [contract_of(entry)]
-    for check in contract.checks()
-]
+
+
+def is_slow(entry, check):
+    """Tell whether a check of a plugin is left to ``pytest -m slow``."""
+    if entry.name in SLOW_PLUGINS:
+        return True
+    is_representative = (entry.kind, entry.name) in REPRESENTATIVES
+    return check in EXPENSIVE and not is_representative
+
+
+def shorter(contract):
+    """Return a contract that tries fewer architectures and trains fewer steps than ``nasframe plugins check``."""
+    limits = {name: most for name, most in SHORTER.get(contract.kind, {}).items() if most < getattr(contract, name, 0)}
+    return type(contract.__name__, (contract,), limits)
+
+
+def cases():
+    """Return a case for each check of each plugin."""
+    cases = []
+    for entry in ENTRIES:
+        contract = contract_of(entry)
+        short_contract = shorter(contract)
+        for method in contract.checks():
+            check = method.removeprefix("test_")
+            label = f"{entry.kind}/{entry.name}-{check}"
+            if is_slow(entry, check):
+                cases.append(pytest.param(contract, method, id=label, marks=[pytest.mark.slow]))
+            else:
+                cases.append(pytest.param(short_contract, method, id=label))
+    return cases
+
+
+CASES = cases()
 
 
 @pytest.mark.parametrize(("contract", "check"), CASES)
-def test_it_keeps_its_contract(contract, check, monkeypatch):
-    if issubclass(contract, SamplerContract):
-        monkeypatch.setattr(contract, "trials", min(contract.trials, 500))
-        monkeypatch.setattr(contract, "rounds", min(contract.rounds, 6))
+def test_it_keeps_its_contract(contract, check):
     getattr(contract(), check)()
 
 
@@ -34,4 +85,11 @@ def test_its_time_stays_flat_over_ten_thousand_trials(entry):
 
 def test_every_kind_is_there():
     assert {entry.kind for entry in ENTRIES} == set(registry.KINDS)
+    assert {(entry.kind, entry.name) for entry in ENTRIES} >= REPRESENTATIVES
+    assert {kind for kind, _ in REPRESENTATIVES} == set(registry.KINDS)
     assert len(CASES) > 150
+
+
+def test_every_expensive_check_exists():
+    checks = {method.removeprefix("test_") for entry in ENTRIES for method in contract_of(entry).checks()}
+    assert checks >= EXPENSIVE

@@ -106,6 +106,7 @@ def test_seed_torch_repeats_the_noise() -> None:
         assert torch.equal(*draws)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
 def test_freed_memory_stays_with_the_process_until_it_is_returned() -> None:
     """In a process of its own, since the setting lasts: 400 MB are freed, kept, and returned."""

@@ -25,16 +25,16 @@ def sampler(
             help="Samplers: NAME, NAME,OPTION=VALUE… or '{use: NAME, …}'.", metavar="NAME...", show_default=False
         ),
     ],
-    table: Annotated[Path, typer.Option(help="The table: JSON, CSV or Parquet.", show_default=False)],
+    table: Annotated[Path, typer.Option(help="The table: JSON or CSV.", show_default=False)],
     seeds: Annotated[int, typer.Option(min=1, max=10**6, help="Seeds, the same for all samplers.")] = 20,
     budget: Annotated[int, typer.Option(min=1, max=10**6, help="Evaluations of one search.")] = 300,
     cap: Annotated[
-        list[str] | None, typer.Option(help="Bound that whatever is evaluated meets, 'flops<=50M'; repeatable.")
+        list[str] | None, typer.Option(help="Bound for every evaluated architecture, 'flops<=50M'; repeatable.")
     ] = None,
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="What is maximised, 'accuracy,-flops'. Default: the first metric; without a cap also the first cost."
+            help="Objectives, 'accuracy,-flops'. Default: the first metric; without a cap also less of the first cost."
         ),
     ] = None,
     reference: Annotated[
@@ -67,15 +67,14 @@ def sampler(
     from nasframe_bench.contest import made
 
     files = tuple(str(path.resolve()) for path in plugins or ())
-    space = {"use": "table", "path": str(table), "missing": missing} | (
-        {"columns": _mapping(columns)} if columns else {}
-    )
+    space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
+    if columns:
+        space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
     uses = _uses(names, against)
     marks = _marks(at, budget)
-    plays = arena.play_all(
-        contest, uses, range(seeds), jobs=jobs, folder=out / "plays" if out else None, progress=Progress()
-    )
+    folder = out / "plays" if out else None
+    plays = arena.play_all(contest, uses, range(seeds), jobs=jobs, folder=folder, progress=Progress())
     result = bench_report.summarise(arena.arena_of(contest), uses, plays, range(seeds), marks)
     if out:
         bench_report.write(result, out)
@@ -86,12 +85,22 @@ def sampler(
 
 
 def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
-    """Return label → sampler; what is named comes first and once."""
+    """Return label → sampler: the named samplers, then opponents that are not among them."""
     from nasframe_bench.contest import opponents, sampler_use
 
-    others = {"default": opponents(), "none": []}.get(against, [text.strip() for text in against.split(";")])
-    found = {name: sampler_use(name) for name in names}
-    return found | {name: use for name in others if (use := sampler_use(name)) not in found.values()}
+    if against == "default":
+        others = opponents()
+    elif against == "none":
+        others = []
+    else:
+        others = [text.strip() for text in against.split(";")]
+    named = {name: sampler_use(name) for name in names}
+    uses = dict(named)
+    for name in others:
+        use = sampler_use(name)
+        if use not in named.values():
+            uses[name] = use
+    return uses
 
 
 def _marks(at: str | None, budget: int) -> list[int]:
@@ -100,12 +109,12 @@ def _marks(at: str | None, budget: int) -> list[int]:
     if at is None:
         return sorted({max(budget // 3, 1), budget})
     try:
-        found = sorted({int(text) for text in at.split(",")})
+        marks = sorted({int(text) for text in at.split(",")})
     except ValueError:
-        found = []
-    if not found or not 1 <= found[0] <= found[-1] <= budget:
+        marks = []
+    if not marks or marks[0] < 1 or marks[-1] > budget:
         raise UsageError(f"--at {at}: expected numbers from 1 to the budget, {budget}, as in '100,300'.")
-    return found
+    return marks
 
 
 def _mapping(text: str) -> dict[str, str]:
@@ -113,10 +122,10 @@ def _mapping(text: str) -> dict[str, str]:
     from nasframe.recipe.yaml import Position, parse
 
     node, problems = parse(text, Position("--columns", 1, 1))
-    found = node.plain() if node and not problems else None
-    if not isinstance(found, dict):
+    columns = node.plain() if node and not problems else None
+    if not isinstance(columns, dict):
         raise UsageError(f"--columns {text}: expected a mapping, as in '{{acc: metric.accuracy}}'.")
-    return {str(key): str(value or "") for key, value in found.items()}
+    return {str(column): str(name or "") for column, name in columns.items()}
 
 
 def _show(result: dict[str, Any], out: Path | None) -> None:
@@ -128,15 +137,20 @@ def _show(result: dict[str, Any], out: Path | None) -> None:
 
     console = Console()
     print(bench_report.about(result))
-    parts = ((bench_report.quality_rows, 1), (bench_report.waste_rows, 1), (bench_report.difference_rows, 2))
-    for lines, left in ((part(result), left) for part, left in parts):
-        if len(lines) > 1:
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-            for number, heading in enumerate(lines[0]):
-                table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
-            for row in lines[1:]:
-                table.add_row(*row)
-            console.print(table)
+    parts = [
+        (bench_report.quality_rows(result), 1),
+        (bench_report.waste_rows(result), 1),
+        (bench_report.difference_rows(result), 2),
+    ]
+    for (header, *rows), left in parts:
+        if not rows:
+            continue
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for number, heading in enumerate(header):
+            table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     if out:
         print(f"page    {out / 'bench.html'}")
     sys.stdout.flush()

@@ -14,9 +14,11 @@ def tabulate(
     archs: Annotated[int, typer.Option(min=1, max=10**9, help="How many architectures.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A .json, .csv or .parquet file, gone on with if begun; default: stdout."),
+        typer.Option("--out", "-o", help="A .json or .csv file, continued if it was begun; default: stdout."),
     ] = None,
-    examples: Annotated[int | None, typer.Option(min=1, max=10**9, help="Score on so many examples of select.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="Score on this many examples of select.")
+    ] = None,
     draw: Annotated[
         Literal["spread", "uniform"], typer.Option(help="Costs evenly spread, or knobs drawn uniformly.")
     ] = "spread",
@@ -31,11 +33,19 @@ def tabulate(
 
     quiet()
     table = make(
-        rundir, archs, out=out, examples=examples, draw=draw, seed=seed, stage=stage,
+        rundir,
+        archs,
+        out=out,
+        examples=examples,
+        draw=draw,
+        seed=seed,
+        stage=stage,
         progress=False if no_progress else None,
-    )  # fmt: skip
+    )
     if out is None:
         print(table_json(table), end="")
-    else:
-        few = f", all that the space has (not {archs})" if len(table.rows) < archs else ""
-        print(f"{out}: {len(table.rows)} architectures{few}", file=sys.stderr)
+        return
+    line = f"{out}: {len(table.rows)} architectures"
+    if len(table.rows) < archs:
+        line += f", all that the space has (not {archs})"
+    print(line, file=sys.stderr)

@@ -75,6 +75,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     import json
 
     from nasframe_studies.commands.compare import show
+    from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
     def say(text: str) -> None:
@@ -86,12 +87,13 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {home}", file=sys.stderr)
         raise typer.Exit(130) from None
     path = home / "study.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+    report = json.loads(text)
     if as_json:
         failed = [failure.plain() for failure in failures]
         print(json.dumps({"directory": str(home), "failures": failed, "study": report}, indent=1))
     elif report:
-        show(report, with_notices=False)  # they were printed at the end
+        show(from_json(text), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
     if failures or not report:
         raise typer.Exit(1)

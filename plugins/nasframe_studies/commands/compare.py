@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nasframe_studies.records import Comparison
 
 
 def compare(
@@ -59,8 +62,7 @@ def compare(
     from nasframe_studies import report as study_report
     from nasframe_studies.runs import as_study
 
-    frame, study = as_study(places, against, metric, models, split, _groups(group or []), family)
-    settings = study.plain()
+    frame, settings = as_study(places, against, metric, models, split, _groups(group or []), family)
     if out is None:
         report = analyse(Path(), frame, settings)
     else:
@@ -84,7 +86,7 @@ def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def show(report: Mapping[str, Any], form: str = "", with_notices: bool = True) -> None:
+def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:
     """Print a comparison as tables for a terminal, or as ``json``, ``csv``, ``latex`` or ``markdown``."""
     from nasframe_studies import report as study_report
 

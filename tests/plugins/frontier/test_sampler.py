@@ -21,6 +21,7 @@ def rows_of(costs):
     return lambda archs: np.array([[costs(arch)] for arch in archs])
 
 
+@pytest.mark.slow
 class TestContract(SamplerContract):
     rounds, trials = 14, 2000  # 10,000 under -m slow, as all that are registered
 
@@ -28,6 +29,7 @@ class TestContract(SamplerContract):
         return FrontierSampler(domain, seed, rows_of(size_of), start=4, candidates=24, memory=16)
 
 
+@pytest.mark.slow
 class TestContractWithoutCosts(SamplerContract):
     trials = 2000
 
@@ -104,6 +106,7 @@ def best_and_volume(make, seeds):
     return np.array(found).T
 
 
+@pytest.mark.slow
 def test_it_is_far_ahead_of_random_and_of_evolution():
     ours, random, evolution = (
         best_and_volume(make, range(3))
@@ -165,6 +168,7 @@ def test_several_at_once_differ_and_learn_as_well():
     assert volume[8] > 0.97 * volume[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_a_long_run_goes_on_exactly_after_its_state_was_written(objectives):
     """Past refits, a full memory and a queue of proposals, under a constraint and without."""

@@ -66,6 +66,7 @@ def posterior(codes, params, held, targets, asked):
     return noisy, across @ linalg.solve(noisy, targets, assume_a="pos"), covariance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS, ids=range(3))
 def test_the_posterior_is_that_of_a_direct_solution(domain):
     codes = Codes(domain)

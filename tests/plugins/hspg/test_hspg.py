@@ -67,6 +67,7 @@ def job(*modifiers: Any, **options: Any) -> TrainJob:
     return TrainJob(tiny_net(), ToyTask(), None, TrainOptions(**plain), 0, "t", modifiers=modifiers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("modifier", GROUPED, ids=lambda modifier: modifier.name)
 def test_what_is_left_computes_what_the_sparse_network_did(modifier, optimizer):
@@ -87,6 +88,7 @@ def test_what_is_left_computes_what_the_sparse_network_did(modifier, optimizer):
     assert int(zero.sum()) == 6 + 96
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "modifier",
     [
@@ -107,6 +109,7 @@ def test_a_target_that_training_missed_is_met_at_the_end_and_said(modifier):
     assert notes[-1].startswith("target missed by")
 
 
+@pytest.mark.slow
 def test_numbers_of_neurons_can_be_multiples():
     """Zero neurons fill a layer up, and the function stays."""
     plain, filled = (Loop().fit(job(HESSO(target="30%", divisible=number))) for number in (1, 8))
@@ -215,6 +218,7 @@ def test_who_reorders_shares_no_stage_with_patterns_of_neighbours(make, first):
         Loop().fit(stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modifier", GROUPED, ids=lambda modifier: modifier.name)
 def test_a_quantiser_goes_behind(modifier):
     with pytest.raises(UsageError, match="no modifier that parametrises weights before it"):
@@ -234,6 +238,7 @@ def test_sub_networks_are_refused():
         Loop().fit(stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -298,6 +303,7 @@ def accuracy(net: nn.Module) -> float:
         return float((net(inputs).argmax(1) == labels).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("make", [lambda: HSPG(target="50%"), DHSPG, HESSO], ids=["hspg", "dhspg", "hesso"])
 def test_a_convolutional_network_loses_half_its_channels(make, optimizer, capsys):

@@ -152,6 +152,7 @@ def test_groups_without_room_under_the_cap_are_not_turned_round():
         torch.testing.assert_close(x, v, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("total", [20, 50])
 def test_a_target_leaves_the_groups_it_keeps_alone(optimizer, total):
@@ -203,6 +204,7 @@ def test_lambda_is_divided_at_its_times():
         assert shrunk == pytest.approx([RATE * (1.0 if index < 2 else 0.1)] * 20, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modifier", "penalty"),
     [(HSPG(target="50%", prox="0%", ramp_end="90%"), 0.0), (DHSPG(start="0%", ramp_end="90%"), 1e-2)],
@@ -522,6 +524,7 @@ def test_obprox_sg_is_its_two_formulas_on_matrices_of_layers_alone(optimizer):
     assert all("encoder.layer" in name for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("orthant", "eps", "sample"), [(None, 0.0, 2**20), (None, 0.01, 500), ("10%", 0.0, 2**20)])
 def test_obprox_sg_reaches_its_target_to_the_weight_and_stays_there(optimizer, orthant, eps, sample, monkeypatch):

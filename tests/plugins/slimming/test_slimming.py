@@ -122,6 +122,7 @@ def test_sinking_is_the_least_threshold_that_meets_a_budget(gates: list[tuple[in
     assert found == (gone[0] if excess > 0 else 0.0)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(
     target=st.sampled_from(["80%", "50%", "25%"]),
@@ -143,6 +144,7 @@ def test_the_budget_is_met_within_one_unit_and_cutting_changes_nothing(target: s
     assert zeros == len(watch.gates[-1]) - sum(v for k, v in result.arch.items() if k != "layers")
 
 
+@pytest.mark.slow
 def test_dual_ascent_brings_the_gates_down_in_time() -> None:
     """Gates that gradients hold need a larger ρ: without dual ascent the last step has to cut far deeper."""
 
@@ -182,6 +184,7 @@ def test_fixed_rho_without_a_budget_takes_what_comes() -> None:
 # ---- the three ingredients together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
 def test_the_joint_loop_of_all_three_cuts_exactly(family: str) -> None:
     others = [KD(temperature=2.0, weight=0.7), FakeQuant(bits=8), Adversary(weight=0.1)]
@@ -271,7 +274,7 @@ def test_bad_options_are_refused_when_it_is_made(options: dict[str, Any], text: 
 @pytest.mark.parametrize(
     ("options", "fields", "text"),
     [
-        ({"target": "1%"}, {}, r"1% of encoder_params is out of reach: what has no gate is 2"),
+        ({"target": "1%"}, {}, r"1% of encoder_params is out of reach: the parts without gates are 2"),
         ({"cost": "latency"}, {}, "'latency' is not counted"),
         ({"cost": "encoder"}, {}, "encoder"),
         ({}, {"keep": "best"}, "has keep: best and may end"),

@@ -32,6 +32,7 @@ def run(out: Path, *overrides: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_model_within_the_budget(tmp_path: Path) -> None:
     models = run(tmp_path / "all")
     small, teacher = models["best@50%"], models["teacher"]
@@ -42,6 +43,7 @@ def test_a_run_ends_with_a_model_within_the_budget(tmp_path: Path) -> None:
     assert small["budget"] == "50%"
 
 
+@pytest.mark.slow
 def test_null_in_the_place_of_a_modifier_switches_it_off(tmp_path: Path) -> None:
     off = ["stages.joint.modifiers.1=null", "stages.joint.modifiers.2=null"]
     off += ["stages.tune.modifiers.0=null", "stages.tune.modifiers.1=null"]

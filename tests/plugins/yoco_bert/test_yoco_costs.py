@@ -63,6 +63,7 @@ def training_passes(name: str, overrides: list[str], seed: int) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["pairs=true"]], ids=["default", "pairs"])
 def test_mrpc_costs_what_the_uniform_super_network_does(more):
     seeds = range(5)  # of the table
@@ -72,6 +73,7 @@ def test_mrpc_costs_what_the_uniform_super_network_does(more):
     assert np.mean(found) == pytest.approx(np.mean(uniform), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more", "after", "whole"),
     [

@@ -2,7 +2,7 @@
 
 from nasframe import hookimpl
 
-PLUGIN_API = 1  # what this was made for; nasframe says so where it is another
+PLUGIN_API = 1  # the version this was made for; nasframe does not load plugins for another one
 
 
 @hookimpl

@@ -208,6 +208,7 @@ def test_a_stage_is_not_served_after_a_file_that_it_read_has_changed(project, na
     assert numbers(third) == numbers(again)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_run_again_is_the_stage_without_a_cache(project):
     run_in(project, "first", cache=project.parent / "cache")
     (project / "unnamed.txt").write_text("something longer than it was")
@@ -226,6 +227,7 @@ def test_a_copy_of_the_project_is_served(project):
     assert numbers(again) == numbers(first)
 
 
+@pytest.mark.slow
 def test_why_names_the_file(project, capsys):
     cache = project.parent / "cache"
     run_in(project, "first", cache=cache)
@@ -239,6 +241,7 @@ def test_why_names_the_file(project, capsys):
     assert "unnamed.txt" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_a_stage_runs_keeps_it_out_of_the_cache(project, capsys):
     text = READER.replace(
         "        return work\n", "        unnamed.write_text(unnamed.read_text() + '.')\n        return work\n"
@@ -254,6 +257,7 @@ def test_a_file_that_changes_while_a_stage_runs_keeps_it_out_of_the_cache(projec
     assert list(cached(again)) == ["teacher"]
 
 
+@pytest.mark.slow
 def test_a_later_stage_is_not_served_with_what_an_earlier_one_read_before(project, monkeypatch):
     """The file is as it was when the entry was made, but the run's own earlier stage read something else."""
     cache = project.parent / "cache"
@@ -326,6 +330,7 @@ def encoder(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "model.safetensors", "extra/notes.txt"])
 def test_every_file_of_a_model_directory_is_part_of_a_key(encoder, tmp_path, name):
     data, copy = encoder.parent / "reviews.csv", tmp_path / "copy"

@@ -1,0 +1,307 @@
+"""Lays a run's report out as a page: which sections it has, and what stands in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+from nasframe.report import tables
+from nasframe.report.data_table import data_lines, data_rows
+from nasframe.report.format import titled
+from nasframe.report.records import LedgerRow, ModelRow, RunReport, SearchRow
+from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Row, Section, plain_grid
+
+CAPTIONS = {
+    "pareto": (
+        "Score against cost",
+        "Every evaluated trial of the search, its front, and the finished models. Trials are scored on the selection"
+        " split, finished models on held-out data.",
+    ),
+    "layers": (
+        "What is kept",
+        "Attention heads (left) and feed-forward neurons (right) of every layer; the pale bar is the full network."
+        " Models of one shape share a panel.",
+    ),
+    "curves": ("Training", "Logged losses, smoothed, and what was measured during training."),
+    "ledger": (
+        "Where the compute went",
+        "Multiply-accumulates that were really run, padding included, and seconds, by stage.",
+    ),
+}
+HIGHLIGHTED = {"encoder_params": "encoder parameters", "macs": "MACs", "latency": "latency"}
+"""The costs above the sections, and their names in a sentence."""
+STORED = (
+    "model",
+    "matrices of the encoder's layers",
+    "groups that violate",
+    "rows off the grid",
+    "fp32",
+    "weights",
+    "indices",
+    "scales",
+    "saved",
+    "without indices",
+    "biases, norms",
+    "outside",
+)
+STORED_TEXT = (
+    "Integer weights, the positions of those that an n:m pattern keeps, one scale of 32 bits a row; “saved” is relative"
+    " to the matrices in floating point, with and without the positions. Biases, normalisation and all that is outside"
+    " of the layers stay as they are."
+)
+LEDGER = (
+    "stage",
+    "role",
+    "steps",
+    "examples",
+    "tokens",
+    "forward MACs",
+    "backward MACs",
+    "evaluations",
+    "time",
+)
+LEDGER_COUNTS = ("steps", "examples", "tokens", "forward_macs", "backward_macs", "evaluations")
+
+
+def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
+    """Lay a report out.
+
+    Args:
+        report: what is shown.
+        figures: name → content of a :class:`nasframe.report.sections.Picture`.
+    """
+    return Page(
+        kind="nasframe report",
+        title=report.name,
+        summary=_summary(report),
+        warnings=_warnings(report),
+        highlights=[_highlight(report, model) for model in report.models if model.role == "winner"],
+        sections=list(_sections(report, figures)),
+    )
+
+
+def caption(name: str) -> tuple[str, str]:
+    """Return the title of a figure and the text below it.
+
+    >>> caption("pareto-latency")[0]
+    'Score against cost: latency'
+    """
+    kind, _, rest = name.partition("-")
+    title, text = CAPTIONS[kind]
+    if rest:
+        title += f": {rest}"
+    return title, text
+
+
+def _summary(report: RunReport) -> str:
+    parts = [report.description]
+    if report.seed is not None:
+        parts.append(f"seed {report.seed}")
+    parts.append(tables.duration(report.run_seconds))
+    return " · ".join(parts)
+
+
+def _warnings(report: RunReport) -> list[str]:
+    warnings = []
+    if not report.finished:
+        warnings.append("The run is not finished.")
+    if report.failure:
+        text = report.failure["text"]
+        if report.failure.get("stage"):
+            text = f"Stage {report.failure['stage']}: {text}"
+        warnings.append(text)
+    return warnings
+
+
+def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield the sections in order; those without content are left out."""
+    if report.models:
+        yield _models(report)
+    summary = report.data.get("summary")
+    if summary is not None:
+        heading, *rows = data_rows(summary)
+        yield Section("Data", " ".join(data_lines(summary)), plain_grid(heading, rows, kind="dense"))
+    if report.notices:
+        pairs = [(notice["place"], notice["text"]) for notice in report.notices]
+        yield Section("Decided without being asked", pairs=pairs)
+    pictures = []
+    for name, content in figures.items():
+        title, text = caption(name)
+        pictures.append(Picture(title, text, content))
+    if pictures:
+        yield Section(pictures=pictures)
+    for search in report.searches:
+        yield _search(report, search)
+    facts = _model_facts(report)
+    if facts:
+        grid = plain_grid(["model", "fact", "value"], facts, left=3)
+        yield Section("What plugins say about the models", grid=grid)
+    yield from _stored(report)
+    if report.ledger:
+        yield _ledger(report)
+    yield Section("Provenance", pairs=_provenance(report))
+    if report.recipe:
+        yield Section("Recipe, resolved", source=report.recipe)
+
+
+# ---- models
+
+
+def _highlight(report: RunReport, model: ModelRow) -> Highlight:
+    form = report.metric_format(report.metric)
+    about = f"{report.split} {titled(report.metric, form)}"
+    for name, title in tables.companions(report).items():
+        about += f", {tables.measured(report, model, name)} {title}"
+    lines = []
+    if model.gain is not None:
+        lines.append((tables.difference(form, model.gain), "against the teacher"))
+    if model.over_budget:
+        lines.append(("", f"over budget: {model.over_budget}"))
+    if model.gain_over_baseline is not None:
+        lines.append((tables.difference(form, model.gain_over_baseline), "against the baseline of its budget"))
+    for name in tables.summary_columns(report):
+        if name in HIGHLIGHTED and name in model.relative:
+            lines.append((tables.share(model, name), f"of the teacher's {HIGHLIGHTED[name]}"))
+    return Highlight(model.name, tables.metric(form, model.score), about, lines)
+
+
+def _models(report: RunReport) -> Section:
+    name = titled(report.metric, report.metric_format(report.metric))
+    companions = tables.companions(report)
+    columns = tables.summary_columns(report)
+    rows = []
+    starts_budget = True
+    for model in report.models:
+        cells = [_name_cell(model), _score_cell(report, model)]
+        for companion in companions:
+            cells.append(Cell(tables.measured(report, model, companion)))
+        for cost in columns:
+            cells.append(_cost_cell(model, cost))
+        rows.append(Row(cells, f"{model.role} group" if starts_budget else model.role))
+        starts_budget = model.last_of_budget
+    notes = [tables.removed(report.removal_errors)] if report.removal_errors else []
+    return Section(
+        "Models",
+        f"{report.split} {name}, with the gain over the teacher; costs, with their share of the teacher's.",
+        Grid(["model", name, *companions.values(), *columns.values()], rows, kind="models"),
+        notes=notes,
+    )
+
+
+def _name_cell(model: ModelRow) -> Cell:
+    if not model.over_budget:
+        return Cell(model.name, pill=model.role)
+    return Cell(model.name, pill=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
+
+
+def _score_cell(report: RunReport, model: ModelRow) -> Cell:
+    form = report.metric_format(report.metric)
+    text = tables.metric(form, model.score)
+    if model.role == "teacher" or model.gain is None:
+        return Cell(text)
+    tone = "down" if model.gain < 0 else "up"
+    return Cell(text, aside=tables.difference(form, model.gain), tone=tone)
+
+
+def _cost_cell(model: ModelRow, name: str) -> Cell:
+    text = tables.cost(name, model.costs)
+    if model.role == "teacher" or name not in model.relative:
+        return Cell(text)
+    return Cell(text, aside=tables.share(model, name), bar=model.relative[name])
+
+
+# ---- searches and what is stored
+
+
+def _search(report: RunReport, search: SearchRow) -> Section:
+    """Show the trials on the front of a search, best first."""
+    states = search.states
+    text = (
+        f"{states['done']} evaluations, {states['repeat']} repeats, {states['screened']} screened out,"
+        f" {states['failed']} failed; best score {tables.aimed(report, search, search.best_score)};"
+        f" {tables.duration(search.run_seconds)}. The trials on the front:"
+    )
+    front = [point for point in search.points if point.front]
+    front.sort(key=attrgetter("score"), reverse=True)
+    rows = []
+    for point in front:
+        costs = [tables.human(point.costs[name]) for name in search.costs]
+        rows.append([str(point.number), point.arch_id, *costs, tables.aimed(report, search, point.score)])
+    heading = ["trial", "arch", *search.costs, f"{search.split} {tables.aim(report, search)}"]
+    title = "Search" if search.stage == "search" else f"Search: {search.stage}"
+    return Section(title, text, plain_grid(heading, rows, left=2))
+
+
+def _stored(report: RunReport) -> Iterator[Section]:
+    """Yield a section on compressed matrices, if there are any."""
+    rows = [_stored_row(model.name, model.stored) for model in report.models if model.stored is not None]
+    if rows:
+        grid = plain_grid(STORED, rows, left=2, kind="dense wrapped")
+        yield Section("What is stored, in bits", STORED_TEXT, grid)
+
+
+def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
+    """Write what one model's matrices take; whether every group and row is in order stands first."""
+    formats = ", ".join(f"{count} × {form}" for form, count in stored["formats"].items())
+    violations = f"{stored['violations']} of {stored['groups']:,}"
+    row = [name, formats, violations, str(stored["rows_off_grid"])]
+    for part in ("matrices_fp32", "weights", "indices", "scales"):
+        row.append(tables.human(stored[part]))
+    for saved in ("saved", "saved_without_indices"):
+        row.append(f"{100 * stored[saved]:.1f} %")
+    for part in ("encoder_rest", "outside"):
+        row.append(tables.human(stored[part]))
+    return row
+
+
+def _model_facts(report: RunReport) -> list[list[str]]:
+    """List the facts that plugins bring about models, as far as they are texts or numbers."""
+    rows = []
+    for model in report.models:
+        for name, value in model.facts.items():
+            if isinstance(value, str | int | float):
+                rows.append([model.name, name, str(value)])
+    return rows
+
+
+# ---- ledger and provenance
+
+
+def _ledger(report: RunReport) -> Section:
+    cached = {stage.name for stage in report.stages if stage.cached}
+    total = report.ledger_total
+    text = (
+        f"Training took {tables.human(total.training_macs)} multiply-accumulates, evaluation"
+        f" {tables.human(total.evaluation_macs)}. Equal budget between methods means equal training MACs."
+    )
+    rows = [_ledger_row(row, row.stage in cached) for row in report.ledger]
+    return Section("Cost ledger", text, plain_grid(LEDGER, rows, left=2))
+
+
+def _ledger_row(row: LedgerRow, is_cached: bool) -> list[str]:
+    stage = f"{row.stage} (from the cache)" if is_cached else row.stage
+    counts = []
+    for name in LEDGER_COUNTS:
+        count = getattr(row, name)
+        counts.append(tables.human(count) if count else "–")
+    return [stage, row.role, *counts, tables.duration(row.run_seconds)]
+
+
+def _provenance(report: RunReport) -> list[tuple[str, str]]:
+    """Flatten environment and facts of the run to pairs of a name and a text."""
+    data = {key: value for key, value in report.data.items() if key != "summary"}
+    facts = {"command": report.command, "data": data, **report.environment}
+    return list(_flattened("", facts))
+
+
+def _flattened(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(f"{prefix} {key}".strip(), inner)
+    elif value in (None, "", []):
+        return
+    elif isinstance(value, list):
+        yield prefix, " ".join(str(item) for item in value)
+    else:
+        yield prefix, str(value)

@@ -1,0 +1,177 @@
+"""A run's report as typed records: ``asdict`` of a :class:`RunReport` is the content of ``report.json``.
+
+``docs/report.md`` describes the fields, which stand here in the order in which the file has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from nasframe.records import MetricFormat
+from nasframe.report.format import metric_format
+
+Role: TypeAlias = Literal["teacher", "winner", "model", "baseline"]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer of the full network, and what a model kept of it."""
+
+    layer: int
+    kept: bool
+    heads: int
+    ffn: int
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """The size of the full network: its layers, and the heads and neurons of its largest layer."""
+
+    layers: int
+    heads: int
+    ffn: int
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A row of the table of models."""
+
+    name: str
+    stage: str
+    path: str | None
+    arch: Mapping[str, Any] | None
+    blueprint: Mapping[str, Any] | None
+    budget: str | None
+    role: Role
+    metrics: Mapping[str, Mapping[str, float]]
+    costs: Mapping[str, Any]
+    last_of_budget: bool
+    score: float | None
+    gain: float | None
+    gain_over_baseline: float | None
+    relative: Mapping[str, float]
+    facts: Mapping[str, Any]
+    stored: Mapping[str, Any] | None
+    over_budget: str | None
+    layers: Sequence[LayerRow]
+    predictions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """An architecture that a search evaluated, with its last score."""
+
+    number: int
+    arch_id: str
+    score: float
+    violation: float
+    examples: int | None
+    costs: Mapping[str, float | None]
+    front: bool
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """What one search stage evaluated and found."""
+
+    stage: str
+    aim: str | None
+    costs: Sequence[str]
+    split: str
+    states: Mapping[str, int]
+    best_score: float | None
+    run_seconds: float
+    points: Sequence[Point]
+    winners: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What one stage cost for one role."""
+
+    stage: str
+    role: str
+    steps: int
+    examples: int
+    tokens: int
+    forward_macs: float
+    backward_macs: float
+    evaluations: int
+    run_seconds: float
+
+
+@dataclass(frozen=True)
+class LedgerTotal:
+    """Sums over the ledger; methods have equal budgets if their ``training_macs`` are equal."""
+
+    training_macs: float
+    evaluation_macs: float
+    tokens: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage; ``cached`` names the run that made its result if it came from the cache."""
+
+    name: str
+    verb: str
+    state: str
+    run_seconds: float
+    cached: str | None
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial of a search or of a training stage."""
+
+    stage: str
+    number: int
+    arch_id: str
+    arch: Mapping[str, Any]
+    state: str
+    score: float | None
+    objectives: Sequence[float]
+    metrics: Mapping[str, float]
+    costs: Mapping[str, float]
+    violation: float
+    origin: str
+    examples: int | None
+    trial_seconds: float | None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All that a report shows of a run."""
+
+    format_version: int
+    name: str
+    description: str
+    seed: int | None
+    finished: bool
+    metric: str
+    formats: Mapping[str, Mapping[str, Any]]
+    split: str
+    full: FullSize
+    models: Sequence[ModelRow]
+    removal_errors: Mapping[str, float]
+    searches: Sequence[SearchRow]
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
+    ledger: Sequence[LedgerRow]
+    ledger_total: LedgerTotal
+    stages: Sequence[StageRow]
+    notices: Sequence[Mapping[str, str]]
+    run_seconds: float
+    command: Sequence[str] | None
+    data: Mapping[str, Any]
+    failure: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
+    recipe: str
+    trials: Sequence[TrialRow]
+
+    def metric_format(self, metric: str) -> MetricFormat:
+        """Return how a metric reads; a logged one may have its split and model before its name."""
+        return metric_format(self.formats, metric)

@@ -1,0 +1,329 @@
+"""Chooses architectures for new bounds from a finished run: from its archive, and by a short search if that is thin.
+
+Measured costs, such as a latency, are predicted to sort the candidates; the best candidate is measured first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nasframe.errors import RunError
+from nasframe.records import Arch, Trial, arch_id
+from nasframe.report.budgets import over_budget, plain_bounds
+from nasframe.search.budgets import Goal, check_reachable
+from nasframe.search.constraints import Bounds, violation
+from nasframe.search.loop import subset
+from nasframe_deploy.latency_model import MeasuredCost, check_measured
+
+if TYPE_CHECKING:
+    from nasframe.export.verify import Verifier
+    from nasframe.progress import Advance
+    from nasframe.running.reopen import Finished
+    from nasframe.search.budgets import Costs
+
+TRIALS = 40  # evaluations a budget, if the archive is thin
+ENOUGH = 10  # architectures near a budget from which on the archive answers alone
+NEAR = 0.85  # the share of a budget from which on a cost is near it
+TURNS = 3  # measurements of each finished model; the median counts
+MAX_REJECTIONS = 50  # proposals without a new architecture after which a search ends
+COMMON_COSTS = ("encoder_params", "params", "macs", "size")
+"""The costs that every deployed model is described by."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The architecture chosen for a goal: its trial, its costs, and the seconds that it took to find."""
+
+    trial: Trial
+    costs: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A written model: its entry in ``deploy.json``."""
+
+    name: str
+    path: str
+    asked: str
+    arch: Arch
+    origin: str
+    score: float
+    metrics: Mapping[str, float]
+    examples: int | None
+    costs: Mapping[str, float]
+    shares: Mapping[str, float]
+    over_budget: str | None
+    max_abs_difference: float
+    seconds: float
+
+
+class Deployer:
+    """Answers goals from an archive that a search may add to.
+
+    Args:
+        finished: the run.
+        goals: one model each.
+        verifier: the process that loads models again; while latencies are measured it must be idle.
+
+    Raises:
+        UnsatisfiableError: nothing meets some goal; names the nearest reachable value.
+    """
+
+    def __init__(self, finished: Finished, goals: Sequence[Goal], verifier: Verifier) -> None:
+        self.finished = finished
+        self.goals = goals
+        self.examples = subset(finished.stage.options.get("examples"), finished.data["sizes"].get("select"))
+        self.finalists: int = finished.stage.options.get("finalists", 10)
+        self.metric = finished.objective.removeprefix("-")
+
+        bounded = list(dict.fromkeys(name for goal in goals for name in goal.bounds))
+        noisy = [name for name in bounded if hasattr(finished.estimator(name), "measure")]
+        self.counted = [name for name in bounded if name not in noisy]
+        features = ("params", "macs")  # what measured costs are predicted from
+        self.counted_costs: Costs = finished.costs(list(dict.fromkeys([*self.counted, *features])))
+        check_reachable([_of_costs(goal, self.counted) for goal in goals], finished.region, self.counted_costs)
+        if noisy:
+            verifier.wait()
+        self.measured = {name: MeasuredCost(name, finished, self.counted_costs) for name in noisy}
+        check_measured(goals, self.measured)
+        self.loose_goals = {goal.name: self._loosened(goal) for goal in goals}
+
+        archive = list(finished.archive())
+        self.archived = {arch_id(trial.arch) for trial in archive}
+        self.trials = [replace(trial, costs=self.costs(trial.arch)) for trial in archive]
+        self.evaluations = 0
+        self.search_seconds: dict[str, float] = {}
+
+    def costs(self, arch: Arch) -> dict[str, float]:
+        """Return the counted costs of an architecture, and predictions of the measured ones."""
+        costs = dict(self.counted_costs(arch))
+        for name, measured in self.measured.items():
+            costs[name] = measured.predict(arch)
+        return costs
+
+    # ---- search
+
+    def search(self, trials: int | None, sampler: Any, advance: Advance) -> None:
+        """Search for the goals that the archive may have no good answer to.
+
+        Args:
+            trials: evaluations for each goal; ``None`` searches only if few architectures are near a goal.
+            sampler: proposes architectures.
+            advance: shows progress.
+        """
+        for goal in self.goals:
+            budget = trials
+            if budget is None:
+                budget = 0 if self.has_enough(goal) else TRIALS
+            if budget == 0:
+                continue
+            began = time.monotonic()
+            self._search(goal, budget, sampler, advance)
+            self.search_seconds[goal.name] = time.monotonic() - began
+
+    def _search(self, goal: Goal, trials: int, sampler: Any, advance: Advance) -> None:
+        """Search within the bounds of one goal, beginning with the known trials."""
+        from nasframe.registry import make
+        from nasframe.search import loop
+        from nasframe.seeds import stream_seed
+
+        finished = self.finished
+        before = self.evaluations
+
+        def evaluate(arch: Arch, examples: int | None) -> Mapping[str, float]:
+            self.evaluations += 1
+            done = self.evaluations - before
+            advance(min(done, trials), trials, goal.name)  # finalists are evaluated on top of the trials
+            return finished.evaluate(arch, examples).metrics
+
+        inject = {"domain": finished.region, "seed": stream_seed(finished.plan.seed, "deploy", str(goal))}
+        result = loop.search(
+            make("sampler", sampler, inject),
+            finished.space.domain,
+            evaluate,
+            self.costs,
+            objectives=[finished.objective],
+            trials=trials,
+            within=finished.region,
+            bounds=self.loose_goals[goal.name].bounds,
+            examples=self.examples,
+            finalists=self.finalists,
+            known=self.trials,
+            max_rejections=MAX_REJECTIONS,
+        )
+        self.trials += [trial for trial in result.trials if trial.state == "done"]
+
+    def has_enough(self, goal: Goal) -> bool:
+        """Return whether enough known architectures meet a goal and are near its upper bounds."""
+        loose = self.loose_goals[goal.name]
+        near = {name: bound.high * NEAR for name, bound in loose.bounds.items() if bound.high < math.inf}
+        archs = set()
+        for trial in self._meeting(loose):
+            is_near = not near or any(trial.costs[name] >= low for name, low in near.items())
+            if is_near and trial.examples == self.examples:
+                archs.add(arch_id(trial.arch))
+        return len(archs) >= ENOUGH
+
+    # ---- choice
+
+    def choose_all(self, advance: Advance) -> dict[str, Choice]:
+        """Return the choice for each goal, by its name.
+
+        Args:
+            advance: shows progress.
+        """
+        choices = {}
+        for number, goal in enumerate(self.goals):
+            advance(number, len(self.goals), goal.name)
+            choices[goal.name] = self.choose(goal)
+        return choices
+
+    def choose(self, goal: Goal) -> Choice:
+        """Return the best known architecture that meets a goal; candidates are measured in that order.
+
+        Raises:
+            RunError: none does.
+        """
+        began = time.monotonic()
+        counted_bounds = _of_costs(goal, self.counted).bounds
+        nearest: dict[str, float] = {}
+        for trial in self._ranked(self.loose_goals[goal.name]):
+            costs = self.costs(trial.arch)
+            if violation(costs, counted_bounds):
+                continue
+            broken = self._measure(trial.arch, goal, costs)
+            if broken is None:
+                seconds = time.monotonic() - began + self.search_seconds.get(goal.name, 0.0)
+                return Choice(trial, costs, seconds)
+            nearest[broken] = min(nearest.get(broken, math.inf), costs[broken])
+        hints = [f" The least {name} measured was {value:,.4g}." for name, value in nearest.items()]
+        raise RunError(
+            f"{goal.name}: nothing in the archive has {goal}.{''.join(hints)} Expected more trials: --search N."
+        )
+
+    def _measure(self, arch: Arch, goal: Goal, costs: dict[str, float]) -> str | None:
+        """Replace predictions in ``costs`` by measurements; return the first cost that then breaks the goal."""
+        for name, measured in self.measured.items():
+            costs[name] = measured.measure(arch)
+            if name in goal.bounds and goal.bounds[name].violation(costs[name]):
+                return name  # the other measurements are not needed
+        return None
+
+    def _loosened(self, goal: Goal) -> Goal:
+        """Widen the bounds of predicted costs, because only a measurement may rule an architecture out."""
+        bounds = dict(goal.bounds)
+        for name, bound in goal.bounds.items():
+            if name in self.measured:
+                slack = self.measured[name].slack
+                bounds[name] = Bounds(bound.low / slack, bound.high * slack)
+        return replace(goal, bounds=bounds)
+
+    def _meeting(self, goal: Goal) -> list[Trial]:
+        return [trial for trial in self.trials if violation(trial.costs, goal.bounds) == 0]
+
+    def _ranked(self, goal: Goal) -> list[Trial]:
+        """Sort the trials that meet a goal, best first, as the search ranked its finalists.
+
+        If the search scored on a part of the examples, its best few are ranked by their score on all of them.
+        """
+        whole: dict[str, Trial] = {}
+        partial: dict[str, Trial] = {}
+        for trial in self._meeting(goal):
+            if trial.examples is None:
+                whole[arch_id(trial.arch)] = trial
+            if trial.examples == self.examples:
+                partial[arch_id(trial.arch)] = trial
+        if self.examples is None:
+            return sorted(whole.values(), key=self._worth, reverse=True)
+
+        def by_worth_then_costs(trial: Trial) -> tuple[float, ...]:
+            return (-self._worth(trial), *(trial.costs[name] for name in goal.bounds))
+
+        order = sorted(partial.values(), key=by_worth_then_costs)
+        finalists = []
+        for trial in order[: self.finalists]:
+            key = arch_id(trial.arch)
+            if key in whole:
+                finalists.append(whole[key])
+        finalists.sort(key=self._worth, reverse=True)
+        placed = {arch_id(trial.arch) for trial in finalists}
+        rest = [trial for trial in order if arch_id(trial.arch) not in placed]
+        return [*finalists, *rest]
+
+    def _worth(self, trial: Trial) -> float:
+        """Return what the run's search maximised."""
+        value = trial.metrics[self.metric]
+        return -value if self.finished.objective.startswith("-") else value
+
+    # ---- finished models
+
+    def measure_again(
+        self, choices: Mapping[str, Choice], models: Mapping[str, Any], advance: Advance
+    ) -> dict[str, Choice]:
+        """Return the choices with costs measured again on the finished models.
+
+        A choice was taken because its measurement was low, so that measurement is biased. Models are measured in turns,
+        so that a disturbance of the machine hits all of them alike.
+        """
+        costs: dict[str, dict[str, float]] = {name: dict(choice.costs) for name, choice in choices.items()}
+        for cost, measured in self.measured.items():
+            values: dict[str, list[float]] = {name: [] for name in models}
+            for turn in range(TURNS):
+                for number, (name, model) in enumerate(models.items()):
+                    advance(turn * len(models) + number, TURNS * len(models), name)
+                    measurement = measured.estimator.measure(None, model, again=True)
+                    values[name].append(measurement["median"])
+            for name in models:
+                costs[name][cost] = sorted(values[name])[TURNS // 2]
+        return {name: replace(choice, costs=costs[name]) for name, choice in choices.items()}
+
+    def over_budget(self, choices: Mapping[str, Choice]) -> dict[str, str]:
+        """Return by which costs each model is over its budget; empty if it meets its bounds."""
+        bounds = {goal.name: plain_bounds(goal.bounds) for goal in self.goals}
+        return {name: over_budget(choice.costs, bounds[name]) for name, choice in choices.items()}
+
+    def describe(self, goal: Goal, choice: Choice, max_abs_difference: float) -> DeployedModel:
+        """Return the entry of a model in ``deploy.json``.
+
+        Args:
+            goal: what it was made for.
+            choice: the chosen architecture.
+            max_abs_difference: how far the written model's logits are from the super-network's.
+        """
+        finished = self.finished
+        trial = choice.trial
+        names = [name for name in dict.fromkeys([*goal.bounds, *COMMON_COSTS]) if name not in self.measured]
+        costs = dict(finished.costs(names)(trial.arch))
+        for name in self.measured:
+            costs[name] = choice.costs[name]
+        shares = {}
+        for name, value in costs.items():
+            full = finished.estimator(name).estimate(finished.space, finished.net, None)
+            if full:
+                shares[name] = value / full
+        return DeployedModel(
+            name=goal.name,
+            path=goal.name,
+            asked=str(goal),
+            arch=dict(trial.arch),
+            origin="archive" if arch_id(trial.arch) in self.archived else "search",
+            score=trial.metrics[self.metric],
+            metrics=dict(trial.metrics),
+            examples=trial.examples,
+            costs=costs,
+            shares=shares,
+            over_budget=self.over_budget({goal.name: choice})[goal.name] or None,
+            max_abs_difference=max_abs_difference,
+            seconds=choice.seconds,
+        )
+
+
+def _of_costs(goal: Goal, names: Sequence[str]) -> Goal:
+    """Return a goal with its bounds on these costs alone."""
+    bounds = {name: bound for name, bound in goal.bounds.items() if name in names}
+    return replace(goal, bounds=bounds)
