@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import UsageError, listing, suggestion
+from nasframe.errors import RecipeError, UsageError, listing, suggestion
 from nasframe.plan import kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.search.loop import subset
@@ -36,9 +36,6 @@ class Finished:
     """
 
     def __init__(self, directory: Path | str, stage: str | None = None) -> None:
-        from nasframe.recipe.loading import load_recipe
-        from nasframe.recipe.resolve import resolve
-
         self.directory = Path(directory)
         store = RunStore(self.directory, shared=True)
         try:
@@ -49,8 +46,7 @@ class Finished:
             # The directory may have been edited, or copied in part, since the run finished.
             store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}
-            recipe = load_recipe(store.check_recipe(), base=Path(store.get("base", ".")))
-            self.plan: Plan = resolve(recipe)
+            self.plan = kept_plan(store)
             self.stage = _search(self.plan, stage, self.directory)
             self.net_name, self.net_directory = self._net_place()
             if self.net_directory is not None:
@@ -168,6 +164,28 @@ class Finished:
             if trial.state == "done" and key not in yielded:
                 yielded.add(key)
                 yield replace(trial, costs={}, examples=examples)
+
+
+def kept_plan(store: RunStore) -> Plan:
+    """Return the plan of the recipe that a run keeps.
+
+    Raises:
+        UsageError: the recipe is missing, or was changed.
+        RecipeError: plugins or nasframe have changed since the run began, and the recipe does not fit them.
+    """
+    from nasframe.recipe.loading import load_recipe
+    from nasframe.recipe.resolve import resolve
+
+    recipe = store.check_recipe()
+    try:
+        return resolve(load_recipe(recipe, base=Path(store.get("base", "."))))
+    except RecipeError as error:
+        # Its own advice is to edit the recipe, which a run directory does not allow.
+        error.add_note(
+            "The recipe was sound when the run began; nasframe or a plugin has changed since. Expected the versions of "
+            f"then ({store.directory / 'env.json'}). Or change a copy of the recipe and run it by itself."
+        )
+        raise
 
 
 def _search(plan: Plan, name: str | None, directory: Path) -> PlannedStage:

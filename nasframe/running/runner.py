@@ -31,6 +31,7 @@ from nasframe.running.cached_run import CachedRun
 from nasframe.running.environment import write_environment
 from nasframe.running.failures import advising, keeping_failure
 from nasframe.running.readiness import preflight
+from nasframe.running.reopen import kept_plan
 from nasframe.running.snapshots import Snapshots
 from nasframe.running.start import Start, begin
 from nasframe.stages.inputs import RunInputs
@@ -171,8 +172,6 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
         RunError: something in the directory is damaged; names the file and says what can be done.
         PluginError: a plugin raised; the text names it and its moment, the original is the cause.
     """
-    from nasframe.recipe.loading import load_recipe
-
     join_processes()
     directory = Path(directory)
     store = RunStore(directory) if leader() else None  # takes the lock
@@ -180,10 +179,10 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
     reader = store or RunStore(directory, shared=True)
     try:
         with keeping_failure(reader):
-            recipe = reader.check_recipe()
+            reader.check_recipe()
             if store:
                 _put_in_order(store)
-            plan = resolve(load_recipe(recipe, base=Path(reader.get("base", "."))))
+            plan = kept_plan(reader)
             inputs = RunInputs(plan)
             # A study makes the directories of its runs in advance, so one that has not begun has not been checked.
             if store and all(store.stage_state(stage.name) == "new" for stage in plan.stages):

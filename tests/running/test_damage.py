@@ -3,6 +3,7 @@
 import builtins
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -200,6 +201,22 @@ def test_a_refused_resume_leaves_a_finished_run_finished(finished):
     store = RunStore(finished, shared=True)
     assert store.get("failure") is None
     store.close()
+
+
+def test_a_recipe_that_this_nasframe_does_not_read_says_what_can_be_done(run, capsys):
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text().replace("use: evolution", "use: evolution\n      former: true")
+    recipe.write_text(text)
+    store = RunStore(run)
+    store.put("recipe_digest", hashlib.sha256(text.encode()).hexdigest())
+    store.put("finished", True)
+    store.close()
+    for command in (["run", "--resume", run], ["tabulate", run, "--archs", "2"]):
+        assert main([str(word) for word in command]) == 2
+        err = capsys.readouterr().err
+        assert "stages.search.sampler.former" in err
+        assert "The recipe was sound when the run began" in err
+        assert str(run / "env.json") in err
 
 
 def test_a_renamed_recipe_is_named(run, capsys):
