@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = None if arguments is None else list(arguments)
+    if words is None and not sys.warnoptions:  # whoever calls this function, or sets Python's option, decides alone
+        _show_deprecations()
     # Users see messages, not tracebacks; plugins are named first, since their errors may be of any class.
     try:
         return _code(app(args=words, prog_name="nasframe"))
@@ -101,6 +104,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(_with_notes(_unexpected(error), error))
         return 1
+
+
+def _show_deprecations() -> None:
+    """Print warnings of old names in recipes and plugins, each once: Python hides them from users of a program."""
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"nasframe\b")
+    show_others = warnings.showwarning
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, DeprecationWarning):
+            show_others(message, category, *place, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            _say(str(message))
+
+    warnings.showwarning = show
 
 
 def _unexpected(error: Exception) -> str:

@@ -313,3 +313,17 @@ def test_a_reader_that_goes_away_is_no_traceback():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_old_names_in_a_recipe_are_told_once_each(tmp_path):
+    options = "{use: hspg, target: 50%, until: 70%, least: 20%}"
+    text = TOY.read_text().replace("../toy_plugin.py", str(TOY.parents[1] / "toy_plugin.py"))
+    (tmp_path / "r.yaml").write_text(text.replace("{use: kd, teacher: teacher}", options))
+    command = [sys.executable, "-m", "nasframe", "check", "r.yaml"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if "deprecated" in line]
+    assert lines == [
+        "nasframe: modifier 'hspg': until is deprecated; it is 'ramp_end' now.",
+        "nasframe: modifier 'hspg': least is deprecated; it is 'min_kept' now.",
+    ]
