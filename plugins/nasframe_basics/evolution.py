@@ -25,7 +25,7 @@ TRIES = 20
 class Member(NamedTuple):
     """One architecture of the population.
 
-    Args:
+    Attributes:
         name: its id.
         arch: the architecture.
         objectives: all to be maximised.
