@@ -494,9 +494,12 @@ class SpaceTraits:
         needs_net: false for a space that stands in a recipe without a model. Its methods then get ``None`` as ``net``,
             its attribute ``estimators`` (name → estimator) holds the costs, and ``view`` returns an object that the
             task understands.
+        additive: false for a space whose choices have no costs of their own, because ``sizes`` works the widths out
+            from all of them together. Its architectures are then counted one by one.
     """
 
     needs_net: bool = True
+    additive: bool = True
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ HERE = "nasframe_basics"
 def register_spaces(register):
     sizes = {"layers": [1, 2, 3], "heads": ["25%", "50%", "100%"], "ffn": ["25%", "50%", "100%"]}
     register("bert_width_depth", f"{HERE}.bert_width_depth:BertWidthDepth", example=sizes)
+    register("compound", f"{HERE}.compound:Compound", example={"smallest": "20%", "step": 1.3})
 
 
 @hookimpl

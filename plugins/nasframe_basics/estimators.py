@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
+from nasframe.interfaces import SpaceTraits, traits_of
 from nasframe.nn.additive import Additive
 from nasframe.outline import Outline
 from nasframe.records import Arch, CostTable, Size
@@ -46,8 +47,8 @@ class Counted:
         return self.factor * self._additive(net).of(space.sizes(arch))
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
-        """Return the cost of every choice of the space's domain; ``None`` if the space does not slice."""
-        if not hasattr(space, "sizes"):
+        """Return the cost of every choice of the space's domain; ``None`` if choices have no cost of their own."""
+        if not hasattr(space, "sizes") or not traits_of(SpaceTraits, space).additive:
             return None
         table = self._additive(net).table(space.domain.knobs)  # type: ignore[attr-defined]
         choices = {}

@@ -9,8 +9,11 @@ HERE = "nasframe_yoco_bert"
 def register_samplers(register):
     register("sng", f"{HERE}.sng:SNG")
     register("sng_published", f"{HERE}.sng_published:PublishedSNG")
+    register("banded_sng", f"{HERE}.banded:BandedSNG", example=f"{HERE}.examples:Banded")
 
 
 @hookimpl
 def register_modifiers(register):
     register("kd_in_place", f"{HERE}.in_place:InPlaceKD")
+    register("importance_prior", f"{HERE}.evidence:ImportancePrior", example=f"{HERE}.examples:Learning")
+    register("probes", f"{HERE}.evidence:Probes", example=f"{HERE}.examples:Probing")
