@@ -13,6 +13,7 @@ import json
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -21,8 +22,8 @@ import pydantic
 from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
-from nasframe.interfaces import FaultFinder
-from nasframe.records import Ref
+from nasframe.interfaces import FaultFinder, OptionTranslator
+from nasframe.records import Ref, Translation
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
@@ -209,6 +210,44 @@ def unknown_option(name: str, known: Iterable[str], owner: str = "", hint: str =
     return f"{subject} no option {name!r}. {options}{hint or suggestion(name, names)}"
 
 
+def translated(options: Mapping[str, Any], factory: Callable[..., Any]) -> Translation:
+    """Return options by the names and values of today, with a ``DeprecationWarning`` for each piece of advice."""
+    if not isinstance(factory, OptionTranslator):
+        return Translation(options)
+    translation = factory.translate_options(options)
+    for sentence in dict.fromkeys(translation.advice):
+        warnings.warn(sentence, DeprecationWarning, stacklevel=2)
+    return translation
+
+
+def renamed(owner: str, options: Mapping[str, Any], names: Mapping[str, str]) -> Translation:
+    """Translate options that have other names now. If an option is given by both names, neither hides the other.
+
+    Args:
+        owner: the plugin, for the advice.
+        options: the options as a recipe has them.
+        names: old name → the name of today.
+
+    >>> translation = renamed("modifier 'shrink'", {"until": "50%"}, {"until": "ramp_end"})
+    >>> translation.options, translation.advice
+    ({'ramp_end': '50%'}, ("modifier 'shrink': until is deprecated; it is 'ramp_end' now.",))
+    >>> renamed("modifier 'shrink'", {"until": 1, "ramp_end": 2}, {"until": "ramp_end"}).faults
+    {'until': "is the old name of 'ramp_end', which is given, too. Expected only 'ramp_end'."}
+    """
+    today = {name: value for name, value in options.items() if name not in names}
+    advice: list[str] = []
+    faults: dict[str, str] = {}
+    for old, new in names.items():
+        if old not in options:
+            continue
+        if new in today:
+            faults[old] = f"is the old name of {new!r}, which is given, too. Expected only {new!r}."
+        else:
+            today[new] = options[old]
+            advice.append(f"{owner}: {old} is deprecated; it is {new!r} now.")
+    return Translation(today, tuple(advice), faults)
+
+
 def validate(
     options: Mapping[str, Any],
     factory: Callable[..., Any],
@@ -219,7 +258,7 @@ def validate(
     """Check options against a factory's signature.
 
     Args:
-        options: option → value, as a recipe has them.
+        options: option → value, as a recipe has them; those of earlier versions are translated.
         factory: a class or a function.
         skip: parameters that are not options.
         positional: how many leading parameters are not options.
@@ -230,7 +269,9 @@ def validate(
     """
     known = options_of(factory, skip, positional)
     loose = takes_any(factory)
-    faults: list[Fault] = []
+    translation = translated(options, factory)
+    options = translation.options
+    faults: list[Fault] = [((name,), text) for name, text in translation.faults.items()]
     if not loose:
         for name in options:
             if name not in known:

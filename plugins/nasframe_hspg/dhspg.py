@@ -18,12 +18,9 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
-from nasframe.options import Fault
 from nasframe.records import Count, Positive, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -86,7 +83,6 @@ class DHSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -108,10 +104,8 @@ class DHSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("dhspg", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("dhspg", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
         self.target = shares("target", target)
@@ -124,13 +118,6 @@ class DHSPG(GroupModifier):
         self.ramp_end = None if ramp_end is None else share("ramp_end", ramp_end, ends=True)
         if self.ramp_end is not None and self.ramp_end <= self.start:
             raise UsageError(f"dhspg: ramp_end {ramp_end!r} is not after start {start!r}, when groups are chosen.")
-
-    @staticmethod
-    def faults(options: Mapping[str, Any]) -> list[Fault]:
-        """Refuse ``until: null``, which cannot be told from an ``until`` that is not given."""
-        if "until" in options and options["until"] is None:
-            return [(("until",), "null is not read by this name any more. Expected 'ramp_end: null'.")]
-        return []
 
     def on_start(self, job: TrainJob) -> None:
         """Find the groups, and how many of each kind are to become zero."""

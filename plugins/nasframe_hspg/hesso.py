@@ -17,8 +17,6 @@ from nasframe.nn.groups import Grouped
 from nasframe.records import Count, NonNegative
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -63,7 +61,6 @@ class HESSO(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share or a weight out of range.
@@ -83,10 +80,8 @@ class HESSO(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("hesso", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("hesso", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         self.target = shares("target", target)
         self.periods = periods
         self.batches = batches

@@ -18,8 +18,6 @@ from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.records import Count, NonNegative, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -66,7 +64,6 @@ class HSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -90,10 +87,8 @@ class HSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("hspg", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("hspg", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
         if target is not None and caps is not None:

@@ -8,7 +8,7 @@ then: α λ is the distance of the next zero from the border of its orthant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from nasframe.nn.prox import soft_threshold, stay_in_orthant_
 from nasframe.records import NonNegative
 from nasframe.training.selection import whole_network
 from nasframe.units import share
-from nasframe_hspg.stage import NO_UNTIL, FormerUntil, GroupModifier, Share, to_log
+from nasframe_hspg.stage import GroupModifier, Share, to_log
 
 SAMPLE = 2**20  # weights to estimate λ from on the way; at the target all of them are looked at
 
@@ -42,7 +42,6 @@ class OBProxSG(GroupModifier):
         target: the share of the penalised weights that stays. Each step's λ then follows from it: the number of zeros
             grows evenly until there are enough; from then on λ is 0, zeros stay zero, and other signs are free.
         ramp_end: the share of the steps after which the target is reached.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -50,6 +49,7 @@ class OBProxSG(GroupModifier):
 
     name = "obprox_sg"
     returns_arch = False
+    former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end"}
 
     def __init__(
         self,
@@ -59,9 +59,7 @@ class OBProxSG(GroupModifier):
         eps: NonNegative = 0.0,
         target: Share | None = None,
         ramp_end: Share = "80%",
-        former: FormerUntil = NO_UNTIL,
     ) -> None:
-        ramp_end = former.read("obprox_sg", "until", "ramp_end", ramp_end)
         super().__init__(None)
         if penalty < 0 or eps < 0:
             raise UsageError("obprox_sg: expected penalty >= 0 and eps >= 0.")

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -17,7 +15,8 @@ from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.channels import removable_groups
 from nasframe.nn.groups import Grouped, zeros_last
-from nasframe.records import ShareText
+from nasframe.options import renamed
+from nasframe.records import ShareText, Translation
 from nasframe.training.equivalence import without_zeros
 from nasframe.training.selection import free_to_reorder, whole_network
 from nasframe.units import share
@@ -27,42 +26,6 @@ Share: TypeAlias = ShareText
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
 CHANNELS = 0.1  # of each layer stay in a network without shortcuts, where nothing gets past a layer that is gone
-
-
-@dataclass(frozen=True)
-class FormerUntil:
-    """An option by its name in earlier versions, ``None`` if it is not given.
-
-    Args:
-        until: deprecated; it is ``ramp_end`` now.
-    """
-
-    until: Share | None = None
-
-    def read(self, method: str, former: str, name: str, value: Any) -> Any:
-        """Return the value of an option that was renamed, with a warning if it is given by its former name."""
-        given = getattr(self, former)
-        if given is None:
-            return value
-        text = f"modifier {method!r}: {former} is deprecated; it is {name!r} now."
-        warnings.warn(text, DeprecationWarning, stacklevel=3)
-        return given
-
-
-@dataclass(frozen=True)
-class FormerOptions(FormerUntil):
-    """Options by their names in earlier versions, ``None`` if they are not given.
-
-    Args:
-        until: deprecated; it is ``ramp_end`` now.
-        least: deprecated; it is ``min_kept`` now.
-    """
-
-    least: Share | None = None
-
-
-NO_UNTIL = FormerUntil()
-NOTHING_FORMER = FormerOptions()
 
 
 class GroupModifier(Modifier):
@@ -77,6 +40,7 @@ class GroupModifier(Modifier):
 
     name = "groups"
     returns_arch = True
+    former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end", "least": "min_kept"}
     cap: torch.Tensor  # how many groups of each kind may become zero
     target: float | dict[str, float] | None = None
     caps: float | dict[str, float] | None = None
@@ -85,6 +49,11 @@ class GroupModifier(Modifier):
         self.units = units
         self.divisible = divisible
         self.min_kept = None if min_kept is None else share("min_kept", min_kept, ends=True)
+
+    @classmethod
+    def translate_options(cls, options: Mapping[str, Any]) -> Translation:
+        """Read options by the names that they had in earlier versions."""
+        return renamed(f"modifier {cls.name!r}", options, cls.former_names)
 
     def on_start(self, job: TrainJob) -> None:
         """Find the groups."""

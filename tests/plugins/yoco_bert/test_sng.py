@@ -255,7 +255,7 @@ def test_options_that_cannot_be(options):
         SNG(flat_domain(), **options)
 
 
-OF_NOW = {
+ALWAYS = {
     "reference_compat": False,
     "objective": "cost_matched",
     "mask_inactive": True,
@@ -280,11 +280,26 @@ def made(**options):
     return nf.make("sampler", {"use": "sng", **options}, domain=deep_domain(), seed=0, costs=sizes)
 
 
-@pytest.mark.parametrize(("name", "value"), OF_NOW.items())
+@pytest.mark.parametrize(("name", "value"), [*ALWAYS.items(), *dict.fromkeys(ALWAYS).items()])
 def test_a_former_option_that_says_what_is_done_anyway_is_read_with_a_warning(name, value):
     with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; leave it out"):
         sampler = made(**{name: value})
     assert sampler.parts == SNG(deep_domain()).parts
+
+
+@pytest.mark.parametrize("name", ["lam", "delta", "explore", "same_batch", "cost_targets", "warm_up"])
+def test_a_former_null_means_the_default(name):
+    with pytest.warns(DeprecationWarning, match=f"'{name}: null' is deprecated; leave it out"):
+        sampler = made(**{name: None})
+    default = SNG(deep_domain())
+    assert sampler.parts == default.parts
+    assert (sampler.lam, sampler.delta, sampler.warm_up) == (default.lam, default.delta, default.warm_up)
+
+
+@pytest.mark.parametrize(("name", "value"), [("mask_inactive", 1), ("ties", "both"), ("objective", "cost")])
+def test_a_former_option_of_a_value_that_it_never_had_is_refused(name, value):
+    with pytest.raises(UsageError, match=f"{name}: '{name}: {value}' does not fit, and the option is gone"):
+        made(**{name: value})
 
 
 def test_the_former_objective_is_a_match():
@@ -293,10 +308,24 @@ def test_the_former_objective_is_a_match():
     assert sampler.parts == made(match="none").parts
 
 
+@pytest.mark.parametrize(("objective", "match"), [("loss", "band"), ("loss", "none"), ("cost_matched", "none")])
+def test_the_former_objective_beside_match_is_refused(objective, match):
+    with pytest.raises(UsageError, match="objective: is the old way to say what 'match' says, which is given, too"):
+        made(objective=objective, match=match)
+
+
+@pytest.mark.filterwarnings("ignore:sampler 'sng'")
+def test_a_recipe_that_an_earlier_version_resolved_means_what_it_did():
+    written_out = {"reference_compat": False, "match": "residual", "band": 0.1, "cost_power": 1.0}
+    assert made(**written_out, objective="cost_matched").match == "residual"
+    assert made(**written_out, objective="loss").match == "none"  # then `match` did not count
+
+
 @pytest.mark.parametrize(("name", "value", "advice"), GONE)
 def test_a_former_option_that_is_gone_says_where_it_went(name, value, advice):
-    with pytest.raises(UsageError, match=rf"{name}: '{name}: \w+' is .*{advice}"):
+    with pytest.raises(UsageError, match=rf"{name}: '{name}: \w+' is .*{advice}") as caught:
         made(**{name: value})
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_domain_without_knobs_is_refused():
