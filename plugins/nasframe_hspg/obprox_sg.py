@@ -23,7 +23,7 @@ from nasframe.training.selection import whole_network
 from nasframe.units import share
 from nasframe_hspg.stage import GroupModifier, Share, to_log
 
-SAMPLE = 2**20  # weights to estimate λ from on the way; at the target all of them are looked at
+SAMPLE = 2**20  # weights from which λ is estimated on the way; at the target all of them count
 
 
 class OBProxSG(GroupModifier):
@@ -85,10 +85,11 @@ class OBProxSG(GroupModifier):
         if self.target is not None and self.progress(step) > 1:
             return True  # the target is reached: zeros stay zero
         prox = round(self.prox * step.total)
-        done = step.index
+        step_in_cycle = step.index
         if self.orthant is not None:
-            done %= max(prox + round(self.orthant * step.total), 1)  # (H20)
-        return done >= prox
+            cycle = prox + round(self.orthant * step.total)
+            step_in_cycle %= max(cycle, 1)  # (H20)
+        return step_in_cycle >= prox
 
     def on_gradients(self, step: Step) -> None:
         """Keep ζ, the signs of x, if the step is to stay in its orthant."""
@@ -103,15 +104,16 @@ class OBProxSG(GroupModifier):
         """x ← soft(x', α λ), or x' − α λ ζ projected onto the orthant of ζ."""
         if step.skipped:
             return
-        orthant = self.in_orthant_phase(step)
+        in_orthant = self.in_orthant_phase(step)
         by = step.lr * self.penalty
         eps = self.eps
         if self.target is not None:
-            nearest = self.nearest(step, self.signs if orthant else None)
-            margin = eps if orthant else 0
+            nearest = self.nearest(step, self.signs if in_orthant else None)
+            # In an orthant step eps takes out weights as well, so the pull may be shorter by it.
+            margin = eps if in_orthant else 0
             by = max(nearest - margin, 0.0)
             eps = nearest - by  # below 0 if the step alone takes more weights out of their orthants than are due
-        if orthant:
+        if in_orthant:
             for tensor, sign in zip(self.tensors, self.signs, strict=True):
                 stay_in_orthant_(tensor, sign, by, eps)
         else:
@@ -122,7 +124,8 @@ class OBProxSG(GroupModifier):
 
     def progress(self, step: Step) -> float:
         """Return how far the way to the target is done after this step: 1 at the step that reaches it."""
-        return (step.index + 1) / max(round(self.ramp_end * step.total), 1)
+        steps = round(self.ramp_end * step.total)
+        return (step.index + 1) / max(steps, 1)
 
     def nearest(self, step: Step, signs: list[torch.Tensor] | None) -> float:
         """Return how far the last weight that should be zero by now is from leaving its orthant.
@@ -140,13 +143,14 @@ class OBProxSG(GroupModifier):
         goal = round((1 - self.target) * total)
         if part == 1 and zeros_in(self.tensors) >= goal:
             return -torch.inf
-        stride = 1 if part == 1 else total // SAMPLE | 1  # odd, so that it falls on all columns
-        weights = torch.cat([tensor.flatten()[::stride] for tensor in self.tensors])
+        # On the way a sample will do. Its stride is odd, so that it falls on all columns of the matrices.
+        stride = 1 if part == 1 else total // SAMPLE | 1
+        weights = every(self.tensors, stride)
         if signs is None:
             distance = weights.abs()
         else:
-            sign = torch.cat([sign.flatten()[::stride] for sign in signs])
-            distance = torch.where(sign == 0, -torch.inf, weights * sign)
+            sign = every(signs, stride)
+            distance = torch.where(sign == 0, -torch.inf, weights * sign)  # zeros have left already
         number = round(part * goal * len(distance) / total)
         if number == 0:
             return -torch.inf
@@ -169,15 +173,21 @@ def matrices(net: nn.Module) -> list[str]:
     """Return the names of penalised weights: the encoder's matrices, or all filters and matrices of other networks."""
     try:
         stock_class(net)
-        inside: nn.Module = layers_of(net)
-    except TypeError:
-        inside = net
-    mine = {id(module) for module in inside.modules()}
+        penalised: nn.Module = layers_of(net)
+    except TypeError:  # not an encoder of transformers
+        penalised = net
+    inside = {id(module) for module in penalised.modules()}
     names = []
     for name, module in net.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and id(module) in mine:
+        has_matrix = isinstance(module, nn.Linear | nn.Conv2d)
+        if has_matrix and id(module) in inside:
             names.append(f"{name}.weight")
     return names
+
+
+def every(tensors: list[torch.Tensor], stride: int) -> torch.Tensor:
+    """Return each tensor's first entry and every ``stride``-th one after it, in one row."""
+    return torch.cat([tensor.flatten()[::stride] for tensor in tensors])
 
 
 def sparsity(tensors: list[torch.Tensor]) -> float:

@@ -25,7 +25,7 @@ Unit: TypeAlias = Literal["heads", "ffn"]
 Share: TypeAlias = ShareText
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
-CHANNELS = 0.1  # of each layer stay in a network without shortcuts, where nothing gets past a layer that is gone
+CHANNELS = 0.1  # of each layer stay: without shortcuts nothing gets past a layer that is gone
 
 
 class GroupModifier(Modifier):
@@ -41,7 +41,8 @@ class GroupModifier(Modifier):
     name = "groups"
     returns_arch = True
     former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end", "least": "min_kept"}
-    cap: torch.Tensor  # how many groups of each kind may become zero
+    cap: torch.Tensor
+    """How many groups of each kind may become zero, ``(kinds,)``; subclasses with ``target`` or ``caps`` set it."""
     target: float | dict[str, float] | None = None
     caps: float | dict[str, float] | None = None
 
@@ -58,17 +59,29 @@ class GroupModifier(Modifier):
     def on_start(self, job: TrainJob) -> None:
         """Find the groups."""
         whole_network(job, self.name)
-        x = Grouped(job.net, removable_groups(job.net, self.units))
-        self.groups = x
-        of_channels = x.units == ["channels"]
+        self.groups = Grouped(job.net, removable_groups(job.net, self.units))
+        of_channels = self.groups.units == ["channels"]
         if not of_channels:
             free_to_reorder(job, self.name)
         min_kept = self.min_kept
         if min_kept is None:
             min_kept = CHANNELS if of_channels else 0.0
-        self.guarded = min_kept > 0
-        removable = [int(count * (1 - min_kept)) for count in x.counts]
-        self.free = torch.tensor(removable, device=x.unit.device)
+        self.guards_layers = min_kept > 0
+        removable = [int(count * (1 - min_kept)) for count in self.groups.counts]
+        self.removable = torch.tensor(removable, device=self.groups.unit.device)  # of each entry of `groups`
+
+    def cap_of_target(self) -> torch.Tensor:
+        """Return how many groups of each kind have to become zero for the target, ``(kinds,)``.
+
+        Raises:
+            UsageError: layers have to keep more.
+        """
+        assert self.target is not None
+        kept = of_units("target", self.target, self.groups.units, 1.0)
+        total = numbers(self.groups)
+        cap = total - (total * torch.tensor(kept, device=total.device)).round()
+        self.check(cap, "target")
+        return cap
 
     def choose(
         self, scores: torch.Tensor, candidates: torch.Tensor, gone: torch.Tensor, room: torch.Tensor
@@ -83,11 +96,11 @@ class GroupModifier(Modifier):
         """
         if not candidates.any():
             return candidates
-        x = self.groups
-        if self.guarded:
-            left = self.free - torch.bincount(x.layer, gone.float(), len(self.free))
-            candidates = lowest(scores, candidates, x.layer, left)
-        return lowest(scores, candidates, x.unit, room)
+        groups = self.groups
+        if self.guards_layers:
+            left = self.removable - torch.bincount(groups.layer, gone.float(), len(self.removable))
+            candidates = lowest(scores, candidates, groups.layer, left)
+        return lowest(scores, candidates, groups.unit, room)
 
     def check(self, cap: torch.Tensor, option: str) -> None:
         """Refuse a goal for which too much of the layers has to stay.
@@ -95,8 +108,9 @@ class GroupModifier(Modifier):
         Raises:
             UsageError: fewer groups may go than the goal asks for.
         """
-        kinds = [self.groups.units.index(g.unit) for g in self.groups.groups]
-        removable = torch.bincount(torch.tensor(kinds, device=cap.device), self.free.float(), len(cap))
+        kinds = [self.groups.units.index(entry.unit) for entry in self.groups.groups]
+        kind = torch.tensor(kinds, device=cap.device)
+        removable = torch.bincount(kind, self.removable.float(), len(cap))
         if (removable < cap).any():
             raise UsageError(f"{self.name}: {option} and min_kept do not go together: too little of a layer may go.")
 
@@ -125,16 +139,17 @@ class GroupModifier(Modifier):
     @torch.no_grad()
     def complete(self, job: TrainJob) -> None:
         """Make as many groups zero as the target still lacks, those nearest to it, and log their shares."""
-        x = self.groups
-        x.bind()
-        squares = x.squares()
-        zero = x.zero()
-        missing = (self.cap - count(x, zero)).clamp(min=0)
+        groups = self.groups
+        groups.bind()
+        zero = groups.zero()
+        missing = (self.cap - count(groups, zero)).clamp(min=0)
         if not missing.any():
             return
-        x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
-        late = (missing / numbers(x)).tolist()
-        job.log(job.total, {f"late_{unit}": part for unit, part in zip(x.units, late, strict=True)})
+        mean_squares = groups.squares() / groups.sizes  # so that groups of different sizes compare
+        groups.clear_(self.choose(mean_squares, ~zero, zero, missing))
+        late = (missing / numbers(groups)).tolist()
+        names = [f"late_{unit}" for unit in groups.units]
+        job.log(job.total, dict(zip(names, late, strict=True)))
         job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
 
 
@@ -183,13 +198,15 @@ def lowest(scores: torch.Tensor, candidates: torch.Tensor, kind: torch.Tensor, r
     >>> lowest(scores, everyone, kind=torch.tensor([0, 0, 0, 1]), room=torch.tensor([2, 0])).tolist()
     [False, True, True, False]
     """
-    # the rank of a group within its kind is its place in the order by kind and score, less the first place of its kind
-    order = torch.where(candidates, scores, torch.inf).argsort(stable=True)
-    order = order[kind[order].argsort(stable=True)]
-    of_kind = torch.bincount(kind, minlength=len(room))
-    first = of_kind.cumsum(0) - of_kind
-    place = torch.arange(len(order), device=order.device) - first[kind[order]]
-    rank = torch.empty_like(order).scatter_(0, order, place)
+    # In the order by kind, and by score within a kind, the rank of a group among its kind is its place in the whole
+    # order less the first place of its kind. So there is no loop over kinds, of which `choose` has one for each layer.
+    by_score = torch.where(candidates, scores, torch.inf).argsort(stable=True)
+    order = by_score[kind[by_score].argsort(stable=True)]
+    number_of_kind = torch.bincount(kind, minlength=len(room))
+    first_of_kind = number_of_kind.cumsum(0) - number_of_kind
+    places = torch.arange(len(order), device=order.device)
+    ranks_in_order = places - first_of_kind[kind[order]]
+    rank = torch.empty_like(order).scatter_(0, order, ranks_in_order)
     return candidates & (rank < room[kind])
 
 
@@ -201,8 +218,9 @@ def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor
     """
     low = scores.new_full((kinds,), torch.inf).scatter_reduce(0, unit, scores, "amin")
     high = scores.new_full((kinds,), -torch.inf).scatter_reduce(0, unit, scores, "amax")
-    tiny = torch.finfo(scores.dtype).tiny  # all of a kind alike: 0
-    return (scores - low[unit]) / (high - low)[unit].clamp(min=tiny)
+    # If all scores of a kind are equal, they become 0, not 0 / 0.
+    extent = (high - low).clamp(min=torch.finfo(scores.dtype).tiny)
+    return (scores - low[unit]) / extent[unit]
 
 
 def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -216,12 +234,13 @@ def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.
     decays: dict[int, float] = {}
     if isinstance(step.optimizer, torch.optim.AdamW):
         for group in step.optimizer.param_groups:
-            decays |= {id(parameter): group["weight_decay"] for parameter in group["params"]}
-    ways = []
+            for parameter in group["params"]:
+                decays[id(parameter)] = group["weight_decay"]
+    directions = []
     for old, new in zip(before, after, strict=True):
         decay = decays.get(id(new), 0.0)
-        ways.append((old - new.detach()) / step.lr - decay * old)  # (H17)
-    return ways
+        directions.append((old - new.detach()) / step.lr - decay * old)  # (H17)
+    return directions
 
 
 def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any]:
@@ -240,10 +259,10 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
     """
     zero = groups.zero()
     if groups.units == ["channels"]:
-        return {f"channels.{g.layer}": int((~mask).sum()) for g, mask in groups.layers(zero)}
-    masks = dict[str, dict[int, torch.Tensor]]()
-    for g, mask in groups.layers(zero):
-        masks.setdefault(g.unit, {})[g.layer] = mask.cpu()
+        return {f"channels.{entry.layer}": int((~mask).sum()) for entry, mask in groups.layers(zero)}
+    masks: dict[str, dict[int, torch.Tensor]] = {}
+    for entry, mask in groups.layers(zero):
+        masks.setdefault(entry.unit, {})[entry.layer] = mask.cpu()
 
     def remove() -> dict[str, Any]:
         arch = zeros_last(job.net, masks)
@@ -258,8 +277,9 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
 
 def zero_shares(groups: Grouped, zero: torch.Tensor) -> dict[str, float]:
     """Return the share of zero groups of each kind, by the name it is logged under."""
-    parts = (count(groups, zero) / numbers(groups)).tolist()
-    return {f"zero_{unit}": part for unit, part in zip(groups.units, parts, strict=True)}
+    parts = count(groups, zero) / numbers(groups)
+    names = [f"zero_{unit}" for unit in groups.units]
+    return dict(zip(names, parts.tolist(), strict=True))
 
 
 def to_log(step: Step) -> bool:
