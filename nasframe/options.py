@@ -359,7 +359,8 @@ def _mismatch(option: Option, entries: Sequence[Any], options: Mapping[str, Any]
     name = option.name
     value = options.get(name)
     # A wrong key of a mapping has the path (…, key, "[key]"); then the whole mapping is shown, not a value in it.
-    wrong_keys = [entry["loc"][-2] for entry in entries if entry["loc"][-1:] == ("[key]",)]
+    locations = [entry["loc"] for entry in entries]
+    wrong_keys = [location[-2] for location in locations if location[-1:] == ("[key]",)]
     if len(place) > 1 and not wrong_keys:
         part = _value_at(options, place)
         text = f"{_shown(part)} does not fit. Expected {option.type_name} in {name!r}."
@@ -495,9 +496,10 @@ def number_bounds(marks: Iterable[Any]) -> NumberBounds:
     >>> number_bounds([Ge(0), Lt(1)])
     NumberBounds(least=0, above=None, most=None, below=1)
     """
+    attributes = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}  # of annotated_types.Ge, Gt, Le and Lt
     values: dict[str, float | None] = {}
     for mark in marks:
-        for field, attribute in (("least", "ge"), ("above", "gt"), ("most", "le"), ("below", "lt")):
+        for field, attribute in attributes.items():
             value = getattr(mark, attribute, None)
             if value is not None:
                 values[field] = value
@@ -601,8 +603,9 @@ def looks_like_path(text: str) -> bool:
     >>> [looks_like_path(text) for text in ("./net", "/data/net", "~/net", "a/b/c", "org/name", "name")]
     [True, True, True, True, False, False]
     """
-    begins_as_path = text.startswith((".", "/", "~"))
-    return not text or begins_as_path or text.endswith("/") or text.count("/") > 1 or "\\" in text
+    if text.startswith((".", "/", "~")) or text.endswith("/"):
+        return True
+    return text == "" or text.count("/") > 1 or "\\" in text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

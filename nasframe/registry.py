@@ -2,6 +2,7 @@
 
 :mod:`nasframe.plugin_loading` loads the plugins; its functions are reached through this module. Every function here
 asks the loaded plugins again, so that it sees the one-file plugins of the current recipe and those of no other.
+``nasframe.options`` is imported inside functions: it needs pydantic, and names alone can be listed without.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ def model_facts(net: nn.Module) -> dict[str, Any]:
 def _plain_facts(row: Any, implementation: Implementation) -> dict[str, Any]:
     """Return facts as JSON writes them."""
     expected = "Expected a mapping from names to text, numbers, lists or mappings of them"
-    if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
+    has_names = isinstance(row, Mapping) and all(isinstance(name, str) for name in row)
+    if not has_names:
         raise PluginError(f"{implementation}: model_facts returned {row!r}. {expected}, or None.")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(row), allow_nan=False))
@@ -213,7 +215,7 @@ def factories(kind: str) -> dict[str, Registered]:
     """
     unique = {}
     for name, entries in sorted(_claims(kind).items()):
-        if len(entries) == 1:
+        if len(entries) == 1:  # of two, nobody can tell which one a recipe means
             unique[name] = entries[0]
     return unique
 
@@ -376,6 +378,7 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     entry = find(kind, name)
     factory = entry.load()
     remaining = {**inline, **options}
+    # Both take out of the options what the factory does not get as an option, so the rest can be checked.
     injected = _injected(factory, inject or {}, remaining)
     if kind == "sampler":
         _join_knobs(name, injected, remaining)

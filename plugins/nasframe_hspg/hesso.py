@@ -6,6 +6,7 @@ zero step by step while the optimiser of the stage goes on; then they stay zero.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -96,7 +97,8 @@ class HESSO(GroupModifier):
             self.criteria = {str(name): weight for name, weight in criteria.items()}
         elif self.published and batches != 1:
             raise UsageError("hesso: batches: the published criteria are those of one step. Expected 1.")
-        if not any(self.criteria.values()) or min(self.criteria.values()) < 0:
+        weights = self.criteria.values()
+        if not any(weights) or min(weights) < 0:
             raise UsageError("hesso: criteria: expected weights of 0 or more, and one above 0.")
         foreign = self.criteria.keys() - ALL.keys()
         if foreign:
@@ -129,10 +131,9 @@ class HESSO(GroupModifier):
             if is_between and self.period(step) >= self.added:
                 self.old = [tensor.detach().clone() for tensor in self.groups.tensors]
             return
-        coming = [period for period, begin in enumerate(self.begins[:-1]) if begin >= step.index]
-        if not coming:
+        period = bisect_left(self.begins, step.index)  # the next one, or the one that begins with this step
+        if period >= len(self.begins) - 1:
             return
-        period = coming[0]
         if step.index > self.begins[period] - self.batches:
             self.add_gradients(step)
         if step.index == self.begins[period]:
@@ -179,8 +180,7 @@ class HESSO(GroupModifier):
 
     def period(self, step: Step) -> int:
         """Return the period that a step is in, P after the last one."""
-        begun = [period for period, begin in enumerate(self.begins) if begin <= step.index]
-        return begun[-1]
+        return bisect_right(self.begins, step.index) - 1
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -198,7 +198,8 @@ class HESSO(GroupModifier):
         factors = torch.where(self.chosen, factor, 1.0)
         self.groups.scale_(torch.where(self.frozen, 0.0, factors))
         if to_log(step):
-            step.job.log(step.index + 1, zero_shares(self.groups, self.groups.zero()))
+            zero = self.groups.zero()
+            step.job.log(step.index + 1, zero_shares(self.groups, zero))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which groups were chosen, in how many periods, which are zero, and the sums of the criteria."""

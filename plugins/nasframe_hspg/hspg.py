@@ -161,7 +161,8 @@ class HSPG(GroupModifier):
             self.adapt(step, zero)
         if to_log(step):
             values = zero_shares(self.groups, zero)
-            for unit, value in zip(self.groups.units, self.lambdas.tolist(), strict=True):
+            lambdas = self.lambdas.tolist()
+            for unit, value in zip(self.groups.units, lambdas, strict=True):
                 values[f"lambda_{unit}"] = value
             step.job.log(step.index + 1, values)
 
@@ -198,9 +199,10 @@ class HSPG(GroupModifier):
             v.addcmul_(old, pull, value=-1)
             return [dot(v, old)]  # (H7)
 
-        stays = (~zero).to(pull.dtype)
         old = groups.cut(self.old)
-        (dots,) = groups.sums(move, groups.views, old, groups.each(pull), groups.each(stays))
+        pulls = groups.each(pull)
+        stays = groups.each((~zero).to(pull.dtype))
+        (dots,) = groups.sums(move, groups.views, old, pulls, stays)
         crossing = leaves_half_space(dots, squares, self.epsilons[groups.unit]) & is_pulled
         leaving = self.within(dots / squares, crossing, zero)
         groups.clear_(leaving)

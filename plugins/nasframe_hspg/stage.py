@@ -79,7 +79,8 @@ class GroupModifier(Modifier):
         assert self.target is not None
         kept = of_units("target", self.target, self.groups.units, 1.0)
         total = numbers(self.groups)
-        cap = total - (total * torch.tensor(kept, device=total.device)).round()
+        staying = total * torch.tensor(kept, device=total.device)
+        cap = total - staying.round()
         self.check(cap, "target")
         return cap
 
@@ -123,7 +124,8 @@ class GroupModifier(Modifier):
         whole_network(job, self.name)
         if job.net is None:
             return
-        units = list(dict.fromkeys(group.unit for group in removable_groups(job.net, self.units)))
+        entries = removable_groups(job.net, self.units)
+        units = list(dict.fromkeys(entry.unit for entry in entries))
         if units != ["channels"]:
             free_to_reorder(job, self.name)
         for option, value in (("target", self.target), ("caps", self.caps)):
@@ -259,7 +261,10 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
     """
     zero = groups.zero()
     if groups.units == ["channels"]:
-        return {f"channels.{entry.layer}": int((~mask).sum()) for entry, mask in groups.layers(zero)}
+        left = {}
+        for entry, mask in groups.layers(zero):
+            left[f"channels.{entry.layer}"] = int((~mask).sum())
+        return left
     masks: dict[str, dict[int, torch.Tensor]] = {}
     for entry, mask in groups.layers(zero):
         masks.setdefault(entry.unit, {})[entry.layer] = mask.cpu()

@@ -51,6 +51,7 @@ def translate_options(options: Mapping[str, Any]) -> Translation:
     advice: list[str] = []
     faults: dict[str, str] = {}
     for name, value in options.items():
+        # An option with a fault is left out of the others, so that it is reported once.
         fault = _fault(name, value, options)
         if fault:
             faults[name] = fault
@@ -74,6 +75,7 @@ def _fault(name: str, value: Any, options: Mapping[str, Any]) -> str:
             return f"{_written(name, value)} {where_it_went}"
     if name == "objective" and _contradicts_match(value, options):
         return "is the old way to say what 'match' says, which is given, too. Expected only 'match'."
+    # `null` was the default of every option in ALWAYS, and meant the value there.
     is_readable = name not in ALWAYS or value is None or _equal(value, ALWAYS[name])
     if is_readable or (name == "objective" and value == "loss"):
         return ""
