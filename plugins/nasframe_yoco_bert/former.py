@@ -83,7 +83,7 @@ def _fault(name: str, value: Any, options: Mapping[str, Any]) -> str:
 
 
 def _contradicts_match(objective: Any, options: Mapping[str, Any]) -> bool:
-    """Tell whether ``match`` is given, too, and says something else.
+    """Tell whether ``match`` is given, too, so that one of the two would be ignored.
 
     In earlier versions ``match`` only counted with ``objective: cost_matched``, and resolved recipes have it beside any
     objective. They are recognised by ``reference_compat``, which they always have.
