@@ -43,11 +43,17 @@ def magnitude(net: nn.Module) -> Scores:
     for i, layer in enumerate(layers_of(net)):
         for path, name, dim, unit in slices_of(family_of(net), layer):
             tensor: Any = getattr(layer.get_submodule(path), name)
-            if tensor is not None:
-                scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
+            if tensor is not None:  # maps may have no bias
+                _add(scores, unit, i, _row_sums(tensor.abs(), dim))
         # So far there is a sum for each attention column; a head has several neighbouring ones.
         scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
     return scores
+
+
+def _add(scores: Scores, unit: str, layer: int, values: torch.Tensor) -> None:
+    """Add to the scores of a layer's heads or neurons, which start at 0."""
+    layers = scores.setdefault(unit, {})
+    layers[layer] = layers.get(layer, 0) + values
 
 
 def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
@@ -194,8 +200,7 @@ class Accumulated:
             units = summed.sum(1 - entry.dim) / self.steps  # (R2)
             if entry.unit == "heads":
                 units = units.view(-1, self.head_size).sum(1)
-            layers = scores[entry.unit]
-            layers[entry.layer] = layers.get(entry.layer, 0) + units
+            _add(scores, entry.unit, entry.layer, units)
         return scores
 
 
@@ -267,7 +272,7 @@ def _effects(
             for (unit, layer, _), effect in effects.items():
                 if unit == "heads":
                     effect = effect.view(-1, head_size).sum(1)
-                scores[unit][layer] = scores[unit].get(layer, 0) + of(effect)
+                _add(scores, unit, layer, of(effect))
             yield scores
 
 
@@ -296,7 +301,8 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
     for i, layer in enumerate(layers_of(net)):
         # Wanted are stock maps. If one is a product of two maps, the entry at the same place names the factor that
         # has its heads or neurons.
-        for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+        slices = zip(slices_of(family, layer), family.slices, strict=True)
+        for (path, name, dim, unit), (stock_path, *_) in slices:
             if (stock_path, name) in wanted:
                 entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))
     return entries
@@ -313,9 +319,8 @@ def _mean(batches: Iterable[Scores]) -> Scores:
     for scores in batches:
         count += 1
         for unit, layers in scores.items():
-            unit_sums = sums.setdefault(unit, {})
             for layer, values in layers.items():
-                unit_sums[layer] = unit_sums.get(layer, 0) + values
+                _add(sums, unit, layer, values)
     if not count:
         raise ValueError("batches: there are none. Expected at least one.")
     means: Scores = {}
