@@ -193,7 +193,8 @@ class Grouped:
             views: the cuts of each tensor, such as ``views``, ``cut(…)`` and ``each(…)``.
         """
         rows_of_tensors = [of(*cuts) for cuts in zip(*views, strict=True)]
-        return [self._summed(iter(row)) for row in zip(*rows_of_tensors, strict=True)]
+        rows_by_number = zip(*rows_of_tensors, strict=True)  # all tensors' rows of one number, then of the next
+        return [self._summed(iter(rows)) for rows in rows_by_number]
 
     def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
@@ -254,7 +255,7 @@ def square(x: torch.Tensor) -> torch.Tensor:
     # The norm along rows is one fast pass; along columns it is far slower than squares and their sum.
     if len(x) == 1:
         return torch.linalg.vector_norm(x[0], dim=1).square()
-    return x.square().sum((0, 2))
+    return x.square().sum(dim=(0, 2))
 
 
 def peak(x: torch.Tensor) -> torch.Tensor:
@@ -323,5 +324,7 @@ def _divided(tensor: torch.Tensor, member: Member, count: int) -> torch.Tensor:
 
 def _entries(groups: Groups, net: nn.Module) -> int:
     """Return how many weights each of the groups has."""
-    total = sum(tensor_of(net, member.name).numel() for member in groups.members)
+    total = 0
+    for member in groups.members:
+        total += tensor_of(net, member.name).numel()
     return total // groups.count

@@ -6,7 +6,7 @@ weight and gradient that they sum over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -46,7 +46,8 @@ def magnitude(net: nn.Module) -> Scores:
             if tensor is not None:  # maps may have no bias
                 _add(scores, unit, i, _row_sums(tensor.abs(), dim))
         # So far there is a sum for each attention column; a head has several neighbouring ones.
-        scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
+        columns = scores["heads"][i]
+        scores["heads"][i] = columns.view(-1, head_size).sum(1)
     return scores
 
 
@@ -60,7 +61,8 @@ def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     """Sum a matrix or a vector over all dimensions but ``dim``."""
     if tensor.ndim == 1:
         return tensor
-    return tensor.movedim(dim, 0).flatten(1).sum(1)
+    rows = tensor.movedim(dim, 0)
+    return rows.flatten(1).sum(1)
 
 
 def taylor(
@@ -132,7 +134,8 @@ def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
         for batch in batches:
             with torch.enable_grad(), parametrize.cached():
                 value = loss(net(**batch.inputs), batch)
-                sums.add(torch.autograd.grad(value, sums.weights(), allow_unused=True))
+                gradients = torch.autograd.grad(value, sums.weights(), allow_unused=True)
+                sums.add(gradients)
         return sums.scores()
 
 
@@ -261,19 +264,29 @@ def _effects(
                 weights = [getattr(entry.linear, entry.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
-            effects: dict[Any, Any] = {}  # by unit, layer and map: a map's weight and bias count together
-            for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
-                if gradient is None:
-                    gradient = torch.zeros_like(weight)
-                key = (entry.unit, entry.layer, entry.linear)
-                effect = _row_sums(weight.detach() * gradient, entry.dim)
-                effects[key] = effects.get(key, 0) + effect
             scores: Scores = {"heads": {}, "ffn": {}}
-            for (unit, layer, _), effect in effects.items():
+            for (unit, layer, _), effect in _mask_gradients(entries, weights, gradients).items():
                 if unit == "heads":
                     effect = effect.view(-1, head_size).sum(1)
                 _add(scores, unit, layer, of(effect))
             yield scores
+
+
+def _mask_gradients(
+    entries: Sequence[_Read], weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]
+) -> dict[tuple[str, int, nn.Module], torch.Tensor]:
+    """Return Σ W · ∂L/∂W for each attention column or neuron, by unit, layer and linear map.
+
+    A map's weight and bias count together, because one mask stands before both.
+    """
+    sums: dict[tuple[str, int, nn.Module], Any] = {}
+    for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
+        if gradient is None:
+            gradient = torch.zeros_like(weight)
+        key = (entry.unit, entry.layer, entry.linear)
+        products = weight.detach() * gradient
+        sums[key] = sums.get(key, 0) + _row_sums(products, entry.dim)
+    return sums
 
 
 class _Read(NamedTuple):

@@ -259,12 +259,9 @@ class Choices:
             for knob in knobs:
                 group_of[knob] = name
         for name, knobs in groups.items():
-            specs = [self._specs[self._position(knob)] for knob in knobs]
-            conditions = {(spec.parent, spec.active_at) for spec in specs}
             is_shared = any(group_of[knob] != name for knob in knobs)
             is_another_knob = name in self.knobs and name not in knobs
-            # A dimension is active or not as a whole, so its knobs must agree on it.
-            if len(conditions) > 1 or is_shared or is_another_knob:
+            if is_shared or is_another_knob or not self._are_active_together(knobs):
                 text = f"cannot join {', '.join(knobs)} to {name!r}"
                 raise DomainError(f"{text}: they must be active together, once each")
         dims = {}
@@ -274,6 +271,14 @@ class Choices:
         other = copy.copy(self)
         other._join(dims)
         return other
+
+    def _are_active_together(self, knobs: Sequence[str]) -> bool:
+        """Tell whether knobs always have an effect at once, because a dimension is active or not as a whole."""
+        conditions = set()
+        for name in knobs:
+            knob = self._specs[self._position(name)]
+            conditions.add((knob.parent, knob.active_at))
+        return len(conditions) <= 1
 
     def _numbered(self, prefix: str) -> dict[str, list[str]]:
         """Group the knobs that end in the same number: ``heads.0`` and ``ffn.0`` become ``prefix.0``."""
@@ -295,7 +300,7 @@ class Choices:
         arch = self._build(self._draw(rng))
         if self._accepts(arch):
             return arch
-        # A descent finds rare regions quickly. Without one only luck helps, so that more draws are worth their time.
+        # A descent finds rare regions quickly. Without one only luck helps, so more draws are worth their time.
         draws = SCAN // 10 if self._violation is None else REJECTIONS
         rejected = []
         for _ in range(draws):
