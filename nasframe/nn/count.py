@@ -22,6 +22,8 @@ from nasframe.nn.slices import weights
 from nasframe.records import Arch
 
 Part = Literal["all", "backbone", "encoder"]
+NumberCost = Callable[[torch.Tensor], int]
+"""A tensor → the cost of each number that is stored in it."""
 
 
 def params(net: nn.Module, part: Part = "all") -> Additive:
@@ -128,7 +130,7 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
     return batch * macs(net, 1, length).of(arch)
 
 
-def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
+def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
     if isinstance(net, Described):
         total = 0.0
@@ -162,7 +164,7 @@ def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> 
     return Additive(sizes["layers"], base, costs, (sizes[RANK], column))
 
 
-def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callable[[torch.Tensor], int]) -> LayerCost:
+def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: NumberCost) -> LayerCost:
     """Return the costs of a layer's numbers: always, for each head, for each neuron."""
     narrow: dict[tuple[str, str], tuple[int | None, str]] = {}
     for path, name, dim, unit in slices_of(family_of(net), layer):

@@ -24,6 +24,9 @@ from nasframe.nn.rewire import rewire
 
 UNITS = ("heads", "ffn")
 
+Tensors = Sequence[torch.Tensor]
+"""Tensors in order: those of the groups' members, their cuts, or rows with a number for each group."""
+
 
 class Member(NamedTuple):
     """A tensor's part in the groups of a layer: group k owns the entries ``k * width … (k + 1) * width`` along ``dim``.
@@ -152,13 +155,14 @@ class Grouped:
 
     def bind(self) -> None:
         """Look up the tensors, parametrised ones behind their parametrisation, and cut them into groups."""
+        # Behind it, because that is the tensor that the optimiser trains.
         self.tensors = []
         for entry in self.groups:
             for member in entry.members:
                 self.tensors.append(tensor_of(self.net, member.name))
         self.views = self.cut(self.tensors)
 
-    def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def cut(self, tensors: Tensors) -> list[torch.Tensor]:
         """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
         views = []
         remaining = iter(tensors)
@@ -182,7 +186,7 @@ class Grouped:
             gradients.append(gradient)
         return gradients
 
-    def sums(self, of: Callable[..., Sequence[torch.Tensor]], *views: Iterable[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def sums(self, of: Callable[..., Tensors], *views: Iterable[torch.Tensor]) -> Tensors:
         """Return sums over each group's parts, of numbers that a function returns for one tensor after another.
 
         The function may compute several numbers, and may change the tensor as well. It then works on data that are in
@@ -196,14 +200,14 @@ class Grouped:
         rows_by_number = zip(*rows_of_tensors, strict=True)  # all tensors' rows of one number, then of the next
         return [self._summed(iter(rows)) for rows in rows_by_number]
 
-    def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def squares(self, views: Tensors | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
         if views is None:
             views = self.views
         squares = map(square, views)
         return self._summed(squares)
 
-    def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
+    def dots(self, first: Tensors, second: Tensors) -> torch.Tensor:
         """Return each group's inner product of two sets of tensors as ``cut`` gives them."""
         products = [dot(x, y) for x, y in zip(first, second, strict=True)]
         return self._summed(iter(products))

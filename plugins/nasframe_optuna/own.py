@@ -81,7 +81,7 @@ class NasframeSampler(BaseSampler):
         """Return the knobs, or the parameters with a list of values that all finished trials share."""
         if self.space:
             return dict(self.space)
-        with self.lock:
+        with self.lock:  # it remembers which trials it has seen
             shared = self.shared.calculate(study)
         space = {}
         for name, distribution in shared.items():
@@ -111,7 +111,7 @@ class NasframeSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Take a fresh seed in a new process; Optuna also calls this before each trial of a thread."""
-        if self.process == os.getpid():
+        if self.process == os.getpid():  # a thread: it shares the sampler, which must not begin again
             return
         self.process = os.getpid()
         self.independent.reseed_rng()
