@@ -78,7 +78,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
     adjusted = adjust([*score_tables, *front_tables], study.compare.family)
     score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
     front_tables = [table for table in adjusted if isinstance(table, FrontTable)]
-    examples = evidence.examples(home, models, arms, against, runs)
+    examples = evidence.examples(home, models, arms, against, runs, study.compare.split)
     ledger = evidence.ledger(models, runs, arms, against)
 
     comparison = Comparison(

@@ -76,12 +76,13 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
             curves = _mean_curves(drawn, arms, key)
             if not any(curve.x for curve in curves.values()):  # no arm's seeds overlap
                 continue
+            # All of these runs have one metric, and one aim if the task is not among the unlike ones.
             if what == TRAINING:
                 title = TRAINING_TITLES[effort]
-                metric = of_task[0].metric
+                metric = drawn[0].metric
             else:
                 title = SEARCH_TITLES[effort]
-                metric = of_task[0].aim
+                metric = drawn[0].aim
             charts.append(AnytimeCurves(task=task, metric=metric, model=what, axis=effort, title=title, arms=curves))
     return charts
 
@@ -306,7 +307,12 @@ def _front_tables(kind: str, cost: str, points: Fronts, arms: Sequence[str], aga
 
 
 def examples(
-    directory: Path, compared: pd.DataFrame, arms: Sequence[str], against: str, runs: Sequence[RunFacts] = ()
+    directory: Path,
+    compared: pd.DataFrame,
+    arms: Sequence[str],
+    against: str,
+    runs: Sequence[RunFacts] = (),
+    split: str = "dev",
 ) -> list[ExamplePair]:
     """Compare saved predictions example by example, at equal task, budget and seed: McNemar and paired bootstrap.
 
@@ -320,6 +326,7 @@ def examples(
         arms: in order.
         against: the reference.
         runs: as :func:`nasframe_studies.run_facts.read_runs` returns; they know the classes of their heads.
+        split: the split whose examples are compared.
     """
     facts = {(run.arm, run.task, run.seed): run for run in runs}
     reference = {}
@@ -334,8 +341,8 @@ def examples(
             reference_row = reference.get((task, slot, seed))
             if reference_row is None:
                 continue
-            own = _predictions(directory, row)
-            other = _predictions(directory, reference_row)
+            own = _predictions(directory, row, split)
+            other = _predictions(directory, reference_row, split)
             if own is None or other is None:  # the runs may be gone, or copied without their models
                 continue
             run = facts.get((arm, task, seed))
@@ -352,10 +359,12 @@ def _records(compared: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
     return compared[compared["arm"] == arm].to_dict("records")
 
 
-def _predictions(directory: Path, row: Mapping[str, Any]) -> pd.DataFrame | None:
+def _predictions(directory: Path, row: Mapping[str, Any], split: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    path = directory / row["run"] / "models" / row["model"] / "predictions.csv"
+    # As `evaluate` calls the files.
+    name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
+    path = directory / row["run"] / "models" / row["model"] / name
     if not path.is_file():
         return None
     return pd.read_csv(path)
