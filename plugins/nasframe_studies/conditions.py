@@ -18,6 +18,7 @@ from nasframe.records import MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import group_of, relative_costs
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
 from nasframe_studies.run_facts import RunFacts, by_task
@@ -31,20 +32,31 @@ DIGITS = 9
 """Significant digits to which costs of equal full networks agree: they are quotients of floats."""
 
 
-def _by_arm(values: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
-    """Collect the distinct values of each arm from pairs of an arm and the values that one of its runs has."""
-    distinct: dict[str, dict[str, None]] = {}
-    for arm, of_run in values:
-        of_arm = distinct.setdefault(arm, {})
-        for value in of_run:
-            of_arm[value] = None
-    return {arm: list(of_arm) for arm, of_arm in distinct.items()}
-
-
 def _differ(values: Mapping[str, Sequence[Any]]) -> bool:
     """Tell whether arms, or runs of one arm, have different values."""
     distinct = set().union(*values.values())
     return len(distinct) > 1
+
+
+def _differing(facts_of_runs: Iterable[tuple[str, Mapping[str, Sequence[str]]]]) -> dict[str, str]:
+    """Return the facts in which runs differ, each with its values and the arms that have them.
+
+    Args:
+        facts_of_runs: for each run its arm and its facts: name → values. A fact without values is not known, and
+            differs from nothing.
+    """
+    pairs_of: dict[str, list[tuple[str, str]]] = {}
+    for arm, facts in facts_of_runs:
+        for name, values in facts.items():
+            pairs = pairs_of.setdefault(name, [])
+            for value in values:
+                pairs.append((arm, value))
+    differing = {}
+    for name, pairs in pairs_of.items():
+        values_of = distinct_by(pairs)
+        if _differ(values_of):
+            differing[name] = grouped(values_of)
+    return differing
 
 
 # ---- teachers
@@ -96,14 +108,15 @@ def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
                 of_task.append(UnlikeCost(str(task), cost, full))
         # Two measurements of one network differ by noise, so only a counted cost can tell that the networks do.
         if of_task:
-            of_task += [UnlikeCost(str(task), cost, {}) for cost in measured]
+            for cost in measured:
+                of_task.append(UnlikeCost(str(task), cost, {}))
         unlike += of_task
     return unlike
 
 
 def _full_costs(rows: pd.DataFrame, cost: str) -> dict[str, list[float | None]]:
     """Return arm → the distinct costs of its runs' full networks."""
-    full: dict[str, dict[float | None, None]] = {}
+    full: list[tuple[str, float | None]] = []
     with_cost = rows[rows[cost].notna()]  # a cost that a model lacks differs from nothing
     columns = with_cost[["arm", cost, f"{cost}_relative"]]
     for arm, value, share in columns.itertuples(index=False, name=None):
@@ -111,8 +124,8 @@ def _full_costs(rows: pd.DataFrame, cost: str) -> dict[str, list[float | None]]:
         is_known = share == share  # NaN, which is the share of a run without a teacher, is not equal to itself
         if is_known and share:
             whole = float(f"{value / share:.{DIGITS}g}")
-        full.setdefault(str(arm), {})[whole] = None
-    return {arm: list(values) for arm, values in full.items()}
+        full.append((str(arm), whole))
+    return distinct_by(full)
 
 
 def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
@@ -167,7 +180,7 @@ def budget_notes(runs: Sequence[RunFacts], compared: pd.DataFrame) -> Iterator[s
     if compared["budget"].isna().all():  # the searches' budgets chose none of the compared models
         return
     for task, of_task in by_task(runs).items():
-        costs = _by_arm((run.arm, [run.cost]) for run in of_task if run.cost)
+        costs = distinct_by((run.arm, run.cost) for run in of_task if run.cost)
         if _differ(costs):
             text = f"BUDGETS OF ONE NAME bound different costs on {task}: {grouped(costs)}."
             yield f"{text} They allow the arms different sizes."
@@ -232,13 +245,12 @@ def check_metrics(compared: pd.DataFrame) -> None:
         UsageError: arms are scored by different metrics on one task.
     """
     for task, rows in compared.groupby("task", sort=False):
-        if rows["metric"].nunique() < 2:
-            continue
-        metrics = {str(arm): own["metric"].unique() for arm, own in rows.groupby("arm", sort=False)}
-        raise UsageError(
-            f"{task}: the arms are scored by different metrics: {grouped(metrics)}. Expected one metric a task:"
-            " --metric NAME, or 'compare: {metric: NAME}' in the study."
-        )
+        metrics = distinct_by(zip(rows["arm"], rows["metric"], strict=True))
+        if _differ(metrics):
+            raise UsageError(
+                f"{task}: the arms are scored by different metrics: {grouped(metrics)}. Expected one metric a task:"
+                " --metric NAME, or 'compare: {metric: NAME}' in the study."
+            )
 
 
 def check_directions(compared: pd.DataFrame, formats: Mapping[str, Mapping[str, MetricFormat]]) -> None:
@@ -277,11 +289,12 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
     """
     for task, of_task in by_task(runs).items():
         with_data = [run for run in of_task if run.data]
-        differences = _data_differences(with_data, split, metrics)
+        differing = _differing((run.arm, _data_facts(run, split, metrics)) for run in with_data)
         unlike = _unlike_data(with_data)
         # One note is enough, and the first says more: it names what differs.
-        if differences:
-            yield f"SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on {task}. {'; '.join(differences)}."
+        if differing:
+            text = "; ".join(f"{name}: {values}" for name, values in differing.items())
+            yield f"SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on {task}. {text}."
         elif unlike:
             yield (
                 f"{task}: {', '.join(unlike)} had other data than {with_data[0].arm} at equal seeds. Runs record one"
@@ -289,28 +302,19 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
             )
 
 
-def _data_differences(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> list[str]:
-    """Word the facts of a task's data in which its runs differ, each with its values and whose they are."""
-    values_of: dict[str, list[tuple[str, list[str]]]] = {}
-    for run in runs:
-        for fact, value in _data_facts(run, split, metrics).items():
-            values_of.setdefault(fact, []).append((run.arm, _text(value)))
-    differences = []
-    for fact, of_runs in values_of.items():
-        values = _by_arm(of_runs)
-        if _differ(values):
-            differences.append(f"{fact}: {grouped(values)}")
-    return differences
-
-
-def _data_facts(run: RunFacts, split: str, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return what scores of a run depend on, by the name that a note gives it."""
+def _data_facts(run: RunFacts, split: str, metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Return what scores of a run depend on, by the name that a note gives it; without a value if it is not known."""
+    facts: dict[str, list[str]] = {f"{split} examples": [], "classes": [], "positive class": []}
     sizes = run.data.get("sizes") or {}
-    return {
-        f"{split} examples": sizes.get(split),
-        "classes": _classes(run, metrics),
-        "positive class": _positive_class(run, metrics),
-    }
+    if split in sizes:
+        facts[f"{split} examples"].append(str(sizes[split]))
+    classes = _classes(run, metrics)
+    if classes is not None:
+        facts["classes"].append(", ".join(map(str, classes)))
+    positive = _positive_class(run, metrics)
+    if positive is not None:
+        facts["positive class"].append(positive)
+    return facts
 
 
 def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
@@ -321,8 +325,9 @@ def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
     labels: Sequence[str] | None = run.data.get("labels")
     if labels is None:
         return None
-    order_matters = "f1" in metrics and _positive_class(run, ["f1"]) is None
-    return labels if order_matters else sorted(labels)
+    if "f1" in metrics and _positive_class(run, ["f1"]) is None:
+        return labels
+    return sorted(labels)
 
 
 def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:
@@ -332,15 +337,6 @@ def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:
         if form is not None and form.positive is not None:
             return form.positive
     return None
-
-
-def _text(value: Any) -> list[str]:
-    """Write a fact of a run as the one value that it has, or as none if it is not known."""
-    if value is None:  # and so differs from nothing
-        return []
-    if isinstance(value, list | tuple):
-        return [", ".join(map(str, value))]
-    return [str(value)]
 
 
 def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:
@@ -358,10 +354,9 @@ def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:
 
 def example_notes(examples: Sequence[ExamplePair], against: str) -> Iterator[str]:
     """Name the pairs of models that were scored on different examples, by their stored predictions."""
-    seeds_of: dict[tuple[str, str], dict[str, None]] = {}
-    for pair in examples:
-        if pair.note == OTHER_EXAMPLES:
-            seeds_of.setdefault((pair.arm, pair.task), {})[str(pair.seed)] = None
+    unlike = [pair for pair in examples if pair.note == OTHER_EXAMPLES]
+    # A run has a pair for each of its models: its seed is named once.
+    seeds_of = distinct_by(((pair.arm, pair.task), str(pair.seed)) for pair in unlike)
     for (arm, task), seeds in seeds_of.items():
         noun = plural("seed", len(seeds))
         text = f"{arm} and {against} WERE SCORED ON DIFFERENT EXAMPLES OR LABELS ({task}, {noun} {', '.join(seeds)})."
@@ -385,17 +380,9 @@ def aim_notes(unlike: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
     """List in one note the conditions in which the runs differ: processor, threads, precision, versions."""
-    names: dict[str, None] = {}
-    for run in runs:
-        names |= dict.fromkeys(run.conditions)
-    differences = []
-    for name in names:
-        # A run that does not record a condition, as older ones, differs from nothing.
-        values = _by_arm((run.arm, run.conditions.get(name, ())) for run in runs)
-        if _differ(values):
-            differences.append(f"{name} {grouped(values)}")
-    if differences:
-        text = "; ".join(differences)
+    differing = _differing((run.arm, run.conditions) for run in runs)
+    if differing:
+        text = "; ".join(f"{name} {values}" for name, values in differing.items())
         yield f"RUNS HAD DIFFERENT CONDITIONS: {text}. Scores and times may depend on that."
 
 
@@ -409,7 +396,7 @@ def notices(directory: str | Path, settings: Settings | Mapping[str, Any]) -> li
         directory: what the runs' places are read from.
         settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
     """
-    arms: dict[tuple[str, str], dict[str, None]] = {}
+    noticed: list[tuple[tuple[str, str], str]] = []
     for run in Settings.of(settings).runs:
         home = Path(directory) / run.run
         if not (home / "run.db").is_file():
@@ -420,10 +407,10 @@ def notices(directory: str | Path, settings: Settings | Mapping[str, Any]) -> li
         finally:
             store.close()
         for notice in stored:
-            arms.setdefault((notice["place"], notice["text"]), {})[run.arm] = None
+            noticed.append(((notice["place"], notice["text"]), run.arm))
     collected = []
-    for (place, text), names in arms.items():
-        collected.append(Notice(place=place, text=text, arms=list(names)))
+    for (place, text), arms in distinct_by(noticed).items():
+        collected.append(Notice(place=place, text=text, arms=arms))
     return collected
 
 
@@ -434,7 +421,8 @@ def notice_line(notice: Notice, arms: Sequence[str]) -> str:
     'model: The head is new. (a)'
     """
     line = f"{notice.place}: {notice.text}"
-    if len(arms) == 1:
+    if len(arms) == 1:  # there is nobody else whose it could be
         return line
-    whose = "all arms" if set(notice.arms) == set(arms) else ", ".join(notice.arms)
-    return f"{line} ({whose})"
+    if set(notice.arms) == set(arms):
+        return f"{line} (all arms)"
+    return f"{line} ({', '.join(notice.arms)})"

@@ -17,6 +17,7 @@ import numpy as np
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import relative_costs, tables
 from nasframe_studies.records import (
     OTHER_EXAMPLES,
@@ -98,12 +99,9 @@ def _curve_keys(runs: Sequence[RunFacts], models: Sequence[str]) -> list[CurveKe
 
 def unlike_aims(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
     """Return the tasks whose runs searched for different metrics, with those metrics."""
-    aims: dict[str, dict[str, None]] = {}
-    for run in runs:
-        # A run without a search aimed at nothing: its `aim` is only the compared metric.
-        if run.searched:
-            aims.setdefault(run.task, {})[run.aim] = None
-    return {task: list(metrics) for task, metrics in aims.items() if len(metrics) > 1}
+    # A run without a search aimed at nothing: its `aim` is only the compared metric.
+    aims = distinct_by((run.task, run.aim) for run in runs if run.searched)
+    return {task: metrics for task, metrics in aims.items() if len(metrics) > 1}
 
 
 def _mean_curves(runs: Sequence[RunFacts], arms: Sequence[str], key: CurveKey) -> dict[str, Curve]:

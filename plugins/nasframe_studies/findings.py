@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from nasframe.report.tables import human
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
 from nasframe_studies.wording import interval, p_is, plural
 
@@ -148,9 +149,7 @@ def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> I
 
 def _few_seeds(rows: Sequence[Difference], alpha: float) -> Iterator[str]:
     """Say what few seeds cannot show, and of which arms if these have different numbers of seeds."""
-    arms_of: dict[int, dict[str, None]] = {}
-    for row in rows:
-        arms_of.setdefault(row.n, {})[row.arm] = None
+    arms_of = distinct_by((row.n, row.arm) for row in rows)
     for n, arms in sorted(arms_of.items()):
         for line in _of_seeds(n, alpha):
             if len(arms_of) == 1:
@@ -233,10 +232,7 @@ def _more_seeds(row: Difference, explained: bool) -> str:
 
 def _left_out(rows: Sequence[Difference]) -> Iterator[str]:
     """Name the seeds that are not on both sides, and whose pairs lack them."""
-    arms_of: dict[tuple[int, ...], dict[str, None]] = {}
-    for row in rows:
-        if row.left_out:
-            arms_of.setdefault(tuple(row.left_out), {})[row.arm] = None
+    arms_of = distinct_by((tuple(row.left_out), row.arm) for row in rows if row.left_out)
     for seeds, arms in arms_of.items():
         noun = plural("Seed", len(seeds))
         listed = ", ".join(map(str, seeds))

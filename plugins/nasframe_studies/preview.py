@@ -133,9 +133,9 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
     for run, plan in study.runs():
         if run.seed != study.seeds[0]:  # costs and times are those of the first seed
             continue
-        work = probe.describe(plan)
-        arms.append(ArmPreview(run.arm, run.task, work["costs"], work["limits"]))
-        for row in work["stages"]:
+        outlook = probe.outlook(plan)
+        arms.append(ArmPreview(run.arm, run.task, outlook.costs, outlook.limits))
+        for row in outlook.stages:
             seeds = seeds_of[run.arm, run.task, row["name"]]
             stage = StagePreview(
                 arm=run.arm,
@@ -181,6 +181,15 @@ def _seeds_by_stage(study: Study, cache: Cache, probe: _Probe) -> dict[tuple[str
     return seeds_of
 
 
+@dataclass(frozen=True)
+class _Outlook:
+    """What a run would do, and what it can reach; each part as :func:`nasframe.running.dry_run.dry_run` returns it."""
+
+    stages: Sequence[Mapping[str, Any]]
+    costs: Mapping[str, Mapping[str, Any]]
+    limits: Sequence[Mapping[str, Any]]
+
+
 class _Probe:
     """Loads data and measures speed, once for all runs that have them in common: both take seconds or more a run."""
 
@@ -196,12 +205,12 @@ class _Probe:
             self.starts[key] = input_digests(RunInputs(plan))
         return self.starts[key]
 
-    def describe(self, plan: Plan) -> dict[str, Any]:
-        """Return the ``stages``, ``costs`` and ``limits`` of a run."""
+    def outlook(self, plan: Plan) -> _Outlook:
+        """Return what a run would do, and what it can reach."""
         with plan.file_plugins():
-            return self._describe(plan)
+            return self._outlook(plan)
 
-    def _describe(self, plan: Plan) -> dict[str, Any]:
+    def _outlook(self, plan: Plan) -> _Outlook:
         inputs = RunInputs(plan)
         work = inputs.work
         seconds = 0.0
@@ -214,8 +223,8 @@ class _Probe:
             seconds = self.speeds[key]
             # Of each plan by itself, since arms may have other spaces over one model.
             share = dryrun.mean_share(work)
-        return {
-            "stages": dryrun.describe_stages(plan, work, seconds, share),
-            "costs": dryrun.ranges(inputs),
-            "limits": list(dryrun.limit_rows(inputs)),
-        }
+        return _Outlook(
+            stages=dryrun.describe_stages(plan, work, seconds, share),
+            costs=dryrun.ranges(inputs),
+            limits=list(dryrun.limit_rows(inputs)),
+        )

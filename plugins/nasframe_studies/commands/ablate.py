@@ -162,9 +162,9 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
 def _reachable_costs(plan: Preview) -> list[str]:
     """Return a line for each range of costs, with all arms that have it."""
     from nasframe.report.tables import human
+    from nasframe_studies.grouping import distinct_by
 
-    # Most arms share a space, so that a line each would repeat itself.
-    arms_of: dict[str, dict[str, None]] = {}
+    ranges_of: list[tuple[str, str]] = []
     for arm in plan.arms:
         ranges = []
         for name, cost in arm.costs.items():
@@ -172,7 +172,9 @@ def _reachable_costs(plan: Preview) -> list[str]:
             largest = human(cost["largest"])
             full = human(cost["full"])
             ranges.append(f"{name} {smallest} to {largest} of {full}")
-        arms_of.setdefault("; ".join(ranges), {})[arm.arm] = None
+        ranges_of.append(("; ".join(ranges), arm.arm))
+    # Most arms share a space, so that a line each would repeat itself.
+    arms_of = distinct_by(ranges_of)
     return [f"reachable ({', '.join(arms)}): {ranges}" for ranges, arms in arms_of.items()]
 
 
