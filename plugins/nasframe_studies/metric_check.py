@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nasframe.errors import UsageError, listing, suggestion
@@ -50,22 +51,35 @@ def _distinct_tasks(study: Study) -> Collection[Plan]:
     return plans.values()
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """A task with the options that some arms give it.
+
+    Args:
+        plan: one of theirs.
+        arms: their names.
+    """
+
+    plan: Plan
+    arms: list[str] = field(default_factory=list)
+
+
 def _check_primary(study: Study) -> None:
     """Make sure that arms that give a task different options still have the same primary metric on it."""
-    # task → its options → a plan with them, and the arms that have them
-    variants_of: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
+    variants_of: dict[str, dict[str, _Variant]] = {}  # task → its options, as text → the variant
     for (arm, task), plan in study.plans.items():
         _, *of_task = origin(plan)  # without the model, which has no part in a task's primary metric
         options = canonical_json(of_task)
         variants = variants_of.setdefault(task or task_name(plan), {})
-        _, arms = variants.setdefault(options, (plan, []))
-        arms.append(arm)
+        variant = variants.setdefault(options, _Variant(plan))
+        variant.arms.append(arm)
     for task, variants in variants_of.items():
         if len(variants) == 1:  # all arms have one task, and no data need be loaded to know its metric
             continue
         arms_of: dict[str, list[str]] = {}
-        for plan, arms in variants.values():
-            arms_of.setdefault(_primary(plan), []).extend(arms)
+        for variant in variants.values():
+            metric = _primary(variant.plan)
+            arms_of.setdefault(metric, []).extend(variant.arms)
         if len(arms_of) > 1:
             metrics = ", ".join(f"{metric} ({', '.join(arms)})" for metric, arms in arms_of.items())
             raise UsageError(

@@ -42,20 +42,19 @@ class Reason:
         return f"{self.what}: {line}"
 
 
-def missing_runs(directory: Path, settings: Settings | Mapping[str, Any], frame: pd.DataFrame) -> list[MissingRun]:
+def missing_runs(directory: Path, study: Settings, frame: pd.DataFrame) -> list[MissingRun]:
     """Return the runs without results, each with the reason.
 
     Args:
         directory: the folder to which the runs' directories are relative.
-        settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
+        study: as :func:`nasframe_studies.study.settings` returns.
         frame: as :func:`nasframe_studies.study.collect` returns.
     """
-    study = Settings.of(settings)
-    rows = []
+    without_rows = []
     for run in missing(study, frame):
         reason = why_missing(directory / run.run, study.compare.metric, study.compare.split)
-        rows.append(MissingRun(**run.columns, why=str(reason), error=reason.error or None))
-    return rows
+        without_rows.append(MissingRun(**run.columns, why=str(reason), error=reason.error or None))
+    return without_rows
 
 
 def why_missing(place: Path, metric: str | None = None, split: str = "dev") -> Reason:
@@ -119,9 +118,7 @@ def is_locked(place: Path) -> bool:
         return False
 
 
-def why_nothing(
-    directory: Path, runs: Sequence[StudyRun | Mapping[str, Any]], compare: CompareOptions | Mapping[str, Any]
-) -> str:
+def why_nothing(directory: Path, runs: Sequence[StudyRun], compare: CompareOptions) -> str:
     """Return why runs leave nothing to compare: what they measured, and what was wanted.
 
     Args:
@@ -131,19 +128,18 @@ def why_nothing(
     """
     from nasframe.report.read import finished, read_run
 
-    study = Settings.of({"runs": runs, "compare": compare})
-    places = [directory / run.run for run in study.runs]
+    places = [directory / run.run for run in runs]
     reports = [read_run(place) for place in places if finished(place)]
     if not reports:
         return "nothing to compare: no run is finished."
     models: list[ModelRow] = []
     for report in reports:
         models += report.models
-    reasons = _unmeasured(models, study.compare)
+    reasons = _unmeasured(models, compare)
     # The places of runs that no study made are absolute, and there is no directory that could be named.
     shown = directory if directory.name else "RUN…"
     advice = f"To compare something else: nasframe compare {shown} --metric … --split … --models …"
-    return " ".join([f"nothing to compare on {study.compare.split!r}.", *reasons, advice])
+    return " ".join([f"nothing to compare on {compare.split!r}.", *reasons, advice])
 
 
 def _unmeasured(models: Iterable[ModelRow], compare: CompareOptions) -> list[str]:
