@@ -44,6 +44,7 @@ from nasframe.records import (
     LedgerEntry,
     MetricFormat,
     TrainOptions,
+    Translation,
     Trial,
 )
 
@@ -825,6 +826,18 @@ class FaultFinder(Protocol):
         ...
 
 
+@runtime_checkable
+class OptionTranslator(Protocol):
+    """A factory that had other options in earlier versions. Recipes are translated before anything checks them."""
+
+    def translate_options(self, options: Mapping[str, Any]) -> Translation:
+        """Return the options as today's, with advice on old ones; :func:`nasframe.options.renamed` does it for names.
+
+        Options of today come back unchanged, because an option may be translated more than once.
+        """
+        ...
+
+
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "domain": (
         KnobDomain,
@@ -845,7 +858,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "task": (TaskTraits, FileBacked),
     "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
-    "every factory": (FactoryTraits, FaultFinder),
+    "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""
 

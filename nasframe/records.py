@@ -195,6 +195,21 @@ class FileKind:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """Options of an earlier version, written as today's.
+
+    Args:
+        options: the options by the names and values of today.
+        advice: sentences on what to write instead; each becomes a ``DeprecationWarning``.
+        faults: option as it was written → why it cannot be translated. Such an option is not in ``options``.
+    """
+
+    options: Mapping[str, Any]
+    advice: Sequence[str] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class MetricFormat:
     """How to read a metric, since its name does not say it.
 

@@ -20,6 +20,7 @@ from nasframe.options import (
     options_of,
     plain_default,
     takes_any,
+    translated,
     unknown_option,
     validate,
 )
@@ -124,7 +125,7 @@ class Checker:
         skip: Iterable[str] = INJECTED,
         positional: int = 0,
     ) -> dict[str, Any]:
-        """Check options against a factory; return them with defaults, references resolved, paths absolute.
+        """Check options against a factory; return today's with defaults, references resolved, paths absolute.
 
         Args:
             owner: what the options belong to, for the errors.
@@ -135,6 +136,12 @@ class Checker:
             skip: parameters that are not options.
             positional: how many leading parameters are not options.
         """
+        # First of all, so that a resolved recipe has only options of today, and no default hides an old name.
+        translation = translated(options, factory)
+        options = translation.options
+        for name, text in translation.faults.items():
+            self.problem((*path, name), f"{text} ({owner})")
+            self.wrong.add((*path, name))
         known = options_of(factory, skip, positional)
         accepted = {key: value for key, value in options.items() if key in known or takes_any(factory)}
         misfits: set[str] = set()

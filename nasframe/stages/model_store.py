@@ -124,7 +124,7 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
     folder = folder_of(stage.store.directory, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    # "dev" is what reports and comparisons of runs read, so its file has the plain name.
+    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
     file_name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
     text = io.StringIO(newline="")
     writer = csv.writer(text)

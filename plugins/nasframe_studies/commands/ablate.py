@@ -51,6 +51,7 @@ def ablate(
 
     quiet()
     if resume is not None:
+        # The study goes on from what its directory holds, so that these would change nothing.
         if study or overrides or out or dry_run or smoke:
             raise UsageError(
                 "--resume goes on with a study as it is. Expected no other options with it than --jobs and --json."
@@ -66,8 +67,9 @@ def ablate(
     from nasframe_studies.study import begin
 
     home = begin(loaded, out, cache, jobs or 1)
-    print(f"{len(loaded.plans) * len(loaded.seeds)} runs in {home}", file=sys.stderr)
-    _finish(home, None, json_)
+    runs = len(loaded.plans) * len(loaded.seeds)
+    print(f"{runs} runs in {home}", file=sys.stderr)
+    _finish(home, None, json_)  # with the jobs that it began with
 
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
@@ -78,6 +80,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
+    # Progress goes to the error stream, so that --json leaves nothing but JSON on the other.
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
@@ -85,7 +88,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         failures = go_on(home, jobs, say)
     except KeyboardInterrupt:
         print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {home}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
+    # The file is missing if the runs left nothing to compare, which go_on has said already.
     path = home / "study.json"
     text = path.read_text(encoding="utf-8") if path.exists() else "{}"
     report = json.loads(text)
@@ -103,6 +107,7 @@ def _show_preview(study: Study, cache: Path | None, jobs: int, as_json: bool) ->
     """Print what a study would do; exit 3 if a bound cannot be met."""
     import json
 
+    from nasframe.errors import UnsatisfiableError
     from nasframe_studies.preview import preview
     from nasframe_studies.study import threads_of
 
@@ -122,9 +127,10 @@ def _show_preview(study: Study, cache: Path | None, jobs: int, as_json: bool) ->
     for line in unmet:
         console.print(line, markup=False, highlight=False)
     counts = f"{plan.runs} runs, {plan.stages_to_run} stages to run"
+    # Several processes share the CPU threads, so that dividing by their number would promise too much.
     console.print(f"{counts}; estimated time in one process: {duration(plan.seconds)}", highlight=False)
     if unmet:
-        raise typer.Exit(3)
+        raise typer.Exit(UnsatisfiableError.exit_code)
 
 
 def _stage_table(plan: Preview, with_tasks: bool) -> Table:
@@ -133,14 +139,22 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
 
     from nasframe.report.tables import duration
 
-    heading = ["arm", "task"] if with_tasks else ["arm"]
-    table = Table(*heading, "stage", "what", "run", "shared", "cached", "time of one", box=None, header_style="bold")
-    last_place: tuple[str, str] | None = None
+    place_heading = ["arm"]
+    if with_tasks:
+        place_heading.append("task")
+    heading = [*place_heading, "stage", "what", "run", "shared", "cached", "time of one"]
+    table = Table(*heading, box=None, header_style="bold")
+    last_place: list[str] = []
     for stage in plan.stages:
-        place = (stage.arm, stage.task)
-        names = ["", ""] if place == last_place else [stage.arm, stage.task]
+        place = [stage.arm]
+        if with_tasks:
+            place.append(stage.task)
+        # A place once and not at each stage: where one arm ends and the next begins is then seen at once.
+        shown_place = place
+        if place == last_place:
+            shown_place = [""] * len(place)
         counts = [str(count or "–") for count in (stage.run, stage.shared, stage.cached)]
-        table.add_row(*names[: len(heading)], stage.name, stage.what, *counts, duration(stage.seconds))
+        table.add_row(*shown_place, stage.name, stage.what, *counts, duration(stage.seconds))
         last_place = place
     return table
 
@@ -148,14 +162,19 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
 def _reachable_costs(plan: Preview) -> list[str]:
     """Return a line for each range of costs, with all arms that have it."""
     from nasframe.report.tables import human
+    from nasframe_studies.grouping import distinct_by
 
-    arms_of: dict[str, dict[str, None]] = {}
+    ranges_of: list[tuple[str, str]] = []
     for arm in plan.arms:
         ranges = []
         for name, cost in arm.costs.items():
-            smallest, largest, full = human(cost["smallest"]), human(cost["largest"]), human(cost["full"])
+            smallest = human(cost["smallest"])
+            largest = human(cost["largest"])
+            full = human(cost["full"])
             ranges.append(f"{name} {smallest} to {largest} of {full}")
-        arms_of.setdefault("; ".join(ranges), {})[arm.arm] = None
+        ranges_of.append(("; ".join(ranges), arm.arm))
+    # Most arms share a space, so that a line each would repeat itself.
+    arms_of = distinct_by(ranges_of)
     return [f"reachable ({', '.join(arms)}): {ranges}" for ranges, arms in arms_of.items()]
 
 
