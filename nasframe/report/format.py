@@ -46,36 +46,6 @@ def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> Metr
     return PLAIN if fields is None else MetricFormat(**fields)
 
 
-def of_run(report: Mapping[str, Any], metric: str) -> MetricFormat:
-    """Return how a metric reads; see :func:`metric_format`.
-
-    Args:
-        report: the content of ``report.json``, or any mapping with its ``formats``.
-        metric: its name.
-    """
-    return metric_format(report["formats"], metric)
-
-
-def of_study(report: Mapping[str, Any], task: str, metric: str) -> MetricFormat:
-    """Return how a metric reads in a comparison's table.
-
-    Args:
-        report: the comparison.
-        task: the task of the table; the name of a group of tasks stands for all tasks.
-        metric: its name, or several with commas between them; their mean is a share if any of them is.
-    """
-    by_task: Mapping[str, Mapping[str, Any]] = report.get("formats", {})
-    chosen = [by_task[task]] if task in by_task else list(by_task.values())
-    forms = []
-    for name in metric.split(", "):
-        for formats in chosen:
-            if name in formats:
-                forms.append(MetricFormat(**formats[name]))
-        if not by_task:
-            forms.append(EARLIER.get(name, PLAIN))
-    return merged(forms)
-
-
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
     """Return how the mean over several metrics, or over several runs, reads.
 

@@ -10,7 +10,7 @@ from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
 from nasframe.report.format import titled
 from nasframe.report.records import LedgerRow, ModelRow, RunReport, SearchRow
-from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Row, Section, plain_grid
+from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Remark, Row, Section, plain_grid
 
 CAPTIONS = {
     "pareto": (
@@ -75,9 +75,9 @@ def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
         kind="nasframe report",
         title=report.name,
         summary=_summary(report),
-        warnings=_warnings(report),
-        highlights=[_highlight(report, model) for model in report.models if model.role == "winner"],
+        remarks=[Remark(text, tone="warn", strong=True) for text in _warnings(report)],
         sections=list(_sections(report, figures)),
+        highlights=[_highlight(report, model) for model in report.models if model.role == "winner"],
     )
 
 
@@ -121,7 +121,8 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     summary = report.data.get("summary")
     if summary is not None:
         heading, *rows = data_rows(summary)
-        yield Section("Data", " ".join(data_lines(summary)), plain_grid(heading, rows, kind="dense"))
+        grid = plain_grid(heading, rows, kind="dense")
+        yield Section("Data", " ".join(data_lines(summary)), grids=[grid])
     if report.notices:
         pairs = [(notice["place"], notice["text"]) for notice in report.notices]
         yield Section("Decided without being asked", pairs=pairs)
@@ -136,13 +137,13 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     facts = _model_facts(report)
     if facts:
         grid = plain_grid(["model", "fact", "value"], facts, left=3)
-        yield Section("What plugins say about the models", grid=grid)
+        yield Section("What plugins say about the models", grids=[grid])
     yield from _stored(report)
     if report.ledger:
         yield _ledger(report)
     yield Section("Provenance", pairs=_provenance(report))
     if report.recipe:
-        yield Section("Recipe, resolved", source=report.recipe)
+        yield Section("Recipe, resolved", source=report.recipe, folded=True)
 
 
 # ---- models
@@ -180,19 +181,22 @@ def _models(report: RunReport) -> Section:
             cells.append(_cost_cell(model, cost))
         rows.append(Row(cells, f"{model.role} group" if starts_budget else model.role))
         starts_budget = model.last_of_budget
-    notes = [tables.removed(report.removal_errors)] if report.removal_errors else []
+    heading = ["model", name, *companions.values(), *columns.values()]
+    notes = []
+    if report.removal_errors:
+        notes.append(tables.removed(report.removal_errors))
     return Section(
         "Models",
         f"{report.split} {name}, with the gain over the teacher; costs, with their share of the teacher's.",
-        Grid(["model", name, *companions.values(), *columns.values()], rows, kind="models"),
+        grids=[Grid(heading, rows, kind="models")],
         notes=notes,
     )
 
 
 def _name_cell(model: ModelRow) -> Cell:
     if not model.over_budget:
-        return Cell(model.name, pill=model.role)
-    return Cell(model.name, pill=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
+        return Cell(model.name, label=model.role)
+    return Cell(model.name, label=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
 
 
 def _score_cell(report: RunReport, model: ModelRow) -> Cell:
@@ -230,7 +234,7 @@ def _search(report: RunReport, search: SearchRow) -> Section:
         rows.append([str(point.number), point.arch_id, *costs, tables.aimed(report, search, point.score)])
     heading = ["trial", "arch", *search.costs, f"{search.split} {tables.aim(report, search)}"]
     title = "Search" if search.stage == "search" else f"Search: {search.stage}"
-    return Section(title, text, plain_grid(heading, rows, left=2))
+    return Section(title, text, grids=[plain_grid(heading, rows, left=2)])
 
 
 def _stored(report: RunReport) -> Iterator[Section]:
@@ -238,7 +242,7 @@ def _stored(report: RunReport) -> Iterator[Section]:
     rows = [_stored_row(model.name, model.stored) for model in report.models if model.stored is not None]
     if rows:
         grid = plain_grid(STORED, rows, left=2, kind="dense wrapped")
-        yield Section("What is stored, in bits", STORED_TEXT, grid)
+        yield Section("What is stored, in bits", STORED_TEXT, grids=[grid])
 
 
 def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
@@ -276,7 +280,7 @@ def _ledger(report: RunReport) -> Section:
         f" {tables.human(total.evaluation_macs)}. Equal budget between methods means equal training MACs."
     )
     rows = [_ledger_row(row, row.stage in cached) for row in report.ledger]
-    return Section("Cost ledger", text, plain_grid(LEDGER, rows, left=2))
+    return Section("Cost ledger", text, grids=[plain_grid(LEDGER, rows, left=2)])
 
 
 def _ledger_row(row: LedgerRow, is_cached: bool) -> list[str]:
