@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nasframe.records import CostFormat
 from nasframe.report import tables
+from nasframe.report.format import EARLIER_COSTS, PLAIN_COST, following_unit
 from nasframe.search.constraints import Bounds
 
 TINY = 1e-9
@@ -56,12 +58,17 @@ def bounds_of(name: str, results: Iterable[Mapping[str, Any]]) -> dict[str, list
     return bounds | recorded.get(name, {})  # its own bounds win
 
 
-def over_budget(costs: Mapping[str, Any], bounds: Mapping[str, list[float | None]]) -> str:
+def over_budget(
+    costs: Mapping[str, Any],
+    bounds: Mapping[str, list[float | None]],
+    formats: Mapping[str, CostFormat] = EARLIER_COSTS,
+) -> str:
     """Return the bounds that a model's costs break, as ``12.4 ms > 12 ms``; empty if it meets all.
 
     Args:
         costs: cost → its final value.
         bounds: cost → ``[low, high]``.
+        formats: cost → how it reads.
 
     >>> over_budget({"latency": 12.4}, {"latency": [None, 12.0]})
     '12.4 ms > 12 ms'
@@ -73,26 +80,34 @@ def over_budget(costs: Mapping[str, Any], bounds: Mapping[str, list[float | None
         value = costs.get(cost)
         if value is None:
             continue
+        form = formats.get(cost, PLAIN_COST)
         if high is not None and value > high + TINY * abs(high):
-            broken.append(_relation(cost, value, ">", high))
+            broken.append(_relation(form, cost, value, ">", high))
         elif low is not None and value < low - TINY * abs(low):
-            broken.append(_relation(cost, value, "<", low))
+            broken.append(_relation(form, cost, value, "<", low))
     return "; ".join(broken)
 
 
-def _relation(cost: str, value: float, sign: str, bound: float) -> str:
+def _relation(form: CostFormat, cost: str, value: float, sign: str, bound: float) -> str:
     """Write a cost and its bound with enough digits to see which is larger.
 
-    >>> _relation("latency", 12.04, ">", 12.0), _relation("params", 5_300_100, ">", 5_300_000)
-    ('12.04 ms > 12 ms', 'params 5,300,100 > 5,300,000')
+    >>> _relation(EARLIER_COSTS["latency"], "latency", 12.04, ">", 12.0)
+    '12.04 ms > 12 ms'
+    >>> _relation(EARLIER_COSTS["params"], "params", 5_300_100, ">", 5_300_000)
+    'params 5,300,100 > 5,300,000'
     """
-    if cost == "latency":
+    if form.unit == "ms":
         for digits in range(3, MOST_DIGITS + 1):
             sides = [f"{side:.{digits}g} ms" for side in (value, bound)]
             if sides[0] != sides[1]:
                 break
-        return f"{sides[0]} {sign} {sides[1]}"
-    sides = [tables.cost(cost, {cost: side}) for side in (value, bound)]
-    if sides[0] == sides[1]:
-        sides = [f"{side:,.10g}" for side in (value, bound)]
-    return f"{cost} {sides[0]} {sign} {sides[1]}"
+    else:
+        sides = [tables.cost(form, cost, {cost: side}) for side in (value, bound)]
+        if sides[0] == sides[1]:
+            unit = following_unit(form)
+            sides = [f"{side:,.10g}{unit}" for side in (value, bound)]
+    relation = f"{sides[0]} {sign} {sides[1]}"
+    # The unit says which cost it is, unless the recipe has latencies of several names.
+    if form.unit == "ms" and form.heading:
+        return relation
+    return f"{cost} {relation}"

@@ -1,4 +1,7 @@
-"""How metrics are written: as the run's task declares it, or as earlier versions understood their names."""
+"""How metrics and costs are written: as task and estimators declare it, or as earlier versions understood their names.
+
+A run keeps what they declare, so a report of it needs none of its plugins.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nasframe.records import MetricFormat
+from nasframe.declarations import COSTS
+from nasframe.records import CostFormat, MetricFormat
 
 BESIDE = "beside."
 """Begins the columns of a study's table that hold companions of the compared metric."""
@@ -14,9 +18,23 @@ PLAIN = MetricFormat()
 EARLIER = {name: MetricFormat(percent=True) for name in ("accuracy", "f1", "accuracy_f1", "macro_f1")}
 EARLIER["accuracy_mismatched"] = MetricFormat(percent=True, companion=True, dev_only=True)
 """The shares among nasframe's own metrics, for runs that are older than the formats of tasks."""
+PLAIN_COST = CostFormat()
+EARLIER_COSTS = {
+    "params": CostFormat("parameters", "params"),
+    "backbone_params": CostFormat("parameters", "backbone"),
+    "encoder_params": CostFormat("parameters", "encoder", highlight="encoder parameters"),
+    "macs": CostFormat("MACs", "MACs", highlight="MACs"),
+    "size": CostFormat("bytes", "size"),
+    "latency": CostFormat("ms", "latency", highlight="latency"),
+}
+"""Nasframe's own costs, for runs that are older than the formats of estimators."""
+ABOUT_MEASUREMENTS = ("_spread", "_cached")
+"""Endings of a measured cost's name: the entries next to it that describe its measurement, and are no costs."""
+
+# ---- metrics
 
 
-def told(data: Mapping[str, Any]) -> dict[str, Any]:
+def metric_formats(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return metric → its format as plain data; a run from before tasks declared formats gets :data:`EARLIER`.
 
     Args:
@@ -43,7 +61,9 @@ def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> Metr
     fields = formats.get(name)
     if fields is None:
         fields = formats.get(name.removeprefix("select_"))
-    return PLAIN if fields is None else MetricFormat(**fields)
+    if fields is None:
+        return PLAIN
+    return MetricFormat(**fields)
 
 
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
@@ -69,4 +89,62 @@ def titled(metric: str, form: MetricFormat) -> str:
     >>> titled("f1", MetricFormat(positive="spam"))
     'f1 (spam)'
     """
-    return metric if form.positive is None else f"{metric} ({form.positive})"
+    if form.positive is None:
+        return metric
+    return f"{metric} ({form.positive})"
+
+
+# ---- costs
+
+
+def cost_formats(recorded: Mapping[str, Mapping[str, Any]] | None) -> dict[str, CostFormat]:
+    """Return cost → its format; a run from before estimators declared formats gets :data:`EARLIER_COSTS`.
+
+    Args:
+        recorded: the fact ``costs`` of the run.
+    """
+    if recorded is None:
+        return dict(EARLIER_COSTS)
+    return {name: CostFormat(**fields) for name, fields in recorded.items()}
+
+
+def cost_heading(name: str, form: CostFormat) -> str:
+    """Return the heading of a cost's column.
+
+    >>> cost_heading("encoder_params", CostFormat(heading="encoder")), cost_heading("peak_memory", CostFormat("bytes"))
+    ('encoder', 'peak memory')
+    """
+    return form.heading or name.replace("_", " ")
+
+
+def following_unit(form: CostFormat) -> str:
+    """Return the unit to write after a cost's number, with a space before it; empty if the heading says it.
+
+    >>> [following_unit(form) for form in (CostFormat("mJ"), CostFormat("MACs", "MACs"), CostFormat("ms", "latency"))]
+    [' mJ', '', ' ms']
+    """
+    if not form.unit:
+        return ""
+    if form.heading and form.unit != "ms":
+        return ""
+    return f" {form.unit}"
+
+
+def in_column_order(costs: Iterable[str]) -> list[str]:
+    """Sort costs as tables have them: nasframe's usual ones first, in their order, then the others by name.
+
+    >>> in_column_order(["size", "energy", "params", "bits"])
+    ['params', 'size', 'bits', 'energy']
+    """
+    names = set(costs)
+    usual = [name for name in COSTS if name in names]
+    return [*usual, *sorted(names.difference(usual))]
+
+
+def is_about_measurement(name: str, costs: Iterable[str]) -> bool:
+    """Tell whether an entry next to a model's costs describes a measurement: its spread, or that it was taken earlier.
+
+    >>> is_about_measurement("latency_spread", ["latency"]), is_about_measurement("latency_of_8", ["latency"])
+    (True, False)
+    """
+    return any(name.endswith(ending) and name.removesuffix(ending) in costs for ending in ABOUT_MEASUREMENTS)

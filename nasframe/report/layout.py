@@ -29,8 +29,6 @@ CAPTIONS = {
         "Multiply-accumulates that were really run, padding included, and seconds, by stage.",
     ),
 }
-HIGHLIGHTED = {"encoder_params": "encoder parameters", "macs": "MACs", "latency": "latency"}
-"""The costs above the sections, and their names in a sentence."""
 STORED = (
     "model",
     "matrices of the encoder's layers",
@@ -162,8 +160,9 @@ def _highlight(report: RunReport, model: ModelRow) -> Highlight:
     if model.gain_over_baseline is not None:
         lines.append((tables.difference(form, model.gain_over_baseline), "against the baseline of its budget"))
     for name in tables.summary_columns(report):
-        if name in HIGHLIGHTED and name in model.relative:
-            lines.append((tables.share(model, name), f"of the teacher's {HIGHLIGHTED[name]}"))
+        title = report.cost_format(name).highlight
+        if title and name in model.relative:
+            lines.append((tables.share(model, name), f"of the teacher's {title}"))
     return Highlight(model.name, tables.metric(form, model.score), about, lines)
 
 
@@ -178,8 +177,9 @@ def _models(report: RunReport) -> Section:
         for companion in companions:
             cells.append(Cell(tables.measured(report, model, companion)))
         for cost in columns:
-            cells.append(_cost_cell(model, cost))
-        rows.append(Row(cells, f"{model.role} group" if starts_budget else model.role))
+            cells.append(_cost_cell(report, model, cost))
+        kind = f"{model.role} group" if starts_budget else model.role
+        rows.append(Row(cells, kind))
         starts_budget = model.last_of_budget
     heading = ["model", name, *companions.values(), *columns.values()]
     notes = []
@@ -208,8 +208,8 @@ def _score_cell(report: RunReport, model: ModelRow) -> Cell:
     return Cell(text, aside=tables.difference(form, model.gain), tone=tone)
 
 
-def _cost_cell(model: ModelRow, name: str) -> Cell:
-    text = tables.cost(name, model.costs)
+def _cost_cell(report: RunReport, model: ModelRow, name: str) -> Cell:
+    text = tables.cost(report.cost_format(name), name, model.costs)
     if model.role == "teacher" or name not in model.relative:
         return Cell(text)
     return Cell(text, aside=tables.share(model, name), bar=model.relative[name])
@@ -230,10 +230,15 @@ def _search(report: RunReport, search: SearchRow) -> Section:
     front.sort(key=attrgetter("score"), reverse=True)
     rows = []
     for point in front:
-        costs = [tables.human(point.costs[name]) for name in search.costs]
-        rows.append([str(point.number), point.arch_id, *costs, tables.aimed(report, search, point.score)])
+        row = [str(point.number), point.arch_id]
+        for name in search.costs:
+            row.append(tables.cost(report.cost_format(name), name, point.costs))
+        row.append(tables.aimed(report, search, point.score))
+        rows.append(row)
     heading = ["trial", "arch", *search.costs, f"{search.split} {tables.aim(report, search)}"]
-    title = "Search" if search.stage == "search" else f"Search: {search.stage}"
+    title = "Search"
+    if search.stage != "search":
+        title += f": {search.stage}"
     return Section(title, text, grids=[plain_grid(heading, rows, left=2)])
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nasframe.records import MetricFormat
-from nasframe.report.format import titled
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import following_unit, titled
 from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
@@ -100,7 +100,8 @@ def pareto(report: RunReport, search: SearchRow, cost: str) -> Figure:
     figure, axes = _axes(WIDTH, 3.9)
     name = aim(report, search)
     form = report.metric_format(name.removeprefix("-"))
-    _draw_trials(axes, search, cost)
+    cost_form = report.cost_format(cost)
+    _draw_trials(axes, search, cost, cost_form)
     for role, (color, marker, area) in ROLES.items():
         places = []
         for model in report.models:
@@ -121,13 +122,13 @@ def pareto(report: RunReport, search: SearchRow, cost: str) -> Figure:
             )
     axes.xaxis.set_major_formatter(count_ticks)
     axes.yaxis.set_major_formatter(metric_ticks(form))
-    axes.set_xlabel(cost.replace("_", " "))
+    axes.set_xlabel(cost_label(cost, cost_form))
     axes.set_ylabel(titled(name, form))
     legend(figure, axes)
     return figure
 
 
-def _draw_trials(axes: Axes, search: SearchRow, cost: str) -> None:
+def _draw_trials(axes: Axes, search: SearchRow, cost: str, form: CostFormat) -> None:
     """Draw the trials, those on the front in colour, and the stairs of the best score up to each cost."""
     others: list[tuple[float, float]] = []
     front: list[tuple[float, float]] = []
@@ -136,7 +137,7 @@ def _draw_trials(axes: Axes, search: SearchRow, cost: str) -> None:
         if x is not None:
             places = front if point.front else others
             places.append((x, point.score))
-    front.sort()
+    front.sort(reverse=form.higher_is_better)  # the stairs begin at the best cost
     stairs = []
     best = -math.inf  # with several costs a point of the front may lie below an earlier one
     for x, score in front:
@@ -455,6 +456,19 @@ def metric_ticks(form: MetricFormat) -> Callable[[float, float], str]:
     if form.percent:
         return lambda value, _: f"{100 * value:g} %"
     return lambda value, _: metric(form, value)
+
+
+def cost_label(name: str, form: CostFormat) -> str:
+    """Name a cost below an axis, with its unit if tables write it after the numbers.
+
+    >>> cost_label("encoder_params", CostFormat("parameters", "encoder")), cost_label("energy", CostFormat("mJ"))
+    ('encoder params', 'energy, mJ')
+    """
+    label = name.replace("_", " ")
+    unit = following_unit(form).strip()
+    if unit:
+        label += f", {unit}"
+    return label
 
 
 def count_ticks(value: float, _: float) -> str:

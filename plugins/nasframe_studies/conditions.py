@@ -7,13 +7,13 @@ intended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.records import MetricFormat
+from nasframe.records import CostFormat, MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
@@ -118,26 +118,34 @@ def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
     return list(dict.fromkeys(each.cost for each in unlike))
 
 
-def teacher_notes(unlike: Sequence[UnlikeCost], compared: pd.DataFrame) -> Iterator[str]:
-    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best."""
+def teacher_notes(
+    unlike: Sequence[UnlikeCost], compared: pd.DataFrame, format_of: Callable[[str], CostFormat]
+) -> Iterator[str]:
+    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best.
+
+    Args:
+        unlike: the costs in which the teachers differ.
+        compared: the compared models.
+        format_of: returns how a cost reads.
+    """
     shares = sorted({slot for slot in compared["slot"] if "%" in slot})
     costs: dict[str, list[UnlikeCost]] = {}
     for cost in unlike:
         costs.setdefault(cost.task, []).append(cost)
     tasks: dict[str, list[str]] = {}
     for task, of_task in costs.items():
-        tasks.setdefault(_difference(of_task, shares), []).append(task)
+        tasks.setdefault(_difference(of_task, shares, format_of), []).append(task)
     for difference, names in tasks.items():
         yield f"TEACHERS DIFFER on {', '.join(names)}: {difference}"
 
 
-def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
+def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str], format_of: Callable[[str], CostFormat]) -> str:
     """Describe how the full networks of a task differ, and what follows from it."""
     known = [cost for cost in costs if cost.full]  # those of measured costs are not
     first = min(known, key=lambda cost: cost.familiarity)
     sizes: dict[str, list[str]] = {}
     for arm, values in first.full.items():
-        sizes[arm] = [_size(first.cost, value) for value in values]
+        sizes[arm] = [_size(format_of(first.cost), first.cost, value) for value in values]
     text = f"the full network has {first.cost} {grouped(sizes)}"
     others = [cost.cost for cost in costs if cost is not first]
     if others:
@@ -149,10 +157,10 @@ def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
     return text
 
 
-def _size(cost: str, value: float | None) -> str:
+def _size(form: CostFormat, cost: str, value: float | None) -> str:
     if value is None:
         return "unknown, without a teacher"
-    return tables.cost(cost, {cost: value})
+    return tables.cost(form, cost, {cost: value})
 
 
 # ---- budgets

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.records import CostFormat
+from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
@@ -27,7 +29,7 @@ from nasframe_studies.records import (
     FrontTable,
     LedgerRow,
 )
-from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task
+from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task, cost_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,9 +188,10 @@ def fronts(
     """
     largest = _largest_networks(runs)
     front_tables = []
+    formats = cost_formats(runs)
     cost = cost_axis(compared, runs, absolute)
     if cost is not None:
-        points = _model_fronts(compared, cost, absolute, largest)
+        points = _model_fronts(compared, cost, _sign(cost, formats), absolute, largest)
         front_tables += _front_tables("finished models", cost, points, arms, against)
     archives = [run for run in runs if run.front]
     if len({run.cost for run in archives}) == 1:  # fronts of different costs span different volumes
@@ -196,15 +199,22 @@ def fronts(
         points = {}
         for run in archives:
             if run.task not in unlike:
-                points[run.arm, run.task, run.seed] = _scaled_front(run, absolute, largest)
+                points[run.arm, run.task, run.seed] = _scaled_front(run, formats, absolute, largest)
         front_tables += _front_tables("search archive", archives[0].cost, points, arms, against)
     return front_tables
 
 
+def _sign(cost: str, formats: Mapping[str, CostFormat]) -> float:
+    """Return the factor that makes a cost a number to be maximised."""
+    if formats.get(cost, PLAIN_COST).higher_is_better:
+        return 1.0
+    return -1.0
+
+
 def _model_fronts(
-    compared: pd.DataFrame, cost: str, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
+    compared: pd.DataFrame, cost: str, sign: float, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
 ) -> Fronts:
-    """Return each run's finished models as points, if it has one under every budget of several."""
+    """Return each run's finished models as points to maximise, if it has one under every budget of several."""
     budgets = compared["slot"].nunique()
     if budgets < 2:
         return {}
@@ -219,7 +229,7 @@ def _model_fronts(
             unit = largest.get((task, cost), 1.0)
         models = []
         for score, size in rows[["score", column]].to_numpy():
-            models.append((float(score), -float(size) / unit))
+            models.append((float(score), sign * float(size) / unit))
         points[arm, task, int(seed)] = models
     return points
 
@@ -257,18 +267,22 @@ def _largest_networks(runs: Sequence[RunFacts]) -> dict[tuple[str, str], float]:
 
 
 def _scaled_front(
-    run: RunFacts, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
+    run: RunFacts,
+    formats: Mapping[str, CostFormat],
+    absolute: Sequence[str],
+    largest: Mapping[tuple[str, str], float],
 ) -> list[tuple[float, ...]]:
-    """Return a search's front as points to maximise: score, and negative costs in one unit for all arms of the task."""
-    units = []
+    """Return a search's front as points to maximise: score, and signed costs in one unit for all arms of the task."""
+    units = []  # with the sign of the cost's direction
     for cost in run.costs:
         if cost in absolute or cost not in run.full:
-            units.append(largest.get((run.task, cost), 1.0))
+            unit = largest.get((run.task, cost), 1.0)
         else:
-            units.append(run.full[cost])
+            unit = run.full[cost]
+        units.append(_sign(cost, formats) * unit)
     points = []
     for score, *costs in run.front:
-        shares = [-cost / unit for cost, unit in zip(costs, units, strict=True)]
+        shares = [cost / unit for cost, unit in zip(costs, units, strict=True)]
         points.append((score, *shares))
     return points
 
