@@ -5,8 +5,8 @@ A run keeps what they declare, so a report of it needs none of its plugins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from nasframe.declarations import COSTS
@@ -15,8 +15,13 @@ from nasframe.records import CostFormat, MetricFormat
 BESIDE = "beside."
 """Begins the columns of a study's table that hold companions of the compared metric."""
 PLAIN = MetricFormat()
-EARLIER = {name: MetricFormat(percent=True) for name in ("accuracy", "f1", "accuracy_f1", "macro_f1")}
-EARLIER["accuracy_mismatched"] = MetricFormat(percent=True, companion=True, dev_only=True)
+EARLIER = {
+    "accuracy": MetricFormat(percent=True),
+    "f1": MetricFormat(percent=True),
+    "accuracy_f1": MetricFormat(percent=True),
+    "macro_f1": MetricFormat(percent=True),
+    "accuracy_mismatched": MetricFormat(percent=True, companion=True, dev_only=True),
+}
 """The shares among nasframe's own metrics, for runs that are older than the formats of tasks."""
 PLAIN_COST = CostFormat()
 EARLIER_COSTS = {
@@ -28,8 +33,8 @@ EARLIER_COSTS = {
     "latency": CostFormat("ms", "latency", highlight="latency"),
 }
 """Nasframe's own costs, for runs that are older than the formats of estimators."""
-ABOUT_MEASUREMENTS = ("_spread", "_cached")
-"""Endings of a measured cost's name: the entries next to it that describe its measurement, and are no costs."""
+ABOUT_MEASUREMENTS = ("spread", "cached")
+"""What follows a measured cost's name in the entries next to it that describe its measurement, and are no costs."""
 
 # ---- metrics
 
@@ -57,7 +62,7 @@ def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> Metr
     >>> metric_format(formats, "best@50% select_accuracy").percent, metric_format(formats, "f1_loss").percent
     (True, False)
     """
-    name = metric.rpartition(" ")[2]
+    _, _, name = metric.rpartition(" ")
     fields = formats.get(name)
     if fields is None:
         fields = formats.get(name.removeprefix("select_"))
@@ -72,15 +77,19 @@ def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
     >>> merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
     MetricFormat(percent=True, higher_is_better=True, positive='a, b', companion=False, dev_only=False)
     """
-    every = list(forms)
-    classes = sorted({form.positive for form in every if form.positive is not None})
-    return MetricFormat(
-        percent=any(form.percent for form in every),
-        higher_is_better=all(form.higher_is_better for form in every),
-        positive=", ".join(classes) or None,
-        companion=any(form.companion for form in every),
-        dev_only=any(form.dev_only for form in every),
-    )
+    whole = PLAIN
+    classes = set()
+    for form in forms:
+        if form.positive is not None:
+            classes.add(form.positive)
+        whole = MetricFormat(
+            percent=whole.percent or form.percent,
+            higher_is_better=whole.higher_is_better and form.higher_is_better,
+            companion=whole.companion or form.companion,
+            dev_only=whole.dev_only or form.dev_only,
+        )
+    # Tasks may have different positive classes; a table over several of them names all.
+    return replace(whole, positive=", ".join(sorted(classes)) or None)
 
 
 def titled(metric: str, form: MetricFormat) -> str:
@@ -141,10 +150,11 @@ def in_column_order(costs: Iterable[str]) -> list[str]:
     return [*usual, *sorted(names.difference(usual))]
 
 
-def is_about_measurement(name: str, costs: Iterable[str]) -> bool:
+def is_about_measurement(name: str, costs: Collection[str]) -> bool:
     """Tell whether an entry next to a model's costs describes a measurement: its spread, or that it was taken earlier.
 
     >>> is_about_measurement("latency_spread", ["latency"]), is_about_measurement("latency_of_8", ["latency"])
     (True, False)
     """
-    return any(name.endswith(ending) and name.removesuffix(ending) in costs for ending in ABOUT_MEASUREMENTS)
+    measured, _, what = name.rpartition("_")
+    return what in ABOUT_MEASUREMENTS and measured in costs

@@ -1,4 +1,7 @@
-"""Lays a run's report out as a page: which sections it has, and what stands in them."""
+"""Lays a run's report out as a page: which sections it has, and what stands in them.
+
+Here numbers become texts. The templates show every section of the page, so a new table needs no change in them.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +72,15 @@ def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
         report: what is shown.
         figures: name → content of a :class:`nasframe.report.sections.Picture`.
     """
+    winners = [model for model in report.models if model.role == "winner"]
+    warnings = [Remark(text, tone="warn", strong=True) for text in _warnings(report)]
     return Page(
         kind="nasframe report",
         title=report.name,
         summary=_summary(report),
-        remarks=[Remark(text, tone="warn", strong=True) for text in _warnings(report)],
+        remarks=warnings,
         sections=list(_sections(report, figures)),
-        highlights=[_highlight(report, model) for model in report.models if model.role == "winner"],
+        highlights=[_highlight(report, winner) for winner in winners],
     )
 
 
@@ -117,7 +122,7 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     if report.models:
         yield _models(report)
     summary = report.data.get("summary")
-    if summary is not None:
+    if summary is not None:  # a task need not have one
         heading, *rows = data_rows(summary)
         grid = plain_grid(heading, rows, kind="dense")
         yield Section("Data", " ".join(data_lines(summary)), grids=[grid])
@@ -140,7 +145,7 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     if report.ledger:
         yield _ledger(report)
     yield Section("Provenance", pairs=_provenance(report))
-    if report.recipe:
+    if report.recipe:  # packed records of runs have none
         yield Section("Recipe, resolved", source=report.recipe, folded=True)
 
 
@@ -171,7 +176,7 @@ def _models(report: RunReport) -> Section:
     companions = tables.companions(report)
     columns = tables.summary_columns(report)
     rows = []
-    starts_budget = True
+    starts_budget = True  # a line above the row sets the budgets apart
     for model in report.models:
         cells = [_name_cell(model), _score_cell(report, model)]
         for companion in companions:
@@ -204,8 +209,8 @@ def _score_cell(report: RunReport, model: ModelRow) -> Cell:
     text = tables.metric(form, model.score)
     if model.role == "teacher" or model.gain is None:
         return Cell(text)
-    tone = "down" if model.gain < 0 else "up"
-    return Cell(text, aside=tables.difference(form, model.gain), tone=tone)
+    gain = tables.difference(form, model.gain)
+    return Cell(text, aside=gain, tone="down" if model.gain < 0 else "up")
 
 
 def _cost_cell(report: RunReport, model: ModelRow, name: str) -> Cell:
@@ -244,7 +249,10 @@ def _search(report: RunReport, search: SearchRow) -> Section:
 
 def _stored(report: RunReport) -> Iterator[Section]:
     """Yield a section on compressed matrices, if there are any."""
-    rows = [_stored_row(model.name, model.stored) for model in report.models if model.stored is not None]
+    rows = []
+    for model in report.models:
+        if model.stored is not None:
+            rows.append(_stored_row(model.name, model.stored))
     if rows:
         grid = plain_grid(STORED, rows, left=2, kind="dense wrapped")
         yield Section("What is stored, in bits", STORED_TEXT, grids=[grid])
@@ -252,10 +260,10 @@ def _stored(report: RunReport) -> Iterator[Section]:
 
 def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
     """Write what one model's matrices take; whether every group and row is in order stands first."""
-    formats = ", ".join(f"{count} × {form}" for form, count in stored["formats"].items())
+    matrices = [f"{count} × {form}" for form, count in stored["formats"].items()]
     violations = f"{stored['violations']} of {stored['groups']:,}"
-    row = [name, formats, violations, str(stored["rows_off_grid"])]
-    for part in ("matrices_fp32", "weights", "indices", "scales"):
+    row = [name, ", ".join(matrices), violations, str(stored["rows_off_grid"])]
+    for part in ("matrices_fp32", "weights", "indices", "scales"):  # in the order of STORED
         row.append(tables.human(stored[part]))
     for saved in ("saved", "saved_without_indices"):
         row.append(f"{100 * stored[saved]:.1f} %")
@@ -269,7 +277,7 @@ def _model_facts(report: RunReport) -> list[list[str]]:
     rows = []
     for model in report.models:
         for name, value in model.facts.items():
-            if isinstance(value, str | int | float):
+            if isinstance(value, str | int | float):  # curves and the like have no place in a table
                 rows.append([model.name, name, str(value)])
     return rows
 
@@ -278,7 +286,7 @@ def _model_facts(report: RunReport) -> list[list[str]]:
 
 
 def _ledger(report: RunReport) -> Section:
-    cached = {stage.name for stage in report.stages if stage.cached}
+    cached = [stage.name for stage in report.stages if stage.cached]
     total = report.ledger_total
     text = (
         f"Training took {tables.human(total.training_macs)} multiply-accumulates, evaluation"
@@ -289,17 +297,20 @@ def _ledger(report: RunReport) -> Section:
 
 
 def _ledger_row(row: LedgerRow, is_cached: bool) -> list[str]:
-    stage = f"{row.stage} (from the cache)" if is_cached else row.stage
-    counts = []
+    stage = row.stage
+    if is_cached:
+        stage += " (from the cache)"
+    cells = [stage, row.role]
     for name in LEDGER_COUNTS:
-        count = getattr(row, name)
-        counts.append(tables.human(count) if count else "–")
-    return [stage, row.role, *counts, tables.duration(row.run_seconds)]
+        count = getattr(row, name) or None  # a role has only some of the counts: the others are zero
+        cells.append(tables.human(count))
+    return [*cells, tables.duration(row.run_seconds)]
 
 
 def _provenance(report: RunReport) -> list[tuple[str, str]]:
     """Flatten environment and facts of the run to pairs of a name and a text."""
-    data = {key: value for key, value in report.data.items() if key != "summary"}
+    data = dict(report.data)
+    data.pop("summary", None)  # it has a section of its own
     facts = {"command": report.command, "data": data, **report.environment}
     return list(_flattened("", facts))
 
@@ -308,9 +319,9 @@ def _flattened(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flattened(f"{prefix} {key}".strip(), inner)
-    elif value in (None, "", []):
+    elif value in (None, "", []):  # facts that this run does not have
         return
     elif isinstance(value, list):
-        yield prefix, " ".join(str(item) for item in value)
+        yield prefix, " ".join(map(str, value))
     else:
         yield prefix, str(value)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
@@ -43,7 +43,11 @@ ROLES: tuple[Role, ...] = ("teacher", "winner", "model", "baseline")
 STATES = ("done", "repeat", "screened", "failed")
 """What may become of a proposal of a search."""
 
-Rows = Sequence[Mapping[str, Any]]
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+"""Rows of a table of the database."""
+CostFormats: TypeAlias = Mapping[str, CostFormat]
+Curve: TypeAlias = list[list[float]]
+"""``[step, value]`` for each logged value."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def finished(directory: Path) -> bool:
 
 
 def _database(directory: Path) -> _Database:
-    store = RunStore(directory, shared=True)
+    store = RunStore(directory, shared=True)  # shared, since the run may still be under way
     try:
         store.check()
         if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
@@ -326,7 +330,7 @@ def _models(
     metric: str,
     split: str,
     depth: int,
-    costs: Mapping[str, CostFormat],
+    costs: CostFormats,
     directory: Path,
 ) -> list[ModelRow]:
     """Compare models with the teacher and with the baseline of their budget.
@@ -396,7 +400,10 @@ def _models(
 
 def _split(places: Iterable[_Place]) -> str:
     """Return the split of the models' scores: ``dev`` if any model was evaluated there."""
-    return "dev" if any("dev" in place.metrics for place in places) else "select"
+    for place in places:
+        if "dev" in place.metrics:
+            return "dev"
+    return "select"
 
 
 def _first_metric(places: Iterable[_Place]) -> str:
@@ -480,7 +487,7 @@ def _removal_errors(stages: Rows, logged: Rows) -> dict[str, float]:
 # ---- searches
 
 
-def _searches(database: _Database, recipe: Mapping[str, Any], formats: Mapping[str, CostFormat]) -> list[SearchRow]:
+def _searches(database: _Database, recipe: Mapping[str, Any], formats: CostFormats) -> list[SearchRow]:
     searches = []
     for stage in database.stages:
         trials = []
@@ -492,9 +499,7 @@ def _searches(database: _Database, recipe: Mapping[str, Any], formats: Mapping[s
     return searches
 
 
-def _search(
-    stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], formats: Mapping[str, CostFormat]
-) -> SearchRow:
+def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], formats: CostFormats) -> SearchRow:
     """Describe a search.
 
     Args:
@@ -539,7 +544,7 @@ def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
     return usual[:1]
 
 
-def _points(trials: Rows, costs: Sequence[str], formats: Mapping[str, CostFormat]) -> list[Point]:
+def _points(trials: Rows, costs: Sequence[str], formats: CostFormats) -> list[Point]:
     """List each evaluated architecture once, and mark those on the front."""
     latest: dict[str, Point] = {}
     for trial in trials:
@@ -560,7 +565,7 @@ def _points(trials: Rows, costs: Sequence[str], formats: Mapping[str, CostFormat
     return [replace(point, front=point.arch_id in on_front) for point in points]
 
 
-def _front(points: Sequence[Point], costs: Sequence[str], formats: Mapping[str, CostFormat]) -> set[str]:
+def _front(points: Sequence[Point], costs: Sequence[str], formats: CostFormats) -> set[str]:
     """Name the feasible architectures that no other one equals or beats in everything and beats in something."""
     feasible = []
     values = []  # all to be maximised: the score, then each cost with the sign of its direction
@@ -580,13 +585,15 @@ def _front(points: Sequence[Point], costs: Sequence[str], formats: Mapping[str, 
 # ---- training
 
 
-def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:
+def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, Curve]]:
     """Group logged values by stage and name; long curves are thinned evenly."""
-    grouped: dict[str, dict[str, list[list[float]]]] = {stage: {} for stage in stages}
+    grouped: dict[str, dict[str, Curve]] = {stage: {} for stage in stages}
     for row in logged:
-        if row["value"] is not None:
-            curves = grouped.setdefault(row["stage"], {})
-            curves.setdefault(row["name"], []).append([row["step"], row["value"]])
+        if row["value"] is None:  # it was not finite
+            continue
+        curves = grouped.setdefault(row["stage"], {})
+        curve = curves.setdefault(row["name"], [])
+        curve.append([row["step"], row["value"]])
     thinned = {}
     for stage, curves in grouped.items():
         if curves:
@@ -594,7 +601,7 @@ def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[lis
     return thinned
 
 
-def _thinned(points: list[list[float]]) -> list[list[float]]:
+def _thinned(points: Curve) -> Curve:
     """Return evenly spaced points of a long curve, and always its last."""
     stride = -(-len(points) // CURVE_POINTS)  # rounded up
     kept = points[::stride]

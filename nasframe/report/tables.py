@@ -54,8 +54,8 @@ def removed(errors: Mapping[str, float]) -> str:
     >>> removed({"sparse": 2.5e-7, "best@50%": 0.0})
     'Largest change of a logit when parts were taken out: sparse 2.5e-07, best@50% 0.'
     """
-    listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-    return f"Largest change of a logit when parts were taken out: {listed}."
+    changes = [f"{name} {error:.2g}" for name, error in errors.items()]
+    return f"Largest change of a logit when parts were taken out: {', '.join(changes)}."
 
 
 def duration(seconds: float | None) -> str:
@@ -102,7 +102,7 @@ def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
         text = f"{100 * value:+.{digits}f}"
     else:
         text = f"{value:+.{digits + 2}f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−")  # a true minus sign, as wide as the plus
 
 
 def companions(report: RunReport) -> dict[str, str]:
@@ -177,6 +177,8 @@ def _number(form: CostFormat, number: float, value: float) -> str:
     return f"{number:.{digits}f}"
 
 
+# ---- the table of models that ends a run
+
 DISPENSABLE = ("backbone_params", "size", "params")
 """The costs that a narrow terminal leaves out first, in this order: the ones next to them say much the same."""
 LONGEST_NAME = 14
@@ -221,11 +223,11 @@ def summary_table(report: RunReport, width: int | None = None) -> Table:
     from rich.measure import Measurement
 
     width = width or Console().width
-    roomy = Console(width=10_000)
+    roomy = Console(width=10_000)  # rich never measures a table as wider than its console
     columns = summary_columns(report)
     with_spread = width >= ROOMY
     table = _summary(report, columns, with_spread)
-    for name in dict.fromkeys([*DISPENSABLE, *reversed(columns)]):
+    for name in dict.fromkeys([*DISPENSABLE, *reversed(columns)]):  # each cost once
         is_essential = report.cost_format(name).highlight != ""
         if is_essential or name not in columns:
             continue
@@ -233,7 +235,7 @@ def summary_table(report: RunReport, width: int | None = None) -> Table:
             break
         del columns[name]
         table = _summary(report, columns, with_spread)
-    return table
+    return table  # the narrowest one may still be too wide: rich then folds its headings
 
 
 def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -> Table:
@@ -304,7 +306,7 @@ def _widest_line(cells: Sequence[str]) -> int:
 def label(model: ModelRow) -> str:
     """Return a model's name, with its role if the name does not imply it, and whether it is over its budget."""
     lines = [model.name]
-    if model.role not in ("teacher", "model"):
+    if model.role not in ("teacher", "model"):  # the first is its own name, and the second says nothing
         lines.append(model.role)
     if model.over_budget:
         lines.append("over budget")
