@@ -153,6 +153,7 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
 
 
 def _highlight(report: RunReport, model: ModelRow) -> Highlight:
+    """Show a winner's score large, with its gains and the costs that come first in a sentence."""
     form = report.metric_format(report.metric)
     about = f"{report.split} {titled(report.metric, form)}"
     for name, title in tables.companions(report).items():

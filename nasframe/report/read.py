@@ -346,6 +346,7 @@ def _models(
     """
     facts = _joined(results, "facts")
     former_stored = _joined(results, "stored")  # older runs have it outside of the facts
+    # First what the models are compared with, which may come after them in the table.
     scores: dict[str, float | None] = {}
     baseline_scores: dict[str | None, float | None] = {}
     teacher_score: float | None = None
@@ -369,7 +370,7 @@ def _models(
         excess = over_budget(place.costs, bounds_of(name, results), costs)
         model_facts = dict(facts.get(name, {}))
         stored = None
-        if place.blueprint.get("quantised"):
+        if place.blueprint.get("quantised"):  # the report has a table of its own for these
             stored = model_facts.pop("stored", former_stored.get(name))
         files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
         models.append(
