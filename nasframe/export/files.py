@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
 from nasframe.records import Arch
-from nasframe.report.format import of_run, titled, told
+from nasframe.report.format import metric_format, metric_formats, titled
 
 if TYPE_CHECKING:
     import torch
@@ -181,13 +181,13 @@ def card_text(
     if "ForSequenceClassification" in sizes["model"]:
         head["pipeline_tag"] = "text-classification"
     metrics = card.get("metrics") or {}
-    formats = {"formats": told(card.get("data") or {})}
+    formats = metric_formats(card.get("data") or {})
     if metrics:
         # The loss and its like are in the table below, but they are no metrics of the hub.
-        head["metrics"] = sorted(metric for metric in metrics if of_run(formats, metric).higher_is_better)
+        head["metrics"] = sorted(metric for metric in metrics if metric_format(formats, metric).higher_is_better)
     measured = {}
     for metric, value in metrics.items():
-        measured[titled(metric, of_run(formats, metric))] = value
+        measured[titled(metric, metric_format(formats, metric))] = value
     _, separator, head_name = sizes["model"].partition("For")
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(

@@ -10,6 +10,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.declarations import listed
 from nasframe.errors import NasframeError, Problem, listing, suggestion
+from nasframe.interfaces import EstimatorTraits, traits_of
 from nasframe.measures import objective_fault, possible_metrics
 from nasframe.options import (
     INJECTED,
@@ -251,13 +252,15 @@ class Checker:
         """Check one objective of a search: a metric of the task, or a cost after ``-``."""
         name = objective.removeprefix("-")
         fault = ""
-        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
+        higher_is_better = False
         if name in self.costs:
             self.wanted[name] = None
+            higher_is_better = traits_of(EstimatorTraits, self._estimator(name)).higher_is_better
+        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
         if self.metrics is not None:
-            fault = objective_fault(objective, self.metrics, self.costs)
+            fault = objective_fault(objective, self.metrics, self.costs, higher_is_better)
         elif name in self.costs and not self.task_is_wrong:
-            fault = objective_fault(objective, {}, self.costs)
+            fault = objective_fault(objective, {}, self.costs, higher_is_better)
         if fault:
             self.problem(path, fault)
 
@@ -283,18 +286,17 @@ class Checker:
             text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
             self.problem(("task", "metric"), text)
 
-    def _unit(self, cost: str) -> str:
-        """Return the unit of a cost, empty if that is not known."""
+    def _estimator(self, cost: str) -> Any:
+        """Return the estimator of a cost; ``None`` if it cannot be made."""
         declared = self.data.get("estimators")
         use = declared.get(cost) if isinstance(declared, dict) else None
         # A cost is its own plugin unless it uses another.
         if isinstance(use, dict | None):
             use = {"use": cost, **(use or {})}
         try:
-            estimator = self.own_estimators.get(cost) or registry.make("estimator", use)
+            return self.own_estimators.get(cost) or registry.make("estimator", use)
         except NasframeError:  # its options are wrong, which is reported where they stand
-            return ""
-        return str(getattr(estimator, "unit", ""))
+            return None
 
     def _bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
         """Check that a bound can be read, and that its unit is one of its cost's."""
@@ -304,7 +306,7 @@ class Checker:
             return
         # Estimators are made for their units, so only if the bound has one.
         has_unit = re.search(r"\d\s*[A-Za-zµ]", str(text))
-        unit = self._unit(cost) if has_unit else None
+        unit = getattr(self._estimator(cost), "unit", "") if has_unit else None
         # A share of the full cost cannot be compared with a number before the network is loaded, so the parts of
         # ">= 25%, <= 40M" are read one by one.
         parts = str(text).split(",") if "%" in str(text) else [text]

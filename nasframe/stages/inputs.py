@@ -16,7 +16,7 @@ from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
-from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, files_of, traits_of
+from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, cost_format, files_of, traits_of
 from nasframe.measures import formats_of, objective_fault
 from nasframe.notices import Notices
 from nasframe.processes import device
@@ -268,6 +268,16 @@ def data_facts(task: Task) -> dict[str, Any]:
         "summary": plain_summary(task),
         "metrics": {name: asdict(form) for name, form in formats_of(task).items()},
     }
+
+
+def cost_facts(inputs: RunInputs) -> dict[str, Any]:
+    """Return the facts that a run keeps about its costs, JSON-plain: name → how the cost reads."""
+    facts = {}
+    for name, estimator in inputs.estimators.items():
+        use = inputs.plan.estimators.get(name)  # none for the costs that a space brings
+        renamed = use is not None and registry.use_of(use)[0] != name
+        facts[name] = asdict(cost_format(estimator, renamed))
+    return facts
 
 
 def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,11 +151,13 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
 def over_budget(stage: StageSession, name: str) -> str:
     """Say which of a model's costs, as far as they are known now, are over the budget it is named after."""
     from nasframe.report import budgets
+    from nasframe.report.format import cost_formats
 
     results = [stage.store.stage_result(planned.name) for planned in stage.plan.stages]
     results.append(stage.result)  # this stage has not ended, so the store does not have its result
     costs = stage.store.model(name).get("costs") or {}
-    return budgets.over_budget(costs, budgets.bounds_of(name, results))
+    formats = cost_formats(stage.store.get("costs"))
+    return budgets.over_budget(costs, budgets.bounds_of(name, results), formats)
 
 
 def report_over_budget(stage: StageSession, names: Iterable[str]) -> None:

@@ -25,11 +25,15 @@ class Counted:
         unit: its unit.
         count: returns the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
         factor: multiplies the count.
+        heading: the heading of its column in tables.
+        highlight: its name in a sentence, if reports show it first.
     """
 
     unit: str
     count: Callable[[nn.Module], Any]
     factor: float = 1.0
+    heading: str = ""
+    highlight: str = ""
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
@@ -68,17 +72,17 @@ def params() -> Counted:
     >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
     True
     """
-    return Counted("parameters", lambda net: _params(net, "all"))
+    return Counted("parameters", lambda net: _params(net, "all"), heading="params")
 
 
 def backbone_params() -> Counted:
     """Count the weights without the task head; BERT's pooler belongs to the backbone."""
-    return Counted("parameters", lambda net: _params(net, "backbone"))
+    return Counted("parameters", lambda net: _params(net, "backbone"), heading="backbone")
 
 
 def encoder_params() -> Counted:
     """Count the weights of the encoder's layers only."""
-    return Counted("parameters", lambda net: _params(net, "encoder"))
+    return Counted("parameters", lambda net: _params(net, "encoder"), heading="encoder", highlight="encoder parameters")
 
 
 def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -90,7 +94,7 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
     """
-    return Counted("MACs", lambda net: _macs(net, batch, length, count))
+    return Counted("MACs", lambda net: _macs(net, batch, length, count), heading="MACs", highlight="MACs")
 
 
 def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -101,12 +105,12 @@ def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpr
         length: tokens in each.
         count: see ``macs``.
     """
-    return Counted("FLOPs", lambda net: _macs(net, batch, length, count), 2.0)
+    return Counted("FLOPs", lambda net: _macs(net, batch, length, count), factor=2.0, heading="FLOPs")
 
 
 def size() -> Counted:
     """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted."""
-    return Counted("bytes", _size)
+    return Counted("bytes", _size, heading="size")
 
 
 for _factory in (params, backbone_params, encoder_params, macs, flops):

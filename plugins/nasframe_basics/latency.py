@@ -42,6 +42,8 @@ class Latency:
     """
 
     unit = "ms"
+    heading = "latency"
+    highlight = "latency"
     sizes_suffice = True
 
     def __init__(

@@ -18,8 +18,8 @@ from nasframe.errors import UsageError
 from nasframe.export.verify import Verifier
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
-from nasframe.records import MetricFormat
-from nasframe.report.format import metric_format, titled, told
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import PLAIN_COST, cost_formats, metric_format, metric_formats, titled
 from nasframe.report.tables import cost, markdown_table, metric
 from nasframe.running.reopen import Finished
 from nasframe.search.budgets import Goal, parse_limits
@@ -48,6 +48,7 @@ class Deployment:
     split: str
     objective: str
     metric: MetricFormat
+    cost_formats: Mapping[str, CostFormat]
     evaluations: int
     models: Sequence[DeployedModel]
     seconds: Mapping[str, float]
@@ -127,7 +128,8 @@ def deploy(
         mode=mode,
         split="select",
         objective=finished.objective,
-        metric=metric_format(told(finished.data), finished.objective.removeprefix("-")),
+        metric=metric_format(metric_formats(finished.data), finished.objective.removeprefix("-")),
+        cost_formats=deployer.cost_formats(),
         evaluations=deployer.evaluations,
         models=deployed,
         seconds=clock.seconds(),
@@ -148,6 +150,7 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """
     models = facts["models"]
     form = MetricFormat(**facts["metric"])
+    formats = cost_formats(facts["cost_formats"])
     costs = list(dict.fromkeys(name for model in models for name in model["costs"]))
     heading = ["model", f"select {titled(facts['objective'], form)}", *costs, "origin"]
     with_budgets = any(model["over_budget"] for model in models)
@@ -157,7 +160,7 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for model in models:
         line = [model["name"], metric(form, model["score"])]
         for name in costs:
-            line.append(_cost_text(name, model))
+            line.append(_cost_text(formats.get(name, PLAIN_COST), name, model))
         line.append(model["origin"])
         if with_budgets:
             broken = model["over_budget"]
@@ -166,10 +169,12 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return heading, lines
 
 
-def _cost_text(name: str, model: Mapping[str, Any]) -> str:
-    text = cost(name, model["costs"])
+def _cost_text(form: CostFormat, name: str, model: Mapping[str, Any]) -> str:
+    text = cost(form, name, model["costs"])
     share = model["shares"].get(name)
-    return text if share is None else f"{text} ({share:.0%})"
+    if share is None:
+        return text
+    return f"{text} ({share:.0%})"
 
 
 class _Clock:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
-from nasframe.records import Arch, Trial, arch_id
+from nasframe.records import Arch, CostFormat, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
+from nasframe.report.format import cost_formats
 from nasframe.search.budgets import Goal, check_reachable
 from nasframe.search.constraints import Bounds, violation
 from nasframe.search.loop import subset
+from nasframe.stages.inputs import cost_facts
 from nasframe_deploy.latency_model import MeasuredCost, check_measured
 
 if TYPE_CHECKING:
@@ -285,7 +287,12 @@ class Deployer:
     def over_budget(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """Return by which costs each model is over its budget; empty if it meets its bounds."""
         bounds = {goal.name: plain_bounds(goal.bounds) for goal in self.goals}
-        return {name: over_budget(choice.costs, bounds[name]) for name, choice in choices.items()}
+        formats = self.cost_formats()
+        return {name: over_budget(choice.costs, bounds[name], formats) for name, choice in choices.items()}
+
+    def cost_formats(self) -> dict[str, CostFormat]:
+        """Return cost → how it reads, of the costs that were asked for or counted."""
+        return cost_formats(cost_facts(self.finished.inputs))
 
     def describe(self, goal: Goal, choice: Choice, max_abs_difference: float) -> DeployedModel:
         """Return the entry of a model in ``deploy.json``.
