@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from nasframe_bench.records import Result
 
 app = typer.Typer(help="Compare plugins offline.", no_args_is_help=True)
 
@@ -65,6 +67,7 @@ def sampler(
     from nasframe_bench import arena
     from nasframe_bench import report as bench_report
     from nasframe_bench.contest import made
+    from nasframe_bench.records import result_text
 
     files = tuple(str(path.resolve()) for path in plugins or ())
     space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
@@ -79,7 +82,7 @@ def sampler(
     if out:
         bench_report.write(result, out)
     if json_:
-        print(json.dumps(result, indent=1, allow_nan=False))
+        print(result_text(result))
     else:
         _show(result, out)
 
@@ -128,7 +131,7 @@ def _mapping(text: str) -> dict[str, str]:
     return {str(column): str(name or "") for column, name in columns.items()}
 
 
-def _show(result: dict[str, Any], out: Path | None) -> None:
+def _show(result: Result, out: Path | None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
