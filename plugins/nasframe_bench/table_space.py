@@ -52,7 +52,7 @@ class TableSpace:
             raise UsageError(f"{path}: no metrics. Expected at least one.")
         self.domain: Any = self.table.domain()
         archs = [row["arch"] for row in self.table.rows]
-        # repr is the cheapest key of a mapping, and a look-up is all that a trial does here.
+        # A search does little but look up rows, so the key must be cheap: repr costs much less than a digest.
         self.rows = {repr(row["arch"]): row for row in self.table.rows}
         self.complete = len(self.rows) == self.domain.size
         self.model: Any = None
