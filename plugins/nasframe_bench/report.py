@@ -41,6 +41,7 @@ MEASURES = {"hypervolume": "HV share", "regret": "regret"}
 """Measure → its heading: the share of the true front's hypervolume (more is better), and the regret."""
 SAME = 1e-12
 """Regret up to which the optimum counts as found."""
+# One hue each, in the order in which samplers are drawn; with more samplers they come again, as dashed lines.
 COLORS = ("#3b76e1", "#e08a2c", "#2a9d78", "#8c97a8", "#b2457c", "#7d5bd0", "#5a6b1f", "#8a4b2a")
 
 
@@ -60,7 +61,7 @@ def anytime(arena: Arena, plays: Mapping[str, Sequence[Play]]) -> dict[str, dict
     truth = arena.points
     if truth is None:
         truth = _all_points(plays)
-    optimum = truth[:, 0].max()
+    optimum = truth[:, 0].max()  # the first objective is the score
     with_front = truth.shape[1] > 1
     if with_front:
         true_front = truth[pareto_front(truth)]
@@ -170,50 +171,51 @@ def _sampler_result(
     at: Sequence[int],
 ) -> SamplerResult:
     """Summarise the plays of one sampler and their curves."""
-    evaluations = sum(len(play.points) for play in plays)
-    proposals = sum(play.proposals for play in plays)
-    asks = sum(play.asks for play in plays)
-    repeats = sum(play.repeat for play in plays)
-    screened = sum(play.screened for play in plays)
-    ask_seconds = sum(play.ask_seconds for play in plays)
-    tell_seconds = sum(play.tell_seconds for play in plays)
-
     moments = {}
+    means = {}
     for measure, curve in curves.items():
         moments[measure] = {n: _moments(curve[:, n - 1]) for n in at}
+        means[measure] = _mean_curve(curve)
     found = {}
     for n in at:
-        is_optimum = curves["regret"][:, n - 1] <= SAME
+        is_optimum = curves["regret"][:, n - 1] <= SAME  # one value a seed; NaN, without an evaluation, is none
         found[n] = float(np.mean(is_optimum))
 
-    # A sampler that never proposed anything has wasted nothing: all its shares are 0.
-    some_proposals = max(proposals, 1)
-    some_asks = max(asks, 1)
+    def total(field: str) -> float:
+        return float(sum(getattr(play, field) for play in plays))
+
+    evaluations = sum(len(play.points) for play in plays)
+    # A sampler that never proposed anything has wasted nothing: its shares are 0.
+    proposals = max(total("proposals"), 1)
+    asks = max(total("asks"), 1)
     return SamplerResult(
         name=name,
         use=use,
         evaluations=evaluations / len(plays),
-        proposals_per_evaluation=proposals / max(evaluations, 1),
-        repeats=repeats / some_proposals,
-        infeasible=screened / some_proposals,
-        failed=float(sum(play.failed for play in plays)),
-        ask_ms=1e3 * ask_seconds / some_asks,
-        tell_ms=1e3 * tell_seconds / some_asks,
+        proposals_per_evaluation=total("proposals") / max(evaluations, 1),
+        repeats=total("repeat") / proposals,
+        infeasible=total("screened") / proposals,
+        failed=total("failed"),
+        ask_ms=1e3 * total("ask_seconds") / asks,
+        tell_ms=1e3 * total("tell_seconds") / asks,
         ended=sorted({play.ended for play in plays if play.ended}),
         raw=_raw_shares(plays),
         at=moments,
         found=found,
-        curves={measure: _mean_curve(curve) for measure, curve in curves.items()},
+        curves=means,
     )
 
 
 def _raw_shares(plays: Sequence[Play]) -> RawShares | None:
-    raw = [play.raw for play in plays if play.raw is not None]
-    if not raw:
-        return None
-    proposals = max(sum(play.proposals for play in raw), 1)
-    repeats = sum(play.repeat for play in raw)
-    infeasible = sum(play.infeasible for play in raw)
+    """Return the waste of one sampler without the search loop; ``None`` if it was not played that way."""
+    proposals = repeats = infeasible = 0
+    for play in plays:
+        if play.raw is None:
+            return None
+        proposals += play.raw.proposals
+        repeats += play.raw.repeat
+        infeasible += play.raw.infeasible
+    proposals = max(proposals, 1)
     return RawShares(repeats=repeats / proposals, infeasible=infeasible / proposals)
 
 
@@ -264,6 +266,7 @@ def machine() -> Machine:
     """Return the facts that timings depend on."""
     from importlib import metadata
 
+    # Optuna's samplers may be among the opponents, and it is an extra.
     versions = {name: metadata.version(name) for name in ("nasframe", "numpy")}
     with contextlib.suppress(metadata.PackageNotFoundError):
         versions["optuna"] = metadata.version("optuna")
@@ -283,6 +286,7 @@ def write(result: Result, folder: Path) -> None:
     from nasframe.report.page import render
 
     folder.mkdir(parents=True, exist_ok=True)
+    # save() writes the files and returns the SVG, which the page holds inline.
     picture = plots.save(figure(result), folder / "bench", "anytime curves")
     page = render(
         "bench.html",
@@ -375,7 +379,7 @@ def difference_rows(result: Result) -> list[list[str]]:
     """Return the table of paired differences as text, a header first."""
     lines = [["against", "measure", "evaluations", "difference", "95 % interval", "verdict"]]
     for row in result.differences:
-        interval = "–"
+        interval = "–"  # one seed has no interval
         if row.low is not None:
             interval = f"{row.low:+.4g} … {row.high:+.4g}"
         numbers = [str(row.at), f"{row.mean:+.4g}", interval]
@@ -394,6 +398,7 @@ def figure(result: Result) -> Figure:
         for number, sampler in enumerate(result.samplers):
             _draw_curve(axes, sampler, measure, number)
         if measure == "hypervolume":
+            # Good samplers soon have nearly all of it; only a logarithmic axis still shows them apart.
             axes.set_yscale("log")
             axes.tick_params(axis="y", which="both", labelsize=8, colors=plots.INK)
             axes.set_ylabel("missing share of the hypervolume")
@@ -458,11 +463,12 @@ def _mean_curve(values: np.ndarray) -> Curve:
 
 
 def _finite(value: Any) -> float | None:
-    """Return a number for JSON, which has no NaN."""
+    """Return a number for JSON, which has no NaN: there it is null."""
     return float(value) if math.isfinite(value) else None
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
+    # Curves are most of a result's file, and are only drawn: six digits are enough.
     return [_finite(round(float(value), 6)) for value in values]
 
 
