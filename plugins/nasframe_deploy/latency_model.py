@@ -42,7 +42,7 @@ class MeasuredCost:
         domain = finished.region
         rng = np.random.default_rng(0)
         archs = []
-        if hasattr(domain, "largest"):
+        if hasattr(domain, "largest"):  # not every domain has an order
             archs += [domain.smallest(), domain.largest()]
         for _ in range(DRAWS):
             archs.append(domain.sample(rng))
@@ -52,6 +52,7 @@ class MeasuredCost:
         features = np.array([self._features(arch) for arch in archs])
         self.scale = np.abs(features).max(0)  # MACs and the constant 1 differ by nine powers of ten
         self.weights = np.linalg.lstsq(features / self.scale, values, rcond=None)[0]
+        # The fit's own errors say how wrong a prediction may be. Few points flatter them, hence a least slack.
         predictions = np.array([self.predict(arch) for arch in archs])
         factors = np.maximum(values, predictions) / np.minimum(values, predictions)
         self.slack = max(MIN_SLACK, float(factors.max()))
@@ -91,7 +92,7 @@ def check_measured(goals: Sequence[Goal], measured: Mapping[str, MeasuredCost]) 
                 nearest = low
             elif high < bound.low:
                 nearest = high
-            else:
+            else:  # some part of the measured range is within the bound
                 continue
             text = f"no architecture has {name} {bound}. The nearest measured here is {bound.show(nearest)}"
             problems.append(f"{goal.name}: {text}.")

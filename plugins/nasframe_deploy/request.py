@@ -32,8 +32,9 @@ class Request:
 
     @property
     def costs(self) -> list[str]:
-        """The names of the costs that are bounded."""
-        return list(dict.fromkeys([*self.constraints, *self.budgets]))
+        """The names of the costs that are bounded, each once."""
+        names = dict.fromkeys([*self.constraints, *self.budgets])
+        return list(names)
 
 
 def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str]) -> Request:
@@ -56,6 +57,7 @@ def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str])
         raise UsageError("nothing is asked for. Expected a constraint such as 'encoder_params<=60%', or --budgets.")
     merged = dict(plan.constraints)
     for cost, bounds in new_constraints.items():
+        # As recipes write it, where one bound is no list.
         merged[cost] = bounds if len(bounds) > 1 else bounds[0]
     return Request(merged, new_budgets)
 
@@ -109,7 +111,9 @@ class _Reader:
     def _is_bound(self, text: str, cost: str, bound: str) -> bool:
         """Return whether a bound can be read, in a unit of its cost."""
         try:
+            # With the options that the recipe gives a cost; its other costs have their defaults.
             estimator = registry.make("estimator", self._uses.get(cost, cost))
+            # No network is needed to read a bound, so percentages refer to 1 here.
             parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
         except NasframeError as error:
             self.problems.append(f"{text!r}: {error}")
@@ -120,4 +124,6 @@ class _Reader:
 def _corrected(text: str) -> str:
     """Suggest ``<=`` in place of ``=``, ``==`` or ``=<``, if that makes a text a constraint."""
     corrected = re.sub(r"\s*(==|=<|=)\s*", "<=", text, count=1)
-    return f" Did you mean {corrected!r}?" if CONSTRAINT.fullmatch(corrected) else ""
+    if CONSTRAINT.fullmatch(corrected):
+        return f" Did you mean {corrected!r}?"
+    return ""
