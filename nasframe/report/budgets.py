@@ -46,7 +46,7 @@ def bounds_of(name: str, results: Iterable[Mapping[str, Any]]) -> dict[str, list
     recorded: dict[str, dict[str, list[float | None]]] = {}
     for result in results:
         for winner, winner_bounds in (result.get("bounds") or {}).items():
-            # An extract stage repeats the bounds of its models, but only those of counted costs.
+            # An extract stage keeps bounds too, but of a measured cost only if no search has kept one.
             recorded[winner] = recorded.get(winner, {}) | winner_bounds
     budget = name.partition("@")[2]
     bounds: dict[str, list[float | None]] = {}

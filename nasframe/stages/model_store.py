@@ -152,10 +152,17 @@ def over_budget(stage: StageSession, name: str) -> str:
     """Say which of a model's costs, as far as they are known now, are over the budget it is named after."""
     from nasframe.report import budgets
 
+    costs = stage.store.model(name).get("costs") or {}
+    return budgets.over_budget(costs, bounds_of(stage, name))
+
+
+def bounds_of(stage: StageSession, name: str) -> dict[str, list[float | None]]:
+    """Return the bounds that a model must meet by its name, as far as the stages of this run have kept them."""
+    from nasframe.report import budgets
+
     results = [stage.store.stage_result(planned.name) for planned in stage.plan.stages]
     results.append(stage.result)  # this stage has not ended, so the store does not have its result
-    costs = stage.store.model(name).get("costs") or {}
-    return budgets.over_budget(costs, budgets.bounds_of(name, results))
+    return budgets.bounds_of(name, results)
 
 
 def report_over_budget(stage: StageSession, names: Iterable[str]) -> None:
