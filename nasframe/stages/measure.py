@@ -64,6 +64,7 @@ def measure_models(
     for cost in costs:
         estimator: Any = stage.estimators[cost]
         if not isinstance(estimator, MeasuredEstimator):
+            # A stand-alone model is what it is: it has no space, and no architecture within itself.
             for name, net in models.items():
                 values[name][cost] = estimator.estimate(None, net, None)
             continue
@@ -75,7 +76,10 @@ def measure_models(
     for name, new in values.items():
         earlier = stage.store.model(name).get("costs") or {}
         # "latency_cached" marks a latency that came from the cache: it goes when the latency is measured again.
-        still_valid = {key: value for key, value in earlier.items() if key.removesuffix("_cached") not in new}
+        still_valid = {}
+        for key, value in earlier.items():
+            if key.removesuffix("_cached") not in new:
+                still_valid[key] = value
         stage.store.put_model(name, costs=still_valid | new)
 
 

@@ -92,8 +92,7 @@ def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None =
     """Keep a model's shape, and the architecture that it was extracted with."""
     from nasframe.nn.blueprint import blueprint
 
-    shape = blueprint(net)
-    fields: dict[str, Any] = {"blueprint": shape}
+    fields: dict[str, Any] = {"blueprint": blueprint(net)}
     # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
     if facts:
@@ -131,6 +130,7 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
     writer.writerow(columns)
     rows = zip(*columns.values(), strict=True)
     writer.writerows(rows)
+    # In memory first, so that the file is written whole or not at all.
     write_text(folder / file_name, text.getvalue())
 
 

@@ -92,8 +92,9 @@ class Passes:
 
     def student(self, arch: Arch | None, batch: Batch, **inputs: Any) -> Any:
         """Run the network being trained, or its sub-network ``arch``."""
-        self._count("student", self.job.net, arch, batch)
-        return self._run(self.job.net, arch, {**batch.inputs, **self.outputs, **inputs})
+        net = self.job.net
+        self._count("student", net, arch, batch)
+        return self._run(net, arch, {**batch.inputs, **self.outputs, **inputs})
 
     def teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
         """Run a saved network on a batch once; its outputs are remembered until another batch comes."""
@@ -115,21 +116,23 @@ class Passes:
 
     def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
         """Measure the network, or its sub-network ``arch``, on a split; all NaN if its outputs are not finite."""
+        net = self.job.net
         finite = True
 
         def forward(**inputs: torch.Tensor) -> Any:
             nonlocal finite
             inputs_on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            outputs = self._run(self.job.net, arch, inputs_on_device)
+            outputs = self._run(net, arch, inputs_on_device)
             finite = finite and finite_outputs(outputs)
             return outputs
 
         began = time.perf_counter()
-        self.job.net.eval()
+        net.eval()
         result = self.job.task.evaluate(forward, split)
-        self.job.net.train()
+        net.train()
+        # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
         mean_length = max(1, result.tokens // result.examples)
-        macs = self.macs(self.job.net, arch, result.examples, mean_length)
+        macs = self.macs(net, arch, result.examples, mean_length)
         self.ledger.add(
             "evaluation",
             evaluations=1,
