@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
+from nasframe.interfaces import MeasuredEstimator
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
 from nasframe.search.budgets import Goal, check_reachable
@@ -86,7 +87,7 @@ class Deployer:
         self.counted: list[str] = []
         noisy: list[str] = []
         for name in _bounded_costs(goals):
-            if hasattr(finished.estimator(name), "measure"):
+            if isinstance(finished.estimator(name), MeasuredEstimator):
                 noisy.append(name)
             else:
                 self.counted.append(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError
+from nasframe.interfaces import ends_of
 from nasframe.records import Arch
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ class MeasuredCost:
 
         domain = finished.region
         rng = np.random.default_rng(0)
-        archs = []
-        if hasattr(domain, "largest"):  # not every domain has an order
-            archs += [domain.smallest(), domain.largest()]
+        archs = ends_of(domain)
         for _ in range(DRAWS):
             archs.append(domain.sample(rng))
 
