@@ -89,6 +89,7 @@ def made(
             worst[name.strip().removeprefix("-")] = parse_number(number)
 
     if objectives is None:
+        # A cap says already how much may be spent; without one, the cost is a second objective.
         names = _default_objectives(space, with_cost=not bounds)
     else:
         names = [text.strip() for text in objectives.split(",")]

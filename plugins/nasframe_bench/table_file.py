@@ -94,6 +94,7 @@ def write_table(table: ArchTable, path: Path) -> None:
     if _kind(path) == ".json":
         write_text(path, table_json(table))
         return
+    # The side file first: without it, the table would be read with an inferred domain.
     write_text(_side_file(path), json.dumps(table.head(), indent=1) + "\n")
     columns: dict[str, list[Any]] = {}
     for knob in table.knobs:
@@ -134,7 +135,7 @@ def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> Arc
     if _kind(path) == ".csv":
         return _from_records(path, _csv_records(path), rename or {})
     content = _json(path)
-    if "rows" in content or "domain" in content:
+    if "rows" in content or "domain" in content:  # the layout that write_table writes
         return _checked(path, content, content.get("rows"))
     return _from_records(path, _word_records(path, content), rename or {})
 
@@ -176,7 +177,7 @@ def _csv_records(path: Path) -> list[Record]:
 
 def _word_records(path: Path, content: Mapping[str, Any]) -> list[Record]:
     """Read records by architectures that are words, with one letter a knob; only numbers of records are kept."""
-    lengths = {len(word) for word in content}
+    lengths = {len(word) for word in content}  # a position is a knob, so all words have the same ones
     are_records = all(isinstance(record, dict) for record in content.values())
     if len(lengths) != 1 or not are_records:
         raise UsageError(f"{path}: 'domain' and 'rows' are missing. Expected a table of architectures.")
@@ -278,7 +279,7 @@ def _inferred_domain(path: Path, knobs: Sequence[str], rows: Sequence[Mapping[st
 
     active = {}
     for knob in knobs:
-        if knob not in always:
+        if knob not in always:  # an empty cell means that the knob has no effect in this row
             active[knob] = _rule(path, knob, always, archs)
     return {"knobs": values, "active": active}
 
@@ -305,6 +306,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 def _order(value: Any) -> tuple[Any, ...]:
     """Sort numbers before words before lists, and lists by length."""
+    # Knobs list their values from small to large; a longer list, of kept layers for example, is the larger value.
     if isinstance(value, list):
         return 2, len(value), json.dumps(value)
     if isinstance(value, str):

@@ -111,6 +111,7 @@ def deploy(
         clock.lap("search")
         with bars.bar("choose") as advance:
             choices = deployer.choose_all(advance)
+        # One choice a goal, but several goals may choose the same architecture: each gets its own model.
         models = {}
         for name, choice in choices.items():
             models[name] = finished.space.extract(finished.net, choice.trial.arch)

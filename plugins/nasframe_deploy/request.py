@@ -14,6 +14,7 @@ from nasframe.search.constraints import parse_bounds
 if TYPE_CHECKING:
     from nasframe.plan import Plan
 
+# A cost is named as in recipes, and its bound is read later: here it only has to be there.
 CONSTRAINT = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*(?P<bound>(?:<=|>=|<|>)\s*\S.*)")
 BUDGETS = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*=\s*(?P<bounds>\S.*)")
 
@@ -87,7 +88,7 @@ class _Reader:
     def budgets(self, texts: Sequence[str]) -> dict[str, list[str]]:
         """Return cost → its budgets."""
         budgets: dict[str, list[str]] = {}
-        for text in texts:
+        for text in texts:  # an option may be repeated, also for one cost
             match = BUDGETS.fullmatch(text)
             if match is None:
                 expected = "COST=VALUE,…, as in 'encoder_params=80%,60%'"
