@@ -168,11 +168,31 @@ class Step(Protocol):
     skipped: bool
 
     def forward(self, arch: Arch | None = None, batch: Batch | None = None, **inputs: Any) -> Any:
-        """Run the network once more, by default with this step's architecture and batch."""
+        """Run the network once more.
+
+        Args:
+            arch: another sub-network; default: this step's.
+            batch: another batch; default: this step's.
+            inputs: keyword inputs that are added to the batch's, or replace them.
+
+        Returns:
+            The Hugging Face model output, with the outputs that the stage's modifiers need.
+        """
         ...
 
     def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
-        """Run a saved network on this batch, in eval mode and without gradients, once a batch."""
+        """Run a saved network on this batch, in eval mode and without gradients, once a batch.
+
+        Args:
+            name: the name that it was saved under.
+            arch: the sub-network of it to run; default: the whole one.
+
+        Returns:
+            The Hugging Face model output; with ``teacher_cache: run`` its logits only, unless a modifier needs more.
+
+        Raises:
+            UsageError: no network was saved under that name.
+        """
         ...
 
 

@@ -53,7 +53,7 @@ def bounds_of(name: str, results: Iterable[Mapping[str, Any]]) -> dict[str, Plai
     recorded: dict[str, dict[str, PlainBounds]] = {}
     for result in results:
         for winner, winner_bounds in (result.get("bounds") or {}).items():
-            # An extract stage repeats the bounds of its models, but only those of counted costs.
+            # An extract stage keeps bounds too, but of a measured cost only if no search has kept one.
             recorded[winner] = recorded.get(winner, {}) | winner_bounds
     # A model that a later stage made of a winner is named after the same budget, and must meet it as well.
     _, _, budget = name.partition("@")

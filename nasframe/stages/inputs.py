@@ -84,7 +84,7 @@ class RunInputs:
     @cached_property
     def estimators(self) -> Mapping[str, Estimator]:
         """Every cost that the plan can name."""
-        if self.bare_space is not None:
+        if self.bare_space is not None:  # there is no network whose costs could be counted or measured
             of_space: Mapping[str, Estimator] = self.bare_space.estimators
             return of_space
         inject = {"notify": self.notices}
@@ -153,8 +153,9 @@ class RunInputs:
         use = use or self.plan.space
         if not use:
             return None
+        inject = {"config": net.config, "notify": self.notices}
         with self.reads:
-            space: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
+            space: SearchSpace = registry.make("space", use, inject)
         return space
 
     @cached_property
@@ -180,8 +181,11 @@ class RunInputs:
     def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
         """Yield the files and folders that the ``model`` or the ``task`` declares."""
         places = files_of(getattr(self, kind))
+        if len(places) == 1:
+            yield kind, places[0]
+            return
         for number, place in enumerate(places, start=1):
-            yield kind if len(places) == 1 else f"{kind} {number}", place
+            yield f"{kind} {number}", place
 
     def _refuse_changes(self) -> None:
         """Make sure that files which are about to be loaded again have not changed since they were first loaded.
@@ -255,7 +259,9 @@ def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:
 def plain_summary(task: Task) -> dict[str, Any] | None:
     """Return a task's summary of its data, JSON-plain, or ``None`` if it has none."""
     summary = traits_of(TaskTraits, task).summary
-    return None if summary is None else asdict(summary)
+    if summary is None:
+        return None
+    return asdict(summary)
 
 
 def data_facts(task: Task) -> dict[str, Any]:
