@@ -55,7 +55,10 @@ class BertWidthDepth:
         config: PreTrainedConfig | Outline | None = None,
     ) -> None:
         self.full = _limits(config)
-        widths = {"heads": _counts("heads", heads, self.full["heads"]), "ffn": _counts("ffn", ffn, self.full["ffn"])}
+        widths = {
+            "heads": _counts("heads", heads, self.full["heads"]),
+            "ffn": _counts("ffn", ffn, self.full["ffn"]),
+        }
         depths = _depths(layers, self.full["layers"], depth)
         knobs: dict[str, list[Any]] = {"layers": depths}
         if embedding_rank is not None:
@@ -119,6 +122,7 @@ class BertWidthDepth:
             flat[RANK] = sizes[RANK]
         flat = self.sizes(flat)
         arch = {}
+        # Widths of layers that are not kept change nothing, and equal networks have to be equal architectures.
         for knob, value in flat.items():
             unit, _, layer = knob.partition(".")
             if unit not in UNITS or int(layer) in flat["layers"]:
@@ -132,11 +136,12 @@ class BertWidthDepth:
             if key not in knobs and key not in (*UNITS, RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
             unit = key.partition(".")[0]
-            if unit not in UNITS:
+            if unit not in UNITS:  # layers and the rank have tests of their own, later
                 continue
             most = self.full[unit]
             is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not is_whole or value < 0 or (most is not None and value > most):
+            is_size = is_whole and value >= 0 and (most is None or value <= most)
+            if not is_size:
                 limit = "0 or more" if most is None else f"a number from 0 to {most}"
                 raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
 
@@ -151,7 +156,7 @@ class BertWidthDepth:
         if isinstance(count, int):
             depths = self.domain.knobs["layers"]
             choices = [list(kept) for kept in depths if len(kept) == count]
-            if len(choices) != 1:
+            if len(choices) != 1:  # lists of layers may offer several of one length
                 raise UsageError(f"layers: {count} names {len(choices)} of {list(depths)}.")
             sizes["layers"] = choices[0]
         return sizes
@@ -197,21 +202,25 @@ def _depths(
             numbers_of_layers.append(entry)
     counts = []
     if numbers_of_layers or not lists:
-        counts = _counts("layers", numbers_of_layers, full)
+        counts = _counts("layers", numbers_of_layers or None, full)
     total = full
     if total is None:
-        total = max([*counts, *(kept[-1] + 1 for kept in lists)])
+        lengths = [kept[-1] + 1 for kept in lists]
+        total = max([*counts, *lengths])
 
-    depths = {_kept_layers(count, total, depth) for count in counts}
+    depths = set()  # a number and a list may be the same choice
+    for count in counts:
+        depths.add(_kept_layers(count, total, depth))
     for kept in lists:
         if kept[-1] >= total:
             raise UsageError(f"layers: {kept} is not in a network of {total} layers.")
         depths.add(tuple(kept))
-    in_order = sorted(depths, key=lambda kept: (len(kept), kept))
+    in_order = sorted(sorted(depths), key=len)  # values go from small to large
     return [list(kept) for kept in in_order]
 
 
 def _check_layer_list(kept: list[int]) -> None:
+    """Refuse a list that does not say which layers to keep."""
     is_ascending = kept == sorted(set(kept))
     are_positions = all(isinstance(layer, int) and layer >= 0 for layer in kept)
     if not kept or not is_ascending or not are_positions:
@@ -236,12 +245,12 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
     Raises:
         UsageError: a value is not a size of the network.
     """
-    if values is None or (name == "layers" and not values):
+    if values is None:
         if full is None:
             raise UsageError(f"{name}: no values given. Expected counts, or a network whose own count to take.")
         return [full]
     counts = sorted({_count(name, value, full) for value in values})
-    fewest = 1 if name == "layers" else 0
+    fewest = 1 if name == "layers" else 0  # a layer without heads, or without neurons, passes its input on
     if not counts or counts[0] < fewest or (full is not None and counts[-1] > full):
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
@@ -252,18 +261,20 @@ def _count(name: str, value: int | str, full: int | None) -> int:
     """Read one number or share."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    text = str(value)
     try:
-        share = float(str(value).removesuffix("%")) / 100
-        if not str(value).endswith("%"):
+        if not text.endswith("%"):
             raise ValueError
+        share = float(text.removesuffix("%")) / 100
     except ValueError:
         raise UsageError(f"{name}: {value!r} is not a size. Expected a count or a share such as '50%'.") from None
     if full is None:
         raise UsageError(f"{name}: {value!r} is a share, of a network that is not given. Expected a count.")
-    return max(1, round(share * full))
+    return max(1, round(share * full))  # a small share of a few heads is one head, not none
 
 
 def _ranks(values: Sequence[int]) -> list[int]:
+    """Read the option ``embedding_rank``: distinct ranks, ascending."""
     if not values or min(values) < 1:
         raise UsageError(f"{RANK}: {list(values)} are not all ranks. Expected numbers of at least 1.")
     return sorted(set(values))

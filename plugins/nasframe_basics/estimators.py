@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -43,13 +44,15 @@ class Counted:
         if not hasattr(space, "sizes"):
             extracted = space.extract(net, arch)
             return self.factor * self.count(extracted).of()
-        return self.factor * self._additive(net).of(space.sizes(arch))
+        additive = self._additive(net)
+        return self.factor * additive.of(space.sizes(arch))
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
         """Return the cost of every choice of the space's domain; ``None`` if the space does not slice."""
         if not hasattr(space, "sizes"):
             return None
-        table = self._additive(net).table(space.domain.knobs)  # type: ignore[attr-defined]
+        additive = self._additive(net)
+        table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
         choices = {}
         for knob, costs in table.choices.items():
             choices[knob] = [self.factor * cost for cost in costs]
@@ -68,17 +71,17 @@ def params() -> Counted:
     >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
     True
     """
-    return Counted("parameters", lambda net: _params(net, "all"))
+    return Counted("parameters", partial(_params, part="all"))
 
 
 def backbone_params() -> Counted:
     """Count the weights without the task head; BERT's pooler belongs to the backbone."""
-    return Counted("parameters", lambda net: _params(net, "backbone"))
+    return Counted("parameters", partial(_params, part="backbone"))
 
 
 def encoder_params() -> Counted:
     """Count the weights of the encoder's layers only."""
-    return Counted("parameters", lambda net: _params(net, "encoder"))
+    return Counted("parameters", partial(_params, part="encoder"))
 
 
 def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -90,7 +93,8 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
     """
-    return Counted("MACs", lambda net: _macs(net, batch, length, count))
+    count_macs = partial(_macs, batch=batch, length=length, how=count)
+    return Counted("MACs", count_macs)
 
 
 def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
@@ -101,7 +105,8 @@ def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpr
         length: tokens in each.
         count: see ``macs``.
     """
-    return Counted("FLOPs", lambda net: _macs(net, batch, length, count), 2.0)
+    count_macs = partial(_macs, batch=batch, length=length, how=count)
+    return Counted("FLOPs", count_macs, factor=2.0)
 
 
 def size() -> Counted:
@@ -109,13 +114,14 @@ def size() -> Counted:
     return Counted("bytes", _size)
 
 
+# Bytes depend on the types of the weights, which an outline does not have.
 for _factory in (params, backbone_params, encoder_params, macs, flops):
     vars(_factory)["sizes_suffice"] = True
 
 
 def _params(net: nn.Module | Outline, part: Literal["all", "backbone", "encoder"]) -> Additive:
     """Count the parameters of a part of a network."""
-    if isinstance(net, Outline):
+    if isinstance(net, Outline):  # from its sizes, so that a check need not import torch
         return net.params(part)
     from nasframe.nn import count
 
