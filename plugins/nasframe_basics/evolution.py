@@ -102,12 +102,12 @@ class EvolutionSampler:
     def tell(self, trials: Sequence[Trial]) -> None:
         """Let evaluated architectures join the population, then select."""
         for trial in trials:
-            objectives = []
-            for value in trial.objectives or (trial.score,):
-                objectives.append(math.nan if value is None else value)
+            values = trial.objectives or (trial.score,)
+            objectives = [value for value in values if value is not None]
+            is_complete = len(objectives) == len(values)
             is_finite = all(math.isfinite(value) for value in [*objectives, trial.violation])
-            is_usable = is_finite and trial.state in ("done", "repeat")
-            if not is_usable or not self.domain.contains(trial.arch):
+            has_result = trial.state in ("done", "repeat")
+            if not (is_complete and is_finite and has_result and self.domain.contains(trial.arch)):
                 continue
             arch = self.domain.canonical(trial.arch)
             name = arch_id(arch)
@@ -131,7 +131,7 @@ class EvolutionSampler:
         """Return the population, the names of the proposed architectures, and the generator's state."""
         members = []
         for member in self.members:
-            plain = member._replace(arch=dict(member.arch))
+            plain = member._replace(arch=dict(member.arch))  # JSON has no other mappings
             members.append(plain._asdict())
         return {"rng": self.rng.bit_generator.state, "members": members, "seen": list(self.seen)}
 
@@ -155,7 +155,7 @@ class EvolutionSampler:
             arch = domain.sample(self.rng)
             if arch_id(arch) not in self.seen:
                 return arch
-        return domain.sample(self.rng)
+        return domain.sample(self.rng)  # nearly all were proposed; a repeat costs a search nothing
 
     def _child(self, domain: Any) -> Arch:
         child = self._parent()
@@ -170,7 +170,7 @@ class EvolutionSampler:
     def _parent(self) -> Arch:
         """Hold a tournament."""
         if not self.ranks:
-            self.ranks = np.argsort(self._order()).tolist()
+            self.ranks = np.argsort(self._order()).tolist()  # the inverse of the order: member → rank
         drawn = self.rng.integers(len(self.members), size=self.tournament).tolist()
         winner = min(drawn, key=lambda position: self.ranks[position])
         return self.members[winner].arch
@@ -183,6 +183,7 @@ class EvolutionSampler:
         violations = [member.violation for member in self.members]
         order: list[int] = []
         for front in non_dominated_sort(values, violations):
-            least_crowded_first = np.argsort(-crowding_distance(values[front]), kind="stable")
+            distances = crowding_distance(values[front])
+            least_crowded_first = np.argsort(-distances, kind="stable")
             order += np.array(front)[least_crowded_first].tolist()
         return order
