@@ -55,7 +55,7 @@ class FakeQuant(Modifier):
             self.rounded = {name: (module, self.embeddings) for name, module in word_tables(job.net)}
         for name, module in encoder_matrices(job.net):
             bits = arch_formats[name].bits if arch_formats else self.bits
-            if bits >= FULL:
+            if bits >= FULL:  # an architecture may leave matrices in floating point
                 continue
             self.rounded[name] = (module, bits)
             if self.activations:
@@ -98,10 +98,11 @@ class FakeQuant(Modifier):
         if self.ranges == "batch" and self.read is not None and self.read[0] is tensor:
             # Queries, keys and values read the same tensor, so it is rounded once.
             return (self.read[1], *others)
+        # One pass over the tensor finds both ends; abs().max() would copy it.
         lowest, highest = tensor.detach().aminmax()
         largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
-            if module.training:
+            if module.training:  # evaluations use the mean and leave it alone
                 before = self.largest.get(name, largest)
                 self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
             largest = self.largest.get(name, largest)

@@ -80,7 +80,7 @@ class Latency:
             ``median`` and ``spread`` (between the quartiles) in milliseconds, and ``how``: ``repeats``, ``batch``,
             ``length``, ``threads`` and ``device``.
         """
-        records = self._records.setdefault(net, {})
+        records = self._records.setdefault(net, {})  # forgotten with the network
         key = "" if arch is None else arch_id(arch)
         if again or key not in records:
             extracted = net if arch is None else space.extract(net, arch)
@@ -117,15 +117,16 @@ class Latency:
         threads_before = torch.get_num_threads()
         threads = self.threads or threads_before
         was_training = net.training
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # of the whole process, so it is set back
         net.eval()
         try:
             seconds = self._seconds(net, length)
         finally:
             torch.set_num_threads(threads_before)
             net.train(was_training)
+        # The median and the quartiles, since other programs delay single passes by any amount.
         quartiles = torch.tensor(seconds).quantile(torch.tensor([0.25, 0.5, 0.75]))
-        low, median, high = [1000 * seconds for seconds in quartiles.tolist()]
+        low, median, high = [1000 * quartile for quartile in quartiles.tolist()]
         how = {
             "repeats": self.repeats,
             "batch": self.batch,
@@ -142,9 +143,9 @@ class Latency:
         from nasframe.nn.elastic import base_of
 
         device = next(net.parameters()).device
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)  # torch's own is left as it was
         ids = torch.randint(1, 100, (self.batch, length), generator=generator).to(device)
-        ids %= base_of(net).config.vocab_size
+        ids %= base_of(net).config.vocab_size  # tiny networks of tests have fewer words
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         seconds = []
         with torch.inference_mode():

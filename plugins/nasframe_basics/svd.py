@@ -64,6 +64,7 @@ class SVD:
 
     def factorized(self, net: nn.Module) -> nn.Module:
         """Return a factorised copy."""
+        # Each function copies the network, so the original stays as it is.
         if self.rank is not None:
             net = factorize_embedding(net, self.rank, self.lower, self.split)  # type: ignore[arg-type]
         if self.linears is not None:
@@ -80,7 +81,7 @@ def check_rank(place: str, rank: int | str | None) -> None:
     if rank is None:
         return
     if isinstance(rank, str):
-        digits = rank.removesuffix("%").replace(".", "", 1)
+        digits = rank.removesuffix("%").replace(".", "", 1)  # float() would also read "nan" and "1e1"
         is_rank = rank.endswith("%") and digits.isdigit() and 0 < float(rank[:-1]) <= 100
     else:
         is_rank = isinstance(rank, int) and rank >= 1
