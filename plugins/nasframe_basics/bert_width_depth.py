@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nasframe.errors import UsageError
 from nasframe.outline import Outline
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 RANK = "embedding_rank"
+Depth: TypeAlias = Literal["first", "spread"]
 UNITS = ("heads", "ffn")
 """The knobs that each kept layer has."""
 
@@ -51,7 +52,7 @@ class BertWidthDepth:
         heads: Sequence[Natural | Percent] | None = None,
         ffn: Sequence[Natural | Percent] | None = None,
         embedding_rank: Sequence[Count] | None = None,
-        depth: Literal["first", "spread"] = "first",
+        depth: Depth = "first",
         config: PreTrainedConfig | Outline | None = None,
     ) -> None:
         self.full = _limits(config)
@@ -179,9 +180,7 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
     return {name: getattr(config, field) for name, field in fields.items()}
 
 
-def _depths(
-    layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Literal["first", "spread"]
-) -> list[list[int]]:
+def _depths(layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Depth) -> list[list[int]]:
     """Return the values of the knob ``layers``, lists of kept layers, the shortest first.
 
     Args:
@@ -196,38 +195,35 @@ def _depths(
     numbers_of_layers = []
     for entry in layers or ():
         if isinstance(entry, list):
-            _check_layer_list(entry)
+            _check_layer_list(entry, full)
             lists.append(entry)
         else:
             numbers_of_layers.append(entry)
     counts = []
     if numbers_of_layers or not lists:
         counts = _counts("layers", numbers_of_layers or None, full)
+    depths = {tuple(kept) for kept in lists}  # a set, since a number may stand for one of the lists
     total = full
     if total is None:
-        lengths = [kept[-1] + 1 for kept in lists]
+        lengths = [kept[-1] + 1 for kept in depths]
         total = max([*counts, *lengths])
-
-    depths = set()  # a number and a list may be the same choice
     for count in counts:
         depths.add(_kept_layers(count, total, depth))
-    for kept in lists:
-        if kept[-1] >= total:
-            raise UsageError(f"layers: {kept} is not in a network of {total} layers.")
-        depths.add(tuple(kept))
     in_order = sorted(sorted(depths), key=len)  # values go from small to large
     return [list(kept) for kept in in_order]
 
 
-def _check_layer_list(kept: list[int]) -> None:
-    """Refuse a list that does not say which layers to keep."""
+def _check_layer_list(kept: list[int], full: int | None) -> None:
+    """Refuse a list that does not say which of the network's layers to keep."""
     is_ascending = kept == sorted(set(kept))
     are_positions = all(isinstance(layer, int) and layer >= 0 for layer in kept)
     if not kept or not is_ascending or not are_positions:
         raise UsageError(f"layers: {kept} cannot be kept. Expected positions, ascending, at least one.")
+    if full is not None and kept[-1] >= full:
+        raise UsageError(f"layers: {kept} is not in a network of {full} layers.")
 
 
-def _kept_layers(count: int, total: int, depth: Literal["first", "spread"]) -> tuple[int, ...]:
+def _kept_layers(count: int, total: int, depth: Depth) -> tuple[int, ...]:
     """Return which layers a number of layers keeps."""
     if depth == "first":
         return tuple(range(count))
@@ -251,7 +247,8 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
         return [full]
     counts = sorted({_count(name, value, full) for value in values})
     fewest = 1 if name == "layers" else 0  # a layer without heads, or without neurons, passes its input on
-    if not counts or counts[0] < fewest or (full is not None and counts[-1] > full):
+    is_too_large = full is not None and bool(counts) and counts[-1] > full
+    if not counts or counts[0] < fewest or is_too_large:
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from nasframe.nn.additive import Additive
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.interfaces import SearchSpace
+
+
+Counting: TypeAlias = Literal["matmul", "torchprofile"]
+Part: TypeAlias = Literal["all", "backbone", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def encoder_params() -> Counted:
     return Counted("parameters", partial(_params, part="encoder"))
 
 
-def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def macs(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
     """Count the multiply-adds of matrix products in a forward.
 
     Args:
@@ -97,7 +101,7 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
     return Counted("MACs", count_macs)
 
 
-def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def flops(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
     """Count floating-point operations, two for each multiply-add of ``macs``.
 
     Args:
@@ -119,7 +123,7 @@ for _factory in (params, backbone_params, encoder_params, macs, flops):
     vars(_factory)["sizes_suffice"] = True
 
 
-def _params(net: nn.Module | Outline, part: Literal["all", "backbone", "encoder"]) -> Additive:
+def _params(net: nn.Module | Outline, part: Part) -> Additive:
     """Count the parameters of a part of a network."""
     if isinstance(net, Outline):  # from its sizes, so that a check need not import torch
         return net.params(part)
@@ -128,7 +132,7 @@ def _params(net: nn.Module | Outline, part: Literal["all", "backbone", "encoder"
     return count.params(net, part)
 
 
-def _macs(net: nn.Module | Outline, batch: int, length: int, how: Literal["matmul", "torchprofile"]) -> Additive:
+def _macs(net: nn.Module | Outline, batch: int, length: int, how: Counting) -> Additive:
     """Count the multiply-adds of a forward."""
     if isinstance(net, Outline):
         return net.macs(batch, length, how)

@@ -133,7 +133,11 @@ class EvolutionSampler:
         for member in self.members:
             plain = member._replace(arch=dict(member.arch))  # JSON has no other mappings
             members.append(plain._asdict())
-        return {"rng": self.rng.bit_generator.state, "members": members, "seen": list(self.seen)}
+        return {
+            "rng": self.rng.bit_generator.state,
+            "members": members,
+            "seen": list(self.seen),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that :meth:`state_dict` returned."""
@@ -172,7 +176,7 @@ class EvolutionSampler:
         if not self.ranks:
             self.ranks = np.argsort(self._order()).tolist()  # the inverse of the order: member → rank
         drawn = self.rng.integers(len(self.members), size=self.tournament).tolist()
-        winner = min(drawn, key=lambda position: self.ranks[position])
+        winner = min(drawn, key=self.ranks.__getitem__)
         return self.members[winner].arch
 
     def _order(self) -> list[int]:

@@ -158,7 +158,8 @@ class _Fit:
                 self.measure()
             # Each process has its own clock, so only some may be here: none of them may raise. Bad weights are just
             # not saved.
-            if not self.at.skipped and self.checkpoints.due() and not optim.non_finite(self.job.net):
+            is_due = not self.at.skipped and self.checkpoints.due()
+            if is_due and not optim.non_finite(self.job.net):
                 self.checkpoints.save()
 
     def step(self, batch: Batch) -> None:
@@ -333,7 +334,10 @@ class _Fit:
         if self.rank == 0:
             evaluations = [self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)]
             metrics = mean_metrics(evaluations)
-            self.job.log(self.at.step, {f"select_{name}": value for name, value in metrics.items()})
+            log = {}
+            for name, value in metrics.items():
+                log[f"select_{name}"] = value
+            self.job.log(self.at.step, log)
         score = self.shared(metrics)[self.job.task.primary]
         stops_early = self.selection.add(score)
         self.at.ended = self.at.ended or stops_early

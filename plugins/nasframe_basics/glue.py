@@ -233,7 +233,8 @@ def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> list[So
         hub_split = file.replace("dev", "validation")
         rows = read_hub(hub, name, hub_split, base)
         # The hub names every task's column of labels alike, and read_hub returns names, not indices.
-        sources.append(_source(split, Path(hub) / file, rows, texts, "label", layout.labels))
+        place = Path(hub) / file
+        sources.append(_source(split, place, rows, texts, "label", layout.labels))
     return sources
 
 

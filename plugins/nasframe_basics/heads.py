@@ -54,7 +54,7 @@ def _configured_head(path: str, config: Any, count: int) -> Head:
     if of_another_task(config):
         return Head(tuple(config.architectures), "other", model=path)
     is_multi_label = config.problem_type == "multi_label_classification"
-    # transformers, too, takes one output for a regression, whatever problem_type says.
+    # transformers' rule, too: one output is a score.
     if count == 1 and not is_multi_label:
         name = config.id2label.get(0, "LABEL_0")
         return Head((name,), "regression", model=path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from annotated_types import Ge, Le
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from nasframe.interfaces import SearchSpace
 
+Measurement: TypeAlias = dict[str, Any]
+"""What :meth:`Latency.measure` returns."""
 LENGTH = 128
 """Tokens in a sequence, unless the recipe says otherwise or the network can read fewer."""
 
@@ -59,15 +61,14 @@ class Latency:
         self.warmup = warmup
         self.threads = threads
         self._notify = notify
-        self._records: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+        # Network → id of the sub-network → its measurement.
+        self._records: WeakKeyDictionary[nn.Module, dict[str, Measurement]] = WeakKeyDictionary()
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the median in milliseconds."""
         return self.measure(space, net, arch)["median"]
 
-    def measure(
-        self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False
-    ) -> dict[str, Any]:
+    def measure(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False) -> Measurement:
         """Return a measurement with its conditions.
 
         Args:
@@ -110,7 +111,7 @@ class Latency:
         self._notify("latency.length", f"latency is measured at {longest} tokens, all that the network can read.")
         return longest
 
-    def _time(self, net: nn.Module) -> dict[str, Any]:
+    def _time(self, net: nn.Module) -> Measurement:
         import torch
 
         length = self._length_for(net)
@@ -144,8 +145,9 @@ class Latency:
 
         device = next(net.parameters()).device
         generator = torch.Generator().manual_seed(0)  # torch's own is left as it was
-        ids = torch.randint(1, 100, (self.batch, length), generator=generator).to(device)
+        ids = torch.randint(1, 100, (self.batch, length), generator=generator)
         ids %= base_of(net).config.vocab_size  # tiny networks of tests have fewer words
+        ids = ids.to(device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         seconds = []
         with torch.inference_mode():

@@ -54,7 +54,8 @@ class Rewire:
         if self.score == "magnitude":
             scores = importance.magnitude(net)
         else:
-            data = work.task.train_batches(stream_seed(self.seed, "data", "rewire"), 0, self.batch_size)
+            seed = stream_seed(self.seed, "data", "rewire")
+            data = work.task.train_batches(seed, 0, self.batch_size)
             device = next(net.parameters()).device
             batches = [batch.to(device) for batch in islice(data, self.batches)]
             score_function = getattr(importance, self.score)

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,11 +18,15 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
 from nasframe_basics.cells import MOST_DIGITS, Row, class_name, label_number
 
+TakesPlace: TypeAlias = Callable[[str], None]
+"""Takes the place of a row, as ``train.csv:17``."""
+Fields: TypeAlias = tuple[int, list[str]]
+"""The number of a row's first line, and the row's fields."""
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field. Python's own limit is 131,072; a longer text would be cut by ``max_length`` anyway."""
 
 
-def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str], None] | None = None) -> list[Row]:
+def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: TakesPlace | None = None) -> list[Row]:
     """Read a TSV file in GLUE's layout: quotes are ordinary characters, one line a row.
 
     Args:
@@ -37,7 +41,7 @@ def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str]
     return list(_named(path, _tsv_rows(path), columns, skip_short))
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(path: Path) -> Iterator[Fields]:
     """Yield the fields of each line that is not empty, with its number."""
     # splitlines would also break lines at characters that stand in texts, such as form feeds and U+2028.
     lines = decoded(path).split("\n")
@@ -141,7 +145,10 @@ def read_texts(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple[str, .
     Raises:
         UsageError: a value is missing or not text; the message names the row.
     """
-    return [tuple(row.text(column) for column in columns) for row in rows]
+    texts = []
+    for row in rows:
+        texts.append(tuple(row.text(column) for column in columns))
+    return texts
 
 
 def read_labels(rows: Sequence[Row], column: str, names: Sequence[str] | None) -> np.ndarray:
@@ -193,8 +200,9 @@ def _text_header(path: Path) -> tuple[int, list[str]]:
             reader = csv.reader(file, strict=True)
             names = next(fields for fields in reader if fields)
             return reader.line_num, names
-        numbered_lines = enumerate(file, start=1)
-        number, line = next((number, line) for number, line in numbered_lines if line.strip("\r\n"))
+        number, line = 1, next(file)
+        while not line.strip("\r\n"):
+            number, line = number + 1, next(file)
     if path.suffix == ".tsv":
         return number, line.rstrip("\r\n").split("\t")
     return number, list(json.loads(line))  # the columns of the first row stand for those of all
@@ -221,7 +229,10 @@ def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
         The name as it is in the file, or ``wanted`` if no name matches; and notices about it.
     """
     names = list(rows[0].values)
-    matches = [name for name in names if isinstance(name, str) and name.strip() == wanted.strip()]
+    matches = []
+    for name in names:
+        if isinstance(name, str) and name.strip() == wanted.strip():
+            matches.append(name)
     if wanted in names or len(matches) != 1:
         return wanted, []  # with several matches, either could be meant: the column is then reported as missing
     file = rows[0].place.rpartition(":")[0]
@@ -272,9 +283,10 @@ def decoded(path: Path) -> str:
     return text
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path) -> Iterator[Fields]:
     """Yield the fields of each row that is not empty, with the number of its first line."""
-    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)  # leaves line ends in fields alone
+    file = io.StringIO(decoded(path), newline="")  # leaves line ends in fields alone
+    reader = csv.reader(file, strict=True)
     while True:
         start = reader.line_num + 1  # the reader only knows the last line of a row
         try:
@@ -300,9 +312,9 @@ def _long_fields() -> Iterator[None]:
 
 def _named(
     path: Path,
-    rows: Iterator[tuple[int, list[str]]],
+    rows: Iterator[Fields],
     columns: Sequence[str] = (),
-    skip_short: Callable[[str], None] | None = None,
+    skip_short: TakesPlace | None = None,
 ) -> Iterator[Row]:
     """Yield rows with their columns, which are the first row's fields if no ``columns`` are given."""
     if not columns:

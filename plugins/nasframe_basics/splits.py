@@ -34,7 +34,8 @@ class Split:
 
     def take(self, index: np.ndarray) -> Split:
         """Return the examples at ``index``, in that order."""
-        return Split([self.texts[i] for i in index], self.labels[index])
+        texts = [self.texts[i] for i in index]
+        return Split(texts, self.labels[index])
 
 
 def same_texts(texts: Sequence[tuple[str, ...]]) -> np.ndarray:
@@ -125,8 +126,9 @@ def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.r
     if sizes.max() == 1:  # no repeats
         return order[:wanted]
     # A class's quota is what it would get if the rows of the groups could be separated.
+    classes = int(labels.max()) + 1
     rows = np.repeat(labels[order], sizes[order])
-    quotas = np.bincount(rows[:wanted], minlength=int(labels.max()) + 1)
+    quotas = np.bincount(rows[:wanted], minlength=classes)
     counts = np.bincount(labels)
 
     # If large groups leave a part of a class's quota open, it goes to the next class. The class with the most groups

@@ -56,7 +56,7 @@ class Source:
     @property
     def counts(self) -> DataSource:
         """How many rows were read."""
-        return DataSource(self.split, self.name, len(self.data), len(self.left_out))
+        return DataSource(self.split, self.name, rows=len(self.data), left_out=len(self.left_out))
 
 
 def summarise(
@@ -147,7 +147,7 @@ def _near_keys(splits: Mapping[str, Split]) -> dict[Texts, Texts]:
     keys: dict[Texts, Texts] = {}
     for split in splits.values():
         for texts in split.texts:
-            if texts not in keys:
+            if texts not in keys:  # repeats are common, and a key takes much longer than looking one up
                 keys[texts] = tuple(near_key(text) for text in texts)
     return keys
 
@@ -214,8 +214,8 @@ def _sample(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     falling = np.argsort(-np.array(characters), kind="stable")
     longest = falling[:LONGEST]
     others = np.sort(falling[LONGEST:])
-    at_even_distances = np.linspace(0, len(others) - 1, MEASURED - LONGEST).astype(int)
-    sampled_others = others[at_even_distances]
+    positions = np.linspace(0, len(others) - 1, MEASURED - LONGEST)  # at even distances
+    sampled_others = others[positions.astype(int)]
     weights = np.ones(MEASURED)
     weights[LONGEST:] = len(others) / len(sampled_others)
     return np.concatenate([longest, sampled_others]), weights
@@ -345,7 +345,8 @@ def _single_examples(train: Source, labels: Sequence[str]) -> Iterator[Notice]:
     counts = np.bincount(train.data.labels, minlength=len(labels))
     single = np.flatnonzero(counts == 1).tolist()
     if single:
-        row = int(np.flatnonzero(train.data.labels == single[0])[0])
+        rows = np.flatnonzero(train.data.labels == single[0])
+        row = int(rows[0])
         names = _named([labels[i] for i in single])
         yield Notice(train.places[row], f"There is only one example of {names}, which can be in one split only.")
 

@@ -81,8 +81,9 @@ def check_rank(place: str, rank: int | str | None) -> None:
     if rank is None:
         return
     if isinstance(rank, str):
-        digits = rank.removesuffix("%").replace(".", "", 1)  # float() would also read "nan" and "1e1"
-        is_rank = rank.endswith("%") and digits.isdigit() and 0 < float(rank[:-1]) <= 100
+        share = rank.removesuffix("%")
+        is_share = rank.endswith("%") and share.replace(".", "", 1).isdigit()  # float() would also read "nan" and "1e1"
+        is_rank = is_share and 0 < float(share) <= 100
     else:
         is_rank = isinstance(rank, int) and rank >= 1
     if not is_rank:

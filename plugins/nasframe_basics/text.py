@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -159,7 +159,10 @@ class TextTask:
         """Number the examples' classes as the network's outputs."""
         outputs = np.array(head_match.outputs)
         self.labels = list(head_match.labels)
-        self._splits = {name: Split(split.texts, outputs[split.labels]) for name, split in self._splits.items()}
+        renumbered = {}
+        for name, split in self._splits.items():
+            renumbered[name] = Split(split.texts, outputs[split.labels])
+        self._splits = renumbered
 
     def _output_weights(self, wanted: ClassWeights, labels: Sequence[str], outputs: Sequence[int]) -> np.ndarray:
         """Return the weight of each of the network's outputs, ``(outputs,)``.
@@ -255,7 +258,10 @@ class TextTask:
         ids = self._ids(split, examples)
         truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
-        columns: dict[str, list[Any]] = {"id": ids.tolist(), "label": truth.tolist()}
+        columns: dict[str, Sequence[Any]] = {}
+        columns["id"] = ids.tolist()
+        columns["label"] = truth.tolist()
+        # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
         if self.labels is None:
             predictions = logits[:, 0]
             loss = float(np.mean((predictions - truth) ** 2))
@@ -381,14 +387,14 @@ def _class_facts(head_match: Match, labels: Sequence[str], positive: str | None)
     return {"classes": sorted(head_match.outputs), "positive": head_match.outputs[index]}
 
 
-def _metric_functions(metrics: Sequence[str], facts: Mapping[str, Any]) -> dict[str, functools.partial[float]]:
+def _metric_functions(metrics: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Callable[..., float]]:
     """Return metric → function of labels and predictions, which already has the facts about the task that it needs.
 
     Args:
         metrics: names of metrics.
         facts: ``classes`` and ``positive``, see :class:`nasframe_basics.metrics.Metric`.
     """
-    functions = {}
+    functions: dict[str, Callable[..., float]] = {}
     for name in metrics:
         metric = METRICS[name]
         arguments = {need: facts[need] for need in metric.needs}
@@ -544,8 +550,10 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
         part = order[start : start + window]
         sorted_parts.append(part[np.argsort(lengths[part], kind="stable")])
     order = np.concatenate(sorted_parts)
-    # Shuffled once more, so that training does not alternate between short and long texts.
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    chunks = []
+    for start in range(0, len(order), batch_size):
+        chunks.append(order[start : start + batch_size])
+    # Shuffled once more, so that lengths do not rise from batch to batch.
     return [chunks[i] for i in rng.permutation(len(chunks))]
 
 
@@ -555,6 +563,7 @@ def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> st
     digest = hashlib.sha256(json.dumps(names).encode())
     for name in sorted(splits):
         split = splits[name]
-        content = json.dumps([name, list(split.texts), split.labels.tolist()])
+        texts, values = list(split.texts), split.labels.tolist()
+        content = json.dumps([name, texts, values])
         digest.update(content.encode())
     return digest.hexdigest()[:16]

@@ -120,7 +120,8 @@ def text_classification(
 
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
-        splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
+        rest, dev_data = carve(splits["train"], dev_share, None, seed, "dev")
+        splits = {"train": rest, "dev": dev_data}
 
     f1_class = _f1_class(positive, counts, labels, notify)
     if counts is None:
@@ -264,7 +265,9 @@ def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
         return table  # the usual case, in which no row has to be copied
     rows = []
     for row in table.rows:
-        values = {new_names.get(name, name): value for name, value in row.values.items()}
+        values = {}
+        for name, value in row.values.items():
+            values[new_names.get(name, name)] = value
         rows.append(Row(row.place, values))
     return replace(table, rows=rows, notices=notices)
 
@@ -338,4 +341,5 @@ def _source(table: Table, columns: list[str], label: str, labels: Sequence[str] 
     if labels is not None:
         notices += label_notices(table.rows, label)
     places = [row.place for row in table.rows]
-    return Source(table.split, table.name, Split(texts, label_values), places, notices=notices)
+    data = Split(texts, label_values)
+    return Source(table.split, table.name, data, places, notices=notices)
