@@ -256,7 +256,7 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
 
 def _count(name: str, value: int | str, full: int | None) -> int:
     """Read one number or share."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):  # true would be 1
         return value
     text = str(value)
     try:

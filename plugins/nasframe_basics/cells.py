@@ -40,7 +40,7 @@ class Row:
     def get(self, column: str) -> Any:
         """Return a column's value; ``None`` is refused like a missing one."""
         value = self.values.get(column)
-        if value is None:
+        if value is None:  # readers write gaps, such as JSON's null, as None
             names = ", ".join(map(repr, self.values))
             is_missing = column not in self.values
             hint = suggestion(column, map(str, self.values)) if is_missing else ""

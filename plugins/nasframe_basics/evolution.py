@@ -93,6 +93,7 @@ class EvolutionSampler:
         try:
             while len(archs) < n:
                 arch = self._new(domain)
+                # Noted before there is a result, since other proposals may be asked for while this one is evaluated.
                 self.seen[arch_id(arch)] = None
                 archs.append(arch)
         except UnsatisfiableError:  # nothing that fits was found in a restricted domain
@@ -148,6 +149,7 @@ class EvolutionSampler:
 
     def _new(self, domain: Any) -> Arch:
         """Return a child or, if the population is not complete, a random architecture; a new one if one is found."""
+        # Proposals count that have no result yet, or several asks in a row would draw too large a first population.
         is_evolving = len(self.seen) >= self.population and len(self.members) > 1
         if is_evolving:
             for _ in range(TRIES):
@@ -162,6 +164,7 @@ class EvolutionSampler:
         return domain.sample(self.rng)  # nearly all were proposed; a repeat costs a search nothing
 
     def _child(self, domain: Any) -> Arch:
+        """Cross or mutate parents; further mutations follow with the probability ``mutation`` each."""
         child = self._parent()
         if hasattr(domain, "crossover") and self.rng.random() < self.crossover:
             child = domain.crossover(child, self._parent(), self.rng)

@@ -62,7 +62,7 @@ TASKS = {
         texts=("sentence",),
         metrics=("mcc", "accuracy"),
         numbered=True,
-        header=("source", "label", "mark", "sentence"),
+        header=("source", "label", "mark", "sentence"),  # the mark is the source's own, such as *
     ),
     "sst2": Layout(
         folder="SST-2",
@@ -194,6 +194,7 @@ def glue(
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     layout = TASKS.get(options["name"])
+    # An unknown name is a problem of its own, which is reported elsewhere.
     if layout is not None and options.get("max_length") is not None:
         refuse_length(options["max_length"], len(layout.texts), tokenizer)
 

@@ -105,7 +105,7 @@ class Latency:
         longest = _longest(net)
         if longest is None or length <= longest:
             return length
-        if self.length is not None:
+        if self.length is not None:  # what a recipe says is refused, what is assumed is adapted
             text = f"{length} tokens are more than the network can read. Expected at most {longest}."
             raise refusal("length", [text])
         self._notify("latency.length", f"latency is measured at {longest} tokens, all that the network can read.")
@@ -157,7 +157,7 @@ class Latency:
                 net(**inputs)
                 _wait_for(device)
                 seconds.append(time.perf_counter() - began)
-        return seconds[self.warmup :]
+        return seconds[self.warmup :]  # the first passes also allocate memory
 
 
 def _wait_for(device: torch.device) -> None:

@@ -49,7 +49,7 @@ def _truth(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> bool:  # true and false are integers for Python
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -57,7 +57,7 @@ class Rewire:
             seed = stream_seed(self.seed, "data", "rewire")
             data = work.task.train_batches(seed, 0, self.batch_size)
             device = next(net.parameters()).device
-            batches = [batch.to(device) for batch in islice(data, self.batches)]
+            batches = [batch.to(device) for batch in islice(data, self.batches)]  # fewer if an epoch has fewer
             score_function = getattr(importance, self.score)
             if self.score == "taylor":
                 score_function = partial(score_function, neurons=self.neurons)

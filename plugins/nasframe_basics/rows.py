@@ -85,7 +85,7 @@ def read_parquet(path: Path) -> list[Row]:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:  # the bases of pyarrow's errors
         raise UsageError(f"{path}: not a Parquet file ({error}).") from None
-    _check_names(f"{path}", map(str, frame.columns))
+    _check_names(f"{path}", map(str, frame.columns))  # pandas allows numbers as names
     # pandas writes missing values as NaN or NaT, which would pass for values. As objects, columns can hold None.
     with_none = frame.astype(object).where(frame.notna(), None)
     rows = []
@@ -119,7 +119,7 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
         import datasets
     except ImportError:
         raise UsageError(f"{name}: hub data sets need datasets. Expected: pip install 'nasframe[hub]'.") from None
-    local = located(name, base)
+    local = located(name, base)  # a name may be that of a folder beside the recipe
     source = str(local) if local.is_dir() else name
     try:
         table = datasets.load_dataset(source, config, split=split)

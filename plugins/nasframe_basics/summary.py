@@ -85,7 +85,7 @@ def summarise(
     near_keys = _near_keys(splits)
     conflicting = _conflicting(splits)
     train_texts: set[Texts] = set()
-    if "train" in splits:
+    if "train" in splits:  # a task may only measure
         train_texts = set(splits["train"].texts)
 
     summaries = []
@@ -295,6 +295,7 @@ def split_notices(splits: Mapping[str, Split], labels: Sequence[str] | None) -> 
     """
     if labels is None:
         return
+    # Classes are those of the whole file; a limit, or the carving of small splits, may leave none of a rare one.
     counts = np.bincount(splits["train"].labels, minlength=len(labels))
     absent = np.flatnonzero(counts == 0).tolist()
     if absent:
@@ -329,7 +330,7 @@ def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
         return
     first = marked[0]
     same_text = [row for row in marked if texts[row] == texts[first]]
-    other = next(row for row in same_text if labels[row] != labels[first])
+    other = next(row for row in same_text if labels[row] != labels[first])  # in_conflict marks none without one
     count = len({texts[row] for row in marked})
     subject = "1 text has" if count == 1 else f"{count:,} texts have"
     # The first row is the notice's place, so that an editor opens it; the other shows what it differs from.

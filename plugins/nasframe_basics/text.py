@@ -381,7 +381,7 @@ def _class_facts(head_match: Match, labels: Sequence[str], positive: str | None)
         positive: the positive class; default: the second.
     """
     if positive is None:
-        index = min(1, len(labels) - 1)  # a task may have one class, though no file gives such a task
+        index = min(1, len(labels) - 1)  # the first, if a task of a user's own has only one class
     else:
         index = labels.index(positive)
     return {"classes": sorted(head_match.outputs), "positive": head_match.outputs[index]}
@@ -451,7 +451,7 @@ def mismatched(metrics: Mapping[str, MetricFormat]) -> dict[str, MetricFormat]:
     """Return the formats of the metrics of MNLI's mismatched set, given those of the matched one."""
     formats_ = {}
     for name, metric_format in metrics.items():
-        is_companion = metric_format.higher_is_better  # a loss is not shown beside its namesake
+        is_companion = metric_format.higher_is_better  # the metrics, not the loss
         formats_[f"{name}_mismatched"] = replace(metric_format, companion=is_companion, dev_only=True)
     return formats_
 

@@ -120,6 +120,7 @@ def text_classification(
 
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
+        # Carved before `select`, so that `dev` is the same whatever `select` and `train_limit` are.
         rest, dev_data = carve(splits["train"], dev_share, None, seed, "dev")
         splits = {"train": rest, "dev": dev_data}
 
@@ -231,6 +232,7 @@ def _tables(
     """
     tables = []
     if hub is not None:
+        # The options then name splits of the data set, not files.
         names = {"train": str(train or "train")}
         if dev:
             names["dev"] = str(dev)
