@@ -168,7 +168,8 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
     if config is None:
         return {"layers": None, "heads": None, "ffn": None}
     if isinstance(config, Outline):
-        return {name: config.lengths[name] for name in ("layers", "heads", "ffn")}
+        lengths = config.lengths
+        return {"layers": lengths["layers"], "heads": lengths["heads"], "ffn": lengths["ffn"]}
     from nasframe.nn.elastic import FAMILIES
 
     family = FAMILIES.get(config.model_type)
@@ -176,8 +177,12 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
         raise UsageError(
             f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
         )
-    fields = {"layers": family.depth, "heads": family.heads, "ffn": family.ffn}
-    return {name: getattr(config, field) for name, field in fields.items()}
+    # A family has names of its own for these numbers.
+    return {
+        "layers": getattr(config, family.depth),
+        "heads": getattr(config, family.heads),
+        "ffn": getattr(config, family.ffn),
+    }
 
 
 def _depths(layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Depth) -> list[list[int]]:
@@ -247,8 +252,8 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
         return [full]
     counts = sorted({_count(name, value, full) for value in values})
     fewest = 1 if name == "layers" else 0  # a layer without heads, or without neurons, passes its input on
-    is_too_large = full is not None and bool(counts) and counts[-1] > full
-    if not counts or counts[0] < fewest or is_too_large:
+    are_sizes = bool(counts) and counts[0] >= fewest and (full is None or counts[-1] <= full)
+    if not are_sizes:
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
     return counts

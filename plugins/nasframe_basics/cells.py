@@ -42,8 +42,9 @@ class Row:
         value = self.values.get(column)
         if value is None:  # readers write gaps, such as JSON's null, as None
             names = ", ".join(map(repr, self.values))
-            is_missing = column not in self.values
-            hint = suggestion(column, map(str, self.values)) if is_missing else ""
+            hint = ""
+            if column not in self.values:
+                hint = suggestion(column, map(str, self.values))
             raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
         return value
 

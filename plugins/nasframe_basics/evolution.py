@@ -108,7 +108,8 @@ class EvolutionSampler:
             is_complete = len(objectives) == len(values)
             is_finite = all(math.isfinite(value) for value in [*objectives, trial.violation])
             has_result = trial.state in ("done", "repeat")
-            if not (is_complete and is_finite and has_result and self.domain.contains(trial.arch)):
+            is_usable = is_complete and is_finite and has_result
+            if not is_usable or not self.domain.contains(trial.arch):
                 continue
             arch = self.domain.canonical(trial.arch)
             name = arch_id(arch)
@@ -150,7 +151,8 @@ class EvolutionSampler:
     def _new(self, domain: Any) -> Arch:
         """Return a child or, if the population is not complete, a random architecture; a new one if one is found."""
         # Proposals count that have no result yet, or several asks in a row would draw too large a first population.
-        is_evolving = len(self.seen) >= self.population and len(self.members) > 1
+        is_complete = len(self.seen) >= self.population
+        is_evolving = is_complete and len(self.members) > 1
         if is_evolving:
             for _ in range(TRIES):
                 child = self._child(domain)
@@ -167,7 +169,8 @@ class EvolutionSampler:
         """Cross or mutate parents; further mutations follow with the probability ``mutation`` each."""
         child = self._parent()
         if hasattr(domain, "crossover") and self.rng.random() < self.crossover:
-            child = domain.crossover(child, self._parent(), self.rng)
+            other = self._parent()
+            child = domain.crossover(child, other, self.rng)
         else:
             child = domain.mutate(child, self.rng)
         while self.rng.random() < self.mutation:
@@ -186,7 +189,8 @@ class EvolutionSampler:
         """Return the positions of the members, best first: by score or, if there are several objectives, as NSGA-II."""
         values = np.array([member.objectives for member in self.members])
         if values.shape[1] == 1:
-            return np.argsort(-values[:, 0], kind="stable").tolist()
+            scores = values[:, 0]
+            return np.argsort(-scores, kind="stable").tolist()
         violations = [member.violation for member in self.members]
         order: list[int] = []
         for front in non_dominated_sort(values, violations):

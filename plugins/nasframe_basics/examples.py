@@ -54,5 +54,7 @@ def sentences(count: int) -> Iterator[tuple[str, int]]:
     """Yield different sentences, each with 1 if it contains "fine", else 0."""
     for i in range(count):
         # The first two words are i's digits, which makes each sentence a different one; the others vary the length.
-        words = [WORDS[i % 10], WORDS[i // 10], *WORDS[: i % 3]]
-        yield " ".join(words), int("fine" in words)
+        tens, ones = divmod(i, 10)
+        words = [WORDS[ones], WORDS[tens], *WORDS[: i % 3]]
+        label = int("fine" in words)
+        yield " ".join(words), label

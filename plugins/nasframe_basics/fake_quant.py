@@ -106,8 +106,8 @@ class FakeQuant(Modifier):
         largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
             if module.training:  # evaluations use the mean and leave it alone
-                before = self.largest.get(name, largest)
-                self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
+                mean = self.largest.get(name, largest)
+                self.largest[name] = RANGE_DECAY * mean + (1 - RANGE_DECAY) * largest
             largest = self.largest.get(name, largest)
         assert self.activations is not None
         scale = tensor_scale(largest, self.activations).to(tensor.dtype)

@@ -102,7 +102,8 @@ class _Fit:
         optim.keep_freed_memory()
         job.net.to(self.device).train()
         # What modifiers draw at the start is the same, whatever was drawn before this stage.
-        optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
+        init_seed = stream_seed(job.seed, "init", job.stage)
+        optim.seed_torch(init_seed, self.device)
         for modifier in job.modifiers:
             modifier.on_start(job)
         if job.sampler is not None:
@@ -187,7 +188,8 @@ class _Fit:
             if not len(part):  # every process needs a forward pass, so it takes one example, with weight 0
                 part = batch.part(0, len(batch))
             part = part.to(self.device)
-            self.passes.share = len(batch) / (self.options.accumulate * len(part))
+            counted = self.options.accumulate * len(part)  # examples that this process would count
+            self.passes.share = len(batch) / counted
             for index, arch in enumerate(archs):
                 step = Step(job, self.passes, at.step, job.total, rate, part, arch, self.optimizer)
                 loss = self.backward(step, number, index, weight / len(archs))
@@ -234,10 +236,12 @@ class _Fit:
         job = self.job
         # Modifiers and dropout have seeds of their own, so that a modifier that draws does not change the dropout.
         names = (job.stage, step.index, part, index)
-        optim.seed_torch(stream_seed(job.seed, "modifiers", *names), self.device)
+        modifier_seed = stream_seed(job.seed, "modifiers", *names)
+        dropout_seed = stream_seed(job.seed, "dropout", *names)
+        optim.seed_torch(modifier_seed, self.device)
         for modifier in job.modifiers:
             modifier.on_batch(step)
-        optim.seed_torch(stream_seed(job.seed, "dropout", *names), self.device)
+        optim.seed_torch(dropout_seed, self.device)
         step.outputs = self.passes.student(step.arch, step.batch)
         loss = job.task.loss(step.outputs, step.batch)
         for modifier in job.modifiers:
@@ -251,7 +255,8 @@ class _Fit:
             return [self.job.arch]
         if self.rank > 0:
             return self.shared(None)  # the first process asks for all: only its sampler learns
-        proposed = self.job.sampler.ask(self.options.archs_per_step, within=self.job.within)
+        count = self.options.archs_per_step
+        proposed = self.job.sampler.ask(count, within=self.job.within)
         return self.shared(proposed)
 
     def tell(self, archs: Sequence[Arch | None], losses: Sequence[float], step: Step) -> None:
@@ -332,13 +337,16 @@ class _Fit:
         """Evaluate on ``select`` in the first process."""
         metrics = None
         if self.rank == 0:
-            evaluations = [self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)]
+            evaluations = []
+            for arch in measured_archs(self.job):
+                evaluations.append(self.passes.evaluated(arch, "select"))
             metrics = mean_metrics(evaluations)
             log = {}
             for name, value in metrics.items():
                 log[f"select_{name}"] = value
             self.job.log(self.at.step, log)
-        score = self.shared(metrics)[self.job.task.primary]
+        metrics = self.shared(metrics)
+        score = metrics[self.job.task.primary]
         stops_early = self.selection.add(score)
         self.at.ended = self.at.ended or stops_early
 
@@ -369,7 +377,8 @@ class _Fit:
             raise UsageError(f"stage {job.stage!r}: {len(archs)} modifiers answer with an architecture. Expected one.")
         job.net.eval().zero_grad()
         self.report()
-        return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
+        arch = archs[0] if archs else None
+        return TrainResult(job.net, arch, self.ledger.entries())
 
     def report(self) -> None:
         """Notify about steps that did not go as a user would expect."""

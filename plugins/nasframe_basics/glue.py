@@ -194,9 +194,8 @@ def glue(
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     layout = TASKS.get(options["name"])
-    # An unknown name is a problem of its own, which is reported elsewhere.
-    if layout is not None and options.get("max_length") is not None:
-        refuse_length(options["max_length"], len(layout.texts), tokenizer)
+    if layout is not None:  # an unknown name is a problem of its own, which is reported elsewhere
+        refuse_length(options.get("max_length"), len(layout.texts), tokenizer)
 
 
 glue.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -211,7 +210,8 @@ def _from_folder(folder: Path, layout: Layout) -> list[Source]:
     sources = []
     for split, name in _files(layout).items():
         path = folder / f"{name}.tsv"
-        sources.append(_from_file(split, path, layout, *stamp(path)))
+        source = _from_file(split, path, layout, *stamp(path))
+        sources.append(source)
     return sources
 
 
@@ -220,7 +220,7 @@ def _from_file(split: str, path: Path, layout: Layout, *_: int) -> Source:
     """Read one TSV file; its stamp is only a part of the cache's key."""
     names = layout.labels
     if names is not None and layout.numbered:
-        names = tuple(str(index) for index in range(len(names)))
+        names = tuple(map(str, range(len(names))))
     left_out: list[str] = []
     skip_short = left_out.append if layout.skip_short else None
     rows = read_tsv(path, layout.header, skip_short)

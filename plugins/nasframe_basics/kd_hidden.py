@@ -78,14 +78,17 @@ class KDHidden(Modifier):
             sizes = f"{width} of the student, {teacher_width} of teacher {self.teacher!r}"
             raise UsageError(f"kd_hidden: the hidden sizes differ: {sizes}. Expected equal ones.")
         # Both lists begin with the embeddings' output.
-        pairs = layer_pairs(self.layers, len(student) - 1, len(teacher) - 1, step.arch)
+        student_depth = len(student) - 1
+        teacher_depth = len(teacher) - 1
+        pairs = layer_pairs(self.layers, student_depth, teacher_depth, step.arch)
         if self.embeddings:
             pairs = [(0, 0), *pairs]
         if not pairs:  # a sub-network may keep no layer
             return loss
         mask = step.batch.inputs.get("attention_mask")
         errors = [masked_mse(student[i], teacher[j], mask) for i, j in pairs]
-        return loss + self.weight * torch.stack(errors).mean()
+        mean_error = torch.stack(errors).mean()
+        return loss + self.weight * mean_error
 
 
 def layer_pairs(
@@ -151,7 +154,10 @@ def _skipping(student: int, teacher: int) -> list[tuple[int, int]]:
         step = teacher // student
         return [(i, i * step) for i in range(1, student + 1)]
     # Multiplied by L_S, so that the condition is one of integers: L_T / L_S need not be one.
-    states = [i for i in range(teacher + 1) if (i + 1) * student % teacher != 0]  # (R8)
+    states = []
+    for i in range(teacher + 1):
+        if (i + 1) * student % teacher != 0:  # (R8)
+            states.append(i)
     if len(states) != student + 1:
         raise UsageError(
             f"kd_hidden.layers: 'skip' has no map from {teacher} to {student} layers. Expected that one depth divides "

@@ -126,7 +126,8 @@ class Latency:
             torch.set_num_threads(threads_before)
             net.train(was_training)
         # The median and the quartiles, since other programs delay single passes by any amount.
-        quartiles = torch.tensor(seconds).quantile(torch.tensor([0.25, 0.5, 0.75]))
+        shares = torch.tensor([0.25, 0.5, 0.75])
+        quartiles = torch.tensor(seconds).quantile(shares)
         low, median, high = [1000 * quartile for quartile in quartiles.tolist()]
         how = {
             "repeats": self.repeats,

@@ -72,7 +72,8 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
 
 def accuracy_f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
     """Return the mean of accuracy and F1, as GLUE reports it."""
-    return (accuracy(labels, predictions) + f1(labels, predictions, positive)) / 2
+    both = accuracy(labels, predictions) + f1(labels, predictions, positive)
+    return both / 2
 
 
 def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -95,7 +96,8 @@ def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
 def negative_rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the root mean squared error, negative so that higher is better."""
     errors = labels - predictions
-    return -float(np.sqrt(np.mean(errors**2)))
+    mean_square = np.mean(errors**2)
+    return -float(np.sqrt(mean_square))
 
 
 def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -109,7 +111,8 @@ def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> floa
 
 def pearson_spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the mean of both correlations, as GLUE reports it."""
-    return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
+    both = pearson(labels, predictions) + spearman(labels, predictions)
+    return both / 2
 
 
 METRICS: Mapping[str, Metric] = {

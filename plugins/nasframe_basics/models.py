@@ -154,7 +154,8 @@ class HF:
         counts = Counter(str(label) for label in labels)
         repeated = sorted(name for name, count in counts.items() if count > 1)
         if repeated:
-            return [(("labels",), f"names several outputs {listing(repeated)}. Expected a name of its own for each.")]
+            text = f"names several outputs {listing(repeated)}. Expected a name of its own for each."
+            return [(("labels",), text)]
         return []
 
     def head(self) -> Head | None:
@@ -174,7 +175,8 @@ class HF:
     def _saved_head(self, source: Source) -> Head | None:
         """Read the head from configuration and headers."""
         net = _skeleton(source, self._trust, _stamps(source))
-        return saved_head(self.path, net, read_headers(find_files(source)), self._names)
+        checkpoint = read_headers(find_files(source))
+        return saved_head(self.path, net, checkpoint, self._names)
 
     def _match(self, labels: Sequence[str] | None) -> Match | None:
         """Match the checkpoint's head with classes, with notices about it; ``None`` if there is no head."""
@@ -194,7 +196,8 @@ class HF:
             head_match = Match(tuple(labels), outputs, kept=False, notices=(text,))
         elif head_match.kept and not head.numbered:
             # The task has already told about differences of names; what is left concerns the head alone.
-            head_match = replace(head_match, notices=match(head, head.labels).notices)
+            own_notices = match(head, head.labels).notices
+            head_match = replace(head_match, notices=own_notices)
         if head_match.kept and moved(head_match):
             self._notify("model", f"The rows of the head of model {self.path!r} were moved into the order asked for.")
         for text in head_match.notices:
@@ -398,7 +401,8 @@ def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
     files = find_files(source)
     if not files:
         return ()
-    return fit(type(net), net.config, read_headers(files)).problems
+    checkpoint = read_headers(files)
+    return fit(type(net), net.config, checkpoint).problems
 
 
 def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:

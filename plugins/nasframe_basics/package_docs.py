@@ -85,7 +85,9 @@ def package_docs(
     if limit is not None:
         train_size = PER_CLASS["train"] * len(PACKAGES)
         share = min(1.0, limit / train_size)
-    sizes = {split: max(1, round(size * share)) for split, size in PER_CLASS.items()}
+    sizes = {}
+    for split, size in PER_CLASS.items():
+        sizes[split] = max(1, round(size * share))
     per_package = sum(sizes.values())
     texts: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     near_copies = NearCopies(NEAR)  # one for all packages, so that no text is in two classes
@@ -96,7 +98,8 @@ def package_docs(
         start = 0
         for split, size in sizes.items():
             end = start + size
-            texts[split] += [(package_texts[i],) for i in order[start:end]]
+            for i in order[start:end]:
+                texts[split].append((package_texts[i],))
             start = end
     splits = {}
     for split, size in sizes.items():
@@ -130,8 +133,7 @@ def _texts(package: str, count: int, near_copies: NearCopies) -> list[str]:
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network."""
-    if options.get("max_length") is not None:
-        refuse_length(options["max_length"], 1, tokenizer)
+    refuse_length(options.get("max_length"), 1, tokenizer)
 
 
 package_docs.on_plan = _on_plan  # type: ignore[attr-defined]

@@ -58,7 +58,8 @@ def _positive(value: Any) -> bool:
 
 
 def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < 1
 
 
 def _small(value: Any) -> bool:  # an epsilon, or a standard deviation
@@ -261,7 +262,8 @@ def _headers(file: Path) -> dict[str, TensorHeader]:
         _require(metadata.get("format") == "pt")  # transformers reads files of other frameworks differently
         for name in content.keys():  # noqa: SIM118  (it is no mapping)
             part = content.get_slice(name)
-            headers[name] = TensorHeader(tuple(part.get_shape()), part.get_dtype())
+            shape = tuple(part.get_shape())
+            headers[name] = TensorHeader(shape, part.get_dtype())
     return headers
 
 
@@ -282,7 +284,8 @@ def _require_weights(file: Path, family: Family, outline: Outline) -> None:
         expected |= pooler
     position_ids = headers.pop(f"{start}embeddings.position_ids", None)  # a buffer of older versions
     if position_ids is not None:
-        _require(position_ids == TensorHeader((1, outline.lengths["positions"]), "I64"))
+        shape = (1, outline.lengths["positions"])
+        _require(position_ids == TensorHeader(shape, "I64"))
     shapes = {}
     for name, header in headers.items():
         _require(header.dtype in FLOATS)
@@ -325,10 +328,12 @@ def _proven_tokenizer(folder: Path, family: str, config: Mapping[str, Any], long
     # A tokenizer may have been saved in use, with its last call's cuts and padding. Tasks set both anew.
     truncation = content["truncation"]
     if truncation is not None:
-        _require(truncation["stride"] == 0 and truncation["max_length"] >= SHORTEST)
+        _require(truncation["stride"] == 0)
+        _require(truncation["max_length"] >= SHORTEST)
     padding = content["padding"]
     if padding is not None:
-        _require(padding["pad_token"] == special["pad_token"] and padding["pad_id"] == config["pad_token_id"])
+        _require(padding["pad_token"] == special["pad_token"])
+        _require(padding["pad_id"] == config["pad_token_id"])
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     alone = tokenizer.num_special_tokens_to_add(False)
@@ -343,7 +348,9 @@ def _require_special_tokens_map(file: Path, special: Mapping[str, Any]) -> None:
         return
     written = _read(file)
     for name, token in written.items():
-        _require(name in SPECIAL and _text(token) and special[name] == token)
+        _require(name in SPECIAL)
+        _require(_text(token))
+        _require(special[name] == token)
 
 
 def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
@@ -367,6 +374,8 @@ def _is_in(vocabulary: Mapping[str, int], added: Mapping[str, Any]) -> bool:
         if not all(_truth(value) for value in flags):
             return False
         word = token["content"]
-        if not isinstance(word, str) or word not in vocabulary or str(vocabulary[word]) != number:
+        if not isinstance(word, str) or word not in vocabulary:
+            return False
+        if str(vocabulary[word]) != number:
             return False
     return True

@@ -57,7 +57,8 @@ class Rewire:
             seed = stream_seed(self.seed, "data", "rewire")
             data = work.task.train_batches(seed, 0, self.batch_size)
             device = next(net.parameters()).device
-            batches = [batch.to(device) for batch in islice(data, self.batches)]  # fewer if an epoch has fewer
+            first_batches = islice(data, self.batches)  # fewer if an epoch has fewer
+            batches = [batch.to(device) for batch in first_batches]
             score_function = getattr(importance, self.score)
             if self.score == "taylor":
                 score_function = partial(score_function, neurons=self.neurons)

@@ -88,8 +88,9 @@ def read_parquet(path: Path) -> list[Row]:
     _check_names(f"{path}", map(str, frame.columns))  # pandas allows numbers as names
     # pandas writes missing values as NaN or NaT, which would pass for values. As objects, columns can hold None.
     with_none = frame.astype(object).where(frame.notna(), None)
+    records = with_none.to_dict("records")
     rows = []
-    for number, record in enumerate(with_none.to_dict("records"), start=1):
+    for number, record in enumerate(records, start=1):
         values = {str(column): value for column, value in record.items()}
         rows.append(Row(f"{path}:{number}", values))
     return rows
@@ -327,13 +328,17 @@ def _named(
             continue
         if len(fields) != len(columns):
             raise UsageError(f"{place}: unreadable row: {len(fields)} fields. Expected {len(columns)}.")
-        yield Row(place, dict(zip(columns, fields, strict=True)))
+        values = dict(zip(columns, fields, strict=True))
+        yield Row(place, values)
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:
     """Refuse a header that names a column twice, since one would be lost; several may have no name."""
     counts = Counter(name.strip() for name in names)
-    doubled = [repr(name) for name, count in counts.items() if name and count > 1]
+    doubled = []
+    for name, count in counts.items():
+        if name and count > 1:
+            doubled.append(repr(name))
     if doubled:
         raise UsageError(f"{place}: more than one column {', '.join(doubled)}. Expected each name once.")
 

@@ -188,7 +188,10 @@ class GridSampler:
 
     def _forget(self, domain: Any) -> bool:
         """Allow the points in a domain to be proposed again; return whether there are any."""
-        inside = {i for i in self.proposed if domain.contains(self.archs[i])}
+        inside = set()
+        for place in self.proposed:
+            if domain.contains(self.archs[place]):
+                inside.add(place)
         self.proposed -= inside
         return bool(inside)
 
@@ -231,7 +234,8 @@ class EverySampler:
         if self.training:
             return self._listed(domain)  # the gradients of all of them are averaged, whatever `n` is
         if id(domain) not in self.queues:
-            self.queues[id(domain)] = (domain, deque(self._listed(domain)))
+            queue = deque(self._listed(domain))
+            self.queues[id(domain)] = (domain, queue)
         _, queue = self.queues[id(domain)]
         archs: list[Arch] = []
         while queue and len(archs) < n:
@@ -263,7 +267,8 @@ class EverySampler:
         if not hasattr(domain, "enumerate"):
             raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
         # One more than allowed is enough to know: listing a large domain would take forever.
-        archs = list(itertools.islice(domain.enumerate(), self.limit + 1))
+        first_archs = itertools.islice(domain.enumerate(), self.limit + 1)
+        archs = list(first_archs)
         if len(archs) > self.limit:
             raise UsageError(
                 f"sampler 'every': more than {self.limit:,} architectures. Restrict the domain or raise limit."
@@ -313,7 +318,8 @@ class SandwichSampler:
             if domain.contains(arch):  # a restricted domain may lack its ends
                 archs.append(arch)
                 self.pending[arch_id(arch)] += 1
-        return archs + self.inner.ask(n - len(archs), within=within)
+        others = self.inner.ask(n - len(archs), within=within)
+        return archs + others
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Pass the results of the inner sampler's proposals on to it."""

@@ -90,7 +90,8 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
         UsageError: ``select`` is no share or number, or leaves nothing on one side.
     """
     whole = len(data)
-    wanted = portion(select, min(limit or whole, whole), name)
+    most = min(limit or whole, whole)
+    wanted = portion(select, most, name)
     # Groups of rows with one text are dealt out, not rows. If no text repeats, each row is a group of its own.
     groups = same_texts(data.texts)
     sizes = np.bincount(groups)
@@ -108,9 +109,11 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
     rest = np.flatnonzero(~chosen)
     # Cut after `select` was chosen: if it is a number of examples, it holds the same ones whatever the limit.
     if limit is not None and limit < len(rest):
-        order = stratified(data.labels[rest], generator(seed, "limit"))
+        rest_labels = data.labels[rest]
+        order = stratified(rest_labels, generator(seed, "limit"))
         rest = np.sort(rest[order[:limit]])
-    return data.take(rest), data.take(np.flatnonzero(chosen))
+    carved = np.flatnonzero(chosen)
+    return data.take(rest), data.take(carved)
 
 
 def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:

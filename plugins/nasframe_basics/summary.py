@@ -170,7 +170,10 @@ def near_key(text: str) -> str:
 
 def _counts(character: str) -> bool:
     """Tell whether a character is a letter, a digit or a mark on one, as vowels are in many scripts."""
-    return character.isalnum() or unicodedata.category(character).startswith("M")
+    if character.isalnum():
+        return True
+    category = unicodedata.category(character)
+    return category.startswith("M")
 
 
 def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tuple[int, float, int]:
@@ -232,7 +235,8 @@ def _conflicting(splits: Mapping[str, Split]) -> dict[str, int]:
     start = 0
     for name, split in splits.items():
         end = start + len(split)
-        counts[name] = int(marked[start:end].sum())
+        in_split = marked[start:end]
+        counts[name] = int(in_split.sum())
         start = end
     return counts
 
@@ -331,7 +335,8 @@ def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
     first = marked[0]
     same_text = [row for row in marked if texts[row] == texts[first]]
     other = next(row for row in same_text if labels[row] != labels[first])  # in_conflict marks none without one
-    count = len({texts[row] for row in marked})
+    several = {texts[row] for row in marked}
+    count = len(several)
     subject = "1 text has" if count == 1 else f"{count:,} texts have"
     # The first row is the notice's place, so that an editor opens it; the other shows what it differs from.
     place, other_place = source.places[first], source.places[other]

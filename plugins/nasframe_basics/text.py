@@ -176,7 +176,8 @@ class TextTask:
             raise UsageError("class_weights: there are no training data to weight.")
         assert self.labels is not None
         weights = np.ones(len(self.labels))  # a saved head may have more outputs than the task has classes
-        weights[list(outputs)] = weights_of(wanted, labels, self._strata["train"])
+        class_weights = weights_of(wanted, labels, self._strata["train"])
+        weights[list(outputs)] = class_weights
         return weights
 
     @cached_property
@@ -197,7 +198,8 @@ class TextTask:
 
     def batch(self, split: str, index: np.ndarray) -> Batch:
         """Gather the examples at ``index`` of a split, padded to the longest of them."""
-        return collate(self.tokens(split), self._splits[split].labels, index)
+        labels = self._splits[split].labels
+        return collate(self.tokens(split), labels, index)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> TrainBatches:
         """Return one epoch of batches of about equal lengths, shuffled by ``(seed, epoch)``."""
@@ -213,7 +215,8 @@ class TextTask:
         logits = outputs.logits.float()  # a network in mixed precision returns them in 16 bits
         if self.labels is None:
             scores = logits.squeeze(-1)  # (examples, 1) against (examples,) would be broadcast to a square
-            return functional.mse_loss(scores, batch.labels.to(logits.dtype))
+            truth = batch.labels.to(logits.dtype)
+            return functional.mse_loss(scores, truth)
         if self._weights is None:
             return functional.cross_entropy(logits, batch.labels)
         weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
@@ -243,7 +246,9 @@ class TextTask:
         for name, column in result.predictions.items():
             columns[name] = [*column, *mismatched_result.predictions[name]]
         # An id counts within its split, so that it takes both to find a row again.
-        columns["split"] = ["dev"] * result.examples + ["dev_mismatched"] * mismatched_result.examples
+        matched_names = ["dev"] * result.examples
+        mismatched_names = ["dev_mismatched"] * mismatched_result.examples
+        columns["split"] = matched_names + mismatched_names
         return Evaluation(
             metrics,
             columns,
@@ -264,7 +269,8 @@ class TextTask:
         # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
         if self.labels is None:
             predictions = logits[:, 0]
-            loss = float(np.mean((predictions - truth) ** 2))
+            errors = predictions - truth
+            loss = float(np.mean(errors**2))
             columns["prediction"] = predictions.tolist()
         else:
             predictions = logits.argmax(1)
@@ -311,9 +317,10 @@ class TextTask:
         tokens = 0
         with torch.no_grad():
             for start in range(0, len(ids), EVALUATION_BATCH):
-                batch = self.batch(split, sorted_ids[start : start + EVALUATION_BATCH])
-                logits = forward(**batch.inputs).logits
-                parts.append(logits.float().cpu().numpy())
+                batch_ids = sorted_ids[start : start + EVALUATION_BATCH]
+                batch = self.batch(split, batch_ids)
+                logits = forward(**batch.inputs).logits.float()
+                parts.append(logits.cpu().numpy())
                 tokens += batch.tokens
         sorted_logits = np.concatenate(parts).astype(np.float64)
         in_order = np.empty_like(sorted_logits)
@@ -426,17 +433,19 @@ def cut_length(written: int | None, default: int, columns: int, tokenizer: Any, 
     return chosen
 
 
-def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
+def refuse_length(max_length: int | None, columns: int, tokenizer: Any) -> None:
     """Refuse a length that the network cannot read, or that leaves nothing of a text.
 
     Args:
-        max_length: tokens after which texts are cut.
+        max_length: tokens after which texts are cut; ``None`` is the default, which adapts to the network.
         columns: 1 for texts, 2 for pairs of texts.
         tokenizer: its ``model_max_length`` is the number of tokens that the network can read.
 
     Raises:
         RecipeError: with the option ``max_length``.
     """
+    if max_length is None:
+        return
     longest = int(tokenizer.model_max_length)
     is_pair = columns == 2
     fewest = tokenizer.num_special_tokens_to_add(pair=is_pair) + columns  # one token of each text
@@ -544,11 +553,13 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
     order = rng.permutation(len(lengths))
     batches = math.ceil(len(order) / batch_size)
     # A window is a quarter of the data at most: batches must differ between epochs.
-    window = max(1, min(WINDOW, batches // 4)) * batch_size
+    window_batches = max(1, min(WINDOW, batches // 4))
+    window = window_batches * batch_size
     sorted_parts = []
     for start in range(0, len(order), window):
         part = order[start : start + window]
-        sorted_parts.append(part[np.argsort(lengths[part], kind="stable")])
+        by_length = np.argsort(lengths[part], kind="stable")
+        sorted_parts.append(part[by_length])
     order = np.concatenate(sorted_parts)
     chunks = []
     for start in range(0, len(order), batch_size):
@@ -560,7 +571,8 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
 def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> str:
     """Hash texts, labels and splits: the same data give the same 16 digits, whichever files they come from."""
     names = None if labels is None else list(labels)
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256()
+    digest.update(json.dumps(names).encode())
     for name in sorted(splits):
         split = splits[name]
         texts, values = list(split.texts), split.labels.tolist()

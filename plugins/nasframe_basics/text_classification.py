@@ -150,9 +150,8 @@ def text_classification(
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
-    if options.get("max_length") is not None:
-        texts = _as_list(options.get("text", ""))
-        refuse_length(options["max_length"], len(texts), tokenizer)
+    texts = _as_list(options.get("text", ""))
+    refuse_length(options.get("max_length"), len(texts), tokenizer)
 
 
 text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -169,7 +168,8 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
     if options.get("hub") is not None:
         return  # reading a hub data set may take a download
     label = options.get("label", "label")
-    columns = [*_as_list(options.get("text", "text")), label]
+    texts = _as_list(options.get("text", "text"))
+    columns = [*texts, label]
     for name in ("train", "dev"):
         if not options.get(name):
             continue

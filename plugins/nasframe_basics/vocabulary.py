@@ -55,7 +55,8 @@ class Vocabulary:
         """Return the work with smaller networks and a smaller tokenizer."""
         if work.tokenizer is None:
             raise UsageError("vocabulary: the run has no tokenizer. Expected a model that brings one.")
-        kept = kept_tokens(work.tokenizer, self.ids(work), self.least, self.characters)
+        corpus_ids = self.ids(work)
+        kept = kept_tokens(work.tokenizer, corpus_ids, self.least, self.characters)
         original_ids = kept
         if work.vocabulary is not None:  # cut down before: ids of the smaller vocabulary become the first one's
             original_ids = [work.vocabulary[i] for i in kept]
@@ -65,10 +66,11 @@ class Vocabulary:
         for net in (work.net, *work.models.values()):
             if id(net) not in shrunk:
                 shrunk[id(net)] = shrunk_net(net, kept)
+        models = {name: shrunk[id(net)] for name, net in work.models.items()}
         return replace(
             work,
             net=shrunk[id(work.net)],
-            models={name: shrunk[id(net)] for name, net in work.models.items()},
+            models=models,
             tokenizer=shrunk_tokenizer(work.tokenizer, kept),
             vocabulary=original_ids,
         )
