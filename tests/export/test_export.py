@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
-import nasframe.hf  # noqa: F401
+import nasframe.export
+import nasframe.hf
 from nasframe.errors import UsageError, VerificationError
 from nasframe.export import files as model_files
 from nasframe.export import reload
@@ -285,3 +286,9 @@ def test_a_loaded_export_can_be_cut_and_written_again(tmp_path):
     export.write(again, None, tmp_path / "second")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
     assert blueprint(loaded)["layers"] == [{"heads": 2, "ffn": 17}]
+
+
+def test_the_package_offers_what_the_documents_name():
+    assert nasframe.export.export is export.export
+    for name in ("export_all", "update_card", "clear_rests"):
+        assert not hasattr(nasframe.export, name)
