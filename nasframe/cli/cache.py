@@ -176,8 +176,10 @@ def prune(
 ) -> None:
     """Drop the least recently used stages until the cache is no larger than a size."""
     from nasframe.report.tables import size
+    from nasframe.storage import refuse_unwritable
 
     kept = _cache(cache)
+    refuse_unwritable(kept.root)
     before = kept.total()
     dropped = kept.prune(_size(max_size))
     left = kept.total()

@@ -16,7 +16,7 @@ from nasframe.running.reopen import Finished
 from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.restrict import restrict
 from nasframe.seeds import generator
-from nasframe_bench.table_file import ArchTable, read_table, write_table
+from nasframe_bench.table_file import ArchTable, read_table, refuse_unwritable_table, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,8 @@ def tabulate(
     Raises:
         UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
     """
+    if out is not None:
+        refuse_unwritable_table(Path(out))
     source = Finished(run if isinstance(run, str | Path) else run.directory, stage)
     with source.plan.file_plugins():
         about = {

@@ -62,10 +62,13 @@ def sampler(
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
     from nasframe.progress import Progress
+    from nasframe.storage import refuse_unwritable
     from nasframe_bench import arena
     from nasframe_bench import report as bench_report
     from nasframe_bench.contest import made
 
+    if out:
+        refuse_unwritable(out)
     files = tuple(str(path.resolve()) for path in plugins or ())
     space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
     if columns:
