@@ -18,6 +18,8 @@ import yaml
 
 from nasframe.errors import Problem
 
+KeyPath = tuple[Any, ...]
+"""The path of a value in a recipe: keys of mappings, and numbers of list items."""
 STANDARD = "tag:yaml.org,2002:"
 LARGEST = 300_000
 """Most bytes of a recipe's file; the largest that comes with nasframe has four thousand."""
@@ -71,7 +73,7 @@ class Node:
 class _TooMuch(Exception):
     """A recipe with more values, or nested more deeply, than any that a person writes."""
 
-    def __init__(self, mark: Any, path: tuple[Any, ...], text: str) -> None:
+    def __init__(self, mark: Any, path: KeyPath, text: str) -> None:
         super().__init__(text)
         self.mark, self.path, self.text = mark, path, text
 
@@ -237,11 +239,11 @@ class _Builder:
         self.open: list[yaml.Node] = []
         self.count = 0
 
-    def problem(self, node: yaml.Node, path: tuple[Any, ...], text: str) -> None:
+    def problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         at = _position(self.origin, node.start_mark)
         self.problems.append((at, Problem(str(at), dotted(path), text)))
 
-    def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
+    def node(self, node: yaml.Node, path: KeyPath) -> Node:
         at = _position(self.origin, node.start_mark)
         # An alias is the same node as its anchor, so a node that is still open contains itself.
         if any(node is other for other in self.open):
@@ -267,7 +269,7 @@ class _Builder:
         finally:
             self.open.pop()
 
-    def mapping(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> dict[Any, Node]:
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Node]:
         self._report_duplicates(node, path)
         self.loader.flatten_mapping(node)  # ``<<: *anchor``; what is written out stands after it and wins
         values: dict[Any, Node] = {}
@@ -280,7 +282,7 @@ class _Builder:
             values[key.value] = Node(child.value, _position(self.origin, key.start_mark))
         return values
 
-    def _report_duplicates(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> None:
+    def _report_duplicates(self, node: yaml.MappingNode, path: KeyPath) -> None:
         first: dict[str, yaml.Node] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -292,7 +294,7 @@ class _Builder:
             place = f", first on line {line}" if self.origin.line else ""
             self.problem(key, (*path, key.value), f"duplicate key{place}. Expected every key once.")
 
-    def scalar(self, node: yaml.ScalarNode, path: tuple[Any, ...]) -> Any:
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         kind, text = node.tag.removeprefix(STANDARD), str(node.value)
         if kind not in SCALARS:
             self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
@@ -322,7 +324,7 @@ SCALARS: dict[str, Callable[[str], Any]] = {
 """Tag → what reads its text; raises ValueError or KeyError if the text does not fit."""
 
 
-def dotted(path: tuple[Any, ...]) -> str:
+def dotted(path: KeyPath) -> str:
     """Write a path with dots.
 
     >>> dotted(("stages", 0, "train"))
