@@ -183,16 +183,12 @@ def card_text(
         head["pipeline_tag"] = "text-classification"
     metrics = card.get("metrics") or {}
     formats = {"formats": told(card.get("data") or {})}
-    measured = {}
-    hub_metrics = []
-    for metric, value in metrics.items():
-        form = of_run(formats, metric)
-        measured[titled(metric, form)] = value
-        # The loss and its like are in the table, but they are no metrics of the hub.
-        if form.higher_is_better:
-            hub_metrics.append(metric)
     if metrics:
-        head["metrics"] = sorted(hub_metrics)
+        # The loss and its like are in the table below, but they are no metrics of the hub.
+        head["metrics"] = sorted(metric for metric in metrics if of_run(formats, metric).higher_is_better)
+    measured = {}
+    for metric, value in metrics.items():
+        measured[titled(metric, of_run(formats, metric))] = value
     _, separator, head_name = sizes["model"].partition("For")
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(

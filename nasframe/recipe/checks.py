@@ -250,14 +250,13 @@ class Checker:
     def _objective(self, objective: str, path: KeyPath) -> None:
         """Check one objective of a search: a metric of the task, or a cost after ``-``."""
         name = objective.removeprefix("-")
-        is_cost = name in self.costs
-        if is_cost:
-            self.wanted[name] = None
         fault = ""
+        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
+        if name in self.costs:
+            self.wanted[name] = None
         if self.metrics is not None:
             fault = objective_fault(objective, self.metrics, self.costs)
-        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
-        elif is_cost and not self.task_is_wrong:
+        elif name in self.costs and not self.task_is_wrong:
             fault = objective_fault(objective, {}, self.costs)
         if fault:
             self.problem(path, fault)
@@ -287,14 +286,15 @@ class Checker:
 
     def _unit(self, cost: str) -> str:
         """Return the unit of a cost, empty if that is not known."""
-        estimator = self.own_estimators.get(cost)
-        if estimator is None:
-            declared = self.data.get("estimators")
-            use = declared.get(cost) if isinstance(declared, dict) else None
-            try:
-                estimator = registry.make("estimator", estimator_use(cost, use))
-            except NasframeError:  # its options are wrong, which is reported where they stand
-                return ""
+        declared = self.data.get("estimators")
+        use = declared.get(cost) if isinstance(declared, dict) else None
+        # A cost is its own plugin unless it uses another.
+        if isinstance(use, dict | None):
+            use = {"use": cost, **(use or {})}
+        try:
+            estimator = self.own_estimators.get(cost) or registry.make("estimator", use)
+        except NasframeError:  # its options are wrong, which is reported where they stand
+            return ""
         return str(getattr(estimator, "unit", ""))
 
     def _bound(self, text: Any, cost: str, path: KeyPath) -> None:
@@ -306,11 +306,9 @@ class Checker:
         # Estimators are made for their units, so only if the bound has one.
         has_unit = re.search(r"\d\s*[A-Za-zµ]", str(text))
         unit = self._unit(cost) if has_unit else None
-        parts = [text]
         # A share of the full cost cannot be compared with a number before the network is loaded, so the parts of
         # ">= 25%, <= 40M" are read one by one.
-        if "%" in str(text):
-            parts = str(text).split(",")
+        parts = str(text).split(",") if "%" in str(text) else [text]
         for part in parts:
             try:
                 bounds = parse_bounds(part, full=1.0, unit=unit)
@@ -319,13 +317,6 @@ class Checker:
                 continue
             if bounds.high <= 0 and cost not in self.own_estimators:
                 self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
-
-
-def estimator_use(name: str, value: Any) -> Any:
-    """Return what a cost uses, as the recipe declares it: the cost is its own plugin unless ``use`` names another."""
-    if isinstance(value, dict | None):
-        return {"use": name, **(value or {})}
-    return value
 
 
 def _text_fault(bound: Any) -> str:

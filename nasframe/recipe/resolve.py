@@ -16,7 +16,7 @@ from nasframe.errors import NasframeError, Problem, RecipeError, listing, sugges
 from nasframe.interfaces import SpaceTraits, traits_of
 from nasframe.options import validate
 from nasframe.plan import Plan
-from nasframe.recipe.checks import Checker, estimator_use
+from nasframe.recipe.checks import Checker
 from nasframe.recipe.loading import FORMAT, Recipe, read_recipe
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override
@@ -207,7 +207,9 @@ def _check_estimators(check: Checker) -> dict[str, dict[str, Any]]:
     for name, value in declared.items():
         place = ("estimators", name)
         _check_name(check, name, place)
-        use = check.use("estimator", estimator_use(name, value), place)
+        if isinstance(value, dict | None):
+            value = {"use": name, **(value or {})}
+        use = check.use("estimator", value, place)
         if use is not None:
             estimators[name] = use
     return estimators
