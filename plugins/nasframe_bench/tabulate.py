@@ -57,8 +57,6 @@ def tabulate(
     Raises:
         UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
     """
-    if out is not None:
-        refuse_unwritable_table(Path(out))
     source = Finished(run if isinstance(run, str | Path) else run.directory, stage)
     with source.plan.file_plugins():
         about = {
@@ -93,10 +91,15 @@ class TableFile:
 
     Args:
         path: the file; ``None`` saves nothing.
+
+    Raises:
+        UsageError: the file cannot be written, or its ending is another one than of tables.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        if path is not None:
+            refuse_unwritable_table(path)
         self.saved_at = time.monotonic()
 
     def begun(self, about: Mapping[str, Any]) -> ArchTable | None:

@@ -28,8 +28,6 @@ from nasframe_studies.checks import comparison_problems, group_problems
 from nasframe_studies.settings import FAMILIES, SPLITS, CompareOptions, StudyRun
 
 KEYS = ("study", "description", "base", "arms", "axes", "tasks", "seeds", "compare", "smoke")
-RECIPE_KEYS = {"extends", *(key.name for key in fields(TopLevel))}.difference(KEYS)
-"""The keys that only recipes have."""
 COMPARE = asdict(CompareOptions())
 """The keys of ``compare``, with their defaults."""
 COMPARE_KINDS = {
@@ -43,6 +41,8 @@ MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold named members, and the word for one of these."""
 LABELS = {"name", "description"}
 """Keys of a recipe that change no run."""
+RECIPE_KEYS = {"extends", *(key.name for key in fields(TopLevel))}.difference(KEYS)
+"""The keys that only recipes have."""
 
 
 @dataclass(frozen=True)

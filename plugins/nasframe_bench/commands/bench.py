@@ -67,10 +67,10 @@ def sampler(
     from nasframe_bench import report as bench_report
     from nasframe_bench.contest import made
 
-    if out:
-        refuse_unwritable(out)
     files = tuple(str(path.resolve()) for path in plugins or ())
     space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
+    if out:
+        refuse_unwritable(out)
     if columns:
         space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)

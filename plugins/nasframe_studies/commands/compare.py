@@ -56,12 +56,12 @@ def compare(
     from nasframe.storage import refuse_unwritable
     from nasframe_studies.compare import analyse
 
+    if out is not None:
+        refuse_unwritable(out)
     switches = {"json": json_, "csv": csv, "latex": latex, "markdown": markdown}
     forms = [form for form, is_on in switches.items() if is_on]
     if len(forms) > 1:
         raise UsageError("--json, --csv, --latex, --markdown: expected one of them.")
-    if out is not None:
-        refuse_unwritable(out)
     from nasframe_studies import report as study_report
     from nasframe_studies.runs import as_study
 
