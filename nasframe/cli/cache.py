@@ -142,6 +142,17 @@ def why(
         }
         print(json.dumps(answer, indent=1))
         return
+    _print_origin(stage, facts)
+    if entry is None:
+        print(f"no other entry for a stage {stage!r} in {kept.root}")
+        return
+    print(f"the nearest other entry, {entry.key[:SHOWN]} of {entry.run}, differs in the stage {differing_stage}:")
+    for path, mine, other in differences:
+        print(f"  {path}: {_short(mine)} here, {_short(other)} there")
+
+
+def _print_origin(stage: str, facts: _StageOfRun) -> None:
+    """Say whether a stage came from the cache, and which changed files kept it from that."""
     if facts.origin:
         print(f"{stage}: taken from the cache, made by {facts.origin['run']}")
     else:
@@ -150,12 +161,6 @@ def why(
         print("there was an entry with the same key, but files that its stages had opened have changed:")
         for name, then, now in facts.changed:
             print(f"  {name}: {_short(now)} here, {_short(then)} there")
-    if entry is None:
-        print(f"no other entry for a stage {stage!r} in {kept.root}")
-        return
-    print(f"the nearest other entry, {entry.key[:SHOWN]} of {entry.run}, differs in the stage {differing_stage}:")
-    for path, mine, other in differences:
-        print(f"  {path}: {_short(mine)} here, {_short(other)} there")
 
 
 def _short(value: Any) -> str:

@@ -26,7 +26,7 @@ from nasframe.interfaces import (
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import same_shape
+from nasframe.plan import needs_space, same_shape
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.yaml import KeyPath
 
@@ -197,7 +197,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
 
 def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Compare a stage with its space, if the sizes of its network are at hand."""
-    if not needs_space(stage) or not sized:
+    if not sized or not needs_space(stage.verb, stage.options):
         return
     own_space = stage.options.get("space")
     use = own_space or plan.space
@@ -214,14 +214,6 @@ def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -
         return
     for place, text in misfits(plan, stage, space, inject):
         yield (*in_stage, *place), text
-
-
-def needs_space(stage: PlannedStage) -> bool:
-    """Tell whether a stage uses its space."""
-    options = stage.options
-    if stage.verb == "train":
-        return options.get("sampler") is not None or options.get("arch") is not None
-    return stage.verb in ("search", "extract")
 
 
 def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, Any]) -> Iterator[Fault]:
@@ -330,11 +322,9 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
     """
     options = stage.options
     arch = options.get("arch")
-    sampler = options.get("sampler")
     use = options.get("space") or plan.space
-    trains_subnetworks = arch is not None or sampler is not None
     space = None
-    if net is not None and use and trains_subnetworks:
+    if net is not None and use and needs_space("train", options):
         try:
             space = registry.make("space", use, {"config": net.config})
             if isinstance(arch, Mapping):
@@ -354,7 +344,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         seed=plan.seed,
         stage=stage.name,
         space=space,
-        sampler=sampler,
+        sampler=options.get("sampler"),
         arch=arch,
         modifiers=modifiers,
         estimators=estimators,

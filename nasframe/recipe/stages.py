@@ -10,7 +10,7 @@ from nasframe import registry
 from nasframe.declarations import KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
-from nasframe.plan import PlannedStage
+from nasframe.plan import PlannedStage, needs_space
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.references import CheckedStage, idle_fault, reference_faults, replaced_names
@@ -221,16 +221,10 @@ class StageChecker:
 
     def _space_faults(self, stage: CheckedStage) -> Iterator[str]:
         """Yield what a stage needs and the recipe does not have: a network, or a space."""
-        options = stage.options
-        # A space without a network looks up its scores, so nothing can be trained, extracted or evaluated.
-        names_net = "from" in options or "space" in options
-        needs_net = stage.verb != "search" or options.get("fit") or names_net
-        if self.bare_space is not None and needs_net:
+        if self.bare_space is not None and _needs_net(stage):
             yield "needs a network, but the recipe's space has none. Expected searches only."
-        draws_archs = options.get("sampler") is not None or options.get("arch") is not None
-        needs_space = stage.verb in ("search", "extract") or (stage.verb == "train" and draws_archs)
-        has_space = "space" in options or self.check.data.get("space") is not None
-        if needs_space and not has_space:
+        has_space = "space" in stage.options or self.check.data.get("space") is not None
+        if not has_space and needs_space(stage.verb, stage.options):
             yield "needs a space. Expected 'space:' at the recipe's top level, or in the stage."
 
     def _check_part_of_domain(self, within: Mapping[str, Any], path: KeyPath) -> None:
@@ -267,6 +261,14 @@ class StageChecker:
                 self.check.wanted[cost] = None
 
 
+def _needs_net(stage: CheckedStage) -> bool:
+    """Tell whether a stage needs a network; a plain search can do with a space that looks up its scores."""
+    options = stage.options
+    if stage.verb != "search" or options.get("fit"):
+        return True
+    return "from" in options or "space" in options  # the network to start from, and a space to cut it by
+
+
 # ---- the planned stage
 
 
@@ -281,17 +283,19 @@ def verb_arguments(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if "use" in known:
         of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
         arguments["use"] = {"use": options.get("use"), **of_plugin}
-    # Options of a group, as the many of a training, become one object of the group's class.
     groups: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
     for key, option in known.items():
         if key == "use" or key not in options:
             continue
         holder = groups[option.group] if option.group else arguments
         holder[option.parameter] = options[key]
+    return arguments | _group_objects(verb, groups)
+
+
+def _group_objects(verb: str, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the options of a group, as the many of a training, one object of the group's class."""
     classes = groups_of(VERBS[verb].function)
-    for group, values in groups.items():
-        arguments[group] = classes[group](**values)
-    return arguments
+    return {group: classes[group](**values) for group, values in groups.items()}
 
 
 # ---- faults of single stages
