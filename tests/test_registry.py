@@ -263,6 +263,14 @@ def test_the_environment_restricts_loading(monkeypatch, value, kinds):
     assert bool(registry.failures()) is (value == "nothing")
 
 
+def test_a_listed_plugin_that_was_merged_into_another_names_that(monkeypatch):
+    monkeypatch.setenv("NASFRAME_PLUGINS", "basics,table")
+    registry.plugins.cache_clear()
+    (failure,) = registry.failures()
+    assert failure.plugin == "table"
+    assert failure.cause == "no such plugin is installed. It is now part of 'bench'."
+
+
 def test_one_file_plugins(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

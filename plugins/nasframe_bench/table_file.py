@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.errors import UsageError, suggestion
 from nasframe.records import arch_id
+from nasframe.storage import refuse_unwritable_file
 from nasframe.store import write_text
 
 if TYPE_CHECKING:
@@ -77,6 +78,16 @@ class ArchTable:
             head["percent"] = list(self.percent)
         head["costs"] = list(self.costs)
         return head
+
+
+def refuse_unwritable_table(path: Path) -> None:
+    """Make sure, before any work, that a table can be written to a file.
+
+    Raises:
+        UsageError: the ending is another one than of tables, or the file cannot be written.
+    """
+    _kind(path)
+    refuse_unwritable_file(path)
 
 
 def write_table(table: ArchTable, path: Path) -> None:

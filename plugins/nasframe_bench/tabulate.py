@@ -16,7 +16,7 @@ from nasframe.running.reopen import Finished
 from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.restrict import restrict
 from nasframe.seeds import generator
-from nasframe_bench.table_file import ArchTable, read_table, write_table
+from nasframe_bench.table_file import ArchTable, read_table, refuse_unwritable_table, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,10 +95,15 @@ class TableFile:
 
     Args:
         path: the file; ``None`` saves nothing.
+
+    Raises:
+        UsageError: the file cannot be written, or its ending is another one than of tables.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        if path is not None:
+            refuse_unwritable_table(path)
         self.saved_at = time.monotonic()
 
     def begun(self, about: Mapping[str, Any]) -> ArchTable | None:

@@ -59,6 +59,7 @@ def sampler(
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
     from nasframe.progress import Progress
+    from nasframe.storage import refuse_unwritable
     from nasframe_bench import arena
     from nasframe_bench import report as bench_report
     from nasframe_bench.contest import made
@@ -67,6 +68,8 @@ def sampler(
     # Every mistake in the words of the command line is found before the first play.
     files = tuple(str(path.resolve()) for path in plugins or ())  # other processes may have another current folder
     space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
+    if out:
+        refuse_unwritable(out)
     if columns:
         space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
