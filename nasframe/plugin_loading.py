@@ -29,6 +29,8 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.plugin_errors import described
 
 GROUP = "nasframe"
+MOVED = {"table": "bench"}
+"""Name of a plugin that is gone → the plugin that has what it registered."""
 INSTALLED_ONLY = ("register_commands", "check_file", "file_kind")
 """Hooks that are called before any recipe names its one-file plugins."""
 _FILES: ContextVar[frozenset[str] | None] = ContextVar("nasframe_file_plugins", default=None)
@@ -79,7 +81,8 @@ def plugins() -> Plugins:
             _add(loaded, entry.name, source, entry.load)
     names = {entry.name for entry, _ in installed}
     for name in sorted((wanted or set()) - names):
-        cause = f"no such plugin is installed.{suggestion(name, names)}"
+        hint = f" It is now part of {MOVED[name]!r}." if name in MOVED else suggestion(name, names)
+        cause = f"no such plugin is installed.{hint}"
         loaded.failures.append(Failure(name, Source("NASFRAME_PLUGINS"), cause))
     return loaded
 

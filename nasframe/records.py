@@ -229,6 +229,24 @@ class MetricFormat:
 
 
 @dataclass(frozen=True)
+class CostFormat:
+    """How to read a cost, since its name does not say it.
+
+    Args:
+        unit: what its numbers count or measure.
+        heading: the heading of its column, which says what the numbers are. If it is empty, the column is headed by the
+            cost's name, and the unit follows each number.
+        highlight: the cost's name in a sentence, if it is one of the costs that reports show first; else empty.
+        higher_is_better: whether more of it is better.
+    """
+
+    unit: str = ""
+    heading: str = ""
+    highlight: str = ""
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """The options that every training stage has, whatever its trainer.
 

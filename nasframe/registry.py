@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
+from nasframe.interfaces import JoinableDomain
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, naming_plugins, note
 from nasframe.plugin_loading import (
@@ -407,8 +408,13 @@ def _join_knobs(name: str, injected: dict[str, Any], options: dict[str, Any]) ->
     groups = options.pop("join", None)
     for option, text in reserved_faults("sampler", {"join": groups}):
         raise UsageError(f"sampler {name!r}: {option}: {text}")
-    if groups is not None and "domain" in injected:
-        injected["domain"] = injected["domain"].joined(groups)
+    if groups is None or "domain" not in injected:
+        return
+    domain = injected["domain"]
+    if not isinstance(domain, JoinableDomain):
+        text = f"{type(domain).__name__} cannot join knobs. Expected a space whose domain has 'joined', or no 'join'."
+        raise UsageError(f"sampler {name!r}: join: {text}")
+    injected["domain"] = domain.joined(groups)
 
 
 def _checked(

@@ -25,6 +25,7 @@ class EncoderNonzeros:
     """
 
     unit = "parameters"
+    heading = "encoder nonzeros"
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the number of nonzero weights of a network as it stands, or of a sub-network of it."""

@@ -109,6 +109,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         notices=conditions.notices(home, study),
         notes=[],
         equal_macs=findings.equal_macs(ledger, against),
+        cost_formats=run_facts.cost_formats(runs),
     )
     # The sentences are last: they are worded from the rest of the record.
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
@@ -191,7 +192,7 @@ def _notes(
     metrics = list(dict.fromkeys(models["metric"]))
     # From what makes numbers incomparable to what only explains them.
     yield from study.notes
-    yield from conditions.teacher_notes(unlike, models)
+    yield from conditions.teacher_notes(unlike, models, comparison.cost_format)
     yield from conditions.budget_notes(runs, models)
     yield from conditions.over_budget_notes(models)
     yield from conditions.data_notes(runs, comparison.split, metrics)

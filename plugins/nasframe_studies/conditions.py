@@ -8,13 +8,13 @@ intended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.records import MetricFormat
+from nasframe.records import CostFormat, MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
@@ -133,8 +133,16 @@ def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
     return list(dict.fromkeys(each.cost for each in unlike))
 
 
-def teacher_notes(unlike: Sequence[UnlikeCost], compared: pd.DataFrame) -> Iterator[str]:
-    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best."""
+def teacher_notes(
+    unlike: Sequence[UnlikeCost], compared: pd.DataFrame, format_of: Callable[[str], CostFormat]
+) -> Iterator[str]:
+    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best.
+
+    Args:
+        unlike: the costs in which the teachers differ.
+        compared: the compared models.
+        format_of: returns how a cost reads.
+    """
     shares = sorted({slot for slot in compared["slot"] if "%" in slot})
     costs_of: dict[str, list[UnlikeCost]] = {}
     for cost in unlike:
@@ -142,18 +150,18 @@ def teacher_notes(unlike: Sequence[UnlikeCost], compared: pd.DataFrame) -> Itera
     # Teachers are often the same networks on all tasks: tasks with one difference share a note.
     tasks_of: dict[str, list[str]] = {}
     for task, costs in costs_of.items():
-        tasks_of.setdefault(_difference(costs, shares), []).append(task)
+        tasks_of.setdefault(_difference(costs, shares, format_of), []).append(task)
     for difference, tasks in tasks_of.items():
         yield f"TEACHERS DIFFER on {', '.join(tasks)}: {difference}"
 
 
-def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
+def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str], format_of: Callable[[str], CostFormat]) -> str:
     """Describe how the full networks of a task differ, and what follows from it."""
     counted = [cost for cost in costs if cost.full]  # what is measured has no exact size to name
     first = min(counted, key=lambda cost: cost.familiarity)
     sizes: dict[str, list[str]] = {}
     for arm, values in first.full.items():
-        sizes[arm] = [_size(first.cost, value) for value in values]
+        sizes[arm] = [_size(format_of(first.cost), first.cost, value) for value in values]
     text = f"the full network has {first.cost} {grouped(sizes)}"
     others = [cost.cost for cost in costs if cost is not first]
     if others:
@@ -166,10 +174,10 @@ def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
     return text
 
 
-def _size(cost: str, value: float | None) -> str:
+def _size(form: CostFormat, cost: str, value: float | None) -> str:
     if value is None:
         return "unknown, without a teacher"
-    return tables.cost(cost, {cost: value})
+    return tables.cost(form, cost, {cost: value})
 
 
 # ---- budgets

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.records import CostFormat
+from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
@@ -28,7 +30,7 @@ from nasframe_studies.records import (
     FrontTable,
     LedgerRow,
 )
-from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task
+from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task, cost_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,9 +196,10 @@ def fronts(
     """
     units = _Units.of_runs(runs, absolute)
     front_tables = []
+    formats = cost_formats(runs)
     cost = cost_axis(compared, runs, absolute)
     if cost is not None:
-        model_fronts = _model_fronts(compared, cost, units)
+        model_fronts = _model_fronts(compared, cost, _sign(cost, formats), units)
         front_tables += _front_tables("finished models", cost, model_fronts, arms, against)
     archives = [run for run in runs if run.front]
     bounded_costs = {run.cost for run in archives}
@@ -205,7 +208,7 @@ def fronts(
         archive_fronts = {}
         for run in archives:
             if run.task not in unlike:
-                archive_fronts[run.arm, run.task, run.seed] = _archive_front(run, units)
+                archive_fronts[run.arm, run.task, run.seed] = _archive_front(run, units, formats)
         front_tables += _front_tables("search archive", archives[0].cost, archive_fronts, arms, against)
     return front_tables
 
@@ -237,8 +240,15 @@ class _Units:
         return self.largest.get((task, cost), 1.0)
 
 
-def _model_fronts(compared: pd.DataFrame, cost: str, units: _Units) -> Fronts:
-    """Return each run's finished models as points, if it has one under every budget of several."""
+def _sign(cost: str, formats: Mapping[str, CostFormat]) -> float:
+    """Return the factor that makes a cost a number to be maximised."""
+    if formats.get(cost, PLAIN_COST).higher_is_better:
+        return 1.0
+    return -1.0
+
+
+def _model_fronts(compared: pd.DataFrame, cost: str, sign: float, units: _Units) -> Fronts:
+    """Return each run's finished models as points to maximise, if it has one under every budget of several."""
     budgets = compared["slot"].nunique()
     if budgets < 2:
         return {}
@@ -254,24 +264,25 @@ def _model_fronts(compared: pd.DataFrame, cost: str, units: _Units) -> Fronts:
         models = []
         for score, size in rows[["score", column]].to_numpy():
             share = float(size) / unit
-            models.append((float(score), -share))
+            models.append((float(score), sign * share))
         points[arm, task, int(seed)] = models
     return points
 
 
-def _archive_front(run: RunFacts, units: _Units) -> list[tuple[float, ...]]:
-    """Return a search's front as points to maximise: score, and negative costs in one unit for all arms of the task."""
-    divisors = []
+def _archive_front(run: RunFacts, units: _Units, formats: Mapping[str, CostFormat]) -> list[tuple[float, ...]]:
+    """Return a search's front as points to maximise: score, and signed costs in one unit for all arms of the task."""
+    divisors = []  # with the sign of the cost's direction
     for cost in run.costs:
         # Archives hold absolute costs. They become shares of the run's own full network, unless the arms have
         # different ones or the run does not know it.
         if cost in units.absolute or cost not in run.full:
-            divisors.append(units.of_task(run.task, cost))
+            divisor = units.of_task(run.task, cost)
         else:
-            divisors.append(run.full[cost])
+            divisor = run.full[cost]
+        divisors.append(_sign(cost, formats) * divisor)
     points = []
     for score, *costs in run.front:
-        shares = [-cost / divisor for cost, divisor in zip(costs, divisors, strict=True)]
+        shares = [cost / divisor for cost, divisor in zip(costs, divisors, strict=True)]
         points.append((score, *shares))
     return points
 

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -20,6 +20,7 @@ from nasframe.recipe.loading import find_recipe, packaged_recipes, read_recipe, 
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.overrides import Override, change, read_override
 from nasframe.recipe.resolve import check_recipe
+from nasframe.recipe.top_level import TopLevel
 from nasframe.recipe.yaml import Node, Position, dotted, read
 from nasframe.records import MOST_SEED, canonical_json
 from nasframe_studies.axes import label, written_out
@@ -39,6 +40,8 @@ MEMBERS = {"arms": "arm", "tasks": "task", "axes": "axis"}
 """Keys that hold named members, and the word for one of these."""
 LABELS = {"name", "description"}
 """Keys of a recipe that change no run."""
+RECIPE_KEYS = {"extends", *(key.name for key in fields(TopLevel))}.difference(KEYS)
+"""The keys that only recipes have."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,8 @@ class _Reader:
         if root is not None and not isinstance(root.value, dict):
             self.problem(root, "", "no study. Expected 'study: NAME', 'base: RECIPE', 'arms:' and 'seeds:'.")
             root = None
+        if root is not None and _is_recipe(root):
+            self.problem(root, "", f"a recipe, not a study. Run it with: nasframe run {path}")
         return root or Node({}, Position(str(self.path)))
 
     def problem(self, node: Node, path: str, text: str) -> None:
@@ -558,6 +563,13 @@ class _Reader:
             names = {} if recipe is None else recipe.data.get("switches")
             self.switches_of[file] = set(names or {})
         return self.switches_of[file]
+
+
+def _is_recipe(root: Node) -> bool:
+    """Return whether a file is a recipe: it has a key that only recipes have, and none that only studies have."""
+    keys = set(root.value)
+    study_keys = keys.intersection(KEYS) - {"description"}  # which recipes have, too
+    return not study_keys and not keys.isdisjoint(RECIPE_KEYS)
 
 
 def _are_seeds(value: Any) -> TypeGuard[list[int]]:

@@ -53,8 +53,11 @@ def compare(
 ) -> None:
     """Compare runs paired by seed, and say what cannot be concluded."""
     from nasframe.errors import UsageError
+    from nasframe.storage import refuse_unwritable
     from nasframe_studies.compare import analyse
 
+    if out is not None:
+        refuse_unwritable(out)
     switches = {"json": json_, "csv": csv, "latex": latex, "markdown": markdown}
     forms = [form for form, is_on in switches.items() if is_on]
     if len(forms) > 1:
