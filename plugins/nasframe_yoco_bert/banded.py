@@ -299,6 +299,8 @@ class BandedSNG:
         self.prior_is_set = True
         for band in self.bands:
             rows = self._rows(band.size, self.domain)
+            if not len(rows):  # the domain has the size, but no choice fills it
+                continue
             masses = np.array([mass(self._arch(band.size, row)) for row in rows])
             spread = masses.std() or 1.0
             preference = np.exp((masses - masses.mean()) / spread)
@@ -318,6 +320,8 @@ class BandedSNG:
         band = self.bands[self.probed % len(self.bands)]
         self.probed += 1
         rows = self._rows(band.size, self.domain)
+        if len(rows) < 2:  # nothing to compare
+            return []
         count = min(self.lam, len(rows))
         numbers = self.rng.choice(len(rows), count, replace=False, p=self._probabilities(band.theta, rows))
         return [self._arch(band.size, rows[number]) for number in numbers]
