@@ -309,7 +309,7 @@ class BandedSNG:
             for row, share in zip(rows, preference, strict=True):
                 marginal[np.arange(len(self.shape)), row] += share
             weight = 1.0 if self.choose == "prior" else 0.5
-            band.theta = (1 - weight) * self.uniform + weight * marginal
+            band.theta = (1 - weight) * self.uniform + weight * marginal  # (Y17)
 
     def probe(self) -> list[Arch]:
         """Return up to λ different networks of one size to compare, none if there is nothing to learn now."""
@@ -346,7 +346,7 @@ class BandedSNG:
             if 0 <= number < len(self.bands) and delta > 0:
                 band = self.bands[number]
                 gradient = natural_gradient(band.theta, samples, utilities, mask)
-                band.theta = step(band.theta, gradient, delta * self.delta, self.shape)
+                band.theta = step(band.theta, gradient, delta * self.delta, self.shape)  # (Y19)
 
     @property
     def theta(self) -> dict[Any, dict[str, list[float]]]:

@@ -196,7 +196,7 @@ class Probes(Modifier):
             if step.job.task.labels is None:
                 divergence = functional.mse_loss(student.float(), teacher.float())
             else:
-                divergence = distillation(student, teacher)
+                divergence = distillation(student, teacher)  # (Y18)
             total = total + divergence * len(batch)
             count += len(batch)
             examples, length = batch.inputs["input_ids"].shape
