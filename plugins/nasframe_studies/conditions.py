@@ -18,6 +18,7 @@ from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
 from nasframe_studies.pairs import group_of, relative_costs
+from nasframe_studies.processors import CONDITIONS, processors
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
 from nasframe_studies.run_facts import RunFacts, by_task
 from nasframe_studies.settings import Settings
@@ -375,8 +376,11 @@ def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
     names: dict[str, None] = {}
     for run in runs:
         names |= dict.fromkeys(run.conditions)
+    several_kinds = bool(processors(runs).kinds)
     differing = []
     for name in names:
+        if several_kinds and name in CONDITIONS:  # a note of its own says so
+            continue
         values = _by_arm((run.arm, run.conditions.get(name, ())) for run in runs)
         if _differ(values):
             differing.append(f"{name} {grouped(values)}")

@@ -80,6 +80,8 @@ class Study:
         seeds: the seeds, in order.
         compare: what is compared.
         plans: (arm, task) → the plan, for the first seed; the task is ``""`` if there are none.
+        overrides: the overrides that it was read under.
+        smoke: whether it was made small.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Study:
     seeds: Sequence[int]
     compare: CompareOptions
     plans: Mapping[tuple[str, str], Plan]
+    overrides: Sequence[str] = ()
+    smoke: bool = False
 
     def runs(self) -> Iterator[tuple[StudyRun, Plan]]:
         """Yield every run with its plan.
@@ -109,7 +113,9 @@ def task_name(plan: Plan) -> str:
     return str(plan.task.get("name") or plan.task["use"])
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
+def load_study(
+    path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, *, origin: str | Path | None = None
+) -> Study:
     """Read a study and resolve the recipe of every arm.
 
     Args:
@@ -117,16 +123,17 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = Fa
         overrides: ``key=value``: of the study if the key is one of its own (``seeds=[0,1]``), else of every arm's
             recipe, below the arm's own changes.
         smoke: make it small: turn on the recipes' ``smoke`` switch and put the study's ``smoke:`` over every arm.
+        origin: the place of the file of which ``path`` is a copy; relative paths are read from there.
 
     Raises:
         RecipeError: every problem of the study and of its recipes, with file, line and column.
     """
-    reader = _Reader(path, overrides, smoke)
+    reader = _Reader(path, overrides, smoke, origin)
     study = reader.study()
     if study is None or reader.problems:
         problems = dict.fromkeys(reader.problems)
         raise RecipeError(sorted(problems, key=lambda problem: problem.order))
-    return study
+    return replace(study, overrides=list(overrides), smoke=smoke)
 
 
 @dataclass(frozen=True)
@@ -140,9 +147,10 @@ class _CompareSection:
 class _Reader:
     """Reads one study and collects its problems."""
 
-    def __init__(self, path: str | Path, overrides: Sequence[str], smoke: bool) -> None:
+    def __init__(self, path: str | Path, overrides: Sequence[str], smoke: bool, origin: str | Path | None) -> None:
         self.problems: list[Problem] = []
         self.path = find_recipe(path) or Path(path)
+        self.origin = Path(origin or self.path)
         self.root = self.read_root(path)
         self.overrides: list[str] = []
         change(self.root, (), self.problems)
@@ -230,7 +238,7 @@ class _Reader:
         return Study(
             name=self.name(),
             description=self.get("description", str, "text") or "",
-            source=self.path.resolve(),
+            source=self.origin.resolve(),
             arms={name: arm.plain() for name, arm in arms.items()},
             tasks=list(tasks),
             seeds=seeds,
@@ -240,7 +248,7 @@ class _Reader:
 
     def name(self) -> str:
         """Return the study's name: as written, or else its file's."""
-        name = self.get("study", str, "the study's name") or self.path.stem
+        name = self.get("study", str, "the study's name") or self.origin.stem
         fault = name_fault(name, rich=True)
         if fault:
             self.problem(self.root.value.get("study", self.root), "study", fault)
@@ -469,9 +477,9 @@ class _Reader:
         if not isinstance(base.value, str):
             self.problem(base, "base", f"{base.plain()!r} is no file.")
             return None
-        file = find_recipe(base.value, self.path.parent)
+        file = find_recipe(base.value, self.origin.parent)
         if file is None or file.is_dir():
-            text = f"no such recipe {base.value!r}, read from {self.path.parent}/."
+            text = f"no such recipe {base.value!r}, read from {self.origin.parent}/."
             self.problem(base, "base", text + similar_name(base.value, packaged_recipes()))
             return None
         return file
