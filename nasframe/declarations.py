@@ -55,11 +55,13 @@ class KnownNames:
 
     def after(self, outcome: Outcome) -> KnownNames:
         """Return the names that are known after one more stage."""
+        models = self.models.union(outcome.saves)
+        archs = self.archs.union(outcome.finds)
         extracted = self.extracted
         # Verbs that replace the network save the current one; all others that save make models beside it.
         if not declaration_of(outcome.stage.verb).replaces_net:
             extracted = extracted.union(outcome.saves)
-        return KnownNames(self.models.union(outcome.saves), self.archs.union(outcome.finds), extracted)
+        return KnownNames(models, archs, extracted)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Evaluate(Declaration):
     def measures(self, stage: Stage, known: KnownNames) -> Mapping[str, Names]:
         """Name the chosen models, on the stage's only split."""
         candidates = sorted(known.models) or [stage.name]  # the current network is measured under the stage's name
-        return {stage.options.get("split", "dev"): matching(candidates, stage.options.get("models"))}
+        split = stage.options.get("split", "dev")
+        return {split: matching(candidates, stage.options.get("models"))}
 
     def costs(self, stage: Stage) -> Names:
         """Name the costs that the stage asks for."""
@@ -274,15 +277,15 @@ def winners(prefix: str, budgets: Mapping[str, Any]) -> list[Winner]:
     """
     texts_of_costs = {}
     for cost, bounds in budgets.items():
-        texts = dict.fromkeys(map(str, listed(bounds)))  # two spellings of one budget would be one winner
+        texts = [str(bound) for bound in listed(bounds)]
         if texts:
-            texts_of_costs[cost] = list(texts)
+            texts_of_costs[cost] = list(dict.fromkeys(texts))  # a budget that is listed twice has one winner
     if not texts_of_costs:
         return [Winner(prefix)]
     named = []
-    for cost, texts_of_cost in texts_of_costs.items():
+    for cost, texts in texts_of_costs.items():
         label = f"{cost}=" if len(texts_of_costs) > 1 else ""  # a single cost goes without saying
-        for text in texts_of_cost:
+        for text in texts:
             named.append(Winner(f"{prefix}@{label}{text}", cost, text))
     return named
 
@@ -337,7 +340,8 @@ def may_find_arch(options: Mapping[str, Any]) -> bool:
         if use is None:
             continue
         try:
-            factory = registry.find(kind, registry.use_of(use)[0]).load()
+            plugin, _ = registry.use_of(use)
+            factory = registry.find(kind, plugin).load()
         except NasframeError:  # checks report it at its place in the recipe; until then nothing is ruled out
             return True
         # A modifier's class inherits a false from Modifier. A trainer, or a function, may return anything.

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_check
 from nasframe.records import (
     Arch,
     Batch,
+    CostFormat,
     CostTable,
     DataSummary,
     Evaluation,
@@ -44,6 +45,7 @@ from nasframe.records import (
     LedgerEntry,
     MetricFormat,
     TrainOptions,
+    Translation,
     Trial,
 )
 
@@ -166,11 +168,31 @@ class Step(Protocol):
     skipped: bool
 
     def forward(self, arch: Arch | None = None, batch: Batch | None = None, **inputs: Any) -> Any:
-        """Run the network once more, by default with this step's architecture and batch."""
+        """Run the network once more.
+
+        Args:
+            arch: another sub-network; default: this step's.
+            batch: another batch; default: this step's.
+            inputs: keyword inputs that are added to the batch's, or replace them.
+
+        Returns:
+            The Hugging Face model output, with the outputs that the stage's modifiers need.
+        """
         ...
 
     def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
-        """Run a saved network on this batch, in eval mode and without gradients, once a batch."""
+        """Run a saved network on this batch, in eval mode and without gradients, once a batch.
+
+        Args:
+            name: the name that it was saved under.
+            arch: the sub-network of it to run; default: the whole one.
+
+        Returns:
+            The Hugging Face model output; with ``teacher_cache: run`` its logits only, unless a modifier needs more.
+
+        Raises:
+            UsageError: no network was saved under that name.
+        """
         ...
 
 
@@ -599,6 +621,27 @@ class TrainerTraits:
 # ---- optional members of estimators
 
 
+@dataclass(frozen=True)
+class EstimatorTraits:
+    """What an estimator says about itself in attributes, besides its ``unit``.
+
+    A run records it, so that reports of the run need no plugin. The names hold for the cost's own name: a recipe that
+    gives the cost another one (``latency_of_8: {use: latency, batch: 8}``) sees that name in reports.
+
+    Args:
+        heading: the heading of its column, which says what the numbers are. Without one, tables show the cost's name
+            and write the unit after each number. ``ms`` and ``bytes`` are always written.
+        highlight: the cost's name in a sentence, such as ``encoder parameters``. A report shows this cost above all
+            tables, and a terminal shows it however narrow it is.
+        higher_is_better: true for what a network should have much of, such as throughput. Such a cost is an objective
+            without ``-``, and fronts prefer its larger values.
+    """
+
+    heading: str = ""
+    highlight: str = ""
+    higher_is_better: bool = False
+
+
 @runtime_checkable
 class AdditiveEstimator(Estimator, Protocol):
     """An estimator whose cost is a sum over the choices made, so that many architectures are counted at once."""
@@ -630,6 +673,21 @@ class PlannedEstimator(Protocol):
     def on_plan(self, net: nn.Module) -> None:
         """Raise ``UsageError`` for a network (without values, on the meta device) that it cannot count or measure."""
         ...
+
+
+def cost_format(estimator: Estimator, renamed: bool = False) -> CostFormat:
+    """Return how the cost of an estimator reads.
+
+    Args:
+        estimator: the cost's.
+        renamed: whether the recipe gave the cost a name of its own. The estimator's names are then left out: several
+            costs may share the estimator, and each needs another heading.
+    """
+    traits = traits_of(EstimatorTraits, estimator)
+    unit = getattr(estimator, "unit", "")  # the contract asks for it, but a run does without
+    if renamed:
+        return CostFormat(unit, higher_is_better=traits.higher_is_better)
+    return CostFormat(unit, traits.heading, traits.highlight, traits.higher_is_better)
 
 
 def cost_table(estimator: Any, space: Any, net: nn.Module) -> CostTable | None:
@@ -822,6 +880,18 @@ class FaultFinder(Protocol):
         ...
 
 
+@runtime_checkable
+class OptionTranslator(Protocol):
+    """A factory that had other options in earlier versions. Recipes are translated before anything checks them."""
+
+    def translate_options(self, options: Mapping[str, Any]) -> Translation:
+        """Return the options as today's, with advice on old ones; :func:`nasframe.options.renamed` does it for names.
+
+        Options of today come back unchanged, because an option may be translated more than once.
+        """
+        ...
+
+
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "domain": (
         KnobDomain,
@@ -836,13 +906,13 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "space": (SpaceTraits, SizedSpace, WritableSpace, FormatSpace),
     "sampler": (SamplerTraits, StartedSampler),
     "trainer": (TrainerTraits,),
-    "estimator": (AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
+    "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
     "task": (TaskTraits, FileBacked),
     "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
-    "every factory": (FactoryTraits, FaultFinder),
+    "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""
 

@@ -63,13 +63,16 @@ def formats_of(task: Task) -> dict[str, MetricFormat]:
     return dict(traits_of(TaskTraits, task).metrics or {})
 
 
-def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: Iterable[str]) -> str:
+def objective_fault(
+    objective: str, metrics: Mapping[str, MetricFormat], costs: Iterable[str], higher_is_better: bool = False
+) -> str:
     """Return the reason why a search cannot have an objective, or an empty text.
 
     Args:
         objective: a metric, or a cost after ``-``.
         metrics: those of the task.
         costs: names of costs.
+        higher_is_better: whether the objective is a cost of which more is better.
 
     >>> objective_fault("loss", {"loss": MetricFormat(higher_is_better=False)}, {"macs"})
     "a search would look for the largest 'loss', but less of it is better. Expected '-loss'."
@@ -77,7 +80,9 @@ def objective_fault(objective: str, metrics: Mapping[str, MetricFormat], costs: 
     name = objective.removeprefix("-")
     known = set(costs)
     if name in known and name not in metrics:  # a metric wins over a cost of the same name, as in a search
-        if objective.startswith("-"):
+        if higher_is_better and objective.startswith("-"):
+            return f"a search would look for the smallest {name!r}, but more of it is better. Expected {name!r}."
+        if higher_is_better or objective.startswith("-"):
             return ""
         return f"a search would look for the largest {name!r}, but less of a cost is better. Expected '-{name}'."
     if name not in metrics:

@@ -13,6 +13,7 @@ import json
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -21,12 +22,13 @@ import pydantic
 from annotated_types import DocInfo
 
 from nasframe.errors import listing, suggestion
-from nasframe.interfaces import FaultFinder
-from nasframe.records import Ref
+from nasframe.interfaces import FaultFinder, OptionTranslator
+from nasframe.records import Ref, Translation
 
 INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})
+"""Endings by which a text that may be a path is known to be one."""
 
 Fault = tuple[tuple[Any, ...], str]
 """The place of a fault in the options, and a text on it."""
@@ -77,15 +79,16 @@ def options_of(factory: Callable[..., Any], skip: Iterable[str] = INJECTED, posi
 @functools.lru_cache(maxsize=1000)  # a study asks the same of the same factories for every arm
 def _options_of(factory: Callable[..., Any], skip: frozenset[str], positional: int) -> dict[str, Option]:
     options: dict[str, Option] = {}
-    types_by_name = _hints(factory)
+    annotations = _hints(factory)
     docs = arguments_doc(factory)
     parameters = list(inspect.signature(factory).parameters.values())
     for parameter in parameters[positional:]:
         is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if parameter.name in skip or is_variadic:
             continue
-        annotation = types_by_name.get(parameter.name, Any)
+        annotation = annotations.get(parameter.name, Any)
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            # In a recipe its fields stand beside the other options; `registry.make` puts them into one object.
             options |= _fields(annotation, parameter.name)
             continue
         name = parameter.name.rstrip("_")  # from_ is the option from
@@ -111,16 +114,23 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     function: Any = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     # Names in annotations are those of the module of the innermost function, not of a decorator's.
     function = inspect.unwrap(getattr(function, "__func__", function))
-    names = getattr(function, "__globals__", {})
+    module_names = getattr(function, "__globals__", {})
+    annotations = getattr(function, "__annotations__", {})
     hints: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
+    for name, annotation in annotations.items():
         # One at a time, so that a missing name spoils no other annotation.
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            hints |= typing.get_type_hints(holder, globalns=names, include_extras=True)
+            hints |= typing.get_type_hints(holder, globalns=module_names, include_extras=True)
         except NameError:
             hints[name] = Any
     return hints
+
+
+ARGS_SECTION = re.compile(r"^Args:\n((?:[ ]{4,}.*\n?|\n)+)", re.MULTILINE)
+"""The indented lines, or empty ones, below ``Args:``."""
+ARGS_ENTRY = re.compile(r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", re.MULTILINE)
+"""``name: text``, ``name, other: text`` or ``name (type): text``, over several lines."""
 
 
 def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
@@ -143,12 +153,11 @@ def arguments_doc(factory: Callable[..., Any]) -> dict[str, str]:
         texts.insert(0, inspect.getdoc(factory.__init__) or "")  # type: ignore[misc]
     docs: dict[str, str] = {}
     for text in texts:
-        section = re.search(r"^Args:\n((?:[ ]{4,}.*\n?|\n)+)", text, re.MULTILINE)
+        section = ARGS_SECTION.search(text)
         if section is None:
             continue
-        entry = r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)"  # `name (type): text` over several lines
-        for match in re.finditer(entry, section.group(1), re.MULTILINE):
-            names, description = match.groups()
+        for entry in ARGS_ENTRY.finditer(section.group(1)):
+            names, description = entry.groups()
             for name in names.split(","):
                 docs[name.strip()] = " ".join(description.split())
     return docs
@@ -165,15 +174,16 @@ def _model_of(factory: Callable[..., Any], skip: frozenset[str], positional: int
     fields: dict[str, Any] = {}
     for option in options_of(factory, skip, positional).values():
         default = ... if option.required else option.default
-        description = pydantic.Field(default, alias=option.name, description=option.doc or None)
-        fields[_field(option.name)] = (checkable(option.annotation), description)
+        field = pydantic.Field(default, alias=option.name, description=option.doc or None)
+        fields[_field(option.name)] = (checkable(option.annotation), field)
+    name = getattr(factory, "__name__", "options")
     config = pydantic.ConfigDict(
         extra="allow" if takes_any(factory) else "forbid",
         arbitrary_types_allowed=True,  # Python code may pass objects, such as a sampler that is made already
         protected_namespaces=(),
         allow_inf_nan=False,  # YAML can write both, and nothing that a recipe says can mean them
     )
-    return pydantic.create_model(getattr(factory, "__name__", "options"), __config__=config, **fields)
+    return pydantic.create_model(name, __config__=config, **fields)
 
 
 def _field(name: str) -> str:
@@ -209,6 +219,44 @@ def unknown_option(name: str, known: Iterable[str], owner: str = "", hint: str =
     return f"{subject} no option {name!r}. {options}{hint or suggestion(name, names)}"
 
 
+def translated(options: Mapping[str, Any], factory: Callable[..., Any]) -> Translation:
+    """Return options by the names and values of today, with a ``DeprecationWarning`` for each piece of advice."""
+    if not isinstance(factory, OptionTranslator):
+        return Translation(options)
+    translation = factory.translate_options(options)
+    for sentence in dict.fromkeys(translation.advice):
+        warnings.warn(sentence, DeprecationWarning, stacklevel=2)
+    return translation
+
+
+def renamed(owner: str, options: Mapping[str, Any], names: Mapping[str, str]) -> Translation:
+    """Translate options that have other names now. If an option is given by both names, neither hides the other.
+
+    Args:
+        owner: the plugin, for the advice.
+        options: the options as a recipe has them.
+        names: old name → the name of today.
+
+    >>> translation = renamed("modifier 'shrink'", {"until": "50%"}, {"until": "ramp_end"})
+    >>> translation.options, translation.advice
+    ({'ramp_end': '50%'}, ("modifier 'shrink': until is deprecated; it is 'ramp_end' now.",))
+    >>> renamed("modifier 'shrink'", {"until": 1, "ramp_end": 2}, {"until": "ramp_end"}).faults
+    {'until': "is the old name of 'ramp_end', which is given, too. Expected only 'ramp_end'."}
+    """
+    today = {name: value for name, value in options.items() if name not in names}
+    advice: list[str] = []
+    faults: dict[str, str] = {}
+    for old, new in names.items():
+        if old not in options:
+            continue
+        if new in today:
+            faults[old] = f"is the old name of {new!r}, which is given, too. Expected only {new!r}."
+        else:
+            today[new] = options[old]
+            advice.append(f"{owner}: {old} is deprecated; it is {new!r} now.")
+    return Translation(today, tuple(advice), faults)
+
+
 def validate(
     options: Mapping[str, Any],
     factory: Callable[..., Any],
@@ -219,7 +267,7 @@ def validate(
     """Check options against a factory's signature.
 
     Args:
-        options: option → value, as a recipe has them.
+        options: option → value, as a recipe has them; those of earlier versions are translated.
         factory: a class or a function.
         skip: parameters that are not options.
         positional: how many leading parameters are not options.
@@ -230,16 +278,18 @@ def validate(
     """
     known = options_of(factory, skip, positional)
     loose = takes_any(factory)
-    faults: list[Fault] = []
-    if not loose:
-        for name in options:
-            if name not in known:
-                faults.append(((name,), unknown(name, known)))
-    usable = {name: value for name, value in options.items() if name in known or loose}
+    translation = translated(options, factory)
+    options = translation.options
+    faults: list[Fault] = [((name,), text) for name, text in translation.faults.items()]
+    usable: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in known or loose:
+            usable[name] = value
+        else:  # reported here with suggestions, which pydantic does not make
+            faults.append(((name,), unknown(name, known)))
     if isinstance(factory, FaultFinder):  # it knows more than its signature says
         faults += factory.faults(usable)
     model = _model_of(factory, frozenset(skip), positional)
-    # Unknown options were reported above with suggestions, which pydantic does not make, so it gets only the others.
     try:
         checked = _check(model, usable)
     except pydantic.ValidationError as error:
@@ -261,6 +311,7 @@ def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydan
 
 
 def _json_plain(value: Any) -> Any:
+    """Return a value that JSON does not have as one that it has, as ``json.dumps`` asks for it."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
@@ -272,18 +323,17 @@ def _json_plain(value: Any) -> Any:
 
 def _faults(error: pydantic.ValidationError, options: Mapping[str, Any], known: Mapping[str, Option]) -> list[Fault]:
     """Return one fault for each option: pydantic lists several for a union, one for each of its branches."""
-    entries = error.errors(include_url=False, include_context=False)
     entries_by_option: dict[str, list[Any]] = {}
-    for entry in entries:
+    for entry in error.errors(include_url=False, include_context=False):
         name = str(entry["loc"][0]) if entry["loc"] else ""
         entries_by_option.setdefault(name, []).append(entry)
-    faults = []
-    for name, its_entries in entries_by_option.items():
+    faults: list[Fault] = []
+    for name, entries in entries_by_option.items():
         option = known.get(name)
         if option is None:
-            faults.append(((name,), its_entries[0]["msg"]))
+            faults.append(((name,), entries[0]["msg"]))
         else:
-            faults.append(_fault(option, its_entries, options))
+            faults.append(_fault(option, entries, options))
     return faults
 
 
@@ -295,7 +345,8 @@ def _fault(option: Option, entries: Sequence[Any], options: Mapping[str, Any]) -
         description = f": {option.doc}" if option.doc else "."
         return (name,), f"missing. Expected {option.type_name}{description}"
     # The branch of a union that got farthest into the value is the one that was meant.
-    place = max((_inside(options, entry["loc"]) for entry in entries), key=len)
+    places = [_inside(options, entry["loc"]) for entry in entries]
+    place = max(places, key=len)
     if len(place) <= 1:
         place = (name,)
     if first["type"] in ("value_error", "assertion_error"):  # the type has its own check, whose text says more
@@ -308,10 +359,13 @@ def _mismatch(option: Option, entries: Sequence[Any], options: Mapping[str, Any]
     name = option.name
     value = options.get(name)
     # A wrong key of a mapping has the path (…, key, "[key]"); then the whole mapping is shown, not a value in it.
-    wrong_keys = [entry["loc"][-2] for entry in entries if entry["loc"][-1:] == ("[key]",)]
-    text = f"{_shown(value)} does not fit. Expected {option.type_name}."
+    locations = [entry["loc"] for entry in entries]
+    wrong_keys = [location[-2] for location in locations if location[-1:] == ("[key]",)]
     if len(place) > 1 and not wrong_keys:
-        text = f"{_shown(_value_at(options, place))} does not fit. Expected {option.type_name} in {name!r}."
+        part = _value_at(options, place)
+        text = f"{_shown(part)} does not fit. Expected {option.type_name} in {name!r}."
+    else:
+        text = f"{_shown(value)} does not fit. Expected {option.type_name}."
     misspelled = wrong_keys[-1] if wrong_keys else value
     text += suggestion(misspelled, _words(option.annotation))
     if value is None and name in options and not option.required:
@@ -380,6 +434,7 @@ def type_name(annotation: Any) -> str:
     """
     if isinstance(annotation, type) and annotation in NAMED_TYPES:
         return NAMED_TYPES[annotation]
+    # `dict[str, int]` has the origin dict and the parts str and int; a plain class has neither.
     origin = typing.get_origin(annotation)
     parts = typing.get_args(annotation)
     if origin is Annotated:
@@ -441,9 +496,10 @@ def number_bounds(marks: Iterable[Any]) -> NumberBounds:
     >>> number_bounds([Ge(0), Lt(1)])
     NumberBounds(least=0, above=None, most=None, below=1)
     """
+    attributes = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}  # of annotated_types.Ge, Gt, Le and Lt
     values: dict[str, float | None] = {}
     for mark in marks:
-        for field, attribute in (("least", "ge"), ("above", "gt"), ("most", "le"), ("below", "lt")):
+        for field, attribute in attributes.items():
             value = getattr(mark, attribute, None)
             if value is not None:
                 values[field] = value
@@ -451,8 +507,10 @@ def number_bounds(marks: Iterable[Any]) -> NumberBounds:
 
 
 def _bounds_name(marks: Iterable[Any]) -> str:
+    """Write the bounds in a number's marks, as in `` from 0 to below 1``; empty if it has none."""
     bounds = number_bounds(marks)
-    low = high = ""
+    low = ""
+    high = ""
     if bounds.least is not None:
         low = f" from {_short(bounds.least)}"
     if bounds.above is not None:
@@ -471,10 +529,15 @@ def _short(number: float) -> str:
     >>> _short(0), _short(1024), _short(10**9)
     ('0', '1024', '1e9')
     """
-    return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:g}")
+    text = f"{number:g}"  # 1e9 is "1e+09"
+    return re.sub(r"e\+?(-?)0*", r"e\1", text)
 
 
-def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple = ()) -> Any:
+Visit = Callable[[str, Any, tuple[Any, ...]], Any]
+"""(kind of plugin, reference as written, its path in the option) → what replaces the reference."""
+
+
+def map_refs(annotation: Any, value: Any, visit: Visit, at: tuple = ()) -> Any:
     """Replace every plugin reference inside an option's value by ``visit(kind, value, path)``.
 
     A reference is marked by ``Annotated[Any, Ref(kind)]``, possibly inside a list, a mapping or an optional type.
@@ -495,9 +558,7 @@ def map_refs(annotation: Any, value: Any, visit: Callable[[str, Any, tuple[Any, 
     return value
 
 
-def _map_items(
-    origin: type, parts: Sequence[Any], value: Any, visit: Callable[[str, Any, tuple[Any, ...]], Any], at: tuple
-) -> Any:
+def _map_items(origin: type, parts: Sequence[Any], value: Any, visit: Visit, at: tuple) -> Any:
     """Apply :func:`map_refs` to the items of a mapping or a list; a value of another type is left to validation."""
     if isinstance(value, Mapping) and issubclass(origin, Mapping):
         return {key: map_refs(parts[1], item, visit, (*at, key)) for key, item in value.items()}
@@ -508,9 +569,13 @@ def _map_items(
 
 def groups_of(factory: Callable[..., Any]) -> dict[str, type]:
     """Return the parameters of a dataclass type, whose fields are options, with the dataclass."""
-    hints = _hints(factory)
-    names = inspect.signature(factory).parameters.keys() & hints.keys()
-    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
+    parameters = inspect.signature(factory).parameters
+    groups = {}
+    for name, annotation in _hints(factory).items():
+        is_group = isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+        if name in parameters and is_group:
+            groups[name] = annotation
+    return groups
 
 
 def is_path(annotation: Any) -> bool:
@@ -538,8 +603,9 @@ def looks_like_path(text: str) -> bool:
     >>> [looks_like_path(text) for text in ("./net", "/data/net", "~/net", "a/b/c", "org/name", "name")]
     [True, True, True, True, False, False]
     """
-    begins_as_path = text.startswith((".", "/", "~"))
-    return not text or begins_as_path or text.endswith("/") or text.count("/") > 1 or "\\" in text
+    if text.startswith((".", "/", "~")) or text.endswith("/"):
+        return True
+    return text == "" or text.count("/") > 1 or "\\" in text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ of them for importing torch and transformers. A model that knows its network's s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -222,15 +222,19 @@ class Outline:
         Args:
             part: ``all``, ``backbone`` (without the head), or ``encoder`` (only the layers).
         """
+        # Of a layer: its fixed parameters, and those that each head and each neuron adds.
         costs = {"fixed": 0, "heads": 0, "ffn": 0}
         for axes in FAMILIES[self.family].layer.values():
             unit = _unit(axes)
-            weights = math.prod(self._length(axis) for axis in axes if axis != unit)
+            others = tuple(axis for axis in axes if axis != unit)
+            weights = math.prod(self.shape(others))
             if unit == "heads":
-                weights *= self.head_size
+                weights *= self.head_size  # the dimension counts columns, and a head has several
             costs[unit] += weights
         layer_cost = LayerCost(float(costs["fixed"]), float(costs["heads"]), float(costs["ffn"]))
-        outside = sum(math.prod(self.shape(axes)) for _, axes in self._outside(part))
+        outside = 0
+        for _, axes in self._outside(part):
+            outside += math.prod(self.shape(axes))
         return Additive(self._layer_sizes(), float(outside), [layer_cost] * self.lengths["layers"])
 
     def macs(self, batch: int = 1, length: int = 128, count: str = "matmul") -> Additive:
@@ -246,22 +250,23 @@ class Outline:
         norm = batch * length if count == "torchprofile" else 0  # multiply-adds for each normalised column
         columns = {"heads": 0, "ffn": 0}  # weights of each head's column and of each neuron
         for axes in family.layer.values():
-            if len(axes) == 2:
+            if len(axes) == 2:  # a matrix; vectors are added, which is no multiply-add
                 columns[_unit(axes)] += width
         attention = 2 * length**2  # queries with keys, and their weights with values
         head = self.head_size * (columns["heads"] * length + attention)
-        cost = LayerCost(2.0 * norm * width, float(batch * head), float(batch * length * columns["ffn"]))
+        neuron = length * columns["ffn"]
+        norms = 2.0 * norm * width  # a layer has two
+        cost = LayerCost(norms, float(batch * head), float(batch * neuron))
 
-        once = 0  # for each sequence
-        for axes in (*family.pooler.values(), *family.head.values()):
-            if len(axes) == 2:
-                once += math.prod(self.shape(axes))
-        per_token = 0
-        for _, axes in self._project():
-            if len(axes) == 2:
-                per_token += math.prod(self.shape(axes))
+        # Pooler and head read one token of each sequence, a projection of the embeddings reads all of them.
+        once = self._weights((*family.pooler.values(), *family.head.values()))
+        per_token = self._weights(axes for _, axes in self._project())
         base = batch * (once + per_token * length) + norm * (self._length("embedding") + 1)
         return Additive(self._layer_sizes(), float(base), [cost] * self.lengths["layers"])
+
+    def _weights(self, tensors: Iterable[Axes]) -> int:
+        """Count the entries of the matrices among tensors."""
+        return sum(math.prod(self.shape(axes)) for axes in tensors if len(axes) == 2)
 
     def _length(self, axis: str) -> int:
         """Return the length of a dimension by its name."""

@@ -81,6 +81,13 @@ def asks_teacher(modifier: Any) -> bool:
     return isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
 
 
+def needs_space(verb: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a stage uses its space: a training of the whole network, for example, does not."""
+    if verb == "train":
+        return options.get("sampler") is not None or options.get("arch") is not None
+    return verb in ("search", "extract")
+
+
 def saved_net(stage: PlannedStage) -> str | None:
     """Return the name under which a stage saves the network that the next one goes on with, if it does."""
     declaration = declaration_of(stage.verb)

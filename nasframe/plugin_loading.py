@@ -29,6 +29,8 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.plugin_errors import described
 
 GROUP = "nasframe"
+MOVED = {"table": "bench"}
+"""Name of a plugin that is gone → the plugin that has what it registered."""
 INSTALLED_ONLY = ("register_commands", "check_file", "file_kind")
 """Hooks that are called before any recipe names its one-file plugins."""
 _FILES: ContextVar[frozenset[str] | None] = ContextVar("nasframe_file_plugins", default=None)
@@ -79,7 +81,8 @@ def plugins() -> Plugins:
             _add(loaded, entry.name, source, entry.load)
     names = {entry.name for entry, _ in installed}
     for name in sorted((wanted or set()) - names):
-        cause = f"no such plugin is installed.{suggestion(name, names)}"
+        hint = f" It is now part of {MOVED[name]!r}." if name in MOVED else suggestion(name, names)
+        cause = f"no such plugin is installed.{hint}"
         loaded.failures.append(Failure(name, Source("NASFRAME_PLUGINS"), cause))
     return loaded
 
@@ -97,7 +100,9 @@ def _installed() -> list[tuple[metadata.EntryPoint, Source]]:
     """Return the installed plugins by package and name; one that is found twice on the path counts once."""
     installed = {}  # by name, because an editable install and a folder on PYTHONPATH may name the same plugin
     for entry in metadata.entry_points(group=GROUP):
-        source = Source(entry.dist.name, entry.dist.version) if entry.dist else Source(entry.value)
+        source = Source(entry.value)
+        if entry.dist:
+            source = Source(entry.dist.name, entry.dist.version)
         installed[source.package, entry.name] = (entry, source)
     return [installed[key] for key in sorted(installed)]
 
@@ -136,7 +141,9 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
 
 def _cause(error: BaseException) -> str:
     """Say why a plugin could not be loaded."""
-    text = str(error) if isinstance(error, UsageError) else described(error)
+    if isinstance(error, UsageError):
+        return str(error)
+    text = described(error)
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "nasframe":
         text += f". Was the plugin made for another version? This is plugin API {hookspecs.PLUGIN_API}."
     return text
@@ -190,7 +197,7 @@ def _load_file(path: Path, module_name: str) -> Any:
     module = _import_file(path, module_name)
     hooks = []
     for name, item in vars(module).items():
-        options = getattr(item, "nasframe_impl", None)
+        options = getattr(item, "nasframe_impl", None)  # the mark that nasframe.hookimpl leaves on a function
         if options is not None:
             hooks.append(options["specname"] or name)
     for hook in hooks:
@@ -232,8 +239,9 @@ def is_visible(name: str) -> bool:
     """Tell whether a plugin, by its name in the manager, may be found here: all may, except other recipes' files."""
     files = _FILES.get()
     source = plugins().sources.get(name)
-    is_file = source is not None and bool(source.file)
-    return files is None or not is_file or name in files
+    if files is None or source is None or not source.file:
+        return True
+    return name in files
 
 
 def visible_files() -> dict[str, str]:
@@ -265,6 +273,7 @@ class _SourceLoader(SourceFileLoader):
 
 
 def _import_file(path: Path, module_name: str) -> Any:
+    """Run a file as a module of this name."""
     spec = importlib.util.spec_from_file_location(module_name, path, loader=_SourceLoader(module_name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
@@ -300,10 +309,12 @@ def implementations(hook: str) -> Iterator[Implementation]:
     """Yield the implementations of a hook by the plugins that may be found here."""
     loaded = plugins()
     manager = loaded.manager
-    implementing = [implementation.plugin for implementation in getattr(manager.hook, hook).get_hookimpls()]
+    caller = getattr(manager.hook, hook)
+    implementing = [implementation.plugin for implementation in caller.get_hookimpls()]
     for name, plugin in manager.list_name_plugin():
         if plugin is None or plugin not in implementing or not is_visible(name):
             continue
+        # pluggy can only call a hook without some plugins, so all others are left out.
         others = [other for other in manager.get_plugins() if other is not plugin]
         source = loaded.sources.get(name, Source(name))
         yield Implementation(name, source, manager.subset_hook_caller(hook, others))

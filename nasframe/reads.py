@@ -39,6 +39,9 @@ NAMES = "names "
 MACHINE = ("/proc", "/sys", "/dev", "/run", "/etc")
 """Folders of the operating system: their content may change at any time, and changes no result."""
 
+PYTHON = ("stdlib", "platstdlib", "purelib", "platlib", "include", "scripts")
+"""Python's own folders, as ``sysconfig`` calls them."""
+
 METADATA = os.path.join("importlib", "metadata")
 # Files of the standard library whose calls look for code rather than read data.
 IMPORTS = ("importlib._bootstrap", METADATA, "zipimport", "pkgutil.py")
@@ -104,10 +107,10 @@ class Recorder:
             else:
                 states[path] = state(path)
         for path in self._counting(self.names, own):
-            names = _counting_names(path, self.names[str(path)], own)
-            digest = _names_digest(names)
-            if digest == state(path, own):
-                states[path] = digest
+            first_names = _counting_names(path, self.names[str(path)], own)
+            first_digest = _names_digest(first_names)
+            if state(path, own) == first_digest:
+                states[path] = first_digest
             else:
                 changed.append(path)
         return states, changed
@@ -120,7 +123,7 @@ class Recorder:
         """Yield the paths that count: not those of the run itself, nor temporary files that no longer exist."""
         for name in names:
             path = Path(name)
-            existed = self.stamps.get(name) != ()
+            existed = self.stamps.get(name) != ()  # the stamp of a file that does not exist
             was_temporary = existed and not path.exists() and _is_temporary(path)
             if not was_temporary and not is_below(path, own):
                 yield path
@@ -147,7 +150,8 @@ def _names_digest(names: Sequence[str]) -> str:
 def _counting_names(folder: Path, names: Iterable[str], hidden: Sequence[str]) -> list[str]:
     """Return the names in a folder, in order, without those of runs and those that lead to hidden places."""
     home = os.path.realpath(folder)
-    return sorted(name for name in names if not _leads_to(os.path.join(home, name), hidden))
+    counting = [name for name in names if not _leads_to(os.path.join(home, name), hidden)]
+    return sorted(counting)
 
 
 def is_below(path: Path, places: Iterable[str]) -> bool:
@@ -268,15 +272,19 @@ def _asks_about_code(caller: FrameType) -> bool:
 
 def _called_by(caller: FrameType, parts: Sequence[str]) -> bool:
     """Tell whether the standard library led to an event by a file with one of these parts in its path."""
-    return any(part in name for name in _library_frames(caller) for part in parts)
+    files = " ".join(_library_files(caller))
+    return any(part in files for part in parts)
 
 
-def _library_frames(caller: FrameType) -> Iterator[str]:
+def _library_files(caller: FrameType) -> Iterator[str]:
     """Yield the files of the calls inside of Python's own library that led to an event."""
     library = sysconfig.get_path("stdlib")
     frame: FrameType | None = caller
-    while frame is not None and frame.f_code.co_filename.startswith(("<frozen", library)):
-        yield frame.f_code.co_filename
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(("<frozen", library)):
+            return
+        yield file
         frame = frame.f_back
 
 
@@ -290,11 +298,14 @@ def _source_of(name: str) -> str:
 @cache
 def _own_places() -> tuple[str, ...]:
     """Return the beginnings of paths that are never recorded: the machine's, Python's, and nasframe's."""
-    named = ("stdlib", "platstdlib", "purelib", "platlib", "include", "scripts")
-    folders = [sysconfig.get_path(name) for name in named]
-    folders += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1]), *MACHINE]
-    real = [os.path.realpath(folder) for folder in folders]
-    return tuple(os.path.join(folder, "") for folder in dict.fromkeys([*folders, *real]))
+    folders = [sysconfig.get_path(name) for name in PYTHON]
+    folders += site.getsitepackages()
+    folders.append(site.getusersitepackages())
+    folders.append(str(Path(__file__).parents[1]))
+    folders += MACHINE
+    # A file may be opened by the path that a link leads to.
+    folders += [os.path.realpath(folder) for folder in folders]
+    return tuple(os.path.join(folder, "") for folder in dict.fromkeys(folders))
 
 
 def _is_temporary(path: Path) -> bool:

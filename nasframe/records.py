@@ -195,6 +195,21 @@ class FileKind:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """Options of an earlier version, written as today's.
+
+    Args:
+        options: the options by the names and values of today.
+        advice: sentences on what to write instead; each becomes a ``DeprecationWarning``.
+        faults: option as it was written → why it cannot be translated. Such an option is not in ``options``.
+    """
+
+    options: Mapping[str, Any]
+    advice: Sequence[str] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class MetricFormat:
     """How to read a metric, since its name does not say it.
 
@@ -211,6 +226,24 @@ class MetricFormat:
     positive: str | None = None
     companion: bool = False
     dev_only: bool = False
+
+
+@dataclass(frozen=True)
+class CostFormat:
+    """How to read a cost, since its name does not say it.
+
+    Args:
+        unit: what its numbers count or measure.
+        heading: the heading of its column, which says what the numbers are. If it is empty, the column is headed by the
+            cost's name, and the unit follows each number.
+        highlight: the cost's name in a sentence, if it is one of the costs that reports show first; else empty.
+        higher_is_better: whether more of it is better.
+    """
+
+    unit: str = ""
+    heading: str = ""
+    highlight: str = ""
+    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)

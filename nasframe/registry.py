@@ -2,6 +2,7 @@
 
 :mod:`nasframe.plugin_loading` loads the plugins; its functions are reached through this module. Every function here
 asks the loaded plugins again, so that it sees the one-file plugins of the current recipe and those of no other.
+``nasframe.options`` is imported inside functions: it needs pydantic, and names alone can be listed without.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
+from nasframe.interfaces import JoinableDomain
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, naming_plugins, note
 from nasframe.plugin_loading import (
@@ -89,13 +91,14 @@ class Registered:
         return self._imported(self.example) if self.example is not None else {}
 
     def _imported(self, target: Any) -> Any:
+        """Return what a target names; one that is no text is the thing itself."""
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")
         try:
             item: Any = importlib.import_module(module)
-            for part in attribute.split("."):  # "Class.method" is allowed
-                item = getattr(item, part)
+            for name in attribute.split("."):  # "Class.method" is allowed
+                item = getattr(item, name)
             return item
         except (Exception, SystemExit) as error:
             cause = described(error)
@@ -109,10 +112,10 @@ def file_faults(path: Path) -> list[str]:
         for entry in registrations(kind):
             if isinstance(entry, Failure) and entry.source.file == str(path):
                 faults.append(entry.cause)
-        for name, entries in _claims(kind).items():
-            files = [entry.source.file for entry in entries]
-            if len(entries) > 1 and str(path) in files:
-                faults.append(clash(kind, name, [entry.source for entry in entries]))
+        for name, entries in _clashes(kind).items():
+            sources = [entry.source for entry in entries]
+            if any(source.file == str(path) for source in sources):
+                faults.append(clash(kind, name, sources))
     return faults
 
 
@@ -181,7 +184,8 @@ def model_facts(net: nn.Module) -> dict[str, Any]:
 def _plain_facts(row: Any, implementation: Implementation) -> dict[str, Any]:
     """Return facts as JSON writes them."""
     expected = "Expected a mapping from names to text, numbers, lists or mappings of them"
-    if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
+    has_names = isinstance(row, Mapping) and all(isinstance(name, str) for name in row)
+    if not has_names:
         raise PluginError(f"{implementation}: model_facts returned {row!r}. {expected}, or None.")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(row), allow_nan=False))
@@ -212,12 +216,13 @@ def factories(kind: str) -> dict[str, Registered]:
     """
     unique = {}
     for name, entries in sorted(_claims(kind).items()):
-        if len(entries) == 1:
+        if len(entries) == 1:  # of two, nobody can tell which one a recipe means
             unique[name] = entries[0]
     return unique
 
 
 def _claims(kind: str) -> dict[str, list[Registered]]:
+    """Return all registrations of each name of a kind."""
     if kind not in KINDS:
         raise UsageError(f"unknown kind of plugin {kind!r}. Kinds: {listing(KINDS)}.{suggestion(kind, KINDS)}")
     claims: dict[str, list[Registered]] = {}
@@ -227,15 +232,19 @@ def _claims(kind: str) -> dict[str, list[Registered]]:
     return claims
 
 
+def _clashes(kind: str) -> dict[str, list[Registered]]:
+    """Return the registrations of each name of a kind that more than one plugin claims."""
+    return {name: entries for name, entries in _claims(kind).items() if len(entries) > 1}
+
+
 def failures() -> list[Failure]:
     """List everything that cannot be used: plugins that did not load, hooks that raise, names claimed twice."""
     failed = list(plugins().failures)
     for kind in KINDS:
         failed += [entry for entry in registrations(kind) if isinstance(entry, Failure)]
-        for name, entries in _claims(kind).items():
-            if len(entries) > 1:
-                text = clash(kind, name, [entry.source for entry in entries])
-                failed.append(Failure(entries[0].plugin, entries[0].source, text))
+        for name, entries in _clashes(kind).items():
+            text = clash(kind, name, [entry.source for entry in entries])
+            failed.append(Failure(entries[0].plugin, entries[0].source, text))
     return failed
 
 
@@ -261,21 +270,26 @@ def find(kind: str, name: str) -> Registered:
     if entries:
         raise UsageError(clash(kind, name, [entry.source for entry in entries]))
     known = factories(kind)
-    unknown = f"unknown {kind} {name!r}. There are: {listing(known)}."
-    elsewhere = [other for other in KINDS if other != kind and name in factories(other)]
-    if kind in PATHS and not elsewhere:
-        raise UsageError(
-            f"{unknown}{suggestion(name, known)} A directory is written as a path, ./{name}; a name of the hub as "
+    hint = _where_it_may_be(kind, name) or suggestion(name, known)
+    raise UsageError(f"unknown {kind} {name!r}. There are: {listing(known)}.{hint}")
+
+
+def _where_it_may_be(kind: str, name: str) -> str:
+    """Return a sentence on where an unknown name of a kind exists, empty if it exists nowhere."""
+    other_kinds = [other for other in KINDS if other != kind and name in factories(other)]
+    if kind in PATHS and not other_kinds:
+        near = suggestion(name, factories(kind))
+        return (
+            f"{near} A directory is written as a path, ./{name}; a name of the hub as "
             f"{{use: {PATHS[kind]}, path: {name}}}."
         )
-    hint = suggestion(name, known)
-    if elsewhere:
-        article = "an" if elsewhere[0][0] in "aeiou" else "a"
-        hint = f" {name!r} is {article} {elsewhere[0]}."
     file = _unnamed_file(kind, name)
     if file is not None:
-        hint = f" {file} registers it, but 'plugins:' does not name that file here."
-    raise UsageError(f"{unknown}{hint}")
+        return f" {file} registers it, but 'plugins:' does not name that file here."
+    if other_kinds:
+        article = "an" if other_kinds[0][0] in "aeiou" else "a"
+        return f" {name!r} is {article} {other_kinds[0]}."
+    return ""
 
 
 def _unnamed_file(kind: str, name: str) -> str | None:
@@ -337,7 +351,8 @@ def use_of(value: Any, kind: str = "") -> tuple[str, dict[str, Any]]:
         raise UsageError(f"{value!r} names no plugin. Expected a name, or a mapping with 'use: NAME' and options.")
     from nasframe.options import looks_like_path
 
-    if kind in PATHS and "path" not in options and ("/" in name or looks_like_path(name)):
+    may_be_path = kind in PATHS and "path" not in options
+    if may_be_path and ("/" in name or looks_like_path(name)):
         return PATHS[kind], {"path": name, **options}
     return name, options
 
@@ -364,15 +379,17 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     entry = find(kind, name)
     factory = entry.load()
     remaining = {**inline, **options}
+    # Both take out of the options what the factory does not get as an option, so the rest can be checked.
     injected = _injected(factory, inject or {}, remaining)
     if kind == "sampler":
         _join_knobs(name, injected, remaining)
     checked = _checked(f"{kind} {name!r}", factory, injected, remaining)
-    made = _called(entry, factory, _arguments(factory, injected, checked))
+    arguments = _arguments(factory, injected, checked)
+    plugin = _called(entry, factory, arguments)
     # Noted with the module of the factory's code: an error in a helper of that package is this plugin's, too.
-    home = str(getattr(factory, "__module__", "")).partition(".")[0]
-    note(made, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
-    return made
+    home, _, _ = str(getattr(factory, "__module__", "")).partition(".")
+    note(plugin, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
+    return plugin
 
 
 def _injected(factory: Callable[..., Any], inject: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -391,8 +408,13 @@ def _join_knobs(name: str, injected: dict[str, Any], options: dict[str, Any]) ->
     groups = options.pop("join", None)
     for option, text in reserved_faults("sampler", {"join": groups}):
         raise UsageError(f"sampler {name!r}: {option}: {text}")
-    if groups is not None and "domain" in injected:
-        injected["domain"] = injected["domain"].joined(groups)
+    if groups is None or "domain" not in injected:
+        return
+    domain = injected["domain"]
+    if not isinstance(domain, JoinableDomain):
+        text = f"{type(domain).__name__} cannot join knobs. Expected a space whose domain has 'joined', or no 'join'."
+        raise UsageError(f"sampler {name!r}: join: {text}")
+    injected["domain"] = domain.joined(groups)
 
 
 def _checked(
@@ -422,19 +444,23 @@ def _arguments(factory: Callable[..., Any], injected: Mapping[str, Any], checked
     from nasframe.options import INJECTED, groups_of, map_refs, options_of
 
     parameters = inspect.signature(factory).parameters
+    groups = groups_of(factory)
+    fields: dict[str, dict[str, Any]] = {name: {} for name in groups}
     arguments = {name: value for name, value in injected.items() if name in parameters}
-    grouped: dict[str, dict[str, Any]] = {name: {} for name in groups_of(factory)}
     options = options_of(factory, INJECTED | injected.keys())
+
+    def made(kind: str, use: Any, place: tuple[Any, ...]) -> Any:
+        return make(kind, use, inject=injected)
+
     for name, value in checked.items():
         option = options.get(name)
         if option is None:  # the factory takes any keyword
             arguments[name] = value
             continue
-        value = map_refs(option.annotation, value, lambda kind, use, place: make(kind, use, inject=injected))
-        target = arguments if option.group is None else grouped[option.group]
-        target[option.parameter] = value
-    for name, cls in groups_of(factory).items():
-        arguments[name] = cls(**grouped[name])
+        holder = arguments if option.group is None else fields[option.group]
+        holder[option.parameter] = map_refs(option.annotation, value, made)
+    for name, cls in groups.items():
+        arguments[name] = cls(**fields[name])
     return arguments
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from nasframe import registry
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.hookspecs import PLUGIN_API
+from nasframe.storage import refuse_unwritable
 from nasframe.version import __version__
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
@@ -69,8 +70,9 @@ def new(kind: str, name: str, out: Path | None = None) -> Path:
     if registered is not None:
         raise UsageError(f"{kind} {name!r} is already registered, by {registered.source}. Choose another name.")
     folder = Path(out) if out is not None else Path(f"nasframe-{name.replace('_', '-')}")
-    if folder.exists() or folder.is_symlink():
+    if os.path.lexists(folder):
         raise UsageError(f"{folder}: exists already. Expected a new folder; choose another with --out.")
+    refuse_unwritable(folder)
     files = rendered(kind, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written under another name first, so that a failure leaves no half of a folder.

@@ -150,6 +150,21 @@ def refuse_unwritable(directory: Path) -> None:
     raise UsageError(write_problem(place, OSError(code, os.strerror(code))))
 
 
+def refuse_unwritable_file(path: Path) -> None:
+    """Make sure, before any work, that a file can be written. Its folder must exist.
+
+    Raises:
+        UsageError: it cannot; the text names the reason.
+    """
+    if os.path.isdir(path):
+        raise UsageError(write_problem(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR))))
+    if not os.path.lexists(path.parent):
+        raise UsageError(f"{path}: cannot be written (No such folder). Expected a file in a folder that exists.")
+    # A file that exists may be in a folder that is not writable, as /dev/stdout is.
+    if not os.path.exists(path):
+        refuse_unwritable(path.parent)
+
+
 # ---- databases
 
 

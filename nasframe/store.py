@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,16 @@ def refuse_existing(directory: Path) -> None:
     raise UsageError(f"{directory}: not empty; a run directory is never overwritten.{hint}")
 
 
+def _refuse_missing(directory: Path) -> None:
+    """Make sure that there is a run in a directory."""
+    if (directory / "run.db").is_file():
+        return
+    hint = ""
+    if (directory / "run.db.tmp").exists():
+        hint = " One was stopped here before it began: start it again with the same --out."
+    raise UsageError(f"{directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.{hint}")
+
+
 def text_digest(text: str) -> str:
     """Return the SHA-256 of a text as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -98,20 +108,30 @@ def _is_kept(inside: str) -> bool:
 
     Predictions and the card may change later; the export's report holds the card's digest, and changes with it.
     """
-    return not inside.endswith((".md", ".csv")) and inside != "export_report.json"
+    may_change = inside.endswith((".md", ".csv")) or inside == "export_report.json"
+    return not may_change
 
 
 def _lock_problem(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in NO_LOCKS:
-        reason = error.strerror
-    elif isinstance(error, OSError):
-        return write_problem(path, error)
-    else:
-        reason = str(error)
+    reason = str(error)
+    if isinstance(error, OSError):
+        if error.errno not in NO_LOCKS:
+            return write_problem(path, error)
+        reason = str(error.strerror)
     return (
         f"{path}: this file system has no locks ({reason}). Expected one with locks, so that two processes never work "
         "in one run: choose a local disk for --out."
     )
+
+
+def _file_faults(folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with a model's files, given their digests."""
+    for name, digest in digests.items():
+        file = folder / name
+        if not file.is_file():
+            yield f"{file}: missing"
+        elif fresh_digest(file) != digest:
+            yield f"{file}: damaged or changed since it was written"
 
 
 @dataclass(frozen=True)
@@ -135,6 +155,11 @@ class StageRecord:
     finished_at: float | None
     run_seconds: float
     result: Mapping[str, Any]
+
+
+def _columns(cursor: Any) -> list[str]:
+    """Return the names of the columns of a query's rows."""
+    return [column[0] for column in cursor.description]
 
 
 class RunStore:
@@ -163,12 +188,8 @@ class RunStore:
         self.directory = Path(directory)
         if create:
             refuse_existing(self.directory)
-        elif not (self.directory / "run.db").is_file():
-            begun = (self.directory / "run.db.tmp").exists()
-            hint = " One was stopped here before it began: start it again with the same --out." if begun else ""
-            raise UsageError(
-                f"{self.directory}: no run here (no run.db). Expected a directory that 'nasframe run' made.{hint}"
-            )
+        else:
+            _refuse_missing(self.directory)
         with writing(self.directory, UsageError):
             self.directory.mkdir(parents=True, exist_ok=True)
         self.lock = None if shared else self._acquire()
@@ -225,10 +246,11 @@ class RunStore:
             UsageError: it is missing, or was changed.
         """
         path = self.directory / "recipe.yaml"
-        known = self.get("recipe_digest")
         if not path.is_file():
             raise UsageError(f"{path}: missing. Expected the recipe that the run wrote there: put it back.")
-        if known is not None and hashlib.sha256(path.read_bytes()).hexdigest() != known:
+        expected = self.get("recipe_digest")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if expected is not None and digest != expected:
             raise UsageError(
                 f"{path}: changed since the run began. Expected it as the run wrote it: undo the change, or run the "
                 f"changed recipe by itself: nasframe run {path} --out NEW"
@@ -257,24 +279,15 @@ class RunStore:
         Raises:
             RunError: some are missing or damaged; names them all.
         """
-        wrong: list[str] = []
+        faults: list[str] = []
         for model, digests in self.files().items():
-            if name in (None, model):
-                wrong += self._wrong_files(self.directory / "models" / model, digests or {})
-        if wrong:
+            if digests is not None and name in (None, model):
+                faults += _file_faults(self.directory / "models" / model, digests)
+        if faults:
             raise RunError(
-                f"{', '.join(wrong)}. Expected the models as the run wrote them: put copies back, or run the recipe "
+                f"{', '.join(faults)}. Expected the models as the run wrote them: put copies back, or run the recipe "
                 "again with another --out; with a cache its stages are not run again."
             )
-
-    @staticmethod
-    def _wrong_files(home: Path, digests: Mapping[str, str]) -> Iterator[str]:
-        for name, digest in digests.items():
-            file = home / name
-            if not file.is_file():
-                yield f"{file}: missing"
-            elif fresh_digest(file) != digest:
-                yield f"{file}: damaged or changed since it was written"
 
     def plain(self, text: str) -> Any:
         """Read JSON that the database holds.
@@ -347,17 +360,21 @@ class RunStore:
         Args:
             table: ``stage``, ``trial``, ``metric``, ``ledger`` or ``model``.
         """
-        cursor = self.db.execute(f'SELECT * FROM "{table}" ORDER BY {ORDERS.get(table, "rowid")}')
-        columns = [column[0] for column in cursor.description]
-        return [self._record(columns, row) for row in cursor.fetchall()]
+        order = ORDERS.get(table, "rowid")
+        return self._records(f'SELECT * FROM "{table}" ORDER BY {order}')
 
-    def _record(self, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-        """Return a row as a mapping, with JSON columns as values."""
-        record = dict(zip(columns, row, strict=True))
-        for column in JSON_COLUMNS & record.keys():
-            if record[column]:
-                record[column] = self.plain(record[column])
-        return record
+    def _records(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query as mappings, with JSON columns as values."""
+        cursor = self.db.execute(query, parameters)
+        columns = _columns(cursor)
+        records = []
+        for row in cursor.fetchall():
+            record = dict(zip(columns, row, strict=True))
+            for column in JSON_COLUMNS & record.keys():
+                if record[column]:
+                    record[column] = self.plain(record[column])
+            records.append(record)
+        return records
 
     def stage_states(self) -> dict[str, str]:
         """Return the state of each stage that began, by name, in the order of the recipe."""
@@ -395,13 +412,9 @@ class RunStore:
 
     def stages(self) -> list[StageRecord]:
         """Return the stages that the run began, in their order."""
-        rows = self.db.execute(
-            "SELECT name, verb, state, started_at, finished_at, run_seconds, result FROM stage ORDER BY position"
-        ).fetchall()
-        return [
-            StageRecord(name, verb, state, started_at, finished_at, run_seconds, self.plain(result))
-            for name, verb, state, started_at, finished_at, run_seconds, result in rows
-        ]
+        columns = ", ".join(field.name for field in fields(StageRecord))  # which have the names of columns
+        records = self._records(f"SELECT {columns} FROM stage ORDER BY position")
+        return [StageRecord(**record) for record in records]
 
     def outcome_digest(self) -> str | None:
         """Return a digest that no two runs share, or ``None`` if no stage began.
@@ -420,9 +433,8 @@ class RunStore:
         rows: dict[str, Any] = {}
         for table in STAGE_TABLES:
             rows[table] = self.db.execute(f"SELECT * FROM {table} WHERE stage = ?", (name,)).fetchall()
-        rows["run"] = self.db.execute(
-            "SELECT key, value FROM run WHERE key = ? OR key LIKE 'measured %'", (f"tally {name}",)
-        ).fetchall()
+        facts = "SELECT key, value FROM run WHERE key = ? OR key LIKE 'measured %'"
+        rows["run"] = self.db.execute(facts, (f"tally {name}",)).fetchall()
         rows["model"] = self.db.execute("SELECT * FROM model ORDER BY rowid").fetchall()
         return rows
 
@@ -465,17 +477,15 @@ class RunStore:
 
     def trials(self, stage: str) -> list[Trial]:
         """Return a stage's trials in order."""
-        cursor = self.db.execute(
+        records = self._records(
             "SELECT arch, score, objectives, metrics, costs, violation, state, origin, examples FROM trial"
             " WHERE stage = ? ORDER BY number",
             (stage,),
         )
-        columns = [column[0] for column in cursor.description]
         trials = []
-        for row in cursor.fetchall():
-            fields = self._record(columns, row)
-            fields["objectives"] = tuple(fields["objectives"])
-            trials.append(Trial(**fields))
+        for record in records:
+            objectives = tuple(record.pop("objectives"))
+            trials.append(Trial(objectives=objectives, **record))
         return trials
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -502,19 +512,15 @@ class RunStore:
 
     def model(self, name: str) -> dict[str, Any]:
         """Return a model's row, or an empty dict."""
-        cursor = self.db.execute("SELECT * FROM model WHERE name = ?", (name,))
-        row = cursor.fetchone()
-        if row is None:
-            return {}
-        columns = [column[0] for column in cursor.description]
-        return self._record(columns, row)
+        records = self._records("SELECT * FROM model WHERE name = ?", (name,))
+        return records[0] if records else {}
 
     def frame(self, table: str) -> pd.DataFrame:
         """Return a table as a data frame, JSON columns as text."""
         import pandas as pd
 
         cursor = self.db.execute(f'SELECT * FROM "{table}"')
-        return pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
+        return pd.DataFrame(cursor.fetchall(), columns=_columns(cursor))
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the checkpoint of this name, which may not exist yet."""

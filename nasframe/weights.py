@@ -69,13 +69,13 @@ class Source:
         from transformers.utils import cached_file  # with torch, which a directory does not need
 
         try:
-            found = cached_file(
+            cached = cached_file(
                 self.path, name, revision=self.revision, local_files_only=self.local,
                 _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
             )  # fmt: skip
         except (OSError, ValueError):
             return None
-        return Path(found) if found else None
+        return Path(cached) if cached else None
 
 
 def register_exports(source: Source) -> None:
@@ -114,7 +114,8 @@ class Checkpoint:
 
     def file_of(self, name: str, prefix: str) -> str:
         """Return the file of a network's tensor, whose name in the file may lack ``prefix``, or have it in addition."""
-        for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        bare = name.removeprefix(f"{prefix}.")
+        for candidate in (name, bare, f"{prefix}.{name}"):
             if candidate in self.files:
                 return str(self.files[candidate])
         return self.place
@@ -191,15 +192,17 @@ def _shards(source: Source, index: Path) -> list[Path]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UsageError(f"{index}: no 'weight_map'. {expected}")
+    may_be_elsewhere = source.local and not source.is_directory  # on the hub, and not downloaded yet
     shards = []
-    for name in sorted(set(map(str, weight_map.values()))):
+    for name in sorted({str(file) for file in weight_map.values()}):
         shard = source.file(name)
-        if shard is None and source.local and not source.is_directory:
+        if shard is not None:
+            shards.append(shard)
+        elif may_be_elsewhere:
             return []
-        if shard is None:
+        else:
             lost = [tensor for tensor, file in weight_map.items() if file == name]
             raise UsageError(f"{index}: {name} is missing, which holds {listed(lost)}. Expected it beside the index.")
-        shards.append(shard)
     return shards
 
 
@@ -226,32 +229,37 @@ def read_headers(files: Sequence[Path]) -> Checkpoint:
     Raises:
         UsageError: a file is empty, cut off or no checkpoint, or holds something other than tensors.
     """
-    import torch
-    from transformers.modeling_utils import load_state_dict
-
     tensors: dict[str, torch.Tensor] = {}
     places: dict[str, Path] = {}
     for file in files:
-        if file.stat().st_size == 0:
-            raise UsageError(f"{file}: the file is empty. Expected tensors by name.")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused
-                content: Any = load_state_dict(file, map_location="meta", weights_only=True)
-        except Exception as error:  # every format has exceptions of its own
-            raise UsageError(f"{file}: cannot be read as weights. {_unreadable(file, error)}") from error
-        if not isinstance(content, dict):
-            raise UsageError(f"{file}: holds {type(content).__name__}. Expected tensors by name.")
-        for name, tensor in content.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise UsageError(
-                    f"{file}: {name!r} is {type(tensor).__name__}. Expected tensors by name, as save_pretrained writes."
-                )
+        content = _header(file)
         tensors |= content
         places |= dict.fromkeys(content, file)
     if not tensors:
         raise UsageError(f"{files[0]}: there are no tensors. Expected the network's.")
     return Checkpoint(tensors, places)
+
+
+def _header(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of one file, without values."""
+    import torch
+    from transformers.modeling_utils import load_state_dict
+
+    if file.stat().st_size == 0:
+        raise UsageError(f"{file}: the file is empty. Expected tensors by name.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickles, which are refused
+            content: Any = load_state_dict(file, map_location="meta", weights_only=True)
+    except Exception as error:  # every format has exceptions of its own
+        raise UsageError(f"{file}: cannot be read as weights. {_unreadable(file, error)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: holds {type(content).__name__}. Expected tensors by name.")
+    for name, tensor in content.items():
+        if not isinstance(tensor, torch.Tensor):
+            kind = type(tensor).__name__
+            raise UsageError(f"{file}: {name!r} is {kind}. Expected tensors by name, as save_pretrained writes.")
+    return content
 
 
 def _unreadable(file: Path, error: Exception) -> str:
@@ -296,12 +304,11 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
         checkpoint: the headers.
         head: whether the head may be new.
     """
-    # A part may be new only if training makes it: a random encoder tensor would silently ruin the network.
     unused = sorted(info["unexpected_keys"])
+    # A part may be new only if training makes it: a random encoder tensor would silently ruin the network.
     new_head: list[str] = []
     new_pooler: list[str] = []
     lost: list[str] = []
-    misfits: list[_Misfit] = []
     for name in sorted(info["missing_keys"]):
         part = _part(net, name)
         if head and part == "head":
@@ -310,11 +317,13 @@ def judge(net: nn.Module, info: Mapping[str, Any], checkpoint: Checkpoint, head:
             new_pooler.append(name)
         else:
             lost.append(name)
+    misfits: list[_Misfit] = []
     for name, saved, own in sorted(info["mismatched_keys"], key=lambda entry: entry[0]):
         if head and _part(net, name) == "head":
             new_head.append(name)
         else:
-            misfits.append(_Misfit(name, tuple(saved), tuple(own), checkpoint.file_of(name, _prefix(net))))
+            file = checkpoint.file_of(name, _prefix(net))
+            misfits.append(_Misfit(name, tuple(saved), tuple(own), file))
     problems = []
     if misfits:
         problems.append(_shapes_differ(misfits))
@@ -343,10 +352,11 @@ def _part(net: nn.Module, name: str) -> str:
     """Tell whether a tensor belongs to the ``head``, the ``pooler`` or the ``encoder``."""
     prefix = _prefix(net)
     if not prefix or not hasattr(net, prefix):  # a network with code of its own, which does not name its encoder
-        return "head" if name.partition(".")[0] in HEAD_WORDS else "encoder"
+        first_part = name.partition(".")[0]
+        return "head" if first_part in HEAD_WORDS else "encoder"
     if not name.startswith(f"{prefix}."):
         return "head"
-    return "pooler" if name.removeprefix(f"{prefix}.").startswith("pooler.") else "encoder"
+    return "pooler" if name.startswith(f"{prefix}.pooler.") else "encoder"
 
 
 def _shapes_differ(misfits: Sequence[_Misfit]) -> str:
@@ -399,8 +409,8 @@ def _other_prefix(net: nn.Module, lost: Sequence[str], unused: Sequence[str]) ->
 def _fewer_layers(net: nn.Module, lost: Sequence[str]) -> str:
     """Return a hint if whole layers at the end are missing."""
     for path, depth in _layer_lists(net):
-        matches = [re.match(rf"{re.escape(path)}\.(\d+)\.", name) for name in lost]
-        numbers = sorted({int(match[1]) for match in matches if match})
+        pattern = re.compile(rf"{re.escape(path)}\.(\d+)\.")
+        numbers = sorted({int(match[1]) for match in map(pattern.match, lost) if match})
         if numbers and numbers == list(range(numbers[0], depth)):
             return f" config.json says {depth} layers, the file has {numbers[0]}."
     return ""
@@ -421,17 +431,16 @@ def _layers_left(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) 
     for path, depth in _layer_lists(net):
         inner = path.removeprefix(f"{prefix}.")
         pattern = re.compile(rf"(?:{re.escape(prefix)}\.)?{re.escape(inner)}\.(\d+)\.")
-        beyond: dict[str, int] = {}
+        beyond: dict[str, int] = {}  # tensor → number of its layer
         for name in unused:
             match = pattern.match(name)
             if match and int(match[1]) >= depth:
                 beyond[name] = int(match[1])
         if beyond:
             first = next(iter(beyond))
-            yield (
-                f"{checkpoint.file_of(first, prefix)}: has {max(beyond.values()) + 1} layers ({first}), config.json "
-                f"says {depth}. Expected as many."
-            )
+            file = checkpoint.file_of(first, prefix)
+            layers = max(beyond.values()) + 1
+            yield f"{file}: has {layers} layers ({first}), config.json says {depth}. Expected as many."
 
 
 def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
@@ -439,14 +448,19 @@ def _types_differ(net: nn.Module, unused: Sequence[str], checkpoint: Checkpoint)
     import torch
 
     plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    integers = {name.rpartition(".")[2] for name, buffer in net.named_buffers() if not buffer.is_floating_point()}
+    # The network's own integers, such as position ids. By their last names: the file may lack the encoder's prefix.
+    integers = {_last_part(name) for name, buffer in net.named_buffers() if not buffer.is_floating_point()}
     for name, tensor in checkpoint.tensors.items():
-        if tensor.dtype in plain or name in unused or name.rpartition(".")[2] in integers:
+        if tensor.dtype in plain or name in unused or _last_part(name) in integers:
             continue
         kind = str(tensor.dtype).removeprefix("torch.")
         expected = "Expected float16, bfloat16, float32 or float64."
         yield f"{checkpoint.files[name]}: {name} is of {kind}, which is no plain weight. {expected}"
         return  # a quantised checkpoint has many; one is enough to see it
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def infinite(net: nn.Module, checkpoint: Checkpoint) -> Iterator[str]:
@@ -476,7 +490,9 @@ def refuse_quantised(config: Any, source: Source) -> None:
     """
     quantised = getattr(config, "quantization_config", None)
     if quantised:
-        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else type(quantised).__name__
+        method = type(quantised).__name__
+        if isinstance(quantised, dict):
+            method = quantised.get("quant_method", "")
         raise UsageError(
             f"{source.path}: config.json has quantization_config ({method}). Expected a model of plain weights."
         )
@@ -581,7 +597,8 @@ def quiet() -> Iterator[None]:
     """Silence the warnings and progress bars of transformers inside the block: nasframe reports misfits itself."""
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -17,10 +17,10 @@ class InProcess(Verifier):
     def wait(self):
         pass
 
-    def logits(self, directories, inputs, jobs):
+    def logits(self, jobs):
         logits = {}
-        for name, directory in directories.items():
+        for name, job in jobs.items():
             with torch.no_grad():
-                net = AutoModelForSequenceClassification.from_pretrained(directory).eval()
-                logits[name] = net(**inputs[name]).logits
+                net = AutoModelForSequenceClassification.from_pretrained(job.directory).eval()
+                logits[name] = net(**job.inputs).logits
         return logits

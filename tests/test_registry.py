@@ -174,6 +174,14 @@ def test_join_hands_the_sampler_the_joined_domain(toys):
     assert (len(made.domain.encode(arch)), len(domain.encode(arch))) == (2, 4)
 
 
+def test_join_needs_a_domain_that_joins(toys):
+    class Plain:
+        """A domain with the required members only."""
+
+    with pytest.raises(UsageError, match=r"sampler 'walker': join: Plain cannot join knobs\. Expected"):
+        nf.make("sampler", {"use": "walker", "stride": 1, "join": "layer"}, domain=Plain())
+
+
 def test_a_plugin_that_fails_is_told_and_breaks_nothing(monkeypatch):
     entry(monkeypatch, ("toys", "good", Toys()), ("bad", "broken-dist", ImportError("no module named nope")))
     assert list(registry.factories("sampler")) == ["walker"]
@@ -253,6 +261,14 @@ def test_the_environment_restricts_loading(monkeypatch, value, kinds):
     registry.plugins.cache_clear()
     assert bool(registry.factories("sampler")) is bool(kinds)
     assert bool(registry.failures()) is (value == "nothing")
+
+
+def test_a_listed_plugin_that_was_merged_into_another_names_that(monkeypatch):
+    monkeypatch.setenv("NASFRAME_PLUGINS", "basics,table")
+    registry.plugins.cache_clear()
+    (failure,) = registry.failures()
+    assert failure.plugin == "table"
+    assert failure.cause == "no such plugin is installed. It is now part of 'bench'."
 
 
 def test_one_file_plugins(tmp_path):

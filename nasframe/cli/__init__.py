@@ -78,17 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = None if arguments is None else list(arguments)
     if words is None and not sys.warnoptions:  # whoever calls this function, or sets Python's option, decides alone
         _show_deprecations()
-    # Users see messages, not tracebacks; plugins are named first, since their errors may be of any class.
     try:
         return _code(app(args=words, prog_name="nasframe"))
-    except SystemExit as end:  # typer's own way out, usage errors included
-        by_plugin = plugin_error(end)
-        return _code(end.code) if by_plugin is None else _of_plugin(by_plugin, end)
-    except PluginError as error:
-        return _of_plugin(error, error.__cause__)
-    except NasframeError as error:
-        _say(_with_notes(str(error), error))
-        return error.exit_code
     except KeyboardInterrupt:
         _say("interrupted.")
         return 130
@@ -96,14 +87,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away, as `head` does. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        by_plugin = plugin_error(error)
-        if by_plugin is not None:
-            return _of_plugin(by_plugin, error)
-        if os.environ.get("NASFRAME_TRACEBACK"):
-            raise
-        _say(_with_notes(_unexpected(error), error))
-        return 1
+    except (Exception, SystemExit) as error:
+        return _failed(error)
+
+
+def _failed(error: Exception | SystemExit) -> int:
+    """Say what went wrong, and return the exit code. Users see messages, not tracebacks."""
+    if isinstance(error, PluginError):
+        return _of_plugin(error, error.__cause__)
+    if isinstance(error, NasframeError):
+        _say(_with_notes(str(error), error))
+        return error.exit_code
+    # Plugins before anything else, since their errors may be of any class, and they may call `sys.exit`.
+    by_plugin = plugin_error(error)
+    if by_plugin is not None:
+        return _of_plugin(by_plugin, error)
+    if isinstance(error, SystemExit):  # typer's own way out, usage errors included
+        return _code(error.code)
+    if os.environ.get("NASFRAME_TRACEBACK"):
+        raise error
+    _say(_with_notes(_unexpected(error), error))
+    return 1
 
 
 def _show_deprecations() -> None:
@@ -113,11 +117,12 @@ def _show_deprecations() -> None:
     shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        text = str(message)
         if not issubclass(category, DeprecationWarning):
             show_others(message, category, *place, **more)
-        elif str(message) not in shown:
-            shown.add(str(message))
-            _say(str(message))
+        elif text not in shown:
+            shown.add(text)
+            _say(text)
 
     warnings.showwarning = show
 
@@ -126,9 +131,10 @@ def _unexpected(error: Exception) -> str:
     """Describe an error that no check foresaw; if it is about the disk, say what can be done."""
     from nasframe.storage import disk_problem
 
-    problem = disk_problem(error) if isinstance(error, OSError) else None
-    if problem is not None:
-        return problem
+    if isinstance(error, OSError):
+        problem = disk_problem(error)
+        if problem is not None:
+            return problem
     return f"unexpected {described(error)}\n{SEE_WHERE}"
 
 
@@ -144,8 +150,9 @@ def _code(value: object) -> int:
     """Return the exit code that a command's result, or the argument of ``sys.exit``, stands for."""
     if value is None:
         return 0
-    # `sys.exit("text")` is a failure.
-    return value if isinstance(value, int) else 1
+    if isinstance(value, int):
+        return value
+    return 1  # `sys.exit("text")` is a failure
 
 
 def _with_notes(text: str, error: Exception) -> str:

@@ -42,10 +42,17 @@ def list_(cache: Folder = None, json_: Json = False) -> None:
     kept = _cache(cache)
     rows = []
     for key, entry in kept.entries().items():
-        row: dict[str, Any] = {"key": key}
-        row |= {name: entry.parts[name] for name in ("stage", "verb", "seed")}
-        row |= {"run": entry.run, "run_seconds": entry.run_seconds, "made_at": entry.made_at}
-        rows.append(row | {"bytes": kept.size(entry)})
+        row = {
+            "key": key,
+            "stage": entry.parts["stage"],
+            "verb": entry.parts["verb"],
+            "seed": entry.parts["seed"],
+            "run": entry.run,
+            "run_seconds": entry.run_seconds,
+            "made_at": entry.made_at,
+            "bytes": kept.size(entry),
+        }
+        rows.append(row)
     if json_:
         print(json.dumps(rows, indent=1))
     else:
@@ -62,9 +69,11 @@ def _print_entries(kept: Cache, rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table("key", "stage", "seed", "made", "took", "files", "run", box=None, header_style="bold")
     for row in rows:
+        key = row["key"][:SHOWN]
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made_at"]))
-        took, files = duration(row["run_seconds"]), size(row["bytes"])
-        table.add_row(row["key"][:SHOWN], row["stage"], str(row["seed"]), made, took, files, row["run"])
+        took = duration(row["run_seconds"])
+        files = size(row["bytes"])
+        table.add_row(key, row["stage"], str(row["seed"]), made, took, files, row["run"])
     console = Console()
     if rows:
         console.print(table)
@@ -115,36 +124,43 @@ def why(
     json_: Json = False,
 ) -> None:
     """Say whether a stage came from the cache, and if not, which files changed or where its key differs from others."""
-    from nasframe.running.cache import Cache, nearest
+    from nasframe.running.cache import nearest
 
     facts = _stage_of_run(run, stage)
     # The run knows its cache, so `--cache` is only needed if that has moved.
-    kept = _cache(cache) if cache or not facts.cache else Cache(Path(facts.cache))
+    if cache is None and facts.cache:
+        cache = Path(facts.cache)
+    kept = _cache(cache)
     entry, differing_stage, differences = nearest(kept, facts.parts)
     if json_:
-        rows = [{"part": path, "this": mine, "nearest": other} for path, mine, other in differences]
-        files = [{"file": name, "then": then, "now": now} for name, then, now in facts.changed]
         answer = {
             "cached": facts.origin,
-            "changed": files,
+            "changed": [{"file": name, "then": then, "now": now} for name, then, now in facts.changed],
             "nearest": entry.key if entry else None,
             "stage": differing_stage,
-            "differs": rows,
+            "differs": [{"part": path, "this": mine, "nearest": other} for path, mine, other in differences],
         }
         print(json.dumps(answer, indent=1))
         return
-    source = f"taken from the cache, made by {facts.origin['run']}" if facts.origin else "run here"
-    print(f"{stage}: {source}")
-    if facts.changed:
-        print("there was an entry with the same key, but files that its stages had opened have changed:")
-        for name, then, now in facts.changed:
-            print(f"  {name}: {_short(now)} here, {_short(then)} there")
+    _print_origin(stage, facts)
     if entry is None:
         print(f"no other entry for a stage {stage!r} in {kept.root}")
         return
     print(f"the nearest other entry, {entry.key[:SHOWN]} of {entry.run}, differs in the stage {differing_stage}:")
     for path, mine, other in differences:
         print(f"  {path}: {_short(mine)} here, {_short(other)} there")
+
+
+def _print_origin(stage: str, facts: _StageOfRun) -> None:
+    """Say whether a stage came from the cache, and which changed files kept it from that."""
+    if facts.origin:
+        print(f"{stage}: taken from the cache, made by {facts.origin['run']}")
+    else:
+        print(f"{stage}: run here")
+    if facts.changed:
+        print("there was an entry with the same key, but files that its stages had opened have changed:")
+        for name, then, now in facts.changed:
+            print(f"  {name}: {_short(now)} here, {_short(then)} there")
 
 
 def _short(value: Any) -> str:
@@ -162,10 +178,12 @@ def _size(text: str) -> float:
     from nasframe.units import parse_number, unit_fault
 
     fault = unit_fault(text, "bytes")
-    size = 0.0 if fault else parse_number(text)
-    if fault or size < 0:
-        raise UsageError(f"--max-size {text}: {fault or 'below 0.'} Expected a size such as 10G.")
-    return size
+    if not fault:
+        size = parse_number(text)
+        if size >= 0:
+            return size
+        fault = "below 0."
+    raise UsageError(f"--max-size {text}: {fault} Expected a size such as 10G.")
 
 
 @app.command()
@@ -176,8 +194,10 @@ def prune(
 ) -> None:
     """Drop the least recently used stages until the cache is no larger than a size."""
     from nasframe.report.tables import size
+    from nasframe.storage import refuse_unwritable
 
     kept = _cache(cache)
+    refuse_unwritable(kept.root)
     before = kept.total()
     dropped = kept.prune(_size(max_size))
     left = kept.total()

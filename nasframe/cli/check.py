@@ -24,10 +24,12 @@ def check(
     """Check recipes against the installed plugins: every problem at once, with its place."""
     from nasframe.errors import UsageError
 
-    overrides = [text for text in recipes if is_override(text)]
+    overrides: list[str] = []
     files: list[str] = []
     for text in recipes:
-        if text not in overrides:
+        if is_override(text):
+            overrides.append(text)
+        else:
             files += files_of(text)
     if not files:
         raise UsageError("no recipes. Expected files, names of packaged recipes, or folders that hold some.")
@@ -44,18 +46,18 @@ def _print_json(problems: Mapping[str, Sequence[Problem]]) -> None:
     import json
 
     rows = []
-    for file, of_file in problems.items():
-        rows.append({"recipe": file, "problems": [vars(problem) for problem in of_file]})
+    for file, problems_of_file in problems.items():
+        rows.append({"recipe": file, "problems": [vars(problem) for problem in problems_of_file]})
     print(json.dumps(rows, indent=2))
 
 
 def _print_text(problems: Mapping[str, Sequence[Problem]]) -> None:
-    for of_file in problems.values():
-        for problem in of_file:
+    for problems_of_file in problems.values():
+        for problem in problems_of_file:
             print(problem, file=sys.stderr)
+    wrong = sum(1 for problems_of_file in problems.values() if problems_of_file)
     count = "1 recipe" if len(problems) == 1 else f"{len(problems)} recipes"
-    wrong = [file for file, of_file in problems.items() if of_file]
-    outcome = f"{len(wrong)} with problems" if wrong else "no problems"
+    outcome = f"{wrong} with problems" if wrong else "no problems"
     print(f"{count} checked, {outcome}")
 
 
@@ -63,7 +65,9 @@ def is_override(text: str) -> bool:
     """Tell whether an argument is an override; a file may have ``=`` in its name."""
     from nasframe.recipe.loading import exists
 
-    return text.startswith(("+", "~")) or ("=" in text and not exists(Path(text)))
+    if text.startswith(("+", "~")):
+        return True
+    return "=" in text and not exists(Path(text))
 
 
 def files_of(source: str) -> list[str]:
@@ -75,7 +79,8 @@ def files_of(source: str) -> list[str]:
         return [source]
     files = []
     for path in sorted(folder.rglob("*")):
-        is_fragment = any(part.startswith("_") for part in path.relative_to(folder).parts)
+        parts = path.relative_to(folder).parts
+        is_fragment = any(part.startswith("_") for part in parts)
         if path.suffix in (".yaml", ".yml") and not is_fragment:
             files.append(str(path))
     return files
@@ -94,7 +99,9 @@ def problems_of(source: str, overrides: Sequence[str] = ()) -> list[Problem]:
     plan, problems = check_recipe(source, overrides)
     if plan is None:
         unread = why_unread(source)
-        return problems if unread is None else [Problem("", "", unread)]
+        if unread is not None:  # the problems are those of a recipe, which the file is not
+            return [Problem("", "", unread)]
+        return problems
     problems += _unreachable(plan, source, overrides)
     # Each switch alone: nobody promises that any two of them go together.
     for name in _switches(source):
@@ -124,4 +131,6 @@ def _switches(source: str) -> list[str]:
     from nasframe.recipe.loading import read_recipe
 
     recipe, _ = read_recipe(source)
-    return list(recipe.data.get("switches") or {}) if recipe else []
+    if recipe is None:
+        return []
+    return list(recipe.data.get("switches") or {})

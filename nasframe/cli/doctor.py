@@ -35,10 +35,11 @@ def doctor(
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Show versions, device, plugins and extras, and what is missing for a recipe."""
+    problems: list[str] = []
     if recipe is not None:
         require_recipe(recipe)
+        problems = _missing(recipe)
     facts = _facts()
-    problems = _missing(recipe) if recipe else []
     if json_:
         import json
 
@@ -47,8 +48,9 @@ def doctor(
         _print_facts(facts)
         for problem in problems:
             print(problem, file=sys.stderr)
-        if recipe:
-            print(f"{'recipe':10} {'cannot run' if problems else 'nothing is missing'}")
+        if recipe is not None:
+            state = "cannot run" if problems else "nothing is missing"
+            print(f"{'recipe':10} {state}")
     if problems:
         raise typer.Exit(2)
 
@@ -57,11 +59,13 @@ def _print_facts(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         shown = value
         if isinstance(value, Mapping):
-            shown = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
+            items = [f"{key} {item}" for key, item in value.items()]
+            shown = ", ".join(items) or "none"
         print(f"{name:10} {shown}")
 
 
 def _facts() -> dict[str, Any]:
+    """Return everything that a bug report needs."""
     import os
     import platform
     from importlib import metadata
@@ -70,23 +74,23 @@ def _facts() -> dict[str, Any]:
 
     from nasframe import registry
 
-    # Everything that a bug report needs, in one answer.
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    bfloat16 = "computed natively" if _bfloat16() else "not native: precision auto means fp32"
+    plugins = {name: source.version or source.file for name, source in registry.plugins().sources.items()}
+    failures = {failure.plugin: failure.cause for failure in registry.failures()}
     extras = {}
     for extra, module in EXTRAS.items():
-        # Found, not imported: the packages are large.
-        extras[extra] = "yes" if importlib.util.find_spec(module) else "no"
-    sources = registry.plugins().sources
-    failures = {failure.plugin: failure.cause for failure in registry.failures()}
+        is_installed = importlib.util.find_spec(module) is not None  # not imported: the packages are large
+        extras[extra] = "yes" if is_installed else "no"
     return {
         "nasframe": metadata.version("nasframe"),
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": device,
-        "bfloat16": "computed natively" if _bfloat16() else "not native: precision auto means fp32",
+        "bfloat16": bfloat16,
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
-        "plugins": {name: source.version or source.file for name, source in sources.items()},
+        "plugins": plugins,
         "failures": failures or "none",
         "extras": extras,
     }
@@ -106,7 +110,9 @@ def _missing(source: str) -> list[str]:
     plan, problems = check_recipe(source)
     if plan is None:
         unread = why_unread(source)
-        return [str(problem) for problem in problems] if unread is None else [unread]
+        if unread is not None:
+            return [unread]
+        return [str(problem) for problem in problems]
     with plan.file_plugins():
         return _not_made(plan)
 

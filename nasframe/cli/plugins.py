@@ -30,25 +30,42 @@ def plugins(
         return
     from nasframe import registry
 
+    failures = registry.failures()
+    if json_:
+        rows = [_facts(entry) for entry in _all_entries()]
+        causes = []
+        for failure in failures:
+            causes.append({"plugin": failure.plugin, "package": failure.source.package, "cause": failure.cause})
+        print(json.dumps({"plugins": rows, "failures": causes}, indent=2))
+        return
+    _print_plugins()
+    for failure in failures:
+        print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
+
+
+def _all_entries() -> list[Registered]:
+    """Return every registered plugin, kind by kind."""
+    from nasframe import registry
+
     entries: list[Registered] = []
     for kind in registry.KINDS:
         entries += registry.factories(kind).values()
-    failures = registry.failures()
-    if json_:
-        causes = [{"plugin": f.plugin, "package": f.source.package, "cause": f.cause} for f in failures]
-        print(json.dumps({"plugins": [_facts(entry) for entry in entries], "failures": causes}, indent=2))
-        return
+    return entries
+
+
+def _print_plugins() -> None:
+    """Print a line for each kind and package."""
     from rich.console import Console
 
+    from nasframe import registry
+
     console = Console(soft_wrap=False)
-    names: dict[tuple[int, str], list[str]] = {}  # by kind and source, in this order
-    for entry in entries:
-        names.setdefault((registry.KINDS.index(entry.kind), str(entry.source)), []).append(entry.name)
-    for (kind_number, source), of_source in sorted(names.items()):
-        kind = registry.KINDS[kind_number]
-        console.print(f"[bold]{kind}[/bold]  {', '.join(of_source)}  [dim]{source}[/dim]", highlight=False)
-    for failure in failures:
-        print(f"failed: {failure.plugin} of {failure.source}: {failure.cause}", file=sys.stderr)
+    for kind in registry.KINDS:
+        names_of_sources: dict[str, list[str]] = {}
+        for entry in registry.factories(kind).values():
+            names_of_sources.setdefault(str(entry.source), []).append(entry.name)
+        for source, names in sorted(names_of_sources.items()):
+            console.print(f"[bold]{kind}[/bold]  {', '.join(names)}  [dim]{source}[/dim]", highlight=False)
 
 
 @app.command("show")
@@ -59,7 +76,7 @@ def show(
     """Show what the plugins of a name do, where they come from, and their options."""
     entries = _named(name)
     if json_:
-        facts = [{**_facts(entry), "options": _options(entry), **_metrics(entry)} for entry in entries]
+        facts = [_facts(entry) | {"options": _options(entry)} | _metrics(entry) for entry in entries]
         answer = facts[0] if len(facts) == 1 else facts
         print(json.dumps(answer, indent=2))
         return
@@ -77,7 +94,8 @@ def show(
         for row in _options(entry):
             default = "required" if row["required"] else json.dumps(row["default"])
             cells = [row["name"], row["type"], default, row["doc"]]
-            table.add_row(*map(Text, cells))  # as Text, in which brackets such as those of "[]" are no markup
+            # As Text, in which brackets such as those of "[]" are no markup.
+            table.add_row(*[Text(cell) for cell in cells])
         console.print(table if table.row_count else "no options")
         for line in _measured(entry):
             console.print(line, markup=False, highlight=False)
@@ -107,8 +125,15 @@ def check(
     for entry, contract in contracts:
         outcomes = _check_one(entry, contract, quiet=json_)
         passed = all(outcome.passed for outcome in outcomes)
-        row = {"kind": entry.kind, "name": entry.name, "package": entry.package, "version": entry.source.version}
-        rows.append(row | {"passed": passed, "checks": [vars(outcome) for outcome in outcomes]})
+        row = {
+            "kind": entry.kind,
+            "name": entry.name,
+            "package": entry.package,
+            "version": entry.source.version,
+            "passed": passed,
+            "checks": [vars(outcome) for outcome in outcomes],
+        }
+        rows.append(row)
         if not passed:
             failed.append(f"{entry.kind}/{entry.name}")
     if json_:
@@ -158,15 +183,15 @@ def _options_in(words: Sequence[str]) -> dict[str, Any]:
 
 def _entries_in(words: Sequence[str]) -> list[Registered]:
     """Return the plugins that the arguments of ``plugins check`` name; all, if they name none."""
-    from nasframe import registry
-
     names = [word for word in words if "=" not in word]
+    if not names:
+        return _all_entries()
     entries: list[Registered] = []
     for name in names:
-        entries += _of_file(Path(name).resolve()) if name.endswith(".py") else _named(name)
-    if not names:
-        for kind in registry.KINDS:
-            entries += registry.factories(kind).values()
+        if name.endswith(".py"):
+            entries += _of_file(Path(name).resolve())
+        else:
+            entries += _named(name)
     return entries
 
 
@@ -176,14 +201,11 @@ def _of_file(path: Path) -> list[Registered]:
     from nasframe.errors import UsageError
 
     registry.add_file(path)
-    entries = []
     with registry.file_plugins([path]):
         faults = registry.file_faults(path)
         if faults:
             raise UsageError("\n".join(faults))
-        for kind in registry.KINDS:
-            entries += [entry for entry in registry.factories(kind).values() if entry.source.file == str(path)]
-    return entries
+        return [entry for entry in _all_entries() if entry.source.file == str(path)]
 
 
 def _named(name: str) -> list[Registered]:
@@ -194,15 +216,11 @@ def _named(name: str) -> list[Registered]:
     kind, slash, rest = name.partition("/")
     if slash and kind in registry.KINDS:
         return [registry.find(kind, rest)]
-    entries = []
-    known: set[str] = set()
-    for kind in registry.KINDS:
-        of_kind = registry.factories(kind)
-        known.update(of_kind)
-        if name in of_kind:
-            entries.append(of_kind[name])
+    all_entries = _all_entries()
+    entries = [entry for entry in all_entries if entry.name == name]
     if not entries:
-        raise UsageError(f"unknown plugin {name!r}. There are: {listing(known)}.{suggestion(name, known)}")
+        names = {entry.name for entry in all_entries}
+        raise UsageError(f"unknown plugin {name!r}. There are: {listing(names)}.{suggestion(name, names)}")
     return entries
 
 
@@ -225,8 +243,14 @@ def _options(entry: Registered) -> list[dict[str, Any]]:
 
     rows = []
     for option in options_of(entry.load()).values():
-        row = {"name": option.name, "type": option.type_name, "required": option.required}
-        rows.append(row | {"default": plain_default(option), "doc": option.doc})
+        row = {
+            "name": option.name,
+            "type": option.type_name,
+            "required": option.required,
+            "default": plain_default(option),
+            "doc": option.doc,
+        }
+        rows.append(row)
     return rows
 
 
@@ -245,4 +269,6 @@ def _measured(entry: Registered) -> list[str]:
     from nasframe.measures import described, possible_metrics
 
     metrics = possible_metrics(entry.load(), {})
-    return [] if metrics is None else [f"metrics: {described(metrics)}"]
+    if metrics is None:
+        return []
+    return [f"metrics: {described(metrics)}"]

@@ -86,12 +86,15 @@ def copy(
 ) -> None:
     """Copy a packaged recipe and the fragments it extends; nothing is ever overwritten."""
     from nasframe.errors import UsageError
+    from nasframe.storage import refuse_unwritable
 
     targets = _targets(name, destination)
     # All files are looked at before one is written: half a copy would be hard to undo.
     existing = [str(target) for target in targets.values() if target.exists()]
     if existing:
         raise UsageError(f"already there: {', '.join(existing)}. Nothing was copied.")
+    for target in targets.values():
+        refuse_unwritable(target.parent)
     for file, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

@@ -14,10 +14,15 @@ def schema(
     """Print the JSON Schema of recipes, made from the installed plugins."""
     import json
 
+    from nasframe.errors import UsageError
     from nasframe.recipe.schema import recipe_schema
+    from nasframe.storage import refuse_unwritable_file, writing
 
     text = json.dumps(recipe_schema(), indent=2) + "\n"
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text, encoding="utf-8")
+        refuse_unwritable_file(output)
+        # Written in place, not renamed into place, because the file may be a device such as /dev/stdout.
+        with writing(output, UsageError):
+            output.write_text(text, encoding="utf-8")

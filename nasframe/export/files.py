@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
 from nasframe.records import Arch
-from nasframe.report.format import of_run, titled, told
+from nasframe.report.format import metric_format, metric_formats, titled
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,8 @@ def write_files(
 
     target.mkdir(parents=True)
     sizes = blueprint(model)
-    written_arch = None if arch is None else dict(arch)
-    write_json(target / "arch.json", {"format_version": FORMAT_VERSION, "arch": written_arch, "blueprint": sizes})
+    plain_arch = None if arch is None else dict(arch)
+    write_json(target / "arch.json", {"format_version": FORMAT_VERSION, "arch": plain_arch, "blueprint": sizes})
     if isinstance(model, Described):  # no class of transformers, so there is no configuration to write
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, target / "model.safetensors")
@@ -51,10 +51,12 @@ def write_files(
         (target / MODELING).write_text(source, encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(target))
+    # A padded model stores more numbers than the network has.
     stored = sum(tensor.numel() for tensor in state.values())
     own = sum(parameter.numel() for parameter in model.parameters())
     counts = {"stored": stored, "own": own}
-    text = card_text(target.name, mode, sizes, counts, card, registry.model_facts(model))
+    facts = registry.model_facts(model)
+    text = card_text(target.name, mode, sizes, counts, card, facts)
     (target / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -75,9 +77,10 @@ def read_net(directory: Path) -> nn.Module:
     tensors = load_file(directory / "model.safetensors")
     if "sizes" in sizes:  # not a class of transformers
         return load({}, sizes, tensors)
-    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    ours = {*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"}
-    config = {key: value for key, value in written.items() if key not in ours}
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    # What the export added is not part of the stock class's configuration.
+    for key in (*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"):
+        config.pop(key, None)
     config["model_type"] = sizes["family"]
     return load(config, sizes, tensors)
 
@@ -93,14 +96,16 @@ def stock_obstacle(model: nn.Module) -> str | None:
     from nasframe.nn.elastic import FAMILIES, base_of
 
     sizes = blueprint(model)
-    if sizes["family"] not in FAMILIES:
-        return f"{sizes['family']} is no class of transformers"
-    heads = getattr(base_of(model).config, FAMILIES[sizes["family"]].heads)
-    for index, layer in enumerate(sizes["layers"]):
+    family = sizes["family"]
+    if family not in FAMILIES:
+        return f"{family} is no class of transformers"
+    heads = getattr(base_of(model).config, FAMILIES[family].heads)
+    layers = sizes["layers"]
+    for index, layer in enumerate(layers):
         if layer["heads"] != heads:
             return f"layer {index} has {layer['heads']} heads, but hidden size / head size is {heads}"
-        if layer["ffn"] != sizes["layers"][0]["ffn"] or not layer["ffn"]:
-            return f"layer {index} has {layer['ffn']} neurons, layer 0 has {sizes['layers'][0]['ffn']}"
+        if layer["ffn"] != layers[0]["ffn"] or not layer["ffn"]:
+            return f"layer {index} has {layer['ffn']} neurons, layer 0 has {layers[0]['ffn']}"
     for name, rank in sizes.get("factorized", {}).items():
         return f"{name} is a product of rank {rank}"
     if sizes["embedding_rank"]:
@@ -125,20 +130,16 @@ def modeling_source(stock: type) -> str:
     from nasframe.nn import elastic
 
     config_class, model_class = hf.classes(stock)
-    config, model = config_class.__name__, model_class.__name__
+    config = config_class.__name__
+    imported = [stock.__name__]
+    definitions = [f"{config}, {model_class.__name__} = classes({stock.__name__})"]
     base = base_class(stock)
-    if base is stock:
-        imported = stock.__name__
-    else:
-        imported = f"{base.__name__}, {stock.__name__}"
-    definitions = [
-        f"from transformers import {imported}  # noqa: E402",
-        f"{config}, {model} = classes({stock.__name__})",
-    ]
-    if base is not stock:
+    if base is not stock:  # the encoder alone, for users who want embeddings or another kind of head
+        imported.insert(0, base.__name__)
         definitions.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
-    parts = [inspect.getsource(elastic), inspect.getsource(hf.classes), "\n".join(definitions) + "\n"]
-    return "\n\n".join(parts)
+    imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
+    own = "\n".join([imports, *definitions]) + "\n"
+    return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])
 
 
 def base_class(stock: type) -> Any:
@@ -181,13 +182,13 @@ def card_text(
     if "ForSequenceClassification" in sizes["model"]:
         head["pipeline_tag"] = "text-classification"
     metrics = card.get("metrics") or {}
-    formats = {"formats": told(card.get("data") or {})}
+    formats = metric_formats(card.get("data") or {})
     if metrics:
         # The loss and its like are in the table below, but they are no metrics of the hub.
-        head["metrics"] = sorted(metric for metric in metrics if of_run(formats, metric).higher_is_better)
+        head["metrics"] = sorted(metric for metric in metrics if metric_format(formats, metric).higher_is_better)
     measured = {}
     for metric, value in metrics.items():
-        measured[titled(metric, of_run(formats, metric))] = value
+        measured[titled(metric, metric_format(formats, metric))] = value
     _, separator, head_name = sizes["model"].partition("For")
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(
@@ -213,6 +214,7 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
     stock = stock_class(model)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     fields = small_config(model.config, sizes).to_dict()
+    # Of the checkpoint that the network came from; the new ones are set below, or when the configuration is saved.
     for key in ("model_type", "_name_or_path", "transformers_version", "auto_map", "architectures"):
         fields.pop(key, None)
     layer_sizes = {}
@@ -220,12 +222,13 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
         layer_sizes[field] = [layer[size] for layer in sizes["layers"]]
     if mode == "hetero":
         return _hetero_config(stock, {**fields, **layer_sizes}, sizes, arch), state
+    # A network that was loaded from a `hetero` export has these, which no stock class reads.
     for field in SIZES:
         fields.pop(field, None)
     config = stock.config_class.from_dict(fields)
     config.architectures = [stock.__name__]
     if mode == "padded":
-        state = _padded(model, state, config)
+        _pad(model, state, config)
         _keep_recorded(model, state, config)
         note = "zero-filled: not smaller than the sizes above say"
         config.nasframe = {"mode": "padded", **layer_sizes, "note": note}
@@ -245,8 +248,10 @@ def _hetero_config(stock: Any, fields: Mapping[str, Any], sizes: Mapping[str, An
 
     config_class, model_class = hf.classes(stock)
     record = {key: sizes[key] for key in RECORD if key in sizes}
-    every_layer = range(len(sizes["layers"]))
-    record["kept_layers"] = list((arch or {}).get("layers", every_layer))
+    kept_layers = range(len(sizes["layers"]))
+    if arch is not None:
+        kept_layers = arch.get("layers", kept_layers)
+    record["kept_layers"] = list(kept_layers)
     config = config_class.from_dict({**fields, **record})  # type: ignore[attr-defined]
     names = {
         "AutoConfig": config_class.__name__,
@@ -268,36 +273,46 @@ def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -
         config.quantised = {name: entry for name, entry in record.items() if saved_name(model, name) in state}
 
 
-def _padded(model: Any, state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
     from torch.nn.functional import pad
 
-    from nasframe.nn.blueprint import blueprint
-    from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of
+    from nasframe.nn.elastic import base_of, family_of
 
     family = family_of(model)
     prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
-    for name in blueprint(model).get("factorized", {}):
-        path = f"{prefix}{family.layers}.{name}"
-        state[f"{path}.weight"] = state.pop(f"{path}.expand.weight") @ state.pop(f"{path}.reduce.weight")
-        if f"{path}.expand.bias" in state:
-            state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
+    layers = f"{prefix}{family.layers}"
+    _multiply_out(model, state, prefix, layers)
     full_sizes = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
     for layer in range(getattr(config, family.depth)):
         for path, name, dim, unit in family.slices:
-            key = f"{prefix}{family.layers}.{layer}.{path}.{name}"
+            key = f"{layers}.{layer}.{path}.{name}"
             if key not in state:
                 continue
             tensor = state[key]
             missing = full_sizes[unit] - tensor.shape[dim]
-            is_last_dim = dim == tensor.ndim - 1
-            state[key] = pad(tensor, (0, missing)) if is_last_dim else pad(tensor, (0, 0, 0, missing))
+            # torch counts from the last dimension backwards, with a number for each of its two ends.
+            dims_behind = tensor.ndim - 1 - dim
+            state[key] = pad(tensor, (0, 0) * dims_behind + (0, missing))
+
+
+def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layers: str) -> None:
+    """Replace the factors of every product in a state by their product, as stock classes have it."""
+    from nasframe.nn.blueprint import blueprint
+    from nasframe.nn.elastic import WORD_EMBEDDINGS
+
+    for name in blueprint(model).get("factorized", {}):
+        path = f"{layers}.{name}"
+        expand = state.pop(f"{path}.expand.weight")
+        reduce = state.pop(f"{path}.reduce.weight")
+        state[f"{path}.weight"] = expand @ reduce
+        if f"{path}.expand.bias" in state:
+            state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
     words = f"{prefix}{WORD_EMBEDDINGS}"
     if f"{words}.table.weight" in state:
         table = state.pop(f"{words}.table.weight")
         project = state.pop(f"{words}.project.weight")
         state[f"{words}.weight"] = table @ project.T
-    return state
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,8 @@ class Blocker(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         """Raise for nasframe and its plugins; leave every other module to the other finders."""
-        if fullname.partition(".")[0].partition("_")[0] == "nasframe":
+        package = fullname.partition(".")[0]
+        if package.partition("_")[0] == "nasframe":  # plugins are called nasframe_basics and the like
             raise ImportError(f"{fullname}: an exported model must load without nasframe")
 
 
@@ -30,10 +31,11 @@ def run(jobs: list[dict[str, Any]]) -> None:
 
     for job in jobs:
         directory = job["directory"]
-        auto = getattr(transformers, job["auto"])
-        model, info = auto.from_pretrained(
+        auto_class = getattr(transformers, job["auto"])
+        model, info = auto_class.from_pretrained(
             directory, trust_remote_code=job["remote"], output_loading_info=True, dtype=torch.float32
         )
+        # transformers fills what is missing with random numbers and only warns.
         disagreements = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
         if disagreements:
             raise SystemExit(f"{directory}: tensors and configuration disagree: {disagreements}")
@@ -42,8 +44,9 @@ def run(jobs: list[dict[str, Any]]) -> None:
         if job["remote"]:
             _load_encoder(directory)
         inputs = load_file(job["inputs"])
+        model.eval()
         with torch.no_grad():
-            logits = model.eval()(**inputs).logits
+            logits = model(**inputs).logits
         save_file({"logits": logits.contiguous()}, job["logits"])
 
 

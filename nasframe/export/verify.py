@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,29 @@ if TYPE_CHECKING:
     import torch
 
 
+LAST_LINES = 5
+"""How many lines of the process's errors are shown: the last ones say what failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A directory to load, and what its model computes.
+
+    Args:
+        directory: the directory.
+        inputs: the model's keyword inputs, name → tensor.
+        auto: the auto class that loads it.
+        remote: whether it is loaded with its own code.
+        tokenizer: whether it has a tokenizer, which is loaded too.
+    """
+
+    directory: Path
+    inputs: Mapping[str, Any]
+    auto: str
+    remote: bool
+    tokenizer: bool
+
+
 class Verifier:
     """A fresh process, offline, in which nasframe cannot be imported; use it in a ``with`` statement."""
 
@@ -30,10 +54,13 @@ class Verifier:
         self.folder = Path(self._scratch.name)
         environment = dict(os.environ)
         environment["HF_HUB_OFFLINE"] = "1"
+        # transformers copies a directory's own code there before it is imported.
         environment["HF_MODULES_CACHE"] = str(self.folder / "modules")
         environment["PYTHONWARNINGS"] = "ignore"
+        # A file and not a pipe, which would stop the process once it is full: nobody reads it before the end.
         self._errors = (self.folder / "errors").open("w+", encoding="utf-8")
         self.process = subprocess.Popen(
+            # -P keeps the script's folder off the search path: modules such as `files` would be found in it.
             [sys.executable, "-P", str(Path(reload.__file__).resolve())],
             env=environment,
             stdin=subprocess.PIPE,
@@ -56,40 +83,43 @@ class Verifier:
         if not self._ready:
             self._ready = bool(self.process.stdout.readline())
 
-    def logits(
-        self, directories: Mapping[str, Path], inputs: Mapping[str, Mapping[str, Any]], jobs: Sequence[dict[str, Any]]
-    ) -> dict[str, torch.Tensor]:
-        """Load directories and return their models' logits; the process then ends.
-
-        Args:
-            directories: name → directory.
-            inputs: name → the model's keyword inputs.
-            jobs: how each is loaded, in the same order: ``auto`` (the auto class), ``remote`` (whether with its own
-                code), ``tokenizer`` (whether it has one).
+    def logits(self, jobs: Mapping[str, Job]) -> dict[str, torch.Tensor]:
+        """Load directories and return their models' logits, by the names of the jobs; the process then ends.
 
         Raises:
             VerificationError: a directory does not load.
         """
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
-        full_jobs = []
+        written_jobs = []
         logits_files = {}
-        for index, (name, job) in enumerate(zip(directories, jobs, strict=True)):
+        for index, (name, job) in enumerate(jobs.items()):
+            logits_files[name] = self.folder / f"{index}-logits.safetensors"
             inputs_file = self.folder / f"{index}-inputs.safetensors"
-            logits_file = self.folder / f"{index}-logits.safetensors"
-            tensors = {key: tensor.cpu().contiguous() for key, tensor in inputs[name].items()}
-            save_file(tensors, str(inputs_file))
-            paths = {"directory": str(directories[name]), "inputs": str(inputs_file), "logits": str(logits_file)}
-            full_jobs.append({**job, **paths})
-            logits_files[name] = logits_file
+            written_jobs.append(_written(job, inputs_file, logits_files[name]))
         jobs_file = self.folder / "jobs.json"
-        jobs_file.write_text(json.dumps(full_jobs), encoding="utf-8")
+        jobs_file.write_text(json.dumps(written_jobs), encoding="utf-8")
         self.process.communicate(f"{jobs_file}\n")
         if self.process.returncode != 0:
             self._errors.seek(0)
-            last_lines = self._errors.read().strip().splitlines()[-5:]
-            raise VerificationError(
-                f"{', '.join(directories)}: the export does not load in a fresh process. Expected it to.\n"
-                + "\n".join(last_lines)
-            )
+            lines = self._errors.read().strip().splitlines()
+            names = ", ".join(jobs)
+            failure = f"{names}: the export does not load in a fresh process. Expected it to."
+            raise VerificationError("\n".join([failure, *lines[-LAST_LINES:]]))
         return {name: load_file(file)["logits"] for name, file in logits_files.items()}
+
+
+def _written(job: Job, inputs_file: Path, logits_file: Path) -> dict[str, Any]:
+    """Write a job's inputs to a file, and return the job as :mod:`nasframe.export.reload` reads it."""
+    from safetensors.torch import save_file
+
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in job.inputs.items()}
+    save_file(tensors, str(inputs_file))
+    return {
+        "directory": str(job.directory),
+        "auto": job.auto,
+        "remote": job.remote,
+        "inputs": str(inputs_file),
+        "logits": str(logits_file),
+        "tokenizer": job.tokenizer,
+    }

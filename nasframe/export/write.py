@@ -12,14 +12,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError, VerificationError
 from nasframe.export.files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
-from nasframe.export.verify import Verifier
+from nasframe.export.verify import Job, Verifier
 from nasframe.records import Arch
 from nasframe.storage import writing
 from nasframe.store import write_text
@@ -124,27 +125,44 @@ def export_all(
     modes: Mapping[str, Mode] = mode if isinstance(mode, Mapping) else dict.fromkeys(models, mode)
     expected = expected or {}
     archs = archs or {}
-    for name, model in models.items():
+    for name, net in models.items():
         _refuse_existing(directories[name], replace)
-        _refuse_inexpressible(name, model, modes[name])
-    references = {name: expected.get(name) or probe(model) for name, model in models.items()}
-    # All models get their names at the end, so that a run never has only some of them.
+        _refuse_inexpressible(name, net, modes[name])
+    exports = []
+    for name, net in models.items():
+        reference = expected.get(name) or probe(net)
+        exports.append(_Export(name, net, modes[name], directories[name], archs.get(name), reference))
     with _staging(directories) as staged:
-        for name, model in models.items():
-            facts = _card_of(card, name)
-            with writing(directories[name]):
-                write_files(staged[name], model, tokenizer, modes[name], facts, archs.get(name))
-        logits = _reload(staged, models, modes, references, tokenizer is not None, verifier)
-        reports = {}
-        for name, model in models.items():
-            report = _report(name, modes[name], staged[name], references[name]["logits"], logits[name])
-            report |= _compressed(name, model, staged[name])
-            with writing(directories[name]):
-                write_json(staged[name] / "export_report.json", report)
-            reports[name] = report
-        for name in models:
-            _settle(staged[name], directories[name])
+        for item in exports:
+            with writing(item.target):
+                write_files(staged[item.name], item.net, tokenizer, item.mode, _card_of(card, item.name), item.arch)
+        logits = _reload(exports, staged, tokenizer is not None, verifier)
+        reports = {item.name: _report(item, staged[item.name], logits[item.name]) for item in exports}
+        # All models get their names at the end, so that a run never has only some of them.
+        for item in exports:
+            _settle(staged[item.name], item.target)
     return reports
+
+
+@dataclass(frozen=True)
+class _Export:
+    """A model to export.
+
+    Args:
+        name: its name.
+        net: the network.
+        mode: how it is written.
+        target: the directory.
+        arch: the architecture that it was extracted at.
+        reference: ``inputs``, and the ``logits`` of them that the written model must reproduce.
+    """
+
+    name: str
+    net: nn.Module
+    mode: Mode
+    target: Path
+    arch: Arch | None
+    reference: Mapping[str, Any]
 
 
 def _refuse_inexpressible(name: str, model: nn.Module, mode: Mode) -> None:
@@ -210,8 +228,9 @@ def update_card(directory: Path, over_budget: str) -> None:
     text = path.read_text(encoding="utf-8")
     paragraphs = [part for part in text.split("\n\n") if not part.startswith(OVER_BUDGET)]
     if over_budget:
-        heading = next(number for number, part in enumerate(paragraphs) if part.startswith("# "))
-        paragraphs.insert(heading + 2, f"{OVER_BUDGET} {over_budget}")  # after the heading and the first paragraph
+        headings = [number for number, part in enumerate(paragraphs) if part.startswith("# ")]
+        after_first_paragraph = headings[0] + 2
+        paragraphs.insert(after_first_paragraph, f"{OVER_BUDGET} {over_budget}")
     updated = "\n\n".join(paragraphs)
     if updated == text:
         return
@@ -236,14 +255,15 @@ def probe(model: nn.Module) -> dict[str, Any]:
     longest = max(PROBE_LENGTHS)
     length = min(longest, usable_positions(model) or longest)
     ids = torch.randint(first_word, words, (len(PROBE_LENGTHS), length), generator=generator)
-    mask = (torch.arange(length) < torch.tensor(PROBE_LENGTHS)[:, None]).long()
-    inputs = {"input_ids": ids, "attention_mask": mask}
+    lengths = torch.tensor(PROBE_LENGTHS)
+    mask = torch.arange(length) < lengths[:, None]
+    inputs = {"input_ids": ids, "attention_mask": mask.long()}
     device = next(model.parameters()).device
-    inputs_there = {name: tensor.to(device) for name, tensor in inputs.items()}
+    on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = model(**inputs_there).logits.float().cpu()
+        logits = model(**on_device).logits.float().cpu()
     model.train(was_training)
     return {"inputs": inputs, "logits": logits}
 
@@ -257,55 +277,53 @@ def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
 
 
 def _reload(
-    staged: Mapping[str, Path],
-    models: Mapping[str, nn.Module],
-    modes: Mapping[str, Mode],
-    expected: Mapping[str, Mapping[str, Any]],
-    tokenizer: bool,
-    verifier: Verifier | None,
+    exports: Sequence[_Export], staged: Mapping[str, Path], tokenizer: bool, verifier: Verifier | None
 ) -> dict[str, torch.Tensor]:
     """Load the directories in one fresh process that cannot see nasframe, and return their logits."""
     from nasframe.nn.elastic import stock_class
 
-    jobs = []
-    for name in staged:
-        auto = auto_class(stock_class(models[name]))
-        jobs.append({"auto": auto, "remote": modes[name] == "hetero", "tokenizer": tokenizer})
-    inputs = {name: expected[name]["inputs"] for name in staged}
+    jobs = {}
+    for item in exports:
+        jobs[item.name] = Job(
+            directory=staged[item.name],
+            inputs=item.reference["inputs"],
+            auto=auto_class(stock_class(item.net)),
+            remote=item.mode == "hetero",
+            tokenizer=tokenizer,
+        )
     with nullcontext(verifier) if verifier else Verifier() as process:
-        return process.logits(staged, inputs, jobs)
+        return process.logits(jobs)
 
 
-def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, loaded: torch.Tensor) -> dict[str, Any]:
-    """Compare the logits and return the export report.
+def _report(item: _Export, directory: Path, loaded: torch.Tensor) -> dict[str, Any]:
+    """Compare the logits and the compressed matrices; write the export report and return it.
 
     Args:
-        name: of the model.
-        mode: how it was written.
+        item: the model.
         directory: its files.
-        expected: the logits of the original.
-        loaded: those of the model that was loaded from the directory.
+        loaded: the logits of the model that was loaded from the directory.
 
     Raises:
-        VerificationError: they differ.
+        VerificationError: they differ from those of the original.
     """
     import torch
     import transformers
 
-    expected = expected.detach().float().cpu()
-    tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
+    expected = item.reference["logits"].detach().float().cpu()
+    largest = float(expected.abs().max())
+    tolerance = TOLERANCE * max(1.0, largest)
     difference = float("inf")
     if expected.shape == loaded.shape:
         difference = float((expected - loaded).abs().max())
     if not difference <= tolerance:  # also true for nan
         raise VerificationError(
-            f"{name}: the exported model's logits differ by {difference:.3g} from the sub-network's. "
+            f"{item.name}: the exported model's logits differ by {difference:.3g} from the sub-network's. "
             f"Expected at most {tolerance:.3g}. Nothing was written."
         )
     files = {path.name: _described(path) for path in sorted(directory.iterdir())}
-    return {
+    report = {
         "format_version": FORMAT_VERSION,
-        "mode": mode,
+        "mode": item.mode,
         "verified": True,
         "loaded": "in a fresh process, offline, without nasframe",
         "max_abs_difference": difference,
@@ -318,10 +336,14 @@ def _report(name: str, mode: Mode, directory: Path, expected: torch.Tensor, load
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        **_stored_summary(item.name, item.net, directory),
     }
+    with writing(item.target):
+        write_json(directory / "export_report.json", report)
+    return report
 
 
-def _compressed(name: str, model: nn.Module, directory: Path) -> dict[str, Any]:
+def _stored_summary(name: str, model: nn.Module, directory: Path) -> dict[str, Any]:
     """Check every group and row of the compressed matrices in the written file.
 
     Returns:

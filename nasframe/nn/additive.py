@@ -206,19 +206,26 @@ class Additive:
             base += sum(fixed)
         if RANK in knobs:
             base -= (self.rank or 0) * self.column
-        choices = {knob: self._choices(knob, values, fixed) for knob, values in knobs.items()}
+        choices = {}
+        for knob, values in knobs.items():
+            choices[knob] = self._choices(knob, values, fixed)
         return CostTable(base, choices)
 
     def _choices(self, knob: str, values: Sequence[Any], fixed: Sequence[float]) -> list[float]:
         """Return the cost of each value of one knob; ``fixed`` has the cost of keeping each layer."""
+        costs = []
         if knob == "layers":
-            return [sum(fixed[position] for position in kept) for kept in values]
+            for kept in values:
+                costs.append(sum(fixed[position] for position in kept))
+            return costs
         if knob == RANK:
-            ranks = [kept_rank(self.rank, {RANK: value}) or 0 for value in values]
-            return [rank * self.column for rank in ranks]
+            for value in values:
+                rank = kept_rank(self.rank, {RANK: value}) or 0
+                costs.append(rank * self.column)
+            return costs
         unit, _, position = knob.partition(".")
         if unit not in ("heads", "ffn"):  # such as a format, which changes no size
             return [0.0] * len(values)
-        cost = self.layers[int(position)]
-        each = cost.head if unit == "heads" else cost.neuron
+        layer = self.layers[int(position)]
+        each = layer.head if unit == "heads" else layer.neuron
         return [value * each for value in values]

@@ -22,6 +22,8 @@ from nasframe.nn.slices import weights
 from nasframe.records import Arch
 
 Part = Literal["all", "backbone", "encoder"]
+NumberCost = Callable[[torch.Tensor], int]
+"""A tensor → the cost of each number that is stored in it."""
 
 
 def params(net: nn.Module, part: Part = "all") -> Additive:
@@ -74,15 +76,16 @@ def macs(
     base_net = base_of(net)
     sizes = blueprint(net)
     width = base_net.config.hidden_size
+    tokens = batch * length
     # torchprofile counts an addition for each normalised number.
-    norm = batch * length if count == "torchprofile" else 0
+    norm = tokens if count == "torchprofile" else 0
     costs = []
     for layer in layers_of(net):
         fixed, column, neuron = _products(layer, family_of(net))
         # The scores and their application, 2 S² a, belong to the heads, though they are products of no weights.
         head = sizes["head_size"] * (column * length + 2 * length**2)
-        always = 2.0 * norm * width + batch * length * fixed  # a layer has two normalisations
-        costs.append(LayerCost(always, batch * head, batch * length * neuron))
+        always = 2.0 * norm * width + tokens * fixed  # a layer has two normalisations
+        costs.append(LayerCost(always, batch * head, tokens * neuron))
     once, per_token = _outside(net)
     embedding_width = base_net.embeddings.LayerNorm.normalized_shape[0]
     base = batch * (once + per_token * length) + norm * (embedding_width + 1)
@@ -90,14 +93,15 @@ def macs(
     rank_column = 0.0
     if rank:
         words: Any = base_net.get_submodule(WORD_EMBEDDINGS)
-        rank_column = batch * length * words.project.out_features
+        rank_column = tokens * words.project.out_features
     return Additive(sizes["layers"], base, costs, (rank, rank_column))
 
 
 def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
     """Return a token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
     products = {"fixed": 0, "heads": 0, "ffn": 0}
-    for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+    entries = zip(slices_of(family, layer), family.slices, strict=True)
+    for (path, name, dim, unit), (stock_path, *_) in entries:
         if name != "weight":
             continue
         factor: Any = layer.get_submodule(path)
@@ -126,34 +130,41 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
     return batch * macs(net, 1, length).of(arch)
 
 
-def _stored(net: nn.Module, part: Part, each: Callable[[torch.Tensor], int]) -> Additive:
+def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
     if isinstance(net, Described):
         total = 0.0
         for parameter in net.counted().parameters():
             total += parameter.numel() * each(parameter)
         return Additive([], total, [])
+    base_net = base_of(net)
     sizes = blueprint(net)
-    costs = [_stored_layer(net, layer, sizes["head_size"], each) for layer in layers_of(net)]
+    costs = []
+    for layer in layers_of(net):
+        costs.append(_stored_layer(net, layer, sizes["head_size"], each))
 
     # The tensors outside the layers, tied ones once. The part "encoder" has none.
-    inside = {id(module) for module in layers_of(net).modules()}
-    rest = {"all": net, "backbone": base_of(net)}.get(part)
+    inside = set(map(id, layers_of(net).modules()))
+    rest = {"all": net, "backbone": base_net}.get(part)
     outside: dict[int, torch.Tensor] = {}
     if rest is not None:
-        outside = {id(tensor): tensor for _, _, tensor in _tensors(rest, inside)}
-    base = float(sum(tensor.numel() * each(tensor) for tensor in outside.values()))
+        for _, _, tensor in _tensors(rest, inside):
+            outside[id(tensor)] = tensor
+    base = 0.0
+    for tensor in outside.values():
+        base += tensor.numel() * each(tensor)
 
     column = 0.0
     if sizes[RANK]:
         # The factors' first dimensions are words and embedding width: a column has one number of each row.
-        for _, _, tensor in _tensors(base_of(net).get_submodule(WORD_EMBEDDINGS)):
+        words = base_net.get_submodule(WORD_EMBEDDINGS)
+        for _, _, tensor in _tensors(words):
             if id(tensor) in outside:
                 column += tensor.shape[0] * each(tensor)
     return Additive(sizes["layers"], base, costs, (sizes[RANK], column))
 
 
-def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callable[[torch.Tensor], int]) -> LayerCost:
+def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: NumberCost) -> LayerCost:
     """Return the costs of a layer's numbers: always, for each head, for each neuron."""
     narrow: dict[tuple[str, str], tuple[int | None, str]] = {}
     for path, name, dim, unit in slices_of(family_of(net), layer):
@@ -163,8 +174,11 @@ def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: Callab
     for path, name, tensor in _tensors(layer):
         narrow_dim, owner = narrow.get((path, name), (None, "fixed"))
         # A unit owns whole rows or columns: one number for each position along the other dimensions.
-        others = [length for position, length in enumerate(tensor.shape) if position != narrow_dim]
-        cost[owner] += math.prod(others) * rows[owner] * each(tensor)
+        others = list(tensor.shape)
+        if narrow_dim is not None:
+            del others[narrow_dim]
+        numbers = math.prod(others) * rows[owner]
+        cost[owner] += numbers * each(tensor)
     return LayerCost(cost["fixed"], cost["heads"], cost["ffn"])
 
 
@@ -199,6 +213,7 @@ def _outside(net: nn.Module) -> tuple[float, float]:
 
 def _counted(net: nn.Module, length: int) -> float:
     """Return the MACs of one sequence, counted by running a network on the meta device."""
+    tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
-        net(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"))
+        net(input_ids=tokens)
     return counter.get_total_flops() / 2  # a multiply-add is two FLOPs

@@ -38,9 +38,11 @@ def factors(matrix: torch.Tensor, rank: int, split: Split = "even") -> tuple[tor
     # In double precision: the error of a small singular value is relative to the largest one.
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     if split == "even":
-        left_scale = right_scale = s.sqrt()
+        left_scale = s.sqrt()
+        right_scale = left_scale
     else:
-        left_scale, right_scale = s, torch.ones_like(s)
+        left_scale = s
+        right_scale = torch.ones_like(s)
     left = (u * left_scale)[:, :rank]  # (R9)
     right = (right_scale[:, None] * v)[:rank]
     return left.to(matrix.dtype), right.to(matrix.dtype)
@@ -65,7 +67,8 @@ def refactored(left: torch.Tensor, right: torch.Tensor, split: Split = "even") -
     q_left, r_left = torch.linalg.qr(left.double())
     q_right, r_right = torch.linalg.qr(right.double().T)
     inner_left, inner_right = factors(r_left @ r_right.T, rank, split)
-    new_left, new_right = q_left @ inner_left, inner_right @ q_right.T
+    new_left = q_left @ inner_left
+    new_right = inner_right @ q_right.T
     # If the rank is above the matrix's own, the last columns are zero.
     short = rank - inner_left.shape[1]
     new_left = nn.functional.pad(new_left, (0, short))
@@ -113,9 +116,14 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     copied: Any = copy.deepcopy(net)
     words: Any = base_of(copied).get_submodule(WORD_EMBEDDINGS)
     is_product = isinstance(words, FactorizedEmbedding)
-    width = words.project.out_features if is_product else words.embedding_dim
-    shape = (words.num_embeddings, width)
-    largest = words.rank if is_product else min(shape)
+    if is_product:
+        shape = (words.num_embeddings, words.project.out_features)
+        largest = words.rank
+        padding_idx = words.table.padding_idx
+    else:
+        shape = (words.num_embeddings, words.embedding_dim)
+        largest = min(shape)
+        padding_idx = words.padding_idx
     if isinstance(rank, str):
         # A share refers to the full embedding; it may already have fewer columns.
         number = min(rank_of(rank, min(shape), "rank"), largest)
@@ -124,13 +132,11 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     if not 1 <= number <= largest:
         raise UsageError(f"rank: {number} for an embedding of {shape}. Expected 1 to {largest}.")
     if is_product:
-        padding_idx = words.table.padding_idx
         left, right = _lowered(words.table.weight, words.project.weight.T, number, lower, split)
     else:
-        padding_idx = words.padding_idx
         left, right = factors(words.weight, number, split)
     with torch.device("meta"):  # so that no random numbers are drawn for weights that are replaced
-        small = FactorizedEmbedding(shape[0], number, width, padding_idx)
+        small = FactorizedEmbedding(shape[0], number, shape[1], padding_idx)
     small = small.to_empty(device=left.device).to(left.dtype)
     small.table.weight.copy_(left)
     small.project.weight.copy_(right.T)
@@ -168,8 +174,10 @@ def factorize_linears(
             raise UsageError(f"maps: there is no {name!r}. Expected some of {', '.join(known)}.")
     for i, layer in enumerate(layers_of(copied)):
         for name in maps or known:
-            linear: Any = layer.get_submodule(known[name])
-            layer.set_submodule(known[name], _product(linear, rank, f"layer {i}, {name}", lower, split))
+            path = known[name]
+            linear = layer.get_submodule(path)
+            product = _product(linear, rank, f"layer {i}, {name}", lower, split)
+            layer.set_submodule(path, product)
     return copied
 
 
@@ -182,7 +190,11 @@ def rank_of(rank: int | str, largest: int, place: str) -> int:
     >>> rank_of("25%", 32, "widen"), rank_of(5, 32, "widen")
     (8, 5)
     """
-    number = rank if isinstance(rank, int) else _rank_of_share(rank, largest)
+    number: int | None
+    if isinstance(rank, int):
+        number = rank
+    else:
+        number = _rank_of_share(rank, largest)
     if number is None or not 1 <= number <= largest:
         raise UsageError(f'{place}: rank {rank!r}. Expected 1 to {largest}, or a share such as "25%".')
     return number
@@ -201,18 +213,24 @@ def _rank_of_share(share: str, largest: int) -> int | None:
 
 def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Split) -> FactorizedLinear:
     """Return a linear map as a product of two maps of a rank; ``place`` is its name in an error."""
-    shape = (linear.out_features, linear.in_features)
+    outputs = linear.out_features
+    inputs = linear.in_features
+    largest = min(outputs, inputs)
     if isinstance(linear, FactorizedLinear):
-        weight, bias = linear.expand.weight, linear.expand.bias
+        weight = linear.expand.weight
+        bias = linear.expand.bias
         # A share refers to the map's smaller side; a number must not exceed the rank that the map has.
-        largest = min(shape) if isinstance(rank, str) else min(linear.rank, *shape)
+        if not isinstance(rank, str):
+            largest = min(largest, linear.rank)
         number = min(rank_of(rank, largest, place), linear.rank)
         left, right = _lowered(weight, linear.reduce.weight, number, lower, split)
     else:
-        weight, bias = linear.weight, linear.bias
-        left, right = factors(weight, rank_of(rank, min(shape), place), split)
+        weight = linear.weight
+        bias = linear.bias
+        number = rank_of(rank, largest, place)
+        left, right = factors(weight, number, split)
     with torch.device("meta"):  # as in factorize_embedding
-        product = FactorizedLinear(shape[1], left.shape[1], shape[0], bias is not None)
+        product = FactorizedLinear(inputs, left.shape[1], outputs, bias is not None)
     product = product.to_empty(device=weight.device).to(weight.dtype).train(linear.training)
     product.expand.weight.copy_(left)
     product.reduce.weight.copy_(right)

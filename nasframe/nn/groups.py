@@ -24,6 +24,9 @@ from nasframe.nn.rewire import rewire
 
 UNITS = ("heads", "ffn")
 
+Tensors = Sequence[torch.Tensor]
+"""Tensors in order: those of the groups' members, their cuts, or rows with a number for each group."""
+
 
 class Member(NamedTuple):
     """A tensor's part in the groups of a layer: group k owns the entries ``k * width … (k + 1) * width`` along ``dim``.
@@ -83,12 +86,14 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
     names = {id(module): name for name, module in net.named_modules()}
     width = {"heads": sizes["head_size"], "ffn": 1}
     groups = []
-    for i, (layer, counts) in enumerate(zip(layers_of(net), sizes["layers"], strict=True)):
+    layers = zip(layers_of(net), sizes["layers"], strict=True)
+    for i, (layer, counts) in enumerate(layers):
         members: dict[str, list[Member]] = {"heads": [], "ffn": []}
         for path, tensor, dim, unit in slices_of(family, layer):
             linear = layer.get_submodule(path)
-            if getattr(linear, tensor) is not None:
-                members[unit].append(Member(f"{names[id(linear)]}.{tensor}", dim, width[unit]))  # (H1)
+            if getattr(linear, tensor) is not None:  # maps may have no bias
+                name = f"{names[id(linear)]}.{tensor}"
+                members[unit].append(Member(name, dim, width[unit]))  # (H1)
         for unit in UNITS:
             if counts[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
                 groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))
@@ -130,17 +135,18 @@ class Grouped:
         self.net = net
         self.groups = list(groups)
         self.bind()
-        device = self.tensors[0].device if self.tensors else torch.device("cpu")
         self.counts = [entry.count for entry in self.groups]
-        counts = torch.tensor(self.counts)
+        sizes = [float(_entries(entry, net)) for entry in self.groups]
+        units = [self.units.index(entry.unit) for entry in self.groups]
+        self.sizes = self._for_each_group(sizes)
+        self.unit = self._for_each_group(units)
+        self.layer = self._for_each_group(range(len(self.groups)))
 
-        def for_each_group(values: Sequence[float]) -> torch.Tensor:
-            """Repeat the value of each layer and kind for each of its groups."""
-            return torch.tensor(values).repeat_interleave(counts).to(device)
-
-        self.sizes = for_each_group([float(_entries(entry, net)) for entry in self.groups])
-        self.unit = for_each_group([self.units.index(entry.unit) for entry in self.groups])
-        self.layer = for_each_group(range(len(self.counts)))
+    def _for_each_group(self, values: Sequence[float]) -> torch.Tensor:
+        """Repeat the value of each layer and kind for each of its groups."""
+        device = self.tensors[0].device if self.tensors else torch.device("cpu")
+        row = torch.tensor(values).repeat_interleave(torch.tensor(self.counts))
+        return row.to(device)
 
     @property
     def units(self) -> list[str]:
@@ -149,12 +155,14 @@ class Grouped:
 
     def bind(self) -> None:
         """Look up the tensors, parametrised ones behind their parametrisation, and cut them into groups."""
+        # Behind it, because that is the tensor that the optimiser trains.
         self.tensors = []
         for entry in self.groups:
-            self.tensors += [tensor_of(self.net, member.name) for member in entry.members]
+            for member in entry.members:
+                self.tensors.append(tensor_of(self.net, member.name))
         self.views = self.cut(self.tensors)
 
-    def cut(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def cut(self, tensors: Tensors) -> list[torch.Tensor]:
         """View tensors of the shapes of ``self.tensors`` as ``(before, groups, entries)`` each."""
         views = []
         remaining = iter(tensors)
@@ -172,10 +180,13 @@ class Grouped:
         """Return the tensors' gradients, zeros for a tensor without one."""
         gradients = []
         for tensor in self.tensors:
-            gradients.append(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+            gradient = tensor.grad
+            if gradient is None:
+                gradient = torch.zeros_like(tensor)
+            gradients.append(gradient)
         return gradients
 
-    def sums(self, of: Callable[..., Sequence[torch.Tensor]], *views: Iterable[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def sums(self, of: Callable[..., Tensors], *views: Iterable[torch.Tensor]) -> Tensors:
         """Return sums over each group's parts, of numbers that a function returns for one tensor after another.
 
         The function may compute several numbers, and may change the tensor as well. It then works on data that are in
@@ -186,19 +197,20 @@ class Grouped:
             views: the cuts of each tensor, such as ``views``, ``cut(…)`` and ``each(…)``.
         """
         rows_of_tensors = [of(*cuts) for cuts in zip(*views, strict=True)]
-        return [self._summed(iter(row)) for row in zip(*rows_of_tensors, strict=True)]
+        rows_by_number = zip(*rows_of_tensors, strict=True)  # all tensors' rows of one number, then of the next
+        return [self._summed(iter(rows)) for rows in rows_by_number]
 
-    def squares(self, views: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def squares(self, views: Tensors | None = None) -> torch.Tensor:
         """Return each group's squared norm, of the weights or of tensors as ``cut`` gives them."""
         if views is None:
             views = self.views
-        (squares,) = self.sums(lambda x: [square(x)], views)
-        return squares
+        squares = map(square, views)
+        return self._summed(squares)
 
-    def dots(self, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
+    def dots(self, first: Tensors, second: Tensors) -> torch.Tensor:
         """Return each group's inner product of two sets of tensors as ``cut`` gives them."""
-        (products,) = self.sums(lambda x, y: [dot(x, y)], first, second)
-        return products
+        products = [dot(x, y) for x, y in zip(first, second, strict=True)]
+        return self._summed(iter(products))
 
     def scale_(self, factors: torch.Tensor) -> None:
         """Multiply each group's weights by its factor."""
@@ -218,8 +230,8 @@ class Grouped:
 
         Norms will not do: the squares of small weights underflow to 0.
         """
-        (peaks,) = self.sums(lambda x: [peak(x)], self.views)
-        return peaks == 0
+        peaks = map(peak, self.views)
+        return self._summed(peaks) == 0
 
     def layers(self, row: torch.Tensor) -> Iterator[tuple[Groups, torch.Tensor]]:
         """Yield the parts that a row with an entry for each group has in each layer."""
@@ -247,7 +259,7 @@ def square(x: torch.Tensor) -> torch.Tensor:
     # The norm along rows is one fast pass; along columns it is far slower than squares and their sum.
     if len(x) == 1:
         return torch.linalg.vector_norm(x[0], dim=1).square()
-    return x.square().sum((0, 2))
+    return x.square().sum(dim=(0, 2))
 
 
 def peak(x: torch.Tensor) -> torch.Tensor:
@@ -316,5 +328,7 @@ def _divided(tensor: torch.Tensor, member: Member, count: int) -> torch.Tensor:
 
 def _entries(groups: Groups, net: nn.Module) -> int:
     """Return how many weights each of the groups has."""
-    total = sum(tensor_of(net, member.name).numel() for member in groups.members)
+    total = 0
+    for member in groups.members:
+        total += tensor_of(net, member.name).numel()
     return total // groups.count

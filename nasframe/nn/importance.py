@@ -6,7 +6,7 @@ weight and gradient that they sum over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -43,18 +43,26 @@ def magnitude(net: nn.Module) -> Scores:
     for i, layer in enumerate(layers_of(net)):
         for path, name, dim, unit in slices_of(family_of(net), layer):
             tensor: Any = getattr(layer.get_submodule(path), name)
-            if tensor is not None:
-                scores[unit][i] = scores[unit].get(i, 0) + _row_sums(tensor.abs(), dim)
+            if tensor is not None:  # maps may have no bias
+                _add(scores, unit, i, _row_sums(tensor.abs(), dim))
         # So far there is a sum for each attention column; a head has several neighbouring ones.
-        scores["heads"][i] = scores["heads"][i].view(-1, head_size).sum(1)
+        columns = scores["heads"][i]
+        scores["heads"][i] = columns.view(-1, head_size).sum(1)
     return scores
+
+
+def _add(scores: Scores, unit: str, layer: int, values: torch.Tensor) -> None:
+    """Add to the scores of a layer's heads or neurons, which start at 0."""
+    layers = scores.setdefault(unit, {})
+    layers[layer] = layers.get(layer, 0) + values
 
 
 def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     """Sum a matrix or a vector over all dimensions but ``dim``."""
     if tensor.ndim == 1:
         return tensor
-    return tensor.movedim(dim, 0).flatten(1).sum(1)
+    rows = tensor.movedim(dim, 0)
+    return rows.flatten(1).sum(1)
 
 
 def taylor(
@@ -126,7 +134,8 @@ def accumulated(net: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:
         for batch in batches:
             with torch.enable_grad(), parametrize.cached():
                 value = loss(net(**batch.inputs), batch)
-                sums.add(torch.autograd.grad(value, sums.weights(), allow_unused=True))
+                gradients = torch.autograd.grad(value, sums.weights(), allow_unused=True)
+                sums.add(gradients)
         return sums.scores()
 
 
@@ -194,8 +203,7 @@ class Accumulated:
             units = summed.sum(1 - entry.dim) / self.steps  # (R2)
             if entry.unit == "heads":
                 units = units.view(-1, self.head_size).sum(1)
-            layers = scores[entry.unit]
-            layers[entry.layer] = layers.get(entry.layer, 0) + units
+            _add(scores, entry.unit, entry.layer, units)
         return scores
 
 
@@ -256,19 +264,29 @@ def _effects(
                 weights = [getattr(entry.linear, entry.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
-            effects: dict[Any, Any] = {}  # by unit, layer and map: a map's weight and bias count together
-            for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
-                if gradient is None:
-                    gradient = torch.zeros_like(weight)
-                key = (entry.unit, entry.layer, entry.linear)
-                effect = _row_sums(weight.detach() * gradient, entry.dim)
-                effects[key] = effects.get(key, 0) + effect
             scores: Scores = {"heads": {}, "ffn": {}}
-            for (unit, layer, _), effect in effects.items():
+            for (unit, layer, _), effect in _mask_gradients(entries, weights, gradients).items():
                 if unit == "heads":
                     effect = effect.view(-1, head_size).sum(1)
-                scores[unit][layer] = scores[unit].get(layer, 0) + of(effect)
+                _add(scores, unit, layer, of(effect))
             yield scores
+
+
+def _mask_gradients(
+    entries: Sequence[_Read], weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]
+) -> dict[tuple[str, int, nn.Module], torch.Tensor]:
+    """Return Σ W · ∂L/∂W for each attention column or neuron, by unit, layer and linear map.
+
+    A map's weight and bias count together, because one mask stands before both.
+    """
+    sums: dict[tuple[str, int, nn.Module], Any] = {}
+    for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
+        if gradient is None:
+            gradient = torch.zeros_like(weight)
+        key = (entry.unit, entry.layer, entry.linear)
+        products = weight.detach() * gradient
+        sums[key] = sums.get(key, 0) + _row_sums(products, entry.dim)
+    return sums
 
 
 class _Read(NamedTuple):
@@ -296,7 +314,8 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
     for i, layer in enumerate(layers_of(net)):
         # Wanted are stock maps. If one is a product of two maps, the entry at the same place names the factor that
         # has its heads or neurons.
-        for (path, name, dim, unit), (stock_path, *_) in zip(slices_of(family, layer), family.slices, strict=True):
+        slices = zip(slices_of(family, layer), family.slices, strict=True)
+        for (path, name, dim, unit), (stock_path, *_) in slices:
             if (stock_path, name) in wanted:
                 entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))
     return entries
@@ -313,9 +332,8 @@ def _mean(batches: Iterable[Scores]) -> Scores:
     for scores in batches:
         count += 1
         for unit, layers in scores.items():
-            unit_sums = sums.setdefault(unit, {})
             for layer, values in layers.items():
-                unit_sums[layer] = unit_sums.get(layer, 0) + values
+                _add(sums, unit, layer, values)
     if not count:
         raise ValueError("batches: there are none. Expected at least one.")
     means: Scores = {}

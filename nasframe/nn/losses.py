@@ -25,7 +25,8 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     """
     log_p = functional.log_softmax(student.float() / temperature, dim=-1)
     log_q = functional.log_softmax(teacher.detach().float() / temperature, dim=-1)
-    return temperature**2 * functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    divergence = functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
 
 
 def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -43,7 +44,8 @@ def soft_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature
     """
     q = functional.softmax(teacher.detach().float() / temperature, dim=-1)
     log_p = functional.log_softmax(student.float() / temperature, dim=-1)
-    return -(q * log_p).sum(-1).mean()
+    entropies = -(q * log_p).sum(-1)
+    return entropies.mean()
 
 
 def masked_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -61,7 +63,8 @@ def masked_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor 
     >>> float(masked_mse(states, torch.zeros(1, 2, 1), mask=torch.tensor([[1, 0]])))
     1.0
     """
-    errors = (student.float() - teacher.detach().float()).square().mean(-1)
+    difference = student.float() - teacher.detach().float()
+    errors = difference.square().mean(-1)
     if mask is None:
         return errors.mean()
     real = mask.to(errors.dtype)

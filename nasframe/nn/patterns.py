@@ -82,7 +82,9 @@ def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """
     n, m = pattern
     columns = weight.shape[-1]
-    groups = functional.pad(weight.detach().abs(), (0, -columns % m)).unflatten(-1, (-1, m))
+    padding = -columns % m
+    filled_up = functional.pad(weight.detach().abs(), (0, padding))
+    groups = filled_up.unflatten(-1, (-1, m))
     # Each weight's rank in its group is counted by comparing the m planes (rows, groups) pair by pair, which is far
     # faster than sorting groups.
     size = groups.movedim(-1, 0).contiguous()
@@ -91,7 +93,8 @@ def largest(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
         first = size[:j] >= size[j]
         above[j] += first.sum(0, dtype=torch.uint8)
         above[:j] += ~first
-    return (above < n).movedim(0, -1).flatten(-2)[..., :columns]  # (N5)
+    stays = above < n  # (N5)
+    return stays.movedim(0, -1).flatten(-2)[..., :columns]
 
 
 def project(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -115,6 +118,7 @@ def violations(weight: torch.Tensor, pattern: Pattern) -> int:
     >>> violations(torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]), Pattern(2, 4))
     1
     """
-    nonzero = functional.pad((weight != 0).int(), (0, -weight.shape[-1] % pattern.m))
+    padding = -weight.shape[-1] % pattern.m
+    nonzero = functional.pad((weight != 0).int(), (0, padding))
     counts = nonzero.unflatten(-1, (-1, pattern.m)).sum(-1)
     return int((counts > pattern.n).sum())

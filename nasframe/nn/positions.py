@@ -22,9 +22,14 @@ def usable_positions(net: nn.Module) -> int | None:
     (40, 38)
     """
     for name, module in base_of(net).named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - reserved
+        _, _, own_name = name.rpartition(".")
+        if own_name != "position_embeddings" or not isinstance(module, nn.Embedding):
+            continue
+        if module.padding_idx is None:
+            return module.num_embeddings
+        return module.num_embeddings - (module.padding_idx + 1)
     config: Any = net.config
     length = getattr(config, "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 0 else None
+    if isinstance(length, int) and length > 0:
+        return length
+    return None

@@ -51,8 +51,11 @@ def row_scales(weight: torch.Tensor, bits: int) -> torch.Tensor:
         scales = size.amax(1, keepdim=True) / levels(bits)
     else:
         large = size > 0.7 * size.mean(1, keepdim=True)
-        scales = (size * large).sum(1, keepdim=True) / large.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(scales > torch.finfo(scales.dtype).tiny, scales, 1.0)  # smaller steps are not representable
+        sums = (size * large).sum(1, keepdim=True)
+        counts = large.sum(1, keepdim=True)
+        scales = sums / counts.clamp(min=1)
+    smallest = torch.finfo(scales.dtype).tiny  # smaller steps are not representable
+    return torch.where(scales > smallest, scales, 1.0)
 
 
 def tensor_scale(largest: torch.Tensor, bits: int) -> torch.Tensor:
@@ -109,20 +112,25 @@ def fits_grid(weight: torch.Tensor, bits: int) -> torch.Tensor:
     if not size.shape[1]:
         return torch.ones(len(size), dtype=torch.bool, device=size.device)
     top = size.amax(1, keepdim=True)
-    largest = size.topk(min(LOOKED_AT, size.shape[1]), 1).values
+    looked_at = min(LOOKED_AT, size.shape[1])
+    largest = size.topk(looked_at, 1).values
     fits = top[:, 0] == 0
     for end in range(levels(bits), 0, -1):
         rest = torch.nonzero(~fits)[:, 0]
         if not len(rest):
             break
-        likely = rest[_integers(largest[rest] * (end / top[rest]))]
-        fits[likely] = _integers(size[likely] * (end / top[likely]))
+        # In steps of the grid on which the row's largest entry is the integer ``end``.
+        steps = largest[rest] * (end / top[rest])
+        likely = rest[_integers(steps)]
+        all_steps = size[likely] * (end / top[likely])
+        fits[likely] = _integers(all_steps)
     return fits
 
 
 def _integers(numbers: torch.Tensor) -> torch.Tensor:
     """Return which rows consist of integers, to ``NEAR``."""
-    return ((numbers - numbers.round()).abs() <= NEAR).all(1)
+    distances = (numbers - numbers.round()).abs()
+    return (distances <= NEAR).all(1)
 
 
 class RowQuantizer(nn.Module):
@@ -138,4 +146,5 @@ class RowQuantizer(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the quantised matrix; its gradient passes straight through."""
-        return fake_quantize(weight, row_scales(weight, self.bits), self.bits)
+        scales = row_scales(weight, self.bits)
+        return fake_quantize(weight, scales, self.bits)

@@ -43,7 +43,8 @@ def rewire(
     with torch.no_grad():
         for parameter, dim, index in permutations:
             for tensor in _with_state(parameter, optimizer):
-                tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
+                permuted = tensor.index_select(dim, index.to(tensor.device))
+                tensor.copy_(permuted)
 
 
 class _Permutation(NamedTuple):
@@ -70,8 +71,9 @@ def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
             if not torch.equal(index.sort().values, torch.arange(count)):
                 raise ValueError(f"{unit}.{i}: the order is not a permutation of {count} positions.")
             if unit == "heads":  # a head is several neighbouring rows or columns
-                inside = torch.arange(sizes["head_size"])
-                index = (index[:, None] * sizes["head_size"] + inside).flatten()
+                head_size = sizes["head_size"]
+                inside = torch.arange(head_size)
+                index = (index[:, None] * head_size + inside).flatten()
             # Every tensor with a dimension of heads or neurons must move, or the outputs would change.
             for path, name, dim, owner in slices_of(family, layers[i]):
                 linear: Any = layers[i].get_submodule(path)
@@ -88,7 +90,9 @@ def _with_state(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None
     tensors: list[torch.Tensor] = [parameter]
     if parameter.grad is not None:
         tensors.append(parameter.grad)
-    state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+    if optimizer is None:
+        return tensors
+    state = optimizer.state.get(parameter, {})
     for value in state.values():
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
             tensors.append(value)

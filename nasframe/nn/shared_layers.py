@@ -67,12 +67,15 @@ class Slice:
             if whole.requires_grad:
                 leaf.requires_grad_()
                 leaf.register_post_accumulate_grad_hook(_gradient_adder(whole, dim, self.length))
-        self.whole, self.leaf = whole, leaf
+        self.whole = whole
+        self.leaf = leaf
         return leaf
 
 
 def _moved(whole: torch.Tensor, leaf: torch.Tensor) -> bool:
-    return whole.data_ptr() != leaf.data_ptr() or whole.requires_grad != leaf.requires_grad
+    is_elsewhere = whole.data_ptr() != leaf.data_ptr()
+    was_frozen_or_freed = whole.requires_grad != leaf.requires_grad
+    return is_elsewhere or was_frozen_or_freed
 
 
 def _gradient_adder(whole: torch.Tensor, dim: int, length: int) -> Callable[[torch.Tensor], None]:
@@ -116,8 +119,8 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
         TypeError: a linear map that would be sliced was replaced by another module.
     """
     copied: Any = layer
-    paths = dict.fromkeys(path for path, *_ in slices_of(family, layer))
-    for path in paths:
+    paths = [path for path, *_ in slices_of(family, layer)]
+    for path in dict.fromkeys(paths):  # a map with a bias is listed twice
         source = layer.get_submodule(path)
         # A quantised linear map, for example, computes with copies of its weight, which no slice would reach.
         if not isinstance(source, nn.Linear):
@@ -126,13 +129,16 @@ def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed
     slices: list[Slice] = []
 
     def take(path: str, name: str, dim: int, length: int) -> None:
-        slices.append(Slice(layer.get_submodule(path), copied.get_submodule(path), name, dim, length))
+        source = layer.get_submodule(path)
+        target = copied.get_submodule(path)
+        slices.append(Slice(source, target, name, dim, length))
 
     resize_layer(family, copied, heads, ffn, take)
     for path in (family.merge, family.shrink):
         # The bias of a map out of heads or neurons is whole. A factorised map shares the factor that has it.
-        if isinstance(layer.get_submodule(path), nn.Linear):
-            slices.append(Slice(layer.get_submodule(path), copied.get_submodule(path), "bias"))
+        source = layer.get_submodule(path)
+        if isinstance(source, nn.Linear):
+            slices.append(Slice(source, copied.get_submodule(path), "bias"))
     return Narrowed(copied, slices, followers(layer, copied))
 
 
@@ -163,15 +169,19 @@ def shallow(module: nn.Module, cls: type | None = None) -> Any:
     ``copy.copy`` would share the dictionaries of children and parameters as well, in which copies differ.
     """
     copied: Any = object.__new__(cls or type(module))
-    copied.__dict__.update(module.__dict__, _modules=dict(module._modules), _parameters=dict(module._parameters))
+    copied.__dict__.update(module.__dict__)
+    copied.__dict__["_modules"] = dict(module._modules)
+    copied.__dict__["_parameters"] = dict(module._parameters)
     return copied
 
 
 def replaced(module: nn.Module, path: str, new: nn.Module) -> Any:
     """Return a copy of a module with another one at the end of a path; modules along the path are copied, too."""
     name, _, rest = path.partition(".")
+    if rest:
+        new = replaced(module.get_submodule(name), rest, new)
     copied = shallow(module)
-    copied._modules[name] = replaced(module.get_submodule(name), rest, new) if rest else new
+    copied._modules[name] = new
     return copied
 
 

@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from nasframe.nn.additive import RANK, Kept, SliceError, kept_of, kept_rank
 from nasframe.nn.blueprint import blueprint, build, kept_maps
 from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
-from nasframe.nn.shared_layers import Narrowed, followers, narrowed, narrowed_words, replaced
+from nasframe.nn.shared_layers import Narrowed, Slice, followers, narrowed, narrowed_words, replaced
 from nasframe.records import Forward
 
 
@@ -81,21 +81,25 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
             "sub-network's slices. Switch it off first."
         )
     cache = _layer_cache(net)
-    family, base = family_of(net), base_of(net)
+    family = family_of(net)
+    base = base_of(net)
     narrowed_layers = [cache.layer(kept) for kept in kept_of(cache.sizes, sizes)]
-    slices = [part for entry in narrowed_layers for part in entry.slices]
 
     # The shell is the network with other entries in its list of layers; everything else in it is shared.
     path = _path(net, family.layers)
     shell = replaced(net, path, layers_of(net))
+    slices: list[Slice] = []
     words = cache.words(kept_rank(cache.rank, sizes))
     if words is not None:
         shell = replaced(shell, _path(net, WORD_EMBEDDINGS), words.layer)
         slices += words.slices
     copies = followers(net, shell)
+    own_layers = nn.ModuleList()
     for entry in narrowed_layers:
+        slices += entry.slices
         copies += entry.followers
-    shell.set_submodule(path, nn.ModuleList([entry.layer for entry in narrowed_layers]))
+        own_layers.append(entry.layer)
+    shell.set_submodule(path, own_layers)
 
     # The shell has a configuration of its own, since its number of layers differs.
     config = copy.copy(base.config)
@@ -119,7 +123,7 @@ def _layer_cache(net: nn.Module) -> _LayerCache:
     """Return the network's cache of narrowed layers; it is made again after modules were replaced."""
     modules = list(net.modules())
     cache = _CACHES.get(net)
-    if cache is None or cache.made_from != [id(module) for module in modules]:
+    if cache is None or cache.made_from != list(map(id, modules)):
         # Before copies are made, so that each copy has the hooks once.
         maybe_install_capturing_hooks(base_of(net))
         cache = _LayerCache(net, modules)
@@ -181,13 +185,14 @@ class _LayerCache:
     most = 4096  # entries; a search over any sizes would fill the memory otherwise
 
     def __init__(self, net: nn.Module, modules: list[nn.Module]) -> None:
-        self.made_from = [id(module) for module in modules]
+        self.made_from = list(map(id, modules))
         # Keeps the ids in use. The network itself is left out: this cache must end with it.
         self.alive = modules[1:]
         self.family = family_of(net)
         self.own_layers = list(layers_of(net))
         full = blueprint(net)
-        self.sizes, self.rank = full["layers"], full[RANK]
+        self.sizes = full["layers"]
+        self.rank = full[RANK]
         self.full = [Kept(position, **sizes) for position, sizes in enumerate(self.sizes)]
         self.table = base_of(net).get_submodule(WORD_EMBEDDINGS)
         self.narrowed: dict[Kept, Narrowed] = {}
@@ -219,7 +224,9 @@ _CACHES: WeakKeyDictionary[nn.Module, _LayerCache] = WeakKeyDictionary()
 
 def _path(net: nn.Module, path: str) -> str:
     """Return the path of a module of the base model from the whole network."""
-    return path if base_of(net) is net else f"{net.base_model_prefix}.{path}"
+    if base_of(net) is net:
+        return path
+    return f"{net.base_model_prefix}.{path}"
 
 
 def _layer_sizes(chosen: Sequence[Kept]) -> list[dict[str, int]]:
@@ -264,7 +271,9 @@ def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator
     layers_prefix = _path(net, family_of(net).layers) + "."
     words_prefix = _path(net, WORD_EMBEDDINGS) + "."
     owners = {(name, key): owner for name, owner, key in weights(small)}
-    new_positions = {str(kept.position): str(number) for number, kept in enumerate(chosen)}
+    new_positions = {}
+    for number, kept in enumerate(chosen):
+        new_positions[str(kept.position)] = str(number)  # as text, because they are parts of names
     for name, module, key in weights(net):
         small_name = name
         if name.startswith(layers_prefix):

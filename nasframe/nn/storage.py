@@ -50,9 +50,14 @@ def stored_bits(rows: int, columns: int, form: Format) -> Bits:
     >>> stored_bits(1, 8, Format(8, 2, 4))
     Bits(weights=32, indices=8, scales=32)
     """
-    kept = rows * math.ceil(columns / form.m) * form.n
-    place_bits = 0 if form.pattern.dense else math.ceil(math.log2(form.m))
-    scale_bits = FULL if form.bits < FULL else 0
+    groups = rows * math.ceil(columns / form.m)
+    kept = groups * form.n
+    place_bits = 0
+    if not form.pattern.dense:
+        place_bits = math.ceil(math.log2(form.m))
+    scale_bits = 0
+    if form.bits < FULL:
+        scale_bits = FULL
     return Bits(kept * form.bits, kept * place_bits, rows * scale_bits)  # (N7)
 
 
@@ -94,9 +99,10 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
             counts["encoder_rest"] += full
         else:
             form = words.get(id(module), plain)
-            is_compressed = is_matrix and not form.full
-            bits_outside = _bits_of(tensor, form).total() if is_compressed else full
-            counts["outside"] += bits_outside
+            if is_matrix and not form.full:
+                counts["outside"] += _bits_of(tensor, form).total()
+            else:
+                counts["outside"] += full
             counts["outside_fp32"] += full
     taken = Bits(counts["weights"], counts["indices"], counts["scales"])
     whole = counts["matrices_fp32"]
@@ -133,13 +139,13 @@ def summary(
         over all matrices, the mean share of ``zeros``, and the counts.
     """
     rows = inspect(tensors, record)
-    sums = {}
-    for key in ("groups", "violations", "rows_off_grid"):
-        sums[key] = sum(row[key] for row in rows.values())
-    total_zeros = sum(row["zeros"] for row in rows.values())
-    zeros = total_zeros / max(len(rows), 1)
+    sums = dict.fromkeys(("groups", "violations", "rows_off_grid", "zeros"), 0)
+    for row in rows.values():
+        for key in sums:
+            sums[key] += row[key]
+    zeros = sums.pop("zeros") / max(len(rows), 1)  # a share of each matrix
     missing = len(record) - len(rows)
-    formats = dict(Counter(str(form) for form in record.values()))
+    formats = dict(Counter(map(str, record.values())))
     return {"formats": formats, **sums, "missing": missing, "zeros": zeros, **counts}
 
 

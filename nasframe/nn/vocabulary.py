@@ -64,7 +64,8 @@ def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, cha
 
 def _special_ids(tokenizer: Any, description: Mapping[str, Any]) -> set[int]:
     """Return the ids of special and added tokens."""
-    return {*tokenizer.all_special_ids, *(token["id"] for token in description["added_tokens"])}
+    added = [token["id"] for token in description["added_tokens"]]
+    return {*tokenizer.all_special_ids, *added}
 
 
 def shrunk_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
@@ -136,7 +137,8 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
     index = torch.tensor(list(kept), device=table.weight.device)
     rows = table.weight.index_select(0, index)
     table.weight = nn.Parameter(rows, requires_grad=table.weight.requires_grad)
-    words.num_embeddings = table.num_embeddings = len(kept)
+    table.num_embeddings = len(kept)
+    words.num_embeddings = len(kept)  # a factorised embedding has a number of its own
     if table.padding_idx is not None:
         table.padding_idx = new[table.padding_idx]
     # The base model may have a configuration object of its own.

@@ -10,6 +10,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.declarations import listed
 from nasframe.errors import NasframeError, Problem, listing, suggestion
+from nasframe.interfaces import EstimatorTraits, traits_of
 from nasframe.measures import objective_fault, possible_metrics
 from nasframe.options import (
     INJECTED,
@@ -20,13 +21,14 @@ from nasframe.options import (
     options_of,
     plain_default,
     takes_any,
+    translated,
     unknown_option,
     validate,
 )
 from nasframe.recipe.loading import Recipe, exists, expanded
 from nasframe.recipe.names import LONGEST
 from nasframe.recipe.stage_list import stage_names
-from nasframe.recipe.yaml import dotted
+from nasframe.recipe.yaml import KeyPath, dotted
 from nasframe.records import MetricFormat
 from nasframe.search.constraints import parse_bounds
 
@@ -48,9 +50,10 @@ class Checker:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.data = recipe, recipe.data
+        self.recipe = recipe
+        self.data = recipe.data
         self.problems: list[Problem] = []
-        self.wrong: set[tuple[Any, ...]] = set()
+        self.wrong: set[KeyPath] = set()
         """Paths of options whose values do not fit. They may be of any type, so later checks must not look at them."""
         stages = self.data.get("stages")
         self.stages: list[Any] = stages if isinstance(stages, list) else []
@@ -68,14 +71,17 @@ class Checker:
     def problem(self, path: Sequence[Any], text: str) -> None:
         """Note a problem; a stage is shown by its name."""
         shown = tuple(path)
+        is_in_stage = shown[:1] == ("stages",) and len(shown) > 1
         # ("stages", 0, "train", "epochs") is shown as stages.teacher.epochs, the path that an override would use.
-        if shown[:1] == ("stages",) and len(shown) > 1:
-            shown = ("stages", self.names[shown[1]], *shown[3:])
-        self.problems.append(Problem(str(self.recipe.place(path)), dotted(shown), text))
+        if is_in_stage:
+            name = self.names[shown[1]]
+            shown = ("stages", name, *shown[3:])
+        place = str(self.recipe.place(path))
+        self.problems.append(Problem(place, dotted(shown), text))
 
     # ---- plugins and their options
 
-    def use(self, kind: str, value: Any, path: tuple[Any, ...]) -> dict[str, Any] | None:
+    def use(self, kind: str, value: Any, path: KeyPath) -> dict[str, Any] | None:
         """Check one ``use`` with all its options, and write it out with its defaults."""
         if value is None:
             return None
@@ -84,22 +90,23 @@ class Checker:
             factory = registry.find(kind, name).load()
         except NasframeError as error:
             names_plugin = isinstance(value, dict) and "use" in value
-            place = (*path, "use") if names_plugin else path
-            self.problem(place, str(error))
+            self.problem((*path, "use") if names_plugin else path, str(error))
             return None
         owner = f"{kind} {name!r}"
 
         def unknown(key: str, known: Iterable[str]) -> str:
             if key in INJECTED:
                 return f"not an option of {owner}: the framework gives it."
+            hint = ""
             # A likely misspelling needs no other owner, and looking for owners loads every plugin of the kind.
-            hint = "" if suggestion(key, known) else self.owners(key, (kind,))
+            if not suggestion(key, known):
+                hint = self.owners(key, (kind,))
             return unknown_option(key, known, owner, hint)
 
         reserved = self._reserved_options(kind, options, path)
-        before = len(self.problems)
+        count_before = len(self.problems)
         checked = self.checked(owner, options, factory, path, unknown)
-        is_sound = len(self.problems) == before  # else making it would report the same once more
+        is_sound = len(self.problems) == count_before  # else making it would report the same once more
         if kind in CHEAP and is_sound:
             try:
                 registry.make(kind, {"use": name, **checked}, {"seed": 0, "base": self.recipe.base})
@@ -107,9 +114,12 @@ class Checker:
                 self.problem(path, str(error))
         return {"use": name, **reserved, **checked}
 
-    def _reserved_options(self, kind: str, options: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+    def _reserved_options(self, kind: str, options: dict[str, Any], path: KeyPath) -> dict[str, Any]:
         """Take out the options that the framework itself understands, such as a sampler's ``join``, and check them."""
-        reserved = {key: options.pop(key) for key in registry.RESERVED.get(kind, ()) if key in options}
+        reserved = {}
+        for key in registry.RESERVED.get(kind, ()):
+            if key in options:
+                reserved[key] = options.pop(key)
         for key, text in registry.reserved_faults(kind, reserved):
             self.problem((*path, key), text)
         return {key: value for key, value in reserved.items() if value is not None}
@@ -124,7 +134,7 @@ class Checker:
         skip: Iterable[str] = INJECTED,
         positional: int = 0,
     ) -> dict[str, Any]:
-        """Check options against a factory; return them with defaults, references resolved, paths absolute.
+        """Check options against a factory; return today's with defaults, references resolved, paths absolute.
 
         Args:
             owner: what the options belong to, for the errors.
@@ -135,6 +145,12 @@ class Checker:
             skip: parameters that are not options.
             positional: how many leading parameters are not options.
         """
+        # First of all, so that a resolved recipe has only options of today, and no default hides an old name.
+        translation = translated(options, factory)
+        options = translation.options
+        for name, text in translation.faults.items():
+            self.problem((*path, name), f"{text} ({owner})")
+            self.wrong.add((*path, name))
         known = options_of(factory, skip, positional)
         accepted = {key: value for key, value in options.items() if key in known or takes_any(factory)}
         misfits: set[str] = set()
@@ -161,7 +177,7 @@ class Checker:
                 complete[key] = self._resolved(known.get(key), value, (*path, key))
         return complete
 
-    def _resolved(self, option: Option | None, value: Any, path: tuple[Any, ...]) -> Any:
+    def _resolved(self, option: Option | None, value: Any, path: KeyPath) -> Any:
         """Resolve what an option's value refers to: plugins and files."""
         if option is None:
             return value
@@ -171,10 +187,10 @@ class Checker:
             return str(file or value)
         return map_refs(option.annotation, value, self._reference, path)
 
-    def _reference(self, kind: str, value: Any, path: tuple[Any, ...]) -> Any:
+    def _reference(self, kind: str, value: Any, path: KeyPath) -> Any:
         """Check a plugin that an option names; a stage's sampler may be the recipe's own."""
-        is_option_of_stage = path[0] == "stages" and len(path) == 4
-        if kind == "sampler" and value == "shared" and is_option_of_stage:
+        is_option_of_stage = path[0] == "stages" and len(path) == 4  # ("stages", 2, "search", "sampler")
+        if is_option_of_stage and kind == "sampler" and value == "shared":
             if self.data.get("sampler") is None:
                 self.problem(path, "there is no shared sampler. Expected 'sampler:' at the recipe's top level.")
             return value
@@ -191,18 +207,17 @@ class Checker:
                     continue
                 if key in options:
                     owners.append(f"{kind} {name!r}")
-        if not owners:
-            return ""
-        return f" It belongs to {' and '.join(owners)}."
+        return f" It belongs to {' and '.join(owners)}." if owners else ""
 
-    def located(self, name: str, path: tuple[Any, ...], required: bool = True) -> Path | None:
+    def located(self, name: str, path: KeyPath, required: bool = True) -> Path | None:
         """Find a file from where it was named: a recipe's folder, or the current one for overrides."""
         place = self.recipe.place(path)
-        # Only values from a file have a line. With `extends` that file may lie in another folder than the recipe.
-        if place.line:
+        if place.line:  # with `extends`, the file in which the name stands may be in another folder than the recipe
             home = Path(place.file).parent
-        else:
-            home = self.recipe.base if self.recipe.path is None else Path()
+        elif self.recipe.path is None:  # the recipe is a mapping
+            home = self.recipe.base
+        else:  # an override
+            home = Path()
         for folder in (home, self.recipe.base):  # an override may also name a file as the recipe would
             file = folder / expanded(name)
             if exists(file):
@@ -213,7 +228,7 @@ class Checker:
 
     # ---- bounds, objectives and metrics
 
-    def limits(self, holder: Mapping[str, Any], path: tuple[Any, ...]) -> None:
+    def limits(self, holder: Mapping[str, Any], path: KeyPath) -> None:
         """Check constraints, budgets and objectives: names of costs, and bounds that can be read."""
         for key in ("constraints", "budgets"):
             bounds = holder.get(key)
@@ -226,7 +241,7 @@ class Checker:
             for number, name in enumerate(objectives):
                 self._objective(str(name), (*path, "objectives", number))
 
-    def _bounds_of_cost(self, key: str, cost: str, value: Any, path: tuple[Any, ...]) -> None:
+    def _bounds_of_cost(self, key: str, cost: str, value: Any, path: KeyPath) -> None:
         """Check the bounds of one cost: one, or a list of them."""
         if cost not in self.costs:
             self.problem(path, f"unknown cost. Costs: {listing(self.costs)}.{suggestion(cost, self.costs)}")
@@ -240,17 +255,19 @@ class Checker:
         if repeated and key == "budgets":  # winners are named after their budgets, so two would have one name
             self.problem(path, f"{repeated[0]!r} is listed twice. Expected each budget once.")
 
-    def _objective(self, objective: str, path: tuple[Any, ...]) -> None:
+    def _objective(self, objective: str, path: KeyPath) -> None:
         """Check one objective of a search: a metric of the task, or a cost after ``-``."""
         name = objective.removeprefix("-")
         fault = ""
-        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
+        higher_is_better = False
         if name in self.costs:
             self.wanted[name] = None
+            higher_is_better = traits_of(EstimatorTraits, self._estimator(name)).higher_is_better
+        # If the task's options do not tell what it measures, only costs can be checked: any other name may be a metric.
         if self.metrics is not None:
-            fault = objective_fault(objective, self.metrics, self.costs)
+            fault = objective_fault(objective, self.metrics, self.costs, higher_is_better)
         elif name in self.costs and not self.task_is_wrong:
-            fault = objective_fault(objective, {}, self.costs)
+            fault = objective_fault(objective, {}, self.costs, higher_is_better)
         if fault:
             self.problem(path, fault)
 
@@ -262,34 +279,34 @@ class Checker:
             space: the recipe's space if it has no network, else ``None``.
         """
         # What the task measures may depend on an option that does not fit.
-        self.task_is_wrong = use is None or any(path[:1] == ("task",) for path in self.wrong)
-        if use is None or self.task_is_wrong:
+        has_wrong_option = any(path[:1] == ("task",) for path in self.wrong)
+        self.task_is_wrong = use is None or has_wrong_option
+        if use is None or has_wrong_option:
             return
         factory = registry.find("task", use["use"]).load()
         self.metrics = possible_metrics(factory, use, space)
-        wanted = use.get("metric")
-        if self.metrics is None or not isinstance(wanted, str):
+        metric = use.get("metric")
+        if self.metrics is None or not isinstance(metric, str):
             return
         # A search maximises this metric on `select`, so a loss, or a metric of `dev` alone, will not do.
         scores = {name for name, form in self.metrics.items() if form.higher_is_better and not form.dev_only}
-        if wanted not in scores:
-            text = f"unknown metric {wanted!r}. Metrics: {listing(scores)}.{suggestion(wanted, scores)}"
+        if metric not in scores:
+            text = f"unknown metric {metric!r}. Metrics: {listing(scores)}.{suggestion(metric, scores)}"
             self.problem(("task", "metric"), text)
 
-    def _unit(self, cost: str) -> str:
-        """Return the unit of a cost, empty if that is not known."""
+    def _estimator(self, cost: str) -> Any:
+        """Return the estimator of a cost; ``None`` if it cannot be made."""
         declared = self.data.get("estimators")
         use = declared.get(cost) if isinstance(declared, dict) else None
         # A cost is its own plugin unless it uses another.
         if isinstance(use, dict | None):
             use = {"use": cost, **(use or {})}
         try:
-            estimator = self.own_estimators.get(cost) or registry.make("estimator", use)
+            return self.own_estimators.get(cost) or registry.make("estimator", use)
         except NasframeError:  # its options are wrong, which is reported where they stand
-            return ""
-        return str(getattr(estimator, "unit", ""))
+            return None
 
-    def _bound(self, text: Any, cost: str, path: tuple[Any, ...]) -> None:
+    def _bound(self, text: Any, cost: str, path: KeyPath) -> None:
         """Check that a bound can be read, and that its unit is one of its cost's."""
         fault = _text_fault(text)
         if fault:
@@ -297,7 +314,7 @@ class Checker:
             return
         # Estimators are made for their units, so only if the bound has one.
         has_unit = re.search(r"\d\s*[A-Za-zµ]", str(text))
-        unit = self._unit(cost) if has_unit else None
+        unit = getattr(self._estimator(cost), "unit", "") if has_unit else None
         # A share of the full cost cannot be compared with a number before the network is loaded, so the parts of
         # ">= 25%, <= 40M" are read one by one.
         parts = str(text).split(",") if "%" in str(text) else [text]
@@ -311,13 +328,14 @@ class Checker:
                 self.problem(path, f"{text!r} leaves nothing: every cost is above 0.")
 
 
-def _text_fault(text: Any) -> str:
+def _text_fault(bound: Any) -> str:
     """Say why a bound cannot be part of its winner's name, or nothing."""
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        return f"{text!r} is not a bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'."
-    shown = repr(str(text)[:SHOWN_OF_BOUND])
-    if not str(text).isprintable():
+    if isinstance(bound, bool) or not isinstance(bound, str | int | float):
+        return f"{bound!r} is not a bound. Expected text as in '<= 40M', '>= 40M, <= 66M' or '50%'."
+    text = str(bound)
+    shown = repr(text[:SHOWN_OF_BOUND])
+    if not text.isprintable():
         return f"{shown} has line breaks or invisible characters. {EXAMPLE_BOUND}"
-    if len(str(text)) > LONGEST:
+    if len(text) > LONGEST:
         return f"{shown}… is too long for a bound. {EXAMPLE_BOUND}"
     return ""

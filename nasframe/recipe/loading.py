@@ -7,6 +7,7 @@ another, and ``nasframe.recipe.overrides`` applies overrides.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 from nasframe.errors import LONGEST_WORD, Problem, RecipeError, suggestion
 from nasframe.recipe.merge import merge
 from nasframe.recipe.overrides import Override, change
-from nasframe.recipe.yaml import Node, Position, read
+from nasframe.recipe.yaml import KeyPath, Node, Position, read
 
 FORMAT = 1
 MOST_NAMES = 5
@@ -40,14 +41,14 @@ class Recipe:
     """
 
     data: dict[str, Any]
-    positions: Mapping[tuple[Any, ...], Position] = field(default_factory=dict)
+    positions: Mapping[KeyPath, Position] = field(default_factory=dict)
     path: Path | None = None
     base: Path = Path()
 
     def place(self, path: Sequence[Any]) -> Position:
         """Return where the value at a path was written, or the nearest one that holds it."""
-        # An option that is missing has no place itself: the mapping that lacks it has.
-        for length in range(len(path), -1, -1):
+        # From the whole path to the empty one: an option that is missing has the place of the mapping that lacks it.
+        for length in reversed(range(len(path) + 1)):
             position = self.positions.get(tuple(path[:length]))
             if position is not None:
                 return position
@@ -87,22 +88,25 @@ def read_recipe(
 ) -> tuple[Recipe | None, list[Problem]]:
     """Read a recipe as far as it can be read, with every problem; ``None`` if there is nothing to check."""
     problems: list[Problem] = []
+    root: Node | None
     if isinstance(source, Mapping):
-        path, home = None, Path()
-        root: Node | None = _wrap(source, Position("recipe"))
+        path = None
+        home = Path()
+        root = _wrap(source, Position("recipe"))
     else:
         path = find_recipe(source)
         if path is None:
             text = "no such file, and no packaged recipe of that name; 'nasframe recipes' lists them."
-            return None, [Problem(str(source), "", text + similar_name(source, packaged_recipes()))]
+            hint = similar_name(source, packaged_recipes())
+            return None, [Problem(str(source), "", text + hint)]
         home = path.parent
         root = _load(path, (), problems, [])
     if root is None:
         return None, problems
     change(root, overrides, problems)
-    positions = dict(_positions(root, ()))
     if base is not None:
         home = Path(base)
+    positions = dict(_positions(root, ()))
     return Recipe(root.plain(), positions, path, home), problems
 
 
@@ -115,7 +119,7 @@ def _wrap(value: Any, at: Position) -> Node:
     return Node(value, at)
 
 
-def _positions(node: Node, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Position]]:
+def _positions(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Position]]:
     """Yield the path and the position of a node and of all below it."""
     yield path, node.at
     items: Iterable[tuple[Any, Node]] = ()
@@ -159,24 +163,31 @@ def similar_name(source: str | Path, known: Iterable[str]) -> str:
     """
     # People write a path, a name with an ending, or a name without its folder.
     word = str(source).removeprefix("recipes/").removesuffix(".yaml")
-    names = sorted(known)
-    if len(word) > LONGEST_WORD:  # comparing long words takes long
+    if not word or len(word) > LONGEST_WORD:  # comparing long words takes long
         return ""
+    names = sorted(known)
     # A name that is very near is meant, and others would only distract.
     near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEARER)
-    near = near or difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEAR)
-    if "/" not in word:  # a name without its folder
-        last = {name: name.rpartition("/")[2] for name in names}
-        near += [name for name in names if word and last[name].startswith(word)]
-        close = difflib.get_close_matches(word, last.values(), n=MOST_NAMES, cutoff=NEAR_WITHOUT_FOLDER)
-        near += [name for name in names if last[name] in close]
-    quoted = [repr(name) for name in list(dict.fromkeys(near))[:MOST_NAMES]]
-    if not quoted:
-        return ""
-    meant = quoted[-1]
-    if len(quoted) > 1:
-        meant = f"{', '.join(quoted[:-1])} or {meant}"
-    return f" Did you mean {meant}?"
+    if not near:
+        near = difflib.get_close_matches(word, names, n=MOST_NAMES, cutoff=NEAR)
+    if "/" not in word:
+        near += _similar_without_folder(word, names)
+    meant = [repr(name) for name in dict.fromkeys(near)]
+    return f" Did you mean {_either(meant[:MOST_NAMES])}?" if meant else ""
+
+
+def _similar_without_folder(word: str, names: Sequence[str]) -> list[str]:
+    """Return the names whose last part begins with a word, then those whose last part is near it."""
+    last_parts = {name: name.rpartition("/")[2] for name in names}
+    beginning = [name for name in names if last_parts[name].startswith(word)]
+    close = difflib.get_close_matches(word, last_parts.values(), n=MOST_NAMES, cutoff=NEAR_WITHOUT_FOLDER)
+    return beginning + [name for name in names if last_parts[name] in close]
+
+
+def _either(words: Sequence[str]) -> str:
+    """Join words as in ``a, b or c``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def find_recipe(source: str | Path, beside: Path | None = None) -> Path | None:
@@ -212,7 +223,7 @@ def exists(path: Path) -> bool:
         return False
 
 
-def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
+def _load(path: Path, chain: Sequence[Path], problems: list[Problem], seen: list[Path]) -> Node | None:
     """Read a file and put it over the files that it extends.
 
     Args:
@@ -226,51 +237,61 @@ def _load(path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: li
         if len(seen) == MOST_FILES + 1:  # reported once, however many more there are
             problems.append(Problem(str(path), "extends", f"more than {MOST_FILES} files extend each other."))
         return None
-    root, found = read(path, str(path))
-    problems += found
+    root, problems_of_file = read(path, str(path))
+    problems += problems_of_file
     if root is None:
         return None
     if not isinstance(root.value, dict):
-        what = "is empty" if root.value is None else "is not a mapping"
-        problems.append(
-            Problem(str(root.at), "", f"the file {what}. Expected 'key: value' lines, as in 'model: minilm-l6'.")
-        )
+        state = "is empty" if root.value is None else "is not a mapping"
+        text = f"the file {state}. Expected 'key: value' lines, as in 'model: minilm-l6'."
+        problems.append(Problem(str(root.at), "", text))
         return None
     # Taken out, so that the merged recipe does not extend anything.
-    extended = root.value.pop("extends", None)
+    extends = root.value.pop("extends", None)
     items: list[Node] = []
-    if extended is not None:
-        items = extended.value if isinstance(extended.value, list) else [extended]
-    # Of several extended files, each later one is put over those before it, and this file over all of them.
-    below: Node | None = None
+    if extends is not None:
+        items = extends.value if isinstance(extends.value, list) else [extends]
+    layers: list[Node] = []
     for item in items:
-        parent = _parent(item, path, (*chain, path.resolve()), problems, seen)
+        parent = _parent(item, path, [*chain, path.resolve()], problems, seen)
         if parent is not None:
-            below = parent if below is None else merge(below, parent)
-    return root if below is None else merge(below, root)
+            layers.append(parent)
+    # Of several extended files, each later one is put over those before it, and this file over all of them.
+    return functools.reduce(merge, [*layers, root])
 
 
-def _parent(item: Node, path: Path, chain: tuple[Path, ...], problems: list[Problem], seen: list[Path]) -> Node | None:
-    """Read a file that another one extends."""
-    if not isinstance(item.value, str):
-        problems.append(
-            Problem(str(item.at), "extends", f"{item.plain()!r} is not a file. Expected a path or a list of paths.")
-        )
-        return None
-    target = find_recipe(item.value, path.parent)
-    if target is None or target.is_dir():
-        neighbours = [os.path.relpath(file, path.parent) for file in path.parent.glob("../*/*.yaml")]
-        near = suggestion(item.value, neighbours)
-        text = f"no such file {item.value!r}, read from {path.parent}/.{near}"
-        problems.append(Problem(str(item.at), "extends", text))
-        return None
-    # Only the files above this one count: two branches may well extend the same file.
-    if target.resolve() in chain:
-        circle = [*chain[chain.index(target.resolve()) :], target]
-        names = " → ".join(file.name for file in circle)
-        problems.append(Problem(str(item.at), "extends", f"a circle: {names}."))
+def _parent(item: Node, path: Path, chain: Sequence[Path], problems: list[Problem], seen: list[Path]) -> Node | None:
+    """Read a file that another one extends.
+
+    Args:
+        item: what stands in ``extends``.
+        path: the file in which it stands.
+        chain: that file, and those that lead to it.
+        problems: where problems are noted.
+        seen: where every file that is read is noted.
+    """
+    target, fault = _extended_file(item, path.parent, chain)
+    if target is None:
+        problems.append(Problem(str(item.at), "extends", fault))
         return None
     return _load(target, chain, problems, seen)
+
+
+def _extended_file(item: Node, folder: Path, chain: Sequence[Path]) -> tuple[Path | None, str]:
+    """Find the file that an item of ``extends`` names; ``None`` and the reason if it cannot be extended."""
+    if not isinstance(item.value, str):
+        return None, f"{item.plain()!r} is not a file. Expected a path or a list of paths."
+    target = find_recipe(item.value, folder)
+    if target is None or target.is_dir():
+        neighbours = [os.path.relpath(file, folder) for file in folder.glob("../*/*.yaml")]
+        return None, f"no such file {item.value!r}, read from {folder}/.{suggestion(item.value, neighbours)}"
+    # Only the files above this one count: two branches may well extend the same file.
+    resolved = target.resolve()
+    if resolved in chain:
+        circle = [*chain[chain.index(resolved) :], target]
+        names = " → ".join(file.name for file in circle)
+        return None, f"a circle: {names}."
+    return target, ""
 
 
 def extended_files(path: Path) -> list[Path]:
@@ -285,4 +306,4 @@ def extended_files(path: Path) -> list[Path]:
     if problems:
         raise RecipeError(problems)
     normal = [Path(os.path.normpath(file)) for file in files]
-    return list(dict.fromkeys(normal))
+    return list(dict.fromkeys(normal))  # two branches may extend the same file

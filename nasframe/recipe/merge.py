@@ -42,17 +42,19 @@ def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
         below = Node({"use": Node(below.value, below.at)}, below.at)
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
-    kept: Mapping[str, Node] = below.value
+    # Keys keep the order of the lower file, whose resolved recipe then differs only where values do.
+    merged: dict[str, Node] = dict(below.value)
     if not path:  # the top level, which has `set` and switches
-        kept = _without_replaced(below.value, above.value)
+        merged = _without_replaced(below.value, above.value)
     # The old plugin's options mean nothing to the new one, or something else under the same name.
     if another_plugin(below, above, path):
         stay = kept_options(path)
-        kept = {key: node for key, node in kept.items() if key in stay}
-    # Keys keep the order of the lower file, whose resolved recipe then differs only where values do.
-    merged = dict(kept)
+        merged = {key: node for key, node in merged.items() if key in stay}
     for key, node in above.value.items():
-        merged[key] = merge(kept[key], node, (*path, key)) if key in kept else node
+        if key in merged:
+            merged[key] = merge(merged[key], node, (*path, key))
+        else:
+            merged[key] = node
     return Node(merged, above.at)
 
 
@@ -63,10 +65,14 @@ def another_plugin(below: Node, above: Node, path: tuple[str, ...]) -> bool:
     """
     if above.value is None:
         return True
-    new, old = _use(above), _use(below)
-    if old is None and len(path) == 2 and path[0] == "estimators":
+    new = _use(above)
+    old = _use(below)
+    is_cost = len(path) == 2 and path[0] == "estimators"
+    if old is None and is_cost:
         old = path[1]  # a cost is its own plugin unless it uses another
-    return new is not None and old is not None and new != old
+    if new is None or old is None:
+        return False
+    return bool(new != old)
 
 
 def _use(node: Node) -> Any:
@@ -81,10 +87,10 @@ def _use(node: Node) -> Any:
 def _without_replaced(below: Mapping[str, Node], above: Mapping[str, Node]) -> dict[str, Node]:
     """Drop what ``set`` and the switches of an extended recipe change in plugins and stages that are replaced."""
     kept = dict(below)
-    # A switch such as `cola: {task.name: cola}` would set an option that the new plugin need not have.
     replaced = [key for key in REPLACED if _replaces(below, above, key)]
     if not replaced:
         return kept
+    # A switch such as `cola: {task.name: cola}` would set an option that the new plugin need not have.
     new_stages: set[str] = set()
     if "stages" in replaced:
         new_stages = {name for name, _ in stage_names(plain_stages(above["stages"]))}

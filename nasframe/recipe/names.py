@@ -48,8 +48,9 @@ def name_fault(name: Any, *, rich: bool = False, network: bool = False) -> str:
 
 def _form_fault(name: Any, pattern: re.Pattern[str]) -> str:
     """Say why no file can have a name, or nothing."""
+    has_form = isinstance(name, str) and pattern.fullmatch(name)
     # Windows drops a full stop at the end, so two names would be one file.
-    if not isinstance(name, str) or not pattern.fullmatch(name) or name.endswith("."):
+    if not has_form or name.endswith("."):
         shown = repr(name)
         if len(shown) > LONGEST:
             shown = shown[:LONGEST] + "…"

@@ -62,20 +62,25 @@ def change(root: Node, overrides: Sequence[str | Override], problems: list[Probl
         overrides: as text, or already read.
         problems: where problems are noted.
     """
-    requests = _read_all(overrides, problems)
     switches = _switches_of(root)
-    of_recipe = root.value.pop("set", None)  # applied below, so that the resolved recipe has none
-    changes = _listed("set", of_recipe, problems) if of_recipe is not None else []
-    # Switches come before all other overrides, wherever they stand among them: the more specific one wins.
-    switched = [item for item in requests if _is_switch(item, switches)]
-    changes += _turned_on(switched, switches, problems)
-    for item in requests:
-        if item.keys[0] in APPLIED:
-            text = f"{item.keys[0]!r} is applied before any override. Expected an override of what it would change."
+    switched: list[Override] = []
+    others: list[Override] = []
+    for item in _read_all(overrides, problems):
+        first_key = item.keys[0]
+        if first_key in APPLIED:
+            text = f"{first_key!r} is applied before any override. Expected an override of what it would change."
             problems.append(Problem(str(item.at), ".".join(item.keys), text))
-        elif not _is_switch(item, switches):
-            changes.append(item)
-    _apply_all(root, changes, problems)
+        elif _is_switch(item, switches):
+            switched.append(item)
+        else:
+            others.append(item)
+    changes: list[Override] = []
+    set_node = root.value.pop("set", None)  # so that the resolved recipe, to which it is applied, has none
+    if set_node is not None:
+        changes += _listed("set", set_node, problems)
+    # Switches come before all other overrides, wherever they stand among them: the more specific one wins.
+    changes += _turned_on(switched, switches, problems)
+    _apply_all(root, [*changes, *others], problems)
 
 
 def _apply_all(root: Node, changes: Sequence[Override], problems: list[Problem]) -> None:
@@ -116,13 +121,12 @@ def read_override(text: str, problems: list[Problem]) -> Override | None:
     key, equals, value = rest.partition("=")
     keys = tuple(key.split("."))
     has_value = bool(equals)
-    takes_away = sign == TAKE_AWAY
-    # "~key" has no value and everything else has one, so one of the two is wrong if they are equal.
-    if not all(keys) or has_value == takes_away or len(keys) > MOST_KEYS:
+    needs_value = sign != TAKE_AWAY
+    if not all(keys) or has_value != needs_value or len(keys) > MOST_KEYS:
         problems.append(Problem(str(at), "", "not an override. Expected key=value, +key=value or ~key."))
         return None
-    node, found = parse(value, at)
-    problems += found
+    node, problems_of_value = parse(value, at)
+    problems += problems_of_value
     return None if node is None else Override(sign, keys, node, at)
 
 
@@ -146,7 +150,9 @@ def _listed(path: str, changes: Node, problems: list[Problem]) -> list[Override]
 
 def _switches_of(root: Node) -> Mapping[str, Node]:
     switches = root.value.get("switches")
-    return switches.value if switches is not None and isinstance(switches.value, dict) else {}
+    if switches is None or not isinstance(switches.value, dict):
+        return {}
+    return switches.value
 
 
 def _is_switch(item: Override, switches: Mapping[str, Node]) -> bool:
@@ -155,11 +161,11 @@ def _is_switch(item: Override, switches: Mapping[str, Node]) -> bool:
 
 def _turned_on(requests: Sequence[Override], switches: Mapping[str, Node], problems: list[Problem]) -> list[Override]:
     """Return the changes of the switches that are turned on; if a switch is given twice, the last one wins."""
-    last = {item.keys[0]: number for number, item in enumerate(requests)}
+    last = {item.keys[0]: item for item in requests}
     changes: list[Override] = []
-    for number, item in enumerate(requests):
+    for item in requests:
         name = item.keys[0]
-        if last[name] != number:
+        if last[name] is not item:
             continue
         value = item.value.value
         if not isinstance(value, bool):
@@ -187,19 +193,19 @@ def _apply(root: Node, item: Override, problems: list[Problem]) -> None:
 def _step(holder: Node, key: str, before: tuple[str, ...], item: Override) -> Node:
     """Go one key down; a missing key becomes an empty mapping, unless something is to be taken away."""
     _open(holder, before, item)
-    child: Node
-    if isinstance(holder.value, list):
+    values = holder.value
+    if isinstance(values, list):
         # Stages go by their names, which stay the same when a recipe that is extended gets one more.
         if before == ("stages",):
-            _, child = _stage(holder, key)
-        else:
-            child = holder.value[_index(holder, key)]
-        return child
-    if key not in holder.value:
+            _, options = _stage(holder, key)
+            return options
+        node: Node = values[_index(holder, key)]
+        return node
+    if key not in values:
         if item.sign == TAKE_AWAY:
-            raise _Refused(f"there is no {key!r} to take away.{suggestion(key, holder.value)}")
-        holder.value[key] = Node({}, item.at)
-    child = holder.value[key]
+            raise _Refused(f"there is no {key!r} to take away.{suggestion(key, values)}")
+        values[key] = Node({}, item.at)
+    child: Node = values[key]
     return child
 
 
@@ -223,20 +229,24 @@ def _assign(holder: Node, item: Override) -> None:
     if isinstance(holder.value, dict):
         _assign_key(holder, item)
         return
-    key = item.keys[-1]
     # Only the next number adds an item: one further on would leave a gap.
-    is_next = key == str(len(holder.value))
+    is_next = item.keys[-1] == str(len(holder.value))
     if item.sign == ADD and is_next:
         holder.value.append(Node(item.value.value, item.at))
     elif item.keys[:-1] == ("stages",):
         _assign_stage(holder, item)
-    elif item.sign == TAKE_AWAY:
-        del holder.value[_index(holder, key)]
+    else:
+        _assign_item(holder, item)
+
+
+def _assign_item(holder: Node, item: Override) -> None:
+    """Set or take away an item of a list."""
+    index = _index(holder, item.keys[-1])
+    if item.sign == TAKE_AWAY:
+        del holder.value[index]
     elif item.sign == ADD:
-        index = _index(holder, key)
         raise _Refused(f"item {index} exists already. To change it, leave out the '+'.")
     else:
-        index = _index(holder, key)
         holder.value[index] = _laid_over(holder.value[index], item)
 
 
@@ -256,27 +266,28 @@ def _assign_stage(stages: Node, item: Override) -> None:
 def _assign_key(holder: Node, item: Override) -> None:
     """Set, add or take away a key of a mapping."""
     key = item.keys[-1]
-    is_there = key in holder.value
+    old = holder.value.get(key)
     if item.sign == TAKE_AWAY:
-        if not is_there:
+        if old is None:
             raise _Refused(f"there is no {key!r} to take away.{suggestion(key, holder.value)}")
         del holder.value[key]
         return
-    if item.sign == ADD and is_there:
+    if item.sign == ADD and old is not None:
         raise _Refused(f"{key!r} exists already. To change it, leave out the '+'.")
-    uses_other_plugin = key == "use" and is_there and holder.value["use"].value != item.value.value
-    if uses_other_plugin:
+    if key == "use" and old is not None and old.value != item.value.value:
         # The old plugin's options go. Those that earlier overrides set stay, because they are meant for the new one:
         # "task.path=x task.use=csv" means the same in either order.
         stay = kept_options(item.keys[:-1])
         holder.value = {name: node for name, node in holder.value.items() if name in stay or node.at.overridden}
-    holder.value[key] = _laid_over(holder.value.get(key), item)
+    holder.value[key] = _laid_over(old, item)
 
 
 def _laid_over(below: Node | None, item: Override) -> Node:
     """Return an override's value, put over what is there if it merges."""
     above = Node(item.value.value, item.at)
-    return merge(below, above, item.keys) if item.merges and below is not None else above
+    if below is None or not item.merges:
+        return above
+    return merge(below, above, item.keys)
 
 
 # ---- finding what a key names
@@ -293,7 +304,10 @@ def _index(holder: Node, key: str) -> int:
 
 def _stage(stages: Node, key: str) -> tuple[int, Node]:
     """Find a stage by its name or number; return its number and its options."""
-    number = _index(stages, key) if key.isdecimal() else _number_of_stage(stages, key)
+    if key.isdecimal():
+        number = _index(stages, key)
+    else:
+        number = _number_of_stage(stages, key)
     node = stages.value[number]
     verb, _ = verb_of(node.plain())
     if not verb:
@@ -309,16 +323,19 @@ def _stage(stages: Node, key: str) -> tuple[int, Node]:
 def _number_of_stage(stages: Node, key: str) -> int:
     """Find a stage by its name; a name that only comes from a verb must be the only one of that verb."""
     plain = plain_stages(stages)
-    names = stage_names(plain)
-    number = next((number for number, (name, _) in enumerate(names) if name == key), None)
-    if number is None:
-        known = [name for name, _ in names]
-        raise _Refused(f"no stage {key!r}. Stages: {listing(known)}.{suggestion(key, known)}")
-    verb, _ = verb_of(plain[number])
-    _, is_given = names[number]
+    named_stages = stage_names(plain)
+    names = [name for name, _ in named_stages]
+    if key not in names:
+        raise _Refused(f"no stage {key!r}. Stages: {listing(names)}.{suggestion(key, names)}")
+    number = names.index(key)
+    _, is_given = named_stages[number]
+    if is_given:
+        return number
     # "train" alone may mean any of several unnamed trainings, and the wrong one would be changed silently.
-    of_verb = [name for name, given in names if not given and (name == verb or name.startswith(f"{verb}-"))]
-    if not is_given and len(of_verb) > 1:
+    verb, _ = verb_of(plain[number])
+    unnamed = [name for name, is_given in named_stages if not is_given]
+    of_verb = [name for name in unnamed if name == verb or name.startswith(f"{verb}-")]
+    if len(of_verb) > 1:
         raise _Refused(
             f"several stages are called {verb!r} only by their verb. Give this one a 'name:' to override it."
         )

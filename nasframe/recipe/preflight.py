@@ -1,4 +1,7 @@
-"""What plugins refuse before any work: each sees its stage as planned, with the network's sizes but no weights."""
+"""What plugins refuse before any work: each sees its stage as planned, with the network's sizes but no weights.
+
+A refusal is a fault, as ``nasframe.options`` has it: a path in the recipe, or in a stage, and a text.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,11 @@ from nasframe.interfaces import (
     member,
     written_arch,
 )
+from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import same_shape
+from nasframe.plan import needs_space, same_shape
 from nasframe.plugin_errors import naming_plugins
-
-Place = tuple[Any, ...]
-"""The path of something in a recipe, or in a stage."""
-Refusal = tuple[Place, str]
-"""Where in a recipe, or in a stage, something cannot work, and why."""
+from nasframe.recipe.yaml import KeyPath
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def input_refusals(
     task: Mapping[str, Any] | None,
     estimators: Mapping[str, Mapping[str, Any] | None],
     base: Path,
-) -> Iterator[Refusal]:
+) -> Iterator[Fault]:
     """Ask a recipe's model, task and costs that have ``on_plan`` whether they go together.
 
     Nothing is fetched: only configurations, headers of files and tokenizers that are at hand are read.
@@ -76,7 +76,7 @@ def input_refusals(
             yield from _estimator_refusals(source, name, use)
 
 
-def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Refusal]:
+def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Fault]:
     """Ask the task's factory whether its options go with the model's tokenizer."""
     # The factory is asked, not a task: making a task would read its data.
     entry = registry.find("task", task["use"])
@@ -88,7 +88,7 @@ def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Refusal]:
         yield from _refusal(("task",), f"{entry}: on_plan", factory.on_plan, _options_of(task), tokenizer)
 
 
-def _estimator_refusals(model: Any, name: str, use: Mapping[str, Any]) -> Iterator[Refusal]:
+def _estimator_refusals(model: Any, name: str, use: Mapping[str, Any]) -> Iterator[Fault]:
     """Ask a cost whether it can count or measure the model's network."""
     entry = registry.find("estimator", use["use"])
     factory = entry.load()
@@ -111,7 +111,8 @@ def _outline(model: Any, factories: Iterable[Any]) -> Outline | None:
     if not isinstance(model, OutlinedModel):
         return None
     outline: Outline | None = model.outline()
-    return outline if all(map(sizes_suffice, factories)) else None
+    suffices = all(sizes_suffice(factory) for factory in factories)
+    return outline if suffices else None
 
 
 def _network(model: Any, factory: Any) -> Outline | nn.Module | None:
@@ -128,14 +129,16 @@ def _tokenizer(model: Any, factory: Any) -> Any:
     outline = _outline(model, [factory])
     if outline is not None:
         return outline.tokenizer
-    return model.local_tokenizer() if isinstance(model, LocalTokenizerModel) else None
+    if isinstance(model, LocalTokenizerModel):
+        return model.local_tokenizer()
+    return None
 
 
 def _unheard(place: str, text: str) -> None:
     """Take a notice and do nothing: the run gives it again."""
 
 
-def _refusal(place: Place, moment: str, on_plan: Callable[..., None], *arguments: Any) -> Iterator[Refusal]:
+def _refusal(place: KeyPath, moment: str, on_plan: Callable[..., None], *arguments: Any) -> Iterator[Fault]:
     """Ask one plugin; ``moment`` names it and its method, empty if the registry made it and knows its name."""
     try:
         with naming_plugins(moment):
@@ -144,7 +147,7 @@ def _refusal(place: Place, moment: str, on_plan: Callable[..., None], *arguments
         yield from _texts(place, error)
 
 
-def _fault(act: Callable[..., Any], *arguments: Any) -> str:
+def _error_of(act: Callable[..., Any], *arguments: Any) -> str:
     """Call a function for the error that it raises, and return the text of it; empty if it raises none."""
     try:
         act(*arguments)
@@ -153,7 +156,7 @@ def _fault(act: Callable[..., Any], *arguments: Any) -> str:
     return ""
 
 
-def _texts(place: Place, error: NasframeError) -> Iterator[Refusal]:
+def _texts(place: KeyPath, error: NasframeError) -> Iterator[Fault]:
     """Yield each problem of an error, below the option that it names."""
     if not isinstance(error, RecipeError):
         yield place, str(error)
@@ -163,7 +166,7 @@ def _texts(place: Place, error: NasframeError) -> Iterator[Refusal]:
         yield (*place, *option), problem.text
 
 
-def refusals(plan: Plan) -> Iterator[Refusal]:
+def refusals(plan: Plan) -> Iterator[Fault]:
     """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
 
     Args:
@@ -175,13 +178,16 @@ def refusals(plan: Plan) -> Iterator[Refusal]:
     for option, text in _file_refusals(plan):
         yield ("task", *option), text
     # After a transform that cuts the network, its sizes are not known until the stage has run.
-    of_known_shape = [stage.name for stage in same_shape(plan)]
-    seen: set[Refusal] = set()  # the recipe's own space is wrong once, however many stages use it
+    of_known_shape = {stage.name for stage in same_shape(plan)}
+    seen: set[Fault] = set()  # the recipe's own space is wrong once, however many stages use it
     for number, stage in enumerate(plan.stages):
         # Models that a stage trains one by one were extracted, so they are smaller than the network.
         sized = stage.name in of_known_shape and stage.options.get("models") is None
-        ask = _transform_refusals if stage.verb == "transform" else _modifier_refusals
-        for place, text in ask(plan, stage, sized):
+        if stage.verb == "transform":
+            of_plugins = _transform_refusals(plan, stage, sized)
+        else:
+            of_plugins = _modifier_refusals(plan, stage, sized)
+        for place, text in of_plugins:
             yield ("stages", number, stage.verb, *place), text
         for refusal in _space_refusals(plan, number, stage, sized):
             if refusal not in seen:
@@ -189,36 +195,28 @@ def refusals(plan: Plan) -> Iterator[Refusal]:
                 yield refusal
 
 
-def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
+def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Compare a stage with its space, if the sizes of its network are at hand."""
-    if not needs_space(stage) or not sized:
+    if not sized or not needs_space(stage.verb, stage.options):
         return
     own_space = stage.options.get("space")
     use = own_space or plan.space
     net = stand_in(plan, [("space", use)])
     if net is None:
         return
+    in_stage: KeyPath = ("stages", number, stage.verb)
+    of_space = (*in_stage, "space") if own_space else ("space",)
     inject = {"seed": plan.seed, "costs": None, "notify": _unheard}
-    in_stage: Place = ("stages", number, stage.verb)
     try:
         space = registry.make("space", use, {**inject, "config": net.config})
     except NasframeError as error:
-        place = (*in_stage, "space") if own_space else ("space",)
-        yield place, str(error)
+        yield of_space, str(error)
         return
     for place, text in misfits(plan, stage, space, inject):
         yield (*in_stage, *place), text
 
 
-def needs_space(stage: PlannedStage) -> bool:
-    """Tell whether a stage uses its space."""
-    options = stage.options
-    if stage.verb == "train":
-        return options.get("sampler") is not None or options.get("arch") is not None
-    return stage.verb in ("search", "extract")
-
-
-def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, Any]) -> Iterator[Refusal]:
+def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, Any]) -> Iterator[Fault]:
     """Find what in a stage does not fit its space: the part of the domain, its sampler, written architectures.
 
     Args:
@@ -231,24 +229,24 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
         Where in the stage it stands, and what is wrong.
     """
     options = stage.options
-    faults: dict[Place, str] = {}
+    texts: dict[KeyPath, str] = {}
     within = options.get("within")
     if within:
-        faults[("within",)] = _fault(space.domain.restrict, within)
+        texts[("within",)] = _error_of(space.domain.restrict, within)
     sampler = options.get("sampler")
     if sampler is not None:
         use = plan.sampler if sampler == "shared" else sampler
         # Samplers have no `on_plan`: whether one can work in a domain shows when it is made.
-        faults[("sampler",)] = _fault(registry.make, "sampler", use, {**inject, "domain": space.domain})
+        texts[("sampler",)] = _error_of(registry.make, "sampler", use, {**inject, "domain": space.domain})
     for place, arch in _written_archs(stage).items():
         if isinstance(arch, Mapping):  # else the name of one that will be found
-            faults[place] = _fault(written_arch, space, arch)
-    for place, text in faults.items():
+            texts[place] = _error_of(written_arch, space, arch)
+    for place, text in texts.items():
         if text:
             yield place, text
 
 
-def _written_archs(stage: PlannedStage) -> dict[Place, Any]:
+def _written_archs(stage: PlannedStage) -> dict[KeyPath, Any]:
     """Return the architectures that a stage names or writes out, by their places in it."""
     archs = stage.options.get("archs")
     if stage.verb != "extract" or not isinstance(archs, Mapping):
@@ -256,7 +254,7 @@ def _written_archs(stage: PlannedStage) -> dict[Place, Any]:
     return {("archs", name): sizes for name, sizes in archs.items()}
 
 
-def _file_refusals(plan: Plan) -> Iterator[Refusal]:
+def _file_refusals(plan: Plan) -> Iterator[Fault]:
     """Ask the task's factory, if it has ``on_files``, what does not fit the headers of the files that are at hand."""
     if not plan.task:
         return
@@ -275,7 +273,7 @@ def _file_refusals(plan: Plan) -> Iterator[Refusal]:
         yield (option,), text
 
 
-def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
+def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
     if not sized or not isinstance(transform, PlannedTransform):
@@ -285,28 +283,30 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
         yield from _refusal((), "", transform.on_plan, net)
 
 
-def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Refusal]:
+def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the modifiers of a stage, each of which sees all of them."""
-    modifiers: dict[int, Any] = {}
+    inject = {"seed": plan.seed, "base": plan.base}
+    modifiers: dict[int, Any] = {}  # by their numbers in the recipe
     for number, use in enumerate(stage.options.get("modifiers") or ()):
         if use is not None:  # null switches a modifier off
-            modifiers[number] = registry.make("modifier", use, {"seed": plan.seed, "base": plan.base})
+            modifiers[number] = registry.make("modifier", use, inject)
     yield from _rival_archs(stage, modifiers)
-    planned = {number: modifier for number, modifier in modifiers.items() if isinstance(modifier, PlannedModifier)}
-    if not planned:  # the job needs a network, which takes torch
+    asked = {number: modifier for number, modifier in modifiers.items() if isinstance(modifier, PlannedModifier)}
+    if not asked:  # the job needs a network, which takes torch
         return
     net = skeleton(plan) if sized else None
     job = planned_job(plan, stage, list(modifiers.values()), net)
-    for number, modifier in planned.items():
+    for number, modifier in asked.items():
         yield from _refusal(("modifiers", number), "", modifier.on_plan, job)
 
 
-def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Refusal]:
+def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Fault]:
     """Refuse all modifiers of a stage but the first that return an architecture: the stage can only have one."""
     uses = stage.options.get("modifiers") or ()
     returning = [number for number, modifier in modifiers.items() if member(modifier, "returns_arch", False)]
+    names = {number: uses[number]["use"] for number in returning}
     for number in returning[1:]:
-        both = f"{uses[returning[0]]['use']} and {uses[number]['use']}"
+        both = f"{names[returning[0]]} and {names[number]}"
         text = f"stage {stage.name!r}: {both} both answer with an architecture. Expected one such modifier in a stage."
         yield ("modifiers", number), text
 
@@ -321,11 +321,10 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         net: its network without values; ``None`` if the sizes are not known.
     """
     options = stage.options
-    arch, sampler = options.get("arch"), options.get("sampler")
+    arch = options.get("arch")
     use = options.get("space") or plan.space
-    trains_subnetworks = arch is not None or sampler is not None
     space = None
-    if net is not None and use and trains_subnetworks:
+    if net is not None and use and needs_space("train", options):
         try:
             space = registry.make("space", use, {"config": net.config})
             if isinstance(arch, Mapping):
@@ -345,7 +344,7 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
         seed=plan.seed,
         stage=stage.name,
         space=space,
-        sampler=sampler,
+        sampler=options.get("sampler"),
         arch=arch,
         modifiers=modifiers,
         estimators=estimators,
@@ -360,11 +359,16 @@ def skeleton(plan: Plan) -> nn.Module | None:
     from nasframe.nn.elastic import stock_class
 
     model = registry.make("model", plan.model, {"base": plan.base})
-    net = model.skeleton() if isinstance(model, SkeletonModel) else None
+    if not isinstance(model, SkeletonModel):
+        return None
+    net = model.skeleton()
+    if net is None:
+        return None
     try:
-        return net if net is not None and stock_class(net) else None
-    except TypeError:
-        return None  # of no family that nasframe knows: what can be done with it shows when it is loaded
+        stock_class(net)
+    except TypeError:  # of no family that nasframe knows: what can be done with it shows when it is loaded
+        return None
+    return net
 
 
 def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Module | None:
@@ -379,6 +383,9 @@ def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Mod
     """
     if not plan.model:
         return None
-    factories = [registry.find(kind, registry.use_of(use)[0]).load() for kind, use in plugins]
+    factories = []
+    for kind, use in plugins:
+        name, _ = registry.use_of(use)
+        factories.append(registry.find(kind, name).load())
     model = registry.make("model", plan.model, {"base": plan.base})
     return _outline(model, factories) or skeleton(plan)

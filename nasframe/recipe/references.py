@@ -62,8 +62,11 @@ def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
 def teacher_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
     """The ``teacher`` of a modifier names a network that was saved or extracted."""
     for number, modifier in enumerate(stage.options.get("modifiers") or []):
-        if asks_teacher(modifier) and modifier["teacher"] not in known.models:
-            yield ("modifiers", number, "teacher"), missing("saved network", modifier["teacher"], known.models)
+        if not asks_teacher(modifier):
+            continue
+        teacher = modifier["teacher"]
+        if teacher not in known.models:
+            yield ("modifiers", number, "teacher"), missing("saved network", teacher, known.models)
 
 
 def arch_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
@@ -125,9 +128,9 @@ def idle_fault(stage: CheckedStage, known: KnownNames) -> str:
     if not known.archs and not archs:
         return "nothing to extract: no earlier stage finds an architecture, and 'archs' has none."
     # Networks that were saved under an architecture's name look like that architecture, already extracted.
-    saves = declaration_of(stage.verb).saves(Stage(stage.verb, stage.name, stage.options), known)
     taken = known.archs & known.models
-    if taken and not saves and not isinstance(archs, Mapping):
+    extracted = declaration_of(stage.verb).saves(Stage(stage.verb, stage.name, stage.options), known)
+    if taken and not extracted and not isinstance(archs, Mapping):
         names = f"{listing(taken)} name both an architecture and a model"
         return f"nothing is left to extract: {names}. Expected 'archs: {{name: found}}'."
     return ""

@@ -24,6 +24,7 @@ from nasframe.recipe.preflight import input_refusals, refusals
 from nasframe.recipe.stage_list import verb_of
 from nasframe.recipe.stages import COMMON, CheckedStages, StageChecker
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
+from nasframe.recipe.yaml import KeyPath
 from nasframe.stages.verbs import VERBS
 
 ALWAYS = ("params", "macs")
@@ -31,7 +32,7 @@ ALWAYS = ("params", "macs")
 EMPTY: tuple[Any, ...] = (None, {}, [], "")
 """Values of top-level keys that a resolved recipe leaves out."""
 
-PluginFiles = Mapping[Path, tuple[Any, ...]]
+PluginFiles = Mapping[Path, KeyPath]
 """One-file plugin → where the recipe names it."""
 
 
@@ -64,7 +65,9 @@ def check_recipe(
     check = Checker(recipe)
     plan = _plan(check)
     problems = sorted([*problems, *check.problems], key=lambda problem: problem.order)
-    return (None if problems else plan), problems
+    if problems:
+        plan = None
+    return plan, problems
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def _check_parts(check: Checker, files: PluginFiles) -> _Parts:
 
 def _load_plugin_files(check: Checker) -> PluginFiles:
     """Load the one-file plugins that the recipe names; return each with its place in the recipe."""
-    files: dict[Path, tuple[Any, ...]] = {}
+    files: dict[Path, KeyPath] = {}
     names = check.data.get("plugins")
     if not isinstance(names, list):
         return files
@@ -150,20 +153,24 @@ def _check_top_level(check: Checker) -> None:
     for key in data:
         if key not in keys:
             check.problem((key,), _unknown_key(check, key, keys))
-    given = {key: value for key, value in data.items() if key in keys and value is not None}
-    _, faults = validate(given, TopLevel, skip=())
+    values = {key: value for key, value in data.items() if key in keys and value is not None}
+    _, faults = validate(values, TopLevel, skip=())
     for place, text in faults:
         check.problem(place, text)
     for key in ("task", "stages"):
         if not data.get(key):
             check.problem((key,), "missing. Every recipe needs a task and stages.")
-    version = given.get("nasframe", FORMAT)
+    version = values.get("nasframe", FORMAT)
     if version != FORMAT:
         check.problem(("nasframe",), f"unknown format {version!r}. This nasframe reads format {FORMAT}.")
-    name = given.get("name")
+    _check_name(check, values.get("name"), ("name",))
+
+
+def _check_name(check: Checker, name: Any, path: KeyPath) -> None:
+    """Report a name that cannot name files; a name that is not text is reported as a wrong type."""
     fault = name_fault(name) if isinstance(name, str) else ""
     if fault:
-        check.problem(("name",), fault)
+        check.problem(path, fault)
 
 
 def _unknown_key(check: Checker, key: str, keys: set[str]) -> str:
@@ -199,9 +206,7 @@ def _check_estimators(check: Checker) -> dict[str, dict[str, Any]]:
         return estimators
     for name, value in declared.items():
         place = ("estimators", name)
-        fault = name_fault(name) if isinstance(name, str) else ""
-        if fault:
-            check.problem(place, fault)
+        _check_name(check, name, place)
         if isinstance(value, dict | None):
             value = {"use": name, **(value or {})}
         use = check.use("estimator", value, place)
@@ -212,17 +217,13 @@ def _check_estimators(check: Checker) -> dict[str, dict[str, Any]]:
 
 def _check_bare_space(check: Checker, uses: Mapping[str, dict[str, Any] | None]) -> Any:
     """Return the recipe's space if it needs no network, so that costs are its own; else make sure there is a model."""
-    use, data = uses["space"], check.data
-    needs_net = True
-    if use is not None:
-        factory = registry.find("space", use["use"]).load()
-        needs_net = traits_of(SpaceTraits, factory).needs_net
-    if use is None or needs_net:
-        if not data.get("model"):
+    use = uses["space"]
+    if use is None or _needs_net(use):
+        if not check.data.get("model"):
             check.problem(("model",), "missing. Every recipe needs a model, unless its space works without one.")
         return None
     for key in ("model", "estimators"):
-        if data.get(key):
+        if check.data.get(key):
             text = f"space {use['use']!r} has no network, and brings its own costs. Expected no {key!r}."
             check.problem((key,), text)
     if check.problems:  # its options may not fit
@@ -234,13 +235,22 @@ def _check_bare_space(check: Checker, uses: Mapping[str, dict[str, Any] | None])
         return None
 
 
+def _needs_net(space: Mapping[str, Any]) -> bool:
+    """Tell whether a space chooses parts of a network, as most do, or looks up what was measured before."""
+    factory = registry.find("space", space["use"]).load()
+    needs_net: bool = traits_of(SpaceTraits, factory).needs_net
+    return needs_net
+
+
 def _wanted_estimators(check: Checker, parts: _Parts) -> dict[str, dict[str, Any]]:
     """Return the estimators of all costs that the recipe asks for; a space without a network brings its own."""
     if parts.bare_space is not None:
         return {}
     estimators: dict[str, dict[str, Any]] = {}
     for name in check.wanted:
-        use = parts.declared.get(name) or check.use("estimator", name, ("estimators", name))
+        use = parts.declared.get(name)
+        if use is None:
+            use = check.use("estimator", name, ("estimators", name))
         if use is not None:
             estimators[name] = use
     return estimators
@@ -260,11 +270,17 @@ def _put_together(
     check: Checker, parts: _Parts, stages: CheckedStages, estimators: Mapping[str, dict[str, Any]]
 ) -> Plan:
     """Make the plan of a recipe without problems."""
-    data, recipe, uses = check.data, check.recipe, parts.uses
+    recipe = check.recipe
+    data = recipe.data
+    uses = parts.uses
     file_name = recipe.path.stem if recipe.path else "recipe"
-    name, seed = data.get("name") or file_name, data.get("seed") or 0
+    name = data.get("name") or file_name
+    seed = data.get("seed") or 0
+    constraints = data.get("constraints")
+    budgets = data.get("budgets")
+    objectives = data.get("objectives")
     # The resolved recipe runs by itself: every default is written out, and nothing is extended or switched any more.
-    written = {
+    content = {
         "nasframe": FORMAT,
         "name": name,
         "description": data.get("description"),
@@ -272,13 +288,13 @@ def _put_together(
         "seed": seed,
         **uses,
         "estimators": dict(parts.declared),
-        "constraints": data.get("constraints"),
-        "budgets": data.get("budgets"),
-        "objectives": data.get("objectives"),
+        "constraints": constraints,
+        "budgets": budgets,
+        "objectives": objectives,
         "stages": stages.written,
     }
     return Plan(
-        recipe={key: value for key, value in written.items() if value not in EMPTY},
+        recipe={key: value for key, value in content.items() if value not in EMPTY},
         name=name,
         seed=seed,
         base=recipe.base,
@@ -287,8 +303,8 @@ def _put_together(
         space=uses["space"],
         sampler=uses["sampler"],
         estimators=dict(estimators),
-        constraints=data.get("constraints") or {},
-        budgets=data.get("budgets") or {},
-        objectives=data.get("objectives"),
+        constraints=constraints or {},
+        budgets=budgets or {},
+        objectives=objectives,
         stages=stages.planned,
     )

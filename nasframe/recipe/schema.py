@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -12,19 +11,22 @@ import pydantic
 from nasframe import registry
 from nasframe.errors import NasframeError
 from nasframe.options import Option, checkable, options_of, ref_kind, summary, takes_any
+from nasframe.recipe.loading import FORMAT
+from nasframe.recipe.stage_list import REPEAT
 from nasframe.recipe.stages import COMMON
 from nasframe.recipe.top_level import PLUGIN_KEYS, TopLevel
 from nasframe.stages.verbs import VERBS
 
-NOTHING = {"type": "null"}
-LIST = {"type": "array", "items": {"type": "string"}}
-BOUNDS = {
-    "type": "object",
-    "additionalProperties": {"anyOf": [{"type": ["string", "number"]}, {"type": "array"}]},
-}
+Shape = dict[str, Any]
+"""A JSON Schema, or a part of one."""
+
+NOTHING: Shape = {"type": "null"}
+TEXTS: Shape = {"type": "array", "items": {"type": "string"}}
+BOUND: Shape = {"anyOf": [{"type": ["string", "number"]}, {"type": "array"}]}
+BOUNDS: Shape = {"type": "object", "additionalProperties": BOUND}
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> Shape:
     """Return the schema of a recipe's file.
 
     It is laxer than ``nasframe check``, which refuses everything that it refuses, with better messages.
@@ -35,11 +37,10 @@ def recipe_schema() -> dict[str, Any]:
     >>> sorted(recipe_schema()["$defs"])[:2]
     ['estimator', 'model']
     """
-    docs = {option.name: option.doc for option in options_of(TopLevel, skip=()).values()}
-    properties: dict[str, Any] = {}
-    for key in fields(TopLevel):
-        properties[key.name] = {"description": docs[key.name], **_top(key.name)}
-    properties["extends"] = {"description": "recipes that this one builds on.", "anyOf": [{"type": "string"}, LIST]}
+    properties: Shape = {}
+    for name, option in options_of(TopLevel, skip=()).items():
+        properties[name] = {"description": option.doc, **_top_level(name)}
+    properties["extends"] = {"description": "recipes that this one builds on.", **_any_of({"type": "string"}, TEXTS)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "nasframe recipe",
@@ -50,69 +51,94 @@ def recipe_schema() -> dict[str, Any]:
     }
 
 
-def _top(key: str) -> dict[str, Any]:
+def _any_of(*shapes: Shape) -> Shape:
+    return {"anyOf": list(shapes)}
+
+
+def _reference(kind: str) -> Shape:
+    """Return the shape of a plugin of a kind, which the schema describes once."""
+    return {"$ref": f"#/$defs/{kind}"}
+
+
+def _closed_object(properties: Shape, required: Sequence[str]) -> Shape:
+    """Return the shape of a mapping that has no other keys than these."""
+    return {
+        "type": "object",
+        "required": list(required),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _top_level(key: str) -> Shape:
     if key in PLUGIN_KEYS:
         # A fragment, or a recipe that extends one, may give options without naming the plugin, or null to remove it.
-        return {"anyOf": [{"$ref": f"#/$defs/{key}"}, {"type": "object", "not": {"required": ["use"]}}, NOTHING]}
-    kinds: dict[str, dict[str, Any]] = {
-        "nasframe": {"const": 1},
+        options_alone = {"type": "object", "not": {"required": ["use"]}}
+        return _any_of(_reference(key), options_alone, NOTHING)
+    if key == "stages":
+        stages = [_stage(verb) for verb in VERBS]
+        return {"type": "array", "items": _any_of(*stages, _repeat())}
+    shapes: dict[str, Shape] = {
+        "nasframe": {"const": FORMAT},
         "seed": {"type": "integer"},
-        "plugins": LIST,
-        "objectives": LIST,
-        "constraints": {"anyOf": [BOUNDS, NOTHING]},
-        "budgets": {"anyOf": [BOUNDS, NOTHING]},
+        "plugins": TEXTS,
+        "objectives": TEXTS,
+        "constraints": _any_of(BOUNDS, NOTHING),
+        "budgets": _any_of(BOUNDS, NOTHING),
         "estimators": {"type": "object"},
         "set": {"type": "object"},
         "switches": {"type": "object", "additionalProperties": {"type": "object"}},
-        "stages": {"type": "array", "items": {"anyOf": [*map(_stage, VERBS), _repeat()]}},
     }
-    return kinds.get(key, {"type": "string"})
+    return shapes.get(key, {"type": "string"})
 
 
-def _plugin(kind: str) -> dict[str, Any]:
-    """A plugin of a kind: its bare name, or ``use`` with its options."""
-    reserved = {key: {"type": ["string", "object"]} for key in registry.RESERVED.get(kind, ())}
+def _plugin(kind: str) -> Shape:
+    """Return the shape of a plugin of a kind: its bare name, or ``use`` with its options."""
+    reserved: Shape = {key: {"type": ["string", "object"]} for key in registry.RESERVED.get(kind, ())}
     names = []
     choices = []
     for name, factory in _factories(kind):
         names.append(name)
-        more = {"use": {"const": name}, **reserved}
-        choices.append(_object(factory, options_of(factory), more, ("use",)))
-    return {"anyOf": [{"enum": names}, *choices]}
+        choices.append(_use(name, factory, options_of(factory), reserved))
+    return _any_of({"enum": names}, *choices)
 
 
-def _factories(kind: str | None) -> Iterator[tuple[str, Any]]:
+def _factories(kind: str) -> Iterator[tuple[str, Any]]:
     """Yield the plugins of a kind; one that cannot be loaded has no options to offer."""
-    for name, entry in registry.factories(str(kind)).items():
+    for name, entry in registry.factories(kind).items():
         try:
             yield name, entry.load()
         except NasframeError:
             continue
 
 
-def _object(
-    factory: Callable[..., Any], options: Mapping[str, Option], more: Mapping[str, Any], required: Iterable[str] = ()
-) -> dict[str, Any]:
-    properties = {name: _option(option) for name, option in options.items()}
-    shape: dict[str, Any] = {"type": "object", "properties": {**properties, **more}}
-    if not takes_any(factory):
-        shape["additionalProperties"] = False
-    shape["description"] = summary(factory)
+def _use(name: str, factory: Callable[..., Any], options: Mapping[str, Option], more: Shape) -> Shape:
+    """Return the shape of ``use: name`` with options."""
+    shape = _options(factory, options, {"use": {"const": name}, **more})
     # Not the options that the plugin requires: they may stand in a file that this one extends, or that extends it.
-    if required:
-        shape["required"] = list(required)
+    shape["required"] = ["use"]
     return shape
 
 
-def _option(option: Option) -> dict[str, Any]:
+def _options(factory: Callable[..., Any], options: Mapping[str, Option], more: Shape) -> Shape:
+    """Return the shape of options, and of more keys that stand beside them."""
+    properties = {name: _option(option) for name, option in options.items()}
+    shape: Shape = {"type": "object", "properties": properties | more}
+    if not takes_any(factory):
+        shape["additionalProperties"] = False
+    shape["description"] = summary(factory)
+    return shape
+
+
+def _option(option: Option) -> Shape:
     kind = ref_kind(option.annotation)
-    inner = typing.get_args(option.annotation)
-    kind_of_items = ref_kind(inner[0]) if inner else None
-    shape: dict[str, Any]
+    arguments = typing.get_args(option.annotation)
+    kind_of_items = ref_kind(arguments[0]) if arguments else None
+    shape: Shape
     if kind:
-        shape = {"anyOf": [{"$ref": f"#/$defs/{kind}"}, NOTHING, {"const": "shared"}]}
+        shape = _any_of(_reference(kind), NOTHING, {"const": "shared"})
     elif kind_of_items:
-        shape = {"type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/{kind_of_items}"}, NOTHING]}}
+        shape = {"type": "array", "items": _any_of(_reference(kind_of_items), NOTHING)}
     else:
         shape = pydantic.TypeAdapter(checkable(option.annotation)).json_schema()
         shape.pop("title", None)
@@ -121,27 +147,25 @@ def _option(option: Option) -> dict[str, Any]:
     return shape
 
 
-def _stage(verb: str) -> dict[str, Any]:
-    function, options = VERBS[verb].function, VERBS[verb].options
-    common: dict[str, Any] = {key: {"type": "string"} for key in COMMON}
-    common["space"] = {"$ref": "#/$defs/space"}
+def _stage(verb: str) -> Shape:
+    """Return the shape of a stage: its verb, with options or none."""
+    function = VERBS[verb].function
+    options = VERBS[verb].options
+    common: Shape = {key: {"type": "string"} for key in COMMON}
+    common["space"] = _reference("space")
     if "use" not in options:
-        return _verb(verb, _object(function, options, common))
-    # Options that are not the verb's own belong to the plugin that it uses.
-    own = {name: option for name, option in options.items() if name != "use"}
-    shapes = []
-    for name, factory in _factories(ref_kind(options["use"].annotation)):
-        more = {"use": {"const": name}, **common}
-        shapes.append(_object(factory, {**options_of(factory), **own}, more, ("use",)))
-    return _verb(verb, {"anyOf": shapes})
+        shape = _options(function, options, common)
+    else:
+        kind = ref_kind(options.pop("use").annotation)
+        # Options that are not the verb's own belong to the plugin that it uses.
+        shapes = [_use(name, factory, options_of(factory) | options, common) for name, factory in _factories(kind)]
+        shape = _any_of(*shapes)
+    return _closed_object({verb: _any_of(shape, NOTHING)}, required=[verb])
 
 
-def _verb(verb: str, options: dict[str, Any]) -> dict[str, Any]:
-    shape = {"anyOf": [options, {"type": "null"}]}
-    return {"type": "object", "required": [verb], "additionalProperties": False, "properties": {verb: shape}}
-
-
-def _repeat() -> dict[str, Any]:
-    inner = {"times": {"type": "integer", "minimum": 1}, "stages": {"type": "array"}, "name": {"type": "string"}}
-    group = {"type": "object", "required": ["times", "stages"], "additionalProperties": False, "properties": inner}
-    return {"type": "object", "required": ["repeat"], "additionalProperties": False, "properties": {"repeat": group}}
+def _repeat() -> Shape:
+    """Return the shape of a group of stages."""
+    times = {"type": "integer", "minimum": 1}
+    properties = {"times": times, "stages": {"type": "array"}, "name": {"type": "string"}}
+    group = _closed_object(properties, required=["times", "stages"])
+    return _closed_object({REPEAT: group}, required=[REPEAT])

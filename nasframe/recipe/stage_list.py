@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from nasframe.errors import Problem
 from nasframe.options import unknown_option
@@ -22,7 +23,9 @@ def verb_of(stage: Any) -> tuple[str, dict[str, Any]]:
         return stage, {}
     if isinstance(stage, Mapping) and len(stage) == 1:
         verb, options = next(iter(stage.items()))
-        return str(verb), dict(options) if isinstance(options, Mapping) else {}
+        if not isinstance(options, Mapping):
+            options = {}
+        return str(verb), dict(options)
     return "", {}
 
 
@@ -34,16 +37,17 @@ def stage_names(stages: Sequence[Any]) -> list[tuple[str, bool]]:
     """
     # Only stages named after their verb are counted, so that naming one does not rename those after it.
     names: list[tuple[str, bool]] = []
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for stage in stages:
         verb, options = verb_of(stage)
-        given = [options[key] for key in ("name", "save_as") if isinstance(options.get(key), str)]
-        if given:
-            names.append((given[0], True))
+        given_names = [options[key] for key in ("name", "save_as") if isinstance(options.get(key), str)]
+        if given_names:
+            names.append((given_names[0], True))
             continue
-        counts[verb] = counts.get(verb, 0) + 1
+        counts[verb] += 1
         number = counts[verb]
-        names.append((verb if number == 1 else f"{verb}-{number}", False))
+        name = verb if number == 1 else f"{verb}-{number}"
+        names.append((name, False))
     return names
 
 
@@ -67,30 +71,38 @@ def group_names(stages: Node | None) -> set[str]:
 
 def expand(stages: list[Node], problems: list[Problem]) -> list[Node]:
     """Write ``repeat: {times: 4, stages: […]}`` out; names get the endings ``-1`` to ``-4``."""
-    written: list[Node] = []
+    expanded: list[Node] = []
+
+    def problem(node: Node, text: str) -> None:
+        problems.append(Problem(str(node.at), "stages.repeat", text))
+
     for node in stages:
         verb, options = verb_of(node.plain())
         if verb != REPEAT:
-            written.append(node)
+            expanded.append(node)
             continue
         times = options.get("times")
-        is_count = isinstance(times, int) and not isinstance(times, bool) and times >= 1  # a bool is an int in Python
-        if times is None or not is_count or not isinstance(options.get("stages"), list):
-            text = f"{node.plain()!r} does not fit. Expected repeat: {{times: 4, stages: [...]}}."
-            problems.append(Problem(str(node.at), "stages.repeat", text))
+        if not _is_count(times) or not isinstance(options.get("stages"), list):
+            problem(node, f"{node.plain()!r} does not fit. Expected repeat: {{times: 4, stages: [...]}}.")
             continue
         for key in options:
             if key not in OPTIONS_OF_REPEAT:
-                text = unknown_option(key, OPTIONS_OF_REPEAT, "repeat")
-                problems.append(Problem(str(node.at), "stages.repeat", text))
+                problem(node, unknown_option(key, OPTIONS_OF_REPEAT, "repeat"))
+        # A group may hold groups, whose names then get an ending for each.
         group = expand(node.value[REPEAT].value["stages"].value, problems)
-        if len(written) + times * len(group) > MOST_STAGES:
-            text = f"{times} times {len(group)} stages are too many. Expected at most {MOST_STAGES} in a recipe."
-            problems.append(Problem(str(node.at), "stages.repeat", text))
+        if len(expanded) + times * len(group) > MOST_STAGES:
+            problem(
+                node, f"{times} times {len(group)} stages are too many. Expected at most {MOST_STAGES} in a recipe."
+            )
             times = 1  # so that the stages themselves are still checked
         for number in range(1, times + 1):
-            written += _numbered(group, number)
-    return written
+            expanded += _numbered(group, number)
+    return expanded
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    """Tell whether a value is a number of times; true is an int in Python, but no number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _numbered(group: Sequence[Node], number: int) -> list[Node]:
@@ -104,17 +116,19 @@ def _numbered(group: Sequence[Node], number: int) -> list[Node]:
         copies.append(copy)
         if isinstance(copy.value, str):
             copy.value = {verb: Node({}, copy.at)}
-        inner = copy.value.get(verb)
-        if inner is None or not isinstance(inner.value or {}, dict):
+        holder = copy.value.get(verb)
+        if holder is not None and holder.value is None:
+            holder.value = {}
+        if holder is None or not isinstance(holder.value, dict):
             continue  # not a stage, which is reported later
-        inner.value = inner.value or {}
         # Every stage of a plan has its own name, even one that was only named after its verb.
-        inner.value["name"] = Node(f"{name}-{number}", inner.at)
-        start, save_as = options.get("from"), options.get("save_as")
+        holder.value["name"] = Node(f"{name}-{number}", holder.at)
+        start = options.get("from")
         # Other names in `from` are of networks from before the group, or of its previous round.
         if start in saved:
-            inner.value["from"] = Node(f"{start}-{number}", inner.at)
+            holder.value["from"] = Node(f"{start}-{number}", holder.at)
+        save_as = options.get("save_as")
         if isinstance(save_as, str):
-            inner.value["save_as"] = Node(f"{save_as}-{number}", inner.at)
+            holder.value["save_as"] = Node(f"{save_as}-{number}", holder.at)
             saved.add(save_as)
     return copies

@@ -10,20 +10,20 @@ from nasframe import registry
 from nasframe.declarations import KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
-from nasframe.plan import PlannedStage
+from nasframe.plan import PlannedStage, needs_space
 from nasframe.recipe.checks import Checker
 from nasframe.recipe.names import name_fault
 from nasframe.recipe.references import CheckedStage, idle_fault, reference_faults, replaced_names
-from nasframe.recipe.stage_list import verb_of
+from nasframe.recipe.stage_list import REPEAT, verb_of
 from nasframe.recipe.top_level import TopLevel
+from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
 from nasframe.stages.verbs import POSITIONAL, VERBS
 
 COMMON = ("name", "from", "space")
 """Options that every stage has; the framework itself understands them."""
-
-Place = tuple[Any, ...]
-"""Where in the recipe something stands."""
+USELESS_WITH_MODELS = ("sampler", "arch", "within", "save_as")
+"""Options of a training that have no effect if it trains models one by one."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,32 @@ class CheckedStages:
 
     Args:
         written: as a resolved recipe writes them.
-        planned: as the runner takes them.
+        planned: as the runner takes them; incomplete if the recipe has problems.
     """
 
     written: list[dict[str, Any]]
     planned: list[PlannedStage]
+
+
+@dataclass(frozen=True)
+class WrittenStage:
+    """A stage as the recipe gives it.
+
+    Args:
+        verb: its verb.
+        name: its name, given or taken from the verb.
+        options: its options, of any type.
+        path: where it is in the recipe.
+    """
+
+    verb: str
+    name: str
+    options: Mapping[str, Any]
+    path: KeyPath
+
+    def at(self, *keys: Any) -> KeyPath:
+        """Return the path of something in the stage."""
+        return (*self.path, *keys)
 
 
 class StageChecker:
@@ -49,202 +70,244 @@ class StageChecker:
     """
 
     def __init__(self, check: Checker, uses: Mapping[str, dict[str, Any] | None], bare_space: Any = None) -> None:
-        self.check, self.uses, self.bare_space = check, uses, bare_space
+        self.check = check
+        self.uses = uses
+        self.bare_space = bare_space
         self.known = KnownNames()
 
     def check_all(self) -> CheckedStages:
-        """Check every stage; an entry that is not a stage is left out of the result."""
-        stages = CheckedStages([], [])
+        """Check every stage."""
+        checked = CheckedStages([], [])
         names = self.check.names
         for number, entry in enumerate(self.check.stages):
-            verb, written = verb_of(entry)
-            name, at = names[number], ("stages", number, verb)
-            if name in names[:number]:
-                self.check.problem(at, f"a second stage is called {name!r}. Expected a 'name:' of its own.")
-            if not self._is_stage(entry, verb, at):
+            verb, options = verb_of(entry)
+            stage = WrittenStage(verb, names[number], options, ("stages", number, verb))
+            if stage.name in names[:number]:
+                text = f"a second stage is called {stage.name!r}. Expected a 'name:' of its own."
+                self.check.problem(stage.path, text)
+            if not self._is_stage(entry, stage):
                 continue
-            self._check_names(name, verb, written, at)
-            options = self._options(verb, written, at)
-            # What options mean can only be checked if their types fit: 'epochs: soon' cannot be compared with anything.
-            sound = {key: value for key, value in options.items() if (*at, key) not in self.check.wrong}
-            self._check_meaning(CheckedStage(verb, name, written, sound), at)
-            stages.written.append({verb: {"name": name, **options}})
-            stages.planned.append(PlannedStage(name, verb, self._arguments(verb, options)))
-        return stages
+            self._check_names(stage)
+            complete = self._options(stage)
+            self._check_meaning(stage, complete)
+            checked.written.append({verb: {"name": stage.name, **complete}})
+            if not self.check.problems:  # else no plan is made, and values may not fit
+                checked.planned.append(PlannedStage(stage.name, verb, verb_arguments(verb, complete)))
+        return checked
 
-    def _is_stage(self, entry: Any, verb: str, at: Place) -> bool:
+    def _is_stage(self, entry: Any, stage: WrittenStage) -> bool:
         """Tell whether an entry is a stage; report it if it is not."""
-        options = entry[verb] if verb and isinstance(entry, Mapping) else None
+        verb = stage.verb
+        options = None
+        if verb and isinstance(entry, Mapping):
+            options = entry[verb]
         if not verb or not isinstance(options, dict | None):
-            place = at if verb else at[:2]
-            self.check.problem(place, f"{entry!r} is not a stage. Expected {{verb: {{option: value}}}}.")
+            path = stage.path if verb else stage.path[:2]
+            self.check.problem(path, f"{entry!r} is not a stage. Expected {{verb: {{option: value}}}}.")
             return False
         if verb not in VERBS:
-            hint = suggestion(verb, VERBS) or self.check.owners(verb, ())
-            self.check.problem(at, f"unknown verb {verb!r}. Verbs: {listing([*VERBS, 'repeat'])}.{hint}")
+            verbs = listing([*VERBS, REPEAT])
+            self.check.problem(stage.path, f"unknown verb {verb!r}. Verbs: {verbs}.{suggestion(verb, VERBS)}")
             return False
         return True
 
-    def _check_names(self, stage: str, verb: str, written: Mapping[str, Any], at: Place) -> None:
+    def _check_names(self, stage: WrittenStage) -> None:
         """Check the names that a stage gives: its own, what it saves, and the architectures that it names."""
-        saved = written.get("save_as")
-        self._check_name(saved, (*at, "save_as"), network=True)
-        has_own_name = written.get("name") is not None
-        if has_own_name or stage != saved:  # else the stage is named after what it saves, which is checked already
-            place = (*at, "name") if "name" in written else at
-            self._check_name(stage, place)
-        archs = written.get("archs")
+        options = stage.options
+        saved = options.get("save_as")
+        self._check_name(saved, stage.at("save_as"), network=True)
+        has_own_name = options.get("name") is not None
+        if has_own_name or stage.name != saved:  # else it is named after what it saves, which is checked already
+            path = stage.at("name") if "name" in options else stage.path
+            self._check_name(stage.name, path)
+        archs = options.get("archs")
         if isinstance(archs, dict):
             for name in archs:
-                self._check_name(name, (*at, "archs", name), rich=True, network=True)
+                self._check_name(name, stage.at("archs", name), rich=True, network=True)
 
-    def _check_name(self, name: Any, path: Place, **rules: bool) -> None:
+    def _check_name(self, name: Any, path: KeyPath, **rules: bool) -> None:
         """Report a name that cannot name files; a value that is not text is reported as a wrong type."""
-        fault = name_fault(name, **rules) if isinstance(name, str) else ""
+        if not isinstance(name, str):
+            return
+        fault = name_fault(name, **rules)
         if fault:
             self.check.problem(path, fault)
 
     # ---- options
 
-    def _options(self, verb: str, written: Mapping[str, Any], at: Place) -> dict[str, Any]:
+    def _options(self, stage: WrittenStage) -> dict[str, Any]:
         """Check a stage's options; return them with defaults."""
-        common = self._common_options(written, at)
-        own = {key: value for key, value in written.items() if key not in COMMON}
-        if "use" in VERBS[verb].options:
-            return common | self._options_with_use(verb, own, at)
-        return common | self._own_options(verb, own, at)
+        common = self._common_options(stage)
+        own = {key: value for key, value in stage.options.items() if key not in COMMON}
+        if "use" in VERBS[stage.verb].options:
+            return common | self._options_with_use(stage, own)
+        return common | self._own_options(stage, own)
 
-    def _common_options(self, written: Mapping[str, Any], at: Place) -> dict[str, Any]:
+    def _common_options(self, stage: WrittenStage) -> dict[str, Any]:
         """Check the options that every stage has."""
-        common = {key: written[key] for key in COMMON if written.get(key) is not None}
-        for key in ("name", "from"):
-            if not isinstance(common.get(key, ""), str):
-                self.check.problem((*at, key), f"{common[key]!r} does not fit. Expected text.")
-                self.check.wrong.add((*at, key))
+        common = {}
+        for key in COMMON:
+            value = stage.options.get(key)
+            if value is None:
+                continue
+            common[key] = value
+            if key != "space" and not isinstance(value, str):
+                self.check.problem(stage.at(key), f"{value!r} does not fit. Expected text.")
+                self.check.wrong.add(stage.at(key))
         if "space" in common:
-            common["space"] = self.check.use("space", common["space"], (*at, "space"))
+            common["space"] = self.check.use("space", common["space"], stage.at("space"))
         return common
 
-    def _options_with_use(self, verb: str, own: Mapping[str, Any], at: Place) -> dict[str, Any]:
+    def _options_with_use(self, stage: WrittenStage, own: Mapping[str, Any]) -> dict[str, Any]:
         """Check a verb that uses a plugin: options that the verb does not have belong to the plugin."""
-        known = VERBS[verb].options
+        known = VERBS[stage.verb].options
         kind = ref_kind(known["use"].annotation)
         assert kind is not None
         of_verb = {key: value for key, value in own.items() if key in known and key != "use"}
         of_plugin = {key: value for key, value in own.items() if key not in of_verb}
         if "use" not in of_plugin:
-            self.check.problem(at, f"missing 'use'. Expected one of {listing(registry.factories(kind))}.")
+            names = listing(registry.factories(kind))
+            self.check.problem(stage.path, f"missing 'use'. Expected one of {names}.")
             return {}
-        plugin = self.check.use(kind, of_plugin, at) or {}
-        return plugin | self._checked(verb, of_verb, at, skip=("use",))
+        plugin = self.check.use(kind, of_plugin, stage.path) or {}
+        return plugin | self._checked(stage, of_verb, skip=("use",))
 
-    def _own_options(self, verb: str, own: dict[str, Any], at: Place) -> dict[str, Any]:
+    def _own_options(self, stage: WrittenStage, own: dict[str, Any]) -> dict[str, Any]:
         """Check a verb all of whose options are its own."""
         # Written into each stage, so that the resolved recipe shows who trains it.
-        if verb == "train" and self.uses["trainer"] is not None:
+        if stage.verb == "train" and self.uses["trainer"] is not None:
             own.setdefault("trainer", self.uses["trainer"])
         # The signature only says that `fit` is a mapping: its keys are those of a training.
-        if isinstance(own.get("fit"), dict):
-            _, faults = validate(own["fit"], TrainOptions, skip=())
+        fit = own.get("fit")
+        if isinstance(fit, dict):
+            _, faults = validate(fit, TrainOptions, skip=())
             for place, text in faults:
-                self.check.problem((*at, "fit", *place), text)
-        known = VERBS[verb].options
-        self.check.limits({key: value for key, value in own.items() if key in known}, at)
-        return self._checked(verb, own, at)
+                self.check.problem(stage.at("fit", *place), text)
+        known = VERBS[stage.verb].options
+        limits = {key: value for key, value in own.items() if key in known}
+        self.check.limits(limits, stage.path)
+        return self._checked(stage, own)
 
-    def _checked(self, verb: str, own: Mapping[str, Any], at: Place, skip: Iterable[str] = ()) -> dict[str, Any]:
+    def _checked(self, stage: WrittenStage, options: Mapping[str, Any], skip: Iterable[str] = ()) -> dict[str, Any]:
+        """Check options against the verb's signature; return them with defaults."""
+        verb = stage.verb
+
         def unknown(key: str, known: Iterable[str]) -> str:
             return misplaced_option(self.check, verb, key, known)
 
-        return self.check.checked(f"stage {verb!r}", own, VERBS[verb].function, at, unknown, skip, POSITIONAL)
+        function = VERBS[verb].function
+        return self.check.checked(f"stage {verb!r}", options, function, stage.path, unknown, skip, POSITIONAL)
 
     # ---- meaning
 
-    def _check_meaning(self, stage: CheckedStage, at: Place) -> None:
+    def _check_meaning(self, written: WrittenStage, options: Mapping[str, Any]) -> None:
         """Check what a stage refers to and needs, and note what it leaves behind."""
+        # What options mean can only be checked if their types fit: 'epochs: soon' cannot be compared with anything.
+        sound = {key: value for key, value in options.items() if written.at(key) not in self.check.wrong}
+        stage = CheckedStage(written.verb, written.name, written.options, sound)
         for text in self._space_faults(stage):
-            self.check.problem(at, text)
-        if self.bare_space is not None and isinstance(stage.options.get("within"), dict):
-            self._check_part_of_domain(stage.options["within"], (*at, "within"))
+            self.check.problem(written.path, text)
+        within = sound.get("within")
+        if self.bare_space is not None and isinstance(within, dict):
+            self._check_part_of_domain(within, written.at("within"))
         faults = list(reference_faults(stage, self.known, self.check.costs))
         if stage.verb == "train":
             faults += training_faults(stage)
         for place, text in faults:
-            self.check.problem((*at, *place), text)
-        idle = idle_fault(stage, self.known)
-        nothing_found = stage.verb == "extract" and not self.known.archs
-        if idle and not (nothing_found and self.check.problems):  # the other problem may be why nothing was found
-            self.check.problem(at, idle)
+            self.check.problem(written.at(*place), text)
+        self._check_idle(stage, written.path)
         # Even if the stage has problems: else every later stage that names its results would be reported, too.
-        self._note_outcome(stage, at)
+        self._note_outcome(stage, written)
 
     def _space_faults(self, stage: CheckedStage) -> Iterator[str]:
         """Yield what a stage needs and the recipe does not have: a network, or a space."""
-        options = stage.options
-        # A space without a network looks up its scores, so nothing can be trained, extracted or evaluated.
-        needs_net = stage.verb != "search" or options.get("fit") or {"from", "space"} & options.keys()
-        if self.bare_space is not None and needs_net:
+        if self.bare_space is not None and _needs_net(stage):
             yield "needs a network, but the recipe's space has none. Expected searches only."
-        draws_archs = options.get("sampler") is not None or options.get("arch") is not None
-        needs_space = stage.verb in ("search", "extract") or (stage.verb == "train" and draws_archs)
-        has_space = "space" in options or self.check.data.get("space") is not None
-        if needs_space and not has_space:
+        has_space = "space" in stage.options or self.check.data.get("space") is not None
+        if not has_space and needs_space(stage.verb, stage.options):
             yield "needs a space. Expected 'space:' at the recipe's top level, or in the stage."
 
-    def _check_part_of_domain(self, within: Mapping[str, Any], at: Place) -> None:
+    def _check_part_of_domain(self, within: Mapping[str, Any], path: KeyPath) -> None:
         try:
             self.bare_space.domain.restrict(within)
         except NasframeError as error:
-            self.check.problem(at, str(error))
+            self.check.problem(path, str(error))
 
-    def _note_outcome(self, checked: CheckedStage, at: Place) -> None:
+    def _check_idle(self, stage: CheckedStage, path: KeyPath) -> None:
+        """Report a stage that would have nothing to do."""
+        fault = idle_fault(stage, self.known)
+        if not fault:
+            return
+        # An earlier problem may be why no architecture was found; once it is mended, there may be one.
+        nothing_found = stage.verb == "extract" and not self.known.archs
+        if nothing_found and self.check.problems:
+            return
+        self.check.problem(path, fault)
+
+    def _note_outcome(self, checked: CheckedStage, written: WrittenStage) -> None:
         """Note what a stage saves, finds and measures; report names that another stage has given already."""
-        budgets = budgets_of(checked.options, self.check.data.get("budgets"))
-        stage = Stage(checked.verb, checked.name, checked.options, budgets)
+        verb, options = checked.verb, checked.options
+        budgets = budgets_of(options, self.check.data.get("budgets"))
+        stage = Stage(verb, checked.name, options, budgets)
         outcome = outcome_of(stage, self.known)
-        names_archs = checked.verb in ("extract", "transform") and isinstance(checked.options.get("archs"), dict)
-        place = (*at, "archs") if names_archs else (*at, "save_as")
-        for name in replaced_names(checked.verb, outcome.saves, outcome.finds, self.known):
+        names_archs = verb in ("extract", "transform") and isinstance(options.get("archs"), dict)
+        path = written.at("archs" if names_archs else "save_as")
+        for name in replaced_names(verb, outcome.saves, outcome.finds, self.known):
             kind = "a model" if name in self.known.models else "an architecture"
-            self.check.problem(place, f"an earlier stage gave the name {name!r} to {kind}. Expected another.")
+            self.check.problem(path, f"an earlier stage gave the name {name!r} to {kind}. Expected another.")
         self.known = self.known.after(outcome)
-        for cost in VERBS[checked.verb].declaration.costs(stage):
+        for cost in VERBS[verb].declaration.costs(stage):
             if cost in self.check.costs:
                 self.check.wanted[cost] = None
 
-    # ---- the planned stage
 
-    def _arguments(self, verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn options into the verb's keyword arguments: ``from`` is ``from_``, grouped options one object."""
-        known = VERBS[verb].options
-        arguments: dict[str, Any] = {}
-        for key, parameter in (("from", "from_"), ("space", "space")):  # "from" is a word of Python's own
-            if key in options:
-                arguments[parameter] = options[key]
-        if "use" in known:
-            of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
-            arguments["use"] = {"use": options.get("use"), **of_plugin}
-        # Options of a group, as the many of a training, become one object of the group's class.
-        grouped: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
-        for key, option in known.items():
-            if key == "use" or key not in options:
-                continue
-            holder = grouped[option.group] if option.group else arguments
-            holder[option.parameter] = options[key]
-        if self.check.problems:  # values may not fit, so that no object could be made of them
-            return arguments
-        classes = groups_of(VERBS[verb].function)
-        for group, values in grouped.items():
-            arguments[group] = classes[group](**values)
-        return arguments
+def _needs_net(stage: CheckedStage) -> bool:
+    """Tell whether a stage needs a network; a plain search can do with a space that looks up its scores."""
+    options = stage.options
+    if stage.verb != "search" or options.get("fit"):
+        return True
+    return "from" in options or "space" in options  # the network to start from, and a space to cut it by
+
+
+# ---- the planned stage
+
+
+def verb_arguments(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the options of a sound stage into the verb's keyword arguments."""
+    known = VERBS[verb].options
+    arguments: dict[str, Any] = {}
+    if "from" in options:
+        arguments["from_"] = options["from"]  # "from" is a word of Python's own
+    if "space" in options:
+        arguments["space"] = options["space"]
+    if "use" in known:
+        of_plugin = {key: value for key, value in options.items() if key not in known and key not in COMMON}
+        arguments["use"] = {"use": options.get("use"), **of_plugin}
+    groups: dict[str, dict[str, Any]] = {option.group: {} for option in known.values() if option.group}
+    for key, option in known.items():
+        if key == "use" or key not in options:
+            continue
+        holder = groups[option.group] if option.group else arguments
+        holder[option.parameter] = options[key]
+    return arguments | _group_objects(verb, groups)
+
+
+def _group_objects(verb: str, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the options of a group, as the many of a training, one object of the group's class."""
+    classes = groups_of(VERBS[verb].function)
+    return {group: classes[group](**values) for group, values in groups.items()}
+
+
+# ---- faults of single stages
 
 
 def misplaced_option(check: Checker, verb: str, key: str, known: Iterable[str]) -> str:
     """Say that a verb has no such option, and where the option belongs."""
-    other_verbs = [other for other, entry in VERBS.items() if key in entry.options]
     names = [*known, *COMMON]
+    other_verbs = [other for other, entry in VERBS.items() if key in entry.options]
+    keys_at_top = [field.name for field in fields(TopLevel)]
     hint = ""
-    if key in {field.name for field in fields(TopLevel)}:
+    if key in keys_at_top:
         hint = " Wrong level: it belongs at the recipe's top level."
     elif other_verbs:
         hint = f" It belongs to the stage {' or '.join(other_verbs)}."
@@ -257,13 +320,16 @@ def training_faults(stage: CheckedStage) -> Iterator[Fault]:
     """Find options of a training that do not go together, or would have no effect."""
     options = stage.options
     if options.get("models") is not None:
-        useless = [key for key in ("sampler", "arch", "within", "save_as") if options.get(key) is not None]
+        useless = [key for key in USELESS_WITH_MODELS if options.get(key) is not None]
         if useless:
             yield ("models",), f"trains whole models under their own names. Expected no {useless[0]!r}."
-    if stage.written.get("epochs") is None and stage.written.get("max_steps") is None:
+    # As written: a value that does not fit is reported already, and is not missing.
+    written = stage.written
+    if written.get("epochs") is None and written.get("max_steps") is None:
         yield (), "how long to train is missing. Expected 'epochs' or 'max_steps'."
     yield from _sampler_faults(options)
-    batch, parts = options.get("batch_size"), options.get("accumulate")
+    batch = options.get("batch_size")
+    parts = options.get("accumulate")
     if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
         yield ("accumulate",), f"splits a batch of {batch} into {parts} parts. Expected at most {batch}."
 

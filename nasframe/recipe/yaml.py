@@ -18,6 +18,8 @@ import yaml
 
 from nasframe.errors import Problem
 
+KeyPath = tuple[Any, ...]
+"""The path of a value in a recipe: keys of mappings, and numbers of list items."""
 STANDARD = "tag:yaml.org,2002:"
 LARGEST = 300_000
 """Most bytes of a recipe's file; the largest that comes with nasframe has four thousand."""
@@ -71,9 +73,11 @@ class Node:
 class _TooMuch(Exception):
     """A recipe with more values, or nested more deeply, than any that a person writes."""
 
-    def __init__(self, mark: Any, path: tuple[Any, ...], text: str) -> None:
+    def __init__(self, mark: Any, path: KeyPath, text: str) -> None:
         super().__init__(text)
-        self.mark, self.path, self.text = mark, path, text
+        self.mark = mark
+        self.path = path
+        self.text = text
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,12 +109,18 @@ class _Dumper(yaml.SafeDumper):
         return True  # equal values are written out each time, since a resolved recipe is read by people
 
 
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(f"{STANDARD}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    _class.add_implicit_resolver(f"{STANDARD}null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-    _class.add_implicit_resolver(f"{STANDARD}int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-    _class.add_implicit_resolver(f"{STANDARD}float", re.compile(f"^{NUMBER}$"), list("-+0123456789."))
-    _class.add_implicit_resolver(f"{STANDARD}merge", re.compile(r"^<<$"), ["<"])
+RESOLVERS = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "int": (r"^[-+]?[0-9]+$", "-+0123456789"),
+    "float": (f"^{NUMBER}$", "-+0123456789."),
+    "merge": (r"^<<$", "<"),
+}
+"""Tag of plain text → its pattern, and the characters that it may begin with (an empty one: it may be empty)."""
+
+for _tag, (_pattern, _first) in RESOLVERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"{STANDARD}{_tag}", re.compile(_pattern), list(_first))
 
 
 def dump(data: Any) -> str:
@@ -135,15 +145,18 @@ def read(path: Path, shown: str) -> tuple[Node | None, list[Problem]]:
             return None, [Problem(shown, "", fault)]
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        line = before.count(b"\n") + 1
-        column = error.start - before.rfind(b"\n")
         byte = error.object[error.start]
-        at = Position(shown, line, column)
+        before = error.object[: error.start].decode("latin-1")  # in which every byte is one character
+        at = _end_of(before, shown)
         return None, [Problem(str(at), "", f"byte 0x{byte:02x} is not UTF-8. Expected UTF-8 text.")]
     except OSError as error:
         return None, [Problem(shown, "", f"cannot be read: {error.strerror}.")]
     return parse(text, Position(shown, 1, 1))
+
+
+def _end_of(text: str, file: str) -> Position:
+    """Return the position right behind a text with which a file begins."""
+    return Position(file, text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
 def _file_fault(path: Path) -> str:
@@ -186,14 +199,12 @@ def _parsed(text: str, origin: Position) -> tuple[Node | None, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = _position(origin, mark) if mark else origin
-        reason = " ".join(part for part in (error.context, error.problem) if part)
+        parts = (error.context, error.problem)
+        reason = " ".join(part for part in parts if part)
         return None, [Problem(str(at), "", f"not YAML: {reason}.")]
     except yaml.reader.ReaderError as error:
         # This error has no line and column, only a position in the text.
-        at = origin
-        if origin.line:
-            before = text[: error.position]
-            at = Position(origin.file, before.count("\n") + 1, error.position - before.rfind("\n"))
+        at = _end_of(text[: error.position], origin.file) if origin.line else origin
         return None, [Problem(str(at), "", f"not YAML: character U+{error.character:04X} is not allowed.")]
     except RecursionError:
         return None, [Problem(str(origin), "", "not a recipe: nested too deeply.")]
@@ -224,24 +235,26 @@ def _tabs_in_indentation(text: str, origin: Position) -> list[Problem]:
 
 
 def _position(origin: Position, mark: Any) -> Position:
-    # An override is one short line: all of it has the place of the override.
-    return Position(origin.file, mark.line + 1, mark.column + 1) if origin.line else origin
+    if not origin.line:  # an override is one short line: all of it has the place of the override
+        return origin
+    return Position(origin.file, mark.line + 1, mark.column + 1)
 
 
 class _Builder:
     """Turns YAML's nodes into ours and collects what is wrong with them."""
 
     def __init__(self, loader: yaml.SafeLoader, origin: Position) -> None:
-        self.loader, self.origin = loader, origin
+        self.loader = loader
+        self.origin = origin
         self.problems: list[tuple[Position, Problem]] = []
         self.open: list[yaml.Node] = []
         self.count = 0
 
-    def problem(self, node: yaml.Node, path: tuple[Any, ...], text: str) -> None:
+    def problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         at = _position(self.origin, node.start_mark)
         self.problems.append((at, Problem(str(at), dotted(path), text)))
 
-    def node(self, node: yaml.Node, path: tuple[Any, ...]) -> Node:
+    def node(self, node: yaml.Node, path: KeyPath) -> Node:
         at = _position(self.origin, node.start_mark)
         # An alias is the same node as its anchor, so a node that is still open contains itself.
         if any(node is other for other in self.open):
@@ -256,18 +269,23 @@ class _Builder:
             raise _TooMuch(node.start_mark, (), text)
         self.open.append(node)
         try:
-            if isinstance(node, yaml.MappingNode) and node.tag == f"{STANDARD}map":
-                return Node(self.mapping(node, path), at)
-            if isinstance(node, yaml.SequenceNode) and node.tag == f"{STANDARD}seq":
-                return Node([self.node(item, (*path, number)) for number, item in enumerate(node.value)], at)
-            if isinstance(node, yaml.ScalarNode):
-                return Node(self.scalar(node, path), at)
-            self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
-            return Node(None, at)
+            return Node(self.value(node, path), at)
         finally:
             self.open.pop()
 
-    def mapping(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> dict[Any, Node]:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        """Return the value of a node, with our nodes inside; ``None`` if there is a problem."""
+        kind = node.tag.removeprefix(STANDARD)
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self.node(item, (*path, number)) for number, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and kind in SCALARS:
+            return self.scalar(node, kind, path)
+        self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
+        return None
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Node]:
         self._report_duplicates(node, path)
         self.loader.flatten_mapping(node)  # ``<<: *anchor``; what is written out stands after it and wins
         values: dict[Any, Node] = {}
@@ -280,7 +298,7 @@ class _Builder:
             values[key.value] = Node(child.value, _position(self.origin, key.start_mark))
         return values
 
-    def _report_duplicates(self, node: yaml.MappingNode, path: tuple[Any, ...]) -> None:
+    def _report_duplicates(self, node: yaml.MappingNode, path: KeyPath) -> None:
         first: dict[str, yaml.Node] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -292,11 +310,8 @@ class _Builder:
             place = f", first on line {line}" if self.origin.line else ""
             self.problem(key, (*path, key.value), f"duplicate key{place}. Expected every key once.")
 
-    def scalar(self, node: yaml.ScalarNode, path: tuple[Any, ...]) -> Any:
-        kind, text = node.tag.removeprefix(STANDARD), str(node.value)
-        if kind not in SCALARS:
-            self.problem(node, path, f"unknown tag {node.tag!r}. Expected plain YAML.")
-            return None
+    def scalar(self, node: yaml.ScalarNode, kind: str, path: KeyPath) -> Any:
+        text = str(node.value)
         try:
             return SCALARS[kind](text)
         except (ValueError, KeyError):
@@ -322,7 +337,7 @@ SCALARS: dict[str, Callable[[str], Any]] = {
 """Tag → what reads its text; raises ValueError or KeyError if the text does not fit."""
 
 
-def dotted(path: tuple[Any, ...]) -> str:
+def dotted(path: KeyPath) -> str:
     """Write a path with dots.
 
     >>> dotted(("stages", 0, "train"))

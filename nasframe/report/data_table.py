@@ -1,10 +1,14 @@
-"""The table of the data: for terminals before training, for dry runs and for reports."""
+"""The table of the data: for terminals before training, for dry runs and for reports.
+
+A summary is a :class:`nasframe.records.DataSummary` as plain data, since a run keeps it as JSON. :func:`data_rows`
+makes the table and :func:`data_lines` the sentences below it; :func:`data_text` puts both together for a terminal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.report.tables import short
 
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ORDER = ("train", "select", "dev")
+"""The splits that come first; others, such as MNLI's mismatched set, follow as the task lists them."""
 CLASSES = 12
 """Classes that a terminal shows one by one."""
 NAME = 18
@@ -23,6 +28,9 @@ OPTIONAL = {
     "several labels": "conflicting",
 }
 """Title → field of the rows that are left out if they are zero in every split; a leak into ``train`` always shows."""
+
+Split: TypeAlias = Mapping[str, Any]
+"""A :class:`nasframe.records.SplitSummary` as plain data."""
 
 
 def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> list[list[str]]:
@@ -47,16 +55,21 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
     longest, in tokens: 31
     """
     splits = sorted(summary["splits"], key=_position)
-    rows = [["", *(split["name"].replace("_", " ") for split in splits)]]
+    names = [split["name"].replace("_", " ") for split in splits]
+    rows = [["", *names]]
     rows.append(["rows", *_counts(splits, "rows")])
     rows.append(["distinct texts", *_counts(splits, "texts")])
     for title, key in OPTIONAL.items():
-        if key == "in_train" or any(split[key] for split in splits):
+        is_leak = key == "in_train"
+        if is_leak or _is_in_some(splits, key):
             rows.append([title, *_counts(splits, key)])
-    if summary["labels"] is not None:
-        rows += _class_rows(summary["labels"], [split["classes"] for split in splits], most_classes)
-    if any(split["longest"] is not None for split in splits):
-        rows.append([f"cut at {summary['max_length']} tokens", *map(_share, splits)])
+    labels = summary["labels"]
+    if labels is not None:
+        columns = [split["classes"] for split in splits]
+        rows += _class_rows(labels, columns, most_classes)
+    if any(split["longest"] is not None for split in splits):  # there is a tokenizer
+        shares = [_share_cut(split) for split in splits]
+        rows.append([f"cut at {summary['max_length']} tokens", *shares])
         rows.append(["longest, in tokens", *_counts(splits, "longest")])
     return rows
 
@@ -65,20 +78,30 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return sentences that explain the table's numbers."""
     splits = summary["splits"]
     lines = []
-    files = [_source_text(source) for source in summary["sources"]]
-    if files:
+    if summary["sources"]:
+        files = [_source_text(source) for source in summary["sources"]]
         lines.append(f"Read: {', '.join(files)}.")
     if summary["unused"]:
         lines.append(f"Not used: {summary['unused']:,} rows beyond the limit of training examples.")
-    repeats = sum(split["rows"] - split["texts"] for split in splits)
-    if repeats:
-        subject = "1 row repeats" if repeats == 1 else f"{repeats:,} rows repeat"
-        lines.append(f"{subject} another row's text. Repeats stay together in one split; none is dropped.")
-    if any(split["near"] or split["near_train"] for split in splits):
-        lines.append("Near copies differ in case, spaces, punctuation or Unicode form only.")
+    lines += _lines_about_copies(splits)
     if any(_is_estimated(split) for split in splits):
         most = max(split["measured"] for split in splits)
         lines.append(f"≈: lengths of the longest and of other texts, {most:,} of a split.")
+    return lines
+
+
+def _lines_about_copies(splits: Sequence[Split]) -> list[str]:
+    lines = []
+    repeats = 0
+    for split in splits:
+        repeats += split["rows"] - split["texts"]
+    if repeats:
+        subject = f"{repeats:,} rows repeat"
+        if repeats == 1:
+            subject = "1 row repeats"
+        lines.append(f"{subject} another row's text. Repeats stay together in one split; none is dropped.")
+    if _is_in_some(splits, "near") or _is_in_some(splits, "near_train"):
+        lines.append("Near copies differ in case, spaces, punctuation or Unicode form only.")
     return lines
 
 
@@ -118,22 +141,34 @@ def data_text(summary: Mapping[str, Any], width: int | None = None) -> str:
 
     from rich.console import Console
 
-    columns = width or Console(stderr=True).width
+    columns = width or Console(stderr=True).width  # standard output may be a pipe
     console = Console(file=io.StringIO(), width=columns, color_system=None)
     with console.capture() as capture:
         console.print(data_table(summary))
-    table = "\n".join(line.rstrip() for line in capture.get().splitlines())
-    wrapped = [textwrap.fill(line, columns, break_on_hyphens=False) for line in data_lines(summary)]
-    return "\n".join([table, *wrapped]) + "\n"
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    for sentence in data_lines(summary):
+        lines.append(textwrap.fill(sentence, columns, break_on_hyphens=False))
+    return "\n".join(lines) + "\n"
 
 
-def _position(split: Mapping[str, Any]) -> int:
+def _position(split: Split) -> int:
     name = split["name"]
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+    if name in ORDER:
+        return ORDER.index(name)
+    return len(ORDER)
 
 
-def _counts(splits: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return ["–" if split[key] is None else f"{split[key]:,}" for split in splits]
+def _is_in_some(splits: Sequence[Split], key: str) -> bool:
+    """Tell whether some split has a number other than zero there."""
+    return any(split[key] for split in splits)
+
+
+def _counts(splits: Sequence[Split], key: str) -> list[str]:
+    counts = []
+    for split in splits:
+        count = split[key]
+        counts.append("–" if count is None else f"{count:,}")
+    return counts
 
 
 def _class_rows(labels: Sequence[str], columns: Sequence[Sequence[int]], most: int | None) -> list[list[str]]:
@@ -144,38 +179,52 @@ def _class_rows(labels: Sequence[str], columns: Sequence[Sequence[int]], most: i
         columns: for each split the rows of each class.
         most: rows that may be shown; ``None`` shows all classes with their full names.
     """
+    counts_of_classes = list(zip(*columns, strict=True))
     shown = set(range(len(labels)))
     if most is not None and len(labels) > most:
-        totals = [sum(counts) for counts in zip(*columns, strict=True)]
-        by_frequency = sorted(range(len(labels)), key=lambda label: (-totals[label], label))
-        shown = set(by_frequency[: most - 1])  # one row is left for the others
+        shown = _most_frequent(counts_of_classes, most - 1)  # one row is left for the others
     rows = []
     others = [0] * len(columns)
-    for label, name in enumerate(labels):
-        counts = [column[label] for column in columns]
+    for label, counts in enumerate(counts_of_classes):
         if label not in shown:
             others = [total + count for total, count in zip(others, counts, strict=True)]
             continue
+        name = labels[label]
         if most is not None:
             name = short(name, NAME)
         rows.append([f"class {name}", *_texts(counts)])
-    if len(shown) < len(labels):
-        rows.append([f"{len(labels) - len(shown):,} other classes", *_texts(others)])
+    left_out = len(labels) - len(shown)
+    if left_out:
+        rows.append([f"{left_out:,} other classes", *_texts(others)])
     return rows
+
+
+def _most_frequent(counts_of_classes: Sequence[Sequence[int]], number: int) -> set[int]:
+    """Return the positions of the most frequent classes; of equally frequent ones the first count."""
+    ranked = []
+    for label, counts in enumerate(counts_of_classes):
+        ranked.append((-sum(counts), label))
+    ranked.sort()
+    return {label for _, label in ranked[:number]}
 
 
 def _texts(counts: Sequence[int]) -> list[str]:
     return [f"{count:,}" for count in counts]
 
 
-def _is_estimated(split: Mapping[str, Any]) -> bool:
+def _is_estimated(split: Split) -> bool:
     """Return whether only a part of the texts was tokenised."""
     return split["cut"] is not None and split["measured"] < split["rows"]
 
 
-def _share(split: Mapping[str, Any]) -> str:
+def _share_cut(split: Split) -> str:
+    """Write the share of the texts that are cut."""
     if split["cut"] is None:
         return "–"
     percent = 100 * split["cut"]
-    text = "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"
-    return f"≈ {text}" if _is_estimated(split) else text
+    text = f"{percent:.1f} %"
+    if 0 < percent < 0.1:  # some are cut: 0.0 % would deny it
+        text = "< 0.1 %"
+    if _is_estimated(split):
+        text = f"≈ {text}"
+    return text

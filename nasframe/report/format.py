@@ -1,22 +1,45 @@
-"""How metrics are written: as the run's task declares it, or as earlier versions understood their names."""
+"""How metrics and costs are written: as task and estimators declare it, or as earlier versions understood their names.
+
+A run keeps what they declare, so a report of it needs none of its plugins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from nasframe.records import MetricFormat
+from nasframe.declarations import COSTS
+from nasframe.records import CostFormat, MetricFormat
 
 BESIDE = "beside."
 """Begins the columns of a study's table that hold companions of the compared metric."""
 PLAIN = MetricFormat()
-EARLIER = {name: MetricFormat(percent=True) for name in ("accuracy", "f1", "accuracy_f1", "macro_f1")}
-EARLIER["accuracy_mismatched"] = MetricFormat(percent=True, companion=True, dev_only=True)
+EARLIER = {
+    "accuracy": MetricFormat(percent=True),
+    "f1": MetricFormat(percent=True),
+    "accuracy_f1": MetricFormat(percent=True),
+    "macro_f1": MetricFormat(percent=True),
+    "accuracy_mismatched": MetricFormat(percent=True, companion=True, dev_only=True),
+}
 """The shares among nasframe's own metrics, for runs that are older than the formats of tasks."""
+PLAIN_COST = CostFormat()
+EARLIER_COSTS = {
+    "params": CostFormat("parameters", "params"),
+    "backbone_params": CostFormat("parameters", "backbone"),
+    "encoder_params": CostFormat("parameters", "encoder", highlight="encoder parameters"),
+    "macs": CostFormat("MACs", "MACs", highlight="MACs"),
+    "size": CostFormat("bytes", "size"),
+    "latency": CostFormat("ms", "latency", highlight="latency"),
+}
+"""Nasframe's own costs, for runs that are older than the formats of estimators."""
+ABOUT_MEASUREMENTS = ("spread", "cached")
+"""What follows a measured cost's name in the entries next to it that describe its measurement, and are no costs."""
+
+# ---- metrics
 
 
-def told(data: Mapping[str, Any]) -> dict[str, Any]:
+def metric_formats(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return metric → its format as plain data; a run from before tasks declared formats gets :data:`EARLIER`.
 
     Args:
@@ -39,41 +62,13 @@ def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> Metr
     >>> metric_format(formats, "best@50% select_accuracy").percent, metric_format(formats, "f1_loss").percent
     (True, False)
     """
-    name = metric.rpartition(" ")[2]
+    _, _, name = metric.rpartition(" ")
     fields = formats.get(name)
     if fields is None:
         fields = formats.get(name.removeprefix("select_"))
-    return PLAIN if fields is None else MetricFormat(**fields)
-
-
-def of_run(report: Mapping[str, Any], metric: str) -> MetricFormat:
-    """Return how a metric reads; see :func:`metric_format`.
-
-    Args:
-        report: the content of ``report.json``, or any mapping with its ``formats``.
-        metric: its name.
-    """
-    return metric_format(report["formats"], metric)
-
-
-def of_study(report: Mapping[str, Any], task: str, metric: str) -> MetricFormat:
-    """Return how a metric reads in a comparison's table.
-
-    Args:
-        report: the comparison.
-        task: the task of the table; the name of a group of tasks stands for all tasks.
-        metric: its name, or several with commas between them; their mean is a share if any of them is.
-    """
-    by_task: Mapping[str, Mapping[str, Any]] = report.get("formats", {})
-    chosen = [by_task[task]] if task in by_task else list(by_task.values())
-    forms = []
-    for name in metric.split(", "):
-        for formats in chosen:
-            if name in formats:
-                forms.append(MetricFormat(**formats[name]))
-        if not by_task:
-            forms.append(EARLIER.get(name, PLAIN))
-    return merged(forms)
+    if fields is None:
+        return PLAIN
+    return MetricFormat(**fields)
 
 
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
@@ -82,15 +77,19 @@ def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
     >>> merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
     MetricFormat(percent=True, higher_is_better=True, positive='a, b', companion=False, dev_only=False)
     """
-    every = list(forms)
-    classes = sorted({form.positive for form in every if form.positive is not None})
-    return MetricFormat(
-        percent=any(form.percent for form in every),
-        higher_is_better=all(form.higher_is_better for form in every),
-        positive=", ".join(classes) or None,
-        companion=any(form.companion for form in every),
-        dev_only=any(form.dev_only for form in every),
-    )
+    whole = PLAIN
+    classes = set()
+    for form in forms:
+        if form.positive is not None:
+            classes.add(form.positive)
+        whole = MetricFormat(
+            percent=whole.percent or form.percent,
+            higher_is_better=whole.higher_is_better and form.higher_is_better,
+            companion=whole.companion or form.companion,
+            dev_only=whole.dev_only or form.dev_only,
+        )
+    # Tasks may have different positive classes; a table over several of them names all.
+    return replace(whole, positive=", ".join(sorted(classes)) or None)
 
 
 def titled(metric: str, form: MetricFormat) -> str:
@@ -99,4 +98,63 @@ def titled(metric: str, form: MetricFormat) -> str:
     >>> titled("f1", MetricFormat(positive="spam"))
     'f1 (spam)'
     """
-    return metric if form.positive is None else f"{metric} ({form.positive})"
+    if form.positive is None:
+        return metric
+    return f"{metric} ({form.positive})"
+
+
+# ---- costs
+
+
+def cost_formats(recorded: Mapping[str, Mapping[str, Any]] | None) -> dict[str, CostFormat]:
+    """Return cost → its format; a run from before estimators declared formats gets :data:`EARLIER_COSTS`.
+
+    Args:
+        recorded: the fact ``costs`` of the run.
+    """
+    if recorded is None:
+        return dict(EARLIER_COSTS)
+    return {name: CostFormat(**fields) for name, fields in recorded.items()}
+
+
+def cost_heading(name: str, form: CostFormat) -> str:
+    """Return the heading of a cost's column.
+
+    >>> cost_heading("encoder_params", CostFormat(heading="encoder")), cost_heading("peak_memory", CostFormat("bytes"))
+    ('encoder', 'peak memory')
+    """
+    return form.heading or name.replace("_", " ")
+
+
+def following_unit(form: CostFormat) -> str:
+    """Return the unit to write after a cost's number, with a space before it; empty if the heading says it.
+
+    >>> [following_unit(form) for form in (CostFormat("mJ"), CostFormat("MACs", "MACs"), CostFormat("ms", "latency"))]
+    [' mJ', '', ' ms']
+    """
+    if not form.unit:
+        return ""
+    if form.heading and form.unit != "ms":
+        return ""
+    return f" {form.unit}"
+
+
+def in_column_order(costs: Iterable[str]) -> list[str]:
+    """Sort costs as tables have them: nasframe's usual ones first, in their order, then the others by name.
+
+    >>> in_column_order(["size", "energy", "params", "bits"])
+    ['params', 'size', 'bits', 'energy']
+    """
+    names = set(costs)
+    usual = [name for name in COSTS if name in names]
+    return [*usual, *sorted(names.difference(usual))]
+
+
+def is_about_measurement(name: str, costs: Collection[str]) -> bool:
+    """Tell whether an entry next to a model's costs describes a measurement: its spread, or that it was taken earlier.
+
+    >>> is_about_measurement("latency_spread", ["latency"]), is_about_measurement("latency_of_8", ["latency"])
+    (True, False)
+    """
+    measured, _, what = name.rpartition("_")
+    return what in ABOUT_MEASUREMENTS and measured in costs

@@ -1,4 +1,7 @@
-"""Lays a run's report out as a page: which sections it has, and what stands in them."""
+"""Lays a run's report out as a page: which sections it has, and what stands in them.
+
+Here numbers become texts. The templates show every section of the page, so a new table needs no change in them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
 from nasframe.report.format import titled
 from nasframe.report.records import LedgerRow, ModelRow, RunReport, SearchRow
-from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Row, Section, plain_grid
+from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Remark, Row, Section, plain_grid
 
 CAPTIONS = {
     "pareto": (
@@ -29,8 +32,6 @@ CAPTIONS = {
         "Multiply-accumulates that were really run, padding included, and seconds, by stage.",
     ),
 }
-HIGHLIGHTED = {"encoder_params": "encoder parameters", "macs": "MACs", "latency": "latency"}
-"""The costs above the sections, and their names in a sentence."""
 STORED = (
     "model",
     "matrices of the encoder's layers",
@@ -71,13 +72,15 @@ def laid_out(report: RunReport, figures: Mapping[str, Any]) -> Page:
         report: what is shown.
         figures: name → content of a :class:`nasframe.report.sections.Picture`.
     """
+    winners = [model for model in report.models if model.role == "winner"]
+    warnings = [Remark(text, tone="warn", strong=True) for text in _warnings(report)]
     return Page(
         kind="nasframe report",
         title=report.name,
         summary=_summary(report),
-        warnings=_warnings(report),
-        highlights=[_highlight(report, model) for model in report.models if model.role == "winner"],
+        remarks=warnings,
         sections=list(_sections(report, figures)),
+        highlights=[_highlight(report, winner) for winner in winners],
     )
 
 
@@ -119,9 +122,10 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     if report.models:
         yield _models(report)
     summary = report.data.get("summary")
-    if summary is not None:
+    if summary is not None:  # a task need not have one
         heading, *rows = data_rows(summary)
-        yield Section("Data", " ".join(data_lines(summary)), plain_grid(heading, rows, kind="dense"))
+        grid = plain_grid(heading, rows, kind="dense")
+        yield Section("Data", " ".join(data_lines(summary)), grids=[grid])
     if report.notices:
         pairs = [(notice["place"], notice["text"]) for notice in report.notices]
         yield Section("Decided without being asked", pairs=pairs)
@@ -136,19 +140,20 @@ def _sections(report: RunReport, figures: Mapping[str, Any]) -> Iterator[Section
     facts = _model_facts(report)
     if facts:
         grid = plain_grid(["model", "fact", "value"], facts, left=3)
-        yield Section("What plugins say about the models", grid=grid)
+        yield Section("What plugins say about the models", grids=[grid])
     yield from _stored(report)
     if report.ledger:
         yield _ledger(report)
     yield Section("Provenance", pairs=_provenance(report))
-    if report.recipe:
-        yield Section("Recipe, resolved", source=report.recipe)
+    if report.recipe:  # packed records of runs have none
+        yield Section("Recipe, resolved", source=report.recipe, folded=True)
 
 
 # ---- models
 
 
 def _highlight(report: RunReport, model: ModelRow) -> Highlight:
+    """Show a winner's score large, with its gains and the costs that come first in a sentence."""
     form = report.metric_format(report.metric)
     about = f"{report.split} {titled(report.metric, form)}"
     for name, title in tables.companions(report).items():
@@ -161,8 +166,9 @@ def _highlight(report: RunReport, model: ModelRow) -> Highlight:
     if model.gain_over_baseline is not None:
         lines.append((tables.difference(form, model.gain_over_baseline), "against the baseline of its budget"))
     for name in tables.summary_columns(report):
-        if name in HIGHLIGHTED and name in model.relative:
-            lines.append((tables.share(model, name), f"of the teacher's {HIGHLIGHTED[name]}"))
+        title = report.cost_format(name).highlight
+        if title and name in model.relative:
+            lines.append((tables.share(model, name), f"of the teacher's {title}"))
     return Highlight(model.name, tables.metric(form, model.score), about, lines)
 
 
@@ -171,28 +177,32 @@ def _models(report: RunReport) -> Section:
     companions = tables.companions(report)
     columns = tables.summary_columns(report)
     rows = []
-    starts_budget = True
+    starts_budget = True  # a line above the row sets the budgets apart
     for model in report.models:
         cells = [_name_cell(model), _score_cell(report, model)]
         for companion in companions:
             cells.append(Cell(tables.measured(report, model, companion)))
         for cost in columns:
-            cells.append(_cost_cell(model, cost))
-        rows.append(Row(cells, f"{model.role} group" if starts_budget else model.role))
+            cells.append(_cost_cell(report, model, cost))
+        kind = f"{model.role} group" if starts_budget else model.role
+        rows.append(Row(cells, kind))
         starts_budget = model.last_of_budget
-    notes = [tables.removed(report.removal_errors)] if report.removal_errors else []
+    heading = ["model", name, *companions.values(), *columns.values()]
+    notes = []
+    if report.removal_errors:
+        notes.append(tables.removed(report.removal_errors))
     return Section(
         "Models",
         f"{report.split} {name}, with the gain over the teacher; costs, with their share of the teacher's.",
-        Grid(["model", name, *companions.values(), *columns.values()], rows, kind="models"),
+        grids=[Grid(heading, rows, kind="models")],
         notes=notes,
     )
 
 
 def _name_cell(model: ModelRow) -> Cell:
     if not model.over_budget:
-        return Cell(model.name, pill=model.role)
-    return Cell(model.name, pill=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
+        return Cell(model.name, label=model.role)
+    return Cell(model.name, label=model.role, aside=f"over budget: {model.over_budget}", tone="warn")
 
 
 def _score_cell(report: RunReport, model: ModelRow) -> Cell:
@@ -200,12 +210,12 @@ def _score_cell(report: RunReport, model: ModelRow) -> Cell:
     text = tables.metric(form, model.score)
     if model.role == "teacher" or model.gain is None:
         return Cell(text)
-    tone = "down" if model.gain < 0 else "up"
-    return Cell(text, aside=tables.difference(form, model.gain), tone=tone)
+    gain = tables.difference(form, model.gain)
+    return Cell(text, aside=gain, tone="down" if model.gain < 0 else "up")
 
 
-def _cost_cell(model: ModelRow, name: str) -> Cell:
-    text = tables.cost(name, model.costs)
+def _cost_cell(report: RunReport, model: ModelRow, name: str) -> Cell:
+    text = tables.cost(report.cost_format(name), name, model.costs)
     if model.role == "teacher" or name not in model.relative:
         return Cell(text)
     return Cell(text, aside=tables.share(model, name), bar=model.relative[name])
@@ -226,27 +236,35 @@ def _search(report: RunReport, search: SearchRow) -> Section:
     front.sort(key=attrgetter("score"), reverse=True)
     rows = []
     for point in front:
-        costs = [tables.human(point.costs[name]) for name in search.costs]
-        rows.append([str(point.number), point.arch_id, *costs, tables.aimed(report, search, point.score)])
+        row = [str(point.number), point.arch_id]
+        for name in search.costs:
+            row.append(tables.cost(report.cost_format(name), name, point.costs))
+        row.append(tables.aimed(report, search, point.score))
+        rows.append(row)
     heading = ["trial", "arch", *search.costs, f"{search.split} {tables.aim(report, search)}"]
-    title = "Search" if search.stage == "search" else f"Search: {search.stage}"
-    return Section(title, text, plain_grid(heading, rows, left=2))
+    title = "Search"
+    if search.stage != "search":
+        title += f": {search.stage}"
+    return Section(title, text, grids=[plain_grid(heading, rows, left=2)])
 
 
 def _stored(report: RunReport) -> Iterator[Section]:
     """Yield a section on compressed matrices, if there are any."""
-    rows = [_stored_row(model.name, model.stored) for model in report.models if model.stored is not None]
+    rows = []
+    for model in report.models:
+        if model.stored is not None:
+            rows.append(_stored_row(model.name, model.stored))
     if rows:
         grid = plain_grid(STORED, rows, left=2, kind="dense wrapped")
-        yield Section("What is stored, in bits", STORED_TEXT, grid)
+        yield Section("What is stored, in bits", STORED_TEXT, grids=[grid])
 
 
 def _stored_row(name: str, stored: Mapping[str, Any]) -> list[str]:
     """Write what one model's matrices take; whether every group and row is in order stands first."""
-    formats = ", ".join(f"{count} × {form}" for form, count in stored["formats"].items())
+    matrices = [f"{count} × {form}" for form, count in stored["formats"].items()]
     violations = f"{stored['violations']} of {stored['groups']:,}"
-    row = [name, formats, violations, str(stored["rows_off_grid"])]
-    for part in ("matrices_fp32", "weights", "indices", "scales"):
+    row = [name, ", ".join(matrices), violations, str(stored["rows_off_grid"])]
+    for part in ("matrices_fp32", "weights", "indices", "scales"):  # in the order of STORED
         row.append(tables.human(stored[part]))
     for saved in ("saved", "saved_without_indices"):
         row.append(f"{100 * stored[saved]:.1f} %")
@@ -260,7 +278,7 @@ def _model_facts(report: RunReport) -> list[list[str]]:
     rows = []
     for model in report.models:
         for name, value in model.facts.items():
-            if isinstance(value, str | int | float):
+            if isinstance(value, str | int | float):  # curves and the like have no place in a table
                 rows.append([model.name, name, str(value)])
     return rows
 
@@ -269,28 +287,31 @@ def _model_facts(report: RunReport) -> list[list[str]]:
 
 
 def _ledger(report: RunReport) -> Section:
-    cached = {stage.name for stage in report.stages if stage.cached}
+    cached = [stage.name for stage in report.stages if stage.cached]
     total = report.ledger_total
     text = (
         f"Training took {tables.human(total.training_macs)} multiply-accumulates, evaluation"
         f" {tables.human(total.evaluation_macs)}. Equal budget between methods means equal training MACs."
     )
     rows = [_ledger_row(row, row.stage in cached) for row in report.ledger]
-    return Section("Cost ledger", text, plain_grid(LEDGER, rows, left=2))
+    return Section("Cost ledger", text, grids=[plain_grid(LEDGER, rows, left=2)])
 
 
 def _ledger_row(row: LedgerRow, is_cached: bool) -> list[str]:
-    stage = f"{row.stage} (from the cache)" if is_cached else row.stage
-    counts = []
+    stage = row.stage
+    if is_cached:
+        stage += " (from the cache)"
+    cells = [stage, row.role]
     for name in LEDGER_COUNTS:
-        count = getattr(row, name)
-        counts.append(tables.human(count) if count else "–")
-    return [stage, row.role, *counts, tables.duration(row.run_seconds)]
+        count = getattr(row, name) or None  # a role has only some of the counts: the others are zero
+        cells.append(tables.human(count))
+    return [*cells, tables.duration(row.run_seconds)]
 
 
 def _provenance(report: RunReport) -> list[tuple[str, str]]:
     """Flatten environment and facts of the run to pairs of a name and a text."""
-    data = {key: value for key, value in report.data.items() if key != "summary"}
+    data = dict(report.data)
+    data.pop("summary", None)  # it has a section of its own
     facts = {"command": report.command, "data": data, **report.environment}
     return list(_flattened("", facts))
 
@@ -299,9 +320,9 @@ def _flattened(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flattened(f"{prefix} {key}".strip(), inner)
-    elif value in (None, "", []):
+    elif value in (None, "", []):  # facts that this run does not have
         return
     elif isinstance(value, list):
-        yield prefix, " ".join(str(item) for item in value)
+        yield prefix, " ".join(map(str, value))
     else:
         yield prefix, str(value)

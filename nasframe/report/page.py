@@ -1,4 +1,8 @@
-"""Reports of a run, made from its directory alone: ``report.json``, ``.md``, ``.html``, ``trials.csv`` and figures."""
+"""Reports of a run, made from its directory alone: ``report.json``, ``.md``, ``.html``, ``trials.csv`` and figures.
+
+:func:`nasframe.report.read.read_run` reads the run, :func:`nasframe.report.layout.laid_out` lays it out as a page, and
+the templates write the page. The trials are written from here.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def build(run_dir: Path | str) -> dict[str, Any]:
     Raises:
         UsageError: there is no run in the directory.
     """
-    from nasframe.report import plots
+    from nasframe.report import plots  # matplotlib takes long to import
 
     directory = Path(run_dir)
     report = read_run(directory)
@@ -82,10 +86,10 @@ def render(template: str, package: str = "nasframe", **context: Any) -> str:
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    packages = dict.fromkeys([package, "nasframe"])
+    packages = dict.fromkeys([package, "nasframe"])  # the first that has a template wins
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in packages]),
-        autoescape=template.endswith(".html"),
+        autoescape=template.endswith(".html"),  # names and texts come from recipes and data
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -107,10 +111,13 @@ def front_frame(run_dir: Path | str) -> pd.DataFrame:
     report = read_run(run_dir)
     on_front: set[tuple[str, int]] = set()
     for search in report.searches:
-        on_front.update((search.stage, point.number) for point in search.points if point.front)
+        for point in search.points:
+            if point.front:
+                on_front.add((search.stage, point.number))
     frame = _frame(report)
-    keys = zip(frame["stage"], frame["number"], strict=True)
-    return frame[[key in on_front for key in keys]].reset_index(drop=True)
+    trials = zip(frame["stage"], frame["number"], strict=True)
+    is_on_front = [trial in on_front for trial in trials]
+    return frame[is_on_front].reset_index(drop=True)
 
 
 def trials_csv(report: RunReport) -> str:
@@ -135,9 +142,13 @@ def _flat(trial: TrialRow) -> dict[str, Any]:
     row = {column: getattr(trial, column) for column in TRIAL_COLUMNS}
     for number, value in enumerate(trial.objectives):
         row[f"objective.{number}"] = value
-    for prefix, group in (("metric", trial.metrics), ("cost", trial.costs), ("arch", trial.arch)):
-        for name, value in group.items():
-            row[f"{prefix}.{name}"] = json.dumps(value) if isinstance(value, list) else value
+    groups = {"metric": trial.metrics, "cost": trial.costs, "arch": trial.arch}
+    for prefix, values in groups.items():
+        for name, value in values.items():
+            cell: Any = value
+            if isinstance(value, list):
+                cell = json.dumps(value)
+            row[f"{prefix}.{name}"] = cell
     return row
 
 
@@ -146,4 +157,9 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     columns = dict.fromkeys(TRIAL_COLUMNS)
     for row in rows:
         columns.update(dict.fromkeys(row))
-    return sorted(columns, key=lambda column: KINDS.get(column.partition(".")[0], 0))
+    return sorted(columns, key=_kind)  # which keeps the order within a kind
+
+
+def _kind(column: str) -> int:
+    prefix, _, _ = column.partition(".")
+    return KINDS.get(prefix, 0)

@@ -1,4 +1,7 @@
-"""The figures of a report, drawn with matplotlib's objects so that no global state is touched."""
+"""The figures of a report, drawn with matplotlib's objects so that no global state is touched.
+
+Studies and benchmarks use the parts below "axes and texts", so that all figures look alike.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nasframe.records import MetricFormat
-from nasframe.report.format import titled
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import following_unit, titled
 from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
@@ -50,7 +53,7 @@ def figures(report: RunReport) -> dict[str, Figure]:
         if not search.points:
             continue
         for cost in search.costs:
-            name = "pareto"
+            name = "pareto"  # of the first search that has points
             if name in drawn:
                 name = f"pareto-{search.stage}"
                 if len(search.costs) > 1:
@@ -80,6 +83,7 @@ def save(figure: Figure, path: Path, title: str) -> str:
     head, tag, drawing = re.split(r"(<svg [^>]*>)", buffer.getvalue(), maxsplit=1)
     background = '\n <rect width="100%" height="100%" fill="white"/>'
     write_text(path.with_name(path.name + ".svg"), head + tag + background + drawing)
+    # In a page the drawing follows the page's colours, which may be dark.
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = drawing.replace(INK, "currentColor").replace(PAPER, "var(--card)")
     labelled = f'<svg role="img" aria-label="{html.escape(title)}" '
@@ -100,43 +104,44 @@ def pareto(report: RunReport, search: SearchRow, cost: str) -> Figure:
     figure, axes = _axes(WIDTH, 3.9)
     name = aim(report, search)
     form = report.metric_format(name.removeprefix("-"))
-    _draw_trials(axes, search, cost)
+    cost_form = report.cost_format(cost)
+    _draw_trials(axes, search, cost, cost_form)
     for role, (color, marker, area) in ROLES.items():
-        places = []
-        for model in report.models:
-            place = _place(report, model, cost, name)
-            if model.role == role and place is not None:
-                places.append(place)
-        if places:
-            plural = "s" if len(places) > 1 else ""
-            axes.scatter(
-                *_xy(places),
-                s=area,
-                color=color,
-                marker=marker,
-                edgecolors=PAPER,
-                linewidths=0.8,
-                zorder=4,
-                label=f"{role}{plural} ({report.split})",
-            )
+        places = _places(report, role, cost, name)
+        if not places:
+            continue
+        label = role if len(places) == 1 else f"{role}s"
+        axes.scatter(
+            *_xy(places),
+            s=area,
+            color=color,
+            marker=marker,
+            edgecolors=PAPER,
+            linewidths=0.8,
+            zorder=4,  # above the trials
+            label=f"{label} ({report.split})",
+        )
     axes.xaxis.set_major_formatter(count_ticks)
     axes.yaxis.set_major_formatter(metric_ticks(form))
-    axes.set_xlabel(cost.replace("_", " "))
+    axes.set_xlabel(cost_label(cost, cost_form))
     axes.set_ylabel(titled(name, form))
     legend(figure, axes)
     return figure
 
 
-def _draw_trials(axes: Axes, search: SearchRow, cost: str) -> None:
+def _draw_trials(axes: Axes, search: SearchRow, cost: str, form: CostFormat) -> None:
     """Draw the trials, those on the front in colour, and the stairs of the best score up to each cost."""
     others: list[tuple[float, float]] = []
     front: list[tuple[float, float]] = []
     for point in search.points:
         x = point.costs[cost]
-        if x is not None:
-            places = front if point.front else others
-            places.append((x, point.score))
-    front.sort()
+        if x is None:
+            continue
+        if point.front:
+            front.append((x, point.score))
+        else:
+            others.append((x, point.score))
+    front.sort(reverse=form.higher_is_better)  # the stairs begin at the best cost
     stairs = []
     best = -math.inf  # with several costs a point of the front may lie below an earlier one
     for x, score in front:
@@ -147,12 +152,23 @@ def _draw_trials(axes: Axes, search: SearchRow, cost: str) -> None:
     axes.scatter(*_xy(front), s=20, color=BLUE, alpha=0.85, linewidths=0, label="trials on the front")
 
 
-def _place(report: RunReport, model: ModelRow, cost: str, aim: str) -> tuple[float, float] | None:
-    """Return a model's cost and its value of what the search aimed at, if both were measured."""
-    score = model.metrics.get(report.split, {}).get(aim.removeprefix("-"))
-    if score is None or cost not in model.costs:
-        return None
-    return model.costs[cost], -score if aim.startswith("-") else score
+def _places(report: RunReport, role: str, cost: str, aim: str) -> list[tuple[float, float]]:
+    """Return the cost and the score of each model of a role for which both were measured.
+
+    Args:
+        report: the report.
+        role: the role.
+        cost: the cost.
+        aim: what the search aimed at. A metric to minimise begins with ``-``, and is drawn upside down, as its trials.
+    """
+    sign = -1 if aim.startswith("-") else 1
+    places = []
+    for model in report.models:
+        measured = model.metrics.get(report.split, {})
+        score = measured.get(aim.removeprefix("-"))
+        if model.role == role and score is not None and cost in model.costs:
+            places.append((model.costs[cost], sign * score))
+    return places
 
 
 # ---- what is kept
@@ -187,7 +203,7 @@ def _listed(names: Sequence[str], length: int) -> str:
             text += f" and {others} more"
         if len(text) <= length:
             return text
-    return short(text, length)
+    return short(text, length)  # even the first name does not fit
 
 
 def _shapes(report: RunReport) -> list[tuple[list[str], Sequence[LayerRow]]]:
@@ -197,6 +213,7 @@ def _shapes(report: RunReport) -> list[tuple[list[str], Sequence[LayerRow]]]:
         if model.role != "teacher" and not _is_whole(model, report.full):
             smaller.append(model)
     winners = [model for model in smaller if model.role == "winner"]
+    # Shapes are lists, which no dictionary takes as keys; there are few of them.
     shapes: list[tuple[list[str], Sequence[LayerRow]]] = []
     for model in winners or smaller:
         for names, shape in shapes:
@@ -224,7 +241,8 @@ def _layer_panel(axes: Axes, title: str, shape: Sequence[LayerRow], full: FullSi
     axes.set_xlim(-1.1, 1.1)
     axes.set_ylim(-0.6, full.layers - 0.4)
     axes.set_xticks([-0.54, 0.54], ["heads", "ffn"], fontsize=8)
-    axes.set_yticks(range(full.layers), [str(layer) for layer in range(full.layers)], fontsize=7)
+    names = [str(layer) for layer in range(full.layers)]
+    axes.set_yticks(range(full.layers), names, fontsize=7)
     axes.tick_params(length=0, colors=INK)
 
 
@@ -239,8 +257,10 @@ def _layer_bar(axes: Axes, row: LayerRow, count: int, most: int, color: str, sid
         color: of the bar.
         side: −1 to the left, 1 to the right.
     """
-    part = count / most if most else 0.0
-    left = side * 0.04
+    part = 0.0
+    if most:
+        part = count / most
+    left = side * 0.04  # the gap in the middle
     pale = 0.16 if row.kept else 0.05
     axes.barh(row.layer, side, left=left, height=0.72, facecolor=GREY, alpha=pale, linewidth=0)
     axes.barh(row.layer, side * part, left=left, height=0.72, color=color, alpha=0.85, linewidth=0)
@@ -269,7 +289,7 @@ def curves(report: RunReport) -> Figure:
     for axes, (heading, group) in zip(grid, drawn, strict=False):
         _curve_panel(axes, heading, group)
         forms = [report.metric_format(name) for name in group]
-        if all(form.percent for form in forms):
+        if all(form.percent for form in forms):  # one axis has one kind of ticks
             axes.yaxis.set_major_formatter(metric_ticks(forms[0]))
     return figure
 
@@ -280,7 +300,7 @@ def _curve_panels(report: RunReport) -> list[tuple[str, dict[str, Points]]]:
     for stage, logged in report.curves.items():
         losses, metrics = {}, {}
         for name, points in logged.items():
-            if len(points) < 2:
+            if len(points) < 2:  # no curve
                 continue
             if "loss" in name:
                 losses[name] = points
@@ -312,7 +332,9 @@ def _curve(axes: Axes, points: Points, color: str, name: str) -> None:
     if len(points) < 20:
         axes.plot(steps, values, color=color, lw=1.3, marker="o", ms=3, label=name)
         return
-    smooth, mean, weight = [], 0.0, 0.0
+    smooth = []
+    mean = 0.0
+    weight = 0.0
     for value in values:
         mean = 0.8 * mean + 0.2 * value
         weight = 0.8 * weight + 0.2
@@ -335,9 +357,10 @@ def ledger(report: RunReport) -> Figure:
         if row.stage in stages:
             position = stages.index(row.stage)
             macs = row.forward_macs + row.backward_macs
-            widths.setdefault(row.role, [0.0] * len(stages))[position] += macs
+            of_role = widths.setdefault(row.role, [0.0] * len(stages))
+            of_role[position] += macs
             totals[position] += macs
-            seconds[position] = max(seconds[position], row.run_seconds)
+            seconds[position] += row.run_seconds  # roles take turns: their times do not overlap
     stacked(axes, stages, widths, totals, seconds)
     axes.set_xlabel("multiply-accumulates, forward and backward")
     legend(figure, axes)
@@ -367,7 +390,7 @@ def stacked(
         starts = [start + part for start, part in zip(starts, parts, strict=True)]
     for y, (total, taken) in enumerate(zip(totals, seconds, strict=True)):
         axes.text(total, y, f"  {human(total)} · {duration(taken)}", va="center", fontsize=7, color=INK)
-    axes.set_xlim(0, 1.42 * max(totals))
+    axes.set_xlim(0, 1.42 * max(totals))  # with room for the text behind the longest bar
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(count_ticks)
@@ -432,7 +455,8 @@ def legend(figure: Figure, *every: Axes, names: Sequence[str] | None = None) -> 
             handles.setdefault(text, handle)
     shown = [name for name in names or handles if name in handles]
     texts = [short(name, 60) for name in shown]
-    longest = max((len(text) for text in texts), default=1)
+    lengths = [len(text) for text in texts]
+    longest = max(lengths, default=1)
     column = 0.55 + 0.065 * longest  # inches: the handle and the gap, then the letters
     columns = max(1, min(len(texts), int(figure.get_figwidth() / column)))
     figure.legend(
@@ -447,6 +471,7 @@ def legend(figure: Figure, *every: Axes, names: Sequence[str] | None = None) -> 
 
 
 def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Split points into their coordinates, as matplotlib takes them; ``zip`` would fail without points."""
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -455,6 +480,19 @@ def metric_ticks(form: MetricFormat) -> Callable[[float, float], str]:
     if form.percent:
         return lambda value, _: f"{100 * value:g} %"
     return lambda value, _: metric(form, value)
+
+
+def cost_label(name: str, form: CostFormat) -> str:
+    """Name a cost below an axis, with its unit if tables write it after the numbers.
+
+    >>> cost_label("encoder_params", CostFormat("parameters", "encoder")), cost_label("energy", CostFormat("mJ"))
+    ('encoder params', 'energy, mJ')
+    """
+    label = name.replace("_", " ")
+    unit = following_unit(form).strip()
+    if unit:
+        label += f", {unit}"
+    return label
 
 
 def count_ticks(value: float, _: float) -> str:

@@ -1,4 +1,8 @@
-"""Reads all that a report shows out of a run directory, as typed records; ``docs/report.md`` describes the fields."""
+"""Reads all that a report shows out of a run directory, as typed records; ``docs/report.md`` describes the fields.
+
+:func:`read_run` is the way in: it reads the files, then derives the models' roles and budgets, the searches' fronts and
+the curves. Nothing of the run is needed but its directory: no plugin, and no model.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
+from nasframe.records import CostFormat
 from nasframe.report.budgets import bounds_of, over_budget
-from nasframe.report.format import told
+from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
 from nasframe.report.records import (
     FullSize,
     LayerRow,
@@ -30,12 +35,19 @@ from nasframe.store import RunStore
 
 FORMAT_VERSION = 1
 CURVE_POINTS = 400
+"""About how many points of a long curve a report keeps."""
 AXES = ("encoder_params", "backbone_params", "params", "macs", "flops", "size", "latency")
+"""The costs to draw against if no budget names one: the first that is there."""
 ROLES: tuple[Role, ...] = ("teacher", "winner", "model", "baseline")
 """The order of models under one budget."""
 STATES = ("done", "repeat", "screened", "failed")
+"""What may become of a proposal of a search."""
 
-Rows = Sequence[Mapping[str, Any]]
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+"""Rows of a table of the database."""
+CostFormats: TypeAlias = Mapping[str, CostFormat]
+Curve: TypeAlias = list[list[float]]
+"""``[step, value]`` for each logged value."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,15 @@ def read_run(run_dir: Path | str) -> RunReport:
 
     places = _in_table_order(_places(database, untrained))
     data = dict(database.facts.get("data") or {})
-    formats = told(data)
-    data.pop("metrics", None)
+    formats = metric_formats(data)
+    data.pop("metrics", None)  # the report has the formats by themselves
+    costs = cost_formats(database.facts.get("costs"))
     metric = data.get("primary") or _first_metric(places)
     split = _split(places)
     full = _full(places)
-    searches = _searches(database, recipe)
+    stages = [stage["name"] for stage in database.stages]
+    run_seconds = sum(stage["run_seconds"] or 0.0 for stage in database.stages)
+    searches = _searches(database, recipe, costs)
     searches.sort(key=lambda search: search.stage in untrained)  # those of the baselines come last
     return RunReport(
         format_version=FORMAT_VERSION,
@@ -94,17 +109,18 @@ def read_run(run_dir: Path | str) -> RunReport:
         finished=bool(database.facts.get("finished")),
         metric=metric,
         formats=formats,
+        cost_formats=costs,
         split=split,
         full=full,
-        models=_models(places, database.results, metric, split, full.layers, directory),
+        models=_models(places, database.results, metric, split, full.layers, costs, directory),
         removal_errors=_removal_errors(database.stages, database.logged),
         searches=searches,
-        curves=_curves(database.logged, [stage["name"] for stage in database.stages]),
+        curves=_curves(database.logged, stages),
         ledger=[LedgerRow(**row) for row in database.ledger],
         ledger_total=_totals(database.ledger),
         stages=[_stage(row) for row in database.stages],
         notices=database.facts.get("notices") or [],
-        run_seconds=sum(stage["run_seconds"] or 0.0 for stage in database.stages),
+        run_seconds=run_seconds,
         command=database.facts.get("command"),
         data=data,
         failure=database.facts.get("failure"),
@@ -130,7 +146,7 @@ def finished(directory: Path) -> bool:
 
 
 def _database(directory: Path) -> _Database:
-    store = RunStore(directory, shared=True)
+    store = RunStore(directory, shared=True)  # shared, since the run may still be under way
     try:
         store.check()
         if (directory / "recipe.yaml").is_file():  # packed records of runs may have none
@@ -149,7 +165,9 @@ def _database(directory: Path) -> _Database:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8")
 
 
 def _environment(path: Path) -> dict[str, Any]:
@@ -166,7 +184,9 @@ def _recipe(text: str) -> dict[str, Any]:
     import yaml
 
     loaded = yaml.safe_load(text)
-    return loaded if isinstance(loaded, dict) else {}
+    if not isinstance(loaded, dict):  # the file is missing or empty
+        return {}
+    return loaded
 
 
 # ---- the recipe
@@ -183,7 +203,8 @@ def _description(recipe: Mapping[str, Any]) -> str:
             words = [part.get("use")]
             if key != "space":
                 words.append(part.get("name") or part.get("path"))
-            parts.append(" ".join(str(word) for word in words if word))
+            named = [str(word) for word in words if word]
+            parts.append(" ".join(named))
         elif part:
             parts.append(str(part))
     return " · ".join(parts)
@@ -194,6 +215,7 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
 
     Their winners are the baselines: they show what the same search finds without super-network training.
     """
+    # The recipe is followed stage by stage, because a stage goes on with the last network unless `from` names another.
     elastic = False  # whether the current network was trained as a super-network
     elastic_nets = {"pretrained": False, "random": False}
     searches: dict[str, bool] = {}
@@ -207,7 +229,7 @@ def _untrained(recipe: Mapping[str, Any]) -> set[str]:
         if declaration.replaces_net:
             for name in declaration.saves(stage, KnownNames()):
                 elastic_nets[name] = elastic
-    if not any(searches.values()):
+    if not any(searches.values()):  # the only searches of a recipe are no baselines of anything
         return set()
     return {name for name, trained in searches.items() if not trained}
 
@@ -266,9 +288,10 @@ def _places(database: _Database, untrained: set[str]) -> list[_Place]:
         database: the run's.
         untrained: the searches whose winners are baselines, as :func:`_untrained` finds them.
     """
-    verbs = {stage["name"]: stage["verb"] for stage in database.stages}
+    verbs = {}
     search_of = {}
     for stage in database.stages:
+        verbs[stage["name"]] = stage["verb"]
         for winner in stage["result"].get("winners", ()):
             search_of[winner] = stage["name"]
 
@@ -292,8 +315,11 @@ def _in_table_order(places: Sequence[_Place]) -> list[_Place]:
     budgets = list(dict.fromkeys(place.budget for place in places if place.budget))
 
     def order(place: _Place) -> tuple[bool, int, int]:
-        budget = budgets.index(place.budget) if place.budget else -1
-        return place.role != "teacher", budget, ROLES.index(place.role)
+        budget = -1
+        if place.budget:
+            budget = budgets.index(place.budget)
+        is_below_teacher = place.role != "teacher"  # false sorts first
+        return is_below_teacher, budget, ROLES.index(place.role)
 
     return sorted(places, key=order)
 
@@ -304,6 +330,7 @@ def _models(
     metric: str,
     split: str,
     depth: int,
+    costs: CostFormats,
     directory: Path,
 ) -> list[ModelRow]:
     """Compare models with the teacher and with the baseline of their budget.
@@ -314,24 +341,36 @@ def _models(
         metric: what is compared.
         split: where it was measured.
         depth: layers of the full network.
+        costs: how each cost reads.
         directory: the run's.
     """
     facts = _joined(results, "facts")
     former_stored = _joined(results, "stored")  # older runs have it outside of the facts
-    scores = {place.name: place.metrics.get(split, {}).get(metric) for place in places}
-    baseline_scores = {place.budget: scores[place.name] for place in places if place.role == "baseline"}
-    teacher = next((place for place in places if place.role == "teacher"), None)
-    teacher_score = scores[teacher.name] if teacher else None
-    teacher_costs = teacher.costs if teacher else {}
+    # First what the models are compared with, which may come after them in the table.
+    scores: dict[str, float | None] = {}
+    baseline_scores: dict[str | None, float | None] = {}
+    teacher_score: float | None = None
+    teacher_costs: Mapping[str, Any] = {}
+    for place in places:
+        score = place.metrics.get(split, {}).get(metric)
+        scores[place.name] = score
+        if place.role == "baseline":
+            baseline_scores[place.budget] = score
+        elif place.role == "teacher":
+            teacher_score = score
+            teacher_costs = place.costs
 
     models = []
     for number, place in enumerate(places):
         name, row = place.name, place.row
         is_last = number + 1 == len(places) or places[number + 1].budget != place.budget
-        baseline_score = baseline_scores.get(place.budget) if place.role == "winner" else None
+        baseline_score = None
+        if place.role == "winner":
+            baseline_score = baseline_scores.get(place.budget)
+        excess = over_budget(place.costs, bounds_of(name, results), costs)
         model_facts = dict(facts.get(name, {}))
         stored = None
-        if place.blueprint.get("quantised"):
+        if place.blueprint.get("quantised"):  # the report has a table of its own for these
             stored = model_facts.pop("stored", former_stored.get(name))
         files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
         models.append(
@@ -352,7 +391,7 @@ def _models(
                 relative=_relative(place.costs, teacher_costs),
                 facts=model_facts,
                 stored=stored,
-                over_budget=over_budget(place.costs, bounds_of(name, results)) or None,
+                over_budget=excess or None,
                 layers=_layers(place, depth),
                 predictions=[path.relative_to(directory).as_posix() for path in files],
             )
@@ -362,7 +401,10 @@ def _models(
 
 def _split(places: Iterable[_Place]) -> str:
     """Return the split of the models' scores: ``dev`` if any model was evaluated there."""
-    return "dev" if any("dev" in place.metrics for place in places) else "select"
+    for place in places:
+        if "dev" in place.metrics:
+            return "dev"
+    return "select"
 
 
 def _first_metric(places: Iterable[_Place]) -> str:
@@ -385,14 +427,17 @@ def _relative(costs: Mapping[str, Any], teacher_costs: Mapping[str, Any]) -> dic
     """Return costs as shares of the teacher's; facts about a measurement, such as its spread, have none."""
     shares = {}
     for name, value in costs.items():
-        is_number = isinstance(value, int | float)
-        if is_number and teacher_costs.get(name) and not name.startswith("latency_"):
+        if not isinstance(value, int | float) or is_about_measurement(name, costs):
+            continue
+        if teacher_costs.get(name):
             shares[name] = value / teacher_costs[name]
     return shares
 
 
 def _minus(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other
+    if value is None or other is None:
+        return None
+    return value - other
 
 
 def _full(places: Sequence[_Place]) -> FullSize:
@@ -418,6 +463,7 @@ def _layers(place: _Place, depth: int) -> list[LayerRow]:
     layers = place.blueprint.get("layers", ())
     if not layers:
         return []
+    # The blueprint has the kept layers only; the architecture says which ones of the full network they are.
     kept = place.arch.get("layers", range(len(layers)))
     sizes = dict(zip(kept, layers, strict=False))
     rows = []
@@ -442,7 +488,7 @@ def _removal_errors(stages: Rows, logged: Rows) -> dict[str, float]:
 # ---- searches
 
 
-def _searches(database: _Database, recipe: Mapping[str, Any]) -> list[SearchRow]:
+def _searches(database: _Database, recipe: Mapping[str, Any], formats: CostFormats) -> list[SearchRow]:
     searches = []
     for stage in database.stages:
         trials = []
@@ -450,14 +496,22 @@ def _searches(database: _Database, recipe: Mapping[str, Any]) -> list[SearchRow]
             if trial["stage"] == stage["name"] and trial["origin"] == "search":
                 trials.append(trial)
         if trials:
-            searches.append(_search(stage, trials, recipe))
+            searches.append(_search(stage, trials, recipe, formats))
     return searches
 
 
-def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any]) -> SearchRow:
+def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], formats: CostFormats) -> SearchRow:
+    """Describe a search.
+
+    Args:
+        stage: its row in the database.
+        trials: its trials.
+        recipe: whose budgets say which costs matter.
+        formats: cost → how it reads.
+    """
     result = stage["result"]
     costs = _cost_axes(recipe, trials)
-    points = _points(trials, costs)
+    points = _points(trials, costs, formats)
     states = dict.fromkeys(STATES, 0)
     for trial in trials:
         states[trial["state"]] += 1
@@ -477,16 +531,21 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any]) -
 
 def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
     """Choose the costs to draw against: those with budgets, else the first usual one that the trials have."""
-    counted = set().union(*(trial["costs"] for trial in trials))
+    counted: set[str] = set()
+    for trial in trials:
+        counted.update(trial["costs"])
     budgets = recipe.get("budgets")
     bounded = []
     if isinstance(budgets, Mapping):
         bounded = [name for name in budgets if name in counted]
-    usual = [name for name in (*AXES, *sorted(counted)) if name in counted]
-    return bounded or usual[:1]
+    if bounded:
+        return bounded
+    by_familiarity = [*AXES, *sorted(counted)]
+    usual = [name for name in by_familiarity if name in counted]
+    return usual[:1]
 
 
-def _points(trials: Rows, costs: Sequence[str]) -> list[Point]:
+def _points(trials: Rows, costs: Sequence[str], formats: CostFormats) -> list[Point]:
     """List each evaluated architecture once, and mark those on the front."""
     latest: dict[str, Point] = {}
     for trial in trials:
@@ -503,29 +562,39 @@ def _points(trials: Rows, costs: Sequence[str]) -> list[Point]:
             front=False,
         )
     points = list(latest.values())
-    on_front = _front(points, costs)
+    on_front = _front(points, costs, formats)
     return [replace(point, front=point.arch_id in on_front) for point in points]
 
 
-def _front(points: Sequence[Point], costs: Sequence[str]) -> set[str]:
+def _front(points: Sequence[Point], costs: Sequence[str], formats: CostFormats) -> set[str]:
     """Name the feasible architectures that no other one equals or beats in everything and beats in something."""
-    feasible = [point for point in points if not point.violation and None not in point.costs.values()]
-    values = []
-    for point in feasible:
-        values.append([point.score, *(-point.costs[name] for name in costs)])  # type: ignore[operator]
+    feasible = []
+    values = []  # all to be maximised: the score, then each cost with the sign of its direction
+    for point in points:
+        if point.violation or None in point.costs.values():
+            continue
+        row = [point.score]
+        for name in costs:
+            cost: float = point.costs[name]  # type: ignore[assignment]
+            more_is_better = formats.get(name, PLAIN_COST).higher_is_better
+            row.append(cost if more_is_better else -cost)
+        feasible.append(point)
+        values.append(row)
     return {feasible[position].arch_id for position in pareto_front(values)}
 
 
 # ---- training
 
 
-def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[list[float]]]]:
+def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, Curve]]:
     """Group logged values by stage and name; long curves are thinned evenly."""
-    grouped: dict[str, dict[str, list[list[float]]]] = {stage: {} for stage in stages}
+    grouped: dict[str, dict[str, Curve]] = {stage: {} for stage in stages}
     for row in logged:
-        if row["value"] is not None:
-            curves = grouped.setdefault(row["stage"], {})
-            curves.setdefault(row["name"], []).append([row["step"], row["value"]])
+        if row["value"] is None:  # it was not finite
+            continue
+        curves = grouped.setdefault(row["stage"], {})
+        curve = curves.setdefault(row["name"], [])
+        curve.append([row["step"], row["value"]])
     thinned = {}
     for stage, curves in grouped.items():
         if curves:
@@ -533,13 +602,14 @@ def _curves(logged: Rows, stages: Iterable[str]) -> dict[str, dict[str, list[lis
     return thinned
 
 
-def _thinned(points: list[list[float]]) -> list[list[float]]:
+def _thinned(points: Curve) -> Curve:
     """Return evenly spaced points of a long curve, and always its last."""
     stride = -(-len(points) // CURVE_POINTS)  # rounded up
-    taken = points[::stride]
-    if (len(points) - 1) % stride:
-        taken.append(points[-1])
-    return taken
+    kept = points[::stride]
+    last = len(points) - 1
+    if last % stride:
+        kept.append(points[last])
+    return kept
 
 
 def _totals(ledger: Rows) -> LedgerTotal:

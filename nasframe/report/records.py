@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from nasframe.records import MetricFormat
-from nasframe.report.format import metric_format
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import PLAIN_COST, metric_format
 
 Role: TypeAlias = Literal["teacher", "winner", "model", "baseline"]
 
@@ -153,6 +153,7 @@ class RunReport:
     finished: bool
     metric: str
     formats: Mapping[str, Mapping[str, Any]]
+    cost_formats: Mapping[str, CostFormat]
     split: str
     full: FullSize
     models: Sequence[ModelRow]
@@ -175,3 +176,7 @@ class RunReport:
     def metric_format(self, metric: str) -> MetricFormat:
         """Return how a metric reads; a logged one may have its split and model before its name."""
         return metric_format(self.formats, metric)
+
+    def cost_format(self, cost: str) -> CostFormat:
+        """Return how a cost reads; one without a format is a plain number."""
+        return self.cost_formats.get(cost, PLAIN_COST)

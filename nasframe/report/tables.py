@@ -1,16 +1,20 @@
-"""How numbers and costs are written everywhere, and the table of models on a terminal."""
+"""How numbers, metrics and costs are written everywhere, and the table of models on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasframe.records import MetricFormat
-from nasframe.report.format import titled
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import cost_heading, following_unit, in_column_order, is_about_measurement, titled
 from nasframe.report.records import ModelRow, RunReport, SearchRow
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
+
+
+LETTERS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
 def human(value: float | None) -> str:
@@ -21,10 +25,13 @@ def human(value: float | None) -> str:
     """
     if value is None:
         return "–"
-    for letter, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * unit:
-            return f"{value / unit:#.3g}".rstrip(".") + letter
-    return f"{value:.0f}" if value == int(value) else f"{value:.3g}"
+    for letter, unit in LETTERS.items():
+        if abs(value) >= 0.9995 * unit:  # from here on three digits round to the unit: 999.6k is 1.00M
+            digits = f"{value / unit:#.3g}".rstrip(".")
+            return digits + letter
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}"
 
 
 def size(value: float | None) -> str:
@@ -36,7 +43,9 @@ def size(value: float | None) -> str:
     if value is None:
         return "–"
     text = human(value)
-    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+    if text[-1].isalpha():
+        return f"{text[:-1]} {text[-1]}B"
+    return f"{text} B"
 
 
 def removed(errors: Mapping[str, float]) -> str:
@@ -45,8 +54,8 @@ def removed(errors: Mapping[str, float]) -> str:
     >>> removed({"sparse": 2.5e-7, "best@50%": 0.0})
     'Largest change of a logit when parts were taken out: sparse 2.5e-07, best@50% 0.'
     """
-    listed = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-    return f"Largest change of a logit when parts were taken out: {listed}."
+    changes = [f"{name} {error:.2g}" for name, error in errors.items()]
+    return f"Largest change of a logit when parts were taken out: {', '.join(changes)}."
 
 
 def duration(seconds: float | None) -> str:
@@ -57,10 +66,15 @@ def duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return "–"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
-    minutes = round(seconds) // 60
-    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:  # more would be written as 60.0 s
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
 
 
 def metric(form: MetricFormat, value: float | None) -> str:
@@ -71,7 +85,9 @@ def metric(form: MetricFormat, value: float | None) -> str:
     """
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if form.percent else f"{value:.3f}"
+    if form.percent:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}"
 
 
 def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
@@ -82,8 +98,11 @@ def difference(form: MetricFormat, value: float | None, digits: int = 1) -> str:
     """
     if value is None:
         return "–"
-    text = f"{100 * value:+.{digits}f}" if form.percent else f"{value:+.{digits + 2}f}"
-    return text.replace("-", "−")
+    if form.percent:
+        text = f"{100 * value:+.{digits}f}"
+    else:
+        text = f"{value:+.{digits + 2}f}"
+    return text.replace("-", "−")  # a true minus sign, as wide as the plus
 
 
 def companions(report: RunReport) -> dict[str, str]:
@@ -116,47 +135,52 @@ def aimed(report: RunReport, search: SearchRow, value: float | None) -> str:
     return metric(report.metric_format(name), value)
 
 
-def latency(costs: Mapping[str, float | None]) -> str:
-    """Write the latency in milliseconds with its spread; one that was measured in another run is marked.
+def cost(form: CostFormat, name: str, costs: Mapping[str, float | None]) -> str:
+    """Write one cost of a model, with the spread of its measurement; one that was measured in another run is marked.
 
-    >>> latency({"latency": 12.31, "latency_spread": 0.42}), latency({"latency": 12.31, "latency_cached": 1})
-    ('12.3 ± 0.4 ms', '12.3 ms, cached')
+    Args:
+        form: how it reads.
+        name: the cost.
+        costs: the model's costs by name, and the entries about measurements next to them.
+
+    >>> cost(CostFormat("MACs", "MACs"), "macs", {"macs": 1.2e9}), cost(CostFormat("bytes"), "size", {})
+    ('1.20G', '–')
+    >>> cost(CostFormat("mJ"), "energy", {"energy": 3.14159, "energy_cached": 1})
+    '3.14 mJ, cached'
+    >>> cost(CostFormat("ms"), "latency", {"latency": 12.31, "latency_spread": 0.42})
+    '12.3 ± 0.4 ms'
     """
-    value, spread = costs.get("latency"), costs.get("latency_spread")
+    value = costs.get(name)
+    spread = costs.get(f"{name}_spread")
     if value is None:
         return "–"
-    digits = 1 if value >= 1 else 3
-    text = f"{value:.{digits}f} ms"
-    if spread is not None:
-        text = f"{value:.{digits}f} ± {spread:.{digits}f} ms"
-    if costs.get("latency_cached"):
+    if form.unit == "bytes":
+        text = size(value)
+        if spread is not None:
+            text += f" ± {size(spread)}"
+    else:
+        # The spread has the digits of its value.
+        text = _number(form, value, value)
+        if spread is not None:
+            text += f" ± {_number(form, spread, value)}"
+        text += following_unit(form)
+    if costs.get(f"{name}_cached"):
         text += ", cached"
     return text
 
 
-def cost(name: str, costs: Mapping[str, float | None]) -> str:
-    """Write one cost of a model by its name.
-
-    >>> cost("macs", {"macs": 1.2e9}), cost("size", {}), cost("energy", {"energy": 3.14159})
-    ('1.20G', '–', '3.14')
-    """
-    value = costs.get(name)
-    if name == "latency":
-        return latency(costs)
-    return size(value) if name == "size" else human(value)
+def _number(form: CostFormat, number: float, value: float) -> str:
+    """Write a cost's value or its spread; times have as many digits after the point as the value needs."""
+    if form.unit != "ms":
+        return human(number)
+    digits = 1 if value >= 1 else 3
+    return f"{number:.{digits}f}"
 
 
-COSTS = {
-    "params": "params",
-    "backbone_params": "backbone",
-    "encoder_params": "encoder",
-    "macs": "MACs",
-    "size": "size",
-    "latency": "latency",
-}
-"""The costs that every table shows, in this order, and their headings."""
-ESSENTIAL = ("encoder_params", "macs", "latency")
-"""The costs that every terminal shows, however narrow it is."""
+# ---- the table of models that ends a run
+
+DISPENSABLE = ("backbone_params", "size", "params")
+"""The costs that a narrow terminal leaves out first, in this order: the ones next to them say much the same."""
 LONGEST_NAME = 14
 """Letters of a model's name that stay on one line, however many costs there are."""
 ROOMY = 96
@@ -169,17 +193,20 @@ def summary_columns(report: RunReport) -> dict[str, str]:
     names: set[str] = set()
     for model in report.models:
         names.update(model.costs)
-    headings = {name: heading for name, heading in COSTS.items() if name in names}
-    for name in sorted(names - COSTS.keys() - {"flops"}):
-        if not name.startswith("latency_"):  # facts about its measurement
-            headings[name] = name.replace("_", " ")
+    names.discard("flops")  # twice the MACs
+    headings = {}
+    for name in in_column_order(names):
+        if not is_about_measurement(name, names):
+            headings[name] = cost_heading(name, report.cost_format(name))
     return headings
 
 
 def share(model: ModelRow, name: str) -> str:
     """Write a cost as a share of the teacher's; empty if it has none."""
     value = model.relative.get(name)
-    return "" if value is None else f"{100 * value:.0f} %"
+    if value is None:
+        return ""
+    return f"{100 * value:.0f} %"
 
 
 def summary_table(report: RunReport, width: int | None = None) -> Table:
@@ -196,19 +223,19 @@ def summary_table(report: RunReport, width: int | None = None) -> Table:
     from rich.measure import Measurement
 
     width = width or Console().width
-    roomy = Console(width=10_000)
+    roomy = Console(width=10_000)  # rich never measures a table as wider than its console
     columns = summary_columns(report)
     with_spread = width >= ROOMY
     table = _summary(report, columns, with_spread)
-    dispensable = dict.fromkeys(["backbone_params", "size", "params", *reversed(columns)])
-    for name in dispensable:
-        if name in ESSENTIAL or name not in columns:
+    for name in dict.fromkeys([*DISPENSABLE, *reversed(columns)]):  # each cost once
+        is_essential = report.cost_format(name).highlight != ""
+        if is_essential or name not in columns:
             continue
         if Measurement.get(roomy, roomy.options, table).minimum <= width:
             break
         del columns[name]
         table = _summary(report, columns, with_spread)
-    return table
+    return table  # the narrowest one may still be too wide: rich then folds its headings
 
 
 def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -> Table:
@@ -221,7 +248,7 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
     for model in report.models:
         cells = [measured(report, model, other) for other in beside]
         for cost_name in columns:
-            cells.append(_cost_cell(model, cost_name, with_spread))
+            cells.append(_cost_cell(report, model, cost_name, with_spread))
         rows.append([label(model), _score_cell(report, model), *cells])
 
     table = Table(
@@ -239,9 +266,9 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
         # Headings may be folded, the cells below may not; only long names of models may.
         widest = _widest_line([row[number] for row in rows])
         if number == 0:
-            table.add_column(heading, justify="left", overflow="fold", min_width=min(widest, LONGEST_NAME))
-        else:
-            table.add_column(heading, justify="right", overflow="fold", min_width=widest)
+            widest = min(widest, LONGEST_NAME)
+        justify: JustifyMethod = "left" if number == 0 else "right"
+        table.add_column(heading, justify=justify, overflow="fold", min_width=widest)
     for model, row in zip(report.models, rows, strict=True):
         table.add_row(*row, style=ROLE_STYLES.get(model.role, ""), end_section=model.last_of_budget)
     return table
@@ -256,12 +283,12 @@ def _score_cell(report: RunReport, model: ModelRow) -> str:
     return text
 
 
-def _cost_cell(model: ModelRow, name: str, with_spread: bool) -> str:
+def _cost_cell(report: RunReport, model: ModelRow, name: str, with_spread: bool) -> str:
     """Write a cost, with its share of the teacher's in a second line."""
     costs = dict(model.costs)
     if not with_spread:
-        costs["latency_spread"] = None
-    text = cost(name, costs)
+        costs.pop(f"{name}_spread", None)
+    text = cost(report.cost_format(name), name, costs)
     part = share(model, name)
     if part and model.role != "teacher":
         text += f"\n({part})"
@@ -269,14 +296,17 @@ def _cost_cell(model: ModelRow, name: str, with_spread: bool) -> str:
 
 
 def _widest_line(cells: Sequence[str]) -> int:
-    lengths = [len(line) for cell in cells for line in cell.splitlines()]
-    return max(lengths, default=0)
+    widest = 0
+    for cell in cells:
+        for line in cell.splitlines():
+            widest = max(widest, len(line))
+    return widest
 
 
 def label(model: ModelRow) -> str:
     """Return a model's name, with its role if the name does not imply it, and whether it is over its budget."""
     lines = [model.name]
-    if model.role not in ("teacher", "model"):
+    if model.role not in ("teacher", "model"):  # the first is its own name, and the second says nothing
         lines.append(model.role)
     if model.over_budget:
         lines.append("over budget")
@@ -295,7 +325,11 @@ def short(name: str, length: int) -> str:
     >>> short("search.sampler=evolution", 16)
     'search.…volution'
     """
-    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length - length // 2) :]}"
+    if len(name) <= length:
+        return name
+    start = length // 2 - 1  # the ellipsis takes a letter of the first half
+    end = length - length // 2
+    return f"{name[:start]}…{name[-end:]}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
@@ -306,9 +340,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]], left: i
     | :-- | --: |
     | teacher | 10.6M |
     """
-    rule = [":--" if i < left else "--:" for i in range(len(header))]
+    rule = [":--"] * left + ["--:"] * (len(header) - left)
     lines = []
     for row in [header, rule, *rows]:
+        # A bar would end the cell, and a line break the table.
         cells = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -201,7 +201,7 @@ class Cache:
             users: Counter[str] = Counter()
             for entry in entries.values():
                 users.update(sizes.keys() & set(entry.files.values()))
-            total = sum(size for name, size in sizes.items() if users[name])
+            total = sum(sizes[name] for name in users)
             dropped = []
             for key, entry in entries.items():
                 if total <= max_bytes:
@@ -247,12 +247,18 @@ def nearest(cache: Cache, parts: Mapping[str, Any]) -> tuple[CacheEntry | None, 
     """
     entries = cache.entries()
     own_key = digest(parts)
-    rivals = [entry for key, entry in entries.items() if key != own_key and entry.parts["stage"] == parts["stage"]]
-    if not rivals:
+    closest: CacheEntry | None = None
+    differing: list[tuple[str, Any, Any]] = []
+    for key, entry in entries.items():
+        if key == own_key or entry.parts["stage"] != parts["stage"]:
+            continue
+        its_differences = list(differences(parts, entry.parts))
+        if closest is None or len(its_differences) < len(differing):
+            closest = entry
+            differing = its_differences
+    if closest is None:
         return None, "", []
-    closest = min(rivals, key=lambda entry: len(list(differences(parts, entry.parts))))
     mine, other = parts, closest.parts
-    differing = list(differences(mine, other))
     # If only the stages before differ, the reason is further back in the chain.
     while [path for path, _, _ in differing] == ["upstream"]:
         _, my_key, other_key = differing[0]

@@ -58,7 +58,8 @@ class CachedRun:
     def adopt(self, position: int) -> bool:
         """Take a stage's result over from the cache, if it is there and the files it was made from are unchanged."""
         began = time.monotonic()
-        stage, key = self.plan.stages[position], self.keys[position]
+        stage = self.plan.stages[position]
+        key = self.keys[position]
         self.store.put(f"key {stage.name}", self.parts[position])  # for "nasframe cache why"
         entry = self.cache.read(key)
         if entry is None:

@@ -86,7 +86,8 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
     space: Any = inputs.work.space
     if space is None:
         return {}
-    domain, net = space.domain, inputs.work.net
+    domain = space.domain
+    net = inputs.work.net
     rng = generator(inputs.plan.seed, "dry run")
     ends = ends_of(domain)
     draws = [domain.sample(rng) for _ in range(SAMPLES)]
@@ -148,7 +149,8 @@ def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
     row: dict[str, Any] = {"cost": name, "text": str(bound), "reachable": None, "nearest": None}
     if target is not None and name in target.full:
         bounds = parse_bounds(bound, target.full[name])
-        value = nearest(target.region, Screen({name: bounds}, target.costs))[name]
+        screen = Screen({name: bounds}, target.costs)
+        value = nearest(target.region, screen)[name]
         row["reachable"] = bounds.violation(value) == 0
         row["nearest"] = value
     return row
@@ -162,12 +164,14 @@ def forward_seconds(work: Work) -> float:
     from nasframe.nn.count import forward_macs
     from nasframe.training.optim import autocast
 
-    batch = next(iter(work.task.train_batches(0, 0, BATCH_SIZE))).to(device())
+    first_batch = next(iter(work.task.train_batches(0, 0, BATCH_SIZE)))
+    batch = first_batch.to(device())
     seconds = []
     for _ in range(TIMED_STEPS):
         began = time.perf_counter()
         with autocast("auto", device()):
-            loss = work.task.loss(work.net(**batch.inputs), batch)
+            outputs = work.net(**batch.inputs)
+            loss = work.task.loss(outputs, batch)
         loss.backward()
         seconds.append(time.perf_counter() - began)
     work.net.zero_grad()
@@ -226,7 +230,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return what one stage would do, in words, and its estimated seconds."""
     # Other verbs compute few matrix products, so a constant for each will do.
-    what, seconds = stage.verb, OVERHEAD.get(stage.verb, 0.0)
+    what = stage.verb
+    seconds = OVERHEAD.get(stage.verb, 0.0)
     if stage.verb == "train":
         passes, what = _training(stage, work, share)
         seconds = passes * seconds_per_example

@@ -65,8 +65,11 @@ def keep_failure(store: RunStore, plan: Plan | None, error: BaseException) -> No
     if not leader() or store.get("finished"):
         return
     text = str(error) if isinstance(error, NasframeError) else described(error)
+    stage = None
+    if plan is not None:
+        stage = _first_stage(plan, store, {"failed"})
     failure: dict[str, Any] = {
-        "stage": None if plan is None else _first_stage(plan, store, {"failed"}),
+        "stage": stage,
         "text": text,
         "interrupted": not isinstance(error, Exception),
         "exit_code": getattr(error, "exit_code", 1),
@@ -84,8 +87,12 @@ def _first_stage(plan: Plan, store: RunStore, states: Container[str]) -> str | N
 
 def _naming_file(error: BaseException) -> BaseException:
     """Return an error of the disk as one that names the file; return any other error as it is."""
-    problem = disk_problem(error) if isinstance(error, OSError) else None
-    return error if problem is None else RunError(problem)
+    if not isinstance(error, OSError):
+        return error
+    problem = disk_problem(error)
+    if problem is None:
+        return error
+    return RunError(problem)
 
 
 def _advice(plan: Plan, store: RunStore, error: BaseException) -> Iterator[str]:

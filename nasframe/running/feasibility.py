@@ -158,12 +158,16 @@ def space_of(inputs: RunInputs, stage: PlannedStage) -> Any:
 def region_of(space: Any, stage: PlannedStage) -> Any:
     """Return the part of a space's domain that a stage uses."""
     within = stage.options.get("within")
-    return space.domain.restrict(within) if within else space.domain
+    if within:
+        return space.domain.restrict(within)
+    return space.domain
 
 
 def searches(plan: Plan) -> Iterator[PlannedStage]:
     """Yield the searches on a network that has the shape of the model's own, as no transform changed it."""
-    return (stage for stage in same_shape(plan) if stage.verb == "search")
+    for stage in same_shape(plan):
+        if stage.verb == "search":
+            yield stage
 
 
 def is_counted(estimator: Any, space: Any, net: Any) -> bool:

@@ -27,8 +27,10 @@ def contents(value: Any, base: Path = Path()) -> Any:
     if isinstance(value, Mapping):
         replaced = {}
         for key, item in value.items():
-            # "use" names a plugin, even if a file next to the recipe has that name.
-            replaced[key] = item if key == "use" else contents(item, base)
+            if key == "use":  # it names a plugin, even if a file next to the recipe has that name
+                replaced[key] = item
+            else:
+                replaced[key] = contents(item, base)
         return replaced
     if isinstance(value, list | tuple):
         return [contents(item, base) for item in value]
@@ -36,7 +38,9 @@ def contents(value: Any, base: Path = Path()) -> Any:
     if place is None:
         return value
     digest = tree_digest(place)
-    return {"content": digest} if os.path.isabs(value) else {"path": value, "content": digest}
+    if os.path.isabs(value):
+        return {"content": digest}
+    return {"path": value, "content": digest}
 
 
 def named_place(value: Any, base: Path) -> Path | None:
@@ -51,7 +55,9 @@ def named_place(value: Any, base: Path) -> Path | None:
     if os.path.isfile(place):
         return place
     is_path = os.sep in value or value.startswith((".", "~"))
-    if not is_path or not os.path.isdir(place) or is_below(base, [os.path.realpath(place)]):
+    if not is_path or not os.path.isdir(place):
+        return None
+    if is_below(base, [os.path.realpath(place)]):
         return None
     return place
 
@@ -65,7 +71,8 @@ def named_places(value: Any, base: Path, at: str = "") -> Iterator[tuple[str, Pa
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key != "use":
-                yield from named_places(item, base, f"{at}.{key}" if at else str(key))
+                option = f"{at}.{key}" if at else str(key)
+                yield from named_places(item, base, option)
         return
     if isinstance(value, list | tuple):
         for number, item in enumerate(value):
@@ -95,7 +102,8 @@ def declared_files(inputs: RunInputs) -> dict[str, str]:
     # By owner and path inside, so that equal files in another folder give equal keys.
     for name, place in inputs.declared():
         for inside, file in files_below(place):
-            digests[f"{name}/{inside}" if inside else name] = file_digest(file)
+            full_name = f"{name}/{inside}" if inside else name  # a declared file has nothing inside
+            digests[full_name] = file_digest(file)
     return digests
 
 
@@ -120,9 +128,12 @@ class FileNames:
         """Return the name of a file."""
         # Options first: data may lie below the recipe's folder on one machine and elsewhere on another.
         for option, place in self.places.items():
-            if is_below(path, [os.path.realpath(place)]):
-                inside = _inside(path, place)
-                return f"<{option}>/{inside}" if inside else f"<{option}>"
+            if not is_below(path, [os.path.realpath(place)]):
+                continue
+            inside = _inside(path, place)
+            if not inside:  # the option names the file itself
+                return f"<{option}>"
+            return f"<{option}>/{inside}"
         if is_below(path, [os.path.realpath(self.base)]):
             return _inside(path, self.base) or "."
         return str(path)
@@ -134,10 +145,14 @@ class FileNames:
         option, _, inside = name[1:].partition(">")
         # An option that this run does not have means no file, which then counts as changed.
         place = self.places.get(option, self.base / name)
-        return place / inside.removeprefix("/") if inside else place
+        if not inside:
+            return place
+        return place / inside.removeprefix("/")
 
 
 def _inside(path: Path, place: Path) -> str:
     """Return a path relative to a place that it lies in; empty if it is the place itself."""
     relative = os.path.relpath(os.path.realpath(path), os.path.realpath(place))
-    return "" if relative == "." else Path(relative).as_posix()
+    if relative == ".":
+        return ""
+    return Path(relative).as_posix()

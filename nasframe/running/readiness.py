@@ -15,8 +15,8 @@ import numpy as np
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import MeasuredEstimator, ends_of, size_of
-from nasframe.plan import same_shape
-from nasframe.recipe.preflight import misfits, needs_space
+from nasframe.plan import needs_space, same_shape
+from nasframe.recipe.preflight import misfits
 from nasframe.running.feasibility import (
     bounded_costs,
     check_budgets,
@@ -69,7 +69,7 @@ def check_spaces(inputs: RunInputs) -> None:
     # Samplers are only made to see whether they fit, so their notices are not about the run.
     inject = {"seed": inputs.plan.seed, "costs": None, "notify": lambda place, text: None}
     for stage in same_shape(inputs.plan):
-        if not needs_space(stage):
+        if not needs_space(stage.verb, stage.options):
             continue
         for place, text in misfits(inputs.plan, stage, space_of(inputs, stage), inject):
             option = ".".join(map(str, place))

@@ -44,13 +44,16 @@ class Snapshots:
         for name, net in {**work.models, CURRENT: work.net}.items():
             if net is not None:
                 files[name] = self._save_net(net)
-        sampler = self.session.sampler
-        state = {
+        state: dict[str, Any] = {
             "archs": {name: dict(arch) for name, arch in work.archs.items()},
             "nets": files,
-            "sampler": None if sampler is None else sampler.state_dict(),
-            "vocabulary": None if work.vocabulary is None else list(work.vocabulary),
+            "sampler": None,
+            "vocabulary": None,
         }
+        if self.session.sampler is not None:
+            state["sampler"] = self.session.sampler.state_dict()
+        if work.vocabulary is not None:
+            state["vocabulary"] = list(work.vocabulary)
         save_state(self._path(stage), state)
 
     def load(self, stage: str) -> Work:

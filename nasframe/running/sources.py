@@ -94,7 +94,10 @@ def homes(entry: registry.Registered) -> Iterator[Path]:
     if entry.source.file:
         yield Path(entry.source.file)
         return
-    module = entry.target.partition(":")[0] if isinstance(entry.target, str) else entry.target.__module__
+    if isinstance(entry.target, str):  # not imported yet: "module:name"
+        module = entry.target.partition(":")[0]
+    else:
+        module = entry.target.__module__
     # The whole top-level package, because any of its modules may change a number.
     spec = importlib.util.find_spec(module.partition(".")[0])
     if spec and spec.origin:

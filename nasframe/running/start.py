@@ -18,7 +18,7 @@ from nasframe.processes import leader
 from nasframe.reads import NAMES, UNKNOWN
 from nasframe.running.cache_keys import differences
 from nasframe.running.named_files import FileNames, declared_files
-from nasframe.stages.inputs import brief_facts, data_facts, same_data
+from nasframe.stages.inputs import brief_facts, cost_facts, data_facts, same_data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,9 @@ class Start:
                 names.append(name)
         if not names and not mine["files"]:
             # The model declares no files, so only the parts that it loaded can be named.
-            names += [f"the {part}" for part in ("weights", "tokenizer") if mine[part] != theirs[part]]
+            for part in ("weights", "tokenizer"):
+                if mine[part] != theirs[part]:
+                    names.append(f"the {part}")
         return sorted(names)
 
 
@@ -70,7 +72,8 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
     Raises:
         UsageError: it is not what the run began with; names every file that changed.
     """
-    task, known = inputs.task, store.get("data")
+    task = inputs.task
+    known = store.get("data")
     # Before the network is loaded: other labels would give it another head.
     if known is not None and not same_data(task, known):
         raise UsageError(f"{store.directory}: the data is not what the run began with. Expected {brief_facts(known)}.")
@@ -79,6 +82,8 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
     inputs.load()
     if not leader():
         return None
+    if store.get("costs") is None:
+        store.put("costs", cost_facts(inputs))
     start = start_of(inputs, own_places(store))
     _check(start, inputs, store)
     return start
@@ -162,7 +167,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
         return ""
     # Tokenizers written in Python have no backend, and are compared by their vocabularies.
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    facts = {"vocabulary": tokenizer.get_vocab()} if backend is None else json.loads(backend.to_str())
+    if backend is None:
+        facts = {"vocabulary": tokenizer.get_vocab()}
+    else:
+        facts = json.loads(backend.to_str())
     for key in ("truncation", "padding"):  # each call sets them
         facts.pop(key, None)
     facts["class"] = type(tokenizer).__name__

@@ -13,11 +13,14 @@ from nasframe.declarations import Winner, listed, winners
 from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import ends_of
 from nasframe.records import Arch
-from nasframe.search.constraints import Bounds, Screen, parse_bounds
+from nasframe.search.constraints import Bounds, CostValues, Limits, Screen, parse_bounds
 from nasframe.search.restrict import restrict
 
-Costs = Callable[[Arch], Mapping[str, float]]
+Costs = Callable[[Arch], CostValues]
 """Architecture → its costs by name."""
+
+Budgets = Mapping[str, Limits]
+"""Name of a cost → {a budget's text: its bounds}."""
 
 DESCENT_DRAWS = 5  # random starts of the search for the nearest architecture, besides the two ends
 DESCENT_STEPS = 300  # mutations from each start; the result only informs the user, so it need not be exact
@@ -28,7 +31,7 @@ class Goal:
     """A winner to find: its name and the bounds that it must meet, of its budget and of all constraints."""
 
     name: str
-    bounds: Mapping[str, Bounds]
+    bounds: Limits
 
     def __str__(self) -> str:
         parts = [f"{name} {bounds}" for name, bounds in self.bounds.items()]
@@ -36,7 +39,7 @@ class Goal:
 
 
 def parse_limits(
-    constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
+    constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: CostValues
 ) -> tuple[dict[str, Bounds], dict[str, dict[str, Bounds]]]:
     """Read constraints and budgets as recipes write them.
 
@@ -48,15 +51,19 @@ def parse_limits(
     Returns:
         Cost → bounds, and cost → {the budget's text: bounds}.
     """
-    bounds = {cost: parse_bounds(text, full[cost]) for cost, text in constraints.items()}
-    bounds_of_budgets = {}
+    bounds = {}
+    for cost, text in constraints.items():
+        bounds[cost] = parse_bounds(text, full[cost])
+    bounds_of_budgets: dict[str, dict[str, Bounds]] = {}
     for cost, texts in budgets.items():
-        # Keyed by text, because a winner is named after its budget as the recipe writes it.
-        bounds_of_budgets[cost] = {str(text): parse_bounds(text, full[cost]) for text in listed(texts)}
+        bounds_of_budgets[cost] = {}
+        for text in listed(texts):
+            # Keyed by text, because a winner is named after its budget as the recipe writes it.
+            bounds_of_budgets[cost][str(text)] = parse_bounds(text, full[cost])
     return bounds, bounds_of_budgets
 
 
-def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> list[Goal]:
+def goals(prefix: str, bounds: Limits, budgets: Budgets) -> list[Goal]:
     """Return the winners to find, named as :func:`nasframe.declarations.winners` names them.
 
     Args:
@@ -69,7 +76,7 @@ def goals(prefix: str, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mappi
 
 
 def known_goals(
-    prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: Mapping[str, float]
+    prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: CostValues
 ) -> list[Goal]:
     """Return the winners to find, bounded only by the costs that are known before the run.
 
@@ -84,17 +91,18 @@ def known_goals(
     known_constraints = {cost: text for cost, text in constraints.items() if cost in full}
     known_budgets = {cost: texts for cost, texts in budgets.items() if cost in full}
     bounds, shares = parse_limits(known_constraints, known_budgets, full)
-    return [_goal(winner, bounds, shares) for winner in winners(prefix, budgets)]
+    return [_goal(winner, bounds, shares) for winner in winners(prefix, budgets)]  # all budgets: unknown ones, too
 
 
-def _goal(winner: Winner, bounds: Mapping[str, Bounds], budgets: Mapping[str, Mapping[str, Bounds]]) -> Goal:
+def _goal(winner: Winner, bounds: Limits, budgets: Budgets) -> Goal:
     """Return a winner with the bounds of its budget, if that is among ``budgets``, and of all constraints."""
     limits = dict(bounds)
     cost = winner.cost
     if cost is not None and cost in budgets:
         budget = budgets[cost][winner.text]
-        # A constraint on the same cost still holds: the tighter bound of each side counts.
-        limits[cost] = budget.joined(bounds[cost]) if cost in bounds else budget
+        if cost in bounds:  # a constraint on the same cost still holds: the tighter bound of each side counts
+            budget = budget.joined(bounds[cost])
+        limits[cost] = budget
     return Goal(winner.name, limits)
 
 
@@ -132,14 +140,20 @@ def obstacle(goal: Goal, region: Any, costs: Costs) -> str:
     return ""
 
 
-def shortfall(goal: Goal, costs: Mapping[str, float]) -> str:
+def shortfall(goal: Goal, costs: CostValues) -> str:
     """Write the costs that break a goal's bounds, or all bounded costs if none does."""
-    broken = [name for name, bound in goal.bounds.items() if bound.violation(costs[name]) > 0]
-    shown = broken or list(goal.bounds)
-    return ", ".join(f"{name} = {goal.bounds[name].show(costs[name])}" for name in shown)
+    everything = []
+    broken = []
+    for name, bound in goal.bounds.items():
+        cost = costs[name]
+        text = f"{name} = {bound.show(cost)}"
+        everything.append(text)
+        if bound.violation(cost) > 0:
+            broken.append(text)
+    return ", ".join(broken or everything)
 
 
-def nearest(region: Any, screen: Screen) -> Mapping[str, float]:
+def nearest(region: Any, screen: Screen) -> CostValues:
     """Return the costs of the architecture that comes nearest to a screen's bounds.
 
     It is found by descents from the domain's two ends and from random draws, so it is a good answer, not a proven one.

@@ -15,6 +15,9 @@ from nasframe.units import parse_number, parse_share, unit_fault
 TINY = 1e-12  # in place of 0, if a bound lies at the very extreme and there is no way beyond it to divide by
 _BOUND = re.compile(r"\s*(<=|>=|<|>|==|=|)\s*(.*)", re.DOTALL)
 
+CostValues = Mapping[str, float]
+"""Name of a cost → its value."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -51,7 +54,9 @@ class Bounds:
 
     def joined(self, other: Bounds) -> Bounds:
         """Return the interval that both allow; if there is none, every cost violates the result."""
-        return Bounds(max(self.low, other.low), min(self.high, other.high), self.full)
+        low = max(self.low, other.low)
+        high = min(self.high, other.high)
+        return Bounds(low, high, self.full)
 
     def show(self, cost: float) -> str:
         """Return a cost as text, with its share of the full network's if that is known."""
@@ -67,6 +72,10 @@ class Bounds:
         if self.high < math.inf:
             sides.append(f"<= {self.high:,.10g}")
         return ", ".join(sides) or "anything"
+
+
+Limits = Mapping[str, Bounds]
+"""Name of a cost → the bounds that it must lie in."""
 
 
 def parse_bounds(
@@ -89,8 +98,9 @@ def parse_bounds(
     5.0
     """
     texts = text if isinstance(text, list | tuple) else [text]
+    joined_text = ",".join(map(str, texts))  # an item of a list may itself have commas
     band = Bounds(full=full)
-    for part in ",".join(map(str, texts)).split(","):
+    for part in joined_text.split(","):
         band = band.joined(_parse_bound(part, full, unit))
     if band.low > band.high:
         raise UsageError(f"bounds {text!r} contradict each other: nothing is {band}")
@@ -123,7 +133,7 @@ def _parse_bound(text: str, full: float | None, unit: str | None) -> Bounds:
     return Bounds(high=value, full=full)
 
 
-def violation(costs: Mapping[str, float], bounds: Mapping[str, Bounds]) -> float:
+def violation(costs: CostValues, bounds: Limits) -> float:
     """Return the sum of the relative excesses over all bounds; 0 is feasible."""
     return sum(bound.violation(costs[name]) for name, bound in bounds.items())
 
@@ -136,7 +146,7 @@ class Screen:
         costs: architecture → its costs by name.
     """
 
-    def __init__(self, bounds: Mapping[str, Bounds], costs: Callable[[Arch], Mapping[str, float]]) -> None:
+    def __init__(self, bounds: Limits, costs: Callable[[Arch], CostValues]) -> None:
         self.bounds = bounds
         self.costs = costs
 
@@ -151,8 +161,8 @@ class Screen:
 
 def penalised(
     score: float,
-    costs: Mapping[str, float],
-    bounds: Mapping[str, Bounds],
+    costs: CostValues,
+    bounds: Limits,
     extremes: Mapping[str, tuple[float, float]],
     power: float,
     form: Literal["monotone", "published"] = "monotone",

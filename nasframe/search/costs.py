@@ -15,6 +15,9 @@ from nasframe.records import Arch, CostTable
 if TYPE_CHECKING:
     import numpy as np
 
+CostFunction = Callable[[Arch], dict[str, float]]
+"""Architecture → its costs by name."""
+
 
 def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable[[Arch], float]:
     """Make a function from an architecture to its cost out of an additive table.
@@ -32,23 +35,27 @@ def table_cost(table: CostTable, knobs: Mapping[str, Sequence[Any]]) -> Callable
     """
     entries = {}
     for knob, values in knobs.items():
-        keys = [tuple(value) if isinstance(value, list) else value for value in values]
+        keys = map(_hashable, values)
         entries[knob] = dict(zip(keys, table.choices[knob], strict=True))
     base = table.base
 
     def cost(arch: Arch) -> float:
         total = base
         for knob, value in arch.items():
-            key = tuple(value) if type(value) is list else value  # faster than isinstance, in the hottest loop
+            # :func:`_hashable` in place: this is the hottest loop of a search.
+            key = tuple(value) if type(value) is list else value
             total += entries[knob][key]
         return total
 
     return cost
 
 
-def cost_function(
-    estimators: Mapping[str, Estimator], space: SearchSpace, net: Any
-) -> Callable[[Arch], dict[str, float]]:
+def _hashable(value: Any) -> Any:
+    """Return a value that can be the key of a table: a list becomes a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def cost_function(estimators: Mapping[str, Estimator], space: SearchSpace, net: Any) -> CostFunction:
     """Make a function from an architecture to its costs by name.
 
     Args:
@@ -103,7 +110,7 @@ def cost_rows(
     column_estimators = {name: estimators[name] for name in columns}
 
     @functools.cache
-    def costs() -> Callable[[Arch], dict[str, float]]:
+    def costs() -> CostFunction:
         # Made when a sampler first asks: many never do, and a table takes a count of the whole network.
         return cost_function(column_estimators, space, net)
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,7 @@ from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
 
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
-SCAN = (
-    20_000  # a domain of at most this many architectures is searched whole before giving up; that takes a second or so
-)
+SCAN = 20_000  # up to this size a domain is searched whole before giving up; that takes a second or so
 STARTS = 3  # rejected draws from which a descent begins
 MUTATIONS_PER_SIZE = 20  # mutations that fail before one more dimension is changed at once
 STEPS_PER_DIMENSION = 20  # steps of a descent for each dimension, enough to try most values of each
@@ -69,26 +67,13 @@ class Choices:
             self.rules[name] = (parent, tuple(values))
         self.keep: Predicate | None = None
         self._violation: Callable[[Arch], float] | None = None  # of ``keep``, if it is graded
-        self._at = {name: k for k, name in enumerate(self.knobs)}
-        families = [name.partition(".")[0] for name in self.knobs]
-        self._names = list(dict.fromkeys([*families, *self.knobs]))  # what may be written, for suggestions
-        self._plan = [_knob(name, values) for name, values in self.knobs.items()]
+        self._number = {name: k for k, name in enumerate(self.knobs)}
+        self._specs = [_knob(name, values) for name, values in self.knobs.items()]
         self._apply_rules()
         self._sort_knobs()
-        self._allow([tuple(range(len(values))) for values in self.knobs.values()])
+        everything = [tuple(range(len(values))) for values in self.knobs.values()]
+        self._allow(everything)
         self._join({name: (name,) for name in self.knobs})
-
-    def _sort_knobs(self) -> None:
-        """Tell free knobs from those that depend on another one, and order them for reading."""
-        self._free: list[int] = []
-        self._bound: list[int] = []
-        for k, knob in enumerate(self._plan):
-            if knob.parent < 0:
-                self._free.append(k)
-            else:
-                self._bound.append(k)
-        # Parents come first, because whether a knob is read at all depends on the position of its parent.
-        self._order = [(k, self._plan[k]) for k in self._free + self._bound]
 
     def _apply_rules(self) -> None:
         """Note for each conditional knob its parent, and at which of the parent's values it has an effect."""
@@ -97,8 +82,21 @@ class Choices:
                 raise DomainError(f"knob {name!r} depends on {parent!r}, which is itself conditional")
             k = self._position(name)
             p = self._position(parent)
-            on = frozenset(self._index(p, value) for value in values)
-            self._plan[k] = self._plan[k]._replace(parent=p, on=on)
+            active_at = frozenset(self._index(p, value) for value in values)
+            self._specs[k] = self._specs[k]._replace(parent=p, active_at=active_at)
+
+    def _sort_knobs(self) -> None:
+        """Tell free knobs from those that depend on another one, and order them for reading."""
+        self._free: list[int] = []
+        self._conditional: list[int] = []
+        for k, knob in enumerate(self._specs):
+            if knob.parent < 0:
+                self._free.append(k)
+            else:
+                self._conditional.append(k)
+        # Parents come first, because whether a knob is read at all depends on the position of its parent.
+        parents_first = self._free + self._conditional
+        self._reading_order = [(k, self._specs[k]) for k in parents_first]
 
     def canonical(self, arch: Arch) -> dict[str, Any]:
         """Return the one form that equal networks share: the domain's own values, inactive knobs left out.
@@ -114,33 +112,34 @@ class Choices:
             indices = self._indices(arch)
         except DomainError:
             return False
-        for index, allowed, is_live in zip(indices, self._allowed, self._live(indices), strict=True):
+        live = self._live(indices)
+        for index, allowed, is_live in zip(indices, self._allowed, live, strict=True):
             if is_live and index not in allowed:
                 return False
-        if self.keep is None:
-            return True
-        return bool(self.keep(self._build(indices)))
+        return self.keep is None or self._accepts(self._build(indices))
 
     def active(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` booleans: which dimensions have an effect in ``arch``."""
         live = self._live(self._indices(arch))
-        return np.array([live[group[0]] for group in self._groups])  # knobs of a group are active together
+        return np.array([live[dimension.leader] for dimension in self._dimensions])
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Return ``(dimensions,)`` integers: the position of each dimension's value, 0 where it is inactive."""
         indices = self._indices(arch)
         positions = []
         for dimension in self._dimensions:
-            positions.append(dimension.position([indices[k] for k in dimension.knobs]))
+            own_indices = [indices[k] for k in dimension.knobs]
+            positions.append(dimension.position(own_indices))
         return np.array(positions)
 
     def decode(self, indices: Iterable[int]) -> dict[str, Any]:
         """Return the canonical architecture at a position; the inverse of :meth:`encode`."""
-        plain = [0] * len(self._plan)
-        for position, group in zip(indices, self._groups, strict=True):
+        plain = [0] * len(self._specs)
+        for position, dimension in zip(indices, self._dimensions, strict=True):
             rest = int(position)
-            for k in group:
-                rest, plain[k] = divmod(rest, len(self._plan[k].values))
+            for k in dimension.knobs:
+                values = self._specs[k].values
+                rest, plain[k] = divmod(rest, len(values))
         return self._build(plain)
 
     @property
@@ -151,32 +150,40 @@ class Choices:
     @property
     def allowed(self) -> list[np.ndarray]:
         """For each dimension, the positions that :meth:`restrict` has left, ascending."""
-        positions = []
+        columns = []
         for dimension in self._dimensions:
-            choices = itertools.product(*(self._allowed[k] for k in dimension.knobs))
-            positions.append(np.array(sorted(map(dimension.position, choices))))
-        return positions
+            combinations = self._combinations(dimension.knobs)
+            positions = sorted(map(dimension.position, combinations))
+            columns.append(np.array(positions))
+        return columns
 
     @property
     def size(self) -> int:
         """The exact number of architectures, ``keep`` left aside; inactive knobs do not multiply it."""
         # Knobs multiply, except below a parent: each of its values allows another number of combinations, and they add.
-        parents = {self._plan[k].parent for k in self._bound}
-        total = math.prod(len(self._allowed[k]) for k in self._free if k not in parents)
-        for parent in parents:
-            total *= sum(self._count_below(parent, value) for value in self._allowed[parent])
+        parents = {self._specs[k].parent for k in self._conditional}
+        total = 1
+        for k in self._free:
+            if k in parents:
+                total *= sum(self._count_below(k, index) for index in self._allowed[k])
+            else:
+                total *= len(self._allowed[k])
         return total
 
-    def _count_below(self, parent: int, value: int) -> int:
+    def _count_below(self, parent: int, index: int) -> int:
         """Return the number of combinations of the knobs that depend on ``parent``, at one of its values."""
-        live = [k for k in self._bound if self._plan[k].parent == parent and value in self._plan[k].on]
-        return math.prod(len(self._allowed[k]) for k in live)
+        total = 1
+        for k in self._conditional:
+            knob = self._specs[k]
+            if knob.parent == parent and index in knob.active_at:
+                total *= len(self._allowed[k])
+        return total
 
     def enumerate(self) -> Iterator[dict[str, Any]]:
         """Yield every architecture once, in a fixed order (the last knob varies fastest)."""
-        indices = [0] * len(self._plan)  # written in place: a new list for each of many architectures takes longer
+        indices = [0] * len(self._specs)  # written in place: a new list for each of many architectures takes longer
         for _ in self._products(self._free, indices):
-            live = [k for k in self._bound if indices[self._plan[k].parent] in self._plan[k].on]
+            live = [k for k in self._conditional if self._specs[k].is_active(indices)]
             for _ in self._products(live, indices):
                 arch = self._build(indices)
                 if self._accepts(arch):
@@ -184,10 +191,14 @@ class Choices:
 
     def _products(self, knobs: Sequence[int], indices: list[int]) -> Iterator[None]:
         """Write every combination of some knobs' values into ``indices``, one after the other."""
-        for combination in itertools.product(*(self._allowed[k] for k in knobs)):
+        for combination in self._combinations(knobs):
             for k, index in zip(knobs, combination, strict=True):
                 indices[k] = index
             yield
+
+    def _combinations(self, knobs: Iterable[int]) -> Iterator[tuple[int, ...]]:
+        """Yield every combination of the allowed positions of some knobs; the last varies fastest."""
+        return itertools.product(*[self._allowed[k] for k in knobs])
 
     def _accepts(self, arch: dict[str, Any]) -> bool:
         """Tell whether ``keep``, if there is one, accepts an architecture."""
@@ -195,11 +206,15 @@ class Choices:
 
     def smallest(self) -> dict[str, Any]:
         """Return the architecture with the first value of every knob; ``keep`` is not asked."""
-        return self._build([allowed[0] for allowed in self._allowed])
+        return self._build(self._corner(0))
 
     def largest(self) -> dict[str, Any]:
         """Return the architecture with the last value of every knob; ``keep`` is not asked."""
-        return self._build([allowed[-1] for allowed in self._allowed])
+        return self._build(self._corner(-1))
+
+    def _corner(self, end: Literal[0, -1]) -> list[int]:
+        """Return the first or the last allowed position of every knob."""
+        return [allowed[end] for allowed in self._allowed]
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Choices:
         """Return the part of the domain with these values that ``keep`` accepts; restrictions add up.
@@ -215,15 +230,16 @@ class Choices:
         for name, values in (only or {}).items():
             listed = values if isinstance(values, list | tuple) else [values]
             for k in self._family(name):
-                wanted = {self._index(k, value) for value in listed}
+                wanted = [self._index(k, value) for value in listed]
                 allowed[k] = tuple(index for index in allowed[k] if index in wanted)
                 if not allowed[k]:
-                    raise DomainError(f"{name}: {values} leaves nothing of knob {self._plan[k].name!r}")
+                    raise DomainError(f"{name}: {values} leaves nothing of knob {self._specs[k].name!r}")
         other = copy.copy(self)
         other._allow(allowed)
         other.keep = both(self.keep, keep)
-        # Checked here, and not at each draw: checks against a protocol are slow.
-        other._violation = other.keep.violation if isinstance(other.keep, GradedCondition) else None
+        other._violation = None
+        if isinstance(other.keep, GradedCondition):  # checked here, not at each draw: checking a protocol is slow
+            other._violation = other.keep.violation
         return other
 
     def joined(self, groups: str | Mapping[str, Sequence[str]]) -> Choices:
@@ -243,11 +259,9 @@ class Choices:
             for knob in knobs:
                 group_of[knob] = name
         for name, knobs in groups.items():
-            conditions = {self._plan[self._position(knob)].condition for knob in knobs}
             is_shared = any(group_of[knob] != name for knob in knobs)
-            is_another_knob = name in self._at.keys() - set(knobs)
-            # A dimension is active or not as a whole, so its knobs must agree on it.
-            if len(conditions) > 1 or is_shared or is_another_knob:
+            is_another_knob = name in self.knobs and name not in knobs
+            if is_shared or is_another_knob or not self._are_active_together(knobs):
                 text = f"cannot join {', '.join(knobs)} to {name!r}"
                 raise DomainError(f"{text}: they must be active together, once each")
         dims = {}
@@ -257,6 +271,14 @@ class Choices:
         other = copy.copy(self)
         other._join(dims)
         return other
+
+    def _are_active_together(self, knobs: Sequence[str]) -> bool:
+        """Tell whether knobs always have an effect at once, because a dimension is active or not as a whole."""
+        conditions = set()
+        for name in knobs:
+            knob = self._specs[self._position(name)]
+            conditions.add((knob.parent, knob.active_at))
+        return len(conditions) <= 1
 
     def _numbered(self, prefix: str) -> dict[str, list[str]]:
         """Group the knobs that end in the same number: ``heads.0`` and ``ffn.0`` become ``prefix.0``."""
@@ -278,7 +300,7 @@ class Choices:
         arch = self._build(self._draw(rng))
         if self._accepts(arch):
             return arch
-        # A descent finds rare regions quickly. Without one only luck helps, so that more draws are worth their time.
+        # A descent finds rare regions quickly. Without one only luck helps, so more draws are worth their time.
         draws = SCAN // 10 if self._violation is None else REJECTIONS
         rejected = []
         for _ in range(draws):
@@ -314,13 +336,13 @@ class Choices:
         live_in_second = self._live(second)
         for _ in range(REJECTIONS):
             indices = list(first)
-            coins = rng.random(len(self._groups)) < 0.5
-            for group, coin in zip(self._groups, coins, strict=True):
-                leader = group[0]  # knobs of a group are active together
+            coins = rng.random(len(self._dimensions)) < 0.5
+            for dimension, coin in zip(self._dimensions, coins, strict=True):
+                leader = dimension.leader
                 # A dimension that only one parent has comes from that one: the other has nothing to pass on.
                 from_second = coin or not live_in_first[leader]
                 if live_in_second[leader] and from_second:
-                    for k in group:
+                    for k in dimension.knobs:
                         indices[k] = second[k]
             child = self._build(self._inside(indices, rng))
             if self._accepts(child):
@@ -338,48 +360,51 @@ class Choices:
     def _join(self, dims: dict[str, tuple[str, ...]]) -> None:
         """Set the dimensions: which knobs are read as one."""
         self.dims = dims
-        self._groups = []
         self._dimensions = []
         for names in dims.values():
-            knobs = tuple(self._at[name] for name in names)
-            self._groups.append(knobs)
-            self._dimensions.append(_Dimension.of(knobs, [len(self._plan[k].values) for k in knobs]))
+            knobs = tuple(self._number[name] for name in names)
+            sizes = [len(self.knobs[name]) for name in names]
+            self._dimensions.append(_Dimension.of(knobs, sizes))
 
     def _indices(self, arch: Arch) -> list[int]:
         """Return each knob's position in an architecture, 0 for inactive knobs.
 
         This is the hot path of every search, so that names are looked up at once, and faults only after one failed.
         """
-        indices = [0] * len(self._plan)
-        for k, (name, _, table, listed, parent, on) in self._order:
-            if parent >= 0 and indices[parent] not in on:
+        indices = [0] * len(self._specs)
+        for k, knob in self._reading_order:
+            if not knob.is_active(indices):
                 continue
             try:
-                value = arch[name]
-                indices[k] = table[_key(value) if listed else value]
+                value = arch[knob.name]
+                key = _key(value) if knob.has_lists else value
+                indices[k] = knob.positions[key]
             except (KeyError, TypeError):
-                if name not in arch:
-                    raise DomainError(f"the architecture lacks knob {name!r}") from None
+                if knob.name not in arch:
+                    raise DomainError(f"the architecture lacks knob {knob.name!r}") from None
                 indices[k] = self._index(k, value)  # raises, with the values that there are
-        if not arch.keys() <= self._at.keys():
-            self._position(min(arch.keys() - self._at.keys()))
+        unknown = arch.keys() - self._number.keys()
+        if unknown:
+            self._position(min(unknown))  # raises, with a suggestion
         return indices
 
     def _build(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the canonical architecture of some positions."""
         arch = {}
-        for (name, values, _, listed, parent, on), i in zip(self._plan, indices, strict=True):
-            if parent < 0 or indices[parent] in on:
-                arch[name] = _fresh(values[i]) if listed else values[i]
+        for knob, index in zip(self._specs, indices, strict=True):
+            if knob.is_active(indices):
+                value = knob.values[index]
+                arch[knob.name] = _fresh(value) if knob.has_lists else value
         return arch
 
     def _live(self, indices: Sequence[int]) -> list[bool]:
         """Tell for each knob whether it has an effect."""
-        return [parent < 0 or indices[parent] in on for *_, parent, on in self._plan]
+        return [knob.is_active(indices) for knob in self._specs]
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
         """Draw a position for every knob, uniformly among those allowed."""
-        picks = (rng.random(len(self._count)) * self._count).astype(np.intp)
+        shares = rng.random(len(self._count))
+        picks = (shares * self._count).astype(np.intp)
         return self._flat[self._start + picks].tolist()
 
     def _inside(self, indices: list[int], rng: np.random.Generator) -> list[int]:
@@ -396,22 +421,23 @@ class Choices:
     def _change(self, indices: Sequence[int], rng: np.random.Generator, count: int) -> list[int]:
         """Redraw ``count`` active dimensions to other values, and the knobs that become active by that."""
         live = self._live(indices)
-        changed = self._draw(rng)  # inactive knobs stay redrawn: a change may activate them
+        changed = self._draw(rng)
         for k, is_live in enumerate(live):
-            if is_live:
+            if is_live:  # inactive knobs stay redrawn: a change may activate them
                 changed[k] = indices[k]
         changed = self._inside(changed, rng)
         movable = []  # the knobs of each dimension that can change
-        for group in self._groups:
-            knobs = [k for k in group if len(self._allowed[k]) > 1]
-            if live[group[0]] and knobs:
+        for dimension in self._dimensions:
+            knobs = [k for k in dimension.knobs if len(self._allowed[k]) > 1]
+            if live[dimension.leader] and knobs:
                 movable.append(knobs)
         for pick in rng.permutation(len(movable))[:count]:
             knobs = movable[pick]
-            before = [changed[k] for k in knobs]
-            while [changed[k] for k in knobs] == before:  # all knobs of a dimension may by chance be drawn as they were
+            before = list(changed)
+            while changed == before:  # all knobs of a dimension may by chance be drawn as they were
                 for k in knobs:
-                    changed[k] = self._allowed[k][int(rng.integers(len(self._allowed[k])))]
+                    allowed = self._allowed[k]
+                    changed[k] = allowed[int(rng.integers(len(allowed)))]
         return changed
 
     def _descend(
@@ -420,15 +446,16 @@ class Choices:
         """Walk downhill on the violation: this reaches regions that one draw in 1e9 would hit."""
         starts = []
         for indices in drawn:
-            starts.append((violation(self._build(indices)), indices))
+            excess = violation(self._build(indices))
+            starts.append((excess, indices))
         starts = sorted(starts)[:STARTS]
         # Tight bounds leave little but the neighbourhood of an end, which is far from most draws.
-        for end in (0, -1):
-            corner = [allowed[end] for allowed in self._allowed]
-            starts.append((violation(self._build(corner)), corner))
-        for excess, start in starts:
-            indices = start
-            for _ in range(STEPS_PER_DIMENSION * len(self._groups)):
+        for corner in (self._corner(0), self._corner(-1)):
+            excess = violation(self._build(corner))
+            starts.append((excess, corner))
+
+        for excess, indices in starts:
+            for _ in range(STEPS_PER_DIMENSION * len(self._dimensions)):
                 candidate = self._change(indices, rng, 1)
                 arch = self._build(candidate)
                 reached = violation(arch)
@@ -459,41 +486,42 @@ class Choices:
 
     def _position(self, name: str) -> int:
         """Return a knob's number."""
-        if name in self._at:
-            return self._at[name]
-        hint = suggestion(name, self._names) or f" Known: {', '.join(self._names)}."
+        if name in self._number:
+            return self._number[name]
+        families = [knob.partition(".")[0] for knob in self.knobs]
+        names = list(dict.fromkeys([*families, *self.knobs]))  # a recipe may name families, too
+        hint = suggestion(name, names) or f" Known: {', '.join(names)}."
         raise DomainError(f"unknown knob {name!r}.{hint}")
 
     def _family(self, name: str) -> list[int]:
         """Return the number of a knob, or the numbers of all knobs of a family."""
-        if name in self._at:
-            return [self._at[name]]
-        members = [k for knob, k in self._at.items() if knob.startswith(f"{name}.")]
+        if name in self._number:
+            return [self._number[name]]
+        members = [k for knob, k in self._number.items() if knob.startswith(f"{name}.")]
         return members or [self._position(name)]
 
     def _index(self, k: int, value: Any) -> int:
         """Return a value's position in its knob."""
+        knob = self._specs[k]
         try:
-            return self._plan[k].table[_key(value)]
+            return knob.positions[_key(value)]
         except (KeyError, TypeError):
-            name, values = self._plan[k][:2]
-            raise DomainError(f"knob {name!r} has no value {value!r}. It has {list(values)}") from None
+            raise DomainError(f"knob {knob.name!r} has no value {value!r}. It has {list(knob.values)}") from None
 
 
 class _Knob(NamedTuple):
-    """A knob, as it is needed to read architectures; a tuple, because unpacking one is quick."""
+    """A knob, as it is needed to read architectures."""
 
     name: str
     values: tuple[Any, ...]
-    table: dict[Any, int]  # value, or the length of a list that no other has → its position
-    listed: bool  # some values are lists or mappings
+    positions: dict[Any, int]  # value, or the length of a list that no other has → its position
+    has_lists: bool  # some values are lists or mappings
     parent: int = -1  # the number of the knob that it depends on
-    on: frozenset[int] = frozenset()  # positions of the parent's values at which this knob is active
+    active_at: frozenset[int] = frozenset()  # positions of the parent's values at which this knob has an effect
 
-    @property
-    def condition(self) -> tuple[int, frozenset[int]]:
-        """When the knob has an effect."""
-        return self.parent, self.on
+    def is_active(self, indices: Sequence[int]) -> bool:
+        """Tell whether the knob has an effect at these positions of all knobs."""
+        return self.parent < 0 or indices[self.parent] in self.active_at
 
 
 class _Dimension(NamedTuple):
@@ -505,12 +533,21 @@ class _Dimension(NamedTuple):
 
     @classmethod
     def of(cls, knobs: tuple[int, ...], sizes: Sequence[int]) -> _Dimension:
-        weights = tuple(math.prod(sizes[:place]) for place in range(len(sizes)))
-        return cls(knobs, weights, math.prod(sizes))
+        weights = []
+        weight = 1
+        for size in sizes:
+            weights.append(weight)
+            weight *= size
+        return cls(knobs, tuple(weights), size=weight)
+
+    @property
+    def leader(self) -> int:
+        """The knob that answers for all of them: knobs of a dimension are active together."""
+        return self.knobs[0]
 
     def position(self, indices: Iterable[int]) -> int:
         """Return the number that the positions of the knobs make."""
-        return sum(index * weight for index, weight in zip(indices, self.weights, strict=True))
+        return sum(map(operator.mul, indices, self.weights))
 
 
 def _knob(name: str, values: tuple[Any, ...]) -> _Knob:
@@ -521,9 +558,14 @@ def _knob(name: str, values: tuple[Any, ...]) -> _Knob:
 def _plain(name: str, value: Any) -> Any:
     """Return a value as JSON has it, so that a knob's numpy numbers and tuples equal what a stored run brings back."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False, default=lambda number: number.item()))
+        text = json.dumps(value, allow_nan=False, default=_plain_number)
     except (AttributeError, ValueError):
         raise DomainError(f"knob {name!r}: {value!r} is not a JSON value") from None
+    return json.loads(text)
+
+
+def _plain_number(number: Any) -> Any:
+    return number.item()
 
 
 def _fresh(value: Any) -> Any:
@@ -538,6 +580,7 @@ def _fresh(value: Any) -> Any:
 def _key(value: Any) -> Any:
     """Return a hashable stand-in for a JSON-plain value, equal for equal values."""
     if isinstance(value, list | tuple):
+        # A list and a test in place are quicker than a generator and a call for each number: this is the hot path.
         return tuple([_key(item) if isinstance(item, list | tuple | dict) else item for item in value])
     if isinstance(value, Mapping):
         return canonical_json(value)

@@ -19,20 +19,18 @@ from nasframe.plugin_errors import described, plugin_error
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
 from nasframe.search.budgets import Costs, Goal
-from nasframe.search.constraints import Bounds
+from nasframe.search.constraints import CostValues, Limits
 
 Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
 """(architecture, number of examples or ``None`` for all) → metrics by name."""
 
-Penalty = Callable[[float, Mapping[str, float], Mapping[str, Bounds]], float]
+Penalty = Callable[[float, CostValues, Limits], float]
 """(score, costs, bounds) → the score that the sampler gets."""
 
 Key = tuple[str, int | None]
 """An evaluation: the architecture's id and the number of examples; scores on other subsets are other evaluations."""
 
-MAX_FAILURES = (
-    20  # evaluations that fail in a row before the search gives up: by then the architectures are hardly the cause
-)
+MAX_FAILURES = 20  # failed evaluations in a row before the search gives up: the architectures are hardly the cause then
 log = logging.getLogger(__name__)
 
 
@@ -91,19 +89,21 @@ class Evaluator:
             costs |= remeasure(trial.arch)
         unscored = self.unscored(trial.arch, costs, None)
         earlier = self.archive.get((arch_id(trial.arch), None))
-        if earlier is not None:
+        if earlier is not None:  # the metrics are known, but the costs are those measured just now
             return self.scored(replace(unscored, metrics=earlier.metrics), goal)
         return self.measured(unscored, goal)
 
     def recall(self, trial: Trial) -> Trial:
         """Take an earlier search's trial into the archive, with this search's costs, goals and objectives."""
-        unscored = self.unscored(trial.arch, self.costs(trial.arch), trial.examples)
+        costs = self.costs(trial.arch)
+        unscored = self.unscored(trial.arch, costs, trial.examples)
+        measured = replace(unscored, metrics=trial.metrics)
         # A penalty depends on the goal. The first stands for all until the architecture is proposed again.
-        recalled = self.scored(replace(unscored, metrics=trial.metrics), self.goals[0])
+        recalled = self.scored(measured, self.goals[0])
         self.archive[arch_id(trial.arch), trial.examples] = recalled
         return recalled
 
-    def unscored(self, arch: Arch, costs: Mapping[str, float], examples: int | None) -> Trial:
+    def unscored(self, arch: Arch, costs: CostValues, examples: int | None) -> Trial:
         """Return a trial without a score; its violation is that of the goal it comes nearest to."""
         violations = [constraints.violation(costs, goal.bounds) for goal in self.goals]
         return Trial(arch, None, costs=dict(costs), violation=min(violations), examples=examples)
@@ -245,5 +245,6 @@ class Archive:
         """Return a trial scored as a finalist. Each architecture is scored once for all goals."""
         name = arch_id(trial.arch)
         if name not in self.finals:
-            self.finals[name] = self.add(trial.arch, functools.partial(evaluator.final, trial, goal, remeasure))
+            answer = functools.partial(evaluator.final, trial, goal, remeasure)
+            self.finals[name] = self.add(trial.arch, answer)
         return self.finals[name]

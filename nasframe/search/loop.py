@@ -19,8 +19,8 @@ from nasframe.errors import RunError
 from nasframe.interfaces import EnumerableDomain, SamplerTraits, ends_of, size_of, start_sampler, traits_of
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
-from nasframe.search.budgets import Costs, Goal, check_reachable, goals, shortfall
-from nasframe.search.constraints import Bounds, Screen, penalised
+from nasframe.search.budgets import Budgets, Costs, Goal, check_reachable, goals, shortfall
+from nasframe.search.constraints import CostValues, Limits, Screen, penalised
 from nasframe.search.evaluator import Archive, Evaluate, Evaluator, Penalty
 from nasframe.search.pareto import pareto_front
 from nasframe.search.restrict import restrict
@@ -66,8 +66,8 @@ def search(
     objectives: Sequence[str] = ("accuracy",),
     trials: int = 100,
     within: Domain | None = None,
-    bounds: Mapping[str, Bounds] | None = None,
-    budgets: Mapping[str, Mapping[str, Bounds]] | None = None,
+    bounds: Limits | None = None,
+    budgets: Budgets | None = None,
     examples: int | None = None,
     finalists: int = 10,
     remeasure: Costs | None = None,
@@ -133,7 +133,7 @@ def search(
     archive.replay(done)
 
     start_sampler(sampler, stage, trials, "search")
-    recalled = [evaluator.recall(trial) for trial in known if trial.state == "done"]
+    recalled = [evaluator.recall(trial) for trial in _successful(known)]
     if recalled:
         sampler.tell(recalled)
     exploration = _Exploration(
@@ -146,7 +146,9 @@ def search(
     ended = exploration.run(regions)
 
     failures = _failures(evaluator, archive)
-    winners = {goal.name: _winner(goal, evaluator, archive, finalists, remeasure) for goal in goals_}
+    winners = {}
+    for goal in goals_:
+        winners[goal.name] = _winner(goal, evaluator, archive, finalists, remeasure)
     front = _front(evaluator, archive)
     return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended)
 
@@ -164,6 +166,11 @@ def subset(examples: int | None, size: int | None) -> int | None:
     return examples
 
 
+def _successful(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the trials that were evaluated and have a score."""
+    return [trial for trial in trials if trial.state == "done"]
+
+
 def _within(region: Any, goal: Goal, costs: Costs) -> Any:
     """Return the part of a region that meets a goal's bounds."""
     if not goal.bounds:
@@ -178,8 +185,7 @@ def _failures(evaluator: Evaluator, archive: Archive) -> int:
         RunError: none succeeded, so that there is nothing to choose a winner from.
     """
     failures = sum(trial.state == "failed" for trial in archive.trials)
-    has_success = any(trial.state == "done" for trial in evaluator.archive.values())
-    if failures and not has_success:
+    if failures and not _successful(evaluator.archive.values()):
         raise RunError(f"all {failures} evaluations failed{evaluator.first_cause()}.")
     return failures
 
@@ -187,7 +193,8 @@ def _failures(evaluator: Evaluator, archive: Archive) -> int:
 def _penalty(sampler: Sampler, domain: Domain, costs: Costs, power: float) -> Penalty:
     """Return the soft penalty in the form that the sampler asks for: some want it as it was published."""
     form = traits_of(SamplerTraits, sampler).penalty
-    return functools.partial(penalised, extremes=_extremes(domain, costs), power=float(power), form=form)
+    extremes = _extremes(domain, costs)
+    return functools.partial(penalised, extremes=extremes, power=float(power), form=form)
 
 
 @dataclass
@@ -229,7 +236,8 @@ class _Exploration:
         Returns:
             Why the search ended before its trials were spent; empty if they were.
         """
-        for goal, region in itertools.cycle(zip(self.evaluator.goals, regions, strict=True)):
+        turns = zip(self.evaluator.goals, regions, strict=True)
+        for goal, region in itertools.cycle(turns):
             self._take_turn(goal, region)
             if self.spent >= self.trials:
                 return ""
@@ -261,7 +269,8 @@ class _Exploration:
         if trial is not None:
             self.archive.repeats += 1
         else:
-            trial = self.archive.add(arch, functools.partial(self.evaluator.answer, arch, goal))
+            answer = functools.partial(self.evaluator.answer, arch, goal)
+            trial = self.archive.add(arch, answer)
             if trial.state == "screened":
                 self.evaluator.screened[name] = trial
         if trial.state != "screened":  # compared with all that can be evaluated, and a screened one cannot
@@ -333,21 +342,24 @@ def _meets(trial: Trial, goal: Goal) -> bool:
 
 def _shortage(goal: Goal, archive: Archive) -> str:
     """Return a text that says that no evaluated architecture meets a goal, and which comes nearest."""
-    evaluated = [trial for trial in archive.evaluated.values() if trial.state == "done"]
+    evaluated = _successful(archive.evaluated.values())
     if not evaluated:
         return "no architecture was evaluated."
     count = f"none of {len(evaluated)} evaluated architectures has {goal or 'a score'}."
     if not goal.bounds:
         return count
-    nearest = min(evaluated, key=lambda trial: constraints.violation(trial.costs, goal.bounds))
+
+    def excess(trial: Trial) -> float:
+        return constraints.violation(trial.costs, goal.bounds)
+
+    nearest = min(evaluated, key=excess)
     return f"{count} The nearest has {shortfall(goal, nearest.costs)}."
 
 
 def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
     """Return the trials that no other one dominates."""
     # Only trials that were scored on the same examples can be compared: the finalists if there are any.
-    pool = list(archive.finals.values()) or archive.trials
-    pool = [trial for trial in pool if trial.state == "done"]
+    pool = _successful(list(archive.finals.values()) or archive.trials)
     axes = list(evaluator.objectives)
     for goal in evaluator.goals:
         for cost in goal.bounds:
@@ -375,9 +387,9 @@ def _extremes(domain: Any, costs: Costs) -> dict[str, tuple[float, float]]:
 
 def _memoised(costs: Costs) -> Costs:
     """Return a function that remembers the costs of architectures, so that a measured cost does not change."""
-    memory: dict[str, Mapping[str, float]] = {}
+    memory: dict[str, CostValues] = {}
 
-    def remember(arch: Arch) -> Mapping[str, float]:
+    def remember(arch: Arch) -> CostValues:
         key = str(arch)  # quicker than its id; two spellings of one architecture only count it twice
         if key in memory:
             return memory[key]

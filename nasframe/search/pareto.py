@@ -20,7 +20,8 @@ def pareto_front(points: ArrayLike) -> list[int]:
     values = _points(points)
     # Sorted by the first objective, ties by the next: only earlier points can dominate later ones, and a point that is
     # dominated at all is dominated by one of the front. So one pass that compares with the front is enough.
-    best_first = np.lexsort(values.T[::-1])[::-1]
+    keys = values.T[::-1]  # lexsort sorts by the last key first
+    best_first = np.lexsort(keys)[::-1]
     front: list[int] = []
     for position in best_first:
         point = values[position]
@@ -99,7 +100,8 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
     5.0
     """
     values = _points(points) - np.asarray(reference, float)
-    return _volume(values[(values > 0).all(1)])  # a point below the reference in one objective dominates nothing
+    is_above = (values > 0).all(axis=1)  # a point below the reference in one objective dominates nothing
+    return _volume(values[is_above])
 
 
 def _volume(values: np.ndarray) -> float:
@@ -109,7 +111,8 @@ def _volume(values: np.ndarray) -> float:
     if values.shape[1] == 1:
         return float(values.max())
     # Slices along the last axis, from the top: slice i lies below points 0 to i.
-    values = values[np.argsort(-values[:, -1], kind="stable")]
+    from_top = np.argsort(-values[:, -1], kind="stable")
+    values = values[from_top]
     heights = values[:, -1]
     depths = heights - np.append(heights[1:], 0.0)
     if values.shape[1] == 2:

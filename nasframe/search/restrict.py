@@ -73,7 +73,10 @@ class RestrictedDomain:
 
     def contains(self, arch: Arch) -> bool:
         """Tell whether ``arch`` belongs to the domain and is accepted."""
-        return self.domain.contains(arch) and bool(self.keep(self.domain.canonical(arch)))
+        if not self.domain.contains(arch):
+            return False
+        canonical = self.domain.canonical(arch)
+        return bool(self.keep(canonical))
 
     def canonical(self, arch: Arch) -> Arch:
         """Return the canonical form."""
@@ -82,7 +85,8 @@ class RestrictedDomain:
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Predicate | None = None) -> Any:
         """Return a smaller part; conditions add up."""
         # ``only`` goes to the domain itself: drawing from fewer values rejects fewer draws.
-        return restrict(restrict(self.domain, only), None, both(self.keep, keep))
+        smaller = restrict(self.domain, only)
+        return restrict(smaller, keep=both(self.keep, keep))
 
     def _accepted(self, draw: Callable[[], Arch]) -> Arch:
         for _ in range(self.tries):

@@ -28,7 +28,8 @@ def start_network(stage: StageSession, name: str, work: Work) -> nn.Module:
     """
     if name not in ("pretrained", "random"):
         return work.models[name]
-    net = stage.inputs.net(random=name == "random")
+    is_random = name == "random"
+    net = stage.inputs.net(random=is_random)
     if work.vocabulary is None:
         return net
     # A network that is loaded again has the model's whole vocabulary; the current tokenizer only has some of it.
@@ -59,7 +60,9 @@ def domain(stage: StageSession, space: Any, use: Any, within: Mapping[str, list[
     own_sampler = stage.plan.sampler if use == "shared" else use
     # A sampler may join knobs, as in "join: layer"; its proposals must lie in a domain that joins them too.
     whole = joined(space.domain, own_sampler)
-    return whole.restrict(within) if within else whole
+    if within:
+        return whole.restrict(within)
+    return whole
 
 
 def arch(stage: StageSession, chosen: str | Mapping[str, Any] | None, work: Work) -> Arch | None:
@@ -87,5 +90,6 @@ def models(available: Mapping[str, nn.Module], patterns: list[str] | None) -> di
     """
     chosen = {name: available[name] for name in matching(available, patterns)}
     if not chosen:
-        raise RunError(f"no model matches {patterns}. There are: {', '.join(available) or 'none'}.")
+        names = ", ".join(available) or "none"
+        raise RunError(f"no model matches {patterns}. There are: {names}.")
     return chosen

@@ -16,7 +16,7 @@ from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
-from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, files_of, traits_of
+from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, cost_format, files_of, traits_of
 from nasframe.measures import formats_of, objective_fault
 from nasframe.notices import Notices
 from nasframe.processes import device
@@ -84,7 +84,7 @@ class RunInputs:
     @cached_property
     def estimators(self) -> Mapping[str, Estimator]:
         """Every cost that the plan can name."""
-        if self.bare_space is not None:
+        if self.bare_space is not None:  # there is no network whose costs could be counted or measured
             of_space: Mapping[str, Estimator] = self.bare_space.estimators
             return of_space
         inject = {"notify": self.notices}
@@ -153,8 +153,9 @@ class RunInputs:
         use = use or self.plan.space
         if not use:
             return None
+        inject = {"config": net.config, "notify": self.notices}
         with self.reads:
-            space: SearchSpace = registry.make("space", use, {"config": net.config, "notify": self.notices})
+            space: SearchSpace = registry.make("space", use, inject)
         return space
 
     @cached_property
@@ -180,8 +181,11 @@ class RunInputs:
     def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
         """Yield the files and folders that the ``model`` or the ``task`` declares."""
         places = files_of(getattr(self, kind))
+        if len(places) == 1:
+            yield kind, places[0]
+            return
         for number, place in enumerate(places, start=1):
-            yield kind if len(places) == 1 else f"{kind} {number}", place
+            yield f"{kind} {number}", place
 
     def _refuse_changes(self) -> None:
         """Make sure that files which are about to be loaded again have not changed since they were first loaded.
@@ -255,7 +259,9 @@ def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:
 def plain_summary(task: Task) -> dict[str, Any] | None:
     """Return a task's summary of its data, JSON-plain, or ``None`` if it has none."""
     summary = traits_of(TaskTraits, task).summary
-    return None if summary is None else asdict(summary)
+    if summary is None:
+        return None
+    return asdict(summary)
 
 
 def data_facts(task: Task) -> dict[str, Any]:
@@ -268,6 +274,16 @@ def data_facts(task: Task) -> dict[str, Any]:
         "summary": plain_summary(task),
         "metrics": {name: asdict(form) for name, form in formats_of(task).items()},
     }
+
+
+def cost_facts(inputs: RunInputs) -> dict[str, Any]:
+    """Return the facts that a run keeps about its costs, JSON-plain: name → how the cost reads."""
+    facts = {}
+    for name, estimator in inputs.estimators.items():
+        use = inputs.plan.estimators.get(name)  # none for the costs that a space brings
+        renamed = use is not None and registry.use_of(use)[0] != name
+        facts[name] = asdict(cost_format(estimator, renamed))
+    return facts
 
 
 def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

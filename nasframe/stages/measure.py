@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe.declarations import winners
 from nasframe.interfaces import MeasuredEstimator
 from nasframe.search import costs as search_costs
+from nasframe.stages import model_store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +64,7 @@ def measure_models(
     for cost in costs:
         estimator: Any = stage.estimators[cost]
         if not isinstance(estimator, MeasuredEstimator):
+            # A stand-alone model is what it is: it has no space, and no architecture within itself.
             for name, net in models.items():
                 values[name][cost] = estimator.estimate(None, net, None)
             continue
@@ -73,7 +76,10 @@ def measure_models(
     for name, new in values.items():
         earlier = stage.store.model(name).get("costs") or {}
         # "latency_cached" marks a latency that came from the cache: it goes when the latency is measured again.
-        still_valid = {key: value for key, value in earlier.items() if key.removesuffix("_cached") not in new}
+        still_valid = {}
+        for key, value in earlier.items():
+            if key.removesuffix("_cached") not in new:
+                still_valid[key] = value
         stage.store.put_model(name, costs=still_valid | new)
 
 
@@ -129,9 +135,9 @@ def remeasure(stage: StageSession, space: Any, net: nn.Module, names: Iterable[s
 
 
 def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, work: Work) -> None:
-    """Report a model that is over the budget it is named after, by its counted costs.
+    """Keep the bound of the budget that a model is named after, and report a model whose counted cost is over it.
 
-    Measured costs are left out: they are taken when the model is evaluated.
+    A measured cost is only bounded here: it is taken when the model is evaluated.
 
     Args:
         stage: the stage that extracts.
@@ -143,19 +149,24 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
     from nasframe.report.budgets import plain_bounds
     from nasframe.search.budgets import known_goals
 
-    full, costs = {}, {}
-    for cost in stage.plan.budgets:
-        estimator = stage.estimators[cost]
-        if not isinstance(estimator, MeasuredEstimator):
-            full[cost] = estimator.estimate(work.space, net, None)
-            costs[cost] = estimator.estimate(work.space, net, arch)
     # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
+    costs_of_winners = {winner.name: winner.cost for winner in winners(prefix, stage.plan.budgets)}
+    cost = costs_of_winners.get(name)
+    if cost is None:
+        return
+    estimator: Any = stage.estimators[cost]
+    is_measured = isinstance(estimator, MeasuredEstimator)
+    if is_measured and cost in model_store.bounds_of(stage, name):
+        # A search has kept the bound. Another one would differ if it is a share of the full network's cost, because
+        # that would be measured again.
+        return
+    full = {cost: estimator.estimate(work.space, net, None)}
     for goal in known_goals(prefix, {}, stage.plan.budgets, full):
         if goal.name == name:
-            # Kept for the evaluation, which compares them with measured costs as well.
             stage.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)
-            _report_excess(stage, goal, costs)
+            if not is_measured:
+                _report_excess(stage, goal, {cost: estimator.estimate(work.space, net, arch)})
 
 
 def _report_excess(stage: StageSession, goal: Goal, costs: Mapping[str, float]) -> None:

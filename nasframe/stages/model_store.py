@@ -92,8 +92,7 @@ def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None =
     """Keep a model's shape, and the architecture that it was extracted with."""
     from nasframe.nn.blueprint import blueprint
 
-    shape = blueprint(net)
-    fields: dict[str, Any] = {"blueprint": shape}
+    fields: dict[str, Any] = {"blueprint": blueprint(net)}
     # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
     if facts:
@@ -124,13 +123,14 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
     folder = folder_of(stage.store.directory, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    # "dev" is what reports and comparisons of runs read, so its file has the plain name.
+    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
     file_name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
     rows = zip(*columns.values(), strict=True)
     writer.writerows(rows)
+    # In memory first, so that the file is written whole or not at all.
     write_text(folder / file_name, text.getvalue())
 
 
@@ -151,11 +151,20 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
 def over_budget(stage: StageSession, name: str) -> str:
     """Say which of a model's costs, as far as they are known now, are over the budget it is named after."""
     from nasframe.report import budgets
+    from nasframe.report.format import cost_formats
+
+    costs = stage.store.model(name).get("costs") or {}
+    formats = cost_formats(stage.store.get("costs"))
+    return budgets.over_budget(costs, bounds_of(stage, name), formats)
+
+
+def bounds_of(stage: StageSession, name: str) -> dict[str, list[float | None]]:
+    """Return the bounds that a model must meet by its name, as far as the stages of this run have kept them."""
+    from nasframe.report import budgets
 
     results = [stage.store.stage_result(planned.name) for planned in stage.plan.stages]
     results.append(stage.result)  # this stage has not ended, so the store does not have its result
-    costs = stage.store.model(name).get("costs") or {}
-    return budgets.over_budget(costs, budgets.bounds_of(name, results))
+    return budgets.bounds_of(name, results)
 
 
 def report_over_budget(stage: StageSession, names: Iterable[str]) -> None:

@@ -35,8 +35,10 @@ def check_extracted(stage: StageSession, name: str, model: nn.Module, arch: Arch
     # In fp32, whatever the run trains in: rounding to bfloat16 would hide a wrong slice.
     inputs = _probe_inputs(work)
     view = work.space.view(work.net.eval(), arch)
-    expected = _logits(forward_of(view, work.net, "fp32"), inputs)
-    actual = _logits(forward_of(model.eval(), model, "fp32"), inputs)
+    view_forward = forward_of(view, work.net, "fp32")
+    expected = _logits(view_forward, inputs)
+    model_forward = forward_of(model.eval(), model, "fp32")
+    actual = _logits(model_forward, inputs)
     difference = equivalence.same(f"{name}: the extracted model, compared with its view,", actual, expected)
     stage.result.setdefault("extract_error", {})[name] = difference
     stage.store.checkpoint(f"expected-{name}").save({"inputs": inputs, "logits": expected})
@@ -50,7 +52,9 @@ def expected_outputs(stage: StageSession, name: str, net: nn.Module, work: Work)
     """
     # Those of the extraction if there are any, so that an export is compared with the network that was searched.
     kept = stage.store.checkpoint(f"expected-{name}").load()
-    return _outputs_now(net, work) if kept is None else kept
+    if kept is not None:
+        return kept
+    return _outputs_now(net, work)
 
 
 def renew_expected(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
@@ -62,7 +66,8 @@ def _outputs_now(net: nn.Module, work: Work) -> dict[str, Any]:
     from nasframe.training.forward import forward_of
 
     inputs = _probe_inputs(work)
-    return {"inputs": inputs, "logits": _logits(forward_of(net.eval(), net, "fp32"), inputs)}
+    forward = forward_of(net.eval(), net, "fp32")
+    return {"inputs": inputs, "logits": _logits(forward, inputs)}
 
 
 def _logits(forward: Forward, inputs: dict[str, Any]) -> Tensor:

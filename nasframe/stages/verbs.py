@@ -74,7 +74,8 @@ def train(
         return _train_models(fitting, models)
     result = fitting.fit(work.net)
     stage.add_ledger(result.ledger)
-    archs, saved = dict(work.archs), dict(work.models)
+    archs = dict(work.archs)
+    saved = dict(work.models)
     # A modifier such as a pruner may end with an architecture, which `extract` cuts out like that of a search.
     if result.arch is not None:
         archs[save_as or stage.name] = result.arch
@@ -86,7 +87,8 @@ def train(
 
 def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
     """Train stand-alone models one by one; the current network stays as it is."""
-    stage, work = fitting.stage, fitting.work
+    stage = fitting.stage
+    work = fitting.work
     nets: dict[str, nn.Module] = {}
     ledger: list[LedgerEntry] = []
     for name, net in choose.models(work.models, patterns).items():
@@ -165,8 +167,9 @@ def search(
     from nasframe.search.budgets import goals, parse_limits
 
     assert work.space is not None
-    space, net = work.space, work.net
-    if net is not None:
+    space = work.space
+    net = work.net
+    if net is not None:  # a table of architectures has none
         net.eval()
     objectives = objectives or stage.plan.objectives or [work.task.primary]
     constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
@@ -258,7 +261,9 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
     chosen = _archs_to_extract(work, archs)
     if not chosen:
         raise RunError(f"stage {stage.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
-    models = {name: settled(work.space.extract(work.net, arch)) for name, arch in chosen.items()}
+    models = {}
+    for name, arch in chosen.items():
+        models[name] = settled(work.space.extract(work.net, arch))
     for name, model in models.items():
         check_extracted(stage, name, model, chosen[name], work)
         measure.check_budget(stage, name, work.net, chosen[name], work)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from nasframe.interfaces import KnobDomain, MeasuredEstimator, cost_table, ends_of
+from nasframe.interfaces import EstimatorTraits, KnobDomain, MeasuredEstimator, cost_table, ends_of, traits_of
 from nasframe.records import Arch, CostTable
 from nasframe.search.costs import table_cost
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
@@ -67,6 +67,18 @@ class EstimatorContract(Contract):
         unit = getattr(self.make(), "unit", None)
         is_named = isinstance(unit, str) and unit
         require(is_named, f"unit is {unit!r}; set it to what is counted, such as 'parameters'")
+
+    @check
+    def test_its_names_are_texts(self) -> None:
+        """If there are a heading, a name in sentences and a direction, reports can write them and runs record them."""
+        traits = traits_of(EstimatorTraits, self.make())
+        for name in ("heading", "highlight"):
+            value = getattr(traits, name)
+            require(isinstance(value, str), f"{name} is {value!r}; set it to a text such as 'params', or leave it out")
+        require(
+            isinstance(traits.higher_is_better, bool),
+            f"higher_is_better is {traits.higher_is_better!r}; set it to True or False",
+        )
 
     @check
     def test_costs_are_numbers(self) -> None:

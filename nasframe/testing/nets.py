@@ -64,14 +64,15 @@ class Snapshot:
     @classmethod
     def of(cls, net: nn.Module) -> Snapshot:
         """Return a snapshot of a network."""
-        modules = dict(net.named_modules())
-        return cls(
-            # Copies, because training changes tensors in place.
-            state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()},
-            modes={name: module.training for name, module in modules.items()},
-            hooks={name: _hook_count(module) for name, module in modules.items()},
-            frozen=frozenset(name for name, parameter in net.named_parameters() if not parameter.requires_grad),
-        )
+        # Copies, because training changes tensors in place.
+        state = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+        modes = {}
+        hooks = {}
+        for name, module in net.named_modules():
+            modes[name] = module.training
+            hooks[name] = _hook_count(module)
+        frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+        return cls(state, modes, hooks, frozenset(frozen))
 
 
 def require_unchanged(
@@ -95,11 +96,21 @@ def require_unchanged(
 
     # Names, then shapes, then values: each comparison needs the one before it.
     require_no_change("tensors' names", before.state.keys() ^ now.state.keys())
-    tensors = now.state.items()
-    require_no_change("shapes", [name for name, tensor in tensors if tensor.shape != before.state[name].shape])
-    require_no_change("weights", [name for name, tensor in tensors if not torch.equal(tensor, before.state[name])])
-    modes = now.modes.items()
-    require_no_change("train/eval mode", [name or "itself" for name, mode in modes if before.modes.get(name) != mode])
+    reshaped = []
+    rewritten = []
+    for name, tensor in now.state.items():
+        earlier = before.state[name]
+        if tensor.shape != earlier.shape:
+            reshaped.append(name)
+        elif not torch.equal(tensor, earlier):
+            rewritten.append(name)
+    require_no_change("shapes", reshaped)
+    require_no_change("weights", rewritten)
+    switched = []
+    for name, mode in now.modes.items():
+        if before.modes.get(name) != mode:
+            switched.append(name or "itself")  # the network's own name among its modules is empty
+    require_no_change("train/eval mode", switched)
     require_no_change("requires_grad", now.frozen ^ before.frozen)
     if hooks:
         require_no_hooks_left(net, before, who, advice)
@@ -123,7 +134,9 @@ def listed(names: Iterable[str]) -> str:
     ordered = sorted(names)
     text = ", ".join(ordered[:SHOWN])
     rest = len(ordered) - SHOWN
-    return f"{text} and {rest} more" if rest > 0 else text
+    if rest <= 0:
+        return text
+    return f"{text} and {rest} more"
 
 
 def _hook_count(module: nn.Module) -> int:

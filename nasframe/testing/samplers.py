@@ -53,7 +53,8 @@ def layered_domain(layers: int = 4) -> Choices:
     for knob in knobs:
         _, _, layer = knob.partition(".")
         if layer:
-            rules[knob] = ("layers", [kept for kept in depths if int(layer) in kept])
+            depths_with_layer = [kept for kept in depths if int(layer) in kept]
+            rules[knob] = ("layers", depths_with_layer)
     return Choices(knobs, rules)
 
 
@@ -111,7 +112,9 @@ class SamplerContract(Contract):
 
     def accepted(self, domains: Sequence[Any] | None = None) -> Iterator[Any]:
         """Yield the domains that the sampler does not refuse."""
-        for domain in self.domains() if domains is None else domains:
+        if domains is None:
+            domains = self.domains()
+        for domain in domains:
             try:
                 self.make(domain, 0).ask(1)  # some samplers refuse a domain only when they are asked
             except UsageError:
@@ -376,7 +379,8 @@ class SamplerContract(Contract):
             trials: length of a run.
             most: seconds after which a run ends early.
         """
-        first, second = (ask_and_tell(self.make(domain, seed), trials, most) for _ in range(2))
+        first = ask_and_tell(self.make(domain, seed), trials, most)
+        second = ask_and_tell(self.make(domain, seed), trials, most)
         return [min(pair) for pair in zip(first, second, strict=False)]
 
 
@@ -447,8 +451,9 @@ def as_text(state: Any) -> str:
 
 
 def _array_as_list(value: Any) -> Any:
-    # numpy arrays, numpy numbers and tensors; of anything else the text will do for a comparison.
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, and tensors
+        return value.tolist()
+    return repr(value)  # of anything else the text will do for a comparison
 
 
 def _spoil(arch: Mapping[str, Any]) -> None:

@@ -55,7 +55,10 @@ class TaskContract(Contract):
         has_primary = isinstance(task.primary, str) and task.primary
         require(has_primary, "primary is not set; name the metric that a search maximises")
         labels = task.labels
-        has_labels = labels is None or (len(labels) > 1 and all(isinstance(label, str) for label in labels))
+        if labels is None:  # a regression
+            has_labels = True
+        else:
+            has_labels = len(labels) > 1 and all(isinstance(label, str) for label in labels)
         require(has_labels, f"labels is {labels!r}; list the class names in index order, or None for a regression")
         sizes = {split: task.sizes.get(split, 0) for split in SPLITS}
         require(min(sizes.values()) > 0, f"sizes are {sizes}; each of {', '.join(SPLITS)} needs examples")
@@ -187,9 +190,8 @@ class TaskContract(Contract):
         require(examples == size, f"the evaluation of {split!r} has {examples} examples, but sizes has {size}")
         lengths = {name: len(column) for name, column in evaluation.predictions.items()}
         require("id" in lengths, "predictions lack the column 'id'; add the examples' positions in their split")
-        is_whole = all(
-            length >= examples for length in lengths.values()
-        )  # more are fine: some have several rows for an example
+        # More are fine: some have several rows for an example.
+        is_whole = all(length >= examples for length in lengths.values())
         require(is_whole, f"prediction columns have lengths {lengths}; add an entry for each of {examples} examples")
         require(evaluation.tokens > 0, "tokens is 0; add up batch.tokens, padding included")
 
@@ -201,7 +203,9 @@ class TaskContract(Contract):
         size = task.sizes["select"]
         few = max(size // 4, 1)
         more = max(size // 2, 1)
-        first, second, larger = (task.evaluate(net, "select", count) for count in (few, few, more))
+        first = task.evaluate(net, "select", few)
+        second = task.evaluate(net, "select", few)
+        larger = task.evaluate(net, "select", more)
         first_ids = set(first.predictions["id"])
         require(
             first.examples == few == len(first_ids),
@@ -290,7 +294,11 @@ def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
     """Return one tuple of token ids for each example of a batch, without what the mask hides."""
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
-    return [tuple(row[visible].tolist()) for row, visible in zip(ids, mask, strict=True)]
+    rows: list[Row] = []
+    for row, visible in zip(ids, mask, strict=True):
+        # Padding depends on the batch that an example is in, so it is no part of the example.
+        rows.append(tuple(row[visible].tolist()))
+    return rows
 
 
 def same_batch(a: Batch, b: Batch) -> bool:

@@ -86,7 +86,8 @@ def tiny_tokenizer() -> Any:
     digits = list(string.digits)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*special, *letters, *_continued(letters), *digits, *_continued(digits), *"!?.,;:-'()"]
-    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    vocabulary = {word: number for number, word in enumerate(words)}
+    return BertTokenizer(vocab=vocabulary)
 
 
 def _continued(characters: Sequence[str]) -> list[str]:
@@ -149,7 +150,8 @@ class ToyTask:
 
     def __init__(self, seed: int = 0, train: int = 64, length: int = 8) -> None:
         rng = np.random.default_rng(seed)
-        self.sizes = {"train": train, "select": max(train // 4, 4), "dev": max(train // 4, 4)}
+        quarter = max(train // 4, 4)
+        self.sizes = {"train": train, "select": quarter, "dev": quarter}
         self.data = {}
         for name, size in self.sizes.items():
             self.data[name] = rng.integers(1, 12, (size, length))  # few tokens, so that 5 and 6 are frequent
@@ -194,7 +196,8 @@ class ToyTask:
         tokens = 0
         with torch.no_grad():
             for batch in self.chunks(split, examples):
-                predictions += forward(**batch.inputs).logits.argmax(-1).tolist()
+                logits = forward(**batch.inputs).logits
+                predictions += logits.argmax(-1).tolist()
                 labels += batch.labels.tolist()
                 ids += batch.ids.tolist()
                 tokens += batch.tokens

@@ -98,7 +98,8 @@ class TransformContract(Contract):
     @check
     def test_the_same_seed_gives_the_same(self) -> None:
         """Two calls with one seed give the same network."""
-        first, second = (self.make(3)(self.work()) for _ in range(2))
+        first = self.make(3)(self.work())
+        second = self.make(3)(self.work())
         require(same_weights(first.net, second.net), "two calls with one seed differ; draw only from the injected seed")
 
     @check

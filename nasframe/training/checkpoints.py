@@ -31,14 +31,17 @@ class Checkpoints:
         """Write all states."""
         began = time.monotonic()
         if self.writes:
-            self.job.checkpoint.save({name: part.state_dict() for name, part in self.parts.items()})
+            states = {name: part.state_dict() for name, part in self.parts.items()}
+            self.job.checkpoint.save(states)
         self.saved_at = time.monotonic()
         self.took = self.saved_at - began
 
     def due(self) -> bool:
         """Tell whether the last checkpoint is old enough; large ones are written less often."""
         age = time.monotonic() - self.saved_at
-        return age >= max(self.job.options.checkpoint_every, self.took / SHARE)
+        # If writing took a second, the next one is due after 20 at the earliest: then a share of 5 % is spent.
+        earliest = self.took / SHARE
+        return age >= max(self.job.options.checkpoint_every, earliest)
 
     def save_if_due(self) -> None:
         """Write all states if the last checkpoint is old enough."""

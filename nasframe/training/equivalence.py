@@ -23,7 +23,8 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     0.25
     """
     scale = expected.abs().clamp(min=1)
-    return float(((found - expected).abs() / scale).max())
+    differences = (found - expected).abs() / scale
+    return float(differences.max())
 
 
 def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -56,8 +57,10 @@ def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[s
     from nasframe.nn.slices import extract
 
     net: Any = job.net.eval()
+    # A wrong removal shows on any inputs, so eight examples are enough.
     first_batch = next(iter(job.task.train_batches(0, 0, 8)))
-    batch = first_batch.to(next(net.parameters()).device)
+    device = next(net.parameters()).device
+    batch = first_batch.to(device)
 
     def logits(net: nn.Module) -> torch.Tensor:
         with torch.no_grad():

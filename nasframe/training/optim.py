@@ -188,13 +188,19 @@ def non_finite(net: nn.Module) -> list[str]:
     >>> non_finite(layer)
     ['bias']
     """
-    return [name for name, parameter in net.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    names = []
+    for name, parameter in net.named_parameters():
+        if not torch.isfinite(parameter).all():
+            names.append(name)
+    return names
 
 
 def finite_outputs(outputs: Any) -> bool:
     """Tell whether a network's logits are finite numbers; outputs without logits count as finite."""
     logits = getattr(outputs, "logits", None)
-    return logits is None or bool(torch.isfinite(logits).all())
+    if logits is None:
+        return True
+    return bool(torch.isfinite(logits).all())
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -77,7 +77,8 @@ class Selection:
             self.best = score
             self.stale = 0
             if options.keep == "best":  # copies, because training goes on in place
-                self.weights = {name: tensor.clone() for name, tensor in self.job.net.state_dict().items()}
+                state = self.job.net.state_dict()
+                self.weights = {name: tensor.clone() for name, tensor in state.items()}
         else:
             self.stale += 1
         return options.early_stop is not None and self.stale >= options.early_stop

@@ -92,8 +92,9 @@ class Passes:
 
     def student(self, arch: Arch | None, batch: Batch, **inputs: Any) -> Any:
         """Run the network being trained, or its sub-network ``arch``."""
-        self._count("student", self.job.net, arch, batch)
-        return self._run(self.job.net, arch, {**batch.inputs, **self.outputs, **inputs})
+        net = self.job.net
+        self._count("student", net, arch, batch)
+        return self._run(net, arch, {**batch.inputs, **self.outputs, **inputs})
 
     def teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
         """Run a saved network on a batch once; its outputs are remembered until another batch comes."""
@@ -115,21 +116,23 @@ class Passes:
 
     def evaluated(self, arch: Arch | None, split: str) -> Mapping[str, float]:
         """Measure the network, or its sub-network ``arch``, on a split; all NaN if its outputs are not finite."""
+        net = self.job.net
         finite = True
 
         def forward(**inputs: torch.Tensor) -> Any:
             nonlocal finite
             inputs_on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            outputs = self._run(self.job.net, arch, inputs_on_device)
+            outputs = self._run(net, arch, inputs_on_device)
             finite = finite and finite_outputs(outputs)
             return outputs
 
         began = time.perf_counter()
-        self.job.net.eval()
+        net.eval()
         result = self.job.task.evaluate(forward, split)
-        self.job.net.train()
+        net.train()
+        # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
         mean_length = max(1, result.tokens // result.examples)
-        macs = self.macs(self.job.net, arch, result.examples, mean_length)
+        macs = self.macs(net, arch, result.examples, mean_length)
         self.ledger.add(
             "evaluation",
             evaluations=1,
@@ -224,20 +227,7 @@ def saved_model(job: TrainJob, name: str) -> nn.Module:
 
 @dataclass
 class Step:
-    """One architecture's share of one optimiser step.
-
-    Args:
-        job: the stage.
-        passes: runs networks.
-        index: the optimiser step, from 0.
-        total: optimiser steps in all.
-        lr: the learning rate of this step.
-        batch: this process's part of this micro-batch.
-        arch: the sub-network; a modifier may lower it in ``on_batch``. ``None`` is the whole network.
-        outputs: the network's output; ``None`` before the forward.
-        optimizer: the loop's optimiser.
-        skipped: true in ``on_update`` if gradients were not finite and nothing was updated.
-    """
+    """The step of the built-in loops; :class:`nasframe.interfaces.Step` describes its fields."""
 
     job: TrainJob
     passes: Passes
@@ -251,31 +241,11 @@ class Step:
     skipped: bool = False
 
     def forward(self, arch: Arch | None = None, batch: Batch | None = None, **inputs: Any) -> Any:
-        """Run the network once more.
-
-        Args:
-            arch: another sub-network; default: this step's.
-            batch: another batch; default: this step's.
-            inputs: keyword inputs that are added to the batch's, or replace them.
-
-        Returns:
-            The Hugging Face model output, with the outputs that the stage's modifiers need.
-        """
+        """Run the network once more; see :class:`nasframe.interfaces.Step`."""
         if arch is None:
             arch = self.arch
         return self.passes.student(arch, batch or self.batch, **inputs)
 
     def teacher(self, name: str = "teacher", arch: Arch | None = None) -> Any:
-        """Run a saved network on this batch, in eval mode and without gradients, once a batch.
-
-        Args:
-            name: the name that it was saved under.
-            arch: the sub-network of it to run; default: the whole one.
-
-        Returns:
-            The Hugging Face model output; with ``teacher_cache: run`` its logits only, unless a modifier needs more.
-
-        Raises:
-            UsageError: no network was saved under that name.
-        """
+        """Run a saved network on this batch; see :class:`nasframe.interfaces.Step`."""
         return self.passes.teacher(name, arch, self.batch)

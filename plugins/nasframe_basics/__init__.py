@@ -5,6 +5,10 @@ from nasframe import hookimpl
 HERE = "nasframe_basics"
 
 
+# Plugins are registered by their paths: a module is imported when a recipe names its plugin. An ``example`` has the
+# options with which ``nasframe plugins check`` tries a plugin that needs some.
+
+
 @hookimpl
 def register_spaces(register):
     sizes = {"layers": [1, 2, 3], "heads": ["25%", "50%", "100%"], "ffn": ["25%", "50%", "100%"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nasframe.errors import UsageError
 from nasframe.outline import Outline
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 RANK = "embedding_rank"
+Depth: TypeAlias = Literal["first", "spread"]
 UNITS = ("heads", "ffn")
 """The knobs that each kept layer has."""
 
@@ -51,11 +52,14 @@ class BertWidthDepth:
         heads: Sequence[Natural | Percent] | None = None,
         ffn: Sequence[Natural | Percent] | None = None,
         embedding_rank: Sequence[Count] | None = None,
-        depth: Literal["first", "spread"] = "first",
+        depth: Depth = "first",
         config: PreTrainedConfig | Outline | None = None,
     ) -> None:
         self.full = _limits(config)
-        widths = {"heads": _counts("heads", heads, self.full["heads"]), "ffn": _counts("ffn", ffn, self.full["ffn"])}
+        widths = {
+            "heads": _counts("heads", heads, self.full["heads"]),
+            "ffn": _counts("ffn", ffn, self.full["ffn"]),
+        }
         depths = _depths(layers, self.full["layers"], depth)
         knobs: dict[str, list[Any]] = {"layers": depths}
         if embedding_rank is not None:
@@ -119,6 +123,7 @@ class BertWidthDepth:
             flat[RANK] = sizes[RANK]
         flat = self.sizes(flat)
         arch = {}
+        # Widths of layers that are not kept change nothing, and equal networks have to be equal architectures.
         for knob, value in flat.items():
             unit, _, layer = knob.partition(".")
             if unit not in UNITS or int(layer) in flat["layers"]:
@@ -132,11 +137,12 @@ class BertWidthDepth:
             if key not in knobs and key not in (*UNITS, RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
             unit = key.partition(".")[0]
-            if unit not in UNITS:
+            if unit not in UNITS:  # layers and the rank have tests of their own, later
                 continue
             most = self.full[unit]
             is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not is_whole or value < 0 or (most is not None and value > most):
+            is_size = is_whole and value >= 0 and (most is None or value <= most)
+            if not is_size:
                 limit = "0 or more" if most is None else f"a number from 0 to {most}"
                 raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
 
@@ -151,7 +157,7 @@ class BertWidthDepth:
         if isinstance(count, int):
             depths = self.domain.knobs["layers"]
             choices = [list(kept) for kept in depths if len(kept) == count]
-            if len(choices) != 1:
+            if len(choices) != 1:  # lists of layers may offer several of one length
                 raise UsageError(f"layers: {count} names {len(choices)} of {list(depths)}.")
             sizes["layers"] = choices[0]
         return sizes
@@ -162,7 +168,8 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
     if config is None:
         return {"layers": None, "heads": None, "ffn": None}
     if isinstance(config, Outline):
-        return {name: config.lengths[name] for name in ("layers", "heads", "ffn")}
+        lengths = config.lengths
+        return {"layers": lengths["layers"], "heads": lengths["heads"], "ffn": lengths["ffn"]}
     from nasframe.nn.elastic import FAMILIES
 
     family = FAMILIES.get(config.model_type)
@@ -170,13 +177,15 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
         raise UsageError(
             f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
         )
-    fields = {"layers": family.depth, "heads": family.heads, "ffn": family.ffn}
-    return {name: getattr(config, field) for name, field in fields.items()}
+    # A family has names of its own for these numbers.
+    return {
+        "layers": getattr(config, family.depth),
+        "heads": getattr(config, family.heads),
+        "ffn": getattr(config, family.ffn),
+    }
 
 
-def _depths(
-    layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Literal["first", "spread"]
-) -> list[list[int]]:
+def _depths(layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Depth) -> list[list[int]]:
     """Return the values of the knob ``layers``, lists of kept layers, the shortest first.
 
     Args:
@@ -191,34 +200,35 @@ def _depths(
     numbers_of_layers = []
     for entry in layers or ():
         if isinstance(entry, list):
-            _check_layer_list(entry)
+            _check_layer_list(entry, full)
             lists.append(entry)
         else:
             numbers_of_layers.append(entry)
     counts = []
     if numbers_of_layers or not lists:
-        counts = _counts("layers", numbers_of_layers, full)
+        counts = _counts("layers", numbers_of_layers or None, full)
+    depths = {tuple(kept) for kept in lists}  # a set, since a number may stand for one of the lists
     total = full
     if total is None:
-        total = max([*counts, *(kept[-1] + 1 for kept in lists)])
-
-    depths = {_kept_layers(count, total, depth) for count in counts}
-    for kept in lists:
-        if kept[-1] >= total:
-            raise UsageError(f"layers: {kept} is not in a network of {total} layers.")
-        depths.add(tuple(kept))
-    in_order = sorted(depths, key=lambda kept: (len(kept), kept))
+        lengths = [kept[-1] + 1 for kept in depths]
+        total = max([*counts, *lengths])
+    for count in counts:
+        depths.add(_kept_layers(count, total, depth))
+    in_order = sorted(sorted(depths), key=len)  # values go from small to large
     return [list(kept) for kept in in_order]
 
 
-def _check_layer_list(kept: list[int]) -> None:
+def _check_layer_list(kept: list[int], full: int | None) -> None:
+    """Refuse a list that does not say which of the network's layers to keep."""
     is_ascending = kept == sorted(set(kept))
     are_positions = all(isinstance(layer, int) and layer >= 0 for layer in kept)
     if not kept or not is_ascending or not are_positions:
         raise UsageError(f"layers: {kept} cannot be kept. Expected positions, ascending, at least one.")
+    if full is not None and kept[-1] >= full:
+        raise UsageError(f"layers: {kept} is not in a network of {full} layers.")
 
 
-def _kept_layers(count: int, total: int, depth: Literal["first", "spread"]) -> tuple[int, ...]:
+def _kept_layers(count: int, total: int, depth: Depth) -> tuple[int, ...]:
     """Return which layers a number of layers keeps."""
     if depth == "first":
         return tuple(range(count))
@@ -236,13 +246,14 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
     Raises:
         UsageError: a value is not a size of the network.
     """
-    if values is None or (name == "layers" and not values):
+    if values is None:
         if full is None:
             raise UsageError(f"{name}: no values given. Expected counts, or a network whose own count to take.")
         return [full]
     counts = sorted({_count(name, value, full) for value in values})
-    fewest = 1 if name == "layers" else 0
-    if not counts or counts[0] < fewest or (full is not None and counts[-1] > full):
+    fewest = 1 if name == "layers" else 0  # a layer without heads, or without neurons, passes its input on
+    are_sizes = bool(counts) and counts[0] >= fewest and (full is None or counts[-1] <= full)
+    if not are_sizes:
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
     return counts
@@ -250,20 +261,22 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
 
 def _count(name: str, value: int | str, full: int | None) -> int:
     """Read one number or share."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):  # true would be 1
         return value
+    text = str(value)
     try:
-        share = float(str(value).removesuffix("%")) / 100
-        if not str(value).endswith("%"):
+        if not text.endswith("%"):
             raise ValueError
+        share = float(text.removesuffix("%")) / 100
     except ValueError:
         raise UsageError(f"{name}: {value!r} is not a size. Expected a count or a share such as '50%'.") from None
     if full is None:
         raise UsageError(f"{name}: {value!r} is a share, of a network that is not given. Expected a count.")
-    return max(1, round(share * full))
+    return max(1, round(share * full))  # a small share of a few heads is one head, not none
 
 
 def _ranks(values: Sequence[int]) -> list[int]:
+    """Read the option ``embedding_rank``: distinct ranks, ascending."""
     if not values or min(values) < 1:
         raise UsageError(f"{RANK}: {list(values)} are not all ranks. Expected numbers of at least 1.")
     return sorted(set(values))

@@ -40,9 +40,11 @@ class Row:
     def get(self, column: str) -> Any:
         """Return a column's value; ``None`` is refused like a missing one."""
         value = self.values.get(column)
-        if value is None:
+        if value is None:  # readers write gaps, such as JSON's null, as None
             names = ", ".join(map(repr, self.values))
-            hint = "" if column in self.values else suggestion(column, map(str, self.values))
+            hint = ""
+            if column not in self.values:
+                hint = suggestion(column, map(str, self.values))
             raise UsageError(f"{self.place}: no {column!r}. Expected a value in each row; the row has {names}.{hint}")
         return value
 
@@ -76,7 +78,7 @@ def has_lone_surrogate(text: str) -> bool:
     >>> has_lone_surrogate("\\ud83d"), has_lone_surrogate("naïve")
     (True, False)
     """
-    if text.isascii():
+    if text.isascii():  # without a pass over the text: Python remembers it
         return False
     try:
         text.encode("utf-8")
@@ -97,10 +99,10 @@ def class_name(row: Row, column: str) -> str:
     value = row.get(column)
     if isinstance(value, str):
         name = check_text(row.place, column, value).strip()
-    elif isinstance(value, bool):
+    elif isinstance(value, bool):  # before the integers, of which it is one
         name = str(value)
     elif isinstance(value, numbers.Integral):
-        name = str(int(value))
+        name = str(int(value))  # numpy's integers from Parquet, too
     elif isinstance(value, numbers.Real):
         name = _number_name(row, column, float(value))
     else:
@@ -112,6 +114,7 @@ def class_name(row: Row, column: str) -> str:
         raise UsageError(f"{row.place}: the label in {column!r} is empty. Expected the name of a class in each row.")
     if name.lower() in NOT_A_NUMBER:
         raise UsageError(f"{row.place}: the label in {column!r} is {name!r}, a missing value. Expected a class's name.")
+    # Text files refuse what JSON files do, see rows.py.
     digits = name.lstrip("+-")
     if len(digits) > MOST_DIGITS and digits.isdigit():
         raise UsageError(f"{row.place}: the label in {column!r} is an integer of {len(name)} digits. Expected a class.")
@@ -134,9 +137,9 @@ def label_number(row: Row, column: str) -> float:
         UsageError: it is missing or not a finite number, as ``true`` and ``1_000`` are not.
     """
     value = row.get(column)
+    has_underscore = "_" in str(value)[:MOST_DIGITS]
     number = math.nan
-    python_only = isinstance(value, bool) or "_" in str(value)[:MOST_DIGITS]  # numbers for Python, but for no user
-    if not python_only:
+    if not isinstance(value, bool) and not has_underscore:  # these are numbers for Python, but for no user
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -165,7 +168,7 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
             if name.lower() in PERHAPS_MISSING:
                 perhaps_missing.setdefault(name, []).append(row)
             continue
-        if isinstance(value, numbers.Integral):
+        if isinstance(value, numbers.Integral):  # every integer is a real number, too
             continue
         if isinstance(value, numbers.Real) and float(value).is_integer():
             floats.append(row)
@@ -176,11 +179,8 @@ def label_notices(rows: Sequence[Row], column: str) -> Iterator[Notice]:
     if floats:
         example = float(floats[0].values[column])
         name = class_name(floats[0], column)
-        yield Notice(
-            floats[0].place,
-            f"Whole numbers are classes without a decimal point: {example} is {name!r} "
-            f"({_rows(len(floats))} written so).",
-        )
+        text = f"{example} is {name!r} ({_rows(len(floats))} written so)"
+        yield Notice(floats[0].place, f"Whole numbers are classes without a decimal point: {text}.")
     for name, its_rows in perhaps_missing.items():
         text = f"The label {name!r} ({_rows(len(its_rows))}) is a class, not a missing value."
         yield Notice(its_rows[0].place, text)

@@ -24,6 +24,7 @@ def ordered(names: set[str]) -> list[str]:
 
 
 def _order(name: str) -> tuple[int, Decimal, str]:
+    """Return a key to sort by; the text comes last, so that the order does not depend on that of the rows."""
     value = number(name)
     if value is None:
         return (1, Decimal(0), name)
@@ -36,7 +37,7 @@ def same_looking(classes: Sequence[str]) -> Iterator[list[str]]:
     >>> list(same_looking(["1", "1.0", "Yes", "no", "yes"]))
     [['1', '1.0'], ['Yes', 'yes']]
     """
-    in_groups = sorted(classes, key=_meaning)
+    in_groups = sorted(classes, key=_meaning)  # groupby only joins neighbours
     for _, group in groupby(in_groups, key=_meaning):
         names = sorted(group)
         if len(names) > 1:
@@ -63,10 +64,14 @@ def seem_scores(counts: Mapping[str, int]) -> str:
     rows = sum(counts.values())
     if len(counts) == rows and rows > 2:
         return f"each of its {rows} rows has a label of its own"
-    values = [value for value in map(number, counts) if value is not None]
-    if len(values) < len(counts):  # texts are no scores
-        return ""
-    single = sum(count == 1 for count in counts.values())
+    values = []
+    for name in counts:
+        value = number(name)
+        if value is None:  # texts are no scores
+            return ""
+        values.append(value)
+    # Ratings, such as 1 to 5, are numbers too, but each stands in many rows.
+    single = list(counts.values()).count(1)
     if 2 * single > len(counts) and len(counts) > 2:
         return f"its labels are numbers, and {single} of {len(counts)} stand in one row alone"
     is_fractional = any(value != value.to_integral_value() for value in values)
@@ -89,7 +94,8 @@ def positive_class(counts: Mapping[str, int], classes: Sequence[str]) -> str:
         for label in classes:
             if label.casefold() == name or (name == "1" and number(label) == 1):
                 return label
-    return min(reversed(classes), key=lambda label: counts[label])  # the second if both are equally frequent
+    first, second = classes
+    return first if counts[first] < counts[second] else second
 
 
 def chosen_class(wanted: str | int | float, classes: Sequence[str]) -> str:
@@ -104,6 +110,7 @@ def chosen_class(wanted: str | int | float, classes: Sequence[str]) -> str:
     name = str(wanted)
     if name in classes:
         return name
+    # YAML reads `yes` and `true` as a truth value, which is written "True" here whatever the file says.
     same_but_for_case = [label for label in classes if label.casefold() == name.casefold()]
     if len(same_but_for_case) == 1:
         return same_but_for_case[0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from nasframe.nn.additive import Additive
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from nasframe.interfaces import SearchSpace
 
 
+Counting: TypeAlias = Literal["matmul", "torchprofile"]
+Part: TypeAlias = Literal["all", "backbone", "encoder"]
+
+
 @dataclass(frozen=True)
 class Counted:
     """A counted cost: a sum over the layers, heads and neurons that an architecture keeps.
@@ -25,11 +30,15 @@ class Counted:
         unit: its unit.
         count: returns the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
         factor: multiplies the count.
+        heading: the heading of its column in tables.
+        highlight: its name in a sentence, if reports show it first.
     """
 
     unit: str
     count: Callable[[nn.Module], Any]
     factor: float = 1.0
+    heading: str = ""
+    highlight: str = ""
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
@@ -43,13 +52,15 @@ class Counted:
         if not hasattr(space, "sizes"):
             extracted = space.extract(net, arch)
             return self.factor * self.count(extracted).of()
-        return self.factor * self._additive(net).of(space.sizes(arch))
+        additive = self._additive(net)
+        return self.factor * additive.of(space.sizes(arch))
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
         """Return the cost of every choice of the space's domain; ``None`` if the space does not slice."""
         if not hasattr(space, "sizes"):
             return None
-        table = self._additive(net).table(space.domain.knobs)  # type: ignore[attr-defined]
+        additive = self._additive(net)
+        table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
         choices = {}
         for knob, costs in table.choices.items():
             choices[knob] = [self.factor * cost for cost in costs]
@@ -68,20 +79,21 @@ def params() -> Counted:
     >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
     True
     """
-    return Counted("parameters", lambda net: _params(net, "all"))
+    return Counted("parameters", partial(_params, part="all"), heading="params")
 
 
 def backbone_params() -> Counted:
     """Count the weights without the task head; BERT's pooler belongs to the backbone."""
-    return Counted("parameters", lambda net: _params(net, "backbone"))
+    return Counted("parameters", partial(_params, part="backbone"), heading="backbone")
 
 
 def encoder_params() -> Counted:
     """Count the weights of the encoder's layers only."""
-    return Counted("parameters", lambda net: _params(net, "encoder"))
+    count_params = partial(_params, part="encoder")
+    return Counted("parameters", count_params, heading="encoder", highlight="encoder parameters")
 
 
-def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def macs(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
     """Count the multiply-adds of matrix products in a forward.
 
     Args:
@@ -90,10 +102,11 @@ def macs(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpro
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
     """
-    return Counted("MACs", lambda net: _macs(net, batch, length, count))
+    count_macs = partial(_macs, batch=batch, length=length, how=count)
+    return Counted("MACs", count_macs, heading="MACs", highlight="MACs")
 
 
-def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchprofile"] = "matmul") -> Counted:
+def flops(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
     """Count floating-point operations, two for each multiply-add of ``macs``.
 
     Args:
@@ -101,28 +114,30 @@ def flops(batch: Size = 1, length: Size = 128, count: Literal["matmul", "torchpr
         length: tokens in each.
         count: see ``macs``.
     """
-    return Counted("FLOPs", lambda net: _macs(net, batch, length, count), 2.0)
+    count_macs = partial(_macs, batch=batch, length=length, how=count)
+    return Counted("FLOPs", count_macs, factor=2.0, heading="FLOPs")
 
 
 def size() -> Counted:
     """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted."""
-    return Counted("bytes", _size)
+    return Counted("bytes", _size, heading="size")
 
 
+# Bytes depend on the types of the weights, which an outline does not have.
 for _factory in (params, backbone_params, encoder_params, macs, flops):
     vars(_factory)["sizes_suffice"] = True
 
 
-def _params(net: nn.Module | Outline, part: Literal["all", "backbone", "encoder"]) -> Additive:
+def _params(net: nn.Module | Outline, part: Part) -> Additive:
     """Count the parameters of a part of a network."""
-    if isinstance(net, Outline):
+    if isinstance(net, Outline):  # from its sizes, so that a check need not import torch
         return net.params(part)
     from nasframe.nn import count
 
     return count.params(net, part)
 
 
-def _macs(net: nn.Module | Outline, batch: int, length: int, how: Literal["matmul", "torchprofile"]) -> Additive:
+def _macs(net: nn.Module | Outline, batch: int, length: int, how: Counting) -> Additive:
     """Count the multiply-adds of a forward."""
     if isinstance(net, Outline):
         return net.macs(batch, length, how)

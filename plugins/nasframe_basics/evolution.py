@@ -93,6 +93,7 @@ class EvolutionSampler:
         try:
             while len(archs) < n:
                 arch = self._new(domain)
+                # Noted before there is a result, since other proposals may be asked for while this one is evaluated.
                 self.seen[arch_id(arch)] = None
                 archs.append(arch)
         except UnsatisfiableError:  # nothing that fits was found in a restricted domain
@@ -102,11 +103,12 @@ class EvolutionSampler:
     def tell(self, trials: Sequence[Trial]) -> None:
         """Let evaluated architectures join the population, then select."""
         for trial in trials:
-            objectives = []
-            for value in trial.objectives or (trial.score,):
-                objectives.append(math.nan if value is None else value)
+            values = trial.objectives or (trial.score,)
+            objectives = [value for value in values if value is not None]
+            is_complete = len(objectives) == len(values)
             is_finite = all(math.isfinite(value) for value in [*objectives, trial.violation])
-            is_usable = is_finite and trial.state in ("done", "repeat")
+            has_result = trial.state in ("done", "repeat")
+            is_usable = is_complete and is_finite and has_result
             if not is_usable or not self.domain.contains(trial.arch):
                 continue
             arch = self.domain.canonical(trial.arch)
@@ -131,9 +133,13 @@ class EvolutionSampler:
         """Return the population, the names of the proposed architectures, and the generator's state."""
         members = []
         for member in self.members:
-            plain = member._replace(arch=dict(member.arch))
+            plain = member._replace(arch=dict(member.arch))  # JSON has no other mappings
             members.append(plain._asdict())
-        return {"rng": self.rng.bit_generator.state, "members": members, "seen": list(self.seen)}
+        return {
+            "rng": self.rng.bit_generator.state,
+            "members": members,
+            "seen": list(self.seen),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that :meth:`state_dict` returned."""
@@ -144,7 +150,9 @@ class EvolutionSampler:
 
     def _new(self, domain: Any) -> Arch:
         """Return a child or, if the population is not complete, a random architecture; a new one if one is found."""
-        is_evolving = len(self.seen) >= self.population and len(self.members) > 1
+        # Proposals count that have no result yet, or several asks in a row would draw too large a first population.
+        is_complete = len(self.seen) >= self.population
+        is_evolving = is_complete and len(self.members) > 1
         if is_evolving:
             for _ in range(TRIES):
                 child = self._child(domain)
@@ -155,12 +163,14 @@ class EvolutionSampler:
             arch = domain.sample(self.rng)
             if arch_id(arch) not in self.seen:
                 return arch
-        return domain.sample(self.rng)
+        return domain.sample(self.rng)  # nearly all were proposed; a repeat costs a search nothing
 
     def _child(self, domain: Any) -> Arch:
+        """Cross or mutate parents; further mutations follow with the probability ``mutation`` each."""
         child = self._parent()
         if hasattr(domain, "crossover") and self.rng.random() < self.crossover:
-            child = domain.crossover(child, self._parent(), self.rng)
+            other = self._parent()
+            child = domain.crossover(child, other, self.rng)
         else:
             child = domain.mutate(child, self.rng)
         while self.rng.random() < self.mutation:
@@ -170,19 +180,21 @@ class EvolutionSampler:
     def _parent(self) -> Arch:
         """Hold a tournament."""
         if not self.ranks:
-            self.ranks = np.argsort(self._order()).tolist()
+            self.ranks = np.argsort(self._order()).tolist()  # the inverse of the order: member → rank
         drawn = self.rng.integers(len(self.members), size=self.tournament).tolist()
-        winner = min(drawn, key=lambda position: self.ranks[position])
+        winner = min(drawn, key=self.ranks.__getitem__)
         return self.members[winner].arch
 
     def _order(self) -> list[int]:
         """Return the positions of the members, best first: by score or, if there are several objectives, as NSGA-II."""
         values = np.array([member.objectives for member in self.members])
         if values.shape[1] == 1:
-            return np.argsort(-values[:, 0], kind="stable").tolist()
+            scores = values[:, 0]
+            return np.argsort(-scores, kind="stable").tolist()
         violations = [member.violation for member in self.members]
         order: list[int] = []
         for front in non_dominated_sort(values, violations):
-            least_crowded_first = np.argsort(-crowding_distance(values[front]), kind="stable")
+            distances = crowding_distance(values[front])
+            least_crowded_first = np.argsort(-distances, kind="stable")
             order += np.array(front)[least_crowded_first].tolist()
         return order

@@ -18,9 +18,11 @@ class Glue(TaskContract):
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Write ``train.tsv`` and ``dev.tsv``."""
         lines = [f"{text}\t{label}" for text, label in sentences(60)]
-        for name, part in {"train": lines[:48], "dev": lines[48:]}.items():
+        parts = {"train": lines[:48], "dev": lines[48:]}
+        for name, part in parts.items():
             content = "\n".join(["sentence\tlabel", *part, ""])
-            (folder / f"{name}.tsv").write_text(content, encoding="utf-8")
+            file = folder / f"{name}.tsv"
+            file.write_text(content, encoding="utf-8")
         return {"name": "sst2", "path": str(folder), "select": 12}
 
 
@@ -32,8 +34,9 @@ class TextClassification(TaskContract):
         names = ("bad", "good")
         lines = [f"{text},{names[label]}" for text, label in sentences(80)]
         content = "\n".join(["text,label", *lines, ""])
-        (folder / "train.csv").write_text(content, encoding="utf-8")
-        return {"train": str(folder / "train.csv"), "select": 12}
+        file = folder / "train.csv"
+        file.write_text(content, encoding="utf-8")
+        return {"train": str(file), "select": 12}
 
 
 class HF(ModelContract):
@@ -50,5 +53,8 @@ class HF(ModelContract):
 def sentences(count: int) -> Iterator[tuple[str, int]]:
     """Yield different sentences, each with 1 if it contains "fine", else 0."""
     for i in range(count):
-        words = [WORDS[i % 10], WORDS[i // 10], *WORDS[: i % 3]]
-        yield " ".join(words), int("fine" in words)
+        # The first two words are i's digits, which makes each sentence a different one; the others vary the length.
+        tens, ones = divmod(i, 10)
+        words = [WORDS[ones], WORDS[tens], *WORDS[: i % 3]]
+        label = int("fine" in words)
+        yield " ".join(words), label

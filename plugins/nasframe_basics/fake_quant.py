@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.formats import FULL, encoder_matrices, formats_of, note, word_tables
 from nasframe.nn.quantize import RowQuantizer, fake_quantize, tensor_scale
 
+Inputs: TypeAlias = tuple[torch.Tensor, ...]
 RANGE_DECAY = 0.99
 """Share of the old value in a running mean, at each step."""
 
@@ -52,10 +53,11 @@ class FakeQuant(Modifier):
         """Parametrise the weights and hook the activations."""
         arch_formats = formats_of(job.space, job.net, job.arch)
         if self.embeddings:
-            self.rounded = {name: (module, self.embeddings) for name, module in word_tables(job.net)}
+            for name, table in word_tables(job.net):
+                self.rounded[name] = (table, self.embeddings)
         for name, module in encoder_matrices(job.net):
             bits = arch_formats[name].bits if arch_formats else self.bits
-            if bits >= FULL:
+            if bits >= FULL:  # an architecture may leave matrices in floating point
                 continue
             self.rounded[name] = (module, bits)
             if self.activations:
@@ -90,20 +92,22 @@ class FakeQuant(Modifier):
         """Continue with these ranges."""
         self.largest = dict(state["largest"])
 
-    def _round_input(self, name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def _round_input(self, name: str, module: nn.Module, inputs: Inputs) -> Inputs:
         """Round a matrix's input; a hook of its module."""
         tensor, *others = inputs
         if not tensor.numel():  # a layer without heads or neurons
             return inputs
-        if self.ranges == "batch" and self.read is not None and self.read[0] is tensor:
-            # Queries, keys and values read the same tensor, so it is rounded once.
-            return (self.read[1], *others)
+        if self.ranges == "batch" and self.read is not None:
+            last_tensor, last_rounded = self.read
+            if last_tensor is tensor:  # queries, keys and values read the same tensor, so it is rounded once
+                return (last_rounded, *others)
+        # One pass over the tensor finds both ends; abs().max() would copy it.
         lowest, highest = tensor.detach().aminmax()
         largest = torch.maximum(-lowest, highest).float()
         if self.ranges == "running":
-            if module.training:
-                before = self.largest.get(name, largest)
-                self.largest[name] = RANGE_DECAY * before + (1 - RANGE_DECAY) * largest
+            if module.training:  # evaluations use the mean and leave it alone
+                mean = self.largest.get(name, largest)
+                self.largest[name] = RANGE_DECAY * mean + (1 - RANGE_DECAY) * largest
             largest = self.largest.get(name, largest)
         assert self.activations is not None
         scale = tensor_scale(largest, self.activations).to(tensor.dtype)

@@ -41,6 +41,7 @@ def fit(job: TrainJob, notify: Notify) -> TrainResult:
         notify: receives notices about steps that did not go as a user would expect.
     """
     device = processes().device
+    # The loop seeds torch's generators before every forward pass. Its caller's draws must not depend on that.
     forked_devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked_devices):
         stage = _Fit(job, notify)
@@ -79,7 +80,7 @@ class _Position:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update(state)  # in place: the loop and its checkpoints hold one object
 
 
 class _Fit:
@@ -95,19 +96,27 @@ class _Fit:
         self.world = here.num_processes
         self.device = here.device
         self.feed = Feed(job)
+        # Modifiers read these two, so they come before on_start.
         job.total = optim.total_steps(job, self.feed.epoch_length)
         job.reduce = self.averaged
         optim.keep_freed_memory()
         job.net.to(self.device).train()
-        optim.seed_torch(stream_seed(job.seed, "init", job.stage), self.device)
+        # What modifiers draw at the start is the same, whatever was drawn before this stage.
+        init_seed = stream_seed(job.seed, "init", job.stage)
+        optim.seed_torch(init_seed, self.device)
         for modifier in job.modifiers:
             modifier.on_start(job)
         if job.sampler is not None:
             start_sampler(job.sampler, job.stage, job.total, "train")
-        # Parameters that modifiers update themselves.
-        claimed = [parameter for modifier in job.modifiers for parameter in modifier.claims(job.net)]
+        # The optimiser comes after on_start, in which modifiers may have replaced parameters, as fake_quant does. It
+        # leaves out those that modifiers update themselves.
+        claimed: list[torch.nn.Parameter] = []
+        for modifier in job.modifiers:
+            claimed += modifier.claims(job.net)
         self.optimizer = optim.make_optimizer(job.net, self.options, without=claimed)
-        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.parameters: list[torch.nn.Parameter] = []
+        for group in self.optimizer.param_groups:
+            self.parameters += group["params"]
         self.ledger = Ledger()
         self.selection = Selection(job, self.feed.epoch_length)
         self.passes = Passes(job, self.device, self.ledger)
@@ -136,7 +145,9 @@ class _Fit:
         return self.at.ended or self.at.step >= self.job.total
 
     def train(self) -> None:
+        """Make the steps that are left."""
         while not self.done:
+            # Teachers run inside of a step and book their own seconds; the rest of it is the student's.
             began = time.perf_counter()
             teachers_before = self.ledger.seconds("teacher")
             self.step(next(self.feed))
@@ -148,7 +159,8 @@ class _Fit:
                 self.measure()
             # Each process has its own clock, so only some may be here: none of them may raise. Bad weights are just
             # not saved.
-            if not self.at.skipped and self.checkpoints.due() and not optim.non_finite(self.job.net):
+            is_due = not self.at.skipped and self.checkpoints.due()
+            if is_due and not optim.non_finite(self.job.net):
                 self.checkpoints.save()
 
     def step(self, batch: Batch) -> None:
@@ -166,18 +178,22 @@ class _Fit:
         rate = optim.learning_rate(self.options, at.step, job.total)
         optim.set_learning_rate(self.optimizer, rate)
         job.net.zero_grad()
+        # The batch is cut into micro-batches, which the processes take in turn. Each one's gradients are added up with
+        # a weight that makes the result the gradient of the mean loss over the batch, however uneven the parts are.
         losses = torch.zeros(len(archs), device=self.device)
         parts = self.options.accumulate * self.world
         for number in range(self.rank, parts, self.world):
             part = batch.part(number, parts)
             weight = len(part) * self.world / len(batch)  # the processes' mean is then the mean over the batch
-            if not len(part):  # every process needs a forward pass, so it takes the batch, with weight 0
+            if not len(part):  # every process needs a forward pass, so it takes one example, with weight 0
                 part = batch.part(0, len(batch))
             part = part.to(self.device)
-            self.passes.share = len(batch) / (self.options.accumulate * len(part))
+            counted = self.options.accumulate * len(part)  # examples that this process would count
+            self.passes.share = len(batch) / counted
             for index, arch in enumerate(archs):
                 step = Step(job, self.passes, at.step, job.total, rate, part, arch, self.optimizer)
-                losses[index] += weight * self.backward(step, number, index, weight / len(archs))
+                loss = self.backward(step, number, index, weight / len(archs))
+                losses[index] += weight * loss
         self.update(step, archs, losses)
 
     def update(self, step: Step, archs: Sequence[Arch | None], losses: torch.Tensor) -> None:
@@ -193,8 +209,10 @@ class _Fit:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         optim.average(gradients, self.world)
         norm = optim.clip(self.parameters, self.options.max_grad_norm)
+        # Judged after averaging, so that all processes skip the same steps and their weights stay equal.
         values = self.averaged(losses).tolist()
-        step.skipped = not all(math.isfinite(value) for value in [norm, *values])
+        is_finite = all(math.isfinite(value) for value in [norm, *values])
+        step.skipped = not is_finite
         if not step.skipped:
             self.optimizer.step()
         for modifier in self.job.modifiers:
@@ -218,10 +236,12 @@ class _Fit:
         job = self.job
         # Modifiers and dropout have seeds of their own, so that a modifier that draws does not change the dropout.
         names = (job.stage, step.index, part, index)
-        optim.seed_torch(stream_seed(job.seed, "modifiers", *names), self.device)
+        modifier_seed = stream_seed(job.seed, "modifiers", *names)
+        dropout_seed = stream_seed(job.seed, "dropout", *names)
+        optim.seed_torch(modifier_seed, self.device)
         for modifier in job.modifiers:
             modifier.on_batch(step)
-        optim.seed_torch(stream_seed(job.seed, "dropout", *names), self.device)
+        optim.seed_torch(dropout_seed, self.device)
         step.outputs = self.passes.student(step.arch, step.batch)
         loss = job.task.loss(step.outputs, step.batch)
         for modifier in job.modifiers:
@@ -234,8 +254,9 @@ class _Fit:
         if self.job.sampler is None:
             return [self.job.arch]
         if self.rank > 0:
-            return self.shared(None)
-        proposed = self.job.sampler.ask(self.options.archs_per_step, within=self.job.within)
+            return self.shared(None)  # the first process asks for all: only its sampler learns
+        count = self.options.archs_per_step
+        proposed = self.job.sampler.ask(count, within=self.job.within)
         return self.shared(proposed)
 
     def tell(self, archs: Sequence[Arch | None], losses: Sequence[float], step: Step) -> None:
@@ -247,7 +268,10 @@ class _Fit:
         job, at = self.job, self.at
         loss = sum(losses) / len(losses)
         if job.sampler is not None and self.rank == 0:
-            trials = [_trial(arch, value) for arch, value in zip(archs, losses, strict=True) if arch is not None]
+            trials = []
+            for arch, value in zip(archs, losses, strict=True):
+                if arch is not None:
+                    trials.append(_trial(arch, value))
             job.sampler.tell(trials)
         if step.skipped:
             at.skipped += 1
@@ -304,17 +328,25 @@ class _Fit:
         """Make sure that only a network with finite weights is measured, kept or passed on."""
         names = optim.non_finite(self.job.net)
         if names:
-            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
-            raise self.diverged(f"weights are not finite ({names[0]}{more})")
+            examples = names[0]
+            if len(names) > 1:
+                examples += f" and {len(names) - 1} more tensors"
+            raise self.diverged(f"weights are not finite ({examples})")
 
     def measure(self) -> None:
         """Evaluate on ``select`` in the first process."""
         metrics = None
         if self.rank == 0:
-            evaluations = [self.passes.evaluated(arch, "select") for arch in measured_archs(self.job)]
+            evaluations = []
+            for arch in measured_archs(self.job):
+                evaluations.append(self.passes.evaluated(arch, "select"))
             metrics = mean_metrics(evaluations)
-            self.job.log(self.at.step, {f"select_{name}": value for name, value in metrics.items()})
-        score = self.shared(metrics)[self.job.task.primary]
+            log = {}
+            for name, value in metrics.items():
+                log[f"select_{name}"] = value
+            self.job.log(self.at.step, log)
+        metrics = self.shared(metrics)
+        score = metrics[self.job.task.primary]
         stops_early = self.selection.add(score)
         self.at.ended = self.at.ended or stops_early
 
@@ -329,12 +361,14 @@ class _Fit:
         if self.at.skipped:  # training ended early, while steps were being skipped
             raise self.diverged("the last loss or gradient is not finite")
         self.require_finite_weights()
+        # Saved before the best weights come back and modifiers finish: a resume from here then does both again.
         self.checkpoints.save()
         self.selection.finish()
         if job.sampler is not None and self.world > 1:  # only the first process has used its sampler
             state = self.shared(job.sampler.state_dict())
             job.sampler.load_state_dict(state)
         archs = []
+        # In reverse, since modifiers are nested: the last to parametrise a weight is the first to be removed.
         for modifier in reversed(job.modifiers):
             arch = modifier.on_finish(job)
             if arch is not None:
@@ -343,7 +377,8 @@ class _Fit:
             raise UsageError(f"stage {job.stage!r}: {len(archs)} modifiers answer with an architecture. Expected one.")
         job.net.eval().zero_grad()
         self.report()
-        return TrainResult(job.net, archs[0] if archs else None, self.ledger.entries())
+        arch = archs[0] if archs else None
+        return TrainResult(job.net, arch, self.ledger.entries())
 
     def report(self) -> None:
         """Notify about steps that did not go as a user would expect."""
@@ -372,6 +407,7 @@ class _Fit:
 
 
 def _trial(arch: Arch, loss: float) -> Trial:
+    """Return a training loss as a trial; samplers maximise scores."""
     if math.isfinite(loss):
         return Trial(arch, -loss, origin="train")
     return Trial(arch, None, state="failed", origin="train")

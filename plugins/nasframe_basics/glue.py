@@ -15,10 +15,13 @@ from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.records import Count, MaxLength, MetricFormat, Portion
 from nasframe_basics.metrics import formats
-from nasframe_basics.rows import Row, located, read_hub, read_labels, read_tsv
-from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import Source, data_notices, pass_on, split_notices
-from nasframe_basics.text import ClassWeights, TextTask, mismatched, refuse_length
+from nasframe_basics.rows import Row, located, read_hub, read_labels, read_texts, read_tsv
+from nasframe_basics.splits import Split
+from nasframe_basics.summary import Source, data_notices, pass_on
+from nasframe_basics.text import ClassWeights, TextTask, mismatched, refuse_length, task_with_select
+
+ENTAILMENT = ("entailment", "not_entailment")
+PAIR = ("sentence1", "sentence2")
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Layout:
 
     Args:
         folder: the task's folder in GLUE's own layout.
+        labels: the class names; ``None`` for regression.
         texts: the columns of the texts.
         label: the column of the label.
-        labels: the class names; ``None`` for regression.
         metrics: its metrics, the primary one first.
         hub_texts: the columns of the texts on the hub, if they are others.
         numbered: whether the TSV files hold class indices.
@@ -39,10 +42,10 @@ class Layout:
     """
 
     folder: str
-    texts: tuple[str, ...]
-    label: str
     labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
+    texts: tuple[str, ...] = PAIR
+    label: str = "label"
+    metrics: tuple[str, ...] = ("accuracy",)
     hub_texts: tuple[str, ...] = ()
     numbered: bool = False
     header: tuple[str, ...] = ()
@@ -50,82 +53,58 @@ class Layout:
     dev: tuple[str, ...] = ("dev",)
 
 
-PAIR = ("sentence1", "sentence2")
-ENTAILMENT = ("entailment", "not_entailment")
+# The order of the classes is that of the hub's data set. The outputs of checkpoints that only number them are read in
+# this order.
 TASKS = {
     "cola": Layout(
         folder="CoLA",
-        texts=("sentence",),
-        label="label",
         labels=("unacceptable", "acceptable"),
+        texts=("sentence",),
         metrics=("mcc", "accuracy"),
         numbered=True,
-        header=("source", "label", "mark", "sentence"),
+        header=("source", "label", "mark", "sentence"),  # the mark is the source's own, such as *
     ),
     "sst2": Layout(
         folder="SST-2",
-        texts=("sentence",),
-        label="label",
         labels=("negative", "positive"),
-        metrics=("accuracy",),
+        texts=("sentence",),
         numbered=True,
     ),
     "mrpc": Layout(
         folder="MRPC",
+        labels=("not_equivalent", "equivalent"),
         texts=("#1 String", "#2 String"),
         label="Quality",
-        labels=("not_equivalent", "equivalent"),
         metrics=("accuracy", "f1", "accuracy_f1"),
         hub_texts=PAIR,
         numbered=True,
     ),
     "stsb": Layout(
         folder="STS-B",
-        texts=PAIR,
-        label="score",
         labels=None,
+        label="score",
         metrics=("spearman", "pearson", "pearson_spearman"),
     ),
     "qqp": Layout(
         folder="QQP",
+        labels=("not_duplicate", "duplicate"),
         texts=("question1", "question2"),
         label="is_duplicate",
-        labels=("not_duplicate", "duplicate"),
         metrics=("accuracy", "f1", "accuracy_f1"),
         numbered=True,
         skip_short=True,
     ),
     "mnli": Layout(
         folder="MNLI",
-        texts=PAIR,
-        label="gold_label",
         labels=("entailment", "neutral", "contradiction"),
-        metrics=("accuracy",),
+        label="gold_label",
         hub_texts=("premise", "hypothesis"),
         dev=("dev_matched", "dev_mismatched"),
     ),
-    "qnli": Layout(
-        folder="QNLI",
-        texts=("question", "sentence"),
-        label="label",
-        labels=ENTAILMENT,
-        metrics=("accuracy",),
-    ),
-    "rte": Layout(
-        folder="RTE",
-        texts=PAIR,
-        label="label",
-        labels=ENTAILMENT,
-        metrics=("accuracy",),
-    ),
-    "wnli": Layout(
-        folder="WNLI",
-        texts=PAIR,
-        label="label",
-        labels=("not_entailment", "entailment"),
-        metrics=("accuracy",),
-        numbered=True,
-    ),
+    "qnli": Layout(folder="QNLI", labels=ENTAILMENT, texts=("question", "sentence")),
+    "rte": Layout(folder="RTE", labels=ENTAILMENT),
+    # The other way round than in QNLI and RTE: WNLI's files hold indices, and 1 is entailment.
+    "wnli": Layout(folder="WNLI", labels=("not_entailment", "entailment"), numbered=True),
 }
 
 
@@ -135,11 +114,12 @@ def measured(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricF
     layouts = [TASKS[name]] if name in TASKS else list(TASKS.values())
     all_formats: dict[str, MetricFormat] = {}
     for layout in layouts:
-        positive = layout.labels[1] if layout.labels else None
+        positive = layout.labels[1] if layout.labels else None  # F1's class in both tasks that have one
         task_formats = formats(layout.metrics, positive)
         if len(layout.dev) > 1:
             task_formats |= mismatched(task_formats)
         for metric, metric_format in task_formats.items():
+            # MRPC and QQP share the name f1, with different positive classes.
             all_formats.setdefault(metric, metric_format)
     return all_formats
 
@@ -188,20 +168,22 @@ def glue(
     if name not in TASKS:
         raise UsageError(f"glue: unknown task {name!r}. Expected one of {', '.join(TASKS)}.")
     layout = TASKS[name]
-    sources = _from_folder(located(path, base), layout) if path else _from_hub(hub, name, layout, base)
+    if path:
+        sources = _from_folder(located(path, base), layout)
+    else:
+        sources = _from_hub(hub, name, layout, base)
     pass_on(data_notices(sources, layout.labels), notify)
     splits = {source.split: source.data for source in sources}
-    splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
-    pass_on(split_notices(splits, layout.labels), notify)
-    return TextTask(
+    return task_with_select(
         splits,
         layout.labels,
         layout.metrics,
-        primary=layout.metrics[0],
+        select,
+        train_limit,
+        sources=sources,
         tokenizer=tokenizer,
         max_length=max_length,
         seed=seed,
-        sources=[source.counts for source in sources],
         notify=notify,
         saved_head=saved_head,
         published=True,
@@ -212,8 +194,8 @@ def glue(
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     layout = TASKS.get(options["name"])
-    if layout is not None and options.get("max_length") is not None:
-        refuse_length(options["max_length"], len(layout.texts), tokenizer)
+    if layout is not None:  # an unknown name is a problem of its own, which is reported elsewhere
+        refuse_length(options.get("max_length"), len(layout.texts), tokenizer)
 
 
 glue.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -228,30 +210,32 @@ def _from_folder(folder: Path, layout: Layout) -> list[Source]:
     sources = []
     for split, name in _files(layout).items():
         path = folder / f"{name}.tsv"
-        sources.append(_from_file(split, path, layout, *stamp(path)))
+        source = _from_file(split, path, layout, *stamp(path))
+        sources.append(source)
     return sources
 
 
 @functools.lru_cache(maxsize=4)  # the runs of a study, which share a process, read the same files
 def _from_file(split: str, path: Path, layout: Layout, *_: int) -> Source:
     """Read one TSV file; its stamp is only a part of the cache's key."""
-    indices = _indices(layout.labels)
-    if layout.labels and layout.numbered:
-        indices = {str(index): index for index in range(len(layout.labels))}
+    names = layout.labels
+    if names is not None and layout.numbered:
+        names = tuple(map(str, range(len(names))))
     left_out: list[str] = []
     skip_short = left_out.append if layout.skip_short else None
     rows = read_tsv(path, layout.header, skip_short)
-    return _source(split, path, rows, layout.texts, layout.label, indices, left_out)
+    return _source(split, path, rows, layout.texts, layout.label, names, left_out)
 
 
 def _from_hub(hub: str, name: str, layout: Layout, base: Path | None) -> list[Source]:
     texts = layout.hub_texts or layout.texts
-    indices = _indices(layout.labels)
     sources = []
     for split, file in _files(layout).items():
         hub_split = file.replace("dev", "validation")
         rows = read_hub(hub, name, hub_split, base)
-        sources.append(_source(split, Path(hub) / file, rows, texts, "label", indices))
+        # The hub names every task's column of labels alike, and read_hub returns names, not indices.
+        place = Path(hub) / file
+        sources.append(_source(split, place, rows, texts, "label", layout.labels))
     return sources
 
 
@@ -263,27 +247,18 @@ def _files(layout: Layout) -> dict[str, str]:
     return files
 
 
-def _indices(names: tuple[str, ...] | None) -> dict[str, int] | None:
-    """Return class name → index; ``None`` for regression."""
-    if names is None:
-        return None
-    return {name: index for index, name in enumerate(names)}
-
-
 def _source(
     split: str,
     file: Path,
     rows: list[Row],
     texts: tuple[str, ...],
     label: str,
-    indices: Mapping[str, int] | None,
+    names: Sequence[str] | None,
     left_out: Sequence[str] = (),
 ) -> Source:
     if not rows:
         raise UsageError(f"{file}: no rows. Expected at least one example.")
-    examples = []
-    for row in rows:
-        examples.append(tuple(row.text(column) for column in texts))
-    data = Split(examples, read_labels(rows, label, indices))
+    examples = read_texts(rows, texts)
+    data = Split(examples, read_labels(rows, label, names))
     places = [row.place for row in rows]
     return Source(split, str(file), data, places, left_out)

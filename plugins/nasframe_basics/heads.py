@@ -54,6 +54,7 @@ def _configured_head(path: str, config: Any, count: int) -> Head:
     if of_another_task(config):
         return Head(tuple(config.architectures), "other", model=path)
     is_multi_label = config.problem_type == "multi_label_classification"
+    # transformers' rule, too: one output is a score.
     if count == 1 and not is_multi_label:
         name = config.id2label.get(0, "LABEL_0")
         return Head((name,), "regression", model=path)
@@ -80,8 +81,9 @@ def output_layer(net: Any) -> str | None:
     output = None
     for part_name, part in head_parts(net):
         for inner_name, module in part.named_modules():
+            # A hidden layer of a head could be as wide by chance, but the logits' map comes last.
             if isinstance(module, nn.Linear) and module.out_features == net.config.num_labels:
-                output = f"{part_name}.{inner_name}".rstrip(".")
+                output = f"{part_name}.{inner_name}".rstrip(".")  # a part that is itself the map has no inner name
     return output
 
 
@@ -117,4 +119,5 @@ def reorder_outputs(net: Any, outputs: Sequence[int]) -> None:
     layer = net.get_submodule(name)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.copy_(parameter[list(outputs)].clone())
+            rows = parameter[list(outputs)].clone()  # weight and bias alike have a row for each output
+            parameter.copy_(rows)

@@ -46,7 +46,7 @@ class KD(Modifier):
             return loss
         student = step.outputs.logits
         teacher = step.teacher(self.teacher).logits
-        if step.job.task.labels is None:
+        if step.job.task.labels is None:  # one output, whose softmax would always be 1
             term = functional.mse_loss(student.float(), teacher.float())
         else:
             term = distillation(student, teacher, self.temperature)

@@ -57,8 +57,9 @@ class KDHidden(Modifier):
         teacher_depth = len(layers_of(saved_model(job, self.teacher)))
         if job.sampler is not None:  # the student's depth differs from step to step
             return
-        arch = job.arch or {}
-        student_layers = arch["layers"] if "layers" in arch else layers_of(job.net)
+        student_layers = layers_of(job.net)
+        if job.arch is not None and "layers" in job.arch:
+            student_layers = job.arch["layers"]
         layer_pairs(self.layers, len(student_layers), teacher_depth, job.arch)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
@@ -77,14 +78,17 @@ class KDHidden(Modifier):
             sizes = f"{width} of the student, {teacher_width} of teacher {self.teacher!r}"
             raise UsageError(f"kd_hidden: the hidden sizes differ: {sizes}. Expected equal ones.")
         # Both lists begin with the embeddings' output.
-        pairs = layer_pairs(self.layers, len(student) - 1, len(teacher) - 1, step.arch)
+        student_depth = len(student) - 1
+        teacher_depth = len(teacher) - 1
+        pairs = layer_pairs(self.layers, student_depth, teacher_depth, step.arch)
         if self.embeddings:
             pairs = [(0, 0), *pairs]
-        if not pairs:
+        if not pairs:  # a sub-network may keep no layer
             return loss
         mask = step.batch.inputs.get("attention_mask")
         errors = [masked_mse(student[i], teacher[j], mask) for i, j in pairs]
-        return loss + self.weight * torch.stack(errors).mean()
+        mean_error = torch.stack(errors).mean()
+        return loss + self.weight * mean_error
 
 
 def layer_pairs(
@@ -111,27 +115,49 @@ def layer_pairs(
     if layers == "last":
         return [(student, teacher)] if student else []
     if layers == "uniform":
-        return [(i, max(1, round(i * teacher / student))) for i in range(1, student + 1)]
+        return _uniform(student, teacher)
     if layers == "skip":
         return _skipping(student, teacher)
     if layers == "kept":
+        # The teacher has all layers, the student those of the sub-network; a whole student is its own sub-network.
         layers = range(student) if arch is None else arch["layers"]
-    teacher_layers = [int(layer) for layer in layers]
-    are_inside = all(0 <= layer < teacher for layer in teacher_layers)
-    if len(teacher_layers) != student or not are_inside:
+    return _listed(list(layers), student, teacher)
+
+
+def _uniform(student: int, teacher: int) -> list[tuple[int, int]]:
+    """Pair layer i of the student with layer i · L_T / L_S of the teacher, rounded."""
+    pairs = []
+    for i in range(1, student + 1):
+        nearest = round(i * teacher / student)
+        pairs.append((i, max(1, nearest)))  # 0 is no layer: a deeper student's first ones would get the embeddings
+    return pairs
+
+
+def _listed(layers: Sequence[int], student: int, teacher: int) -> list[tuple[int, int]]:
+    """Pair the student's layers, in order, with the teacher's layers of a list.
+
+    Raises:
+        UsageError: they are not one layer of the teacher for each of the student.
+    """
+    are_inside = all(0 <= layer < teacher for layer in layers)
+    if len(layers) != student or not are_inside:
         raise UsageError(
-            f"kd_hidden.layers: {teacher_layers} for a student of {student} layers and a teacher of {teacher}. "
+            f"kd_hidden.layers: {layers} for a student of {student} layers and a teacher of {teacher}. "
             f"Expected {student} numbers from 0 to {teacher - 1}."
         )
-    return [(i + 1, layer + 1) for i, layer in enumerate(teacher_layers)]
+    return [(i + 1, layer + 1) for i, layer in enumerate(layers)]
 
 
 def _skipping(student: int, teacher: int) -> list[tuple[int, int]]:
     """Pair with every k-th state if the depths divide, else leave out states i with (i + 1) mod (L_T / L_S) = 0."""
     if student and teacher % student == 0:
-        return [(i, i * (teacher // student)) for i in range(1, student + 1)]
+        step = teacher // student
+        return [(i, i * step) for i in range(1, student + 1)]
     # Multiplied by L_S, so that the condition is one of integers: L_T / L_S need not be one.
-    states = [i for i in range(teacher + 1) if (i + 1) * student % teacher != 0]  # (R8)
+    states = []
+    for i in range(teacher + 1):
+        if (i + 1) * student % teacher != 0:  # (R8)
+            states.append(i)
     if len(states) != student + 1:
         raise UsageError(
             f"kd_hidden.layers: 'skip' has no map from {teacher} to {student} layers. Expected that one depth divides "

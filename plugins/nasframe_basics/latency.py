@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from annotated_types import Ge, Le
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from nasframe.interfaces import SearchSpace
 
+Measurement: TypeAlias = dict[str, Any]
+"""What :meth:`Latency.measure` returns."""
 LENGTH = 128
 """Tokens in a sequence, unless the recipe says otherwise or the network can read fewer."""
 
@@ -42,6 +44,8 @@ class Latency:
     """
 
     unit = "ms"
+    heading = "latency"
+    highlight = "latency"
     sizes_suffice = True
 
     def __init__(
@@ -59,15 +63,14 @@ class Latency:
         self.warmup = warmup
         self.threads = threads
         self._notify = notify
-        self._records: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+        # Network → id of the sub-network → its measurement.
+        self._records: WeakKeyDictionary[nn.Module, dict[str, Measurement]] = WeakKeyDictionary()
 
     def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the median in milliseconds."""
         return self.measure(space, net, arch)["median"]
 
-    def measure(
-        self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False
-    ) -> dict[str, Any]:
+    def measure(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None, again: bool = False) -> Measurement:
         """Return a measurement with its conditions.
 
         Args:
@@ -80,7 +83,7 @@ class Latency:
             ``median`` and ``spread`` (between the quartiles) in milliseconds, and ``how``: ``repeats``, ``batch``,
             ``length``, ``threads`` and ``device``.
         """
-        records = self._records.setdefault(net, {})
+        records = self._records.setdefault(net, {})  # forgotten with the network
         key = "" if arch is None else arch_id(arch)
         if again or key not in records:
             extracted = net if arch is None else space.extract(net, arch)
@@ -104,28 +107,30 @@ class Latency:
         longest = _longest(net)
         if longest is None or length <= longest:
             return length
-        if self.length is not None:
+        if self.length is not None:  # what a recipe says is refused, what is assumed is adapted
             text = f"{length} tokens are more than the network can read. Expected at most {longest}."
             raise refusal("length", [text])
         self._notify("latency.length", f"latency is measured at {longest} tokens, all that the network can read.")
         return longest
 
-    def _time(self, net: nn.Module) -> dict[str, Any]:
+    def _time(self, net: nn.Module) -> Measurement:
         import torch
 
         length = self._length_for(net)
         threads_before = torch.get_num_threads()
         threads = self.threads or threads_before
         was_training = net.training
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # of the whole process, so it is set back
         net.eval()
         try:
             seconds = self._seconds(net, length)
         finally:
             torch.set_num_threads(threads_before)
             net.train(was_training)
-        quartiles = torch.tensor(seconds).quantile(torch.tensor([0.25, 0.5, 0.75]))
-        low, median, high = [1000 * seconds for seconds in quartiles.tolist()]
+        # The median and the quartiles, since other programs delay single passes by any amount.
+        shares = torch.tensor([0.25, 0.5, 0.75])
+        quartiles = torch.tensor(seconds).quantile(shares)
+        low, median, high = [1000 * quartile for quartile in quartiles.tolist()]
         how = {
             "repeats": self.repeats,
             "batch": self.batch,
@@ -142,9 +147,10 @@ class Latency:
         from nasframe.nn.elastic import base_of
 
         device = next(net.parameters()).device
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1, 100, (self.batch, length), generator=generator).to(device)
-        ids %= base_of(net).config.vocab_size
+        generator = torch.Generator().manual_seed(0)  # torch's own is left as it was
+        ids = torch.randint(1, 100, (self.batch, length), generator=generator)
+        ids %= base_of(net).config.vocab_size  # tiny networks of tests have fewer words
+        ids = ids.to(device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         seconds = []
         with torch.inference_mode():
@@ -154,7 +160,7 @@ class Latency:
                 net(**inputs)
                 _wait_for(device)
                 seconds.append(time.perf_counter() - began)
-        return seconds[self.warmup :]
+        return seconds[self.warmup :]  # the first passes also allocate memory
 
 
 def _wait_for(device: torch.device) -> None:

@@ -43,9 +43,11 @@ def f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
     >>> f1(np.array([0, 1, 2]), np.array([0, 1, 1]), positive=0)
     1.0
     """
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import f1_score  # slow to import, and checks of recipes read this module
 
-    return float(f1_score(labels == positive, predictions == positive, zero_division=0.0))
+    is_positive = labels == positive  # as two classes, however many there are
+    is_predicted = predictions == positive
+    return float(f1_score(is_positive, is_predicted, zero_division=0.0))
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int] | None = None) -> float:
@@ -61,6 +63,7 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
     """
     from sklearn.metrics import f1_score
 
+    # A predicted class that never occurs counts with an F1 of 0, as in scikit-learn.
     counted = np.union1d(labels, predictions)
     if classes is not None:
         counted = np.intersect1d(counted, classes)
@@ -69,7 +72,8 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[int]
 
 def accuracy_f1(labels: np.ndarray, predictions: np.ndarray, positive: int = 1) -> float:
     """Return the mean of accuracy and F1, as GLUE reports it."""
-    return (accuracy(labels, predictions) + f1(labels, predictions, positive)) / 2
+    both = accuracy(labels, predictions) + f1(labels, predictions, positive)
+    return both / 2
 
 
 def mcc(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -91,20 +95,24 @@ def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 def negative_rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the root mean squared error, negative so that higher is better."""
-    return -float(np.sqrt(np.mean((labels - predictions) ** 2)))
+    errors = labels - predictions
+    mean_square = np.mean(errors**2)
+    return -float(np.sqrt(mean_square))
 
 
 def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
     from scipy import stats
 
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-        return 0.0
-    return float(getattr(stats, name)(labels, predictions).statistic)
+        return 0.0  # scipy would warn and return NaN, which no search can compare
+    correlate = getattr(stats, name)
+    return float(correlate(labels, predictions).statistic)
 
 
 def pearson_spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the mean of both correlations, as GLUE reports it."""
-    return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
+    both = pearson(labels, predictions) + spearman(labels, predictions)
+    return both / 2
 
 
 METRICS: Mapping[str, Metric] = {

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasframe.digests import stamp
 from nasframe.errors import UsageError, listing
 from nasframe.heads import Head, Match, match
-from nasframe.notices import Notify, say
+from nasframe.notices import Notices, Notify, say
 from nasframe.options import looks_like_path
 from nasframe.records import Label
 from nasframe.weights import (
@@ -88,18 +88,20 @@ class HF:
         base: Path | None = None,
         notify: Notify = say,
     ) -> None:
-        self._names = None if labels is None else [str(label) for label in labels]
+        self._names: list[str] | None = None
+        if labels is not None:
+            self._names = [str(label) for label in labels]  # labels in recipes may be numbers or truth values
         self._draws_head = head == "new"
         home = Path(base or ".")
         local = home / Path(path).expanduser()
-        is_directory = bool(str(path)) and local.is_dir()
+        is_directory = bool(str(path)) and local.is_dir()  # an empty path would be the recipe's folder
         if is_directory and revision is not None:
             raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
         if local.is_file():
             raise refusal("path", [f"{local} is a file. Expected the directory that save_pretrained wrote."])
         if not is_directory and looks_like_path(str(path)):
             raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
-        self.path = str(local if is_directory else path)
+        self.path = str(local) if is_directory else str(path)
         self.attention = attention
         self._home = home
         self._notify = notify
@@ -118,8 +120,9 @@ class HF:
     def local_tokenizer(self) -> Any:
         """Return the tokenizer as :meth:`tokenizer` does; ``None`` if it takes a download, or does not fit."""
         source = Source(self.path, self._files.revision, local=True)
+        notices = Notices()  # not passed on: a run loads the tokenizer once more, and notifies then
         try:
-            return self._tokenizer(source, lambda place, text: None)
+            return self._tokenizer(source, notices)
         except Exception:  # on_plan reports the problem
             return None
 
@@ -151,7 +154,8 @@ class HF:
         counts = Counter(str(label) for label in labels)
         repeated = sorted(name for name, count in counts.items() if count > 1)
         if repeated:
-            return [(("labels",), f"names several outputs {listing(repeated)}. Expected a name of its own for each.")]
+            text = f"names several outputs {listing(repeated)}. Expected a name of its own for each."
+            return [(("labels",), text)]
         return []
 
     def head(self) -> Head | None:
@@ -171,7 +175,8 @@ class HF:
     def _saved_head(self, source: Source) -> Head | None:
         """Read the head from configuration and headers."""
         net = _skeleton(source, self._trust, _stamps(source))
-        return saved_head(self.path, net, read_headers(find_files(source)), self._names)
+        checkpoint = read_headers(find_files(source))
+        return saved_head(self.path, net, checkpoint, self._names)
 
     def _match(self, labels: Sequence[str] | None) -> Match | None:
         """Match the checkpoint's head with classes, with notices about it; ``None`` if there is no head."""
@@ -182,6 +187,7 @@ class HF:
             return self._match_scores(head)
         head_match = match(head, labels, published=True)  # the task has judged a head whose outputs are only numbered
         if head_match.kept and len(labels) < len(head.labels):
+            # The network would have more outputs than the caller names.
             text = (
                 f"The head of model {self.path!r} has more classes than asked for. The head is new. To keep it whole, "
                 "give it to the task: saved_head=model.head()."
@@ -190,7 +196,8 @@ class HF:
             head_match = Match(tuple(labels), outputs, kept=False, notices=(text,))
         elif head_match.kept and not head.numbered:
             # The task has already told about differences of names; what is left concerns the head alone.
-            head_match = replace(head_match, notices=match(head, head.labels).notices)
+            own_notices = match(head, head.labels).notices
+            head_match = replace(head_match, notices=own_notices)
         if head_match.kept and moved(head_match):
             self._notify("model", f"The rows of the head of model {self.path!r} were moved into the order asked for.")
         for text in head_match.notices:
@@ -222,11 +229,17 @@ class HF:
 
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
 
-        names = ["score"] if labels is None else list(labels)
+        if labels is None:
+            names = ["score"]
+            problem_type = "regression"
+        else:
+            names = list(labels)
+            problem_type = "single_label_classification"
+        # Written into the configuration, so that exports name their outputs.
         head_options: dict[str, Any] = {
             "id2label": dict(enumerate(names)),
             "label2id": {name: output for output, name in enumerate(names)},
-            "problem_type": "regression" if labels is None else "single_label_classification",
+            "problem_type": problem_type,
         }
         head_match = None if random else self._match(labels)
         with quiet(), self._named_errors(), torch.random.fork_rng(devices=[]):
@@ -240,6 +253,7 @@ class HF:
                 )
                 return net.eval()
             net = self._loaded(AutoModelForSequenceClassification, config)
+        # transformers keeps a head whenever the shapes fit, whatever its outputs mean.
         is_dropped = head_match is not None and not head_match.kept
         if self._draws_head or is_dropped:
             draw_head(net, seed)
@@ -266,7 +280,7 @@ class HF:
         source = Source(self.path, self._files.revision, local=True)
         if not source.is_directory and source.file("config.json") is None:
             return
-        names_head = self._names is not None and not self._draws_head
+        names_head = self._names is not None and not self._draws_head  # then it is an error to have no head
         if self.outline() is not None and not names_head:
             return  # everything fits, and there is no saved head to judge
         problems = _examine(source, self._trust, _stamps(source))
@@ -281,7 +295,7 @@ class HF:
         This imports neither torch nor transformers, see :mod:`nasframe_basics.proof`.
         """
         source = Source(self.path, local=True)
-        if not source.is_directory or self._trust:
+        if not source.is_directory or self._trust:  # code of its own may make any network of the same files
             return None
         return _outline(source, _stamps(source))
 
@@ -289,7 +303,8 @@ class HF:
         """Return the network without values, on the meta device; ``None`` if its configuration takes a download."""
         source = Source(self.path, self._files.revision, local=True)
         try:
-            return copy.deepcopy(_skeleton(source, self._trust, _stamps(source)))
+            shared = _skeleton(source, self._trust, _stamps(source))
+            return copy.deepcopy(shared)  # transforms and modifiers change it
         except Exception:  # on_plan reports the problem
             return None
 
@@ -326,7 +341,13 @@ def _stamps(source: Source) -> tuple[Any, ...]:
         if not config:
             return ()
         folder = config.parent
-    return tuple((path.name, *stamp(path)) for path in sorted(folder.iterdir()))
+    stamps = []
+    for path in sorted(folder.iterdir()):
+        stamps.append((path.name, *stamp(path)))
+    return tuple(stamps)
+
+
+# The stamps of these three are only a part of the cache's key: a file that changed is read again.
 
 
 @functools.lru_cache(maxsize=8)
@@ -364,6 +385,7 @@ def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -
         problems.append(str(error))
     except Exception as error:  # from transformers, again without a base class
         problems.append(_no_model(source, error))
+    # Judged even if the weights do not fit, so that one check reports all problems.
     try:
         tokenizer = load_tokenizer(source, trust_remote_code)
         if tokenizer is not None:
@@ -379,7 +401,8 @@ def _examine_weights(source: Source, net: nn.Module) -> Sequence[str]:
     files = find_files(source)
     if not files:
         return ()
-    return fit(type(net), net.config, read_headers(files)).problems
+    checkpoint = read_headers(files)
+    return fit(type(net), net.config, checkpoint).problems
 
 
 def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
@@ -395,6 +418,7 @@ def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
     if refusals:
         return refusals
     if not (folder / "config.json").is_file():
+        # Trainers write numbered checkpoints below the folder that they are given.
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
         hint = f" Did you mean {folder / inner[-1]}?" if inner else ""
         return f"model '{folder}': there is no config.json. Expected a directory that save_pretrained wrote.{hint}"
@@ -405,9 +429,12 @@ def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
     """Adapt a tokenizer to a network: no more tokens than positions, no types if the network has none."""
     from nasframe.nn.positions import usable_positions
 
+    # Tokenizer files often state no length, or another model's.
     tokenizer.model_max_length = usable_positions(net) or UNLIMITED
-    if "token_type_ids" in tokenizer.model_input_names and not _takes_types(net):
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    names = list(tokenizer.model_input_names)
+    if "token_type_ids" in names and not _takes_types(net):
+        names.remove("token_type_ids")
+        tokenizer.model_input_names = names
         notify("model", "the tokenizer's token_type_ids are left out: the network does not tell types apart.")
 
 
@@ -420,7 +447,8 @@ def _embedding_rows(net: nn.Module) -> int:
 def _takes_types(net: nn.Module) -> bool:
     """Return whether a network distinguishes the texts of a pair by ``token_type_ids``."""
     types = getattr(net.config, "type_vocab_size", 1)
-    return types > 1 and "token_type_ids" in inspect.signature(net.forward).parameters
+    arguments = inspect.signature(net.forward).parameters  # DistilBERT's has none for types
+    return types > 1 and "token_type_ids" in arguments
 
 
 def moved(match: Match) -> bool:

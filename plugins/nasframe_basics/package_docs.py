@@ -83,22 +83,28 @@ def package_docs(
     """
     share = 1.0
     if limit is not None:
-        share = min(1.0, limit / (PER_CLASS["train"] * len(PACKAGES)))
-    sizes = {split: max(1, round(size * share)) for split, size in PER_CLASS.items()}
-    texts: dict[str, list[tuple[str, ...]]] = {split: [] for split in sizes}
-    labels: dict[str, list[int]] = {split: [] for split in sizes}
-    near_copies = NearCopies(NEAR)
-    for label, package in enumerate(PACKAGES):
-        package_texts = _texts(package, sum(sizes.values()), near_copies)
+        train_size = PER_CLASS["train"] * len(PACKAGES)
+        share = min(1.0, limit / train_size)
+    sizes = {}
+    for split, size in PER_CLASS.items():
+        sizes[split] = max(1, round(size * share))
+    per_package = sum(sizes.values())
+    texts: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    near_copies = NearCopies(NEAR)  # one for all packages, so that no text is in two classes
+    for package in PACKAGES:
+        package_texts = _texts(package, per_package, near_copies)
         # The seed of the run is not used: the same packages give the same data.
-        order = generator(0, "package_docs", package).permutation(len(package_texts))
+        order = generator(0, "package_docs", package).permutation(per_package)
         start = 0
         for split, size in sizes.items():
             end = start + size
-            texts[split] += [(package_texts[i],) for i in order[start:end]]
-            labels[split] += [label] * size
+            for i in order[start:end]:
+                texts[split].append((package_texts[i],))
             start = end
-    splits = {split: Split(texts[split], np.array(labels[split])) for split in sizes}
+    splits = {}
+    for split, size in sizes.items():
+        labels = np.repeat(np.arange(len(PACKAGES)), size)  # in the order in which the texts were added
+        splits[split] = Split(texts[split], labels)
     return TextTask(
         splits,
         PACKAGES,
@@ -127,8 +133,7 @@ def _texts(package: str, count: int, near_copies: NearCopies) -> list[str]:
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network."""
-    if options.get("max_length") is not None:
-        refuse_length(options["max_length"], 1, tokenizer)
+    refuse_length(options.get("max_length"), 1, tokenizer)
 
 
 package_docs.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -163,9 +168,17 @@ def source_files(package: str) -> list[Path]:
         name = path.relative_to(root).as_posix()
         if SKIPPED.isdisjoint(name.split("/")):
             names.append(name)
-    names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    names.sort(key=_digest)
     files = [root / name for name in names]
-    return sorted(files, key=lambda path: path.stat().st_size > LARGEST)
+    return sorted(files, key=_is_large)  # stable: otherwise the order stays
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _is_large(path: Path) -> bool:
+    return path.stat().st_size > LARGEST
 
 
 def first_paragraphs(source: bytes) -> list[str]:
@@ -177,7 +190,7 @@ def first_paragraphs(source: bytes) -> list[str]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of stray backslashes in other people's strings
             tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError):  # templates, and sources of other versions of Python
         return []
     paragraphs = []
     for node in documented(tree):
@@ -190,7 +203,7 @@ def first_paragraphs(source: bytes) -> list[str]:
 
 def documented(tree: ast.Module) -> Iterator[Documented]:
     """Yield a module, its classes and its functions at any depth; expressions, most of a tree, are not visited."""
-    waiting: list[Any] = [tree]
+    waiting: list[Any] = [tree]  # a stack; reversed, so that blocks come in the order of the source
     while waiting:
         node = waiting.pop()
         if isinstance(node, Documented):
@@ -216,12 +229,13 @@ class NearCopies:
         """Remember ``text``, unless it is a near copy of a remembered one; return whether it was added."""
         words = re.findall("[a-z]+", text.lower())
         pairs = set(itertools.pairwise(words))
+        # Only texts that share a pair are compared, found by an index from pairs to texts.
         shared: Counter[int] = Counter()  # earlier text → pairs in common
         for pair in pairs:
             shared.update(self._holders[pair])
         for other, common in shared.items():
             union = len(pairs) + self._sizes[other] - common
-            if common >= self.threshold * union:
+            if common >= self.threshold * union:  # Jaccard similarity, without dividing by 0
                 return False
         for pair in pairs:
             self._holders[pair].append(len(self._sizes))

@@ -38,6 +38,9 @@ OTHER_FILES = ("adapter_config.json", "added_tokens.json", "tekken.json")
 Test = Callable[[Any], bool]
 
 
+# Tests of single values. They are narrower than what transformers accepts: a false alarm only costs time.
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -46,7 +49,7 @@ def _truth(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> bool:  # true and false are integers for Python
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -55,10 +58,11 @@ def _positive(value: Any) -> bool:
 
 
 def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < 1
 
 
-def _small(value: Any) -> bool:
+def _small(value: Any) -> bool:  # an epsilon, or a standard deviation
     return isinstance(value, float) and 0 < value < 1
 
 
@@ -71,7 +75,14 @@ def _one_of(*values: Any) -> Test:
 
 
 def _optional(test: Test) -> Test:
-    return lambda value: value is None or test(value)
+    def test_or_none(value: Any) -> bool:
+        return value is None or test(value)
+
+    return test_or_none
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _names(value: Any) -> bool:
@@ -79,6 +90,7 @@ def _names(value: Any) -> bool:
 
 
 ACTIVATIONS = _one_of("gelu", "relu", "gelu_new")
+# Where one value is allowed, a configuration with another one is left to transformers.
 COMMON: Mapping[str, Test] = {
     "_name_or_path": _text,
     "architectures": _names,
@@ -140,7 +152,7 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Test]] = {
 }
 """Family → the keys of config.json that are known, each with a test of its value."""
 TOKENIZER_OPTIONS: Mapping[str, Test] = {
-    "added_tokens_decoder": lambda value: isinstance(value, dict),
+    "added_tokens_decoder": _mapping,
     "backend": _one_of("tokenizers"),
     "clean_up_tokenization_spaces": _truth,
     "do_basic_tokenize": _truth,
@@ -183,7 +195,8 @@ def _proven(folder: Path) -> Outline:
     Raises:
         NotProvenError: it is not proven that the files fit. Files that cannot be read have errors of their own.
     """
-    _require(not any(_is_other(path.name) for path in folder.iterdir()))
+    for path in folder.iterdir():
+        _require(not _is_other(path.name))
     config = _read(folder / "config.json")
     kind = config["model_type"]
     _require(_passes(config, CONFIGURATIONS[kind]))
@@ -191,8 +204,10 @@ def _proven(folder: Path) -> Outline:
     lengths = {name: config[key] for name, key in family.keys.items()}
     lengths["labels"] = LABELS
     padding = config["pad_token_id"]
-    reserved = padding + 1 if family.offset else 0
-    longest = lengths["positions"] - reserved
+    longest = lengths["positions"]
+    if family.offset:  # RoBERTa's positions begin after the padding's id, so that the first rows are never used
+        longest -= padding + 1
+    # transformers refuses such configurations when it makes the network.
     _require(lengths["width"] % lengths["heads"] == 0)
     _require(padding < lengths["words"])
     _require(longest >= 1)
@@ -204,8 +219,11 @@ def _proven(folder: Path) -> Outline:
 
 def _is_other(name: str) -> bool:
     """Tell whether a file makes transformers read something other than the files that are judged here."""
-    is_other_tokenizer = name.startswith("tokenizer") and name not in ("tokenizer.json", "tokenizer_config.json")
-    return is_other_tokenizer or name in OTHER_FILES or "chat_template" in name or name.endswith((".py", ".tiktoken"))
+    if name in ("tokenizer.json", "tokenizer_config.json"):
+        return False
+    if name in OTHER_FILES or name.startswith("tokenizer") or "chat_template" in name:
+        return True
+    return name.endswith((".py", ".tiktoken"))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -218,7 +236,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _passes(values: Mapping[str, Any], tests: Mapping[str, Test]) -> bool:
     """Tell whether all keys are known and all their values are as expected."""
-    return values.keys() <= tests.keys() and all(tests[key](value) for key, value in values.items())
+    return all(key in tests and tests[key](value) for key, value in values.items())
 
 
 @dataclass(frozen=True)
@@ -241,10 +259,11 @@ def _headers(file: Path) -> dict[str, TensorHeader]:
     headers = {}
     with safe_open(str(file), framework="numpy") as content:
         metadata = content.metadata() or {}
-        _require(metadata.get("format") == "pt")
+        _require(metadata.get("format") == "pt")  # transformers reads files of other frameworks differently
         for name in content.keys():  # noqa: SIM118  (it is no mapping)
             part = content.get_slice(name)
-            headers[name] = TensorHeader(tuple(part.get_shape()), part.get_dtype())
+            shape = tuple(part.get_shape())
+            headers[name] = TensorHeader(shape, part.get_dtype())
     return headers
 
 
@@ -255,16 +274,22 @@ def _require_weights(file: Path, family: Family, outline: Outline) -> None:
     has_heads = any(name.startswith(prefix) for name in headers)  # a network, not only its encoder
     start = prefix if has_heads else ""
 
-    expected = {f"{start}{name}": shape for name, shape in outline.encoder_shapes().items()}
-    pooler = {f"{start}{name}": outline.shape(axes) for name, axes in family.pooler.items()}
-    if pooler.keys() <= headers.keys():
+    expected = {}
+    for name, shape in outline.encoder_shapes().items():
+        expected[start + name] = shape
+    pooler = {}
+    for name, axes in family.pooler.items():
+        pooler[start + name] = outline.shape(axes)
+    if pooler.keys() <= headers.keys():  # it is drawn, with a notice, if a checkpoint lacks it
         expected |= pooler
     position_ids = headers.pop(f"{start}embeddings.position_ids", None)  # a buffer of older versions
     if position_ids is not None:
-        _require(position_ids == TensorHeader((1, outline.lengths["positions"]), "I64"))
-    _require(all(header.dtype in FLOATS for header in headers.values()))
-
-    shapes = {name: header.shape for name, header in headers.items()}
+        shape = (1, outline.lengths["positions"])
+        _require(position_ids == TensorHeader(shape, "I64"))
+    shapes = {}
+    for name, header in headers.items():
+        _require(header.dtype in FLOATS)
+        shapes[name] = header.shape
     if has_heads:
         for name in family.pretraining:  # heads of pre-training, which are not used
             shapes.pop(name, None)
@@ -287,20 +312,28 @@ def _proven_tokenizer(folder: Path, family: str, config: Mapping[str, Any], long
 
     content = _read(folder / "tokenizer.json")
     vocabulary = _vocabulary(content)
-    added = {str(token.pop("id")): token for token in content["added_tokens"]}
+    # Both files may add tokens; what they add must be words already, or ids would go beyond those counted here.
+    added = {}
+    for token in content["added_tokens"]:
+        number = token.pop("id")
+        added[str(number)] = token
     _require(_is_in(vocabulary, added))
     _require(_is_in(vocabulary, options.get("added_tokens_decoder", {})))
 
-    _require(all(token in vocabulary for token in special.values()))
+    for token in special.values():
+        _require(token in vocabulary)
     highest = max(*vocabulary.values(), len(vocabulary) - 1)
     _require(highest < config["vocab_size"])
     _require(vocabulary[str(special["pad_token"])] == config["pad_token_id"])
+    # A tokenizer may have been saved in use, with its last call's cuts and padding. Tasks set both anew.
     truncation = content["truncation"]
     if truncation is not None:
-        _require(truncation["stride"] == 0 and truncation["max_length"] >= SHORTEST)
+        _require(truncation["stride"] == 0)
+        _require(truncation["max_length"] >= SHORTEST)
     padding = content["padding"]
     if padding is not None:
-        _require(padding["pad_token"] == special["pad_token"] and padding["pad_id"] == config["pad_token_id"])
+        _require(padding["pad_token"] == special["pad_token"])
+        _require(padding["pad_id"] == config["pad_token_id"])
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     alone = tokenizer.num_special_tokens_to_add(False)
@@ -314,8 +347,10 @@ def _require_special_tokens_map(file: Path, special: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     written = _read(file)
-    _require(_passes(written, dict.fromkeys(SPECIAL, _text)))
-    _require(all(special[name] == token for name, token in written.items()))
+    for name, token in written.items():
+        _require(name in SPECIAL)
+        _require(_text(token))
+        _require(special[name] == token)
 
 
 def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
@@ -335,10 +370,12 @@ def _is_in(vocabulary: Mapping[str, int], added: Mapping[str, Any]) -> bool:
     for number, token in added.items():
         if token.keys() != ADDED_TOKEN:
             return False
-        flags = {key: value for key, value in token.items() if key != "content"}
-        if not all(_truth(value) for value in flags.values()):
+        flags = [token[key] for key in ADDED_TOKEN if key != "content"]
+        if not all(_truth(value) for value in flags):
             return False
         word = token["content"]
-        if not isinstance(word, str) or word not in vocabulary or str(vocabulary[word]) != number:
+        if not isinstance(word, str) or word not in vocabulary:
+            return False
+        if str(vocabulary[word]) != number:
             return False
     return True

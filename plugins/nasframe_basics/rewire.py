@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -49,15 +50,18 @@ class Rewire:
         from nasframe.nn import importance  # with torch, as nasframe_basics.loop explains
         from nasframe.nn.rewire import rewire
 
-        net = copy.deepcopy(work.net)
+        net = copy.deepcopy(work.net)  # earlier stages' networks stay as they are
         if self.score == "magnitude":
             scores = importance.magnitude(net)
         else:
-            data = work.task.train_batches(stream_seed(self.seed, "data", "rewire"), 0, self.batch_size)
+            seed = stream_seed(self.seed, "data", "rewire")
+            data = work.task.train_batches(seed, 0, self.batch_size)
             device = next(net.parameters()).device
-            batches = [batch.to(device) for batch in islice(data, self.batches)]
+            first_batches = islice(data, self.batches)  # fewer if an epoch has fewer
+            batches = [batch.to(device) for batch in first_batches]
             score_function = getattr(importance, self.score)
-            options = {"neurons": self.neurons} if self.score == "taylor" else {}
-            scores = score_function(net, batches, work.task.loss, **options)
+            if self.score == "taylor":
+                score_function = partial(score_function, neurons=self.neurons)
+            scores = score_function(net, batches, work.task.loss)
         rewire(net, importance.ranked(scores))
         return replace(work, net=net)

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,11 +18,15 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.notices import Notice
 from nasframe_basics.cells import MOST_DIGITS, Row, class_name, label_number
 
+TakesPlace: TypeAlias = Callable[[str], None]
+"""Takes the place of a row, as ``train.csv:17``."""
+Fields: TypeAlias = tuple[int, list[str]]
+"""The number of a row's first line, and the row's fields."""
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field. Python's own limit is 131,072; a longer text would be cut by ``max_length`` anyway."""
 
 
-def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str], None] | None = None) -> list[Row]:
+def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: TakesPlace | None = None) -> list[Row]:
     """Read a TSV file in GLUE's layout: quotes are ordinary characters, one line a row.
 
     Args:
@@ -37,9 +41,11 @@ def read_tsv(path: Path, columns: Sequence[str] = (), skip_short: Callable[[str]
     return list(_named(path, _tsv_rows(path), columns, skip_short))
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(path: Path) -> Iterator[Fields]:
     """Yield the fields of each line that is not empty, with its number."""
-    for number, line in enumerate(decoded(path).split("\n"), start=1):
+    # splitlines would also break lines at characters that stand in texts, such as form feeds and U+2028.
+    lines = decoded(path).split("\n")
+    for number, line in enumerate(lines, start=1):
         if line.strip("\r"):
             yield number, line.removesuffix("\r").split("\t")
 
@@ -52,14 +58,15 @@ def read_csv(path: Path) -> list[Row]:
 def read_jsonl(path: Path) -> list[Row]:
     """Read a file of one JSON object a line."""
     rows = []
-    for number, line in enumerate(decoded(path).split("\n"), start=1):
+    lines = decoded(path).split("\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line, object_pairs_hook=_object, parse_int=_integer)
         except ValueError as error:
             raise UsageError(f"{path}:{number}: not JSON ({error}). Expected one object a line.") from None
-        except RecursionError:
+        except RecursionError:  # a few thousand brackets are enough
             raise UsageError(f"{path}:{number}: JSON nested too deeply. Expected an object of texts.") from None
         if not isinstance(values, dict):
             raise UsageError(f"{path}:{number}: a JSON {type(values).__name__}. Expected one object a line.")
@@ -78,10 +85,12 @@ def read_parquet(path: Path) -> list[Row]:
         raise UsageError(f"{path}: reading Parquet needs pyarrow. Expected: pip install 'nasframe[hub]'.") from None
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:  # the bases of pyarrow's errors
         raise UsageError(f"{path}: not a Parquet file ({error}).") from None
-    _check_names(f"{path}", map(str, frame.columns))
+    _check_names(f"{path}", map(str, frame.columns))  # pandas allows numbers as names
+    # pandas writes missing values as NaN or NaT, which would pass for values. As objects, columns can hold None.
     with_none = frame.astype(object).where(frame.notna(), None)
+    records = with_none.to_dict("records")
     rows = []
-    for number, record in enumerate(with_none.to_dict("records"), start=1):
+    for number, record in enumerate(records, start=1):
         values = {str(column): value for column, value in record.items()}
         rows.append(Row(f"{path}:{number}", values))
     return rows
@@ -111,38 +120,55 @@ def read_hub(name: str, config: str | None, split: str, base: Path | None = None
         import datasets
     except ImportError:
         raise UsageError(f"{name}: hub data sets need datasets. Expected: pip install 'nasframe[hub]'.") from None
-    local = located(name, base)
+    local = located(name, base)  # a name may be that of a folder beside the recipe
     source = str(local) if local.is_dir() else name
     try:
         table = datasets.load_dataset(source, config, split=split)
     except Exception as error:  # datasets has no base class for its errors and those of its requirements
         raise UsageError(f"hub data set {name!r}, split {split!r}: {error}") from error
-    names = {column: kind.names for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
+    class_names = {}
+    for column, kind in table.features.items():
+        if isinstance(kind, datasets.ClassLabel):
+            class_names[column] = kind.names
     rows = []
     for number, record in enumerate(table, start=1):
-        for column, classes in names.items():
+        for column, names in class_names.items():
             index = record[column]
             has_label = index is not None and index >= 0
-            record[column] = classes[index] if has_label else None
+            record[column] = names[index] if has_label else None
         rows.append(Row(f"{name}/{split}:{number}", record))
     return rows
 
 
-def read_labels(rows: list[Row], column: str, known: Mapping[str, int] | None) -> np.ndarray:
+def read_texts(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Read the texts of each row, one or two.
+
+    Raises:
+        UsageError: a value is missing or not text; the message names the row.
+    """
+    texts = []
+    for row in rows:
+        texts.append(tuple(row.text(column) for column in columns))
+    return texts
+
+
+def read_labels(rows: Sequence[Row], column: str, names: Sequence[str] | None) -> np.ndarray:
     """Read the label of each row, ``(rows,)``.
 
     Args:
         rows: the rows.
         column: the column of the labels.
-        known: class name → index; ``None`` for scores, which are finite numbers.
+        names: the classes as the rows name them, in the order of their indices; ``None`` for scores, which are finite
+            numbers.
 
     Raises:
         UsageError: a label is unknown or not a number; the message names the row.
     """
-    if known is None:
+    if names is None:
         scores = [label_number(row, column) for row in rows]
         return np.array(scores, dtype=np.float64)
-    indices = [_class_index(row, column, known) for row in rows]
+    index_of = {name: index for index, name in enumerate(names)}
+    indices = [_class_index(row, column, index_of) for row in rows]
     return np.array(indices, dtype=np.int64)
 
 
@@ -157,7 +183,8 @@ def read_header(path: Path) -> Row | None:
         if path.suffix == ".parquet":
             from pyarrow import parquet
 
-            return Row(f"{path}", dict.fromkeys(parquet.read_schema(path).names))
+            schema = parquet.read_schema(path)
+            return Row(f"{path}", dict.fromkeys(schema.names))
         number, names = _text_header(path)
     except (OSError, ValueError, TypeError, RecursionError, ImportError, csv.Error, StopIteration):
         return None
@@ -168,15 +195,18 @@ def _text_header(path: Path) -> tuple[int, list[str]]:
     """Return the columns of a text file, and the number of the line where they stand."""
     if path.suffix not in READERS:
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}.")
+    # Like the readers, this skips empty lines in front of the header, and leaves line ends inside of CSV fields alone.
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             reader = csv.reader(file, strict=True)
             names = next(fields for fields in reader if fields)
             return reader.line_num, names
-        number, line = next((number, line) for number, line in enumerate(file, start=1) if line.strip("\r\n"))
+        number, line = 1, next(file)
+        while not line.strip("\r\n"):
+            number, line = number + 1, next(file)
     if path.suffix == ".tsv":
         return number, line.rstrip("\r\n").split("\t")
-    return number, list(json.loads(line))
+    return number, list(json.loads(line))  # the columns of the first row stand for those of all
 
 
 def missing_columns(header: Row, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -200,9 +230,12 @@ def find_column(rows: Sequence[Row], wanted: str) -> tuple[str, list[Notice]]:
         The name as it is in the file, or ``wanted`` if no name matches; and notices about it.
     """
     names = list(rows[0].values)
-    matches = [name for name in names if isinstance(name, str) and name.strip() == wanted.strip()]
+    matches = []
+    for name in names:
+        if isinstance(name, str) and name.strip() == wanted.strip():
+            matches.append(name)
     if wanted in names or len(matches) != 1:
-        return wanted, []
+        return wanted, []  # with several matches, either could be meant: the column is then reported as missing
     file = rows[0].place.rpartition(":")[0]
     notice = Notice(file, f"The column {matches[0]!r} is read as {wanted!r}.")
     return matches[0], [notice]
@@ -214,7 +247,7 @@ def located(path: str | Path, base: str | Path | None) -> Path:
     in_base = Path(base or ".") / path
     if not in_base.exists() and path.exists():
         return path
-    return in_base
+    return in_base  # even if neither exists: errors then name the recipe's folder
 
 
 def present(path: Path) -> Path:
@@ -240,8 +273,10 @@ def decoded(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"{data[error.start]:#04x}"
-        hint = " It looks like UTF-16." if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        hint = " It looks like UTF-16." if is_utf16 else ""
         raise UsageError(f"{path}:{line}: byte {byte} is not UTF-8. Expected UTF-8 text.{hint}") from None
+    # Without a byte-order mark, UTF-16 of plain English is valid UTF-8 with a NUL beside each letter.
     nul = text.find("\0")
     if nul >= 0:
         line = text.count("\n", 0, nul) + 1
@@ -249,11 +284,12 @@ def decoded(path: Path) -> str:
     return text
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path) -> Iterator[Fields]:
     """Yield the fields of each row that is not empty, with the number of its first line."""
-    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
+    file = io.StringIO(decoded(path), newline="")  # leaves line ends in fields alone
+    reader = csv.reader(file, strict=True)
     while True:
-        start = reader.line_num + 1
+        start = reader.line_num + 1  # the reader only knows the last line of a row
         try:
             with _long_fields():
                 fields = next(reader)
@@ -277,13 +313,13 @@ def _long_fields() -> Iterator[None]:
 
 def _named(
     path: Path,
-    rows: Iterator[tuple[int, list[str]]],
+    rows: Iterator[Fields],
     columns: Sequence[str] = (),
-    skip_short: Callable[[str], None] | None = None,
+    skip_short: TakesPlace | None = None,
 ) -> Iterator[Row]:
     """Yield rows with their columns, which are the first row's fields if no ``columns`` are given."""
     if not columns:
-        number, columns = next(rows, (0, []))
+        number, columns = next(rows, (0, []))  # an empty file has no columns, and the caller refuses it for its rows
         _check_names(f"{path}:{number}", columns)
     for number, fields in rows:
         place = f"{path}:{number}"
@@ -292,13 +328,17 @@ def _named(
             continue
         if len(fields) != len(columns):
             raise UsageError(f"{place}: unreadable row: {len(fields)} fields. Expected {len(columns)}.")
-        yield Row(place, dict(zip(columns, fields, strict=True)))
+        values = dict(zip(columns, fields, strict=True))
+        yield Row(place, values)
 
 
 def _check_names(place: str, names: Iterable[str]) -> None:
     """Refuse a header that names a column twice, since one would be lost; several may have no name."""
     counts = Counter(name.strip() for name in names)
-    doubled = [repr(name) for name, count in counts.items() if name and count > 1]
+    doubled = []
+    for name, count in counts.items():
+        if name and count > 1:
+            doubled.append(repr(name))
     if doubled:
         raise UsageError(f"{place}: more than one column {', '.join(doubled)}. Expected each name once.")
 
@@ -320,8 +360,9 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _class_index(row: Row, column: str, known: Mapping[str, int]) -> int:
+def _class_index(row: Row, column: str, index_of: Mapping[str, int]) -> int:
     name = class_name(row, column)
-    if name not in known:
-        raise UsageError(f"{row.place}: unknown label {name!r} in {column!r}. Expected one of {', '.join(known)}.")
-    return known[name]
+    if name not in index_of:
+        expected = ", ".join(index_of)
+        raise UsageError(f"{row.place}: unknown label {name!r} in {column!r}. Expected one of {expected}.")
+    return index_of[name]

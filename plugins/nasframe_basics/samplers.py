@@ -77,19 +77,24 @@ class RandomSampler:
         """Draw one architecture, a new one if ``replace`` is false; ``None`` if there is none."""
         if self.replace:
             return domain.sample(self.rng)
+        arch = self._new(domain)
+        if arch is not None:
+            self.proposed.add(arch_id(arch))
+        return arch
+
+    def _new(self, domain: Any) -> Arch | None:
+        """Draw an architecture that was not proposed yet; ``None`` if none is found."""
+        # Drawing until one is new is quick while most are. Towards the end of a small domain, the rest is listed.
         for _ in range(TRIES):
             arch = domain.sample(self.rng)
             if arch_id(arch) not in self.proposed:
-                self.proposed.add(arch_id(arch))
                 return arch
         if getattr(domain, "size", np.inf) > ENUMERABLE:
             return None
         new = [arch for arch in domain.enumerate() if arch_id(arch) not in self.proposed]
         if not new:
             return None
-        arch = new[self.rng.integers(len(new))]
-        self.proposed.add(arch_id(arch))
-        return arch
+        return new[self.rng.integers(len(new))]
 
 
 class GridSampler:
@@ -130,7 +135,9 @@ class GridSampler:
         self.proposed: set[int] = set()  # positions in the grid
         groups = _groups(list(domain.knobs), tie)
         self.archs = _grid(domain, groups, points)
-        self.places = {arch_id(arch): place for place, arch in enumerate(self.archs)}
+        self.places: dict[str, int] = {}
+        for place, arch in enumerate(self.archs):
+            self.places[arch_id(arch)] = place
 
     def start(self, stage: str, total: int) -> None:
         """Start at the first point."""
@@ -143,7 +150,8 @@ class GridSampler:
         while len(archs) < n:
             places = self._next(domain, n - len(archs))
             self.proposed.update(places)
-            archs += [domain.canonical(self.archs[place]) for place in places]
+            for place in places:
+                archs.append(domain.canonical(self.archs[place]))
             if len(archs) < n:
                 can_start_again = self.cycle and self._forget(domain)
                 if not can_start_again:
@@ -152,6 +160,7 @@ class GridSampler:
 
     def _next(self, domain: Any, n: int) -> list[int]:
         """Return the first ``n`` places of the grid that are in a domain and were not proposed yet."""
+        # All places are walked each time: one that a narrower domain did not have is proposed when a wider one does.
         places: list[int] = []
         for place, arch in enumerate(self.archs):
             if len(places) == n:
@@ -179,7 +188,10 @@ class GridSampler:
 
     def _forget(self, domain: Any) -> bool:
         """Allow the points in a domain to be proposed again; return whether there are any."""
-        inside = {i for i in self.proposed if domain.contains(self.archs[i])}
+        inside = set()
+        for place in self.proposed:
+            if domain.contains(self.archs[place]):
+                inside.add(place)
         self.proposed -= inside
         return bool(inside)
 
@@ -220,13 +232,15 @@ class EverySampler:
         """
         domain = self.domain if within is None else within
         if self.training:
-            return self._listed(domain)
+            return self._listed(domain)  # the gradients of all of them are averaged, whatever `n` is
         if id(domain) not in self.queues:
-            self.queues[id(domain)] = (domain, deque(self._listed(domain)))
+            queue = deque(self._listed(domain))
+            self.queues[id(domain)] = (domain, queue)
         _, queue = self.queues[id(domain)]
         archs: list[Arch] = []
         while queue and len(archs) < n:
             arch = queue.popleft()
+            # Another queue, or an earlier stop of this run, may have proposed it.
             if arch_id(arch) not in self.proposed:
                 self.proposed[arch_id(arch)] = None
                 archs.append(arch)
@@ -252,7 +266,9 @@ class EverySampler:
         """List a domain, unless it is too large."""
         if not hasattr(domain, "enumerate"):
             raise UsageError(f"sampler 'every' needs a domain to enumerate, but got {type(domain).__name__}")
-        archs = list(itertools.islice(domain.enumerate(), self.limit + 1))
+        # One more than allowed is enough to know: listing a large domain would take forever.
+        first_archs = itertools.islice(domain.enumerate(), self.limit + 1)
+        archs = list(first_archs)
         if len(archs) > self.limit:
             raise UsageError(
                 f"sampler 'every': more than {self.limit:,} architectures. Restrict the domain or raise limit."
@@ -296,15 +312,18 @@ class SandwichSampler:
         """Return the ends, then the inner sampler's proposals."""
         domain = self.domain if within is None else within
         archs: list[Arch] = []
-        for end in self.ends[: max(n - 1, 0)]:
+        most_ends = max(n - 1, 0)  # one place is the inner sampler's
+        for end in self.ends[:most_ends]:
             arch = getattr(domain, end)()
-            if domain.contains(arch):
+            if domain.contains(arch):  # a restricted domain may lack its ends
                 archs.append(arch)
                 self.pending[arch_id(arch)] += 1
-        return archs + self.inner.ask(n - len(archs), within=within)
+        others = self.inner.ask(n - len(archs), within=within)
+        return archs + others
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Pass the results of the inner sampler's proposals on to it."""
+        # The inner sampler may have proposed an end, too. Counting tells how many of its results are not the ends'.
         others = []
         for trial in trials:
             name = arch_id(trial.arch)
@@ -330,7 +349,7 @@ def _groups(knobs: Sequence[str], tie: bool | list[list[str]]) -> dict[str, str]
     """Return knob → name of the group that it moves with, see :class:`GridSampler`."""
     groups = {}
     for knob in knobs:
-        family = knob.rpartition(".")[0] or knob
+        family = knob.rpartition(".")[0] or knob  # `layers` has no number, and is a family of its own
         groups[knob] = knob if tie is False else family
     if not isinstance(tie, list):
         return groups
@@ -360,13 +379,17 @@ def _grid(domain: Any, groups: Mapping[str, str], points: int | None) -> list[Ar
         if lengths.setdefault(group, count) != count:
             raise UsageError(f"cannot tie {group!r}: {knob!r} has {count} values, others {lengths[group]}")
     axes = {group: _even(count, points) for group, count in lengths.items()}
-    if math.prod(len(axis) for axis in axes.values()) > ENUMERABLE:
+    size = math.prod(len(axis) for axis in axes.values())
+    if size > ENUMERABLE:
         raise UsageError(f"sampler 'grid': more than {ENUMERABLE:,} points. Tie the knobs or ask for fewer points.")
     archs: dict[str, Arch] = {}
     for cell in itertools.product(*axes.values()):
         positions = dict(zip(axes, cell, strict=True))
-        values = {knob: domain.knobs[knob][positions[group]] for knob, group in groups.items()}
-        arch = domain.canonical(values)
+        values = {}
+        for knob, group in groups.items():
+            position = positions[group]
+            values[knob] = domain.knobs[knob][position]
+        arch = domain.canonical(values)  # points that differ only in inactive knobs become one
         if domain.contains(arch):
             archs.setdefault(arch_id(arch), arch)
     return list(archs.values())
@@ -375,5 +398,6 @@ def _grid(domain: Any, groups: Mapping[str, str], points: int | None) -> list[Ar
 def _even(count: int, points: int | None) -> list[int]:
     """Return at most ``points`` of the positions 0 … count - 1, equally spaced, ends included."""
     number = count if points is None else min(points, count)
-    positions = np.linspace(0, count - 1, number).round().astype(int)
-    return np.unique(positions).tolist()
+    positions = np.linspace(0, count - 1, number)
+    rounded = positions.round().astype(int)
+    return np.unique(rounded).tolist()

@@ -34,7 +34,8 @@ class Split:
 
     def take(self, index: np.ndarray) -> Split:
         """Return the examples at ``index``, in that order."""
-        return Split([self.texts[i] for i in index], self.labels[index])
+        texts = [self.texts[i] for i in index]
+        return Split(texts, self.labels[index])
 
 
 def same_texts(texts: Sequence[tuple[str, ...]]) -> np.ndarray:
@@ -62,13 +63,14 @@ def stratified(labels: np.ndarray, rng: np.random.Generator, sizes: np.ndarray |
     """
     rows = np.ones(len(labels), int) if sizes is None else sizes
     is_regression = labels.dtype.kind == "f"
-    classes = np.zeros(len(labels), int) if is_regression else labels
+    classes = np.zeros(len(labels), int) if is_regression else labels  # scores hardly repeat
     # Each example gets its place within its class, between 0 and 1; sorted by it, all classes run out together.
     places = np.empty(len(labels))
     for label in np.unique(classes):
         members = rng.permutation(np.flatnonzero(classes == label))
-        ends = np.cumsum(rows[members])
-        middles = ends - rows[members] / 2
+        member_rows = rows[members]
+        ends = np.cumsum(member_rows)
+        middles = ends - member_rows / 2  # with the ends, the last examples of all classes would tie
         places[members] = middles / ends[-1]
     return np.argsort(places, kind="stable")
 
@@ -88,10 +90,13 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
         UsageError: ``select`` is no share or number, or leaves nothing on one side.
     """
     whole = len(data)
-    wanted = portion(select, min(limit or whole, whole), name)
+    most = min(limit or whole, whole)
+    wanted = portion(select, most, name)
+    # Groups of rows with one text are dealt out, not rows. If no text repeats, each row is a group of its own.
     groups = same_texts(data.texts)
     sizes = np.bincount(groups)
     labels = _group_labels(data.labels, groups)
+    # The name is a part of the seed: `dev` and `select` are drawn independently.
     chosen_groups = _chosen_groups(labels, sizes, wanted, generator(seed, name))
     chosen = np.isin(groups, chosen_groups)
     if not chosen.any() or chosen.all():
@@ -102,10 +107,13 @@ def carve(data: Split, select: str | float, limit: int | None, seed: int, name: 
             f" another share than {wanted:,} examples."
         )
     rest = np.flatnonzero(~chosen)
+    # Cut after `select` was chosen: if it is a number of examples, it holds the same ones whatever the limit.
     if limit is not None and limit < len(rest):
-        order = stratified(data.labels[rest], generator(seed, "limit"))
+        rest_labels = data.labels[rest]
+        order = stratified(rest_labels, generator(seed, "limit"))
         rest = np.sort(rest[order[:limit]])
-    return data.take(rest), data.take(np.flatnonzero(chosen))
+    carved = np.flatnonzero(chosen)
+    return data.take(rest), data.take(carved)
 
 
 def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
@@ -120,8 +128,10 @@ def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.r
     order = stratified(labels, rng, sizes)
     if sizes.max() == 1:  # no repeats
         return order[:wanted]
+    # A class's quota is what it would get if the rows of the groups could be separated.
+    classes = int(labels.max()) + 1
     rows = np.repeat(labels[order], sizes[order])
-    quotas = np.bincount(rows[:wanted], minlength=int(labels.max()) + 1)
+    quotas = np.bincount(rows[:wanted], minlength=classes)
     counts = np.bincount(labels)
 
     # If large groups leave a part of a class's quota open, it goes to the next class. The class with the most groups
@@ -130,7 +140,8 @@ def _chosen_groups(labels: np.ndarray, sizes: np.ndarray, wanted: int, rng: np.r
     missing = 0
     for label in np.argsort(counts, kind="stable"):
         missing += int(quotas[label])
-        chosen = _fill(order[labels[order] == label].tolist(), sizes, missing)
+        groups_of_class = order[labels[order] == label]
+        chosen = _fill(groups_of_class.tolist(), sizes, missing)
         missing -= int(sizes[chosen].sum())
         taken += chosen
     return np.array(taken, dtype=np.int64)
@@ -142,7 +153,8 @@ def _fill(order: list[int], sizes: np.ndarray, wanted: int) -> list[int]:
     left_out: list[int] = []
     missing = wanted
     for group in order:
-        if sizes[group] <= missing and len(taken) < len(order) - 1:
+        is_last = len(taken) == len(order) - 1  # it stays in the training data, or the class would not be trained
+        if sizes[group] <= missing and not is_last:
             taken.append(group)
             missing -= int(sizes[group])
         else:
@@ -166,7 +178,8 @@ def _group_labels(labels: np.ndarray, group: np.ndarray) -> np.ndarray:
     if labels.dtype.kind == "f":
         return np.zeros(groups, dtype=np.int64)
     classes = int(labels.max()) + 1
-    pairs, counts = np.unique(group * classes + labels, return_counts=True)
+    pair_codes = group * classes + labels  # one number for each pair of group and label
+    pairs, counts = np.unique(pair_codes, return_counts=True)
     pair_groups, pair_labels = np.divmod(pairs, classes)
     # Written in this order, the last one stays: the most frequent label, the lowest of equals.
     order = np.lexsort((-pair_labels, counts))
@@ -181,7 +194,7 @@ def portion(value: str | float, whole: int, option: str) -> int:
     >>> portion("10%", 250, "select"), portion(40, 250, "select")
     (25, 40)
     """
-    number = -1.0
+    number = -1.0  # of text that is no number; refused below like other numbers out of range
     with contextlib.suppress(ValueError):
         if isinstance(value, str) and value.endswith("%"):
             number = float(value[:-1]) / 100 * whole

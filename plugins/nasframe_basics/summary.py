@@ -29,6 +29,7 @@ ENDLESS = 10_000_000
 LISTED = 5
 """How many classes a notice names."""
 
+# For str.translate, which takes a fraction of the time of a loop over characters; most texts are ASCII.
 _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
@@ -55,7 +56,7 @@ class Source:
     @property
     def counts(self) -> DataSource:
         """How many rows were read."""
-        return DataSource(self.split, self.name, len(self.data), len(self.left_out))
+        return DataSource(self.split, self.name, rows=len(self.data), left_out=len(self.left_out))
 
 
 def summarise(
@@ -84,23 +85,12 @@ def summarise(
     near_keys = _near_keys(splits)
     conflicting = _conflicting(splits)
     train_texts: set[Texts] = set()
-    if "train" in splits:
+    if "train" in splits:  # a task may only measure
         train_texts = set(splits["train"].texts)
 
     summaries = []
     for name, split in splits.items():
-        distinct = set(split.texts)
-        distinct_keys = {near_keys[texts] for texts in distinct}
-        summary = SplitSummary(
-            name=name,
-            rows=len(split),
-            texts=len(distinct),
-            near=len(distinct) - len(distinct_keys),
-            in_train=None,
-            near_train=None,
-            conflicting=conflicting[name],
-            classes=None,
-        )
+        summary = _counted(name, split, near_keys, conflicting[name])
         if name != "train":
             copies, near_copies = _copies(split.texts, train_texts, near_keys)
             summary = replace(summary, in_train=copies, near_train=near_copies)
@@ -118,17 +108,38 @@ def summarise(
         sources=tuple(sources),
         splits=tuple(summaries),
         labels=None if labels is None else list(labels),
-        unused=max(rows_read - rows_used, 0),
+        unused=max(rows_read - rows_used, 0),  # a task that is given without sources has read no rows
         max_length=max_length,
+    )
+
+
+def _counted(name: str, split: Split, near_keys: Mapping[Texts, Texts], conflicting: int) -> SplitSummary:
+    """Return the numbers that every split has."""
+    distinct = set(split.texts)
+    distinct_keys = {near_keys[texts] for texts in distinct}
+    return SplitSummary(
+        name=name,
+        rows=len(split),
+        texts=len(distinct),
+        near=len(distinct) - len(distinct_keys),
+        in_train=None,
+        near_train=None,
+        conflicting=conflicting,
+        classes=None,
     )
 
 
 def _copies(texts: Sequence[Texts], train: set[Texts], near_keys: Mapping[Texts, Texts]) -> tuple[int, int]:
     """Count the texts that are copies of training texts, and those that are only near copies."""
     train_keys = {near_keys[example] for example in train}
-    copies = sum(example in train for example in texts)
-    copies_or_near = sum(near_keys[example] in train_keys for example in texts)
-    return copies, copies_or_near - copies
+    copies = 0
+    near_copies = 0
+    for example in texts:
+        if example in train:
+            copies += 1
+        elif near_keys[example] in train_keys:
+            near_copies += 1
+    return copies, near_copies
 
 
 def _near_keys(splits: Mapping[str, Split]) -> dict[Texts, Texts]:
@@ -136,7 +147,7 @@ def _near_keys(splits: Mapping[str, Split]) -> dict[Texts, Texts]:
     keys: dict[Texts, Texts] = {}
     for split in splits.values():
         for texts in split.texts:
-            if texts not in keys:
+            if texts not in keys:  # repeats are common, and a key takes much longer than looking one up
                 keys[texts] = tuple(near_key(text) for text in texts)
     return keys
 
@@ -151,14 +162,18 @@ def near_key(text: str) -> str:
         key = text.lower().translate(_DROPPED)
     else:
         # Case folding can undo the normalisation of some characters, so it is done again afterwards.
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        key = "".join(character for character in folded if _counts(character))
-    return key or text
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        normal = unicodedata.normalize("NFKC", folded)
+        key = "".join(character for character in normal if _counts(character))
+    return key or text  # with an empty key, "?!" and ":-)" would be near copies
 
 
 def _counts(character: str) -> bool:
     """Tell whether a character is a letter, a digit or a mark on one, as vowels are in many scripts."""
-    return character.isalnum() or unicodedata.category(character).startswith("M")
+    if character.isalnum():
+        return True
+    category = unicodedata.category(character)
+    return category.startswith("M")
 
 
 def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tuple[int, float, int]:
@@ -173,14 +188,16 @@ def token_lengths(tokenizer: Any, texts: Sequence[Texts], max_length: int) -> tu
         The tokens of the longest, the share that is cut, and how many texts were tokenised: all of them or, of more
         than ``MEASURED``, the ``LONGEST`` by characters and others at even distances, which stand for the rest.
     """
-    characters = [sum(len(text) for text in example) for example in texts]
+    characters = [len("".join(example)) for example in texts]
     sample, weights = _sample(characters)
     sampled_texts = [texts[i] for i in sample]
     columns = [list(column) for column in zip(*sampled_texts, strict=True)]
+    # Told to cut nothing, a tokenizer would warn of texts that are longer than the network can read.
     encoded = tokenizer(*columns, truncation=True, max_length=ENDLESS, return_attention_mask=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    cut = float(np.sum(weights * (lengths > max_length)) / len(texts))
-    return int(lengths.max()), cut, len(sample)
+    is_cut = lengths > max_length
+    share_cut = float(np.sum(weights * is_cut) / len(texts))
+    return int(lengths.max()), share_cut, len(sample)
 
 
 def _sample(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -195,11 +212,13 @@ def _sample(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     count = len(characters)
     if count <= MEASURED:
         return np.arange(count), np.ones(count)
+    # The longest text of all is nearly always among the longest by characters, and so are most that are cut. Each of
+    # these stands for itself.
     falling = np.argsort(-np.array(characters), kind="stable")
     longest = falling[:LONGEST]
     others = np.sort(falling[LONGEST:])
-    at_even_distances = np.linspace(0, len(others) - 1, MEASURED - LONGEST).astype(int)
-    sampled_others = others[at_even_distances]
+    positions = np.linspace(0, len(others) - 1, MEASURED - LONGEST)  # at even distances
+    sampled_others = others[positions.astype(int)]
     weights = np.ones(MEASURED)
     weights[LONGEST:] = len(others) / len(sampled_others)
     return np.concatenate([longest, sampled_others]), weights
@@ -207,14 +226,17 @@ def _sample(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _conflicting(splits: Mapping[str, Split]) -> dict[str, int]:
     """Count, split by split, the rows whose text has another label in another row of any split."""
-    texts = [text for split in splits.values() for text in split.texts]
+    texts: list[Texts] = []
+    for split in splits.values():
+        texts += split.texts
     labels = np.concatenate([split.labels for split in splits.values()])
     marked = in_conflict(texts, labels)
     counts = {}
     start = 0
     for name, split in splits.items():
         end = start + len(split)
-        counts[name] = int(marked[start:end].sum())
+        in_split = marked[start:end]
+        counts[name] = int(in_split.sum())
         start = end
     return counts
 
@@ -226,10 +248,12 @@ def in_conflict(texts: Sequence[Texts], labels: np.ndarray) -> np.ndarray:
     [True, False, True]
     """
     groups = same_texts(texts)
-    _, label_numbers = np.unique(labels, return_inverse=True)
-    group_label_pairs = np.unique(np.stack([groups, label_numbers.reshape(-1)]), axis=1)
-    labels_of_group = np.bincount(group_label_pairs[0])
-    return (labels_of_group > 1)[groups]
+    _, label_numbers = np.unique(labels, return_inverse=True)  # labels may be scores
+    pairs = np.stack([groups, label_numbers])
+    distinct_pairs = np.unique(pairs, axis=1)
+    labels_of_group = np.bincount(distinct_pairs[0])
+    has_several = labels_of_group > 1
+    return has_several[groups]
 
 
 def pass_on(notices: Iterable[Notice], notify: Notify) -> None:
@@ -258,10 +282,11 @@ def data_notices(sources: Sequence[Source], labels: Sequence[str] | None) -> Ite
     for source in sources[1:]:
         shared = sum(texts in train_texts for texts in source.data.texts)
         if shared:
+            rows = f"{shared:,} of {len(source.data):,} rows"
             yield Notice(
                 source.name,
-                f"{shared:,} of {len(source.data):,} rows have a text that stands in {train.name} too. They are kept;"
-                " scores on them say little about new texts.",
+                f"{rows} have a text that stands in {train.name} too. They are kept; scores on them say little about "
+                "new texts.",
             )
 
 
@@ -274,10 +299,12 @@ def split_notices(splits: Mapping[str, Split], labels: Sequence[str] | None) -> 
     """
     if labels is None:
         return
+    # Classes are those of the whole file; a limit, or the carving of small splits, may leave none of a rare one.
     counts = np.bincount(splits["train"].labels, minlength=len(labels))
-    absent = [name for name, count in zip(labels, counts, strict=True) if count == 0]
+    absent = np.flatnonzero(counts == 0).tolist()
     if absent:
-        yield Notice("task", f"No training example is left of {_named(absent)}.")
+        names = _named([labels[i] for i in absent])
+        yield Notice("task", f"No training example is left of {names}.")
 
 
 def _broken_rows(source: Source) -> Iterator[Notice]:
@@ -307,20 +334,25 @@ def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
         return
     first = marked[0]
     same_text = [row for row in marked if texts[row] == texts[first]]
-    other = next(row for row in same_text if labels[row] != labels[first])
-    count = len({texts[row] for row in marked})
+    other = next(row for row in same_text if labels[row] != labels[first])  # in_conflict marks none without one
+    several = {texts[row] for row in marked}
+    count = len(several)
     subject = "1 text has" if count == 1 else f"{count:,} texts have"
+    # The first row is the notice's place, so that an editor opens it; the other shows what it differs from.
+    place, other_place = source.places[first], source.places[other]
     yield Notice(
-        source.places[first],
-        f"{subject} different {label_noun} in {len(marked):,} rows; compare this row with {source.places[other]}.",
+        place,
+        f"{subject} different {label_noun} in {len(marked):,} rows; compare this row with {other_place}.",
     )
 
 
 def _single_examples(train: Source, labels: Sequence[str]) -> Iterator[Notice]:
+    """Yield a notice that classes have one example only."""
     counts = np.bincount(train.data.labels, minlength=len(labels))
     single = np.flatnonzero(counts == 1).tolist()
     if single:
-        row = int(np.flatnonzero(train.data.labels == single[0])[0])
+        rows = np.flatnonzero(train.data.labels == single[0])
+        row = int(rows[0])
         names = _named([labels[i] for i in single])
         yield Notice(train.places[row], f"There is only one example of {names}, which can be in one split only.")
 
@@ -329,5 +361,6 @@ def _named(names: Sequence[str]) -> str:
     """Name classes, the first ``LISTED`` of them: ``classes 'a', 'b' and 3 more``."""
     noun = "class" if len(names) == 1 else "classes"
     listed = ", ".join(repr(name) for name in names[:LISTED])
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return f"{noun} {listed}{more}"
+    if len(names) > LISTED:
+        listed += f" and {len(names) - LISTED:,} more"
+    return f"{noun} {listed}"

@@ -64,6 +64,7 @@ class SVD:
 
     def factorized(self, net: nn.Module) -> nn.Module:
         """Return a factorised copy."""
+        # Each function copies the network, so the original stays as it is.
         if self.rank is not None:
             net = factorize_embedding(net, self.rank, self.lower, self.split)  # type: ignore[arg-type]
         if self.linears is not None:
@@ -80,8 +81,9 @@ def check_rank(place: str, rank: int | str | None) -> None:
     if rank is None:
         return
     if isinstance(rank, str):
-        digits = rank.removesuffix("%").replace(".", "", 1)
-        is_rank = rank.endswith("%") and digits.isdigit() and 0 < float(rank[:-1]) <= 100
+        share = rank.removesuffix("%")
+        is_share = rank.endswith("%") and share.replace(".", "", 1).isdigit()  # float() would also read "nan" and "1e1"
+        is_rank = is_share and 0 < float(share) <= 100
     else:
         is_rank = isinstance(rank, int) and rank >= 1
     if not is_rank:

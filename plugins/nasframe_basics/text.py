@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -21,12 +21,22 @@ import numpy as np
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
-from nasframe.records import Batch, DataSource, DataSummary, Evaluation, Forward, MetricFormat, Positive
+from nasframe.records import (
+    Batch,
+    Count,
+    DataSource,
+    DataSummary,
+    Evaluation,
+    Forward,
+    MetricFormat,
+    Portion,
+    Positive,
+)
 from nasframe.seeds import generator
 from nasframe.weights import refusal
 from nasframe_basics.metrics import METRICS, formats
-from nasframe_basics.splits import Split, stratified
-from nasframe_basics.summary import summarise
+from nasframe_basics.splits import Split, carve, stratified
+from nasframe_basics.summary import Source, pass_on, split_notices, summarise
 
 ClassWeights: TypeAlias = Mapping[str, Positive] | Literal["balanced"]
 EVALUATION_BATCH = 64
@@ -120,25 +130,23 @@ class TextTask:
         # nor which examples are measured.
         self.fingerprint = fingerprint(splits, labels)
         self._strata = {name: split.labels for name, split in splits.items()}
+        # From here on, classes are numbered as the network's outputs.
         self.labels: Sequence[str] | None = None
         self._weights: np.ndarray | None = None
         self._splits = splits
-        if labels is not None:
+        if labels is None:
+            if class_weights is not None:
+                raise UsageError("class_weights: a task of scores has no classes. Expected none.")
+            facts: dict[str, Any] = {}
+        else:
             head_match = match(saved_head, labels, published)
             for text in head_match.notices:
                 notify("model", text)
             self._take_outputs(head_match)
             if class_weights is not None:
                 self._weights = self._output_weights(class_weights, labels, head_match.outputs)
-            by_default = min(1, len(labels) - 1)
-            positive_index = by_default if positive is None else labels.index(positive)
-            positive_output = head_match.outputs[positive_index]
-            positive = head_match.labels[positive_output]
-            facts = {"classes": sorted(head_match.outputs), "positive": positive_output}
-        else:
-            if class_weights is not None:
-                raise UsageError("class_weights: a task of scores has no classes. Expected none.")
-            facts = {}
+            facts = _class_facts(head_match, labels, positive)
+            positive = head_match.labels[facts["positive"]]  # by the checkpoint's name of it
         self.metrics = formats(metrics, positive)
         if "dev_mismatched" in splits:
             self.metrics |= mismatched(self.metrics)
@@ -151,7 +159,10 @@ class TextTask:
         """Number the examples' classes as the network's outputs."""
         outputs = np.array(head_match.outputs)
         self.labels = list(head_match.labels)
-        self._splits = {name: Split(split.texts, outputs[split.labels]) for name, split in self._splits.items()}
+        renumbered = {}
+        for name, split in self._splits.items():
+            renumbered[name] = Split(split.texts, outputs[split.labels])
+        self._splits = renumbered
 
     def _output_weights(self, wanted: ClassWeights, labels: Sequence[str], outputs: Sequence[int]) -> np.ndarray:
         """Return the weight of each of the network's outputs, ``(outputs,)``.
@@ -164,8 +175,9 @@ class TextTask:
         if "train" not in self._strata:
             raise UsageError("class_weights: there are no training data to weight.")
         assert self.labels is not None
-        weights = np.ones(len(self.labels))
-        weights[list(outputs)] = weights_of(wanted, labels, self._strata["train"])
+        weights = np.ones(len(self.labels))  # a saved head may have more outputs than the task has classes
+        class_weights = weights_of(wanted, labels, self._strata["train"])
+        weights[list(outputs)] = class_weights
         return weights
 
     @cached_property
@@ -180,16 +192,19 @@ class TextTask:
                 raise UsageError(
                     "task: no tokenizer was given. Expected tokenizer=…, as a model's .tokenizer() returns."
                 )
-            self._tokens[split] = tokenise(self._tokenizer, self._splits[split].texts, self.max_length)
+            texts = self._splits[split].texts
+            self._tokens[split] = tokenise(self._tokenizer, texts, self.max_length)
         return self._tokens[split]
 
     def batch(self, split: str, index: np.ndarray) -> Batch:
         """Gather the examples at ``index`` of a split, padded to the longest of them."""
-        return collate(self.tokens(split), self._splits[split].labels, index)
+        labels = self._splits[split].labels
+        return collate(self.tokens(split), labels, index)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> TrainBatches:
         """Return one epoch of batches of about equal lengths, shuffled by ``(seed, epoch)``."""
-        order = bucketed(self.tokens("train").lengths, batch_size, generator(seed, "epoch", epoch))
+        lengths = self.tokens("train").lengths
+        order = bucketed(lengths, batch_size, generator(seed, "epoch", epoch))
         return TrainBatches(self, order)
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
@@ -197,9 +212,11 @@ class TextTask:
         import torch
         from torch.nn import functional
 
-        logits = outputs.logits.float()
+        logits = outputs.logits.float()  # a network in mixed precision returns them in 16 bits
         if self.labels is None:
-            return functional.mse_loss(logits.squeeze(-1), batch.labels.to(logits.dtype))
+            scores = logits.squeeze(-1)  # (examples, 1) against (examples,) would be broadcast to a square
+            truth = batch.labels.to(logits.dtype)
+            return functional.mse_loss(scores, truth)
         if self._weights is None:
             return functional.cross_entropy(logits, batch.labels)
         weights = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
@@ -228,7 +245,10 @@ class TextTask:
         columns: dict[str, Sequence[Any]] = {}
         for name, column in result.predictions.items():
             columns[name] = [*column, *mismatched_result.predictions[name]]
-        columns["split"] = ["dev"] * result.examples + ["dev_mismatched"] * mismatched_result.examples
+        # An id counts within its split, so that it takes both to find a row again.
+        matched_names = ["dev"] * result.examples
+        mismatched_names = ["dev_mismatched"] * mismatched_result.examples
+        columns["split"] = matched_names + mismatched_names
         return Evaluation(
             metrics,
             columns,
@@ -243,18 +263,25 @@ class TextTask:
         ids = self._ids(split, examples)
         truth = self._splits[split].labels[ids]
         logits, tokens = self._logits(forward, split, ids)
-        columns: dict[str, list[Any]] = {"id": ids.tolist(), "label": truth.tolist()}
+        columns: dict[str, Sequence[Any]] = {}
+        columns["id"] = ids.tolist()
+        columns["label"] = truth.tolist()
+        # Loss and probabilities are computed here, not by the task's `loss`: in float64, and of all examples at once.
         if self.labels is None:
             predictions = logits[:, 0]
-            loss = float(np.mean((predictions - truth) ** 2))
+            errors = predictions - truth
+            loss = float(np.mean(errors**2))
             columns["prediction"] = predictions.tolist()
         else:
             predictions = logits.argmax(1)
-            log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            loss = float(-np.mean(log_p[np.arange(len(ids)), truth]))
+            log_sums = np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            log_p = logits - log_sums
+            log_p_of_truth = log_p[np.arange(len(ids)), truth]
+            loss = -float(np.mean(log_p_of_truth))
             columns["prediction"] = predictions.tolist()
             for output, name in enumerate(self.labels):
-                columns[f"p_{name}"] = np.exp(log_p[:, output]).round(6).tolist()
+                probabilities = np.exp(log_p[:, output])
+                columns[f"p_{name}"] = probabilities.round(6).tolist()
         metrics = {}
         for name, function in self._functions.items():
             metrics[name] = float(function(truth, predictions))
@@ -266,6 +293,7 @@ class TextTask:
         strata = self._strata[split]
         if examples is None or examples >= len(strata):
             return np.arange(len(strata))
+        # One order for all sizes, of which any prefix is stratified: a larger subset holds the smaller ones.
         order = stratified(strata, generator(self.seed, "examples", split))
         return np.sort(order[:examples])
 
@@ -282,14 +310,17 @@ class TextTask:
         """
         import torch
 
-        by_length = np.argsort(self.tokens(split).lengths[ids], kind="stable")  # so that little is padded
+        lengths = self.tokens(split).lengths[ids]
+        by_length = np.argsort(lengths, kind="stable")  # so that little is padded
+        sorted_ids = ids[by_length]
         parts = []
         tokens = 0
         with torch.no_grad():
             for start in range(0, len(ids), EVALUATION_BATCH):
-                batch = self.batch(split, ids[by_length[start : start + EVALUATION_BATCH]])
-                logits = forward(**batch.inputs).logits
-                parts.append(logits.float().cpu().numpy())
+                batch_ids = sorted_ids[start : start + EVALUATION_BATCH]
+                batch = self.batch(split, batch_ids)
+                logits = forward(**batch.inputs).logits.float()
+                parts.append(logits.cpu().numpy())
                 tokens += batch.tokens
         sorted_logits = np.concatenate(parts).astype(np.float64)
         in_order = np.empty_like(sorted_logits)
@@ -314,14 +345,63 @@ class TrainBatches:
         return (self.task.batch("train", index) for index in self.order)
 
 
-def _metric_functions(metrics: Sequence[str], facts: Mapping[str, Any]) -> dict[str, functools.partial[float]]:
+def task_with_select(
+    splits: Mapping[str, Split],
+    labels: Sequence[str] | None,
+    metrics: Sequence[str],
+    select: Portion,
+    train_limit: Count | None,
+    *,
+    sources: Sequence[Source],
+    seed: int,
+    notify: Notify,
+    primary: str | None = None,
+    **options: Any,
+) -> TextTask:
+    """Make a task of data as they were read: ``select`` is carved out of ``train``.
+
+    Args:
+        splits: ``train`` and ``dev``, and perhaps ``dev_mismatched``.
+        labels: the class names; ``None`` for regression.
+        metrics: the names of the metrics.
+        select: a share or number of training examples.
+        train_limit: keep at most this many training examples.
+        sources: the files that were read.
+        seed: draws ``select`` and the limit.
+        notify: receives what the task decides by itself.
+        primary: the primary metric; default: the first.
+        options: of :class:`TextTask`.
+    """
+    train, selection = carve(splits["train"], select, train_limit, seed)
+    splits = {**splits, "train": train, "select": selection}
+    pass_on(split_notices(splits, labels), notify)
+    counts = [source.counts for source in sources]
+    return TextTask(splits, labels, metrics, primary or metrics[0], seed=seed, sources=counts, notify=notify, **options)
+
+
+def _class_facts(head_match: Match, labels: Sequence[str], positive: str | None) -> dict[str, Any]:
+    """Return the facts about classes that metrics need: ``classes`` and ``positive``, as numbers of outputs.
+
+    Args:
+        head_match: the output of each class.
+        labels: the task's classes, in its own order.
+        positive: the positive class; default: the second.
+    """
+    if positive is None:
+        index = min(1, len(labels) - 1)  # the first, if a task of a user's own has only one class
+    else:
+        index = labels.index(positive)
+    return {"classes": sorted(head_match.outputs), "positive": head_match.outputs[index]}
+
+
+def _metric_functions(metrics: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Callable[..., float]]:
     """Return metric → function of labels and predictions, which already has the facts about the task that it needs.
 
     Args:
         metrics: names of metrics.
         facts: ``classes`` and ``positive``, see :class:`nasframe_basics.metrics.Metric`.
     """
-    functions = {}
+    functions: dict[str, Callable[..., float]] = {}
     for name in metrics:
         metric = METRICS[name]
         arguments = {need: facts[need] for need in metric.needs}
@@ -347,23 +427,25 @@ def cut_length(written: int | None, default: int, columns: int, tokenizer: Any, 
         return chosen
     if written is None:
         chosen = min(default, int(tokenizer.model_max_length))
-    refuse_length(chosen, columns, tokenizer)
+    refuse_length(chosen, columns, tokenizer)  # the default too: a network may read too few tokens for any text
     if written is None and chosen < default:
         notify("task.max_length", f"texts are cut at {chosen} tokens, all that the network can read.")
     return chosen
 
 
-def refuse_length(max_length: int, columns: int, tokenizer: Any) -> None:
+def refuse_length(max_length: int | None, columns: int, tokenizer: Any) -> None:
     """Refuse a length that the network cannot read, or that leaves nothing of a text.
 
     Args:
-        max_length: tokens after which texts are cut.
+        max_length: tokens after which texts are cut; ``None`` is the default, which adapts to the network.
         columns: 1 for texts, 2 for pairs of texts.
         tokenizer: its ``model_max_length`` is the number of tokens that the network can read.
 
     Raises:
         RecipeError: with the option ``max_length``.
     """
+    if max_length is None:
+        return
     longest = int(tokenizer.model_max_length)
     is_pair = columns == 2
     fewest = tokenizer.num_special_tokens_to_add(pair=is_pair) + columns  # one token of each text
@@ -378,7 +460,7 @@ def mismatched(metrics: Mapping[str, MetricFormat]) -> dict[str, MetricFormat]:
     """Return the formats of the metrics of MNLI's mismatched set, given those of the matched one."""
     formats_ = {}
     for name, metric_format in metrics.items():
-        is_companion = metric_format.higher_is_better
+        is_companion = metric_format.higher_is_better  # the metrics, not the loss
         formats_[f"{name}_mismatched"] = replace(metric_format, companion=is_companion, dev_only=True)
     return formats_
 
@@ -401,7 +483,8 @@ def weights_of(wanted: ClassWeights, classes: Sequence[str], labels: np.ndarray)
     if wanted == "balanced":
         counts = np.bincount(labels, minlength=len(classes))
         present = np.count_nonzero(counts)
-        return len(labels) / np.maximum(counts, 1) / present
+        counts = np.maximum(counts, 1)  # classes without examples get some weight, which nothing is multiplied by
+        return len(labels) / counts / present
     for name in wanted:
         if name not in classes:
             hint = suggestion(name, classes)
@@ -419,12 +502,13 @@ def tokenise(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int) 
         encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
         lengths += [len(ids) for ids in encoded["input_ids"]]
         for name, rows in encoded.items():
-            flat = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
+            values = itertools.chain.from_iterable(rows)
+            flat = np.fromiter(values, np.int32)
             parts.setdefault(name, []).append(flat)
     ends = np.cumsum(lengths)
     starts = np.concatenate([[0], ends[:-1]])
     padding = dict.fromkeys(parts, 0)
-    padding["input_ids"] = tokenizer.pad_token_id or 0
+    padding["input_ids"] = tokenizer.pad_token_id or 0  # without a padding token any id does: it is masked
     flat_columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return Tokens(flat_columns, starts, np.array(lengths), padding)
 
@@ -434,17 +518,21 @@ def collate(tokens: Tokens, labels: np.ndarray, index: np.ndarray) -> Batch:
     import torch
 
     lengths = tokens.lengths[index]
+    starts = tokens.starts[index]
     column = np.arange(lengths.max())
     mask = column < lengths[:, None]  # (examples, longest)
-    positions = np.where(mask, tokens.starts[index][:, None] + column, 0)
+    # Beyond an example's end the first token of all is gathered, since any index has to exist, and then replaced.
+    positions = np.where(mask, starts[:, None] + column, 0)
     inputs = {}
     for name, flat in tokens.columns.items():
         padded = np.where(mask, flat[positions], tokens.padding[name])
         inputs[name] = torch.from_numpy(padded.astype(np.int64))
     inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
     target = labels[index]
-    target_type = np.float32 if target.dtype.kind == "f" else np.int64
-    return Batch(inputs, torch.from_numpy(target.astype(target_type)), torch.from_numpy(index.astype(np.int64)))
+    is_regression = target.dtype.kind == "f"
+    target = target.astype(np.float32 if is_regression else np.int64)
+    ids = index.astype(np.int64)
+    return Batch(inputs, torch.from_numpy(target), torch.from_numpy(ids))
 
 
 def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -465,22 +553,29 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
     order = rng.permutation(len(lengths))
     batches = math.ceil(len(order) / batch_size)
     # A window is a quarter of the data at most: batches must differ between epochs.
-    window = max(1, min(WINDOW, batches // 4)) * batch_size
+    window_batches = max(1, min(WINDOW, batches // 4))
+    window = window_batches * batch_size
     sorted_parts = []
     for start in range(0, len(order), window):
         part = order[start : start + window]
-        sorted_parts.append(part[np.argsort(lengths[part], kind="stable")])
+        by_length = np.argsort(lengths[part], kind="stable")
+        sorted_parts.append(part[by_length])
     order = np.concatenate(sorted_parts)
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    chunks = []
+    for start in range(0, len(order), batch_size):
+        chunks.append(order[start : start + batch_size])
+    # Shuffled once more, so that lengths do not rise from batch to batch.
     return [chunks[i] for i in rng.permutation(len(chunks))]
 
 
 def fingerprint(splits: Mapping[str, Split], labels: Sequence[str] | None) -> str:
     """Hash texts, labels and splits: the same data give the same 16 digits, whichever files they come from."""
     names = None if labels is None else list(labels)
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256()
+    digest.update(json.dumps(names).encode())
     for name in sorted(splits):
         split = splits[name]
-        content = json.dumps([name, list(split.texts), split.labels.tolist()])
+        texts, values = list(split.texts), split.labels.tolist()
+        content = json.dumps([name, texts, values])
         digest.update(content.encode())
     return digest.hexdigest()[:16]

@@ -29,10 +29,11 @@ from nasframe_basics.rows import (
     read_header,
     read_hub,
     read_labels,
+    read_texts,
 )
 from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import Source, data_notices, pass_on, split_notices
-from nasframe_basics.text import ClassWeights, TextTask, refuse_length
+from nasframe_basics.summary import Source, data_notices, pass_on
+from nasframe_basics.text import ClassWeights, TextTask, refuse_length, task_with_select
 
 CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
 SCORES = ("pearson", "spearman", "negative_rmse")
@@ -108,15 +109,20 @@ def text_classification(
     tables = _tables(train, dev, hub, config, base)
     tables = [_with_columns(table, columns, label) for table in tables]
     train_table = tables[0]
-    counts = None if regression else _class_counts(train_table.rows, label)
-    labels = None if counts is None else ordered(set(counts))
+    # Classes come from the training data alone: one that only dev has cannot be learned, and is an error there.
+    counts = None
+    labels = None
+    if not regression:
+        counts = _class_counts(train_table.rows, label)
+        labels = ordered(set(counts))
     sources = [_source(table, columns, label, labels) for table in tables]
     pass_on(data_notices(sources, labels), notify)
 
     splits = {source.split: source.data for source in sources}
     if "dev" not in splits:
-        splits["train"], splits["dev"] = carve(splits["train"], dev_share, None, seed, "dev")
-    splits["train"], splits["select"] = carve(splits["train"], select, train_limit, seed)
+        # Carved before `select`, so that `dev` is the same whatever `select` and `train_limit` are.
+        rest, dev_data = carve(splits["train"], dev_share, None, seed, "dev")
+        splits = {"train": rest, "dev": dev_data}
 
     f1_class = _f1_class(positive, counts, labels, notify)
     if counts is None:
@@ -124,16 +130,17 @@ def text_classification(
     else:
         metrics = [name for name in CLASSES if name != "f1" or f1_class is not None]
         _notify_odd_classes(counts, train_table.name, notify)
-    pass_on(split_notices(splits, labels), notify)
-    return TextTask(
+    return task_with_select(
         splits,
         labels,
         metrics,
-        primary=metric or metrics[0],
+        select,
+        train_limit,
+        sources=sources,
+        primary=metric,
         tokenizer=tokenizer,
         max_length=max_length,
         seed=seed,
-        sources=[source.counts for source in sources],
         notify=notify,
         saved_head=saved_head,
         positive=f1_class,
@@ -143,9 +150,8 @@ def text_classification(
 
 def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
-    if options.get("max_length") is not None:
-        texts = _as_list(options.get("text", ""))
-        refuse_length(options["max_length"], len(texts), tokenizer)
+    texts = _as_list(options.get("text", ""))
+    refuse_length(options.get("max_length"), len(texts), tokenizer)
 
 
 text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
@@ -160,13 +166,15 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
         base: the recipe's folder.
     """
     if options.get("hub") is not None:
-        return
+        return  # reading a hub data set may take a download
     label = options.get("label", "label")
-    columns = [*_as_list(options.get("text", "text")), label]
+    texts = _as_list(options.get("text", "text"))
+    columns = [*texts, label]
     for name in ("train", "dev"):
         if not options.get(name):
             continue
-        header = read_header(located(options[name], base))
+        path = located(options[name], base)
+        header = read_header(path)
         if header is None:
             continue
         for column, problem in missing_columns(header, columns):
@@ -208,7 +216,7 @@ def _text_columns(text: str | list[str], label: str) -> list[str]:
     columns = _as_list(text)
     if len(columns) not in (1, 2):
         raise UsageError(f"text: {len(columns)} columns. Expected one or two.")
-    distinct = {*columns, label}
+    distinct = {*columns, label}  # a label among the texts would give the answer away
     if len(distinct) != len(columns) + 1:
         raise UsageError(f"text: {columns}, label: {label!r}. Expected a different column for each.")
     return columns
@@ -224,17 +232,20 @@ def _tables(
     """
     tables = []
     if hub is not None:
+        # The options then name splits of the data set, not files.
         names = {"train": str(train or "train")}
         if dev:
             names["dev"] = str(dev)
         for split, name in names.items():
-            tables.append(Table(split, f"{hub}/{name}", read_hub(hub, config, name, base)))
+            rows = read_hub(hub, config, name, base)
+            tables.append(Table(split, f"{hub}/{name}", rows))
     elif train is not None:
         paths = {"train": located(train, base)}
         if dev:
             paths["dev"] = located(dev, base)
         for split, path in paths.items():
-            tables.append(Table(split, str(path), read(path)))
+            rows = read(path)
+            tables.append(Table(split, str(path), rows))
     else:
         raise UsageError("text_classification: no data. Expected train: FILE, or hub: NAME.")
     for table in tables:
@@ -253,10 +264,12 @@ def _with_columns(table: Table, texts: Sequence[str], label: str) -> Table:
         if name != wanted:
             new_names[name] = wanted
     if not new_names:
-        return table
+        return table  # the usual case, in which no row has to be copied
     rows = []
     for row in table.rows:
-        values = {new_names.get(name, name): value for name, value in row.values.items()}
+        values = {}
+        for name, value in row.values.items():
+            values[new_names.get(name, name)] = value
         rows.append(Row(row.place, values))
     return replace(table, rows=rows, notices=notices)
 
@@ -269,8 +282,9 @@ def _class_counts(rows: list[Row], label: str) -> Counter[str]:
     """
     counts = Counter(class_name(row, label) for row in rows)
     if len(counts) < 2:
-        only = next(iter(counts))
+        only = next(iter(counts))  # tables without rows were refused, so there is one
         raise UsageError(f"{rows[0].place}: all labels in {label!r} are {only!r}. Expected two classes or more.")
+    # Scores with a few repeats are only noticed, see _notify_odd_classes: many classes may be meant.
     why_scores = seem_scores(counts)
     if why_scores and len(counts) == len(rows):
         raise UsageError(
@@ -298,7 +312,7 @@ def _f1_class(
     if wanted is not None:
         return chosen_class(wanted, classes)
     if len(classes) > 2:
-        return None
+        return None  # macro_f1 is about all of them
     name = positive_class(counts, classes)
     notify("task.positive", f"f1 is that of the class {name!r}; the option positive: chooses another.")
     return name
@@ -323,13 +337,11 @@ def _source(table: Table, columns: list[str], label: str, labels: Sequence[str] 
         label: the column of the labels.
         labels: the class names in the task's order; ``None`` for regression.
     """
-    indices = None if labels is None else {name: index for index, name in enumerate(labels)}
-    label_values = read_labels(table.rows, label, indices)
-    texts = []
-    for row in table.rows:
-        texts.append(tuple(row.text(column) for column in columns))
+    label_values = read_labels(table.rows, label, labels)
+    texts = read_texts(table.rows, columns)
     notices = list(table.notices)
     if labels is not None:
         notices += label_notices(table.rows, label)
     places = [row.place for row in table.rows]
-    return Source(table.split, table.name, Split(texts, label_values), places, notices=notices)
+    data = Split(texts, label_values)
+    return Source(table.split, table.name, data, places, notices=notices)

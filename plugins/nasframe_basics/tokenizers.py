@@ -42,7 +42,7 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
         expected = "Expected the files that the tokenizer's save_pretrained wrote."
         raise UsageError(f"{source.path}: the tokenizer cannot be read: {reason(error)}. {expected}") from error
     missing = missing_files(tokenizer, source)
-    if missing and may_be_absent:
+    if missing and may_be_absent:  # transformers does not refuse a part of a tokenizer in the cache
         return None
     if missing:
         raise UsageError(
@@ -62,7 +62,7 @@ def missing_files(tokenizer: Any, source: Source) -> str:
         tokenizer: as transformers loaded it.
         source: the source of its files.
     """
-    names = dict(getattr(tokenizer, "vocab_files_names", {}))
+    names = dict(getattr(tokenizer, "vocab_files_names", {}))  # of all files that its class may read
     whole = names.pop("tokenizer_file", None)
     if whole and source.file(whole):
         return ""
@@ -97,7 +97,7 @@ def misfits(tokenizer: Any, config: Any, rows: int, path: str) -> Iterator[str]:
     for name in SPECIAL:
         token_id = getattr(tokenizer, f"{name}_token_id", None)
         config_id = getattr(config, f"{name}_token_id", None)
-        if token_id is None or config_id is None:
+        if token_id is None or config_id is None:  # many configurations leave some out, which proves nothing
             continue
         allowed = config_id if isinstance(config_id, list) else [config_id]
         if token_id not in allowed:
@@ -110,5 +110,6 @@ def misfits(tokenizer: Any, config: Any, rows: int, path: str) -> Iterator[str]:
 
 def highest_id(tokenizer: Any) -> int:
     """Return the highest id that a tokenizer can give."""
+    # A vocabulary may have gaps, so its highest id may be more than its size.
     highest_in_vocabulary = max(tokenizer.get_vocab().values(), default=0)
     return max(highest_in_vocabulary, len(tokenizer) - 1)

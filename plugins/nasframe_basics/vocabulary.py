@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Work
@@ -44,7 +45,9 @@ class Vocabulary:
     def __init__(
         self, corpus: Path | None = None, least: Count = 1, characters: bool = True, base: Path | None = None
     ) -> None:
-        self.corpus = None if corpus is None else Path(base or ".") / Path(corpus).expanduser()
+        self.corpus: Path | None = None
+        if corpus is not None:
+            self.corpus = Path(base or ".") / Path(corpus).expanduser()
         self.least = least
         self.characters = characters
 
@@ -52,18 +55,22 @@ class Vocabulary:
         """Return the work with smaller networks and a smaller tokenizer."""
         if work.tokenizer is None:
             raise UsageError("vocabulary: the run has no tokenizer. Expected a model that brings one.")
-        kept = kept_tokens(work.tokenizer, self.ids(work), self.least, self.characters)
+        corpus_ids = self.ids(work)
+        kept = kept_tokens(work.tokenizer, corpus_ids, self.least, self.characters)
         original_ids = kept
         if work.vocabulary is not None:  # cut down before: ids of the smaller vocabulary become the first one's
             original_ids = [work.vocabulary[i] for i in kept]
 
         # Several names may stand for one network, which must stay one.
-        nets = {id(net): net for net in (work.net, *work.models.values())}
-        shrunk = {key: shrunk_net(net, kept) for key, net in nets.items()}
+        shrunk: dict[int, nn.Module] = {}
+        for net in (work.net, *work.models.values()):
+            if id(net) not in shrunk:
+                shrunk[id(net)] = shrunk_net(net, kept)
+        models = {name: shrunk[id(net)] for name, net in work.models.items()}
         return replace(
             work,
             net=shrunk[id(work.net)],
-            models={name: shrunk[id(net)] for name, net in work.models.items()},
+            models=models,
             tokenizer=shrunk_tokenizer(work.tokenizer, kept),
             vocabulary=original_ids,
         )
@@ -71,14 +78,17 @@ class Vocabulary:
     def ids(self, work: Work) -> Iterator[torch.Tensor]:
         """Yield the corpus as token ids."""
         if self.corpus is None:
+            # One epoch, whatever its seed and epoch: only the counts of tokens matter.
             for batch in work.task.train_batches(0, 0, EXAMPLES):
                 yield batch.inputs["input_ids"]
             return
-        lines = [line for line in self.corpus.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = self.corpus.read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
             raise UsageError(f"vocabulary: {self.corpus} holds no text. Expected one text a line.")
         tokenizer: Any = work.tokenizer
         for start in range(0, len(lines), TEXTS):
             texts = lines[start : start + TEXTS]
             encoded = tokenizer(texts, return_attention_mask=False, truncation=False, padding=False)
-            yield torch.tensor(list(itertools.chain.from_iterable(encoded["input_ids"])))
+            ids = itertools.chain.from_iterable(encoded["input_ids"])
+            yield torch.tensor(list(ids))

@@ -1,7 +1,7 @@
 """Compares samplers on a table of architectures: the same seeds, the same search loop, the same evaluations to spend.
 
-One play is one sampler at one seed. Its record holds the objectives of everything it evaluated, in order, and what it
-wasted. All figures are made from these records, so a play that is kept need not be played again.
+One play is one sampler at one seed; :class:`nasframe_bench.records.Play` is its record. All figures are made from these
+records, so a play that is kept need not be played again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,10 @@ from nasframe.search.restrict import joined
 from nasframe.seeds import stream_seed
 from nasframe.store import write_text
 from nasframe_bench.contest import Contest
+from nasframe_bench.records import Play, RawPlay, play_json, read_play
 
 SamplerUse = Mapping[str, Any]
 """A sampler with its options, as a recipe writes it: ``{"use": "evolution", "population": 20}``."""
-
-
-@dataclass(frozen=True)
-class RawPlay:
-    """How often a sampler repeats itself and leaves the bounds when the search loop does not stop it."""
-
-    proposals: int
-    repeat: int
-    infeasible: int
 
 
 class Arena:
@@ -69,11 +61,13 @@ class Arena:
         self._check_names()
         self.bounds = {}
         for name, text in contest.bounds.items():
-            full = self.estimators[name].estimate(None, None)
+            full = self.estimators[name].estimate(None, None)  # the costliest row, which percentages refer to
             self.bounds[name] = parse_bounds(text, full)
 
+        # An objective may be a metric or a cost; only costs have estimators.
         objectives = {name.removeprefix("-") for name in contest.objectives}
-        self.cost_names = sorted({*contest.bounds, *objectives} & self.estimators.keys())
+        used_names = {*contest.bounds, *objectives}
+        self.cost_names = sorted(used_names & self.estimators.keys())
         used = {name: self.estimators[name] for name in self.cost_names}
         self.costs = cost_function(used, self.space, None)  # type: ignore[arg-type]
 
@@ -108,7 +102,7 @@ class Arena:
     def _reference(self) -> list[float]:
         """Return the contest's worst values, and the table's own for objectives without one."""
         points = self.points
-        if points is None:
+        if points is None:  # a model answers for missing rows; the worst of the table's own rows still counts
             points = self._points([row["arch"] for row in self.space.table.rows])
         reference = points.min(0).tolist()
         for position, objective in enumerate(self.contest.objectives):
@@ -124,12 +118,12 @@ class Arena:
 
     def objectives(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> list[float]:
         """Return the objectives of an architecture, all to be maximised."""
-        known = {**costs, **metrics}
-        values = []
+        measured = {**costs, **metrics}
+        objectives = []
         for objective in self.contest.objectives:
-            name = objective.removeprefix("-")
-            values.append(-known[name] if objective.startswith("-") else known[name])
-        return values
+            value = measured[objective.removeprefix("-")]
+            objectives.append(-value if objective.startswith("-") else value)
+        return objectives
 
     def sampler(self, use: SamplerUse, seed: int) -> Any:
         """Make a sampler as a search stage would."""
@@ -141,42 +135,40 @@ class Arena:
         return registry.make("sampler", use, inject)
 
 
-@functools.lru_cache(maxsize=2)
-def _arena(contest: str) -> Arena:
-    fields: dict[str, Any] = {}
-    for key, value in json.loads(contest).items():
-        fields[key] = tuple(value) if isinstance(value, list) else value
-    with registry.file_plugins(fields["plugins"]):
-        return Arena(Contest(**fields))
-
-
 def arena_of(contest: Contest) -> Arena:
-    """Return the arena of a contest, made once."""
-    return _arena(canonical_json(asdict(contest)))
+    """Return the arena of a contest, made once in each process."""
+    return _arena(canonical_json(asdict(contest)))  # a contest holds mappings, which a cache cannot look up
+
+
+@functools.lru_cache(maxsize=2)
+def _arena(text: str) -> Arena:
+    content = json.loads(text)
+    for field in fields(Contest):
+        if isinstance(content[field.name], list):  # JSON knows no tuples
+            content[field.name] = tuple(content[field.name])
+    contest = Contest(**content)
+    with registry.file_plugins(contest.plugins):
+        return Arena(contest)
 
 
 # ---- one play
 
 
 @naming_plugins()
-def play(contest: str, use: SamplerUse, seed: int) -> dict[str, Any]:
+def play(contest: Contest, use: SamplerUse, seed: int) -> Play:
     """Let one sampler search the table at one seed.
 
     Args:
-        contest: a contest as canonical JSON.
+        contest: what it plays.
         use: the sampler with its options.
         seed: the run's seed, from which the sampler's is made.
-
-    Returns:
-        JSON-plain: ``points`` (the objectives of each evaluation, in order), counts of the other proposals, and the
-        seconds spent in ``ask`` and ``tell``.
     """
-    arena = _arena(contest)
-    with registry.file_plugins(arena.contest.plugins):
+    arena = arena_of(contest)
+    with registry.file_plugins(contest.plugins):
         return _play(arena, use, seed)
 
 
-def _play(arena: Arena, use: SamplerUse, seed: int) -> dict[str, Any]:
+def _play(arena: Arena, use: SamplerUse, seed: int) -> Play:
     timed: Any = _TimedSampler(arena.sampler(use, seed))
     trials: list[Trial] = []
     ended = ""
@@ -194,46 +186,52 @@ def _play(arena: Arena, use: SamplerUse, seed: int) -> dict[str, Any]:
         )
     except RunError as error:  # nothing was evaluated, or too little to name a winner
         ended = str(error)
-    points = [list(trial.objectives or (trial.score,)) for trial in trials if trial.state == "done"]
-    record = {
-        "points": points,
-        "proposals": timed.states.total(),
-        "ended": ended,
-        "asks": timed.asks,
-        "repeat": timed.states["repeat"],
-        "screened": timed.states["screened"],
-        "failed": timed.states["failed"],
-        "ask_seconds": timed.ask_seconds,
-        "tell_seconds": timed.tell_seconds,
-    }
+
+    points = []
+    for trial in trials:
+        if trial.state == "done":
+            objectives: Any = trial.objectives or (trial.score,)  # with one objective, a trial has a score only
+            points.append(list(objectives))
+    raw = None
     if arena.contest.raw:
-        record["raw"] = asdict(_play_raw(arena, use, seed))
-    return record
+        raw = _play_raw(arena, use, seed)
+    return Play(
+        points=points,
+        proposals=timed.states.total(),
+        ended=ended,
+        asks=timed.asks,
+        repeat=timed.states["repeat"],
+        screened=timed.states["screened"],
+        failed=timed.states["failed"],
+        ask_seconds=timed.ask_seconds,
+        tell_seconds=timed.tell_seconds,
+        raw=raw,
+    )
 
 
 def _play_raw(arena: Arena, use: SamplerUse, seed: int) -> RawPlay:
     """Evaluate all proposals of a sampler, repeated and infeasible ones too."""
     budget = arena.contest.budget
     sampler = arena.sampler(use, seed)
-    archs: set[str] = set()
+    seen: set[str] = set()
     proposals = repeats = infeasible = 0
     start_sampler(sampler, "bench", budget, "search")
     while proposals < budget:
-        asked = sampler.ask(1)
-        if not asked:
+        batch = sampler.ask(1)
+        if not batch:  # the sampler has nothing more to propose
             break
-        for proposal in asked:
+        for proposal in batch:
             arch = arena.space.domain.canonical(proposal)
             trial = _raw_trial(arena, arch)
             key = arch_id(arch)
-            if key in archs:
+            if key in seen:
                 repeats += 1
             if trial.violation > 0:
                 infeasible += 1
-            archs.add(key)
+            seen.add(key)
             proposals += 1
             sampler.tell([trial])
-    return RawPlay(proposals, repeats, infeasible)
+    return RawPlay(proposals=proposals, repeat=repeats, infeasible=infeasible)
 
 
 def _raw_trial(arena: Arena, arch: Arch) -> Trial:
@@ -243,6 +241,7 @@ def _raw_trial(arena: Arena, arch: Arch) -> Trial:
     if not metrics:  # the table does not have it
         return Trial(arch, math.nan, (), metrics, costs, excess, "failed")
     objectives = arena.objectives(metrics, costs)
+    # As in the search loop: a trial lists its objectives only if there are several.
     several = tuple(objectives) if len(objectives) > 1 else ()
     return Trial(arch, objectives[0], several, metrics, costs, excess, "done")
 
@@ -286,12 +285,16 @@ class _Task:
     use: SamplerUse
     file: Path | None
 
-    def kept(self) -> dict[str, Any] | None:
+    def kept(self) -> Play | None:
         """Return the record of an earlier call."""
         if self.file is None or not self.file.is_file():
             return None
-        record: dict[str, Any] = json.loads(self.file.read_text())
-        return record
+        return read_play(json.loads(self.file.read_text()))
+
+    def keep(self, play: Play) -> None:
+        """Write a record for later calls."""
+        if self.file is not None:
+            write_text(self.file, json.dumps(play_json(play)))
 
 
 def play_all(
@@ -302,7 +305,7 @@ def play_all(
     jobs: int = 1,
     folder: Path | None = None,
     progress: Progress | None = None,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Play]]:
     """Let every sampler play at every seed.
 
     Args:
@@ -319,29 +322,31 @@ def play_all(
     Raises:
         UsageError: some samplers cannot be made; names all of them, before any play.
     """
-    text = canonical_json(asdict(contest))
     tasks = []
     with registry.file_plugins(contest.plugins):
         _check_samplers(arena_of(contest), uses)
+        # All samplers of a seed before the next seed: a call that is stopped leaves complete pairs.
         for seed in seeds:
             for label, use in uses.items():
-                tasks.append(_Task(label, seed, use, _play_file(folder, text, use, seed)))
+                tasks.append(_Task(label, seed, use, _play_file(folder, contest, use, seed)))
 
-    records: dict[tuple[str, int], dict[str, Any]] = {}
+    plays: dict[tuple[str, int], Play] = {}
     missing = []
     for task in tasks:
-        record = task.kept()
-        if record is None:
+        kept = task.kept()
+        if kept is None:
             missing.append(task)
         else:
-            records[task.label, task.seed] = record
+            plays[task.label, task.seed] = kept
     with (progress or Progress(False)).bar("bench") as advance:
-        for task, record in _play_tasks(text, missing, jobs):
-            records[task.label, task.seed] = record
-            if task.file is not None:
-                write_text(task.file, json.dumps(record))
-            advance(len(records), len(tasks), task.label)
-    return {label: [records[label, seed] for seed in seeds] for label in uses}
+        for task, new in _play_tasks(contest, missing, jobs):
+            plays[task.label, task.seed] = new
+            task.keep(new)  # at once, so that a call that is stopped loses no finished play
+            advance(len(plays), len(tasks), task.label)
+    by_label = {}
+    for label in uses:
+        by_label[label] = [plays[label, seed] for seed in seeds]
+    return by_label
 
 
 def _check_samplers(arena: Arena, uses: Mapping[str, SamplerUse]) -> None:
@@ -355,7 +360,7 @@ def _check_samplers(arena: Arena, uses: Mapping[str, SamplerUse]) -> None:
         raise UsageError("\n".join(problems))
 
 
-def _play_tasks(contest: str, tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+def _play_tasks(contest: Contest, tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, Play]]:
     """Play, in this process or in several, and yield each record as soon as it is there."""
     if jobs < 2:
         for task in tasks:
@@ -365,20 +370,23 @@ def _play_tasks(contest: str, tasks: Sequence[_Task], jobs: int) -> Iterator[tup
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(play, contest, task.use, task.seed): task for task in tasks}
+        futures = {}
+        for task in tasks:
+            futures[pool.submit(play, contest, task.use, task.seed)] = task
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _play_file(folder: Path | None, contest: str, use: SamplerUse, seed: int) -> Path | None:
+def _play_file(folder: Path | None, contest: Contest, use: SamplerUse, seed: int) -> Path | None:
     """Return the file of a play, named by a digest of all that it depends on and that files can show."""
     if folder is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.loads(contest)
     source = inspect.getsourcefile(registry.find("sampler", use["use"]).load()) or ""
-    files = [*sorted(Path(source).parent.glob("*.py")), Path(content["space"].get("path", ""))]
-    digest = hashlib.sha256(canonical_json([content, use]).encode())
+    # A sampler may import the files beside its own, so all of its folder counts.
+    files = sorted(Path(source).parent.glob("*.py"))
+    files.append(Path(contest.space.get("path", "")))
+    digest = hashlib.sha256(canonical_json([asdict(contest), use]).encode())
     for path in files:
         digest.update(path.read_bytes() if path.is_file() else b"")
     return folder / f"{use['use']}-{digest.hexdigest()[:16]}-{seed}.json"

@@ -23,6 +23,9 @@ OPPONENTS = (
     "optuna,sampler=NSGAIISampler",
 )
 """The samplers that every benchmark compares with, as far as they are installed."""
+CAP = re.compile(r"\s*(?P<cost>[\w.]+)\s*(?P<bound>[<>=].*)")
+OPTION_COMMA = re.compile(r",(?![^\[{]*[\]}])")
+"""A comma between options; one inside brackets belongs to a value."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,32 @@ def made(
     """
     bounds = {}
     for text in caps:
-        match = re.fullmatch(r"\s*([\w.]+)\s*([<>=].*)", text)
+        match = CAP.fullmatch(text)
         if not match:
             raise UsageError(f"cap {text!r}: expected COST<=NUMBER, as in 'flops<=50M'.")
-        bounds[match[1]] = match[2]
+        bounds[match["cost"]] = match["bound"]
+
     worst = {}
     if reference:
         for text in reference.split(","):
             name, _, number = text.partition("=")
+            # An objective may be named with its minus here too; the number is the plain cost either way.
             worst[name.strip().removeprefix("-")] = parse_number(number)
-    if objectives is not None:
-        chosen = [text.strip() for text in objectives.split(",")]
+
+    if objectives is None:
+        # A cap says already how much may be spent; without one, the cost is a second objective.
+        names = _default_objectives(space, with_cost=not bounds)
     else:
-        table = registry.make("space", space).table
-        chosen = [table.metrics[0]]
-        if table.costs and not bounds:
-            chosen.append(f"-{table.costs[0]}")
-    return Contest(space, tuple(chosen), bounds, budget, worst, raw, plugins)
+        names = [text.strip() for text in objectives.split(",")]
+    return Contest(space, tuple(names), bounds, budget, worst, raw, plugins)
+
+
+def _default_objectives(space: Mapping[str, Any], with_cost: bool) -> list[str]:
+    table = registry.make("space", space).table
+    objectives = [table.metrics[0]]
+    if table.costs and with_cost:
+        objectives.append(f"-{table.costs[0]}")
+    return objectives
 
 
 def sampler_use(text: str) -> dict[str, Any]:
@@ -105,22 +117,29 @@ def sampler_use(text: str) -> dict[str, Any]:
     >>> sampler_use("evolution,population=20,survivors=youngest")
     {'use': 'evolution', 'population': 20, 'survivors': 'youngest'}
     """
-    written = text
-    if Path(text).suffix in (".yaml", ".yml", ".json") and Path(text).is_file():
-        written = Path(text).read_text(encoding="utf-8")
-    elif not text.lstrip().startswith("{"):
-        name, *options = re.split(r",(?![^\[{]*[\]}])", text)  # commas outside of brackets
-        pairs = [f"use: {name}"]
-        for option in options:
-            if "=" not in option:
-                raise UsageError(f"{text!r}: {option!r} has no value. Expected NAME,OPTION=VALUE…")
-            pairs.append(option.replace("=", ": ", 1))
-        written = f"{{{', '.join(pairs)}}}"
-    node, problems = parse(written, Position(text, 1, 1))
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+        yaml = path.read_text(encoding="utf-8")
+    elif text.lstrip().startswith("{"):
+        yaml = text
+    else:
+        yaml = _options_yaml(text)
+    node, problems = parse(yaml, Position(text, 1, 1))
     use = node.plain() if node and not problems else None
     if not isinstance(use, dict) or not isinstance(use.get("use"), str):
         raise UsageError(f"{text!r} names no sampler. Expected NAME, NAME,OPTION=VALUE… or a mapping with 'use'.")
     return use
+
+
+def _options_yaml(text: str) -> str:
+    """Turn ``NAME,OPTION=VALUE`` into YAML, so that values are read with the types that they have in recipes."""
+    name, *options = OPTION_COMMA.split(text)
+    pairs = [f"use: {name}"]
+    for option in options:
+        if "=" not in option:
+            raise UsageError(f"{text!r}: {option!r} has no value. Expected NAME,OPTION=VALUE…")
+        pairs.append(option.replace("=", ": ", 1))
+    return f"{{{', '.join(pairs)}}}"
 
 
 def opponents() -> list[str]:
@@ -132,6 +151,7 @@ def opponents() -> list[str]:
     names = []
     for name in OPPONENTS:
         sampler = name.partition(",")[0]
+        # The sampler 'optuna' is registered even if the library that it wraps, an extra, is not installed.
         if sampler in samplers and (sampler != "optuna" or has_optuna):
             names.append(name)
     return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from nasframe import registry
 from nasframe.records import Arch
 from nasframe.testing import Contract, SpaceContract
 from nasframe.testing.kit import check, prepared, require
+from nasframe_bench.table_file import ArchTable, write_table
 
 WIDTHS = (1, 2, 4)
 
 
 class Space(SpaceContract):
-    """A table of 27 architectures; the checks of networks are skipped."""
+    """A table of 27 architectures; the checks of networks are skipped, because it has none."""
 
     def options(self, folder: Path) -> Mapping[str, Any]:
         """Write the table."""
@@ -27,10 +27,12 @@ class Space(SpaceContract):
         """A view gives the metrics of its row, the estimators its costs."""
         space = self.make(None)
         for arch in self.archs(space):
-            found = space.view(None, arch)()
-            require(found == metrics(arch), f"the view of {arch} gives {found}, the file {metrics(arch)}")
+            measured = space.view(None, arch)()
+            expected = metrics(arch)
+            require(measured == expected, f"the view of {arch} gives {measured}, the file {expected}")
             cost = space.estimators["params"].estimate(space, None, arch)
-            require(cost == params(arch), f"{arch} costs {cost}, in the file {params(arch)}")
+            expected_cost = params(arch)
+            require(cost == expected_cost, f"{arch} costs {cost}, in the file {expected_cost}")
 
 
 class Task(Contract):
@@ -60,15 +62,18 @@ class Task(Contract):
     @check
     def test_evaluation_reads_the_table(self) -> None:
         """The metrics are those of the architecture's row."""
-        task, space = self.make(), self.space()
+        task = self.make()
+        space = self.space()
         for arch in space.archs:
-            found = task.evaluate(space.view(None, arch), "select").metrics
-            require(found == metrics(arch), f"{arch} scores {found}, in the file {metrics(arch)}")
+            view = space.view(None, arch)
+            measured = task.evaluate(view, "select").metrics
+            expected = metrics(arch)
+            require(measured == expected, f"{arch} scores {measured}, in the file {expected}")
 
 
 def metrics(arch: Arch) -> dict[str, float]:
     """Return the metrics of an architecture in the table."""
-    return {"accuracy": sum(arch.values()) / 12}
+    return {"accuracy": sum(arch.values()) / 12}  # at most 1, as three widths are at most 4 each
 
 
 def params(arch: Arch) -> float:
@@ -78,11 +83,10 @@ def params(arch: Arch) -> float:
 
 def write(folder: Path) -> Path:
     """Write the table."""
-    knobs = {f"width.{i}": list(WIDTHS) for i in range(3)}
-    archs = [{"width.0": a, "width.1": b, "width.2": c} for a in WIDTHS for b in WIDTHS for c in WIDTHS]
-    rows = [{"arch": arch, "metrics": metrics(arch), "costs": {"params": params(arch)}} for arch in archs]
-    table = {"format": 1, "about": {}, "domain": {"knobs": knobs, "active": {}}, "metrics": ["accuracy"]}
-    table |= {"minimise": [], "costs": ["params"], "rows": rows}
+    knobs = {"width.0": WIDTHS, "width.1": WIDTHS, "width.2": WIDTHS}
+    table = ArchTable(knobs, metrics=["accuracy"], costs=["params"])
+    for arch in table.domain().enumerate():
+        table.rows.append({"arch": arch, "metrics": metrics(arch), "costs": {"params": params(arch)}})
     path = folder / "table.json"
-    path.write_text(json.dumps(table), encoding="utf-8")
+    write_table(table, path)
     return path

@@ -30,12 +30,17 @@ class Rows:
     """
 
     def __init__(self, domain: Choices, archs: Sequence[Arch]) -> None:
-        self.domain, self.archs = domain, list(archs)
-        self.encoded = np.array([domain.encode(arch) for arch in archs], int).reshape(len(archs), len(domain.dims))
-        self.known = set(map(tuple, self.encoded.tolist()))
+        self.domain = domain
+        self.archs = list(archs)
+        encoded = [domain.encode(arch) for arch in archs]
+        shape = (len(archs), len(domain.dims))  # also without rows
+        self.encoded = np.array(encoded, int).reshape(shape)
+        self.known = {tuple(row) for row in self.encoded.tolist()}
         self.keep = self.contains  # for samplers that screen what they make themselves
 
     def __getattr__(self, name: str) -> Any:
+        # Called for what is not defined here. An object that is being unpickled has no domain yet: asking for it, or
+        # for the hooks of pickle, would end up here again without end.
         if name.startswith("__") or name == "domain":
             raise AttributeError(name)
         return getattr(self.domain, name)
@@ -47,17 +52,22 @@ class Rows:
 
     def enumerate(self) -> Iterator[Arch]:
         """Yield every row once."""
-        return map(dict, self.archs)
+        for arch in self.archs:
+            yield dict(arch)
 
     def contains(self, arch: Arch) -> bool:
         """Return whether the table has an architecture."""
-        return self.domain.contains(arch) and tuple(self.domain.encode(arch).tolist()) in self.known
+        if not self.domain.contains(arch):  # then it cannot be encoded
+            return False
+        code = self.domain.encode(arch)
+        return tuple(code.tolist()) in self.known
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """Draw a row; raises UnsatisfiableError if there is none."""
         if not self.archs:
             raise UnsatisfiableError("no row of the table is acceptable")
-        return self.domain.canonical(self.archs[int(rng.integers(len(self.archs)))])
+        row = int(rng.integers(len(self.archs)))
+        return self.domain.canonical(self.archs[row])
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
         """Return one of the nearest other rows."""
@@ -65,23 +75,25 @@ class Rows:
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
         """Return the row nearest to a crossing."""
-        return self._near(self.domain.crossover(a, b, rng), rng, 1)
+        child = self.domain.crossover(a, b, rng)
+        return self._near(child, rng, 1)
 
     def smallest(self) -> Arch:
         """Return the row of the smallest values, by their positions."""
-        return dict(self.archs[int(self.encoded.sum(1).argmin())])
+        sums = self.encoded.sum(1)
+        return dict(self.archs[int(sums.argmin())])
 
     def largest(self) -> Arch:
         """Return the row of the largest values, by their positions."""
-        return dict(self.archs[int(self.encoded.sum(1).argmax())])
+        sums = self.encoded.sum(1)
+        return dict(self.archs[int(sums.argmax())])
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Any = None) -> Rows:
         """Return the rows with these values that ``keep`` accepts."""
         part = self.domain.restrict(only)
-        archs = []
-        for arch in self.archs:
-            if part.contains(arch) and (keep is None or keep(arch)):
-                archs.append(arch)
+        archs = [arch for arch in self.archs if part.contains(arch)]
+        if keep is not None:
+            archs = [arch for arch in archs if keep(arch)]
         return Rows(part, archs)
 
     def joined(self, groups: Any) -> Rows:
@@ -89,13 +101,23 @@ class Rows:
         return Rows(self.domain.joined(groups), self.archs)
 
     def _near(self, arch: Arch, rng: np.random.Generator, count: int, other: bool = False) -> Arch:
+        """Draw one of the ``count`` rows that differ from an architecture in the fewest dimensions.
+
+        Args:
+            arch: the architecture, which need not be a row.
+            rng: draws.
+            count: how many rows are drawn from.
+            other: whether the architecture itself is left out.
+        """
         if len(self.archs) < 2:
             return self.sample(rng)
-        differences = (self.encoded != self.domain.encode(arch)).sum(1)
-        distances = differences + rng.random(len(self.archs))  # ties are broken at random
+        is_different = self.encoded != self.domain.encode(arch)
+        distances = is_different.sum(1) + rng.random(len(self.archs))  # ties are broken at random
         candidates = len(self.archs)
         if other:
-            distances[distances < 1] += self.encoded.shape[1] + 1  # the architecture itself comes last
+            # The architecture itself is the only row at a distance below 1; it is put behind the farthest one.
+            farthest = self.encoded.shape[1] + 1
+            distances[distances < 1] += farthest
             candidates -= 1
         nearest = np.argsort(distances)[: min(count, candidates)]
         chosen = nearest[rng.integers(len(nearest))]

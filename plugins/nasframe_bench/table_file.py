@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.errors import UsageError, suggestion
 from nasframe.records import arch_id
+from nasframe.storage import refuse_unwritable_file
 from nasframe.store import write_text
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KINDS = (".json", ".csv")
-PREFIXES = {"metrics": "metric.", "costs": "cost."}
-"""Part of a row → the beginning of its columns in a CSV file."""
+METRIC, COST = "metric.", "cost."
+"""How columns of metrics and costs begin in a table in columns; all other columns are knobs."""
 
 Record: TypeAlias = Mapping[str, Any]
 """A row of a table in columns: column → cell."""
@@ -61,17 +62,32 @@ class ArchTable:
 
     def head(self) -> dict[str, Any]:
         """Return all but the rows, JSON-plain."""
-        domain = {
-            "knobs": {knob: list(values) for knob, values in self.knobs.items()},
-            "active": {knob: [parent, list(values)] for knob, (parent, values) in self.active.items()},
+        knobs = {knob: list(values) for knob, values in self.knobs.items()}
+        rules = {}
+        for knob, (parent, values) in self.active.items():
+            rules[knob] = [parent, list(values)]
+        head: dict[str, Any] = {
+            "format": FORMAT,
+            "about": dict(self.about),
+            "domain": {"knobs": knobs, "active": rules},
+            "metrics": list(self.metrics),
+            "minimise": list(self.minimise),
         }
-        head: dict[str, Any] = {"format": FORMAT, "about": dict(self.about), "domain": domain}
-        head["metrics"] = list(self.metrics)
-        head["minimise"] = list(self.minimise)
+        # Left out if empty: a table without shares keeps the head, and so the fingerprint, from before this key.
         if self.percent:
             head["percent"] = list(self.percent)
         head["costs"] = list(self.costs)
         return head
+
+
+def refuse_unwritable_table(path: Path) -> None:
+    """Make sure, before any work, that a table can be written to a file.
+
+    Raises:
+        UsageError: the ending is another one than of tables, or the file cannot be written.
+    """
+    _kind(path)
+    refuse_unwritable_file(path)
 
 
 def write_table(table: ArchTable, path: Path) -> None:
@@ -89,13 +105,15 @@ def write_table(table: ArchTable, path: Path) -> None:
     if _kind(path) == ".json":
         write_text(path, table_json(table))
         return
+    # The side file first: without it, the table would be read with an inferred domain.
     write_text(_side_file(path), json.dumps(table.head(), indent=1) + "\n")
     columns: dict[str, list[Any]] = {}
     for knob in table.knobs:
         columns[knob] = [_knob_cell(row["arch"], knob) for row in table.rows]
-    for part, prefix in PREFIXES.items():
-        for name in getattr(table, part):
-            columns[prefix + name] = [row[part].get(name) for row in table.rows]
+    for name in table.metrics:
+        columns[METRIC + name] = [row["metrics"].get(name) for row in table.rows]
+    for name in table.costs:
+        columns[COST + name] = [row["costs"].get(name) for row in table.rows]
     temporary = path.with_name(path.name + ".tmp")
     pd.DataFrame(columns).to_csv(temporary, index=False)
     os.replace(temporary, path)
@@ -128,7 +146,7 @@ def read_table(path: Path | str, rename: Mapping[str, str] | None = None) -> Arc
     if _kind(path) == ".csv":
         return _from_records(path, _csv_records(path), rename or {})
     content = _json(path)
-    if "rows" in content or "domain" in content:
+    if "rows" in content or "domain" in content:  # the layout that write_table writes
         return _checked(path, content, content.get("rows"))
     return _from_records(path, _word_records(path, content), rename or {})
 
@@ -164,13 +182,15 @@ def _csv_records(path: Path) -> list[Record]:
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a csv file ({error}).") from None
-    return [dict(zip(frame.columns, cells, strict=True)) for cells in frame.itertuples(index=False)]
+    records: Any = frame.to_dict(orient="records")
+    return records
 
 
 def _word_records(path: Path, content: Mapping[str, Any]) -> list[Record]:
     """Read records by architectures that are words, with one letter a knob; only numbers of records are kept."""
-    lengths = {len(word) for word in content}
-    if len(lengths) != 1 or not all(isinstance(record, dict) for record in content.values()):
+    lengths = {len(word) for word in content}  # a position is a knob, so all words have the same ones
+    are_records = all(isinstance(record, dict) for record in content.values())
+    if len(lengths) != 1 or not are_records:
         raise UsageError(f"{path}: 'domain' and 'rows' are missing. Expected a table of architectures.")
     records: list[Record] = []
     for word, record in content.items():
@@ -189,47 +209,55 @@ def _word_records(path: Path, content: Mapping[str, Any]) -> list[Record]:
 
 def _from_records(path: Path, records: Sequence[Record], rename: Mapping[str, str]) -> ArchTable:
     """Make a table from rows in columns; its head is in the side file, or is inferred."""
-    columns = list(dict.fromkeys(column for record in records for column in record))
-    unknown = sorted(rename.keys() - set(columns))
-    if unknown:
-        hint = suggestion(unknown[0], columns)
-        raise UsageError(f"{path}: no column {unknown[0]!r}. There are: {', '.join(columns)}.{hint}")
-    named = {column: rename.get(column, column) for column in columns}
-    kept = [name for name in named.values() if name]
-
-    names: dict[str, list[str]] = {}
-    for part, prefix in PREFIXES.items():
-        names[part] = [name.removeprefix(prefix) for name in kept if name.startswith(prefix)]
-    knobs = [name for name in kept if not name.startswith(tuple(PREFIXES.values()))]
-    rows = []
+    columns: dict[str, None] = {}  # a set in order; records of a JSON file need not have the same columns
     for record in records:
-        renamed = {named[column]: cell for column, cell in record.items()}
-        rows.append(_row(renamed, knobs, names))
+        columns.update(dict.fromkeys(record))
+    for column in sorted(rename):
+        if column not in columns:
+            hint = suggestion(column, columns)
+            raise UsageError(f"{path}: no column {column!r}. There are: {', '.join(columns)}.{hint}")
+
+    new_names = {column: rename.get(column, column) for column in columns}
+    rows = [_row(record, new_names) for record in records]
 
     side_file = _side_file(path)
     if side_file.is_file():
         return _checked(path, _json(side_file), rows)
-    return _checked(path, {"format": FORMAT, **names, "domain": _inferred_domain(path, knobs, rows)}, rows)
+    # Without a side file, all that is known is in the names of the columns and in the cells.
+    knobs, metrics, costs = [], [], []
+    for name in new_names.values():
+        if name.startswith(METRIC):
+            metrics.append(name.removeprefix(METRIC))
+        elif name.startswith(COST):
+            costs.append(name.removeprefix(COST))
+        elif name:
+            knobs.append(name)
+    domain = _inferred_domain(path, knobs, rows)
+    head = {"format": FORMAT, "metrics": metrics, "costs": costs, "domain": domain}
+    return _checked(path, head, rows)
 
 
-def _row(record: Record, knobs: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"arch": {}}
-    for knob in knobs:
-        cell = record.get(knob)
-        if not _is_empty(cell):
-            row["arch"][knob] = _knob_value(cell)
-    for part, prefix in PREFIXES.items():
-        row[part] = {}
-        for name in names[part]:
-            cell = record.get(prefix + name)
-            if not _is_empty(cell):
-                row[part][name] = cell
-    return row
+def _row(record: Record, new_names: Mapping[str, str]) -> dict[str, Any]:
+    """Sort the cells of a record into architecture, metrics and costs; empty cells are left out."""
+    arch, metrics, costs = {}, {}, {}
+    for column, cell in record.items():
+        name = new_names[column]
+        if not name or _is_empty(cell):
+            continue
+        if name.startswith(METRIC):
+            metrics[name.removeprefix(METRIC)] = cell
+        elif name.startswith(COST):
+            costs[name.removeprefix(COST)] = cell
+        else:
+            arch[name] = _knob_value(cell)
+    return {"arch": arch, "metrics": metrics, "costs": costs}
 
 
 def _knob_cell(arch: Mapping[str, Any], knob: str) -> str | None:
     """Return the JSON of a knob's value; ``None`` if the knob has no effect."""
-    return json.dumps(arch[knob]) if knob in arch else None
+    if knob not in arch:
+        return None
+    return json.dumps(arch[knob])
 
 
 def _knob_value(cell: Any) -> Any:
@@ -239,8 +267,7 @@ def _knob_value(cell: Any) -> Any:
             cell = json.loads(cell)
         except ValueError:
             return cell
-    if hasattr(cell, "item"):  # a number of numpy
-        cell = cell.item()
+    # pandas reads a column of integers as floats if it has an empty cell.
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
     return cell
@@ -253,41 +280,44 @@ def _is_empty(cell: Any) -> bool:
 def _inferred_domain(path: Path, knobs: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Infer the domain from the values that occur, and from where cells are empty."""
     archs = [row["arch"] for row in rows]
-    values: dict[str, list[Any]] = {}
+    values = {}
+    always = []
     for knob in knobs:
-        different = {json.dumps(arch[knob]): arch[knob] for arch in archs if knob in arch}
-        values[knob] = list(different.values())
-    always = [knob for knob in knobs if all(knob in arch for arch in archs)]
+        cells = [arch[knob] for arch in archs if knob in arch]
+        values[knob] = sorted(_distinct(cells), key=_order)
+        if len(cells) == len(archs):
+            always.append(knob)
+
     active = {}
     for knob in knobs:
-        if knob not in always:
-            active[knob] = _rule(path, knob, always, archs, values)
-    ordered = {knob: sorted(found, key=_order) for knob, found in values.items()}
-    return {"knobs": ordered, "active": active}
+        if knob not in always:  # an empty cell means that the knob has no effect in this row
+            active[knob] = _rule(path, knob, always, archs)
+    return {"knobs": values, "active": active}
 
 
-def _rule(
-    path: Path,
-    knob: str,
-    parents: Sequence[str],
-    archs: Sequence[Mapping[str, Any]],
-    values: Mapping[str, Sequence[Any]],
-) -> list[Any]:
+def _rule(path: Path, knob: str, parents: Sequence[str], archs: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Find the first knob whose value determines whether another has an effect: ``[parent, values]``.
 
     Raises:
         UsageError: there is none.
     """
     for parent in parents:
-        on = {json.dumps(arch[parent]) for arch in archs if knob in arch}
-        off = {json.dumps(arch[parent]) for arch in archs if knob not in arch}
-        if not on & off:
-            return [parent, [value for value in values[parent] if json.dumps(value) in on]]
+        on = _distinct([arch[parent] for arch in archs if knob in arch])
+        off = _distinct([arch[parent] for arch in archs if knob not in arch])
+        if not any(value in off for value in on):
+            return [parent, on]
     raise UsageError(f"{path}: no knob tells where {knob!r} is empty. Expected {_side_file(path)} to say it.")
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Return each value once, in order; their JSON compares them, because lists cannot be looked up."""
+    by_json = {json.dumps(value): value for value in values}
+    return list(by_json.values())
 
 
 def _order(value: Any) -> tuple[Any, ...]:
     """Sort numbers before words before lists, and lists by length."""
+    # Knobs list their values from small to large; a longer list, of kept layers for example, is the larger value.
     if isinstance(value, list):
         return 2, len(value), json.dumps(value)
     if isinstance(value, str):
@@ -302,12 +332,15 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
     """Make a table of its head and rows, and check every row."""
     if head.get("format") != FORMAT:
         raise UsageError(f"{path}: format {head.get('format')!r}. Expected a table of architectures, format {FORMAT}.")
-    if not isinstance(rows, list) or not isinstance(head.get("domain"), dict):
+    content = head.get("domain")
+    if not isinstance(rows, list) or not isinstance(content, dict):
         raise UsageError(f"{path}: 'domain' or 'rows' is missing. Expected a table of architectures.")
-    rules = head["domain"].get("active", {})
+    rules = {}
+    for knob, rule in content.get("active", {}).items():
+        rules[knob] = (rule[0], rule[1])
     table = ArchTable(
-        knobs=head["domain"]["knobs"],
-        active={knob: (rule[0], rule[1]) for knob, rule in rules.items()},
+        knobs=content["knobs"],
+        active=rules,
         metrics=list(head.get("metrics", ())),
         minimise=list(head.get("minimise", ())),
         percent=list(head.get("percent", ())),
@@ -319,6 +352,7 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
     keys = set()
     for number, row in enumerate(rows, start=1):
         try:
+            # Cells of knobs without an effect are dropped, so that one architecture is never two rows.
             row["arch"] = domain.canonical(row["arch"])
         except (UsageError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: row {number}: {error}") from None
@@ -334,9 +368,9 @@ def _checked(path: Path, head: Mapping[str, Any], rows: Any) -> ArchTable:
 def _numbers(path: Path, number: int, cells: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     numbers = {}
     for name in names:
-        value = cells.get(name)
-        is_number = hasattr(value, "__float__") and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
+        value: Any = cells.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)  # to Python, a bool is an int
+        if not is_number or not math.isfinite(value):
             raise UsageError(f"{path}: row {number}: {name!r} is {value!r}. Expected a finite number.")
-        numbers[name] = float(value)  # type: ignore[arg-type]
+        numbers[name] = float(value)
     return numbers

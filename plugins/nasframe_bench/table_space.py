@@ -51,6 +51,8 @@ class TableSpace:
         if not self.table.metrics:
             raise UsageError(f"{path}: no metrics. Expected at least one.")
         self.domain: Any = self.table.domain()
+        archs = [row["arch"] for row in self.table.rows]
+        # A search does little but look up rows, so the key must be cheap: repr costs much less than a digest.
         self.rows = {repr(row["arch"]): row for row in self.table.rows}
         self.complete = len(self.rows) == self.domain.size
         self.model: Any = None
@@ -58,13 +60,16 @@ class TableSpace:
             self.model = TableModel(self.table, self.domain)
             log.warning("%s: %s", path, self.model.about)
         elif not self.complete:
-            self.domain = Rows(self.domain, [row["arch"] for row in self.table.rows])
+            # Screening every draw would take very many draws if the table has a small part of the domain.
+            self.domain = Rows(self.domain, archs)
         self.estimators = {name: TableCost(self, name) for name in self.table.costs}
 
     @property
     def archs(self) -> list[Arch] | None:
         """Every architecture of the space; ``None`` if a model predicts those that the table lacks."""
-        return None if self.model else [row["arch"] for row in self.table.rows]
+        if self.model is not None:
+            return None
+        return [row["arch"] for row in self.table.rows]
 
     def row(self, arch: Arch) -> Mapping[str, Mapping[str, float]]:
         """Return the metrics and costs of an architecture; one that is unknown has no metrics, and NaN as its costs."""
@@ -75,7 +80,7 @@ class TableSpace:
         row = self.rows.get(repr(canonical))
         if row is not None:
             return row
-        if self.model:
+        if self.model is not None:
             predicted: Mapping[str, Mapping[str, float]] = self.model(canonical)
             return predicted
         return {"metrics": {}, "costs": dict.fromkeys(self.table.costs, np.nan)}
@@ -104,10 +109,12 @@ class TableCost:
 
     space: TableSpace
     name: str
-    unit: str = ""
+    unit: str = ""  # the file does not say it, so that bounds are plain numbers
 
     def estimate(self, space: Any, net: Any, arch: Arch | None = None) -> float:
         """Return the cost of an architecture, or of the costliest row."""
         if arch is None:
-            return max(row["costs"][self.name] for row in self.space.table.rows)
-        return float(self.space.row(arch)["costs"][self.name])
+            costs = [row["costs"][self.name] for row in self.space.table.rows]
+            return max(costs)
+        row = self.space.row(arch)
+        return float(row["costs"][self.name])

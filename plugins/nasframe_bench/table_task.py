@@ -22,13 +22,15 @@ class TableTask:
     """
 
     labels: Sequence[str] | None = None
-    sizes = {"select": 1}  # noqa: RUF012
+    sizes = {"select": 1}  # noqa: RUF012 (the split that a search scores on; a look-up has no examples to count)
 
     @staticmethod
     def measures(options: Mapping[str, Any], space: Any = None) -> dict[str, MetricFormat] | None:
         """Return the metrics of the space's table."""
         table = getattr(space, "table", None)
-        return None if table is None else formats(table)
+        if table is None:  # before a recipe's space is made, or with another space
+            return None
+        return formats(table)
 
     def __init__(self, space: Any = None, metric: str | None = None) -> None:
         table = getattr(space, "table", None)
@@ -43,6 +45,7 @@ class TableTask:
         candidates = maximised or list(table.metrics)
         self.primary = metric or candidates[0]
         self.metrics = formats(table)
+        # The data of this task are the table's content, not its path, and the treatment of architectures it lacks.
         content = canonical_json([table.head(), table.rows, space.missing])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -56,12 +59,15 @@ class TableTask:
 
     def evaluate(self, forward: Forward, split: str, examples: int | None = None) -> Evaluation:
         """Return the metrics in the table of the architecture behind ``forward``."""
-        return Evaluation(forward(), {}, 1, 0)
+        metrics = forward()  # the view of a table's space ignores inputs, see TableSpace.view
+        return Evaluation(metrics, {}, 1, 0)
 
 
 def formats(table: Any) -> dict[str, MetricFormat]:
     """Return how a table's metrics read."""
-    return {
-        name: MetricFormat(percent=name in table.percent, higher_is_better=name not in table.minimise)
-        for name in table.metrics
-    }
+    formats = {}
+    for name in table.metrics:
+        is_share = name in table.percent
+        more_is_better = name not in table.minimise
+        formats[name] = MetricFormat(percent=is_share, higher_is_better=more_is_better)
+    return formats

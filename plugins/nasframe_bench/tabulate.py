@@ -16,7 +16,7 @@ from nasframe.running.reopen import Finished
 from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.restrict import restrict
 from nasframe.seeds import generator
-from nasframe_bench.table_file import ArchTable, read_table, write_table
+from nasframe_bench.table_file import ArchTable, read_table, refuse_unwritable_table, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,8 @@ def tabulate(
     Raises:
         UsageError: the run is not finished, its space has no knobs, or ``out`` holds another table.
     """
-    source = Finished(run if isinstance(run, str | Path) else run.directory, stage)
+    directory = run if isinstance(run, str | Path) else run.directory
+    source = Finished(directory, stage)
     with source.plan.file_plugins():
         about = {
             "run": source.plan.name,
@@ -69,18 +70,21 @@ def tabulate(
             "seed": seed,
         }
         file = TableFile(Path(out) if out else None)
-        table = file.begun(about) or _empty(source, about)
+        table = file.begun(about)
+        if table is None:
+            table = _empty(source, about)
         costs = source.costs(list(table.costs))
-        known = {arch_id(row["arch"]) for row in table.rows}
+        # A table that is continued draws from the beginning again, and passes over the rows that it has.
+        scored = {arch_id(row["arch"]) for row in table.rows}
         with Progress(progress).bar("tabulate") as advance:
             for number, arch in enumerate(drawn(source.region, costs, archs, draw, seed)):
                 advance(number, archs, "")
-                if arch_id(arch) in known:
+                if arch_id(arch) in scored:
                     continue
                 metrics = source.evaluate(arch, examples).metrics
-                _name_metrics(table, metrics, source)
-                kept = {name: metrics[name] for name in table.metrics}
-                table.rows.append({"arch": dict(arch), "metrics": kept, "costs": dict(costs(arch))})
+                _name_metrics(table, metrics, source)  # only an evaluation says which metrics a task has
+                named = {name: metrics[name] for name in table.metrics}
+                table.rows.append({"arch": dict(arch), "metrics": named, "costs": dict(costs(arch))})
                 file.save_now_and_then(table)
         file.save(table)
     return table
@@ -91,10 +95,15 @@ class TableFile:
 
     Args:
         path: the file; ``None`` saves nothing.
+
+    Raises:
+        UsageError: the file cannot be written, or its ending is another one than of tables.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        if path is not None:
+            refuse_unwritable_table(path)
         self.saved_at = time.monotonic()
 
     def begun(self, about: Mapping[str, Any]) -> ArchTable | None:
@@ -135,7 +144,11 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
     if not hasattr(domain, "knobs"):
         raise UsageError(f"{type(domain).__name__} has no knobs. Expected a space whose architectures are choices.")
     names = sorted({*registry.factories("estimator"), *source.plan.estimators})
-    costs = [name for name in names if is_counted(source.estimator(name), source.space, source.net)]
+    costs = []
+    for name in names:
+        # Measured costs are left out: they depend on the machine, and take as long as an evaluation.
+        if is_counted(source.estimator(name), source.space, source.net):
+            costs.append(name)
     return ArchTable(domain.knobs, domain.rules, costs=costs, about=about)
 
 
@@ -167,11 +180,11 @@ def drawn(region: Any, costs: Costs, count: int, draw: Draw, seed: int) -> Itera
     gaps = _Gaps(region, costs, ends)
     archs: dict[str, Arch] = {}
     for number in range(min(count, region.size)):
-        rng = generator(seed, "tabulate", draw, number)
+        rng = generator(seed, "tabulate", draw, number)  # its own for each row, so that a larger count draws the same
         arch: Arch | None = None
         if draw == "spread" and number < len(ends):
             arch = ends[number]
-        if arch is None or arch_id(arch) in archs:
+        if arch is None or arch_id(arch) in archs:  # the smallest may also be the largest
             arch = gaps.new_arch(archs, rng, number - 1, anywhere=draw == "uniform")
         if arch is None:
             return
@@ -200,6 +213,8 @@ class _Gaps:
     ) -> Arch | None:
         """Return an architecture that is not in ``archs``; ``None`` if there is no other.
 
+        The band around the target cost widens until a draw in it is new; in the end it holds the whole domain.
+
         Args:
             archs: identifier → architecture.
             rng: draws.
@@ -219,8 +234,14 @@ class _Gaps:
             except UnsatisfiableError:  # no architecture costs that: the band is too narrow
                 pass
             if band > 2 * width:  # nearly all are drawn already: look at every one
-                return next((arch for arch in self.region.enumerate() if arch_id(arch) not in archs), None)
+                return self._first_new(archs)
             band *= 2
+
+    def _first_new(self, archs: Mapping[str, Arch]) -> Arch | None:
+        for arch in self.region.enumerate():
+            if arch_id(arch) not in archs:
+                return dict(arch)
+        return None
 
     def _near(self, target: float, band: float) -> Any:
         """Return the part of the domain whose cost is near a target."""

@@ -38,16 +38,18 @@ def deploy(
     from nasframe_deploy.deploy import deploy as make
 
     quiet()
+    trials = 0 if no_search else search
+    shows_progress = False if no_progress else None  # None: on a terminal only
     facts = make(
         rundir,
         constraints or [],
         out=out,
         budgets=budgets or [],
-        search=0 if no_search else search,
+        search=trials,
         mode=mode,
         sampler=sampler,
         stage=stage,
-        progress=False if no_progress else None,
+        progress=shows_progress,
     )
     if json_:
         import json
@@ -68,8 +70,9 @@ def _show(facts: dict[str, Any], out: Path) -> None:
 
     header, lines = rows(facts)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for name in header:
+        justify: Literal["left", "right"] = "left" if name == "model" else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     for line in lines:
         table.add_row(*line)
     Console().print(table)

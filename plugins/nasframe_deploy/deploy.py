@@ -18,8 +18,8 @@ from nasframe.errors import UsageError
 from nasframe.export.verify import Verifier
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
-from nasframe.records import MetricFormat
-from nasframe.report.format import metric_format, titled, told
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import PLAIN_COST, cost_formats, metric_format, metric_formats, titled
 from nasframe.report.tables import cost, markdown_table, metric
 from nasframe.running.reopen import Finished
 from nasframe.search.budgets import Goal, parse_limits
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from nasframe.running.runner import Run
 
 FORMAT = 1
+"""Of ``deploy.json``."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The content of ``deploy.json``."""
+    """The content of ``deploy.json``; ``docs/deploy.md`` describes it."""
 
     format: int
     run: str
@@ -48,6 +49,7 @@ class Deployment:
     split: str
     objective: str
     metric: MetricFormat
+    cost_formats: Mapping[str, CostFormat]
     evaluations: int
     models: Sequence[DeployedModel]
     seconds: Mapping[str, float]
@@ -95,13 +97,14 @@ def deploy(
     clock = _Clock()
     directory = Path(run if isinstance(run, str | Path) else run.directory)
     target = Path(out)
-    _check_target(target)
+    _check_target(target)  # before any work
     bars = Progress(progress)
     with Verifier() as verifier, ExitStack() as scope:  # its process imports while this one works
         with bars.bar("run"):
             finished = Finished(directory, stage)
             scope.enter_context(finished.plan.file_plugins())
-            goals = _goals(finished, read_request(finished.plan, constraints, budgets))
+            request = read_request(finished.plan, constraints, budgets)
+            goals = _goals(finished, request)
             deployer = Deployer(finished, goals, verifier)
         clock.lap("load")
         with bars.bar("search") as advance:
@@ -109,6 +112,7 @@ def deploy(
         clock.lap("search")
         with bars.bar("choose") as advance:
             choices = deployer.choose_all(advance)
+        # One choice a goal, but several goals may choose the same architecture: each gets its own model.
         models = {}
         for name, choice in choices.items():
             models[name] = finished.space.extract(finished.net, choice.trial.arch)
@@ -118,7 +122,12 @@ def deploy(
         with bars.bar("write and verify"):
             _write(finished, choices, models, deployer.over_budget(choices), target, mode, verifier)
     clock.lap("write")
-    deployed = [deployer.describe(goal, choices[goal.name], _difference(target / goal.name)) for goal in goals]
+
+    deployed = []
+    for goal in goals:
+        difference = _difference(target / goal.name)
+        deployed.append(deployer.describe(goal, choices[goal.name], difference))
+    score = finished.objective.removeprefix("-")  # with a minus, the search minimised it
     deployment = Deployment(
         format=FORMAT,
         run=str(directory.resolve()),
@@ -127,7 +136,8 @@ def deploy(
         mode=mode,
         split="select",
         objective=finished.objective,
-        metric=metric_format(told(finished.data), finished.objective.removeprefix("-")),
+        metric=metric_format(metric_formats(finished.data), score),
+        cost_formats=deployer.cost_formats(),
         evaluations=deployer.evaluations,
         models=deployed,
         seconds=clock.seconds(),
@@ -148,7 +158,10 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """
     models = facts["models"]
     form = MetricFormat(**facts["metric"])
-    costs = list(dict.fromkeys(name for model in models for name in model["costs"]))
+    formats = cost_formats(facts["cost_formats"])
+    costs: dict[str, None] = {}  # a set in order; models may have different costs, each those of its own budget
+    for model in models:
+        costs.update(dict.fromkeys(model["costs"]))
     heading = ["model", f"select {titled(facts['objective'], form)}", *costs, "origin"]
     with_budgets = any(model["over_budget"] for model in models)
     if with_budgets:
@@ -156,8 +169,7 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for model in models:
         line = [model["name"], metric(form, model["score"])]
-        for name in costs:
-            line.append(_cost_text(name, model))
+        line += [_cost_text(formats.get(name, PLAIN_COST), name, model) for name in costs]
         line.append(model["origin"])
         if with_budgets:
             broken = model["over_budget"]
@@ -166,10 +178,13 @@ def rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return heading, lines
 
 
-def _cost_text(name: str, model: Mapping[str, Any]) -> str:
-    text = cost(name, model["costs"])
+def _cost_text(form: CostFormat, name: str, model: Mapping[str, Any]) -> str:
+    """Return a cost, and its share of the full network's if there is one."""
+    text = cost(form, name, model["costs"])
     share = model["shares"].get(name)
-    return text if share is None else f"{text} ({share:.0%})"
+    if share is None:
+        return text
+    return f"{text} ({share:.0%})"
 
 
 class _Clock:
@@ -207,7 +222,8 @@ def _goals(finished: Finished, request: Request) -> list[Goal]:
     full = {}
     for name in request.costs:
         full[name] = finished.estimator(name).estimate(finished.space, finished.net, None)
-    return named_goals("best", *parse_limits(request.constraints, request.budgets, full))
+    constraints, budgets = parse_limits(request.constraints, request.budgets, full)
+    return named_goals("best", constraints, budgets)
 
 
 def _difference(folder: Path) -> float:
@@ -240,8 +256,10 @@ def _write(
     from nasframe.export import write as export
 
     plan = finished.plan
+    # A written model must compute what was scored: the super-network's view, not only what the extracted one computes.
     inputs = export.probe(finished.net)["inputs"]
-    expected, entries = {}, {}
+    expected = {}
+    entries = {}
     for name, choice in choices.items():
         expected[name] = {"inputs": inputs, "logits": _view_logits(finished, choice, inputs)}
         metrics = {f"select {metric}": value for metric, value in choice.trial.metrics.items()}
@@ -265,6 +283,7 @@ def _view_logits(finished: Finished, choice: Choice, inputs: Mapping[str, Any]) 
     net = finished.net
     device = next(net.parameters()).device
     view = finished.space.view(net, choice.trial.arch)
+    on_device = {name: value.to(device) for name, value in inputs.items()}
     with torch.no_grad():
-        logits = view(**{name: value.to(device) for name, value in inputs.items()}).logits
+        logits = view(**on_device).logits
     return logits.float().cpu()

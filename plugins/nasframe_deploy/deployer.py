@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
-from nasframe.records import Arch, Trial, arch_id
+from nasframe.interfaces import MeasuredEstimator
+from nasframe.records import Arch, CostFormat, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
+from nasframe.report.format import cost_formats
 from nasframe.search.budgets import Goal, check_reachable
 from nasframe.search.constraints import Bounds, violation
 from nasframe.search.loop import subset
+from nasframe.stages.inputs import cost_facts
 from nasframe_deploy.latency_model import MeasuredCost, check_measured
 
 if TYPE_CHECKING:
@@ -77,16 +80,25 @@ class Deployer:
     def __init__(self, finished: Finished, goals: Sequence[Goal], verifier: Verifier) -> None:
         self.finished = finished
         self.goals = goals
-        self.examples = subset(finished.stage.options.get("examples"), finished.data["sizes"].get("select"))
-        self.finalists: int = finished.stage.options.get("finalists", 10)
+        options = finished.stage.options
+        # As in the run's search: the part of the examples that it scored on, and how many it scored again on all.
+        self.examples = subset(options.get("examples"), finished.data["sizes"].get("select"))
+        self.finalists: int = options.get("finalists", 10)
         self.metric = finished.objective.removeprefix("-")
 
-        bounded = list(dict.fromkeys(name for goal in goals for name in goal.bounds))
-        noisy = [name for name in bounded if hasattr(finished.estimator(name), "measure")]
-        self.counted = [name for name in bounded if name not in noisy]
+        self.counted: list[str] = []
+        noisy: list[str] = []
+        for name in _bounded_costs(goals):
+            if isinstance(finished.estimator(name), MeasuredEstimator):
+                noisy.append(name)
+            else:
+                self.counted.append(name)
         features = ("params", "macs")  # what measured costs are predicted from
-        self.counted_costs: Costs = finished.costs(list(dict.fromkeys([*self.counted, *features])))
-        check_reachable([_of_costs(goal, self.counted) for goal in goals], finished.region, self.counted_costs)
+        counted_names = dict.fromkeys([*self.counted, *features])
+        self.counted_costs: Costs = finished.costs(list(counted_names))
+        # Counted bounds first: whether they can be met is known without a measurement.
+        counted_goals = [_of_costs(goal, self.counted) for goal in goals]
+        check_reachable(counted_goals, finished.region, self.counted_costs)
         if noisy:
             verifier.wait()
         self.measured = {name: MeasuredCost(name, finished, self.counted_costs) for name in noisy}
@@ -95,6 +107,7 @@ class Deployer:
 
         archive = list(finished.archive())
         self.archived = {arch_id(trial.arch) for trial in archive}
+        # The run may not have counted the costs that are asked for now.
         self.trials = [replace(trial, costs=self.costs(trial.arch)) for trial in archive]
         self.evaluations = 0
         self.search_seconds: dict[str, float] = {}
@@ -117,9 +130,12 @@ class Deployer:
             advance: shows progress.
         """
         for goal in self.goals:
-            budget = trials
-            if budget is None:
-                budget = 0 if self.has_enough(goal) else TRIALS
+            if trials is not None:
+                budget = trials
+            elif self.has_enough(goal):
+                budget = 0
+            else:
+                budget = TRIALS
             if budget == 0:
                 continue
             began = time.monotonic()
@@ -141,7 +157,9 @@ class Deployer:
             advance(min(done, trials), trials, goal.name)  # finalists are evaluated on top of the trials
             return finished.evaluate(arch, examples).metrics
 
-        inject = {"domain": finished.region, "seed": stream_seed(finished.plan.seed, "deploy", str(goal))}
+        # Named by the goal, so that one goal draws the same whatever else is asked for.
+        seed = stream_seed(finished.plan.seed, "deploy", str(goal))
+        inject = {"domain": finished.region, "seed": seed}
         result = loop.search(
             make("sampler", sampler, inject),
             finished.space.domain,
@@ -160,12 +178,18 @@ class Deployer:
 
     def has_enough(self, goal: Goal) -> bool:
         """Return whether enough known architectures meet a goal and are near its upper bounds."""
+        # The best architectures use up their budget, so those far below it say little about what it allows.
         loose = self.loose_goals[goal.name]
-        near = {name: bound.high * NEAR for name, bound in loose.bounds.items() if bound.high < math.inf}
+        near = {}
+        for name, bound in loose.bounds.items():
+            if bound.high < math.inf:
+                near[name] = NEAR * bound.high
         archs = set()
         for trial in self._meeting(loose):
-            is_near = not near or any(trial.costs[name] >= low for name, low in near.items())
-            if is_near and trial.examples == self.examples:
+            if trial.examples != self.examples:  # a score on other examples does not compare
+                continue
+            is_near = any(trial.costs[name] >= low for name, low in near.items())
+            if is_near or not near:
                 archs.add(arch_id(trial.arch))
         return len(archs) >= ENOUGH
 
@@ -189,6 +213,7 @@ class Deployer:
         Raises:
             RunError: none does.
         """
+        # Best first, so the first candidate that meets the goal when it is measured is the answer.
         began = time.monotonic()
         counted_bounds = _of_costs(goal, self.counted).bounds
         nearest: dict[str, float] = {}
@@ -224,6 +249,7 @@ class Deployer:
         return replace(goal, bounds=bounds)
 
     def _meeting(self, goal: Goal) -> list[Trial]:
+        """Return the known trials within a goal's bounds."""
         return [trial for trial in self.trials if violation(trial.costs, goal.bounds) == 0]
 
     def _ranked(self, goal: Goal) -> list[Trial]:
@@ -242,13 +268,14 @@ class Deployer:
             return sorted(whole.values(), key=self._worth, reverse=True)
 
         def by_worth_then_costs(trial: Trial) -> tuple[float, ...]:
-            return (-self._worth(trial), *(trial.costs[name] for name in goal.bounds))
+            costs = [trial.costs[name] for name in goal.bounds]
+            return (-self._worth(trial), *costs)
 
         order = sorted(partial.values(), key=by_worth_then_costs)
         finalists = []
         for trial in order[: self.finalists]:
             key = arch_id(trial.arch)
-            if key in whole:
+            if key in whole:  # a search for other bounds may have had other finalists
                 finalists.append(whole[key])
         finalists.sort(key=self._worth, reverse=True)
         placed = {arch_id(trial.arch) for trial in finalists}
@@ -258,7 +285,9 @@ class Deployer:
     def _worth(self, trial: Trial) -> float:
         """Return what the run's search maximised."""
         value = trial.metrics[self.metric]
-        return -value if self.finished.objective.startswith("-") else value
+        if self.finished.objective.startswith("-"):
+            return -value
+        return value
 
     # ---- finished models
 
@@ -270,22 +299,29 @@ class Deployer:
         A choice was taken because its measurement was low, so that measurement is biased. Models are measured in turns,
         so that a disturbance of the machine hits all of them alike.
         """
-        costs: dict[str, dict[str, float]] = {name: dict(choice.costs) for name, choice in choices.items()}
+        costs = {name: dict(choice.costs) for name, choice in choices.items()}
         for cost, measured in self.measured.items():
             values: dict[str, list[float]] = {name: [] for name in models}
-            for turn in range(TURNS):
-                for number, (name, model) in enumerate(models.items()):
-                    advance(turn * len(models) + number, TURNS * len(models), name)
+            done = 0
+            for _ in range(TURNS):
+                for name, model in models.items():
+                    advance(done, TURNS * len(models), name)
                     measurement = measured.estimator.measure(None, model, again=True)
                     values[name].append(measurement["median"])
+                    done += 1
             for name in models:
-                costs[name][cost] = sorted(values[name])[TURNS // 2]
+                costs[name][cost] = sorted(values[name])[TURNS // 2]  # the median of the turns
         return {name: replace(choice, costs=costs[name]) for name, choice in choices.items()}
 
     def over_budget(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """Return by which costs each model is over its budget; empty if it meets its bounds."""
         bounds = {goal.name: plain_bounds(goal.bounds) for goal in self.goals}
-        return {name: over_budget(choice.costs, bounds[name]) for name, choice in choices.items()}
+        formats = self.cost_formats()
+        return {name: over_budget(choice.costs, bounds[name], formats) for name, choice in choices.items()}
+
+    def cost_formats(self) -> dict[str, CostFormat]:
+        """Return cost → how it reads, of the costs that were asked for or counted."""
+        return cost_formats(cost_facts(self.finished.inputs))
 
     def describe(self, goal: Goal, choice: Choice, max_abs_difference: float) -> DeployedModel:
         """Return the entry of a model in ``deploy.json``.
@@ -297,8 +333,9 @@ class Deployer:
         """
         finished = self.finished
         trial = choice.trial
-        names = [name for name in dict.fromkeys([*goal.bounds, *COMMON_COSTS]) if name not in self.measured]
-        costs = dict(finished.costs(names)(trial.arch))
+        names = dict.fromkeys([*goal.bounds, *COMMON_COSTS])
+        counted = [name for name in names if name not in self.measured]
+        costs = dict(finished.costs(counted)(trial.arch))
         for name in self.measured:
             costs[name] = choice.costs[name]
         shares = {}
@@ -306,12 +343,13 @@ class Deployer:
             full = finished.estimator(name).estimate(finished.space, finished.net, None)
             if full:
                 shares[name] = value / full
+        is_archived = arch_id(trial.arch) in self.archived
         return DeployedModel(
             name=goal.name,
             path=goal.name,
             asked=str(goal),
             arch=dict(trial.arch),
-            origin="archive" if arch_id(trial.arch) in self.archived else "search",
+            origin="archive" if is_archived else "search",
             score=trial.metrics[self.metric],
             metrics=dict(trial.metrics),
             examples=trial.examples,
@@ -321,6 +359,14 @@ class Deployer:
             max_abs_difference=max_abs_difference,
             seconds=choice.seconds,
         )
+
+
+def _bounded_costs(goals: Sequence[Goal]) -> list[str]:
+    """Return the costs that goals bound, each once."""
+    names: dict[str, None] = {}
+    for goal in goals:
+        names.update(dict.fromkeys(goal.bounds))
+    return list(names)
 
 
 def _of_costs(goal: Goal, names: Sequence[str]) -> Goal:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError
+from nasframe.interfaces import ends_of
 from nasframe.records import Arch
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ class MeasuredCost:
 
         domain = finished.region
         rng = np.random.default_rng(0)
-        archs = []
-        if hasattr(domain, "largest"):
-            archs += [domain.smallest(), domain.largest()]
+        archs = ends_of(domain)
         for _ in range(DRAWS):
             archs.append(domain.sample(rng))
 
@@ -52,6 +51,7 @@ class MeasuredCost:
         features = np.array([self._features(arch) for arch in archs])
         self.scale = np.abs(features).max(0)  # MACs and the constant 1 differ by nine powers of ten
         self.weights = np.linalg.lstsq(features / self.scale, values, rcond=None)[0]
+        # The fit's own errors say how wrong a prediction may be. Few points flatter them, hence a least slack.
         predictions = np.array([self.predict(arch) for arch in archs])
         factors = np.maximum(values, predictions) / np.minimum(values, predictions)
         self.slack = max(MIN_SLACK, float(factors.max()))
@@ -91,7 +91,7 @@ def check_measured(goals: Sequence[Goal], measured: Mapping[str, MeasuredCost]) 
                 nearest = low
             elif high < bound.low:
                 nearest = high
-            else:
+            else:  # some part of the measured range is within the bound
                 continue
             text = f"no architecture has {name} {bound}. The nearest measured here is {bound.show(nearest)}"
             problems.append(f"{goal.name}: {text}.")

@@ -14,6 +14,7 @@ from nasframe.search.constraints import parse_bounds
 if TYPE_CHECKING:
     from nasframe.plan import Plan
 
+# A cost is named as in recipes, and its bound is read later: here it only has to be there.
 CONSTRAINT = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*(?P<bound>(?:<=|>=|<|>)\s*\S.*)")
 BUDGETS = re.compile(r"\s*(?P<cost>[A-Za-z_][\w.-]*)\s*=\s*(?P<bounds>\S.*)")
 
@@ -32,8 +33,9 @@ class Request:
 
     @property
     def costs(self) -> list[str]:
-        """The names of the costs that are bounded."""
-        return list(dict.fromkeys([*self.constraints, *self.budgets]))
+        """The names of the costs that are bounded, each once."""
+        names = dict.fromkeys([*self.constraints, *self.budgets])
+        return list(names)
 
 
 def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str]) -> Request:
@@ -56,6 +58,7 @@ def read_request(plan: Plan, constraints: Sequence[str], budgets: Sequence[str])
         raise UsageError("nothing is asked for. Expected a constraint such as 'encoder_params<=60%', or --budgets.")
     merged = dict(plan.constraints)
     for cost, bounds in new_constraints.items():
+        # As recipes write it, where one bound is no list.
         merged[cost] = bounds if len(bounds) > 1 else bounds[0]
     return Request(merged, new_budgets)
 
@@ -85,7 +88,7 @@ class _Reader:
     def budgets(self, texts: Sequence[str]) -> dict[str, list[str]]:
         """Return cost → its budgets."""
         budgets: dict[str, list[str]] = {}
-        for text in texts:
+        for text in texts:  # an option may be repeated, also for one cost
             match = BUDGETS.fullmatch(text)
             if match is None:
                 expected = "COST=VALUE,…, as in 'encoder_params=80%,60%'"
@@ -109,7 +112,9 @@ class _Reader:
     def _is_bound(self, text: str, cost: str, bound: str) -> bool:
         """Return whether a bound can be read, in a unit of its cost."""
         try:
+            # With the options that the recipe gives a cost; its other costs have their defaults.
             estimator = registry.make("estimator", self._uses.get(cost, cost))
+            # No network is needed to read a bound, so percentages refer to 1 here.
             parse_bounds(bound, full=1.0, unit=getattr(estimator, "unit", ""))
         except NasframeError as error:
             self.problems.append(f"{text!r}: {error}")
@@ -120,4 +125,6 @@ class _Reader:
 def _corrected(text: str) -> str:
     """Suggest ``<=`` in place of ``=``, ``==`` or ``=<``, if that makes a text a constraint."""
     corrected = re.sub(r"\s*(==|=<|=)\s*", "<=", text, count=1)
-    return f" Did you mean {corrected!r}?" if CONSTRAINT.fullmatch(corrected) else ""
+    if CONSTRAINT.fullmatch(corrected):
+        return f" Did you mean {corrected!r}?"
+    return ""

@@ -94,7 +94,8 @@ class Augment(Modifier):
         """Store which tokens continue a word, which may be a replacement, and which may be replaced."""
         import torch
 
-        words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        tokens = list(range(len(tokenizer)))
+        words = [str(word) for word in tokenizer.convert_ids_to_tokens(tokens)]
         if any(word.startswith("Ġ") for word in words):
             raise UsageError("augment: expected a WordPiece vocabulary, as BERT, ELECTRA and DistilBERT have.")
         words += [""] * (size - len(words))  # a model may have more embeddings than its tokenizer has words
@@ -103,8 +104,9 @@ class Augment(Modifier):
         is_content = []
         for token, word in enumerate(words):
             lower = word.lower()
+            is_of_letters = re.fullmatch("[a-z]+", lower) is not None
             is_word.append(bool(word) and token not in special)
-            is_content.append(lower not in STOP and re.fullmatch("[a-z]+", lower) is not None)
+            is_content.append(is_of_letters and lower not in STOP)
         self.piece = torch.tensor([word.startswith("##") for word in words])
         self.whole = ~self.piece & torch.tensor(is_word)
         self.open = torch.tensor(is_content)
@@ -127,8 +129,9 @@ class Augment(Modifier):
         stays = torch.rand(len(ids)) * (self.n + 1) < 1  # (D8)
         changes = torch.rand(ids.shape) < self.p  # (D6)
         choice = torch.rand(ids.shape)
+        examples = step.batch.ids.tolist()
         lengths = step.batch.inputs["attention_mask"].sum(1).tolist()
-        for row, (example, length) in enumerate(zip(step.batch.ids.tolist(), lengths, strict=True)):
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
             if example not in self.replacements:
                 # After a resume the words are computed again, but the ledger has counted them.
                 is_new = example not in self.counted
@@ -138,8 +141,10 @@ class Augment(Modifier):
                 continue
             for position, words in self.replacements[example].items():
                 if changes[row, position]:
-                    ids[row, position] = words[int(choice[row, position] * len(words))]
-        return replace(step.batch, inputs={**step.batch.inputs, "input_ids": ids})
+                    drawn = int(choice[row, position] * len(words))
+                    ids[row, position] = words[drawn]
+        inputs = {**step.batch.inputs, "input_ids": ids}
+        return replace(step.batch, inputs=inputs)
 
     def candidates(self, ids: torch.Tensor, step: Step, is_new: bool) -> dict[int, torch.Tensor]:
         """Return the language model's M likeliest words at each open position of one text.
@@ -159,18 +164,24 @@ class Augment(Modifier):
         text = ids.cpu()
         ledger = step.passes.ledger
         longest = self.lm.config.max_position_embeddings
-        both = torch.cat([text, text[1:]])[:longest]
+        both = torch.cat([text, text[1:]])[:longest]  # the second segment has no [CLS] of its own
         positions = self._open_positions(text)
+        positions = positions[positions < longest]
+        rows_at_once = max(1, TOKENS // len(both))
         words_at: dict[int, torch.Tensor] = {}
-        for part in positions[positions < longest].split(max(1, TOKENS // len(both))):
+        for part in positions.split(rows_at_once):
             logits = self._logits(both, part, len(text), ids.device)
-            likeliest = logits.topk(min(self.m, logits.shape[-1])).indices.cpu()  # (D7)
+            number = min(self.m, logits.shape[-1])
+            likeliest = logits.topk(number).indices.cpu()  # (D7)
             for position, tokens in zip(part.tolist(), likeliest, strict=True):
                 words = tokens[self.whole[tokens]]
-                words_at[position] = words if len(words) else text[position : position + 1]
+                if len(words) == 0:  # only pieces of words are likely here, so the word stays
+                    words = text[position : position + 1]
+                words_at[position] = words
             if is_new:
                 shape = (len(part), len(both))
-                ledger.add("augmentation", tokens=math.prod(shape), forward_macs=forward_macs(self.lm, None, *shape))
+                macs = forward_macs(self.lm, None, *shape)
+                ledger.add("augmentation", tokens=math.prod(shape), forward_macs=macs)
         ledger.add("augmentation", examples=int(is_new), seconds=time.perf_counter() - began)
         return words_at
 

@@ -83,11 +83,12 @@ class DynaBERT(Modifier):
         teacher_depth = len(h_teacher) - 1
         kept = list(range(depth)) if step.arch is None else list(step.arch["layers"])
         has_layers = not kept or kept[-1] < teacher_depth
-        if h[0].shape[-1] != h_teacher[0].shape[-1] or not has_layers:
+        same_size = h[0].shape[-1] == h_teacher[0].shape[-1]
+        if not (same_size and has_layers):
             raise UsageError(f"dynabert: teacher {self.teacher!r} does not have the student's layers and hidden size.")
 
         l_pred = torch.zeros(())
-        if step.job.task.labels is not None:
+        if step.job.task.labels is not None:  # in a regression it stays 0, as in the published code
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
         pairs = matched_states(kept, teacher_depth)
         if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings
@@ -132,7 +133,8 @@ def full_depth(arch: Arch, depth: int) -> dict[str, Any]:
     kept = arch["layers"]
     full: dict[str, Any] = {"layers": list(range(depth))}
     for i in range(depth):
-        nearest = max((layer for layer in kept if layer <= i), default=kept[0])
+        before = [layer for layer in kept if layer <= i]
+        nearest = max(before, default=kept[0])
         for unit in ("heads", "ffn"):
             full[f"{unit}.{i}"] = arch[f"{unit}.{nearest}"]
     return full

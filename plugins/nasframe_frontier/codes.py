@@ -57,7 +57,8 @@ class Codes:
     def flags(self, rows: np.ndarray) -> np.ndarray:
         """Return the one-hot code of rows, ``(rows, width)``; *inactive* counts as one of a knob's values."""
         flags = np.zeros((len(rows), self.width))
-        flags[np.arange(len(rows))[:, None], rows + self.starts] = 1.0
+        columns = rows + self.starts
+        np.put_along_axis(flags, columns, 1.0, axis=1)
         return flags
 
     def rows(self, flags: np.ndarray) -> np.ndarray:
@@ -73,7 +74,8 @@ class Codes:
         """
         table = np.zeros((self.width, self.width))
         for start, size in zip(self.starts, self.sizes, strict=True):
-            place = np.append(np.linspace(0, 1, size), 0.0)  # an inactive knob is closest to its smallest value
+            active = np.linspace(0, 1, size)
+            place = np.append(active, 0.0)  # an inactive knob is closest to its smallest value
             apart = np.abs(place[:, None] - place)
             differs = 1 - np.eye(size + 1)
             block = slice(start, start + size + 1)
@@ -89,14 +91,15 @@ class Codes:
         rules = []
         names = list(self.domain.dims)
         for knob, size in enumerate(self.sizes):
-            # Only this knob moves; a knob that then comes and goes depends on it.
-            probes = np.zeros((size, len(names)), int)
-            probes[:, knob] = range(size)
             active = np.zeros((size, len(names)), bool)
-            for value, probe in enumerate(probes.tolist()):
+            for value in range(size):
+                # Only this knob moves; a knob that then comes and goes depends on it.
+                probe = [0] * len(names)
+                probe[knob] = value
                 arch = self.domain.decode(probe)
                 active[value] = [name in arch for name in names]
-            depends = active.any(0) & ~active.all(0)
+            depends = active.any(axis=0) & ~active.all(axis=0)
             if depends.any():
+                # A knob that does not depend on this one counts as active here: the rule must leave it alone.
                 rules.append((knob, active | ~depends))
         return rules

@@ -10,6 +10,9 @@ import numpy as np
 from nasframe.records import Arch
 from nasframe_frontier.codes import Codes
 
+CostFunction = Callable[[Sequence[Arch]], Any]
+"""Architectures → their costs, ``(archs, costs)``."""
+
 
 class CostObjective(NamedTuple):
     """An objective that is a cost: the cost's column, and the sign that makes the cost an error to be minimised."""
@@ -27,7 +30,7 @@ class ExactCosts:
         codes: the translation of its architectures.
     """
 
-    def __init__(self, function: Callable[[Sequence[Arch]], Any] | None, domain: Any, codes: Codes) -> None:
+    def __init__(self, function: CostFunction | None, domain: Any, codes: Codes) -> None:
         self.function = function
         self.domain = domain
         self.codes = codes
@@ -38,11 +41,13 @@ class ExactCosts:
         """Ask the cost function."""
         if self.function is None:
             return np.zeros((len(archs), 0))
-        return np.asarray(self.function(archs), dtype=float).reshape(len(archs), -1)
+        costs = np.asarray(self.function(archs), dtype=float)
+        return costs.reshape(len(archs), -1)  # a function of one cost may return a flat list
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """Ask the cost function about rows."""
-        return self.of_archs([self.codes.arch(row) for row in rows])
+        archs = [self.codes.arch(row) for row in rows]
+        return self.of_archs(archs)
 
     def of_candidates(self, rows: np.ndarray, flags: np.ndarray) -> np.ndarray:
         """Return costs the fastest way that is exact.
@@ -51,7 +56,9 @@ class ExactCosts:
             rows: the architectures.
             flags: their one-hot codes.
         """
-        return flags @ self.table if self.additive else self.of_rows(rows)
+        if self.additive:
+            return flags @ self.table
+        return self.of_rows(rows)
 
     def fit_table(self) -> None:
         """Fit the additive table, if that was not done yet.
@@ -61,14 +68,16 @@ class ExactCosts:
         """
         if len(self.table):
             return
-        rng = np.random.default_rng(0)
-        count = min(2 * int(self.codes.sizes.sum()) + 20, 2000)
-        rows = np.array([self.codes.row(self.domain.sample(rng)) for _ in range(count)])
+        rng = np.random.default_rng(0)  # fixed, so that a resumed sampler fits the same table
+        unknowns = int(self.codes.sizes.sum())
+        count = min(2 * unknowns + 20, 2000)
+        samples = [self.domain.sample(rng) for _ in range(count)]
+        rows = np.array([self.codes.row(arch) for arch in samples])
         flags = self.codes.flags(rows)
         costs = self.of_rows(rows)
         fitted = 3 * count // 4
-        self.table = np.linalg.lstsq(flags[:fitted], costs[:fitted], rcond=None)[0]
-        self.additive = bool(np.allclose(flags @ self.table, costs, rtol=1e-9))
+        self.table, *_ = np.linalg.lstsq(flags[:fitted], costs[:fitted], rcond=None)
+        self.additive = np.allclose(flags @ self.table, costs, rtol=1e-9)
 
     def objectives(self, rows: np.ndarray, errors: np.ndarray) -> dict[int, CostObjective]:
         """Find out which objectives are costs by comparing numbers, so that the sampler needs no names.

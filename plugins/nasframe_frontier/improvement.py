@@ -26,12 +26,13 @@ class Warp:
     """
 
     def __init__(self, errors: np.ndarray, best: np.ndarray) -> None:
-        median = np.sort(errors, axis=0)[len(errors) // 2]
+        middle = len(errors) // 2
+        median = np.sort(errors, axis=0)[middle]
         rounding = 1e-9 * (1 + abs(best))  # keeps the logarithm finite if all errors are equal
         self.floor = best - 0.7 * (median - best) - rounding  # (F6)
         logs = np.log(errors - self.floor)
-        self.center = logs.mean(0)
-        self.width = logs.std(0) + 1e-12
+        self.center = logs.mean(axis=0)
+        self.width = logs.std(axis=0) + 1e-12
         self.targets = (logs - self.center) / self.width
 
     def errors(self, targets: np.ndarray) -> np.ndarray:
@@ -57,11 +58,14 @@ class Gain:
         self.predicted = predicted
         self.front = front
         self.reference = reference
-        self.closed_form = len(predicted) == 1 and front.shape[1] <= 2
+        kinds = front.shape[1]
+        self.closed_form = len(predicted) == 1 and kinds <= 2
         if not self.closed_form:
-            directions = abs(rng.standard_normal((DIRECTIONS, front.shape[1]))) + 1e-3
-            self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-            self.luck = rng.standard_normal((DIRECTIONS, 1, len(predicted)))
+            normal = rng.standard_normal((DIRECTIONS, kinds))
+            directions = abs(normal) + 1e-3  # none has a 0, because volumes are divided by them
+            lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+            self.directions = directions / lengths
+            self.luck = rng.standard_normal((DIRECTIONS, 1, len(predicted)))  # one draw for each direction
 
     def __call__(self, errors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         """Return ``(rows,)`` expected improvements.
@@ -73,23 +77,28 @@ class Gain:
         """
         if not self.closed_form:
             draws = np.repeat(errors[None], DIRECTIONS, axis=0)
-            draws[:, :, self.predicted] = self.warp.errors(mean + deviation * self.luck)
+            targets = mean + deviation * self.luck
+            draws[:, :, self.predicted] = self.warp.errors(targets)
             return scalarised_volume(draws, self.front, self.reference, self.directions)
 
-        mean, deviation = mean[:, 0], deviation[:, 0]
+        mean = mean[:, 0]
+        deviation = deviation[:, 0]
         if len(self.reference) == 1:
             best = np.full((len(errors), 1), self.front.min())
             return expected_improvement(best, mean, deviation, self.warp)[:, 0]
 
         score = self.predicted[0]
-        cost = 1 - score
+        cost = 1 - score  # of two errors, the one that is not predicted
         order = [score, cost]
-        return expected_area(errors[:, cost], mean, deviation, self.warp, self.front[:, order], self.reference[order])
+        front = self.front[:, order]
+        reference = self.reference[order]
+        return expected_area(errors[:, cost], mean, deviation, self.warp, front, reference)
 
     def believe(self, error: np.ndarray) -> None:
         """Add an error to the front as if it had been measured."""
+        candidates = np.concatenate([self.front, error[None]])
         kept = undominated(self.front, error)
-        self.front = np.concatenate([self.front, error[None]])[kept]
+        self.front = candidates[kept]
 
 
 def expected_improvement(levels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, warp: Warp) -> np.ndarray:
@@ -111,8 +120,9 @@ def expected_improvement(levels: np.ndarray, mean: np.ndarray, deviation: np.nda
     sigma = (deviation * warp.width)[:, None]
     room = np.maximum(levels - warp.floor, 1e-300)
     u = (np.log(room) - mu) / sigma
+    at_level = room * normal_cdf(u)
     below_level = np.exp(mu + sigma * sigma / 2) * normal_cdf(u - sigma)
-    return np.maximum(room * normal_cdf(u) - below_level, 0.0)  # (F7)
+    return np.maximum(at_level - below_level, 0.0)  # (F7)
 
 
 def expected_area(
@@ -139,19 +149,24 @@ def expected_area(
     Returns:
         ``(rows,)``.
     """
-    front = front[np.argsort(front[:, 1], kind="stable")]
+    by_cost = np.argsort(front[:, 1], kind="stable")
+    front_errors, front_costs = front[by_cost].T
     # Step i has the level of the i-th point, and ends at the cost of the next. Step 0, left of all points, has the
     # reference error as its level; the last step ends at the reference cost, and empty steps fill the window.
-    last_error, last_cost = front[-1]
-    levels = np.concatenate([reference[:1], front[:, 0], np.full(WINDOW, last_error)])
-    ends = np.concatenate([front[:, 1], np.full(WINDOW + 1, max(reference[1], last_cost))])
-    first_step = np.searchsorted(front[:, 1], costs, side="right")
+    reference_error, reference_cost = reference
+    last_end = max(reference_cost, front_costs[-1])
+    padding = np.full(WINDOW, front_errors[-1])
+    levels = np.concatenate([[reference_error], front_errors, padding])
+    ends = np.append(front_costs, np.full(WINDOW + 1, last_end))
+
+    # The steps from each candidate's cost on; its own cost cuts the first of them short.
+    first_step = np.searchsorted(front_costs, costs, side="right")
     steps = first_step[:, None] + np.arange(WINDOW)
     right = ends[steps]
-    left = np.concatenate([costs[:, None], right[:, :-1]], axis=1)
+    left = np.column_stack([costs, right[:, :-1]])
     widths = np.maximum(right - left, 0.0)
     gains = expected_improvement(levels[steps], mean, deviation, warp)
-    return (widths * gains).sum(1)  # (F8)
+    return (widths * gains).sum(axis=1)  # (F8)
 
 
 def scalarised_volume(
@@ -170,15 +185,16 @@ def scalarised_volume(
     Returns:
         ``(rows,)``.
     """
-    extent = reference - front.min(0) + 1e-30  # objectives have different units
+    extent = reference - front.min(axis=0) + 1e-30  # objectives have different units
     scaled = (directions * extent)[:, None]
 
     def reached(points: np.ndarray) -> np.ndarray:
         ratios = np.maximum(reference - points, 0.0) / scaled
-        return ratios.min(2) ** len(reference)  # (F9)
+        return ratios.min(axis=2) ** len(reference)  # (F9)
 
-    on_front = reached(front).max(1)
-    return np.maximum(reached(errors) - on_front[:, None], 0.0).mean(0)
+    on_front = reached(front).max(axis=1)
+    beyond_front = np.maximum(reached(errors) - on_front[:, None], 0.0)
+    return beyond_front.mean(axis=0)
 
 
 def undominated(front: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -186,13 +202,16 @@ def undominated(front: np.ndarray, error: np.ndarray) -> np.ndarray:
 
     With one error, the best ``ELITE`` remain.
     """
+    newcomer = len(front)  # its position
     if len(error) == 1:
-        return np.argsort(np.append(front[:, 0], error), kind="stable")[:ELITE]
-    is_dominated = (front <= error).all(1).any()
+        errors = np.append(front[:, 0], error)
+        best_first = np.argsort(errors, kind="stable")
+        return best_first[:ELITE]
+    is_dominated = (front <= error).all(axis=1).any()
     if is_dominated:
-        return np.arange(len(front))
-    survives = ~(front >= error).all(1)
-    return np.append(np.flatnonzero(survives), len(front))
+        return np.arange(newcomer)
+    dominated = (front >= error).all(axis=1)
+    return np.append(np.flatnonzero(~dominated), newcomer)
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:

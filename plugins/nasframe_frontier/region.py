@@ -27,16 +27,18 @@ class Region:
         self.within = within
         self.codes = codes
         allowed = within.joined({}).allowed
-        self.knobs = np.arange(len(allowed))
+        knobs = len(allowed)
+        self.knobs = np.arange(knobs)
         self.count = np.array([len(values) for values in allowed])
-        self.values = np.array([np.resize(values, self.count.max()) for values in allowed])
+        most = self.count.max()
+        self.values = np.array([np.resize(values, most) for values in allowed])  # shorter lists are repeated
         # Each value's place among the allowed ones; -1 for a value that is not allowed, and for "inactive".
-        self.place = np.full((len(allowed), codes.sizes.max() + 1), -1)
+        self.place = np.full((knobs, codes.sizes.max() + 1), -1)
         for knob, values in enumerate(allowed):
             self.place[knob, values] = range(len(values))
 
         self.followed = 0  # evaluations seen so far
-        self.best = np.zeros((0, len(allowed)), int)  # undominated rows; with one objective, the best few
+        self.best = np.zeros((0, knobs), int)  # undominated rows; with one objective, the best few
         self.front = np.zeros((0, 1))  # their errors
         self.worst: Any = -math.inf  # the largest errors of all
         self.extremes: np.ndarray | None = None  # costs of the smallest and the largest architecture
@@ -63,8 +65,8 @@ class Region:
             self.worst = np.maximum(error, self.worst)
             front = self.front.reshape(-1, len(error))  # before the first evaluation its width is unknown
             kept = undominated(front, error)
-            self.best = np.concatenate([self.best, rows[i][None]])[kept]
-            self.front = np.concatenate([front, error[None]])[kept]
+            self.best = np.vstack([self.best, rows[i]])[kept]
+            self.front = np.vstack([front, error])[kept]
         self.followed = len(rows)
 
     def children(self, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -74,31 +76,35 @@ class Region:
         """
         mutants = 2 * count // 3
         crossings = count // 4
-        shape = (mutants + crossings, len(self.knobs))
-        first, second = self.best[rng.integers(len(self.best), size=(2, shape[0]))]
-        coin, luck, extra, step, fresh = rng.random((5, *shape))
+        bred = mutants + crossings
+        knobs = len(self.knobs)
+        parents = rng.integers(len(self.best), size=(2, bred))
+        first, second = self.best[parents]
+        # Numbers in 0 … 1 for each knob of each child.
+        coin, luck, extra, step, fresh = rng.random((5, bred, knobs))
 
         coin[:mutants] = 1.0  # mutants have one parent
         child = np.where(coin < 0.5, second, first)
 
         # Every mutant changes at one active knob that has a choice, the luckiest, and now and then at more.
-        luck *= (child < self.codes.sizes) & (self.count > 1)
-        changes = luck >= luck.max(1, keepdims=True)
-        changes[mutants:] &= rng.random((crossings, 1)) < 0.3
-        changes |= extra < 0.7 / shape[1]
+        has_choice = (child < self.codes.sizes) & (self.count > 1)
+        luck *= has_choice
+        changes = luck >= luck.max(axis=1, keepdims=True)
+        is_mutated = rng.random((crossings, 1)) < 0.3
+        changes[mutants:] &= is_mutated
+        changes |= extra < 0.7 / knobs
 
         place = self.place[self.knobs, child]
-        moved = (place + 1 + (step * (self.count - 1)).astype(int)) % self.count  # any allowed value but its own
+        shift = 1 + (step * (self.count - 1)).astype(int)  # to any allowed value but its own
+        moved = (place + shift) % self.count
         place = np.where(changes & (place >= 0), moved, place)
         # A value that is not allowed here, or none at all, is replaced by the other parent's, else by a random one.
         substitute = self.place[self.knobs, second]
-        random_place = (fresh * self.count).astype(int)
-        substitute = np.where(substitute >= 0, substitute, random_place)
+        substitute = np.where(substitute >= 0, substitute, self._places(fresh))
         place = np.where(place >= 0, place, substitute)
 
-        wild = (rng.random((count - len(place), shape[1])) * self.count).astype(int)
-        places = np.concatenate([place, wild])
-        return self.codes.settled(self.values[self.knobs, places])
+        wild = self._places(rng.random((count - bred, knobs)))
+        return self._rows(np.concatenate([place, wild]))
 
     def cheapest(self, valuations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return, for each of ``(rows, width)`` valuations, the architecture with the smallest value at every knob.
@@ -107,8 +113,16 @@ class Region:
         others.
         """
         columns = self.codes.starts[:, None] + self.values
-        is_padding = np.arange(self.values.shape[1]) >= self.count[:, None]
-        picks = np.where(is_padding, np.inf, valuations[:, columns]).argmin(2)  # (F11)
+        picks = valuations[:, columns].argmin(axis=2)  # (F11); of equals the first, so that none is a repeated value
         for parent, _ in self.codes.rules:
             picks[:, parent] = rng.integers(self.count[parent], size=len(picks))
-        return self.codes.settled(self.values[self.knobs, picks])
+        return self._rows(picks)
+
+    def _places(self, shares: np.ndarray) -> np.ndarray:
+        """Return a place among the allowed values of each knob, from numbers in 0 … 1."""
+        return (shares * self.count).astype(int)
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """Return the rows that have the values at these places of each knob."""
+        rows = self.values[self.knobs, places]
+        return self.codes.settled(rows)

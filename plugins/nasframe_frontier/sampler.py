@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch, Count, Trial
 from nasframe.search.domain import DomainError
 from nasframe_frontier.codes import Codes
-from nasframe_frontier.costs import CostObjective, ExactCosts
+from nasframe_frontier.costs import CostFunction, CostObjective, ExactCosts
 from nasframe_frontier.improvement import Gain, Warp
 from nasframe_frontier.region import Region
-from nasframe_frontier.surrogate import Surrogate
+from nasframe_frontier.surrogate import Kernel, Surrogate
 
 AHEAD = 64  # evaluations after which one prediction serves two proposals; after twice as many, three
 MOST_AHEAD = 11  # proposals beyond the first that come from one prediction
@@ -65,7 +65,7 @@ class FrontierSampler:
         self,
         domain: Any,
         seed: int = 0,
-        costs: Callable[[Sequence[Arch]], Any] | None = None,
+        costs: CostFunction | None = None,
         start: Count | None = None,
         candidates: Count = 64,
         memory: Count = 96,
@@ -93,19 +93,20 @@ class FrontierSampler:
         self.model = Surrogate(self.codes, self.capacity)
         self.held: list[int] = []  # positions of the evaluations that the model holds
         self.block = 0  # number of them that it took at once; the others were appended
-        self.heard = 0  # number of evaluations that it has seen
-        self.refit = 0  # number of evaluations at which its kernel is chosen again
+        self.offered = 0  # number of evaluations that it was offered, whether it still holds them or not
+        self.next_fit = 0  # number of evaluations at which its kernel is chosen again
         self.exact: dict[int, CostObjective] | None = None  # objectives that are costs, once it is known
         self.regions: list[Region] = []  # the last used comes last
 
     def ask(self, n: int = 1, within: Any = None) -> list[Arch]:
         """Propose up to ``n`` new architectures of ``within``."""
         region = self._region(self.domain if within is None else within)
+        ahead = min(len(self.rows) // AHEAD, MOST_AHEAD)
+        if region.conditional:  # its condition may belong to this ask only, so nothing is kept for later
+            ahead = 0
         archs: list[Arch] = []
         while len(archs) < n:
             if not self.queue:
-                # A condition may belong to one ask only, so nothing is kept for later.
-                ahead = 0 if region.conditional else min(len(self.rows) // AHEAD, MOST_AHEAD)
                 self.queue = self._propose(region, n - len(archs), ahead)
             if not self.queue:
                 break
@@ -128,9 +129,10 @@ class FrontierSampler:
             self.seen.setdefault(row.tobytes(), NOT_EVALUATED)
             errors = _errors_of(trial)
             is_evaluated = trial.state in ("done", "repeat")
-            if is_evaluated and all(map(math.isfinite, [*errors, trial.violation])):
-                is_another_search = bool(self.errors) and len(self.errors[0]) != len(errors)
-                if is_another_search:
+            is_finite = all(map(math.isfinite, [*errors, trial.violation]))
+            if is_evaluated and is_finite:
+                # Another number of objectives means another search, whose errors cannot be compared with these.
+                if self.errors and len(self.errors[0]) != len(errors):
                     self._forget_evaluations()
                 self._record(row, errors, trial.violation)
             elif trial.state != "screened":
@@ -153,7 +155,7 @@ class FrontierSampler:
     def _record_failure(self, row: np.ndarray) -> None:
         """Record a failed trial like a violated constraint, so that the model leads away from it."""
         is_new = self.seen[row.tobytes()] == NOT_EVALUATED
-        if is_new and self.errors:
+        if is_new and self.errors:  # before the first evaluation the number of objectives is unknown
             unused = [0.0] * len(self.errors[0])  # a violation's errors are replaced by the worst
             self._record(row, unused, violation=1.0)
 
@@ -177,9 +179,9 @@ class FrontierSampler:
             "queue": [row.tolist() for row in self.queue],
             "held": list(self.held),
             "block": self.block,
-            "heard": self.heard,
-            "refit": self.refit,
-            "kernel": dict(self.model.params),
+            "heard": self.offered,
+            "refit": self.next_fit,
+            "kernel": asdict(self.model.kernel),
             "exact": exact,
         }
 
@@ -190,7 +192,9 @@ class FrontierSampler:
         self._load_evaluations(state)
         self.queue = [np.array(row) for row in state["queue"]]
         if state["exact"] is not None:
-            self.exact = {objective: CostObjective(column, sign) for objective, column, sign in state["exact"]}
+            self.exact = {}
+            for objective, column, sign in state["exact"]:
+                self.exact[objective] = CostObjective(column, sign)
         self._load_model(state)
 
     def _load_evaluations(self, state: Mapping[str, Any]) -> None:
@@ -207,9 +211,9 @@ class FrontierSampler:
         """Hold and append in the same order as before, so that every number is the same to the last bit."""
         self.held = list(state["held"])
         self.block = state["block"]
-        self.heard = state["heard"]
-        self.refit = state["refit"]
-        self.model.params = dict(state["kernel"])
+        self.offered = state["heard"]
+        self.next_fit = state["refit"]
+        self.model.kernel = Kernel(**state["kernel"])
         if self.held:
             self.model.hold(self._rows_at(self.held[: self.block]))
             for position in self.held[self.block :]:
@@ -217,19 +221,28 @@ class FrontierSampler:
 
     def _region(self, within: Any) -> Region:
         """Return the region of a domain, up to date with the evaluations."""
-        region = next((region for region in self.regions if region.within is within), None)
+        region = None
+        others = []
+        for known in self.regions:
+            if known.within is within:
+                region = known
+            else:
+                others.append(known)
         if region is None:
             region = Region(within, self.codes)
         region.follow(self.rows, self.errors, self.violations)
-        others = [other for other in self.regions if other is not region]
-        self.regions = [*others[1 - MOST_REGIONS :], region]
+        latest = others[1 - MOST_REGIONS :]
+        self.regions = [*latest, region]
         return region
 
     def _propose(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
         """Return new rows, the best first; none if nothing new is left."""
         is_starting = len(self.rows) < self.first or not len(region.best)
         try:
-            rows = self._spread(region) if is_starting else self._improve(region, count, ahead)
+            if is_starting:
+                rows = self._spread(region)
+            else:
+                rows = self._improve(region, count, ahead)
             return rows or self._anything_new(region)
         except UnsatisfiableError:
             return []
@@ -240,9 +253,16 @@ class FrontierSampler:
         rows = [row for row in draws if row is not None]
         if not rows:
             return []
-        recent = [np.frombuffer(key, int) for key in itertools.islice(reversed(self.seen), 100)]
+        last_keys = itertools.islice(reversed(self.seen), 100)
+        recent = [np.frombuffer(key, int) for key in last_keys]
         others = np.array(recent or rows)
-        return [max(rows, key=lambda row: (row != others).sum(1).min())]
+
+        def distance(row: np.ndarray) -> int:
+            """Return the number of knobs in which a row differs from the nearest other."""
+            differences = (row != others).sum(axis=1)
+            return int(differences.min())
+
+        return [max(rows, key=distance)]
 
     def _anything_new(self, region: Region) -> list[np.ndarray]:
         """Return any new row, or none if the region counts as exhausted: a small domain is enumerated to be sure."""
@@ -260,8 +280,11 @@ class FrontierSampler:
 
     def _draw(self, region: Region, rng: np.random.Generator) -> np.ndarray | None:
         """Draw a row; ``None`` if it is not new."""
-        row = self.codes.row(region.within.sample(rng))
-        return None if row.tobytes() in self.seen else row
+        arch = region.within.sample(rng)
+        row = self.codes.row(arch)
+        if row.tobytes() in self.seen:
+            return None
+        return row
 
     def _improve(self, region: Region, count: int, ahead: int) -> list[np.ndarray]:
         """Return ``count`` candidates that are expected to improve most, each as if those before it had been measured.
@@ -273,10 +296,11 @@ class FrontierSampler:
         picked: list[np.ndarray] = []
         while len(candidates.rows):
             best = self._best_first(candidates, gain, region)
-            if len(picked) == count - 1:
-                last = list(itertools.islice(best, 1 + ahead))
-                return [*picked, *candidates.rows[last]] if last else picked
-            shortlist = candidates.at(list(itertools.islice(best, 1 + SHORT)))
+            is_last = len(picked) == count - 1
+            wanted = ahead if is_last else SHORT
+            shortlist = candidates.at(list(itertools.islice(best, 1 + wanted)))
+            if is_last:
+                return [*picked, *shortlist.rows]
             if not len(shortlist.rows):
                 break
             picked.append(shortlist.rows[0])
@@ -288,15 +312,17 @@ class FrontierSampler:
         """Yield positions of candidates by falling gain; of equals, the least certain first."""
         deviation = np.sqrt(candidates.variance[:, None] * self.model.scale)
         gains = gain(candidates.errors, candidates.mean, deviation)
-        for position in np.lexsort((-candidates.variance, -gains)):
-            if region.contains(candidates.rows[position]):
+        order = np.lexsort((-candidates.variance, -gains))  # the last key counts first
+        for position in order:
+            if region.contains(candidates.rows[position]):  # asked one by one: a condition may be expensive
                 yield position
 
     def _predict(self, rows: np.ndarray, gain: Gain) -> _Candidates:
         """Predict the errors of candidates; those that are costs are exact."""
         flags = self.codes.flags(rows)
         mean, variance, white = self.model.predict(flags)
-        errors = np.empty((len(rows), gain.front.shape[1]))
+        kinds = gain.front.shape[1]
+        errors = np.empty((len(rows), kinds))
         errors[:, gain.predicted] = gain.warp.errors(mean)
         if self.exact and len(rows):
             costs = self.costs.of_candidates(rows, flags)
@@ -308,7 +334,7 @@ class FrontierSampler:
         """Return all but the first candidate, with the variances that remain once the first is measured."""
         covariance = self.model.covariance_with(0, candidates.flags, candidates.white)
         variance = candidates.variance
-        explained = covariance**2 / (variance[0] + self.model.params["noise"])
+        explained = covariance**2 / (variance[0] + self.model.kernel.noise)
         variance = np.maximum(variance - explained, 1e-9)  # (F10)
         return replace(candidates, variance=variance).at(slice(1, None))
 
@@ -317,10 +343,14 @@ class FrontierSampler:
         additive = self.candidates // 4
         valuations = self._valuations(additive)
         children = region.children(self.candidates - additive, self.rng)
-        rows = np.concatenate([children, region.cheapest(valuations, self.rng)])
-        last_of = {row.tobytes(): position for position, row in enumerate(rows)}
-        new = [position for key, position in last_of.items() if key not in self.seen]
-        return rows[new]
+        cheapest = region.cheapest(valuations, self.rng)
+        rows = np.concatenate([children, cheapest])
+        position_of = {}
+        for position, row in enumerate(rows):
+            key = row.tobytes()
+            if key not in self.seen:
+                position_of[key] = position  # of equal rows one is enough
+        return rows[list(position_of.values())]
 
     def _valuations(self, count: int) -> np.ndarray:
         """Return what each value of each knob adds to the error, ``(count, width)``.
@@ -329,14 +359,18 @@ class FrontierSampler:
         a Lagrangian, so that the best architectures at all costs are among the candidates.
         """
         effects = self.model.effects()
-        mixed = effects @ self.rng.dirichlet(np.ones(effects.shape[1]))
-        doubt = 0.3 * math.sqrt(self.model.scale.mean() / len(self.codes.sizes))
+        weights = self.rng.dirichlet(np.ones(effects.shape[1]))
+        mixed = effects @ weights
+        variance_of_a_knob = self.model.scale.mean() / len(self.codes.sizes)
+        doubt = 0.3 * math.sqrt(variance_of_a_knob)
         valuations = mixed + doubt * self.rng.standard_normal((count, len(mixed)))
         table = self.costs.table
-        if table.shape[1]:
+        kinds = table.shape[1]
+        if kinds:
             price = mixed.std() * np.exp(self.rng.uniform(-3, 3, (count, 1)))
-            shares = self.rng.dirichlet(np.ones(table.shape[1]), count)
-            valuations += price * (shares @ (table / (table.std(0) + 1e-30)).T)
+            shares = self.rng.dirichlet(np.ones(kinds), count)
+            scaled_table = table / (table.std(axis=0) + 1e-30)  # costs have different units
+            valuations += price * (shares @ scaled_table.T)
         return valuations
 
     def _learn(self, region: Region) -> Gain:
@@ -346,21 +380,23 @@ class FrontierSampler:
         if self.exact is None:
             self.exact = self._cost_objectives()
         errors = self._errors(self.held, region)
-        predicted = [objective for objective in range(errors.shape[1]) if objective not in self.exact]
-        smallest = np.minimum(errors.min(0), region.front.min(0))
+        kinds = errors.shape[1]
+        predicted = [objective for objective in range(kinds) if objective not in self.exact]
+        smallest = np.minimum(errors.min(axis=0), region.front.min(axis=0))
         warp = Warp(errors[:, predicted], smallest[predicted])
-        if len(self.rows) >= self.refit:
+        if len(self.rows) >= self.next_fit:  # at growing intervals, because it is the most expensive step
             self.model.fit(warp.targets)
             self.block = len(self.held)
-            self.refit = 2 * len(self.rows)
+            self.next_fit = 2 * len(self.rows)
         self.model.learn(warp.targets)
-        return Gain(warp, predicted, region.front, self._reference(region, errors), self.rng)
+        reference = self._reference(region, errors)
+        return Gain(warp, predicted, region.front, reference, self.rng)
 
     def _hold_new_evaluations(self, region: Region) -> None:
         """Append new evaluations to the model; if its memory is full, choose which ones it holds from now on."""
-        oldest = max(self.heard, len(self.rows) - RECENT)
+        oldest = max(self.offered, len(self.rows) - RECENT)
         new = list(range(oldest, len(self.rows)))
-        self.heard = len(self.rows)
+        self.offered = len(self.rows)
         if len(self.held) + len(new) > self.capacity:
             self.held = self._worth_holding([*self.held, *new], region)
             self.block = len(self.held)
@@ -375,11 +411,13 @@ class FrontierSampler:
         sorted_errors = np.sort(errors, axis=0)
         low = sorted_errors[len(errors) // 4]
         high = sorted_errors[3 * len(errors) // 4]
-        reference = np.maximum(high + 1.5 * (high - low), region.front.max(0))  # (F12)
+        without_outliers = high + 1.5 * (high - low)  # (F12)
+        reference = np.maximum(without_outliers, region.front.max(axis=0))
         for objective, (column, sign) in (self.exact or {}).items():
             worst = region.worst[objective]
             if region.conditional:  # its largest cost is unknown: some room beyond the largest seen
-                reference[objective] = worst + 0.1 * (worst - region.front[:, objective].min())
+                extent = worst - region.front[:, objective].min()
+                reference[objective] = worst + 0.1 * extent
             else:
                 extremes = sign * self._extreme_costs(region)[:, column]
                 reference[objective] = max(worst, *extremes)
@@ -390,7 +428,8 @@ class FrontierSampler:
         errors = np.array([self.errors[position] for position in positions])
         is_broken = np.array([self.violations[position] > 0 for position in positions])
         if is_broken.any():
-            errors[is_broken] = np.concatenate([errors[~is_broken], region.front]).max(0)
+            valid = np.concatenate([errors[~is_broken], region.front])
+            errors[is_broken] = valid.max(axis=0)
         return errors
 
     def _worth_holding(self, positions: list[int], region: Region) -> list[int]:
@@ -398,27 +437,34 @@ class FrontierSampler:
         size = 2 * self.capacity // 3
         nearest = 3 * size // 5
         recent = size // 5
-        order = np.argsort(self._distances_to_front(positions, region), kind="stable")
+        distances = self._distances_to_front(positions, region)
+        order = np.argsort(distances, kind="stable")
         near = order[:nearest]
-        others = np.sort(order[nearest:])
-        lucky = self.rng.permutation(others[:-recent])[: size - len(near) - recent]
+        others = np.sort(order[nearest:])  # oldest first
+        older = self.rng.permutation(others[:-recent])
+        lucky = older[: size - len(near) - recent]
         chosen = np.concatenate([near, others[-recent:], lucky])
         return [positions[i] for i in np.sort(chosen)]
 
     def _distances_to_front(self, positions: list[int], region: Region) -> np.ndarray:
-        """Return how much each evaluation would have to improve, in its worst objective, to be undominated."""
+        """Return how much each evaluation would have to improve to be undominated, where that is easiest."""
         errors = self._errors(positions, region)
         if errors.shape[1] == 1:  # with one objective, the best at any cost are near
-            costs = self.codes.flags(self._rows_at(positions)) @ self.costs.table
-            errors = np.concatenate([errors, costs], 1)
-        errors = (errors - errors.min(0)) / (np.ptp(errors, axis=0) + 1e-12)
+            flags = self.codes.flags(self._rows_at(positions))
+            costs = flags @ self.costs.table
+            errors = np.concatenate([errors, costs], axis=1)
+        extent = np.ptp(errors, axis=0) + 1e-12
+        errors = (errors - errors.min(axis=0)) / extent  # objectives have different units
+        # Against each other evaluation, one objective is enough: the one in which the least is missing.
         differences = errors[:, None] - errors
-        return differences.min(2).max(1)
+        missing = differences.min(axis=2)
+        return missing.max(axis=1)
 
     def _extreme_costs(self, region: Region) -> np.ndarray:
         """Return the costs of the region's smallest and largest architecture."""
         if region.extremes is None:
-            region.extremes = self.costs.of_archs([region.within.smallest(), region.within.largest()])
+            ends = [region.within.smallest(), region.within.largest()]
+            region.extremes = self.costs.of_archs(ends)
         return region.extremes
 
     def _cost_objectives(self) -> dict[int, CostObjective]:
@@ -459,5 +505,8 @@ class _Candidates:
 
 def _errors_of(trial: Trial) -> list[float]:
     """Return a trial's objectives, to be minimised; NaN for a missing one."""
-    objectives = trial.objectives or (trial.score,)
-    return [math.nan if value is None else -value for value in objectives]
+    if trial.objectives:
+        return [-value for value in trial.objectives]
+    if trial.score is None:
+        return [math.nan]
+    return [-trial.score]

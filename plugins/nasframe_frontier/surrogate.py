@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +27,22 @@ GRID = {  # hyperparameters tried, one after the other
 }
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel's hyperparameters, as :data:`GRID` describes them."""
+
+    linear: float = 0.6
+    length: float = 0.4
+    noise: float = 1e-2
+    order: float = 0.5
+
+    def __call__(self, distance: np.ndarray) -> np.ndarray:
+        """Return the kernel at some mean distances over knobs, without the noise."""
+        additive = 1 - distance
+        interacting = np.exp(-distance / self.length)
+        return self.linear * additive + (1 - self.linear) * interacting  # (F1)
+
+
 class Surrogate:
     """Predicts standardised targets from the architectures it holds.
 
@@ -36,8 +53,9 @@ class Surrogate:
 
     def __init__(self, codes: Codes, capacity: int) -> None:
         self.codes = codes
-        self.tables = {order: codes.distances(order) / len(codes.sizes) for order in GRID["order"]}
-        self.params = {"linear": 0.6, "length": 0.4, "noise": 1e-2, "order": 0.5}
+        knobs = len(codes.sizes)
+        self.tables = {order: codes.distances(order) / knobs for order in GRID["order"]}
+        self.kernel = Kernel()
         self.flags = np.zeros((capacity, codes.width))
         self.near = np.zeros((codes.width, capacity))  # distance from each value of each knob to what is held
         self.inverse = np.zeros((capacity, capacity))  # L⁻¹, where L Lᵀ is the kernel with its noise
@@ -48,18 +66,22 @@ class Surrogate:
         n = len(rows)
         self.size = n
         self.flags[:n] = self.codes.flags(rows)
-        self.near[:, :n] = self._table @ self.flags[:n].T
-        kernel = self._kernel(self.flags[:n] @ self.near[:, :n])
-        factor = np.linalg.cholesky(kernel + self.params["noise"] * np.eye(n))
-        self.inverse[:n, :n] = np.tril(np.linalg.inv(factor))
+        flags = self.flags[:n]
+        self.near[:, :n] = self._table @ flags.T
+        similarity = self.kernel(flags @ self.near[:, :n])
+        factor = _noisy_factor(similarity, self.kernel)
+        inverse = np.linalg.inv(factor)
+        self.inverse[:n, :n] = np.tril(inverse)  # without what rounding leaves above the diagonal
 
     def append(self, row: np.ndarray) -> None:
         """Hold one more; the factor grows by a row, at quadratic cost."""
         n = self.size
         flags = self.codes.flags(row[None])[0]
         inverse = self.inverse[:n, :n]
-        across = inverse @ self._kernel(flags @ self.near[:, :n])
-        pivot = math.sqrt(max(1 + self.params["noise"] - across @ across, 1e-10))  # k(0) = 1
+        similarity = self.kernel(flags @ self.near[:, :n])
+        across = inverse @ similarity
+        pivot_squared = 1 + self.kernel.noise - across @ across  # k(0) = 1
+        pivot = math.sqrt(max(pivot_squared, 1e-10))  # positive, whatever rounding did
         self.inverse[n, :n] = -(across @ inverse) / pivot  # (F2)
         self.inverse[n, n] = 1 / pivot
         self.flags[n] = flags
@@ -83,49 +105,60 @@ class Surrogate:
             Posterior means ``(rows, targets)``; variances ``(rows,)``, to be multiplied by ``scale``; and L⁻¹k of each
             row, ``(rows, held)``, for :meth:`covariance_with`.
         """
-        kernel = self._kernel(flags @ self.near[:, : self.size])
-        white = kernel @ self.inverse[: self.size, : self.size].T
-        mean = kernel @ self.weights
+        distance = flags @ self.near[:, : self.size]
+        similarity = self.kernel(distance)
+        inverse = self.inverse[: self.size, : self.size]
+        white = similarity @ inverse.T
+        mean = similarity @ self.weights
         variance = 1 - (white * white).sum(1)  # (F4)
         return mean, np.maximum(variance, 1e-9), white
 
     def covariance_with(self, one: int, flags: np.ndarray, white: np.ndarray) -> np.ndarray:
         """Return ``(rows,)`` posterior covariances with one of the rows, to be multiplied by ``scale``."""
         distance = flags @ (self._table @ flags[one])
-        return self._kernel(distance) - white @ white[one]
+        return self.kernel(distance) - white @ white[one]
 
     def effects(self) -> np.ndarray:
         """Return ``(width, targets)``: what each value of each knob adds, by the additive part of the kernel."""
-        return -self.params["linear"] * (self.near[:, : self.size] @ self.weights)
+        near = self.near[:, : self.size]
+        return -self.kernel.linear * (near @ self.weights)
 
     def fit(self, targets: np.ndarray) -> None:
         """Choose the kernel by its likelihood, one hyperparameter after the other."""
         flags = self.flags[: self.size]
         distances = {order: flags @ table @ flags.T for order, table in self.tables.items()}
-        best = self._misfit(self.params, distances, targets)
+        best = misfit(self.kernel, distances, targets)
         for name, values in GRID.items():
             for value in values:
-                params = {**self.params, name: value}
-                misfit = self._misfit(params, distances, targets)
-                if misfit < best - 1e-9:
-                    best = misfit
-                    self.params = params
-        self.hold(self.codes.rows(flags))
+                kernel = replace(self.kernel, **{name: value})
+                kernel_misfit = misfit(kernel, distances, targets)
+                if kernel_misfit < best - 1e-9:  # more than rounding
+                    best = kernel_misfit
+                    self.kernel = kernel
+        self.hold(self.codes.rows(flags))  # again, because all that was computed with the old kernel is wrong
 
     @property
     def _table(self) -> np.ndarray:
-        return self.tables[self.params["order"]]
+        return self.tables[self.kernel.order]
 
-    def _kernel(self, distance: np.ndarray, params: Mapping[str, float] | None = None) -> np.ndarray:
-        params = params or self.params
-        additive = params["linear"]
-        return additive * (1 - distance) + (1 - additive) * np.exp(-distance / params["length"])  # (F1)
 
-    def _misfit(self, params: Mapping[str, float], distances: Mapping[float, np.ndarray], targets: np.ndarray) -> float:
-        """Return twice the negative log likelihood, up to a constant, at the amplitude that suits best."""
-        kernel = self._kernel(distances[params["order"]], params)
-        factor = np.linalg.cholesky(kernel + params["noise"] * np.eye(self.size))
-        white = np.linalg.solve(factor, targets)
-        amplitudes = np.log((white * white).mean(0) + 1e-12).sum()
-        log_determinant = 2 * targets.shape[1] * np.log(np.diag(factor)).sum()
-        return float(self.size * amplitudes + log_determinant)  # (F5)
+def misfit(kernel: Kernel, distances: Mapping[float, np.ndarray], targets: np.ndarray) -> float:
+    """Return twice the negative log likelihood, up to a constant, at the amplitude that suits best.
+
+    Args:
+        kernel: the hyperparameters.
+        distances: ``order`` → the distances between all architectures.
+        targets: ``(architectures, targets)``.
+    """
+    size, kinds = targets.shape
+    factor = _noisy_factor(kernel(distances[kernel.order]), kernel)
+    white = np.linalg.solve(factor, targets)
+    amplitudes = np.log((white * white).mean(0) + 1e-12).sum()
+    log_determinant = 2 * kinds * np.log(np.diag(factor)).sum()
+    return float(size * amplitudes + log_determinant)  # (F5)
+
+
+def _noisy_factor(similarity: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Return L, where L Lᵀ is the kernel of some architectures with its noise."""
+    noise = kernel.noise * np.eye(len(similarity))
+    return np.linalg.cholesky(similarity + noise)

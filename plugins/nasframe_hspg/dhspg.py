@@ -18,12 +18,9 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
-from nasframe.options import Fault
 from nasframe.records import Count, Positive, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -31,7 +28,6 @@ from nasframe_hspg.stage import (
     count,
     direction,
     numbers,
-    of_units,
     shares,
     spread,
     to_log,
@@ -59,12 +55,18 @@ class Pull:
 PUBLISHED = {"sgd": Pull(1e-3, 2.0, 10.0), "adamw": Pull(1e-2, 20.0, 1e3)}
 
 
-class Moved(NamedTuple):
-    """What the optimiser did to each group, x' = x − δ with δ = α ∇: ‖x‖², ⟨x, δ⟩ and ‖δ‖², ``(groups,)``."""
+class Move(NamedTuple):
+    """What the optimiser did to each group, x' = x − δ with δ = α ∇. Each field is ``(groups,)``.
+
+    Args:
+        squares: ‖x‖².
+        leads: ⟨x, δ⟩, above 0 if the step leads towards zero.
+        lengths: ‖δ‖².
+    """
 
     squares: torch.Tensor
     leads: torch.Tensor
-    moved: torch.Tensor
+    lengths: torch.Tensor
 
 
 class DHSPG(GroupModifier):
@@ -86,7 +88,6 @@ class DHSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -108,10 +109,8 @@ class DHSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("dhspg", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("dhspg", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
         self.target = shares("target", target)
@@ -125,27 +124,17 @@ class DHSPG(GroupModifier):
         if self.ramp_end is not None and self.ramp_end <= self.start:
             raise UsageError(f"dhspg: ramp_end {ramp_end!r} is not after start {start!r}, when groups are chosen.")
 
-    @staticmethod
-    def faults(options: Mapping[str, Any]) -> list[Fault]:
-        """Refuse ``until: null``, which cannot be told from an ``until`` that is not given."""
-        if "until" in options and options["until"] is None:
-            return [(("until",), "null is not read by this name any more. Expected 'ramp_end: null'.")]
-        return []
-
     def on_start(self, job: TrainJob) -> None:
         """Find the groups, and how many of each kind are to become zero."""
         super().on_start(job)
-        x = self.groups
-        stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
-        self.cap = numbers(x) - (numbers(x) * stay).round()
-        self.check(self.cap, "target")
+        self.cap = self.cap_of_target()
         published = PUBLISHED[job.options.optimizer]
         self.pulling = Pull(
             published.penalty if self.penalty is None else self.penalty,
             published.amplify if self.amplify is None else self.amplify,
             published.most if self.most is None else self.most,
         )
-        self.candidates = torch.zeros_like(x.unit, dtype=torch.bool)
+        self.candidates = torch.zeros_like(self.groups.unit, dtype=torch.bool)
         self.first = min(round(self.start * job.total), job.total - 1)
         self.last: int | None = None
         if self.ramp_end is not None:
@@ -164,8 +153,8 @@ class DHSPG(GroupModifier):
         """Divide the groups at T_w; from then on pull at G_p and project it."""
         if step.skipped or step.index < self.first:
             return
-        x = self.groups
-        delta = x.cut(self.delta)
+        groups = self.groups
+        delta = groups.cut(self.delta)
 
         def subtract(new: torch.Tensor, old: torch.Tensor) -> tuple[torch.Tensor, ...]:
             peaks = peak(old)
@@ -173,82 +162,88 @@ class DHSPG(GroupModifier):
             delta = old.sub_(new)  # in place: x − x' = α ∇
             return peaks, squares, square(delta), dot(new, delta)
 
-        peaks, squares, moved, leads = x.sums(subtract, x.views, delta)
-        by = Moved(squares, leads + moved, moved)  # ⟨x, δ⟩ = ⟨x', δ⟩ + ‖δ‖²
+        peaks, squares, lengths, leads_after = groups.sums(subtract, groups.views, delta)
+        move = Move(squares, leads_after + lengths, lengths)  # ⟨x, δ⟩ = ⟨x', δ⟩ + ‖δ‖²
         if not self.candidates.any() and self.cap.any():
-            self.candidates = self.divided(step, by)
-        zero = self.pull(step, peaks == 0, by, delta)
+            self.candidates = self.divided(step, move)
+        zero = self.pull(step, peaks == 0, move, delta)
         if to_log(step):
-            step.job.log(step.index + 1, zero_shares(x, zero))
+            step.job.log(step.index + 1, zero_shares(groups, zero))
 
-    def divided(self, step: Step, by: Moved) -> torch.Tensor:
+    def divided(self, step: Step, move: Move) -> torch.Tensor:
         """Return G_p: of each kind the groups of the highest ½ cos(−x, −∇) + ½ size / ‖x‖, both parts scaled."""
-        x = self.groups
-        score = self.published_score(step, by) if self.scores == "published" else self.score(by)
-        room = torch.minimum(self.cap + MARGIN * numbers(x), numbers(x)).ceil()
-        room = torch.where(self.cap > 0, room, 0)
+        score = self.published_score(step, move) if self.scores == "published" else self.score(move)
+        total = numbers(self.groups)
+        room = torch.minimum(self.cap + MARGIN * total, total).ceil()
+        room = torch.where(self.cap > 0, room, 0)  # no margin for a kind of which nothing has to become zero
         none = torch.zeros_like(self.candidates)
         return self.choose(-score, ~none, none, room)
 
-    def score(self, by: Moved) -> torch.Tensor:
+    def score(self, move: Move) -> torch.Tensor:
         """Score groups with both parts scaled to 0 … 1 within a kind."""
-        x = self.groups
+        groups = self.groups
         kinds = len(self.cap)
-        tiny = torch.finfo(by.squares.dtype).tiny
-        cosine = by.leads / (by.squares * by.moved).sqrt().clamp(min=tiny)
-        small = x.sizes / by.squares.sqrt().clamp(min=tiny)
-        return 0.5 * spread(cosine, x.unit, kinds) + 0.5 * spread(small, x.unit, kinds)  # (H11)
+        tiny = torch.finfo(move.squares.dtype).tiny
+        norms = move.squares.sqrt().clamp(min=tiny)
+        cosine = move.leads / (move.squares * move.lengths).sqrt().clamp(min=tiny)
+        smallness = groups.sizes / norms
+        return 0.5 * spread(cosine, groups.unit, kinds) + 0.5 * spread(smallness, groups.unit, kinds)  # (H11)
 
-    def published_score(self, step: Step, by: Moved) -> torch.Tensor:
+    def published_score(self, step: Step, move: Move) -> torch.Tensor:
         """Score groups as the published code does, with both parts over their norms over all groups."""
-        x = self.groups
-        before = [now.detach() + delta for now, delta in zip(x.tensors, self.delta, strict=True)]
-        ways = x.cut(direction(step, before, x.tensors))
-        cosine = x.dots(x.cut(before), ways) / (by.squares * x.squares(ways)).sqrt().clamp(min=1e-8)
-        small = 1 / (by.squares.sqrt() / x.sizes + 1e-6)
-        return 0.5 * normalize(cosine, dim=0) + 0.5 * normalize(small, dim=0)  # (H12)
+        groups = self.groups
+        before = [now.detach() + delta for now, delta in zip(groups.tensors, self.delta, strict=True)]
+        directions = groups.cut(direction(step, before, groups.tensors))
+        lengths = (move.squares * groups.squares(directions)).sqrt()
+        cosine = groups.dots(groups.cut(before), directions) / lengths.clamp(min=1e-8)
+        smallness = 1 / (move.squares.sqrt() / groups.sizes + 1e-6)
+        return 0.5 * normalize(cosine, dim=0) + 0.5 * normalize(smallness, dim=0)  # (H12)
 
-    def pull(self, step: Step, zero: torch.Tensor, by: Moved, delta: list[torch.Tensor]) -> torch.Tensor:
+    def pull(self, step: Step, zero: torch.Tensor, move: Move, delta: list[torch.Tensor]) -> torch.Tensor:
         """v_g = x'_g − α λ_g x_g / ‖x_g‖ on G_p; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖²; return which groups are zero.
 
         Args:
             step: the step.
             zero: ``(groups,)`` booleans: which are zero already, and stay so.
-            by: what the optimiser did.
+            move: what the optimiser did.
             delta: δ, as ``Grouped.cut`` gives it.
         """
-        x = self.groups
-        alpha = step.lr
-        squares = by.squares
-        lacking = self.cap - count(x, zero)
-        open_ = self.candidates & ~zero & (lacking > 0)[x.unit]
+        groups = self.groups
+        squares = move.squares
         norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
-        lambdas = self.lambdas(alpha, norms, by)
-        if self.last is not None:  # the groups nearest to zero, as many as are lacking, get there in time
-            left = max(self.last - step.index - 1, 0.5)  # steps; at 0.5, the last one, a group is turned round
-            due = self.choose(squares / x.sizes, open_, zero, lacking)
-            along = (squares - by.leads) / norms  # the length of x' along x, which is to be gone
-            lambdas = torch.where(due, torch.maximum(lambdas, along / (alpha * left)), lambdas)
-        pull = torch.where(open_, alpha * lambdas / norms, 0)
-        dots = squares - by.leads - pull * squares  # ⟨v, x⟩
-        crossing = leaves_half_space(dots, squares, self.eps) & open_
-        leaving = self.choose(squares / x.sizes, crossing, zero, lacking)
-        zero = zero | leaving
-        stays = x.each(torch.where(zero, 0, 1 - pull))
-        pulls = x.each(torch.where(zero, 0, pull))
-        for new, difference, stay, part in zip(x.views, delta, stays, pulls, strict=True):
-            new.mul_(stay).addcmul_(difference, part, value=-1)  # x' − pull x = (1 − pull) x' − pull δ
+        mean_squares = squares / groups.sizes  # how near to zero a group is, whatever its size
+        missing = self.cap - count(groups, zero)
+        is_pulled = self.candidates & ~zero & (missing > 0)[groups.unit]
+        lambdas = self.lambdas(step.lr, norms, move)
+        if self.last is not None:
+            # The groups nearest to zero, as many as are missing, are pulled hard enough to get there by the ramp's end:
+            # in each step by an equal part of x' along x. In the last step 0.5 in place of 1 turns them round.
+            steps_left = max(self.last - step.index - 1, 0.5)
+            due = self.choose(mean_squares, is_pulled, zero, missing)
+            along = (squares - move.leads) / norms  # ⟨x', x⟩ / ‖x‖
+            needed = along / (step.lr * steps_left)
+            lambdas = torch.where(due, torch.maximum(lambdas, needed), lambdas)
+        pull = torch.where(is_pulled, step.lr * lambdas / norms, 0)
+        dots = squares - move.leads - pull * squares  # ⟨v, x⟩
+        crossing = leaves_half_space(dots, squares, self.eps) & is_pulled
+        zero = zero | self.choose(mean_squares, crossing, zero, missing)
+        factors = groups.each(torch.where(zero, 0, 1 - pull))
+        pulls = groups.each(torch.where(zero, 0, pull))
+        # v = x' − pull x = (1 − pull) x' − pull δ, because x is no longer at hand, but δ is.
+        for new, difference, factor, part in zip(groups.views, delta, factors, pulls, strict=True):
+            new.mul_(factor).addcmul_(difference, part, value=-1)
         return zero
 
-    def lambdas(self, alpha: float, norms: torch.Tensor, by: Moved) -> torch.Tensor:
+    def lambdas(self, alpha: float, norms: torch.Tensor, move: Move) -> torch.Tensor:
         """Return λ_g, ``(groups,)``: λ, or for ⟨x, ∇⟩ < 0 one at which v_g comes nearer to zero and f still falls."""
         tiny = torch.finfo(norms.dtype).tiny
-        lambda_, most = self.pulling.penalty, self.pulling.penalty * self.pulling.most
-        away = (-by.leads / alpha / norms).clamp(min=0)  # (H13)
-        falls = by.moved / alpha**2 / away.clamp(min=tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
-        raised = (self.pulling.amplify * away).clamp(lambda_, most)
-        raised = torch.where(raised > falls, (away + falls) / 2, raised)  # (H14)
-        return torch.where(away > 0, raised, lambda_)
+        penalty = self.pulling.penalty
+        most = penalty * self.pulling.most
+        away = (-move.leads / alpha / norms).clamp(min=0)  # (H13)
+        falls_below = move.lengths / alpha**2 / away.clamp(min=tiny)  # λ_max = ‖∇‖² ‖x‖ / −⟨x, ∇⟩
+        raised = (self.pulling.amplify * away).clamp(penalty, most)
+        raised = torch.where(raised > falls_below, (away + falls_below) / 2, raised)  # (H14)
+        return torch.where(away > 0, raised, penalty)
 
     def state_dict(self) -> dict[str, Any]:
         """Return G_p; the weights show which groups are zero."""

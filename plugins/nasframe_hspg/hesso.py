@@ -6,8 +6,9 @@ zero step by step while the optimiser of the stage goes on; then they stay zero.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -17,15 +18,12 @@ from nasframe.nn.groups import Grouped
 from nasframe.records import Count, NonNegative
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
     Unit,
+    count,
     direction,
-    numbers,
-    of_units,
     shares,
     spread,
     to_log,
@@ -33,7 +31,7 @@ from nasframe_hspg.stage import (
 )
 
 Criterion: TypeAlias = Literal["magnitude", "mean_magnitude", "cosine", "taylor", "taylor2"]
-ALL = dict.fromkeys(("magnitude", "mean_magnitude", "cosine", "taylor", "taylor2"), 1.0)
+ALL: dict[str, float] = dict.fromkeys(get_args(Criterion), 1.0)
 PUBLISHED = "published"
 GUARD = 1e-8  # of the published code, against divisions by zero
 
@@ -63,7 +61,6 @@ class HESSO(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share or a weight out of range.
@@ -83,10 +80,8 @@ class HESSO(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("hesso", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("hesso", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         self.target = shares("target", target)
         self.periods = periods
         self.batches = batches
@@ -97,12 +92,13 @@ class HESSO(GroupModifier):
                 f"hesso: ramp_end {ramp_end!r} is not after start {start!r}, when the first period begins."
             )
         self.published = criteria == PUBLISHED
-        self.criteria: Mapping[str, float] = ALL
+        self.criteria = ALL
         if isinstance(criteria, Mapping):
             self.criteria = {str(name): weight for name, weight in criteria.items()}
         elif self.published and batches != 1:
             raise UsageError("hesso: batches: the published criteria are those of one step. Expected 1.")
-        if not any(self.criteria.values()) or min(self.criteria.values()) < 0:
+        weights = self.criteria.values()
+        if not any(weights) or min(weights) < 0:
             raise UsageError("hesso: criteria: expected weights of 0 or more, and one above 0.")
         foreign = self.criteria.keys() - ALL.keys()
         if foreign:
@@ -111,76 +107,80 @@ class HESSO(GroupModifier):
     def on_start(self, job: TrainJob) -> None:
         """Find the groups, how many of each kind are to become zero, and the periods' first steps."""
         super().on_start(job)
-        x = self.groups
-        stay = torch.tensor(of_units("target", self.target, x.units, 1.0), device=x.unit.device)
-        self.cap = numbers(x) - (numbers(x) * stay).round()
-        self.check(self.cap, "target")
+        groups = self.groups
+        self.cap = self.cap_of_target()
         first = min(round(self.start * job.total), job.total - 1)
         last = max(round(self.ramp_end * job.total), first + 1)
         periods = min(self.periods, last - first)
         self.begins = [first + p * (last - first) // periods for p in range(periods + 1)]
-        self.chosen = torch.zeros_like(x.unit, dtype=torch.bool)
-        self.frozen = torch.zeros_like(self.chosen)
-        self.cosine, self.taylor = torch.zeros_like(x.sizes), torch.zeros_like(x.sizes)
-        self.added = 0  # periods whose groups are chosen; a number, since every step asks and no step shall wait
-        self.old: list[torch.Tensor] = []
+        self.chosen = torch.zeros_like(groups.unit, dtype=torch.bool)
+        self.frozen = torch.zeros_like(self.chosen)  # groups of earlier periods, which stay zero
+        self.cosine = torch.zeros_like(groups.sizes)
+        self.taylor = torch.zeros_like(groups.sizes)
+        # Periods whose groups are chosen. It is no tensor, because every step asks, and no step must wait for a device.
+        self.added = 0
+        self.old: list[torch.Tensor] = []  # x, while the optimiser makes the step from which `published` chooses
 
     def on_gradients(self, step: Step) -> None:
         """Add up the criteria that need gradients, and choose groups at the beginning of a period."""
         self.groups.bind()
         self.old = []
         if self.published:
-            if self.begins[0] <= step.index < self.begins[-1] and self.period(step) >= self.added:
+            is_between = self.begins[0] <= step.index < self.begins[-1]
+            # A skipped step chooses nothing, so the choice may be made later in the period.
+            if is_between and self.period(step) >= self.added:
                 self.old = [tensor.detach().clone() for tensor in self.groups.tensors]
             return
-        coming = [period for period, begin in enumerate(self.begins[:-1]) if begin >= step.index]
-        if not coming:
+        period = bisect_left(self.begins, step.index)  # the next one, or the one that begins with this step
+        if period >= len(self.begins) - 1:
             return
-        period = coming[0]
-        if step.index <= self.begins[period] - self.batches:
-            return
-        x = self.groups
-        tiny = torch.finfo(x.sizes.dtype).tiny
-        gradients = x.cut([step.job.reduce(gradient) for gradient in x.gradients()])
-        leads = x.dots(x.views, gradients).detach()
-        lengths = (x.squares().detach() * x.squares(gradients)).sqrt().clamp(min=tiny)
-        self.cosine += 1 - leads / lengths
-        self.taylor += leads.abs()
+        if step.index > self.begins[period] - self.batches:
+            self.add_gradients(step)
         if step.index == self.begins[period]:
             self.add(period, self.weighted())
+
+    def add_gradients(self, step: Step) -> None:
+        """Add this step's criteria to those of the steps before."""
+        groups = self.groups
+        tiny = torch.finfo(groups.sizes.dtype).tiny
+        gradients = groups.cut([step.job.reduce(gradient) for gradient in groups.gradients()])
+        leads = groups.dots(groups.views, gradients).detach()
+        lengths = (groups.squares().detach() * groups.squares(gradients)).sqrt()
+        self.cosine += 1 - leads / lengths.clamp(min=tiny)
+        self.taylor += leads.abs()
 
     @torch.no_grad()
     def weighted(self) -> torch.Tensor:
         """Return the weighted sum of the criteria, each scaled to 0 … 1 within its kind."""
-        x = self.groups
-        norms = x.squares().sqrt()
+        groups = self.groups
+        norms = groups.squares().sqrt()
         taylor = self.taylor / self.batches
         values = {
             "magnitude": norms,
-            "mean_magnitude": norms / x.sizes.sqrt(),
-            "cosine": self.cosine,  # a sum over the batches; scaling makes it a mean
+            "mean_magnitude": norms / groups.sizes.sqrt(),
+            "cosine": self.cosine,  # a sum over the batches: scaled, it is what the mean would be
             "taylor": taylor,
             "taylor2": taylor.square() / 2,
         }
         saliency = torch.zeros_like(norms)
         for criterion, weight in self.criteria.items():
-            saliency += weight * spread(values[criterion], x.unit, len(self.cap))  # (H15)
+            saliency += weight * spread(values[criterion], groups.unit, len(self.cap))  # (H15)
         return saliency
 
     def add(self, period: int, saliency: torch.Tensor) -> None:
         """Choose the least salient groups, so that (p + 1) / P of all that are to go are chosen."""
-        x = self.groups
         self.frozen |= self.chosen
-        goal = (self.cap * (period + 1) / (len(self.begins) - 1)).round()
-        room = goal - torch.bincount(x.unit, self.chosen.float(), len(self.cap))
+        periods = len(self.begins) - 1
+        goal = (self.cap * (period + 1) / periods).round()
+        room = goal - count(self.groups, self.chosen)
         self.chosen |= self.choose(saliency, ~self.chosen, self.chosen, room)
-        self.cosine.zero_(), self.taylor.zero_()
+        self.cosine.zero_()
+        self.taylor.zero_()
         self.added = period + 1
 
     def period(self, step: Step) -> int:
         """Return the period that a step is in, P after the last one."""
-        begun = [period for period, begin in enumerate(self.begins) if begin <= step.index]
-        return begun[-1]
+        return bisect_right(self.begins, step.index) - 1
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -189,40 +189,47 @@ class HESSO(GroupModifier):
             return
         period = self.period(step)
         if self.old:
-            ways = direction(step, self.old, self.groups.tensors)
-            self.add(period, published(self.groups, self.old, ways))
+            directions = direction(step, self.old, self.groups.tensors)
+            self.add(period, published(self.groups, self.old, directions))
         factor = 0.0
         if period < len(self.begins) - 1:
-            left = self.begins[period + 1] - step.index
-            factor = (left - 1) / left  # (H18)
+            steps_left = self.begins[period + 1] - step.index
+            factor = (steps_left - 1) / steps_left  # (H18)
         factors = torch.where(self.chosen, factor, 1.0)
         self.groups.scale_(torch.where(self.frozen, 0.0, factors))
         if to_log(step):
-            step.job.log(step.index + 1, zero_shares(self.groups, self.groups.zero()))
+            zero = self.groups.zero()
+            step.job.log(step.index + 1, zero_shares(self.groups, zero))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which groups were chosen, in how many periods, which are zero, and the sums of the criteria."""
-        state = {"chosen": self.chosen, "added": torch.tensor(self.added), "frozen": self.frozen}
-        return state | {"cosine": self.cosine, "taylor": self.taylor}
+        return {
+            "chosen": self.chosen,
+            "added": torch.tensor(self.added),
+            "frozen": self.frozen,
+            "cosine": self.cosine,
+            "taylor": self.taylor,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.added = int(state["added"])
-        for name, value in state.items():
-            if name != "added":
-                setattr(self, name, value.to(getattr(self, name, value).device))
+        for name in ("chosen", "frozen", "cosine", "taylor"):
+            value = state[name]
+            device = getattr(self, name, value).device
+            setattr(self, name, value.to(device))
 
 
-def published(groups: Grouped, weights: Sequence[torch.Tensor], ways: Sequence[torch.Tensor]) -> torch.Tensor:
+def published(groups: Grouped, weights: Sequence[torch.Tensor], directions: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the saliency of the published code: five criteria in equal parts, each over its norm over all groups.
 
     Args:
         groups: the groups.
         weights: x, the tensors before the step.
-        ways: ∇, the optimiser's direction.
+        directions: ∇, the optimiser's direction.
     """
     x = groups.cut(weights)
-    nabla = groups.cut(ways)
+    nabla = groups.cut(directions)
     norms = groups.squares(x).sqrt()
     leads = groups.dots(x, nabla)
     cosine = leads / (norms + GUARD) / (groups.squares(nabla).sqrt() + GUARD)

@@ -18,8 +18,6 @@ from nasframe.nn.prox import group_shrinkage, leaves_half_space
 from nasframe.records import Count, NonNegative, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
-    NOTHING_FORMER,
-    FormerOptions,
     GroupModifier,
     Share,
     Shares,
@@ -32,7 +30,8 @@ from nasframe_hspg.stage import (
     zero_shares,
 )
 
-GAIN = 0.01  # in zero groups, as a share; if it is no more, an adaptive eps rises
+# An adaptive eps rises by RAISE, to MOST at most, if no more than this share of the groups became zero.
+GAIN = 0.01
 RAISE = 0.1
 MOST = 0.999
 
@@ -66,7 +65,6 @@ class HSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero ones fill it up.
         units: which kinds of groups; default: all that the network has.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -90,15 +88,14 @@ class HSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        ramp_end = former.read("hspg", "until", "ramp_end", ramp_end)
-        super().__init__(units, former.read("hspg", "least", "min_kept", min_kept), divisible)
+        super().__init__(units, min_kept, divisible)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
         if target is not None and caps is not None:
             raise UsageError("hspg: target and caps both say how many groups may become zero. Expected one of them.")
-        self.target = None if target is None else shares("target", target)
+        if target is not None:
+            self.target = shares("target", target)
         self.caps = 1.0 if caps is None else shares("caps", caps, ends=True)
         self.penalty = penalty
         self.eps = eps
@@ -114,34 +111,36 @@ class HSPG(GroupModifier):
     def on_start(self, job: TrainJob) -> None:
         """Find the groups, and how many of each kind may become zero."""
         super().on_start(job)
-        x = self.groups
-        self.weights = x.sizes.sqrt() if self.normalize else torch.ones_like(x.sizes)
+        groups = self.groups
+        device = groups.unit.device
+        self.weights = groups.sizes.sqrt() if self.normalize else torch.ones_like(groups.sizes)
+        self.total = numbers(groups)
         if self.target is not None:
-            most = [1 - part for part in of_units("target", self.target, x.units, 1.0)]
+            kept = of_units("target", self.target, groups.units, 1.0)
+            most = [1 - part for part in kept]
         else:
-            most = of_units("caps", self.caps, x.units, 1.0)
-        self.number = numbers(x)
-        self.cap = (self.number * torch.tensor(most, device=x.unit.device)).round()
+            most = of_units("caps", self.caps, groups.units, 1.0)
+        self.cap = (self.total * torch.tensor(most, device=device)).round()
         if self.target is not None:
             self.check(self.cap, "target")
-        self.lambdas = torch.full((len(x.units),), self.penalty, device=x.unit.device)
+        self.lambdas = torch.full((len(groups.units),), self.penalty, device=device)
         self.epsilons = torch.full_like(self.lambdas, self.eps)
-        self.zeros_then = torch.zeros((), device=x.unit.device)  # the share of zero groups when eps was last adapted
+        self.zeros_then = torch.zeros((), device=device)  # the share of zero groups when eps was last adapted
         self.old: list[torch.Tensor] = []  # x, while the optimiser makes its step
 
     def on_gradients(self, step: Step) -> None:
         """Keep x in the second stage, which compares it with what the optimiser makes of it."""
-        x = self.groups
-        x.bind()
+        groups = self.groups
+        groups.bind()
         if self.in_first_stage(step):
             return
-        self.old = self.old or x.copy()
+        self.old = self.old or groups.copy()
 
         def keep(old: torch.Tensor, now: torch.Tensor) -> list[torch.Tensor]:
             old.copy_(now)
             return [square(old), peak(old)]
 
-        self.squares, self.peaks = x.sums(keep, x.cut(self.old), x.views)
+        self.squares, self.peaks = groups.sums(keep, groups.cut(self.old), groups.views)
 
     def in_first_stage(self, step: Step) -> bool:
         """Whether a step belongs to the proximal steps."""
@@ -162,32 +161,36 @@ class HSPG(GroupModifier):
             self.adapt(step, zero)
         if to_log(step):
             values = zero_shares(self.groups, zero)
-            for unit, value in zip(self.groups.units, self.lambdas.tolist(), strict=True):
+            lambdas = self.lambdas.tolist()
+            for unit, value in zip(self.groups.units, lambdas, strict=True):
                 values[f"lambda_{unit}"] = value
             step.job.log(step.index + 1, values)
 
     def prox_step(self, alpha: float) -> torch.Tensor:
         """x_g ← max(0, 1 − α λ w_g / ‖x'_g‖) x'_g; return which groups are zero."""
-        x = self.groups
-        squares, peaks = x.sums(lambda view: [square(view), peak(view)], x.views)
+        groups = self.groups
+        squares, peaks = groups.sums(lambda view: [square(view), peak(view)], groups.views)
         zero = peaks == 0
         norms = norms_of(squares, peaks)
-        pull = alpha * self.lambdas[x.unit] * self.weights * self.pulled(norms, zero)
-        factor = group_shrinkage(norms, pull)  # (H6)
-        ending = (factor == 0) & ~zero
-        kept_back = ending & ~self.within(norms, ending, zero)
-        x.scale_(torch.where(kept_back, torch.ones_like(factor), factor))
-        return (factor == 0) & ~kept_back
+        pull = alpha * self.lambdas[groups.unit] * self.weights
+        factor = group_shrinkage(norms, pull * self.pulled(norms, zero))  # (H6)
+        crossing = (factor == 0) & ~zero
+        # The caps have no room for these, so they are not pulled in this step.
+        kept_back = crossing & ~self.within(norms, crossing, zero)
+        factor = torch.where(kept_back, 1.0, factor)
+        groups.scale_(factor)
+        return factor == 0
 
     def half_space_step(self, alpha: float) -> torch.Tensor:
         """v_g = x'_g − α λ w_g x_g / ‖x_g‖; x_g ← 0 if ⟨v_g, x_g⟩ < ε ‖x_g‖², else v_g; return those zero."""
-        x = self.groups
+        groups = self.groups
         squares = self.squares
         zero = self.peaks == 0
         norms = norms_of(squares, self.peaks)
-        self.size = (norms / self.weights).mean()
-        open_ = self.pulled(norms, zero)
-        pull = torch.where(open_, alpha * self.lambdas[x.unit] * self.weights / norms, 0)
+        self.mean_size = (norms / self.weights).mean()
+        is_pulled = self.pulled(norms, zero)
+        pull = alpha * self.lambdas[groups.unit] * self.weights / norms
+        pull = torch.where(is_pulled, pull, 0)
         some_are_zero = bool(zero.any())
 
         def move(v: torch.Tensor, old: torch.Tensor, pull: torch.Tensor, stays: torch.Tensor) -> list[torch.Tensor]:
@@ -196,25 +199,28 @@ class HSPG(GroupModifier):
             v.addcmul_(old, pull, value=-1)
             return [dot(v, old)]  # (H7)
 
-        stays = (~zero).to(pull.dtype)
-        (dots,) = x.sums(move, x.views, x.cut(self.old), x.each(pull), x.each(stays))
-        crossing = leaves_half_space(dots, squares, self.epsilons[x.unit]) & open_
+        old = groups.cut(self.old)
+        pulls = groups.each(pull)
+        stays = groups.each((~zero).to(pull.dtype))
+        (dots,) = groups.sums(move, groups.views, old, pulls, stays)
+        crossing = leaves_half_space(dots, squares, self.epsilons[groups.unit]) & is_pulled
         leaving = self.within(dots / squares, crossing, zero)
-        x.clear_(leaving)
+        groups.clear_(leaving)
         kept_back = crossing & ~leaving
-        if kept_back.any():  # there is no room for these: they get x', because the pull would have turned them round
-            back = x.each(torch.where(kept_back, pull, 0))
-            for v, old, part in zip(x.views, x.cut(self.old), back, strict=True):
-                v.addcmul_(old, part)
+        # The caps have no room for these. They get x' back, because the pull would have turned them round.
+        if kept_back.any():
+            given_back = groups.each(torch.where(kept_back, pull, 0))
+            for v, x, part in zip(groups.views, old, given_back, strict=True):
+                v.addcmul_(x, part)
         return zero | leaving
 
     def pulled(self, norms: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """Return which groups are pulled: all of kinds below their cap, or the nearest to zero that a target lacks."""
         if self.target is None:
-            return ~zero & (self.room(zero) > 0)[self.groups.unit]
-        return self.within(
-            norms / self.weights, ~zero, zero
-        )  # λ rises until these are zero; the others keep their norm
+            has_room = self.room(zero) > 0
+            return ~zero & has_room[self.groups.unit]
+        # λ rises until these are zero; all others keep their norm.
+        return self.within(norms / self.weights, ~zero, zero)
 
     def room(self, zero: torch.Tensor) -> torch.Tensor:
         """Return how many groups of each kind may still become zero."""
@@ -232,19 +238,21 @@ class HSPG(GroupModifier):
         done = (step.index + 1) / step.total
         part = min(1.0, (done - self.prox) / ramp)
         steps = max(ramp * step.total, 1)
-        rho = self.rate * self.size / (step.lr * steps) / steps
+        # A λ of `mean_size` / (α · steps) would bring the mean group to zero within the ramp. Divided by the ramp's
+        # steps once more, `rate` depends neither on the learning rate nor on the number of steps.
+        rho = self.rate * self.mean_size / (step.lr * steps) / steps
         missing = part * self.cap - count(self.groups, zero)
-        self.lambdas = (self.lambdas + rho * missing / self.number).clamp(min=0)  # (H10)
+        self.lambdas = (self.lambdas + rho * missing / self.total).clamp(min=0)  # (H10)
 
     def adapt(self, step: Step, zero: torch.Tensor) -> None:
         """Raise the eps of kinds below their share if zero groups come too slowly, else set it back."""
         if self.adapt_eps is None or (step.index + 1) % self.adapt_eps:
             return
         share_now = zero.float().mean()
-        slow = share_now - self.zeros_then <= GAIN
-        below = count(self.groups, zero) < self.cap
+        is_slow = share_now - self.zeros_then <= GAIN
+        is_below = count(self.groups, zero) < self.cap
         raised = (self.epsilons + RAISE).clamp(max=MOST)  # (H9)
-        self.epsilons = torch.where(slow & below, raised, torch.full_like(raised, self.eps))
+        self.epsilons = torch.where(is_slow & is_below, raised, self.eps)
         self.zeros_then = share_now
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasframe.records import Arch
 
@@ -25,12 +25,16 @@ class EncoderNonzeros:
     """
 
     unit = "parameters"
+    heading = "encoder nonzeros"
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float:
         """Return the number of nonzero weights of a network as it stands, or of a sub-network of it."""
         from nasframe.nn.elastic import layers_of
         from nasframe.nn.slices import weights
 
-        small: Any = net if arch is None or space is None else space.extract(net, arch)
-        layers = layers_of(small)
-        return float(sum(int(getattr(module, key).count_nonzero()) for _, module, key in weights(layers)))
+        if arch is not None and space is not None:
+            net = space.extract(net, arch)
+        total = 0
+        for _, module, key in weights(layers_of(net)):
+            total += int(getattr(module, key).count_nonzero())
+        return float(total)

@@ -8,7 +8,7 @@ then: α λ is the distance of the next zero from the border of its orthant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,9 +21,9 @@ from nasframe.nn.prox import soft_threshold, stay_in_orthant_
 from nasframe.records import NonNegative
 from nasframe.training.selection import whole_network
 from nasframe.units import share
-from nasframe_hspg.stage import NO_UNTIL, FormerUntil, GroupModifier, Share, to_log
+from nasframe_hspg.stage import GroupModifier, Share, to_log
 
-SAMPLE = 2**20  # weights to estimate λ from on the way; at the target all of them are looked at
+SAMPLE = 2**20  # weights from which λ is estimated on the way; at the target all of them count
 
 
 class OBProxSG(GroupModifier):
@@ -42,7 +42,6 @@ class OBProxSG(GroupModifier):
         target: the share of the penalised weights that stays. Each step's λ then follows from it: the number of zeros
             grows evenly until there are enough; from then on λ is 0, zeros stay zero, and other signs are free.
         ramp_end: the share of the steps after which the target is reached.
-        former: options by their names in earlier versions.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -50,6 +49,7 @@ class OBProxSG(GroupModifier):
 
     name = "obprox_sg"
     returns_arch = False
+    former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end"}
 
     def __init__(
         self,
@@ -59,9 +59,7 @@ class OBProxSG(GroupModifier):
         eps: NonNegative = 0.0,
         target: Share | None = None,
         ramp_end: Share = "80%",
-        former: FormerUntil = NO_UNTIL,
     ) -> None:
-        ramp_end = former.read("obprox_sg", "until", "ramp_end", ramp_end)
         super().__init__(None)
         if penalty < 0 or eps < 0:
             raise UsageError("obprox_sg: expected penalty >= 0 and eps >= 0.")
@@ -87,10 +85,11 @@ class OBProxSG(GroupModifier):
         if self.target is not None and self.progress(step) > 1:
             return True  # the target is reached: zeros stay zero
         prox = round(self.prox * step.total)
-        done = step.index
+        step_in_cycle = step.index
         if self.orthant is not None:
-            done %= max(prox + round(self.orthant * step.total), 1)  # (H20)
-        return done >= prox
+            cycle = prox + round(self.orthant * step.total)
+            step_in_cycle %= max(cycle, 1)  # (H20)
+        return step_in_cycle >= prox
 
     def on_gradients(self, step: Step) -> None:
         """Keep ζ, the signs of x, if the step is to stay in its orthant."""
@@ -105,15 +104,16 @@ class OBProxSG(GroupModifier):
         """x ← soft(x', α λ), or x' − α λ ζ projected onto the orthant of ζ."""
         if step.skipped:
             return
-        orthant = self.in_orthant_phase(step)
+        in_orthant = self.in_orthant_phase(step)
         by = step.lr * self.penalty
         eps = self.eps
         if self.target is not None:
-            nearest = self.nearest(step, self.signs if orthant else None)
-            margin = eps if orthant else 0
+            nearest = self.nearest(step, self.signs if in_orthant else None)
+            # In an orthant step eps takes out weights as well, so the pull may be shorter by it.
+            margin = eps if in_orthant else 0
             by = max(nearest - margin, 0.0)
             eps = nearest - by  # below 0 if the step alone takes more weights out of their orthants than are due
-        if orthant:
+        if in_orthant:
             for tensor, sign in zip(self.tensors, self.signs, strict=True):
                 stay_in_orthant_(tensor, sign, by, eps)
         else:
@@ -124,7 +124,8 @@ class OBProxSG(GroupModifier):
 
     def progress(self, step: Step) -> float:
         """Return how far the way to the target is done after this step: 1 at the step that reaches it."""
-        return (step.index + 1) / max(round(self.ramp_end * step.total), 1)
+        steps = round(self.ramp_end * step.total)
+        return (step.index + 1) / max(steps, 1)
 
     def nearest(self, step: Step, signs: list[torch.Tensor] | None) -> float:
         """Return how far the last weight that should be zero by now is from leaving its orthant.
@@ -142,13 +143,14 @@ class OBProxSG(GroupModifier):
         goal = round((1 - self.target) * total)
         if part == 1 and zeros_in(self.tensors) >= goal:
             return -torch.inf
-        stride = 1 if part == 1 else total // SAMPLE | 1  # odd, so that it falls on all columns
-        weights = torch.cat([tensor.flatten()[::stride] for tensor in self.tensors])
+        # On the way a sample will do. Its stride is odd, so that it falls on all columns of the matrices.
+        stride = 1 if part == 1 else total // SAMPLE | 1
+        weights = every(self.tensors, stride)
         if signs is None:
             distance = weights.abs()
         else:
-            sign = torch.cat([sign.flatten()[::stride] for sign in signs])
-            distance = torch.where(sign == 0, -torch.inf, weights * sign)
+            sign = every(signs, stride)
+            distance = torch.where(sign == 0, -torch.inf, weights * sign)  # zeros have left already
         number = round(part * goal * len(distance) / total)
         if number == 0:
             return -torch.inf
@@ -171,15 +173,21 @@ def matrices(net: nn.Module) -> list[str]:
     """Return the names of penalised weights: the encoder's matrices, or all filters and matrices of other networks."""
     try:
         stock_class(net)
-        inside: nn.Module = layers_of(net)
-    except TypeError:
-        inside = net
-    mine = {id(module) for module in inside.modules()}
+        penalised: nn.Module = layers_of(net)
+    except TypeError:  # not an encoder of transformers
+        penalised = net
+    inside = {id(module) for module in penalised.modules()}
     names = []
     for name, module in net.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and id(module) in mine:
+        has_matrix = isinstance(module, nn.Linear | nn.Conv2d)
+        if has_matrix and id(module) in inside:
             names.append(f"{name}.weight")
     return names
+
+
+def every(tensors: list[torch.Tensor], stride: int) -> torch.Tensor:
+    """Return each tensor's first entry and every ``stride``-th one after it, in one row."""
+    return torch.cat([tensor.flatten()[::stride] for tensor in tensors])
 
 
 def sparsity(tensors: list[torch.Tensor]) -> float:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -17,7 +15,8 @@ from nasframe.interfaces import Modifier, Step, TrainJob
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.channels import removable_groups
 from nasframe.nn.groups import Grouped, zeros_last
-from nasframe.records import ShareText
+from nasframe.options import renamed
+from nasframe.records import ShareText, Translation
 from nasframe.training.equivalence import without_zeros
 from nasframe.training.selection import free_to_reorder, whole_network
 from nasframe.units import share
@@ -26,43 +25,7 @@ Unit: TypeAlias = Literal["heads", "ffn"]
 Share: TypeAlias = ShareText
 Shares: TypeAlias = Share | dict[Unit, Share]
 LOGGED = 200  # times a stage
-CHANNELS = 0.1  # of each layer stay in a network without shortcuts, where nothing gets past a layer that is gone
-
-
-@dataclass(frozen=True)
-class FormerUntil:
-    """An option by its name in earlier versions, ``None`` if it is not given.
-
-    Args:
-        until: deprecated; it is ``ramp_end`` now.
-    """
-
-    until: Share | None = None
-
-    def read(self, method: str, former: str, name: str, value: Any) -> Any:
-        """Return the value of an option that was renamed, with a warning if it is given by its former name."""
-        given = getattr(self, former)
-        if given is None:
-            return value
-        text = f"modifier {method!r}: {former} is deprecated; it is {name!r} now."
-        warnings.warn(text, DeprecationWarning, stacklevel=3)
-        return given
-
-
-@dataclass(frozen=True)
-class FormerOptions(FormerUntil):
-    """Options by their names in earlier versions, ``None`` if they are not given.
-
-    Args:
-        until: deprecated; it is ``ramp_end`` now.
-        least: deprecated; it is ``min_kept`` now.
-    """
-
-    least: Share | None = None
-
-
-NO_UNTIL = FormerUntil()
-NOTHING_FORMER = FormerOptions()
+CHANNELS = 0.1  # of each layer stay: without shortcuts nothing gets past a layer that is gone
 
 
 class GroupModifier(Modifier):
@@ -77,7 +40,9 @@ class GroupModifier(Modifier):
 
     name = "groups"
     returns_arch = True
-    cap: torch.Tensor  # how many groups of each kind may become zero
+    former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end", "least": "min_kept"}
+    cap: torch.Tensor
+    """How many groups of each kind may become zero, ``(kinds,)``; subclasses with ``target`` or ``caps`` set it."""
     target: float | dict[str, float] | None = None
     caps: float | dict[str, float] | None = None
 
@@ -86,20 +51,38 @@ class GroupModifier(Modifier):
         self.divisible = divisible
         self.min_kept = None if min_kept is None else share("min_kept", min_kept, ends=True)
 
+    @classmethod
+    def translate_options(cls, options: Mapping[str, Any]) -> Translation:
+        """Read options by the names that they had in earlier versions."""
+        return renamed(f"modifier {cls.name!r}", options, cls.former_names)
+
     def on_start(self, job: TrainJob) -> None:
         """Find the groups."""
         whole_network(job, self.name)
-        x = Grouped(job.net, removable_groups(job.net, self.units))
-        self.groups = x
-        of_channels = x.units == ["channels"]
+        self.groups = Grouped(job.net, removable_groups(job.net, self.units))
+        of_channels = self.groups.units == ["channels"]
         if not of_channels:
             free_to_reorder(job, self.name)
         min_kept = self.min_kept
         if min_kept is None:
             min_kept = CHANNELS if of_channels else 0.0
-        self.guarded = min_kept > 0
-        removable = [int(count * (1 - min_kept)) for count in x.counts]
-        self.free = torch.tensor(removable, device=x.unit.device)
+        self.guards_layers = min_kept > 0
+        removable = [int(count * (1 - min_kept)) for count in self.groups.counts]
+        self.removable = torch.tensor(removable, device=self.groups.unit.device)  # of each entry of `groups`
+
+    def cap_of_target(self) -> torch.Tensor:
+        """Return how many groups of each kind have to become zero for the target, ``(kinds,)``.
+
+        Raises:
+            UsageError: layers have to keep more.
+        """
+        assert self.target is not None
+        kept = of_units("target", self.target, self.groups.units, 1.0)
+        total = numbers(self.groups)
+        staying = total * torch.tensor(kept, device=total.device)
+        cap = total - staying.round()
+        self.check(cap, "target")
+        return cap
 
     def choose(
         self, scores: torch.Tensor, candidates: torch.Tensor, gone: torch.Tensor, room: torch.Tensor
@@ -114,11 +97,11 @@ class GroupModifier(Modifier):
         """
         if not candidates.any():
             return candidates
-        x = self.groups
-        if self.guarded:
-            left = self.free - torch.bincount(x.layer, gone.float(), len(self.free))
-            candidates = lowest(scores, candidates, x.layer, left)
-        return lowest(scores, candidates, x.unit, room)
+        groups = self.groups
+        if self.guards_layers:
+            left = self.removable - torch.bincount(groups.layer, gone.float(), len(self.removable))
+            candidates = lowest(scores, candidates, groups.layer, left)
+        return lowest(scores, candidates, groups.unit, room)
 
     def check(self, cap: torch.Tensor, option: str) -> None:
         """Refuse a goal for which too much of the layers has to stay.
@@ -126,8 +109,9 @@ class GroupModifier(Modifier):
         Raises:
             UsageError: fewer groups may go than the goal asks for.
         """
-        kinds = [self.groups.units.index(g.unit) for g in self.groups.groups]
-        removable = torch.bincount(torch.tensor(kinds, device=cap.device), self.free.float(), len(cap))
+        kinds = [self.groups.units.index(entry.unit) for entry in self.groups.groups]
+        kind = torch.tensor(kinds, device=cap.device)
+        removable = torch.bincount(kind, self.removable.float(), len(cap))
         if (removable < cap).any():
             raise UsageError(f"{self.name}: {option} and min_kept do not go together: too little of a layer may go.")
 
@@ -140,7 +124,8 @@ class GroupModifier(Modifier):
         whole_network(job, self.name)
         if job.net is None:
             return
-        units = list(dict.fromkeys(group.unit for group in removable_groups(job.net, self.units)))
+        entries = removable_groups(job.net, self.units)
+        units = list(dict.fromkeys(entry.unit for entry in entries))
         if units != ["channels"]:
             free_to_reorder(job, self.name)
         for option, value in (("target", self.target), ("caps", self.caps)):
@@ -156,16 +141,17 @@ class GroupModifier(Modifier):
     @torch.no_grad()
     def complete(self, job: TrainJob) -> None:
         """Make as many groups zero as the target still lacks, those nearest to it, and log their shares."""
-        x = self.groups
-        x.bind()
-        squares = x.squares()
-        zero = x.zero()
-        missing = (self.cap - count(x, zero)).clamp(min=0)
+        groups = self.groups
+        groups.bind()
+        zero = groups.zero()
+        missing = (self.cap - count(groups, zero)).clamp(min=0)
         if not missing.any():
             return
-        x.clear_(self.choose(squares / x.sizes, ~zero, zero, missing))
-        late = (missing / numbers(x)).tolist()
-        job.log(job.total, {f"late_{unit}": part for unit, part in zip(x.units, late, strict=True)})
+        mean_squares = groups.squares() / groups.sizes  # so that groups of different sizes compare
+        groups.clear_(self.choose(mean_squares, ~zero, zero, missing))
+        late = (missing / numbers(groups)).tolist()
+        names = [f"late_{unit}" for unit in groups.units]
+        job.log(job.total, dict(zip(names, late, strict=True)))
         job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
 
 
@@ -214,13 +200,15 @@ def lowest(scores: torch.Tensor, candidates: torch.Tensor, kind: torch.Tensor, r
     >>> lowest(scores, everyone, kind=torch.tensor([0, 0, 0, 1]), room=torch.tensor([2, 0])).tolist()
     [False, True, True, False]
     """
-    # the rank of a group within its kind is its place in the order by kind and score, less the first place of its kind
-    order = torch.where(candidates, scores, torch.inf).argsort(stable=True)
-    order = order[kind[order].argsort(stable=True)]
-    of_kind = torch.bincount(kind, minlength=len(room))
-    first = of_kind.cumsum(0) - of_kind
-    place = torch.arange(len(order), device=order.device) - first[kind[order]]
-    rank = torch.empty_like(order).scatter_(0, order, place)
+    # In the order by kind, and by score within a kind, the rank of a group among its kind is its place in the whole
+    # order less the first place of its kind. So there is no loop over kinds, of which `choose` has one for each layer.
+    by_score = torch.where(candidates, scores, torch.inf).argsort(stable=True)
+    order = by_score[kind[by_score].argsort(stable=True)]
+    number_of_kind = torch.bincount(kind, minlength=len(room))
+    first_of_kind = number_of_kind.cumsum(0) - number_of_kind
+    places = torch.arange(len(order), device=order.device)
+    ranks_in_order = places - first_of_kind[kind[order]]
+    rank = torch.empty_like(order).scatter_(0, order, ranks_in_order)
     return candidates & (rank < room[kind])
 
 
@@ -232,8 +220,9 @@ def spread(scores: torch.Tensor, unit: torch.Tensor, kinds: int) -> torch.Tensor
     """
     low = scores.new_full((kinds,), torch.inf).scatter_reduce(0, unit, scores, "amin")
     high = scores.new_full((kinds,), -torch.inf).scatter_reduce(0, unit, scores, "amax")
-    tiny = torch.finfo(scores.dtype).tiny  # all of a kind alike: 0
-    return (scores - low[unit]) / (high - low)[unit].clamp(min=tiny)
+    # If all scores of a kind are equal, they become 0, not 0 / 0.
+    extent = (high - low).clamp(min=torch.finfo(scores.dtype).tiny)
+    return (scores - low[unit]) / extent[unit]
 
 
 def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -247,12 +236,13 @@ def direction(step: Step, before: Sequence[torch.Tensor], after: Sequence[torch.
     decays: dict[int, float] = {}
     if isinstance(step.optimizer, torch.optim.AdamW):
         for group in step.optimizer.param_groups:
-            decays |= {id(parameter): group["weight_decay"] for parameter in group["params"]}
-    ways = []
+            for parameter in group["params"]:
+                decays[id(parameter)] = group["weight_decay"]
+    directions = []
     for old, new in zip(before, after, strict=True):
         decay = decays.get(id(new), 0.0)
-        ways.append((old - new.detach()) / step.lr - decay * old)  # (H17)
-    return ways
+        directions.append((old - new.detach()) / step.lr - decay * old)  # (H17)
+    return directions
 
 
 def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any]:
@@ -271,10 +261,13 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
     """
     zero = groups.zero()
     if groups.units == ["channels"]:
-        return {f"channels.{g.layer}": int((~mask).sum()) for g, mask in groups.layers(zero)}
-    masks = dict[str, dict[int, torch.Tensor]]()
-    for g, mask in groups.layers(zero):
-        masks.setdefault(g.unit, {})[g.layer] = mask.cpu()
+        left = {}
+        for entry, mask in groups.layers(zero):
+            left[f"channels.{entry.layer}"] = int((~mask).sum())
+        return left
+    masks: dict[str, dict[int, torch.Tensor]] = {}
+    for entry, mask in groups.layers(zero):
+        masks.setdefault(entry.unit, {})[entry.layer] = mask.cpu()
 
     def remove() -> dict[str, Any]:
         arch = zeros_last(job.net, masks)
@@ -289,8 +282,9 @@ def settled(job: TrainJob, groups: Grouped, divisible: int = 1) -> dict[str, Any
 
 def zero_shares(groups: Grouped, zero: torch.Tensor) -> dict[str, float]:
     """Return the share of zero groups of each kind, by the name it is logged under."""
-    parts = (count(groups, zero) / numbers(groups)).tolist()
-    return {f"zero_{unit}": part for unit, part in zip(groups.units, parts, strict=True)}
+    parts = count(groups, zero) / numbers(groups)
+    names = [f"zero_{unit}" for unit in groups.units]
+    return dict(zip(names, parts.tolist(), strict=True))
 
 
 def to_log(step: Step) -> bool:

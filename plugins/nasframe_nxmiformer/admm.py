@@ -14,7 +14,7 @@ abstracts of the papers were available, so the labels are our own; README.md lis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -27,6 +27,14 @@ from nasframe.records import Count, Positive, Share
 from nasframe.training.selection import last_weights
 
 Tensors = dict[str, torch.Tensor]
+"""Name of a matrix → a tensor of its shape."""
+
+
+class Matrix(NamedTuple):
+    """A matrix that becomes sparse, and its pattern."""
+
+    module: nn.Linear
+    pattern: Pattern
 
 
 class ADMM(Modifier):
@@ -73,7 +81,8 @@ class ADMM(Modifier):
         self.every = every
         self.tune = tune
         self.remainder = remainder
-        self.matrices: dict[str, tuple[nn.Linear, Pattern]] = {}
+        self.matrices: dict[str, Matrix] = {}
+        self.W: dict[str, nn.Parameter] = {}
         self.Z: Tensors = {}
         self.U: Tensors = {}
         self.target: Tensors = {}  # Z − U
@@ -87,18 +96,23 @@ class ADMM(Modifier):
             if self.remainder == "refuse":
                 require_divisible(f"admm: {name}", module.in_features, pattern)
             if not pattern.dense:
-                self.matrices[name] = (module, pattern)
+                self.matrices[name] = Matrix(module, pattern)
         if self.tune < 1:
             last_weights(job, "admm")
         self.dense_steps = job.total - round(self.tune * job.total)
-        # The weights that are trained: behind a quantiser, module.weight is a rounded copy.
-        self.W = {name: raw_weight(module) for name, (module, _) in self.matrices.items()}
+        self.W = {}
+        self.Z = {}
+        self.U = {}
+        for name, matrix in self.matrices.items():
+            # The weights that are trained: behind a quantiser, module.weight is a rounded copy.
+            self.W[name] = raw_weight(matrix.module)
         if self.dense_steps == 0:
             self.freeze()
-        else:
-            self.Z = self.projected({name: w.detach() for name, w in self.W.items()})
-            self.U = {name: torch.zeros_like(z) for name, z in self.Z.items()}
-            self.aim()
+            return
+        for name, w in self.W.items():
+            self.Z[name] = self.projected(name, w.detach())
+            self.U[name] = torch.zeros_like(w)
+        self.aim()
 
     def on_plan(self, job: TrainJob) -> None:
         """Raise the errors of ``on_start`` before any work, if the network is known."""
@@ -114,7 +128,8 @@ class ADMM(Modifier):
 
     def on_gradients(self, step: Step) -> None:
         """Add the gradient of the penalty; after the projection, clear the gradients of the zeros."""
-        rho = self.rho * self.growth ** (step.index / max(self.dense_steps, 1))
+        progress = step.index / max(self.dense_steps, 1)
+        rho = self.rho * self.growth**progress
         for name, w in self.W.items():
             if w.grad is None:
                 continue
@@ -134,9 +149,11 @@ class ADMM(Modifier):
         elif steps_done >= self.dense_steps:
             self.freeze()
         elif steps_done % self.every == 0 and self.W:
-            self.Z = self.projected({name: w + self.U[name] for name, w in self.W.items()})  # (N2)
             for name, w in self.W.items():
-                self.U[name].add_(w - self.Z[name], alpha=self.dual)  # (N3)
+                u = self.U[name]
+                z = self.projected(name, w + u)  # (N2)
+                u.add_(w - z, alpha=self.dual)  # (N3)
+                self.Z[name] = z
             self.aim()
             step.job.log(steps_done, {"admm_residual": self.residual()})
 
@@ -150,7 +167,7 @@ class ADMM(Modifier):
             self.freeze()
         for name, (module, pattern) in self.matrices.items():
             with torch.no_grad():
-                self.W[name].mul_(self.mask[name])
+                self.W[name].mul_(self.mask[name])  # the last step may have moved the zeros
             broken = violations(module.weight, pattern)
             if broken:
                 raise RunError(f"admm: {name}: {broken} groups of {pattern.m} hold more than {pattern.n} weights.")
@@ -160,16 +177,17 @@ class ADMM(Modifier):
     def freeze(self) -> None:
         """Project the weights themselves, W = P_S(W), and keep the mask of those that stay."""
         for name, (_, pattern) in self.matrices.items():
-            stays = largest(self.W[name], pattern)  # (N4)
-            self.mask[name] = stays.to(self.W[name].dtype)  # a mask of the weights' type is faster than a boolean one
-            self.W[name].mul_(self.mask[name])
+            w = self.W[name]
+            stays = largest(w, pattern)  # (N4)
+            self.mask[name] = stays.to(w.dtype)  # a mask of the weights' type is faster than a boolean one
+            w.mul_(self.mask[name])
         self.Z = {}
         self.U = {}
         self.target = {}
 
-    def projected(self, tensors: Tensors) -> Tensors:
-        """Project each tensor on its own pattern."""
-        return {name: project(tensor, self.matrices[name][1]) for name, tensor in tensors.items()}
+    def projected(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Project a tensor on the pattern of a matrix."""
+        return project(tensor, self.matrices[name].pattern)
 
     def aim(self) -> None:
         """Store ``Z − U``, to which the penalty draws the weights until the next update."""
@@ -177,9 +195,11 @@ class ADMM(Modifier):
 
     def residual(self) -> float:
         """Return ``‖W − Z‖ / ‖W‖`` over all matrices; it is 0 if the weights obey the patterns."""
-        distances = torch._foreach_norm([w.detach() - self.Z[name] for name, w in self.W.items()])
-        norms = torch._foreach_norm([w.detach() for w in self.W.values()])
-        return float(torch.stack(distances).norm() / torch.stack(norms).norm())
+        weights = [w.detach() for w in self.W.values()]
+        differences = [w.detach() - self.Z[name] for name, w in self.W.items()]
+        distance = torch.stack(torch._foreach_norm(differences)).norm()
+        length = torch.stack(torch._foreach_norm(weights)).norm()
+        return float(distance / length)
 
     def state_dict(self) -> dict[str, Any]:
         """Return Z and U, or the mask."""
@@ -187,12 +207,15 @@ class ADMM(Modifier):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that :meth:`state_dict` returned."""
-        devices = {name: w.device for name, w in self.W.items()} if self.matrices else {}
-
-        def moved(tensors: Tensors) -> Tensors:
-            return {name: tensor.to(devices.get(name, tensor.device)) for name, tensor in tensors.items()}
-
-        self.Z = moved(state["Z"])
-        self.U = moved(state["U"])
-        self.mask = moved(state["mask"])
+        self.Z = self._beside_weights(state["Z"])
+        self.U = self._beside_weights(state["U"])
+        self.mask = self._beside_weights(state["mask"])
         self.aim()
+
+    def _beside_weights(self, tensors: Tensors) -> Tensors:
+        """Move tensors to the devices of their matrices; a state may be loaded before these are known."""
+        moved = {}
+        for name, tensor in tensors.items():
+            w = self.W.get(name, tensor)
+            moved[name] = tensor.to(w.device)
+        return moved

@@ -69,7 +69,9 @@ class AssignBits:
     ) -> None:
         if not archs or batches < 1 or batch_size < 1:
             raise UsageError("assign_bits: expected archs such as {assigned: 10%}, batches >= 1 and batch_size >= 1.")
-        self.bounds = {name: Bound.parse(name, text) for name, text in archs.items()}
+        self.bounds = {}
+        for name, text in archs.items():
+            self.bounds[name] = Bound.parse(name, text)
         self.policy = policy
         self.sensitivity = sensitivity
         self.indices = indices
@@ -128,11 +130,13 @@ class AssignBits:
 
     def _measure(self, work: Work) -> Measure:
         """Return the measure of damage, on batches of training data."""
-        data = work.task.train_batches(stream_seed(self.seed, "data", "assign_bits"), 0, self.batch_size)
+        seed = stream_seed(self.seed, "data", "assign_bits")
+        data = work.task.train_batches(seed, 0, self.batch_size)
         device = next(work.net.parameters()).device
         batches = [batch.to(device) for batch in islice(data, self.batches)]
-        make = fisher if self.sensitivity == "fisher" else rise
-        return make(work.net, work.task, batches)
+        if self.sensitivity == "fisher":
+            return fisher(work.net, work.task, batches)
+        return rise(work.net, work.task, batches)
 
     def _unsatisfiable(self, name: str, bits: np.ndarray, base: float, uncompressed: float) -> UnsatisfiableError:
         """Return the error that names the least bits that the policy could reach."""
@@ -174,15 +178,21 @@ class Bound:
         200.0
         """
         share = parse_share(text)
-        value = parse_number(text) if share is None else share
-        is_possible = value > 0 and (share is None or value < 1)
+        if share is None:
+            bound = cls(parse_number(text), is_share=False)
+            is_possible = bound.value > 0
+        else:
+            bound = cls(share, is_share=True)
+            is_possible = 0 < share < 1
         if not is_possible:  # also if it is not a number
             raise UsageError(f"assign_bits: {name}: {text!r} leaves nothing to choose. Expected above 0, below 100%.")
-        return cls(value, share is not None)
+        return bound
 
     def bits(self, uncompressed: float) -> float:
         """Return the bound in bits."""
-        return self.value * uncompressed if self.is_share else self.value
+        if self.is_share:
+            return self.value * uncompressed
+        return self.value
 
 
 def fisher(net: nn.Module, task: Any, batches: Sequence[Batch]) -> Measure:
@@ -210,14 +220,16 @@ def fisher(net: nn.Module, task: Any, batches: Sequence[Batch]) -> Measure:
         weight.requires_grad_(False)
     net.train(was_training)
 
-    square_of = {id(weight): square for weight, square in zip(weights, squares, strict=True)}
-    weight_of = {id(weight): weight.detach() for weight in weights}
+    by_id = {}
+    for weight, square in zip(weights, squares, strict=True):
+        by_id[id(weight)] = (weight.detach(), square)
 
     def measure(changed: Mapping[int, torch.Tensor]) -> float:
         damage = 0.0
         for key, new in changed.items():
-            change = new - weight_of[key]
-            damage += float((square_of[key] * change.square()).sum()) / 2  # (N8)
+            weight, square = by_id[key]
+            change = new - weight
+            damage += float((square * change.square()).sum()) / 2  # (N8)
         return damage
 
     return measure
@@ -248,4 +260,8 @@ def rise(net: nn.Module, task: Any, batches: Sequence[Batch]) -> Measure:
         return sum(losses) / len(batches)
 
     unchanged = mean_loss({})
-    return lambda changed: mean_loss(changed) - unchanged
+
+    def measure(changed: Mapping[int, torch.Tensor]) -> float:
+        return mean_loss(changed) - unchanged
+
+    return measure

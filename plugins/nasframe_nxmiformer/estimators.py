@@ -26,6 +26,7 @@ class Bits:
     """
 
     unit = "bits"
+    heading = "bits"
 
     def __init__(
         self,

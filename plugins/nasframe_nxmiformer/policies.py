@@ -33,7 +33,8 @@ def greedy(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None
     [1, 0]
     """
     rows = np.arange(len(bits))
-    chosen = np.lexsort((loss, -bits), axis=1)[:, 0]  # the largest; of equals the least harmful
+    largest_first = np.lexsort((loss, -bits), axis=1)  # of equals the least harmful first
+    chosen = largest_first[:, 0]
     while bits[rows, chosen].sum() > most:
         saved = bits[rows, chosen][:, None] - bits
         harm = loss - loss[rows, chosen][:, None]
@@ -55,17 +56,19 @@ def _exchange(bits: np.ndarray, loss: np.ndarray, most: float, chosen: np.ndarra
     """
     rows = np.arange(len(bits))
     count, forms = bits.shape
-    room = most - bits[rows, chosen].sum()
-    growth = (bits - bits[rows, chosen][:, None]).ravel()
-    gain = (loss[rows, chosen][:, None] - loss).ravel()
+    chosen_bits = bits[rows, chosen]
+    chosen_loss = loss[rows, chosen]
+    room = most - chosen_bits.sum()
+    growth = (bits - chosen_bits[:, None]).ravel()
+    gain = (chosen_loss[:, None] - loss).ravel()
     if count == 1:  # nothing to pair a move with: only the diagonal counts
         fits = np.eye(forms, dtype=bool) & (growth <= room)
         gains = np.where(fits, gain, -np.inf)
     else:
         owner = np.repeat(rows, forms)
-        fits = growth[:, None] + growth[None, :] <= room
-        differ = owner[:, None] != owner[None, :]
-        gains = np.where(fits & differ, gain[:, None] + gain[None, :], -np.inf)
+        fits = growth[:, None] + growth <= room
+        differ = owner[:, None] != owner  # a matrix can make one move only
+        gains = np.where(fits & differ, gain[:, None] + gain, -np.inf)
     first, second = np.unravel_index(gains.argmax(), gains.shape)
     # A gain within rounding error could be exchanged back and forth for ever.
     rounding = 1e-12 * max(1.0, np.abs(loss).max())
@@ -99,7 +102,9 @@ def exact(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
     unit = max(divisor, math.ceil(most / GRAIN), 1)
     sizes = np.ceil(bits / unit).astype(np.int64)
     room = int(most // unit)
-    least = np.append(np.cumsum(sizes.min(1)[::-1])[::-1], 0)  # of the matrices from each position on
+    smallest = sizes.min(axis=1)
+    from_the_end = np.cumsum(smallest[::-1])[::-1]
+    least = np.append(from_the_end, 0)  # that the matrices from each position on take
 
     totals = np.zeros(1, np.int64)  # rising; damages falls with it
     damages = np.zeros(1)
@@ -109,7 +114,8 @@ def exact(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
         new_damages = (damages[:, None] + loss[matrix]).ravel()
         order = np.lexsort((new_damages, new_totals))
         # A total is of no use if even the smallest formats of the remaining matrices exceed the room.
-        order = order[new_totals[order] + least[matrix + 1] <= room]
+        can_end_well = new_totals[order] + least[matrix + 1] <= room
+        order = order[can_end_well]
         if not len(order):
             return None
         best = np.minimum.accumulate(new_damages[order])
@@ -117,7 +123,7 @@ def exact(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
         order = order[improves]  # (N10)
         totals = new_totals[order]
         damages = new_damages[order]
-        back.append((order // len(row), order % len(row)))
+        back.append(np.divmod(order, len(row)))
 
     chosen = np.zeros(len(bits), np.int64)
     state = len(totals) - 1  # the largest total has the least damage
@@ -130,8 +136,9 @@ def exact(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
 
 def uniform(bits: np.ndarray, loss: np.ndarray, most: float) -> np.ndarray | None:
     """Give all matrices the one format that fits and does the least damage; ``None`` if none fits."""
-    fitting = np.flatnonzero(bits.sum(0) <= most)
+    fitting = np.flatnonzero(bits.sum(axis=0) <= most)
     if not len(fitting):
         return None
-    damages = loss.sum(0)[fitting]
-    return np.full(len(bits), fitting[damages.argmin()])
+    damages = loss.sum(axis=0)[fitting]
+    best = fitting[damages.argmin()]
+    return np.full(len(bits), best)

@@ -47,8 +47,9 @@ class NMBits:
         family = FAMILIES.get(getattr(config, "model_type", "").removeprefix("nasframe-"))
         if family is None:
             raise UsageError(f"nm_bits: the network is of an unknown family. Expected one of {', '.join(FAMILIES)}.")
+        distinct = set(map(parse_format, formats))
         # From the smallest to the largest, as a domain orders its values.
-        chosen = sorted({parse_format(text) for text in formats}, key=lambda form: (per_weight(form), form))
+        chosen = sorted(distinct, key=lambda form: (per_weight(form), form))
         if not chosen:
             raise UsageError("nm_bits: formats: there are none. Expected at least one.")
         self.family = family
@@ -104,7 +105,9 @@ class NMBits:
         formats = {}
         for name, module in encoder_matrices(net):
             knob = knob_of(self.family, name)
-            form = parse_format(arch[knob]) if knob and knob in arch else Format()
+            form = Format()
+            if knob is not None and knob in arch:
+                form = parse_format(arch[knob])
             self._check(name, module.in_features, form)
             formats[name] = form
         return formats

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.interfaces import start_sampler
-from nasframe.records import Arch, Trial, arch_id
-from nasframe.search.domain import SCAN, Choices
+from nasframe_optuna.proposer import Parameters, Proposer
 
 LARGEST = 1000  # values a number may have to count as a choice
-TRIES = 100  # asks for something new, beyond one for each trial that the study has
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class NasframeSampler(BaseSampler):
@@ -60,11 +54,12 @@ class NasframeSampler(BaseSampler):
         knobs: Mapping[str, Sequence[Any] | BaseDistribution] | None = None,
         *,
         active: Mapping[str, tuple[str, Sequence[Any]]] | None = None,
-        keep: Callable[[Mapping[str, Any]], bool] | None = None,
-        costs: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None,
+        keep: Callable[[Parameters], bool] | None = None,
+        costs: Callable[[Sequence[Parameters]], Any] | None = None,
         seed: int = 0,
     ) -> None:
-        registry.find("sampler", registry.use_of(use)[0])
+        name, _ = registry.use_of(use)
+        registry.find("sampler", name)  # a misspelt name is an error here, not in the middle of the study
         self.use = use
         self.active = dict(active or {})
         self.keep = keep
@@ -80,13 +75,13 @@ class NasframeSampler(BaseSampler):
         self.independent = RandomSampler(seed=seed % 2**32)
         self.lock = threading.Lock()
         self.process = os.getpid()
-        self.values: dict[str, list[Any]] = {}
+        self.proposer: Proposer | None = None  # made when the parameters are known
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the knobs, or the parameters with a list of values that all finished trials share."""
         if self.space:
             return dict(self.space)
-        with self.lock:
+        with self.lock:  # it remembers which trials it has seen
             shared = self.shared.calculate(study)
         space = {}
         for name, distribution in shared.items():
@@ -101,15 +96,13 @@ class NasframeSampler(BaseSampler):
         enqueued = trial.system_attrs.get("fixed_params", {})
         if search_space.keys() <= enqueued.keys():  # nothing is left to propose
             return {}
+        values = {name: _values(distribution) or [] for name, distribution in search_space.items()}
         with self.lock:
-            values = {name: _values(distribution) or [] for name, distribution in search_space.items()}
-            if values != self.values:
-                self._begin(values)
-            self._hear(study)
-            arch = self._proposal()
-            self.asked[trial.number] = arch
-            self.known.setdefault(arch_id(arch), None)
-            return self._params(arch)
+            proposer = self.proposer
+            if proposer is None or proposer.values != values:
+                proposer = self.begin(values)
+            proposer.hear(study)
+            return proposer.propose(trial.number)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """Draw a parameter at random that the nasframe sampler does not propose."""
@@ -118,147 +111,17 @@ class NasframeSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Take a fresh seed in a new process; Optuna also calls this before each trial of a thread."""
-        if self.process == os.getpid():
+        if self.process == os.getpid():  # a thread: it shares the sampler, which must not begin again
             return
         self.process = os.getpid()
         self.independent.reseed_rng()
-        self.seed, self.values = int(np.random.default_rng().integers(2**62)), {}
+        self.seed = int(np.random.default_rng().integers(2**62))
+        self.proposer = None
 
-    def _begin(self, values: dict[str, list[Any]]) -> None:
-        """Make a new sampler for these parameters; knobs hold positions, since any value may be a choice."""
-        rules = {}
-        for name, (parent, on) in self.active.items():
-            if name in values and parent in values:
-                rules[name] = (parent, [values[parent].index(value) for value in on])
-        self.values = values
-        self.told = set[int]()  # numbers of trials
-        self.asked: dict[int, Arch] = {}  # by the number of the trial that is to evaluate it
-        self.known: dict[str, Trial | None] = {}  # all that the study has or will have; None: without an answer yet
-        self.waiting = deque[Arch]()  # what the sampler proposed beyond the one that it was asked for
-        self.domain = Choices({name: list(range(len(found))) for name, found in values.items()}, rules)
-        keep, costs = self.keep, self.costs
-        self.within = self.domain if keep is None else self.domain.restrict(keep=lambda arch: keep(self._params(arch)))
-        self.listed: Iterator[Arch] = self.within.enumerate()
-        self.unseen: Arch | None = None  # the first of those listed that the study does not have
-        inject = {"domain": self.domain, "seed": self.seed, "costs": None}
-        if costs is not None:
-            inject["costs"] = lambda archs: costs([self._params(arch) for arch in archs])
-        self.sampler = registry.make("sampler", self.use, inject)
-        self.rng = np.random.default_rng(self.seed)
-        start_sampler(self.sampler, "study", 0, "search")
-
-    def _hear(self, study: Study) -> None:
-        """Tell the sampler of the trials that finished since, in their order."""
-        news = []
-        for trial in study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)):
-            if trial.number in self.told:
-                continue
-            if trial.state is TrialState.RUNNING:  # perhaps in another process
-                if trial.number not in self.asked and (arch := self._arch(trial)) is not None:
-                    self.known.setdefault(arch_id(arch), None)
-                continue
-            self.told.add(trial.number)
-            answer = self._trial(trial, study.directions)
-            if answer is not None:
-                news.append(answer)
-                self.known[arch_id(answer.arch)] = answer
-        if news:
-            self.sampler.tell(news)
-
-    def _proposal(self) -> Arch:
-        """Ask for something that the study does not have; repeats are answered from it, as a search does."""
-        arch = None
-        for _ in range(len(self.known) + TRIES):
-            arch = self._next()
-            if arch is None or arch_id(arch) not in self.known or not self._has_more():
-                break
-            answer = self.known[arch_id(arch)]
-            if answer is not None:
-                repeat = replace(answer, state="repeat") if answer.state == "done" else answer
-                self.sampler.tell([repeat])
-        return self._drawn() if arch is None else arch  # exhausted: Optuna wants a proposal all the same
-
-    def _drawn(self) -> Arch:
-        """Draw something that the study does not have, or, if it has everything, anything."""
-        if self._has_more():
-            for _ in range(TRIES):
-                arch = self.within.sample(self.rng)
-                if arch_id(arch) not in self.known:
-                    return arch
-        return self.within.sample(self.rng) if self.unseen is None else self.unseen
-
-    def _next(self) -> Arch | None:
-        """Return the sampler's next proposal; it may answer an ask with several, or with none when it has no more."""
-        if not self.waiting:
-            self.waiting.extend(self.sampler.ask(1, within=self.within))
-        return self.waiting.popleft() if self.waiting else None
-
-    def _has_more(self) -> bool:
-        """Tell whether there is something that the study does not have; if not, everything may come again.
-
-        What ``keep`` leaves of a domain is known by listing it, as far as the study has it and no further. A domain
-        that is too large for that counts as a whole.
-        """
-        if self.domain.size > SCAN:
-            return len(self.known) < self.domain.size
-        while self.unseen is None or arch_id(self.unseen) in self.known:
-            self.unseen = next(self.listed, None)
-            if self.unseen is None:
-                return False
-        return True
-
-    def _trial(self, trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Trial | None:
-        """Return what a trial evaluated, or ``None`` if its parameters are not of these knobs."""
-        arch = self._evaluated(trial)
-        if arch is None:
-            return None
-        if trial.state is not TrialState.COMPLETE:
-            return Trial(arch, None, state="failed")
-        objectives = []
-        for direction, value in zip(directions, trial.values, strict=True):
-            objectives.append(value if direction is StudyDirection.MAXIMIZE else -value)
-        excess = sum(max(value, 0.0) for value in trial.constraints.values())
-        several = tuple(objectives) if len(objectives) > 1 else ()
-        return Trial(arch, objectives[0], several, violation=excess)
-
-    def _evaluated(self, trial: FrozenTrial) -> Arch | None:
-        """Return the architecture that a trial evaluated; one that it got no chance to evaluate is proposed again."""
-        arch = self._arch(trial)
-        asked = self.asked.pop(trial.number, None)
-        if asked is None:
-            return arch
-        if arch is None or self._is_answer(trial, asked):
-            return asked
-        if arch_id(arch) != arch_id(asked):  # it was given other values
-            self.known.pop(arch_id(asked), None)
-            self.waiting.append(asked)
-        return arch
-
-    def _arch(self, trial: FrozenTrial) -> Arch | None:
-        """Return the architecture of a trial's parameters, if they are of these knobs."""
-        try:
-            positions = {}
-            for name, value in trial.params.items():
-                if name in self.values:
-                    positions[name] = _position(self.values[name], value)
-            return self.domain.canonical(positions)
-        except (ValueError, UsageError):
-            return None
-
-    def _is_answer(self, trial: FrozenTrial, asked: Arch) -> bool:
-        """Whether a trial has the values that it was asked to evaluate."""
-        wanted = self._params(asked)
-        return all(name in trial.params and trial.params[name] == value for name, value in wanted.items())
-
-    def _params(self, arch: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self.values[name][position] for name, position in arch.items()}
-
-
-def _position(values: Sequence[Any], value: Any) -> int:
-    """Return the position of a value; a float may differ in its last digits."""
-    if value not in values and isinstance(value, float):
-        value = min(values, key=lambda other: abs(other - value))
-    return list(values).index(value)
+    def begin(self, values: dict[str, list[Any]]) -> Proposer:
+        """Make a new nasframe sampler for these parameters."""
+        self.proposer = Proposer(self.use, values, self.active, self.keep, self.costs, self.seed)
+        return self.proposer
 
 
 def _values(distribution: BaseDistribution) -> list[Any] | None:
@@ -266,10 +129,11 @@ def _values(distribution: BaseDistribution) -> list[Any] | None:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        values: list[Any] = list(range(distribution.low, distribution.high + 1, distribution.step))
-        return values if len(values) <= LARGEST else None
+        integers = range(distribution.low, distribution.high + 1, distribution.step)
+        return list(integers) if len(integers) <= LARGEST else None
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        count = round((distribution.high - distribution.low) / distribution.step) + 1
-        values = [distribution.low + i * distribution.step for i in range(count)]
-        return values if count <= LARGEST else None
+        low = distribution.low
+        step = distribution.step
+        count = round((distribution.high - low) / step) + 1
+        return [low + i * step for i in range(count)] if count <= LARGEST else None
     return None

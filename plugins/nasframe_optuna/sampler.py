@@ -66,7 +66,10 @@ class OptunaSampler:
     ) -> None:
         faults = self.faults({"sampler": sampler, **options})
         if faults:
-            lines = [f"sampler 'optuna': {'.'.join(map(str, place))}: {text}" for place, text in faults]
+            lines = []
+            for place, text in faults:
+                key = ".".join(map(str, place))
+                lines.append(f"sampler 'optuna': {key}: {text}")
             raise UsageError("\n".join(lines))
         if not hasattr(domain, "decode"):
             raise UsageError(f"sampler 'optuna' needs a domain of knobs, but got {type(domain).__name__}")
@@ -80,7 +83,7 @@ class OptunaSampler:
         self.options = options
         self.sizes = dict(zip(domain.dims, domain.shape, strict=True))
         self.rules = _rules(domain)
-        self.order = sorted(self.sizes, key=lambda dim: dim in self.rules)  # parents before those that depend on them
+        self.order = sorted(self.sizes, key=self.rules.__contains__)  # parents before those that depend on them
         self.rng = np.random.default_rng(seed)
         self.training = False
         self.reset(1)
@@ -97,16 +100,18 @@ class OptunaSampler:
             factory = getattr(optuna.samplers, class_name)
             if class_name.endswith("Sampler") and not inspect.isabstract(factory):
                 classes[class_name] = factory
+        names = list(classes)
         name = options.get("sampler", "TPESampler")
         if name not in classes:
-            hint = suggestion(name, list(classes))
-            return [(("sampler",), f"Optuna has no sampler {name!r}. It has {listing(list(classes))}.{hint}")]
-        of_optuna = {key: value for key, value in options.items() if key not in OWN}
+            hint = suggestion(name, names)
+            return [(("sampler",), f"Optuna has no sampler {name!r}. It has {listing(names)}.{hint}")]
+        optuna_options = {key: value for key, value in options.items() if key not in OWN}
         faults: list[Fault] = []
         for key in GIVEN:
-            if of_optuna.pop(key, None):
+            if optuna_options.pop(key, None):
                 faults.append(((key,), f"not an option of {name}: nasframe gives it."))
-        for place, text in validate(of_optuna, classes[name], skip=GIVEN)[1]:
+        _, misfits = validate(optuna_options, classes[name], skip=GIVEN)
+        for place, text in misfits:
             if place != ("search_space",):  # required by GridSampler; it is made from the domain
                 faults.append((place, f"{text} ({name})"))
         return faults
@@ -123,11 +128,13 @@ class OptunaSampler:
         self.trials: dict[int, Any] = {}  # those under way, by number
         self.seen: dict[str, list[float] | None] = {}  # architectures proposed or told → their values, if known
         self.worst = [math.inf] * goals
+        directions: list[Literal["maximize", "minimize"]] = ["maximize"] * goals
+        sampler = self._make(goals)
         logger = logging.getLogger("optuna")
         level = logger.level
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.WARNING)  # a new study is news to Optuna, but an implementation detail here
         try:
-            self.study = optuna.create_study(directions=["maximize"] * goals, sampler=self._make(goals))
+            self.study = optuna.create_study(directions=directions, sampler=sampler)
         finally:
             logger.setLevel(level)
         self.study.stop = self._stop  # type: ignore[method-assign]
@@ -144,8 +151,9 @@ class OptunaSampler:
         try:
             while len(archs) < n and not self.exhausted:
                 number, arch = self._useful(domain)
-                self.open.setdefault(arch_id(arch), []).append(number)
-                self.seen.setdefault(arch_id(arch), None)
+                name = arch_id(arch)
+                self.open.setdefault(name, []).append(number)
+                self.seen.setdefault(name, None)
                 archs.append(arch)
         except UnsatisfiableError:
             pass  # what was found so far is the answer
@@ -154,11 +162,7 @@ class OptunaSampler:
     def tell(self, trials: Sequence[Trial]) -> None:
         """Finish Optuna's trials; architectures that were never proposed are added to the study."""
         for trial in trials:
-            values = _values(trial)
-            if values is not None and len(values) != self.goals and not self.told:
-                self._regoal(len(values))  # the first answer shows how many objectives there are
-            if values is not None and len(values) != self.goals:
-                values = None  # it cannot be compared with the others
+            values = self._comparable_values(trial)
             number = self._trial_of(trial.arch, add=values is not None)
             if number is None:
                 continue
@@ -168,6 +172,15 @@ class OptunaSampler:
             if values is not None or trial.state == "screened":
                 excess = trial.violation if math.isfinite(trial.violation) else 1.0
             self._tell(number, values, excess)
+
+    def _comparable_values(self, trial: Trial) -> list[float] | None:
+        """Return a trial's values, ``None`` if it has none or another number of them than the study."""
+        values = _values(trial)
+        if values is None:
+            return None
+        if len(values) != self.goals and not self.told:
+            self._regoal(len(values))  # the first answer shows how many objectives there are
+        return values if len(values) == self.goals else None
 
     def _trial_of(self, arch: Arch, add: bool) -> int | None:
         """Return the number of the Optuna trial that waits for an architecture.
@@ -180,7 +193,8 @@ class OptunaSampler:
         if waiting:
             return waiting.pop(0)
         if add and self.domain.contains(arch):
-            return self._ask(self._positions(arch))[0]
+            number, _ = self._ask(self._positions(arch))
+            return number
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +221,7 @@ class OptunaSampler:
             if kind == "ask":
                 fixed, positions = entry
                 self._ask(fixed)
-                now = self.log[-1][2]
+                _, _, now = self.log[-1]
                 if now != positions:
                     change = f"{self.name} suggests {now} and suggested {positions} before"
                     raise RunError(f"{change}: another version of Optuna?")
@@ -219,6 +233,7 @@ class OptunaSampler:
         self.rng.bit_generator.state = state["rng"]
 
     def _make(self, goals: int) -> Any:
+        """Make Optuna's sampler for a study of this number of objectives."""
         import optuna
 
         factory = getattr(optuna.samplers, self.name)
@@ -228,7 +243,8 @@ class OptunaSampler:
             if name in parameters and parameters[name].default is True:
                 options[name] = False
         options |= self.options
-        if "search_space" in parameters and "search_space" not in options:
+        self.is_grid = "search_space" in parameters
+        if self.is_grid and "search_space" not in options:
             options["search_space"] = {dim: list(range(size)) for dim, size in self.sizes.items()}
         if "seed" in parameters:  # it differs in the study with more objectives, which must not repeat the first one
             options["seed"] = (self.seed + goals - 1) % 2**32
@@ -245,39 +261,56 @@ class OptunaSampler:
 
     def _regoal(self, goals: int) -> None:
         """Begin a study of the right number of objectives, with the proposals under way."""
-        asked = [entry[2] for entry in self.log if entry[0] == "ask"]  # positions, by the number of the trial
+        asked = []  # positions, by the number of the trial
+        for kind, *entry in self.log:
+            if kind == "ask":
+                _, positions = entry
+                asked.append(positions)
         waiting = self.open
         seen = self.seen
         self.reset(goals)
         self.seen = seen
         for name, numbers in waiting.items():
-            self.open[name] = [self._ask(asked[number])[0] for number in numbers]
+            self.open[name] = []
+            for number in numbers:
+                new_number, _ = self._ask(asked[number])
+                self.open[name].append(new_number)
 
     def _useful(self, domain: Any) -> tuple[int, Arch]:
         """Ask until a proposal is inside ``domain`` and new, or mutate the last one until it is."""
-        fixed = {}
-        for dim, positions in zip(self.sizes, getattr(domain, "allowed", []), strict=False):
-            if len(positions) == 1:
-                fixed[dim] = int(positions[0])
+        fixed = self._fixed(domain)
         nothing_new = len(self.seen) >= getattr(domain, "size", math.inf)
         may_repeat = self.training or nothing_new
         number, arch = self._ask(fixed)
         for attempt in range(self.tries):
-            inside = domain.contains(arch)
-            if inside and (may_repeat or arch_id(arch) not in self.seen):
+            is_inside = domain.contains(arch)
+            if is_inside and (may_repeat or arch_id(arch) not in self.seen):
                 return number, arch
-            if inside:
-                values = self.seen[arch_id(arch)] if self.repeats == "tell" else None
-                self._tell(number, values, 0.0)
-            else:
+            if not is_inside:
                 self._tell(number, None, _excess(arch, domain))
+            elif self.repeats == "tell":
+                self._tell(number, self.seen[arch_id(arch)], 0.0)
+            else:
+                self._tell(number, None, 0.0)
             if self.exhausted:
                 raise UnsatisfiableError(f"{self.name} has no more proposals")
-            if attempt + 1 < self.tries:
-                number, arch = self._ask(fixed)
+            is_last = attempt + 1 == self.tries
+            if is_last:
+                mutant = self._mended(arch, domain)
+                number, arch = self._ask(self._positions(mutant))
             else:
-                number, arch = self._ask(self._positions(self._mended(arch, domain)))
+                number, arch = self._ask(fixed)
         return number, arch
+
+    def _fixed(self, domain: Any) -> dict[str, int]:
+        """Return the dimensions of which ``domain`` allows one position only: they need no suggestion."""
+        fixed: dict[str, int] = {}
+        if self.is_grid:  # it suggests whole points only
+            return fixed
+        for dim, positions in zip(self.sizes, getattr(domain, "allowed", []), strict=False):
+            if len(positions) == 1:
+                fixed[dim] = int(positions[0])
+        return fixed
 
     def _mended(self, arch: Arch, domain: Any) -> Arch:
         """Return a mutant in ``domain``, a new one if there is one nearby."""
@@ -300,12 +333,18 @@ class OptunaSampler:
                 raise UsageError(f"sampler 'optuna': {self.name} needs: pip install {error.name}") from None
             positions = dict.fromkeys(self.sizes, 0)
             for dim in self.order:
-                parent, on = self.rules.get(dim, ("", ()))
-                if self.sizes[dim] > 1 and (not parent or positions[parent] in on):
+                if self.sizes[dim] > 1 and self._has_effect(dim, positions):
                     positions[dim] = self._suggest(trial, dim)
         self.trials[trial.number] = trial
         self.log.append(["ask", dict(fixed), dict(positions)])
         return trial.number, self.domain.decode(positions.values())
+
+    def _has_effect(self, dim: str, positions: Mapping[str, int]) -> bool:
+        """Tell whether a dimension has an effect at these positions of those that others depend on."""
+        if dim not in self.rules:
+            return True
+        parent, active_at = self.rules[dim]
+        return positions[parent] in active_at
 
     def _suggest(self, trial: Any, dim: str) -> int:
         if self.knobs == "ordinal":
@@ -316,23 +355,33 @@ class OptunaSampler:
         """Finish a trial: with values, as violating a constraint, or as failed."""
         from optuna.trial import TrialState
 
-        self.log.append(["tell", number, None if values is None else list(values), excess])
-        trial = self.trials.pop(number)
+        entry: list[Any] = ["tell", number, values, excess]
         if values is not None:
+            entry[2] = list(values)
             self.told += 1
-            self.worst = [min(pair) for pair in zip(self.worst, values, strict=True)]
+            self.worst = list(map(min, self.worst, values))
         elif excess > 0 and self.knows_constraints:  # values are required, but not compared if a constraint is violated
             values = [value if math.isfinite(value) else 0.0 for value in self.worst]
+        self.log.append(entry)
+        trial = self.trials.pop(number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that are experimental
-            if self.knows_constraints and values is not None:
+            if values is None:
+                self.study.tell(trial, state=TrialState.FAIL)
+                return
+            if self.knows_constraints:
                 trial.set_constraint("within", excess)
-            self.study.tell(trial, values, state=TrialState.FAIL if values is None else None)
+            self.study.tell(trial, values)
 
     def _positions(self, arch: Arch) -> dict[str, int]:
         """Return the positions of the dimensions that have an effect."""
-        effects = zip(self.sizes, self.domain.encode(arch), self.domain.active(arch), strict=True)
-        return {dim: int(position) for dim, position, active in effects if active}
+        encoded = self.domain.encode(arch).tolist()
+        active = self.domain.active(arch)
+        positions = {}
+        for dim, position, is_active in zip(self.sizes, encoded, active, strict=True):
+            if is_active:
+                positions[dim] = position
+        return positions
 
 
 def _values(trial: Trial) -> list[float] | None:
@@ -361,12 +410,14 @@ def _rules(domain: Any) -> dict[str, tuple[str, frozenset[int]]]:
     rules = {}
     names = list(domain.dims)
     for parent, size in zip(names, domain.shape, strict=True):
+        # Only the parent moves; a dimension that then comes and goes depends on it.
         archs = []
         for position in range(size):
-            positions = dict.fromkeys(names, 0) | {parent: position}
+            positions = dict.fromkeys(names, 0)
+            positions[parent] = position
             archs.append(domain.decode(positions.values()))
         for dim, (knob, *_) in domain.dims.items():
-            on = frozenset(position for position, arch in enumerate(archs) if knob in arch)
-            if 0 < len(on) < size:
-                rules[dim] = (parent, on)
+            active_at = frozenset(position for position, arch in enumerate(archs) if knob in arch)
+            if 0 < len(active_at) < size:
+                rules[dim] = (parent, active_at)
     return rules

@@ -90,7 +90,8 @@ class MinMax:
             raise UsageError(f"stage {job.stage!r}: min_max takes no sampler, no modifiers and keeps the last weights.")
         device = processes().device
         optim.keep_freed_memory()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        gpus = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
             fit = _Fit(self, job, job.net.to(device), device)
             fit.checkpoints.load()
             while fit.index < job.total:
@@ -111,17 +112,21 @@ class _Fit:
         self.index = 0  # the next step
         self.began = time.perf_counter()
         job.total = optim.total_steps(job, self.batches.epoch_length)
-        teacher: Any = None if options.teacher is None else saved_model(job, options.teacher).to(device).eval()
-        self.teacher: PicturePair | None = teacher
+        self.teacher: PicturePair | None = None
+        if options.teacher is not None:
+            teacher: Any = saved_model(job, options.teacher)
+            self.teacher = teacher.to(device).eval()
         if options.bits:  # weights are rounded at every use, the optimiser steps the full ones
             net.generator.activations = options.bits
             for module in net.generator.convolutions():
                 parametrize.register_parametrization(module, "weight", Rounded(options.bits))
 
-        self.gammas = [part.norm.weight for part in net.generator.prunable()] if options.rho else []
+        self.gammas: list[nn.Parameter] = []
+        if options.rho:
+            self.gammas = [part.norm.weight for part in net.generator.prunable()]
         self.momenta = [torch.zeros_like(gamma) for gamma in self.gammas]
         # γ has a step of its own, and no weight decay: Adam must not touch it.
-        gate_ids = {id(gamma) for gamma in self.gammas}
+        gate_ids = set(map(id, self.gammas))
         weights = [parameter for parameter in net.generator.parameters() if id(parameter) not in gate_ids]
         self.w_optimizer = self._adam(weights)
         self.theta_optimizer = self._adam(net.discriminator.parameters())
@@ -137,13 +142,16 @@ class _Fit:
 
     def step(self, batch: Batch) -> None:
         """Update W, γ and θ, each once."""
-        job, options = self.job, self.options
-        optim.seed_torch(stream_seed(job.seed, "dropout", job.stage, self.index), self.device)
+        job = self.job
+        # A seed for each step, so that a resumed stage draws the same replayed pictures.
+        seed = stream_seed(job.seed, "dropout", job.stage, self.index)
+        optim.seed_torch(seed, self.device)
         rate = optim.learning_rate(job.options, self.index, job.total)
         for optimizer in (self.w_optimizer, self.theta_optimizer):
             optim.set_learning_rate(optimizer, rate)
 
-        pictures, real = batch.inputs["pictures"], batch.labels
+        pictures = batch.inputs["pictures"]
+        real = batch.labels
         if self.teacher is not None:
             with torch.no_grad():
                 real = self.teacher.generator(pictures)
@@ -151,15 +159,16 @@ class _Fit:
         self.net.zero_grad()
         generated = self.net.generator(pictures)
         l_dist = self.l_dist(generated, real)
-        l_gan = (self.net.discriminator(generated) - 1).square().mean()
-        loss = l_gan + options.beta * l_dist  # (P1)
+        l_gan = squared_distance(self.net.discriminator(generated), 1)
+        loss = l_gan + self.options.beta * l_dist  # (P1)
         loss.backward()
         self.w_optimizer.step()
         self.step_gates(rate / job.options.learning_rate)
         l_theta = self.step_discriminator(real, generated.detach())
 
         self.index += 1
-        if self.index % max(1, job.total // POINTS) == 0:
+        log_every = max(1, job.total // POINTS)
+        if self.index % log_every == 0:
             self.log({"loss": loss, "distance": l_dist, "discriminator": l_theta})
         job.progress(self.index, job.total, "")
 
@@ -175,14 +184,17 @@ class _Fit:
         threshold = options.rho * schedule * options.gate_rate
         for gamma, m in zip(self.gammas, self.momenta, strict=True):
             m.mul_(options.gate_momentum).add_(gamma.grad)  # type: ignore[arg-type]
-            gamma.copy_(soft_threshold(gamma - alpha * m, threshold))  # (P2)
+            stepped = gamma - alpha * m
+            gamma.copy_(soft_threshold(stepped, threshold))  # (P2)
 
     def step_discriminator(self, real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
         """Take θ's step; return its loss."""
         discriminator = self.net.discriminator
         self.theta_optimizer.zero_grad()
         shown = self.replayed(generated)  # older pictures keep θ from forgetting
-        l_theta = ((discriminator(real) - 1).square().mean() + discriminator(shown).square().mean()) / 2  # (P3)
+        l_real = squared_distance(discriminator(real), 1)
+        l_generated = squared_distance(discriminator(shown), 0)
+        l_theta = (l_real + l_generated) / 2  # (P3)
         l_theta.backward()
         self.theta_optimizer.step()
         return l_theta
@@ -195,8 +207,12 @@ class _Fit:
         discriminator: Discriminator = self.teacher.discriminator
         features = discriminator.features(generated)
         targets = discriminator.features(real)
-        grams = [(gram(a) - gram(b)).square().mean() for a, b in zip(features, targets, strict=True)]
-        return (features[0] - targets[0]).abs().mean() + torch.stack(grams).sum()
+        grams = []
+        for feature, target in zip(features, targets, strict=True):
+            grams.append(squared_distance(gram(feature), gram(target)))
+        content = functional.l1_loss(features[0], targets[0])
+        style = torch.stack(grams).sum()
+        return content + style
 
     def replayed(self, generated: torch.Tensor) -> torch.Tensor:
         """Return a batch for θ: half of it, on average, generated earlier (Shrivastava et al., arXiv 1612.07828)."""
@@ -205,11 +221,10 @@ class _Fit:
             return generated
         batch = []
         for picture in generated:
-            if len(self.buffer) < capacity:
-                new = picture[None]
-                self.buffer = torch.cat([self.buffer, new]) if len(self.buffer) else new.clone()
+            if len(self.buffer) < capacity:  # fill it first
+                self._remember(picture)
                 batch.append(picture)
-            elif torch.rand(()) < 0.5:
+            elif torch.rand(()) < 0.5:  # swap with an earlier one
                 place = int(torch.randint(capacity, ()))
                 batch.append(self.buffer[place].clone())
                 self.buffer[place] = picture
@@ -217,25 +232,33 @@ class _Fit:
                 batch.append(picture)
         return torch.stack(batch)
 
+    def _remember(self, picture: torch.Tensor) -> None:
+        """Append a picture to the buffer."""
+        earlier = list(self.buffer)  # an empty buffer does not have the shape of pictures yet
+        self.buffer = torch.stack([*earlier, picture])
+
     def log(self, losses: Mapping[str, torch.Tensor]) -> None:
         """Log losses and, while γ is pruned, how many channels are left."""
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if self.gammas:
-            left = [int((gamma != 0).sum()) for gamma in self.gammas]
-            values["channels"] = float(sum(left))
+            left = sum(int(gamma.count_nonzero()) for gamma in self.gammas)
+            values["channels"] = float(left)
         self.job.log(self.index, values)
 
     def finish(self) -> TrainResult:
         """Leave rounded weights in the network, move its live channels to the front, and count the costs."""
-        job, net = self.job, self.net
+        job = self.job
+        net = self.net
         self.checkpoints.save()
-        bake(net)
-        arch = compact(net) if self.options.rho else None
+        bake(net)  # first, because channels are moved in the weights themselves
+        arch = None
+        if self.options.rho:
+            arch = compact(net)
         examples = job.total * job.options.batch_size
         forward = net.forward_macs(examples)
         seconds = time.perf_counter() - self.began
-        # A backward pass counts twice a forward pass.
-        entry = LedgerEntry("student", job.total, examples, examples, forward, 2 * forward, 0, seconds)
+        backward = 2 * forward  # a backward pass counts as two forward passes
+        entry = LedgerEntry("student", job.total, examples, examples, forward, backward, 0, seconds)
         net.eval().zero_grad()
         return TrainResult(net, arch, [entry])
 
@@ -257,4 +280,11 @@ class _Fit:
 def gram(features: torch.Tensor) -> torch.Tensor:
     """Return the products of channels, ``(batch, channels, channels)``, averaged over places and channels."""
     flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+    _, channels, places = flat.shape
+    products = flat @ flat.transpose(1, 2)
+    return products / (channels * places)
+
+
+def squared_distance(values: torch.Tensor, target: torch.Tensor | float) -> torch.Tensor:
+    """Return the mean squared difference."""
+    return (values - target).square().mean()

@@ -23,7 +23,8 @@ class Fresh:
     """
 
     def __init__(self, stem: Size = 16, trunk: Size = 32, blocks: Size = 4, up: Size = 16, judge: Size = 16) -> None:
-        self.sizes = {"stem": stem, "trunk": trunk, "blocks": [trunk] * blocks, "up": up, "judge": judge}
+        widths = [trunk] * blocks
+        self.sizes = {"stem": stem, "trunk": trunk, "blocks": widths, "up": up, "judge": judge}
 
     def tokenizer(self) -> None:
         """Return ``None``: pictures have no tokenizer."""

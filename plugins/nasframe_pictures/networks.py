@@ -94,9 +94,8 @@ class Generator(nn.Module):
         x = self.stem_norm(self.stem(pictures)).relu()
         x = self.down(self.rounded(x))
         trunk = self.down_norm(x).relu()
-        for inner, inner_norm, outer, outer_norm in zip(
-            self.inner, self.inner_norms, self.outer, self.outer_norms, strict=True
-        ):
+        blocks = zip(self.inner, self.inner_norms, self.outer, self.outer_norms, strict=True)
+        for inner, inner_norm, outer, outer_norm in blocks:
             x = inner(self.rounded_signed(trunk))
             x = inner_norm(x).relu()
             x = outer(self.rounded(x))
@@ -109,7 +108,8 @@ class Generator(nn.Module):
         """Round activations that are not negative to ``2^bits`` levels from 0 to 4."""
         if not self.activations:
             return x
-        step = x.new_tensor(RANGE / (2**self.activations - 1))
+        levels = 2**self.activations
+        step = x.new_tensor(RANGE / (levels - 1))
         # fake_quantize has symmetric grids; these levels are the upper half of the one with a bit more.
         return fake_quantize(x.clamp(0, RANGE), step, self.activations + 1)
 
@@ -155,7 +155,8 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return scores ``(batch, 1, patches, patches)``."""
-        scores: torch.Tensor = self.layers[2](self.features(pictures)[-1])
+        hidden = self.features(pictures)[-1]
+        scores: torch.Tensor = self.layers[2](hidden)
         return scores
 
 
@@ -235,12 +236,14 @@ def compact(net: PicturePair) -> dict[str, int]:
         assert maker.bias is not None
         assert reader.bias is not None
         constants = net.generator.rounded(its_norm.bias.relu()) * dead
-        reader.bias += reader.weight.sum((2, 3)) @ constants  # (P4)
+        weights = reader.weight.sum((2, 3))  # of each channel on each output, over all places of the kernel
+        reader.bias += weights @ constants  # (P4)
         its_norm.bias[dead] = 0
 
-        order = dead.to(torch.int8).argsort(stable=True)
+        order = dead.to(torch.int8).argsort(stable=True)  # the live ones first, in their order
         for tensor in (maker.weight, maker.bias, its_norm.weight, its_norm.bias):
             tensor.copy_(tensor[order])
         reader.weight.copy_(reader.weight[:, order])
-        left[name] = max(1, int((~dead).sum()))  # a layer has at least one channel, a silent one if need be
+        live = int((~dead).sum())
+        left[name] = max(1, live)  # a layer has at least one channel, a silent one if need be
     return left

@@ -32,30 +32,35 @@ class PictureSheet:
     @torch.no_grad()
     def __call__(self, work: Work) -> Work:
         """Draw the file; return the work unchanged."""
-        index = np.arange(min(self.pictures, work.task.sizes["select"]))
+        count_of_pictures = min(self.pictures, work.task.sizes["select"])
+        index = np.arange(count_of_pictures)
         batch = work.task.batch("select", index)  # type: ignore[attr-defined]
         rows = {"input": batch.inputs["pictures"], "target": batch.labels}
         names = self.names or {name: name for name in work.models}
         for title, name in names.items():
-            net = work.models[name]
+            net = work.models[name].eval()
             device = next(net.parameters()).device
-            outputs = net.eval()(pictures=batch.inputs["pictures"].to(device))
+            pictures = batch.inputs["pictures"].to(device)
+            outputs = net(pictures=pictures)
             parameters = f"{count.params(net).of():,.0f} parameters"
             macs = f"{count.macs(net).of() / 1e6:.2f} M MACs"
             rows[f"{title}\n{parameters}\n{macs}"] = outputs.logits.cpu()
-        self._draw(rows, len(index))
+        self._draw(rows, columns=len(index))
         return work
 
     def _draw(self, rows: Mapping[str, Any], columns: int) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(1.1 * columns + 1.8, 1.1 * len(rows)), layout="constrained")
-        FigureCanvasAgg(figure)
+        width = 1.1 * columns + 1.8  # room for the titles at the left
+        height = 1.1 * len(rows)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)  # draws without a display
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (title, pictures) in zip(axes, rows.items(), strict=True):
             for panel, picture in zip(line, pictures, strict=True):
-                panel.imshow((picture.permute(1, 2, 0).numpy() + 1) / 2)
+                channels_last = picture.permute(1, 2, 0).numpy()
+                panel.imshow((channels_last + 1) / 2)  # from −1 … 1 to 0 … 1
                 panel.set(xticks=[], yticks=[])
             line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
         figure.savefig(Path(self.path), dpi=120)

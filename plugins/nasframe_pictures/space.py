@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -22,8 +21,12 @@ class PictureChannels:
 
     def __init__(self, config: Any) -> None:
         widths = {"stem": config.stem, "up": config.up}
-        widths |= {f"block.{i}": width for i, width in enumerate(config.blocks)}
-        self.domain = Choices({knob: list(range(1, width + 1)) for knob, width in widths.items()})
+        for i, width in enumerate(config.blocks):
+            widths[f"block.{i}"] = width
+        knobs = {}
+        for knob, width in widths.items():
+            knobs[knob] = range(1, width + 1)
+        self.domain = Choices(knobs)
 
     def supernet(self, net: nn.Module) -> nn.Module:
         """Return the network unchanged."""
@@ -43,11 +46,13 @@ class PictureChannels:
         sizes = net.sizes()
         sizes["stem"] = arch["stem"]
         sizes["up"] = arch["up"]
-        sizes["blocks"] = [arch[f"block.{i}"] for i in range(len(sizes["blocks"]))]
+        for i in range(len(sizes["blocks"])):
+            sizes["blocks"][i] = arch[f"block.{i}"]
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are overwritten
             small = PicturePair(**sizes)
         state = net.state_dict()
         for name, tensor in small.state_dict().items():
-            first = tuple(slice(length) for length in tensor.shape)
+            first = tuple(slice(length) for length in tensor.shape)  # of every dimension
             tensor.copy_(state[name][first])
-        return copy.deepcopy(small).to(next(net.parameters()).device).train(net.training)
+        device = next(net.parameters()).device
+        return small.to(device).train(net.training)

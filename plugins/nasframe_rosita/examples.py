@@ -21,7 +21,8 @@ class Pruning(ModifierContract):
 
     def job(self, **fields: Any) -> TrainJob:
         """Make a short stage."""
-        return super().job(**{"net": factorize_embedding(tiny_net(), 12), **fields})
+        factorized = factorize_embedding(tiny_net(), 12)
+        return super().job(**{"net": factorized, **fields})
 
     def shapes(self) -> list[dict[str, Any]]:
         """List stages: one that is refused, the whole network, and the same in micro-batches."""

@@ -75,7 +75,9 @@ class ScheduledPrune(Modifier):
             raise UsageError(
                 "scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target."
             )
-        self.target = None if target is None else share("scheduled_prune.target", target)
+        self.target = None
+        if target is not None:
+            self.target = share("scheduled_prune.target", target)
         self.of = of
         self.times = times
         self.over = over
@@ -121,7 +123,8 @@ class ScheduledPrune(Modifier):
         full = self.full_sizes(job)
         goal = self.sizes_to_end_with()
         if self.target is not None:
-            goal |= sizes_within(job.net, full, goal.get("layers"), self.target, saved_model(job, self.of))
+            whole = saved_model(job, self.of)
+            goal |= sizes_within(job.net, full, goal.get("layers"), self.target, whole)
         times = self.times or default_times(full, goal)
         self.archs = [lowered(full, goal, t / times) for t in range(times + 1)]
         self.interval = int(self.over * job.total / times)  # (R6)
@@ -148,11 +151,15 @@ class ScheduledPrune(Modifier):
 
     def on_gradients(self, step: Step) -> None:
         """Keep this step's absolute gradients, before they are clipped."""
-        if self.sums is not None and self.done < len(self.archs) - 1:
-            self.pending = []
-            for weight in self.sums.weights():
-                absolute = None if weight.grad is None else step.job.reduce(weight.grad).abs()
-                self.pending.append(absolute)
+        has_cuts_ahead = self.done < len(self.archs) - 1
+        if self.sums is None or not has_cuts_ahead:
+            return
+        self.pending = []
+        for weight in self.sums.weights():
+            if weight.grad is None:
+                self.pending.append(None)
+            else:
+                self.pending.append(step.job.reduce(weight.grad).abs())
 
     def on_update(self, step: Step) -> None:
         """Add them to the sums, unless the step was skipped."""
@@ -163,14 +170,17 @@ class ScheduledPrune(Modifier):
     def cut(self, job: TrainJob, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Sort the heads and neurons of the kept layers by their scores, rotate the embedding, and go one step on."""
         now = self.archs[self.done]
+        following = self.archs[self.done + 1]
         if self.sums is not None and self.sums.steps:
-            order = ranked(self.sums.scores())  # (R3); units outside the view have no gradient, hence come last
-            orders = {unit: {i: order[unit][i] for i in now["layers"]} for unit in UNITS}
-            rewire(job.net, orders, optimizer)
+            orders = ranked(self.sums.scores())  # (R3); units outside the view have no gradient, hence come last
+            orders_of_kept: dict[str, dict[int, torch.Tensor]] = {}
+            for unit in UNITS:
+                orders_of_kept[unit] = {i: orders[unit][i] for i in now["layers"]}
+            rewire(job.net, orders_of_kept, optimizer)
             self.sums.reset()
         self.done += 1
         rotated: list[torch.nn.Parameter] = []
-        if self.lower == "svd" and self.archs[self.done].get(RANK) != now.get(RANK):
+        if self.lower == "svd" and following.get(RANK) != now.get(RANK):
             rotated = refactor_embedding(job.net, now[RANK])
         if optimizer is None:
             return

@@ -55,11 +55,12 @@ def lowered(full: Mapping[str, Any], goal: Mapping[str, int], part: float) -> di
     def size(unit: str, now: int | None) -> int:
         end = goal.get(unit, now)
         if now is None or end is None or end > now:
-            have = "one matrix, not a product (transform svd makes it one)" if now is None else now
-            raise UsageError(f"scheduled_prune: {unit} is to end with {end}, there is {have}. Expected no more.")
+            present = "one matrix, not a product (transform svd makes it one)" if now is None else now
+            raise UsageError(f"scheduled_prune: {unit} is to end with {end}, there is {present}. Expected no more.")
         return now - int((now - end) * part + 0.5)  # (R4)
 
-    layers = full["layers"][: size("layers", len(full["layers"]))]
+    depth = size("layers", len(full["layers"]))
+    layers = full["layers"][:depth]
     sizes: dict[str, Any] = {"layers": layers}
     for i in layers:
         for unit in UNITS:
@@ -79,9 +80,11 @@ def default_times(full: Mapping[str, Any], goal: Mapping[str, int]) -> int:
     fewer_layers = layers - goal.get("layers", layers)
     if fewer_layers > 0:
         return fewer_layers
-    heads = max((full[f"heads.{i}"] for i in full["layers"]), default=0)
+    heads = max([full[f"heads.{i}"] for i in full["layers"]], default=0)
     fewer_heads = heads - goal.get("heads", heads)
-    return fewer_heads if fewer_heads > 0 else CUTS  # (R5)
+    if fewer_heads > 0:
+        return fewer_heads
+    return CUTS  # (R5)
 
 
 def sizes_within(
@@ -114,13 +117,15 @@ def sizes_within(
     all_heads = min(start[f"heads.{i}"] for i in kept)
     all_neurons = min(start[f"ffn.{i}"] for i in kept)
 
-    # heads shrink to the target's share of the way down, rounded; neurons make up for the rounding
+    # Heads shrink to the target's share of the way down, rounded; neurons make up for the rounding.
     share_of_heads = round(all_heads * (most - smallest) / (now - smallest))
     heads = max(1, min(all_heads, share_of_heads))
     while cost.of(_even(kept, heads, 1)) > most:
         heads -= 1
-    within = [n for n in range(1, all_neurons + 1) if cost.of(_even(kept, heads, n)) <= most]
-    return {"heads": heads, "ffn": within[-1]}
+    neurons = all_neurons
+    while cost.of(_even(kept, heads, neurons)) > most:
+        neurons -= 1
+    return {"heads": heads, "ffn": neurons}
 
 
 def _even(layers: Sequence[int], heads: int, ffn: int) -> dict[str, Any]:

@@ -70,12 +70,13 @@ class Adversary(Modifier):
         """Create θ and its optimiser for states of this size."""
         layers = [nn.Linear(size, self.width), nn.LeakyReLU(0.2), nn.Linear(self.width, 1)]
         self.theta = nn.Sequential(*layers).to(device)
-        self.adam = torch.optim.Adam(self.theta.parameters(), lr=self.learning_rate, betas=(self.beta1, 0.999))
+        betas = (self.beta1, 0.999)
+        self.adam = torch.optim.Adam(self.theta.parameters(), lr=self.learning_rate, betas=betas)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Add the student's term to its loss."""
-        student = step.outputs.hidden_states[-1][:, 0].float()
-        teacher = step.teacher(self.teacher).hidden_states[-1][:, 0].float()
+        student = _last_cls(step.outputs)
+        teacher = _last_cls(step.teacher(self.teacher))
         self.pairs.append((student.detach(), teacher))  # for θ's turn, after the student's step
         # With constants in place of its parameters, θ gets no gradient in the student's turn.
         constants = {name: parameter.detach() for name, parameter in self.theta.named_parameters()}
@@ -89,7 +90,9 @@ class Adversary(Modifier):
         self.pairs.clear()
         if step.skipped:  # the student's states may be infinite, and would ruin Adam's moments
             return
-        loss = ((self.theta(teacher) - 1).square().mean() + self.theta(student).square().mean()) / 2  # (S10)
+        teacher_loss = (self.theta(teacher) - 1).square().mean()
+        student_loss = self.theta(student).square().mean()
+        loss = (teacher_loss + student_loss) / 2  # (S10)
         self.adam.zero_grad()
         loss.backward()
         # Each process has seen a part of the batch; with averaged gradients θ stays the same in all of them.
@@ -108,3 +111,9 @@ class Adversary(Modifier):
             self.create(first.shape[1], first.device)
         self.theta.load_state_dict(state["theta"])
         self.adam.load_state_dict(state["adam"])
+
+
+def _last_cls(outputs: Any) -> torch.Tensor:
+    """Return the [CLS] states of the last layer, ``(batch, width)``."""
+    last = outputs.hidden_states[-1]
+    return last[:, 0].float()

@@ -71,7 +71,9 @@ class Slimming(Modifier):
         dual_rate: NonNegative = 10.0,
         tune: ShareBelowOne = 0.2,
     ) -> None:
-        self.share = None if target is None else share("slimming.target", target)
+        self.share = None
+        if target is not None:
+            self.share = share("slimming.target", target)
         if target is None and rho is None:
             raise UsageError("slimming: neither target nor rho: nothing would be pruned. Expected one of them.")
         if not units or not set(units) <= set(UNITS):
@@ -102,7 +104,9 @@ class Slimming(Modifier):
             raise UsageError(f"stage {job.stage!r}: the network has no {' or '.join(self.units)} to put gates on.")
         counted = costs(job.net, self.gates, self.cost, job)
         self.full = counted.full
-        self.excess = 0.0 if self.share is None else (1 - self.share) * counted.full  # the cost to be removed
+        self.excess = 0.0  # the cost to be removed
+        if self.share is not None:
+            self.excess = (1 - self.share) * counted.full
         if self.excess > counted.full - counted.fixed:
             least = f"{counted.fixed / counted.full:.1%}"
             raise UsageError(
@@ -147,20 +151,27 @@ class Slimming(Modifier):
         gamma = torch.cat(gammas)
         gradients = []
         for gate in gammas:
-            gradients.append(torch.zeros_like(gate) if gate.grad is None else gate.grad)
-        gradient = torch.cat(gradients)
+            gradient = gate.grad
+            if gradient is None:
+                gradient = torch.zeros_like(gate)
+            gradients.append(gradient)
+        mean_gradient = step.job.reduce(torch.cat(gradients))  # over all processes
         alpha = self.rate(step.job.options, step.index, step.total)
-        m = self.state["m"].mul_(self.mu).add_(step.job.reduce(gradient))  # (S2)
+        m = self.state["m"].mul_(self.mu).add_(mean_gradient)  # (S2)
         gamma -= (alpha * m / self.c).clamp(-FARTHEST, FARTHEST)  # (S3)
         if step.index < self.steps:  # afterwards the structure is fixed, and the gates only learn
-            gamma = soft_threshold(gamma, self.threshold(gamma, alpha, step.index))  # (S4)
+            threshold = self.threshold(gamma, alpha, step.index)
+            gamma = soft_threshold(gamma, threshold)  # (S4)
             if step.index == self.steps - 1:
                 self.state["kept"] = (gamma != 0).to(gamma)
         gamma *= self.state["kept"]  # a removed gate must not come back in the last steps
-        torch._foreach_copy_(gammas, list(gamma.split([len(g) for g in gammas])))
+        parts = gamma.split(list(map(len, gammas)))
+        torch._foreach_copy_(gammas, list(parts))
         is_last = step.index == step.total - 1
-        if is_last or step.index % max(1, step.total // POINTS) == 0:
-            kept = 1 - float(self.each[gamma == 0].sum()) / self.full
+        log_every = max(1, step.total // POINTS)
+        if is_last or step.index % log_every == 0:
+            removed = float(self.each[gamma == 0].sum())
+            kept = 1 - removed / self.full
             step.job.log(step.index + 1, {"rho": float(self.state["rho"]), f"{self.cost} kept": kept})
 
     def threshold(self, gamma: torch.Tensor, alpha: float, step: int) -> torch.Tensor:
@@ -195,7 +206,8 @@ class Slimming(Modifier):
 
     def rate(self, options: TrainOptions, step: int, total: int) -> float:
         """Return α at a step, on the stage's schedule."""
-        return self.alpha * learning_rate(options, step, total) / options.learning_rate
+        scheduled = learning_rate(options, step, total)
+        return self.alpha * scheduled / options.learning_rate
 
     def penalty(self, gamma: torch.Tensor, step: int) -> torch.Tensor:
         """Return this step's ρ, and take a step of dual ascent.

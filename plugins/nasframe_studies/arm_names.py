@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nasframe.declarations import stages_of
+
 SHOWN = 2
 """Options in a name, if these are enough."""
 
@@ -30,6 +32,7 @@ def distinct_names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool)
         return [name]
     primary, dependent = _differing(recipes)
     options = [*primary, *dependent]
+    # A plugin's options follow from the plugin, so they only count if the others do not tell the recipes apart.
     fewest = min(SHOWN, len(primary))
     names: list[str] = []
     # One option more at a time, until no two names are equal.
@@ -37,27 +40,34 @@ def distinct_names(name: str, recipes: Sequence[Mapping[str, Any]], alone: bool)
         names = [_name(recipe, options, count) for recipe in recipes]
         if not alone:
             names = [f"{name} ({text})" for text in names]
-        if len(set(names)) == len(names):
+        if _all_distinct(names):
             return names
     # Options may be written alike and differ all the same, as 1 and "1" do.
     return [f"{text} #{number}".strip() for number, text in enumerate(names, 1)]
 
 
+def _all_distinct(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
 def _differing(recipes: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """Return the options in which recipes differ, and apart from them those of plugins that differ themselves."""
-    paths: dict[str, None] = {}
+    paths: dict[str, None] = {}  # of all recipes, since an option may be in some of them only
     for recipe in recipes:
         paths |= dict.fromkeys(recipe)
     differing = []
     for path in paths:
+        # As text, which a name shows; and lists have no hash.
         values = {str(recipe.get(path)) for recipe in recipes}
         if len(values) > 1:
             differing.append(path)
     primary: list[str] = []
     dependent: list[str] = []
     for path in differing:
-        part = dependent if _is_inside_another(path, differing) else primary
-        part.append(path)
+        if _is_inside_another(path, differing):
+            dependent.append(path)
+        else:
+            primary.append(path)
     return primary, dependent
 
 
@@ -72,6 +82,7 @@ def _is_inside_another(path: str, paths: Sequence[str]) -> bool:
 
 def _name(recipe: Mapping[str, Any], options: Sequence[str], count: int) -> str:
     """Return a name of a number of options; an ellipsis shows that there are more."""
+    # All options are passed on, since the short form of a path must not fit one that the ellipsis hides either.
     parts = [_option(path, recipe, options) for path in options[:count]]
     if len(options) > count:
         parts.append("…")
@@ -84,15 +95,21 @@ def _option(path: str, recipe: Mapping[str, Any], options: Sequence[str]) -> str
     >>> _option("stages.search.sampler.use", {"stages.search.sampler.use": "grid"}, ["stages.search.sampler.use"])
     'sampler=grid'
     """
-    name = _readable(path)
-    last = name.rpartition(".")[2]
-    lasts = [_readable(other).rpartition(".")[2] for other in options]
-    shown = last if lasts.count(last) == 1 else name
-    return f"{shown}={recipe[path]}" if path in recipe else f"without {shown}"
+    shown = _last_part(path)
+    last_parts = [_last_part(other) for other in options]
+    if last_parts.count(shown) > 1:
+        shown = _readable(path)
+    if path not in recipe:
+        return f"without {shown}"
+    return f"{shown}={recipe[path]}"
 
 
 def _readable(path: str) -> str:
     return path.removesuffix(".use").removeprefix("stages.")
+
+
+def _last_part(path: str) -> str:
+    return _readable(path).rpartition(".")[2]
 
 
 def options_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +125,14 @@ def _options(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     plugins = _distinct_plugins(value)
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _options(inner, f"{path}.{key}" if path else str(key))
+            inner_path = f"{path}.{key}" if path else str(key)
+            yield from _options(inner, inner_path)
     elif isinstance(value, list) and path == "stages":
         # By name and not by number: a stage more in front would otherwise make all options differ.
-        for stage in value:
-            yield from _stage_options(stage)
+        for stage in stages_of({"stages": value}):
+            yield from _options(stage.options, f"stages.{stage.name}")
     elif plugins:
+        # Which plugins there are is an option of its own, so that one more shows by its name alone.
         yield path, " + ".join(plugins)
         for plugin in value:
             own = dict(plugin)
@@ -121,13 +140,6 @@ def _options(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _options(own, f"{path}.{name}")
     else:
         yield path, value
-
-
-def _stage_options(stage: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for verb, written in stage.items():
-        options = written or {}
-        name = options.get("name") or options.get("save_as") or verb
-        yield from _options(options, f"stages.{name}")
 
 
 def _distinct_plugins(value: Any) -> list[str]:
@@ -142,4 +154,6 @@ def _distinct_plugins(value: Any) -> list[str]:
         if not isinstance(item, Mapping) or "use" not in item:
             return []
     names = [item["use"] for item in value]
-    return names if len(set(names)) == len(names) else []
+    if not _all_distinct(names):
+        return []
+    return names

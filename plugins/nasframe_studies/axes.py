@@ -22,8 +22,8 @@ def written_out(path: str, node: Node) -> Iterator[Override]:
 
 def _written_out(keys: tuple[str, ...], node: Node) -> Iterator[Override]:
     # A mapping of stages must not replace the stages of the base, nor one stage's options all of its options.
-    above_options = keys[0] == "stages" and len(keys) < 3
-    if above_options and isinstance(node.value, dict) and node.value:
+    is_above_options = keys[0] == "stages" and len(keys) < 3
+    if is_above_options and isinstance(node.value, dict) and node.value:
         for key, item in node.value.items():
             yield from _written_out((*keys, key), item)
     else:
@@ -49,16 +49,19 @@ def label(path: str, node: Node, number: int) -> str:
     key = path.rpartition(".")[2]
     value = node.plain()
     if isinstance(value, dict) and isinstance(value.get("use"), str):
-        value = value["use"]
+        value = value["use"]  # a plugin with options goes by its name
     text = _value_label(value, number)
-    return text if key == "use" else f"{key}={text}"  # a plugin's name speaks for itself
+    if key == "use":  # a plugin's name speaks for itself
+        return text
+    return f"{key}={text}"
 
 
 def _value_label(value: Any, number: int) -> str:
     items = value if isinstance(value, list) else [value]
     is_nested = any(isinstance(item, dict | list) for item in items)
-    if is_nested or not 0 < len(items) <= NAMED_ITEMS:
-        return str(number)  # written out it would be no name any more
+    is_short = 0 < len(items) <= NAMED_ITEMS
+    if is_nested or not is_short:  # written out it would be no name any more
+        return str(number)
     return "+".join(map(_safe, items))
 
 

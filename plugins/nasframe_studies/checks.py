@@ -27,6 +27,7 @@ def comparison_problems(
         The number of a pattern that fits no model, or ``None`` for the split; and the problem.
     """
     models_of = {place: measured_models(plan.recipe) for place, plan in plans.items()}
+    # A split must be evaluated in every arm on every task: a run without it would have no row in the table.
     lacking = []
     other_splits: set[str] = set()
     for (arm, task), models in models_of.items():
@@ -40,6 +41,7 @@ def comparison_problems(
             text += f" Evaluated splits: {listing(other_splits)}."
         yield None, text
         return
+    # A pattern need fit a model of one arm only: arms may reach one size by models of different names.
     names: set[str] = set()
     for models in models_of.values():
         names |= models[split]
@@ -64,6 +66,7 @@ def group_problems(groups: Mapping[str, Sequence[str]], tasks: Collection[str]) 
             if not matches:
                 yield group, f"no task {pattern!r}. Tasks: {listing(tasks)}.{suggestion(pattern, tasks)}"
             for task in matches:
+                # Two patterns of one group may fit a task; a second group would compare its models twice.
                 other = group_of.setdefault(task, group)
                 if other != group:
                     yield group, f"task {task!r} is in {other!r} already. Expected each task in one group."

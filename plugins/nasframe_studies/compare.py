@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.declarations import matching
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import MetricFormat
 from nasframe.report.format import merged
@@ -52,15 +52,18 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
     study = Settings.of(settings)
     rows = _select(home, frame, study)
     models = rows.compared
-    arms = [arm for arm in study.arms if arm in set(frame["arm"])]
+    # In the order of the study; arms of which no run is finished have no place in the tables.
+    with_results = set(frame["arm"])
+    arms = [arm for arm in study.arms if arm in with_results]
     against = study.compare.against or arms[0]
+    # An arm of the study that has no results may be the reference: the others are then described, not compared.
     if against not in study.arms:
         hint = suggestion(against, study.arms)
         raise UsageError(f"--against: no arm {against!r}. Expected one of {listing(study.arms)}.{hint}")
     tasks = list(dict.fromkeys(models["task"]))
     metrics = list(dict.fromkeys(models["metric"]))
     metric = ", ".join(metrics)
-    if len(metrics) > 1:
+    if len(metrics) > 1:  # tasks differ in it, as in GLUE
         metric = f"mean of {metric}"
     budgets = list(dict.fromkeys(models["slot"]))
 
@@ -71,11 +74,11 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
     absolute = conditions.absolute_costs(unlike)
     score_tables = tables(models, arms, against, absolute)
     front_tables = evidence.fronts(models, runs, arms, against, absolute)
-    # together, since the family may be the page
+    # Scores and fronts together, since the family may be the page.
     adjusted = adjust([*score_tables, *front_tables], study.compare.family)
     score_tables = [table for table in adjusted if not isinstance(table, FrontTable)]
     front_tables = [table for table in adjusted if isinstance(table, FrontTable)]
-    examples = evidence.examples(home, models, arms, against, runs)
+    examples = evidence.examples(home, models, arms, against, runs, study.compare.split)
     ledger = evidence.ledger(models, runs, arms, against)
 
     comparison = Comparison(
@@ -106,9 +109,10 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         notices=conditions.notices(home, study),
         notes=[],
         equal_macs=findings.equal_macs(ledger, against),
+        cost_formats=run_facts.cost_formats(runs),
         processors=processors.processors(runs),
     )
-    # findings and limits read the rest of the record
+    # The sentences are last: they are worded from the rest of the record.
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
     return replace(
         comparison,
@@ -145,28 +149,35 @@ def _select(directory: Path, frame: pd.DataFrame, study: Settings) -> _Rows:
     if models.empty:
         raise UsageError(why_nothing(directory, study.runs, study.compare))
     conditions.check_metrics(models)
-    of_metrics = frame["metric"].isin(set(models["metric"]))
-    full = frame[(frame["role"] == "teacher") & of_metrics]
-    # a score that is not finite would make every mean and test of its arm so
+    is_teacher = frame["role"] == "teacher"
+    has_metric = frame["metric"].isin(set(models["metric"]))
+    full = frame[is_teacher & has_metric]
+    # A score that is not finite would make every mean and test of its arm so.
     usable = np.isfinite(models["score"].astype(float))
     usable_teachers = np.isfinite(full["score"].astype(float))
     invalid = pd.concat([models[~usable], full[~usable_teachers]])
     if not usable.any():
-        raise UsageError(
-            f"nothing to compare: no score is a finite number. {' '.join(conditions.number_notes(invalid))}"
-        )
-    return _Rows(models[usable].reset_index(drop=True), full[usable_teachers], invalid)
+        reasons = " ".join(conditions.number_notes(invalid))
+        raise UsageError(f"nothing to compare: no score is a finite number. {reasons}")
+    return _Rows(
+        compared=models[usable].reset_index(drop=True),
+        teachers=full[usable_teachers],
+        invalid=invalid,
+    )
 
 
 def _formats(runs: Sequence[RunFacts]) -> dict[str, dict[str, MetricFormat]]:
     """Return task → metric → how it reads in all of the task's runs."""
-    forms: dict[str, dict[str, list[MetricFormat]]] = {}
+    forms_of: dict[str, dict[str, list[MetricFormat]]] = {}
     for run in runs:
+        of_task = forms_of.setdefault(run.task, {})
         for name, form in run.formats.items():
-            forms.setdefault(run.task, {}).setdefault(name, []).append(form)
+            of_task.setdefault(name, []).append(form)
+    # Arms may give a task other options, and these may change how a metric reads: of which class it is, say.
     formats: dict[str, dict[str, MetricFormat]] = {}
-    for task, metrics in forms.items():
-        formats[task] = {name: merged(every) for name, every in metrics.items()}
+    for task, metrics in forms_of.items():
+        if metrics:
+            formats[task] = {name: merged(forms) for name, forms in metrics.items()}
     return formats
 
 
@@ -180,8 +191,9 @@ def _notes(
     """Word the warnings of a comparison, in the order of the page."""
     models = rows.compared
     metrics = list(dict.fromkeys(models["metric"]))
+    # From what makes numbers incomparable to what only explains them.
     yield from study.notes
-    yield from conditions.teacher_notes(unlike, models)
+    yield from conditions.teacher_notes(unlike, models, comparison.cost_format)
     yield from conditions.budget_notes(runs, models)
     yield from conditions.over_budget_notes(models)
     yield from conditions.data_notes(runs, comparison.split, metrics)
@@ -213,30 +225,31 @@ def compared(
         return frame.assign(slot=[])
     if models:
         patterns = [models] if isinstance(models, str) else models
-        names = [name for name in set(frame["model"]) if _fits(name, patterns)]
+        names = matching(set(frame["model"]), patterns)
         chosen = frame[frame["model"].isin(names)].copy()
     else:
         chosen = frame[_best_of_budgets(frame)].copy()
-    # The slot is the task's group, else the budget, else the model's name
+    # The slot is the task's group, else the budget, else the model's name.
     slot = chosen["task"].map(lambda task: group_of(task, groups or {}))
-    slot = slot.fillna(chosen["budget"]).fillna(chosen["model"])
+    slot = slot.fillna(chosen["budget"])
+    slot = slot.fillna(chosen["model"])
     run = [chosen[key] for key in RUN]
-    # several models of a run under one slot would be averaged: each keeps its own name instead
+    # Several models of a run under one slot would be averaged: each keeps its own name instead.
     several = slot.groupby([*run, slot]).transform("size") > 1
     slot = slot.where(~several, chosen["model"])
     return chosen.assign(slot=slot).reset_index(drop=True)
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
 def _best_of_budgets(frame: pd.DataFrame) -> pd.Series:
     """Tell of each row whether its model is compared if nothing else was chosen."""
     run = [frame[key] for key in RUN]
+    has_budget = frame["budget"].notna()
+    budget = frame["budget"].fillna("")  # groupby would leave rows without a budget out
     rank = frame["role"].map(PRECEDENCE)
-    best = rank == rank.groupby([*run, frame["budget"].fillna("")]).transform("min")
-    searched = best & (frame["budget"].notna() | (frame["role"] == "winner"))
+    best = rank == rank.groupby([*run, budget]).transform("min")
+    searched = best & (has_budget | (frame["role"] == "winner"))
+    # A run that only trains is compared by its models, and by its teacher if it has nothing else: then the
+    # teacher is what the run is about.
     without_search = ~searched.groupby(run).transform("any")
     one_role = frame["role"].groupby(run).transform("nunique") == 1
     others = without_search & ((frame["role"] != "teacher") | one_role)
@@ -256,10 +269,16 @@ def teachers(frame: pd.DataFrame, arms: Sequence[str], tasks: Sequence[str]) -> 
         covered = len(tasks) if task == MEAN else 1
         scores = scores_by_seed(rows, covered)
         for arm in arms:
-            if arm in scores:
-                summary = stats.summary(list(scores[arm].values()))
-                beside = companions_of(rows[rows["arm"] == arm])
-                described.append(
-                    TeacherScores(task=task, arm=arm, n=summary.n, mean=summary.mean, sd=summary.sd, beside=beside)
-                )
+            if arm not in scores:  # it begins with no teacher, or no seed has one on every task
+                continue
+            summary = stats.summary(list(scores[arm].values()))
+            teacher = TeacherScores(
+                task=task,
+                arm=arm,
+                n=summary.n,
+                mean=summary.mean,
+                sd=summary.sd,
+                beside=companions_of(rows[rows["arm"] == arm]),
+            )
+            described.append(teacher)
     return described

@@ -7,16 +7,18 @@ intended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import UsageError
-from nasframe.records import MetricFormat
+from nasframe.records import CostFormat, MetricFormat
 from nasframe.report import tables
 from nasframe.report.read import AXES
 from nasframe.store import RunStore
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import group_of, relative_costs
 from nasframe_studies.processors import CONDITIONS, processors
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
@@ -29,23 +31,33 @@ if TYPE_CHECKING:
 
 DIGITS = 9
 """Significant digits to which costs of equal full networks agree: they are quotients of floats."""
-TIMES_AND_NUMBERS = "Scores and times may depend on that."
 
 
-def _by_arm(values: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
-    """Collect the distinct values of each arm from pairs of an arm and the values that one of its runs has."""
-    distinct: dict[str, dict[str, None]] = {}
-    for arm, of_run in values:
-        of_arm = distinct.setdefault(arm, {})
-        for value in of_run:
-            of_arm[value] = None
-    return {arm: list(of_arm) for arm, of_arm in distinct.items()}
-
-
-def _differ(values: Mapping[str, Sequence[str]]) -> bool:
+def _differ(values: Mapping[str, Sequence[Any]]) -> bool:
     """Tell whether arms, or runs of one arm, have different values."""
     distinct = set().union(*values.values())
     return len(distinct) > 1
+
+
+def _differing(facts_of_runs: Iterable[tuple[str, Mapping[str, Sequence[str]]]]) -> dict[str, str]:
+    """Return the facts in which runs differ, each with its values and the arms that have them.
+
+    Args:
+        facts_of_runs: for each run its arm and its facts: name → values. A fact without values is not known, and
+            differs from nothing.
+    """
+    pairs_of: dict[str, list[tuple[str, str]]] = {}
+    for arm, facts in facts_of_runs:
+        for name, values in facts.items():
+            pairs = pairs_of.setdefault(name, [])
+            for value in values:
+                pairs.append((arm, value))
+    differing = {}
+    for name, pairs in pairs_of.items():
+        values_of = distinct_by(pairs)
+        if _differ(values_of):
+            differing[name] = grouped(values_of)
+    return differing
 
 
 # ---- teachers
@@ -81,7 +93,6 @@ def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
     Args:
         compared: the compared models, with ``<cost>`` and ``<cost>_relative``.
     """
-    unlike = []
     counted = []
     measured = []
     for cost in relative_costs(map(str, compared)):
@@ -89,29 +100,33 @@ def unlike_costs(compared: pd.DataFrame) -> list[UnlikeCost]:
             measured.append(cost)
         else:
             counted.append(cost)
+    unlike = []
     for task, rows in compared.groupby("task", sort=False):
         of_task = []
         for cost in counted:
             full = _full_costs(rows, cost)
-            distinct = set().union(*full.values())
-            if len(distinct) > 1:
+            if _differ(full):
                 of_task.append(UnlikeCost(str(task), cost, full))
+        # Two measurements of one network differ by noise, so only a counted cost can tell that the networks do.
         if of_task:
-            of_task += [UnlikeCost(str(task), cost, {}) for cost in measured]
+            for cost in measured:
+                of_task.append(UnlikeCost(str(task), cost, {}))
         unlike += of_task
     return unlike
 
 
 def _full_costs(rows: pd.DataFrame, cost: str) -> dict[str, list[float | None]]:
     """Return arm → the distinct costs of its runs' full networks."""
-    full: dict[str, dict[float | None, None]] = {}
-    measured = rows[rows[cost].notna()]  # a cost that was not measured differs from nothing
-    for arm, value, share in measured[["arm", cost, f"{cost}_relative"]].itertuples(index=False, name=None):
+    full: list[tuple[str, float | None]] = []
+    with_cost = rows[rows[cost].notna()]  # a cost that a model lacks differs from nothing
+    columns = with_cost[["arm", cost, f"{cost}_relative"]]
+    for arm, value, share in columns.itertuples(index=False, name=None):
         whole = None
-        if share == share and share:
+        is_known = share == share  # NaN, which is the share of a run without a teacher, is not equal to itself
+        if is_known and share:
             whole = float(f"{value / share:.{DIGITS}g}")
-        full.setdefault(str(arm), {})[whole] = None
-    return {arm: list(values) for arm, values in full.items()}
+        full.append((str(arm), whole))
+    return distinct_by(full)
 
 
 def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
@@ -119,41 +134,51 @@ def absolute_costs(unlike: Sequence[UnlikeCost]) -> list[str]:
     return list(dict.fromkeys(each.cost for each in unlike))
 
 
-def teacher_notes(unlike: Sequence[UnlikeCost], compared: pd.DataFrame) -> Iterator[str]:
-    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best."""
+def teacher_notes(
+    unlike: Sequence[UnlikeCost], compared: pd.DataFrame, format_of: Callable[[str], CostFormat]
+) -> Iterator[str]:
+    """Name the tasks on which the arms' teachers differ, with the difference in the cost that readers know best.
+
+    Args:
+        unlike: the costs in which the teachers differ.
+        compared: the compared models.
+        format_of: returns how a cost reads.
+    """
     shares = sorted({slot for slot in compared["slot"] if "%" in slot})
-    costs: dict[str, list[UnlikeCost]] = {}
+    costs_of: dict[str, list[UnlikeCost]] = {}
     for cost in unlike:
-        costs.setdefault(cost.task, []).append(cost)
-    tasks: dict[str, list[str]] = {}
-    for task, of_task in costs.items():
-        tasks.setdefault(_difference(of_task, shares), []).append(task)
-    for difference, names in tasks.items():
-        yield f"TEACHERS DIFFER on {', '.join(names)}: {difference}"
+        costs_of.setdefault(cost.task, []).append(cost)
+    # Teachers are often the same networks on all tasks: tasks with one difference share a note.
+    tasks_of: dict[str, list[str]] = {}
+    for task, costs in costs_of.items():
+        tasks_of.setdefault(_difference(costs, shares, format_of), []).append(task)
+    for difference, tasks in tasks_of.items():
+        yield f"TEACHERS DIFFER on {', '.join(tasks)}: {difference}"
 
 
-def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str]) -> str:
+def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str], format_of: Callable[[str], CostFormat]) -> str:
     """Describe how the full networks of a task differ, and what follows from it."""
-    known = [cost for cost in costs if cost.full]  # those of measured costs are not
-    first = min(known, key=lambda cost: cost.familiarity)
+    counted = [cost for cost in costs if cost.full]  # what is measured has no exact size to name
+    first = min(counted, key=lambda cost: cost.familiarity)
     sizes: dict[str, list[str]] = {}
     for arm, values in first.full.items():
-        sizes[arm] = [_size(first.cost, value) for value in values]
+        sizes[arm] = [_size(format_of(first.cost), first.cost, value) for value in values]
     text = f"the full network has {first.cost} {grouped(sizes)}"
     others = [cost.cost for cost in costs if cost is not first]
     if others:
         text += f" (also in {', '.join(others)})"
     text += ". Costs are compared in absolute numbers, for shares of different networks have no common measure."
+    # An arm without a teacher has no size that a share could be of.
     all_have_teachers = all(None not in values for values in first.full.values())
     if shares and all_have_teachers:
         text += f" Budgets that are shares ({', '.join(shares)}) allow the arms different sizes."
     return text
 
 
-def _size(cost: str, value: float | None) -> str:
+def _size(form: CostFormat, cost: str, value: float | None) -> str:
     if value is None:
         return "unknown, without a teacher"
-    return tables.cost(cost, {cost: value})
+    return tables.cost(form, cost, {cost: value})
 
 
 # ---- budgets
@@ -161,10 +186,10 @@ def _size(cost: str, value: float | None) -> str:
 
 def budget_notes(runs: Sequence[RunFacts], compared: pd.DataFrame) -> Iterator[str]:
     """Name the tasks on which one name of a budget bounds different costs in different arms."""
-    if compared["budget"].isna().all():
+    if compared["budget"].isna().all():  # the searches' budgets chose none of the compared models
         return
     for task, of_task in by_task(runs).items():
-        costs = _by_arm((run.arm, [run.cost]) for run in of_task if run.cost)
+        costs = distinct_by((run.arm, run.cost) for run in of_task if run.cost)
         if _differ(costs):
             text = f"BUDGETS OF ONE NAME bound different costs on {task}: {grouped(costs)}."
             yield f"{text} They allow the arms different sizes."
@@ -174,20 +199,19 @@ def network_notes(compared: pd.DataFrame) -> Iterator[str]:
     """Say in which arms one network of a run answers several budgets, and how that is counted."""
     if "network" not in compared:
         return
-    shared: dict[str, dict[str, int]] = {}
-    known = compared[compared["network"].notna()]
-    for (arm, _, _, _), rows in known.groupby(["arm", "task", "seed", "network"], sort=False):
+    shared: dict[str, Counter[str]] = {}  # arm → models that are one network → in how many runs
+    extracted = compared[compared["network"].notna()]
+    for (arm, _, _, _), rows in extracted.groupby(["arm", "task", "seed", "network"], sort=False):
         if len(rows) > 1:
             models = " = ".join(rows["model"])
-            counts = shared.setdefault(str(arm), {})
-            counts[models] = counts.get(models, 0) + 1
+            shared.setdefault(str(arm), Counter())[models] += 1
     if not shared:
         return
     arms = []
     for arm, counts in shared.items():
         runs = compared.loc[compared["arm"] == arm, ["task", "seed"]].drop_duplicates()
-        listed = ", ".join(f"{models} in {count} of {len(runs)} runs" for models, count in counts.items())
-        arms.append(f"{arm}: {listed}")
+        parts = [f"{models} in {count} of {len(runs)} runs" for models, count in counts.items()]
+        arms.append(f"{arm}: {', '.join(parts)}")
     yield (
         f"One network answers several budgets ({'; '.join(arms)}): their rows are not independent. It is one point"
         " of its run's front, and two budgets with the same networks on both sides at every seed are one test."
@@ -200,8 +224,8 @@ def over_budget_notes(compared: pd.DataFrame) -> Iterator[str]:
         return
     groups = ["arm", "task", "slot"]
     runs = compared.groupby(groups).size().to_dict()
-    broken = compared[compared["over_budget"].notna()]
-    for (arm, task, slot), rows in broken.groupby(groups, sort=False):
+    over = compared[compared["over_budget"].notna()]
+    for (arm, task, slot), rows in over.groupby(groups, sort=False):
         seeds = zip(rows["seed"], rows["over_budget"], strict=True)
         listed = "; ".join(f"seed {seed}: {text}" for seed, text in seeds)
         yield f"OVER BUDGET: {arm}, {slot} on {task}, in {len(rows)} of {runs[arm, task, slot]} runs ({listed})."
@@ -211,7 +235,7 @@ def group_notes(compared: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> 
     """Name the tasks of groups whose runs have several models, which then keep names of their own."""
     for task, rows in compared.groupby("task", sort=False):
         group = group_of(str(task), groups)
-        apart = rows[rows["slot"] != group]
+        apart = rows[rows["slot"] != group]  # as `compared` leaves them if they are several in a run
         if group is not None and len(apart):
             models = ", ".join(dict.fromkeys(apart["slot"]))
             yield (
@@ -230,13 +254,12 @@ def check_metrics(compared: pd.DataFrame) -> None:
         UsageError: arms are scored by different metrics on one task.
     """
     for task, rows in compared.groupby("task", sort=False):
-        if rows["metric"].nunique() < 2:
-            continue
-        metrics = {str(arm): rows["metric"].unique() for arm, rows in rows.groupby("arm", sort=False)}
-        raise UsageError(
-            f"{task}: the arms are scored by different metrics: {grouped(metrics)}. Expected one metric a task:"
-            " --metric NAME, or 'compare: {metric: NAME}' in the study."
-        )
+        metrics = distinct_by(zip(rows["arm"], rows["metric"], strict=True))
+        if _differ(metrics):
+            raise UsageError(
+                f"{task}: the arms are scored by different metrics: {grouped(metrics)}. Expected one metric a task:"
+                " --metric NAME, or 'compare: {metric: NAME}' in the study."
+            )
 
 
 def check_directions(compared: pd.DataFrame, formats: Mapping[str, Mapping[str, MetricFormat]]) -> None:
@@ -251,6 +274,7 @@ def check_directions(compared: pd.DataFrame, formats: Mapping[str, Mapping[str, 
     """
     for task, metric in dict.fromkeys(zip(compared["task"], compared["metric"], strict=True)):
         form = formats.get(task, {}).get(metric)
+        # Runs that are gone, or from before tasks said how their metrics read, get the benefit of the doubt.
         if form is not None and not form.higher_is_better:
             raise UsageError(f"compare.metric: less is better of {metric!r} on {task}. Expected a score to maximise.")
 
@@ -273,34 +297,33 @@ def data_notes(runs: Sequence[RunFacts], split: str, metrics: Sequence[str]) -> 
         metrics: the compared ones.
     """
     for task, of_task in by_task(runs).items():
-        described = [run for run in of_task if run.data]
-        facts: dict[str, list[tuple[str, list[str]]]] = {}
-        for run in described:
-            for name, value in _data_facts(run, split, metrics).items():
-                facts.setdefault(name, []).append((run.arm, _text(value)))
-        differences = []
-        for name, of_runs in facts.items():
-            values = _by_arm(of_runs)
-            if _differ(values):
-                differences.append(f"{name}: {grouped(values)}")
-        unlike = _unlike_data(described)
-        if differences:
-            yield f"SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on {task}. {'; '.join(differences)}."
+        with_data = [run for run in of_task if run.data]
+        differing = _differing((run.arm, _data_facts(run, split, metrics)) for run in with_data)
+        unlike = _unlike_data(with_data)
+        # One note is enough, and the first says more: it names what differs.
+        if differing:
+            text = "; ".join(f"{name}: {values}" for name, values in differing.items())
+            yield f"SCORES ARE NOT OF THE SAME EXAMPLES OR CLASSES on {task}. {text}."
         elif unlike:
             yield (
-                f"{task}: {', '.join(unlike)} had other data than {described[0].arm} at equal seeds. Runs record one"
+                f"{task}: {', '.join(unlike)} had other data than {with_data[0].arm} at equal seeds. Runs record one"
                 " fingerprint of all splits, so it may be the training data alone."
             )
 
 
-def _data_facts(run: RunFacts, split: str, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return what scores of a run depend on, by the name that a note gives it."""
+def _data_facts(run: RunFacts, split: str, metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Return what scores of a run depend on, by the name that a note gives it; without a value if it is not known."""
+    facts: dict[str, list[str]] = {f"{split} examples": [], "classes": [], "positive class": []}
     sizes = run.data.get("sizes") or {}
-    return {
-        f"{split} examples": sizes.get(split),
-        "classes": _classes(run, metrics),
-        "positive class": _positive_class(run, metrics),
-    }
+    if split in sizes:
+        facts[f"{split} examples"].append(str(sizes[split]))
+    classes = _classes(run, metrics)
+    if classes is not None:
+        facts["classes"].append(", ".join(map(str, classes)))
+    positive = _positive_class(run, metrics)
+    if positive is not None:
+        facts["positive class"].append(positive)
+    return facts
 
 
 def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
@@ -309,7 +332,9 @@ def _classes(run: RunFacts, metrics: Sequence[str]) -> Sequence[str] | None:
     Only if ``f1`` is compared and the run does not say of which class it is, the head's order decides that.
     """
     labels: Sequence[str] | None = run.data.get("labels")
-    if labels is None or ("f1" in metrics and _positive_class(run, ["f1"]) is None):
+    if labels is None:
+        return None
+    if "f1" in metrics and _positive_class(run, ["f1"]) is None:
         return labels
     return sorted(labels)
 
@@ -323,19 +348,11 @@ def _positive_class(run: RunFacts, metrics: Sequence[str]) -> str | None:
     return None
 
 
-def _text(value: Any) -> list[str]:
-    """Write a fact of a run; nothing if it is not known."""
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return [", ".join(map(str, value))]
-    return [str(value)]
-
-
 def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:
     """Name the arms whose data differ from the first arm's at a seed that both have."""
     if not runs:
         return []
+    # Seed by seed, since a task may draw its data by the seed: other seeds then have other fingerprints in one arm.
     first = {run.seed: run.data.get("fingerprint") for run in runs if run.arm == runs[0].arm}
     unlike: dict[str, None] = {}
     for run in runs:
@@ -346,11 +363,10 @@ def _unlike_data(runs: Sequence[RunFacts]) -> list[str]:
 
 def example_notes(examples: Sequence[ExamplePair], against: str) -> Iterator[str]:
     """Name the pairs of models that were scored on different examples, by their stored predictions."""
-    pairs: dict[tuple[str, str], dict[str, None]] = {}
-    for pair in examples:
-        if pair.note == OTHER_EXAMPLES:
-            pairs.setdefault((pair.arm, pair.task), {})[str(pair.seed)] = None
-    for (arm, task), seeds in pairs.items():
+    unlike = [pair for pair in examples if pair.note == OTHER_EXAMPLES]
+    # A run has a pair for each of its models: its seed is named once.
+    seeds_of = distinct_by(((pair.arm, pair.task), str(pair.seed)) for pair in unlike)
+    for (arm, task), seeds in seeds_of.items():
         noun = plural("seed", len(seeds))
         text = f"{arm} and {against} WERE SCORED ON DIFFERENT EXAMPLES OR LABELS ({task}, {noun} {', '.join(seeds)})."
         yield f"{text} Their scores differ by that too."
@@ -373,19 +389,13 @@ def aim_notes(unlike: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
     """List in one note the conditions in which the runs differ: processor, threads, precision, versions."""
-    names: dict[str, None] = {}
-    for run in runs:
-        names |= dict.fromkeys(run.conditions)
-    several_kinds = bool(processors(runs).kinds)
-    differing = []
-    for name in names:
-        if several_kinds and name in CONDITIONS:  # a note of its own says so
-            continue
-        values = _by_arm((run.arm, run.conditions.get(name, ())) for run in runs)
-        if _differ(values):
-            differing.append(f"{name} {grouped(values)}")
+    differing = _differing((run.arm, run.conditions) for run in runs)
+    if processors(runs).kinds:  # they have a note of their own
+        for name in CONDITIONS:
+            differing.pop(name, None)
     if differing:
-        yield f"RUNS HAD DIFFERENT CONDITIONS: {'; '.join(differing)}. {TIMES_AND_NUMBERS}"
+        text = "; ".join(f"{name} {values}" for name, values in differing.items())
+        yield f"RUNS HAD DIFFERENT CONDITIONS: {text}. Scores and times may depend on that."
 
 
 # ---- notices
@@ -398,19 +408,22 @@ def notices(directory: str | Path, settings: Settings | Mapping[str, Any]) -> li
         directory: what the runs' places are read from.
         settings: as :func:`nasframe_studies.study.settings` returns, or the same as plain data.
     """
-    arms: dict[tuple[str, str], dict[str, None]] = {}
+    noticed: list[tuple[tuple[str, str], str]] = []
     for run in Settings.of(settings).runs:
         home = Path(directory) / run.run
         if not (home / "run.db").is_file():
             continue
-        store = RunStore(home, shared=True)
+        store = RunStore(home, shared=True)  # without its lock, which a run holds while it goes on
         try:
             stored = store.get("notices", [])
         finally:
             store.close()
         for notice in stored:
-            arms.setdefault((notice["place"], notice["text"]), {})[run.arm] = None
-    return [Notice(place=place, text=text, arms=list(names)) for (place, text), names in arms.items()]
+            noticed.append(((notice["place"], notice["text"]), run.arm))
+    collected = []
+    for (place, text), arms in distinct_by(noticed).items():
+        collected.append(Notice(place=place, text=text, arms=arms))
+    return collected
 
 
 def notice_line(notice: Notice, arms: Sequence[str]) -> str:
@@ -420,7 +433,8 @@ def notice_line(notice: Notice, arms: Sequence[str]) -> str:
     'model: The head is new. (a)'
     """
     line = f"{notice.place}: {notice.text}"
-    if len(arms) == 1:
+    if len(arms) == 1:  # there is nobody else whose it could be
         return line
-    whose = "all arms" if set(notice.arms) == set(arms) else ", ".join(notice.arms)
-    return f"{line} ({whose})"
+    if set(notice.arms) == set(arms):
+        return f"{line} (all arms)"
+    return f"{line} ({', '.join(notice.arms)})"

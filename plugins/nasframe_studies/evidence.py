@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.records import CostFormat
+from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
 from nasframe_studies import stats
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import relative_costs, tables
 from nasframe_studies.records import (
     OTHER_EXAMPLES,
@@ -27,7 +30,7 @@ from nasframe_studies.records import (
     FrontTable,
     LedgerRow,
 )
-from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task
+from nasframe_studies.run_facts import EFFORTS, TRAINING, CurveKey, RunFacts, Trace, by_task, cost_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,17 +70,22 @@ def anytime(runs: Sequence[RunFacts], arms: Sequence[str], models: Sequence[str]
     charts = []
     unlike = unlike_aims(runs)
     for task, of_task in by_task(runs).items():
-        for what, effort in _curve_keys(of_task, models):
-            if task in unlike and what != TRAINING:  # training measures the compared metric, whatever searches did
+        for key in _curve_keys(of_task, models):
+            what, effort = key
+            # Curves of training are of the compared metric, so they share a scale whatever the searches aimed at.
+            if task in unlike and what != TRAINING:
                 continue
-            curves = _mean_curves(of_task, arms, (what, effort))
+            drawn = [run for run in of_task if key in run.curves]
+            curves = _mean_curves(drawn, arms, key)
             if not any(curve.x for curve in curves.values()):  # no arm's seeds overlap
                 continue
-            title = SEARCH_TITLES[effort]
-            metric = of_task[0].aim
+            # All of these runs have one metric, and one aim if the task is not among the unlike ones.
             if what == TRAINING:
                 title = TRAINING_TITLES[effort]
-                metric = of_task[0].metric
+                metric = drawn[0].metric
+            else:
+                title = SEARCH_TITLES[effort]
+                metric = drawn[0].aim
             charts.append(AnytimeCurves(task=task, metric=metric, model=what, axis=effort, title=title, arms=curves))
     return charts
 
@@ -93,18 +101,16 @@ def _curve_keys(runs: Sequence[RunFacts], models: Sequence[str]) -> list[CurveKe
 
 def unlike_aims(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
     """Return the tasks whose runs searched for different metrics, with those metrics."""
-    aims: dict[str, dict[str, None]] = {}
-    for run in runs:
-        if run.searched:
-            aims.setdefault(run.task, {})[run.aim] = None
-    return {task: list(metrics) for task, metrics in aims.items() if len(metrics) > 1}
+    # A run without a search aimed at nothing: its `aim` is only the compared metric.
+    aims = distinct_by((run.task, run.aim) for run in runs if run.searched)
+    return {task: metrics for task, metrics in aims.items() if len(metrics) > 1}
 
 
 def _mean_curves(runs: Sequence[RunFacts], arms: Sequence[str], key: CurveKey) -> dict[str, Curve]:
-    """Average one curve over seeds, for each arm that has it."""
+    """Average one curve over seeds, for each arm that has it; all of the runs have it."""
     traces: dict[str, list[Trace]] = {}
     for arm in arms:
-        own = [run.curves[key] for run in runs if run.arm == arm and key in run.curves]
+        own = [run.curves[key] for run in runs if run.arm == arm]
         if own:
             traces[arm] = own
     ends = []
@@ -112,14 +118,16 @@ def _mean_curves(runs: Sequence[RunFacts], arms: Sequence[str], key: CurveKey) -
         for trace in own:
             ends += [trace.x[0], trace.x[-1]]
     even = np.linspace(min(ends), max(ends), GRID)
-    # with the ends on the grid no curve loses its last score between two points
+    # With the ends on the grid no curve loses its last score between two points.
     grid = np.unique(np.append(even, ends))
     return {arm: _mean_curve(own, grid) for arm, own in traces.items()}
 
 
 def _mean_curve(traces: Sequence[Trace], grid: np.ndarray) -> Curve:
     values = stats.step_curves(traces, grid)
-    complete = ~np.isnan(values).any(0)  # where every seed's curve has begun and none has ended
+    # Only where every seed's curve has begun and none has ended: a mean over fewer seeds would jump
+    # where a seed comes or goes, though no score changed there.
+    complete = ~np.isnan(values).any(0)
     mean, low, high = stats.t_interval(values[:, complete])
     return Curve(
         x=grid[complete].tolist(),
@@ -143,7 +151,9 @@ def cost_axis(compared: pd.DataFrame, runs: Sequence[RunFacts], absolute: Sequen
     """
     shared = set()
     for cost in relative_costs(map(str, compared)):
-        if compared[axis_column(cost, absolute)].notna().all():
+        column = compared[axis_column(cost, absolute)]
+        # A model without the cost would be missing from the figure and from its front.
+        if column.notna().all():
             shared.add(cost)
     wanted = [run.cost for run in runs]
     for cost in [*wanted, *AXES]:
@@ -184,43 +194,96 @@ def fronts(
     Returns:
         One table for each kind of front and task, and for their mean.
     """
-    largest = _largest_networks(runs)
+    units = _Units.of_runs(runs, absolute)
     front_tables = []
+    formats = cost_formats(runs)
     cost = cost_axis(compared, runs, absolute)
     if cost is not None:
-        points = _model_fronts(compared, cost, absolute, largest)
-        front_tables += _front_tables("finished models", cost, points, arms, against)
+        model_fronts = _model_fronts(compared, cost, _sign(cost, formats), units)
+        front_tables += _front_tables("finished models", cost, model_fronts, arms, against)
     archives = [run for run in runs if run.front]
-    if len({run.cost for run in archives}) == 1:  # fronts of different costs span different volumes
+    bounded_costs = {run.cost for run in archives}
+    if len(bounded_costs) == 1:  # fronts of different costs span different volumes
         unlike = unlike_aims(runs)
-        points = {}
+        archive_fronts = {}
         for run in archives:
             if run.task not in unlike:
-                points[run.arm, run.task, run.seed] = _scaled_front(run, absolute, largest)
-        front_tables += _front_tables("search archive", archives[0].cost, points, arms, against)
+                archive_fronts[run.arm, run.task, run.seed] = _archive_front(run, units, formats)
+        front_tables += _front_tables("search archive", archives[0].cost, archive_fronts, arms, against)
     return front_tables
 
 
-def _model_fronts(
-    compared: pd.DataFrame, cost: str, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
-) -> Fronts:
-    """Return each run's finished models as points, if it has one under every budget of several."""
+@dataclass(frozen=True)
+class _Units:
+    """What costs are divided by, so that the fronts of all arms of a task are measured alike.
+
+    Args:
+        absolute: the costs in which the arms' full networks differ.
+        largest: (task, cost) → the cost of the largest full network that any arm of the task has.
+    """
+
+    absolute: Sequence[str]
+    largest: Mapping[tuple[str, str], float]
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[RunFacts], absolute: Sequence[str]) -> _Units:
+        """Find the largest full networks among the runs."""
+        largest: dict[tuple[str, str], float] = {}
+        for run in runs:
+            for cost, value in run.full.items():
+                key = (run.task, cost)
+                largest[key] = max(value, largest.get(key, value))
+        return cls(absolute, largest)
+
+    def of_task(self, task: str, cost: str) -> float:
+        """Return the unit of an absolute cost; 1 if no run knows its full network's."""
+        return self.largest.get((task, cost), 1.0)
+
+
+def _sign(cost: str, formats: Mapping[str, CostFormat]) -> float:
+    """Return the factor that makes a cost a number to be maximised."""
+    if formats.get(cost, PLAIN_COST).higher_is_better:
+        return 1.0
+    return -1.0
+
+
+def _model_fronts(compared: pd.DataFrame, cost: str, sign: float, units: _Units) -> Fronts:
+    """Return each run's finished models as points to maximise, if it has one under every budget of several."""
     budgets = compared["slot"].nunique()
     if budgets < 2:
         return {}
-    column = axis_column(cost, absolute)
+    column = axis_column(cost, units.absolute)
     points = {}
     for key, rows in compared.groupby(["arm", "task", "seed"]):
         arm, task, seed = map(str, key)
         if len(rows) != budgets:  # a front that lacks a budget has less volume for that alone
             continue
-        unit = 1.0
-        if cost in absolute:
-            unit = largest.get((task, cost), 1.0)
+        unit = 1.0  # of a share
+        if cost in units.absolute:
+            unit = units.of_task(task, cost)
         models = []
         for score, size in rows[["score", column]].to_numpy():
-            models.append((float(score), -float(size) / unit))
+            share = float(size) / unit
+            models.append((float(score), sign * share))
         points[arm, task, int(seed)] = models
+    return points
+
+
+def _archive_front(run: RunFacts, units: _Units, formats: Mapping[str, CostFormat]) -> list[tuple[float, ...]]:
+    """Return a search's front as points to maximise: score, and signed costs in one unit for all arms of the task."""
+    divisors = []  # with the sign of the cost's direction
+    for cost in run.costs:
+        # Archives hold absolute costs. They become shares of the run's own full network, unless the arms have
+        # different ones or the run does not know it.
+        if cost in units.absolute or cost not in run.full:
+            divisor = units.of_task(run.task, cost)
+        else:
+            divisor = run.full[cost]
+        divisors.append(_sign(cost, formats) * divisor)
+    points = []
+    for score, *costs in run.front:
+        shares = [cost / divisor for cost, divisor in zip(costs, divisors, strict=True)]
+        points.append((score, *shares))
     return points
 
 
@@ -230,12 +293,15 @@ def _front_tables(kind: str, cost: str, points: Fronts, arms: Sequence[str], aga
 
     if not points:
         return []
-    by_task: dict[str, list[tuple[float, ...]]] = {}
+    points_of: dict[str, list[tuple[float, ...]]] = {}
     for (_, task, _), front in points.items():
-        by_task.setdefault(task, []).extend(front)
+        points_of.setdefault(task, []).extend(front)
     # One point for all arms of a task, since volumes above different points cannot be compared.
-    references = {task: np.min(every, axis=0).tolist() for task, every in by_task.items()}
-    volumes = []  # as scores of one model, so that they are paired and tested in the same way
+    references = {}
+    for task, of_task in points_of.items():
+        references[task] = np.min(of_task, axis=0).tolist()
+    # As scores of one model, so that volumes are paired and tested in the same way as scores.
+    volumes = []
     for (arm, task, seed), front in points.items():
         volume = hypervolume(front, references[task])
         volumes.append({"arm": arm, "task": task, "seed": seed, "score": volume})
@@ -246,38 +312,16 @@ def _front_tables(kind: str, cost: str, points: Fronts, arms: Sequence[str], aga
     return front_tables
 
 
-def _largest_networks(runs: Sequence[RunFacts]) -> dict[tuple[str, str], float]:
-    """Return (task, cost) → the cost of the largest full network that any arm of the task has."""
-    largest: dict[tuple[str, str], float] = {}
-    for run in runs:
-        for cost, value in run.full.items():
-            key = (run.task, cost)
-            largest[key] = max(value, largest.get(key, value))
-    return largest
-
-
-def _scaled_front(
-    run: RunFacts, absolute: Sequence[str], largest: Mapping[tuple[str, str], float]
-) -> list[tuple[float, ...]]:
-    """Return a search's front as points to maximise: score, and negative costs in one unit for all arms of the task."""
-    units = []
-    for cost in run.costs:
-        if cost in absolute or cost not in run.full:
-            units.append(largest.get((run.task, cost), 1.0))
-        else:
-            units.append(run.full[cost])
-    points = []
-    for score, *costs in run.front:
-        shares = [-cost / unit for cost, unit in zip(costs, units, strict=True)]
-        points.append((score, *shares))
-    return points
-
-
 # ---- predictions, example by example
 
 
 def examples(
-    directory: Path, compared: pd.DataFrame, arms: Sequence[str], against: str, runs: Sequence[RunFacts] = ()
+    directory: Path,
+    compared: pd.DataFrame,
+    arms: Sequence[str],
+    against: str,
+    runs: Sequence[RunFacts] = (),
+    split: str = "dev",
 ) -> list[ExamplePair]:
     """Compare saved predictions example by example, at equal task, budget and seed: McNemar and paired bootstrap.
 
@@ -291,31 +335,32 @@ def examples(
         arms: in order.
         against: the reference.
         runs: as :func:`nasframe_studies.run_facts.read_runs` returns; they know the classes of their heads.
+        split: the split whose examples are compared.
     """
-    pairs = []
-    by_key = {(run.arm, run.task, run.seed): run for run in runs}
+    facts = {(run.arm, run.task, run.seed): run for run in runs}
     reference = {}
     for row in _records(compared, against):
         reference[row["task"], row["slot"], row["seed"]] = row
+    pairs = []
     for arm in arms:
         if arm == against:
             continue
         for row in _records(compared, arm):
             task, slot, seed = row["task"], row["slot"], row["seed"]
-            other = reference.get((task, slot, seed))
-            if other is None:
+            reference_row = reference.get((task, slot, seed))
+            if reference_row is None:
                 continue
-            first = _predictions(directory, row)
-            second = _predictions(directory, other)
-            if first is None or second is None:
+            own = _predictions(directory, row, split)
+            other = _predictions(directory, reference_row, split)
+            if own is None or other is None:  # the runs may be gone, or copied without their models
                 continue
-            run = by_key.get((arm, task, seed))
-            reference_run = by_key.get((against, task, seed))
-            second = _in_order(second, _labels(reference_run), _labels(run))
-            scores = _pair(first, second, row["metric"], positive_output(run))
-            pairs.append(
-                ExamplePair(**vars(scores), task=task, model=slot, seed=int(seed), arm=arm, metric=row["metric"])
-            )
+            run = facts.get((arm, task, seed))
+            other_run = facts.get((against, task, seed))
+            other = _in_order(other, _labels(other_run), _labels(run))
+            metric = row["metric"]
+            scores = _pair(own, other, metric, positive_output(run))
+            pair = ExamplePair(**vars(scores), task=task, model=slot, seed=int(seed), arm=arm, metric=metric)
+            pairs.append(pair)
     return pairs
 
 
@@ -323,10 +368,12 @@ def _records(compared: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
     return compared[compared["arm"] == arm].to_dict("records")
 
 
-def _predictions(directory: Path, row: Mapping[str, Any]) -> pd.DataFrame | None:
+def _predictions(directory: Path, row: Mapping[str, Any], split: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    path = directory / row["run"] / "models" / row["model"] / "predictions.csv"
+    # As `evaluate` calls the files.
+    name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
+    path = directory / row["run"] / "models" / row["model"] / name
     if not path.is_file():
         return None
     return pd.read_csv(path)
@@ -352,17 +399,21 @@ def _in_order(predictions: pd.DataFrame, own: Sequence[str] | None, wanted: Sequ
     """
     if own is None or wanted is None or list(own) == list(wanted):
         return predictions
-    if len(set(own)) < len(own) or sorted(own) != sorted(wanted):
+    # With other classes, or one name twice, no output of one head can be said to be an output of the other.
+    has_repeated_class = len(set(own)) < len(own)
+    if has_repeated_class or sorted(own) != sorted(wanted):
         return predictions
     positions = {output: wanted.index(name) for output, name in enumerate(own)}
     columns = [name for name in ("label", "prediction") if name in predictions]
+    # Anything else than a number of an output has no position: map() would turn it into NaN.
     if not predictions[columns].isin(list(positions)).all(axis=None):
         return predictions
-    return predictions.assign(**{name: predictions[name].map(positions) for name in columns})
+    translated = {name: predictions[name].map(positions) for name in columns}
+    return predictions.assign(**translated)
 
 
 def positive_output(run: RunFacts | None) -> int | None:
-    """Return the index of the class that a run's ``f1`` is about, if its task told."""
+    """Return the index of the class that a run's ``f1`` is about, if its task names one."""
     labels = _labels(run)
     if run is None or labels is None:
         return None
@@ -377,15 +428,18 @@ def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int
     columns = {"id", "label", "prediction"}
     if not columns <= set(arm) or not columns <= set(reference):
         return ExampleScores(note="predictions without id, label and prediction")
-    # by id, since the order in a file says nothing
+    # By id, since the order in a file says nothing.
     own = arm.sort_values("id", kind="stable")
     other = reference.sort_values("id", kind="stable")
-    if own["id"].tolist() != other["id"].tolist() or own["label"].tolist() != other["label"].tolist():
+    same_ids = own["id"].tolist() == other["id"].tolist()
+    same_labels = own["label"].tolist() == other["label"].tolist()
+    if not same_ids or not same_labels:
         return ExampleScores(note=OTHER_EXAMPLES)
     labels = own["label"].to_numpy()
     first = own["prediction"].to_numpy()
     second = other["prediction"].to_numpy()
     scores = ExampleScores(n=len(labels))
+    # Real-valued predictions are never exactly right, so McNemar's test has nothing to count.
     of_classes = _are_whole(labels) and _are_whole(first) and _are_whole(second)
     if of_classes:
         test = stats.mcnemar(first == labels, second == labels)
@@ -404,8 +458,11 @@ def _metric_difference(
         labels = np.asarray(labels == positive, int)
         first = np.asarray(first == positive, int)
         second = np.asarray(second == positive, int)
-    if metric == "macro_f1" and not set(first) | set(second) <= set(labels):
-        return None  # predictions do not say whether a class that the examples lack counts in the mean
+    if metric == "macro_f1":
+        predicted = set(first) | set(second)
+        # Predictions do not say whether a class that the examples lack counts in the mean.
+        if not predicted <= set(labels):
+            return None
     if of_classes and metric in stats.CONFUSION_METRICS:
         return stats.example_bootstrap(labels, first, second, metric)
     if metric in REAL_METRICS:
@@ -414,6 +471,7 @@ def _metric_difference(
 
 
 def _are_whole(column: np.ndarray) -> bool:
+    """Tell whether a column holds whole numbers: indices of classes rather than real values."""
     return bool((column == np.round(column)).all())
 
 
@@ -422,6 +480,7 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x = x - x.mean(-1, keepdims=True)
     y = y - y.mean(-1, keepdims=True)
     squares = (x**2).sum(-1) * (y**2).sum(-1)
+    # A resample may draw one example only, so that a side is constant though the whole is not.
     divisor = np.where(squares == 0, 1.0, squares) ** 0.5
     return (x * y).sum(-1) / divisor
 
@@ -451,13 +510,15 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
         arms: in order.
         against: the reference, which ratios of training MACs are of.
     """
+    # These columns are of the run and stand in the rows of all its models.
     whole = compared.drop_duplicates(["arm", "task", "seed"])
+    reference = whole[whole["arm"] == against]
     rows = []
     for arm in arms:
         own = whole[whole["arm"] == arm]
         if own.empty:
             continue
-        ratio, ratios = _training_ratios(own, whole[whole["arm"] == against])
+        ratio, ratios = _training_ratios(own, reference)
         rows.append(
             LedgerRow(
                 arm=arm,
@@ -482,6 +543,7 @@ def _training_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float 
     A run that is on both sides, as that of winners and baselines, is none of an arm's own.
     """
     columns = ["task", "seed", "run", "training_macs"]
+    # An inner merge: tasks and seeds that one side lacks would change the ratio though no budget differs.
     shared = own[columns].merge(reference[columns], on=["task", "seed"], suffixes=("", "_of_reference"))
     shared = shared[shared["run"] != shared["run_of_reference"]]
     ratios = {}
@@ -491,11 +553,13 @@ def _training_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float 
 
 
 def _ratio(shared: pd.DataFrame) -> float | None:
-    """Divide an arm's MACs by the reference's."""
-    of_reference = sum(shared["training_macs_of_reference"].astype(float).tolist())
-    if not of_reference:
+    """Divide an arm's MACs by the reference's; ``None`` if no run is shared or the reference trained nothing."""
+    macs = shared["training_macs"].astype(float).tolist()
+    of_reference = shared["training_macs_of_reference"].astype(float).tolist()
+    total = sum(of_reference)
+    if not total:
         return None
-    return sum(shared["training_macs"].astype(float).tolist()) / of_reference
+    return sum(macs) / total
 
 
 def _mean_of_role(runs: Sequence[RunFacts], arm: str, role: str) -> float | None:
@@ -506,13 +570,11 @@ def _mean_of_role(runs: Sequence[RunFacts], arm: str, role: str) -> float | None
 
 
 def _mean_column(rows: pd.DataFrame, column: str) -> float | None:
-    if column not in rows:
-        return None
     return _number(rows[column].mean())
 
 
 def _number(value: float) -> float | None:
-    """Return a number, ``None`` for NaN."""
+    """Return a number, ``None`` for NaN, which JSON does not have."""
     if math.isnan(value):
         return None
     return float(value)

@@ -21,6 +21,7 @@ from nasframe.records import canonical_json
 from nasframe.running.cache_keys import chains
 from nasframe_studies.arm_names import options_of
 from nasframe_studies.file import LABELS, Study, load_study
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.metric_check import check_metric
 from nasframe_studies.preview import Preview, preview
 from nasframe_studies.settings import SETTINGS, SOURCE, Settings, StudyRun, settings, write_settings
@@ -188,7 +189,7 @@ def _read(home: Path, kept: Settings, overrides: Sequence[str]) -> Study:
     """Read a study again under the overrides that it began with and some more."""
     copy = home / SOURCE
     path = copy if copy.is_file() else kept.source  # studies of earlier versions hold no copy, and no overrides
-    return load_study(path, [*kept.overrides, *overrides], kept.smoke, origin=kept.source)
+    return load_study(path, [*kept.overrides, *overrides], kept.smoke, copy_of=kept.source)
 
 
 # ---- what would be lost
@@ -270,8 +271,7 @@ def _refuse_losses(home: Path, kept: Settings, begun: Study, study: Study, overr
     if not adds_places and all(causes[loss] is None for loss in losses):
         return
     of_files = CHANGED_SINCE if (home / SOURCE).is_file() else UNKNOWN_OVERRIDES
-    # Arms and tasks with the same loss are told in one line.
-    paths: dict[tuple[str, str], list[str]] = {}
+    paths: list[tuple[tuple[str, str], str]] = []
     for loss in losses:
         override = causes[loss]
         if override is not None:
@@ -280,9 +280,10 @@ def _refuse_losses(home: Path, kept: Settings, begun: Study, study: Study, overr
         else:
             place = str(home / SETTINGS)
             text = f"{of_files} {loss.what}"
-        paths.setdefault((place, text), []).append(loss.path)
+        paths.append(((place, text), loss.path))
+    # Arms and tasks with the same loss are told in one line.
     problems = []
-    for (place, text), names in paths.items():
+    for (place, text), names in distinct_by(paths).items():
         problems.append(Problem(place, ", ".join(names), text))
     raise RecipeError(problems)
 

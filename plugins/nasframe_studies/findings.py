@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from nasframe.report.tables import human
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
 from nasframe_studies.wording import interval, p_is, plural
 
@@ -36,12 +37,14 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
     """
     ratios: dict[str, dict[str, float]] = {}
     for row in ledger:
-        known = {task: ratio for task, ratio in row.ratios.items() if ratio is not None}
-        if row.arm != against and known:
-            ratios[row.arm] = known
+        by_task = {task: ratio for task, ratio in row.ratios.items() if ratio is not None}
+        if row.arm != against and by_task:
+            ratios[row.arm] = by_task
     unequal = []
     where = "every arm"
     for arm, by_task in ratios.items():
+        # Task by task: more training on one task would make up for less on another in the ratio of all.
+        # `not … <=` rather than `>`, so that a ratio that is NaN counts as unequal.
         far = {task: ratio for task, ratio in by_task.items() if not abs(ratio - 1) <= tolerance}
         if far:
             unequal.append(_deviation(arm, far, one_task=len(by_task) == 1))
@@ -68,8 +71,8 @@ def _deviation(arm: str, ratios: Mapping[str, float], one_task: bool) -> str:
     """
     parts = []
     for task, ratio in ratios.items():
-        name = "" if one_task else f"{task}: "
-        parts.append(f"{name}{ratio:.3g} times")
+        text = f"{ratio:.3g} times"
+        parts.append(text if one_task else f"{task}: {text}")
     return f"{arm} ({', '.join(parts)})"
 
 
@@ -91,7 +94,7 @@ def findings(comparison: Comparison) -> Iterator[str]:
     for title, table in titled:
         form = comparison.format_of(table.task, table.metric)
         for row in table.comparisons:
-            if row.resolved and row.same_as is None:
+            if row.resolved and row.same_as is None:  # the same networks are one finding, whatever budgets they meet
                 gap = interval(form, row.mean, row.t_low, row.t_high)
                 yield (
                     f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {gap} on {row.n} seeds"
@@ -108,6 +111,7 @@ def limits(comparison: Comparison) -> Iterator[str]:
     rows: list[Difference] = []
     for table in main:
         rows += table.comparisons
+    # First what is not compared at all, then what the tests cannot show, then what else may lie behind a difference.
     yield from _without_pairs(comparison, rows)
     yield from _few_seeds(rows, comparison.alpha)
     yield from _few_ranks(main)
@@ -125,14 +129,15 @@ def limits(comparison: Comparison) -> Iterator[str]:
 def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> Iterator[str]:
     """Name the arms that are described, and not compared."""
     against = comparison.against
-    described = [table for table in comparison.tables if against in table.scored]
-    if not described:
+    with_reference = [table for table in comparison.tables if against in table.scored]
+    if not with_reference:
         yield f"The reference {against} has no results: arms are described and not compared."
         return
     compared = {row.arm for row in main_rows}
     for arm in comparison.arms:
         if arm in compared:
             continue
+        # Not in the main tables, which may be the mean of tasks: single tasks may still compare the arm.
         tasks = [table.task for table in comparison.tables if table.difference_of(arm) is not None]
         if tasks:
             yield f"{arm} lacks some tasks: compared with {against} only on {', '.join(dict.fromkeys(tasks))}."
@@ -144,13 +149,13 @@ def _without_pairs(comparison: Comparison, main_rows: Sequence[Difference]) -> I
 
 def _few_seeds(rows: Sequence[Difference], alpha: float) -> Iterator[str]:
     """Say what few seeds cannot show, and of which arms if these have different numbers of seeds."""
-    arms: dict[int, dict[str, None]] = {}
-    for row in rows:
-        arms.setdefault(row.n, {})[row.arm] = None
-    for n, names in sorted(arms.items()):
-        whose = f"{', '.join(names)}: " if len(arms) > 1 else ""
+    arms_of = distinct_by((row.n, row.arm) for row in rows)
+    for n, arms in sorted(arms_of.items()):
         for line in _of_seeds(n, alpha):
-            yield f"{whose}{line}"
+            if len(arms_of) == 1:
+                yield line
+            else:
+                yield f"{', '.join(arms)}: {line}"
 
 
 def _of_seeds(n: int, alpha: float) -> Iterator[str]:
@@ -161,6 +166,7 @@ def _of_seeds(n: int, alpha: float) -> Iterator[str]:
             " own noise. McNemar's test, example by example, speaks of these two models and not of the methods."
         )
         return
+    # Of the 2ⁿ ways to give signs to the ranks, the two in which all signs are equal are the most extreme.
     smallest_p = 2 / 2**n
     if smallest_p > alpha:
         enough = math.ceil(math.log2(2 / alpha))
@@ -174,7 +180,7 @@ def _of_seeds(n: int, alpha: float) -> Iterator[str]:
             yield f"{line}; with two seeds its interval is 12.7 standard errors wide on each side."
         else:
             yield f"{line}."
-    if 2 < n < FEW_FOR_BOOTSTRAP:
+    if 2 < n < FEW_FOR_BOOTSTRAP:  # with two seeds there is no bootstrap interval
         yield "Bootstrap intervals of fewer than about ten seeds are too narrow; read the t intervals."
 
 
@@ -202,8 +208,10 @@ def _unresolved(comparison: Comparison, tables: Sequence[PairTable], arm: str) -
             why = f"{p_is(row.p_t)} alone, {p_is(row.p_t_holm)} after Holm"
         elif row.verdict == "not resolved":
             why = f"{p_is(row.p_t)}, {_more_seeds(row, explained)}"
-            explained = explained or row.more_seeds is not None
-        else:
+            # Said in full once a line: with many budgets nobody would read the sentence at each.
+            if row.more_seeds is not None:
+                explained = True
+        else:  # resolved, which is a finding, or of one seed, which has a line of its own
             continue
         form = comparison.format_of(table.task, table.metric)
         gap = interval(form, row.mean, row.t_low, row.t_high)
@@ -224,14 +232,11 @@ def _more_seeds(row: Difference, explained: bool) -> str:
 
 def _left_out(rows: Sequence[Difference]) -> Iterator[str]:
     """Name the seeds that are not on both sides, and whose pairs lack them."""
-    arms: dict[tuple[int, ...], dict[str, None]] = {}
-    for row in rows:
-        if row.left_out:
-            arms.setdefault(tuple(row.left_out), {})[row.arm] = None
-    for seeds, names in arms.items():
+    arms_of = distinct_by((tuple(row.left_out), row.arm) for row in rows if row.left_out)
+    for seeds, arms in arms_of.items():
         noun = plural("Seed", len(seeds))
         listed = ", ".join(map(str, seeds))
         yield (
-            f"{noun} {listed} not on both sides: left out of the pairs of {', '.join(names)}. Means and deviations are"
+            f"{noun} {listed} not on both sides: left out of the pairs of {', '.join(arms)}. Means and deviations are"
             " over each arm's own seeds."
         )

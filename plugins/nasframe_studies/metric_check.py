@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.measures import formats_of
 from nasframe.records import canonical_json
+from nasframe_studies.file import Study, origin, task_name
 
 if TYPE_CHECKING:
     from nasframe.plan import Plan
-    from nasframe_studies.file import Study
 
 EXAMPLES = 16
 """Examples on which a task is evaluated to learn the names of its metrics."""
@@ -36,7 +37,7 @@ def check_metric(study: Study) -> None:
             metrics = _metrics(plan, metric, split)
         if metric not in metrics:
             raise UsageError(
-                f"{study.source}: compare.metric: task {_task_name(plan)!r} has no metric {metric!r} on {split!r}."
+                f"{study.source}: compare.metric: task {task_name(plan)!r} has no metric {metric!r} on {split!r}."
                 f" Metrics: {listing(metrics)}.{suggestion(metric, metrics)}"
             )
 
@@ -45,36 +46,46 @@ def _distinct_tasks(study: Study) -> Collection[Plan]:
     """Return one plan for each model on each task: the metrics of all others with it are the same."""
     plans = {}
     for plan in study.plans.values():
-        key = canonical_json([plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])])
+        key = canonical_json(origin(plan))
         plans[key] = plan
     return plans.values()
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """A task with the options that some arms give it.
+
+    Args:
+        plan: one of theirs.
+        arms: their names.
+    """
+
+    plan: Plan
+    arms: list[str] = field(default_factory=list)
+
+
 def _check_primary(study: Study) -> None:
     """Make sure that arms that give a task different options still have the same primary metric on it."""
-    # task → its options → a plan with them, and the arms that have them
-    variants_of: dict[str, dict[str, tuple[Plan, list[str]]]] = {}
+    variants_of: dict[str, dict[str, _Variant]] = {}  # task → its options, as text → the variant
     for (arm, task), plan in study.plans.items():
-        options = canonical_json([plan.task, str(plan.base), plan.recipe.get("plugins", [])])
-        variants = variants_of.setdefault(task or _task_name(plan), {})
-        _, arms = variants.setdefault(options, (plan, []))
-        arms.append(arm)
+        _, *of_task = origin(plan)  # without the model, which has no part in a task's primary metric
+        options = canonical_json(of_task)
+        variants = variants_of.setdefault(task or task_name(plan), {})
+        variant = variants.setdefault(options, _Variant(plan))
+        variant.arms.append(arm)
     for task, variants in variants_of.items():
-        if len(variants) == 1:
-            continue  # so that no data are loaded without need
+        if len(variants) == 1:  # all arms have one task, and no data need be loaded to know its metric
+            continue
         arms_of: dict[str, list[str]] = {}
-        for plan, arms in variants.values():
-            arms_of.setdefault(_primary(plan), []).extend(arms)
+        for variant in variants.values():
+            metric = _primary(variant.plan)
+            arms_of.setdefault(metric, []).extend(variant.arms)
         if len(arms_of) > 1:
             metrics = ", ".join(f"{metric} ({', '.join(arms)})" for metric, arms in arms_of.items())
             raise UsageError(
                 f"{study.source}: compare.metric: {task}: the arms are scored by different metrics: {metrics}. Expected"
                 " one metric for all, as in 'compare: {metric: NAME}'."
             )
-
-
-def _task_name(plan: Plan) -> str:
-    return str(plan.task.get("name") or plan.task["use"])
 
 
 def _primary(plan: Plan) -> str:
@@ -95,9 +106,11 @@ def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
     form = formats_of(task).get(metric)
     if form is not None and not form.higher_is_better:
         raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
+    # A task has its primary metric by contract. A space without a network has nothing that could be evaluated here.
     if metric == task.primary or inputs.model is None:
         return [metric]
     net = inputs.net()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are about scores on so few examples, which nobody reads
-        return task.evaluate(forward_of(net.eval(), net, "fp32"), split, EXAMPLES).metrics
+        forward = forward_of(net.eval(), net, "fp32")
+        return task.evaluate(forward, split, EXAMPLES).metrics

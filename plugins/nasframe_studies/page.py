@@ -1,11 +1,11 @@
-"""The page of a comparison as data: sections of text, tables and figures, which templates write as HTML or Markdown."""
+"""Lays a comparison out as a page: which sections it has, and what stands in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from nasframe.report.sections import Cell, Grid, Page, Picture, Remark, Row, Section, plain_grid, plain_rows
 from nasframe_studies import tables
 from nasframe_studies.conditions import notice_line
 from nasframe_studies.records import Comparison, MissingRun, PairTable
@@ -38,129 +38,23 @@ PILLS = {"higher": "teacher", "lower": "baseline", "reference": "winner"}
 """Verdict → the class of the page's style sheet that colours it."""
 SCORE_COLUMNS = ("arm", "mean ± sd", "difference", "p after Holm", "Wilcoxon p", "d_z", "rank", "cost", "verdict")
 
-RowKind = Literal["", "group", "reference"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, a small text below it, and the colour if it is a pill (``plain``: none)."""
-
-    text: str
-    aside: str = ""
-    pill: str = ""
-
-    def __str__(self) -> str:
-        if not self.aside:
-            return self.text
-        return f"{self.text} ({self.aside})"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table; a ``group`` is a heading above the rows that follow, and has one cell."""
-
-    cells: Sequence[Cell]
-    kind: RowKind = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table.
-
-    Args:
-        heading: of the columns.
-        rows: from the top.
-        left: how many columns are text; the others are numbers.
-        fold: the line that an HTML page hides the table behind, or ``""``.
-        as_cards: whether each row becomes a card on a narrow screen.
-    """
-
-    heading: Sequence[str]
-    rows: Sequence[Row]
-    left: int = 1
-    fold: str = ""
-    as_cards: bool = False
-
-    def texts(self) -> list[list[str]]:
-        """Return the rows as text, a cell for each column."""
-        rows = []
-        for row in self.rows:
-            texts = [str(cell) for cell in row.cells]
-            if row.kind == "group":
-                empty = [""] * (len(self.heading) - 1)
-                texts = [f"**{texts[0]}**", *empty]
-            rows.append(texts)
-        return rows
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure; ``content`` is an ``<svg>`` element in HTML, a file's path in Markdown."""
-
-    title: str
-    caption: str
-    content: Any
-    wide: bool
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Args:
-        title: its heading.
-        text: a paragraph.
-        lines: a list.
-        grids: tables.
-        pictures: figures.
-        source: a text to show as it is.
-        folded: whether an HTML page hides it behind its title.
-    """
-
-    title: str = ""
-    text: str = ""
-    lines: Sequence[str] = ()
-    grids: Sequence[Grid] = ()
-    pictures: Sequence[Picture] = ()
-    source: str = ""
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Page:
-    """The page of a comparison.
-
-    Args:
-        title: the study's name.
-        summary: what was compared, in a line.
-        warnings: what a reader must know first.
-        budget: whether arms had equal budgets.
-        unequal: whether they had not, so that ``budget`` is a warning.
-        sections: in order.
-    """
-
-    title: str
-    summary: str
-    warnings: Sequence[str]
-    budget: str
-    unequal: bool
-    sections: Sequence[Section]
-
 
 def page(comparison: Comparison, figures: Mapping[str, Any], source: str = "") -> Page:
     """Lay a comparison out.
 
     Args:
         comparison: what is shown.
-        figures: name → content of a :class:`Picture`.
+        figures: name → content of a :class:`nasframe.report.sections.Picture`.
         source: the study's settings, as text.
     """
+    remarks = [Remark(note, tone="warn") for note in comparison.notes]
+    budgets_differ = comparison.equal_macs.equal is False
+    remarks.append(Remark(comparison.equal_macs.text, tone="warn" if budgets_differ else ""))
     return Page(
+        kind="nasframe study",
         title=comparison.name,
         summary=_summary(comparison),
-        warnings=comparison.notes,
-        budget=comparison.equal_macs.text,
-        unequal=comparison.equal_macs.equal is False,
+        remarks=remarks,
         sections=list(_sections(comparison, figures, source)),
     )
 
@@ -201,11 +95,13 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
     if comparison.limits:
         yield Section("What cannot be concluded", lines=comparison.limits)
     heading, *overview = tables.overview(comparison)
-    yield Section("Scores", tables.overview_caption(comparison), grids=[Grid(heading, _plain_rows(overview), 2)])
+    scores = plain_grid(heading, overview, left=2, kind="dense")
+    yield Section("Scores", tables.overview_caption(comparison), grids=[scores])
     yield from _differences(comparison)
     costs = tables.costs(comparison)
     if costs:
-        grids = _by_task(costs[0], costs[1:], left=3)
+        heading, *rows = costs
+        grids = _by_task(heading, rows, left=3)
         yield Section("Costs of the models", tables.costs_caption(comparison), grids=grids)
     pictures = [_picture(name, content, comparison) for name, content in figures.items()]
     if pictures:
@@ -219,19 +115,20 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
         )
     if comparison.examples:
         pairs = tables.examples(comparison)
-        fold = f"{len(pairs)} {plural('row', len(pairs))}"
+        count = f"{len(pairs)} {plural('row', len(pairs))}"
+        grid = Grid(tables.PAIRS, plain_rows(pairs), left=4, kind="dense", fold=count)
         yield Section(
             "Example by example",
             f"Two finished models each, at equal task, budget and seed, against {comparison.against}: exact McNemar and"
             " paired bootstrap over the examples. The noise of training is not in these numbers: they compare models,"
             " not methods, and these p-values are adjusted for nothing.",
-            grids=[Grid(tables.PAIRS, _plain_rows(pairs), 4, fold=fold)],
+            grids=[grid],
         )
     yield Section(
         "Cost ledger",
         "Multiply-accumulates of an arm's run, mean; training is student and teacher together."
         f" {comparison.equal_macs.text}",
-        grids=[Grid(tables.LEDGER, _plain_rows(tables.ledger(comparison)))],
+        grids=[plain_grid(tables.LEDGER, tables.ledger(comparison), kind="dense")],
     )
     if comparison.missing:
         yield Section("Failed and missing runs", grids=[_missing(comparison.missing)])
@@ -239,20 +136,14 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
         yield Section("Settings", source=source, folded=True)
 
 
-def _plain_rows(rows: Sequence[Sequence[str]]) -> list[Row]:
-    plain = []
-    for row in rows:
-        plain.append(Row([Cell(text) for text in row]))
-    return plain
-
-
 def _by_task(heading: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[Grid]:
     """Make one table of the first task, or of the mean, and a folded one of the others."""
     tasks = [row[0] for row in rows]
     count = tasks.count(tasks[0])  # the rows of a task stand together
-    grids = [Grid(heading, _plain_rows(rows[:count]), left)]
+    grids = [plain_grid(heading, rows[:count], left, kind="dense")]
     if count < len(rows):
-        grids.append(Grid(heading, _plain_rows(rows[count:]), left, fold="Task by task"))
+        others = plain_rows(rows[count:])
+        grids.append(Grid(heading, others, left, kind="dense", fold="Task by task"))
     return grids
 
 
@@ -260,7 +151,7 @@ def _missing(runs: Sequence[MissingRun]) -> Grid:
     rows = []
     for run in runs:
         rows.append([run.arm, run.task, str(run.seed), run.why, run.run])
-    return Grid(["arm", "task", "seed", "what", "where"], _plain_rows(rows), 5)
+    return plain_grid(["arm", "task", "seed", "what", "where"], rows, left=5, kind="dense")
 
 
 def _picture(name: str, content: Any, comparison: Comparison) -> Picture:
@@ -300,27 +191,28 @@ def _score_grid(comparison: Comparison, view: Sequence[PairTable]) -> Grid:
         covered = ""
         if 1 < len(table.tasks) < len(comparison.tasks):
             covered = ", ".join(table.tasks)
-        laid.append(Row([Cell(table.model, covered)], "group"))
+        laid.append(Row([Cell(table.model, aside=covered)], kind="group", spans=True))
         for row in tables.rows(comparison, table):
             cells = _score_cells(row)
-            kind: RowKind = "reference" if row.arm == comparison.against else ""
+            kind = "reference" if row.arm == comparison.against else ""
             laid.append(Row([cells[name] for name in heading], kind))
-    return Grid(heading, laid, as_cards=True)
+    return Grid(heading, laid, kind="models dense")
 
 
 def _score_cells(row: ScoreRow) -> dict[str, Cell]:
     """Return the cells of a row of scores by the names of :data:`SCORE_COLUMNS`."""
+    seeds = "1 seed" if row.n == "1" else f"{row.n} seeds"
     more = _aside(row.more, "about 1 more seed" if row.more == "1" else "about {} more seeds")
     return {
-        "arm": Cell(row.arm, "1 seed" if row.n == "1" else f"{row.n} seeds"),
-        "mean ± sd": Cell(row.score, _aside(row.interval)),
-        "difference": Cell(row.difference, _aside(row.bootstrap)),
-        "p after Holm": Cell(row.holm, _aside(row.p, "{} alone")),
-        "Wilcoxon p": Cell(row.p_wilcoxon, _aside(row.smallest_p, "least {}")),
+        "arm": Cell(row.arm, aside=seeds),
+        "mean ± sd": Cell(row.score, aside=_aside(row.interval)),
+        "difference": Cell(row.difference, aside=_aside(row.bootstrap)),
+        "p after Holm": Cell(row.holm, aside=_aside(row.p, "{} alone")),
+        "Wilcoxon p": Cell(row.p_wilcoxon, aside=_aside(row.smallest_p, "least {}")),
         "d_z": Cell(row.effect),
         "rank": Cell(row.rank),
         "cost": Cell(row.cost),
-        "verdict": Cell(row.verdict, more, PILLS.get(row.verdict, "plain")),
+        "verdict": Cell(row.verdict, pill=PILLS.get(row.verdict, "plain"), aside=more),
     }
 
 

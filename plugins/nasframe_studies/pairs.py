@@ -67,16 +67,19 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
         against: the reference.
         absolute: costs whose shares are left out, since they are of different networks.
     """
-    made = []
+    pair_tables = []
     for task, rows in views(scored):
         of_task = []
         for slot in dict.fromkeys(rows["slot"]):
             part = rows[rows["slot"] == slot]
             covered = list(dict.fromkeys(part["task"]))
             scores = scores_by_seed(part, len(covered))
-            comparable = against in scores and len(scores) > 1
-            if task == MEAN and (len(covered) == 1 or not comparable):
-                continue  # the slot is on one task alone, or no arm and the reference have all of its tasks
+            if task == MEAN:
+                # A mean over one task repeats that task's table. One that compares nothing would still be first on
+                # the page, and conclusions are drawn from the first task.
+                is_compared = against in scores and len(scores) > 1
+                if len(covered) == 1 or not is_compared:
+                    continue
             present = [arm for arm in arms if arm in scores]
             table = PairTable(
                 task=task,
@@ -88,8 +91,8 @@ def tables(scored: pd.DataFrame, arms: Sequence[str], against: str, absolute: Se
                 comparisons=_compare(scores, present, against),
             )
             of_task.append((table, part))
-        made += _mark_repeated(of_task, against)
-    return made
+        pair_tables += _mark_repeated(of_task, against)
+    return pair_tables
 
 
 def views(rows: pd.DataFrame, tasks: Sequence[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
@@ -99,9 +102,10 @@ def views(rows: pd.DataFrame, tasks: Sequence[str] | None = None) -> list[tuple[
         rows: with ``task``.
         tasks: in order; default: as they come.
     """
-    names = list(dict.fromkeys(rows["task"])) if tasks is None else list(tasks)
-    of_tasks = [(task, rows[rows["task"] == task]) for task in names]
-    if len(names) > 1:
+    if tasks is None:
+        tasks = list(dict.fromkeys(rows["task"]))
+    of_tasks = [(task, rows[rows["task"] == task]) for task in tasks]
+    if len(tasks) > 1:
         of_tasks.insert(0, (MEAN, rows))
     return of_tasks
 
@@ -117,8 +121,9 @@ def scores_by_seed(rows: pd.DataFrame, tasks: int) -> dict[str, dict[int, float]
     for arm, own in rows.groupby("arm", sort=False):
         for seed in sorted(set(own["seed"].tolist())):
             part = own[own["seed"] == seed]
-            # a mean over fewer tasks would measure something else
-            if part["task"].nunique() == tasks and part["score"].notna().all():
+            # A mean over fewer tasks would measure something else.
+            is_complete = part["task"].nunique() == tasks and part["score"].notna().all()
+            if is_complete:
                 scores.setdefault(str(arm), {})[seed] = float(part["score"].mean())
     return scores
 
@@ -127,8 +132,10 @@ def _common_seeds(scores: Scores, arms: Sequence[str]) -> list[int]:
     """Return the seeds that all arms have."""
     if not arms:
         return []
-    first, *others = arms
-    return sorted(set(scores[first]).intersection(*(scores[arm] for arm in others)))
+    seeds = set(scores[arms[0]])
+    for arm in arms:
+        seeds &= scores[arm].keys()
+    return sorted(seeds)
 
 
 def _mean_ranks(scores: Scores, arms: Sequence[str]) -> dict[str, float]:
@@ -149,17 +156,17 @@ def _describe(scores: Scores, rows: pd.DataFrame, arms: Sequence[str], absolute:
     for arm in arms:
         by_seed = dict(sorted(scores[arm].items()))
         own = rows[rows["arm"] == arm]
-        described.append(
-            ArmScores(
-                **asdict(stats.summary(list(by_seed.values()))),
-                arm=arm,
-                rank=ranks.get(arm),
-                scores={str(seed): score for seed, score in by_seed.items()},
-                costs=_mean_costs(own, absolute),
-                over_budget=_over_budget(own),
-                beside=companions_of(own),
-            )
+        summary = stats.summary(list(by_seed.values()))
+        arm_scores = ArmScores(
+            **asdict(summary),
+            arm=arm,
+            rank=ranks.get(arm),
+            scores={str(seed): score for seed, score in by_seed.items()},  # JSON's keys are text
+            costs=_mean_costs(own, absolute),
+            over_budget=_over_budget(own),
+            beside=companions_of(own),
         )
+        described.append(arm_scores)
     return described
 
 
@@ -172,13 +179,21 @@ def _compare(scores: Scores, arms: Sequence[str], against: str) -> list[Differen
         seeds = sorted(own.keys() & reference.keys())
         if arm == against or not seeds:
             continue
-        # what arms share within a seed, such as the order of the data, cancels in the difference
-        paired = stats.paired([own[seed] for seed in seeds], [reference[seed] for seed in seeds])
+        # What arms share within a seed, such as the order of the data, cancels in the difference.
+        own_scores = [own[seed] for seed in seeds]
+        reference_scores = [reference[seed] for seed in seeds]
+        paired = stats.paired(own_scores, reference_scores)
         more_seeds = None
         if paired.seeds_needed is not None:
-            more_seeds = max(0, paired.seeds_needed - paired.n)
-        left_out = sorted(own.keys() ^ reference.keys())
-        differences.append(Difference(**asdict(paired), arm=arm, seeds=seeds, left_out=left_out, more_seeds=more_seeds))
+            more_seeds = max(0, paired.seeds_needed - paired.n)  # a difference that is found needs none
+        difference = Difference(
+            **asdict(paired),
+            arm=arm,
+            seeds=seeds,
+            left_out=sorted(own.keys() ^ reference.keys()),
+            more_seeds=more_seeds,
+        )
+        differences.append(difference)
     return differences
 
 
@@ -188,7 +203,8 @@ def companions_of(rows: pd.DataFrame) -> dict[str, Spread]:
         return {}
     averages = {}
     for column in map(str, rows):
-        if column.startswith(BESIDE) and rows[column].notna().all():
+        is_companion = column.startswith(BESIDE)
+        if is_companion and rows[column].notna().all():
             summary = stats.summary(rows[column].tolist())
             averages[column.removeprefix(BESIDE)] = Spread(mean=summary.mean, sd=summary.sd)
     return averages
@@ -225,14 +241,15 @@ def _mark_repeated(of_task: Sequence[tuple[PairTable, pd.DataFrame]], against: s
         of_task: the tables of one task, each with the rows that it is of.
         against: the reference.
     """
-    first_model: dict[tuple[str, str], str] = {}
+    first_model: dict[tuple[str, str], str] = {}  # arm and networks → the model that compares them first
     marked = []
     for table, rows in of_task:
         comparisons = []
         for difference in table.comparisons:
-            networks = _networks(rows, (difference.arm, against), difference.seeds)
+            arm = difference.arm
+            networks = _networks(rows, (arm, against), difference.seeds)
             if networks is not None:
-                model = first_model.setdefault((difference.arm, networks), table.model)
+                model = first_model.setdefault((arm, networks), table.model)
                 if model != table.model:
                     difference = replace(difference, same_as=model)
             comparisons.append(difference)
@@ -248,7 +265,9 @@ def _networks(rows: pd.DataFrame, sides: Sequence[str], seeds: Sequence[int]) ->
     part = rows[rows["arm"].isin(sides) & rows["seed"].isin(seeds)]
     if part["network"].isna().any():
         return None
-    return canonical_json(sorted(part[["arm", "task", "seed", "network"]].values.tolist()))
+    # Sorted, since the rows of two budgets may come in different orders.
+    networks = part[["arm", "task", "seed", "network"]].values.tolist()
+    return canonical_json(sorted(networks))
 
 
 # ---- families of tests
@@ -264,19 +283,20 @@ def adjust(tables: Sequence[Table], family: str) -> list[Table]:
         family: one of :data:`nasframe_studies.file.FAMILIES`: whether the tables of a task are adjusted together, or
             those of the page.
     """
-    places: dict[tuple[str, ...], list[int]] = {}
+    families: dict[tuple[str, ...], list[int]] = {}  # name → places of its tables, which keep their order
     for place, table in enumerate(tables):
-        places.setdefault(_family_of(table, family), []).append(place)
+        name = _family_of(table, family)
+        families.setdefault(name, []).append(place)
     adjusted = list(tables)
-    for members in places.values():
-        together = _adjust_family([tables[place] for place in members])
-        for place, table in zip(members, together, strict=True):
+    for places in families.values():
+        members = _adjust_family([tables[place] for place in places])
+        for place, table in zip(places, members, strict=True):
             adjusted[place] = table
     return adjusted
 
 
 def _family_of(table: PairTable, family: str) -> tuple[str, ...]:
-    """Name the family of a table: what Holm's adjustment counts together."""
+    """Name the family of a table: what Holm's adjustment counts together. Each kind of front is one by itself."""
     if family == "page":
         return ()
     if isinstance(table, FrontTable):
@@ -286,12 +306,14 @@ def _family_of(table: PairTable, family: str) -> tuple[str, ...]:
 
 def _adjust_family(tables: Sequence[Table]) -> list[Table]:
     """Adjust the tables of one family; comparisons of the same networks have the adjusted p-value of the first."""
+    # The type is part of the key: in the family of a page a model may be called as a kind of front is.
     p_values: dict[tuple[type, str, str, str], float | None] = {}
     for table in tables:
         for difference in table.comparisons:
             if difference.same_as is None:
                 p_values[type(table), table.task, table.model, difference.arm] = difference.p_t
-    holm = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
+    adjusted_p_values = stats.holm(list(p_values.values()))
+    holm = dict(zip(p_values, adjusted_p_values, strict=True))
     tested = [p for p in p_values.values() if p is not None]  # what could not be tested needs no adjustment
     adjusted = []
     for table in tables:
@@ -308,7 +330,7 @@ def _verdict(difference: Difference, p_t_holm: float | None) -> Verdict:
     """Return the conclusion of the paired t test after Holm's adjustment."""
     if difference.n == 1:
         return "one seed"
-    if difference.p_t is None or p_t_holm is None:
+    if difference.p_t is None or p_t_holm is None:  # the difference is the same at every seed
         return "no spread"
     if p_t_holm < stats.ALPHA:
         return "higher" if difference.mean > 0 else "lower"

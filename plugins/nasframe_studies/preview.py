@@ -13,6 +13,7 @@ from nasframe.running.cache import Cache, default_folder
 from nasframe.running.cache_keys import digest, stage_keys
 from nasframe.running.start import input_digests
 from nasframe.stages.inputs import RunInputs
+from nasframe_studies.file import origin
 from nasframe_studies.metric_check import check_metric
 
 if TYPE_CHECKING:
@@ -153,11 +154,13 @@ def preview(
     """
     import torch
 
+    # As the runs will be: the number of threads is part of the cache's keys, and times depend on it.
     if threads is not None:
         torch.set_num_threads(threads)
     check_metric(study)
     probe = _Probe()
-    seeds_of = _seeds_by_stage(study, Cache(Path(cache or default_folder())), probe, done or {})
+    stage_cache = Cache(Path(cache or default_folder()))
+    seeds_of = _seeds_by_stage(study, stage_cache, probe, done or {})
     stages: list[StagePreview] = []
     arms: list[ArmPreview] = []
     resumed: list[RunPreview] = []
@@ -166,9 +169,9 @@ def preview(
             resumed.append(_resumed(run, plan, done))
         if run.seed != study.seeds[0]:  # costs and times are those of the first seed
             continue
-        work = probe.describe(plan)
-        arms.append(ArmPreview(run.arm, run.task, work["costs"], work["limits"]))
-        for row in work["stages"]:
+        outlook = probe.outlook(plan)
+        arms.append(ArmPreview(run.arm, run.task, outlook.costs, outlook.limits))
+        for row in outlook.stages:
             seeds = seeds_of[run.arm, run.task, row["name"]]
             stage = StagePreview(
                 arm=run.arm,
@@ -205,9 +208,10 @@ def _seeds_by_stage(
     study: Study, cache: Cache, probe: _Probe, done: Mapping[RunKey, Collection[str]]
 ) -> dict[tuple[str, str, str], StageSeeds]:
     """Return (arm, task, stage) → how each seed gets its result, when runs start in the order of the study."""
-    built: set[str] = set()
+    built: set[str] = set()  # keys of the stages of earlier runs
     seeds_of: dict[tuple[str, str, str], StageSeeds] = {}
     for run, plan in study.runs():
+        # Recipes may have different one-file plugins of one name, so each plan sees only its own.
         with plan.file_plugins():
             keys = stage_keys(plan, probe.start(plan))
         for stage, parts in zip(plan.stages, keys, strict=True):
@@ -228,8 +232,17 @@ def _seeds_by_stage(
     return seeds_of
 
 
+@dataclass(frozen=True)
+class _Outlook:
+    """What a run would do, and what it can reach; each part as :func:`nasframe.running.dry_run.dry_run` returns it."""
+
+    stages: Sequence[Mapping[str, Any]]
+    costs: Mapping[str, Mapping[str, Any]]
+    limits: Sequence[Mapping[str, Any]]
+
+
 class _Probe:
-    """Loads data and measures speed, once for all runs that have them in common."""
+    """Loads data and measures speed, once for all runs that have them in common: both take seconds or more a run."""
 
     def __init__(self) -> None:
         self.starts: dict[str, dict[str, Any]] = {}
@@ -237,30 +250,32 @@ class _Probe:
 
     def start(self, plan: Plan) -> dict[str, Any]:
         """Return digests of what a run starts from."""
-        key = canonical_json([*_origin(plan), plan.seed, plan.model or plan.space])
+        # With the seed, since data and initial weights may depend on it. A plan without a model starts from its space.
+        key = canonical_json([*origin(plan), plan.seed, plan.model or plan.space])
         if key not in self.starts:
             self.starts[key] = input_digests(RunInputs(plan))
         return self.starts[key]
 
-    def describe(self, plan: Plan) -> dict[str, Any]:
-        """Return the ``stages``, ``costs`` and ``limits`` of a run."""
+    def outlook(self, plan: Plan) -> _Outlook:
+        """Return what a run would do, and what it can reach."""
         with plan.file_plugins():
-            return self._describe(plan)
+            return self._outlook(plan)
 
-    def _describe(self, plan: Plan) -> dict[str, Any]:
+    def _outlook(self, plan: Plan) -> _Outlook:
         inputs = RunInputs(plan)
         work = inputs.work
-        seconds, share = 0.0, 1.0
+        seconds = 0.0
+        share = 1.0
         if work.net is not None:
-            key = canonical_json(_origin(plan))
+            # Without the seed: it changes the weights, and speed does not depend on them.
+            key = canonical_json(origin(plan))
             if key not in self.speeds:
                 self.speeds[key] = dryrun.forward_seconds(work)
             seconds = self.speeds[key]
+            # Of each plan by itself, since arms may have other spaces over one model.
             share = dryrun.mean_share(work)
-        stages = dryrun.describe_stages(plan, work, seconds, share)
-        return {"stages": stages, "costs": dryrun.ranges(inputs), "limits": list(dryrun.limit_rows(inputs))}
-
-
-def _origin(plan: Plan) -> list[Any]:
-    """Return what a plan's model and data are made from; their plugins may be the recipe's own files."""
-    return [plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])]
+        return _Outlook(
+            stages=dryrun.describe_stages(plan, work, seconds, share),
+            costs=dryrun.ranges(inputs),
+            limits=list(dryrun.limit_rows(inputs)),
+        )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nasframe.store import RunStore
+from nasframe_studies.grouping import distinct_by
 from nasframe_studies.records import Comparison, Difference, PairTable, Processors, SeedProcessors
 from nasframe_studies.run_facts import RunFacts, processor_kinds
 from nasframe_studies.settings import StudyRun
@@ -116,13 +117,9 @@ def notes(processors: Processors) -> Iterator[str]:
 
 def _unlike_places(processors: Processors) -> list[str]:
     """Describe the seeds whose arms differ, those of equal tasks and kinds together."""
-    tasks_of: dict[tuple[int, str], list[str]] = {}
-    for entry in processors.seeds:
-        if entry.unlike:
-            tasks_of.setdefault((entry.seed, grouped(entry.arms)), []).append(entry.task)
-    seeds_of: dict[tuple[str, str], list[int]] = {}
-    for (seed, arms), tasks in tasks_of.items():
-        seeds_of.setdefault((", ".join(tasks), arms), []).append(seed)
+    unlike = [entry for entry in processors.seeds if entry.unlike]
+    tasks_of = distinct_by(((entry.seed, grouped(entry.arms)), entry.task) for entry in unlike)
+    seeds_of = distinct_by(((", ".join(tasks), arms), seed) for (seed, arms), tasks in tasks_of.items())
     return [f"{_seeds(seeds)} of {tasks}: {arms}" for (tasks, arms), seeds in seeds_of.items()]
 
 

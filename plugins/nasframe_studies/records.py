@@ -15,8 +15,8 @@ import pydantic
 
 from nasframe.errors import UsageError
 from nasframe.options import arguments_doc, summary
-from nasframe.records import MetricFormat
-from nasframe.report.format import EARLIER, PLAIN, merged
+from nasframe.records import CostFormat, MetricFormat
+from nasframe.report.format import EARLIER, EARLIER_COSTS, PLAIN, PLAIN_COST, merged
 from nasframe_studies.stats import Paired, Summary
 
 FORMAT_VERSION = 2
@@ -409,6 +409,7 @@ class Comparison:
         processors: the kinds of processor that the runs were made on; empty if there is only one.
         findings: the resolved differences, as sentences.
         limits: what cannot be concluded, as sentences.
+        cost_formats: cost → how it reads.
     """
 
     format_version: int = FORMAT_VERSION
@@ -442,6 +443,13 @@ class Comparison:
     processors: Processors = field(default_factory=Processors)
     findings: Sequence[str] = ()
     limits: Sequence[str] = ()
+    cost_formats: Mapping[str, CostFormat] = field(default_factory=dict)
+
+    def cost_format(self, cost: str) -> CostFormat:
+        """Return how a cost reads; one without a format is a plain number."""
+        # Without any, the runs are gone, or the record is from before estimators told how their costs read.
+        formats = self.cost_formats or EARLIER_COSTS
+        return formats.get(cost, PLAIN_COST)
 
     def format_of(self, task: str, metric: str) -> MetricFormat:
         """Return how a metric reads in a table.

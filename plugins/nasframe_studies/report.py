@@ -114,13 +114,13 @@ def html(comparison: Comparison, figures: Mapping[str, str], settings: Settings 
     from markupsafe import Markup
 
     pictures = {name: Markup(svg) for name, svg in figures.items()}
-    return render("study.html", "nasframe_studies", page=page(comparison, pictures, _source(settings)))
+    return render("sections.html", page=page(comparison, pictures, _source(settings)))
 
 
 def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
     """Render a comparison as Markdown that shows ``figures/NAME.png`` for each name in ``figures``."""
     pictures = {name: f"figures/{_file(name)}.png" for name in figures}
-    return render("study.md", "nasframe_studies", page=page(comparison, pictures))
+    return render("sections.md", page=page(comparison, pictures))
 
 
 def _source(settings: Settings | Mapping[str, Any]) -> str:

@@ -160,13 +160,13 @@ def _totals(report: Mapping[str, Any], stages: Iterable[StageRecord]) -> dict[st
 
 def _companions(report: Mapping[str, Any], metric: str, split: str) -> list[str]:
     """Return the metrics that are shown with the compared one."""
-    from nasframe.report.format import of_run
+    from nasframe.report.format import metric_format
 
     names: set[str] = set()
     for model in report["models"]:
         names.update(model["metrics"].get(split, {}))
     names.discard(metric)
-    return [name for name in sorted(names) if of_run(report, name).companion]
+    return [name for name in sorted(names) if metric_format(report["formats"], name).companion]
 
 
 def network_of(model: Mapping[str, Any]) -> str | None:

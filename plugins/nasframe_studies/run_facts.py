@@ -11,7 +11,7 @@ import yaml
 
 from nasframe.declarations import budget_of
 from nasframe.errors import UsageError
-from nasframe.records import MetricFormat
+from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.read import gather
 from nasframe.search.constraints import Bounds, parse_bounds
 
@@ -56,6 +56,7 @@ class RunFacts:
         data: the task's fingerprint, sizes, labels and primary metric.
         conditions: name → values: machine, threads, versions, precision; several if the run went on elsewhere.
         formats: metric → how it reads.
+        cost_formats: cost → how it reads.
         kinds: the kinds of processor that it was made on.
     """
 
@@ -72,6 +73,7 @@ class RunFacts:
     data: Mapping[str, Any]
     conditions: Mapping[str, Sequence[str]]
     formats: Mapping[str, MetricFormat] = field(default_factory=dict)
+    cost_formats: Mapping[str, CostFormat] = field(default_factory=dict)
     kinds: Sequence[str] = ()
 
     @property
@@ -92,6 +94,15 @@ def by_task(runs: Iterable[RunFacts]) -> dict[str, list[RunFacts]]:
     for run in runs:
         tasks.setdefault(run.task, []).append(run)
     return tasks
+
+
+def cost_formats(runs: Iterable[RunFacts]) -> dict[str, CostFormat]:
+    """Return cost → how it reads. Its first run decides, since all arms share the columns of a table."""
+    formats: dict[str, CostFormat] = {}
+    for run in runs:
+        for name, form in run.cost_formats.items():
+            formats.setdefault(name, form)
+    return formats
 
 
 def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
@@ -130,6 +141,7 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
     aim = aims[0] if aims else metric
     costs = searches[0]["costs"] if searches else []
     formats = {name: MetricFormat(**form) for name, form in report["formats"].items()}
+    cost_formats = {name: CostFormat(**form) for name, form in report["cost_formats"].items()}
     return RunFacts(
         arm=arm,
         task=task,
@@ -144,6 +156,7 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
         data=report["data"],
         conditions=conditions(report),
         formats=formats,
+        cost_formats=cost_formats,
         kinds=processor_kinds(report["environments"]),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from nasframe.records import MetricFormat
 from nasframe.report import tables as report_tables
-from nasframe.report.format import titled
+from nasframe.report.format import cost_heading, in_column_order, titled
 from nasframe.report.tables import human
 from nasframe_studies.evidence import axis_column
 from nasframe_studies.processors import UNLIKE_PAIRS, has_unlike_pairs, marked_seed
@@ -152,13 +152,13 @@ def costs_caption(comparison: Comparison) -> str:
     """Describe the table of costs."""
     text = "Means over an arm's runs, as shares of the teacher's costs."
     if comparison.absolute:
-        absolute = [_cost_heading(cost) for cost in comparison.absolute]
-        text += f" In absolute numbers, since the arms' full networks differ in them: {', '.join(absolute)}."
+        absolute = ", ".join(_cost_headings(comparison, comparison.absolute))
+        text += f" In absolute numbers, since the arms' full networks differ in them: {absolute}."
     return text
 
 
-def _cost_heading(cost: str) -> str:
-    return report_tables.COSTS.get(cost, cost.replace("_", " "))
+def _cost_headings(comparison: Comparison, costs: Sequence[str]) -> list[str]:
+    return [cost_heading(cost, comparison.cost_format(cost)) for cost in costs]
 
 
 def cost_name(comparison: Comparison) -> str:
@@ -263,7 +263,7 @@ def _cost(comparison: Comparison, name: str | None, row: ArmScores) -> str:
     if value is None:  # not measured, or a share of a teacher that the arm does not have
         return NONE
     if name in comparison.absolute:
-        return report_tables.cost(name, {name: value})
+        return report_tables.cost(comparison.cost_format(name), name, {name: value})
     return f"{100 * value:.0f} %"
 
 
@@ -311,8 +311,7 @@ def costs(comparison: Comparison) -> list[list[str]]:
     names = _shown_costs(comparison)
     if not names:
         return []
-    headings = [_cost_heading(name) for name in names]
-    laid = [["task", "model", "arm", *headings]]
+    laid = [["task", "model", "arm", *_cost_headings(comparison, names)]]
     for table in comparison.tables:
         for row in table.arms:
             cells = [_cost(comparison, name, row) for name in names]
@@ -330,9 +329,7 @@ def _shown_costs(comparison: Comparison) -> list[str]:
                     present.add(name.removesuffix("_relative"))
                 elif name in comparison.absolute:
                     present.add(name)
-    # Those that every report shows come first, in its order.
-    first = [name for name in report_tables.COSTS if name in present]
-    return [*first, *sorted(present.difference(first))]
+    return in_column_order(present)
 
 
 def ledger(comparison: Comparison) -> list[list[str]]:

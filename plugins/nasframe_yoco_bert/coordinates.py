@@ -9,7 +9,8 @@ import numpy as np
 
 from nasframe.records import Arch
 
-BETAS = 500.0 * np.sinh(np.linspace(-6, 6, 33)) / np.sinh(6)  # tilts to choose from, from "large only" to "small only"
+BETAS = 500.0 * np.sinh(np.linspace(-6, 6, 33)) / np.sinh(6)
+"""Tilts to choose from, from "large only" to "small only", closer together around 0."""
 
 Costs = Callable[[Sequence[Arch]], np.ndarray]
 """Architectures → ``(archs, costs)``."""
@@ -53,13 +54,16 @@ class Coordinates:
     def cost(self, positions: np.ndarray) -> np.ndarray:
         """Return ``(n,)`` costs of ``(n, D)`` positions."""
         effects = self.effect[self.rows, positions]
-        return self.base + (self.live(positions) * effects).sum(1)
+        live = self.live(positions)
+        return self.base + (live * effects).sum(1)
 
     def mean_costs(self, p: np.ndarray) -> np.ndarray:
         """Return the expected costs of independent draws from ``p``, ``(D, K)``, tilted by each of ``BETAS``."""
         total = np.einsum("bdk,dk->bd", self._tilts, p)
         effect = np.einsum("bdk,dk->bd", self._tilts, p * self.effect) / total
-        active = np.einsum("bdk,dk->bd", self._tilts_on, p[self.parent]) / total[:, self.parent]
+        # A dimension costs something only if the one that it depends on switches it on.
+        total_of_parent = total[:, self.parent]
+        active = np.einsum("bdk,dk->bd", self._tilts_on, p[self.parent]) / total_of_parent
         return self.base + (active * effect).sum(1)
 
     def tilted(self, p: np.ndarray, beta: float) -> np.ndarray:
@@ -73,7 +77,8 @@ class Coordinates:
         beta = float(np.interp(-target, -falling, BETAS))
         return self.tilted(p, beta)  # (Y14)
 
-    def _at(self, positions: np.ndarray, d: Any, value: int) -> np.ndarray:
+    def _changed(self, positions: np.ndarray, d: Any, value: int) -> np.ndarray:
+        """Return positions with another value in dimension ``d``."""
         changed = positions.copy()
         changed[d] = value
         return changed
@@ -87,11 +92,12 @@ class Coordinates:
         """
         parent = self.rows.copy()
         on = np.ones(self.valid.shape, bool)
-        for p in range(len(self.rows)):
-            archs = [self.domain.decode(self._at(self.reference, p, k)) for k in range(self.shape[p])]
-            live = np.array([self.domain.active(arch) for arch in archs])
-            changes = live.any(0) & ~live.all(0)
-            for d in np.flatnonzero(changes):
+        for p in self.rows:
+            values = range(self.shape[p])
+            archs = [self.domain.decode(self._changed(self.reference, p, value)) for value in values]
+            live = np.array([self.domain.active(arch) for arch in archs])  # (values, D)
+            depends_on_p = live.any(0) & ~live.all(0)
+            for d in np.flatnonzero(depends_on_p):
                 parent[d] = p
                 on[d] = False
                 on[d, : self.shape[p]] = live[:, d]
@@ -103,26 +109,38 @@ class Coordinates:
         Returns:
             the reference's cost, and ``(D, K)`` what a value adds to its origin.
         """
-        origins = []
-        for d, active in enumerate(self.live(self.reference[None])[0]):
-            first = int(np.flatnonzero(self.on[d])[0])
-            origins.append(self.reference if active else self._at(self.reference, self.parent[d], first))
+        origins = self._origins()
         probes = []
         for d, origin in enumerate(origins):
-            probes += [self._at(origin, d, k) for k in range(self.shape[d])]
+            probes += [self._changed(origin, d, value) for value in range(self.shape[d])]
         ends = [self.domain.encode(self.domain.smallest()), self.reference]
+        # In one call, because additive costs of many architectures are counted at once.
         archs = [self.domain.decode(row) for row in (*ends, *origins, *probes)]
         values = np.asarray(costs(archs), float)
         smallest, largest = values[:2]
         reach = largest - smallest
-        shares = ((values - smallest) / np.where(reach == 0, 1.0, reach)).mean(1)
-        of_origins = shares[2 : 2 + len(origins)]
+        relative = (values - smallest) / np.where(reach == 0, 1.0, reach)
+        shares = relative.mean(1)
+        of_ends, of_origins, of_probes = np.split(shares, [2, 2 + len(origins)])
         effect = np.zeros(self.valid.shape)
-        effect[self.valid] = shares[2 + len(origins) :]
+        effect[self.valid] = of_probes
         effect = np.where(self.valid, effect - of_origins[:, None], 0.0)
-        return float(shares[1]), effect
+        return float(of_ends[1]), effect
+
+    def _origins(self) -> list[np.ndarray]:
+        """Return for each dimension the reference, or what is nearest to it among positions where it has an effect."""
+        origins = []
+        is_live = self.live(self.reference[None])[0]
+        for d in self.rows:
+            origin = self.reference
+            if not is_live[d]:
+                first_value = int(np.flatnonzero(self.on[d])[0])
+                origin = self._changed(self.reference, self.parent[d], first_value)
+            origins.append(origin)
+        return origins
 
 
 def _tilt(beta: float, effect: np.ndarray) -> np.ndarray:
+    """Return exp(−β · effect), scaled so that the largest factor of each dimension is 1: none overflows."""
     logits = -beta * effect
     return np.exp(logits - logits.max(1, keepdims=True))

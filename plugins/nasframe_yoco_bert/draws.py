@@ -55,11 +55,12 @@ class Draws:
         allowed = np.zeros(self.at.valid.shape, bool)
         for row, positions in zip(allowed, domain.allowed, strict=True):
             row[positions] = True
-        uniform = allowed / allowed.sum(1, keepdims=True)
-        falling = self.at.mean_costs(uniform)
+        choices = allowed.sum(1)
+        uniform = allowed / choices[:, None]
+        dearest, *_, cheapest = self.at.mean_costs(uniform)
+        region = Region(domain, allowed, uniform, free=choices > 1, costs=(cheapest, dearest))
         if len(self.regions) >= REGIONS:
             self.regions.clear()
-        region = Region(domain, allowed, uniform, allowed.sum(1) > 1, (falling[-1], falling[0]))
         self.regions[id(domain)] = region
         return region
 
@@ -81,17 +82,20 @@ class Draws:
             UnsatisfiableError: nothing meets the condition.
         """
         keep = region.domain.keep
-        count = 1 if level is None and keep is None else TRIES
+        any_draw_will_do = level is None and keep is None
+        count = 1 if any_draw_will_do else TRIES
         for table in self.tilts(p, region):
             drawn = self.categories(table, count)
             if level is not None:
                 gap = np.abs(self.at.cost(drawn) - level)
                 rank = np.where(gap <= band / 2, 0.0, gap)
-                drawn = drawn[np.argsort(rank, kind="stable")]  # of those in the band, the first one drawn
+                order = np.argsort(rank, kind="stable")  # of those in the band, the first one drawn comes first
+                drawn = drawn[order]
             for positions in drawn:
                 arch = self.at.domain.decode(positions.tolist())
                 if keep is None or keep(arch):
                     return positions, arch
+        # The domain itself walks towards its condition, whatever the distribution says.
         arch = region.domain.sample(self.rng)
         return self.at.domain.encode(arch), arch
 
@@ -120,5 +124,7 @@ class Draws:
         cumulative = p.cumsum(1)
         uniform = self.rng.random((count, len(p), 1)) * cumulative[:, -1:]
         drawn = (uniform >= cumulative).sum(-1)
-        last = p.shape[1] - 1 - (p > 0)[:, ::-1].argmax(1)  # rounding must not lead beyond the last possible value
-        return np.minimum(drawn, last)
+        # Rounding must not lead beyond the last possible value, which is the first one from the end.
+        from_the_end = (p > 0)[:, ::-1].argmax(1)
+        last_possible = p.shape[1] - 1 - from_the_end
+        return np.minimum(drawn, last_possible)

@@ -37,7 +37,8 @@ def exploit_probability(theta: np.ndarray, names: Sequence[str], shape: np.ndarr
     for d, (name, size) in enumerate(zip(names, shape, strict=True)):
         family = name.partition(".")[0]
         families.setdefault((family, int(size)), []).append(d)
-    rho = rho_max = 0.0
+    rho = 0.0
+    rho_max = 0.0
     for (_, size), members in families.items():
         rows = theta[members]
         if explore == "averaged":
@@ -46,7 +47,9 @@ def exploit_probability(theta: np.ndarray, names: Sequence[str], shape: np.ndarr
             entropies = [_entropy(row) for row in rows]
             rho += float(np.mean(entropies))  # (Y3)
         rho_max += float(np.log(size))  # (Y4)
-    return min(rho / rho_max, 1.0) if rho_max else 1.0
+    if rho_max == 0:  # no dimension has a choice
+        return 1.0
+    return min(rho / rho_max, 1.0)
 
 
 def importance(exploit: float, p: np.ndarray, q: np.ndarray) -> float:
@@ -61,11 +64,12 @@ def importance(exploit: float, p: np.ndarray, q: np.ndarray) -> float:
     1.0
     """
     tiny = np.finfo(float).tiny
-    ratios = np.log(np.maximum(q, tiny) / np.maximum(p, tiny))
-    log_ratio = np.clip(ratios.sum(), -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    ratios = np.maximum(q, tiny) / np.maximum(p, tiny)
+    # The sum of logarithms, because a product over many dimensions may underflow.
+    log_ratio = np.clip(np.log(ratios).sum(), -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     return float(1 / (exploit + (1 - exploit) * np.exp(log_ratio)))  # (Y15)
 
 
 def _entropy(p: np.ndarray) -> float:
-    p = p[p > 0]
+    p = p[p > 0]  # 0 · ln 0 counts as 0
     return float(-(p * np.log(p)).sum())

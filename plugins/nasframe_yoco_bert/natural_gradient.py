@@ -99,10 +99,15 @@ def step(theta: np.ndarray, gradient: np.ndarray, delta: float, shape: np.ndarra
     """
     valid = np.arange(theta.shape[1]) < shape[:, None]
     bound = lower_bound(shape)
-    moved = theta + delta * gradient / (fisher_norm(theta, gradient) + SMALL)  # (Y11)
+    length = fisher_norm(theta, gradient) + SMALL
+    moved = theta + delta * gradient / length  # (Y11)
     moved = np.where(valid, np.maximum(moved, bound), 0.0)
-    total = moved.sum(1, keepdims=True)
+    # Raising small entries to the bound makes a row's sum larger than 1. What is too much is taken from all entries in
+    # proportion to their height above the bound, so that none falls below it.
+    excess = moved.sum(1, keepdims=True) - 1
     above = np.where(valid, moved - bound, 0.0)
-    moved = moved - (total - 1) * above / (total - bound * shape[:, None])  # (Y13)
+    total_above = moved.sum(1, keepdims=True) - bound * shape[:, None]
+    moved = moved - excess * above / total_above  # (Y13)
     moved = moved / moved.sum(1, keepdims=True)  # rounding errors would add up over the updates
-    return np.where(gradient.any(1, keepdims=True), moved, theta)
+    has_gradient = gradient.any(1, keepdims=True)
+    return np.where(has_gradient, moved, theta)

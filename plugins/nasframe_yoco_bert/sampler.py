@@ -18,7 +18,7 @@ from nasframe.errors import UnsatisfiableError, UsageError
 from nasframe.records import Arch, Trial
 from nasframe.search.domain import DomainError
 from nasframe_yoco_bert.coordinates import Coordinates, Costs
-from nasframe_yoco_bert.costs import Matching, ResidualFit
+from nasframe_yoco_bert.costs import UNMATCHED, Matching, ResidualFit
 from nasframe_yoco_bert.draws import Draws, Region
 from nasframe_yoco_bert.mixture import Explore, exploit_probability, importance
 from nasframe_yoco_bert.natural_gradient import Ties, natural_gradient, step, utility
@@ -26,6 +26,7 @@ from nasframe_yoco_bert.proposals import Member, Proposals
 
 REFRESH = 0.05  # of a stage's steps, after which the mixture is computed again
 PLAIN = ("updates", "total", "training", "steps", "left", "level", "exploit", "free")
+"""Attributes of the state that are JSON-plain as they are."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class NaturalGradientSampler:
         self.rng = np.random.default_rng(seed)
         self.at = Coordinates(domain, costs if parts.objective.needs_costs else None)
         self.draws = Draws(self.at, self.rng)
-        self.match = parts.objective.match if self.at.priced else "none"
-        self.targets = parts.objective.targets if self.at.priced else "none"
+        self.objective = parts.objective if self.at.priced else UNMATCHED
+        self.match = self.objective.match
         self.distribution = self.at.valid / self.at.shape[:, None]
         self.free = [True] * len(self.at.shape)  # dimensions with a choice in the last ask's region
         self.updates = 0
@@ -108,7 +109,8 @@ class NaturalGradientSampler:
     @property
     def theta(self) -> list[np.ndarray]:
         """θ: the probabilities of each dimension's values, in the domain's order."""
-        return [row[:size].copy() for row, size in zip(self.distribution, self.at.shape, strict=True)]
+        rows = zip(self.distribution, self.at.shape, strict=True)
+        return [row[:size].copy() for row, size in rows]
 
     def mode(self, within: Any = None) -> Arch:
         """Return the most likely architecture, or the most likely one of a cheaper tilt of θ that meets the condition.
@@ -158,16 +160,12 @@ class NaturalGradientSampler:
         self.left -= 1
         explores = self._explores()
         if self.training and self.level is None and self._aims(explores):
-            low, high = region.costs
-            self.level = float(low + (high - low) * self.rng.random() ** self.parts.objective.power)
+            self.level = self._random_level(region)
         tables = self._tables_at(region)
+        table = tables.explore if explores else tables.exploit
         in_band = self.match == "band"
-        positions, arch = self.draws.find(
-            tables.explore if explores else tables.exploit,
-            region,
-            self.level if in_band else None,
-            self.parts.objective.band,
-        )
+        level = self.level if in_band else None
+        positions, arch = self.draws.find(table, region, level, self.objective.band)
         if in_band and self.level is None:
             self.level = float(self.at.cost(positions[None])[0])  # the first member sets the cost of its group
         weight = self._weight(positions, tables) if self.training else 1.0
@@ -175,34 +173,45 @@ class NaturalGradientSampler:
         return arch
 
     def _explores(self) -> bool:
+        """Decide whether the next draw explores."""
         if not self.training:
             return False
         return self.updates < self.warm_up or bool(self.rng.random() >= self.exploit)  # (Y2)
 
     def _aims(self, explores: bool) -> bool:
-        return self.targets == "all" or (self.targets == "explore" and explores)
+        """Tell whether a draw of a training aims at a random cost."""
+        targets = self.objective.targets
+        return targets == "all" or (targets == "explore" and explores)
+
+    def _random_level(self, region: Region) -> float:
+        """Draw the cost that a group aims at; a power above 1 leans to cheap ones."""
+        cheapest, dearest = region.costs
+        return float(cheapest + (dearest - cheapest) * self.rng.random() ** self.objective.power)
 
     def _tables_at(self, region: Region) -> Tables:
         """Return what proposals are drawn from: p_θ and uniform in the region, tilted to the group's cost."""
+        # All members of a group are drawn from the same tables, so they are kept until something changes.
         source = (self.distribution, region, self.level)
         if all(new is old for new, old in zip(source, self._tables_of, strict=True)):
-            return self._tables  # the members of a group share them
+            return self._tables
         exploit = self._restricted(region)
         explore = region.uniform
-        if self.training and self.level is not None and self.targets != "none":
+        targets = self.objective.targets
+        if self.training and self.level is not None and targets != "none":
             explore = self.at.aimed(explore, self.level)
-            if self.targets == "all":
+            if targets == "all":
                 exploit = self.at.aimed(exploit, self.level)
         self._tables_of = source
         self._tables = Tables(exploit, explore)
         return self._tables
 
     def _restricted(self, region: Region) -> np.ndarray:
-        """Return p_θ in a region."""
+        """Return p_θ in a region, renormalised."""
         p = self.distribution * region.allowed  # (Y1)
         return p / p.sum(1, keepdims=True)
 
     def _weight(self, positions: np.ndarray, tables: Tables) -> float:
+        """Return the weight of a draw as a sample of p_θ; dimensions without an effect do not count."""
         live = self.at.live(positions[None])[0]
         p = tables.exploit[self.at.rows, positions]
         q = tables.explore[self.at.rows, positions]
@@ -215,9 +224,12 @@ class NaturalGradientSampler:
         together = self.parts.batches == "together"
         for trial in trials:
             member = self._member(trial)
-            if member is None or (member.score is None and not together):
+            if member is None:
                 continue
-            self.buffer.append(member)  # with its group a failed one counts, so that the next group starts afresh
+            # In a group a failed one counts, too, so that the next group starts afresh. Otherwise it is left out.
+            if member.score is None and not together:
+                continue
+            self.buffer.append(member)
             if len(self.buffer) == self.lam:
                 self._update()
         if self.training and together:
@@ -233,15 +245,17 @@ class NaturalGradientSampler:
 
         It can if it was proposed. A foreign one can too, unless groups have a cost: it would be of another.
         """
-        score = trial.score if trial.score is not None and math.isfinite(trial.score) else None
+        is_scored = trial.score is not None and math.isfinite(trial.score)
+        score = trial.score if is_scored else None
         member = self.proposals.take(trial.arch, score)
         if member is not None:
             return member
+        # The same architecture may be written in another way than it was proposed.
         try:
             positions = self.domain.encode(trial.arch)
         except DomainError:
             return None
-        member = self.proposals.take(self.domain.decode(positions), score)  # the same, written otherwise
+        member = self.proposals.take(self.domain.decode(positions), score)
         if member is not None or self.match == "band":
             return member
         return Member(positions.tolist(), score, 1.0)
@@ -250,7 +264,7 @@ class NaturalGradientSampler:
         """Make one update of θ from the members in the buffer."""
         members = [member for member in self.buffer if member.score is not None]
         self.buffer.clear()
-        if len(members) < 2:
+        if len(members) < 2:  # one alone is neither better nor worse
             return
         samples = np.array([member.positions for member in members])
         losses = -np.array([member.score for member in members])  # (Y6)
@@ -263,15 +277,18 @@ class NaturalGradientSampler:
         if self.parts.weights == "importance":
             weights = np.array([member.weight for member in members])
             utilities = utilities * weights / weights.max()
-        live = self.at.live(samples)
-        if self.parts.inactive == "masked":
-            mask = live & np.array(self.free)
-        else:
-            mask = np.ones(live.shape, bool)
-            random = (self.rng.random(samples.shape) * self.at.shape).astype(int)
-            samples = np.where(live, samples, random)
+        samples, mask = self._masked(samples)
         gradient = natural_gradient(self.distribution, samples, utilities, mask)
         self.distribution = step(self.distribution, gradient, self.delta, self.at.shape)
+
+    def _masked(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(λ, D)`` samples, and which of their dimensions the update moves."""
+        live = self.at.live(samples)
+        if self.parts.inactive == "masked":
+            return samples, live & np.array(self.free)
+        # As published: dimensions without an effect move as if they had been drawn uniformly.
+        drawn = (self.rng.random(samples.shape) * self.at.shape).astype(int)
+        return np.where(live, samples, drawn), np.ones(live.shape, bool)
 
     # ---- state
 

@@ -9,10 +9,8 @@ from annotated_types import Ge
 from nasframe.records import Count, Natural, Positive, Share
 from nasframe_yoco_bert.coordinates import Costs
 from nasframe_yoco_bert.costs import Match, Matching, Targets
-from nasframe_yoco_bert.former import FormerOptions, former_faults
+from nasframe_yoco_bert.former import translate_options
 from nasframe_yoco_bert.sampler import NaturalGradientSampler, Parts
-
-NOTHING_FORMER = FormerOptions()
 
 
 class SNG(NaturalGradientSampler):
@@ -41,11 +39,9 @@ class SNG(NaturalGradientSampler):
         cost_power: a cost aimed at is this power of a uniform number, on the way from the cheapest to the dearest: 1 is
             uniform, more than 1 aims at cheap ones more often, which also cost less to train.
         warm_up: updates in training in which θ rests and all proposals explore.
-        former: options of earlier versions.
 
     Raises:
-        UsageError: a domain without knobs, fewer than two answers an update, a probability that is none, or an option
-            of earlier versions that is gone.
+        UsageError: a domain without knobs, fewer than two answers an update, or a probability that is none.
 
     >>> from nasframe.records import Trial
     >>> from nasframe.search.domain import Choices
@@ -55,7 +51,7 @@ class SNG(NaturalGradientSampler):
     {'k': 3}
     """
 
-    faults = staticmethod(former_faults)
+    translate_options = staticmethod(translate_options)
 
     def __init__(
         self,
@@ -71,11 +67,7 @@ class SNG(NaturalGradientSampler):
         cost_targets: Targets = "all",
         cost_power: Positive = 2.0,
         warm_up: Natural = 50,
-        former: FormerOptions = NOTHING_FORMER,
     ) -> None:
-        former.warn()
-        if former.objective == "loss":
-            match = "none"
         parts = Parts(
             explore=explore,
             batches="together" if same_batch else "apart",

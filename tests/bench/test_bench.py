@@ -10,12 +10,12 @@ import pytest
 from nasframe import hookimpl, registry
 from nasframe.cli import main
 from nasframe.errors import UsageError
-from nasframe.records import canonical_json
 from nasframe.search.domain import Choices
 from nasframe.search.pareto import hypervolume
 from nasframe_bench.arena import Arena, arena_of, play, play_all
 from nasframe_bench.contest import Contest, made, opponents, sampler_use
-from nasframe_bench.report import anytime, difference_rows, quality_rows, summarise, waste_rows
+from nasframe_bench.records import Difference, play_json, read_play, result_text
+from nasframe_bench.report import anytime, quality_rows, summarise, waste_rows
 from nasframe_bench.surrogate import TREES
 from nasframe_bench.table_file import ArchTable, write_table
 from nasframe_studies.stats import t_interval
@@ -48,7 +48,7 @@ def contest(file, **changes):
 
 
 def played(contest, use="random", seed=0):
-    return play(canonical_json(dataclasses.asdict(contest)), sampler_use(use), seed)
+    return play(contest, sampler_use(use), seed)
 
 
 def test_the_truth_of_a_table(file):
@@ -60,14 +60,24 @@ def test_the_truth_of_a_table(file):
 
 def test_a_play_holds_what_was_evaluated_in_order(file):
     record = played(contest(file, bounds={"flops": "<= 15"}, raw=True))
-    assert len(record["points"]) == 20
-    assert record["proposals"] == 20 + record["repeat"] + record["screened"] == record["asks"]
-    assert all(-flops <= 15 for _, flops in record["points"])
-    assert record["raw"]["proposals"] == 20
-    assert record["raw"]["infeasible"] > 0
-    assert json.loads(json.dumps(record)) == record
+    assert len(record.points) == 20
+    assert record.proposals == 20 + record.repeat + record.screened == record.asks
+    assert all(-flops <= 15 for _, flops in record.points)
+    assert record.raw.proposals == 20
+    assert record.raw.infeasible > 0
     again = played(contest(file, bounds={"flops": "<= 15"}, raw=True))
-    assert again["points"] == record["points"] != played(contest(file, bounds={"flops": "<= 15"}), seed=1)["points"]
+    assert again.points == record.points != played(contest(file, bounds={"flops": "<= 15"}), seed=1).points
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_play_is_read_as_it_was_written(file, raw):
+    record = played(contest(file, raw=raw, budget=5))
+    content = json.loads(json.dumps(play_json(record)))
+    assert read_play(content) == record
+    assert ("raw" in content) == raw
+    assert list(content)[:9] == [
+        "points", "proposals", "ended", "asks", "repeat", "screened", "failed", "ask_seconds", "tell_seconds",
+    ]  # fmt: skip
 
 
 def test_curves_are_what_they_say(file):
@@ -79,7 +89,7 @@ def test_curves_are_what_they_say(file):
     whole = hypervolume([[score(a), -cost(a)] for a in Choices(KNOBS).enumerate()], (60, -26))
     for row, record in enumerate(records["random"]):
         for n in (1, 7, 20):
-            seen = record["points"][:n]
+            seen = record.points[:n]
             assert curves["regret"][row, n - 1] == pytest.approx(best - max(p[0] for p in seen))
             assert curves["hypervolume"][row, n - 1] == pytest.approx(hypervolume(seen, (60, -26)) / whole)
 
@@ -88,10 +98,10 @@ def test_a_play_that_ends_early_keeps_its_last_value(file):
     plan = contest(file, budget=100)
     record = played(plan, "random,replace=false")
     curves = anytime(arena_of(plan), {"x": [record]})["x"]
-    assert len(record["points"]) == 81
+    assert len(record.points) == 81
     assert curves["hypervolume"][0, -1] == pytest.approx(1.0)
     assert curves["regret"][0, -1] == 0.0
-    none = anytime(arena_of(plan), {"x": [record | {"points": []}]})["x"]
+    none = anytime(arena_of(plan), {"x": [dataclasses.replace(record, points=[])]})["x"]
     assert np.isnan(none["regret"]).all()
     assert not none["hypervolume"].any()
 
@@ -108,38 +118,42 @@ def test_differences_are_paired_over_the_seeds(file):
     plays = play_all(plan, uses, range(6))
     result = summarise(arena_of(plan), uses, plays, range(6), [5, 20])
     curves = anytime(arena_of(plan), plays)
-    for row in result["differences"]:
-        one, two = (curves[name]["regret"][:, row["at"] - 1] for name in uses)
+    for row in result.differences:
+        one, two = (curves[name]["regret"][:, row.at - 1] for name in uses)
         mean, low, high = t_interval(one - two)
-        assert (row["mean"], row["low"], row["high"]) == pytest.approx((mean, low, high))
-    row = result["samplers"][1]
-    assert row["at"]["regret"]["20"]["mean"] == pytest.approx(curves["random"]["regret"][:, 19].mean())
-    assert row["found"]["20"] == pytest.approx((curves["random"]["regret"][:, 19] == 0).mean())
-    assert row["infeasible"] == 0
-    assert row["repeats"] == pytest.approx(sum(r["repeat"] for r in plays["random"]) / row_sum(plays["random"]))
+        assert (row.mean, row.low, row.high) == pytest.approx((mean, low, high))
+    row = result.samplers[1]
+    assert row.at["regret"][20].mean == pytest.approx(curves["random"]["regret"][:, 19].mean())
+    assert row.found[20] == pytest.approx((curves["random"]["regret"][:, 19] == 0).mean())
+    assert row.infeasible == 0
+    proposals = sum(play.proposals for play in plays["random"])
+    assert row.repeats == pytest.approx(sum(play.repeat for play in plays["random"]) / proposals)
     assert len(quality_rows(result)) == len(waste_rows(result)) == 3
 
 
-def row_sum(records):
-    return sum(record["proposals"] for record in records)
+def test_the_file_of_a_result_has_these_keys(file):
+    plan = contest(file, objectives=("accuracy",), budget=5)
+    uses = {"random": {"use": "random"}}
+    result = summarise(arena_of(plan), uses, play_all(plan, uses, range(1)), range(1), [5])
+    content = json.loads(result_text(result))
+    assert list(content) == ["format", "contest", "table", "seeds", "at", "machine", "samplers", "differences"]
+    assert list(content["table"]) == ["rows", "knobs", "reference", "truth", "feasible", "best"]
+    sampler = content["samplers"][0]
+    assert list(sampler) == [
+        "name", "use", "evaluations", "proposals_per_evaluation", "repeats", "infeasible", "failed", "ask_ms",
+        "tell_ms", "ended", "at", "found", "curves",
+    ]  # fmt: skip
+    assert sampler["at"]["regret"]["5"] == {**sampler["at"]["regret"]["5"], "sd": None, "low": None, "high": None}
 
 
 def test_verdicts_follow_the_intervals():
     def row(measure, low, high):
-        return {
-            "sampler": "a",
-            "other": "b",
-            "measure": measure,
-            "at": 5,
-            "mean": (low + high) / 2,
-            "low": low,
-            "high": high,
-        }
+        mean = (low + high) / 2
+        return Difference(sampler="a", other="b", measure=measure, at=5, seeds=3, mean=mean, low=low, high=high)
 
     rows = [row(*args) for args in itertools.product(("hypervolume", "regret"), (-2.0, -1.0), (1.0, -0.5, 3.0))]
-    lines = difference_rows({"differences": rows})[1:]
     expected = ["open", "behind", "open"] * 2 + ["open", "ahead", "open"] * 2
-    assert [line[-1] for line in lines] == expected
+    assert [row.verdict for row in rows] == expected
 
 
 def test_plays_are_kept_and_found_again_until_the_sampler_changes(file, tmp_path):
@@ -167,7 +181,7 @@ def test_plays_are_kept_and_found_again_until_the_sampler_changes(file, tmp_path
             before = len(seen)
             plays = play_all(plan, {use: sampler_use(use) for use in uses}, range(2), folder=tmp_path)
             assert len(seen) - before == more
-            assert all(len(record["points"]) == 20 for records in plays.values() for record in records)
+            assert all(len(record.points) == 20 for records in plays.values() for record in records)
     finally:
         registry.plugin_manager().unregister(plugin)
 
@@ -176,7 +190,7 @@ def test_several_processes_play_the_same(file):
     uses = {"random": {"use": "random"}}
     alone = play_all(contest(file), uses, range(2))
     together = play_all(contest(file), uses, range(2), jobs=2)
-    assert [r["points"] for r in alone["random"]] == [r["points"] for r in together["random"]]
+    assert [r.points for r in alone["random"]] == [r.points for r in together["random"]]
 
 
 def test_wrong_samplers_are_all_told_before_any_play(file):
@@ -239,8 +253,8 @@ def test_where_a_model_answers_the_best_is_the_best_found(file, tmp_path, monkey
     arena, uses = arena_of(plan), {"random": {"use": "random"}}
     plays = play_all(plan, uses, range(2))
     result = summarise(arena, uses, plays, range(2), [20])
-    assert result["table"]["truth"] == "the best that any play found"
-    assert "a fitted model predicts" in result["table"]["model"]
+    assert result.table.truth == "the best that any play found"
+    assert "a fitted model predicts" in result.table.model
     assert min(curve[-1] for curve in anytime(arena, plays)["random"]["regret"]) == 0
 
 

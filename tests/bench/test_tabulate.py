@@ -74,13 +74,21 @@ def test_another_table_is_not_gone_on_with(finished, tmp_path, capsys):
     before = path.read_text()
     with pytest.raises(UsageError, match="holds another table"):
         tabulate(finished, 3, out=path, seed=1)
-    with pytest.raises(UsageError, match=r"Expected \.json"):
-        tabulate(finished, 3, out=tmp_path / "archs.txt")
     assert path.read_text() == before
     assert main(["tabulate", str(finished), "--archs", "0"]) == 2
     capsys.readouterr()
     assert main(["tabulate", str(finished), "--archs", "2", "--no-progress"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == json.loads(before)["rows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("archs.txt", r"Expected \.json"), ("gone/archs.json", r"cannot be written \(No such folder\)")],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(finished, tmp_path, monkeypatch, name, reason):
+    monkeypatch.setattr(Finished, "evaluate", None)
+    with pytest.raises(UsageError, match=reason):
+        tabulate(finished, 3, out=tmp_path / name)
 
 
 LAYERS = [[0], [0, 1], [0, 1, 2]]

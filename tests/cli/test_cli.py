@@ -167,6 +167,36 @@ def test_schema_goes_to_stdout_or_a_file(capsys):
     assert Path("s.json").read_text() == out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["schema", "--output", "gone/x"], "gone/x: cannot be written (No such folder). Expected a file in"),
+        (["schema", "--output", "file/x"], "file: cannot be written (Not a directory)"),
+        (["schema", "--output", "."], ".: cannot be written (Is a directory)"),
+        (["new", "sampler", "climb", "--out", "file/x"], "file: cannot be written (Not a directory)"),
+        (["recipes", "copy", "quickstart", "file/x"], "file: cannot be written (Not a directory)"),
+        (["recipes", "copy", "quickstart", "file/x.yaml"], "file: cannot be written (Not a directory)"),
+        (["run", TOY, "--out", "file/x"], "file: cannot be written (Not a directory)"),
+        (["run", TOY, "--cache", "file/x"], "file: cannot be written (Not a directory)"),
+        (["cache", "prune", "--max-size", "0", "--cache", "file/x"], "file: cannot be written (Not a directory)"),
+        (["compare", "runs", "--out", "file/x"], "file: cannot be written (Not a directory)"),
+        (["ablate", "studies/samplers", "--out", "file/x"], "file: cannot be written (Not a directory)"),
+        (["bench", "sampler", "random", "--table", "t.json", "--out", "file/x"], "cannot be written (Not a directory)"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(capsys, arguments, reason):
+    Path("file").write_text("mine")
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+def test_the_schema_may_go_to_a_device(capsys):
+    assert call(capsys, "schema", "--output", os.devnull) == (0, "", "")
+    assert not Path(os.devnull).is_file()
+
+
 def test_doctor_says_that_there_are_no_plugins(capsys, monkeypatch):
     monkeypatch.setenv("NASFRAME_PLUGINS", "")
     registry.plugins.cache_clear()

@@ -76,6 +76,23 @@ def test_a_study_in_a_file_is_known_too(capsys):
     assert "Run it with: nasframe ablate mine.yaml" in call(capsys, "run", "mine.yaml")[2]
 
 
+def test_the_command_for_studies_names_the_one_that_runs_a_recipe(capsys):
+    Path("mine.yaml").write_text("extends: quickstart\ndescription: mine\n")
+    for recipe in ("quickstart", "mine.yaml"):
+        code, out, err = call(capsys, "ablate", recipe, "+arms.a={}")
+        assert (code, out) == (2, "")
+        assert err.endswith(f"  a recipe, not a study. Run it with: nasframe run {recipe}\n")
+        assert len(err.splitlines()) == 1
+
+
+def test_a_study_without_arms_is_not_taken_for_a_recipe(capsys):
+    Path("mine.yaml").write_text("base: quickstart\nseed: [0, 1]\n")
+    code, _, err = call(capsys, "ablate", "mine.yaml")
+    assert code == 2
+    assert "seed  unknown key." in err
+    assert "not a study" not in err
+
+
 def test_the_list_of_recipes_says_which_command_runs_what(capsys):
     rows = {row["name"]: row["command"] for row in json.loads(call(capsys, "recipes", "--json")[1])}
     assert (rows["quickstart"], rows[STUDY]) == ("run", "ablate")

@@ -49,7 +49,7 @@ def test_a_plugin_that_keeps_its_promises(call):
     code, out, err = call("estimator/good")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].startswith("estimator/good  mine.py (")
-    assert out.count("  ok      ") == len(out.splitlines()) - 1 == 8
+    assert out.count("  ok      ") == len(out.splitlines()) - 1 == 9
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_json_has_every_check(call):
     good, bad = json.loads(out)
     assert code == 4
     assert (good["kind"], good["name"], good["package"], good["passed"]) == ("estimator", "good", "mine.py", True)
-    assert len(good["checks"]) == 8
+    assert len(good["checks"]) == 9
     assert all(check["passed"] and check["seconds"] >= 0 and not check["message"] for check in good["checks"])
     assert not bad["passed"]
     assert [check["check"] for check in bad["checks"]] == ["it can be made"]

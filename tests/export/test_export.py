@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
-import nasframe.hf  # noqa: F401
+import nasframe.export
+import nasframe.hf
 from nasframe.errors import UsageError, VerificationError
 from nasframe.export import files as model_files
 from nasframe.export import reload
@@ -201,9 +202,7 @@ def test_a_network_that_is_not_what_it_says_is_not_written(tmp_path, monkeypatch
     whole = in_formats()
     with torch.no_grad():
         whole.bert.encoder.layer[0].attention.self.query.weight[0, :4] = 1.0
-    monkeypatch.setattr(
-        export, "_reload", lambda staged, models, modes, chosen, *_: {"model": chosen["model"]["logits"]}
-    )
+    monkeypatch.setattr(export, "_reload", lambda exports, *_: {"model": exports[0].reference["logits"]})
     with pytest.raises(VerificationError, match="1 groups and 1 rows of the written matrices are not as"):
         export.export(whole, None, tmp_path / "model", mode="stock")
     assert list(tmp_path.iterdir()) == []
@@ -285,3 +284,9 @@ def test_a_loaded_export_can_be_cut_and_written_again(tmp_path):
     export.write(again, None, tmp_path / "second")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
     assert blueprint(loaded)["layers"] == [{"heads": 2, "ffn": 17}]
+
+
+def test_the_package_offers_what_the_documents_name():
+    assert nasframe.export.export is export.export
+    for name in ("export_all", "update_card", "clear_rests"):
+        assert not hasattr(nasframe.export, name)

@@ -1,13 +1,18 @@
 import csv
 import os
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from words import Words, seeing
 
+import nasframe as nf
 from nasframe.errors import UsageError
+from nasframe.recipe.resolve import check_recipe
 from nasframe_basics.glue import TASKS, glue
+from stand_in import WORDS, write_net
 
 REAL = Path(os.environ.get("NASFRAME_GLUE") or Path(__file__).parents[3] / "shared" / "glue")
 
@@ -79,6 +84,37 @@ def test_every_task_is_read_from_its_own_layout(name, tmp_path):
     assert texts == ('first " text 100', "second text 100")[: len(TASKS[name].texts)]
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_can_be_learned(name, tmp_path):
+    made = glue(name, path=str(write(tmp_path / "data", name)), tokenizer=Words(), select=8)
+    batch = next(iter(made.train_batches(0, 0, 5)))
+    assert batch.labels.dtype == (torch.int64 if made.labels else torch.float32)
+    outputs = len(made.labels) if made.labels else 1
+    logits = torch.zeros(5, outputs, requires_grad=True)
+    made.loss(types.SimpleNamespace(logits=logits), batch).backward()
+    assert logits.grad.abs().sum(1).gt(0).all()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_recipe_for_any_task_takes_every_task(name, tmp_path):
+    write(tmp_path / TASKS[name].folder, name)
+    plan, problems = check_recipe("yoco_bert/published/minilm", [f"task.name={name}", f"task.path={tmp_path}"])
+    assert problems == []
+    assert plan.task["name"] == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_a_recipe_for_any_task_runs_on_every_task(name, tmp_path):
+    write(tmp_path / TASKS[name].folder, name, train=120, dev=24)
+    sizes = {"hidden_size": 48, "num_attention_heads": 12, "num_hidden_layers": 6, "intermediate_size": 1536}
+    model = write_net(tmp_path / "net", WORDS, max_position_embeddings=160, **sizes)
+    changes = ["smoke=true", f"model={model}", f"task.name={name}", f"task.path={tmp_path}"]
+    recipe = nf.load_recipe("yoco_bert/published/minilm", [*changes, "estimators.latency={repeats: 1}"])
+    run = nf.run(recipe, out=tmp_path / "run", progress=False)
+    assert (run.directory / "report.html").is_file()
+
+
 def test_mnli_measures_both_development_sets(tmp_path):
     made = glue("mnli", path=str(write(tmp_path / "data", "mnli")), tokenizer=Words())
     result = made.evaluate(lambda **i: seeing(i, 3), "dev")
@@ -141,25 +177,41 @@ def test_a_missing_file_an_empty_one_a_missing_column_and_an_unknown_task_are_na
         glue("sst", path=str(folder))
 
 
-@pytest.mark.parametrize("name", ["sst2", "stsb", "mnli"])
+HUB_COLUMNS = {  # the hub's own
+    "cola": ["sentence"],
+    "sst2": ["sentence"],
+    "mrpc": ["sentence1", "sentence2"],
+    "stsb": ["sentence1", "sentence2"],
+    "qqp": ["question1", "question2"],
+    "mnli": ["premise", "hypothesis"],
+    "qnli": ["question", "sentence"],
+    "rte": ["sentence1", "sentence2"],
+    "wnli": ["sentence1", "sentence2"],
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_the_hubs_layout_gives_the_same_data(name, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="needs the extra hub")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = write(tmp_path / "tsv", name)
     hub = tmp_path / "hub"
     hub.mkdir()
-    columns = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}[name]
+    columns = HUB_COLUMNS[name]
     lines = ["---", "configs:", f"- config_name: {name}", "  data_files:"]
     for file in sorted(folder.glob("*.tsv")):
         split = file.stem.replace("dev", "validation")
         lines += [f"  - split: {split}", f"    path: {split}.csv"]
         with file.open() as source, (hub / f"{split}.csv").open("w", newline="") as target:
             rows = list(csv.reader(source, delimiter="\t", quoting=csv.QUOTE_NONE))
+            rows[0][0] = rows[0][0].removeprefix("\ufeff")
+            rows = [list(TASKS[name].header), *rows] if HEADERS[name] is None else rows
             keep = [rows[0].index(column) for column in (*TASKS[name].texts, TASKS[name].label)]
             csv.writer(target).writerows([[*columns, "label"], *([row[i] for i in keep] for row in rows[1:])])
     names = TASKS[name].labels
-    if name == "sst2":  # indices with names, as the hub has them
-        lines += ["dataset_info:", "- config_name: sst2", "  features:", "  - {name: sentence, dtype: string}"]
+    if TASKS[name].numbered:  # indices with names, as the hub has them
+        lines += ["dataset_info:", f"- config_name: {name}", "  features:"]
+        lines += [f"  - {{name: {column}, dtype: string}}" for column in columns]
         classes = ", ".join(f"'{i}': {n}" for i, n in enumerate(names))
         lines += [f"  - {{name: label, dtype: {{class_label: {{names: {{{classes}}}}}}}}}"]
     (hub / "README.md").write_text("\n".join([*lines, "---", ""]))

@@ -132,6 +132,19 @@ def test_loading_a_state_of_another_history_is_noticed():
         OptunaSampler(flat_domain(), 0).load_state_dict(state)
 
 
+def test_a_grid_is_searched_within_a_part_of_the_domain():
+    domain = Choices({"a": [0, 1, 2], "b": [0, 1, 2], "c": [7]})
+    sampler = OptunaSampler(domain, 0, sampler="GridSampler")
+    within = domain.restrict({"a": [1]})
+    archs = []
+    for _ in range(3):
+        answers = answered(sampler.ask(1, within=within))
+        sampler.tell(answers)
+        archs += [trial.arch for trial in answers]
+    assert sorted(arch["b"] for arch in archs) == [0, 1, 2]
+    assert {arch["a"] for arch in archs} == {1}
+
+
 def test_exhausted_samplers_end():
     domain = Choices({"a": [0, 1], "b": [0, 1, 2]})
     for name in ("GridSampler", "BruteForceSampler"):
@@ -249,14 +262,15 @@ def test_failed_pruned_and_violating_trials_are_told_as_such():
     sampler = NasframeSampler("random", {"k": [0, 1, 2, 3]})
     sampler.use = None
     study = study_of(sampler)
-    make = NasframeSampler._begin
+    make = sampler.begin
 
-    def begin(self, values):
-        self.use = "random"
-        make(self, values)
-        self.sampler = Listening(self.domain)
+    def begin(values):
+        sampler.use = "random"
+        proposer = make(values)
+        proposer.sampler = Listening(proposer.domain)
+        return proposer
 
-    sampler._begin = begin.__get__(sampler)
+    sampler.begin = begin
 
     def objective(trial):
         k = trial.suggest_categorical("k", [0, 1, 2, 3])
@@ -371,10 +385,11 @@ def test_a_trial_of_the_users_own_is_told_as_what_it_was_and_costs_no_proposal()
     study.optimize(total, n_trials=24)
     assert len(set(params_of(study))) == 24
     study.optimize(total, n_trials=1)
-    scores = {trial.score for trial in sampler.known.values() if trial is not None}
+    known = sampler.proposer.known
+    scores = {trial.score for trial in known.values() if trial is not None}
     assert scores == {float(sum(arch)) for arch in itertools.product(*KNOBS.values())}
-    for trial in sampler.known.values():
-        assert trial is None or trial.score == sum(sampler._params(trial.arch).values())
+    for trial in known.values():
+        assert trial is None or trial.score == sum(sampler.proposer.params(trial.arch).values())
 
 
 def test_when_all_was_proposed_proposals_come_again():
@@ -402,30 +417,39 @@ def test_a_restricted_domain_is_known_to_be_used_up(use):
     study.enqueue_trial({"a": 1, "b": 0, "c": 5})  # one that the restriction does not leave
     study.optimize(total, n_trials=4)
     assert len(set(params_of(study))) == 4
-    sampler.sampler = Counting(sampler.sampler)
+    counting = sampler.proposer.sampler = Counting(sampler.proposer.sampler)
     study.optimize(total, n_trials=10)
     assert all(trial.params["a"] == 4 and trial.params["c"] == 9 for trial in study.trials[1:])
-    assert sampler.sampler.asks == 10  # one a trial
+    assert counting.asks == 10  # one a trial
 
 
 def test_while_something_is_left_of_a_restricted_domain_it_is_found():
     """A sampler that has no more, and one of 7,600 that is new: random draws would hardly find it."""
     knobs = {f"k{i}": list(range(20)) for i in range(3)}
     sampler = NasframeSampler("grid", knobs, keep=lambda params: params["k0"] != 5, seed=3)
-    sampler._begin({name: list(values) for name, values in knobs.items()})
+    proposer = sampler.begin({name: list(values) for name, values in knobs.items()})
     left = {"k0": 0, "k1": 19, "k2": 18}
-    sampler.known = {arch_id(arch): None for arch in sampler.within.enumerate() if arch != left}
-    sampler.sampler = Counting(sampler.sampler)
-    sampler.sampler.ask = lambda n=1, within=None: []
-    assert sampler._proposal() == left
-    sampler.known[arch_id(left)] = None
-    assert sampler.within.contains(sampler._proposal())
+    proposer.known = {arch_id(arch): None for arch in proposer.within.enumerate() if arch != left}
+    proposer.sampler = Counting(proposer.sampler)
+    proposer.sampler.ask = lambda n=1, within=None: []
+    assert proposer.proposal() == left
+    proposer.known[arch_id(left)] = None
+    assert proposer.within.contains(proposer.proposal())
+
+
+def test_a_sampler_that_only_repeats_itself_does_not_keep_the_study_from_new_ones():
+    sampler = NasframeSampler("grid", KNOBS, seed=3)
+    proposer = sampler.begin({name: list(values) for name, values in KNOBS.items()})
+    proposer.sampler.ask = lambda n=1, within=None: [{"a": 0, "b": 0, "c": 0}]
+    proposer.sampler.tell = lambda trials: None
+    study = study_of(sampler)
+    study.optimize(total, n_trials=6)
+    assert len(set(params_of(study))) == 6
 
 
 def test_costs_are_given_in_parameters():
     seen = []
     sampler = NasframeSampler("random", {"k": ["a", "bb"]}, costs=lambda rows: seen.extend(rows) or [[0.0]])
-    sampler._begin({"k": ["a", "bb"]})
     assert registered_costs(sampler)([{"k": 1}]) == [[0.0]]
     assert seen == [{"k": "bb"}]
 
@@ -455,7 +479,7 @@ def registered_costs(sampler):
     registry.plugin_manager().register(plugin)
     try:
         sampler.use = "taking costs"
-        sampler._begin(sampler.values)
+        sampler.begin({"k": ["a", "bb"]})
     finally:
         registry.plugin_manager().unregister(plugin)
     return given["costs"]

@@ -331,6 +331,44 @@ def test_an_override_that_sets_an_unwritten_option_is_checked():
     assert "Did you mean 'examples'?" in found
 
 
+def with_modifiers(*modifiers):
+    trained, *others = base()["stages"]
+    trained["train"]["modifiers"] = list(modifiers)
+    return base(stages=[trained, *others])
+
+
+def test_old_names_of_options_are_warned_of_and_written_as_those_of_today():
+    data = with_modifiers({"use": "dhspg", "until": None, "least": "20%"})
+    with pytest.warns(DeprecationWarning, match="is deprecated") as caught:
+        plan = resolve(nf.load_recipe(data))
+    assert [str(warning.message) for warning in caught] == [
+        "modifier 'dhspg': until is deprecated; it is 'ramp_end' now.",
+        "modifier 'dhspg': least is deprecated; it is 'min_kept' now.",
+    ]
+    modifier = plan.recipe["stages"][0]["train"]["modifiers"][0]
+    assert modifier == {**modifier, "ramp_end": None, "min_kept": "20%"}
+    assert not {"until", "least"} & modifier.keys()
+
+
+def test_an_old_name_beside_the_new_one_is_refused_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    modifier = "{use: hspg, target: 50%, ramp_end: 70%,\n    until: 60%}"
+    text = dump(with_modifiers("MODIFIER")).replace("MODIFIER", modifier)
+    Path("r.yaml").write_text(text)
+    _, problems = check_recipe("r.yaml")
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if "until" in line)
+    expected = "is the old name of 'ramp_end', which is given, too. Expected only 'ramp_end'. (modifier 'hspg')"
+    found = [str(problem) for problem in problems]
+    assert found == [f"r.yaml:{line}:5  stages.teacher.modifiers.0.until  {expected}"]
+
+
+def test_a_value_that_is_gone_is_reported_once():
+    data = base()
+    data["stages"][1]["search"]["sampler"] = {"use": "sng", "explore": "averaged"}
+    (found,) = faults(data)
+    assert "stages.search.sampler.explore  'explore: averaged' is how it was published" in found
+
+
 @pytest.mark.slow
 def test_paths_are_read_from_where_they_were_written(tmp_path, monkeypatch):
     for folder in ("recipes/data", "data", "here"):

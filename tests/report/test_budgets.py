@@ -52,6 +52,25 @@ def home(drifting, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("budget", "text"), [("12ms", TEXT), ("50ms", None), ("50%", "12.4 ms > 5.5 ms")])
+def test_a_model_that_no_search_found_has_a_budget_in_measured_costs_too(drifting, tmp_path, budget, text):
+    sizes = "{layers: 1, heads: 1, ffn: 8}"
+    stages = f"stages=[{{extract: {{archs: {{best@{budget}: {sizes}}}}}}}, {{evaluate: {{costs: [latency]}}}}]"
+    assert main(["run", RECIPE, f"budgets={{latency: [{budget}]}}", stages, "--out", str(tmp_path / "run")]) == 0
+    (model,) = json.loads((tmp_path / "run" / "report.json").read_text())["models"]
+    assert model["over_budget"] == text
+
+
+def test_an_extraction_keeps_no_bounds_that_a_search_has_kept(home):
+    store = RunStore(home, shared=True)
+    try:
+        assert store.stage_result("search")["bounds"]["best@12ms"] == {"latency": [None, 12.0]}
+        assert "bounds" not in store.stage_result("extract")
+    finally:
+        store.close()
+
+
+@pytest.mark.slow
 def test_the_report_marks_the_model_and_it_alone(home):
     report = json.loads((home / "report.json").read_text())
     over = {model["name"]: model["over_budget"] for model in report["models"]}
@@ -149,6 +168,6 @@ def test_a_model_made_from_a_winner_has_its_bounds():
     assert bounds_of("teacher", results) == bounds_of("tuned@30%", results) == {}
 
 
-def test_an_extraction_that_knows_only_counted_bounds_takes_none_away():
+def test_bounds_of_an_extraction_take_none_away():
     results = [{"bounds": {"best@50%": {"latency": [None, 12.0]}}}, {"bounds": {"best@50%": {"params": [None, 5.0]}}}]
     assert bounds_of("best@50%", results) == {"latency": [None, 12.0], "params": [None, 5.0]}

@@ -52,6 +52,11 @@ def test_training_has_a_panel_for_what_each_stage_logged_and_no_holes(report):
     assert all(axes.get_visible() and axes.lines for axes in drawn.axes)
 
 
+def test_the_time_of_a_stage_is_that_of_all_its_roles(report):
+    texts = [text.get_text() for text in plots.ledger(report).axes[0].texts]
+    assert [text.rpartition(" · ")[2] for text in texts] == ["40.0 s", "49.0 s", "24.0 s"]
+
+
 def test_nothing_to_draw_draws_nothing(report):
     empty = replace(report, searches=[], models=[], curves={}, ledger=[])
     assert plots.figures(empty) == {}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_cache import TOY, run_of
 from test_runner import Stop, facts
 
@@ -22,7 +23,9 @@ from nasframe import registry, storage
 from nasframe.cli import main
 from nasframe.errors import RunError, UsageError
 from nasframe.export import write as export
+from nasframe.recipe.yaml import dump
 from nasframe.running import runner
+from nasframe.running.reopen import Finished
 from nasframe.running.start import start_of
 from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore, load_state, save_state
@@ -203,14 +206,30 @@ def test_a_refused_resume_leaves_a_finished_run_finished(finished):
     store.close()
 
 
-def test_a_recipe_that_this_nasframe_does_not_read_says_what_can_be_done(run, capsys):
-    recipe = run / "recipe.yaml"
-    text = recipe.read_text().replace("use: evolution", "use: evolution\n      former: true")
-    recipe.write_text(text)
-    store = RunStore(run)
-    store.put("recipe_digest", hashlib.sha256(text.encode()).hexdigest())
+def finish_with(directory: Path, recipe: str) -> None:
+    """Make a run one that finished with this recipe."""
+    (directory / "recipe.yaml").write_text(recipe)
+    store = RunStore(directory)
+    store.put("recipe_digest", hashlib.sha256(recipe.encode()).hexdigest())
     store.put("finished", True)
     store.close()
+
+
+def test_a_finished_run_of_an_earlier_version_is_read(run):
+    data = yaml.safe_load((run / "recipe.yaml").read_text())
+    (search,) = (stage["search"] for stage in data["stages"] if "search" in stage)
+    search["sampler"] = {"use": "sng", "reference_compat": False, "lam": None, "match": "band", "objective": "loss"}
+    finish_with(run, dump(data))
+    with pytest.warns(DeprecationWarning, match="sampler 'sng'"):
+        plan = Finished(run).plan
+    (search,) = (stage.options for stage in plan.stages if stage.verb == "search")
+    assert search["sampler"]["match"] == "none"
+    assert not {"reference_compat", "objective"} & search["sampler"].keys()
+
+
+def test_a_recipe_that_this_nasframe_does_not_read_says_what_can_be_done(run, capsys):
+    text = (run / "recipe.yaml").read_text()
+    finish_with(run, text.replace("use: evolution", "use: evolution\n      former: true"))
     for command in (["run", "--resume", run], ["tabulate", run, "--archs", "2"]):
         assert main([str(word) for word in command]) == 2
         err = capsys.readouterr().err

@@ -406,6 +406,38 @@ def test_predictions_are_compared_by_example(home, report):
     assert row.low <= row.difference <= row.high
 
 
+def test_curves_of_a_search_are_of_its_own_metric_beside_runs_without_a_search():
+    shared = {
+        "task": "t",
+        "seed": 0,
+        "ledger": {},
+        "front": (),
+        "full": {},
+        "metric": "f1",
+        "data": {},
+        "conditions": {},
+    }
+    trained = {("training", "macs"): run_facts.Trace([1.0, 2.0], [0.1, 0.2])}
+    searched = {("50%", "evaluations"): run_facts.Trace([1.0, 2.0], [0.5, 0.6])}
+    plain = run_facts.RunFacts(**shared, arm="plain", aim="f1", costs=[], curves=trained)
+    sng = run_facts.RunFacts(**shared, arm="sng", aim="accuracy", costs=["macs"], curves=searched)
+    charts = evidence.anytime([plain, sng], ["plain", "sng"], ["50%"])
+    assert {chart.model: chart.metric for chart in charts} == {"50%": "accuracy", "training": "f1"}
+
+
+def test_predictions_are_those_of_the_compared_split(tmp_path):
+    made = frame([("a", "t", 0, 0.5), ("b", "t", 0, 1.0)])
+    for run, on_select in (("at0", [0, 1]), ("bt0", [0, 0])):
+        folder = tmp_path / run / "models" / "best@50%"
+        folder.mkdir(parents=True)
+        table = pd.DataFrame({"id": [0, 1], "label": [0, 0]})
+        table.assign(prediction=0).to_csv(folder / "predictions.csv", index=False)
+        table.assign(prediction=on_select).to_csv(folder / "predictions-select.csv", index=False)
+    for split, difference in (("dev", 0.0), ("select", 0.5)):
+        (pair,) = compare.analyse(tmp_path, made, settings(made, compare={"split": split})).examples
+        assert pair.difference == pytest.approx(difference)
+
+
 def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
     row = report.ledger[0]
     assert row.training_macs == pytest.approx(row.student_macs + row.teacher_macs)

@@ -204,7 +204,7 @@ FIELDS = {
     "Comparison": (
         "format_version name description metric split against arms tasks seeds models cost absolute confidence alpha"
         " power resamples formats tables teachers fronts anytime examples ledger family missing notices notes"
-        " equal_macs processors findings limits"
+        " equal_macs processors findings limits cost_formats"
     ),
     "PairTable": "task tasks model metric arms ranked_seeds comparisons family",
     "FrontTable": "task tasks model metric arms ranked_seeds comparisons family cost references",
@@ -228,6 +228,7 @@ FIELDS = {
     "MissingRun": "arm task seed run why error",
     "Notice": "place text arms",
     "MetricFormat": "percent higher_is_better positive companion dev_only",
+    "CostFormat": "unit heading highlight higher_is_better",
 }
 TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
 
@@ -284,6 +285,6 @@ def test_every_field_is_documented():
     described = schema()
     fields = set(described["properties"])
     for name, record in described["$defs"].items():
-        if name != "MetricFormat":  # docs/report.md describes it
+        if name not in ("MetricFormat", "CostFormat"):  # docs/report.md describes them
             fields |= set(record["properties"])
     assert fields - documented == set()

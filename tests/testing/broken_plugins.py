@@ -147,6 +147,7 @@ def rough_table(self, space, net):
 
 ESTIMATORS = {
     "the_unit_is_named": (changed(Params, unit=""), "set it to what is counted"),
+    "its_names_are_texts": (changed(Params, heading=None), "set it to a text such as 'params'"),
     "costs_are_numbers": (changed(Params, estimate=lambda self, *a: float("nan")), "return a finite float, 0 or more"),
     "the_table_agrees_with_the_estimate": (changed(Params, table=rough_table), "return None from table"),
     "an_architecture_costs_what_its_model_costs": (

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from nasframe_bench.records import Result
+
 app = typer.Typer(help="Compare plugins offline.", no_args_is_help=True)
-
-
-@app.callback()
-def _bench() -> None:
-    """Compare plugins offline."""
 
 
 @app.command("sampler")
@@ -62,24 +59,32 @@ def sampler(
 ) -> None:
     """Compare samplers by regret, hypervolume, waste and time, with intervals over paired seeds."""
     from nasframe.progress import Progress
+    from nasframe.storage import refuse_unwritable
     from nasframe_bench import arena
     from nasframe_bench import report as bench_report
     from nasframe_bench.contest import made
+    from nasframe_bench.records import result_text
 
-    files = tuple(str(path.resolve()) for path in plugins or ())
+    # Every mistake in the words of the command line is found before the first play.
+    files = tuple(str(path.resolve()) for path in plugins or ())  # other processes may have another current folder
     space: dict[str, Any] = {"use": "table", "path": str(table), "missing": missing}
+    if out:
+        refuse_unwritable(out)
     if columns:
         space["columns"] = _mapping(columns)
     contest = made(space, objectives, cap or [], budget, reference, raw, files)
     uses = _uses(names, against)
     marks = _marks(at, budget)
-    folder = out / "plays" if out else None
+
+    folder = None
+    if out:
+        folder = out / "plays"
     plays = arena.play_all(contest, uses, range(seeds), jobs=jobs, folder=folder, progress=Progress())
     result = bench_report.summarise(arena.arena_of(contest), uses, plays, range(seeds), marks)
     if out:
         bench_report.write(result, out)
     if json_:
-        print(json.dumps(result, indent=1, allow_nan=False))
+        print(result_text(result))
     else:
         _show(result, out)
 
@@ -93,12 +98,12 @@ def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
     elif against == "none":
         others = []
     else:
-        others = [text.strip() for text in against.split(";")]
+        others = [text.strip() for text in against.split(";")]  # commas separate the options of one sampler
     named = {name: sampler_use(name) for name in names}
     uses = dict(named)
     for name in others:
         use = sampler_use(name)
-        if use not in named.values():
+        if use not in named.values():  # the same sampler may be written in two ways
             uses[name] = use
     return uses
 
@@ -106,8 +111,10 @@ def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
 def _marks(at: str | None, budget: int) -> list[int]:
     from nasframe.errors import UsageError
 
+    """Return the numbers of evaluations at which samplers are compared; by default, early and at the end."""
     if at is None:
-        return sorted({max(budget // 3, 1), budget})
+        early = max(budget // 3, 1)
+        return sorted({early, budget})
     try:
         marks = sorted({int(text) for text in at.split(",")})
     except ValueError:
@@ -121,14 +128,18 @@ def _mapping(text: str) -> dict[str, str]:
     from nasframe.errors import UsageError
     from nasframe.recipe.yaml import Position, parse
 
+    """Read the option ``--columns``: column → name; a column with an empty name is left out."""
     node, problems = parse(text, Position("--columns", 1, 1))
-    columns = node.plain() if node and not problems else None
+    columns = None
+    if node and not problems:
+        columns = node.plain()
     if not isinstance(columns, dict):
         raise UsageError(f"--columns {text}: expected a mapping, as in '{{acc: metric.accuracy}}'.")
     return {str(column): str(name or "") for column, name in columns.items()}
 
 
-def _show(result: dict[str, Any], out: Path | None) -> None:
+def _show(result: Result, out: Path | None) -> None:
+    """Print the tables of a result, and where its page is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -137,17 +148,18 @@ def _show(result: dict[str, Any], out: Path | None) -> None:
 
     console = Console()
     print(bench_report.about(result))
-    parts = [
+    tables = [
         (bench_report.quality_rows(result), 1),
         (bench_report.waste_rows(result), 1),
         (bench_report.difference_rows(result), 2),
     ]
-    for (header, *rows), left in parts:
-        if not rows:
+    for (header, *rows), words in tables:
+        if not rows:  # nothing to compare with
             continue
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for number, heading in enumerate(header):
-            table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
+            # The first columns are words, all others are numbers.
+            table.add_column(heading, justify="left" if number < words else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)

@@ -32,6 +32,7 @@ def tabulate(
     from nasframe_bench.tabulate import tabulate as make
 
     quiet()
+    shows_progress = False if no_progress else None  # None: on a terminal only
     table = make(
         rundir,
         archs,
@@ -40,7 +41,7 @@ def tabulate(
         draw=draw,
         seed=seed,
         stage=stage,
-        progress=False if no_progress else None,
+        progress=shows_progress,
     )
     if out is None:
         print(table_json(table), end="")

@@ -55,6 +55,7 @@ def ablate(
 
     quiet()
     if resume is not None:
+        # The study's directory says where it is and how large: these would change nothing.
         if out or smoke:
             raise UsageError(
                 "--resume goes on with a study. Expected no other options with it than --dry-run, --jobs and --json."
@@ -75,8 +76,9 @@ def ablate(
     from nasframe_studies.study import begin
 
     home = begin(loaded, out, cache, jobs or 1)
-    print(f"{len(loaded.plans) * len(loaded.seeds)} runs in {home}", file=sys.stderr)
-    _finish(home, None, json_)
+    runs = len(loaded.plans) * len(loaded.seeds)
+    print(f"{runs} runs in {home}", file=sys.stderr)
+    _finish(home, None, json_)  # with the jobs that it began with
 
 
 def _resume(home: Path, overrides: list[str], jobs: int | None, dry_run: bool, as_json: bool) -> None:
@@ -110,6 +112,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
+    # Progress goes to the error stream, so that --json leaves nothing but JSON on the other.
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
@@ -117,7 +120,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         failures = go_on(home, jobs, say)
     except KeyboardInterrupt:
         print(f"nasframe: interrupted. Go on with: nasframe ablate --resume {home}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
+    # The file is missing if the runs left nothing to compare, which go_on has said already.
     path = home / "study.json"
     text = path.read_text(encoding="utf-8") if path.exists() else "{}"
     report = json.loads(text)
@@ -134,6 +138,8 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
 def _show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     """Print what a study would do; exit 3 if a bound cannot be met."""
     import json
+
+    from nasframe.errors import UnsatisfiableError
 
     if as_json:
         print(json.dumps(plan.plain(), indent=1))
@@ -152,9 +158,10 @@ def _show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     for line in _kept_and_new(plan, with_tasks):
         console.print(line, markup=False, highlight=False)
     counts = f"{plan.runs} runs, {plan.stages_to_run} stages to run"
+    # Several processes share the CPU threads, so that dividing by their number would promise too much.
     console.print(f"{counts}; estimated time in one process: {duration(plan.seconds)}", highlight=False)
     if unmet:
-        raise typer.Exit(3)
+        raise typer.Exit(UnsatisfiableError.exit_code)
 
 
 def _stage_table(plan: Preview, with_tasks: bool) -> Table:
@@ -163,52 +170,68 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
 
     from nasframe.report.tables import duration
 
-    heading = ["arm", "task"] if with_tasks else ["arm"]
+    place_heading = ["arm"]
+    if with_tasks:
+        place_heading.append("task")
     columns = ["run", "shared", "cached"]
     if plan.resumed:
         columns.insert(0, "kept")
-    table = Table(*heading, "stage", "what", *columns, "time of one", box=None, header_style="bold")
-    last_place: tuple[str, str] | None = None
+    heading = [*place_heading, "stage", "what", *columns, "time of one"]
+    table = Table(*heading, box=None, header_style="bold")
+    last_place: list[str] = []
     for stage in plan.stages:
-        place = (stage.arm, stage.task)
-        names = ["", ""] if place == last_place else [stage.arm, stage.task]
+        place = [stage.arm]
+        if with_tasks:
+            place.append(stage.task)
+        # A place once and not at each stage: where one arm ends and the next begins is then seen at once.
+        shown_place = place
+        if place == last_place:
+            shown_place = [""] * len(place)
         counts = [str(getattr(stage, column) or "–") for column in columns]
-        table.add_row(*names[: len(heading)], stage.name, stage.what, *counts, duration(stage.seconds))
+        table.add_row(*shown_place, stage.name, stage.what, *counts, duration(stage.seconds))
         last_place = place
     return table
 
 
 def _kept_and_new(plan: Preview, with_tasks: bool) -> list[str]:
     """Return a line for the runs that a study has and one for those that it gets; none for a new study."""
+    from nasframe_studies.grouping import distinct_by
     from nasframe_studies.wording import plural
 
     if not plan.resumed:
         return []
     counts = Counter(run.state for run in plan.resumed)
     kept = counts["finished"] + counts["unfinished"]
-    seeds: dict[str, list[str]] = {}
+    new_seeds: list[tuple[str, str]] = []
     for run in plan.resumed:
         if run.state == "new":
-            name = f"{run.arm} on {run.task}" if with_tasks else run.arm
-            seeds.setdefault(name, []).append(str(run.seed))
-    arms = [f"{name}: {plural('seed', len(numbers))} {', '.join(numbers)}" for name, numbers in seeds.items()]
-    return [
-        f"kept: {kept} runs, {counts['finished']} of them finished",
-        f"new: {counts['new']} runs ({'; '.join(arms)})" if arms else "new: no runs",
-    ]
+            place = f"{run.arm} on {run.task}" if with_tasks else run.arm
+            new_seeds.append((place, str(run.seed)))
+    places = []
+    for place, seeds in distinct_by(new_seeds).items():
+        places.append(f"{place}: {plural('seed', len(seeds))} {', '.join(seeds)}")
+    new = "no runs"
+    if places:
+        new = f"{counts['new']} runs ({'; '.join(places)})"
+    return [f"kept: {kept} runs, {counts['finished']} of them finished", f"new: {new}"]
 
 
 def _reachable_costs(plan: Preview) -> list[str]:
     """Return a line for each range of costs, with all arms that have it."""
     from nasframe.report.tables import human
+    from nasframe_studies.grouping import distinct_by
 
-    arms_of: dict[str, dict[str, None]] = {}
+    ranges_of: list[tuple[str, str]] = []
     for arm in plan.arms:
         ranges = []
         for name, cost in arm.costs.items():
-            smallest, largest, full = human(cost["smallest"]), human(cost["largest"]), human(cost["full"])
+            smallest = human(cost["smallest"])
+            largest = human(cost["largest"])
+            full = human(cost["full"])
             ranges.append(f"{name} {smallest} to {largest} of {full}")
-        arms_of.setdefault("; ".join(ranges), {})[arm.arm] = None
+        ranges_of.append(("; ".join(ranges), arm.arm))
+    # Most arms share a space, so that a line each would repeat itself.
+    arms_of = distinct_by(ranges_of)
     return [f"reachable ({', '.join(arms)}): {ranges}" for ranges, arms in arms_of.items()]
 
 

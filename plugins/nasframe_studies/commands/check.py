@@ -21,6 +21,7 @@ def check_study(source: str, overrides: Sequence[str]) -> list[Problem] | None:
     """
     if not is_study(source):
         return None
+    # Under --smoke the arms are other recipes: a fault of the `smoke:` section shows in no other way.
     problems: list[Problem] = []
     for smoke in (False, True):
         try:

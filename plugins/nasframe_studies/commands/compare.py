@@ -53,16 +53,21 @@ def compare(
 ) -> None:
     """Compare runs paired by seed, and say what cannot be concluded."""
     from nasframe.errors import UsageError
+    from nasframe.storage import refuse_unwritable
     from nasframe_studies.compare import analyse
 
+    if out is not None:
+        refuse_unwritable(out)
     switches = {"json": json_, "csv": csv, "latex": latex, "markdown": markdown}
     forms = [form for form, is_on in switches.items() if is_on]
     if len(forms) > 1:
         raise UsageError("--json, --csv, --latex, --markdown: expected one of them.")
+    # Only now, since these imports take longer than telling of a mistake.
     from nasframe_studies import report as study_report
     from nasframe_studies.runs import as_study
 
     frame, settings = as_study(places, against, metric, models, split, _groups(group or []), family)
+    # The places of the runs are absolute, so any directory will do to read them from.
     if out is None:
         report = analyse(Path(), frame, settings)
     else:
@@ -82,7 +87,7 @@ def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
         name, _, pattern = text.partition("=")
         if not name or not pattern:
             raise UsageError(f"--group: {text!r} does not fit. Expected NAME=PATTERN, as in '50%=*-50%'.")
-        groups.setdefault(name, []).append(pattern)
+        groups.setdefault(name, []).append(pattern)  # the same name again adds a pattern to its group
     return groups
 
 
@@ -97,11 +102,11 @@ def show(report: Comparison, form: str = "", with_notices: bool = True) -> None:
         "markdown": study_report.markdown,
     }
     if form:
-        print(texts[form](report), end="")
+        print(texts[form](report), end="")  # each text ends in a new line of its own
         return
     from rich.console import Console
 
     console = Console()
     for part in study_report.terminal(report, console.width, with_notices):
         console.print(part)
-    sys.stdout.flush()
+    sys.stdout.flush()  # before the line about the report, which goes to the error stream

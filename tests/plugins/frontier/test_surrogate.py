@@ -20,7 +20,7 @@ from nasframe_frontier.improvement import (
     scalarised_volume,
     undominated,
 )
-from nasframe_frontier.surrogate import GRID, Surrogate
+from nasframe_frontier.surrogate import GRID, Kernel, Surrogate, misfit
 
 DOMAINS = [flat_domain(), layered_domain(3), layered_domain(3).joined("layer")]
 
@@ -53,14 +53,14 @@ def distance(codes, a, b, order):
     return total / len(a)
 
 
-def posterior(codes, params, held, targets, asked):
+def posterior(codes, hyper, held, targets, asked):
     """Solve for the posterior directly."""
 
     def kernel(left, right):
-        far = np.array([[distance(codes, a, b, params["order"]) for b in right] for a in left])
-        return params["linear"] * (1 - far) + (1 - params["linear"]) * np.exp(-far / params["length"])
+        far = np.array([[distance(codes, a, b, hyper.order) for b in right] for a in left])
+        return hyper.linear * (1 - far) + (1 - hyper.linear) * np.exp(-far / hyper.length)
 
-    noisy = kernel(held, held) + params["noise"] * np.eye(len(held))
+    noisy = kernel(held, held) + hyper.noise * np.eye(len(held))
     across = kernel(asked, held)
     covariance = kernel(asked, asked) - across @ linalg.solve(noisy, across.T, assume_a="pos")
     return noisy, across @ linalg.solve(noisy, targets, assume_a="pos"), covariance
@@ -74,13 +74,13 @@ def test_the_posterior_is_that_of_a_direct_solution(domain):
     targets = np.random.default_rng(1).standard_normal((30, 2))
     for start in (0, 10, 30):  # appended one by one, some at once, all at once
         model = Surrogate(codes, 40)
-        model.params = {"linear": 0.3, "length": 0.2, "noise": 1e-2, "order": 0.5}
+        model.kernel = Kernel(linear=0.3, length=0.2, noise=1e-2, order=0.5)
         model.hold(rows[:start])
         for row in rows[start:30]:
             model.append(row)
         model.learn(targets)
         mean, variance, white = model.predict(codes.flags(rows[30:]))
-        noisy, right_mean, right_covariance = posterior(codes, model.params, rows[:30], targets, rows[30:])
+        noisy, right_mean, right_covariance = posterior(codes, model.kernel, rows[:30], targets, rows[30:])
         np.testing.assert_allclose(mean, right_mean, atol=1e-9)
         np.testing.assert_allclose(variance, np.maximum(np.diag(right_covariance), 1e-9), atol=1e-9)
         shared = model.covariance_with(3, codes.flags(rows[30:]), white)
@@ -97,7 +97,7 @@ def test_conditioning_on_a_pick_is_holding_it():
     flags = codes.flags(rows[10:])
     model.learn(np.zeros((10, 1)))
     _, variance, white = model.predict(flags)
-    reduced = variance - model.covariance_with(0, flags, white) ** 2 / (variance[0] + model.params["noise"])
+    reduced = variance - model.covariance_with(0, flags, white) ** 2 / (variance[0] + model.kernel.noise)
     model.append(rows[10])
     model.learn(np.zeros((11, 1)))
     np.testing.assert_allclose(model.predict(flags)[1], reduced, atol=1e-9)
@@ -110,7 +110,7 @@ def test_the_additive_part_is_ridge_regression_on_one_hot_knobs():
     rows = np.array([codes.row(arch) for arch in archs])
     targets = np.random.default_rng(2).standard_normal(40)
     model = Surrogate(codes, 40)
-    model.params = {"linear": 1.0, "length": 0.2, "noise": 0.1, "order": 0.0}
+    model.kernel = Kernel(linear=1.0, length=0.2, noise=0.1, order=0.0)
     model.hold(rows)
     model.learn(targets[:, None])
     flags, knobs = codes.flags(rows), len(codes.sizes)
@@ -130,18 +130,18 @@ def test_the_kernel_is_chosen_by_likelihood():
     model.hold(rows)
     distances = {order: model.flags @ table @ model.flags.T for order, table in model.tables.items()}
     targets = rng.standard_normal((60, 1))
-    for params in (model.params, {"linear": 0.3, "length": 0.1, "noise": 0.1, "order": 0.0}):
-        noisy, *_ = posterior(codes, params, rows, targets, rows[:1])
+    for kernel in (model.kernel, Kernel(linear=0.3, length=0.1, noise=0.1, order=0.0)):
+        noisy, *_ = posterior(codes, kernel, rows, targets, rows[:1])
         amplitude = float(targets[:, 0] @ linalg.solve(noisy, targets[:, 0])) / 60
         right = -2 * stats.multivariate_normal(np.zeros(60), amplitude * noisy).logpdf(targets[:, 0])
         constant = 60 * (math.log(2 * math.pi) + 1)
-        assert model._misfit(params, distances, targets) + constant == pytest.approx(right, abs=1e-6)
+        assert misfit(kernel, distances, targets) + constant == pytest.approx(right, abs=1e-6)
     smooth = -np.array([sum(row) for row in rows], float)[:, None]  # additive, in the order of the values, no noise
     model.fit(smooth - smooth.mean())
-    assert model.params["order"] == max(GRID["order"])
-    assert model.params["noise"] == min(GRID["noise"])
+    assert model.kernel.order == max(GRID["order"])
+    assert model.kernel.noise == min(GRID["noise"])
     model.fit(targets)  # pure noise
-    assert model.params["noise"] == max(GRID["noise"])
+    assert model.kernel.noise == max(GRID["noise"])
 
 
 def example(seed=0):

@@ -184,9 +184,24 @@ def test_options_are_read_by_their_former_names(use, former, name):
     assert getattr(modifier, name) == float(value.strip("%")) / 100
 
 
-def test_a_former_option_that_was_null_is_refused():
-    with pytest.raises(UsageError, match=r"until: null is not read by this name any more\. Expected 'ramp_end: null'"):
-        nf.make("modifier", {"use": "dhspg", "until": None})
+@pytest.mark.parametrize("use", ["hspg", "dhspg", "hesso", "obprox_sg"])
+def test_an_option_by_both_of_its_names_is_refused(use):
+    options = {"until": "70%", "ramp_end": "90%"}
+    with pytest.raises(
+        UsageError, match=rf"^modifier '{use}': until: is the old name of 'ramp_end', which is given, too"
+    ):
+        nf.make("modifier", {"use": use, **options})
+
+
+def test_null_by_a_former_name_means_what_it_did():
+    with pytest.warns(DeprecationWarning, match="until is deprecated"):
+        modifier = nf.make("modifier", {"use": "dhspg", "until": None})
+    assert modifier.ramp_end is None
+
+
+def test_single_weights_never_had_an_option_least():
+    with pytest.raises(UsageError, match="there is no option 'least'"):
+        nf.make("modifier", {"use": "obprox_sg", "least": "10%"})
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,18 @@
 """Sampler ``sng``: its proposals, the mixture, costs, regions, its state, and options of earlier versions."""
 
-import json
-
 import numpy as np
 import pytest
+from asking import check_that_a_state_goes_on, told
 
 import nasframe as nf
 from nasframe.errors import UsageError
-from nasframe.records import Trial
 from nasframe.search.constraints import Bounds, Screen
 from nasframe.search.domain import Choices
 from nasframe.search.loop import search
-from nasframe.testing.samplers import SamplerContract, answered, flat_domain, layered_domain, size_of
+from nasframe.testing.samplers import SamplerContract, costs_of, flat_domain, layered_domain, size_of
 from nasframe_yoco_bert.mixture import exploit_probability
 from nasframe_yoco_bert.sng import SNG
-
-
-def sizes(archs):
-    return np.array([[size_of(arch)] for arch in archs])
+from nasframe_yoco_bert.sng_published import PublishedSNG
 
 
 class TestDefault(SamplerContract):
@@ -31,19 +26,14 @@ class TestMatchedCosts(SamplerContract):
     trials = 300
 
     def make(self, domain, seed):
-        return SNG(domain, seed, costs=sizes, warm_up=1)
+        return SNG(domain, seed, costs=costs_of, warm_up=1)
 
 
 class TestResidual(SamplerContract):
     trials = 300
 
     def make(self, domain, seed):
-        return SNG(domain, seed, costs=sizes, match="residual", cost_targets="explore", warm_up=0)
-
-
-def told(sampler, archs, scores, origin="search"):
-    sampler.tell([Trial(arch, score, origin=origin) for arch, score in zip(archs, scores, strict=True)])
-    return sampler.theta
+        return SNG(domain, seed, costs=costs_of, match="residual", cost_targets="explore", warm_up=0)
 
 
 # ---- groups and the mixture
@@ -97,7 +87,7 @@ def grouped(sampler, count, within=None):
     domain = sampler.domain
     low, high = size_of(domain.smallest()), size_of(domain.largest())
     archs = [arch for _ in range(count) for arch in sampler.ask(sampler.lam, within=within)]
-    return (sizes(archs)[:, 0] - low).reshape(count, -1) / (high - low)
+    return (costs_of(archs)[:, 0] - low).reshape(count, -1) / (high - low)
 
 
 def deep_domain():
@@ -105,8 +95,8 @@ def deep_domain():
 
 
 def test_groups_are_drawn_in_one_band_of_cost():
-    sampler = SNG(deep_domain(), 0, costs=sizes, band=0.1, warm_up=0)
-    loose = SNG(deep_domain(), 0, costs=sizes, match="none", warm_up=0)
+    sampler = SNG(deep_domain(), 0, costs=costs_of, band=0.1, warm_up=0)
+    loose = SNG(deep_domain(), 0, costs=costs_of, match="none", warm_up=0)
     for each in (sampler, loose):
         each.start("train", 1000, "train")
     matched, unmatched = grouped(sampler, 150), grouped(loose, 150)
@@ -116,7 +106,7 @@ def test_groups_are_drawn_in_one_band_of_cost():
 
 @pytest.mark.parametrize(("targets", "power"), [("all", 1.0), ("all", 2.0), ("explore", 1.0), ("none", 1.0)])
 def test_proposals_spread_over_cost_where_they_aim_at_it(targets, power):
-    sampler = SNG(deep_domain(), 0, costs=sizes, cost_targets=targets, cost_power=power, explore=0.5, warm_up=0)
+    sampler = SNG(deep_domain(), 0, costs=costs_of, cost_targets=targets, cost_power=power, explore=0.5, warm_up=0)
     sampler.start("train", 10_000, "train")
     counts = np.histogram(grouped(sampler, 300)[:, 0], 5, (0, 1))[0] / 300
     if targets == "all":
@@ -133,11 +123,11 @@ def test_the_cost_of_a_score_does_not_move_theta_where_costs_are_matched():
     shares = {}
     for how in ("loss", "band", "residual"):
         options = {"match": "none", "cost_targets": "none"} if how == "loss" else {"match": how, "band": 0.02}
-        sampler = SNG(deep_domain(), 1, costs=sizes, warm_up=0, delta=0.1, **options)
+        sampler = SNG(deep_domain(), 1, costs=costs_of, warm_up=0, delta=0.1, **options)
         sampler.start("train", 1000, "train")
         for _ in range(150):
             archs = sampler.ask(4)
-            told(sampler, archs, sizes(archs)[:, 0] / 100, "train")
+            told(sampler, archs, costs_of(archs)[:, 0] / 100, "train")
         shares[how] = float(sampler.theta[0][-1])
     assert shares["loss"] > 0.6  # of five depths, the largest
     assert shares["band"] < 0.45
@@ -170,7 +160,7 @@ def test_warm_up_explores_and_lets_theta_rest():
     sampler.start("train", 100, "train")
     for update in range(5):
         archs = sampler.ask(4)
-        assert (sizes(archs) > 0).any() == (update < 3)
+        assert (costs_of(archs) > 0).any() == (update < 3)
         before = sampler.theta
         told(sampler, archs, [-1.0, -2.0, -3.0, -4.0], "train")
         if update < 3:
@@ -198,7 +188,7 @@ def test_a_restriction_renormalises_and_what_it_fixes_does_not_move():
 
 def test_mode_is_the_most_likely_inside_a_region():
     domain = deep_domain()
-    sampler = SNG(domain, 0, costs=sizes)
+    sampler = SNG(domain, 0, costs=costs_of)
     sampler.distribution[:] = sampler.at.valid * np.arange(1, sampler.at.valid.shape[1] + 1)
     sampler.distribution /= sampler.distribution.sum(1, keepdims=True)
     assert sampler.mode() == domain.largest()
@@ -209,7 +199,7 @@ def test_mode_is_the_most_likely_inside_a_region():
 
 def test_regions_that_theta_hardly_reaches_are_met():
     domain = deep_domain()
-    sampler = SNG(domain, 0, costs=sizes)
+    sampler = SNG(domain, 0, costs=costs_of)
     tight = Screen({"size": Bounds(high=size_of(domain.smallest()) * 1.05)}, lambda arch: {"size": size_of(arch)})
     within = domain.restrict(keep=tight)
     archs = sampler.ask(8, within=within)
@@ -222,25 +212,8 @@ def test_regions_that_theta_hardly_reaches_are_met():
 
 @pytest.mark.parametrize("options", [{}, {"match": "residual", "same_batch": False}])
 def test_a_state_in_the_middle_of_an_update_goes_on(options):
-    whole = SNG(deep_domain(), 3, costs=sizes, **{"warm_up": 0, **options})
-    whole.start("train", 50, "train")
-    for _ in range(7):
-        whole.tell(answered(whole.ask(1), "train"))
-    asked = whole.ask(1)
-    state = json.loads(json.dumps(whole.state_dict()))
-    resumed = SNG(deep_domain(), 8, costs=sizes, **{"warm_up": 0, **options})
-    resumed.start("train", 50, "train")
-    resumed.load_state_dict(state)
-    assert json.loads(json.dumps(resumed.state_dict())) == state
-    for sampler in (whole, resumed):
-        sampler.tell(answered(asked, "train"))
-    for _ in range(10):
-        archs = whole.ask(1)
-        assert resumed.ask(1) == archs
-        for sampler in (whole, resumed):
-            sampler.tell(answered(archs, "train"))
-    for mine, other in zip(whole.theta, resumed.theta, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    whole, resumed = (SNG(deep_domain(), seed, costs=costs_of, warm_up=0, **options) for seed in (3, 8))
+    check_that_a_state_goes_on(whole, resumed)
 
 
 def test_theta_is_in_the_order_of_the_knobs():
@@ -255,7 +228,7 @@ def test_options_that_cannot_be(options):
         SNG(flat_domain(), **options)
 
 
-OF_NOW = {
+ALWAYS = {
     "reference_compat": False,
     "objective": "cost_matched",
     "mask_inactive": True,
@@ -277,14 +250,29 @@ GONE = [
 
 
 def made(**options):
-    return nf.make("sampler", {"use": "sng", **options}, domain=deep_domain(), seed=0, costs=sizes)
+    return nf.make("sampler", {"use": "sng", **options}, domain=deep_domain(), seed=0, costs=costs_of)
 
 
-@pytest.mark.parametrize(("name", "value"), OF_NOW.items())
+@pytest.mark.parametrize(("name", "value"), [*ALWAYS.items(), *dict.fromkeys(ALWAYS).items()])
 def test_a_former_option_that_says_what_is_done_anyway_is_read_with_a_warning(name, value):
     with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; leave it out"):
         sampler = made(**{name: value})
     assert sampler.parts == SNG(deep_domain()).parts
+
+
+@pytest.mark.parametrize("name", ["lam", "delta", "explore", "same_batch", "cost_targets", "warm_up"])
+def test_a_former_null_means_the_default(name):
+    with pytest.warns(DeprecationWarning, match=f"'{name}: null' is deprecated; leave it out"):
+        sampler = made(**{name: None})
+    default = SNG(deep_domain())
+    assert sampler.parts == default.parts
+    assert (sampler.lam, sampler.delta, sampler.warm_up) == (default.lam, default.delta, default.warm_up)
+
+
+@pytest.mark.parametrize(("name", "value"), [("mask_inactive", 1), ("ties", "both"), ("objective", "cost")])
+def test_a_former_option_of_a_value_that_it_never_had_is_refused(name, value):
+    with pytest.raises(UsageError, match=f"{name}: '{name}: {value}' does not fit, and the option is gone"):
+        made(**{name: value})
 
 
 def test_the_former_objective_is_a_match():
@@ -293,15 +281,30 @@ def test_the_former_objective_is_a_match():
     assert sampler.parts == made(match="none").parts
 
 
+@pytest.mark.parametrize(("objective", "match"), [("loss", "band"), ("loss", "none"), ("cost_matched", "none")])
+def test_the_former_objective_beside_match_is_refused(objective, match):
+    with pytest.raises(UsageError, match="objective: is the old way to say what 'match' says, which is given, too"):
+        made(objective=objective, match=match)
+
+
+@pytest.mark.filterwarnings("ignore:sampler 'sng'")
+def test_a_recipe_that_an_earlier_version_resolved_means_what_it_did():
+    written_out = {"reference_compat": False, "match": "residual", "band": 0.1, "cost_power": 1.0}
+    assert made(**written_out, objective="cost_matched").match == "residual"
+    assert made(**written_out, objective="loss").match == "none"  # then `match` did not count
+
+
 @pytest.mark.parametrize(("name", "value", "advice"), GONE)
 def test_a_former_option_that_is_gone_says_where_it_went(name, value, advice):
-    with pytest.raises(UsageError, match=rf"{name}: '{name}: \w+' is .*{advice}"):
+    with pytest.raises(UsageError, match=rf"{name}: '{name}: \w+' is .*{advice}") as caught:
         made(**{name: value})
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_domain_without_knobs_is_refused():
-    with pytest.raises(UsageError, match="needs a domain of knobs"):
-        SNG(object())
+@pytest.mark.parametrize("kind", [SNG, PublishedSNG])
+def test_a_domain_without_knobs_is_refused(kind):
+    with pytest.raises(UsageError, match=f"sampler '{kind.use}' needs a domain of knobs"):
+        kind(object())
 
 
 def test_it_finds_what_is_good():

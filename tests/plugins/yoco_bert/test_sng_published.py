@@ -1,18 +1,17 @@
 """Sampler ``sng_published``: each defect of the published algorithm, and that each can be mended alone."""
 
-import json
 from typing import get_args
 
 import numpy as np
 import pytest
+from asking import check_that_a_state_goes_on, check_that_they_do_the_same, told
 
 import nasframe as nf
 from nasframe.errors import UsageError
-from nasframe.records import Trial
 from nasframe.search.constraints import Bounds
 from nasframe.search.domain import Choices
 from nasframe.search.loop import search
-from nasframe.testing.samplers import SamplerContract, answered, costs_of, flat_domain, layered_domain
+from nasframe.testing.samplers import SamplerContract, costs_of, flat_domain, layered_domain
 from nasframe_yoco_bert.mixture import importance
 from nasframe_yoco_bert.sng import SNG
 from nasframe_yoco_bert.sng_published import OURS, PUBLISHED, Part, PublishedSNG
@@ -32,11 +31,6 @@ class TestMended(SamplerContract):
 
     def make(self, domain, seed):
         return PublishedSNG(domain, seed, costs=costs_of, mend=PARTS)
-
-
-def told(sampler, archs, scores, origin="search"):
-    sampler.tell([Trial(arch, score, origin=origin) for arch, score in zip(archs, scores, strict=True)])
-    return sampler.theta
 
 
 def pair(domain):
@@ -63,13 +57,7 @@ def test_with_all_parts_mended_it_draws_and_learns_as_sng_does():
     ours = SNG(domain, 3, costs=costs_of, warm_up=2)
     for sampler in (published, ours):
         sampler.start("train", 20, "train")
-    for _ in range(20):
-        archs = ours.ask(1)
-        assert published.ask(1) == archs
-        for sampler in (published, ours):
-            sampler.tell(answered(archs, "train"))
-    for mine, other in zip(published.theta, ours.theta, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    check_that_they_do_the_same(ours, published, 20)
 
 
 def test_inactive_knobs_stay_where_they_are():
@@ -157,25 +145,7 @@ def test_the_published_penalty_raises_a_negative_score(kind, rises):
 
 def test_a_state_in_the_middle_of_an_update_goes_on():
     domain = layered_domain(6).joined("layer")
-    whole = PublishedSNG(domain, 3)
-    whole.start("train", 50, "train")
-    for _ in range(7):
-        whole.tell(answered(whole.ask(1), "train"))
-    asked = whole.ask(1)
-    state = json.loads(json.dumps(whole.state_dict()))
-    resumed = PublishedSNG(domain, 8)
-    resumed.start("train", 50, "train")
-    resumed.load_state_dict(state)
-    assert json.loads(json.dumps(resumed.state_dict())) == state
-    for sampler in (whole, resumed):
-        sampler.tell(answered(asked, "train"))
-    for _ in range(10):
-        archs = whole.ask(1)
-        assert resumed.ask(1) == archs
-        for sampler in (whole, resumed):
-            sampler.tell(answered(archs, "train"))
-    for mine, other in zip(whole.theta, resumed.theta, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    check_that_a_state_goes_on(PublishedSNG(domain, 3), PublishedSNG(domain, 8))
 
 
 def test_an_unknown_part_is_refused():
@@ -183,8 +153,3 @@ def test_an_unknown_part_is_refused():
         PublishedSNG(flat_domain(), mend=["tie"])
     with pytest.raises(UsageError, match="'tie' does not fit"):
         nf.make("sampler", {"use": "sng_published", "mend": ["tie"]}, domain=flat_domain())
-
-
-def test_a_domain_without_knobs_is_refused():
-    with pytest.raises(UsageError, match="sampler 'sng_published' needs a domain of knobs"):
-        PublishedSNG(object())

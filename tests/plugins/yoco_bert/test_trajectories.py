@@ -13,16 +13,12 @@ import pytest
 
 from nasframe.records import Trial
 from nasframe.search.constraints import Bounds, Screen
-from nasframe.testing.samplers import layered_domain, size_of
+from nasframe.testing.samplers import costs_of, layered_domain, size_of
 from nasframe_yoco_bert.sng import SNG
 from nasframe_yoco_bert.sng_published import PublishedSNG
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "sng_trajectories.json").read_text(encoding="utf-8"))
 SAMPLERS = {"sng": SNG, "sng_published": PublishedSNG}
-
-
-def sizes(archs):
-    return np.array([[size_of(arch)] for arch in archs])
 
 
 def trajectory(make: Any) -> dict[str, Any]:
@@ -32,7 +28,7 @@ def trajectory(make: Any) -> dict[str, Any]:
         make: ``make(domain, seed, costs=…)`` returns the sampler.
     """
     domain = layered_domain(3).joined("layer")
-    sampler = make(domain, 7, costs=sizes)
+    sampler = make(domain, 7, costs=costs_of)
     small = Screen({"size": Bounds(high=0.6 * size_of(domain.largest()))}, lambda arch: {"size": size_of(arch)})
     stages = (
         ("first", "train", 15, domain.restrict({"layers": [[0, 1, 2]]})),
