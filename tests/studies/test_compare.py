@@ -19,7 +19,8 @@ from nasframe.errors import UsageError
 from nasframe.recipe.yaml import dump
 from nasframe.search.pareto import hypervolume
 from nasframe.store import RunStore
-from nasframe_studies import compare, evidence, run_facts, runs, stats, study
+from nasframe_studies import compare, evidence, findings, run_facts, runs, stats, study
+from nasframe_studies.records import Processors, SeedProcessors
 from study_directory import change, make_study
 
 
@@ -260,6 +261,17 @@ def test_a_large_steady_difference_is_found():
     assert found.tables[0].comparisons[0].verdict == "higher"
     (line,) = found.findings
     assert line.startswith("50%: b is higher than a by +5.")
+    assert "‡" not in line
+
+
+def test_a_finding_with_pairs_of_different_processors_is_marked():
+    found = analysed(
+        [("a", "t", s, 0.5 + s / 100) for s in range(6)] + [("b", "t", s, 0.55 + s / 90) for s in range(6)]
+    )
+    seed = SeedProcessors(task="t", seed=2, arms={"a": ["A"], "b": ["B"]}, unlike=True)
+    kinds = Processors(kinds={"A": "Xeon", "B": "EPYC"}, seeds=[seed])
+    (line,) = findings.findings(replace(found, processors=kinds))
+    assert "] ‡ on 6 seeds" in line
 
 
 def test_what_the_fronts_show_is_found_too():
