@@ -18,7 +18,7 @@ from nasframe.declarations import matching
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.records import MetricFormat
 from nasframe.report.format import merged
-from nasframe_studies import conditions, evidence, findings, run_facts, stats
+from nasframe_studies import conditions, evidence, findings, processors, run_facts, stats
 from nasframe_studies.missing import missing_runs, why_nothing
 from nasframe_studies.pairs import MEAN, adjust, companions_of, group_of, scores_by_seed, tables, views
 from nasframe_studies.records import Comparison, FrontTable, TeacherScores
@@ -110,6 +110,7 @@ def analyse(directory: str | Path, frame: pd.DataFrame, settings: Settings | Map
         notes=[],
         equal_macs=findings.equal_macs(ledger, against),
         cost_formats=run_facts.cost_formats(runs),
+        processors=processors.processors(runs),
     )
     # The sentences are last: they are worded from the rest of the record.
     limits = [*findings.limits(comparison), *conditions.network_notes(models)]
@@ -197,6 +198,7 @@ def _notes(
     yield from conditions.over_budget_notes(models)
     yield from conditions.data_notes(runs, comparison.split, metrics)
     yield from conditions.example_notes(comparison.examples, comparison.against)
+    yield from processors.notes(comparison.processors)
     yield from conditions.condition_notes(runs)
     yield from conditions.number_notes(rows.invalid)
     yield from conditions.group_notes(models, study.compare.groups or {})

@@ -20,6 +20,7 @@ from nasframe.report.read import AXES
 from nasframe.store import RunStore
 from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import group_of, relative_costs
+from nasframe_studies.processors import CONDITIONS, processors
 from nasframe_studies.records import OTHER_EXAMPLES, ExamplePair, Notice
 from nasframe_studies.run_facts import RunFacts, by_task
 from nasframe_studies.settings import Settings
@@ -389,6 +390,9 @@ def aim_notes(unlike: Mapping[str, Sequence[str]]) -> Iterator[str]:
 def condition_notes(runs: Sequence[RunFacts]) -> Iterator[str]:
     """List in one note the conditions in which the runs differ: processor, threads, precision, versions."""
     differing = _differing((run.arm, run.conditions) for run in runs)
+    if processors(runs).kinds:  # they have a note of their own
+        for name in CONDITIONS:
+            differing.pop(name, None)
     if differing:
         text = "; ".join(f"{name} {values}" for name, values in differing.items())
         yield f"RUNS HAD DIFFERENT CONDITIONS: {text}. Scores and times may depend on that."

@@ -82,6 +82,8 @@ class Study:
         seeds: the seeds, in order.
         compare: what is compared.
         plans: (arm, task) → the plan, for the first seed; the task is ``""`` if there are none.
+        overrides: the overrides that it was read under.
+        smoke: whether it was made small.
     """
 
     name: str
@@ -92,6 +94,8 @@ class Study:
     seeds: Sequence[int]
     compare: CompareOptions
     plans: Mapping[tuple[str, str], Plan]
+    overrides: Sequence[str] = ()
+    smoke: bool = False
 
     def runs(self) -> Iterator[tuple[StudyRun, Plan]]:
         """Yield every run with its plan.
@@ -125,7 +129,9 @@ def origin(plan: Plan) -> list[Any]:
     return [plan.model, plan.task, str(plan.base), plan.recipe.get("plugins", [])]
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
+def load_study(
+    path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, *, copy_of: str | Path | None = None
+) -> Study:
     """Read a study and resolve the recipe of every arm.
 
     Args:
@@ -133,16 +139,17 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), smoke: bool = Fa
         overrides: ``key=value``: of the study if the key is one of its own (``seeds=[0,1]``), else of every arm's
             recipe, below the arm's own changes.
         smoke: make it small: turn on the recipes' ``smoke`` switch and put the study's ``smoke:`` over every arm.
+        copy_of: the file of which ``path`` is a copy; relative paths are read from there.
 
     Raises:
         RecipeError: every problem of the study and of its recipes, with file, line and column.
     """
-    reader = _Reader(path, overrides, smoke)
+    reader = _Reader(path, overrides, smoke, copy_of)
     study = reader.study()
     if study is None or reader.problems:
         problems = dict.fromkeys(reader.problems)
         raise RecipeError(sorted(problems, key=lambda problem: problem.order))
-    return study
+    return replace(study, overrides=list(overrides), smoke=smoke)
 
 
 @dataclass(frozen=True)
@@ -179,9 +186,10 @@ class _Reader:
     After a problem it goes on as if the key were not there, so that one call reports all that is wrong.
     """
 
-    def __init__(self, path: str | Path, overrides: Sequence[str], smoke: bool) -> None:
+    def __init__(self, path: str | Path, overrides: Sequence[str], smoke: bool, copy_of: str | Path | None) -> None:
         self.problems: list[Problem] = []
         self.path = find_recipe(path) or Path(path)
+        self.original = Path(copy_of or self.path)
         self.root = self.read_root(path)
         self.overrides: list[str] = []
         change(self.root, (), self.problems)  # the file's own `set:`, so that the command line is put over it
@@ -283,7 +291,7 @@ class _Reader:
         return Study(
             name=self.name(),
             description=self.get("description", str, "text") or "",
-            source=self.path.resolve(),
+            source=self.original.resolve(),
             arms={name: arm.plain() for name, arm in arms.items()},
             tasks=list(tasks),
             seeds=seeds,
@@ -293,7 +301,7 @@ class _Reader:
 
     def name(self) -> str:
         """Return the study's name: as written, or else its file's."""
-        name = self.get("study", str, "the study's name") or self.path.stem
+        name = self.get("study", str, "the study's name") or self.original.stem
         fault = name_fault(name, rich=True)
         if fault:
             self.problem(self.root.value.get("study", self.root), "study", fault)
@@ -532,9 +540,9 @@ class _Reader:
         if not isinstance(base.value, str):
             self.problem(base, "base", f"{base.plain()!r} is no file.")
             return None
-        file = find_recipe(base.value, self.path.parent)
+        file = find_recipe(base.value, self.original.parent)
         if file is None or file.is_dir():
-            text = f"no such recipe {base.value!r}, read from {self.path.parent}/."
+            text = f"no such recipe {base.value!r}, read from {self.original.parent}/."
             self.problem(base, "base", text + similar_name(base.value, packaged_recipes()))
             return None
         return file

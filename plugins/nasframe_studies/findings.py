@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from nasframe.report.tables import human
 from nasframe_studies.grouping import distinct_by
+from nasframe_studies.processors import UNLIKE_PAIRS, has_unlike_pairs
 from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRow, PairTable
 from nasframe_studies.wording import interval, p_is, plural
 
@@ -96,6 +97,8 @@ def findings(comparison: Comparison) -> Iterator[str]:
         for row in table.comparisons:
             if row.resolved and row.same_as is None:  # the same networks are one finding, whatever budgets they meet
                 gap = interval(form, row.mean, row.t_low, row.t_high)
+                if has_unlike_pairs(comparison, table, row):
+                    gap += UNLIKE_PAIRS
                 yield (
                     f"{title}: {row.arm} is {row.verdict} than {comparison.against} by {gap} on {row.n} seeds"
                     f" (paired t, {p_is(row.p_t_holm)} after Holm)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,9 +48,12 @@ class Look(NamedTuple):
 
 def look(arms: Sequence[str], arm: str) -> Look:
     """Return the look of an arm: when the colours are used up, they repeat with other markers and lines."""
-    again, place = divmod(arms.index(arm), len(SERIES))
-    marker = MARKERS[(place + again) % len(MARKERS)]
-    return Look(SERIES[place], marker, LINES[again % len(LINES)])
+    number = arms.index(arm)
+    rounds, place = divmod(number, len(SERIES))
+    # Moved by one marker a round, so that arms of one colour differ in their markers too, not in their lines alone.
+    marker = (place + rounds) % len(MARKERS)
+    line = rounds % len(LINES)
+    return Look(SERIES[place], MARKERS[marker], LINES[line])
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -59,17 +63,19 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         Name → figure: ``fronts``, ``ledger``, ``differences``, ``anytime-TASK``.
     """
     drawn = {}
-    if comparison.cost and len(comparison.models) > 1:
+    # With one model an arm has one point, which is no front.
+    has_fronts = comparison.cost is not None and len(comparison.models) > 1
+    if has_fronts:
         drawn["fronts"] = fronts(comparison)
-    trained = [row for row in comparison.ledger if row.training_macs]
-    if trained:
+    training_macs = [row.training_macs for row in comparison.ledger]
+    if any(training_macs):
         drawn["ledger"] = ledger(comparison)
     if _compared_tables(comparison):
         drawn["differences"] = differences(comparison)
-    for curves in comparison.anytime:
-        name = f"anytime-{curves.task}"
-        if name not in drawn:
-            drawn[name] = anytime(comparison, curves.task)
+    # One figure a task, with all its curves
+    tasks = dict.fromkeys(curves.task for curves in comparison.anytime)
+    for task in tasks:
+        drawn[f"anytime-{task}"] = anytime(comparison, task)
     return drawn
 
 
@@ -77,7 +83,8 @@ def _compared_tables(comparison: Comparison) -> dict[str, list[PairTable]]:
     """Return the tables of the tasks on which some arm is compared with the reference."""
     views = {}
     for task, tables in comparison.tables_by_task().items():
-        if any(table.comparisons for table in tables):
+        compared = [table for table in tables if table.comparisons]
+        if compared:
             views[task] = tables
     return views
 
@@ -99,13 +106,15 @@ def fronts(comparison: Comparison) -> Figure:
     if comparison.cost is None:
         raise ValueError("no cost to draw against")
     views = comparison.tables_by_task()
-    absolute = comparison.cost in comparison.absolute
     cost = axis_column(comparison.cost, comparison.absolute)
-    figure, grid = panels(WIDTH, 0.45 + 2.75 * len(views), len(views))
+    # Shares of different full networks would put models of equal size at different places.
+    cost_ticks = count_ticks if comparison.cost in comparison.absolute else _percent
+    height = 0.45 + 2.75 * len(views)
+    figure, grid = panels(WIDTH, height, len(views))
     for axes, (task, tables) in zip(grid, views.items(), strict=True):
         _title(axes, task, len(views))
         _fronts_of_task(axes, comparison, tables, cost)
-        axes.xaxis.set_major_formatter(count_ticks if absolute else _percent)
+        axes.xaxis.set_major_formatter(cost_ticks)
         form = comparison.format_of(task, tables[0].metric)
         axes.yaxis.set_major_formatter(metric_ticks(form))
         axes.set_ylabel(f"{comparison.split} {titled(tables[0].metric, form)}")
@@ -119,25 +128,32 @@ def _percent(value: float, _: float) -> str:
 
 
 def _fronts_of_task(axes: Axes, comparison: Comparison, tables: Sequence[PairTable], cost: str) -> None:
-    described = [row for table in tables for row in table.arms if cost in row.costs]
-    if not described:
+    rows_of: dict[str, list[ArmScores]] = {arm: [] for arm in comparison.arms}
+    costs = []
+    for table in tables:
+        for row in table.arms:
+            if cost in row.costs:
+                rows_of[row.arm].append(row)
+                costs.append(row.costs[cost])
+    if not costs:
         return
-    places = [row.costs[cost] for row in described]
-    step = APART * (max(places) - min(places))
-    middle = (len(comparison.arms) - 1) / 2
-    for number, arm in enumerate(comparison.arms):
-        rows = [row for row in described if row.arm == arm]
-        if rows:
-            rows.sort(key=lambda row: row.costs[cost])
-            aside = step * (number - middle)
-            _front(axes, rows, [row.costs[cost] + aside for row in rows], look(comparison.arms, arm))
+    step = APART * (max(costs) - min(costs))
+    middle = (len(comparison.arms) - 1) / 2  # arms move to both sides, so that on average they stand at their costs
+    for number, (arm, rows) in enumerate(rows_of.items()):
+        if not rows:
+            continue
+        rows.sort(key=lambda row: row.costs[cost])
+        shift = step * (number - middle)
+        places = [row.costs[cost] + shift for row in rows]
+        _front(axes, rows, places, look(comparison.arms, arm))
 
 
 def _front(axes: Axes, rows: Sequence[ArmScores], x: Sequence[float], style: Look) -> None:
     """Draw one arm's models from the smallest to the largest."""
+    means = [row.mean for row in rows]
     axes.plot(
         x,
-        [row.mean for row in rows],
+        means,
         color=style.color,
         marker=style.marker,
         ls=style.line,
@@ -163,9 +179,11 @@ def differences(comparison: Comparison) -> Figure:
     """
     views = _compared_tables(comparison)
     metrics = {tables[0].metric for tables in views.values()}
+    # Axes as high as their lines, so that lines are equally far apart on all tasks.
     lines = []
     for tables in views.values():
-        lines.append(sum(1 + len(table.comparisons) for table in tables))  # a line for the model's name
+        comparisons = sum(len(table.comparisons) for table in tables)
+        lines.append(comparisons + len(tables))  # and a line for each model's name
     height = 0.8 + 0.215 * sum(lines) + 0.45 * len(views)
     figure, grid = panels(WIDTH, height, len(views), height_ratios=lines)
     for axes, (task, tables) in zip(grid, views.items(), strict=True):
@@ -184,7 +202,8 @@ def _forest(axes: Axes, comparison: Comparison, tables: Sequence[PairTable]) -> 
     """Draw the differences of one task, a line each, below the names of their models."""
     names: list[str] = []
     for table in tables:
-        scale = 100 if comparison.format_of(table.task, table.metric).percent else 1
+        form = comparison.format_of(table.task, table.metric)
+        scale = 100 if form.percent else 1
         axes.axhline(len(names) - 0.5, color=GREY, lw=0.5, alpha=0.5)
         _note(axes, table.model, x=0, y=len(names), offset=3, fontsize=7.5, fontweight="bold")
         names.append("")
@@ -192,16 +211,20 @@ def _forest(axes: Axes, comparison: Comparison, tables: Sequence[PairTable]) -> 
             _difference(axes, row, len(names), scale, look(comparison.arms, row.arm))
             names.append(row.arm)
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(names)), [short(name, 22) for name in names], fontsize=7.5)
+    labels = [short(name, 22) for name in names]
+    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_ylim(len(labels) - 0.4, -0.6)  # downwards, to read like the table
     axes.grid(False, axis="y")
 
 
 def _difference(axes: Axes, row: Difference, y: int, scale: float, style: Look) -> None:
     for low, high, width in ((row.t_low, row.t_high, 1.0), (row.low, row.high, 3.2)):
         if low is not None and high is not None:
-            axes.plot([scale * low, scale * high], [y, y], color=style.color, lw=width, alpha=0.7)
+            ends = [scale * low, scale * high]
+            axes.plot(ends, [y, y], color=style.color, lw=width, alpha=0.7)
+    # Filled or hollow rather than by colour, which says already which arm it is.
+    fill = style.color if row.resolved else PAPER
     axes.plot(
         scale * row.mean,
         y,
@@ -210,7 +233,7 @@ def _difference(axes: Axes, row: Difference, y: int, scale: float, style: Look) 
         ms=5.5,
         mew=1.2,
         ls="",
-        markerfacecolor=style.color if row.resolved else PAPER,
+        markerfacecolor=fill,
     )
     note = f"n {row.n}"
     if row.p_t is not None:
@@ -237,15 +260,19 @@ def _note(axes: Axes, text: str, x: float, y: float, offset: float, **font: Any)
 
 def anytime(comparison: Comparison, task: str) -> Figure:
     """Draw the best score so far of one task: a row of axes for each budget, a column for each measure of effort."""
-    charts = [chart for chart in comparison.anytime if chart.task == task]
-    models = list(dict.fromkeys(chart.model for chart in charts))
-    efforts = list(dict.fromkeys(chart.axis for chart in charts))
-    figure, grid = panels(WIDE, 0.5 + 2.1 * len(models), len(models) * len(efforts), len(efforts))
-    for axes in grid:
-        axes.set_visible(False)  # not every budget has a curve for every effort
-    for chart in charts:
-        axes = grid[models.index(chart.model) * len(efforts) + efforts.index(chart.axis)]
-        axes.set_visible(True)
+    charts = {}
+    for curves in comparison.anytime:
+        if curves.task == task:
+            charts[curves.model, curves.axis] = curves
+    models = list(dict.fromkeys(model for model, _ in charts))
+    efforts = list(dict.fromkeys(effort for _, effort in charts))
+    height = 0.5 + 2.1 * len(models)
+    figure, grid = panels(WIDE, height, len(models) * len(efforts), len(efforts))
+    for axes, place in zip(grid, itertools.product(models, efforts), strict=True):
+        chart = charts.get(place)
+        if chart is None:  # not every budget has a curve for every effort
+            axes.set_visible(False)
+            continue
         _curves(axes, comparison, chart)
     legend(figure, *figure.axes, names=comparison.arms)
     return figure
@@ -254,7 +281,7 @@ def anytime(comparison: Comparison, task: str) -> Figure:
 def _curves(axes: Axes, comparison: Comparison, chart: AnytimeCurves) -> None:
     means: list[float] = []
     for arm, curve in chart.arms.items():
-        if not curve.x:
+        if not curve.x:  # no stretch of the effort that all its seeds have
             continue
         means += curve.mean
         style = look(comparison.arms, arm)
@@ -263,8 +290,10 @@ def _curves(axes: Axes, comparison: Comparison, chart: AnytimeCurves) -> None:
         high = [bound for bound in curve.high if bound is not None]
         if low:  # one seed has no interval
             axes.fill_between(curve.x, low, high, step="post", color=style.color, alpha=0.14, lw=0)
-    room = 0.35 * (max(means) - min(means)) or 0.01
-    axes.set_ylim(min(means) - room, max(means) + room)  # intervals of two seeds would hide the curves
+    # By the curves alone: intervals of two seeds are so wide that they would make all curves flat.
+    lowest, highest = min(means), max(means)
+    room = 0.35 * (highest - lowest) or 0.01
+    axes.set_ylim(lowest - room, highest + room)
     title = TRAINING if chart.model == TRAINING else f"best at {chart.model}"
     axes.set_title(title, fontsize=8.5, loc="left", color=INK)
     axes.set_xlabel(chart.title)
@@ -288,10 +317,12 @@ def ledger(comparison: Comparison) -> Figure:
         widths["student"].append(student)
         widths["teacher"].append(teacher)
         widths["evaluation"].append(evaluation)
-        totals.append(student + teacher + evaluation or row.training_macs or 0.0)  # runs that are gone have no roles
-    widths = {role: macs for role, macs in widths.items() if any(macs)}
+        # Runs whose directories are gone have no roles, but the study's table still has their total.
+        totals.append(student + teacher + evaluation or row.training_macs or 0.0)
+    shown = {role: macs for role, macs in widths.items() if any(macs)}
     names = [short(row.arm, 24) for row in rows]
-    plots.stacked(axes, names, widths, totals, [row.seconds for row in rows])
+    seconds = [row.seconds for row in rows]
+    plots.stacked(axes, names, shown, totals, seconds)
     axes.set_xlabel("multiply-accumulates a run, forward and backward")
     legend(figure, axes)
     return figure

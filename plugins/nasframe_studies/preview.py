@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.records import canonical_json
 from nasframe.running import dry_run as dryrun
@@ -19,6 +19,10 @@ from nasframe_studies.metric_check import check_metric
 if TYPE_CHECKING:
     from nasframe.plan import Plan
     from nasframe_studies.file import Study
+    from nasframe_studies.settings import StudyRun
+
+RunKey = tuple[str, str, int]
+"""Arm, task and seed of a run."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class StageSeeds:
     """The seeds of an arm on a task, by how each gets the result of one stage.
 
     Args:
+        kept: its run has the result already, in a study that is resumed.
         run: it runs the stage.
         shared: an earlier run of the study runs it.
         cached: it finds the result in the cache.
     """
 
+    kept: list[int] = field(default_factory=list)
     run: list[int] = field(default_factory=list)
     shared: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
@@ -47,6 +53,7 @@ class StagePreview:
         verb: ``train``, ``search`` …
         what: what it does, in words.
         seconds: the estimated time of one.
+        kept: how many seeds have the result already, in a study that is resumed.
         run: how many seeds run it.
         shared: how many find it shared with an earlier run.
         cached: how many find it in the cache.
@@ -59,6 +66,7 @@ class StagePreview:
     verb: str
     what: str
     seconds: float
+    kept: int
     run: int
     shared: int
     cached: int
@@ -83,6 +91,23 @@ class ArmPreview:
 
 
 @dataclass(frozen=True)
+class RunPreview:
+    """One run of a study that is resumed.
+
+    Args:
+        arm: the arm's name.
+        task: the task's name.
+        seed: the run's seed.
+        state: ``finished``, ``unfinished``, or ``new`` if the study gets it now.
+    """
+
+    arm: str
+    task: str
+    seed: int
+    state: Literal["finished", "unfinished", "new"]
+
+
+@dataclass(frozen=True)
 class Preview:
     """What a study would do.
 
@@ -92,6 +117,7 @@ class Preview:
         runs: how many runs there are.
         stages_to_run: how many distinct stages must run.
         seconds: their estimated time, in one process.
+        resumed: every run of a study that is resumed; empty for a new study.
     """
 
     stages: Sequence[StagePreview]
@@ -99,13 +125,19 @@ class Preview:
     runs: int
     stages_to_run: int
     seconds: float
+    resumed: Sequence[RunPreview] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the preview as JSON-plain data."""
         return asdict(self)
 
 
-def preview(study: Study, cache: str | Path | None = None, threads: int | None = None) -> Preview:
+def preview(
+    study: Study,
+    cache: str | Path | None = None,
+    threads: int | None = None,
+    done: Mapping[RunKey, Collection[str]] | None = None,
+) -> Preview:
     """Return what a study would do.
 
     Loads the data of every task and seed, because cache keys depend on them, and times a few training steps. Writes
@@ -115,6 +147,7 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
         study: the study.
         cache: the folder of stage results; default as for :func:`nasframe_studies.study.ablate`.
         threads: CPU threads of each run; default: as torch finds them.
+        done: the stages that each run has behind it, of the runs that exist; ``None`` for a new study.
 
     Raises:
         UsageError: a task lacks the metric that is compared.
@@ -127,10 +160,13 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
     check_metric(study)
     probe = _Probe()
     stage_cache = Cache(Path(cache or default_folder()))
-    seeds_of = _seeds_by_stage(study, stage_cache, probe)
+    seeds_of = _seeds_by_stage(study, stage_cache, probe, done or {})
     stages: list[StagePreview] = []
     arms: list[ArmPreview] = []
+    resumed: list[RunPreview] = []
     for run, plan in study.runs():
+        if done is not None:
+            resumed.append(_resumed(run, plan, done))
         if run.seed != study.seeds[0]:  # costs and times are those of the first seed
             continue
         outlook = probe.outlook(plan)
@@ -144,6 +180,7 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
                 verb=row["verb"],
                 what=row["what"],
                 seconds=row["seconds"],
+                kept=len(seeds.kept),
                 run=len(seeds.run),
                 shared=len(seeds.shared),
                 cached=len(seeds.cached),
@@ -156,10 +193,20 @@ def preview(study: Study, cache: str | Path | None = None, threads: int | None =
         runs=len(study.seeds) * len(study.plans),
         stages_to_run=sum(stage.run for stage in stages),
         seconds=sum(stage.run * stage.seconds for stage in stages),
+        resumed=resumed,
     )
 
 
-def _seeds_by_stage(study: Study, cache: Cache, probe: _Probe) -> dict[tuple[str, str, str], StageSeeds]:
+def _resumed(run: StudyRun, plan: Plan, done: Mapping[RunKey, Collection[str]]) -> RunPreview:
+    if run.key not in done:
+        return RunPreview(run.arm, run.task, run.seed, "new")
+    is_finished = all(stage.name in done[run.key] for stage in plan.stages)
+    return RunPreview(run.arm, run.task, run.seed, "finished" if is_finished else "unfinished")
+
+
+def _seeds_by_stage(
+    study: Study, cache: Cache, probe: _Probe, done: Mapping[RunKey, Collection[str]]
+) -> dict[tuple[str, str, str], StageSeeds]:
     """Return (arm, task, stage) → how each seed gets its result, when runs start in the order of the study."""
     built: set[str] = set()  # keys of the stages of earlier runs
     seeds_of: dict[tuple[str, str, str], StageSeeds] = {}
@@ -170,6 +217,10 @@ def _seeds_by_stage(study: Study, cache: Cache, probe: _Probe) -> dict[tuple[str
         for stage, parts in zip(plan.stages, keys, strict=True):
             key = digest(parts)
             seeds = seeds_of.setdefault((run.arm, run.task, stage.name), StageSeeds())
+            # The run may be of another machine or version, so that its result need not be the one of this key.
+            if stage.name in done.get(run.key, ()):
+                seeds.kept.append(run.seed)
+                continue
             # In this order: a stage that the cache holds is cached for later runs too, not shared with an earlier one.
             if cache.holds(key):
                 seeds.cached.append(run.seed)

@@ -339,6 +339,41 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedProcessors:
+    """The kinds of processor that the runs of one task and seed were made on.
+
+    Args:
+        task: of the runs.
+        seed: of the runs.
+        arms: arm → the marks of its kinds; several if the run went on elsewhere.
+        unlike: whether the kinds differ, so that pairs of this seed are not like for like.
+    """
+
+    task: str
+    seed: int
+    arms: Mapping[str, Sequence[str]]
+    unlike: bool
+
+    @property
+    def marks(self) -> list[str]:
+        """The marks of all kinds, each once."""
+        return sorted(set().union(*self.arms.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """The kinds of processor that the runs of a comparison were made on; empty if there is only one.
+
+    Args:
+        kinds: mark, a letter → the kind.
+        seeds: one entry for each task and seed.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    seeds: Sequence[SeedProcessors] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The arms of a study compared with its reference.
 
@@ -371,6 +406,7 @@ class Comparison:
         notices: what the runs decided by themselves.
         notes: warnings.
         equal_macs: whether the arms' training cost as much as the reference's.
+        processors: the kinds of processor that the runs were made on; empty if there is only one.
         findings: the resolved differences, as sentences.
         limits: what cannot be concluded, as sentences.
         cost_formats: cost → how it reads.
@@ -404,6 +440,7 @@ class Comparison:
     notices: Sequence[Notice]
     notes: Sequence[str]
     equal_macs: EqualMacs
+    processors: Processors = field(default_factory=Processors)
     findings: Sequence[str] = ()
     limits: Sequence[str] = ()
     cost_formats: Mapping[str, CostFormat] = field(default_factory=dict)
@@ -421,13 +458,15 @@ class Comparison:
             task: the task of the table; ``mean of tasks`` stands for all of them.
             metric: its name, or several with commas between, whose mean is a share if any of them is.
         """
+        names = metric.split(", ")
         if not self.formats:  # the runs are gone, or from before tasks told how their metrics read
-            return merged([EARLIER.get(name, PLAIN) for name in metric.split(", ")])
+            return merged([EARLIER.get(name, PLAIN) for name in names])
         of_tasks = list(self.formats.values())
         if task in self.formats:
             of_tasks = [self.formats[task]]
+        # A mean over tasks may be of several metrics, and each task has some of them only.
         forms = []
-        for name in metric.split(", "):
+        for name in names:
             forms += [formats[name] for formats in of_tasks if name in formats]
         return merged(forms)
 
@@ -453,11 +492,15 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 def _without_empty_beside(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Make a mapping of a record's fields; ``beside`` is left out if it is empty, as in most tables."""
-    return {name: value for name, value in pairs if name != "beside" or value}
+    fields = dict(pairs)
+    if "beside" in fields and not fields["beside"]:
+        del fields["beside"]
+    return fields
 
 
 def as_json(comparison: Comparison) -> str:
     """Write a comparison as JSON; there are no NaN in it."""
+    # NaN is no JSON; scores that are no finite numbers were left out of the comparison.
     return json.dumps(as_dict(comparison), indent=1, allow_nan=False) + "\n"
 
 
@@ -467,6 +510,7 @@ def from_json(text: str) -> Comparison:
     Raises:
         UsageError: the file is of another version.
     """
+    # First of all: a file of another version would show as a list of wrong fields.
     version = json.loads(text).get("format_version")
     if version != FORMAT_VERSION:
         raise UsageError(
@@ -482,9 +526,12 @@ def schema() -> dict[str, Any]:
     >>> schema()["properties"]["against"]
     {'type': 'string', 'description': 'the reference.'}
     """
+    # Of what is written, where fields with defaults are always there.
     root = pydantic.TypeAdapter(Comparison).json_schema(mode="serialization")
     definitions = root.pop("$defs")
-    records = {name: _described(globals()[name], entry) for name, entry in definitions.items()}
+    records = {}
+    for name, entry in definitions.items():
+        records[name] = _described(globals()[name], entry)  # pydantic names them after the classes of this module
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return draft | _described(Comparison, root) | {"$defs": records}
 
@@ -496,8 +543,12 @@ def _described(record: type, entry: Mapping[str, Any]) -> dict[str, Any]:
         docs |= arguments_doc(base)
     properties = {}
     for name, value in entry["properties"].items():
-        shape = {key: part for key, part in value.items() if key not in ("title", "default")}
-        properties[name] = shape | {"description": docs[name]}
+        shape = dict(value)
+        # pydantic's titles repeat the names, and a default matters to a writer only.
+        shape.pop("title", None)
+        shape.pop("default", None)
+        shape["description"] = docs[name]
+        properties[name] = shape
     return {
         "title": record.__name__,
         "description": summary(record),

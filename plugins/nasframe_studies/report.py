@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.report import tables
 from nasframe.report.page import render
@@ -18,7 +18,7 @@ from nasframe.store import write_text
 from nasframe_studies.compare import analyse
 from nasframe_studies.conditions import notice_line
 from nasframe_studies.page import caption, page
-from nasframe_studies.records import Comparison, as_json
+from nasframe_studies.records import ArmScores, Comparison, PairTable, as_json
 from nasframe_studies.settings import Settings
 from nasframe_studies.tables import COLUMNS, about, overview, overview_caption, rows
 from nasframe_studies.wording import interval, p_is
@@ -53,6 +53,7 @@ LATEX_SIGNS: dict[str, str | int | None] = {
     "±": r"$\pm$",
     "−": "$-$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "≥": r"$\geq$",
     "–": "--",
     "<": "$<$",
@@ -79,7 +80,7 @@ def write(directory: str | Path, frame: pd.DataFrame, settings: Settings | Mappi
     from nasframe_studies.plots import figures
 
     home = Path(directory)
-    comparison = analyse(home, frame, settings)
+    comparison = analyse(home, frame, settings)  # before anything is written: it may find nothing to compare
     drawn = figures(comparison)
     folder = home / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,8 @@ def _source(settings: Settings | Mapping[str, Any]) -> str:
     import yaml
 
     plain = settings.plain() if isinstance(settings, Settings) else settings
-    keys = ("source", "command", "arms", "tasks", "seeds", "compare")
+    # Not the runs, which follow from these, nor what only this machine has, such as the cache.
+    keys = ("source", "command", "overrides", "arms", "tasks", "seeds", "compare")
     shown = {key: plain[key] for key in keys if plain.get(key)}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
@@ -139,17 +141,8 @@ def flat_csv(comparison: Comparison) -> str:
     """Write the tables flat, a row each task, model and arm; a comparison's columns begin with ``difference_``."""
     flat = []
     for table in comparison.tables:
-        for row in table.arms:
-            cells: dict[str, Any] = {"task": table.task, "model": table.model, "metric": table.metric, "arm": row.arm}
-            cells |= _fields(row, without=("arm", "scores", "costs", "over_budget", "beside"))
-            for name, spread in row.beside.items():
-                cells[f"beside_{name}_mean"] = spread.mean
-                cells[f"beside_{name}_sd"] = spread.sd
-            pair = table.difference_of(row.arm)
-            if pair is not None:
-                for key, value in _fields(pair, without=("arm", "seeds", "left_out")).items():
-                    cells[f"difference_{key}"] = value
-            flat.append(cells)
+        flat += [_flat_row(table, row) for row in table.arms]
+    # The reference has no difference, and tasks may have other metrics beside: all columns that some row has.
     columns: dict[str, None] = {}
     for cells in flat:
         columns |= dict.fromkeys(cells)
@@ -158,6 +151,20 @@ def flat_csv(comparison: Comparison) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return buffer.getvalue()
+
+
+def _flat_row(table: PairTable, row: ArmScores) -> dict[str, Any]:
+    cells: dict[str, Any] = {"task": table.task, "model": table.model, "metric": table.metric, "arm": row.arm}
+    # Without what is no single number.
+    cells |= _fields(row, without=("arm", "scores", "costs", "over_budget", "beside"))
+    for name, spread in row.beside.items():
+        cells[f"beside_{name}_mean"] = spread.mean
+        cells[f"beside_{name}_sd"] = spread.sd
+    pair = table.difference_of(row.arm)
+    if pair is not None:
+        for key, value in _fields(pair, without=("arm", "seeds", "left_out")).items():
+            cells[f"difference_{key}"] = value
+    return cells
 
 
 def _fields(record: Any, without: Sequence[str]) -> dict[str, Any]:
@@ -171,10 +178,10 @@ def latex(comparison: Comparison) -> str:
     r"""Write the overview and a table for each task with ``booktabs``, for ``\input`` into a paper."""
     heading, *scores = overview(comparison)
     groups = []
-    for _, of_task in groupby(scores, key=itemgetter(0)):
+    for _, of_task in groupby(scores, key=itemgetter(0)):  # the rows of a task stand together
         groups.append(list(of_task))
-    caption = f"{comparison.name}, against {comparison.against}. {overview_caption(comparison)}"
-    blocks = [_tex_table(caption, heading, groups)]
+    title = f"{comparison.name}, against {comparison.against}. {overview_caption(comparison)}"
+    blocks = [_tex_table(title, heading, groups)]
     heading = ["model"]
     heading += [COLUMNS[name] for name in LATEX_COLUMNS]
     for task, view in comparison.tables_by_task().items():
@@ -189,13 +196,14 @@ def latex(comparison: Comparison) -> str:
     return "% needs \\usepackage{booktabs}\n" + "\n".join(blocks)
 
 
-def _tex_table(caption: str, heading: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> str:
+def _tex_table(title: str, heading: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> str:
     """Write a table: two columns of text, the others numbers; a rule above each group of rows."""
+    alignment = "ll" + "r" * (len(heading) - 2)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(caption)}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(heading) - 2)}}}",
+        rf"\caption{{{_tex(title)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         _tex_row(heading),
     ]
@@ -212,6 +220,7 @@ def _tex_row(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     """Escape a text, and write signs that LaTeX's fonts lack."""
+    # All at once: one by one, the backslash of an escaped sign would be escaped again.
     return text.translate(str.maketrans(LATEX_SIGNS))
 
 
@@ -257,19 +266,19 @@ def _terminal_table(comparison: Comparison, width: int) -> Table:
     from rich.text import Text
 
     names = ["arm", "score", "difference", "holm"]
-    if width >= NARROW:
-        names.append("wilcoxon")
     if width >= WIDE:
-        names += ["effect", "verdict"]
-    if width >= NARROW:
-        names.append("more")
+        names += ["wilcoxon", "effect", "verdict", "more"]
+    elif width >= NARROW:
+        names += ["wilcoxon", "more"]
     # what is left of the terminal beyond its narrowest layout goes to the arms' names
     narrowest = 80 if width >= NARROW else NARROW
     longest_name = 14 + max(0, width - narrowest)
     view = next(iter(comparison.tables_by_task().values()))
     table = Table(title=about(comparison, view), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
-        table.add_column(TERMINAL_HEADINGS[name], justify="left" if name == "arm" else "right", overflow="fold")
+        side: Literal["left", "right"] = "left" if name == "arm" else "right"
+        # Folded, not cut: of a p-value or an interval every digit counts.
+        table.add_column(TERMINAL_HEADINGS[name], justify=side, overflow="fold")
     for part in view:
         table.add_section()
         table.add_row(Text(part.model, style="bold"))
@@ -288,7 +297,8 @@ def _single_pairs(comparison: Comparison) -> Iterator[str]:
             if row.n == 1:
                 single.add((table.task, table.model, row.arm))
     for pair in comparison.examples:
-        if (pair.task, pair.model, pair.arm) not in single or pair.note is not None:
+        is_single = (pair.task, pair.model, pair.arm) in single
+        if not is_single or pair.note is not None:
             continue
         form = comparison.format_of(pair.task, pair.metric)
         gap = interval(form, pair.difference, pair.low, pair.high)

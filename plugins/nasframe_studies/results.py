@@ -98,7 +98,7 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
     store = RunStore(Path(directory), shared=True)
     stages = store.stages()
     store.close()
-    winner_scores = _winner_scores(stages)
+    select_scores = _select_scores(report, stages, metric)
     totals = _totals(report, stages)
     companions = _companions(report, metric, split)
 
@@ -108,8 +108,6 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
         score = scores.get(metric)
         if score is None:
             continue  # evaluated on other splits, or by other metrics, only
-        # The search's own score comes first: it is what the choice of the model rested on.
-        own_select_score = model["metrics"].get("select", {}).get(metric)
         row: dict[str, Any] = {
             "role": model["role"],
             "budget": model["budget"],
@@ -118,7 +116,7 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
             "metric": metric,
             "network": network_of(model),
             "score": score,
-            "select_score": winner_scores.get(model["name"], own_select_score),
+            "select_score": select_scores[model["name"]],
         }
         for name in companions:
             row[f"{BESIDE}{name}"] = scores.get(name)
@@ -129,9 +127,12 @@ def run_rows(directory: str | Path, metric: str | None = None, split: str = "dev
     return rows
 
 
-def _winner_scores(stages: Iterable[StageRecord]) -> dict[str, float | None]:
-    """Return winner → its score in the search that found it."""
+def _select_scores(report: Mapping[str, Any], stages: Iterable[StageRecord], metric: str) -> dict[str, float | None]:
+    """Return model → its score on ``select``."""
     scores = {}
+    for model in report["models"]:
+        scores[model["name"]] = model["metrics"].get("select", {}).get(metric)
+    # The score in the search that found a winner comes first: the choice of the model rested on it.
     for stage in stages:
         if stage.verb == "search":
             for name, winner in stage.result.get("winners", {}).items():
@@ -141,11 +142,16 @@ def _winner_scores(stages: Iterable[StageRecord]) -> dict[str, float | None]:
 
 def _totals(report: Mapping[str, Any], stages: Iterable[StageRecord]) -> dict[str, Any]:
     """Return the columns that all models of a run have in common: what the whole run cost."""
+    # The ledger counts final evaluations as well, which are no part of a search.
     searches = {stage["name"] for stage in report["stages"] if stage["verb"] == "search"}
+    evaluations = 0
+    for entry in report["ledger"]:
+        if entry["stage"] in searches:
+            evaluations += entry["evaluations"]
     cached = {stage.name: stage.result["cached"] for stage in stages if "cached" in stage.result}
     return {
         "training_macs": report["ledger_total"]["training_macs"],
-        "evaluations": sum(entry["evaluations"] for entry in report["ledger"] if entry["stage"] in searches),
+        "evaluations": evaluations,
         "run_seconds": report["run_seconds"],
         "cached_seconds": sum(origin["run_seconds"] for origin in cached.values()),
         "cached_stages": " ".join(cached),
@@ -173,6 +179,7 @@ def network_of(model: Mapping[str, Any]) -> str | None:
     """
     if model["arch"] is None:
         return None
+    # The architecture alone is not enough: a model trained on from a winner has the same one.
     return arch_id({"arch": model["arch"], "metrics": model["metrics"]})
 
 
@@ -182,4 +189,5 @@ def volatile(column: str) -> bool:
     >>> volatile("run_seconds"), volatile("latency"), volatile("score")
     (True, True, False)
     """
+    # Whether a model is over a budget of latency depends on times as well.
     return column.endswith(("_seconds", "_at")) or column.startswith(("latency", "cached", "over_budget"))

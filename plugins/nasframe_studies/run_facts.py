@@ -57,6 +57,7 @@ class RunFacts:
         conditions: name → values: machine, threads, versions, precision; several if the run went on elsewhere.
         formats: metric → how it reads.
         cost_formats: cost → how it reads.
+        kinds: the kinds of processor that it was made on.
     """
 
     arm: str
@@ -73,6 +74,7 @@ class RunFacts:
     conditions: Mapping[str, Sequence[str]]
     formats: Mapping[str, MetricFormat] = field(default_factory=dict)
     cost_formats: Mapping[str, CostFormat] = field(default_factory=dict)
+    kinds: Sequence[str] = ()
 
     @property
     def cost(self) -> str:
@@ -82,7 +84,8 @@ class RunFacts:
     @property
     def searched(self) -> bool:
         """Whether the run has a front or curves of a search."""
-        return bool(self.front) or any(what != TRAINING for what, _ in self.curves)
+        subjects = {subject for subject, _ in self.curves}
+        return bool(self.front) or bool(subjects - {TRAINING})
 
 
 def by_task(runs: Iterable[RunFacts]) -> dict[str, list[RunFacts]]:
@@ -122,17 +125,23 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
     """Collect what a run's report says; ``rows`` are the compared models of the run."""
     metric = str(rows["metric"].iloc[0])
     slots = dict(zip(rows["model"], rows["slot"], strict=True))
-    searches = [search for search in report["searches"] if not slots.keys().isdisjoint(search["winners"])]
     full = _full_costs(report["models"])
     curves = _training_curves(report, metric)
-    aims = []
+    searches = []
     front = []
-    for search in searches:
+    for search in report["searches"]:
         winners = {slots[name]: name for name in search["winners"] if name in slots}
+        if not winners:  # none of its models are compared, so that its front would be of something else
+            continue
+        searches.append(search)
         curves |= _search_curves(report, search, winners, full)
         front += _front(search)
-        if search["aim"]:
-            aims.append(search["aim"])
+    # One aim and one set of costs a run: those of its first search count.
+    aims = [search["aim"] for search in searches if search["aim"]]
+    aim = aims[0] if aims else metric
+    costs = searches[0]["costs"] if searches else []
+    formats = {name: MetricFormat(**form) for name, form in report["formats"].items()}
+    cost_formats = {name: CostFormat(**form) for name, form in report["cost_formats"].items()}
     return RunFacts(
         arm=arm,
         task=task,
@@ -141,13 +150,14 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
         front=front,
         full=full,
         metric=metric,
-        aim=aims[0] if aims else metric,
-        costs=searches[0]["costs"] if searches else [],
+        aim=aim,
+        costs=costs,
         curves=curves,
         data=report["data"],
         conditions=conditions(report),
-        formats={name: MetricFormat(**form) for name, form in report["formats"].items()},
-        cost_formats={name: CostFormat(**form) for name, form in report["cost_formats"].items()},
+        formats=formats,
+        cost_formats=cost_formats,
+        kinds=processor_kinds(report["environments"]),
     )
 
 
@@ -208,18 +218,20 @@ def _search_curves(
     """
     limits = {slot: _Limit.of_winner(name, search["costs"], full) for slot, name in winners.items()}
     curves: dict[CurveKey, Trace] = {}
+    best: dict[str, float] = {}
     for trial, efforts in _scored_trials(report, search["stage"]):
         for slot, limit in limits.items():
-            fits = not trial["violation"] and limit.allows(trial["costs"])
+            score = best.get(slot)
+            if not trial["violation"] and limit.allows(trial["costs"]):
+                score = trial["score"]
+                best[slot] = max(score, best.get(slot, score))
+            if score is None:  # nothing within the budget was found yet: the curve begins later
+                continue
             for effort, x in efforts.items():
                 trace = curves.setdefault((slot, effort), Trace([], []))
-                if fits:
-                    trace.x.append(x)
-                    trace.y.append(trial["score"])
-                elif trace.y:
-                    trace.x.append(x)
-                    trace.y.append(max(trace.y))
-    return {key: trace for key, trace in curves.items() if trace.x}
+                trace.x.append(x)
+                trace.y.append(score)
+    return curves
 
 
 def _scored_trials(report: Mapping[str, Any], stage: str) -> Iterator[tuple[Mapping[str, Any], dict[str, float]]]:
@@ -229,12 +241,13 @@ def _scored_trials(report: Mapping[str, Any], stage: str) -> Iterator[tuple[Mapp
     """
     trials = [row for row in report["trials"] if row["stage"] == stage and row["origin"] == "search"]
     scored = [row for row in trials if _is_scored(row)]
+    # A search's MACs are stored in one sum: they are spread evenly over its trials, on top of the training before it.
     before = _macs(_training_rows(report, _stages_before(report, stage)))
     spent = _macs(row for row in report["ledger"] if row["stage"] == stage)
     seconds = 0.0
     count = 0
     for trial in trials:
-        seconds += trial["trial_seconds"] or 0.0
+        seconds += trial["trial_seconds"] or 0.0  # trials that failed took time as well
         if _is_scored(trial) and trial["examples"] == scored[0]["examples"]:
             count += 1
             macs = before + spent * count / len(scored)
@@ -274,12 +287,14 @@ class _Limit:
         cost, text = budget_of(name)
         if not cost and costs:
             cost = costs[0]
+        unlimited = cls("", Bounds())
         if not text:
-            return cls("", Bounds())
+            return unlimited
         try:
-            return cls(cost, parse_bounds(text, full.get(cost)))
+            bounds = parse_bounds(text, full.get(cost))
         except UsageError:  # what follows the @ is no budget
-            return cls("", Bounds())
+            return unlimited
+        return cls(cost, bounds)
 
     def allows(self, costs: Mapping[str, float]) -> bool:
         """Tell whether costs are within the budget."""
@@ -290,25 +305,32 @@ def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, T
     """Trace what training stages measured on ``select`` against all training so far, in MACs and seconds."""
     by_macs = Trace([], [])
     by_seconds = Trace([], [])
+    # Those of the stages before
     macs = 0.0
     seconds = 0.0
     for stage in report["stages"]:
-        rows = _training_rows(report, [stage["name"]])
+        name = stage["name"]
+        rows = _training_rows(report, [name])
         steps = max((row["steps"] for row in rows), default=0)
         spent = _macs(rows)
-        points = report["curves"].get(stage["name"], {}).get(f"select_{metric}", ())
-        if stage["name"] != "teacher":  # its scores are not the student's
-            for step, value in points:
-                share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
-                by_macs.x.append(macs + share * spent)
-                by_macs.y.append(value)
-                by_seconds.x.append(seconds + share * stage["run_seconds"])
-                by_seconds.y.append(value)
+        curves = report["curves"].get(name, {})
+        points = curves.get(f"select_{metric}", ())
+        if name == "teacher":  # its scores are not the student's
+            points = ()
+        for step, value in points:
+            share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
+            by_macs.x.append(macs + share * spent)
+            by_macs.y.append(value)
+            by_seconds.x.append(seconds + share * stage["run_seconds"])
+            by_seconds.y.append(value)
         macs += spent
-        if steps:
+        if steps:  # other stages, such as evaluations, are no training
             seconds += stage["run_seconds"]
-    traces = {(TRAINING, "macs"): by_macs, (TRAINING, "seconds"): by_seconds}
-    return {key: trace for key, trace in traces.items() if len(set(trace.x)) > 1}
+    traces: dict[CurveKey, Trace] = {}
+    for effort, trace in (("macs", by_macs), ("seconds", by_seconds)):
+        if len(set(trace.x)) > 1:  # a single point is no curve
+            traces[TRAINING, effort] = trace
+    return traces
 
 
 # ---- machines, versions, precision
@@ -320,12 +342,36 @@ def conditions(report: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     Args:
         report: as :func:`nasframe.report.read.gather` returns.
     """
+    # Mappings to nothing, because they keep their order, which sets do not.
     values: dict[str, dict[str, None]] = {}
     for environment in report["environments"]:
-        for name, value in _environment_facts(environment, report["recipe"]).items():
+        facts = _environment_facts(environment, report["recipe"])
+        for name, value in facts.items():
             if value is not None:
                 values.setdefault(name, {})[str(value)] = None
     return {name: tuple(distinct) for name, distinct in values.items()}
+
+
+def processor_kinds(environments: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the kinds of processor that a run was made on; several if it went on elsewhere.
+
+    Args:
+        environments: as a run records them.
+
+    >>> processor_kinds([{"processor": "Xeon", "bf16": True}, {"processor": "Xeon", "accelerator": "H200"}])
+    ['Xeon with native bf16', 'H200']
+    """
+    names = []
+    for environment in environments:
+        # With an accelerator the processor of its host computes none of the numbers.
+        name = environment.get("accelerator") or environment.get("processor")
+        if name is None:  # a run that recorded no machine
+            continue
+        native = environment.get("bf16")
+        if native is not None and not environment.get("accelerator"):
+            name += " with native bf16" if native else " without native bf16"
+        names.append(str(name))
+    return list(dict.fromkeys(names))
 
 
 def _environment_facts(environment: Mapping[str, Any], recipe: str) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class Recorded:
     @property
     def task_options(self) -> dict[str, Any]:
         """The options of the recipe's task."""
-        return _task_options(self.recipe["task"]) if "task" in self.recipe else {}
+        if "task" not in self.recipe:  # the run's directory is gone
+            return {}
+        return _task_options(self.recipe["task"])
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def as_study(
     found: list[FoundRun] = []
     for place in places:
         found += _find(Place.read(place))
+    # In this order: the settings of a study are found by the names of its arms, and which runs are the same is only
+    # known when arms have their names and runs on other data their tasks.
     _refuse_copies(found)
     found = _name_arms(found)
     study = _shared_settings(found)
@@ -153,7 +157,7 @@ def as_study(
     _check_groups(groups or {}, found)
     _refuse_equal(found)
 
-    wishes: dict[str, Any] = {
+    options: dict[str, Any] = {
         "metric": metric,
         "against": _reference(against, found),
         "models": list(models or ()),
@@ -161,24 +165,31 @@ def as_study(
         "groups": groups,
         "family": family,
     }
-    compare = replace(study.compare, **{key: value for key, value in wishes.items() if value})
+    present = {key: value for key, value in options.items() if value}  # all others stay as the study has them
     arms = list(dict.fromkeys(run.arm for run in found))
-    title = " and ".join(arms) if len(arms) < 3 else f"{len(arms)} arms"
     study = replace(
         study,
-        study=study.study or title,
+        study=study.study or _title(arms),
         arms=study.arms or {arm: {} for arm in arms},
-        compare=compare,
+        compare=replace(study.compare, **present),
         runs=[run.study_run() for run in found],
         notes=notes,
     )
-    frame = frame_of(Path(), study.runs, compare)
+    frame = frame_of(Path(), study.runs, study.compare)
     if len(study.arms) > 1:
         return frame, study
     return _winners_and_baselines(frame, study)
 
 
+def _title(arms: Sequence[str]) -> str:
+    """Return a name for a comparison that is of no study."""
+    if len(arms) > 2:
+        return f"{len(arms)} arms"
+    return " and ".join(arms)
+
+
 def _check_choices(split: str | None, family: str | None) -> None:
+    """Make sure that split and family are ones that exist, if they are given."""
     if split is not None and split not in SPLITS:
         raise UsageError(f"split {split!r} is not known. Expected {listing(SPLITS)}.{suggestion(split, SPLITS)}")
     if family is not None and family not in FAMILIES:
@@ -211,29 +222,35 @@ def _find(place: Place) -> list[FoundRun]:
     """Return the runs of a place: first those of its studies, then all others."""
     folder = Path(place.path)
     homes = sorted(file.parent for file in folder.rglob(SETTINGS))
-    found = {}
+    runs = {}
     for home in homes:
         for run in read_settings(home).runs:
             directory = (home / run.run).resolve()
-            found[directory] = _of_study(place, directory, home, run)
+            runs[directory] = _of_study(place, directory, home, run)
+    # Below a study's directory its settings say which runs there are: others are none of it.
     others = []
     for file in folder.rglob("run.db"):
-        in_a_study = any(home in file.parents for home in homes)
-        if not in_a_study:
+        is_in_study = any(home in file.parents for home in homes)
+        if not is_in_study:
             others.append(file.parent.resolve())
-    if not found and not others:
+    for directory in sorted(others):
+        runs[directory] = _of_no_study(place, directory)
+    if not runs:
         raise UsageError(
             f"{place.path}: no run here. Expected a run directory, a folder of runs, or a study's directory."
         )
-    return [*found.values(), *[_of_no_study(place, directory) for directory in sorted(others)]]
+    return list(runs.values())
 
 
 def _of_study(place: Place, directory: Path, home: Path, run: StudyRun) -> FoundRun:
+    arm = run.arm
+    if place.label:
+        arm = f"{place.label}/{arm}"
     return FoundRun(
         place=place,
         run=str(directory),
         recorded=_recorded(directory),
-        arm=f"{place.label}/{run.arm}" if place.label else run.arm,
+        arm=arm,
         is_named=True,
         task=run.task,
         seed=run.seed,
@@ -259,17 +276,19 @@ def _recorded(directory: Path) -> Recorded:
 
     from nasframe.report.read import gather
 
-    if not (directory / "run.db").is_file():
+    if not (directory / "run.db").is_file():  # a study's run whose directory is gone: reported as missing later
         return Recorded(identity=str(directory))
     report = gather(directory)
     recipe = yaml.safe_load(report["recipe"])
+    if not isinstance(recipe, dict):
+        recipe = {}
     store = RunStore(directory, shared=True)
     identity = store.outcome_digest()
     store.close()
     return Recorded(
         identity=identity or str(directory),  # nothing ran, so that it is no copy of anything
         name=report["name"],
-        recipe=recipe if isinstance(recipe, dict) else {},
+        recipe=recipe,
         data=report["data"].get("fingerprint"),
     )
 
@@ -294,6 +313,7 @@ def _task_options(task: Any) -> dict[str, Any]:
     written = task if isinstance(task, Mapping) else {"use": task}
     options = {}
     for key, value in written.items():
+        # The same data may lie elsewhere on another machine; whether they are the same is up to their fingerprint.
         is_place = isinstance(value, str) and os.path.isabs(value)
         if key != "name" and not is_place:
             options[key] = value
@@ -345,14 +365,15 @@ def _shared_settings(found: Sequence[FoundRun]) -> Settings:
     if None in homes:
         return Settings()
     first, *others = [read_settings(home) for home in homes if home is not None]
-    if any(run.arm not in first.arms for run in found):  # a label of the command line renamed them
+    # With a label an arm is called NAME/arm.
+    if any(run.arm not in first.arms for run in found):
         return Settings()
     if not others:
         return first
     common = _common(first)
-    for other in others:
-        if _common(other) != common:
-            return Settings()
+    # Parts that differ in more than their seeds are of different studies.
+    if any(_common(other) != common for other in others):
+        return Settings()
     return common
 
 
@@ -364,7 +385,10 @@ def _common(study: Settings) -> Settings:
 
 
 def _winners_and_baselines(frame: pd.DataFrame, study: Settings) -> tuple[pd.DataFrame, Settings]:
-    """Make the winners of a single arm one side and its own baselines the other, if it has both."""
+    """Make the winners of a single arm one side and its own baselines the other, if it has both.
+
+    A single arm then has something to be compared with.
+    """
     sides = frame[frame["role"].isin(["winner", "baseline"])]
     if sides["role"].nunique() < 2 or study.compare.models:
         return frame, study
@@ -391,41 +415,48 @@ def _name_arms(found: Sequence[FoundRun]) -> list[FoundRun]:
     by_name: dict[str, list[FoundRun]] = {}
     for run in found:
         by_name.setdefault(run.arm, []).append(run)
+    is_alone = len(by_name) == 1
     arms: dict[str, str] = {}
     for name, runs in by_name.items():
-        arms |= _arms_of(name, runs, alone=len(by_name) == 1)
+        arms |= _arms_of(name, runs, is_alone)
     return [replace(run, arm=arms[run.run]) for run in found]
 
 
 def _arms_of(name: str, runs: Sequence[FoundRun], alone: bool) -> dict[str, str]:
     """Return run directory → arm, for runs whose arms have the same name so far."""
-    varying = _varying_task_options([run for run in runs if not run.is_named])
-    members: dict[str, list[FoundRun]] = {}
-    recipes: dict[str, dict[str, Any]] = {}
+    unnamed = [run for run in runs if not run.is_named]
+    varying = _varying_task_options(unnamed)
+    members: dict[str, list[FoundRun]] = {}  # the recipe, as text → its runs
+    recipes: list[dict[str, Any]] = []
     for run in runs:
-        task_options = {f"task.{key}": value for key, value in run.recorded.task_options.items() if key in varying}
-        # Whoever named runs meant them to be one arm, whatever their recipes.
-        recipe_key = "" if run.is_named else json.dumps([run.recorded.arm_recipe, task_options], sort_keys=True)
-        members.setdefault(recipe_key, []).append(run)
-        recipes.setdefault(recipe_key, options_of(run.recorded.arm_recipe) | task_options)
-    names = distinct_names(name, list(recipes.values()), alone)
+        task_options = {}
+        for key, value in run.recorded.task_options.items():
+            if key in varying:
+                task_options[f"task.{key}"] = value
+        recipe_key = ""
+        if not run.is_named:  # whoever named runs meant them to be one arm, whatever their recipes
+            recipe_key = json.dumps([run.recorded.arm_recipe, task_options], sort_keys=True)
+        if recipe_key not in members:
+            members[recipe_key] = []
+            recipes.append(options_of(run.recorded.arm_recipe) | task_options)
+        members[recipe_key].append(run)
     arms = {}
-    for recipe_key, distinct in zip(members, names, strict=True):
-        for run in members[recipe_key]:
+    names = distinct_names(name, recipes, alone)
+    for of_recipe, distinct in zip(members.values(), names, strict=True):
+        for run in of_recipe:
             arms[run.run] = name if run.is_named else distinct
     return arms
 
 
 def _varying_task_options(runs: Sequence[FoundRun]) -> set[str]:
     """Return the task options that differ between runs of one task; between tasks they may differ within an arm."""
-    values_of: dict[tuple[str, str], set[str]] = {}
+    first_values: dict[tuple[str, str], str] = {}
+    varying = set()
     for run in runs:
         for key, value in run.recorded.task_options.items():
-            values_of.setdefault((run.task, key), set()).add(str(value))
-    varying = set()
-    for (_, key), values in values_of.items():
-        if len(values) > 1:
-            varying.add(key)
+            first = first_values.setdefault((run.task, key), str(value))
+            if str(value) != first:
+                varying.add(key)
     return varying
 
 
@@ -445,6 +476,7 @@ def _separate_data(found: Sequence[FoundRun]) -> tuple[list[FoundRun], list[str]
     notes = []
     tasks = {run.run: run.task for run in found}
     for task, sides in sides_of.items():
+        # Sides are sorted into sets of data one by one: each joins the first set that it agrees with, or begins one.
         data_sets: list[dict[int, set[str]]] = []
         for side, runs in sides.items():
             data = _data_by_seed(runs)
@@ -455,9 +487,11 @@ def _separate_data(found: Sequence[FoundRun]) -> tuple[list[FoundRun], list[str]
                 data_sets[number].setdefault(seed, set()).update(fingerprints)
             if number == 0:  # the data of the first side: its task keeps the name
                 continue
-            fingerprints = next(fingerprints for fingerprints in data.values() if fingerprints)
-            other = f"{task}, other data {min(fingerprints)}"
-            tasks |= dict.fromkeys([run.run for run in runs], other)
+            # Named by one fingerprint of its first seed. There is one: sides without any agree with the first set.
+            known = [fingerprints for fingerprints in data.values() if fingerprints]
+            other = f"{task}, other data {min(known[0])}"
+            for run in runs:
+                tasks[run.run] = other
             notes.append(
                 f"{side} has other data of {task} at equal seeds: shown as {other!r}, and not compared."
                 " All splits count, because runs do not record each split by itself."

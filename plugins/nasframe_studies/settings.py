@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasframe.errors import UsageError
 from nasframe.recipe.yaml import Position, dump, parse
+from nasframe.store import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,8 @@ Record = TypeVar("Record")
 FORMAT_VERSION = 1
 SETTINGS = "study.yaml"
 """The name of the file."""
+SOURCE = "source.yaml"
+"""The name of the copy of the file that the study was read from, which is needed to extend the study."""
 SPLITS = ("dev", "select", "train")
 FAMILIES = ("task", "page")
 """What Holm's adjustment counts as one family: the comparisons of each task's tables, or all those of the page."""
@@ -94,15 +97,14 @@ class CompareOptions:
 class Settings:
     """A study as it was resolved, with its runs.
 
-    ``settings["seeds"]``, ``settings.get("seeds")`` and ``settings | {...}`` work as on the mapping that
-    :meth:`plain` returns, for code that was written before settings were records.
-
     Args:
         study: the study's name.
         description: the text of its report.
         source: the file that it was read from.
         source_digest: the SHA-256 of that file when the study began.
         command: the command line that began it.
+        overrides: the overrides that it began with, and those that extended it since.
+        smoke: whether it was made small.
         arms: name → ``base``, ``tasks`` and ``changes`` (overrides by dotted path), as written.
         tasks: names of the tasks; empty if the study has only the task of its recipes.
         seeds: the seeds, in order.
@@ -119,6 +121,8 @@ class Settings:
     source: str = ""
     source_digest: str | None = None
     command: Sequence[str] = field(default_factory=list)
+    overrides: Sequence[str] = field(default_factory=list)
+    smoke: bool = False
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tasks: Sequence[str] = field(default_factory=list)
     seeds: Sequence[int] = field(default_factory=list)
@@ -135,7 +139,9 @@ class Settings:
         if isinstance(plain, Settings):
             return plain
         values = _fields_of(cls, plain)
-        values["runs"] = [_record(StudyRun, run) for run in plain.get("runs") or []]
+        # Plain data may hold records already, as when settings are changed with ``plain() | {...}``.
+        runs = plain.get("runs") or []
+        values["runs"] = [_record(StudyRun, run) for run in runs]
         values["compare"] = _record(CompareOptions, plain.get("compare") or {})
         return cls(**values)
 
@@ -149,23 +155,16 @@ class Settings:
         >>> Settings().run_name(StudyRun("random", "mrpc", 3, "runs/random/seed-3"))
         'random seed 3'
         """
-        task = [run.task] if self.tasks else []
-        return " ".join([run.arm, *task, f"seed {run.seed}"])
-
-    def __getitem__(self, key: str) -> Any:
-        return self.plain()[key]
-
-    def __or__(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        return self.plain() | dict(changes)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a setting as plain data."""
-        return self.plain().get(key, default)
+        if self.tasks:
+            return f"{run.arm} {run.task} seed {run.seed}"
+        return f"{run.arm} seed {run.seed}"
 
 
 def _record(kind: type[Record], plain: Record | Mapping[str, Any]) -> Record:
     """Return plain data as a record; records stay what they are."""
-    return kind(**_fields_of(kind, plain)) if isinstance(plain, Mapping) else plain
+    if not isinstance(plain, Mapping):
+        return plain
+    return kind(**_fields_of(kind, plain))
 
 
 def _fields_of(record: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +183,9 @@ def settings(directory: str | Path) -> Settings:
     plain = None
     if path.is_file():
         node, _ = parse(path.read_text(encoding="utf-8"), Position(str(path), 1, 1))
-        plain = node.plain() if node else None
+        if node is not None:
+            plain = node.plain()
+    # A study as users write it may have the same name; it has no version.
     if not isinstance(plain, dict) or plain.get("format_version") != FORMAT_VERSION:
         raise UsageError(f"{directory}: no study here. Expected a directory that 'nasframe ablate' made.")
     return Settings.of(plain)
@@ -194,7 +195,7 @@ def write_settings(directory: Path, study: Settings) -> None:
     """Write ``study.yaml``."""
     plain = study.plain()
     del plain["notes"]  # they are about one comparison
-    (directory / SETTINGS).write_text(dump(plain), encoding="utf-8")
+    write_text(directory / SETTINGS, dump(plain))
 
 
 def missing(study: Settings, frame: pd.DataFrame) -> list[StudyRun]:
@@ -204,5 +205,6 @@ def missing(study: Settings, frame: pd.DataFrame) -> list[StudyRun]:
         study: as :func:`settings` returns.
         frame: as :func:`nasframe_studies.study.collect` returns.
     """
-    present = set(zip(frame["arm"], frame["task"], frame["seed"], strict=True))
+    keys = zip(frame["arm"], frame["task"], frame["seed"], strict=True)
+    present = set(keys)
     return [run for run in study.runs if run.key not in present]

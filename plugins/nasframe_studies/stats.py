@@ -143,7 +143,7 @@ def bootstrap(
     """
     from scipy import stats
 
-    sample = np.sort(np.asarray(values, float))
+    sample = np.sort(np.asarray(values, float))  # sorted, so that the resamples do not depend on the order
     if len(sample) < 3 or _constant(sample):
         return Bootstrap(None, None, None)
     for method in ("BCa", "percentile"):
@@ -195,7 +195,8 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[np.nd
     n = len(sample)
     mean = sample.mean(0)
     if n < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+        unknown = np.full_like(mean, np.nan)
+        return mean, unknown, unknown
     critical = stats.t.ppf((1 + confidence) / 2, n - 1)
     half = critical * sample.std(0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
@@ -222,20 +223,23 @@ def paired(
     """
     from scipy import stats
 
-    differences = np.asarray(arm, float) - np.asarray(reference, float)
+    arm_scores = np.asarray(arm, float)
+    differences = arm_scores - np.asarray(reference, float)
     if differences.ndim != 1 or not len(differences):
         raise ValueError("expected one score a seed on both sides, and at least one seed")
     n = len(differences)
     mean = float(differences.mean())
     sd = float(differences.std(ddof=1)) if n > 1 else None
     t = p_t = t_low = t_high = d_z = needed = None
+    # Equal differences have a deviation of rounding errors only, against which any mean would be significant.
     if sd and not _constant(differences):
-        t = mean / (sd / math.sqrt(n))
+        standard_error = sd / math.sqrt(n)
+        t = mean / standard_error
         p_t = float(2 * stats.t.sf(abs(t), n - 1))
         _, low, high = t_interval(differences, confidence)
         t_low = float(low)
         t_high = float(high)
-        d_z = mean / sd
+        d_z = mean / sd  # Cohen's d of paired samples
         needed = seeds_needed(d_z)
     resampled = bootstrap(differences, confidence, resamples, seed)
     ranks = wilcoxon(differences)
@@ -277,6 +281,7 @@ def wilcoxon(differences: ArrayLike) -> SignedRanks:
     """
     from scipy import stats
 
+    # Rounded, because differences that are equal on paper differ in their last bits, and would share no ranks.
     rounded = np.round(np.asarray(differences, float), DIGITS)
     kept = rounded[rounded != 0]
     doubled = (2 * stats.rankdata(np.abs(kept))).astype(int)  # whole numbers, shared ranks too
@@ -313,7 +318,8 @@ def t_power(d: float, n: int, alpha: float = ALPHA) -> float:
     from scipy import stats
 
     critical = stats.t.isf(alpha / 2, n - 1)
-    shift = abs(d) * math.sqrt(n)
+    shift = abs(d) * math.sqrt(n)  # the noncentrality
+    # The test rejects on both sides; on the side away from the effect it almost never does.
     near = stats.nct.sf(critical, n - 1, shift)
     far = stats.nct.cdf(-critical, n - 1, shift)
     if math.isnan(far):  # scipy, for some shifts at which it is below 1e-8
@@ -338,7 +344,7 @@ def seeds_needed(d: float, power: float = POWER, alpha: float = ALPHA) -> int | 
     # Double until the power suffices, then halve the gap between too few and enough.
     too_few = 1
     enough = 2
-    while not t_power(d, enough, alpha) >= power:
+    while not t_power(d, enough, alpha) >= power:  # "not ... >=" goes on at NaN, too
         too_few = enough
         enough = 2 * enough
         if too_few > MOST_SEEDS:
@@ -358,11 +364,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
     """
-    ordered = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    tests = [(p, place) for place, p in enumerate(p_values) if p is not None]
+    ordered = sorted(tests)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for step, (p, place) in enumerate(ordered):
-        remaining = len(ordered) - step
+        remaining = len(ordered) - step  # Bonferroni's factor for those that no smaller p has settled
         largest = max(largest, min(1.0, remaining * p))  # never below that of a smaller p
         adjusted[place] = largest
     return adjusted
@@ -402,8 +409,11 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     second_right = np.asarray(second, bool)
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
+    # Examples on which both are right or both wrong say nothing of which is better.
     differing = only_first + only_second
-    p = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    p = 1.0
+    if differing:
+        p = float(stats.binomtest(only_first, differing).pvalue)
     return McNemar(only_first, only_second, p)
 
 
@@ -491,22 +501,31 @@ def _draw_examples(
     chunks = []
     for _ in range(0, resamples, CHUNK):
         rows = rng.integers(n, size=(CHUNK, n))
-        chunks.append(metric(labels[rows], first[rows]) - metric(labels[rows], second[rows]))
+        drawn = labels[rows]  # the same examples for both models, since the models are paired by them
+        chunks.append(metric(drawn, first[rows]) - metric(drawn, second[rows]))
     return whole, np.concatenate(chunks)[:resamples]
 
 
 def _draw_counts(sides: np.ndarray, metric: str, resamples: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Do as :func:`_draw_examples` does, by the counts of the combinations (label, first, second) that occur."""
+    """Do as :func:`_draw_examples` does, by the counts of the combinations (label, first, second) that occur.
+
+    How often each combination is among n examples drawn with replacement is multinomial, and the metrics depend on
+    nothing else, so that no example need be drawn by itself.
+    """
     n = sides.shape[1]
-    classes, coded = np.unique(np.append(sides.ravel(), [0, 1]), return_inverse=True)  # f1 is of class 1, there or not
+    with_both_classes = np.append(sides.ravel(), [0, 1])  # f1 is of class 1, there or not
+    classes, coded = np.unique(with_both_classes, return_inverse=True)
     k = len(classes)
-    cells, counts = np.unique(coded[: 3 * n].reshape(3, n), axis=1, return_counts=True)
+    coded_sides = coded[: 3 * n].reshape(3, n)
+    cells, counts = np.unique(coded_sides, axis=1, return_counts=True)
     resampled = rng.multinomial(n, counts / n, size=resamples)
     draws = np.concatenate([counts[None], resampled])  # the first row is the examples as they are
     values = []
     for model in (1, 2):
-        place = np.eye(k * k)[cells[0] * k + cells[model]]  # where each combination counts in the confusion matrix
-        matrices = (draws @ place).reshape(-1, k, k)
+        # Where each combination counts in the confusion matrix: one row each, with a single 1.
+        entries = cells[0] * k + cells[model]
+        places = np.eye(k * k)[entries]
+        matrices = (draws @ places).reshape(-1, k, k)
         values.append(confusion_metric(metric, matrices))
     difference = values[0] - values[1]
     return float(difference[0]), difference[1:]
@@ -532,7 +551,8 @@ def step_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) 
         best = np.maximum.accumulate(np.asarray(y, float))
         last = np.searchsorted(places, points, side="right") - 1  # the last place at or before each point
         inside = (last >= 0) & (points <= places[-1])
-        rows.append(np.where(inside, best[np.maximum(last, 0)], np.nan))
+        scores = best[np.maximum(last, 0)]  # those outside are any score, and replaced in the next line
+        rows.append(np.where(inside, scores, np.nan))
     return np.array(rows)
 
 

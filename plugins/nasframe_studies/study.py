@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from nasframe.report.read import finished
 from nasframe.running.cache import default_folder
 from nasframe.running.cache_keys import chains
 from nasframe.storage import refuse_unwritable
-from nasframe.store import RunStore
+from nasframe.store import RunStore, write_text
 from nasframe_studies.conditions import notice_line, notices
 from nasframe_studies.file import Study, load_study
 from nasframe_studies.metric_check import check_metric
+from nasframe_studies.processors import other_machine_note
 from nasframe_studies.results import FACTS, collect, network_of, run_rows, volatile
-from nasframe_studies.settings import SETTINGS, Settings, StudyRun, missing, settings, write_settings
+from nasframe_studies.settings import SETTINGS, SOURCE, Settings, StudyRun, missing, settings, write_settings
 from nasframe_studies.workers import LOG, work_through
 
 __all__ = [
@@ -111,6 +113,7 @@ def begin(
     """
     home = Path(out or Path("runs") / study.name / time.strftime("%Y%m%d-%H%M%S"))
     cache_folder = Path(cache or default_folder()).expanduser()
+    # All that may be refused comes before anything is written.
     _refuse_used(home)
     refuse_unwritable(home)
     refuse_unwritable(cache_folder)
@@ -121,6 +124,8 @@ def begin(
         source=str(study.source),
         source_digest=file_digest(study.source),
         command=list(command or sys.argv),
+        overrides=list(study.overrides),
+        smoke=study.smoke,
         arms=dict(study.arms),
         tasks=list(study.tasks),
         seeds=list(study.seeds),
@@ -134,12 +139,12 @@ def begin(
     shutil.rmtree(draft, ignore_errors=True)
     runs = []
     for planned, plan in study.runs():
+        # The digests say which runs share a stage, by which the runs are ordered when they start.
         run = replace(planned, stages=chains(plan))
         runs.append(run)
         make_run(draft, run, record, plan.recipe)
-        recipe = draft / run.recipe
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(dump(plan.recipe), encoding="utf-8")
+        write_recipe(draft, run, plan.recipe)
+    shutil.copyfile(study.source, draft / SOURCE)
     write_settings(draft, replace(record, runs=runs))
     os.replace(draft, home)
     return home
@@ -162,12 +167,20 @@ def make_run(home: Path, run: StudyRun, study: Settings, recipe: Mapping[str, An
     RunStore(home / run.run, create=True, recipe=text, facts=facts).close()
 
 
+def write_recipe(home: Path, run: StudyRun, recipe: Mapping[str, Any]) -> None:
+    """Keep the resolved recipe of a run's arm on its task, from which the run can be made again."""
+    path = home / run.recipe
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, dump(recipe))
+
+
 def make_missing(home: Path, study: Settings) -> list[FailedRun]:
     """Make runs whose directories are gone again; return those that cannot be made, each with the reason."""
     failures = []
     for run in study.runs:
         if (home / run.run / "run.db").is_file():
             continue
+        # From the recipe that the study keeps: the files that it was made from may have changed since.
         path = home / run.recipe
         recipe, problems = read(path, str(path))
         try:
@@ -185,9 +198,10 @@ def threads_of(jobs: int) -> int:
         import torch
 
         return torch.get_num_threads()
-    # Not os.cpu_count() where the system can say more: a container or a batch job may use only some of the CPUs.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or usable or 1)
+    usable = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # a container or a batch job may use only some of the CPUs
+        usable = len(os.sched_getaffinity(0))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable)
     return max(1, threads // jobs)
 
 
@@ -208,25 +222,42 @@ def go_on(directory: str | Path, jobs: int | None = None, say: Callable[[str], N
     Raises:
         UsageError: there is no study in the directory, or another process works on it.
     """
+    home = Path(directory)
+    with locked(home) as study:
+        if source_changed(study):
+            say(f"{study.source}: changed since; the study goes on as it began.")
+        failures = _run_all(home, study, jobs or study.jobs, say)
+        report(home, say)
+    return failures
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[Settings]:
+    """Keep other processes from working on a study inside the block, which gets the study's settings.
+
+    Raises:
+        UsageError: there is no study in the directory, or another process works on it.
+    """
     from filelock import FileLock, Timeout
 
-    home = Path(directory)
-    study = settings(home)
+    settings(home)  # before the lock, which would leave a file in a folder without a study
+    lock = FileLock(home / ".lock", timeout=0)
     try:
-        with FileLock(home / ".lock", timeout=0):
-            if source_changed(study):
-                say(f"{study.source}: changed since; the study goes on as it began.")
-            failures = _run_all(home, study, jobs or study.jobs, say)
-            report(home, say)
+        lock.acquire()
     except Timeout:
         raise UsageError(f"{home}: another process is working on this study. Expected it to be free.") from None
-    return failures
+    try:
+        yield settings(home)
+    finally:
+        lock.release()
 
 
 def source_changed(study: Settings) -> bool:
     """Return whether the file that a study was read from still exists and has other content now."""
     source = Path(study.source)
-    return study.source_digest is not None and source.is_file() and file_digest(source) != study.source_digest
+    if study.source_digest is None or not source.is_file():
+        return False
+    return file_digest(source) != study.source_digest
 
 
 def _run_all(home: Path, study: Settings, jobs: int, say: Callable[[str], None]) -> list[FailedRun]:
@@ -237,10 +268,15 @@ def _run_all(home: Path, study: Settings, jobs: int, say: Callable[[str], None])
     lost = {failure.run.run for failure in failures}
     runs = [run for run in study.runs if run.run not in lost]
     unfinished = [run for run in runs if not finished(home / run.run)]
-    progress = _Progress(home, study, len(study.runs) - len(unfinished), failures, say)
-    work_through(
-        home, unfinished, _stages_done(home, runs), jobs, study.threads, ended=progress.ended, warned=progress.warned
-    )
+    if unfinished:
+        note = other_machine_note(home, [run for run in runs if run not in unfinished])
+        if note is not None:
+            say(note)
+    done = _stages_done(home, runs)
+    # Runs that are lost have ended, too.
+    ended = len(study.runs) - len(unfinished)
+    progress = _Progress(home, study, ended, failures, say)
+    work_through(home, unfinished, done, jobs, study.threads, ended=progress.ended, warned=progress.warned)
     if failures:
         names = ", ".join(study.run_name(failure.run) for failure in failures)
         say(f"{len(failures)} of {len(study.runs)} runs failed: {names}.")
@@ -295,9 +331,11 @@ def _success(directory: Path) -> str:
     stages = store.stages()
     store.close()
     seconds = sum(stage.run_seconds for stage in stages)
-    cached = sum("cached" in stage.result for stage in stages)
     text = f"done in {seconds:.1f} s"
-    return f"{text}, {cached} of {len(stages)} stages from the cache" if cached else text
+    cached = sum("cached" in stage.result for stage in stages)
+    if cached:
+        text += f", {cached} of {len(stages)} stages from the cache"
+    return text
 
 
 def keep_failure(directory: Path, error: str) -> None:
@@ -308,7 +346,8 @@ def keep_failure(directory: Path, error: str) -> None:
         return
     try:
         if store.get("failure") is None:  # what the run itself recorded is closer to the cause
-            stage = next((stage.name for stage in store.stages() if stage.state != "done"), None)
+            unfinished = [stage.name for stage in store.stages() if stage.state != "done"]
+            stage = unfinished[0] if unfinished else None
             store.put("failure", {"stage": stage, "text": error, "interrupted": False, "exit_code": 1})
     finally:
         store.close()
@@ -330,11 +369,10 @@ def report(directory: Path, say: Callable[[str], None]) -> None:
     from nasframe_studies import report as study_report
 
     study = settings(directory)
-    plain = study.plain()
     try:
-        study_report.write(directory, collect(directory), plain)
-    except UsageError as error:
+        study_report.write(directory, collect(directory), study)
+    except UsageError as error:  # there is nothing to compare; the notices are printed all the same
         say(str(error))
     arms = list(dict.fromkeys(run.arm for run in study.runs))
-    for notice in notices(directory, plain):
+    for notice in notices(directory, study):
         say(notice_line(notice, arms))

@@ -10,6 +10,7 @@ from nasframe.report import tables as report_tables
 from nasframe.report.format import cost_heading, in_column_order, titled
 from nasframe.report.tables import human
 from nasframe_studies.evidence import axis_column
+from nasframe_studies.processors import UNLIKE_PAIRS, has_unlike_pairs, marked_seed
 from nasframe_studies.records import ArmScores, Comparison, Difference, ExamplePair, PairTable, TeacherScores
 from nasframe_studies.wording import NONE, bounds, interval, mean_and_sd, number, p_value, plural, written
 
@@ -98,7 +99,7 @@ def overview_caption(comparison: Comparison) -> str:
     """Describe the overview, and the comparisons that Holm's adjustment was made over."""
     text = "Mean ± standard deviation over seeds; teacher: the full network that an arm begins with."
     tests = family(comparison, comparison.tables)
-    if tests:
+    if tests:  # without any no arrow is shown
         text += f" ↑ ↓: higher or lower than the reference, resolved after Holm's adjustment over {tests}."
         if comparison.family == "task" and len(comparison.tables_by_task()) > 1:
             text += " Each task is adjusted by itself: of several tasks one may show an arrow by chance more often than"
@@ -116,7 +117,7 @@ def family(comparison: Comparison, tables: Sequence[PairTable]) -> str:
     sizes = set()
     tasks = set()
     for table in tables:
-        if table.family:
+        if table.family:  # else no test could be made in it, as with a single seed
             sizes.add(table.family)
             tasks.add(table.task)
     if not sizes:
@@ -129,7 +130,7 @@ def family(comparison: Comparison, tables: Sequence[PairTable]) -> str:
     if largest == 1 and len(tasks) == 1:
         return "this one comparison"
     count = f"{largest}"
-    if smallest < largest:
+    if smallest < largest:  # tasks need not have the same arms and models
         count = f"{smallest} to {largest}"
     counted = f"{count} {plural('comparison', largest)}"
     if whole_page:
@@ -183,6 +184,8 @@ def about(comparison: Comparison, view: Sequence[PairTable]) -> str:
     tests = family(comparison, view)
     if tests:
         text += f". Holm over {tests}"
+    if any(has_unlike_pairs(comparison, table, pair) for table in view for pair in table.comparisons):
+        text += f".{UNLIKE_PAIRS}: arm and reference were made on different kinds of processor at some seed"
     return text
 
 
@@ -208,7 +211,7 @@ def _row(comparison: Comparison, table: PairTable, row: ArmScores) -> ScoreRow:
     score = _spread(comparison, table.task, table.metric, row)
     if row.over_budget:
         score += OVER
-    ends = NONE
+    ends = NONE  # fewer than three seeds have no bootstrap interval
     if row.low is not None and row.high is not None:
         ends = f"[{number(form, row.low)}, {number(form, row.high)}]"
     described = ScoreRow(
@@ -222,7 +225,10 @@ def _row(comparison: Comparison, table: PairTable, row: ArmScores) -> ScoreRow:
     )
     pair = table.difference_of(row.arm)
     if pair is not None:
-        return _with_difference(described, form, pair)
+        compared = _with_difference(described, form, pair)
+        if has_unlike_pairs(comparison, table, pair):
+            compared = replace(compared, difference=compared.difference + UNLIKE_PAIRS)
+        return compared
     if row.arm == comparison.against:
         return replace(described, verdict="reference")
     return described
@@ -231,6 +237,7 @@ def _row(comparison: Comparison, table: PairTable, row: ArmScores) -> ScoreRow:
 def _with_difference(row: ScoreRow, form: MetricFormat, pair: Difference) -> ScoreRow:
     """Add an arm's difference from the reference to its row."""
     pairs = str(pair.n)
+    # Pairs may be fewer than the arm's seeds: the reference may lack some.
     compared = replace(
         row,
         n=row.n if row.n == pairs else f"{row.n} ({pairs} pairs)",
@@ -241,7 +248,7 @@ def _with_difference(row: ScoreRow, form: MetricFormat, pair: Difference) -> Sco
         effect=written(pair.d_z, ".2f"),
         verdict=pair.verdict,
     )
-    if pair.n > 1:
+    if pair.n > 1:  # of one difference Wilcoxon's p is always 1
         compared = replace(compared, p_wilcoxon=p_value(pair.p_wilcoxon), smallest_p=p_value(pair.smallest_p))
     if pair.verdict == "not resolved" and pair.more_seeds:
         compared = replace(compared, more=human(pair.more_seeds))
@@ -253,7 +260,7 @@ def _cost(comparison: Comparison, name: str | None, row: ArmScores) -> str:
     if name is None:
         return NONE
     value = row.costs.get(axis_column(name, comparison.absolute))
-    if value is None:
+    if value is None:  # not measured, or a share of a teacher that the arm does not have
         return NONE
     if name in comparison.absolute:
         return report_tables.cost(comparison.cost_format(name), name, {name: value})
@@ -282,18 +289,20 @@ def overview(comparison: Comparison) -> list[list[str]]:
         columns.insert(0, TEACHER)
     laid = [["task", "arm", *columns]]
     for task, view in comparison.tables_by_task().items():
-        scores: dict[str, dict[str, str]] = {}
+        scores: dict[str, dict[str, str]] = {}  # arm → column → cell
         for table in view:
             for row in rows(comparison, table):
                 arrow = ARROWS.get(row.verdict, "")
                 scores.setdefault(row.arm, {})[table.model] = f"{row.score}{arrow}"
         for arm in comparison.arms:
+            if arm not in scores:  # no run of it on this task has any
+                continue
+            cells = scores[arm]
             teacher = comparison.teacher_of(task, arm)
-            if arm in scores:
-                cells = scores[arm]
-                if teacher is not None:
-                    cells[TEACHER] = _spread(comparison, task, view[0].metric, teacher)
-                laid.append([task, arm, *(cells.get(column, NONE) for column in columns)])
+            if teacher is not None:
+                cells[TEACHER] = _spread(comparison, task, view[0].metric, teacher)
+            shown = [cells.get(column, NONE) for column in columns]
+            laid.append([task, arm, *shown])
     return laid
 
 
@@ -348,7 +357,8 @@ def fronts(comparison: Comparison) -> list[list[str]]:
     laid = []
     for table in comparison.fronts:
         kind = f"{table.model}, {table.cost}"
-        if not set(comparison.absolute).isdisjoint(table.cost.split(", ")):
+        costs_of_front = table.cost.split(", ")
+        if any(cost in comparison.absolute for cost in costs_of_front):
             kind += ", absolute"
         for row in rows(comparison, table):
             laid.append([table.task, kind, *row.cells(["arm", "score", "difference", "holm"])])
@@ -357,6 +367,7 @@ def fronts(comparison: Comparison) -> list[list[str]]:
 
 def examples(comparison: Comparison) -> list[list[str]]:
     """Lay the comparisons by example out by the columns of :data:`PAIRS`: a row for each task, model and arm."""
+    # A row for all seeds of an arm, since a study may have hundreds of pairs.
     groups: dict[tuple[str, str, str], list[ExamplePair]] = {}
     for pair in comparison.examples:
         groups.setdefault((pair.task, pair.model, pair.arm), []).append(pair)
@@ -366,14 +377,13 @@ def examples(comparison: Comparison) -> list[list[str]]:
         seeds = []
         p_values = []
         differences = []
-        tested = below = 0
         for pair in pairs:
-            seeds.append(str(pair.seed))
+            seeds.append(marked_seed(comparison, pair.task, pair.seed))
             p_values.append(pair.note or p_value(pair.p))
             differences.append(interval(form, pair.difference, pair.low, pair.high))
-            if pair.p is not None:
-                tested += 1
-                if pair.p < comparison.alpha:
-                    below += 1
-        laid.append([*key, ", ".join(seeds), ", ".join(p_values), f"{below} of {tested}", "; ".join(differences)])
+        # McNemar's test needs predictions that are right or wrong: real-valued ones have no p.
+        tested = [pair.p for pair in pairs if pair.p is not None]
+        below = sum(p < comparison.alpha for p in tested)
+        count = f"{below} of {len(tested)}"
+        laid.append([*key, ", ".join(seeds), ", ".join(p_values), count, "; ".join(differences)])
     return laid

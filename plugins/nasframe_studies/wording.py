@@ -30,7 +30,8 @@ def grouped(values: Mapping[str, Iterable[str]]) -> str:
     for arm, of_arm in values.items():
         for value in of_arm:
             arms.setdefault(value, []).append(arm)
-    return ", ".join(f"{value} ({', '.join(names)})" for value, names in arms.items())
+    parts = [f"{value} ({', '.join(names)})" for value, names in arms.items()]
+    return ", ".join(parts)
 
 
 def written(value: float | None, spec: str) -> str:
@@ -52,6 +53,7 @@ def number(form: MetricFormat, value: float) -> str:
     """
     if form.percent:
         return f"{100 * value:.1f}"
+    # Three decimals of a small number would leave it one digit or none.
     if value != 0 and abs(value) < 0.1:
         return f"{value:#.3g}"
     return f"{value:.3f}"

@@ -67,15 +67,16 @@ class Schedule:
                         self.waiting.remove(run)
                         self.running.append(run)
                         return run
+                # All that are left need a stage that is being built. Some run works on it, so that news will come.
                 self.changed.wait()
             return None
 
     def _must_wait(self, run: StudyRun) -> bool:
         """Return whether a run would now begin a stage that a running one has in front of it too."""
-        next_stage = next((stage for stage in run.stages.values() if stage not in self.done), None)
-        if next_stage is None:
+        unbuilt = [stage for stage in run.stages.values() if stage not in self.done]
+        if not unbuilt:
             return False
-        return any(next_stage in other.stages.values() for other in self.running)
+        return any(unbuilt[0] in other.stages.values() for other in self.running)
 
     def built(self, stage: str) -> None:
         """Note that a stage's result exists."""
@@ -118,17 +119,17 @@ def work_through(
         warned: called with a run and the text of its warning.
     """
     schedule = Schedule(runs, done)
-    lock = threading.Lock()
+    lock = threading.Lock()  # for ``ended``, which keeps counts
     workers: list[Worker] = []
 
     def serve() -> None:
-        """Give one process after the other run, and a new process after one that died."""
+        """Give one process one run after the other, and begin a new process after one that died."""
         worker = None
         while True:
             run = schedule.take()
             if run is None:
                 return
-            if worker is None:
+            if worker is None:  # only for a run: a thread that gets none needs no process
                 worker = Worker(threads)
                 workers.append(worker)
             error, is_alive = worker.do(home / run.run, _listener(schedule, run, warned))
@@ -141,13 +142,14 @@ def work_through(
                 ended(run, error)
 
     count = min(jobs, len(runs))
+    # Daemons, because the threads wait for their processes and must not outlive an interrupted study.
     pool = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
     for thread in pool:
         thread.start()
     try:
         for thread in pool:
             thread.join()
-    finally:
+    finally:  # also when the study is interrupted
         schedule.stop()
         for worker in workers:
             worker.close()
@@ -214,7 +216,7 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self.process.stdin.close()  # at which the process ends itself
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -231,7 +233,11 @@ def _cause_of_death(code: int) -> str:
     """
     if code >= 0:
         return f"its process ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    number = -code
+    name = f"signal {number}"
+    if number in signal.valid_signals():
+        name = signal.Signals(number).name
+    # It is what Linux ends a process with when memory runs out.
     hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
     return f"its process was killed ({name}){hint}"
 
@@ -272,7 +278,7 @@ def _read_jobs(jobs: queue.SimpleQueue[str]) -> None:
     """Queue the directories that come in; when the input ends, the study has ended, and so does this process."""
     for line in sys.stdin:
         jobs.put(line.rstrip("\n"))
-    os._exit(0)
+    os._exit(0)  # from this thread, which cannot stop the main one in the middle of a run otherwise
 
 
 def _attempt(directory: Path, send: Callable[[Mapping[str, Any]], None]) -> str | None:

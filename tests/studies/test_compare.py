@@ -19,7 +19,8 @@ from nasframe.errors import UsageError
 from nasframe.recipe.yaml import dump
 from nasframe.search.pareto import hypervolume
 from nasframe.store import RunStore
-from nasframe_studies import compare, evidence, run_facts, runs, stats, study
+from nasframe_studies import compare, evidence, findings, run_facts, runs, stats, study
+from nasframe_studies.records import Processors, SeedProcessors
 from study_directory import change, make_study
 
 
@@ -260,6 +261,17 @@ def test_a_large_steady_difference_is_found():
     assert found.tables[0].comparisons[0].verdict == "higher"
     (line,) = found.findings
     assert line.startswith("50%: b is higher than a by +5.")
+    assert "‡" not in line
+
+
+def test_a_finding_with_pairs_of_different_processors_is_marked():
+    found = analysed(
+        [("a", "t", s, 0.5 + s / 100) for s in range(6)] + [("b", "t", s, 0.55 + s / 90) for s in range(6)]
+    )
+    seed = SeedProcessors(task="t", seed=2, arms={"a": ["A"], "b": ["B"]}, unlike=True)
+    kinds = Processors(kinds={"A": "Xeon", "B": "EPYC"}, seeds=[seed])
+    (line,) = findings.findings(replace(found, processors=kinds))
+    assert "] ‡ on 6 seeds" in line
 
 
 def test_what_the_fronts_show_is_found_too():
@@ -450,7 +462,7 @@ def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
 @pytest.mark.slow
 def test_runs_are_grouped_by_what_their_recipes_say(home):
     frame, facts = runs.as_study([str(home / "runs/random/sst2"), str(home / "runs/greedy/sst2")])
-    assert list(facts["arms"]) == ["sampler=random", "sampler=greedy"]
+    assert list(facts.arms) == ["sampler=random", "sampler=greedy"]
     assert sorted(set(frame["seed"])) == [0, 1, 2]
     assert set(frame["task"]) == {"sst2"}
     report = compare.analyse(Path(), frame, facts)
@@ -463,7 +475,7 @@ def test_runs_are_grouped_by_what_their_recipes_say(home):
 @pytest.mark.slow
 def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     shutil.copytree(home, tmp_path / "part")
-    facts = study.settings(home)
+    facts = study.settings(home).plain()
     for place, seeds in ((home, {0}), (tmp_path / "part", {1, 2})):
         kept = [run for run in facts["runs"] if run["seed"] in seeds]
         said = facts | {"runs": kept, "seeds": sorted(seeds), "compare": facts["compare"] | {"against": "greedy"}}
@@ -474,8 +486,8 @@ def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     parts = [str(tmp_path / "0"), str(tmp_path / "1")]
     frame, found = runs.as_study(parts)
     assert runs.as_study([str(tmp_path)])[1] == found
-    assert (found["compare"]["against"], found["study"], set(frame["seed"])) == ("greedy", "samplers", {0, 1, 2})
-    assert found["seeds"] == []  # those of one part are not those of all
+    assert (found.compare.against, found.study, set(frame["seed"])) == ("greedy", "samplers", {0, 1, 2})
+    assert found.seeds == []  # those of one part are not those of all
     whole = study.collect(home)
     assert frame.groupby(["arm", "task", "seed"]).size().to_dict() == (
         whole.groupby(["arm", "task", "seed"]).size().to_dict()
@@ -483,16 +495,16 @@ def test_parts_of_one_study_are_compared_as_it_compares(home, tmp_path):
     shutil.copytree(tmp_path / "0" / "runs" / "greedy" / "sst2" / "seed-0", tmp_path / "alone")
     change(tmp_path / "alone", "sng", "sst2", 0)
     loose = runs.as_study([str(tmp_path)])[1]
-    assert [run["arm"] for run in loose["runs"] if run["run"] == str(tmp_path / "alone")] == ["demo"]
-    assert len(loose["runs"]) == len(found["runs"]) + 1
-    assert runs.as_study([parts[0], f"other={parts[1]}"])[1]["compare"].get("against") is None
-    assert runs.as_study(parts, groups={"all": ["*"]})[1]["compare"]["groups"] == {"all": ["*"]}
+    assert [run.arm for run in loose.runs if run.run == str(tmp_path / "alone")] == ["demo"]
+    assert len(loose.runs) == len(found.runs) + 1
+    assert runs.as_study([parts[0], f"other={parts[1]}"])[1].compare.against is None
+    assert runs.as_study(parts, groups={"all": ["*"]})[1].compare.groups == {"all": ["*"]}
 
 
 def test_arms_can_be_named_and_the_reference_be_a_place(home):
     places = [f"first={home}/runs/random/sst2", f"second={home}/runs/greedy/sst2"]
     _, facts = runs.as_study(places, against=places[1])
-    assert (list(facts["arms"]), facts["compare"]["against"]) == (["first", "second"], "second")
+    assert (list(facts.arms), facts.compare.against) == (["first", "second"], "second")
     assert set(runs.as_study(places, metric="macro_f1")[0]["metric"]) == {"macro_f1"}
     with pytest.raises(UsageError, match=r"the same arm 'x'.*name them apart"):
         runs.as_study([f"x={home}/runs/random/sst2", f"x={home}/runs/greedy/sst2"])
@@ -518,7 +530,7 @@ def test_scores_of_another_split_are_compared_when_asked_for(home, tmp_path):
             connection.execute("""UPDATE model SET metrics = replace(metrics, '"dev"', '"select"')""")
     assert runs.as_study(places)[0].empty
     frame, facts = runs.as_study(places, split="select")
-    assert facts["compare"]["split"] == "select"
+    assert facts.compare.split == "select"
     assert frame["score"].tolist() == on_dev["score"].tolist()
     assert not frame.empty
 
@@ -544,9 +556,9 @@ def test_a_study_is_taken_with_its_own_settings(home, report):
     assert sorted(zip(frame["arm"], frame["score"], strict=True)) == sorted(
         zip(study.collect(home)["arm"], study.collect(home)["score"], strict=True)
     )
-    assert (facts["study"], facts["compare"]["against"], facts["notes"]) == ("samplers", "random", [])
+    assert (facts.study, facts.compare.against, facts.notes) == ("samplers", "random", [])
     assert [run.why for run in report.missing] == ["failed in search: its error was not kept", GONE]
-    assert runs.as_study([str(home)], against="greedy")[1]["compare"]["against"] == "greedy"
+    assert runs.as_study([str(home)], against="greedy")[1].compare.against == "greedy"
 
 
 def options_of_runs(home, recipes):
@@ -565,7 +577,7 @@ def options_of_runs(home, recipes):
 def test_arms_differ_in_name_however_many_options_it_takes(tmp_path):
     recipes = [(0, f"glue, name: sst2, a: {a}, b: {b}, c: {c}", "x") for a, b, c in [(1, 1, 1), (1, 1, 2), (2, 2, 1)]]
     _, facts = runs.as_study([options_of_runs(tmp_path, recipes)])
-    assert list(facts["arms"]) == ["a=1, b=1, c=1", "a=1, b=1, c=2", "a=2, b=2, c=1"]
+    assert list(facts.arms) == ["a=1, b=1, c=1", "a=1, b=1, c=2", "a=2, b=2, c=1"]
 
 
 @pytest.mark.slow
@@ -573,27 +585,27 @@ def test_options_of_the_task_tell_arms_but_its_name_and_place_do_not(tmp_path):
     short, long = "max_length: 32, train_limit: 3200", "max_length: 128, train_limit: 12800"
     recipes = [(0, f"glue, name: sst2, {short}", "x"), (1, f"glue, name: sst2, {long}", "y")]
     _, facts = runs.as_study([options_of_runs(tmp_path / "lengths", recipes)])
-    assert list(facts["arms"]) == ["max_length=32, train_limit=3200", "max_length=128, train_limit=12800"]
+    assert list(facts.arms) == ["max_length=32, train_limit=3200", "max_length=128, train_limit=12800"]
     recipes = [(0, "glue, name: sst2, path: /a, select: 5", "x"), (1, "glue, name: sst2, path: /b, select: 5", "y")]
     recipes += [(seed, "glue, name: mrpc, path: /a, select: 0.1", "z") for seed in (0, 1)]
     _, facts = runs.as_study([options_of_runs(tmp_path / "places", recipes)])
-    assert facts["notes"][0].startswith("One arm, demo:")
+    assert facts.notes[0].startswith("One arm, demo:")
 
 
 @pytest.mark.slow
 def test_what_a_study_compares_is_compared_though_its_arms_differ_in_data(home, tmp_path):
     limits = make_study(tmp_path / "limits", arms=("random", "evolution"), tasks=("sst2",), seeds=2, trials=2)
-    for run in study.settings(limits)["runs"]:
-        store = RunStore(limits / run["run"])
-        store.put("data", {**store.get("data"), "fingerprint": f"{run['arm']}-{run['seed']}"})
+    for run in study.settings(limits).runs:
+        store = RunStore(limits / run.run)
+        store.put("data", {**store.get("data"), "fingerprint": f"{run.arm}-{run.seed}"})
         store.put("finished", True)
         store.close()
     frame, facts = runs.as_study([str(limits)])
-    assert (facts["notes"], set(frame["task"])) == ([], {"sst2"})
+    assert (facts.notes, set(frame["task"])) == ([], {"sst2"})
     frame, facts = runs.as_study([f"old={home}", f"new={limits}"])
-    assert [arm for arm in facts["arms"] if arm.startswith("new")] == ["new/random", "new/evolution"]
-    assert {run["task"] for run in facts["runs"] if run["arm"] == "new/evolution"} == {"sst2, other data evolution-0"}
-    (note,) = facts["notes"]
+    assert [arm for arm in facts.arms if arm.startswith("new")] == ["new/random", "new/evolution"]
+    assert {run.task for run in facts.runs if run.arm == "new/evolution"} == {"sst2, other data evolution-0"}
+    (note,) = facts.notes
     assert note.startswith(f"the study {limits} has other data of sst2")
     assert "runs do not record each split by itself" in note
 
@@ -614,5 +626,5 @@ def test_two_studies_are_told_apart_by_name(home, tmp_path):
     with pytest.raises(UsageError, match=f"name them apart: nasframe compare first={home} second={re.escape(again)}"):
         runs.as_study([str(home), again])
     _, facts = runs.as_study([f"first={home}", f"second={again}"], against="second/greedy")
-    assert {arm.partition("/")[0] for arm in facts["arms"]} == {"first", "second"}
-    assert facts["notes"] == []
+    assert {arm.partition("/")[0] for arm in facts.arms} == {"first", "second"}
+    assert facts.notes == []

@@ -335,8 +335,10 @@ def test_runs_on_different_machines_threads_precisions_and_versions_are_told(two
     store = RunStore(home / "runs/random/sst2/seed-0")
     store.put("environments", [environment | {"processor": "old"}])
     store.close()
-    (note,) = notes()
-    assert note.startswith("RUNS HAD DIFFERENT CONDITIONS: processor old (random), new (evolution); threads 2 (random)")
+    kinds, pairs, note = notes()
+    assert pairs.startswith("PAIRS ARE NOT LIKE FOR LIKE")
+    assert kinds.startswith("RUNS WERE MADE ON DIFFERENT KINDS OF PROCESSOR: A is old")
+    assert note.startswith("RUNS HAD DIFFERENT CONDITIONS: threads 2 (random)")
     for part in (
         "4 (evolution)",
         "torch 2.13.0 (random), 2.14.0 (evolution)",
@@ -365,7 +367,7 @@ def test_a_copy_of_a_run_does_not_count_as_another(tmp_path):
     with pytest.raises(UsageError, match="given twice"):
         runs.as_study([f"first={tmp_path / 'a'}", f"second={tmp_path / 'a'}"])
     change(tmp_path / "b", "sng", "sst2", 0)
-    assert len(runs.as_study([f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"])[1]["runs"]) == 2
+    assert len(runs.as_study([f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"])[1].runs) == 2
 
 
 @pytest.mark.slow

@@ -685,7 +685,7 @@ def test_the_preview_knows_what_is_cached_and_shared(ran, tmp_path):
     rows = {(row["arm"], row["name"]): row for row in plain["stages"]}
     assert [rows["evolution", "teacher"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "teacher"][how] for how in ("run", "shared", "cached")] == [0, 1, 1]
-    assert rows["random", "teacher"]["seeds"] == {"run": [], "shared": [1], "cached": [0]}
+    assert rows["random", "teacher"]["seeds"] == {"kept": [], "run": [], "shared": [1], "cached": [0]}
     assert [rows["evolution", "evaluate"][how] for how in ("run", "shared", "cached")] == [1, 0, 1]
     assert [rows["random", "search"][how] for how in ("run", "shared", "cached")] == [2, 0, 0]
 

@@ -189,7 +189,7 @@ def test_one_seed_and_one_arm_still_give_a_page(home):
     frame = study.collect(home)
     frame = frame[(frame["seed"] == 0) & (frame["task"] == "sst2")].copy()
     for part in (frame, frame[frame["arm"] == "random"]):
-        facts = study.settings(home) | {"runs": [], "arms": {arm: {} for arm in part["arm"]}}
+        facts = study.settings(home).plain() | {"runs": [], "arms": {arm: {} for arm in part["arm"]}}
         made = compare.analyse(home, part, facts)
         assert made.limits
         study_report.as_json(made)
@@ -204,7 +204,7 @@ FIELDS = {
     "Comparison": (
         "format_version name description metric split against arms tasks seeds models cost absolute confidence alpha"
         " power resamples formats tables teachers fronts anytime examples ledger family missing notices notes"
-        " equal_macs findings limits cost_formats"
+        " equal_macs processors findings limits cost_formats"
     ),
     "PairTable": "task tasks model metric arms ranked_seeds comparisons family",
     "FrontTable": "task tasks model metric arms ranked_seeds comparisons family cost references",
@@ -223,6 +223,8 @@ FIELDS = {
         " ratios"
     ),
     "EqualMacs": "tolerance equal ratios text",
+    "Processors": "kinds seeds",
+    "SeedProcessors": "task seed arms unlike",
     "MissingRun": "arm task seed run why error",
     "Notice": "place text arms",
     "MetricFormat": "percent higher_is_better positive companion dev_only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nasframe_studies.file import Study
+    from nasframe_studies.extension import Extension
     from nasframe_studies.preview import Preview
 
 
@@ -31,9 +32,12 @@ def ablate(
         int | None,
         typer.Option(min=1, max=1024, help="Processes, which share the CPU threads; default: 1."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the study in this directory.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the study in this directory; overrides add arms, tasks and seeds to it."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show arms, seeds and stages, what is cached, costs and time.")
+        bool, typer.Option("--dry-run", help="Only show arms, seeds and stages, what is there already, costs and time.")
     ] = False,
     cache: Annotated[
         Path | None,
@@ -51,18 +55,23 @@ def ablate(
 
     quiet()
     if resume is not None:
-        # The study goes on from what its directory holds, so that these would change nothing.
-        if study or overrides or out or dry_run or smoke:
+        # The study's directory says where it is and how large: these would change nothing.
+        if out or smoke:
             raise UsageError(
-                "--resume goes on with a study as it is. Expected no other options with it than --jobs and --json."
+                "--resume goes on with a study. Expected no other options with it than --dry-run, --jobs and --json."
             )
-        _finish(resume, jobs, json_)
+        words = [study] if study is not None else []  # with --resume no study is named: the first word is an override
+        _resume(resume, [*words, *(overrides or [])], jobs, dry_run, json_)
         return
     if study is None:
         raise UsageError("no study. Expected 'nasframe ablate STUDY', or --resume STUDYDIR.")
     loaded = load_study(study, overrides or [], smoke)
     if dry_run:
-        _show_preview(loaded, cache, jobs or 1, json_)
+        from nasframe_studies.preview import preview
+        from nasframe_studies.study import threads_of
+
+        plan = preview(loaded, cache, threads_of(jobs or 1))
+        _show_preview(plan, bool(loaded.tasks), json_)
         return
     from nasframe_studies.study import begin
 
@@ -70,6 +79,29 @@ def ablate(
     runs = len(loaded.plans) * len(loaded.seeds)
     print(f"{runs} runs in {home}", file=sys.stderr)
     _finish(home, None, json_)  # with the jobs that it began with
+
+
+def _resume(home: Path, overrides: list[str], jobs: int | None, dry_run: bool, as_json: bool) -> None:
+    """Go on with a study, after overrides have added to it."""
+    if dry_run:
+        from nasframe_studies.extension import extended, preview_extension
+
+        extension = extended(home, overrides)
+        _show_remarks(extension)
+        _show_preview(preview_extension(home, extension), bool(extension.study.tasks), as_json)
+        return
+    if overrides:
+        from nasframe_studies.extension import extend
+
+        extension = extend(home, overrides)
+        _show_remarks(extension)
+        print(f"{len(extension.new)} new runs, {len(extension.kept)} kept, in {home}", file=sys.stderr)
+    _finish(home, jobs, as_json)
+
+
+def _show_remarks(extension: Extension) -> None:
+    for line in extension.remarks:
+        print(line, file=sys.stderr)
 
 
 def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
@@ -103,15 +135,12 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show_preview(study: Study, cache: Path | None, jobs: int, as_json: bool) -> None:
+def _show_preview(plan: Preview, with_tasks: bool, as_json: bool) -> None:
     """Print what a study would do; exit 3 if a bound cannot be met."""
     import json
 
     from nasframe.errors import UnsatisfiableError
-    from nasframe_studies.preview import preview
-    from nasframe_studies.study import threads_of
 
-    plan = preview(study, cache, threads_of(jobs))
     if as_json:
         print(json.dumps(plan.plain(), indent=1))
         return
@@ -120,11 +149,13 @@ def _show_preview(study: Study, cache: Path | None, jobs: int, as_json: bool) ->
     from nasframe.report.tables import duration
 
     console = Console()
-    console.print(_stage_table(plan, with_tasks=bool(study.tasks)))
+    console.print(_stage_table(plan, with_tasks))
     for line in _reachable_costs(plan):
         console.print(line, markup=False, highlight=False)
     unmet = _unmet_bounds(plan)
     for line in unmet:
+        console.print(line, markup=False, highlight=False)
+    for line in _kept_and_new(plan, with_tasks):
         console.print(line, markup=False, highlight=False)
     counts = f"{plan.runs} runs, {plan.stages_to_run} stages to run"
     # Several processes share the CPU threads, so that dividing by their number would promise too much.
@@ -142,7 +173,10 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
     place_heading = ["arm"]
     if with_tasks:
         place_heading.append("task")
-    heading = [*place_heading, "stage", "what", "run", "shared", "cached", "time of one"]
+    columns = ["run", "shared", "cached"]
+    if plan.resumed:
+        columns.insert(0, "kept")
+    heading = [*place_heading, "stage", "what", *columns, "time of one"]
     table = Table(*heading, box=None, header_style="bold")
     last_place: list[str] = []
     for stage in plan.stages:
@@ -153,10 +187,33 @@ def _stage_table(plan: Preview, with_tasks: bool) -> Table:
         shown_place = place
         if place == last_place:
             shown_place = [""] * len(place)
-        counts = [str(count or "–") for count in (stage.run, stage.shared, stage.cached)]
+        counts = [str(getattr(stage, column) or "–") for column in columns]
         table.add_row(*shown_place, stage.name, stage.what, *counts, duration(stage.seconds))
         last_place = place
     return table
+
+
+def _kept_and_new(plan: Preview, with_tasks: bool) -> list[str]:
+    """Return a line for the runs that a study has and one for those that it gets; none for a new study."""
+    from nasframe_studies.grouping import distinct_by
+    from nasframe_studies.wording import plural
+
+    if not plan.resumed:
+        return []
+    counts = Counter(run.state for run in plan.resumed)
+    kept = counts["finished"] + counts["unfinished"]
+    new_seeds: list[tuple[str, str]] = []
+    for run in plan.resumed:
+        if run.state == "new":
+            place = f"{run.arm} on {run.task}" if with_tasks else run.arm
+            new_seeds.append((place, str(run.seed)))
+    places = []
+    for place, seeds in distinct_by(new_seeds).items():
+        places.append(f"{place}: {plural('seed', len(seeds))} {', '.join(seeds)}")
+    new = "no runs"
+    if places:
+        new = f"{counts['new']} runs ({'; '.join(places)})"
+    return [f"kept: {kept} runs, {counts['finished']} of them finished", f"new: {new}"]
 
 
 def _reachable_costs(plan: Preview) -> list[str]:
