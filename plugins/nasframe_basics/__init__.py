@@ -46,6 +46,7 @@ def register_modifiers(register):
     register("kd", f"{HERE}.kd:KD")
     register("kd_hidden", f"{HERE}.kd_hidden:KDHidden")
     register("fake_quant", f"{HERE}.fake_quant:FakeQuant")
+    register("dropout", f"{HERE}.dropout:Dropout")
 
 
 @hookimpl
