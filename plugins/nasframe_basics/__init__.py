@@ -41,6 +41,7 @@ def register_modifiers(register):
     register("kd", f"{HERE}.kd:KD")
     register("kd_hidden", f"{HERE}.kd_hidden:KDHidden")
     register("fake_quant", f"{HERE}.fake_quant:FakeQuant")
+    register("ema", f"{HERE}.ema:EMA")
 
 
 @hookimpl
