@@ -48,6 +48,7 @@ def register_modifiers(register):
 def register_transforms(register):
     register("rewire", f"{HERE}.rewire:Rewire")
     register("svd", f"{HERE}.svd:SVD", example={"rank": 4, "linears": "50%", "lower": "truncate"})
+    register("reconstruct", f"{HERE}.reconstruct:Reconstruct", example={"models": ["teacher"]})
     register("vocabulary", f"{HERE}.vocabulary:Vocabulary")
 
 
