@@ -28,8 +28,12 @@ class Reconstruct:
     layer gets in the reference. Normalisations are taken over from the reference. Weights are held near those so far,
     so that a model equal to its reference stays as it is, and no matrix's error increases on these inputs.
 
-    Kwon et al. (arXiv 2204.09656, §4.3) fit scales of heads and neurons in this way; here whole matrices are fitted, as
-    in the weight-tuning of K-prune (arXiv 2308.03449), but to the reference's sums with all errors of lower layers.
+    It is meant for models cut out of a network that was not trained at their size. Sub-networks that were trained with
+    their super-network are adapted to what they lack, and may lose by it: measure both.
+
+    Kwon et al. (arXiv 2204.09656) fit scales of heads and neurons by least squares, and K-prune (arXiv 2308.03449)
+    tunes weights sub-layer by sub-layer. Here the targets are the reference's sums, so that errors of lower layers are
+    corrected, too.
 
     It takes a few forward passes of both networks over ``examples``, and one linear system for each matrix. Sizes and
     costs stay the same. ``train: {models: [...]}`` may follow.
