@@ -332,6 +332,8 @@ def training_faults(stage: CheckedStage) -> Iterator[Fault]:
     parts = options.get("accumulate")
     if isinstance(batch, int) and isinstance(parts, int) and parts > batch:
         yield ("accumulate",), f"splits a batch of {batch} into {parts} parts. Expected at most {batch}."
+    if options.get("teacher_states") is not None and options.get("teacher_cache") != "run":
+        yield ("teacher_states",), "has no effect without 'teacher_cache: run'."
 
 
 def _sampler_faults(options: Mapping[str, Any]) -> Iterator[Fault]:

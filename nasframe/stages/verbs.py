@@ -114,11 +114,15 @@ def transform(
     with stage.progress.bar(stage.name):
         result: Work = stage.make("transform", use)(work)
         settled(result.net)
+    changed = {name: net for name, net in result.models.items() if net is not work.models.get(name, net)}
+    for net in changed.values():
+        settled(net)
     if result.vocabulary != work.vocabulary:
         # The task has to tokenise its texts again, and the files of saved models have the old token ids.
         result = replace(result, task=stage.inputs.task_for(result.tokenizer))
-        for name, net in result.models.items():
-            model_store.renew(stage, name, net, result)
+        changed = dict(result.models)
+    for name, net in changed.items():
+        model_store.renew(stage, name, net, result)
     if save_as:
         result = replace(result, models={**result.models, save_as: result.net})
         model_store.save(stage, save_as, result.net, result.tokenizer)

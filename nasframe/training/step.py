@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from nasframe.interfaces import TrainJob, sizes_of
 from nasframe.nn import count
 from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id
 from nasframe.training.optim import autocast, finite_outputs
+from nasframe.training.teacher_states import TeacherBatch, TeacherStates
 
 COUNTED = frozenset({"steps", "examples", "tokens", "evaluations"})
 """Amounts that are whole numbers; sums of the processes' shares may differ from them by rounding errors."""
@@ -85,6 +86,7 @@ class Passes:
             needs.update(modifier.needs)
         self.outputs = {f"output_{name}": True for name in sorted(needs)}
         self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher → example → logits, for teacher_cache: run
+        self.states = kept_states(job, needs)
         self._costs: dict[tuple[int, int], count.Additive] = {}
         self._teachers: dict[str, nn.Module] = {}
         self._answered_batch: Batch | None = None
@@ -105,9 +107,10 @@ class Passes:
             self._answers = {}
         if key in self._answers:
             return self._answers[key]
-        # Hidden states of all examples would not fit in memory, so with them only the current batch is remembered.
-        keeps_logits = self.job.options.teacher_cache == "run" and not self.outputs
-        if keeps_logits:
+        # Hidden states of all examples may not fit in memory. If they are needed, and the recipe does not ask to keep
+        # them, too, only the current batch is remembered.
+        keeps_all_outputs = not self.outputs or self.states is not None
+        if self.job.options.teacher_cache == "run" and keeps_all_outputs:
             outputs = self._remembered(key, name, arch, batch)
         else:
             outputs = self._run_teacher(name, arch, batch)
@@ -154,39 +157,58 @@ class Passes:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""
-        state = {}
+        state: dict[str, Any] = {}
         for key, logits_by_id in self.logits.items():
             ids = torch.tensor(list(logits_by_id))
             state[key] = {"ids": ids, "logits": torch.stack(list(logits_by_id.values()))}
+        if self.states is not None:
+            return {"logits": state, "states": self.states.state_dict()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the logits that ``state_dict`` returned."""
+        """Go on with the logits that ``state_dict`` returned; teachers' hidden states are computed again."""
+        if self.states is not None:
+            # Not counted: the stage paid for these passes before it was interrupted.
+            self.states.load_state_dict(state["states"], lambda run: self._outputs(run).hidden_states)
+            state = state["logits"]
         self.logits = {}
         for key, kept in state.items():
             self.logits[key] = dict(zip(kept["ids"].tolist(), kept["logits"], strict=True))
 
     def _remembered(self, key: str, name: str, arch: Arch | None, batch: Batch) -> Any:
-        """Return a teacher's logits for a batch; examples it has not seen yet are run and kept for the whole stage."""
+        """Return a teacher's outputs for a batch; examples it has not seen yet are run and kept for the whole stage."""
         logits_by_id = self.logits.setdefault(key, {})
         ids = batch.ids.tolist()
         if not logits_by_id.keys() >= set(ids):
-            fresh = self._run_teacher(name, arch, batch).logits.cpu()
-            logits_by_id.update(zip(ids, fresh, strict=True))
+            fresh = self._run_teacher(name, arch, batch)
+            logits_by_id.update(zip(ids, fresh.logits.cpu(), strict=True))
+            if self.states is not None:
+                self.states.keep(TeacherBatch(key, name, arch, batch), fresh.hidden_states)
         logits = torch.stack([logits_by_id[number] for number in ids])
-        return SequenceClassifierOutput(logits=logits.to(self.device))
+        # The states, too, are read back on the first use, so that every epoch learns from the same numbers.
+        hidden_states = None if self.states is None else self.states.of(key, batch)
+        return SequenceClassifierOutput(logits=logits.to(self.device), hidden_states=hidden_states)
 
     @torch.no_grad()
     def _run_teacher(self, name: str, arch: Arch | None, batch: Batch) -> Any:
         """Run a saved network on a batch, and count what that costs."""
         began = time.perf_counter()
-        if name not in self._teachers:  # only now, so that a teacher that nobody asks for takes no memory
-            self._teachers[name] = saved_model(self.job, name).to(self.device).eval()
-        net = self._teachers[name]
+        net = self._loaded(name)
         self._count("teacher", net, arch, batch)
         outputs = self._run(net, arch, {**batch.inputs, **self.outputs})
         self.ledger.add("teacher", steps=1, seconds=time.perf_counter() - began)
         return outputs
+
+    @torch.no_grad()
+    def _outputs(self, run: TeacherBatch) -> Any:
+        """Run a teacher on a batch again, as a resume does."""
+        inputs = run.batch.to(self.device).inputs
+        return self._run(self._loaded(run.teacher), run.arch, {**inputs, **self.outputs})
+
+    def _loaded(self, name: str) -> nn.Module:
+        if name not in self._teachers:  # only now, so that a teacher that nobody asks for takes no memory
+            self._teachers[name] = saved_model(self.job, name).to(self.device).eval()
+        return self._teachers[name]
 
     def _run(self, net: nn.Module, arch: Arch | None, inputs: Mapping[str, Any]) -> Any:
         forward: Forward = net
@@ -209,6 +231,31 @@ class Passes:
             forward_macs=macs,
             backward_macs=backward_macs,
         )
+
+
+def kept_states(job: TrainJob, needs: Set[str]) -> TeacherStates | None:
+    """Return where a stage keeps its teachers' hidden states, ``None`` if it keeps none.
+
+    Args:
+        job: the stage.
+        needs: the outputs that its modifiers need.
+
+    Raises:
+        UsageError: hidden states are to be kept, but a modifier needs other outputs.
+    """
+    options = job.options
+    if options.teacher_cache != "run" or options.teacher_states is None or not needs:
+        return None
+    others = needs - {"hidden_states"}
+    if others:
+        raise UsageError(
+            f"stage {job.stage!r}: teacher_states keeps hidden states, but a modifier also needs {listing(others)}. "
+            "Expected no teacher_states."
+        )
+    # Next to the checkpoint, in the run directory: the system's folder for temporary files may itself be memory.
+    checkpoint_path = getattr(job.checkpoint, "path", None)
+    folder = None if checkpoint_path is None else checkpoint_path.parent
+    return TeacherStates(options.teacher_states, folder)
 
 
 def saved_model(job: TrainJob, name: str) -> nn.Module:

@@ -47,12 +47,14 @@ def register_modifiers(register):
     register("kd_hidden", f"{HERE}.kd_hidden:KDHidden")
     register("fake_quant", f"{HERE}.fake_quant:FakeQuant")
     register("dropout", f"{HERE}.dropout:Dropout")
+    register("ema", f"{HERE}.ema:EMA")
 
 
 @hookimpl
 def register_transforms(register):
     register("rewire", f"{HERE}.rewire:Rewire")
     register("svd", f"{HERE}.svd:SVD", example={"rank": 4, "linears": "50%", "lower": "truncate"})
+    register("reconstruct", f"{HERE}.reconstruct:Reconstruct", example={"models": ["teacher"]})
     register("vocabulary", f"{HERE}.vocabulary:Vocabulary")
 
 

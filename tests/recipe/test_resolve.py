@@ -254,6 +254,7 @@ HSPG = {"use": "hspg", "target": "50%"}
         ([{"train": {"epochs": 1, "within": {"layers": [2]}}}], "stages.train.within  restricts what a sampler"),
         ([{"train": {"epochs": 1, "archs_per_step": 3}}], "stages.train.archs_per_step  counts what a sampler"),
         ([{"train": {"epochs": 1, "batch_size": 4, "accumulate": 5}}], "stages.train.accumulate  splits a batch of 4"),
+        ([{"train": {"epochs": 1, "teacher_states": "fp16"}}], "stages.train.teacher_states  has no effect without"),
         ([{"search": {"name": "s", "trials": 0}}], "stages.s.trials  0 does not fit"),
         ([{"search": {"name": "s", "examples": 0}}], "stages.s.examples  0 does not fit"),
         ([{"search": {"name": "s", "finalists": 0}}], "stages.s.finalists  0 does not fit"),
