@@ -79,8 +79,9 @@ def of_study(report: Mapping[str, Any], task: str, metric: str) -> MetricFormat:
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
     """Return how the mean over several metrics, or over several runs, reads.
 
-    >>> merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
-    MetricFormat(percent=True, higher_is_better=True, positive='a, b', companion=False, dev_only=False)
+    >>> form = merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
+    >>> form.percent, form.positive
+    (True, 'a, b')
     """
     every = list(forms)
     classes = sorted({form.positive for form in every if form.positive is not None})

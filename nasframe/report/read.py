@@ -13,6 +13,7 @@ from nasframe.errors import RunError
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import told
 from nasframe.report.records import (
+    ChoiceRow,
     FullSize,
     LayerRow,
     LedgerRow,
@@ -26,6 +27,7 @@ from nasframe.report.records import (
     TrialRow,
 )
 from nasframe.search.pareto import pareto_front
+from nasframe.search.winner import in_words
 from nasframe.store import RunStore
 
 FORMAT_VERSION = 1
@@ -101,7 +103,7 @@ def read_run(run_dir: Path | str) -> RunReport:
         searches=searches,
         curves=_curves(database.logged, [stage["name"] for stage in database.stages]),
         ledger=[LedgerRow(**row) for row in database.ledger],
-        ledger_total=_totals(database.ledger),
+        ledger_total=_totals(database.ledger, database.stages),
         stages=[_stage(row) for row in database.stages],
         notices=database.facts.get("notices") or [],
         run_seconds=sum(stage["run_seconds"] or 0.0 for stage in database.stages),
@@ -472,7 +474,19 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any]) -
         run_seconds=stage["run_seconds"],
         points=points,
         winners=list(result.get("winners", ())),
+        choices=_choices(result),
     )
+
+
+def _choices(result: Mapping[str, Any]) -> list[ChoiceRow]:
+    """Describe how a search chose its winners; searches of earlier versions did not record it."""
+    choices = []
+    for name, winner in result.get("winners", {}).items():
+        facts = winner.get("choice")
+        if facts is not None:
+            text = in_words(facts["rule"], facts["within"], facts["standard_error"])
+            choices.append(ChoiceRow(winner=name, text=text, **facts))
+    return choices
 
 
 def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
@@ -542,14 +556,18 @@ def _thinned(points: list[list[float]]) -> list[list[float]]:
     return taken
 
 
-def _totals(ledger: Rows) -> LedgerTotal:
-    training_macs = evaluation_macs = 0
+def _totals(ledger: Rows, stages: Rows) -> LedgerTotal:
+    searches = {stage["name"] for stage in stages if stage["verb"] == "search"}
+    training_macs = evaluation_macs = search_macs = 0
     tokens = evaluations = 0
     for row in ledger:
         tokens += row["tokens"]
         evaluations += row["evaluations"]
-        if row["role"] == "evaluation":
-            evaluation_macs += row["forward_macs"]
-        else:
-            training_macs += row["forward_macs"] + row["backward_macs"]
-    return LedgerTotal(training_macs, evaluation_macs, tokens, evaluations)
+        macs = row["forward_macs"] + row["backward_macs"]  # some searches train their candidates
+        if row["role"] != "evaluation":
+            training_macs += macs
+            continue
+        evaluation_macs += macs
+        if row["stage"] in searches:
+            search_macs += macs
+    return LedgerTotal(training_macs, evaluation_macs, search_macs, training_macs + search_macs, tokens, evaluations)

@@ -61,7 +61,11 @@ class TableTask:
 
 def formats(table: Any) -> dict[str, MetricFormat]:
     """Return how a table's metrics read."""
-    return {
-        name: MetricFormat(percent=name in table.percent, higher_is_better=name not in table.minimise)
-        for name in table.metrics
-    }
+    forms = {}
+    for name in table.metrics:
+        forms[name] = MetricFormat(
+            percent=name in table.percent,
+            higher_is_better=name not in table.minimise,
+            standard_error="unknown",  # a table does not say how many examples its metrics were measured on
+        )
+    return forms
