@@ -8,7 +8,6 @@ does. That rule takes the simplest of them; these take the one with the smallest
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,6 +82,7 @@ def standard_error(kind: ErrorKind, score: float, examples: int | None) -> float
     (0.03, 0.05, None)
     """
     size = abs(score)
+    # A share that is written in per cent, say, is beyond 1: its error would be computed of the wrong number.
     if kind == "unknown" or not examples or not size <= 1:
         return None
     if kind == "share":
@@ -91,7 +91,7 @@ def standard_error(kind: ErrorKind, score: float, examples: int | None) -> float
 
 
 def ranked(trials: Sequence[Trial], rule: WinnerRule, score: Score, bounded: Sequence[str]) -> list[Trial]:
-    """Return candidates from the best score downwards.
+    """Return candidates from the best score downwards; with ``examples`` the first of them become finalists.
 
     Among equal scores the rule ``score`` has the cheapest first; the others have the smallest loss, if the task
     measures one, and then the largest network first.
@@ -105,7 +105,10 @@ def ranked(trials: Sequence[Trial], rule: WinnerRule, score: Score, bounded: Seq
 
     def rank(trial: Trial) -> tuple[float, ...]:
         if rule.name == "score":
-            return -score(trial), *(trial.costs[name] for name in bounded)
+            bounded_costs = [trial.costs[name] for name in bounded]
+            return -score(trial), *bounded_costs
+        # As the rule itself would decide, so that of many equal scores the likely winners are finalists. A divergence
+        # would cost a pass over the split for each trial, so the loss stands for it.
         loss = _finite(trial.metrics.get(LOSS, 0.0))
         return -score(trial), loss, *_smallness(trial, bounded)
 
@@ -132,17 +135,21 @@ def choose(
     Returns:
         The choice; ``None`` if no candidate meets its bounds.
     """
-    order = sorted(trials, key=score, reverse=True)  # finalists were ranked by their scores on fewer examples
+    # Again, because finalists were ranked by their scores on fewer examples.
+    order = sorted(trials, key=score, reverse=True)
     # The band hangs from the best candidate that can win, so that one must be confirmed first.
-    candidates = list(itertools.dropwhile(lambda trial: not meets(trial), order))
-    if not candidates:
+    while order and not meets(order[0]):
+        order.pop(0)
+    if not order:
         return None
-    best = candidates[0]
-    error = standard_error(rule.error, score(best), best.examples or rule.examples)
+    best = order[0]
+    examples = best.examples or rule.examples
+    error = standard_error(rule.error, score(best), examples)
     lowest = score(best) - (error or 0.0) - ROUNDING
-    band = [trial for trial in candidates if score(trial) >= lowest]
+    band = [trial for trial in order if score(trial) >= lowest]
     winner = best
     if rule.name != "score":
+        # The best is among the preferred ones, whatever the rule, so that there is always a winner.
         preferred = _preferred(band, rule, bounded)
         winner = next(trial for trial in preferred if trial is best or meets(trial))
     return Choice(winner, rule.name, len(band), error)
@@ -191,13 +198,16 @@ def in_words(rule: str, within: int, error: float | None) -> str:
     >>> in_words("agreement", 3, None)
     'closest to the teacher of 3 candidates with the best score, whose standard error is unknown'
     """
-    others = "no other candidate" if within == 1 else f"{within - 1} more {_candidates(within - 1)}"
+    known = error is not None
     if rule == "score":
-        place = "within one standard error of it" if error is not None else "with the same one"
+        others = "no other candidate"
+        if within > 1:
+            others = f"{within - 1} more {_candidates(within - 1)}"
+        place = "within one standard error of it" if known else "with the same one"
         return f"best score; {others} {place}"
     measure = {"loss": "smallest loss", "agreement": "closest to the teacher"}[rule]
     place = "within one standard error of the best score"
-    if error is None:
+    if not known:
         place = "with the best score, whose standard error is unknown"
     return f"{measure} of {within} {_candidates(within)} {place}"
 

@@ -28,7 +28,7 @@ from nasframe.records import (
     Trial,
     summed,
 )
-from nasframe.search.winner import Rule
+from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
 from nasframe.stages.fitting import Fitting, settled
@@ -172,7 +172,6 @@ def search(
     from nasframe.plan import limits_of
     from nasframe.search import loop
     from nasframe.search.budgets import goals, parse_limits
-    from nasframe.search.winner import WinnerRule
 
     assert work.space is not None
     space, net = work.space, work.net

@@ -165,7 +165,7 @@ def test_the_closest_to_the_teacher_wins_and_its_cost_is_in_the_ledger(works, tm
     for name, winner in result["winners"].items():
         high = result["bounds"][name]["encoder_params"][1]
         partial = [t for t in trials if t.examples == 8 and t.costs["encoder_params"] <= high]
-      
+
         partial.sort(key=lambda t: (-t.metrics["accuracy"], t.metrics["loss"]))
         finalists = {arch_id(t.arch) for t in partial[:4]}
         band = within_error([t for t in trials if arch_id(t.arch) in finalists], high)
