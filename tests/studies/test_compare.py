@@ -443,6 +443,7 @@ def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
     row = report.ledger[0]
     assert row.training_macs == pytest.approx(row.student_macs + row.teacher_macs)
     assert row.evaluation_macs == pytest.approx(3.1e12)
+    assert row.training_and_search_macs == pytest.approx(row.training_macs + 3.1e12)
 
 
 # ---- runs that no study made
