@@ -97,3 +97,16 @@ def objective_fault(
     if not objective.startswith("-") and not form.higher_is_better:
         return f"a search would look for the largest {name!r}, but less of it is better. Expected '-{name}'."
     return ""
+
+
+def loss_fault(metrics: Mapping[str, MetricFormat]) -> str:
+    """Return the reason why a search cannot choose its winner by the loss, or an empty text.
+
+    >>> loss_fault({"accuracy": MetricFormat(percent=True)})
+    "chooses by the metric 'loss', which the task does not measure on select. It measures: accuracy."
+    """
+    form = metrics.get("loss")
+    if form is not None and not form.dev_only and not form.higher_is_better:
+        return ""
+    usable = [name for name, metric_format in metrics.items() if not metric_format.dev_only]
+    return f"chooses by the metric 'loss', which the task does not measure on select. It measures: {listing(usable)}."

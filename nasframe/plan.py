@@ -125,16 +125,22 @@ def searched_net(plan: Plan, stage: PlannedStage) -> str | None:
     Returns:
         The name; ``None`` if no stage saved it, or if something else was saved under its name later.
     """
-    # By identity: equal stages may stand at several positions.
-    position = next(number for number, other in enumerate(plan.stages) if other is stage)
     name: str | None = "pretrained"
-    for earlier in plan.stages[:position]:
+    for earlier in plan.stages[: _position(plan, stage)]:
         name = _net_after(earlier, earlier.options.get("from_") or name)
     name = stage.options.get("from_") or name
-    later_stages = plan.stages[position + 1 :]
-    if any(_changes_net(later, name) for later in later_stages):
-        return None
-    return name
+    return None if changes_later(plan, stage, name) else name
+
+
+def changes_later(plan: Plan, stage: PlannedStage, name: str | None) -> bool:
+    """Tell whether something else is saved under a network's name after a stage than at it."""
+    later_stages = plan.stages[_position(plan, stage) + 1 :]
+    return any(_changes_net(later, name) for later in later_stages)
+
+
+def _position(plan: Plan, stage: PlannedStage) -> int:
+    # By identity: equal stages may stand at several positions.
+    return next(number for number, other in enumerate(plan.stages) if other is stage)
 
 
 def _net_after(stage: PlannedStage, start: str | None) -> str | None:

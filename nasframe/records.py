@@ -54,6 +54,8 @@ Portion: TypeAlias = Annotated[str | float, Predicate(is_portion), doc("a share 
 """Some of a number of things: a share, or their number."""
 
 TrialState: TypeAlias = Literal["done", "repeat", "screened", "failed"]
+ErrorKind: TypeAlias = Literal["share", "correlation", "unknown"]
+"""How the standard error of a metric follows from its value and the number of examples."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class MetricFormat:
         positive: the class that it is about, if it is about one, as ``f1`` is; every table names the class.
         companion: whether every table shows it next to the primary metric.
         dev_only: whether it is measured on ``dev`` alone, so that no search can use it.
+        standard_error: how its standard error is computed: as that of a ``share`` of the examples, of a
+            ``correlation``, or ``unknown``; default: as that of a share if it is one (``percent``), else unknown.
     """
 
     percent: bool = False
@@ -226,6 +230,18 @@ class MetricFormat:
     positive: str | None = None
     companion: bool = False
     dev_only: bool = False
+    standard_error: ErrorKind | None = None
+
+    @property
+    def error_kind(self) -> ErrorKind:
+        """How its standard error is computed.
+
+        >>> MetricFormat(percent=True).error_kind, MetricFormat().error_kind
+        ('share', 'unknown')
+        """
+        if self.standard_error is not None:
+            return self.standard_error
+        return "share" if self.percent else "unknown"
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,17 @@ def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
 
 
 def teacher_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
-    """The ``teacher`` of a modifier names a network that was saved or extracted."""
+    """The ``teacher`` of a modifier, or of a search, names a network that was saved or extracted."""
     for number, modifier in enumerate(stage.options.get("modifiers") or []):
         if not asks_teacher(modifier):
             continue
         teacher = modifier["teacher"]
         if teacher not in known.models:
             yield ("modifiers", number, "teacher"), missing("saved network", teacher, known.models)
+    if stage.verb == "search" and stage.options.get("winner") == "agreement":
+        teacher = stage.options.get("teacher")
+        if isinstance(teacher, str) and teacher not in known.models:
+            yield ("teacher",), missing("saved network", teacher, known.models)
 
 
 def arch_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:

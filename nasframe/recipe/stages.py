@@ -9,6 +9,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.declarations import KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
+from nasframe.measures import loss_fault
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage, needs_space
 from nasframe.recipe.checks import Checker
@@ -213,6 +214,11 @@ class StageChecker:
         faults = list(reference_faults(stage, self.known, self.check.costs))
         if stage.verb == "train":
             faults += training_faults(stage)
+        # If the task's options do not tell what it measures, the run finds out before its first stage.
+        if stage.options.get("winner") == "loss" and self.check.metrics is not None:
+            fault = loss_fault(self.check.metrics)
+            if fault:
+                faults.append((("winner",), fault))
         for place, text in faults:
             self.check.problem(written.at(*place), text)
         self._check_idle(stage, written.path)

@@ -74,8 +74,9 @@ def metric_format(formats: Mapping[str, Mapping[str, Any]], metric: str) -> Metr
 def merged(forms: Iterable[MetricFormat]) -> MetricFormat:
     """Return how the mean over several metrics, or over several runs, reads.
 
-    >>> merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
-    MetricFormat(percent=True, higher_is_better=True, positive='a, b', companion=False, dev_only=False)
+    >>> form = merged([MetricFormat(percent=True, positive="a"), MetricFormat(positive="b")])
+    >>> form.percent, form.positive
+    (True, 'a, b')
     """
     whole = PLAIN
     classes = set()

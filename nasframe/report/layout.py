@@ -12,7 +12,7 @@ from typing import Any
 from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
 from nasframe.report.format import titled
-from nasframe.report.records import LedgerRow, ModelRow, RunReport, SearchRow
+from nasframe.report.records import ChoiceRow, LedgerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Remark, Row, Section, plain_grid
 
 CAPTIONS = {
@@ -169,7 +169,19 @@ def _highlight(report: RunReport, model: ModelRow) -> Highlight:
         title = report.cost_format(name).highlight
         if title and name in model.relative:
             lines.append((tables.share(model, name), f"of the teacher's {title}"))
+    choice = _choice_of(report, model)
+    if choice is not None:
+        lines.append(("chosen:", choice.text))
     return Highlight(model.name, tables.metric(form, model.score), about, lines)
+
+
+def _choice_of(report: RunReport, model: ModelRow) -> ChoiceRow | None:
+    """Return how a model was chosen, if a search chose it and recorded how."""
+    for search in report.searches:
+        for choice in search.choices:
+            if choice.winner == model.name:
+                return choice
+    return None
 
 
 def _models(report: RunReport) -> Section:
@@ -245,7 +257,8 @@ def _search(report: RunReport, search: SearchRow) -> Section:
     title = "Search"
     if search.stage != "search":
         title += f": {search.stage}"
-    return Section(title, text, grids=[plain_grid(heading, rows, left=2)])
+    choices = [f"{choice.winner}: {choice.text}." for choice in search.choices]
+    return Section(title, text, grids=[plain_grid(heading, rows, left=2)], notes=choices)
 
 
 def _stored(report: RunReport) -> Iterator[Section]:
@@ -290,8 +303,9 @@ def _ledger(report: RunReport) -> Section:
     cached = [stage.name for stage in report.stages if stage.cached]
     total = report.ledger_total
     text = (
-        f"Training took {tables.human(total.training_macs)} multiply-accumulates, evaluation"
-        f" {tables.human(total.evaluation_macs)}. Equal budget between methods means equal training MACs."
+        f"Training took {tables.human(total.training_macs)} multiply-accumulates, searches"
+        f" {tables.human(total.search_macs)}, all evaluation {tables.human(total.evaluation_macs)}. Equal budget"
+        " between methods means equal MACs of training and search together; evaluations that only report do not count."
     )
     rows = [_ledger_row(row, row.stage in cached) for row in report.ledger]
     return Section("Cost ledger", text, grids=[plain_grid(LEDGER, rows, left=2)])

@@ -18,6 +18,7 @@ from nasframe.records import CostFormat
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
 from nasframe.report.records import (
+    ChoiceRow,
     FullSize,
     LayerRow,
     LedgerRow,
@@ -31,6 +32,7 @@ from nasframe.report.records import (
     TrialRow,
 )
 from nasframe.search.pareto import pareto_front
+from nasframe.search.winner import in_words
 from nasframe.store import RunStore
 
 FORMAT_VERSION = 1
@@ -117,7 +119,7 @@ def read_run(run_dir: Path | str) -> RunReport:
         searches=searches,
         curves=_curves(database.logged, stages),
         ledger=[LedgerRow(**row) for row in database.ledger],
-        ledger_total=_totals(database.ledger),
+        ledger_total=_totals(database.ledger, database.stages),
         stages=[_stage(row) for row in database.stages],
         notices=database.facts.get("notices") or [],
         run_seconds=run_seconds,
@@ -526,7 +528,19 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], f
         run_seconds=stage["run_seconds"],
         points=points,
         winners=list(result.get("winners", ())),
+        choices=_choices(result),
     )
+
+
+def _choices(result: Mapping[str, Any]) -> list[ChoiceRow]:
+    """Describe how a search chose its winners; searches of earlier versions did not record it."""
+    choices = []
+    for name, winner in result.get("winners", {}).items():
+        facts = winner.get("choice")
+        if facts is not None:
+            text = in_words(facts["rule"], facts["within"], facts["standard_error"])
+            choices.append(ChoiceRow(winner=name, text=text, **facts))
+    return choices
 
 
 def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
@@ -612,14 +626,18 @@ def _thinned(points: Curve) -> Curve:
     return kept
 
 
-def _totals(ledger: Rows) -> LedgerTotal:
-    training_macs = evaluation_macs = 0
+def _totals(ledger: Rows, stages: Rows) -> LedgerTotal:
+    searches = {stage["name"] for stage in stages if stage["verb"] == "search"}
+    training_macs = evaluation_macs = search_macs = 0
     tokens = evaluations = 0
     for row in ledger:
         tokens += row["tokens"]
         evaluations += row["evaluations"]
-        if row["role"] == "evaluation":
-            evaluation_macs += row["forward_macs"]
-        else:
-            training_macs += row["forward_macs"] + row["backward_macs"]
-    return LedgerTotal(training_macs, evaluation_macs, tokens, evaluations)
+        macs = row["forward_macs"] + row["backward_macs"]  # some searches train their candidates
+        if row["role"] != "evaluation":
+            training_macs += macs
+            continue
+        evaluation_macs += macs
+        if row["stage"] in searches:
+            search_macs += macs
+    return LedgerTotal(training_macs, evaluation_macs, search_macs, training_macs + search_macs, tokens, evaluations)

@@ -73,6 +73,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class ChoiceRow:
+    """How a search chose a winner: by which rule, among how many candidates, and the same in words."""
+
+    winner: str
+    rule: str
+    within: int
+    standard_error: float | None
+    text: str
+
+
+@dataclass(frozen=True)
 class SearchRow:
     """What one search stage evaluated and found."""
 
@@ -85,6 +96,7 @@ class SearchRow:
     run_seconds: float
     points: Sequence[Point]
     winners: Sequence[str]
+    choices: Sequence[ChoiceRow]
 
 
 @dataclass(frozen=True)
@@ -104,10 +116,16 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class LedgerTotal:
-    """Sums over the ledger; methods have equal budgets if their ``training_macs`` are equal."""
+    """Sums over the ledger; methods have equal budgets if their ``training_and_search_macs`` are equal.
+
+    ``search_macs`` are those of the search stages. Evaluations in other stages only report, so they are in
+    ``evaluation_macs`` alone.
+    """
 
     training_macs: float
     evaluation_macs: float
+    search_macs: float
+    training_and_search_macs: float
     tokens: int
     evaluations: int
 

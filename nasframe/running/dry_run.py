@@ -270,7 +270,10 @@ def _search(stage: PlannedStage, work: Work) -> tuple[float, str]:
     trials = stage.options.get("trials", 100)
     subset = stage.options.get("examples")
     examples = min(subset or available, available)
+    finalists = stage.options.get("finalists", 10)
     passes = trials * examples
     if subset:  # then the best trials are scored again on all examples
-        passes += stage.options.get("finalists", 10) * available
+        passes += finalists * available
+    if stage.options.get("winner") == "agreement":  # the finalists and the teacher are compared on all examples
+        passes += (finalists + 1) * available
     return passes, f"search, {trials} trials on {examples} examples"

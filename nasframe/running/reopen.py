@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, listing, suggestion
-from nasframe.plan import kept_net, searched_net
+from nasframe.interfaces import sizes_of
+from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
+from nasframe.report.format import metric_format, metric_formats
 from nasframe.search.loop import subset
 from nasframe.store import RunStore
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from nasframe.plan import Plan, PlannedStage
     from nasframe.search.budgets import Costs
+    from nasframe.search.winner import WinnerRule
+    from nasframe.stages.agreement import Agreement
     from nasframe.stages.inputs import RunInputs
 
 
@@ -141,17 +145,66 @@ class Finished:
         Raises:
             UsageError: the data is not what the run was made with.
         """
-        from nasframe.stages.inputs import brief_facts, same_data
         from nasframe.training.forward import forward_of
 
-        # Scores on other data could not be compared with those of the run's trials.
+        self._check_data()
+        precision = self.stage.options.get("precision", "auto")
+        forward = forward_of(self.space.view(self.net, arch), self.net, precision)
+        return self.inputs.task.evaluate(forward, "select", examples)
+
+    def _check_data(self) -> None:
+        """Refuse other data: what is measured on it could not be compared with the run's trials."""
+        from nasframe.stages.inputs import brief_facts, same_data
+
         if not same_data(self.inputs.task, self.data):
             raise UsageError(
                 f"{self.directory}: the data is not what the run was made with. Expected {brief_facts(self.data)}."
             )
+
+    def winner_rule(self) -> WinnerRule:
+        """Return the rule by which the search chose its winners, for its first objective."""
+        from nasframe.search.winner import WinnerRule
+
+        options = self.stage.options
+        name = options.get("winner", "score")  # searches of earlier versions had no other rule
+        return WinnerRule(
+            name=name,
+            error=metric_format(metric_formats(self.data), self.objective.removeprefix("-")).error_kind,
+            examples=self.data["sizes"].get("select"),
+            divergence=self._agreement if name == "agreement" else None,
+            finalists=options.get("finalists", 10),
+        )
+
+    @cached_property
+    def _agreement(self) -> Agreement:
+        """Compares architectures with the teacher of the search, as the search did.
+
+        Raises:
+            UsageError: the run does not have the teacher as it was, or the data is not what the run was made with.
+        """
+        from nasframe.export.files import read_net
+        from nasframe.processes import device
+        from nasframe.stages.agreement import Agreement
+        from nasframe.stages.trials import Candidate
+        from nasframe.training.forward import forward_of
+
+        name = self.stage.options["teacher"]
+        folder = self.directory / "models" / name
+        if not folder.is_dir() or changes_later(self.plan, self.stage, name):
+            raise UsageError(
+                f"{self.directory}: the teacher {name!r} of stage {self.stage.name!r} was not kept as it was, and "
+                f"winners are chosen by their agreement with it. Expected {folder}."
+            )
+        self._check_data()
         precision = self.stage.options.get("precision", "auto")
-        forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-        return self.inputs.task.evaluate(forward, "select", examples)
+        teacher = read_net(folder).to(device()).eval()
+
+        def candidate(arch: Arch) -> Candidate:
+            forward = forward_of(self.space.view(self.net, arch), self.net, precision)
+            return Candidate(forward, self.net, sizes_of(self.space, arch))
+
+        teacher_forward = forward_of(teacher, teacher, precision, f"model {name!r}")
+        return Agreement(self.inputs.task, name, Candidate(teacher_forward, teacher, None), candidate)
 
     def archive(self) -> Iterator[Trial]:
         """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""

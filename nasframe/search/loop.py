@@ -24,6 +24,7 @@ from nasframe.search.constraints import CostValues, Limits, Screen, penalised
 from nasframe.search.evaluator import Archive, Evaluate, Evaluator, Penalty
 from nasframe.search.pareto import pareto_front
 from nasframe.search.restrict import restrict
+from nasframe.search.winner import Choice, WinnerRule, choose, ranked
 
 if TYPE_CHECKING:
     from nasframe.interfaces import Domain, Sampler
@@ -40,12 +41,13 @@ class SearchResult:
 
     Args:
         trials: every proposal but repeats, in order, then the finalists.
-        winners: name → the best trial within that budget.
+        winners: name → the chosen trial within that budget.
         front: the evaluated trials that no other one dominates in objectives and bounded costs.
         evaluated: the number of evaluations that were spent.
         repeats: proposals that were answered before.
         failures: evaluations that failed.
         ended: why the search ended before all trials were spent; empty if they were.
+        choices: name → how that winner was chosen.
     """
 
     trials: list[Trial]
@@ -55,6 +57,7 @@ class SearchResult:
     repeats: int = 0
     failures: int = 0
     ended: str = ""
+    choices: dict[str, Choice] = field(default_factory=dict)
 
 
 def search(
@@ -79,6 +82,7 @@ def search(
     known: Iterable[Trial] = (),
     on_trial: Callable[[int, Trial, float], None] = lambda number, trial, seconds: None,
     stage: str = "search",
+    rule: WinnerRule | None = None,
 ) -> SearchResult:
     """Look for the best architecture under every budget.
 
@@ -111,6 +115,7 @@ def search(
             that is among them is a repeat, and they may win.
         on_trial: stores a new trial: (number, trial, seconds); not called for repeats.
         stage: the name that the sampler is started with.
+        rule: chooses the winners among the finalists; default: the best score.
 
     Returns:
         All trials, the winners, the front, and how the search ended.
@@ -146,11 +151,13 @@ def search(
     ended = exploration.run(regions)
 
     failures = _failures(evaluator, archive)
-    winners = {}
+    rule = WinnerRule() if rule is None else rule
+    choices = {}
     for goal in goals_:
-        winners[goal.name] = _winner(goal, evaluator, archive, finalists, remeasure)
+        choices[goal.name] = _winner(goal, evaluator, archive, finalists, remeasure, rule)
+    winners = {name: choice.trial for name, choice in choices.items()}
     front = _front(evaluator, archive)
-    return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended)
+    return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended, choices)
 
 
 def subset(examples: int | None, size: int | None) -> int | None:
@@ -305,33 +312,31 @@ def _listed(regions: Sequence[Any]) -> set[str] | None:
     return names
 
 
-def _winner(goal: Goal, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None) -> Trial:
-    """Return the best trial that meets a goal, scored on all examples, with noisy costs measured again.
+def _winner(
+    goal: Goal, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None, rule: WinnerRule
+) -> Choice:
+    """Choose among the trials that meet a goal, scored on all examples, with noisy costs measured again.
 
     Finalists are taken from the best downwards, a group at a time. If none of a group meets the goal after its costs
-    were measured again, the next group follows.
+    were measured again, the next group follows. Without anything to do again, all trials are finalists.
 
     Raises:
         RunError: no trial meets the goal.
     """
     candidates = [trial for trial in archive.evaluated.values() if trial.examples == evaluator.examples]
     feasible = [trial for trial in candidates if _meets(trial, goal)]
-
-    def rank(trial: Trial) -> tuple[float, ...]:
-        bounded_costs = [trial.costs[name] for name in goal.bounds]
-        return -evaluator.unpenalised_score(trial), *bounded_costs  # among equal scores the cheapest wins
-
-    feasible.sort(key=rank)
+    score, bounded = evaluator.unpenalised_score, list(goal.bounds)
+    order = ranked(feasible, rule, score, bounded)
     is_final = evaluator.examples is None and remeasure is None
-    if is_final and feasible:
-        return feasible[0]
-    group_size = max(finalists, 1)
-    for start in range(0, len(feasible), group_size):
-        group = feasible[start : start + group_size]
-        rescored = [archive.finalist(trial, goal, evaluator, remeasure) for trial in group]
-        still_feasible = [trial for trial in rescored if _meets(trial, goal)]
-        if still_feasible:
-            return max(still_feasible, key=evaluator.unpenalised_score)
+    group_size = max(len(order) if is_final else finalists, 1)
+    for start in range(0, len(order), group_size):
+        group = order[start : start + group_size]
+        if not is_final:
+            group = [archive.finalist(trial, goal, evaluator, remeasure) for trial in group]
+        still_feasible = [trial for trial in group if _meets(trial, goal)]
+        choice = choose(still_feasible, rule, score, bounded)
+        if choice is not None:
+            return choice
     raise RunError(f"{goal.name}: {_shortage(goal, archive)} Allow more trials.")
 
 

@@ -17,10 +17,11 @@ from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, cost_format, files_of, traits_of
-from nasframe.measures import formats_of, objective_fault
+from nasframe.measures import formats_of, loss_fault, objective_fault
 from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
+from nasframe.records import MetricFormat
 from nasframe.seeds import stream_seed
 from nasframe.training.forward import forward_of
 
@@ -214,10 +215,10 @@ class RunInputs:
                 raise UsageError(f"estimators.{name}: {error}") from error
 
     def _check_objectives(self, task: Task, net: nn.Module | None) -> None:
-        """Make sure that the task measures the objectives of every search, as its data show.
+        """Make sure that the task measures what every search maximises and chooses by, as its data show.
 
         Raises:
-            UsageError: some objectives are not measured; names them all.
+            UsageError: some metrics are not measured; names them all.
         """
         problems = []
         for stage in self.plan.stages:
@@ -225,6 +226,10 @@ class RunInputs:
                 fault = self._objective_fault(objective, task, net)
                 if fault:
                     problems.append(f"stages.{stage.name}.objectives: {fault}")
+            if stage.options.get("winner") == "loss":
+                fault = _loss_fault(task, net)
+                if fault:
+                    problems.append(f"stages.{stage.name}.winner: {fault}")
         if problems:
             raise UsageError("\n".join(problems))
 
@@ -238,15 +243,30 @@ class RunInputs:
             return objective_fault(objective, formats, self.estimators)
         if net is None:
             return ""  # without a network there is nothing to try the task on
-        # A task that does not declare its metrics shows them when it is evaluated.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a few examples may have one class only; nobody reads the numbers
-            metrics = task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
+        metrics = _glance(task, net)
         if name in metrics:
             return ""
         costs = registry.factories("estimator").keys() | self.estimators.keys()
         hint = suggestion(name, costs | metrics.keys())
         return f"unknown metric or cost {name!r}. Metrics: {listing(metrics)}; costs: {listing(costs)}.{hint}"
+
+
+def _glance(task: Task, net: nn.Module) -> Mapping[str, float]:
+    """Evaluate a task that does not declare its metrics on a few examples, which shows their names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a few examples may have one class only; nobody reads the numbers
+        return task.evaluate(forward_of(net, net, "fp32"), "select", GLANCE).metrics
+
+
+def _loss_fault(task: Task, net: nn.Module | None) -> str:
+    """Say why a search cannot choose its winner by the loss; nothing if it can, or if that cannot be known yet."""
+    formats = formats_of(task)
+    if formats:
+        return loss_fault(formats)
+    if net is None:
+        return ""
+    # Of metrics without formats only the name is known, which is clear enough for a loss.
+    return loss_fault({name: MetricFormat(higher_is_better=name != "loss") for name in _glance(task, net)})
 
 
 def _objectives(plan: Plan, stage: PlannedStage) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.interfaces import TrainResult, Work
-    from nasframe.records import Arch, Evaluation, Trial
+    from nasframe.records import Arch, Evaluation, Forward, Trial
     from nasframe.stages.session import StageSession
 
 
@@ -29,12 +29,14 @@ class Tally:
         examples: how many examples they used, all together.
         tokens: token positions that went through networks, padding included.
         macs: forward MACs.
+        backward_macs: of the candidates that were trained before they were scored.
     """
 
     evaluations: int = 0
     examples: int = 0
     tokens: int = 0
     macs: float = 0.0
+    backward_macs: float = 0.0
 
     def add(self, result: Evaluation, macs: float) -> None:
         """Count one evaluation."""
@@ -43,6 +45,14 @@ class Tally:
         self.tokens += result.tokens
         self.macs += macs
 
+    def add_training(self, entries: Iterable[LedgerEntry]) -> None:
+        """Count the training of a candidate, which is a part of its evaluation."""
+        for entry in entries:
+            self.examples += entry.examples
+            self.tokens += entry.tokens
+            self.macs += entry.forward_macs
+            self.backward_macs += entry.backward_macs
+
     def ledger_entry(self, seconds: float) -> LedgerEntry:
         """Return the tally as an entry of the ledger."""
         return LedgerEntry(
@@ -50,6 +60,7 @@ class Tally:
             examples=self.examples,
             tokens=self.tokens,
             forward_macs=self.macs,
+            backward_macs=self.backward_macs,
             evaluations=self.evaluations,
             seconds=seconds,
         )
@@ -71,6 +82,21 @@ def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, 
     )
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture as a function, and what its MACs are counted on.
+
+    Args:
+        forward: computes its outputs.
+        net: the network that it is a part of.
+        sizes: the part.
+    """
+
+    forward: Forward
+    net: nn.Module
+    sizes: Arch | None
+
+
 class Evaluator:
     """Scores architectures on the ``select`` split, and counts what that costs.
 
@@ -90,17 +116,24 @@ class Evaluator:
 
     def __call__(self, arch: Arch, examples: int | None) -> Mapping[str, float]:
         """Return the metrics of an architecture, on ``examples`` examples or on all of the split."""
-        space: Any = self.work.space
-        net = self.work.net if self.fit is None else self._fitted(arch)
-        view = space.view(net, arch)
-        forward = forward_of(view, self.work.net, self.precision)
-        result = self.work.task.evaluate(forward, "select", examples)
-        # Only forward passes: what `fit` trains per candidate is not part of the tally.
-        macs = measure.forward_macs(net, sizes_of(space, arch), result)
-        self.tally.add(result, macs)
+        candidate = self.candidate(arch, self.tally)
+        result = self.work.task.evaluate(candidate.forward, "select", examples)
+        self.tally.add(result, measure.forward_macs(candidate.net, candidate.sizes, result))
         return result.metrics
 
-    def _fitted(self, arch: Arch) -> nn.Module:
+    def candidate(self, arch: Arch, tally: Tally) -> Candidate:
+        """Return an architecture as it is scored.
+
+        Args:
+            arch: the architecture.
+            tally: counts its training, if it is trained before.
+        """
+        space: Any = self.work.space
+        net = self.work.net if self.fit is None else self._fitted(arch, tally)
+        forward = forward_of(space.view(net, arch), self.work.net, self.precision)
+        return Candidate(forward, net, sizes_of(space, arch))
+
+    def _fitted(self, arch: Arch, tally: Tally) -> nn.Module:
         """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
         assert self.fit is not None
         job = TrainJob(
@@ -115,4 +148,5 @@ class Evaluator:
             models=self.work.models,
         )
         result: TrainResult = self.stage.make("trainer", "loop").fit(job)
+        tally.add_training(result.ledger)
         return result.net.eval()

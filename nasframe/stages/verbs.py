@@ -28,10 +28,12 @@ from nasframe.records import (
     Trial,
     summed,
 )
+from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
+from nasframe.stages.agreement import Agreement
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.reference import check_extracted, expected_outputs
-from nasframe.stages.trials import Evaluator, Tally, store_trial
+from nasframe.stages.trials import Candidate, Evaluator, Tally, store_trial
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ def search(
     within: Mapping[str, list[Any]] | None = None,
     examples: Count | None = None,
     finalists: Count = 10,
+    winner: Rule = "score",
+    teacher: str = "teacher",
     fit: Mapping[str, Any] | None = None,
     violation: Literal["screen"] | Mapping[str, Positive] = "screen",
     max_rejections: Count = 1000,
@@ -158,7 +162,12 @@ def search(
         budgets: bounds that each get their own winner, instead of the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
         examples: score on a fixed subset of this many examples.
-        finalists: how many of the best are scored again on all of ``select`` if ``examples`` is given.
+        finalists: how many of the best are scored again on all of ``select`` if ``examples`` is given, and how many are
+            compared with the teacher at most.
+        winner: ``score`` takes the best score, and the cheapest among equal ones. Among the finalists within one
+            standard error of the best score, ``loss`` takes the one with the smallest loss and ``agreement`` the one
+            whose outputs are closest to the teacher's; among equal ones both take the largest network.
+        teacher: the saved network that ``agreement`` compares with.
         fit: training options with which a copy of each candidate is trained before it is scored.
         violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
             and lowers its score.
@@ -189,6 +198,14 @@ def search(
     full = {name: stage.estimators[name].estimate(space, net, None) for name in limited}
     bounds, shares = parse_limits(constraints, budgets, full)
     evaluator = Evaluator(stage, work, fit, precision)
+    agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
+    rule = WinnerRule(
+        name=winner,
+        error=choose.error_kind(work.task, objectives[0]),
+        examples=work.task.sizes.get("select"),
+        divergence=agreement,
+        finalists=finalists,
+    )
     began = time.monotonic()
     with stage.progress.bar(stage.name) as advance:
         # Each trial is stored at once, so that a search that is interrupted goes on after its last one.
@@ -215,12 +232,17 @@ def search(
             done=stage.store.trials(stage.name),
             on_trial=store,
             stage=stage.name,
+            rule=rule,
         )
-    stage.add_ledger([evaluator.tally.ledger_entry(time.monotonic() - began)])
+    entries = [evaluator.tally.ledger_entry(time.monotonic() - began)]
+    if agreement is not None:
+        entries.append(agreement.tally.ledger_entry(0.0))  # its time is part of the search's
+    stage.add_ledger(summed(entries))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
     _record_search(stage, trials, result, goals(save_as, bounds, shares))
     _notify_of_shortfall(stage, trials, result)
+    _notify_of_unknown_error(stage, result, objectives[0])
     winners = {name: trial.arch for name, trial in result.winners.items()}
     return replace(work, archs={**work.archs, **winners})
 
@@ -231,7 +253,9 @@ def _record_search(stage: StageSession, trials: int, result: SearchResult, goals
 
     winners = {}
     for name, trial in result.winners.items():
-        winners[name] = {"arch": dict(trial.arch), "score": trial.score}
+        choice = result.choices[name]
+        facts = {"rule": choice.rule, "within": choice.within, "standard_error": choice.error}
+        winners[name] = {"arch": dict(trial.arch), "score": trial.score, "choice": facts}
     stage.result["winners"] = winners
     stage.result["bounds"] = {goal.name: plain_bounds(goal.bounds) for goal in goals}
     stage.result["search"] = {
@@ -241,6 +265,31 @@ def _record_search(stage: StageSession, trials: int, result: SearchResult, goals
         "failures": result.failures,
         "ended": result.ended,
     }
+
+
+def _agreement(work: Work, evaluator: Evaluator, name: str) -> Agreement:
+    """Return the comparison of a search's candidates with a saved network."""
+    teacher = work.models[name].eval()
+    forward = forward_of(teacher, teacher, evaluator.precision, f"model {name!r}")
+    tally = Tally()
+    return Agreement(
+        task=work.task,
+        name=name,
+        teacher=Candidate(forward, teacher, None),
+        candidate=lambda arch: evaluator.candidate(arch, tally),
+        tally=tally,
+    )
+
+
+def _notify_of_unknown_error(stage: StageSession, result: SearchResult, objective: str) -> None:
+    """Tell the user if a rule had only exact ties to decide, because the error of the score is unknown."""
+    for choice in result.choices.values():
+        if choice.rule != "score" and choice.error is None:
+            text = (
+                f"The standard error of {objective!r} is unknown, so {choice.rule} decides between equal scores only."
+            )
+            stage.notify(f"stages.{stage.name}.winner", text)
+            return  # once, however many winners there are
 
 
 def _notify_of_shortfall(stage: StageSession, trials: int, result: SearchResult) -> None:

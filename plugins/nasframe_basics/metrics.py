@@ -11,6 +11,7 @@ from nasframe.records import MetricFormat
 
 PLAIN = MetricFormat()
 PERCENT = MetricFormat(percent=True)
+CORRELATION = MetricFormat(standard_error="correlation")
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ METRICS: Mapping[str, Metric] = {
     "f1": Metric(f1, PERCENT, ("positive",)),
     "accuracy_f1": Metric(accuracy_f1, PERCENT, ("positive",)),
     "macro_f1": Metric(macro_f1, PERCENT, ("classes",)),
-    "mcc": Metric(mcc),
-    "pearson": Metric(pearson),
-    "spearman": Metric(spearman),
-    "pearson_spearman": Metric(pearson_spearman),
+    "mcc": Metric(mcc, CORRELATION),
+    "pearson": Metric(pearson, CORRELATION),
+    "spearman": Metric(spearman, CORRELATION),
+    "pearson_spearman": Metric(pearson_spearman, CORRELATION),
     "negative_rmse": Metric(negative_rmse),
 }
 LOSS = MetricFormat(higher_is_better=False)

@@ -67,7 +67,9 @@ def formats(table: Any) -> dict[str, MetricFormat]:
     """Return how a table's metrics read."""
     formats = {}
     for name in table.metrics:
-        is_share = name in table.percent
-        more_is_better = name not in table.minimise
-        formats[name] = MetricFormat(percent=is_share, higher_is_better=more_is_better)
+        formats[name] = MetricFormat(
+            percent=name in table.percent,
+            higher_is_better=name not in table.minimise,
+            standard_error="unknown",  # a table does not say how many examples its metrics were measured on
+        )
     return formats

@@ -19,6 +19,8 @@ from nasframe.report.format import cost_formats
 from nasframe.search.budgets import Goal, check_reachable
 from nasframe.search.constraints import Bounds, violation
 from nasframe.search.loop import subset
+from nasframe.search.winner import Choice as RuleChoice
+from nasframe.search.winner import choose, in_words, ranked
 from nasframe.stages.inputs import cost_facts
 from nasframe_deploy.latency_model import MeasuredCost, check_measured
 
@@ -38,10 +40,9 @@ COMMON_COSTS = ("encoder_params", "params", "macs", "size")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The architecture chosen for a goal: its trial, its costs, and the seconds that it took to find."""
+class Choice(RuleChoice):
+    """The architecture chosen for a goal, with its costs, and the seconds that it took to find."""
 
-    trial: Trial
     costs: Mapping[str, float]
     seconds: float
 
@@ -63,6 +64,7 @@ class DeployedModel:
     over_budget: str | None
     max_abs_difference: float
     seconds: float
+    chosen_by: str
 
 
 class Deployer:
@@ -80,10 +82,10 @@ class Deployer:
     def __init__(self, finished: Finished, goals: Sequence[Goal], verifier: Verifier) -> None:
         self.finished = finished
         self.goals = goals
-        options = finished.stage.options
         # As in the run's search: the part of the examples that it scored on, and how many it scored again on all.
-        self.examples = subset(options.get("examples"), finished.data["sizes"].get("select"))
-        self.finalists: int = options.get("finalists", 10)
+        self.examples = subset(finished.stage.options.get("examples"), finished.data["sizes"].get("select"))
+        self.rule = finished.winner_rule()
+        self.finalists = self.rule.finalists
         self.metric = finished.objective.removeprefix("-")
 
         self.counted: list[str] = []
@@ -171,6 +173,7 @@ class Deployer:
             bounds=self.loose_goals[goal.name].bounds,
             examples=self.examples,
             finalists=self.finalists,
+            rule=self.rule,
             known=self.trials,
             max_rejections=MAX_REJECTIONS,
         )
@@ -208,36 +211,24 @@ class Deployer:
         return choices
 
     def choose(self, goal: Goal) -> Choice:
-        """Return the best known architecture that meets a goal; candidates are measured in that order.
+        """Return the known architecture that the search's own rule chooses; candidates are measured as it asks.
 
         Raises:
-            RunError: none does.
+            RunError: none meets the goal.
         """
         # Best first, so the first candidate that meets the goal when it is measured is the answer.
         began = time.monotonic()
-        counted_bounds = _of_costs(goal, self.counted).bounds
-        nearest: dict[str, float] = {}
-        for trial in self._ranked(self.loose_goals[goal.name]):
-            costs = self.costs(trial.arch)
-            if violation(costs, counted_bounds):
-                continue
-            broken = self._measure(trial.arch, goal, costs)
-            if broken is None:
+        candidates = _Candidates(self, goal)
+        for group in self._groups(self.loose_goals[goal.name]):
+            choice = choose(group, self.rule, self._worth, list(goal.bounds), candidates.meets)
+            if choice is not None:
                 seconds = time.monotonic() - began + self.search_seconds.get(goal.name, 0.0)
-                return Choice(trial, costs, seconds)
-            nearest[broken] = min(nearest.get(broken, math.inf), costs[broken])
-        hints = [f" The least {name} measured was {value:,.4g}." for name, value in nearest.items()]
+                costs = candidates.costs[arch_id(choice.trial.arch)]
+                return Choice(choice.trial, choice.rule, choice.within, choice.error, costs, seconds)
+        hints = [f" The least {name} measured was {value:,.4g}." for name, value in candidates.nearest.items()]
         raise RunError(
             f"{goal.name}: nothing in the archive has {goal}.{''.join(hints)} Expected more trials: --search N."
         )
-
-    def _measure(self, arch: Arch, goal: Goal, costs: dict[str, float]) -> str | None:
-        """Replace predictions in ``costs`` by measurements; return the first cost that then breaks the goal."""
-        for name, measured in self.measured.items():
-            costs[name] = measured.measure(arch)
-            if name in goal.bounds and goal.bounds[name].violation(costs[name]):
-                return name  # the other measurements are not needed
-        return None
 
     def _loosened(self, goal: Goal) -> Goal:
         """Widen the bounds of predicted costs, because only a measurement may rule an architecture out."""
@@ -252,10 +243,10 @@ class Deployer:
         """Return the known trials within a goal's bounds."""
         return [trial for trial in self.trials if violation(trial.costs, goal.bounds) == 0]
 
-    def _ranked(self, goal: Goal) -> list[Trial]:
-        """Sort the trials that meet a goal, best first, as the search ranked its finalists.
+    def _groups(self, goal: Goal) -> list[list[Trial]]:
+        """Return the trials that meet a goal in groups to choose from, best first, as the search ranks them.
 
-        If the search scored on a part of the examples, its best few are ranked by their score on all of them.
+        If the search scored on a part of the examples, its best few, scored on all of them, come before the others.
         """
         whole: dict[str, Trial] = {}
         partial: dict[str, Trial] = {}
@@ -264,23 +255,19 @@ class Deployer:
                 whole[arch_id(trial.arch)] = trial
             if trial.examples == self.examples:
                 partial[arch_id(trial.arch)] = trial
+        bounded = list(goal.bounds)
         if self.examples is None:
-            return sorted(whole.values(), key=self._worth, reverse=True)
+            return [ranked(list(whole.values()), self.rule, self._worth, bounded)]
 
-        def by_worth_then_costs(trial: Trial) -> tuple[float, ...]:
-            costs = [trial.costs[name] for name in goal.bounds]
-            return (-self._worth(trial), *costs)
-
-        order = sorted(partial.values(), key=by_worth_then_costs)
+        order = ranked(list(partial.values()), self.rule, self._worth, bounded)
         finalists = []
         for trial in order[: self.finalists]:
             key = arch_id(trial.arch)
             if key in whole:  # a search for other bounds may have had other finalists
                 finalists.append(whole[key])
-        finalists.sort(key=self._worth, reverse=True)
         placed = {arch_id(trial.arch) for trial in finalists}
         rest = [trial for trial in order if arch_id(trial.arch) not in placed]
-        return [*finalists, *rest]
+        return [finalists, rest]
 
     def _worth(self, trial: Trial) -> float:
         """Return what the run's search maximised."""
@@ -358,6 +345,7 @@ class Deployer:
             over_budget=self.over_budget({goal.name: choice})[goal.name] or None,
             max_abs_difference=max_abs_difference,
             seconds=choice.seconds,
+            chosen_by=in_words(choice.rule, choice.within, choice.error),
         )
 
 
@@ -367,6 +355,46 @@ def _bounded_costs(goals: Sequence[Goal]) -> list[str]:
     for goal in goals:
         names.update(dict.fromkeys(goal.bounds))
     return list(names)
+
+
+class _Candidates:
+    """Tells which candidates meet a goal, by counted costs and, only if these do, by measured ones.
+
+    Args:
+        deployer: counts and measures.
+        goal: the bounds.
+
+    Attributes:
+        costs: architecture's id → its costs, for the candidates that were looked at.
+        nearest: measured cost → its least value among the candidates that break the goal by it.
+    """
+
+    def __init__(self, deployer: Deployer, goal: Goal) -> None:
+        self.deployer = deployer
+        self.goal = goal
+        self.costs: dict[str, dict[str, float]] = {}
+        self.nearest: dict[str, float] = {}
+        self._counted_bounds = _of_costs(goal, deployer.counted).bounds
+
+    def meets(self, trial: Trial) -> bool:
+        """Return whether a candidate meets the goal."""
+        costs = self.deployer.costs(trial.arch)
+        self.costs[arch_id(trial.arch)] = costs
+        if violation(costs, self._counted_bounds):
+            return False
+        broken = self._measure(trial.arch, costs)
+        if broken is None:
+            return True
+        self.nearest[broken] = min(self.nearest.get(broken, math.inf), costs[broken])
+        return False
+
+    def _measure(self, arch: Arch, costs: dict[str, float]) -> str | None:
+        """Replace predictions in ``costs`` by measurements; return the first cost that then breaks the goal."""
+        for name, measured in self.deployer.measured.items():
+            costs[name] = measured.measure(arch)
+            if name in self.goal.bounds and self.goal.bounds[name].violation(costs[name]):
+                return name  # the other measurements are not needed
+        return None
 
 
 def _of_costs(goal: Goal, names: Sequence[str]) -> Goal:

@@ -40,6 +40,8 @@ SEARCH_TITLES = {
     "macs": "training and evaluation MACs",
     "seconds": "seconds of search",
 }
+BUDGET = "training_and_search_macs"
+"""The column in which arms with equal budgets agree."""
 TRAINING_TITLES = {"macs": "training MACs", "seconds": "seconds of training"}
 GRID = 60
 """Points of the grid that curves are averaged on, besides their own ends."""
@@ -508,7 +510,7 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
         compared: the compared models; their runs count once each.
         runs: as :func:`nasframe_studies.run_facts.read_runs` returns; they know the MACs by role.
         arms: in order.
-        against: the reference, which ratios of training MACs are of.
+        against: the reference, which ratios of MACs are of.
     """
     # These columns are of the run and stand in the rows of all its models.
     whole = compared.drop_duplicates(["arm", "task", "seed"])
@@ -518,7 +520,7 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
         own = whole[whole["arm"] == arm]
         if own.empty:
             continue
-        ratio, ratios = _training_ratios(own, reference)
+        ratio, ratios = _budget_ratios(own, reference)
         rows.append(
             LedgerRow(
                 arm=arm,
@@ -527,6 +529,7 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
                 teacher_macs=_mean_of_role(runs, arm, "teacher"),
                 evaluation_macs=_mean_of_role(runs, arm, "evaluation"),
                 training_macs=_mean_column(own, "training_macs"),
+                training_and_search_macs=_mean_column(own, "training_and_search_macs"),
                 evaluations=_mean_column(own, "evaluations"),
                 run_seconds=_mean_column(own, "run_seconds"),
                 cached_seconds=_mean_column(own, "cached_seconds"),
@@ -537,12 +540,12 @@ def ledger(compared: pd.DataFrame, runs: Sequence[RunFacts], arms: Sequence[str]
     return rows
 
 
-def _training_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, dict[str, float | None]]:
-    """Return an arm's training MACs over the reference's, on the runs that both have, and the same by task.
+def _budget_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | None, dict[str, float | None]]:
+    """Return an arm's MACs of training and search over the reference's, on the runs that both have, and by task.
 
     A run that is on both sides, as that of winners and baselines, is none of an arm's own.
     """
-    columns = ["task", "seed", "run", "training_macs"]
+    columns = ["task", "seed", "run", BUDGET]
     # An inner merge: tasks and seeds that one side lacks would change the ratio though no budget differs.
     shared = own[columns].merge(reference[columns], on=["task", "seed"], suffixes=("", "_of_reference"))
     shared = shared[shared["run"] != shared["run_of_reference"]]
@@ -553,9 +556,9 @@ def _training_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float 
 
 
 def _ratio(shared: pd.DataFrame) -> float | None:
-    """Divide an arm's MACs by the reference's; ``None`` if no run is shared or the reference trained nothing."""
-    macs = shared["training_macs"].astype(float).tolist()
-    of_reference = shared["training_macs_of_reference"].astype(float).tolist()
+    """Divide an arm's MACs by the reference's; ``None`` if no run is shared or the reference computed nothing."""
+    macs = shared[BUDGET].astype(float).tolist()
+    of_reference = shared[f"{BUDGET}_of_reference"].astype(float).tolist()
     total = sum(of_reference)
     if not total:
         return None

@@ -16,7 +16,7 @@ from nasframe_studies.records import Comparison, Difference, EqualMacs, LedgerRo
 from nasframe_studies.wording import interval, p_is, plural
 
 TOLERANCE = 0.05
-"""The largest relative deviation from the reference's training MACs that counts as an equal budget."""
+"""The largest relative deviation from the reference's MACs that counts as an equal budget."""
 FEW_FOR_T = 6
 """With fewer seeds the t test's assumption cannot be seen to hold."""
 FEW_FOR_BOOTSTRAP = 10
@@ -29,7 +29,7 @@ Table = TypeVar("Table", bound=PairTable)
 
 
 def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOLERANCE) -> EqualMacs:
-    """Judge whether the arms had equal budgets: the reference's training MACs, on the runs that both have of a task.
+    """Judge whether the arms had equal budgets: the reference's MACs of training and search, on the runs of both.
 
     Args:
         ledger: what each arm's runs cost.
@@ -44,14 +44,14 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
     unequal = []
     where = "every arm"
     for arm, by_task in ratios.items():
-        # Task by task: more training on one task would make up for less on another in the ratio of all.
+        # Task by task: more work on one task would make up for less on another in the ratio of all.
         # `not … <=` rather than `>`, so that a ratio that is NaN counts as unequal.
         far = {task: ratio for task, ratio in by_task.items() if not abs(ratio - 1) <= tolerance}
         if far:
             unequal.append(_deviation(arm, far, one_task=len(by_task) == 1))
         if len(by_task) > 1:
             where = "every arm and task"
-    within = f"training MACs within {100 * tolerance:g} % of {against}"
+    within = f"training + search MACs within {100 * tolerance:g} % of {against}"
     if not ratios:
         equal = None
         text = "Budgets not compared: there are no two runs to set against each other."
@@ -65,7 +65,7 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
 
 
 def _deviation(arm: str, ratios: Mapping[str, float], one_task: bool) -> str:
-    """Write by how much an arm's training differs: task by task, unless it has only one.
+    """Write by how much an arm's budget differs: task by task, unless it has only one.
 
     >>> _deviation("b", {"t": 1.31}, one_task=False)
     'b (t: 1.31 times)'
@@ -121,7 +121,7 @@ def limits(comparison: Comparison) -> Iterator[str]:
     for arm in dict.fromkeys(row.arm for row in rows):
         yield from _unresolved(comparison, main, arm)
     if comparison.equal_macs.equal is False:
-        yield f"{comparison.equal_macs.text} A difference may come from the training alone."
+        yield f"{comparison.equal_macs.text} A difference may come from the budgets alone."
     for run in comparison.missing:
         yield f"{run.arm} on {run.task}, seed {run.seed}: {run.why}."
     yield from _left_out(rows)

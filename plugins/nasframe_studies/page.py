@@ -31,7 +31,7 @@ CAPTIONS = {
     "ledger": (
         "What each arm cost",
         "Mean of its runs, padding included; stages from the cache count in full. Equal budget between arms means equal"
-        " training MACs, students and teachers together.",
+        " MACs of training (students and teachers) and search together.",
     ),
 }
 PILLS = {"higher": "teacher", "lower": "baseline", "reference": "winner"}
@@ -126,7 +126,8 @@ def _sections(comparison: Comparison, figures: Mapping[str, Any], source: str) -
         )
     yield Section(
         "Cost ledger",
-        "Multiply-accumulates of an arm's run, mean; training is student and teacher together."
+        "Multiply-accumulates of an arm's run, mean; training is student and teacher together, search is what search"
+        " stages evaluated, and evaluations that only report are in neither."
         f" {comparison.equal_macs.text}",
         grids=[plain_grid(tables.LEDGER, tables.ledger(comparison), kind="dense")],
     )

@@ -19,7 +19,7 @@ from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.format import EARLIER, EARLIER_COSTS, PLAIN, PLAIN_COST, merged
 from nasframe_studies.stats import Paired, Summary
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of ``study.json``: grows when a field changes its meaning or goes away."""
 OTHER_EXAMPLES = "other examples or labels"
 """The note of a pair of models whose stored predictions are of different examples."""
@@ -260,10 +260,11 @@ class LedgerRow:
         teacher_macs: of teachers, and of networks that augment data.
         evaluation_macs: of evaluations.
         training_macs: of students and teachers together.
+        training_and_search_macs: of training and of the searches' evaluations.
         evaluations: how many sub-networks the searches evaluated.
         run_seconds: spent in the runs.
         cached_seconds: spent elsewhere on stages that came from the cache.
-        ratio: training MACs over the reference's, on the tasks and seeds that both have runs of.
+        ratio: MACs of training and search over the reference's, on the tasks and seeds that both have runs of.
         ratios: task → the same on the task.
     """
 
@@ -273,6 +274,7 @@ class LedgerRow:
     teacher_macs: float | None
     evaluation_macs: float | None
     training_macs: float | None
+    training_and_search_macs: float | None
     evaluations: float | None
     run_seconds: float | None
     cached_seconds: float | None
@@ -287,12 +289,12 @@ class LedgerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EqualMacs:
-    """Whether the arms trained for as many multiply-accumulates as the reference.
+    """Whether the arms trained and searched for as many multiply-accumulates as the reference.
 
     Args:
         tolerance: the largest relative deviation that counts as equal.
         equal: the answer; ``None`` if no two runs can be compared.
-        ratios: arm → task → training MACs over the reference's.
+        ratios: arm → task → MACs of training and search over the reference's.
         text: the answer as a sentence.
     """
 
@@ -405,7 +407,7 @@ class Comparison:
         missing: the runs without results.
         notices: what the runs decided by themselves.
         notes: warnings.
-        equal_macs: whether the arms' training cost as much as the reference's.
+        equal_macs: whether the arms' training and search cost as much as the reference's.
         processors: the kinds of processor that the runs were made on; empty if there is only one.
         findings: the resolved differences, as sentences.
         limits: what cannot be concluded, as sentences.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 FACTS = (
     "arm", "task", "seed", "run", "model", "role", "budget", "network", "over_budget", "metric", "score",
-    "select_score", "training_macs", "evaluations", "run_seconds", "cached_seconds", "cached_stages",
+    "select_score", "training_macs", "training_and_search_macs", "evaluations", "run_seconds", "cached_seconds",
+    "cached_stages",
 )  # fmt: skip
 """Columns that every table of a study has; costs follow, by name, and ``<cost>_relative``."""
 
@@ -40,6 +41,7 @@ def collect(directory: str | Path) -> pd.DataFrame:
     ``<cost>_relative``           the same as a share of the teacher's
     ``latency_cached``            1 if the latency was measured in another run
     ``training_macs``             of the whole run, from its ledger; stages from the cache count in full
+    ``training_and_search_macs``  the same with what its searches cost; evaluations that only report do not count
     ``evaluations``               sub-networks that its searches evaluated
     ``run_seconds``               spent in this run; ``cached_seconds``: spent elsewhere on its cached stages
     ``cached_stages``             names of the stages that came from the cache, separated by spaces
@@ -151,6 +153,7 @@ def _totals(report: Mapping[str, Any], stages: Iterable[StageRecord]) -> dict[st
     cached = {stage.name: stage.result["cached"] for stage in stages if "cached" in stage.result}
     return {
         "training_macs": report["ledger_total"]["training_macs"],
+        "training_and_search_macs": report["ledger_total"]["training_and_search_macs"],
         "evaluations": evaluations,
         "run_seconds": report["run_seconds"],
         "cached_seconds": sum(origin["run_seconds"] for origin in cached.values()),

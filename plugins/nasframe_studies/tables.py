@@ -37,7 +37,10 @@ COLUMNS = {
     "more": "more seeds",
 }
 """The columns of a table of scores, as :class:`ScoreRow` names them, and their headings."""
-LEDGER = ("arm", "runs", "student", "teacher", "training", "of the reference's", "evaluation", "evaluations", "time")
+LEDGER = (
+    "arm", "runs", "student", "teacher", "training", "training + search", "of the reference's", "all evaluation",
+    "evaluations", "time",
+)  # fmt: skip
 FRONTS = ("task", "front", "arm", "hypervolume", "difference [95 % t]", "after Holm")
 PAIRS = ("task", "model", "arm", "seeds", "McNemar p, by seed", "below 0.05", "difference by seed [95 % bootstrap]")
 
@@ -343,6 +346,7 @@ def ledger(comparison: Comparison) -> list[list[str]]:
                 human(row.student_macs),
                 human(row.teacher_macs),
                 human(row.training_macs),
+                human(row.training_and_search_macs),
                 written(row.ratio, ".3f"),
                 human(row.evaluation_macs),
                 human(row.evaluations),

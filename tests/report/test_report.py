@@ -13,7 +13,7 @@ import pytest
 from html_page import Page
 from nasframe.errors import UsageError
 from nasframe.report import page as report
-from nasframe.report.read import CURVE_POINTS, _curves, _untrained, read_run
+from nasframe.report.read import CURVE_POINTS, _curves, _totals, _untrained, read_run
 from run_directory import BUDGETS, make_run
 
 
@@ -98,6 +98,22 @@ def test_ledger_adds_up(made):
     student = 18e9 * (180 + 240)
     assert made["ledger_total"]["training_macs"] == pytest.approx(student + 1.6e12)
     assert made["ledger_total"]["evaluation_macs"] == pytest.approx(3.1e12)
+    assert made["ledger_total"]["training_and_search_macs"] == pytest.approx(student + 1.6e12 + 3.1e12)
+
+
+def test_only_evaluations_of_searches_are_part_of_the_budget():
+    stages = [{"name": name, "verb": name} for name in ("train", "search", "evaluate")]
+    rows = []
+    for stage, role, forward in (
+        ("train", "student", 1.0),
+        ("train", "evaluation", 10.0),
+        ("search", "evaluation", 100.0),
+    ):
+        rows.append({"stage": stage, "role": role, "forward_macs": forward, "backward_macs": 2.0})
+    rows.append({"stage": "evaluate", "role": "evaluation", "forward_macs": 1000.0, "backward_macs": 0.0})
+    totals = _totals([row | {"tokens": 1, "evaluations": 1} for row in rows], stages)
+    assert (totals.training_macs, totals.search_macs, totals.training_and_search_macs) == (3.0, 102.0, 105.0)
+    assert totals.evaluation_macs == 1114.0
 
 
 def test_long_curves_are_thinned_and_keep_their_ends():

@@ -51,7 +51,8 @@ def add_stages(store):
         "sliced": ("search", 1.0, {"winners": {"sliced@50%": {}}, "objectives": ["accuracy"]}),
         "supernet": ("train", 4.0, {}),
         "search": ("search", 3.0, {
-            "winners": {"best@50%": {}}, "objectives": ["-loss"], "search": {"repeats": 3},
+            "winners": {"best@50%": {"choice": {"rule": "loss", "within": 2, "standard_error": 0.0625}}},
+            "objectives": ["-loss"], "search": {"repeats": 3},
             "bounds": {"best@50%": {"params": [None, 100.0], "latency": [None, 12.0]}},
         }),
         "extract": ("extract", 0.5, {
@@ -152,7 +153,8 @@ def test_pages_show_what_the_run_has(recorded):
     texts = (
         "Stage extract: The disk is full.", "not finished", "over budget: 12.5 ms > 12 ms", "accuracy (spam)",
         "8 bits, 2:4", "0 of 50", "calibration", "32 texts",
-        "Two classes were chosen.", "3 repeats", "Training took 192 multiply-accumulates",
+        "Two classes were chosen.", "3 repeats", "Training took 192 multiply-accumulates", "searches 32",
+        "smallest loss of 2 candidates within one standard error of the best score",
     )  # fmt: skip
     for text in texts:
         assert text in markdown, text

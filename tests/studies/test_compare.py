@@ -30,7 +30,8 @@ def frame(rows, **more):
     made = pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
     fixed = {
         "model": "best@50%", "role": "winner", "budget": "50%", "metric": "accuracy", "select_score": 0.5,
-        "training_macs": 1e12, "evaluations": 10, "run_seconds": 1.0, "cached_seconds": 0.0, "cached_stages": "",
+        "training_macs": 9e11, "training_and_search_macs": 1e12, "evaluations": 10, "run_seconds": 1.0,
+        "cached_seconds": 0.0, "cached_stages": "",
         "encoder_params": 5e6, "encoder_params_relative": 0.5,
     }  # fmt: skip
     return made.assign(run=made["arm"] + made["task"] + made["seed"].astype(str), **fixed | more)
@@ -292,9 +293,9 @@ def test_what_the_fronts_show_is_found_too():
     assert line.startswith("hypervolume, finished models: b is higher than a by +0.002")
 
 
-def test_unequal_training_is_said_loudly():
+def test_unequal_budgets_are_said_loudly():
     rows = frame(ROWS)
-    rows.loc[rows["arm"] == "c", "training_macs"] = 1.2e12
+    rows.loc[rows["arm"] == "c", "training_and_search_macs"] = 1.2e12
     found = compare.analyse("/nowhere", rows, settings(rows))
     assert (found.equal_macs.equal, found.equal_macs.ratios) == (
         False, {"b": {"t": 1.0}, "c": {"t": pytest.approx(1.2)}},
@@ -305,8 +306,8 @@ def test_unequal_training_is_said_loudly():
 
 def test_budgets_are_equal_on_every_task_or_not_equal():
     rows = frame([(arm, task, seed, 0.5) for arm in "ab" for task in "tu" for seed in (0, 1)])
-    rows.loc[(rows["arm"] == "b") & (rows["task"] == "t"), "training_macs"] = 1.3e12
-    rows.loc[(rows["arm"] == "b") & (rows["task"] == "u"), "training_macs"] = 0.7e12
+    rows.loc[(rows["arm"] == "b") & (rows["task"] == "t"), "training_and_search_macs"] = 1.3e12
+    rows.loc[(rows["arm"] == "b") & (rows["task"] == "u"), "training_and_search_macs"] = 0.7e12
     found = compare.analyse("/nowhere", rows, settings(rows))
     assert found.ledger[1].ratio == pytest.approx(1.0)
     assert found.equal_macs.ratios == {"b": {"t": pytest.approx(1.3), "u": pytest.approx(0.7)}}
@@ -454,6 +455,7 @@ def test_the_ledger_tells_students_from_teachers_and_evaluation(report):
     row = report.ledger[0]
     assert row.training_macs == pytest.approx(row.student_macs + row.teacher_macs)
     assert row.evaluation_macs == pytest.approx(3.1e12)
+    assert row.training_and_search_macs == pytest.approx(row.training_macs + 3.1e12)
 
 
 # ---- runs that no study made

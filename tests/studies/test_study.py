@@ -55,6 +55,7 @@ def test_the_table_of_a_study_has_a_row_for_each_model_of_each_finished_run(resu
     assert (row["role"], row["budget"], row["metric"], row["score"]) == ("winner", "50%", "accuracy", 0.583)
     assert row["encoder_params_relative"] == pytest.approx(row["encoder_params"] / frame["encoder_params"].max())
     assert row["training_macs"] == 420 * 18e9 + 1.6e12
+    assert row["training_and_search_macs"] == row["training_macs"] + 3.1e12
     assert (row["evaluations"], row["cached_stages"], row["cached_seconds"]) == (12, "", 0)
     assert [run.seed for run in study.missing(study.settings(results), frame)] == [2]
 

@@ -219,15 +219,15 @@ FIELDS = {
     "Curve": "x mean low high n",
     "ExamplePair": "n only_arm only_reference p difference low high note task model seed arm metric",
     "LedgerRow": (
-        "arm runs student_macs teacher_macs evaluation_macs training_macs evaluations run_seconds cached_seconds ratio"
-        " ratios"
+        "arm runs student_macs teacher_macs evaluation_macs training_macs training_and_search_macs evaluations"
+        " run_seconds cached_seconds ratio ratios"
     ),
     "EqualMacs": "tolerance equal ratios text",
     "Processors": "kinds seeds",
     "SeedProcessors": "task seed arms unlike",
     "MissingRun": "arm task seed run why error",
     "Notice": "place text arms",
-    "MetricFormat": "percent higher_is_better positive companion dev_only",
+    "MetricFormat": "percent higher_is_better positive companion dev_only standard_error",
     "CostFormat": "unit heading highlight higher_is_better",
 }
 TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
@@ -267,14 +267,14 @@ def test_a_study_fits_the_schema(home):
     content = json.loads((home / "study.json").read_text(), parse_constant=pytest.fail)
     described = schema()
     assert list(misfits(content, described, described["$defs"])) == []
-    assert content["format_version"] == 2
+    assert content["format_version"] == 3
     content["tables"][0]["comparisons"][0]["verdict"] = "better"
     assert list(misfits(content, described, described["$defs"])) == ["study.json.tables[0].comparisons[0].verdict"]
 
 
 def test_a_comparison_is_read_as_it_was_written(home, report):
     assert as_json(report) == (home / "study.json").read_text()
-    with pytest.raises(UsageError, match=r"format version 1 cannot be read. Expected 2"):
+    with pytest.raises(UsageError, match=r"format version 1 cannot be read. Expected 3"):
         from_json('{"format_version": 1}')
 
 
