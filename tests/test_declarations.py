@@ -17,14 +17,14 @@ from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import gather
 from nasframe.running.dry_run import describe_stages
 from nasframe.running.feasibility import targets
-from nasframe.search.budgets import goals, known_goals, parse_limits
+from nasframe.search.budgets import known_budgets, named_budgets, parse_limits
 from nasframe.stages.inputs import RunInputs
 from nasframe.stages.verbs import VERBS
 from nasframe_studies.checks import comparison_problems
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"
 EXAMPLE = {"encoder_params": ["50%"], "macs": []}
-"""Budgets of two costs, of which one has none: the winner is ``best@50%``."""
+"""BudgetBounds of two costs, of which one has none: the winner is ``best@50%``."""
 
 
 def toy(stages, **changes):
@@ -157,11 +157,11 @@ def test_a_cost_without_budgets_changes_no_name_anywhere(tmp_path):
     assert evaluation.measures == {"dev": ("best@50%",)}
     full = {"encoder_params": 100.0, "macs": 100.0}
     bounds, shares = parse_limits({}, EXAMPLE, full)
-    assert [goal.name for goal in goals("best", bounds, shares)] == ["best@50%"]
-    assert [goal.name for goal in known_goals("best", {}, EXAMPLE, full)] == ["best@50%"]
+    assert [budget.name for budget in named_budgets("best", bounds, shares)] == ["best@50%"]
+    assert [budget.name for budget in known_budgets("best", {}, EXAMPLE, full)] == ["best@50%"]
     with plan.file_plugins():
         (target,) = targets(RunInputs(plan))
-    assert [goal.name for goal in target.goals] == ["best@50%"]
+    assert [budget.name for budget in target.budgets] == ["best@50%"]
     (wrong,) = comparison_problems({("arm", ""): plan}, "dev", ["best@encoder_params=*"])
     assert "Models: best@50%." in wrong[1]
     assert list(comparison_problems({("arm", ""): plan}, "dev", ["best@50%"])) == []
@@ -173,9 +173,9 @@ def test_a_cost_without_budgets_changes_no_name_anywhere(tmp_path):
 
 def test_a_cost_that_is_not_known_yet_counts_in_the_names():
     budgets = {"encoder_params": "50%", "latency": ["12ms", "8ms"]}
-    found = known_goals("best", {"params": "<= 90"}, budgets, {"encoder_params": 10.0, "params": 100.0})
-    assert [goal.name for goal in found] == [winner.name for winner in winners("best", budgets)]
-    assert [sorted(goal.bounds) for goal in found] == [["encoder_params", "params"], ["params"], ["params"]]
+    found = known_budgets("best", {"params": "<= 90"}, budgets, {"encoder_params": 10.0, "params": 100.0})
+    assert [budget.name for budget in found] == [winner.name for winner in winners("best", budgets)]
+    assert [sorted(budget.bounds) for budget in found] == [["encoder_params", "params"], ["params"], ["params"]]
 
 
 def test_a_search_without_budgets_has_one_winner_though_the_recipe_has_some():

@@ -14,7 +14,7 @@ from nasframe.errors import UnsatisfiableError
 from nasframe.interfaces import Work, cost_table
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
-from nasframe.search.budgets import Costs, Goal, known_goals, obstacle
+from nasframe.search.budgets import Budget, Costs, known_budgets, obstacle
 from nasframe.search.costs import cost_function
 from nasframe.stages.inputs import RunInputs
 
@@ -29,14 +29,14 @@ class Target:
 
     Args:
         stage: the search.
-        goals: its winners, bounded by the counted costs alone.
+        budgets: its winners, bounded by the counted costs alone.
         region: the part of the domain that it searches.
         costs: architecture → counted costs.
         full: counted cost → that of the full network.
     """
 
     stage: PlannedStage
-    goals: list[Goal]
+    budgets: list[Budget]
     region: Any
     costs: Costs
     full: dict[str, float]
@@ -60,13 +60,13 @@ def obstacles(inputs: RunInputs) -> Iterator[tuple[PlannedStage, str]]:
     """Yield each search that has a budget out of reach, with the reason."""
     for target in targets(inputs):
         looked_at: list[Mapping[str, Bounds]] = []
-        for goal in target.goals:
-            if goal.bounds in looked_at:  # winners under budgets of measured costs share the constraints
+        for budget in target.budgets:
+            if budget.bounds in looked_at:  # winners under budgets of measured costs share the constraints
                 continue
-            looked_at.append(goal.bounds)
-            text = obstacle(goal, target.region, target.costs)
+            looked_at.append(budget.bounds)
+            text = obstacle(budget, target.region, target.costs)
             if text:
-                yield target.stage, f"{goal.name}: {text}"
+                yield target.stage, f"{budget.name}: {text}"
 
 
 def unreachable(plan: Plan) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -122,14 +122,14 @@ def targets(inputs: RunInputs) -> Iterator[Target]:
         full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
         yield Target(
             stage=stage,
-            goals=goals_within(inputs.plan, stage, full),
+            budgets=budgets_within(inputs.plan, stage, full),
             region=region_of(space, stage),
             costs=cost_function(counted, space, net),
             full=full,
         )
 
 
-def goals_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> list[Goal]:
+def budgets_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> list[Budget]:
     """Return the winners of a search, bounded by some of its costs alone.
 
     Args:
@@ -138,7 +138,7 @@ def goals_within(plan: Plan, stage: PlannedStage, full: dict[str, float]) -> lis
         full: those costs, each with that of the full network.
     """
     constraints, budgets = limits_of(plan, stage.options)
-    return known_goals(stage.options.get("save_as", "best"), constraints, budgets, full)
+    return known_budgets(stage.options.get("save_as", "best"), constraints, budgets, full)
 
 
 def bounded_costs(plan: Plan, stage: PlannedStage) -> list[str]:

@@ -19,14 +19,14 @@ from nasframe.plan import needs_space, same_shape
 from nasframe.recipe.preflight import misfits
 from nasframe.running.feasibility import (
     bounded_costs,
+    budgets_within,
     check_budgets,
-    goals_within,
     is_counted,
     region_of,
     searches,
     space_of,
 )
-from nasframe.search.budgets import Goal, shortfall
+from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function
 
@@ -173,8 +173,8 @@ def notify_of_sampled_bounds(inputs: RunInputs) -> None:
         archs = drawn(region_of(space, stage), MEASURED if is_measured else ESTIMATED)
         costs = cost_function(estimators, space, net)
         costs_of_archs = [costs(arch) for arch in archs]
-        for goal in goals_within(inputs.plan, stage, full):
-            text = unmet(goal, costs_of_archs)
+        for budget in budgets_within(inputs.plan, stage, full):
+            text = unmet(budget, costs_of_archs)
             if text:
                 inputs.notices(f"stages.{stage.name}", text)
 
@@ -186,14 +186,14 @@ def drawn(region: Any, count: int) -> list[Any]:
     return ends_of(region) + draws
 
 
-def unmet(goal: Goal, costs_of_archs: Sequence[Mapping[str, float]]) -> str:
-    """Say that no sampled architecture meets a goal, and which comes nearest; return nothing if one does."""
-    excesses = [violation(costs, goal.bounds) for costs in costs_of_archs]
+def unmet(budget: Budget, costs_of_archs: Sequence[Mapping[str, float]]) -> str:
+    """Say that no sampled architecture meets a budget, and which comes nearest; return nothing if one does."""
+    excesses = [violation(costs, budget.bounds) for costs in costs_of_archs]
     least = min(excesses)
     if least == 0:
         return ""
     nearest = costs_of_archs[excesses.index(least)]
     return (
-        f"{goal.name}: none of the {len(costs_of_archs)} sampled architectures has {goal}; the nearest has "
-        f"{shortfall(goal, nearest)}. The search will fail unless training changes that."
+        f"{budget.name}: none of the {len(costs_of_archs)} sampled architectures has {budget}; the nearest has "
+        f"{shortfall(budget, nearest)}. The search will fail unless training changes that."
     )

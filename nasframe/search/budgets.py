@@ -1,4 +1,4 @@
-"""The goals of a search, winners within bounds, and the check that some architecture can reach each of them."""
+"""The budgets of a search, winners within bounds, and the check that some architecture can reach each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nasframe.search.restrict import restrict
 Costs = Callable[[Arch], CostValues]
 """Architecture → its costs by name."""
 
-Budgets = Mapping[str, Limits]
+BudgetBounds = Mapping[str, Limits]
 """Name of a cost → {a budget's text: its bounds}."""
 
 DESCENT_DRAWS = 5  # random starts of the search for the nearest architecture, besides the two ends
@@ -27,7 +27,7 @@ DESCENT_STEPS = 300  # mutations from each start; the result only informs the us
 
 
 @dataclass(frozen=True)
-class Goal:
+class Budget:
     """A winner to find: its name and the bounds that it must meet, of its budget and of all constraints."""
 
     name: str
@@ -63,7 +63,7 @@ def parse_limits(
     return bounds, bounds_of_budgets
 
 
-def goals(prefix: str, bounds: Limits, budgets: Budgets) -> list[Goal]:
+def named_budgets(prefix: str, bounds: Limits, budgets: BudgetBounds) -> list[Budget]:
     """Return the winners to find, named as :func:`nasframe.declarations.winners` names them.
 
     Args:
@@ -72,12 +72,12 @@ def goals(prefix: str, bounds: Limits, budgets: Budgets) -> list[Goal]:
         budgets: cost → {the budget's text: bounds}.
     """
     texts = {cost: list(shares) for cost, shares in budgets.items()}
-    return [_goal(winner, bounds, budgets) for winner in winners(prefix, texts)]
+    return [_budget(winner, bounds, budgets) for winner in winners(prefix, texts)]
 
 
-def known_goals(
+def known_budgets(
     prefix: str, constraints: Mapping[str, Any], budgets: Mapping[str, Any], full: CostValues
-) -> list[Goal]:
+) -> list[Budget]:
     """Return the winners to find, bounded only by the costs that are known before the run.
 
     A budget of another cost bounds nothing yet. Its winner is still listed, and it counts when winners are named.
@@ -91,60 +91,60 @@ def known_goals(
     known_constraints = {cost: text for cost, text in constraints.items() if cost in full}
     known_budgets = {cost: texts for cost, texts in budgets.items() if cost in full}
     bounds, shares = parse_limits(known_constraints, known_budgets, full)
-    return [_goal(winner, bounds, shares) for winner in winners(prefix, budgets)]  # all budgets: unknown ones, too
+    return [_budget(winner, bounds, shares) for winner in winners(prefix, budgets)]  # all budgets: unknown ones, too
 
 
-def _goal(winner: Winner, bounds: Limits, budgets: Budgets) -> Goal:
+def _budget(winner: Winner, bounds: Limits, budgets: BudgetBounds) -> Budget:
     """Return a winner with the bounds of its budget, if that is among ``budgets``, and of all constraints."""
     limits = dict(bounds)
     cost = winner.cost
     if cost is not None and cost in budgets:
-        budget = budgets[cost][winner.text]
+        of_budget = budgets[cost][winner.text]
         if cost in bounds:  # a constraint on the same cost still holds: the tighter bound of each side counts
-            budget = budget.joined(bounds[cost])
-        limits[cost] = budget
-    return Goal(winner.name, limits)
+            of_budget = of_budget.joined(bounds[cost])
+        limits[cost] = of_budget
+    return Budget(winner.name, limits)
 
 
-def check_reachable(wanted: Iterable[Goal], region: Any, costs: Costs) -> None:
-    """Make sure that a domain has an architecture for each goal.
+def check_reachable(wanted: Iterable[Budget], region: Any, costs: Costs) -> None:
+    """Make sure that a domain has an architecture for each budget.
 
     Args:
-        wanted: the goals.
+        wanted: the budgets.
         region: the domain.
         costs: architecture → costs by name.
 
     Raises:
-        UnsatisfiableError: it has none for some goals; the text lists them all, with the nearest reachable values.
+        UnsatisfiableError: it has none for some budgets; the text lists them all, with the nearest reachable values.
     """
     problems = []
-    for goal in wanted:
-        problem = obstacle(goal, region, costs)
+    for budget in wanted:
+        problem = obstacle(budget, region, costs)
         if problem:
-            problems.append(f"{goal.name}: {problem}")
+            problems.append(f"{budget.name}: {problem}")
     if problems:
         raise UnsatisfiableError("\n".join(problems))
 
 
-def obstacle(goal: Goal, region: Any, costs: Costs) -> str:
-    """Return the reason why no architecture of a domain can meet a goal, an empty text if one can."""
-    if not goal.bounds:
+def obstacle(budget: Budget, region: Any, costs: Costs) -> str:
+    """Return the reason why no architecture of a domain can meet a budget, an empty text if one can."""
+    if not budget.bounds:
         return ""
-    screen = Screen(goal.bounds, costs)
+    screen = Screen(budget.bounds, costs)
     try:
         # Only an example proves it: bounds on several costs may be reachable one by one, but not together.
         restrict(region, keep=screen).sample(np.random.default_rng(0))
     except UnsatisfiableError:
         nearest_costs = nearest(region, screen)
-        return f"no architecture has {goal}. The nearest reachable is {shortfall(goal, nearest_costs)}."
+        return f"no architecture has {budget}. The nearest reachable is {shortfall(budget, nearest_costs)}."
     return ""
 
 
-def shortfall(goal: Goal, costs: CostValues) -> str:
-    """Write the costs that break a goal's bounds, or all bounded costs if none does."""
+def shortfall(budget: Budget, costs: CostValues) -> str:
+    """Write the costs that break a budget's bounds, or all bounded costs if none does."""
     everything = []
     broken = []
-    for name, bound in goal.bounds.items():
+    for name, bound in budget.bounds.items():
         cost = costs[name]
         text = f"{name} = {bound.show(cost)}"
         everything.append(text)

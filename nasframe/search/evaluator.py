@@ -18,7 +18,7 @@ from nasframe.errors import NasframeError, RunError, UsageError, listing
 from nasframe.plugin_errors import described, plugin_error
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
-from nasframe.search.budgets import Costs, Goal
+from nasframe.search.budgets import Budget, Costs
 from nasframe.search.constraints import CostValues, Limits
 
 Evaluate = Callable[[Arch, int | None], Mapping[str, float]]
@@ -42,7 +42,7 @@ class Evaluator:
         region: the domain; architectures outside of it are screened.
         evaluate: measures an architecture.
         costs: architecture → costs by name.
-        goals: the budgets that need a winner.
+        budgets: the budgets that need a winner.
         objectives: names of metrics and costs, ``-`` before those to minimise; the first is the score.
         examples: the number of examples that proposals are scored on, ``None`` for all.
         penalty: lowers the score of an architecture that breaks a bound; if it is ``None``, such an architecture is
@@ -54,7 +54,7 @@ class Evaluator:
     region: Any
     evaluate: Evaluate
     costs: Costs
-    goals: Sequence[Goal]
+    budgets: Sequence[Budget]
     objectives: Sequence[str]
     examples: int | None
     penalty: Penalty | None
@@ -63,7 +63,7 @@ class Evaluator:
     causes: list[BaseException] = field(default_factory=list)  # of the failures since the last success
     first: BaseException | None = None
 
-    def answer_from_archive(self, arch: Arch, goal: Goal) -> Trial | None:
+    def answer_from_archive(self, arch: Arch, budget: Budget) -> Trial | None:
         """Return the answer to an architecture that was proposed before, ``None`` for a new one."""
         name = arch_id(arch)
         earlier = self.archive.get((name, self.examples))
@@ -71,18 +71,18 @@ class Evaluator:
             return self.screened.get(name)
         if earlier.state == "failed":
             return earlier
-        return self.scored(replace(earlier, state="repeat"), goal)  # again, because a penalty depends on the goal
+        return self.scored(replace(earlier, state="repeat"), budget)  # again, because a penalty depends on the budget
 
-    def answer(self, arch: Arch, goal: Goal) -> Trial:
+    def answer(self, arch: Arch, budget: Budget) -> Trial:
         """Answer a new architecture: screen it by its costs, or evaluate it."""
         unscored = self.unscored(arch, self.costs(arch), self.examples)
-        breaks_all_goals = unscored.violation > 0  # a trial for one goal may still win another
+        breaks_all_budgets = unscored.violation > 0  # a trial for one budget may still win another
         is_outside = not self.region.contains(arch)
-        if is_outside or (breaks_all_goals and self.penalty is None):
+        if is_outside or (breaks_all_budgets and self.penalty is None):
             return replace(unscored, state="screened")
-        return self.measured(unscored, goal)
+        return self.measured(unscored, budget)
 
-    def final(self, trial: Trial, goal: Goal, remeasure: Costs | None) -> Trial:
+    def final(self, trial: Trial, budget: Budget, remeasure: Costs | None) -> Trial:
         """Score a trial on all examples, with its noisy costs measured again."""
         costs = dict(trial.costs)
         if remeasure is not None:
@@ -90,25 +90,25 @@ class Evaluator:
         unscored = self.unscored(trial.arch, costs, None)
         earlier = self.archive.get((arch_id(trial.arch), None))
         if earlier is not None:  # the metrics are known, but the costs are those measured just now
-            return self.scored(replace(unscored, metrics=earlier.metrics), goal)
-        return self.measured(unscored, goal)
+            return self.scored(replace(unscored, metrics=earlier.metrics), budget)
+        return self.measured(unscored, budget)
 
     def recall(self, trial: Trial) -> Trial:
-        """Take an earlier search's trial into the archive, with this search's costs, goals and objectives."""
+        """Take an earlier search's trial into the archive, with this search's costs, budgets and objectives."""
         costs = self.costs(trial.arch)
         unscored = self.unscored(trial.arch, costs, trial.examples)
         measured = replace(unscored, metrics=trial.metrics)
-        # A penalty depends on the goal. The first stands for all until the architecture is proposed again.
-        recalled = self.scored(measured, self.goals[0])
+        # A penalty depends on the budget. The first stands for all until the architecture is proposed again.
+        recalled = self.scored(measured, self.budgets[0])
         self.archive[arch_id(trial.arch), trial.examples] = recalled
         return recalled
 
     def unscored(self, arch: Arch, costs: CostValues, examples: int | None) -> Trial:
-        """Return a trial without a score; its violation is that of the goal it comes nearest to."""
-        violations = [constraints.violation(costs, goal.bounds) for goal in self.goals]
+        """Return a trial without a score; its violation is that of the budget it comes nearest to."""
+        violations = [constraints.violation(costs, budget.bounds) for budget in self.budgets]
         return Trial(arch, None, costs=dict(costs), violation=min(violations), examples=examples)
 
-    def measured(self, unscored: Trial, goal: Goal) -> Trial:
+    def measured(self, unscored: Trial, budget: Budget) -> Trial:
         """Evaluate an architecture. An exception, or a number that is not finite, makes a failed trial.
 
         Raises:
@@ -118,7 +118,7 @@ class Evaluator:
         try:
             metrics = self.evaluate(unscored.arch, unscored.examples)
             metrics = {name: float(value) for name, value in metrics.items()}
-            trial = self.scored(replace(unscored, metrics=metrics), goal)
+            trial = self.scored(replace(unscored, metrics=metrics), budget)
             require_finite(trial)
         except UsageError:
             raise
@@ -145,12 +145,12 @@ class Evaluator:
             return ""
         return f", the first with {_cause(self.first)}"
 
-    def scored(self, trial: Trial, goal: Goal) -> Trial:
+    def scored(self, trial: Trial, budget: Budget) -> Trial:
         """Return a trial with its score and, if there are several, its objectives."""
         values = tuple(self.value(name, trial) for name in self.objectives)
         score = values[0]
         if self.penalty is not None:
-            score = self.penalty(score, trial.costs, goal.bounds)
+            score = self.penalty(score, trial.costs, budget.bounds)
         objectives = values if len(values) > 1 else ()
         return replace(trial, score=score, objectives=objectives)
 
@@ -241,10 +241,10 @@ class Archive:
         self.trials.append(trial)
         return trial
 
-    def finalist(self, trial: Trial, goal: Goal, evaluator: Evaluator, remeasure: Costs | None) -> Trial:
-        """Return a trial scored as a finalist. Each architecture is scored once for all goals."""
+    def finalist(self, trial: Trial, budget: Budget, evaluator: Evaluator, remeasure: Costs | None) -> Trial:
+        """Return a trial scored as a finalist. Each architecture is scored once for all budgets."""
         name = arch_id(trial.arch)
         if name not in self.finals:
-            answer = functools.partial(evaluator.final, trial, goal, remeasure)
+            answer = functools.partial(evaluator.final, trial, budget, remeasure)
             self.finals[name] = self.add(trial.arch, answer)
         return self.finals[name]

@@ -19,7 +19,7 @@ from nasframe.errors import RunError
 from nasframe.interfaces import EnumerableDomain, SamplerTraits, ends_of, size_of, start_sampler, traits_of
 from nasframe.records import Arch, Trial, arch_id
 from nasframe.search import constraints
-from nasframe.search.budgets import Budgets, Costs, Goal, check_reachable, goals, shortfall
+from nasframe.search.budgets import Budget, BudgetBounds, Costs, check_reachable, named_budgets, shortfall
 from nasframe.search.constraints import CostValues, Limits, Screen, penalised
 from nasframe.search.evaluator import Archive, Evaluate, Evaluator, Penalty
 from nasframe.search.pareto import pareto_front
@@ -70,7 +70,7 @@ def search(
     trials: int = 100,
     within: Domain | None = None,
     bounds: Limits | None = None,
-    budgets: Budgets | None = None,
+    budgets: BudgetBounds | None = None,
     examples: int | None = None,
     finalists: int = 10,
     remeasure: Costs | None = None,
@@ -127,13 +127,13 @@ def search(
         UsageError: an objective is neither a metric nor a cost.
     """
     region = domain if within is None else within
-    goals_ = goals(prefix, bounds or {}, budgets or {})
+    wanted = named_budgets(prefix, bounds or {}, budgets or {})
     costs = _memoised(costs)
-    check_reachable(goals_, region, costs)  # before the sampler starts: evaluations would only be wasted
+    check_reachable(wanted, region, costs)  # before the sampler starts: evaluations would only be wasted
     penalty = None
     if not isinstance(violation, str):
         penalty = _penalty(sampler, domain, costs, violation["penalise"])
-    evaluator = Evaluator(region, evaluate, costs, goals_, objectives, examples, penalty)
+    evaluator = Evaluator(region, evaluate, costs, wanted, objectives, examples, penalty)
     archive = Archive(on_trial, evaluator.archive)
     archive.replay(done)
 
@@ -145,16 +145,16 @@ def search(
         sampler, evaluator, archive, domain.canonical, trials, max_rejections, batch, listable=remeasure is None
     )
     if penalty is None:
-        regions = [_within(region, goal, costs) for goal in goals_]
+        regions = [_within(region, budget, costs) for budget in wanted]
     else:  # architectures out of bounds are evaluated too, so that proposals are not confined
-        regions = [region] * len(goals_)
+        regions = [region] * len(wanted)
     ended = exploration.run(regions)
 
     failures = _failures(evaluator, archive)
     rule = WinnerRule() if rule is None else rule
     choices = {}
-    for goal in goals_:
-        choices[goal.name] = _winner(goal, evaluator, archive, finalists, remeasure, rule)
+    for budget in wanted:
+        choices[budget.name] = _winner(budget, evaluator, archive, finalists, remeasure, rule)
     winners = {name: choice.trial for name, choice in choices.items()}
     front = _front(evaluator, archive)
     return SearchResult(archive.trials, winners, front, exploration.spent, archive.repeats, failures, ended, choices)
@@ -178,11 +178,11 @@ def _successful(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state == "done"]
 
 
-def _within(region: Any, goal: Goal, costs: Costs) -> Any:
-    """Return the part of a region that meets a goal's bounds."""
-    if not goal.bounds:
+def _within(region: Any, budget: Budget, costs: Costs) -> Any:
+    """Return the part of a region that meets a budget's bounds."""
+    if not budget.bounds:
         return region
-    return restrict(region, keep=Screen(goal.bounds, costs))
+    return restrict(region, keep=Screen(budget.bounds, costs))
 
 
 def _failures(evaluator: Evaluator, archive: Archive) -> int:
@@ -235,17 +235,17 @@ class _Exploration:
     admissible: set[str] | None = None  # ids of all architectures that can be evaluated, after they were listed
 
     def run(self, regions: Sequence[Any]) -> str:
-        """Explore: the goals take turns.
+        """Explore: the budgets take turns.
 
         Args:
-            regions: each goal's part of the domain.
+            regions: each budget's part of the domain.
 
         Returns:
             Why the search ended before its trials were spent; empty if they were.
         """
-        turns = zip(self.evaluator.goals, regions, strict=True)
-        for goal, region in itertools.cycle(turns):
-            self._take_turn(goal, region)
+        turns = zip(self.evaluator.budgets, regions, strict=True)
+        for budget, region in itertools.cycle(turns):
+            self._take_turn(budget, region)
             if self.spent >= self.trials:
                 return ""
             if self.listable and self.rejected >= STALE:  # late, because most searches end long before
@@ -256,8 +256,8 @@ class _Exploration:
                 return reason
         return "there was nothing to search for"
 
-    def _take_turn(self, goal: Goal, region: Any) -> None:
-        """Ask for proposals within one goal's region, answer them, and tell the answers."""
+    def _take_turn(self, budget: Budget, region: Any) -> None:
+        """Ask for proposals within one budget's region, answer them, and tell the answers."""
         wanted = max(min(self.batch, self.trials - self.spent), 1)  # one at least, if there are no trials to spend
         proposals = self.sampler.ask(wanted, within=region)
         self.silent = 0 if proposals else self.silent + 1
@@ -265,18 +265,18 @@ class _Exploration:
         for arch in map(self.canonical, proposals):
             if self.spent >= self.trials or self.rejected >= self.max_rejections:
                 break
-            answers.append(self._answer(arch, goal))
+            answers.append(self._answer(arch, budget))
         if answers:
             self.sampler.tell(answers)
 
-    def _answer(self, arch: Arch, goal: Goal) -> Trial:
+    def _answer(self, arch: Arch, budget: Budget) -> Trial:
         """Answer one proposal, and count it."""
         name = arch_id(arch)
-        trial = self.evaluator.answer_from_archive(arch, goal)
+        trial = self.evaluator.answer_from_archive(arch, budget)
         if trial is not None:
             self.archive.repeats += 1
         else:
-            answer = functools.partial(self.evaluator.answer, arch, goal)
+            answer = functools.partial(self.evaluator.answer, arch, budget)
             trial = self.archive.add(arch, answer)
             if trial.state == "screened":
                 self.evaluator.screened[name] = trial
@@ -294,7 +294,7 @@ class _Exploration:
         all_answered = self.admissible is not None and self.admissible <= self.answered
         if all_answered or len(self.answered) >= size_of(self.evaluator.region):
             return "every architecture that is within bounds was evaluated"
-        if self.silent >= turns:  # each goal's region is exhausted, not only one of them
+        if self.silent >= turns:  # each budget's region is exhausted, not only one of them
             return "the sampler had nothing left to propose"
         if self.rejected >= self.max_rejections:
             return f"{self.rejected:,} proposals in a row were repeats, out of bounds, or failed (max_rejections)"
@@ -313,52 +313,52 @@ def _listed(regions: Sequence[Any]) -> set[str] | None:
 
 
 def _winner(
-    goal: Goal, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None, rule: WinnerRule
+    budget: Budget, evaluator: Evaluator, archive: Archive, finalists: int, remeasure: Costs | None, rule: WinnerRule
 ) -> Choice:
-    """Choose among the trials that meet a goal, scored on all examples, with noisy costs measured again.
+    """Choose among the trials that meet a budget, scored on all examples, with noisy costs measured again.
 
-    Finalists are taken from the best downwards, a group at a time. If none of a group meets the goal after its costs
+    Finalists are taken from the best downwards, a group at a time. If none of a group meets the budget after its costs
     were measured again, the next group follows. Without anything to do again, all trials are finalists.
 
     Raises:
-        RunError: no trial meets the goal.
+        RunError: no trial meets the budget.
     """
     candidates = [trial for trial in archive.evaluated.values() if trial.examples == evaluator.examples]
-    feasible = [trial for trial in candidates if _meets(trial, goal)]
-    score, bounded = evaluator.unpenalised_score, list(goal.bounds)
+    feasible = [trial for trial in candidates if _meets(trial, budget)]
+    score, bounded = evaluator.unpenalised_score, list(budget.bounds)
     order = ranked(feasible, rule, score, bounded)
     is_final = evaluator.examples is None and remeasure is None
     group_size = max(len(order) if is_final else finalists, 1)
     for start in range(0, len(order), group_size):
         group = order[start : start + group_size]
         if not is_final:
-            group = [archive.finalist(trial, goal, evaluator, remeasure) for trial in group]
-        still_feasible = [trial for trial in group if _meets(trial, goal)]
+            group = [archive.finalist(trial, budget, evaluator, remeasure) for trial in group]
+        still_feasible = [trial for trial in group if _meets(trial, budget)]
         choice = choose(still_feasible, rule, score, bounded)
         if choice is not None:
             return choice
-    raise RunError(f"{goal.name}: {_shortage(goal, archive)} Allow more trials.")
+    raise RunError(f"{budget.name}: {_shortage(budget, archive)} Allow more trials.")
 
 
-def _meets(trial: Trial, goal: Goal) -> bool:
-    """Tell whether a trial was evaluated and meets a goal's bounds."""
-    return trial.state == "done" and constraints.violation(trial.costs, goal.bounds) == 0
+def _meets(trial: Trial, budget: Budget) -> bool:
+    """Tell whether a trial was evaluated and meets a budget's bounds."""
+    return trial.state == "done" and constraints.violation(trial.costs, budget.bounds) == 0
 
 
-def _shortage(goal: Goal, archive: Archive) -> str:
-    """Return a text that says that no evaluated architecture meets a goal, and which comes nearest."""
+def _shortage(budget: Budget, archive: Archive) -> str:
+    """Return a text that says that no evaluated architecture meets a budget, and which comes nearest."""
     evaluated = _successful(archive.evaluated.values())
     if not evaluated:
         return "no architecture was evaluated."
-    count = f"none of {len(evaluated)} evaluated architectures has {goal or 'a score'}."
-    if not goal.bounds:
+    count = f"none of {len(evaluated)} evaluated architectures has {budget or 'a score'}."
+    if not budget.bounds:
         return count
 
     def excess(trial: Trial) -> float:
-        return constraints.violation(trial.costs, goal.bounds)
+        return constraints.violation(trial.costs, budget.bounds)
 
     nearest = min(evaluated, key=excess)
-    return f"{count} The nearest has {shortfall(goal, nearest.costs)}."
+    return f"{count} The nearest has {shortfall(budget, nearest.costs)}."
 
 
 def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
@@ -366,8 +366,8 @@ def _front(evaluator: Evaluator, archive: Archive) -> list[Trial]:
     # Only trials that were scored on the same examples can be compared: the finalists if there are any.
     pool = _successful(list(archive.finals.values()) or archive.trials)
     axes = list(evaluator.objectives)
-    for goal in evaluator.goals:
-        for cost in goal.bounds:
+    for budget in evaluator.budgets:
+        for cost in budget.bounds:
             if f"-{cost}" not in axes:
                 axes.append(f"-{cost}")
     points = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nasframe.interfaces import Work
     from nasframe.progress import Advance
     from nasframe.records import Arch, Evaluation
-    from nasframe.search.budgets import Goal
+    from nasframe.search.budgets import Budget
     from nasframe.stages.session import StageSession
 
 CostFunction = Callable[["Arch"], dict[str, float]]
@@ -147,7 +147,7 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         work: whose space the architecture is from.
     """
     from nasframe.report.budgets import plain_bounds
-    from nasframe.search.budgets import known_goals
+    from nasframe.search.budgets import known_budgets
 
     # A name that a user chose in "extract: {archs: …}" has bounds too, if it is that of a budget's winner.
     prefix, _, _ = name.partition("@")
@@ -162,19 +162,19 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         # that would be measured again.
         return
     full = {cost: estimator.estimate(work.space, net, None)}
-    for goal in known_goals(prefix, {}, stage.plan.budgets, full):
-        if goal.name == name:
-            stage.result.setdefault("bounds", {})[name] = plain_bounds(goal.bounds)
+    for budget in known_budgets(prefix, {}, stage.plan.budgets, full):
+        if budget.name == name:
+            stage.result.setdefault("bounds", {})[name] = plain_bounds(budget.bounds)
             if not is_measured:
-                _report_excess(stage, goal, {cost: estimator.estimate(work.space, net, arch)})
+                _report_excess(stage, budget, {cost: estimator.estimate(work.space, net, arch)})
 
 
-def _report_excess(stage: StageSession, goal: Goal, costs: Mapping[str, float]) -> None:
+def _report_excess(stage: StageSession, budget: Budget, costs: Mapping[str, float]) -> None:
     from nasframe.search.budgets import shortfall
 
-    excesses = [bound.violation(costs[cost]) for cost, bound in goal.bounds.items()]
+    excesses = [bound.violation(costs[cost]) for cost, bound in budget.bounds.items()]
     if max(excesses, default=0.0) <= 0:
         return
-    text = f"{goal.name}: {shortfall(goal, costs)}. Expected {goal}, as its name says."
+    text = f"{budget.name}: {shortfall(budget, costs)}. Expected {budget}, as its name says."
     stage.progress.say(text)
-    stage.result.setdefault("over_budget", {})[goal.name] = text
+    stage.result.setdefault("over_budget", {})[budget.name] = text

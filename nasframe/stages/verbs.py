@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.records import LedgerEntry
-    from nasframe.search.budgets import Goal
+    from nasframe.search.budgets import Budget
     from nasframe.search.loop import SearchResult
     from nasframe.stages.session import StageSession
 
@@ -177,7 +177,7 @@ def search(
     """
     from nasframe.plan import limits_of
     from nasframe.search import loop
-    from nasframe.search.budgets import goals, parse_limits
+    from nasframe.search.budgets import named_budgets, parse_limits
 
     assert work.space is not None
     space = work.space
@@ -240,14 +240,14 @@ def search(
     stage.add_ledger(summed(entries))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
-    _record_search(stage, trials, result, goals(save_as, bounds, shares))
+    _record_search(stage, trials, result, named_budgets(save_as, bounds, shares))
     _notify_of_shortfall(stage, trials, result)
     _notify_of_unknown_error(stage, result, objectives[0])
     winners = {name: trial.arch for name, trial in result.winners.items()}
     return replace(work, archs={**work.archs, **winners})
 
 
-def _record_search(stage: StageSession, trials: int, result: SearchResult, goals: Sequence[Goal]) -> None:
+def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:
     """Keep the winners of a search, their bounds and its counts in the stage's result."""
     from nasframe.report.budgets import plain_bounds
 
@@ -257,7 +257,7 @@ def _record_search(stage: StageSession, trials: int, result: SearchResult, goals
         facts = {"rule": choice.rule, "within": choice.within, "standard_error": choice.error}
         winners[name] = {"arch": dict(trial.arch), "score": trial.score, "choice": facts}
     stage.result["winners"] = winners
-    stage.result["bounds"] = {goal.name: plain_bounds(goal.bounds) for goal in goals}
+    stage.result["bounds"] = {budget.name: plain_bounds(budget.bounds) for budget in budgets}
     stage.result["search"] = {
         "trials": trials,
         "evaluated": result.evaluated,

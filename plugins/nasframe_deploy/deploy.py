@@ -22,8 +22,7 @@ from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.format import PLAIN_COST, cost_formats, metric_format, metric_formats, titled
 from nasframe.report.tables import cost, markdown_table, metric
 from nasframe.running.reopen import Finished
-from nasframe.search.budgets import Goal, parse_limits
-from nasframe.search.budgets import goals as named_goals
+from nasframe.search.budgets import Budget, named_budgets, parse_limits
 from nasframe.storage import refuse_unwritable
 from nasframe.store import write_text
 from nasframe_deploy.deployer import Choice, DeployedModel, Deployer
@@ -104,15 +103,15 @@ def deploy(
             finished = Finished(directory, stage)
             scope.enter_context(finished.plan.file_plugins())
             request = read_request(finished.plan, constraints, budgets)
-            goals = _goals(finished, request)
-            deployer = Deployer(finished, goals, verifier)
+            wanted = _budgets_of(finished, request)
+            deployer = Deployer(finished, wanted, verifier)
         clock.lap("load")
         with bars.bar("search") as advance:
             deployer.search(search, sampler, advance)
         clock.lap("search")
         with bars.bar("choose") as advance:
             choices = deployer.choose_all(advance)
-        # One choice a goal, but several goals may choose the same architecture: each gets its own model.
+        # One choice a budget, but several budgets may choose the same architecture: each gets its own model.
         models = {}
         for name, choice in choices.items():
             models[name] = finished.space.extract(finished.net, choice.trial.arch)
@@ -124,9 +123,9 @@ def deploy(
     clock.lap("write")
 
     deployed = []
-    for goal in goals:
-        difference = _difference(target / goal.name)
-        deployed.append(deployer.describe(goal, choices[goal.name], difference))
+    for budget in wanted:
+        difference = _difference(target / budget.name)
+        deployed.append(deployer.describe(budget, choices[budget.name], difference))
     score = finished.objective.removeprefix("-")  # with a minus, the search minimised it
     deployment = Deployment(
         format=FORMAT,
@@ -217,13 +216,13 @@ def _check_target(target: Path) -> None:
     refuse_unwritable(target)
 
 
-def _goals(finished: Finished, request: Request) -> list[Goal]:
-    """Turn a request into goals; percentages refer to the full network."""
+def _budgets_of(finished: Finished, request: Request) -> list[Budget]:
+    """Turn a request into budgets; percentages refer to the full network."""
     full = {}
     for name in request.costs:
         full[name] = finished.estimator(name).estimate(finished.space, finished.net, None)
     constraints, budgets = parse_limits(request.constraints, request.budgets, full)
-    return named_goals("best", constraints, budgets)
+    return named_budgets("best", constraints, budgets)
 
 
 def _difference(folder: Path) -> float:

@@ -16,7 +16,7 @@ from nasframe.interfaces import MeasuredEstimator
 from nasframe.records import Arch, CostFormat, Trial, arch_id
 from nasframe.report.budgets import over_budget, plain_bounds
 from nasframe.report.format import cost_formats
-from nasframe.search.budgets import Goal, check_reachable
+from nasframe.search.budgets import Budget, check_reachable
 from nasframe.search.constraints import Bounds, violation
 from nasframe.search.loop import subset
 from nasframe.search.winner import Choice as RuleChoice
@@ -41,7 +41,7 @@ COMMON_COSTS = ("encoder_params", "params", "macs", "size")
 
 @dataclass(frozen=True)
 class Choice(RuleChoice):
-    """The architecture chosen for a goal, with its costs, and the seconds that it took to find."""
+    """The architecture chosen for a budget, with its costs, and the seconds that it took to find."""
 
     costs: Mapping[str, float]
     seconds: float
@@ -68,20 +68,20 @@ class DeployedModel:
 
 
 class Deployer:
-    """Answers goals from an archive that a search may add to.
+    """Answers budgets from an archive that a search may add to.
 
     Args:
         finished: the run.
-        goals: one model each.
+        budgets: one model each.
         verifier: the process that loads models again; while latencies are measured it must be idle.
 
     Raises:
-        UnsatisfiableError: nothing meets some goal; names the nearest reachable value.
+        UnsatisfiableError: nothing meets some budget; names the nearest reachable value.
     """
 
-    def __init__(self, finished: Finished, goals: Sequence[Goal], verifier: Verifier) -> None:
+    def __init__(self, finished: Finished, budgets: Sequence[Budget], verifier: Verifier) -> None:
         self.finished = finished
-        self.goals = goals
+        self.budgets = budgets
         # As in the run's search: the part of the examples that it scored on, and how many it scored again on all.
         self.examples = subset(finished.stage.options.get("examples"), finished.data["sizes"].get("select"))
         self.rule = finished.winner_rule()
@@ -90,7 +90,7 @@ class Deployer:
 
         self.counted: list[str] = []
         noisy: list[str] = []
-        for name in _bounded_costs(goals):
+        for name in _bounded_costs(budgets):
             if isinstance(finished.estimator(name), MeasuredEstimator):
                 noisy.append(name)
             else:
@@ -99,13 +99,13 @@ class Deployer:
         counted_names = dict.fromkeys([*self.counted, *features])
         self.counted_costs: Costs = finished.costs(list(counted_names))
         # Counted bounds first: whether they can be met is known without a measurement.
-        counted_goals = [_of_costs(goal, self.counted) for goal in goals]
-        check_reachable(counted_goals, finished.region, self.counted_costs)
+        counted_budgets = [_of_costs(budget, self.counted) for budget in budgets]
+        check_reachable(counted_budgets, finished.region, self.counted_costs)
         if noisy:
             verifier.wait()
         self.measured = {name: MeasuredCost(name, finished, self.counted_costs) for name in noisy}
-        check_measured(goals, self.measured)
-        self.loose_goals = {goal.name: self._loosened(goal) for goal in goals}
+        check_measured(budgets, self.measured)
+        self.loose_budgets = {budget.name: self._loosened(budget) for budget in budgets}
 
         archive = list(finished.archive())
         self.archived = {arch_id(trial.arch) for trial in archive}
@@ -124,28 +124,28 @@ class Deployer:
     # ---- search
 
     def search(self, trials: int | None, sampler: Any, advance: Advance) -> None:
-        """Search for the goals that the archive may have no good answer to.
+        """Search for the budgets that the archive may have no good answer to.
 
         Args:
-            trials: evaluations for each goal; ``None`` searches only if few architectures are near a goal.
+            trials: evaluations for each budget; ``None`` searches only if few architectures are near a budget.
             sampler: proposes architectures.
             advance: shows progress.
         """
-        for goal in self.goals:
+        for budget in self.budgets:
             if trials is not None:
-                budget = trials
-            elif self.has_enough(goal):
-                budget = 0
+                evaluations = trials
+            elif self.has_enough(budget):
+                evaluations = 0
             else:
-                budget = TRIALS
-            if budget == 0:
+                evaluations = TRIALS
+            if evaluations == 0:
                 continue
             began = time.monotonic()
-            self._search(goal, budget, sampler, advance)
-            self.search_seconds[goal.name] = time.monotonic() - began
+            self._search(budget, evaluations, sampler, advance)
+            self.search_seconds[budget.name] = time.monotonic() - began
 
-    def _search(self, goal: Goal, trials: int, sampler: Any, advance: Advance) -> None:
-        """Search within the bounds of one goal, beginning with the known trials."""
+    def _search(self, budget: Budget, trials: int, sampler: Any, advance: Advance) -> None:
+        """Search within the bounds of one budget, beginning with the known trials."""
         from nasframe.registry import make
         from nasframe.search import loop
         from nasframe.seeds import stream_seed
@@ -156,11 +156,11 @@ class Deployer:
         def evaluate(arch: Arch, examples: int | None) -> Mapping[str, float]:
             self.evaluations += 1
             done = self.evaluations - before
-            advance(min(done, trials), trials, goal.name)  # finalists are evaluated on top of the trials
+            advance(min(done, trials), trials, budget.name)  # finalists are evaluated on top of the trials
             return finished.evaluate(arch, examples).metrics
 
-        # Named by the goal, so that one goal draws the same whatever else is asked for.
-        seed = stream_seed(finished.plan.seed, "deploy", str(goal))
+        # Named by the budget, so that one budget draws the same whatever else is asked for.
+        seed = stream_seed(finished.plan.seed, "deploy", str(budget))
         inject = {"domain": finished.region, "seed": seed}
         result = loop.search(
             make("sampler", sampler, inject),
@@ -170,7 +170,7 @@ class Deployer:
             objectives=[finished.objective],
             trials=trials,
             within=finished.region,
-            bounds=self.loose_goals[goal.name].bounds,
+            bounds=self.loose_budgets[budget.name].bounds,
             examples=self.examples,
             finalists=self.finalists,
             rule=self.rule,
@@ -179,10 +179,10 @@ class Deployer:
         )
         self.trials += [trial for trial in result.trials if trial.state == "done"]
 
-    def has_enough(self, goal: Goal) -> bool:
-        """Return whether enough known architectures meet a goal and are near its upper bounds."""
+    def has_enough(self, budget: Budget) -> bool:
+        """Return whether enough known architectures meet a budget and are near its upper bounds."""
         # The best architectures use up their budget, so those far below it say little about what it allows.
-        loose = self.loose_goals[goal.name]
+        loose = self.loose_budgets[budget.name]
         near = {}
         for name, bound in loose.bounds.items():
             if bound.high < math.inf:
@@ -199,63 +199,63 @@ class Deployer:
     # ---- choice
 
     def choose_all(self, advance: Advance) -> dict[str, Choice]:
-        """Return the choice for each goal, by its name.
+        """Return the choice for each budget, by its name.
 
         Args:
             advance: shows progress.
         """
         choices = {}
-        for number, goal in enumerate(self.goals):
-            advance(number, len(self.goals), goal.name)
-            choices[goal.name] = self.choose(goal)
+        for number, budget in enumerate(self.budgets):
+            advance(number, len(self.budgets), budget.name)
+            choices[budget.name] = self.choose(budget)
         return choices
 
-    def choose(self, goal: Goal) -> Choice:
+    def choose(self, budget: Budget) -> Choice:
         """Return the known architecture that the search's own rule chooses; candidates are measured as it asks.
 
         Raises:
-            RunError: none meets the goal.
+            RunError: none meets the budget.
         """
-        # Best first, so the first candidate that meets the goal when it is measured is the answer.
+        # Best first, so the first candidate that meets the budget when it is measured is the answer.
         began = time.monotonic()
-        candidates = _Candidates(self, goal)
-        for group in self._groups(self.loose_goals[goal.name]):
-            choice = choose(group, self.rule, self._worth, list(goal.bounds), candidates.meets)
+        candidates = _Candidates(self, budget)
+        for group in self._groups(self.loose_budgets[budget.name]):
+            choice = choose(group, self.rule, self._worth, list(budget.bounds), candidates.meets)
             if choice is not None:
-                seconds = time.monotonic() - began + self.search_seconds.get(goal.name, 0.0)
+                seconds = time.monotonic() - began + self.search_seconds.get(budget.name, 0.0)
                 costs = candidates.costs[arch_id(choice.trial.arch)]
                 return Choice(choice.trial, choice.rule, choice.within, choice.error, costs, seconds)
         hints = [f" The least {name} measured was {value:,.4g}." for name, value in candidates.nearest.items()]
         raise RunError(
-            f"{goal.name}: nothing in the archive has {goal}.{''.join(hints)} Expected more trials: --search N."
+            f"{budget.name}: nothing in the archive has {budget}.{''.join(hints)} Expected more trials: --search N."
         )
 
-    def _loosened(self, goal: Goal) -> Goal:
+    def _loosened(self, budget: Budget) -> Budget:
         """Widen the bounds of predicted costs, because only a measurement may rule an architecture out."""
-        bounds = dict(goal.bounds)
-        for name, bound in goal.bounds.items():
+        bounds = dict(budget.bounds)
+        for name, bound in budget.bounds.items():
             if name in self.measured:
                 slack = self.measured[name].slack
                 bounds[name] = Bounds(bound.low / slack, bound.high * slack)
-        return replace(goal, bounds=bounds)
+        return replace(budget, bounds=bounds)
 
-    def _meeting(self, goal: Goal) -> list[Trial]:
-        """Return the known trials within a goal's bounds."""
-        return [trial for trial in self.trials if violation(trial.costs, goal.bounds) == 0]
+    def _meeting(self, budget: Budget) -> list[Trial]:
+        """Return the known trials within a budget's bounds."""
+        return [trial for trial in self.trials if violation(trial.costs, budget.bounds) == 0]
 
-    def _groups(self, goal: Goal) -> list[list[Trial]]:
-        """Return the trials that meet a goal in groups to choose from, best first, as the search ranks them.
+    def _groups(self, budget: Budget) -> list[list[Trial]]:
+        """Return the trials that meet a budget in groups to choose from, best first, as the search ranks them.
 
         If the search scored on a part of the examples, its best few, scored on all of them, come before the others.
         """
         whole: dict[str, Trial] = {}
         partial: dict[str, Trial] = {}
-        for trial in self._meeting(goal):
+        for trial in self._meeting(budget):
             if trial.examples is None:
                 whole[arch_id(trial.arch)] = trial
             if trial.examples == self.examples:
                 partial[arch_id(trial.arch)] = trial
-        bounded = list(goal.bounds)
+        bounded = list(budget.bounds)
         if self.examples is None:
             return [ranked(list(whole.values()), self.rule, self._worth, bounded)]
 
@@ -302,7 +302,7 @@ class Deployer:
 
     def over_budget(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """Return by which costs each model is over its budget; empty if it meets its bounds."""
-        bounds = {goal.name: plain_bounds(goal.bounds) for goal in self.goals}
+        bounds = {budget.name: plain_bounds(budget.bounds) for budget in self.budgets}
         formats = self.cost_formats()
         return {name: over_budget(choice.costs, bounds[name], formats) for name, choice in choices.items()}
 
@@ -310,17 +310,17 @@ class Deployer:
         """Return cost → how it reads, of the costs that were asked for or counted."""
         return cost_formats(cost_facts(self.finished.inputs))
 
-    def describe(self, goal: Goal, choice: Choice, max_abs_difference: float) -> DeployedModel:
+    def describe(self, budget: Budget, choice: Choice, max_abs_difference: float) -> DeployedModel:
         """Return the entry of a model in ``deploy.json``.
 
         Args:
-            goal: what it was made for.
+            budget: what it was made for.
             choice: the chosen architecture.
             max_abs_difference: how far the written model's logits are from the super-network's.
         """
         finished = self.finished
         trial = choice.trial
-        names = dict.fromkeys([*goal.bounds, *COMMON_COSTS])
+        names = dict.fromkeys([*budget.bounds, *COMMON_COSTS])
         counted = [name for name in names if name not in self.measured]
         costs = dict(finished.costs(counted)(trial.arch))
         for name in self.measured:
@@ -332,9 +332,9 @@ class Deployer:
                 shares[name] = value / full
         is_archived = arch_id(trial.arch) in self.archived
         return DeployedModel(
-            name=goal.name,
-            path=goal.name,
-            asked=str(goal),
+            name=budget.name,
+            path=budget.name,
+            asked=str(budget),
             arch=dict(trial.arch),
             origin="archive" if is_archived else "search",
             score=trial.metrics[self.metric],
@@ -342,42 +342,42 @@ class Deployer:
             examples=trial.examples,
             costs=costs,
             shares=shares,
-            over_budget=self.over_budget({goal.name: choice})[goal.name] or None,
+            over_budget=self.over_budget({budget.name: choice})[budget.name] or None,
             max_abs_difference=max_abs_difference,
             seconds=choice.seconds,
             chosen_by=in_words(choice.rule, choice.within, choice.error),
         )
 
 
-def _bounded_costs(goals: Sequence[Goal]) -> list[str]:
-    """Return the costs that goals bound, each once."""
+def _bounded_costs(budgets: Sequence[Budget]) -> list[str]:
+    """Return the costs that budgets bound, each once."""
     names: dict[str, None] = {}
-    for goal in goals:
-        names.update(dict.fromkeys(goal.bounds))
+    for budget in budgets:
+        names.update(dict.fromkeys(budget.bounds))
     return list(names)
 
 
 class _Candidates:
-    """Tells which candidates meet a goal, by counted costs and, only if these do, by measured ones.
+    """Tells which candidates meet a budget, by counted costs and, only if these do, by measured ones.
 
     Args:
         deployer: counts and measures.
-        goal: the bounds.
+        budget: the bounds.
 
     Attributes:
         costs: architecture's id → its costs, for the candidates that were looked at.
-        nearest: measured cost → its least value among the candidates that break the goal by it.
+        nearest: measured cost → its least value among the candidates that break the budget by it.
     """
 
-    def __init__(self, deployer: Deployer, goal: Goal) -> None:
+    def __init__(self, deployer: Deployer, budget: Budget) -> None:
         self.deployer = deployer
-        self.goal = goal
+        self.budget = budget
         self.costs: dict[str, dict[str, float]] = {}
         self.nearest: dict[str, float] = {}
-        self._counted_bounds = _of_costs(goal, deployer.counted).bounds
+        self._counted_bounds = _of_costs(budget, deployer.counted).bounds
 
     def meets(self, trial: Trial) -> bool:
-        """Return whether a candidate meets the goal."""
+        """Return whether a candidate meets the budget."""
         costs = self.deployer.costs(trial.arch)
         self.costs[arch_id(trial.arch)] = costs
         if violation(costs, self._counted_bounds):
@@ -389,15 +389,15 @@ class _Candidates:
         return False
 
     def _measure(self, arch: Arch, costs: dict[str, float]) -> str | None:
-        """Replace predictions in ``costs`` by measurements; return the first cost that then breaks the goal."""
+        """Replace predictions in ``costs`` by measurements; return the first cost that then breaks the budget."""
         for name, measured in self.deployer.measured.items():
             costs[name] = measured.measure(arch)
-            if name in self.goal.bounds and self.goal.bounds[name].violation(costs[name]):
+            if name in self.budget.bounds and self.budget.bounds[name].violation(costs[name]):
                 return name  # the other measurements are not needed
         return None
 
 
-def _of_costs(goal: Goal, names: Sequence[str]) -> Goal:
-    """Return a goal with its bounds on these costs alone."""
-    bounds = {name: bound for name, bound in goal.bounds.items() if name in names}
-    return replace(goal, bounds=bounds)
+def _of_costs(budget: Budget, names: Sequence[str]) -> Budget:
+    """Return a budget with its bounds on these costs alone."""
+    bounds = {name: bound for name, bound in budget.bounds.items() if name in names}
+    return replace(budget, bounds=bounds)

@@ -13,7 +13,7 @@ from nasframe.records import Arch
 
 if TYPE_CHECKING:
     from nasframe.running.reopen import Finished
-    from nasframe.search.budgets import Costs, Goal
+    from nasframe.search.budgets import Budget, Costs
 
 DRAWS = 4  # architectures measured to fit the model, besides the smallest and the largest
 MIN_SLACK = 1.1  # no prediction is trusted to be nearer than this factor
@@ -74,18 +74,18 @@ class MeasuredCost:
         return [1.0, costs["macs"], costs["params"]]
 
 
-def check_measured(goals: Sequence[Goal], measured: Mapping[str, MeasuredCost]) -> None:
-    """Make sure that the measured extremes leave something for each goal.
+def check_measured(budgets: Sequence[Budget], measured: Mapping[str, MeasuredCost]) -> None:
+    """Make sure that the measured extremes leave something for each budget.
 
     Raises:
-        UnsatisfiableError: even the nearest of them breaks a bound; names every such goal.
+        UnsatisfiableError: even the nearest of them breaks a bound; names every such budget.
     """
     problems = []
-    for goal in goals:
+    for budget in budgets:
         for name, cost in measured.items():
-            if name not in goal.bounds:
+            if name not in budget.bounds:
                 continue
-            bound = goal.bounds[name]
+            bound = budget.bounds[name]
             low, high = cost.extremes
             if low > bound.high:
                 nearest = low
@@ -94,6 +94,6 @@ def check_measured(goals: Sequence[Goal], measured: Mapping[str, MeasuredCost]) 
             else:  # some part of the measured range is within the bound
                 continue
             text = f"no architecture has {name} {bound}. The nearest measured here is {bound.show(nearest)}"
-            problems.append(f"{goal.name}: {text}.")
+            problems.append(f"{budget.name}: {text}.")
     if problems:
         raise UnsatisfiableError("\n".join(problems))

@@ -19,7 +19,7 @@ from nasframe.plan import searched_net
 from nasframe.recipe.resolve import resolve
 from nasframe.running import runner
 from nasframe.running.reopen import Finished
-from nasframe.search.budgets import Goal
+from nasframe.search.budgets import Budget
 from nasframe.search.constraints import parse_bounds
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
@@ -118,8 +118,8 @@ def test_the_archive_answers_by_itself_where_it_is_dense(finished, monkeypatch):
     full = run.estimator("encoder_params").estimate(run.space, run.net, None)
 
     def enough(text):
-        goal = Goal("best", {"encoder_params": parse_bounds(text, full)})
-        return deployer.Deployer(run, [goal], InProcess()).has_enough(goal)
+        budget = Budget("best", {"encoder_params": parse_bounds(text, full)})
+        return deployer.Deployer(run, [budget], InProcess()).has_enough(budget)
 
     assert enough("75%")
     assert not enough("14%")

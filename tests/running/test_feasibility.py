@@ -1,4 +1,4 @@
-"""Budgets that nobody can meet are told before any work, and only where that is certain."""
+"""BudgetBounds that nobody can meet are told before any work, and only where that is certain."""
 
 import itertools
 from pathlib import Path
