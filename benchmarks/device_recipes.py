@@ -82,7 +82,7 @@ GRID_SPACE = {
     "heads": [3, 6, 9, 12],
     "ffn": [358, 764, 1148, 1536],  # a little below the shares, so that 3 layers of a quarter are within 12 %
 }
-UNIFORM_SPACE = {
+UNIFORM_SPACE: dict[str, Any] = {
     "use": "bert_width_depth",
     "layers": [[0, 2, 5], [0, 2, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]],
     "heads": [2, 4, 8, 12],

@@ -26,6 +26,7 @@ from nasframe_studies import stats, study
 from nasframe_studies.pairs import MEAN
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from nasframe_studies.settings import Settings
@@ -109,21 +110,31 @@ def afterwards(models: Iterable[str]) -> list[str]:
 
     A super-network was searched for them. Without one each gets the nearest smaller network that was saved.
     """
-    wanted = BUDGETS[16]
-    if any(model.startswith("later@") for model in models):
-        return [f"later@{percent(budget)}" for budget in wanted]
-    return [winner(max(saved for saved in BUDGETS[4] if saved <= budget)) for budget in wanted]
+    is_searched = any(model.startswith("later@") for model in models)
+    names = []
+    for budget in BUDGETS[16]:
+        if is_searched:
+            names.append(f"later@{percent(budget)}")
+        else:
+            largest = max(saved for saved in BUDGETS[4] if saved <= budget)
+            names.append(winner(largest))
+    return names
 
 
 def with_mean(scores: Scores) -> Scores:
     """Add the mean of the tasks, within each seed that all tasks have, before the tasks."""
     tasks = list(dict.fromkeys(task for _, task, _ in scores))
+    if len(tasks) < 2:
+        return scores
     means: Scores = {}
-    for arm, column in dict.fromkeys((arm, column) for arm, _, column in scores):
+    for arm, _, column in scores:
         of_tasks = [scores.get((arm, task, column), {}) for task in tasks]
-        common = sorted(set.intersection(*(set(by_seed) for by_seed in of_tasks)))
-        if common and len(tasks) > 1:
-            means[arm, MEAN, column] = {seed: mean(by_seed[seed] for by_seed in of_tasks) for seed in common}
+        common = set(of_tasks[0])
+        for by_seed in of_tasks[1:]:
+            common &= by_seed.keys()
+        if common:
+            by_seed = {seed: mean(of_task[seed] for of_task in of_tasks) for seed in sorted(common)}
+            means[arm, MEAN, column] = by_seed
     return {**means, **scores}
 
 
@@ -153,11 +164,13 @@ def cells_of(scores: Scores, arms: Sequence[str], reference: str = REFERENCE) ->
         others = scores.get((reference, task, column), {})
         seeds = sorted(by_seed.keys() & others.keys())
         if arm != reference and seeds:
-            pairs[arm, task, column] = stats.paired([by_seed[s] for s in seeds], [others[s] for s in seeds])
+            own = [by_seed[seed] for seed in seeds]
+            pairs[arm, task, column] = stats.paired(own, [others[seed] for seed in seeds])
     adjusted: dict[tuple[str, str, Column], float | None] = {}
     for task in dict.fromkeys(task for _, task, _ in scores):
         family = [key for key in pairs if key[1] == task]
-        adjusted |= zip(family, stats.holm([pairs[key].p_t for key in family]), strict=True)
+        p_values = stats.holm([pairs[key].p_t for key in family])
+        adjusted |= zip(family, p_values, strict=True)
     cells = {}
     for key, by_seed in scores.items():
         if key[0] in arms:
@@ -176,7 +189,7 @@ def crossings(levels: Mapping[int, float], rival: Mapping[int, float]) -> list[t
     [(2.0, True)]
     """
     counts = sorted(levels.keys() & rival.keys())
-    found = []
+    places = []
     ahead: tuple[int, float] | None = None  # the last number of devices at which one is ahead, and by how much
     for count in counts:
         gap = levels[count] - rival[count]
@@ -184,11 +197,11 @@ def crossings(levels: Mapping[int, float], rival: Mapping[int, float]) -> list[t
             continue
         if ahead is not None and (gap > 0) != (ahead[1] > 0):
             start, before = ahead
-            part = before / (before - gap)
-            place = math.exp(math.log(start) + part * (math.log(count) - math.log(start)))
-            found.append((place, gap > 0))
+            part = before / (before - gap)  # of the way, at which the gap is 0
+            place = start * (count / start) ** part
+            places.append((place, gap > 0))
         ahead = (count, gap)
-    return found
+    return places
 
 
 def sentence(reference: str, rival: str, levels: Mapping[int, float], others: Mapping[int, float]) -> str:
@@ -197,16 +210,55 @@ def sentence(reference: str, rival: str, levels: Mapping[int, float], others: Ma
     gaps = ", ".join(f"{100 * (levels[count] - others[count]):+.1f} for {count}" for count in counts)
     places = crossings(levels, others)
     if places:
-        parts = [f"{'ahead of' if ahead else 'behind'} {rival} from N = {place:.1f} on" for place, ahead in places]
-        verdict = f"{reference} is " + ", then ".join(parts) + " (linear interpolation in log N)"
+        parts = []
+        for place, is_ahead in places:
+            side = "ahead of" if is_ahead else "behind"
+            parts.append(f"{side} {rival} from N = {place:.1f} on")
+        verdict = f"{reference} is {', then '.join(parts)} (linear interpolation in log N)"
     else:
-        signs = {levels[count] > others[count] for count in counts if levels[count] != others[count]}
-        side = {frozenset({True}): "ahead of", frozenset({False}): "behind"}.get(frozenset(signs), "equal to")
+        differences = [levels[count] - others[count] for count in counts]
+        side = "equal to"
+        if max(differences) > 0:  # without a crossing all that are not 0 have one sign
+            side = "ahead of"
+        elif min(differences) < 0:
+            side = "behind"
         verdict = f"{reference} is {side} {rival} for every number of devices"
     return f"{verdict}: {gaps}."
 
 
 # ---- compute
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run's resolved recipe."""
+
+    name: str
+    verb: str
+    options: Mapping[str, Any]
+
+    @property
+    def caches(self) -> bool:
+        """Whether it keeps its teacher's outputs."""
+        return self.options.get("teacher_cache") == "run"
+
+    @property
+    def counts(self) -> bool:
+        """Whether its compute counts: not the teacher's training, reports, or a search for budgets named later."""
+        return self.verb in ("train", "search") and self.name not in ("teacher", "search-later")
+
+
+def stages_of(directory: Path) -> list[Stage]:
+    """Return the stages of a run."""
+    path = directory / "recipe.yaml"
+    node, problems = read(path, str(path))
+    if node is None:
+        raise ValueError(str(problems[0]))
+    stages = []
+    for written in node.plain()["stages"]:
+        ((verb, options),) = written.items()
+        stages.append(Stage(options.get("name", verb), verb, options))
+    return stages
 
 
 def cost_of(directory: Path, arm: str, task: str, seed: int) -> Cost:
@@ -219,34 +271,45 @@ def cost_of(directory: Path, arm: str, task: str, seed: int) -> Cost:
     ledger = store.rows("ledger")
     examples = store.get("data")["sizes"]["train"]
     store.close()
-    node, problems = read(directory / "recipe.yaml", str(directory / "recipe.yaml"))
-    if node is None:
-        raise ValueError(str(problems[0]))
-    stages = [next(iter(stage.items())) for stage in node.plain()["stages"]]
-    verbs = {options.get("name", verb): verb for verb, options in stages}
-    caching = {options.get("name", verb) for verb, options in stages if options.get("teacher_cache") == "run"}
-    name, devices = divided(task)
+    stages = stages_of(directory)
+    by_name = {stage.name: stage for stage in stages}
+
     total = 0.0
     cached = 0.0
-    of_example = 0.0  # a teacher's forward
-    whole = 0.0  # a forward of the whole network over one example
+    teacher_of_example = 0.0
     for row in ledger:
-        stage, macs = row["stage"], row["forward_macs"] + row["backward_macs"]
-        if stage == "teacher":
-            if row["role"] == "student":
-                whole = row["forward_macs"] / row["examples"]
-        elif verbs[stage] == "evaluate" or stage == "search-later":
+        stage = by_name[row["stage"]]
+        macs = row["forward_macs"] + row["backward_macs"]
+        if not stage.counts:
             continue
-        elif row["role"] == "teacher" and stage in caching:
+        if row["role"] == "teacher" and stage.caches:
             cached += macs
-            of_example = max(of_example, macs / row["examples"])
+            teacher_of_example = max(teacher_of_example, macs / row["examples"])
         else:
             total += macs
-    for verb, options in stages:
-        if verb == "transform" and options.get("score") in FROM_DATA:
-            count = min(examples, options.get("batches", 32) * options.get("batch_size", 32))
-            total += FULL_PASSES * count * whole
-    return Cost(arm, name, devices, seed, total + min(cached, of_example * examples))
+    total += min(cached, teacher_of_example * examples)
+    total += importance(stages, whole_of_example(ledger), examples)
+    name, devices = divided(task)
+    return Cost(arm, name, devices, seed, total)
+
+
+def whole_of_example(ledger: Iterable[Mapping[str, Any]]) -> float:
+    """Return the multiply-adds of a forward of the whole network over one example, from the teacher's training."""
+    for row in ledger:
+        if row["stage"] == "teacher" and row["role"] == "student":
+            return row["forward_macs"] / row["examples"]
+    return 0.0
+
+
+def importance(stages: Iterable[Stage], whole: float, examples: int) -> float:
+    """Return what ``rewire`` spent on scores of importance."""
+    total = 0.0
+    for stage in stages:
+        if stage.verb == "transform" and stage.options.get("score") in FROM_DATA:
+            batches = stage.options.get("batches", 32)
+            batch_size = stage.options.get("batch_size", 32)
+            total += FULL_PASSES * min(examples, batches * batch_size) * whole
+    return total
 
 
 def relative_costs(costs: Iterable[Cost], reference: str = REFERENCE) -> dict[tuple[str, str, int], float]:
@@ -277,13 +340,23 @@ def score_table(scores: Scores, arms: Sequence[str]) -> list[str]:
     cells = cells_of(scores, arms)
     lines = []
     for task in dict.fromkeys(task for _, task, _ in scores):
-        heads = [f"N = {column}" if column != LATER else "16, afterwards" for column in COLUMNS]
-        lines += [f"**{task}**", "", "| arm | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+        heads = [f"N = {devices}" for devices in DEVICES]
+        lines += [f"**{task}**", "", *table_head([*heads, f"16, {LATER}"])]
         for arm in arms:
             texts = [cell_text(cells.get((arm, task, column))) for column in COLUMNS]
-            lines.append(f"| `{arm}` | " + " | ".join(texts) + " |")
+            lines.append(table_row(arm, texts))
         lines.append("")
     return lines
+
+
+def table_head(columns: Sequence[str]) -> list[str]:
+    """Return the two lines above a table's rows."""
+    return [f"| arm | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+
+
+def table_row(arm: str, texts: Iterable[str]) -> str:
+    """Return an arm's row."""
+    return f"| `{arm}` | {' | '.join(texts)} |"
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -305,14 +378,18 @@ def cell_text(cell: Cell | None) -> str:
 
 
 def cost_table(shares: Mapping[tuple[str, str, int], float], arms: Sequence[str]) -> list[str]:
-    """Return the table of compute: mean over tasks, and the range if it is wider than a hundredth."""
-    lines = ["| arm | " + " | ".join(f"N = {count}" for count in DEVICES) + " |", "|---" * (1 + len(DEVICES)) + "|"]
+    """Return the table of compute: mean over tasks, and the range of the tasks."""
+    tasks = list(dict.fromkeys(task for _, task, _ in shares))
+    lines = table_head([f"N = {devices}" for devices in DEVICES])
     for arm in arms:
         texts = []
         for devices in DEVICES:
-            values = [share for (name, _, count), share in shares.items() if (name, count) == (arm, devices)]
-            texts.append(f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "–")
-        lines.append(f"| `{arm}` | " + " | ".join(texts) + " |")
+            values = [shares[arm, task, devices] for task in tasks if (arm, task, devices) in shares]
+            text = "–"
+            if values:
+                text = f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+            texts.append(text)
+        lines.append(table_row(arm, texts))
     return lines
 
 
@@ -329,35 +406,17 @@ def draw(scores: Scores, arms: Sequence[str]) -> Figure:
     """Draw score against number of devices with t intervals over seeds: the mean of the tasks, then each task."""
     from matplotlib.ticker import NullLocator
 
-    from nasframe.report.plots import INK, PAPER, WIDTH, legend, panels
-    from nasframe_studies.plots import look
+    from nasframe.report.plots import INK, WIDTH, legend, panels
 
     cells = cells_of(scores, arms)
     tasks = list(dict.fromkeys(task for _, task, _ in scores))
-    columns = 2 if len(tasks) > 1 else 1
-    rows = -(-len(tasks) // columns)
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)  # rounded up
     figure, grid = panels(WIDTH * columns * 0.75, 0.7 + 2.5 * rows, len(tasks), columns)
     for axes, task in zip(grid, tasks, strict=True):
-        for number, arm in enumerate(arms):
-            drawn = [(count, cells[arm, task, count]) for count in DEVICES if (arm, task, count) in cells]
-            # Arms of equal N are set apart a little, so that intervals do not cover each other.
-            places = [count * 1.035 ** (number - (len(arms) - 1) / 2) for count, _ in drawn]
-            style = look(arms, arm)
-            axes.plot(
-                places,
-                [100 * cell.mean for _, cell in drawn],
-                color=style.color,
-                marker=style.marker,
-                ls=style.line,
-                lw=2.0 if arm == REFERENCE else 1.2,
-                ms=5,
-                markeredgecolor=PAPER,
-                mew=0.6,
-                label=arm,
-            )
-            for place, (_, cell) in zip(places, drawn, strict=True):
-                if not math.isnan(cell.low):
-                    axes.plot([place, place], [100 * cell.low, 100 * cell.high], color=style.color, lw=1.1, alpha=0.75)
+        for arm in arms:
+            drawn = {count: cells[arm, task, count] for count in DEVICES if (arm, task, count) in cells}
+            draw_curve(axes, arms, arm, drawn)
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(DEVICES, [str(count) for count in DEVICES])
@@ -368,7 +427,52 @@ def draw(scores: Scores, arms: Sequence[str]) -> Figure:
     return figure
 
 
+APART = 1.035
+"""The ratio by which arms are set apart along N, so that intervals do not cover each other."""
+
+
+def draw_curve(axes: Axes, arms: Sequence[str], arm: str, cells: Mapping[int, Cell]) -> None:
+    """Draw an arm's scores with their intervals."""
+    from nasframe.report.plots import PAPER
+    from nasframe_studies.plots import look
+
+    aside = APART ** (arms.index(arm) - (len(arms) - 1) / 2)
+    style = look(arms, arm)
+    axes.plot(
+        [count * aside for count in cells],
+        [100 * cell.mean for cell in cells.values()],
+        color=style.color,
+        marker=style.marker,
+        ls=style.line,
+        lw=2.0 if arm == REFERENCE else 1.2,
+        ms=5,
+        markeredgecolor=PAPER,
+        mew=0.6,
+        label=arm,
+    )
+    for count, cell in cells.items():
+        if not math.isnan(cell.low):
+            ends = [100 * cell.low, 100 * cell.high]
+            axes.plot([count * aside] * 2, ends, color=style.color, lw=1.1, alpha=0.75)
+
+
 # ---- the study of learning rates
+
+
+@dataclass(frozen=True)
+class OnSelect:
+    """Score and loss of a network on ``select``, or their means."""
+
+    score: float
+    loss: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.score:.1f}, loss {self.loss:.3f}"
+
+
+def averaged(values: Sequence[OnSelect]) -> OnSelect:
+    """Return the means."""
+    return OnSelect(mean(value.score for value in values), mean(value.loss for value in values))
 
 
 def rate_table(rows: Iterable[Mapping[str, Any]], losses: Mapping[tuple[str, str, int, str], float]) -> list[str]:
@@ -378,24 +482,22 @@ def rate_table(rows: Iterable[Mapping[str, Any]], losses: Mapping[tuple[str, str
         rows: as for :func:`scores_of`; arms are called ``METHOD-RATE``.
         losses: arm, task, seed and network → loss.
     """
-    values: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    networks: dict[str, dict[str, list[OnSelect]]] = {}
+    tasks: list[str] = []
     for row in rows:
-        if row["model"].startswith(("best@", "flat@")):
-            loss = losses[row["arm"], row["task"], row["seed"], row["model"]]
-            values.setdefault((row["arm"], row["task"]), []).append((row["score"], loss))
-    tasks = list(dict.fromkeys(task for _, task in values))
-    lines = ["| arm | " + " | ".join([*tasks, MEAN]) + " |", "|---" * (2 + len(tasks)) + "|"]
-    for arm in dict.fromkeys(arm for arm, _ in values):
-        means = []
-        for task in tasks:
-            pairs = values.get((arm, task), [])
-            if pairs:
-                means.append((mean(score for score, _ in pairs), mean(loss for _, loss in pairs)))
-        if len(means) < len(tasks):
-            continue  # unfinished
-        means.append((mean(score for score, _ in means), mean(loss for _, loss in means)))
-        texts = [f"{100 * score:.1f}, loss {loss:.3f}" for score, loss in means]
-        lines.append(f"| `{arm}` | " + " | ".join(texts) + " |")
+        if not row["model"].startswith(("best@", "flat@")):
+            continue
+        loss = losses[row["arm"], row["task"], row["seed"], row["model"]]
+        of_arm = networks.setdefault(row["arm"], {})
+        of_arm.setdefault(row["task"], []).append(OnSelect(row["score"], loss))
+        if row["task"] not in tasks:
+            tasks.append(row["task"])
+    lines = table_head([*tasks, MEAN])
+    for arm, of_task in networks.items():
+        if len(of_task) < len(tasks):  # not finished
+            continue
+        means = [averaged(of_task[task]) for task in tasks]
+        lines.append(table_row(arm, map(str, [*means, averaged(means)])))
     return lines
 
 
@@ -428,10 +530,15 @@ def main() -> None:
     elif options.study is None:
         parser.error("expected a study's directory, or --write")
     elif options.rates:
-        rows = study.collect(options.study).to_dict("records")
-        print(*rate_table(rows, losses_of(options.study, study.settings(options.study))), sep="\n")
+        losses = losses_of(options.study, study.settings(options.study))
+        print(*rate_table(rows_of(options.study), losses), sep="\n")
     else:
         report(options.study, options.out or options.study)
+
+
+def rows_of(home: Path) -> list[Any]:
+    """Return a row for each measured network of a study."""
+    return study.collect(home).to_dict("records")
 
 
 def report(home: Path, out: Path) -> None:
@@ -439,11 +546,12 @@ def report(home: Path, out: Path) -> None:
     from nasframe.report import plots
 
     settings = study.settings(home)
-    scores, missing = scores_of(study.collect(home).to_dict("records"))
+    scores, missing = scores_of(rows_of(home))
     if not scores:
         sys.exit(f"{home}: no finished runs. {' '.join(missing)}")
     scores = with_mean(scores)
-    arms = [arm for arm in settings.arms if any(arm == key[0] for key in scores)]
+    finished = {arm for arm, _, _ in scores}
+    arms = [arm for arm in settings.arms if arm in finished]
     costs = []
     for run in settings.runs:
         if study.finished(home / run.run):
