@@ -56,8 +56,8 @@ SELECT = 0.11
 """Examples of ``select`` for each training example: an evaluation there costs this much of a pass."""
 EXAMPLES = 5600
 """Training examples: the harmonic mean of SST-2's 10,000 (limited), CoLA's 7,696 and MRPC's 3,301."""
-SHORTEST_EPOCH = 104
-"""Steps of an epoch of MRPC, the smallest task."""
+SHORTEST_EPOCH = 70
+"""Steps of an epoch of RTE, the smallest task of GLUE but WNLI: a schedule of pruning must fit into them."""
 IMPORTANCE_BATCHES = 8
 IMPORTANCE = 3 * 32 * IMPORTANCE_BATCHES / EXAMPLES
 """Scores of importance from gradients, of the whole network."""
@@ -90,6 +90,10 @@ UNIFORM_SPACE: dict[str, Any] = {
 }
 
 
+Stages = list[tuple[str, Mapping[str, Any]]]
+"""Pairs of a verb and its options."""
+
+
 @dataclass
 class Recipe:
     """A recipe to write.
@@ -99,7 +103,7 @@ class Recipe:
         title: the first line of its head.
         notes: further lines.
         content: top-level keys → values; ``stages`` and ``switches`` come last.
-        stages: pairs of a verb and its options.
+        stages: what to do, in order; empty if the recipe that it extends has them.
         switches: name → changes.
     """
 
@@ -107,7 +111,7 @@ class Recipe:
     title: str
     notes: Sequence[str]
     content: Mapping[str, Any]
-    stages: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    stages: Stages = field(default_factory=list)
     switches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -124,7 +128,7 @@ def magnitude(devices: int) -> Recipe:
     """Cut the teacher by magnitude to each size, and tune each network."""
     budgets = BUDGETS[devices]
     archs = {winner(budget): flat(budget) for budget in budgets}
-    stages: list[tuple[str, Mapping[str, Any]]] = [
+    stages: Stages = [
         ("train", TEACHER_STAGE),
         ("transform", {"use": "rewire", "score": "magnitude"}),
         ("extract", {"archs": archs}),
@@ -142,8 +146,8 @@ def magnitude(devices: int) -> Recipe:
 def dhspg(devices: int) -> Recipe:
     """Make groups zero by DHSPG, cut them out and tune the small network, for each size anew from the teacher."""
     compute = (TOTAL - TEACHER) / devices
-    in_sparse = 0.34  # of the compute, as in hspg/_minilm
-    stages: list[tuple[str, Mapping[str, Any]]] = [("train", TEACHER_STAGE)]
+    in_sparse = 0.34  # of the compute, as in hspg/_minilm; the whole network is trained there
+    stages: Stages = [("train", TEACHER_STAGE)]
     smoke: dict[str, Any] = {}
     for number, budget in enumerate(BUDGETS[devices], 1):
         sparse, cut, tune = (stage_name(stage, number, devices) for stage in ("sparse", "cut", "tune"))
@@ -166,7 +170,9 @@ def rosita(devices: int) -> Recipe:
     Hidden states are not cached, so the teachers of both stages run in every step.
     """
     in_depth = 0.25  # of the compute, as in rosita/_minilm
-    depth, over_depth, over_width = (LAYERS - 1) / LAYERS, 0.1, 0.2
+    depth = (LAYERS - 1) / LAYERS
+    over_depth = 0.1
+    over_width = 0.2 if devices < 16 else 0.3  # so that short stages have time for some cuts
     hidden = {"use": "kd_hidden", "teacher": "teacher", "layers": "skip", "weight": 12}
     depth_prune = {"use": "scheduled_prune", "layers": LAYERS - 1, "over": over_depth}
     depth_epochs = in_depth * TOTAL / (trained(pruned_mean(1, depth, over_depth)) + 1)
@@ -178,7 +184,7 @@ def rosita(devices: int) -> Recipe:
         "warmup_ratio": 0,
         "modifiers": [depth_prune, {"use": "kd", "teacher": "teacher", "weight": 1}, hidden],
     }
-    stages: list[tuple[str, Mapping[str, Any]]] = [
+    stages: Stages = [
         ("train", TEACHER_STAGE),
         ("train", train_depth),
         ("extract", {"name": "shallow", "archs": {"shallow": "depth"}}),
@@ -221,7 +227,7 @@ def chain(devices: int) -> Recipe:
     budgets = BUDGETS[devices]
     sizes = [100.0, *budgets]
     way = math.log(sizes[0] / sizes[-1])
-    stages: list[tuple[str, Mapping[str, Any]]] = [("train", TEACHER_STAGE)]
+    stages: Stages = [("train", TEACHER_STAGE)]
     smoke: dict[str, Any] = {}
     start: dict[str, Any] = {"from": "teacher", "arch": {}}
     for number, (before, budget) in enumerate(itertools.pairwise(sizes), 1):
@@ -248,7 +254,7 @@ def single(
     method: str,
     devices: int,
     title: str,
-    stages: Sequence[tuple[str, Mapping[str, Any]]],
+    stages: Stages,
     smoke: Mapping[str, Any],
 ) -> Recipe:
     """Return a recipe that trains for the budgets that it is given."""
@@ -257,7 +263,7 @@ def single(
         "extends": "../_base/minilm_equal.yaml",
         "name": f"devices-{name}",
         "space": "bert_width_depth",
-        "budgets": {"encoder_params": [percent(budget) for budget in BUDGETS[devices]]},
+        "budgets": budgets_of(devices),
     }
     smoke = {"task.train_limit": 96, "stages.teacher.max_steps": 3, **smoke}
     whom = "one device" if devices == 1 else f"{devices} devices"
@@ -270,20 +276,21 @@ def single(
 
 def yoco_bert() -> Recipe:
     """Train YOCO-BERT's default with the devices' budgets as bands; for 16 devices with 5 bands and sizes between."""
+    # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
     bands = {1: BUDGETS[1], 4: BUDGETS[4], 16: FLAT}
     between = {1: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
-    trials = {1: 2, 4: 8, 16: 16}
+    trials = {1: 2, 4: 8, 16: 16}  # two guesses for each device, or one
 
     def changes(devices: int) -> dict[str, Any]:
         sizes = [size / 100 for size in bands[devices]]
         last_phase = 0.5
         share_between = last_phase * between[devices] * (len(sizes) > 1)
         size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
-        probes = 0.25 * 0.4  # a share of the steps' compute, while the sampler learns
+        probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
         searching = SELECT * trials[devices] * mean(BUDGETS[devices]) / 100
         compute = TOTAL - TEACHER - 2 * IMPORTANCE - searching  # rewire and importance_prior
         values = {
-            "budgets": {"encoder_params": [percent(budget) for budget in BUDGETS[devices]]},
+            "budgets": budgets_of(devices),
             "sampler.bands": [percent(band) for band in sorted(bands[devices])],
             "stages.supernet.epochs": rounded(compute / (trained(size) * (1 + probes))),
             "stages.search.trials": trials[devices],
@@ -302,21 +309,24 @@ def yoco_bert() -> Recipe:
             "stages.transform.batches": IMPORTANCE_BATCHES,
             **four,
             "stages.supernet.learning_rate": RATES["yoco-bert"],
-            **{f"stages.evaluate.{key}": value for key, value in EVALUATE.items() if key != "split"},
+            "stages.evaluate.models": EVALUATE["models"],
+            "stages.evaluate.costs": EVALUATE["costs"],
         },
     }
     switches = {"one": changes(1), "sixteen": changes(16), **later("shared", 16, stages=6), **flat_networks()}
     title = "YOCO-BERT for 4 devices: one super-network with a band of costs for each, then a network for each."
-    return Recipe("yoco-bert", title, USES, content, (), switches)
+    return Recipe("yoco-bert", title, USES, content, [], switches)
 
 
 def uniform() -> Recipe:
     """Train a random sub-network of the table's space in each step, then search by evolution."""
     trials = 24
-    heads, neurons = mean(UNIFORM_SPACE["heads"]), mean(UNIFORM_SPACE["ffn"])
+    # The mean network: its choices are drawn independently of each other.
+    layer = FIXED + mean(UNIFORM_SPACE["heads"]) * HEAD + mean(UNIFORM_SPACE["ffn"]) * NEURON
     depth = mean(len(layers) for layers in UNIFORM_SPACE["layers"])
-    size = depth * (FIXED + heads * HEAD + neurons * NEURON) / ENCODER
-    searching = SELECT * trials * mean(NEAR_BUDGET * mean(BUDGETS[devices]) / 100 for devices in DEVICES)
+    size = depth * layer / ENCODER
+    mean_budget = mean(mean(BUDGETS[devices]) for devices in DEVICES) / 100
+    searching = SELECT * trials * NEAR_BUDGET * mean_budget
     epochs = (TOTAL - TEACHER - IMPORTANCE - searching) / trained(size)
     notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
     title = "A uniformly sampled super-network for 4 devices, then evolution with few evaluations."
@@ -345,7 +355,7 @@ def dynabert() -> Recipe:
         "extends": ["../dynabert/_minilm.yaml", "../_base/minilm_equal.yaml"],
         "name": "devices-dynabert",
         "space": {"ffn": GRID_SPACE["ffn"]},
-        "budgets": {"encoder_params": [percent(budget) for budget in BUDGETS[4]]},
+        "budgets": budgets_of(4),
         "set": {
             "stages.teacher.epochs": TEACHER_STAGE["epochs"],
             "stages.transform.batches": IMPORTANCE_BATCHES,
@@ -355,13 +365,14 @@ def dynabert() -> Recipe:
             "stages.width-depth.epochs": epochs,
             "stages.width-depth.max_steps": None,
             "stages.width-depth.learning_rate": RATES["dynabert"],
-            **{f"stages.evaluate.{key}": value for key, value in EVALUATE.items() if key != "split"},
+            "stages.evaluate.models": EVALUATE["models"],
+            "stages.evaluate.costs": EVALUATE["costs"],
         },
     }
     title = "DynaBERT for 4 devices: widths, then widths and depths, then the grid's best that fits each budget."
     notes = [*USES, "In ffn a little below the shares: so that the smallest network is within 12 %."]
     switches = {**other_budgets(), **later(grid, 16, stages=7), **flat_networks()}
-    return Recipe("dynabert", title, notes, content, (), switches)
+    return Recipe("dynabert", title, notes, content, [], switches)
 
 
 USES = (
@@ -388,7 +399,7 @@ def once(
         "extends": "../_base/minilm_equal.yaml",
         "name": f"devices-{name}",
         "space": space,
-        "budgets": {"encoder_params": [percent(budget) for budget in BUDGETS[4]]},
+        "budgets": budgets_of(4),
     }
     stages = [
         ("train", TEACHER_STAGE),
@@ -414,18 +425,25 @@ def once(
     return Recipe(name, title, notes, content, stages, switches)
 
 
+def budgets_of(devices: int) -> dict[str, list[str]]:
+    """Return the budgets of a number of devices, as recipes have them."""
+    return {"encoder_params": [percent(budget) for budget in BUDGETS[devices]]}
+
+
 def other_budgets() -> dict[str, dict[str, Any]]:
     """Return the switches for other numbers of devices, of a super-network that is the same for all."""
-    return {
-        name: {"budgets": {"encoder_params": [percent(budget) for budget in BUDGETS[devices]]}}
-        for name, devices in (("one", 1), ("sixteen", 16))
-    }
+    return {"one": {"budgets": budgets_of(1)}, "sixteen": {"budgets": budgets_of(16)}}
 
 
 def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
     """Return the switch that searches for 16 budgets after all else, without training; ``stages`` go before it."""
-    budgets = {"encoder_params": [percent(budget) for budget in BUDGETS[16]]}
-    search = {"name": "search-later", "save_as": "later", "sampler": sampler, "trials": trials, "budgets": budgets}
+    search = {
+        "name": "search-later",
+        "save_as": "later",
+        "sampler": sampler,
+        "trials": trials,
+        "budgets": budgets_of(16),
+    }
     evaluate = {"name": "evaluate-later"} | EVALUATE | {"models": ["later@*"]}
     changes = {
         f"+stages.{stages}": {"search": search},
@@ -476,7 +494,8 @@ def grid_search() -> float:
     costs = []
     for devices in DEVICES:
         largest = max(BUDGETS[devices]) / 100
-        costs.append(SELECT * sum(size for size in grid_sizes() if size <= largest))
+        evaluated = [size for size in grid_sizes() if size <= largest]  # nothing beyond the budgets is
+        costs.append(SELECT * sum(evaluated))
     return mean(costs)
 
 
@@ -614,15 +633,19 @@ def flow(value: Any) -> str:
     '{use: kd, models: ["best@50%"], weight: 0.7, arch: {}}'
     """
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {flow(part)}" for key, part in value.items()) + "}"
+        pairs = [f"{key}: {flow(part)}" for key, part in value.items()]
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(flow, value)) + "]"
+        items = [flow(part) for part in value]
+        return "[" + ", ".join(items) + "]"
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
-    return f'"{text}"' if isinstance(value, str) and set("%*") & set(text) else text
+    if isinstance(value, str) and ("%" in text or "*" in text):
+        text = f'"{text}"'
+    return text
 
 
 def write() -> list[Path]:

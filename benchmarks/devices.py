@@ -24,6 +24,7 @@ from nasframe.recipe.yaml import read
 from nasframe.store import RunStore
 from nasframe_studies import stats, study
 from nasframe_studies.pairs import MEAN
+from nasframe_studies.wording import p_is
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -373,7 +374,7 @@ def cell_text(cell: Cell | None) -> str:
     if pair.t_low is not None and pair.t_high is not None:
         text += f" [{100 * pair.t_low:+.1f}, {100 * pair.t_high:+.1f}]"
     if cell.p is not None:
-        text += f", p {cell.p:.3f}"
+        text += f", {p_is(cell.p)}"
     return text
 
 

@@ -60,7 +60,8 @@ def test_the_chain_and_rosita_spend_the_whole_compute(devices):
     depth, *widths = trainings(f"rosita-{devices}")
     spent = depth["epochs"] * (3 * (0.05 * (1 + 5 / 6) + 0.9 * 5 / 6) + 1)
     for size, stage in zip(sizes[1:], widths, strict=True):
-        spent += stage["epochs"] * (3 * (0.1 * (5 / 6 + size) + 0.8 * size) + 5 / 6)
+        over = stage["modifiers"][0]["over"]
+        spent += stage["epochs"] * (3 * (over * (5 / 6 + size) / 2 + (1 - over) * size) + 5 / 6)
     assert spent == pytest.approx(generator.TOTAL, rel=0.01)
 
 
