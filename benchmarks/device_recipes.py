@@ -117,8 +117,10 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Return all recipes of the study."""
-    several = [make(count) for make in (magnitude, rosita, dhspg, chain) for count in DEVICES]
-    return [*several, yoco_bert(), uniform(), tied_grid(), dynabert()]
+    written = []
+    for make in (magnitude, rosita, dhspg, chain):
+        written += [make(devices) for devices in DEVICES]
+    return [*written, yoco_bert(), uniform(), tied_grid(), dynabert()]
 
 
 # ---- one training for each device
@@ -150,7 +152,9 @@ def dhspg(devices: int) -> Recipe:
     stages: Stages = [("train", TEACHER_STAGE)]
     smoke: dict[str, Any] = {}
     for number, budget in enumerate(BUDGETS[devices], 1):
-        sparse, cut, tune = (stage_name(stage, number, devices) for stage in ("sparse", "cut", "tune"))
+        sparse = stage_name("sparse", number, devices)
+        cut = stage_name("cut", number, devices)
+        tune = stage_name("tune", number, devices)
         pruning = {"use": "dhspg", "target": staying_groups(budget), "start": "5%", "ramp_end": "90%"}
         epochs = in_sparse * compute / trained(1)
         options = distilled(sparse, epochs, RATES["dhspg"], first=pruning, **{"from": "teacher"})
@@ -192,7 +196,8 @@ def rosita(devices: int) -> Recipe:
     smoke: dict[str, Any] = {"stages.depth.max_steps": 5, "stages.depth.modifiers.0.over": 0.4}
     compute = (1 - in_depth) * TOTAL / devices
     for number, budget in enumerate(BUDGETS[devices], 1):
-        width, cut = (stage_name(stage, number, devices) for stage in ("width", "cut"))
+        width = stage_name("width", number, devices)
+        cut = stage_name("cut", number, devices)
         epochs = compute / (trained(pruned_mean(depth, budget / 100, over_width)) + depth)
         prune = {
             "use": "scheduled_prune",
@@ -231,7 +236,8 @@ def chain(devices: int) -> Recipe:
     smoke: dict[str, Any] = {}
     start: dict[str, Any] = {"from": "teacher", "arch": {}}
     for number, (before, budget) in enumerate(itertools.pairwise(sizes), 1):
-        prune_stage, cut = (stage_name(stage, number, devices) for stage in ("prune", "cut"))
+        prune_stage = stage_name("prune", number, devices)
+        cut = stage_name("cut", number, devices)
         compute = (TOTAL - TEACHER) * math.log(before / budget) / way
         epochs = compute / trained(pruned_mean(before / 100, budget / 100, over))
         prune = {
@@ -240,7 +246,7 @@ def chain(devices: int) -> Recipe:
             "of": "teacher",
             "times": cuts(epochs, over),
             "over": over,
-            "moments": "keep",
+            "moments": "keep",  # the chain goes on with what it has learned; ROSITA's published code starts anew
         }
         stages.append(("train", distilled(prune_stage, epochs, RATES["chain"], first=prune, **start)))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): prune_stage}}))
@@ -360,7 +366,7 @@ def dynabert() -> Recipe:
             "stages.teacher.epochs": TEACHER_STAGE["epochs"],
             "stages.transform.batches": IMPORTANCE_BATCHES,
             "stages.width.epochs": epochs,
-            "stages.width.max_steps": None,
+            "stages.width.max_steps": None,  # steps, which the recipe below counts, would win over epochs
             "stages.width.learning_rate": RATES["dynabert"],
             "stages.width-depth.epochs": epochs,
             "stages.width-depth.max_steps": None,
@@ -481,12 +487,17 @@ def pruned_mean(start: float, end: float, over: float) -> float:
 
 def ladder_mean(smallest: float, largest: float) -> float:
     """Return the mean of sizes in equal ratios."""
-    return (largest - smallest) / math.log(largest / smallest) if largest > smallest else smallest
+    if largest == smallest:
+        return smallest
+    return (largest - smallest) / math.log(largest / smallest)  # the mean of e^x, x even between their logarithms
 
 
 def grid_sizes() -> list[float]:
     """Return the shares of the sixteen networks of the grid."""
-    return [depth / LAYERS * width for depth in GRID_DEPTHS for width in GRID_WIDTHS]
+    sizes = []
+    for depth in GRID_DEPTHS:
+        sizes += [depth / LAYERS * width for width in GRID_WIDTHS]
+    return sizes
 
 
 def grid_search() -> float:
@@ -510,7 +521,7 @@ def flat(budget: float) -> dict[str, int]:
     >>> flat(50)
     {'heads': 6, 'ffn': 766}
     """
-    heads = max(1, round(HEADS * budget / 100))
+    heads = max(1, round(HEADS * budget / 100))  # the budget's share; neurons make up for the rounding
     left = budget / 100 * ENCODER / LAYERS - FIXED - heads * HEAD
     return {"heads": heads, "ffn": math.floor(left / NEURON + 1e-9)}
 
@@ -534,7 +545,9 @@ def staying_groups(budget: float) -> str:
 
 def distilled(name: str, epochs: float, rate: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
     """Return a training stage with distillation from cached logits, ``first`` being a modifier before it."""
-    modifiers = [KD] if first is None else [first, KD]
+    modifiers: list[Mapping[str, Any]] = [KD]
+    if first is not None:
+        modifiers.insert(0, first)
     return {
         "name": name,
         **where,

@@ -99,6 +99,7 @@ def scores_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Scores, list[str]]:
             columns[LATER] = afterwards(of_model)
         for column, models in columns.items():
             absent = [model for model in models if model not in of_model]
+            # A mean over fewer networks would be of other sizes, so the run is left out.
             if absent:
                 missing.append(f"{arm} on {task}, seed {seed}, has no {', '.join(absent)}.")
             else:
@@ -122,9 +123,14 @@ def afterwards(models: Iterable[str]) -> list[str]:
     return names
 
 
+def tasks_of(scores: Scores) -> list[str]:
+    """Return the tasks in order."""
+    return list(dict.fromkeys(task for _, task, _ in scores))
+
+
 def with_mean(scores: Scores) -> Scores:
     """Add the mean of the tasks, within each seed that all tasks have, before the tasks."""
-    tasks = list(dict.fromkeys(task for _, task, _ in scores))
+    tasks = tasks_of(scores)
     if len(tasks) < 2:
         return scores
     means: Scores = {}
@@ -168,7 +174,7 @@ def cells_of(scores: Scores, arms: Sequence[str], reference: str = REFERENCE) ->
             own = [by_seed[seed] for seed in seeds]
             pairs[arm, task, column] = stats.paired(own, [others[seed] for seed in seeds])
     adjusted: dict[tuple[str, str, Column], float | None] = {}
-    for task in dict.fromkeys(task for _, task, _ in scores):
+    for task in tasks_of(scores):
         family = [key for key in pairs if key[1] == task]
         p_values = stats.holm([pairs[key].p_t for key in family])
         adjusted |= zip(family, p_values, strict=True)
@@ -194,7 +200,7 @@ def crossings(levels: Mapping[int, float], rival: Mapping[int, float]) -> list[t
     ahead: tuple[int, float] | None = None  # the last number of devices at which one is ahead, and by how much
     for count in counts:
         gap = levels[count] - rival[count]
-        if gap == 0:
+        if gap == 0:  # curves that only touch do not cross
             continue
         if ahead is not None and (gap > 0) != (ahead[1] > 0):
             start, before = ahead
@@ -288,6 +294,7 @@ def cost_of(directory: Path, arm: str, task: str, seed: int) -> Cost:
             teacher_of_example = max(teacher_of_example, macs / row["examples"])
         else:
             total += macs
+    # Batches pad differently, so an example's share of the teacher differs by stage: the largest is the safe side.
     total += min(cached, teacher_of_example * examples)
     total += importance(stages, whole_of_example(ledger), examples)
     name, devices = divided(task)
@@ -340,7 +347,7 @@ def score_table(scores: Scores, arms: Sequence[str]) -> list[str]:
     """Return the table of scores, a part for each task: mean and interval, and the difference to the reference."""
     cells = cells_of(scores, arms)
     lines = []
-    for task in dict.fromkeys(task for _, task, _ in scores):
+    for task in tasks_of(scores):
         heads = [f"N = {devices}" for devices in DEVICES]
         lines += [f"**{task}**", "", *table_head([*heads, f"16, {LATER}"])]
         for arm in arms:
@@ -410,7 +417,7 @@ def draw(scores: Scores, arms: Sequence[str]) -> Figure:
     from nasframe.report.plots import INK, WIDTH, legend, panels
 
     cells = cells_of(scores, arms)
-    tasks = list(dict.fromkeys(task for _, task, _ in scores))
+    tasks = tasks_of(scores)
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)  # rounded up
     figure, grid = panels(WIDTH * columns * 0.75, 0.7 + 2.5 * rows, len(tasks), columns)
@@ -558,7 +565,7 @@ def report(home: Path, out: Path) -> None:
         if study.finished(home / run.run):
             costs.append(cost_of(home / run.run, run.arm, run.task, run.seed))
     shares = relative_costs(costs)
-    first = next(task for _, task, _ in scores)  # the mean of tasks, if there are several
+    first = tasks_of(scores)[0]  # the mean of tasks, if there are several
     curves = curves_of(scores, first)
     sentences = []
     for arm in arms:
