@@ -24,7 +24,9 @@ FILES = sorted(path for suffix in ("*.yaml", "*.yml") for path in (ROOT / "recip
 RECIPES = files_of(str(ROOT / "recipes"))
 
 
-LONG_STUDIES = {"studies/compressor_rates.yaml", "studies/compressors.yaml", "studies/yoco_defects.yaml"}
+LONG_STUDIES = {
+    f"studies/{name}.yaml" for name in ("compressor_rates", "compressors", "device_rates", "devices", "yoco_defects")
+}
 """Studies of so many arms that checking all of them takes seconds."""
 
 
