@@ -673,7 +673,7 @@ class MeasuredEstimator(Estimator, Protocol):
 class PlannedEstimator(Protocol):
     """An estimator that checks the recipe's network before any work."""
 
-    def on_plan(self, net: nn.Module) -> None:
+    def validate(self, net: nn.Module) -> None:
         """Raise ``UsageError`` for a network (without values, on the meta device) that it cannot count or measure."""
         ...
 
@@ -707,7 +707,7 @@ def cost_table(estimator: Any, space: Any, net: nn.Module) -> CostTable | None:
 class PlannedModifier(Protocol):
     """A modifier that checks its stage before any work."""
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Raise ``UsageError`` for a stage that cannot work.
 
         ``job.net`` is a copy without values on the meta device, or ``None`` if an earlier stage decides on its sizes.
@@ -737,7 +737,7 @@ class TransformTraits:
 class PlannedTransform(Protocol):
     """A transform that checks the network before any work."""
 
-    def on_plan(self, net: nn.Module) -> None:
+    def validate(self, net: nn.Module) -> None:
         """Raise ``UsageError`` for a network (without values, on the meta device) whose sizes do not fit."""
         ...
 
@@ -779,7 +779,7 @@ class FileBacked(Protocol):
 class PlannedTaskFactory(Protocol):
     """A task's factory that checks options against the recipe's model before any work."""
 
-    def on_plan(self, options: Mapping[str, Any], tokenizer: Any) -> None:
+    def validate(self, options: Mapping[str, Any], tokenizer: Any) -> None:
         """Raise ``UsageError`` for options that do not go with the model's tokenizer."""
         ...
 
@@ -845,7 +845,7 @@ class LocalTokenizerModel(Protocol):
 class PlannedModel(Protocol):
     """A model that checks its own files before any work."""
 
-    def on_plan(self) -> None:
+    def validate(self) -> None:
         """Raise ``UsageError`` for a checkpoint at hand that cannot be loaded."""
         ...
 
@@ -919,7 +919,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""
 
-RENAMED = {"returns_arch": "answers", "elementwise": "by_entry"}
+RENAMED = {"returns_arch": "answers", "elementwise": "by_entry", "validate": "on_plan"}
 """Optional members that had another name: new → old."""
 LAST_RELEASE_WITH_OLD_NAMES = "0.3"
 

@@ -87,7 +87,7 @@ def naming_plugins(moment: str = "") -> Iterator[None]:
 
     Args:
         moment: the plugin and its method, if it is not a method of a noted object:
-            ``task 'mine' (mine.py): on_plan``.
+            ``task 'mine' (mine.py): validate``.
 
     Raises:
         PluginError: a plugin raised; the original is its cause.

@@ -109,8 +109,8 @@ class FaultyModifier(Modifier, Faulty):
     def __init__(self, at: str = "", raises: str = "ValueError"):
         self.set(at, raises)
 
-    def on_plan(self, job):
-        self.fail("on_plan")
+    def validate(self, job):
+        self.fail("validate")
 
     def on_start(self, job):
         self.fail("on_start")

@@ -35,10 +35,24 @@ from nasframe.interfaces import (
     traits_of,
     written_arch,
 )
+from nasframe.recipe.resolve import check_recipe
 from nasframe.search.domain import Choices
 from nasframe.testing.toy import ToySpace, tiny_net
 
 NEW_NAMES = sorted(interfaces.RENAMED)
+OLD_MODIFIER = """
+from nasframe import hookimpl
+from nasframe.errors import UsageError
+from nasframe.interfaces import Modifier
+
+class Old(Modifier):
+    def on_plan(self, job):
+        raise UsageError("not in this stage")
+
+@hookimpl
+def register_modifiers(register):
+    register("old", Old)
+"""
 
 
 def test_a_sampler_hears_what_a_stage_is_for_if_it_wants_to():
@@ -103,6 +117,18 @@ def test_a_member_is_read_under_its_old_name_with_a_warning(new):
             assert member(plugin, new, False) is True
 
 
+def test_check_asks_a_modifier_under_its_old_name(tmp_path):
+    (tmp_path / "old.py").write_text(OLD_MODIFIER, encoding="utf-8")
+    here = Path(__file__).parent
+    toy, plugin = (here / "data/toy.yaml").as_posix(), (here / "toy_plugin.py").as_posix()
+    text = f"extends: {toy}\nplugins: [{plugin}, ./old.py]\nset: {{stages.supernet.modifiers: [{{use: old}}]}}\n"
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.warns(DeprecationWarning, match="'on_plan' is called 'validate' now"):
+        problems = check_recipe(recipe)
+    assert "not in this stage" in str(problems)
+
+
 @pytest.mark.parametrize("new", NEW_NAMES)
 def test_the_name_of_today_wins_and_does_not_warn(new):
     old = interfaces.RENAMED[new]
@@ -110,7 +136,7 @@ def test_the_name_of_today_wins_and_does_not_warn(new):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert member(both(), new, False) is True
-        assert member(Modifier(), new, None) is False
+        assert not member(Modifier(), new, None)  # ``validate`` is not a member of every modifier
         assert member(object(), new, "default") == "default"
 
 

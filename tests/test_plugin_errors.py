@@ -78,7 +78,7 @@ def test_the_plugin_and_its_moment_are_named(recipe, tmp_path, moment):
 
 
 def test_what_is_raised_in_making_is_a_problem_of_the_recipe_where_making_is_cheap(recipe):
-    for moment, at in (("modifier.making", "making it"), ("modifier.on_plan", "on_plan")):
+    for moment, at in (("modifier.making", "making it"), ("modifier.validate", "validate")):
         with pytest.raises(RecipeError) as caught:
             nf.resolve(broken(recipe, moment))
         (problem,) = caught.value.problems

@@ -14,11 +14,6 @@ from nasframe.interfaces import (
     FileCheckingTaskFactory,
     LocalTokenizerModel,
     OutlinedModel,
-    PlannedEstimator,
-    PlannedModel,
-    PlannedModifier,
-    PlannedTaskFactory,
-    PlannedTransform,
     SkeletonModel,
     TrainJob,
     member,
@@ -45,7 +40,7 @@ def input_refusals(
     estimators: Mapping[str, Mapping[str, Any] | None],
     base: Path,
 ) -> Iterator[Fault]:
-    """Ask a recipe's model, task and costs that have ``on_plan`` whether they go together.
+    """Ask a recipe's model, task and costs that have ``validate`` whether they go together.
 
     Nothing is fetched: only configurations, headers of files and tokenizers that are at hand are read.
 
@@ -62,9 +57,10 @@ def input_refusals(
         return
     try:
         source: Any = registry.make("model", model, {"base": base, "notify": _unheard})
-        if isinstance(source, PlannedModel):
+        validate = member(source, "validate")
+        if validate is not None:
             with naming_plugins():
-                source.on_plan()
+                validate()
     except NasframeError as error:
         # A checkpoint that cannot be loaded has no tokenizer and no sizes to ask the others about.
         yield from _texts(("model",), error)
@@ -81,11 +77,12 @@ def _task_refusals(model: Any, task: Mapping[str, Any]) -> Iterator[Fault]:
     # The factory is asked, not a task: making a task would read its data.
     entry = registry.find("task", task["use"])
     factory = entry.load()
-    if not isinstance(factory, PlannedTaskFactory):
+    validate = member(factory, "validate")
+    if validate is None:
         return
     tokenizer = _tokenizer(model, factory)
     if tokenizer is not None:
-        yield from _refusal(("task",), f"{entry}: on_plan", factory.on_plan, _options_of(task), tokenizer)
+        yield from _refusal(("task",), f"{entry}: validate", validate, _options_of(task), tokenizer)
 
 
 def _estimator_refusals(model: Any, name: str, use: Mapping[str, Any]) -> Iterator[Fault]:
@@ -93,12 +90,12 @@ def _estimator_refusals(model: Any, name: str, use: Mapping[str, Any]) -> Iterat
     entry = registry.find("estimator", use["use"])
     factory = entry.load()
     # Asked of the class first, so that neither network nor estimator is made in vain.
-    if not isinstance(factory, PlannedEstimator):
+    if member(factory, "validate") is None:
         return
     net = _network(model, factory)
     if net is not None:
         estimator = registry.make("estimator", use, {"notify": _unheard})
-        yield from _refusal(("estimators", name), f"{entry}: on_plan", estimator.on_plan, net)
+        yield from _refusal(("estimators", name), f"{entry}: validate", member(estimator, "validate"), net)
 
 
 def _options_of(use: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,11 +135,11 @@ def _unheard(place: str, text: str) -> None:
     """Take a notice and do nothing: the run gives it again."""
 
 
-def _refusal(place: KeyPath, moment: str, on_plan: Callable[..., None], *arguments: Any) -> Iterator[Fault]:
+def _refusal(place: KeyPath, moment: str, validate: Callable[..., None], *arguments: Any) -> Iterator[Fault]:
     """Ask one plugin; ``moment`` names it and its method, empty if the registry made it and knows its name."""
     try:
         with naming_plugins(moment):
-            on_plan(*arguments)
+            validate(*arguments)
     except NasframeError as error:
         yield from _texts(place, error)
 
@@ -167,7 +164,7 @@ def _texts(place: KeyPath, error: NasframeError) -> Iterator[Fault]:
 
 
 def refusals(plan: Plan) -> Iterator[Fault]:
-    """Ask the task about its files, and transforms and modifiers that have ``on_plan`` whether their stage can work.
+    """Ask the task about its files, and transforms and modifiers that have ``validate`` whether their stage can work.
 
     Args:
         plan: the plan; nothing of it is loaded but the sizes of its network, and these only if a plugin asks.
@@ -236,7 +233,7 @@ def misfits(plan: Plan, stage: PlannedStage, space: Any, inject: Mapping[str, An
     sampler = options.get("sampler")
     if sampler is not None:
         use = plan.sampler if sampler == "shared" else sampler
-        # Samplers have no `on_plan`: whether one can work in a domain shows when it is made.
+        # Samplers have no `validate`: whether one can work in a domain shows when it is made.
         texts[("sampler",)] = _error_of(registry.make, "sampler", use, {**inject, "domain": space.domain})
     for place, arch in _written_archs(stage).items():
         if isinstance(arch, Mapping):  # else the name of one that will be found
@@ -276,11 +273,12 @@ def _file_refusals(plan: Plan) -> Iterator[Fault]:
 def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the transform of a stage."""
     transform = registry.make("transform", stage.options["use"], {"seed": plan.seed, "base": plan.base})
-    if not sized or not isinstance(transform, PlannedTransform):
+    validate = member(transform, "validate")
+    if not sized or validate is None:
         return
     net = skeleton(plan)
     if net is not None:
-        yield from _refusal((), "", transform.on_plan, net)
+        yield from _refusal((), "", validate, net)
 
 
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
@@ -291,13 +289,17 @@ def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator
         if use is not None:  # null switches a modifier off
             modifiers[number] = registry.make("modifier", use, inject)
     yield from _rival_archs(stage, modifiers)
-    asked = {number: modifier for number, modifier in modifiers.items() if isinstance(modifier, PlannedModifier)}
-    if not asked:  # the job needs a network, which takes torch
+    checks: dict[int, Any] = {}  # by the same numbers
+    for number, modifier in modifiers.items():
+        validate = member(modifier, "validate")
+        if validate is not None:
+            checks[number] = validate
+    if not checks:  # the job needs a network, which takes torch
         return
     net = skeleton(plan) if sized else None
     job = planned_job(plan, stage, list(modifiers.values()), net)
-    for number, modifier in asked.items():
-        yield from _refusal(("modifiers", number), "", modifier.on_plan, job)
+    for number, validate in checks.items():
+        yield from _refusal(("modifiers", number), "", validate, job)
 
 
 def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
-from nasframe.interfaces import HeadedModel, PlannedEstimator, TaskTraits, Work, cost_format, files_of, traits_of
+from nasframe.interfaces import HeadedModel, TaskTraits, Work, cost_format, files_of, member, traits_of
 from nasframe.measures import formats_of, loss_fault, objective_fault
 from nasframe.notices import Notices
 from nasframe.processes import device
@@ -205,12 +205,13 @@ class RunInputs:
             raise UsageError(f"{names}: changed since the run began. Expected model and data to stay as they are.")
 
     def _ask_estimators(self, net: nn.Module) -> None:
-        """Let each cost that has ``on_plan`` refuse the network, or say how it treats it."""
+        """Let each cost that has ``validate`` refuse the network, or say how it treats it."""
         for name, estimator in self.estimators.items():
-            if not isinstance(estimator, PlannedEstimator):
+            validate = member(estimator, "validate")
+            if validate is None:
                 continue
             try:
-                estimator.on_plan(net)
+                validate(net)
             except UsageError as error:
                 raise UsageError(f"estimators.{name}: {error}") from error
 

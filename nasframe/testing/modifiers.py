@@ -17,7 +17,7 @@ import torch
 
 from nasframe import registry
 from nasframe.errors import DivergedError, UsageError
-from nasframe.interfaces import Modifier, PlannedModifier, TrainJob, TrainResult, member
+from nasframe.interfaces import Modifier, TrainJob, TrainResult, member
 from nasframe.testing.kit import Contract, check, is_plain, require, require_no_global_randomness, stored
 from nasframe.testing.nets import Snapshot, listed, outputs_of, require_no_hooks_left, same_weights, shapes_of
 from nasframe.testing.toy import ToySpace, tiny_inputs
@@ -136,23 +136,24 @@ class ModifierContract(Contract):
 
     @check
     def test_what_is_planned_is_not_refused(self) -> None:
-        """``on_plan``, if there is one, accepts what ``on_start`` accepts, without weights and without a network."""
+        """``validate``, if there is one, accepts what ``on_start`` accepts, without weights and without a network."""
         for shape in self.accepted():
             for is_known in (True, False):  # an earlier stage may decide the network's sizes
                 job = self.made(shape)
                 modifier = job.modifiers[0]
-                if not isinstance(modifier, PlannedModifier):
+                validate = member(modifier, "validate")
+                if validate is None:
                     return
                 net: Any = copy.deepcopy(job.net).to("meta") if is_known else None
                 # All that a plan does not have yet is missing here, so that reading it raises an error.
                 planned = replace(job, net=net, task=cast(Any, None), models={}, total=self.steps)
                 try:
-                    modifier.on_plan(planned)
+                    validate(planned)
                 except (UsageError, AttributeError, RuntimeError, KeyError) as error:
                     what = "a network without values" if is_known else "no network (job.net is None)"
                     require(
                         False,
-                        f"on_plan, given {what}, raised {error!r} for a stage that on_start accepts; check only what "
+                        f"validate, given {what}, raised {error!r} for a stage that on_start accepts; check only what "
                         "is known before a run",
                     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import PlannedTransform, TransformTraits, Work, traits_of
+from nasframe.interfaces import TransformTraits, Work, member, traits_of
 from nasframe.nn import blueprint
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.nets import Snapshot, apart, outputs_of, require_unchanged, same_weights, shapes_of
@@ -65,18 +65,19 @@ class TransformContract(Contract):
 
     @check
     def test_what_is_planned_is_not_refused(self) -> None:
-        """``on_plan``, if there is one, accepts a network without values that the transform accepts."""
+        """``validate``, if there is one, accepts a network without values that the transform accepts."""
         transform = self.make(0)
-        if not isinstance(transform, PlannedTransform):
+        validate = member(transform, "validate")
+        if validate is None:
             return
         # The meta device has shapes but no values, as in a dry run: reading a value raises an error there.
         net = copy.deepcopy(self.work().net).to("meta")
         try:
-            transform.on_plan(net)
+            validate(net)
         except (UsageError, AttributeError, RuntimeError, KeyError) as error:
             require(
                 False,
-                f"on_plan, given a network without values, raised {error!r}, but the transform accepts the network; "
+                f"validate, given a network without values, raised {error!r}, but the transform accepts the network; "
                 "read only its sizes",
             )
 

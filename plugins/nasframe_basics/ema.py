@@ -47,7 +47,7 @@ class EMA(Modifier):
         self.names: set[str] = set()  # of the trained weights, when the stage began
         self.versions: dict[str, int] = {}  # of the network's weights, when the average was put there
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Refuse stages with modifiers that prune."""
         for modifier in job.modifiers:
             prunes = member(modifier, "returns_arch", False) or member(modifier, "elementwise", False)
@@ -59,7 +59,7 @@ class EMA(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Check the stage."""
-        self.on_plan(job)
+        self.validate(job)
         self.names = set(trained_weights(job))
 
     def on_batch(self, step: Step) -> None:

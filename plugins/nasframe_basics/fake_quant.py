@@ -67,7 +67,7 @@ class FakeQuant(Modifier):
             # The quantizer keeps shape and type. With unsafe=True torch does not run it once to check that.
             parametrize.register_parametrization(rounded, "weight", RowQuantizer(bits), unsafe=True)
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Parametrise the weights, so that modifiers further down the list can check whether they allow it."""
         if job.net is not None:
             self.on_start(job)

@@ -191,14 +191,14 @@ def glue(
     )
 
 
-def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     layout = TASKS.get(options["name"])
     if layout is not None:  # an unknown name is a problem of its own, which is reported elsewhere
         refuse_length(options.get("max_length"), len(layout.texts), tokenizer)
 
 
-glue.on_plan = _on_plan  # type: ignore[attr-defined]
+glue.validate = _validate  # type: ignore[attr-defined]
 glue.sizes_suffice = True  # type: ignore[attr-defined]
 
 

@@ -90,7 +90,7 @@ class Latency:
             records[key] = self._time(extracted)
         return dict(records[key])
 
-    def on_plan(self, net: nn.Module | Outline) -> None:
+    def validate(self, net: nn.Module | Outline) -> None:
         """Refuse a length in the recipe that the network cannot read; notify if it cannot read the default length.
 
         Args:

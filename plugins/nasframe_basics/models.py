@@ -123,7 +123,7 @@ class HF:
         notices = Notices()  # not passed on: a run loads the tokenizer once more, and notifies then
         try:
             return self._tokenizer(source, notices)
-        except Exception:  # on_plan reports the problem
+        except Exception:  # validate reports the problem
             return None
 
     def _tokenizer(self, source: Source, notify: Notify) -> Any:
@@ -269,7 +269,7 @@ class HF:
             self._notify("model", text)
         return loaded.net.eval()
 
-    def on_plan(self) -> None:
+    def validate(self) -> None:
         """Refuse, before any work, a model whose configuration, headers of weights or tokenizer do not fit.
 
         Of a hub id only the files in the hub's cache are judged.
@@ -305,7 +305,7 @@ class HF:
         try:
             shared = _skeleton(source, self._trust, _stamps(source))
             return copy.deepcopy(shared)  # transforms and modifiers change it
-        except Exception:  # on_plan reports the problem
+        except Exception:  # validate reports the problem
             return None
 
     def files(self) -> list[Path]:

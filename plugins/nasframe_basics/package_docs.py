@@ -131,12 +131,12 @@ def _texts(package: str, count: int, near_copies: NearCopies) -> list[str]:
     return texts
 
 
-def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network."""
     refuse_length(options.get("max_length"), 1, tokenizer)
 
 
-package_docs.on_plan = _on_plan  # type: ignore[attr-defined]
+package_docs.validate = _validate  # type: ignore[attr-defined]
 package_docs.sizes_suffice = True  # type: ignore[attr-defined]
 
 

@@ -58,7 +58,7 @@ class SVD:
         """Return the work with a factorised copy of its network."""
         return replace(work, net=self.factorized(work.net))
 
-    def on_plan(self, net: nn.Module) -> None:
+    def validate(self, net: nn.Module) -> None:
         """Refuse ranks beyond the network's matrices."""
         self.factorized(net)
 

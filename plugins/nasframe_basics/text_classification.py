@@ -148,13 +148,13 @@ def text_classification(
     )
 
 
-def _on_plan(options: Mapping[str, Any], tokenizer: Any) -> None:
+def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse a ``max_length`` in the recipe that does not fit the network or the texts."""
     texts = _as_list(options.get("text", ""))
     refuse_length(options.get("max_length"), len(texts), tokenizer)
 
 
-text_classification.on_plan = _on_plan  # type: ignore[attr-defined]
+text_classification.validate = _validate  # type: ignore[attr-defined]
 text_classification.sizes_suffice = True  # type: ignore[attr-defined]
 
 

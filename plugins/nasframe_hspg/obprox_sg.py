@@ -76,7 +76,7 @@ class OBProxSG(GroupModifier):
         self.names = list(matrices(job.net))
         self.signs: list[torch.Tensor] = []  # ζ, while the optimiser makes its step
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Refuse stages that this does not go with."""
         whole_network(job, self.name)
 

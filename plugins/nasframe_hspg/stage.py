@@ -115,7 +115,7 @@ class GroupModifier(Modifier):
         if (removable < cap).any():
             raise UsageError(f"{self.name}: {option} and min_kept do not go together: too little of a layer may go.")
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Refuse stages that this does not go with, and kinds of groups that the network does not have.
 
         Raises:

@@ -114,7 +114,7 @@ class ADMM(Modifier):
             self.U[name] = torch.zeros_like(w)
         self.aim()
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Raise the errors of ``on_start`` before any work, if the network is known."""
         if job.net is not None:
             self.on_start(job)

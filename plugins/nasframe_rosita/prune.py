@@ -88,7 +88,7 @@ class ScheduledPrune(Modifier):
         self.pending: list[torch.Tensor | None] = []  # this step's absolute gradients, until it is known to count
         self.loaded: Mapping[str, Any] = {}  # a state to go on from, until there are sums to take it
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Refuse stages that are not trained through one view, and sizes that the network does not have.
 
         Raises:
@@ -118,7 +118,7 @@ class ScheduledPrune(Modifier):
         Raises:
             UsageError: sizes that the network does not have, or a stage that is too short.
         """
-        self.on_plan(job)
+        self.validate(job)
         free_to_reorder(job, "scheduled_prune")
         full = self.full_sizes(job)
         goal = self.sizes_to_end_with()

@@ -131,7 +131,7 @@ class Slimming(Modifier):
         self.start = torch.tensor(rho).to(gamma)
         self.state = {"m": torch.zeros_like(gamma), "rho": self.start.clone(), "kept": torch.ones_like(gamma)}
 
-    def on_plan(self, job: TrainJob) -> None:
+    def validate(self, job: TrainJob) -> None:
         """Raise the errors of ``on_start`` before any work, if the network is known."""
         if job.net is None:
             whole_network(job, "slimming")

@@ -153,4 +153,4 @@ def test_orders_and_partners_that_lose_the_average_are_refused() -> None:
         Loop().fit(job(EMA(), Shrink(), eval_every=3))
     Loop().fit(job(Shrink(), EMA(), eval_every=3))
     with pytest.raises(UsageError, match="scheduledprune prunes while"):
-        EMA().on_plan(job(EMA(), ScheduledPrune(heads=2)))
+        EMA().validate(job(EMA(), ScheduledPrune(heads=2)))

@@ -89,9 +89,9 @@ def test_latency_adapts_to_a_short_network_and_says_so(family):
 def test_a_written_length_of_latency_is_never_changed():
     net = tiny_net()
     assert Latency(length=40, repeats=1, warmup=0).measure(None, net)["how"]["length"] == 40
-    for ask in (Latency(length=41).on_plan, Latency(length=41).estimate):
+    for ask in (Latency(length=41).validate, Latency(length=41).estimate):
         with pytest.raises(RecipeError) as error:
-            ask(*([net] if ask.__name__ == "on_plan" else [None, net]))
+            ask(*([net] if ask.__name__ == "validate" else [None, net]))
         assert [problem.path for problem in error.value.problems] == ["length"]
 
 

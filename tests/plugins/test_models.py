@@ -163,7 +163,7 @@ def refused_by_all(folder, *words):
     for word in (str(folder), *words):
         assert word in str(error.value)
     with pytest.raises(RecipeError) as planned:
-        model.on_plan()
+        model.validate()
     assert str(error.value) in [problem.text for problem in planned.value.problems]
     assert {problem.path for problem in planned.value.problems} == {"path"}
     assert model.local_tokenizer() is None
@@ -193,7 +193,7 @@ def test_a_tokenizer_of_words_alone_is_read_as_older_transformers_saved_it(class
         file.unlink()
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
     model = HF(str(folder))
-    model.on_plan()
+    model.validate()
     assert model.tokenizer().get_vocab() == vocabulary
 
 
@@ -222,7 +222,7 @@ def test_as_many_ids_as_rows_fit(classifiers, tmp_path):
     tokenizer.save_pretrained(folder)
     notices = Notices()
     model = HF(str(folder), notify=notices)
-    model.on_plan()
+    model.validate()
     assert model.tokenizer()("zz9")["input_ids"] == [2, 96, 3]
     assert not list(notices)
 
@@ -250,7 +250,7 @@ def test_other_special_ids_are_refused(classifiers, tmp_path, config, words):
 
 
 def test_special_ids_that_one_side_lacks_are_no_evidence(classifiers, tmp_path):
-    HF(str(copied(classifiers, tmp_path, bos_token_id=40, eos_token_id=41))).on_plan()
+    HF(str(copied(classifiers, tmp_path, bos_token_id=40, eos_token_id=41))).validate()
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_what_is_no_model_is_refused_by_check_and_by_loading(classifiers, tmp_pa
     change(folder)
     model = HF(str(folder))
     assert (model.skeleton() is None) == ("empty" not in words)
-    for attempt in (model.on_plan, lambda: model.load(["a", "b"], 0)):
+    for attempt in (model.validate, lambda: model.load(["a", "b"], 0)):
         with pytest.raises(UsageError) as error:
             attempt()
         assert words in str(error.value)
@@ -351,7 +351,7 @@ def test_every_problem_of_a_model_is_told_at_once(classifiers, tmp_path):
     folder = copied(classifiers, tmp_path, vocab_size=120)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(RecipeError) as error:
-        HF(str(folder)).on_plan()
+        HF(str(folder)).validate()
     assert len(error.value.problems) == 2
 
 
@@ -359,9 +359,9 @@ def test_a_mended_model_is_looked_at_again(classifiers, tmp_path):
     folder = copied(classifiers, tmp_path, vocab_size=120)
     model = HF(str(folder))
     with pytest.raises(RecipeError):
-        model.on_plan()
+        model.validate()
     shutil.copy(classifiers / "bert" / "config.json", folder)
-    model.on_plan()
+    model.validate()
     assert model.skeleton().config.vocab_size == 97
 
 
@@ -384,7 +384,7 @@ def test_nasframes_own_exports_are_whole(tmp_path, family, mode):
     small = slices.extract(tiny_net(family), arch)
     export.write(small, tiny_tokenizer(), tmp_path / "small", mode=mode)
     model = HF(tmp_path / "small", notify=Notices())
-    model.on_plan()
+    model.validate()
     assert model.tokenizer().model_max_length == usable_positions(small)
     inputs = tiny_inputs()
     assert torch.allclose(model.load(["a", "b"], 0)(**inputs).logits, small(**inputs).logits, atol=1e-6)
@@ -393,7 +393,7 @@ def test_nasframes_own_exports_are_whole(tmp_path, family, mode):
         settings["layer_ffn"][0] = 48
         (tmp_path / "small/config.json").write_text(json.dumps(settings))
         with pytest.raises(RecipeError, match="48"):
-            model.on_plan()
+            model.validate()
 
 
 # --- the hub's cache -------------------------------------------------------------------------------------------------
@@ -421,20 +421,20 @@ def hub(monkeypatch, tmp_path, classifiers):
 
 def test_a_hub_model_in_the_cache_is_judged_as_a_directory_is(hub, classifiers):
     model = HF("org/net", notify=Notices())
-    model.on_plan()
+    model.validate()
     assert model.tokenizer().model_max_length == 40
     expected = tiny_net("bert").state_dict()
     assert all(torch.equal(expected[name], value) for name, value in model.load(["a", "b"], 0).state_dict().items())
     settings = json.loads((hub / "config.json").read_text()) | {"vocab_size": 120}
     (hub / "config.json").write_text(json.dumps(settings))
-    for attempt in (model.on_plan, lambda: model.load(["a", "b"], 0)):
+    for attempt in (model.validate, lambda: model.load(["a", "b"], 0)):
         with pytest.raises(UsageError, match="120"):
             attempt()
 
 
 def test_what_of_a_hub_model_is_not_at_hand_is_not_judged(hub):
     model = HF("org/part")
-    model.on_plan()
+    model.validate()
     assert model.skeleton() is not None
     assert model.local_tokenizer() is None
     with pytest.raises(UsageError, match="org/part"):

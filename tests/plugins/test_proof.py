@@ -184,14 +184,14 @@ def test_a_model_is_judged_again_after_its_files_changed(encoders: Path, tmp_pat
     changed(tmp_path / "net" / "config.json", num_hidden_layers=30)
     assert model.outline() is None
     with pytest.raises(NasframeError, match=r"config\.json says 30 layers, the file has 3"):
-        model.on_plan()
+        model.validate()
 
 
 def test_remote_code_and_names_of_a_head_are_left_to_transformers(encoders: Path) -> None:
     folder = str(encoders / "bert")
     assert HF(folder, trust_remote_code=True).outline() is None
     with pytest.raises(NasframeError, match="brings no classification head whose outputs could be named"):
-        HF(folder, labels=["a", "b"]).on_plan()
+        HF(folder, labels=["a", "b"]).validate()
 
 
 NUMBERS = (-1, 0, 1, 2, 3, 4, 8, 16, 31, 32, 33, 40, 64, 96, 97, 98, 10**9, 0.0, 0.1, 0.99, 1.0, 1e-12)

@@ -37,7 +37,7 @@ class Space(BertWidthDepth):
 
 
 class Cost(Latency):
-    def on_plan(self, net):
+    def validate(self, net):
         told(net)
 
 
@@ -60,12 +60,12 @@ class Transform:
     def __call__(self, work):
         return work
 
-    def on_plan(self, net):
+    def validate(self, net):
         told(net)
 
 
 class Modifier(nasframe.interfaces.Modifier):
-    def on_plan(self, job):
+    def validate(self, job):
         told(job.net)
 
 
@@ -73,7 +73,7 @@ def task(tokenizer=None, max_length: int = 8):
     return package_docs(max_length=max_length, tokenizer=tokenizer)
 
 
-task.on_plan = lambda options, tokenizer: told(tokenizer)
+task.validate = lambda options, tokenizer: told(tokenizer)
 
 
 @nasframe.hookimpl

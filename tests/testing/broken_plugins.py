@@ -224,7 +224,7 @@ def reads_values(self, net):
 
 TRANSFORMS = {
     "work_in_work_out": (changed(Halve, __call__=lambda self, work: replace(work, archs={})), "carry on archs"),
-    "what_is_planned_is_not_refused": (changed(Halve, on_plan=reads_values), "given a network without values, raised"),
+    "what_is_planned_is_not_refused": (changed(Halve, validate=reads_values), "given a network without values, raised"),
     "what_came_in_stays_as_it_was": (changed(Halve, __call__=in_place), "change a copy"),
     "the_same_seed_gives_the_same": (changed(Halve, __call__=noisy), "draw only from the injected seed"),
     "the_function_is_kept_where_claimed": (
@@ -442,7 +442,7 @@ class Shares(Modifier):
 
 
 class PlansOtherwise(Modifier):
-    def on_plan(self, job):
+    def validate(self, job):
         raise UsageError("not with this one")
 
 
@@ -453,7 +453,7 @@ class Refuses(Modifier):
 
 MODIFIERS = {
     "some_stage_is_accepted": (Refuses, r"every stage is refused \(not today\)"),
-    "what_is_planned_is_not_refused": (PlansOtherwise, r"on_plan, given a network without values, raised UsageError"),
+    "what_is_planned_is_not_refused": (PlansOtherwise, r"validate, given a network without values, raised UsageError"),
     "it_goes_with_every_stage": (NotFinite, "on_loss returned a loss that is not finite"),
     "shapes_are_left_alone": (Resizes, r"the network has other tensors \(pair\); undo masks"),
     "hooks_are_removed": (LeavesHook, "remove in on_finish what on_start registered"),
