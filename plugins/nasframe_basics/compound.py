@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Le, Lt
 
 from nasframe.errors import UsageError
 from nasframe.nn.additive import LayerCost
@@ -81,7 +81,7 @@ class Compound:
     >>> config = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256)
     >>> space = Compound(layers=[3, 4], config=config)
     >>> space.sizes({"size": 25.0, "layers": [0, 1, 2], "attention": 0.33, "tilt": 0.0})["ffn.0"]
-    92
+    94
     """
 
     sizes_suffice = True
@@ -92,7 +92,7 @@ class Compound:
         self,
         smallest: Percent = "5%",
         largest: Percent = "100%",
-        step: Annotated[float, Gt(1)] = 1.005,
+        step: Annotated[float, Gt(1), Le(2)] = 1.005,
         layers: Sequence[Count | Percent | list[Natural]] | None = None,
         attention: Sequence[Share] = (0.2, 0.33, 0.5),
         tilts: Sequence[Tilt] = (-0.5, 0.0, 0.5),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from nasframe.errors import UsageError
 from nasframe.records import Arch, Count, Percent, Positive, Share, Trial, arch_id
@@ -76,12 +76,12 @@ class BandedSNG:
         self,
         domain: Any,
         seed: int = 0,
-        bands: Annotated[int, Ge(1)] | list[Percent] = 5,
+        bands: Count | list[Percent] = 5,
         choose: Literal["learned", "prior", "random"] = "learned",
         coverage: Share = 0.1,
         learning: Share = 0.4,
         between: Share = 0.1,
-        pace: float = 0.0,
+        pace: Annotated[float, Ge(-4), Le(4)] = 0.0,
         lam: Annotated[Count, Ge(2)] = 8,
         delta: Positive = 0.3,
         neighbours: Share = 0.5,
