@@ -78,24 +78,26 @@ def objective_fault(
     "a search would look for the largest 'loss', but less of it is better. Expected '-loss'."
     """
     name = objective.removeprefix("-")
+    is_minimised = objective.startswith("-")
     known = set(costs)
-    if name in known and name not in metrics:  # a metric wins over a cost of the same name, as in a search
-        if higher_is_better and objective.startswith("-"):
-            return f"a search would look for the smallest {name!r}, but more of it is better. Expected {name!r}."
-        if higher_is_better or objective.startswith("-"):
-            return ""
-        return f"a search would look for the largest {name!r}, but less of a cost is better. Expected '-{name}'."
-    if name not in metrics:
-        usable = {metric for metric, form in metrics.items() if not form.dev_only}
-        hint = suggestion(name, usable | known)
-        return f"unknown metric or cost {name!r}. Metrics: {listing(usable)}; costs: {listing(known)}.{hint}"
-    form = metrics[name]
-    if form.dev_only:
-        return f"{name!r} is measured on dev alone, and searches look at select."
-    if objective.startswith("-") and form.higher_is_better:
+    if name in metrics:  # a metric wins over a cost of the same name, as in a search
+        form = metrics[name]
+        if form.dev_only:
+            return f"{name!r} is measured on dev alone, and searches look at select."
+        return _direction_fault(name, "it", is_minimised, form.higher_is_better)
+    if name in known:
+        return _direction_fault(name, "a cost", is_minimised, higher_is_better)
+    usable = {metric for metric, form in metrics.items() if not form.dev_only}
+    hint = suggestion(name, usable | known)
+    return f"unknown metric or cost {name!r}. Metrics: {listing(usable)}; costs: {listing(known)}.{hint}"
+
+
+def _direction_fault(name: str, noun: str, is_minimised: bool, higher_is_better: bool) -> str:
+    """Return the reason why a search would look in the wrong direction, or an empty text."""
+    if is_minimised and higher_is_better:
         return f"a search would look for the smallest {name!r}, but more of it is better. Expected {name!r}."
-    if not objective.startswith("-") and not form.higher_is_better:
-        return f"a search would look for the largest {name!r}, but less of it is better. Expected '-{name}'."
+    if not is_minimised and not higher_is_better:
+        return f"a search would look for the largest {name!r}, but less of {noun} is better. Expected '-{name}'."
     return ""
 
 

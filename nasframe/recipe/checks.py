@@ -165,13 +165,7 @@ class Checker:
                 self.problem((*path, *place), f"{text} ({owner})")
                 misfits.add(name)
         self.wrong |= {(*path, name) for name in misfits}
-        complete: dict[str, Any] = {}
-        # In the signature's order, so that resolved recipes that mean the same are the same text.
-        for key, option in known.items():
-            value = accepted.get(key, plain_default(option))
-            if value is not None or key in accepted:
-                complete[key] = value
-        complete |= accepted
+        complete = _with_defaults(accepted, known)
         for key, value in complete.items():
             if key not in misfits:
                 complete[key] = self._resolved(known.get(key), value, (*path, key))
@@ -339,3 +333,16 @@ def _text_fault(bound: Any) -> str:
     if len(text) > LONGEST:
         return f"{shown}… is too long for a bound. {EXAMPLE_BOUND}"
     return ""
+
+
+def _with_defaults(options: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
+    """Return options with the defaults of those that are missing, in the signature's order.
+
+    Resolved recipes that mean the same are then the same text.
+    """
+    complete: dict[str, Any] = {}
+    for key, option in known.items():
+        value = options.get(key, plain_default(option))
+        if value is not None or key in options:
+            complete[key] = value
+    return complete | dict(options)
