@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -198,18 +198,33 @@ def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
         refuse_length(options.get("max_length"), len(layout.texts), tokenizer)
 
 
+def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
+    """Yield ``path`` with each of the task's files that its folder lacks."""
+    layout = TASKS.get(options["name"])
+    if layout is None or not options.get("path"):
+        return
+    for path in _paths(located(options["path"], base), layout).values():
+        if not path.is_file():
+            yield "path", f"{path}: no such file. Expected the task's {path.name} in GLUE's own layout."
+
+
 glue.validate = _validate  # type: ignore[attr-defined]
+glue.on_files = _on_files  # type: ignore[attr-defined]
 glue.sizes_suffice = True  # type: ignore[attr-defined]
+
+
+def _paths(folder: Path, layout: Layout) -> dict[str, Path]:
+    """Return split → TSV file, in the task's own folder or in its folder below one that holds all tasks."""
+    task_folder = folder / layout.folder
+    if not (folder / "train.tsv").is_file() and task_folder.is_dir():
+        folder = task_folder
+    return {split: folder / f"{name}.tsv" for split, name in _files(layout).items()}
 
 
 def _from_folder(folder: Path, layout: Layout) -> list[Source]:
     """Read the task's TSV files from its own folder, or from the folder that holds all tasks."""
-    task_folder = folder / layout.folder
-    if not (folder / "train.tsv").is_file() and task_folder.is_dir():
-        folder = task_folder
     sources = []
-    for split, name in _files(layout).items():
-        path = folder / f"{name}.tsv"
+    for split, path in _paths(folder, layout).items():
         source = _from_file(split, path, layout, *stamp(path))
         sources.append(source)
     return sources

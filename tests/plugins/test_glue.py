@@ -95,24 +95,34 @@ def test_every_task_can_be_learned(name, tmp_path):
     assert logits.grad.abs().sum(1).gt(0).all()
 
 
+@pytest.mark.parametrize("recipe", ["yoco_bert/minilm", "yoco_bert/published/minilm"])
 @pytest.mark.parametrize("name", TASKS)
-def test_a_recipe_for_any_task_takes_every_task(name, tmp_path):
+def test_a_recipe_for_any_task_takes_every_task(recipe, name, tmp_path):
     write(tmp_path / TASKS[name].folder, name)
-    plan, problems = check_recipe("yoco_bert/published/minilm", [f"task.name={name}", f"task.path={tmp_path}"])
+    plan, problems = check_recipe(recipe, [f"task.name={name}", f"task.path={tmp_path}"])
     assert problems == []
     assert plan.task["name"] == name
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["yoco_bert/minilm", "yoco_bert/published/minilm"])
 @pytest.mark.parametrize("name", TASKS)
-def test_a_recipe_for_any_task_runs_on_every_task(name, tmp_path):
+def test_a_recipe_for_any_task_runs_on_every_task(recipe, name, tmp_path):
     write(tmp_path / TASKS[name].folder, name, train=120, dev=24)
     sizes = {"hidden_size": 48, "num_attention_heads": 12, "num_hidden_layers": 6, "intermediate_size": 1536}
     model = write_net(tmp_path / "net", WORDS, max_position_embeddings=160, **sizes)
     changes = ["smoke=true", f"model={model}", f"task.name={name}", f"task.path={tmp_path}"]
-    recipe = nf.load_recipe("yoco_bert/published/minilm", [*changes, "estimators.latency={repeats: 1}"])
+    recipe = nf.load_recipe(recipe, [*changes, "estimators.latency={repeats: 1}"])
     run = nf.run(recipe, out=tmp_path / "run", progress=False)
     assert (run.directory / "report.html").is_file()
+
+
+def test_check_names_the_files_that_a_folder_lacks(tmp_path):
+    write(tmp_path, "mnli")
+    next(tmp_path.rglob("dev_mismatched.tsv")).unlink()
+    problems = check_recipe("yoco_bert/minilm", ["task.name=mnli", f"task.path={tmp_path}"])[1]
+    assert [problem.path for problem in problems] == ["task.path"]
+    assert "dev_mismatched.tsv: no such file" in problems[0].text
 
 
 def test_mnli_measures_both_development_sets(tmp_path):
