@@ -270,25 +270,25 @@ class TrainOptions:
         epochs: passes over the training data; a fraction is allowed. Give this or ``max_steps``.
         max_steps: optimiser steps.
         batch_size: examples in each optimiser step, over all processes and micro-batches.
-        learning_rate: the peak.
-        warmup_ratio: share of the steps over which the rate rises to its peak.
+        learning_rate: the peak learning rate.
+        warmup_ratio: share of the steps in which the learning rate rises to its peak.
         schedule: the shape of the learning rate after the warm-up.
-        weight_decay: decoupled decay, not applied to biases and normalisation.
+        weight_decay: decoupled weight decay; biases and normalisation have none.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
-        max_grad_norm: gradients are scaled down to this norm; 0 switches clipping off.
-        accumulate: micro-batches that each step is split into, to save memory.
+        max_grad_norm: gradients with a larger norm are scaled down to it; 0 switches this off.
+        accumulate: number of micro-batches into which each step is split, to save memory.
         precision: ``auto`` is bfloat16 autocast if the device computes it natively.
         eval_every: steps between evaluations on ``select``; default: one evaluation an epoch, if any is needed.
-        keep: the ``last`` weights, or the ``best`` on ``select``.
-        early_stop: evaluations without a gain after which training ends.
-        archs_per_step: sub-networks whose gradients are accumulated before one step.
-        teacher_cache: ``step`` computes a teacher's logits once for each batch, ``run`` keeps them by example.
-        teacher_states: with ``teacher_cache: run``, the format in which teachers' hidden states are kept by example,
-            too, if a modifier needs them: all layers, real tokens only. Above 1 GiB they go to a temporary file in the
-            run directory. Half precision takes 2 · (layers + 1) · width bytes a token, 5.4 kB for MiniLM-L6: 10,000
-            sentences of 12 tokens take 0.6 GiB. A resume runs the teacher again to get the same states. Default:
-            hidden states are computed for each batch.
-        checkpoint_every: seconds between the checkpoints that a resume starts from.
+        keep: which weights to keep: the ``last``, or the ``best`` on ``select``.
+        early_stop: training ends after this many evaluations without a gain.
+        archs_per_step: number of sub-networks whose gradients are accumulated for one step.
+        teacher_cache: ``step`` computes a teacher's logits once for each batch, ``run`` stores and reuses them.
+        teacher_states: the format in which teachers' hidden states are stored for each example, with
+            ``teacher_cache: run`` and if a modifier needs them. All layers are stored, and real tokens only. Above
+            1 GiB they go to a temporary file in the run directory. Half precision takes 2 · (layers + 1) · width bytes
+            a token, 5.4 kB for MiniLM-L6: 10,000 sentences of 12 tokens take 0.6 GiB. A resume runs the teacher again
+            to get the same states. Default: hidden states are computed for each batch.
+        checkpoint_every: seconds between checkpoints; a resume starts from the last one.
     """
 
     epochs: Positive | None = None

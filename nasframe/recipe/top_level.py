@@ -18,15 +18,15 @@ class TopLevel:
         nasframe: version of the recipe format.
         name: names the run's directory; default: the file's name.
         description: what the recipe is for.
-        plugins: one-file plugins to load, read from the recipe's folder.
-        seed: every random stream is made from it.
+        plugins: one-file plugins to load; paths start from the recipe's folder.
+        seed: the seed from which all random streams are derived.
         model: the network and its tokenizer.
         task: data, loss and metrics.
         space: what may vary, and how a choice becomes a network.
         sampler: the shared sampler, which stages use as ``sampler: shared``.
         trainer: runs the training loop of every stage that does not name another one.
         estimators: costs with options of their own, by the name that bounds and objectives use.
-        constraints: bounds that every answer of a search must meet.
+        constraints: bounds that every winner of a search must meet.
         budgets: bounds that each get their own winner.
         objectives: what searches maximise, with ``-`` before costs and losses; default: the task's primary metric.
         stages: what to do, in order.

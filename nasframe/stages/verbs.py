@@ -58,16 +58,16 @@ def train(
     trainer: TrainerRef = "loop",
     save_as: str | None = None,
 ) -> Work:
-    """Train the network, the sub-networks that a sampler proposes, or models that stand alone.
+    """Train the network, the sub-networks that a sampler proposes, or stand-alone models.
 
     Args:
         options: how to train; see :class:`nasframe.records.TrainOptions`.
         sampler: proposes the sub-networks to train; ``shared`` is the recipe's own sampler; default: the whole network
             is trained.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
-        arch: train only this sub-network: the name of a found architecture, or sizes.
+        arch: train only this sub-network, given as the name of a found architecture or as sizes.
         models: train these models (``best@*``) one by one instead of the network.
-        modifiers: act inside the training loop, in this order; an entry of null is skipped.
+        modifiers: act inside the training loop, in this order; null entries are skipped.
         trainer: runs the training loop.
         save_as: keep the trained network under this name, as a teacher or a starting point.
     """
@@ -159,14 +159,14 @@ def search(
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
             better when it is smaller; default: the task's primary metric.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
-        budgets: bounds that each get their own winner, instead of the recipe's.
+        budgets: bounds that each get their own winner; they replace the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
         examples: score on a fixed subset of this many examples.
-        finalists: how many of the best are scored again on all of ``select`` if ``examples`` is given, and how many are
-            compared with the teacher at most.
+        finalists: how many of the best trials are scored again on all of ``select`` if ``examples`` is given; also the
+            largest number that ``agreement`` compares with the teacher.
         winner: ``score`` takes the best score, and the cheapest among equal ones. Among the finalists within one
             standard error of the best score, ``loss`` takes the one with the smallest loss and ``agreement`` the one
-            whose outputs are closest to the teacher's; among equal ones both take the largest network.
+            whose outputs are closest to the teacher's; if several are equal, both take the largest network.
         teacher: the saved network that ``agreement`` compares with.
         fit: training options with which a copy of each candidate is trained before it is scored.
         violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
@@ -357,7 +357,7 @@ def evaluate(
         models: the models to measure, by name (``best@*``); default: all, or the current network if no model was saved
             or extracted.
         costs: the costs of each model to report; default: parameters (all, backbone, encoder), MACs, size and latency.
-        precision: in which the forward passes are computed.
+        precision: the number format of the forward passes; ``auto`` is bfloat16 if the device computes it natively.
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
     tally = Tally()
@@ -387,12 +387,12 @@ def export(
     mode: Literal["stock", "padded", "hetero"] = "hetero",
     models: list[str] | None = None,
 ) -> Work:
-    """Write extracted models as Hugging Face directories, and prove in a fresh process that they load and agree.
+    """Write extracted models as Hugging Face directories, and verify in a fresh process that they load and agree.
 
     Args:
-        mode: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that stock classes load the model;
+        mode: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that the stock class loads the model;
             ``stock`` is for models that a plain configuration can describe.
-        models: the models to write, by name (``best@*``); default: all that were extracted.
+        models: the models to write, by name (``best@*``); default: all extracted models.
     """
     from nasframe.export import write as writer
 
