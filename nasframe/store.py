@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "RunStore", "load_state", "refuse_existing", "save_state", "text_digest", "write_text"]
 
 FORMAT = 1
+SHARED_SAMPLER = "sampler.safetensors"
+"""The file in a run directory with the final state of the recipe's own sampler."""
 STAGE_TABLES = ("trial", "metric", "ledger")
 """The tables whose rows belong to one stage each."""
 ORDERS = {"stage": "position", "trial": "stage, number", "metric": "stage, name, step"}

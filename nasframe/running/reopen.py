@@ -14,7 +14,7 @@ from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.report.format import metric_format, metric_formats
 from nasframe.search.loop import subset
-from nasframe.store import RunStore
+from nasframe.store import SHARED_SAMPLER, RunStore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,6 +113,27 @@ class Finished:
         """The part of the domain that was searched."""
         within = self.stage.options.get("within")
         return self.space.domain.restrict(within) if within else self.space.domain
+
+    def shared_sampler(self) -> Any:
+        """Return the run's own sampler with all that it has learned, ``None`` if the search had another one.
+
+        Runs of earlier versions did not keep it, either.
+        """
+        from nasframe import registry
+        from nasframe.plan import aimed_costs
+        from nasframe.search.costs import cost_rows
+        from nasframe.seeds import stream_seed
+        from nasframe.store import load_state
+
+        path = self.directory / SHARED_SAMPLER
+        if self.stage.options.get("sampler") != "shared" or not path.is_file():
+            return None
+        costs = cost_rows(self.inputs.estimators, aimed_costs(self.plan), self.space, self.net)
+        seed = stream_seed(self.plan.seed, "sampler", "shared")
+        inject = {"domain": self.space.domain, "seed": seed, "costs": costs}
+        sampler = registry.make("sampler", self.plan.sampler, inject)
+        sampler.load_state_dict(load_state(path))
+        return sampler
 
     @cached_property
     def objective(self) -> str:

@@ -24,7 +24,9 @@ def deploy(
     ] = None,
     no_search: Annotated[bool, typer.Option("--no-search", help="Use the run's archive alone.")] = False,
     mode: Annotated[Literal["stock", "padded", "hetero"], typer.Option(help="How models are written.")] = "hetero",
-    sampler: Annotated[str, typer.Option(help="The sampler of the search.")] = "evolution",
+    sampler: Annotated[
+        str | None, typer.Option(help="The sampler of the search; default: the run's own, or evolution.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(help="The search to deploy from; default: the run's last.")] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print deploy.json instead of the table.")] = False,

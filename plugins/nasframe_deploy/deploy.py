@@ -63,7 +63,7 @@ def deploy(
     budgets: Sequence[str] = (),
     search: int | None = None,
     mode: Mode = "hetero",
-    sampler: Any = "evolution",
+    sampler: Any = None,
     stage: str | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def deploy(
         search: evaluations a budget in a search on the super-network; 0 uses the archive alone. Default: 40 if the
             archive has few architectures near the budget, else none.
         mode: how models are written, see :func:`nasframe.export.write.export`.
-        sampler: proposes architectures in that search.
+        sampler: proposes architectures in that search. Default: the run's own sampler, with all that it has learned, if
+            its search used it (``sampler: shared``); else ``evolution``.
         stage: the search whose super-network and archive are used; default: the run's last.
         progress: show bars; default on a terminal only.
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nasframe.running.reopen import Finished
     from nasframe.search.budgets import Costs
 
+DEFAULT_SAMPLER = "evolution"  # of runs whose search had no sampler of its own that learned in training
 TRIALS = 40  # evaluations a budget, if the archive is thin
 ENOUGH = 10  # architectures near a budget from which on the archive answers alone
 NEAR = 0.85  # the share of a budget from which on a cost is near it
@@ -128,7 +129,7 @@ class Deployer:
 
         Args:
             trials: evaluations for each budget; ``None`` searches only if few architectures are near a budget.
-            sampler: proposes architectures.
+            sampler: proposes architectures; ``None`` is the run's own, or evolution if it did not keep one.
             advance: shows progress.
         """
         for budget in self.budgets:
@@ -148,6 +149,7 @@ class Deployer:
         """Search within the bounds of one budget, beginning with the known trials."""
         from nasframe.registry import make
         from nasframe.search import loop
+        from nasframe.search.restrict import joined
         from nasframe.seeds import stream_seed
 
         finished = self.finished
@@ -159,17 +161,22 @@ class Deployer:
             advance(min(done, trials), trials, budget.name)  # finalists are evaluated on top of the trials
             return finished.evaluate(arch, examples).metrics
 
-        # Named by the budget, so that one budget draws the same whatever else is asked for.
-        seed = stream_seed(finished.plan.seed, "deploy", str(budget))
-        inject = {"domain": finished.region, "seed": seed}
+        # A new one for each budget, so that one budget gets the same proposals whatever else is asked for.
+        proposer = finished.shared_sampler() if sampler is None else None
+        domain, region = finished.space.domain, finished.region
+        if proposer is not None:  # it may join knobs, and its proposals lie in a domain that joins them, too
+            domain, region = joined(domain, finished.plan.sampler), joined(region, finished.plan.sampler)
+        else:
+            seed = stream_seed(finished.plan.seed, "deploy", str(budget))
+            proposer = make("sampler", sampler or DEFAULT_SAMPLER, {"domain": region, "seed": seed})
         result = loop.search(
-            make("sampler", sampler, inject),
-            finished.space.domain,
+            proposer,
+            domain,
             evaluate,
             self.costs,
             objectives=[finished.objective],
             trials=trials,
-            within=finished.region,
+            within=region,
             bounds=self.loose_budgets[budget.name].bounds,
             examples=self.examples,
             finalists=self.finalists,
