@@ -95,7 +95,7 @@ def encoder_params() -> Counted:
 
 
 def macs(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
-    """Count the multiply-adds of matrix products in a forward.
+    """Count the multiply-adds of the matrix products in a forward pass.
 
     Args:
         batch: sequences.
