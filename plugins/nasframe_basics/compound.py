@@ -67,7 +67,8 @@ class Compound:
         smallest: the smallest size.
         largest: the largest size.
         step: the ratio between one size and the next.
-        layers: numbers of layers, or lists of the layers to keep; default all. ``depth`` says which a number keeps.
+        layers: numbers of layers, or lists of the layers to keep; default all. ``depth`` says which layers a number
+            keeps.
         attention: shares of a layer's parameters that its heads get. Neurons get the rest, including what rounding
             leaves over.
         tilts: slopes of the widths over the layers: 0 is flat; with 0.5 the widths rise from half of the mean in the

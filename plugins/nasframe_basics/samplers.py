@@ -197,7 +197,7 @@ class GridSampler:
 
 
 class EverySampler:
-    """Proposes all sub-networks of a small domain: each once in a search, all of them in every step of a training.
+    """Proposes all sub-networks of a small domain: each once in a search, or all of them in every training step.
 
     Args:
         domain: the domain to propose from; it can be enumerated.

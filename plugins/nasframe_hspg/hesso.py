@@ -53,7 +53,7 @@ class HESSO(GroupModifier):
             and norms that belong to no group. One share, or one for each kind.
         start: the share of the steps before the first period.
         ramp_end: the share of the steps after which the last period ends.
-        periods: P; at most as many as there are steps.
+        periods: P, the number of periods; at most the number of steps.
         criteria: weights of the criteria (those not named do not count), or ``published``. Default: all five equally,
             as described above.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.

@@ -67,7 +67,7 @@ class NaturalGradientSampler:
         costs: what architectures cost; without it costs are not looked at.
         lam: λ, the number of scores in each update.
         delta: δ, the length of a step in the Fisher metric.
-        warm_up: number of first updates in training in which θ does not move and all proposals explore.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore.
         parts: how it does what ours and the published algorithm do differently.
 
     Raises:

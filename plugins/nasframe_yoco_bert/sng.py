@@ -39,7 +39,7 @@ class SNG(NaturalGradientSampler):
             (the others come directly from θ), or ``none``.
         cost_power: each target cost lies between the cheapest (0) and the most expensive (1) at a uniform random number
             raised to this power. 1 is uniform; more than 1 prefers cheap ones, which also cost less to train.
-        warm_up: number of first updates in training in which θ does not move and all proposals explore.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore.
 
     Raises:
         UsageError: a domain without knobs, fewer than two answers an update, or a probability that is none.

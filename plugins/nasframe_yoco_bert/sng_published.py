@@ -39,8 +39,8 @@ class PublishedSNG(NaturalGradientSampler):
         costs: injected; only the part ``objective`` of ``sng`` looks at them.
         lam: λ, the number of scores in each update.
         delta: δ, the length of a step in the Fisher metric.
-        warm_up: number of first updates in training in which θ does not move and all proposals explore; published:
-            none.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore;
+            published: none.
         mend: parts to replace by those of ``sng``. ``explore``: the mean of the layers' entropies decides how often to
             explore, not the entropy of their mean. ``inactive``: knobs without effect do not move. ``batches``: the
             members of an update are scored on one batch. ``ties``: scores are equal if they differ by at most 1e-12.
