@@ -418,7 +418,7 @@ class EnumerableDomain(Protocol):
 
 @runtime_checkable
 class BoundedDomain(Protocol):
-    """A domain with two ends, which show the range of every cost before a run begins."""
+    """A domain with a smallest and a largest architecture, which show the range of every cost before a run begins."""
 
     def smallest(self) -> Arch:
         """Return the architecture that costs least."""
@@ -440,16 +440,16 @@ class CrossableDomain(Protocol):
 
 @runtime_checkable
 class RestrictableDomain(Protocol):
-    """A domain that can restrict itself; others are restricted by rejecting draws, and have no ``within``."""
+    """A domain that can restrict itself; others are restricted by rejecting draws, and do not support ``within``."""
 
     def restrict(self, only: Mapping[str, Any] | None = None, keep: Callable[[Arch], bool] | None = None) -> Domain:
-        """Return the part with these values of the knobs that the condition ``keep`` accepts."""
+        """Return the part of the domain that has these knob values and meets the condition ``keep``."""
         ...
 
 
 @runtime_checkable
 class JoinableDomain(Protocol):
-    """A domain that can read several knobs as one dimension, as a sampler's option ``join`` asks for."""
+    """A domain that can treat several knobs as one dimension, as the option ``join`` of samplers requires."""
 
     def joined(self, groups: str | Mapping[str, Sequence[str]]) -> Domain:
         """Return the same domain with groups of knobs as single dimensions."""
@@ -513,11 +513,10 @@ class SpaceTraits:
     """What a space says about itself in class attributes.
 
     Args:
-        needs_net: false for a space that stands in a recipe without a model. Its methods then get ``None`` as ``net``,
-            its attribute ``estimators`` (name → estimator) holds the costs, and ``view`` returns an object that the
-            task understands.
-        additive: false for a space whose choices have no costs of their own, because ``sizes`` works the widths out
-            from all of them together. Its architectures are then counted one by one.
+        needs_net: false for a space whose recipe has no model. Its methods then get ``None`` as ``net``, its attribute
+            ``estimators`` (name → estimator) holds the costs, and ``view`` returns an object that the task understands.
+        additive: false for a space whose choices have no costs of their own, because ``sizes`` computes the widths from
+            all choices together. Its architectures are then counted one by one.
     """
 
     needs_net: bool = True
@@ -535,7 +534,7 @@ class SizedSpace(Protocol):
 
 @runtime_checkable
 class WritableSpace(Protocol):
-    """A space that understands more than its domain's own architectures where a recipe writes one."""
+    """A space that accepts more in a recipe than its domain's own architectures."""
 
     def arch(self, sizes: Arch) -> Arch:
         """Return the architecture that a recipe's sizes mean; ``domain.canonical`` does it otherwise."""
@@ -586,12 +585,12 @@ class SamplerTraits:
 
 @runtime_checkable
 class StartedSampler(Protocol):
-    """A sampler that hears when a stage begins, to forget scores that cannot be compared with the new ones."""
+    """A sampler that is called when a stage begins, so that it can forget scores of other stages."""
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"]) -> None:
         """Begin a stage of ``total`` steps (``origin="train"``) or trials (``"search"``).
 
-        ``start(stage, total)`` without the third argument will do.
+        The third argument may be left out: ``start(stage, total)``.
         """
         ...
 
@@ -614,8 +613,8 @@ class TrainerTraits:
     """What a trainer says about itself in class attributes.
 
     Args:
-        returns_arch: false promises that an architecture only comes from a stage's modifiers, so that a recipe is
-            refused if a later stage waits for another one.
+        returns_arch: false promises that architectures only come from a stage's modifiers. A recipe is then rejected if
+            a later stage needs an architecture from the trainer.
     """
 
     returns_arch: bool = True
@@ -628,16 +627,16 @@ class TrainerTraits:
 class EstimatorTraits:
     """What an estimator says about itself in attributes, besides its ``unit``.
 
-    A run records it, so that reports of the run need no plugin. The names hold for the cost's own name: a recipe that
-    gives the cost another one (``latency_of_8: {use: latency, batch: 8}``) sees that name in reports.
+    A run records these, so that its reports need no plugin. Heading and highlight apply only under the cost's own name.
+    If a recipe renames the cost (``latency_of_8: {use: latency, batch: 8}``), reports show the new name.
 
     Args:
         heading: the heading of its column, which says what the numbers are. Without one, tables show the cost's name
-            and write the unit after each number. ``ms`` and ``bytes`` are always written.
+            and write the unit after each number. The units ``ms`` and ``bytes`` are always written.
         highlight: the cost's name in a sentence, such as ``encoder parameters``. A report shows this cost above all
-            tables, and a terminal shows it however narrow it is.
-        higher_is_better: true for what a network should have much of, such as throughput. Such a cost is an objective
-            without ``-``, and fronts prefer its larger values.
+            tables, and even a narrow terminal shows it.
+        higher_is_better: true if more is better, as for throughput. Such a cost is an objective without ``-``, and
+            fronts prefer its larger values.
     """
 
     heading: str = ""
@@ -752,8 +751,8 @@ class TaskTraits:
     Args:
         summary: the :class:`~nasframe.records.DataSummary`: rows read, repeats, classes and lengths of each split. A
             run shows it before training, and so do ``--dry-run`` and reports.
-        metrics: metric → :class:`~nasframe.records.MetricFormat`: how it reads, and which way it is better. Reports
-            write plain numbers without it.
+        metrics: metric → :class:`~nasframe.records.MetricFormat`: how it is written, and which direction is better.
+            Without it, reports write plain numbers.
     """
 
     summary: DataSummary | None = None
@@ -762,7 +761,7 @@ class TaskTraits:
 
 @runtime_checkable
 class FileBacked(Protocol):
-    """A model or task that names the files which native code (safetensors, tokenizers, Parquet) reads for it.
+    """A model or task that lists the files that native code (safetensors, tokenizers, Parquet) reads for it.
 
     Files that Python opens are found without it.
     """
@@ -780,7 +779,7 @@ class PlannedTaskFactory(Protocol):
     """A task's factory that checks options against the recipe's model before any work."""
 
     def validate(self, options: Mapping[str, Any], tokenizer: Any) -> None:
-        """Raise ``UsageError`` for options that do not go with the model's tokenizer."""
+        """Raise ``UsageError`` for options that do not fit the model's tokenizer."""
         ...
 
 
@@ -789,7 +788,7 @@ class FileCheckingTaskFactory(Protocol):
     """A task's factory that checks options against the files they name."""
 
     def on_files(self, options: Mapping[str, Any], base: Path) -> Iterable[tuple[str, str]]:
-        """Yield options and what is wrong with them, from the headers of the files below the recipe's folder."""
+        """Yield options and their faults, found in the headers of files; relative paths start at ``base``."""
         ...
 
 
@@ -798,16 +797,16 @@ class MeasuringTaskFactory(Protocol):
     """A task's factory that knows which metrics its tasks measure, see :mod:`nasframe.measures`."""
 
     def measures(self, options: Mapping[str, Any], space: Any) -> Mapping[str, MetricFormat] | None:
-        """Return the metrics as far as options tell, or ``None`` if only the data do.
+        """Return the metrics that follow from the options, or ``None`` if they depend on the data.
 
-        ``nasframe check`` refuses other metrics, and ``nasframe plugins show`` lists these.
+        ``nasframe check`` rejects other metrics, and ``nasframe plugins show`` lists these.
         """
         ...
 
 
 @runtime_checkable
 class HeadedModel(Protocol):
-    """A model whose checkpoint may bring a classification head."""
+    """A model whose checkpoint may have a classification head."""
 
     def head(self) -> Head | None:
         """Return the checkpoint's :class:`~nasframe.heads.Head`, ``None`` if there is none."""
@@ -819,13 +818,13 @@ class SkeletonModel(Protocol):
     """A model that gives its network without values, for everything that is checked before a run begins."""
 
     def skeleton(self) -> nn.Module | None:
-        """Return the network on the meta device, ``None`` if that takes a download."""
+        """Return the network on the meta device, or ``None`` if that needs a download."""
         ...
 
 
 @runtime_checkable
 class OutlinedModel(Protocol):
-    """A model that knows the sizes of its network without making it, so that ``nasframe check`` needs no torch."""
+    """A model that knows the sizes of its network without building it, so that ``nasframe check`` needs no torch."""
 
     def outline(self) -> Any:
         """Return the :class:`~nasframe.outline.Outline` of a network whose files are known to fit, or ``None``."""
@@ -837,7 +836,7 @@ class LocalTokenizerModel(Protocol):
     """A model that gives its tokenizer without a download."""
 
     def local_tokenizer(self) -> Any:
-        """Return the tokenizer, ``None`` if it is not at hand."""
+        """Return the tokenizer, or ``None`` if it is not on this machine."""
         ...
 
 
@@ -846,7 +845,7 @@ class PlannedModel(Protocol):
     """A model that checks its own files before any work."""
 
     def validate(self) -> None:
-        """Raise ``UsageError`` for a checkpoint at hand that cannot be loaded."""
+        """Raise ``UsageError`` if the checkpoint is on this machine and cannot be loaded."""
         ...
 
 
@@ -876,10 +875,10 @@ class FactoryTraits:
 
 @runtime_checkable
 class FaultFinder(Protocol):
-    """A factory that knows more about its options than types can say: which of them exclude each other, for example."""
+    """A factory with rules about its options that types cannot express, such as options that exclude each other."""
 
     def faults(self, options: Mapping[str, Any]) -> Iterable[tuple[tuple[Any, ...], str]]:
-        """Yield the place of each option that does not fit, ``("rate",)``, and what is wrong with it."""
+        """Yield the place of each faulty option, such as ``("rate",)``, and the fault."""
         ...
 
 
@@ -888,9 +887,9 @@ class OptionTranslator(Protocol):
     """A factory that had other options in earlier versions. Recipes are translated before anything checks them."""
 
     def translate_options(self, options: Mapping[str, Any]) -> Translation:
-        """Return the options as today's, with advice on old ones; :func:`nasframe.options.renamed` does it for names.
+        """Return current options, with advice on old ones; :func:`nasframe.options.renamed` does it for names.
 
-        Options of today come back unchanged, because an option may be translated more than once.
+        Current options must come back unchanged, because options may be translated more than once.
         """
         ...
 

@@ -241,8 +241,8 @@ class Outline:
         """Count multiply-adds, as :func:`nasframe.nn.count.macs` does for the network.
 
         Args:
-            batch: sequences.
-            length: tokens in each.
+            batch: number of sequences.
+            length: number of tokens in each.
             count: ``matmul`` or ``torchprofile``.
         """
         family = FAMILIES[self.family]

@@ -59,7 +59,7 @@ def macs(
 
     Args:
         net: the network.
-        batch: sequences.
+        batch: number of sequences.
         length: tokens in each, padding included.
         count: ``matmul`` counts matrix products, as torch's FlopCounterMode does (whose FLOPs are twice this; it
             overlooks the fused attention kernel of CPUs, which eager attention or the meta device avoid).
@@ -120,7 +120,7 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
     Args:
         net: the network.
         arch: the sub-network's sizes.
-        batch: sequences.
+        batch: number of sequences.
         length: tokens in each, padding included.
 
     >>> from nasframe.testing.toy import tiny_net

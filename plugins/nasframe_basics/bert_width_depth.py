@@ -31,9 +31,9 @@ class BertWidthDepth:
         layers: numbers of layers, or lists of the layers to keep; default all.
         heads: numbers of attention heads; default all.
         ffn: numbers of FFN neurons; default all.
-        embedding_rank: ranks of a word embedding that ``transform: svd`` factorised; default its own.
-        depth: which n of L layers a number n keeps: the ``first`` n, or ``spread`` evenly, layer floor(i L / n) for
-            i = 0 … n-1, as DynaBERT drops them (arXiv 2004.04037).
+        embedding_rank: ranks of a word embedding that ``transform: svd`` factorised; default: its full rank.
+        depth: which n of L layers a number n keeps: the ``first`` n, or n layers ``spread`` evenly, floor(i L / n) for
+            i = 0 … n-1, as in DynaBERT (arXiv 2004.04037).
         config: the network's configuration, or its outline; it provides the defaults and bounds the sizes.
 
     Raises:

@@ -67,8 +67,10 @@ class Compound:
         smallest: the smallest size.
         largest: the largest size.
         step: the ratio between one size and the next.
-        layers: numbers of layers, or lists of the layers to keep; default all. ``depth`` says which a number keeps.
-        attention: shares of a layer's parameters that its heads get. Neurons get the rest, and what rounding leaves.
+        layers: numbers of layers, or lists of the layers to keep; default all. ``depth`` says which layers a number
+            keeps.
+        attention: shares of a layer's parameters that its heads get. Neurons get the rest, including what rounding
+            leaves over.
         tilts: slopes of the widths over the layers: 0 is flat; with 0.5 the widths rise from half of the mean in the
             first layer to 1.5 times the mean in the last one, and with −0.5 they fall.
         depth: which n of L layers a number n keeps, as in ``bert_width_depth``.

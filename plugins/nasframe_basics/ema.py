@@ -31,7 +31,7 @@ class EMA(Modifier):
     that.
 
     Args:
-        decay: the most that one step keeps of the average, below 1.
+        decay: the largest share of the average that a step keeps, below 1.
         start: share of the stage's steps before averaging begins.
 
     Raises:

@@ -95,11 +95,11 @@ def encoder_params() -> Counted:
 
 
 def macs(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
-    """Count the multiply-adds of matrix products in a forward.
+    """Count the multiply-adds of the matrix products in a forward pass.
 
     Args:
-        batch: sequences.
-        length: tokens in each.
+        batch: number of sequences.
+        length: number of tokens in each.
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
     """
@@ -111,8 +111,8 @@ def flops(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Co
     """Count floating-point operations, two for each multiply-add of ``macs``.
 
     Args:
-        batch: sequences.
-        length: tokens in each.
+        batch: number of sequences.
+        length: number of tokens in each.
         count: see ``macs``.
     """
     count_macs = partial(_macs, batch=batch, length=length, how=count)

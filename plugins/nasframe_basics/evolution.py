@@ -39,16 +39,16 @@ class Member(NamedTuple):
 
 
 class EvolutionSampler:
-    """Proposes children of good parents, and never one architecture twice while new ones are easy to find.
+    """Proposes children of good parents, and repeats no architecture while new ones are easy to find.
 
     Args:
         domain: the domain to propose from; crossover is used if the domain has it.
         seed: draws parents and children.
-        population: how many architectures live; it starts with this many random ones.
+        population: number of architectures in the population, which starts with this many random ones.
         crossover: probability that a child has two parents.
         mutation: probability of each further mutation. A child of one parent is mutated at least once.
-        tournament: a parent is the best of this many members drawn at random.
-        survivors: who lives on, the ``best`` or the ``youngest``.
+        tournament: number of randomly drawn members of which the best becomes a parent.
+        survivors: which architectures survive, the ``best`` or the ``youngest``.
 
     Raises:
         UsageError: an option out of range.

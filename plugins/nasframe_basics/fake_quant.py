@@ -27,10 +27,10 @@ class FakeQuant(Modifier):
     result's blueprint records the bits of each matrix.
 
     Args:
-        bits: of the encoder's weight matrices; an ``arch`` of a space of formats (``nm_bits``) takes precedence.
-        activations: bits of the inputs of these matrices; ``None`` leaves them in floating point.
+        bits: bits of the encoder's weight matrices; an ``arch`` from a space of formats (``nm_bits``) takes precedence.
+        activations: bits of the inputs of these matrices; ``null`` leaves them in floating point.
         ranges: an activation's grid ends at the largest magnitude in the ``batch``, or at its ``running`` mean.
-        embeddings: bits of the word embedding, one grid a word; ``None`` leaves it.
+        embeddings: bits of the word embedding, with one grid for each word; ``null`` leaves it in floating point.
     """
 
     def __init__(

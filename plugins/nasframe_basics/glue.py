@@ -152,10 +152,11 @@ def glue(
         hub: the data set on the hub (needs the extra ``hub``), which is read if no ``path`` is given.
         max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
             if that is less.
-        select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
-        train_limit: keep at most this many training examples; a share for ``select`` is then of this number.
+        select: share or number of training examples that are set aside, by ``seed``, for making choices; none of them
+            is in ``train``.
+        train_limit: keep at most this many training examples; a share for ``select`` then refers to this number.
         class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
-            classes count alike. Metrics are not weighted.
+            classes count equally. Metrics are not weighted.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder that a relative ``path`` belongs to.

@@ -31,8 +31,8 @@ class Latency:
     Each architecture of a network is measured once, and the measurement is kept.
 
     Args:
-        batch: sequences.
-        length: tokens in each; default: 128, or what the network can read if that is less.
+        batch: number of sequences.
+        length: number of tokens in each; default: 128, or what the network can read if that is less.
         repeats: timed forward passes.
         warmup: forward passes before them.
         threads: CPU threads; default: torch's setting.

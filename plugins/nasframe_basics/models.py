@@ -68,7 +68,7 @@ class HF:
         attention: which of transformers' attention functions to use.
         trust_remote_code: let the model's own code run, as some hub models need.
         labels: the task's classes in the order of the checkpoint's head, in place of the names in its configuration.
-        head: ``keep`` the checkpoint's head if it is the task's, or draw a ``new`` one in any case.
+        head: ``keep`` the checkpoint's head if it fits the task, or always draw a ``new`` one.
         base: injected; the folder that a relative ``path`` belongs to.
         notify: injected; receives notices about new parts of the network, and about parts of files that are not used.
 

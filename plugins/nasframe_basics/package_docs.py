@@ -63,7 +63,7 @@ def package_docs(
     saved_head: Head | None = None,
     notify: Notify = say,
 ) -> TextTask:
-    """Tell which of ten Python packages a docstring is from; 600 for each package, no two of them near copies.
+    """Tell from which of ten Python packages a docstring is; 600 for each package, no two of them near copies.
 
     Near copies are texts that share at least half of their pairs of consecutive words (Jaccard similarity of the
     sets, after masking, letters only). One of each is kept, so that train, select and dev share none.

@@ -44,7 +44,7 @@ class Reconstruct:
             current network, which models are extracted from.
         examples: training examples whose inputs are used.
         batch_size: examples in each forward pass.
-        ridge: how strongly weights are held, relative to the mean square of a matrix's inputs.
+        ridge: how strongly weights are held at their values, relative to the mean square of a matrix's inputs.
         parts: the map out of the heads (``attention``), the map out of the neurons (``ffn``), or both.
         seed: draws the examples.
 

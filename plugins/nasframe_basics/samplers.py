@@ -27,8 +27,8 @@ class RandomSampler:
     Args:
         domain: the domain to propose from.
         seed: draws the proposals.
-        replace: draw with replacement. Repeats cost a search nothing and it ends by itself, so set this to false only
-            to go through all of a small domain.
+        replace: draw with replacement. Repeats cost a search nothing, and the search still ends by itself. Set this to
+            false only to go through all of a small domain.
 
     >>> from nasframe.search.domain import Choices
     >>> RandomSampler(Choices({"k": [0, 1, 2]}), seed=0).ask(2)
@@ -108,7 +108,7 @@ class GridSampler:
         seed: unused; a grid is not random.
         tie: ``true`` ties each family (``heads.0``, ``heads.1`` …); a list names families that move together
             (``[[heads, ffn]]`` is one width multiplier); ``false`` ties nothing.
-        points: at most this many values a group, equally spaced, ends included; default: all.
+        points: at most this many values for each group, equally spaced and including both ends; default: all.
         cycle: whether to start again at the end, as training needs; a search ends there.
 
     Raises:
@@ -197,7 +197,7 @@ class GridSampler:
 
 
 class EverySampler:
-    """Proposes all sub-networks of a small domain: each once in a search, all of them in every step of a training.
+    """Proposes all sub-networks of a small domain: each once in a search, or all of them in every training step.
 
     Args:
         domain: the domain to propose from; it can be enumerated.

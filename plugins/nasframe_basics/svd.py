@@ -20,13 +20,14 @@ class SVD:
 
     Args:
         rank: inner width of the word embedding; its ``words · width`` weights become ``(words + width) · rank``. A
-            share (``"25%"``) is a share of its width; ``None`` leaves it.
-        linears: inner width of the encoder's linear maps, or a share of each one's smaller side; ``None`` leaves them.
+            share (``"25%"``) is relative to its width; ``null`` leaves the embedding unchanged.
+        linears: inner width of the encoder's linear maps, or a share of each map's smaller side; ``null`` leaves them
+            unchanged.
         maps: which linear maps: ``query``, ``key``, ``value``, ``merge`` (the heads' output), ``widen`` and ``shrink``
             (into the neurons and out of them); default all.
         lower: how a product gets a lower rank: by a new ``svd`` of the product, which is the best of this rank, or
             ``truncate``: by dropping its last columns, as ROSITA does.
-        split: which factor gets the singular values: half each (``even``), or all the ``table``, as in ROSITA.
+        split: which factor gets the singular values: both, half each (``even``), or only the ``table``, as in ROSITA.
 
     Raises:
         UsageError: nothing to factorise, an unknown map, or a rank beyond the matrix.

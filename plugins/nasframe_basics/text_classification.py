@@ -80,22 +80,23 @@ def text_classification(
 
     Args:
         train: the training file; with ``hub`` the name of the training split (default ``train``).
-        dev: the file, or the hub split, to report on; without it ``dev_share`` is carved out of the training data.
+        dev: the file, or the hub split, to report on; without it, ``dev_share`` of the training data is set aside.
         hub: a data set of the Hugging Face hub instead of files (needs the extra ``hub``).
         config: the hub data set's configuration.
         text: the column of the text, or a list of two columns.
         label: the column of the label.
         regression: whether labels are numbers to predict instead of classes.
         metric: the primary metric, if it is not the first.
-        positive: the class that ``f1`` is about; default: of two classes the one called 1, true, yes or positive, else
-            the one that is rarer in the training data.
+        positive: the class that ``f1`` describes; default: of two classes, the one called 1, true, yes or positive,
+            otherwise the one that is rarer in the training data.
         class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
-            classes count alike. Metrics are not weighted.
+            classes count equally. Metrics are not weighted.
         max_length: tokens after which a text, or a pair together, is cut; default: 128, or what the network can read
             if that is less.
-        select: a share or number of training examples, carved out by ``seed``, for choosing; none is in ``train``.
-        dev_share: a share or number of the examples for ``dev``, if no ``dev`` is given.
-        train_limit: keep at most this many training examples; a share for ``select`` is then of this number.
+        select: share or number of training examples that are set aside, by ``seed``, for making choices; none of them
+            is in ``train``.
+        dev_share: share or number of the examples set aside for ``dev``, if no ``dev`` is given.
+        train_limit: keep at most this many training examples; a share for ``select`` then refers to this number.
         tokenizer: injected.
         seed: injected; draws the splits.
         base: injected; the folder that relative file names belong to.

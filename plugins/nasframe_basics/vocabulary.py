@@ -31,9 +31,9 @@ class Vocabulary:
 
     Args:
         corpus: a text file, one text a line; default: the task's training data.
-        least: how often a token has to occur.
-        characters: keep the single characters of the kept tokens as well, so that other words need not become the
-            unknown token.
+        least: how often a token must occur to be kept.
+        characters: also keep the single characters of the kept tokens, so that other words do not become the unknown
+            token.
         base: injected; the folder that a relative ``corpus`` belongs to.
 
     Raises:

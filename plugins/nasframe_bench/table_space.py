@@ -26,7 +26,8 @@ class TableSpace:
     network" that percentages refer to is the costliest row.
 
     Args:
-        path: a JSON or CSV file, as ``nasframe tabulate`` writes it, or in another layout, see the page on tables.
+        path: a JSON or CSV file, as ``nasframe tabulate`` writes it, or in another layout that the page on tables
+            describes.
         missing: how architectures of the domain that the table lacks are treated: ``screen`` takes them out of the
             space, as if they broke a constraint; ``model`` predicts them with a model fitted to the table.
         columns: names for the columns of a table made elsewhere, ``{acc: metric.accuracy, ms: cost.size, note: ""}``;

@@ -48,9 +48,10 @@ class Augment(Modifier):
 
     Args:
         model: a directory or hub id of a model with a language-modelling head over the net's own WordPiece vocabulary.
-        probability: p; published: 0.4.
-        candidates: M; published: 15.
-        copies: N; published: 30 for small tasks, 10 to 20 for large ones.
+        probability: p, the probability that a word is replaced; published: 0.4.
+        candidates: M, the number of likeliest words to draw from; published: 15.
+        copies: N, the number of augmented copies for each original; published: 30 for small tasks, 10 to 20 for large
+            ones.
         base: injected; the folder to which a relative ``model`` belongs.
 
     Raises:

@@ -73,20 +73,20 @@ class DHSPG(GroupModifier):
     """Make a given share of the groups exactly zero: choose candidates once, pull each as hard as it resists.
 
     Args:
-        target: the share of the groups of each kind that stays, and so, but for biases and norms that belong to no
-            group, the share of the encoder's parameters. One share, or one for each kind.
+        target: the share of the groups of each kind that stays, and so of the encoder's parameters, apart from biases
+            and norms that belong to no group. One share, or one for each kind.
         start: T_w, the share of the steps before groups are divided.
-        ramp_end: the share of the steps after which as many candidates as needed are zero, because they are pulled
-            hard enough; ``null`` pulls as published only, and the groups that are missing become zero at the end.
+        ramp_end: the share of the steps after which as many candidates as needed are zero, because they are pulled hard
+            enough; ``null`` pulls only as published, and the missing groups are set to zero at the end.
         penalty: λ; default: published, 1e-3 for SGD and 1e-2 for AdamW.
         amplify: λ_g if a step leads away from zero, as a multiple of how fast it does; published: 2, 20.
         most: the largest λ_g, as a multiple of λ; published: 10, 1000.
         eps: in [0, 1): a group becomes zero if less than this part of it is left after a step.
         scores: how the two parts of a group's score are scaled: ``range``, to 0 … 1 within its kind, or ``published``,
             by their norms over all groups, with AdamW's direction before its weight decay.
-        min_kept: the share of each layer's groups that always stays; default: none of an encoder's.
+        min_kept: the share of each layer's groups that always stays; default: none in an encoder.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
-            kernels that need it; zero ones fill it up.
+            kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:

@@ -37,7 +37,7 @@ GUARD = 1e-8  # of the published code, against divisions by zero
 
 
 class HESSO(GroupModifier):
-    """Make a given share of the groups exactly zero, a part in each period, by saliency.
+    """Make a given share of the groups exactly zero: in each period, a part of the least salient ones.
 
     A group's saliency is the weighted sum of criteria, each scaled to 0 … 1 within its kind: its norm ``magnitude``;
     ``mean_magnitude``, the norm over the root of its size; ``cosine``, 1 − cos(x, ∇), lowest where a step leads
@@ -49,17 +49,17 @@ class HESSO(GroupModifier):
     the norm over the size; and ∇ is the direction of the stage's optimiser in one step, before AdamW's weight decay.
 
     Args:
-        target: the share of the groups of each kind that stays, and so, but for biases and norms that belong to no
-            group, the share of the encoder's parameters. One share, or one for each kind.
+        target: the share of the groups of each kind that stays, and so of the encoder's parameters, apart from biases
+            and norms that belong to no group. One share, or one for each kind.
         start: the share of the steps before the first period.
         ramp_end: the share of the steps after which the last period ends.
-        periods: P; at most as many as there are steps.
-        criteria: weights of the criteria, of which those not named do not count, or ``published``. Default: all five
-            alike, as described above.
+        periods: P, the number of periods; at most the number of steps.
+        criteria: weights of the criteria (those not named do not count), or ``published``. Default: all five equally,
+            as described above.
         batches: steps over which the criteria that need gradients are averaged, up to the choice.
-        min_kept: the share of each layer's groups that always stays; default: none of an encoder's.
+        min_kept: the share of each layer's groups that always stays; default: none in an encoder.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
-            kernels that need it; zero ones fill it up.
+            kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:

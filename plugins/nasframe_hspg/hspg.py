@@ -46,9 +46,9 @@ class HSPG(GroupModifier):
 
     Args:
         penalty: λ; with a target, dual ascent starts from it.
-        target: the share of the groups of each kind that stays, and so, but for biases and norms that belong to no
-            group, the share of the encoder's parameters. One share, or one for each kind. λ then pulls only the groups
-            nearest to zero, as many as are still to become zero.
+        target: the share of the groups of each kind that stays, and so of the encoder's parameters, apart from biases
+            and norms that belong to no group. One share, or one for each kind. λ then pulls only the groups nearest to
+            zero, as many as the target still needs.
         caps: instead of a target: the largest share of each kind that may become zero; default: all.
         eps: in [0, 1): a group becomes zero if less than this part of it is left after a step.
         adapt_eps: number of steps after which eps rises by 0.1 for kinds below their share, if no more than 1 % of the
@@ -56,14 +56,14 @@ class HSPG(GroupModifier):
         prox: N_P, the share of the steps that the first stage takes.
         ramp_end: the share of the steps after which the target should be reached.
         rate: rate of dual ascent, in units that depend neither on the learning rate nor on the number of steps: how
-            fast λ changes if all groups of a kind are missing, over the λ that would bring the mean group to zero by
-            ``ramp_end``.
+            fast λ changes if all groups of a kind are missing, divided by the λ that would bring the mean group to zero
+            by ``ramp_end``.
         normalize: w_g is the square root of the number of a group's weights, so that λ pulls at the root mean square
             of heads and neurons alike; otherwise 1.
         decay_at: shares of the steps after which λ is divided by 10.
-        min_kept: the share of each layer's groups that always stays; default: none of an encoder's.
+        min_kept: the share of each layer's groups that always stays; default: none in an encoder.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
-            kernels that need it; zero ones fill it up.
+            kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
 
     Raises:

@@ -38,7 +38,7 @@ class OBProxSG(GroupModifier):
         prox: N_P, the share of the steps that each proximal phase takes.
         orthant: N_O, the share of the steps that each orthant phase takes before the next proximal one. Default: one
             orthant phase to the end, the variant called *plus*; published without it: 2.5 % each (5 of 200 epochs).
-        eps: in an orthant step a weight of less than this becomes zero.
+        eps: in an orthant step, a weight below this becomes zero.
         target: the share of the penalised weights that stays. Each step's λ then follows from it: the number of zeros
             grows evenly until there are enough; from then on λ is 0, zeros stay zero, and other signs are free.
         ramp_end: the share of the steps after which the target is reached.

@@ -49,11 +49,11 @@ class ADMM(Modifier):
         pattern: n:m; at most n of m consecutive weights along the input stay.
         rho: ρ, the penalty's weight.
         growth: the factor by which ρ grows, geometrically, over the dense phase; 1 keeps it constant.
-        dual: τ, the length of the dual's step. 1 is that of ADMM. Use less if weights move little between two updates:
-            the choice of the weights that stay is then more stable. 0 is the plain penalty method.
+        dual: τ, the step length of the dual variable. 1 is standard ADMM. Use less if weights move little between two
+            updates, which makes the choice of the remaining weights more stable. 0 is the plain penalty method.
         every: optimiser steps between two updates of Z and U.
         tune: share of the stage that trains with frozen zeros.
-        remainder: ``refuse`` rows whose last group is not whole, or ``pad`` that group with zeros.
+        remainder: ``refuse`` (reject) rows whose last group is incomplete, or ``pad`` that group with zeros.
 
     Raises:
         UsageError: there is no such pattern, or m does not divide a matrix's inputs, or ``keep: best`` would bring back

@@ -45,7 +45,7 @@ class AssignBits:
             ``uniform``, one format for all.
         sensitivity: ``fisher``, the squared change of the weights times their mean squared gradient; or ``loss``, the
             increase of the loss itself, which takes a pass over the data for each matrix and format.
-        indices: whether to count the places of the weights that an n:m pattern keeps.
+        indices: whether to count the positions of the weights that an n:m pattern keeps.
         batches: number of training batches over which the sensitivity is averaged.
         batch_size: examples in each.
         seed: draws them.

@@ -17,7 +17,7 @@ class Bits:
     Args:
         part: the ``matrices`` of the encoder's layers, which methods compress; the ``encoder``, including its biases
             and normalisation; or ``all``, including embeddings, pooler and head.
-        indices: whether to count the places of the weights that an n:m pattern keeps, ``⌈log₂ m⌉`` bits each.
+        indices: whether to count the positions of the weights that an n:m pattern keeps, ``⌈log₂ m⌉`` bits each.
         scales: whether to count a scale of 32 bits for each row of integers.
 
     >>> from nasframe.testing.toy import tiny_net

@@ -31,7 +31,7 @@ class NMBits:
 
     Args:
         formats: ``fp32`` or ``int2`` to ``int12``, alone or after an n:m pattern.
-        remainder: ``refuse`` rows whose last group of m is not whole, or ``pad`` that group with zeros.
+        remainder: ``refuse`` (reject) rows whose last group of m is incomplete, or ``pad`` that group with zeros.
         config: the network's configuration.
 
     Raises:

@@ -43,10 +43,11 @@ class OptunaSampler:
         seed: seeds the Optuna sampler.
         sampler: a class of ``optuna.samplers``, such as ``TPESampler``, ``NSGAIISampler`` or ``GPSampler``.
         knobs: suggest values as ``categorical``, or as ``ordinal`` by their positions, small to large.
-        tries: number of useless suggestions after which one is mutated; 0 proposes whatever Optuna suggests, and leaves
-            it to the search to screen it and to answer repeats.
-        repeats: ``tell`` the sampler again the values of what it suggested before, or let it ``forget`` that it did.
-        constraints: tell the sampler of suggestions outside ``within``; else it forgets them.
+        tries: number of unusable suggestions after which one is mutated. 0 proposes whatever Optuna suggests, and
+            leaves screening and repeats to the search.
+        repeats: ``tell`` the sampler the known values of a repeated suggestion again, or let it ``forget`` the
+            repetition.
+        constraints: tell the sampler about suggestions outside ``within``; if false, it forgets them.
         options: options of the Optuna sampler.
 
     Raises:

@@ -34,18 +34,19 @@ class ScheduledPrune(Modifier):
     the architecture that is left.
 
     Args:
-        layers: layers to end with.
-        heads: heads to end with, in each kept layer.
-        ffn: neurons to end with, in each kept layer.
-        embedding_rank: rank of the word embedding to end with.
-        target: in place of ``heads`` and ``ffn``, the share (``"50%"``) of the encoder parameters of ``of`` to end
-            with: both shrink to about the same share.
+        layers: number of layers at the end.
+        heads: number of heads at the end, in each kept layer.
+        ffn: number of neurons at the end, in each kept layer.
+        embedding_rank: rank of the word embedding at the end.
+        target: in place of ``heads`` and ``ffn``: the share (``"50%"``) of the encoder parameters of ``of`` that
+            remains at the end. Both shrink to about the same share.
         of: the saved network that ``target`` is a share of.
-        times: number of cuts, evenly spaced, each an equal part of the way; 1 is the one-step schedule. Default, as
-            published: one for each layer that goes, or else for each head, or else 10.
+        times: number of cuts, evenly spaced and of equal size; 1 is the one-step schedule. Default, as published: one
+            for each removed layer; if none, one for each removed head; if none, 10.
         over: share of the stage's steps over which the cuts are spread; published: 0.01 to 0.1 for width, 0.2 to 0.5
             for depth.
-        moments: the optimiser's: ``reset`` at each cut, as published, or ``keep``, sorted along.
+        moments: the optimiser's moments: ``reset`` them at each cut, as published, or ``keep`` them, sorted like the
+            weights.
         lower: how the embedding loses columns: ``truncate`` the last ones, as published, or ``svd``: its factors are
             first rotated so that the last columns are the least important again.
 

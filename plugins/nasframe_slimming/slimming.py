@@ -37,7 +37,7 @@ FARTHEST = 0.05  # that a gradient moves a gate in one step: a few neurons of hu
 
 
 class Slimming(Modifier):
-    """Put a gate on each head and each FFN neuron, press the gates to 0 while training, and remove those that are 0.
+    """Put a gate on each head and each FFN neuron, push gates to 0 in training, and remove the units whose gate is 0.
 
     For the joint loop, list ``kd`` and ``fake_quant`` after it in the same stage; null in the place of a modifier
     switches it off. The stage returns the architecture that ``extract`` cuts out. In the returned network the gates are
@@ -45,10 +45,10 @@ class Slimming(Modifier):
 
     Args:
         target: the share of ``cost`` to keep, such as ``50%``; ρ then follows by dual ascent, and the budget is met at
-            the end. Null keeps ``rho`` fixed, as published; the size is then whatever results.
+            the end. ``null`` keeps ``rho`` fixed, as published; the size is then not controlled.
         cost: the cost that is bounded and that weighs the penalty: a counted one, such as ``encoder_params`` or
             ``macs``.
-        weights: c_g, the ``cost`` of the gate's head or neuron, or ``equal`` for all, as published.
+        weights: c_g: the ``cost`` of the gate's head or neuron, or ``equal`` for all, as published.
         units: which units get gates.
         rho: ρ at the start of dual ascent; by default, a gate that no gradient holds reaches 0 in time.
         learning_rate: the gates' peak rate α; it follows the stage's schedule.

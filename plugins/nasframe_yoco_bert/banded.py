@@ -53,18 +53,19 @@ class BandedSNG:
     Args:
         domain: the domain to propose from, with the knob ``size``.
         seed: draws the proposals.
-        bands: sizes, as in ``["12%", "25%", "50%"]``, or how many, spread evenly over the list of the domain's sizes.
-        choose: what decides on the choice of a band: ``learned`` is θ, ``prior`` what the modifier
-            ``importance_prior`` prefers, ``random`` a draw for each band. The last two are controls.
+        bands: a list of sizes, such as ``["12%", "25%", "50%"]``, or their number, spread evenly over the list of the
+            domain's sizes.
+        choose: how the shape of a band is chosen: ``learned`` by θ, ``prior`` by the modifier ``importance_prior``,
+            ``random`` by one draw for each band. The last two are controls.
         coverage: the share of the steps for the first phase.
         learning: the share of the steps for the second phase. The rest is concentration.
         between: the share of the steps of the third phase that train sizes between bands.
-        pace: how steps are divided among the bands, in proportion to size to the power of ``-pace``: 0 is evenly, 1
-            gives each band equal compute.
-        lam: λ, networks compared by a probe.
+        pace: how steps are divided among the bands: in proportion to their size to the power of ``-pace``. 0 divides
+            evenly, 1 gives each band equal compute.
+        lam: λ, the number of networks that a probe compares.
         delta: δ, the length of a step of θ in the Fisher metric.
-        neighbours: how far θ of the two neighbouring bands follows a probe, as a share of δ.
-        top: how many choices a search proposes for each budget.
+        neighbours: the step of θ in the two neighbouring bands after a probe, as a share of δ.
+        top: number of architectures that a search proposes for each budget.
 
     Raises:
         UsageError: a domain without the knob, a band outside its sizes, or phases that are longer than the training.

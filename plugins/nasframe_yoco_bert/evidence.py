@@ -122,7 +122,7 @@ class _Kept:
 
 
 class Probes(Modifier):
-    """Compare sub-networks of one cost, now and then, on the same training examples, and tell the sampler.
+    """From time to time, compare sub-networks of one cost on the same training examples, and tell the sampler.
 
     A probe runs the networks that the sampler wants to compare, forward only and without dropout, on the examples of
     the last steps. Its loss is the divergence of the network's outputs from the teacher's, in regression their squared

@@ -14,7 +14,7 @@ from nasframe.records import Arch, Positive, Share
 
 
 class InPlaceKD(Modifier):
-    """Let the largest sub-network of each step teach the others of that step, without a pass of its own.
+    """Let the largest sub-network of each step teach the others of that step, without an extra forward pass.
 
     The others learn ``(1 − weight) · loss + weight · T² · KL(largest ‖ other)``, or the squared difference in
     regression. The largest must come first, as it does from the sampler ``sandwich`` with ``archs_per_step: 3``.

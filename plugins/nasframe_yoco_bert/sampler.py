@@ -65,9 +65,9 @@ class NaturalGradientSampler:
         domain: the domain to propose from; it has knobs.
         seed: draws the proposals.
         costs: what architectures cost; without it costs are not looked at.
-        lam: λ, answers an update.
+        lam: λ, the number of scores in each update.
         delta: δ, the length of a step in the Fisher metric.
-        warm_up: updates in training in which θ rests and all proposals explore.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore.
         parts: how it does what ours and the published algorithm do differently.
 
     Raises:

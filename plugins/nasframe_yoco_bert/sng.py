@@ -25,20 +25,21 @@ class SNG(NaturalGradientSampler):
             distribution.
         seed: draws the proposals.
         costs: injected; without them costs are not looked at.
-        lam: λ, answers an update.
+        lam: λ, the number of scores in each update.
         delta: δ, the length of a step in the Fisher metric.
         explore: ``per_layer`` explores more often as the dimensions' mean entropy falls; a number is the probability
             of exploring.
-        same_batch: compare only what was told together; an ask is then rounded up to whole groups of ``lam``.
-            ``false`` compares answers as they come, over batches.
-        match: how costs are matched: ``band`` proposes the ``lam`` of a group at nearly one cost, ``residual`` compares
-            what is left of the score after a running fit on cost, ``none`` compares scores whatever they cost.
+        same_batch: compare only scores from the same batch; an ask is then rounded up to whole groups of ``lam``.
+            ``false`` compares scores as they come, across batches.
+        match: how costs are matched: ``band`` proposes the ``lam`` architectures of a group at nearly one cost,
+            ``residual`` compares the residuals of a running fit of scores on costs, ``none`` compares scores regardless
+            of cost.
         band: width of that band, as a share of the domain's range of costs.
-        cost_targets: which proposals of a training aim at a cost drawn at random: ``all``, those that ``explore`` (the
-            others come from θ as it is), or ``none``.
-        cost_power: a cost aimed at is this power of a uniform number, on the way from the cheapest to the dearest: 1 is
-            uniform, more than 1 aims at cheap ones more often, which also cost less to train.
-        warm_up: updates in training in which θ rests and all proposals explore.
+        cost_targets: which proposals in training aim at a randomly drawn cost: ``all``, only those that ``explore``
+            (the others come directly from θ), or ``none``.
+        cost_power: each target cost lies between the cheapest (0) and the most expensive (1) at a uniform random number
+            raised to this power. 1 is uniform; more than 1 prefers cheap ones, which also cost less to train.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore.
 
     Raises:
         UsageError: a domain without knobs, fewer than two answers an update, or a probability that is none.

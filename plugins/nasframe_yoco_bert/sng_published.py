@@ -37,14 +37,15 @@ class PublishedSNG(NaturalGradientSampler):
             distribution.
         seed: draws the proposals.
         costs: injected; only the part ``objective`` of ``sng`` looks at them.
-        lam: λ, answers an update.
+        lam: λ, the number of scores in each update.
         delta: δ, the length of a step in the Fisher metric.
-        warm_up: updates in training in which θ rests and all proposals explore; published: none.
-        mend: parts to replace by ours. ``explore``: the mean of the layers' entropies decides how often to explore, not
-            the entropy of their mean. ``inactive``: knobs without an effect do not move. ``batches``: the members of
-            an update are scored on one batch. ``ties``: scores are equal if they differ by at most 1e-12. ``weights``:
-            samples that explored count by how likely θ was to propose them. ``objective``: members are compared at
-            nearly one cost, and trainings aim at costs.
+        warm_up: number of updates, at the start of training, in which θ does not move and all proposals explore;
+            published: none.
+        mend: parts to replace by those of ``sng``. ``explore``: the mean of the layers' entropies decides how often to
+            explore, not the entropy of their mean. ``inactive``: knobs without effect do not move. ``batches``: the
+            members of an update are scored on one batch. ``ties``: scores are equal if they differ by at most 1e-12.
+            ``weights``: samples that explored count by how likely θ was to propose them. ``objective``: members are
+            compared at nearly one cost, and training aims at target costs.
 
     Raises:
         UsageError: a domain without knobs, fewer than two answers an update, or an unknown part.

@@ -245,3 +245,22 @@ def test_the_python_name(finished):
         _ = nf.deploy
     assert runner.Run(finished).directory == finished
     assert callable(reload.run)
+
+
+def test_the_runs_own_sampler_proposes_with_what_it_has_learned(tmp_path, quick):
+    changes = [
+        "space={use: compound, smallest: '20%', step: 1.05}",
+        "sampler={use: banded_sng, bands: ['30%', '60%'], top: 3}",
+        "budgets={encoder_params: ['60%']}",
+        "stages=[{train: {save_as: supernet, sampler: shared, max_steps: 6, learning_rate: 1e-3}}, "
+        "{search: {sampler: shared, trials: 3}}]",
+    ]
+    run = nf.run(nf.load_recipe(RECIPE, changes), out=tmp_path / "run", progress=False).directory
+    own = Finished(run).shared_sampler()
+    assert own.updates == 0  # there were no probes
+    found = deploy(run, ["encoder_params<=45%"], out=tmp_path / "out", search=40)
+    assert found["evaluations"] == 3  # the sampler's best guesses, and not 40 draws of evolution
+    assert models_of(found)["best"]["shares"]["encoder_params"] > 0.4
+    (run / "sampler.safetensors").unlink()  # as in a run of an earlier version
+    assert Finished(run).shared_sampler() is None
+    assert deploy(run, ["encoder_params<=45%"], out=tmp_path / "out2", search=10)["evaluations"] == 10
