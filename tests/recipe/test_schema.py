@@ -37,6 +37,7 @@ def fits(value, shape, root) -> bool:
         "minimum": lambda low: not is_type(value, "number") or value >= low,
         "maximum": lambda high: not is_type(value, "number") or value <= high,
         "exclusiveMinimum": lambda low: not is_type(value, "number") or value > low,
+        "exclusiveMaximum": lambda high: not is_type(value, "number") or value < high,
         "items": lambda inner: not isinstance(value, list) or all(fits(item, inner, root) for item in value),
         "required": lambda names: not isinstance(value, dict) or set(names) <= value.keys(),
         "properties": lambda inner: (
