@@ -8,6 +8,7 @@ import pytest
 
 from nasframe.cli import main
 from nasframe.report import plots
+from nasframe_studies.records import FORMAT_VERSION
 from study_directory import make_study
 
 
@@ -37,7 +38,7 @@ def test_each_form_is_what_it_says(capsys, home, form):
     code, out, err = call(capsys, home, f"--{form}")
     assert (code, err) == (0, "")
     if form == "json":
-        assert json.loads(out)["format_version"] == 2
+        assert json.loads(out)["format_version"] == FORMAT_VERSION
     elif form == "csv":
         assert {row["arm"] for row in csv.DictReader(io.StringIO(out))} == {"random", "greedy"}
     else:
