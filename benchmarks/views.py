@@ -79,6 +79,13 @@ def main() -> None:
         report(batch, length, args.pairs)
 
 
+def quartiles(values):
+    """Return the quartiles, which for a single value are that value."""
+    if len(values) == 1:
+        return values * 3
+    return statistics.quantiles(values, n=4)
+
+
 def report(batch: int, length: int, pairs: int) -> None:
     net, plain = minilm(), minilm()
     small = extract(net, QUARTER)
@@ -91,7 +98,7 @@ def report(batch: int, length: int, pairs: int) -> None:
     for name, ours, our_net, theirs, their_net in rows:
         work, whole, a, b = compare(side(ours, our_net, inputs), side(theirs, their_net, inputs), pairs)
         for label, ratios, part in (("fwd+bwd", work, slice(0, 1)), ("step", whole, slice(0, 2))):
-            low, middle, high = statistics.quantiles(ratios, n=4)
+            low, middle, high = quartiles(ratios)
             times = f"{median_ms(a, part):7.1f} / {median_ms(b, part):7.1f} ms"
             print(f"{batch} x {length:3d}  {name:26s} {label:8s} {middle:.3f} [{low:.3f}, {high:.3f}]  {times}")
         share = 1 - median_ms(a, slice(0, 1)) / median_ms(a, slice(0, 2))
