@@ -119,19 +119,16 @@ class Finished:
 
         Runs of earlier versions did not keep it, either.
         """
-        from nasframe import registry
         from nasframe.plan import aimed_costs
         from nasframe.search.costs import cost_rows
-        from nasframe.seeds import stream_seed
+        from nasframe.stages.session import make_shared_sampler
         from nasframe.store import load_state
 
         path = self.directory / SHARED_SAMPLER
         if self.stage.options.get("sampler") != "shared" or not path.is_file():
             return None
         costs = cost_rows(self.inputs.estimators, aimed_costs(self.plan), self.space, self.net)
-        seed = stream_seed(self.plan.seed, "sampler", "shared")
-        inject = {"domain": self.space.domain, "seed": seed, "costs": costs}
-        sampler = registry.make("sampler", self.plan.sampler, inject)
+        sampler = make_shared_sampler(self.plan, self.space, costs)
         sampler.load_state_dict(load_state(path))
         return sampler
 

@@ -38,7 +38,7 @@ from nasframe.stages.inputs import RunInputs
 from nasframe.stages.session import Session, StageSession
 from nasframe.stages.verbs import perform
 from nasframe.storage import refuse_unwritable, writing
-from nasframe.store import SHARED_SAMPLER, RunStore, refuse_existing, save_state
+from nasframe.store import RunStore, refuse_existing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,8 +226,7 @@ def execute(inputs: RunInputs, store: RunStore | None, directory: Path, progress
             with _plugins_of(plan):
                 stages.run_all(leads=store is not None)
             if store:
-                if stages.session.sampler is not None:  # a deployment may ask it for further budgets
-                    save_state(store.directory / SHARED_SAMPLER, stages.session.sampler.state_dict())
+                stages.snapshots.keep_sampler(plan.stages[-1].name)
                 # Before the report: if that fails, the run is finished all the same.
                 store.put("finished", True)
                 if report:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.processes import device
-from nasframe.store import load_state, save_state
+from nasframe.store import SHARED_SAMPLER, load_state, save_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +68,15 @@ class Snapshots:
         if state["vocabulary"] is None:
             return work
         return self._with_vocabulary(work, state["vocabulary"])
+
+    def keep_sampler(self, stage: str) -> None:
+        """Keep the state in which the last stage left the shared sampler, because a deployment may ask it for more.
+
+        It is read from the disk: if stages came from the cache, this process may never have made the sampler.
+        """
+        state = load_state(self._path(stage))["sampler"]
+        if state is not None:
+            save_state(self.store.directory / SHARED_SAMPLER, state)
 
     def drop_others(self, stage: str) -> None:
         """Delete the files that a stage's snapshot does not need, because only earlier stages did."""

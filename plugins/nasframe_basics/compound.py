@@ -147,7 +147,8 @@ class Compound:
         if unknown:
             raise UsageError(f"{min(unknown)}: not a choice. Expected {', '.join(CHOICES)}; or widths without a size.")
         knobs = self.domain.knobs
-        own_attention = self.network.heads * self.network.cost.head * self.network.layers / self.network.total
+        heads_of_all = self.network.layers * self.network.heads * self.network.cost.head
+        own_attention = heads_of_all / self.network.total
         defaults = {
             "layers": knobs["layers"][-1],
             "attention": min(knobs["attention"], key=lambda share: abs(share - own_attention)),
@@ -202,7 +203,7 @@ def decode(network: _Network, size: float, layers: Sequence[int], attention: flo
     slopes = _slopes(depth, tilt)
     mean_heads = attention * budget / depth / cost.head
     heads = [min(max(round(mean_heads * slope), 1), network.heads) for slope in slopes]
-    left = budget - sum(heads) * cost.head
+    left = budget - sum(heads) * cost.head  # parameters that are not spent yet
     mean_neurons = left / depth / cost.neuron
     block = BLOCK if network.ffn >= FEW else 1
     neurons = []
@@ -210,9 +211,8 @@ def decode(network: _Network, size: float, layers: Sequence[int], attention: flo
         blocks = math.floor(mean_neurons * slope / block)
         neurons.append(min(max(blocks, 0) * block, network.ffn))
     left -= sum(neurons) * cost.neuron
-    _fill(neurons, left, cost.neuron, block, network.ffn, slopes)
-    left = budget - sum(heads) * cost.head - sum(neurons) * cost.neuron
-    _fill(heads, left, cost.head, 1, network.heads, slopes)
+    left = _fill(neurons, left, cost.neuron, block, network.ffn, slopes)
+    _fill(heads, left, cost.head, 1, network.heads, slopes)  # only if all neurons are there
     sizes: dict[str, Any] = {"layers": list(layers)}
     for layer, head_count, neuron_count in zip(layers, heads, neurons, strict=True):
         sizes[f"heads.{layer}"] = head_count
@@ -220,15 +220,28 @@ def decode(network: _Network, size: float, layers: Sequence[int], attention: flo
     return sizes
 
 
-def _fill(counts: list[int], left: float, cost: float, block: int, most: int, slopes: Sequence[float]) -> None:
-    """Spend what is left of a budget: block by block, on the layer that is furthest below its share."""
-    while left >= block * cost:
-        open_layers = [i for i, count in enumerate(counts) if count + block <= most]
+def _fill(counts: list[int], left: float, cost: float, block: int, most: int, slopes: Sequence[float]) -> float:
+    """Spend what is left of a budget: block by block, on the layer that is furthest below its share.
+
+    Args:
+        counts: heads or neurons of each layer; they are raised in place.
+        left: the parameters to spend.
+        cost: parameters of one head or neuron.
+        block: how many are added at once.
+        most: how many a layer can have.
+        slopes: each layer's share, as a multiple of the mean.
+
+    Returns:
+        The parameters that are still left.
+    """
+    while True:
+        additions = [min(block, most - count) for count in counts]  # the last one may be less than a block
+        open_layers = [i for i, added in enumerate(additions) if added > 0 and added * cost <= left]
         if not open_layers:
-            return
+            return left
         neediest = min(open_layers, key=lambda i: (counts[i] / slopes[i], -slopes[i], i))
-        counts[neediest] += block
-        left -= block * cost
+        counts[neediest] += additions[neediest]
+        left -= additions[neediest] * cost
 
 
 def _slopes(depth: int, tilt: float) -> list[float]:
@@ -252,16 +265,23 @@ class _Distinct:
         return _key(arch) in self.accepted[size]
 
     def _choices(self, size: float) -> set[tuple[Any, ...]]:
+        """Return one choice for each network of a size."""
         knobs = self.space.domain_of_choices.knobs
-        networks: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # widths → the first choice of them
-        for values in itertools.product(*(knobs[name] for name in CHOICES[1:])):
+        values_of = [knobs[name] for name in CHOICES[1:]]
+        choice_of: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # widths → the choice that stands for them
+        for values in itertools.product(*values_of):
             arch = dict(zip(CHOICES, (size, *values), strict=True))
             if FILLS <= self.space.fill(arch) <= 1:
-                networks.setdefault(self._widths(arch), _key(arch))
-        # The first one stands for the network, but the last of all for its own: so both ends belong to the domain.
-        last = {SIZE: size} | {name: knobs[name][-1] for name in CHOICES[1:]}
-        networks = {widths: _key(last) if widths == self._widths(last) else key for widths, key in networks.items()}
-        return set(networks.values())
+                choice_of.setdefault(self._widths(arch), _key(arch))
+        # The first choice stands for its network, except that the last of all stands for its own: the domain's two ends
+        # are the first and the last choice, and both should belong to it.
+        last = {SIZE: size}
+        for name in CHOICES[1:]:
+            last[name] = knobs[name][-1]
+        widths_of_last = self._widths(last)
+        if widths_of_last in choice_of:
+            choice_of[widths_of_last] = _key(last)
+        return set(choice_of.values())
 
     def _widths(self, arch: Arch) -> tuple[Any, ...]:
         widths = self.space.sizes(arch)

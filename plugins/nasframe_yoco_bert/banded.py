@@ -12,11 +12,20 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from nasframe.errors import UsageError
+from nasframe.notices import Notify, say
 from nasframe.records import Arch, Count, Percent, Positive, Share, Trial, arch_id
 from nasframe_yoco_bert.natural_gradient import natural_gradient, step, utility
 
+ROUNDING = 1e-9
+"""By which share two sizes may differ and still be the same."""
+WORST = 1e30
+"""The loss of a network whose loss is not a finite number."""
 Rows = np.ndarray
 """``(n, D)`` positions of the choices of n architectures of one size."""
+
+
+PLAIN = ("training", "total", "steps", "probed", "updates", "prior_is_set", "has_warned")
+"""Attributes that are part of the state as they are."""
 
 
 @dataclass
@@ -27,13 +36,13 @@ class Band:
         size: the value of the knob that orders by cost.
         theta: ``(D, K)`` the distribution over the choices.
         uncovered: numbers of choices that coverage has still to train.
-        picked: the choice that ``choose: random`` drew; ``None`` until it is drawn.
+        picked: the positions of the choice that ``choose: random`` drew; ``None`` until it is drawn.
     """
 
     size: Any
     theta: np.ndarray
     uncovered: list[int] = field(default_factory=list)
-    picked: int | None = None
+    picked: list[int] | None = None
 
 
 class BandedSNG:
@@ -66,6 +75,7 @@ class BandedSNG:
         delta: δ, the length of a step of θ in the Fisher metric.
         neighbours: the step of θ in the two neighbouring bands after a probe, as a share of δ.
         top: number of architectures that a search proposes for each budget.
+        notify: injected; is told if nothing that a training had could decide on the shapes.
 
     Raises:
         UsageError: a domain without the knob, a band outside its sizes, or phases that are longer than the training.
@@ -87,6 +97,7 @@ class BandedSNG:
         delta: Positive = 0.3,
         neighbours: Share = 0.5,
         top: Count = 2,
+        notify: Notify = say,
     ) -> None:
         knobs = getattr(domain, "knobs", {})
         if self.along not in knobs or len(knobs) < 2:
@@ -117,6 +128,7 @@ class BandedSNG:
         self.bands = [Band(size, self.uniform.copy()) for size in self._band_sizes(bands)]
         self.shares = np.array([float(band.size) ** -pace for band in self.bands])
         self.shares /= self.shares.sum()
+        self.notify = notify
         self.prior_is_set = False
         self.updates = 0
         self._rows_of: dict[tuple[int, Any], Rows] = {}
@@ -131,13 +143,14 @@ class BandedSNG:
             positions = np.linspace(len(ladder) - 1, 0, bands).round().astype(int)
             return [self.ladder[position] for position in sorted(set(positions.tolist()))]
         wished = np.array([float(text.removesuffix("%")) for text in bands])
-        outside = [f"{size:g}%" for size in wished if not ladder[0] * (1 - 1e-9) <= size <= ladder[-1] * (1 + 1e-9)]
+        smallest, largest = ladder[0] * (1 - ROUNDING), ladder[-1] * (1 + ROUNDING)
+        outside = [f"{size:g}%" for size in wished if not smallest <= size <= largest]
         if outside or not len(wished):
             named = ", ".join(outside) or "none"
             raise UsageError(
                 f"sampler 'banded_sng': bands: {named}. Expected sizes from {ladder[0]:g}% to {ladder[-1]:g}%."
             )
-        positions = np.searchsorted(ladder, wished * (1 + 1e-9), side="right") - 1
+        positions = np.searchsorted(ladder, wished * (1 + ROUNDING), side="right") - 1
         return [self.ladder[position] for position in sorted(set(positions.tolist()))]
 
     def start(self, stage: str, total: int, origin: Literal["train", "search"] = "search") -> None:
@@ -148,6 +161,7 @@ class BandedSNG:
         self.credit = np.zeros(len(self.bands))
         self.probed = 0
         self.proposed: set[str] = set()
+        self.has_warned = False
         self._rows_of.clear()
         self._regions.clear()
         for band in self.bands:
@@ -182,8 +196,10 @@ class BandedSNG:
         if self.choose != "random":
             return int(self._probabilities(band.theta, rows).argmax())
         if band.picked is None:
-            band.picked = int(self.rng.integers(len(rows)))
-        return band.picked % len(rows)
+            band.picked = rows[self.rng.integers(len(rows))].tolist()
+        # Another size may not have that very choice; the one with most of its values is then the nearest.
+        differences = (rows != band.picked).sum(1)
+        return int(differences.argmin())
 
     # ---- proposals
 
@@ -195,10 +211,16 @@ class BandedSNG:
         archs = [self._next(region) for _ in range(n)]
         return [arch for arch in archs if arch is not None]
 
+    @property
+    def progress(self) -> float:
+        """The share of the training's steps that are done."""
+        return self.steps / max(self.total, 1)
+
     def _next(self, region: Any) -> Arch | None:
         """Return the next network of the walk over the bands, ``None`` if the region has none of their sizes."""
-        progress = self.steps / max(self.total, 1)
-        concentrates = progress >= self.coverage + self.learning
+        concentrates = self.progress >= self.coverage + self.learning
+        if concentrates:
+            self._require_evidence()
         if concentrates and len(self.bands) > 1 and self.rng.random() < self.between:
             arch = self._between(region)
             if arch is not None:
@@ -208,11 +230,31 @@ class BandedSNG:
             return None
         if concentrates:
             number = self._preferred(band, rows)
-        elif progress < self.coverage or self.choose != "learned":
+        elif self.progress < self.coverage or self.choose != "learned":
             number = self._uncovered(band, rows)
         else:
             number = int(self.rng.choice(len(rows), p=self._probabilities(band.theta, rows)))
         return self._arch(band.size, rows[number])
+
+    def _require_evidence(self) -> None:
+        """Say so if nothing has told the sampler which shapes are better, since one of them is now trained alone.
+
+        Raises:
+            UsageError: shapes are to be chosen by a prior, and there is none.
+        """
+        if self.choose == "prior" and not self.prior_is_set:
+            raise UsageError(
+                "sampler 'banded_sng': choose: prior, but no prior was given. Expected the modifier 'importance_prior' "
+                "in the training stage."
+            )
+        has_evidence = self.prior_is_set or self.updates > 0
+        if self.choose == "learned" and not has_evidence and not self.has_warned:
+            self.has_warned = True
+            self.notify(
+                "sampler",
+                "Neither the modifier 'probes' nor 'importance_prior' told the sampler which shapes are better, so it "
+                "takes the first shape of each size.",
+            )
 
     def _take_turn(self, region: Any) -> tuple[Band | None, Rows]:
         """Return the band that is furthest behind its share of the steps, among those that the region has."""
@@ -269,14 +311,18 @@ class BandedSNG:
     def _largest_size(self, region: Any) -> Any:
         """Return the largest size of which a region has a network, ``None`` if it has none."""
         sizes = self._sizes_in(region)
-        low, high = 0, len(sizes)  # sizes below ``low`` are in the region; bisected, because a cost may be measured
+        # Bisected first, because asking for each size is slow if a cost is measured. If the region also has a lower
+        # bound, all the sizes that were tried may lie outside of it, and then each size is asked for.
+        low, high = 0, len(sizes)  # the largest one known to have a network is at ``low - 1``
         while low < high:
             middle = (low + high) // 2
             if len(self._rows(sizes[middle], region)):
                 low = middle + 1
             else:
                 high = middle
-        return sizes[low - 1] if low else None
+        if low:
+            return sizes[low - 1]
+        return next((size for size in reversed(sizes) if len(self._rows(size, region))), None)
 
     def _sizes_in(self, region: Any) -> list[Any]:
         """Return the sizes that a region's restriction of the knobs leaves; a condition may still refuse some."""
@@ -314,8 +360,7 @@ class BandedSNG:
 
     def probe(self) -> list[Arch]:
         """Return up to λ different networks of one size to compare, none if there is nothing to learn now."""
-        progress = self.steps / max(self.total, 1)
-        is_learning = self.coverage <= progress < self.coverage + self.learning
+        is_learning = self.coverage <= self.progress < self.coverage + self.learning
         if not self.training or self.choose != "learned" or not is_learning:
             return []
         band = self.bands[self.probed % len(self.bands)]
@@ -341,7 +386,8 @@ class BandedSNG:
         here = sizes.index(archs[0][self.along])
         knobs = self.domain.knobs
         samples = np.array([[knobs[name].index(arch[name]) for name in self.names] for arch in archs])
-        utilities = utility(np.nan_to_num(np.array(losses, float), nan=np.inf, posinf=1e30))
+        finite_losses = np.nan_to_num(np.array(losses, float), nan=WORST, posinf=WORST)
+        utilities = utility(finite_losses)
         mask = np.ones(samples.shape, bool)
         for number, delta in ((here - 1, self.neighbours), (here, 1.0), (here + 1, self.neighbours)):
             if 0 <= number < len(self.bands) and delta > 0:
@@ -368,12 +414,7 @@ class BandedSNG:
             "picked": [band.picked for band in self.bands],
             "credit": self.credit.tolist(),
             "proposed": sorted(self.proposed),
-            "training": self.training,
-            "total": self.total,
-            "steps": self.steps,
-            "probed": self.probed,
-            "updates": self.updates,
-            "prior_is_set": self.prior_is_set,
+            **{name: getattr(self, name) for name in PLAIN},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -387,5 +428,5 @@ class BandedSNG:
             band.picked = picked
         self.credit = np.array(state["credit"], float)
         self.proposed = set(state["proposed"])
-        for name in ("training", "total", "steps", "probed", "updates", "prior_is_set"):
+        for name in PLAIN:
             setattr(self, name, state[name])

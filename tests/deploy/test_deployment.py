@@ -252,12 +252,14 @@ def test_the_runs_own_sampler_proposes_with_what_it_has_learned(tmp_path, quick)
         "space={use: compound, smallest: '20%', step: 1.05}",
         "sampler={use: banded_sng, bands: ['30%', '60%'], top: 3}",
         "budgets={encoder_params: ['60%']}",
-        "stages=[{train: {save_as: supernet, sampler: shared, max_steps: 6, learning_rate: 1e-3}}, "
-        "{search: {sampler: shared, trials: 3}}]",
+        "stages=[{train: {save_as: teacher, max_steps: 2}}, "
+        "{train: {name: supernet, save_as: supernet, sampler: shared, max_steps: 12, learning_rate: 1e-3, "
+        "modifiers: [{use: probes, examples: 4, share: 4}]}}, {search: {sampler: shared, trials: 3}}]",
     ]
-    run = nf.run(nf.load_recipe(RECIPE, changes), out=tmp_path / "run", progress=False).directory
-    own = Finished(run).shared_sampler()
-    assert own.updates == 0  # there were no probes
+    recipe = nf.load_recipe(RECIPE, changes)
+    nf.run(recipe, out=tmp_path / "first", cache=tmp_path / "cache", progress=False)
+    run = nf.run(recipe, out=tmp_path / "run", cache=tmp_path / "cache", progress=False).directory  # all from the cache
+    assert Finished(run).shared_sampler().updates > 0
     found = deploy(run, ["encoder_params<=45%"], out=tmp_path / "out", search=40)
     assert found["evaluations"] == 3  # the sampler's best guesses, and not 40 draws of evolution
     assert models_of(found)["best"]["shares"]["encoder_params"] > 0.4

@@ -77,6 +77,14 @@ def test_both_ends_belong_to_the_domain():
     assert space.sizes(space.domain.largest())["ffn.2"] == 64
 
 
+def test_the_largest_size_is_the_whole_network_if_its_neurons_are_no_whole_blocks():
+    config = tiny_net(intermediate_size=1003).config
+    space = nf.make("space", {"use": "compound"}, config=config)
+    sizes = space.sizes(space.domain.largest())
+    assert [sizes[f"ffn.{layer}"] for layer in range(3)] == [1003] * 3
+    assert space.fill(space.domain.largest()) == 1
+
+
 def test_extracted_networks_have_the_widths():
     net, space = tiny_net(), compound(layers=[2, 3])
     arch = space.arch({"size": "40%", "layers": 2})

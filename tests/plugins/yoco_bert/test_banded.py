@@ -113,6 +113,41 @@ def test_random_choices_stay_the_same():
     assert len({(arch["size"], shape(arch)) for arch in archs[100:]}) == 4
 
 
+def test_a_random_choice_is_searched_for_in_the_shape_that_was_trained():
+    domain = sized_domain().restrict(keep=lambda arch: arch["size"] < 50 or len(arch["layers"]) > 1)
+    for seed in range(5):
+        sampler = BandedSNG(domain, seed=seed, choose="random", between=0, bands=["40%"], top=1)
+        last = trained(sampler, 50)[-1]
+        sampler.start("search", 1, "search")
+        [found] = sampler.ask(1, within=domain.restrict({"size": [40.0]}))
+        assert found == last
+        sampler.start("search", 1, "search")
+        [larger] = sampler.ask(1, within=domain.restrict({"size": [100.0]}))  # has fewer choices
+        assert larger["tilt"] == last["tilt"]
+        assert larger["layers"] == last["layers"] or len(last["layers"]) == 1
+
+
+def test_a_region_with_a_lower_bound_is_searched_too():
+    domain = sized_domain()
+    sampler = BandedSNG(domain)
+    region = domain.restrict(keep=lambda arch: 65 <= arch["size"] <= 80)
+    assert {arch["size"] for arch in sampler.ask(5, within=region)} == {70.0}
+
+
+def test_a_prior_that_nobody_gave_is_refused_and_missing_evidence_is_told_once():
+    with pytest.raises(UsageError, match="importance_prior"):
+        trained(BandedSNG(sized_domain(), choose="prior"), 20)
+    notices = []
+    sampler = BandedSNG(sized_domain(), notify=lambda place, text: notices.append((place, text)))
+    trained(sampler, 40)
+    assert [place for place, _ in notices] == ["sampler"]
+    assert "probes" in notices[0][1]
+    notices.clear()
+    sampler.set_prior(lambda arch: 1.0)
+    trained(sampler, 40)
+    assert notices == []
+
+
 def test_a_state_goes_on_with_the_same_tail():
     one, two = BandedSNG(sized_domain(), seed=3), BandedSNG(sized_domain(), seed=3)
     one.start("train", 100, "train")
