@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+
+
+T = TypeVar("T")
 
 
 def distributed() -> bool:
@@ -39,13 +42,13 @@ def processes() -> PartialState:
     return PartialState(cpu=use_cpu)
 
 
-def told_by_leader(text: str) -> str:
-    """Return the first process's text on every process; every process has to call this, and waits for the first."""
+def from_leader(value: T) -> T:
+    """Return the first process's value on every process; every process has to call this, and waits for the first."""
     if not distributed():  # without importing accelerate, which takes seconds
-        return text
+        return value
     from accelerate.utils import broadcast_object_list
 
-    return str(broadcast_object_list([text])[0])
+    return broadcast_object_list([value])[0]
 
 
 def device() -> torch.device:

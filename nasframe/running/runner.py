@@ -19,7 +19,7 @@ from nasframe.errors import RunError, UsageError
 from nasframe.notices import Notice, say
 from nasframe.plan import Plan
 from nasframe.plugin_errors import naming_plugins
-from nasframe.processes import distributed, join_processes, leader, told_by_leader
+from nasframe.processes import distributed, from_leader, join_processes, leader
 from nasframe.progress import Progress
 from nasframe.reads import UNKNOWN, Recorder
 from nasframe.recipe.resolve import resolve
@@ -128,7 +128,7 @@ def run(
     inputs = RunInputs(plan)
     store = _new_store(inputs, directory, cache, progress) if leader() else None
     # The default name has the time in it, which differs between processes.
-    directory = Path(told_by_leader(str(store.directory if store else "")))
+    directory = Path(from_leader(str(store.directory if store else "")))
     return execute(inputs, store, directory, progress, report)
 
 
@@ -175,7 +175,7 @@ def resume(directory: str | Path, *, progress: bool | None = None, report: bool 
     join_processes()
     directory = Path(directory)
     store = RunStore(directory) if leader() else None  # takes the lock
-    told_by_leader(directory.name)  # the others wait until the first process holds the lock
+    from_leader(directory.name)  # the others wait until the first process holds the lock
     reader = store or RunStore(directory, shared=True)
     try:
         with keeping_failure(reader):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier, TrainJob, sizes_of
-from nasframe.processes import distributed, leader
+from nasframe.processes import from_leader, leader
 from nasframe.records import Arch, Batch, Count, Positive, Size
 from nasframe.seeds import stream_seed
 
@@ -166,7 +166,8 @@ class Probes(Modifier):
         import torch
 
         sampler: Any = step.job.sampler
-        archs = _of_leader(sampler.probe)
+        # As with ask and tell, only the first process uses its sampler.
+        archs = from_leader(sampler.probe() if leader() else [])
         if not archs:
             self.credit = 0.0  # time in which nothing is to be learned must not be made up for later
             return
@@ -178,7 +179,7 @@ class Probes(Modifier):
                 losses.append(self._divergence(step, arch))
         net.train()
         means = step.job.reduce(torch.stack(losses)).tolist()
-        if leader():  # as with ask and tell, only the first process uses its sampler
+        if leader():
             sampler.hear(archs, means)
         step.job.log(step.index, {"probe_spread": max(means) - min(means)})
 
@@ -211,16 +212,6 @@ class Probes(Modifier):
         """Go on from a state that :meth:`state_dict` returned."""
         self.credit = state["credit"]
         self.batches = [Batch(**kept) for kept in state["batches"]]
-
-
-def _of_leader(propose: Callable[[], list[Arch]]) -> list[Arch]:
-    """Return the first process's proposals in all processes."""
-    if not distributed():
-        return propose()
-    from accelerate.utils import broadcast_object_list
-
-    proposals = propose() if leader() else None
-    return broadcast_object_list([proposals])[0]
 
 
 def _require(job: TrainJob, protocol: type, modifier: str, method: str) -> None:
