@@ -74,12 +74,13 @@ def made(
     Raises:
         UsageError: a cap or a reference that cannot be read.
     """
-    bounds = {}
+    bounds_of: dict[str, list[str]] = {}  # two caps of one cost hold together
     for text in caps:
         match = CAP.fullmatch(text)
         if not match:
             raise UsageError(f"cap {text!r}: expected COST<=NUMBER, as in 'flops<=50M'.")
-        bounds[match["cost"]] = match["bound"]
+        bounds_of.setdefault(match["cost"], []).append(match["bound"])
+    bounds = {cost: ",".join(texts) for cost, texts in bounds_of.items()}
 
     worst = {}
     if reference:

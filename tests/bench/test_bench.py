@@ -229,6 +229,8 @@ def test_a_contest_from_words(file):
     capped = made(space, None, ["flops>=12,<=20k"], 50, "accuracy=60,flops=1e3")
     assert (capped.objectives, capped.bounds) == (("accuracy",), {"flops": ">=12,<=20k"})
     assert capped.reference == {"accuracy": 60.0, "flops": 1000.0}
+    twice = made(space, None, ["flops>=12", "flops<=20k"])
+    assert twice.bounds == capped.bounds
     for wrong in (["flops"], ["<=3"]):
         with pytest.raises(UsageError, match="expected COST<=NUMBER"):
             made(space, None, wrong)

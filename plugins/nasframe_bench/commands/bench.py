@@ -109,9 +109,9 @@ def _uses(names: list[str], against: str) -> dict[str, dict[str, Any]]:
 
 
 def _marks(at: str | None, budget: int) -> list[int]:
+    """Return the numbers of evaluations at which samplers are compared; by default, early and at the end."""
     from nasframe.errors import UsageError
 
-    """Return the numbers of evaluations at which samplers are compared; by default, early and at the end."""
     if at is None:
         early = max(budget // 3, 1)
         return sorted({early, budget})
@@ -125,10 +125,10 @@ def _marks(at: str | None, budget: int) -> list[int]:
 
 
 def _mapping(text: str) -> dict[str, str]:
+    """Read the option ``--columns``: column → name; a column with an empty name is left out."""
     from nasframe.errors import UsageError
     from nasframe.recipe.yaml import Position, parse
 
-    """Read the option ``--columns``: column → name; a column with an empty name is left out."""
     node, problems = parse(text, Position("--columns", 1, 1))
     columns = None
     if node and not problems:
