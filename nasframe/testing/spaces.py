@@ -205,7 +205,7 @@ class SpaceContract(Contract):
         has_sizes = isinstance(space, SizedSpace)
         if not has_sizes:
             return  # costs are then counted on the extracted model itself
-        # BudgetBounds are checked by these counts alone, long before a model is extracted.
+        # Budgets are checked by these counts alone, long before a model is extracted.
         counter = count.params(net)
         for arch in self.archs(space):
             counted = counter.of(space.sizes(arch))
