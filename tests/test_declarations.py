@@ -24,7 +24,7 @@ from nasframe_studies.checks import comparison_problems
 
 TOY = Path(__file__).parent / "data" / "toy.yaml"
 EXAMPLE = {"encoder_params": ["50%"], "macs": []}
-"""BudgetBounds of two costs, of which one has none: the winner is ``best@50%``."""
+"""Budgets of two costs, of which one has none: the winner is ``best@50%``."""
 
 
 def toy(stages, **changes):

@@ -54,7 +54,7 @@ def equal_macs(ledger: Sequence[LedgerRow], against: str, tolerance: float = TOL
     within = f"training + search MACs within {100 * tolerance:g} % of {against}"
     if not ratios:
         equal = None
-        text = "BudgetBounds not compared: there are no two runs to set against each other."
+        text = "Budgets not compared: there are no two runs to set against each other."
     elif unequal:
         equal = False
         text = f"NOT equal budgets: {within} everywhere but {', '.join(unequal)}."

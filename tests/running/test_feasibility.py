@@ -1,4 +1,4 @@
-"""BudgetBounds that nobody can meet are told before any work, and only where that is certain."""
+"""Budgets that nobody can meet are told before any work, and only where that is certain."""
 
 import itertools
 from pathlib import Path
