@@ -29,6 +29,9 @@ from nasframe.errors import UsageError, suggestion
 from nasframe.plugin_errors import described
 
 GROUP = "nasframe"
+"""The group of entry points that plugins are installed under."""
+VARIABLE = "NASFRAME_PLUGINS"
+"""The environment variable that lists the plugins to load."""
 MOVED = {"table": "bench"}
 """Name of a plugin that is gone → the plugin that has what it registered."""
 INSTALLED_ONLY = ("register_commands", "check_file", "file_kind")
@@ -74,7 +77,7 @@ def plugins() -> Plugins:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     loaded = Plugins(manager)
-    wanted = _wanted_names()
+    wanted = wanted_names()
     installed = _installed()
     for entry, source in installed:
         if wanted is None or entry.name in wanted:
@@ -83,13 +86,13 @@ def plugins() -> Plugins:
     for name in sorted((wanted or set()) - names):
         hint = f" It is now part of {MOVED[name]!r}." if name in MOVED else suggestion(name, names)
         cause = f"no such plugin is installed.{hint}"
-        loaded.failures.append(Failure(name, Source("NASFRAME_PLUGINS"), cause))
+        loaded.failures.append(Failure(name, Source(VARIABLE), cause))
     return loaded
 
 
-def _wanted_names() -> set[str] | None:
+def wanted_names() -> set[str] | None:
     """Return the entry points that ``NASFRAME_PLUGINS`` lists; ``None`` if it is not set."""
-    listed = os.environ.get("NASFRAME_PLUGINS")
+    listed = os.environ.get(VARIABLE)
     if listed is None:
         return None
     names = {name.strip() for name in listed.split(",")}

@@ -12,11 +12,8 @@ from typer.core import TyperGroup
 from typer.main import get_command_name
 
 from nasframe.errors import UsageError
+from nasframe.plugin_loading import GROUP, VARIABLE, wanted_names
 from nasframe.records import FileKind
-
-GROUP = "nasframe"
-"""The group of entry points that plugins are installed under."""
-VARIABLE = "NASFRAME_PLUGINS"
 
 
 class CommandGroup(TyperGroup):
@@ -57,12 +54,11 @@ def _but_left_out() -> str:
 
 def plugins_left_out() -> Iterator[metadata.EntryPoint]:
     """Yield the installed plugins that the environment variable does not list; none if it is not set."""
-    listed = os.environ.get(VARIABLE)
-    if listed is None:
+    wanted = wanted_names()
+    if wanted is None:
         return
-    names = {name.strip() for name in listed.split(",")}
     for entry in metadata.entry_points(group=GROUP):
-        if entry.name not in names:
+        if entry.name not in wanted:
             yield entry
 
 
