@@ -78,18 +78,8 @@ class Reconstruct:
         """Return the work with fitted copies of the chosen models."""
         from nasframe.nn.reconstruct import PARTS, reconstruct
 
-        names = matching(work.models, self.models)
-        if self.reference is not None and self.reference not in work.models:
-            raise UsageError(
-                f"reconstruct.reference: no network {self.reference!r}. There are: {listing(work.models)}."
-            )
-        names = tuple(name for name in names if name != self.reference)
-        if not names:
-            raise UsageError(
-                f"reconstruct.models: {list(self.models)} match no model to fit. There are: {listing(work.models)}."
-            )
-        original = work.net if self.reference is None else work.models[self.reference]
-        reference = copy.deepcopy(original).eval()
+        reference = copy.deepcopy(self.referred(work)).eval()
+        names = self.chosen(work)
         batches = self.batches(work, reference)
         fitted: dict[str, Any] = {}
         for name in names:
