@@ -118,20 +118,24 @@ def add_metrics(stage: StageSession, name: str, split: str, metrics: Mapping[str
     stage.store.put_model(name, metrics=by_split)
 
 
+def predictions_file(split: str) -> str:
+    """Name the file of a model's predictions on a split, in the model's folder."""
+    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
+    return "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
+
+
 def write_predictions(stage: StageSession, name: str, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write a model's predictions, one row an example, to a CSV file in its folder."""
     folder = folder_of(stage.store.directory, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    # "dev" is what reports read, and comparisons by default, so its file has the plain name.
-    file_name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
     rows = zip(*columns.values(), strict=True)
     writer.writerows(rows)
     # In memory first, so that the file is written whole or not at all.
-    write_text(folder / file_name, text.getvalue())
+    write_text(folder / predictions_file(split), text.getvalue())
 
 
 def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:

@@ -325,10 +325,17 @@ def play_all(
     tasks = []
     with registry.file_plugins(contest.plugins):
         _check_samplers(arena_of(contest), uses)
+        digests = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            digests = {label: _digest(contest, use) for label, use in uses.items()}
         # All samplers of a seed before the next seed: a call that is stopped leaves complete pairs.
         for seed in seeds:
             for label, use in uses.items():
-                tasks.append(_Task(label, seed, use, _play_file(folder, contest, use, seed)))
+                file = None
+                if folder is not None:
+                    file = folder / f"{use['use']}-{digests[label]}-{seed}.json"
+                tasks.append(_Task(label, seed, use, file))
 
     plays: dict[tuple[str, int], Play] = {}
     missing = []
@@ -377,11 +384,8 @@ def _play_tasks(contest: Contest, tasks: Sequence[_Task], jobs: int) -> Iterator
             yield futures[future], future.result()
 
 
-def _play_file(folder: Path | None, contest: Contest, use: SamplerUse, seed: int) -> Path | None:
-    """Return the file of a play, named by a digest of all that it depends on and that files can show."""
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
+def _digest(contest: Contest, use: SamplerUse) -> str:
+    """Return a digest of all that a sampler's plays depend on and that files can show."""
     source = inspect.getsourcefile(registry.find("sampler", use["use"]).load()) or ""
     # A sampler may import the files beside its own, so all of its folder counts.
     files = sorted(Path(source).parent.glob("*.py"))
@@ -389,4 +393,4 @@ def _play_file(folder: Path | None, contest: Contest, use: SamplerUse, seed: int
     digest = hashlib.sha256(canonical_json([asdict(contest), use]).encode())
     for path in files:
         digest.update(path.read_bytes() if path.is_file() else b"")
-    return folder / f"{use['use']}-{digest.hexdigest()[:16]}-{seed}.json"
+    return digest.hexdigest()[:16]

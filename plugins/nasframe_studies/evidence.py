@@ -18,6 +18,7 @@ from nasframe.records import CostFormat
 from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
+from nasframe.stages.model_store import predictions_file
 from nasframe_studies import stats
 from nasframe_studies.grouping import distinct_by
 from nasframe_studies.pairs import relative_costs, tables
@@ -373,9 +374,7 @@ def _records(compared: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
 def _predictions(directory: Path, row: Mapping[str, Any], split: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    # As `evaluate` calls the files.
-    name = "predictions.csv" if split == "dev" else f"predictions-{split}.csv"
-    path = directory / row["run"] / "models" / row["model"] / name
+    path = directory / row["run"] / "models" / row["model"] / predictions_file(split)
     if not path.is_file():
         return None
     return pd.read_csv(path)

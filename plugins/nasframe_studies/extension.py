@@ -9,7 +9,7 @@ It is accepted if every run that exists would come out of it with the same seed 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,10 @@ def extended(directory: str | Path, overrides: Sequence[str] = ()) -> Extension:
         return Extension(begun, kept, kept.runs, new=[])
     study = _read(home, kept, overrides)
     remarks = []
-    if _losses(begun, study):
-        _refuse_losses(home, kept, begun, study, overrides)
+    losses = _losses(begun, study)
+    if losses:
+        adds_places = not study.plans.keys() <= begun.plans.keys()
+        _refuse_losses(home, losses, _causes(home, kept, begun, overrides), adds_places)
         remarks.append(f"{home}: files of its recipes changed since; the arms go on as they began.")
     # Arms that exist keep their recipes, whatever became of the files that these were made from.
     study = replace(study, plans={**study.plans, **begun.plans})
@@ -151,7 +153,7 @@ def preview_extension(directory: str | Path, extension: Extension) -> Preview:
     done = {}
     for run in extension.kept:
         states = {}
-        if (home / run.run / "run.db").is_file():  # else its directory is gone, and it begins anew
+        if (home / run.run / "run.db").is_file():  # else its directory is gone, and it begins again
             states = stage_states(home / run.run)
         done[run.key] = [stage for stage, state in states.items() if state == "done"]
     record = extension.settings
@@ -212,7 +214,7 @@ class _Loss:
 
 def _losses(begun: Study, study: Study) -> list[_Loss]:
     """Return what a study would drop or change of the one that began."""
-    losses: dict[_Loss, None] = {}  # an arm that is dropped is dropped on each task, and told once
+    losses: dict[_Loss, None] = {}  # an arm that is dropped is dropped on each task, and reported once
     seeds = [str(seed) for seed in begun.seeds if seed not in study.seeds]
     if seeds:
         losses[_Loss("seeds", f"drops {plural('seed', len(seeds))} {', '.join(seeds)}.")] = None
@@ -260,14 +262,17 @@ def _without_labels(plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in plan.recipe.items() if key not in LABELS and key != "seed"}
 
 
-def _refuse_losses(home: Path, kept: Settings, begun: Study, study: Study, overrides: Sequence[str]) -> None:
+def _refuse_losses(home: Path, losses: Sequence[_Loss], causes: Mapping[_Loss, str | None], adds_places: bool) -> None:
     """Raise an error for what overrides drop or change, or for changed files if an arm or a task is added.
 
     It returns if only files changed and only seeds are added: these need no file but the kept recipes.
+
+    Args:
+        home: the study's directory.
+        losses: what is dropped or changed.
+        causes: as :func:`_causes` returns them.
+        adds_places: whether an arm or a task is added.
     """
-    losses = _losses(begun, study)
-    causes = _causes(home, kept, begun, overrides)
-    adds_places = not study.plans.keys() <= begun.plans.keys()
     if not adds_places and all(causes[loss] is None for loss in losses):
         return
     of_files = CHANGED_SINCE if (home / SOURCE).is_file() else UNKNOWN_OVERRIDES
@@ -281,7 +286,7 @@ def _refuse_losses(home: Path, kept: Settings, begun: Study, study: Study, overr
             place = str(home / SETTINGS)
             text = f"{of_files} {loss.what}"
         paths.append(((place, text), loss.path))
-    # Arms and tasks with the same loss are told in one line.
+    # Arms and tasks with the same loss share a line.
     problems = []
     for (place, text), names in distinct_by(paths).items():
         problems.append(Problem(place, ", ".join(names), text))

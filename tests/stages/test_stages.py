@@ -10,7 +10,6 @@ import nasframe as nf
 from nasframe.cli import main
 from nasframe.recipe.resolve import check_recipe
 from nasframe.running.runner import resume
-from nasframe.running.snapshots import Snapshots
 from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_inputs
@@ -24,19 +23,6 @@ TUNE = "train: {name: tune, models: [a, b], max_steps: 3, checkpoint_every: 0, m
 def overrides(*stages: str) -> list[str]:
     listed = ["train: {save_as: teacher, max_steps: 2}", f"extract: {{archs: {SIZES}}}", *stages]
     return [f"stages=[{', '.join('{' + stage + '}' for stage in listed)}]", "~budgets"]
-
-
-@pytest.fixture
-def works(monkeypatch):
-    """The work after each stage, by the stage's name."""
-    found, save = {}, Snapshots.save
-
-    def keep(self, stage, work, *rest):
-        found[stage] = work
-        return save(self, stage, work, *rest)
-
-    monkeypatch.setattr(Snapshots, "save", keep)
-    return found
 
 
 def logits(net) -> torch.Tensor:

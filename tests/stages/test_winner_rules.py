@@ -16,7 +16,6 @@ from nasframe.recipe.resolve import check_recipe
 from nasframe.records import arch_id
 from nasframe.running.reopen import Finished
 from nasframe.running.runner import resume
-from nasframe.running.snapshots import Snapshots
 from nasframe.stages.agreement import Agreement, Candidate
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask, tiny_net
@@ -52,19 +51,6 @@ def within_error(trials, high):
     best = max(t.metrics["accuracy"] for t in pool)
     error = math.sqrt(best * (1 - best) / SELECT)
     return [t for t in pool if t.metrics["accuracy"] >= best - error - 1e-9]
-
-
-@pytest.fixture
-def works(monkeypatch):
-    """The work after each stage, by the stage's name."""
-    found, save = {}, Snapshots.save
-
-    def keep(self, stage, work, *rest):
-        found[stage] = work
-        return save(self, stage, work, *rest)
-
-    monkeypatch.setattr(Snapshots, "save", keep)
-    return found
 
 
 @pytest.mark.parametrize("task", ["toy_lossless", "toy"])
@@ -165,7 +151,6 @@ def test_the_closest_to_the_teacher_wins_and_its_cost_is_in_the_ledger(works, tm
     for name, winner in result["winners"].items():
         high = result["bounds"][name]["encoder_params"][1]
         partial = [t for t in trials if t.examples == 8 and t.costs["encoder_params"] <= high]
-
         partial.sort(key=lambda t: (-t.metrics["accuracy"], t.metrics["loss"]))
         finalists = {arch_id(t.arch) for t in partial[:4]}
         band = within_error([t for t in trials if arch_id(t.arch) in finalists], high)
