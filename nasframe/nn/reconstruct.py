@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.elastic import Family, base_of, family_of, layers_of
+from nasframe.nn.positions import real_tokens
 from nasframe.records import Batch
 
 PARTS = ("attention", "ffn")
@@ -135,9 +136,7 @@ class _Stream:
             state, call = _first_call(net, self.family, batch)
             self.states.append(state)
             self.calls.append(call)
-            mask = batch.inputs.get("attention_mask")
-            is_real = torch.ones_like(batch.inputs["input_ids"]) if mask is None else mask
-            self.masks.append(is_real.bool())
+            self.masks.append(real_tokens(batch))
 
     def traces(self, number: int) -> Iterator[_Trace]:
         """Run a layer on the states of each batch."""

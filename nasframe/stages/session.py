@@ -17,7 +17,9 @@ from nasframe.processes import leader
 from nasframe.seeds import stream_seed
 
 if TYPE_CHECKING:
-    from nasframe.interfaces import Estimator, Work
+    from torch import nn
+
+    from nasframe.interfaces import Estimator, SearchSpace, Work
     from nasframe.plan import Plan, PlannedStage
     from nasframe.progress import Progress
     from nasframe.records import LedgerEntry
@@ -49,10 +51,7 @@ class Session:
         """Return the recipe's own sampler, which several stages teach. It is made when a stage first needs it."""
         if self.sampler is None:
             assert work.space is not None
-            # Of no stage's name, so that a stage put before the others does not change what it proposes.
-            seed = stream_seed(self.plan.seed, "sampler", "shared")
-            inject = {"domain": work.space.domain, "seed": seed, "costs": self.cost_rows(work)}
-            self.sampler = registry.make("sampler", self.plan.sampler, inject)
+            self.sampler = new_shared_sampler(self.inputs, work.space, work.net)
         return self.sampler
 
     def cost_rows(self, work: Work, bounded: Iterable[str] = ()) -> Any:
@@ -66,6 +65,17 @@ class Session:
 
         names = sorted(set(bounded)) or aimed_costs(self.plan)
         return cost_rows(self.inputs.estimators, names, work.space, work.net)
+
+
+def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) -> Any:
+    """Make a recipe's own sampler, which has learned nothing yet."""
+    from nasframe.search.costs import cost_rows
+
+    plan = inputs.plan
+    # Of no stage's name, so that a stage put before the others does not change what it proposes.
+    seed = stream_seed(plan.seed, "sampler", "shared")
+    costs = cost_rows(inputs.estimators, aimed_costs(plan), space, net)
+    return registry.make("sampler", plan.sampler, {"domain": space.domain, "seed": seed, "costs": costs})
 
 
 @dataclass(frozen=True)
