@@ -246,6 +246,7 @@ def renamed(owner: str, options: Mapping[str, Any], names: Mapping[str, str]) ->
     today = {name: value for name, value in options.items() if name not in names}
     advice: list[str] = []
     faults: dict[str, str] = {}
+    former: dict[str, str] = {}
     for old, new in names.items():
         if old not in options:
             continue
@@ -253,8 +254,9 @@ def renamed(owner: str, options: Mapping[str, Any], names: Mapping[str, str]) ->
             faults[old] = f"is the old name of {new!r}, which is given, too. Expected only {new!r}."
         else:
             today[new] = options[old]
+            former[new] = old
             advice.append(f"{owner}: {old} is deprecated; it is {new!r} now.")
-    return Translation(today, tuple(advice), faults)
+    return Translation(today, tuple(advice), faults, former)
 
 
 def validate(
@@ -274,7 +276,7 @@ def validate(
         unknown: (name, names of the options) → the text about an option that the factory does not have.
 
     Returns:
-        The checked options in their types, without defaults, and every fault.
+        The checked options in their types, without defaults, and every fault, by the names that were written.
     """
     known = options_of(factory, skip, positional)
     loose = takes_any(factory)
@@ -290,15 +292,16 @@ def validate(
     if isinstance(factory, FaultFinder):  # it knows more than its signature says
         faults += factory.faults(usable)
     model = _model_of(factory, frozenset(skip), positional)
+    values: dict[str, Any] = {}
     try:
         checked = _check(model, usable)
     except pydantic.ValidationError as error:
-        return {}, faults + _faults(error, usable, known)
-    values = {}
-    for name in usable:
-        field = _field(name) if name in known else name
-        values[name] = getattr(checked, field)
-    return values, faults
+        faults += _faults(error, usable, known)
+    else:
+        for name in usable:
+            field = _field(name) if name in known else name
+            values[name] = getattr(checked, field)
+    return values, [(translation.as_written(place), text) for place, text in faults]
 
 
 def _check(model: type[pydantic.BaseModel], options: Mapping[str, Any]) -> pydantic.BaseModel:

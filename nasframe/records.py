@@ -204,11 +204,18 @@ class Translation:
         options: the options by the names and values of today.
         advice: sentences on what to write instead; each becomes a ``DeprecationWarning``.
         faults: option as it was written → why it cannot be translated. Such an option is not in ``options``.
+        former: option of today → the old name that it was written by.
     """
 
     options: Mapping[str, Any]
     advice: Sequence[str] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
+    former: Mapping[str, str] = field(default_factory=dict)
+
+    def as_written(self, place: Sequence[Any]) -> tuple[Any, ...]:
+        """Return a place in the options of today as a place in those that were written."""
+        name, *inside = place
+        return (self.former.get(name, name), *inside)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
-"""The number of tokens that a network can read."""
+"""Positions of tokens: how many a network can read, and which of a batch are no padding."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from nasframe.nn.elastic import base_of
+from nasframe.records import Batch
 
 
 def usable_positions(net: nn.Module) -> int | None:
@@ -33,3 +35,11 @@ def usable_positions(net: nn.Module) -> int | None:
     if isinstance(length, int) and length > 0:
         return length
     return None
+
+
+def real_tokens(batch: Batch) -> torch.Tensor:
+    """Return which positions of a batch are no padding, ``(batch, length)``."""
+    mask = batch.inputs.get("attention_mask")
+    if mask is None:
+        return torch.ones_like(batch.inputs["input_ids"], dtype=torch.bool)
+    return mask.bool()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.elastic import Family, base_of, family_of, layers_of
+from nasframe.nn.positions import real_tokens
 from nasframe.records import Batch
 
 PARTS = ("attention", "ffn")
@@ -60,7 +61,7 @@ def reconstruct(
     return what the next kept layer expects, so its place is the FFN of the last reference layer before that one: where
     layers were dropped, it stands for these, too. The normalisation behind each place is the reference's; it is copied.
 
-    Sums are accumulated in float64. Four hidden states of all tokens are in memory at a time.
+    Sums are accumulated in float64. At most seven hidden states of all tokens are in memory at a time.
 
     Args:
         net: the small network.
@@ -135,9 +136,7 @@ class _Stream:
             state, call = _first_call(net, self.family, batch)
             self.states.append(state)
             self.calls.append(call)
-            mask = batch.inputs.get("attention_mask")
-            is_real = torch.ones_like(batch.inputs["input_ids"]) if mask is None else mask
-            self.masks.append(is_real.bool())
+            self.masks.append(real_tokens(batch))
 
     def traces(self, number: int) -> Iterator[_Trace]:
         """Run a layer on the states of each batch."""
@@ -201,14 +200,16 @@ def _traced(family: Family, layer: nn.Module, state: torch.Tensor, call: LayerCa
 
 def _targets(full: _Stream, position: int, last: int) -> dict[str, list[torch.Tensor]]:
     """Return part → the reference's sums for each batch, and advance the reference behind layer ``last``."""
-    targets: dict[str, list[torch.Tensor]] = {}
+    targets: dict[str, list[torch.Tensor]] = {"attention": [], "ffn": []}
     for layer in range(position, last + 1):
-        traces = list(full.traces(layer))
-        if layer == position:
-            targets["attention"] = [trace.sums["attention"] for trace in traces]
-        if layer == last:
-            targets["ffn"] = [trace.sums["ffn"] for trace in traces]
-        full.states = [trace.output for trace in traces]
+        outputs = []
+        for trace in full.traces(layer):  # one at a time: a trace is several times larger than what is kept of it
+            if layer == position:
+                targets["attention"].append(trace.sums["attention"])
+            if layer == last:
+                targets["ffn"].append(trace.sums["ffn"])
+            outputs.append(trace.output)
+        full.states = outputs
     return targets
 
 
@@ -270,7 +271,7 @@ class LeastSquares:
         weights = system.diagonal()[:-1]
         if len(weights):
             weights += ridge * weights.mean()
-        # A unit of 0 inputs, as of dead neurons, has no row of its own: its equation is made 0 = 0.
+        # If all inputs are 0, so is what the ridge adds: their equations are made 0 = 0.
         is_empty = system.diagonal() == 0
         system.diagonal()[is_empty] = 1.0
         change = torch.linalg.solve(system, self.cross)

@@ -158,17 +158,19 @@ class Checker:
         # An unknown option is left out; one whose value does not fit stays, so that the rest of it can be written out.
         for place, text in faults:
             name = place[0]
+            written = (*path, *translation.as_written(place))
             is_unknown = name in options and name not in accepted
             if is_unknown:
-                self.problem((*path, *place), text)
+                self.problem(written, text)
             else:
-                self.problem((*path, *place), f"{text} ({owner})")
+                self.problem(written, f"{text} ({owner})")
                 misfits.add(name)
         self.wrong |= {(*path, name) for name in misfits}
         complete = _with_defaults(accepted, known)
         for key, value in complete.items():
             if key not in misfits:
-                complete[key] = self._resolved(known.get(key), value, (*path, key))
+                written = (*path, *translation.as_written((key,)))
+                complete[key] = self._resolved(known.get(key), value, written)
         return complete
 
     def _resolved(self, option: Option | None, value: Any, path: KeyPath) -> Any:

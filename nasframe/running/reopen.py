@@ -14,7 +14,7 @@ from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.report.format import metric_format, metric_formats
 from nasframe.search.loop import subset
-from nasframe.store import SHARED_SAMPLER, RunStore
+from nasframe.store import SHARED_SAMPLER, RunStore, load_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,24 +111,21 @@ class Finished:
     @cached_property
     def region(self) -> Any:
         """The part of the domain that was searched."""
-        within = self.stage.options.get("within")
-        return self.space.domain.restrict(within) if within else self.space.domain
+        from nasframe.running.feasibility import region_of
+
+        return region_of(self.space, self.stage)
 
     def shared_sampler(self) -> Any:
         """Return the run's own sampler with all that it has learned, ``None`` if the search had another one.
 
         Runs of earlier versions did not keep it, either.
         """
-        from nasframe.plan import aimed_costs
-        from nasframe.search.costs import cost_rows
-        from nasframe.stages.session import make_shared_sampler
-        from nasframe.store import load_state
+        from nasframe.stages.session import new_shared_sampler
 
         path = self.directory / SHARED_SAMPLER
         if self.stage.options.get("sampler") != "shared" or not path.is_file():
             return None
-        costs = cost_rows(self.inputs.estimators, aimed_costs(self.plan), self.space, self.net)
-        sampler = make_shared_sampler(self.plan, self.space, costs)
+        sampler = new_shared_sampler(self.inputs, self.space, self.net)
         sampler.load_state_dict(load_state(path))
         return sampler
 

@@ -88,9 +88,9 @@ def known_budgets(
         budgets: cost → one bound or several, as recipes write them.
         full: known cost → the full network's.
     """
-    known_constraints = {cost: text for cost, text in constraints.items() if cost in full}
-    known_budgets = {cost: texts for cost, texts in budgets.items() if cost in full}
-    bounds, shares = parse_limits(known_constraints, known_budgets, full)
+    constraints_of_known = {cost: text for cost, text in constraints.items() if cost in full}
+    budgets_of_known = {cost: texts for cost, texts in budgets.items() if cost in full}
+    bounds, shares = parse_limits(constraints_of_known, budgets_of_known, full)
     return [_budget(winner, bounds, shares) for winner in winners(prefix, budgets)]  # all budgets: unknown ones, too
 
 

@@ -17,6 +17,8 @@ from nasframe.processes import leader
 from nasframe.seeds import stream_seed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nasframe.interfaces import Estimator, SearchSpace, Work
     from nasframe.plan import Plan, PlannedStage
     from nasframe.progress import Progress
@@ -49,7 +51,7 @@ class Session:
         """Return the recipe's own sampler, which several stages teach. It is made when a stage first needs it."""
         if self.sampler is None:
             assert work.space is not None
-            self.sampler = make_shared_sampler(self.plan, work.space, self.cost_rows(work))
+            self.sampler = new_shared_sampler(self.inputs, work.space, work.net)
         return self.sampler
 
     def cost_rows(self, work: Work, bounded: Iterable[str] = ()) -> Any:
@@ -65,16 +67,14 @@ class Session:
         return cost_rows(self.inputs.estimators, names, work.space, work.net)
 
 
-def make_shared_sampler(plan: Plan, space: SearchSpace, costs: Any) -> Any:
-    """Return the recipe's own sampler, which has not learned anything yet.
+def new_shared_sampler(inputs: RunInputs, space: SearchSpace, net: nn.Module) -> Any:
+    """Make a recipe's own sampler, which has learned nothing yet."""
+    from nasframe.search.costs import cost_rows
 
-    Args:
-        plan: the resolved recipe.
-        space: the space that it proposes from.
-        costs: the function that it gets as ``costs``.
-    """
+    plan = inputs.plan
     # Of no stage's name, so that a stage put before the others does not change what it proposes.
     seed = stream_seed(plan.seed, "sampler", "shared")
+    costs = cost_rows(inputs.estimators, aimed_costs(plan), space, net)
     return registry.make("sampler", plan.sampler, {"domain": space.domain, "seed": seed, "costs": costs})
 
 

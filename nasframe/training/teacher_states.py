@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from nasframe.errors import RunError
+from nasframe.nn.positions import real_tokens
 from nasframe.records import Arch, Batch
 from nasframe.storage import writing
 
@@ -160,11 +161,3 @@ class TeacherStates:
         values = torch.Size(place.shape).numel()
         content = bytearray(self._file.read(values * self.dtype.itemsize))
         return torch.frombuffer(content, dtype=self.dtype).view(place.shape)
-
-
-def real_tokens(batch: Batch) -> torch.Tensor:
-    """Return which positions of a batch are no padding, ``(batch, length)``."""
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return torch.ones_like(batch.inputs["input_ids"], dtype=torch.bool)
-    return mask.bool()

@@ -363,6 +363,17 @@ def test_an_old_name_beside_the_new_one_is_refused_where_it_stands(tmp_path, mon
     assert found == [f"r.yaml:{line}:5  stages.teacher.modifiers.0.until  {expected}"]
 
 
+def test_a_wrong_value_by_an_old_name_is_reported_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = dump(with_modifiers("MODIFIER")).replace("MODIFIER", "{use: hspg, target: 50%,\n    until: 150%}")
+    Path("r.yaml").write_text(text)
+    with pytest.warns(DeprecationWarning, match="until is deprecated"):
+        _, problems = check_recipe("r.yaml")
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if "until" in line)
+    (found,) = map(str, problems)
+    assert found.startswith(f"r.yaml:{line}:5  stages.teacher.modifiers.0.until  '150%' does not fit.")
+
+
 def test_a_value_that_is_gone_is_reported_once():
     data = base()
     data["stages"][1]["search"]["sampler"] = {"use": "sng", "explore": "averaged"}
