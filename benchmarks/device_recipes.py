@@ -146,7 +146,7 @@ def magnitude(devices: int) -> Recipe:
 
 
 def dhspg(devices: int) -> Recipe:
-    """Make groups zero by DHSPG, cut them out and tune the small network, for each size anew from the teacher."""
+    """For each size start from the teacher again: make groups zero by DHSPG, cut them out, tune the small network."""
     compute = (TOTAL - TEACHER) / devices
     in_sparse = 0.34  # of the compute, as in hspg/_minilm; the whole network is trained there
     stages: Stages = [("train", TEACHER_STAGE)]
@@ -170,7 +170,7 @@ def dhspg(devices: int) -> Recipe:
 def rosita(devices: int) -> Recipe:
     """Cut the depth once, then the width for each size from the shallow network, which teaches.
 
-    The depth could also be cut for each device anew, but with a part of the compute: once is better for the method.
+    If each device cut the depth again, the compute for that would be divided, too; once is better for the method.
     Hidden states are not cached, so the teachers of both stages run in every step.
     """
     in_depth = 0.25  # of the compute, as in rosita/_minilm
@@ -225,20 +225,20 @@ def rosita(devices: int) -> Recipe:
 def chain(devices: int) -> Recipe:
     """Prune gradually from one budget to the next, and keep a network at each.
 
-    A segment gets compute in proportion to the ratio of its sizes: the first one halves the network, and each of the 16
-    devices' others takes a tenth of it.
+    A segment gets compute in proportion to the logarithm of the ratio of its sizes: the first one halves the network,
+    and for 16 devices each of the others cuts off a tenth of what is left.
     """
     over = 0.3
     budgets = BUDGETS[devices]
     sizes = [100.0, *budgets]
-    way = math.log(sizes[0] / sizes[-1])
+    whole_way = math.log(sizes[0] / sizes[-1])
     stages: Stages = [("train", TEACHER_STAGE)]
     smoke: dict[str, Any] = {}
     start: dict[str, Any] = {"from": "teacher", "arch": {}}
     for number, (before, budget) in enumerate(itertools.pairwise(sizes), 1):
         prune_stage = stage_name("prune", number, devices)
         cut = stage_name("cut", number, devices)
-        compute = (TOTAL - TEACHER) * math.log(before / budget) / way
+        compute = (TOTAL - TEACHER) * math.log(before / budget) / whole_way
         epochs = compute / trained(pruned_mean(before / 100, budget / 100, over))
         prune = {
             "use": "scheduled_prune",
@@ -246,7 +246,7 @@ def chain(devices: int) -> Recipe:
             "of": "teacher",
             "times": cuts(epochs, over),
             "over": over,
-            "moments": "keep",  # the chain goes on with what it has learned; ROSITA's published code starts anew
+            "moments": "keep",  # the optimiser's moments outlive a cut; ROSITA's published code resets them
         }
         stages.append(("train", distilled(prune_stage, epochs, RATES["chain"], first=prune, **start)))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): prune_stage}}))
@@ -290,7 +290,9 @@ def yoco_bert() -> Recipe:
     def changes(devices: int) -> dict[str, Any]:
         sizes = [size / 100 for size in bands[devices]]
         last_phase = 0.5
-        share_between = last_phase * between[devices] * (len(sizes) > 1)
+        share_between = 0.0  # there is no size between if there is one band
+        if len(sizes) > 1:
+            share_between = last_phase * between[devices]
         size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
         probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
         searching = SELECT * trials[devices] * mean(BUDGETS[devices]) / 100
@@ -351,11 +353,12 @@ def tied_grid() -> Recipe:
 
 def dynabert() -> Recipe:
     """Train DynaBERT's two phases, with equally many steps as in dynabert/_minilm."""
+    # Hidden states are not cached: the first phase runs its teacher once a step, the second one once for each width.
     widths = sum(GRID_WIDTHS)
-    teachers = {"width": 1.0, "width-depth": widths}  # hidden states, which are not cached; one pass for each width
-    of_width = trained(widths) + teachers["width"]
-    of_depth = trained(sum(grid_sizes())) + teachers["width-depth"]
-    epochs = rounded((TOTAL - IMPORTANCE - grid_search()) / (of_width + of_depth))
+    epoch_of_widths = trained(widths) + 1
+    epoch_of_depths = trained(sum(grid_sizes())) + widths
+    compute = TOTAL - IMPORTANCE - grid_search()
+    epochs = rounded(compute / (epoch_of_widths + epoch_of_depths))
     grid = {"use": "grid", "tie": [["heads", "ffn"]]}
     content = {
         "extends": ["../dynabert/_minilm.yaml", "../_base/minilm_equal.yaml"],

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from device_recipes import BUDGETS, DEVICES, percent, winner, write
 
 from nasframe.recipe.yaml import read
+from nasframe.report.tables import markdown_table
 from nasframe.store import RunStore
 from nasframe_studies import stats, study
 from nasframe_studies.pairs import MEAN
@@ -36,6 +37,7 @@ REFERENCE = "yoco-bert"
 LATER = "afterwards"
 """The column of budgets that were named after training for 4 devices."""
 COLUMNS = (*DEVICES, LATER)
+HEADS = [f"N = {devices}" for devices in DEVICES]
 TOLERANCE = 0.05
 """Compute may differ from the reference's by this share."""
 FROM_DATA = ("taylor", "fisher", "accumulated")
@@ -164,7 +166,11 @@ class Cell:
     p: float | None = None
 
 
-def cells_of(scores: Scores, arms: Sequence[str], reference: str = REFERENCE) -> dict[tuple[str, str, Column], Cell]:
+Cells = dict[tuple[str, str, Column], Cell]
+"""Arm, task and column → cell."""
+
+
+def cells_of(scores: Scores, arms: Sequence[str], reference: str = REFERENCE) -> Cells:
     """Return mean, interval and paired difference of each arm, task and column; one family for Holm a task."""
     pairs = {}
     for (arm, task, column), by_seed in scores.items():
@@ -214,7 +220,10 @@ def crossings(levels: Mapping[int, float], rival: Mapping[int, float]) -> list[t
 def sentence(reference: str, rival: str, levels: Mapping[int, float], others: Mapping[int, float]) -> str:
     """Say where two curves cross, or that they do not."""
     counts = sorted(levels.keys() & others.keys())
-    gaps = ", ".join(f"{100 * (levels[count] - others[count]):+.1f} for {count}" for count in counts)
+    differences = [levels[count] - others[count] for count in counts]
+    gaps = []
+    for count, difference in zip(counts, differences, strict=True):
+        gaps.append(f"{100 * difference:+.1f} for {count}")
     places = crossings(levels, others)
     if places:
         parts = []
@@ -223,14 +232,13 @@ def sentence(reference: str, rival: str, levels: Mapping[int, float], others: Ma
             parts.append(f"{side} {rival} from N = {place:.1f} on")
         verdict = f"{reference} is {', then '.join(parts)} (linear interpolation in log N)"
     else:
-        differences = [levels[count] - others[count] for count in counts]
         side = "equal to"
         if max(differences) > 0:  # without a crossing all that are not 0 have one sign
             side = "ahead of"
         elif min(differences) < 0:
             side = "behind"
         verdict = f"{reference} is {side} {rival} for every number of devices"
-    return f"{verdict}: {gaps}."
+    return f"{verdict}: {', '.join(gaps)}."
 
 
 # ---- compute
@@ -343,28 +351,21 @@ def warnings(shares: Mapping[tuple[str, str, int], float]) -> list[str]:
 # ---- table and figure
 
 
-def score_table(scores: Scores, arms: Sequence[str]) -> list[str]:
+def score_table(cells: Cells, tasks: Sequence[str], arms: Sequence[str]) -> list[str]:
     """Return the table of scores, a part for each task: mean and interval, and the difference to the reference."""
-    cells = cells_of(scores, arms)
     lines = []
-    for task in tasks_of(scores):
-        heads = [f"N = {devices}" for devices in DEVICES]
-        lines += [f"**{task}**", "", *table_head([*heads, f"16, {LATER}"])]
+    for task in tasks:
+        rows = []
         for arm in arms:
             texts = [cell_text(cells.get((arm, task, column))) for column in COLUMNS]
-            lines.append(table_row(arm, texts))
-        lines.append("")
+            rows.append([f"`{arm}`", *texts])
+        lines += [f"**{task}**", "", *table_lines([*HEADS, f"16, {LATER}"], rows), ""]
     return lines
 
 
-def table_head(columns: Sequence[str]) -> list[str]:
-    """Return the two lines above a table's rows."""
-    return [f"| arm | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-
-
-def table_row(arm: str, texts: Iterable[str]) -> str:
-    """Return an arm's row."""
-    return f"| `{arm}` | {' | '.join(texts)} |"
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with a row for each arm."""
+    return markdown_table(["arm", *columns], rows).splitlines()
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -388,7 +389,7 @@ def cell_text(cell: Cell | None) -> str:
 def cost_table(shares: Mapping[tuple[str, str, int], float], arms: Sequence[str]) -> list[str]:
     """Return the table of compute: mean over tasks, and the range of the tasks."""
     tasks = list(dict.fromkeys(task for _, task, _ in shares))
-    lines = table_head([f"N = {devices}" for devices in DEVICES])
+    rows = []
     for arm in arms:
         texts = []
         for devices in DEVICES:
@@ -397,8 +398,8 @@ def cost_table(shares: Mapping[tuple[str, str, int], float], arms: Sequence[str]
             if values:
                 text = f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
             texts.append(text)
-        lines.append(table_row(arm, texts))
-    return lines
+        rows.append([f"`{arm}`", *texts])
+    return table_lines(HEADS, rows)
 
 
 def curves_of(scores: Scores, task: str) -> dict[str, dict[int, float]]:
@@ -410,14 +411,12 @@ def curves_of(scores: Scores, task: str) -> dict[str, dict[int, float]]:
     return curves
 
 
-def draw(scores: Scores, arms: Sequence[str]) -> Figure:
+def draw(cells: Cells, tasks: Sequence[str], arms: Sequence[str]) -> Figure:
     """Draw score against number of devices with t intervals over seeds: the mean of the tasks, then each task."""
     from matplotlib.ticker import NullLocator
 
     from nasframe.report.plots import INK, WIDTH, legend, panels
 
-    cells = cells_of(scores, arms)
-    tasks = tasks_of(scores)
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)  # rounded up
     figure, grid = panels(WIDTH * columns * 0.75, 0.7 + 2.5 * rows, len(tasks), columns)
@@ -500,13 +499,14 @@ def rate_table(rows: Iterable[Mapping[str, Any]], losses: Mapping[tuple[str, str
         of_arm.setdefault(row["task"], []).append(OnSelect(row["score"], loss))
         if row["task"] not in tasks:
             tasks.append(row["task"])
-    lines = table_head([*tasks, MEAN])
+    table = []
     for arm, of_task in networks.items():
         if len(of_task) < len(tasks):  # not finished
             continue
         means = [averaged(of_task[task]) for task in tasks]
-        lines.append(table_row(arm, map(str, [*means, averaged(means)])))
-    return lines
+        means.append(averaged(means))
+        table.append([f"`{arm}`", *map(str, means)])
+    return table_lines([*tasks, MEAN], table)
 
 
 def losses_of(home: Path, settings: Settings) -> dict[tuple[str, str, int, str], float]:
@@ -565,8 +565,9 @@ def report(home: Path, out: Path) -> None:
         if study.finished(home / run.run):
             costs.append(cost_of(home / run.run, run.arm, run.task, run.seed))
     shares = relative_costs(costs)
-    first = tasks_of(scores)[0]  # the mean of tasks, if there are several
-    curves = curves_of(scores, first)
+    tasks = tasks_of(scores)
+    cells = cells_of(scores, arms)
+    curves = curves_of(scores, tasks[0])  # the mean of tasks, if there are several
     sentences = []
     for arm in arms:
         if arm != REFERENCE and REFERENCE in curves and arm in curves:
@@ -576,7 +577,7 @@ def report(home: Path, out: Path) -> None:
         f"Dev score x 100, the mean over the networks of N devices, with 95 % t intervals over {seeds} seeds. Behind "
         f"the semicolon: the paired difference to `{REFERENCE}`, its interval, and its p after Holm within a task.",
         "",
-        *score_table(scores, arms),
+        *score_table(cells, tasks, arms),
         *sentences,
         "",
         f"Multiply-adds of training and search, relative to `{REFERENCE}`: mean over tasks and seeds (range of tasks).",
@@ -590,7 +591,7 @@ def report(home: Path, out: Path) -> None:
     print(page)
     out.mkdir(parents=True, exist_ok=True)
     (out / "devices.md").write_text(page, encoding="utf-8")
-    plots.save(draw(scores, arms), out / "devices", "mean score against number of devices")
+    plots.save(draw(cells, tasks, arms), out / "devices", "mean score against number of devices")
 
 
 if __name__ == "__main__":

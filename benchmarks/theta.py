@@ -23,18 +23,6 @@ EXAMPLES = 1024
 """Training examples that networks are compared on."""
 
 
-def choices_of(space, size: float) -> list[dict]:
-    """Return all architectures of a size."""
-    knobs = space.domain.knobs
-    names = [name for name in knobs if name != "size"]
-    archs = []
-    for values in itertools.product(*(knobs[name] for name in names)):
-        arch = {"size": size, **dict(zip(names, values, strict=True))}
-        if space.domain.contains(arch):
-            archs.append(arch)
-    return archs
-
-
 def divergences(finished, teacher, archs: list[dict]) -> np.ndarray:
     """Return ``(archs, chunks)`` mean divergences from the teacher on the same training examples."""
     import torch
@@ -49,8 +37,9 @@ def divergences(finished, teacher, archs: list[dict]) -> np.ndarray:
             row = []
             for arch in archs:
                 logits = finished.space.view(net, arch)(**batch.inputs).logits.float()
-                found = functional.log_softmax(logits, -1)
-                row.append(float(functional.kl_div(found, expected, reduction="batchmean", log_target=True)))
+                actual = functional.log_softmax(logits, -1)
+                divergence = functional.kl_div(actual, expected, reduction="batchmean", log_target=True)
+                row.append(float(divergence))
             rows.append(row)
     return np.array(rows).T
 
@@ -72,7 +61,7 @@ def measure(directory: str) -> None:
     table = []
     for band in sampler["bands"]:
         size = max(size for size in ladder if size <= float(band.removesuffix("%")))
-        archs = choices_of(finished.space, size)
+        archs = list(finished.space.domain.restrict({"size": size}).enumerate())
         losses = divergences(finished, teacher, archs)
         paired = losses - losses.mean(0)  # the sentences of a probe are the same for all
         means = paired.mean(1)
@@ -124,15 +113,14 @@ def simulate(signal: float, noise: float, updates: int, delta: float, additive: 
     from nasframe_yoco_bert.banded import BandedSNG
 
     domain = Choices({"size": [50.0], "layers": [0, 1, 2], "attention": [0, 1, 2], "tilt": [0, 1, 2]})
-    gains, chosen_first = [], 0
+    gains = []
+    best_chosen = 0  # how often
     for seed in range(repeats):
         rng = np.random.default_rng(seed)
         main = rng.standard_normal((3, 3))
         rest = rng.standard_normal((3, 3, 3))
-        losses = np.empty((3, 3, 3))
-        for a, b, c in itertools.product(range(3), repeat=3):
-            losses[a, b, c] = main[0, a] + main[1, b] + main[2, c]
-        losses = standardised(losses) * np.sqrt(additive) + standardised(rest) * np.sqrt(1 - additive)
+        sums = main[0][:, None, None] + main[1][:, None] + main[2]
+        losses = standardised(sums) * np.sqrt(additive) + standardised(rest) * np.sqrt(1 - additive)
         losses = standardised(losses)
         sampler = BandedSNG(domain, seed=seed, bands=1, coverage=0.0, learning=1.0, delta=delta)
         sampler.start("train", updates, "train")
@@ -143,10 +131,10 @@ def simulate(signal: float, noise: float, updates: int, delta: float, additive: 
         theta = sampler.bands[0].theta
         mode = tuple(theta.argmax(1))
         gains.append(-losses[mode])
-        chosen_first += losses[mode] == losses.min()
+        best_chosen += losses[mode] == losses.min()
     setting = f"signal {signal:g}, noise {noise:g}, {updates} updates, delta {delta:g}"
     gain = f"{np.mean(gains):.2f} ± {np.std(gains) / np.sqrt(repeats):.2f} standard deviations"
-    print(f"{setting}: gain {gain}; the best of 27 chosen {chosen_first / repeats:.0%}")
+    print(f"{setting}: gain {gain}; the best of 27 chosen {best_chosen / repeats:.0%}")
 
 
 def standardised(values: np.ndarray) -> np.ndarray:

@@ -130,10 +130,12 @@ def _values(distribution: BaseDistribution) -> list[Any] | None:
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
         integers = range(distribution.low, distribution.high + 1, distribution.step)
-        return list(integers) if len(integers) <= LARGEST else None
+        if len(integers) <= LARGEST:
+            return list(integers)
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
         low = distribution.low
         step = distribution.step
         count = round((distribution.high - low) / step) + 1
-        return [low + i * step for i in range(count)] if count <= LARGEST else None
+        if count <= LARGEST:
+            return [low + i * step for i in range(count)]
     return None

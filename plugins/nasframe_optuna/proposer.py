@@ -68,7 +68,12 @@ class Proposer:
 
         inject: dict[str, Any] = {"domain": self.domain, "seed": seed, "costs": None}
         if costs is not None:
-            inject["costs"] = lambda archs: costs([self.params(arch) for arch in archs])
+
+            def costs_of_archs(archs: Sequence[Arch]) -> Any:
+                mappings = [self.params(arch) for arch in archs]
+                return costs(mappings)
+
+            inject["costs"] = costs_of_archs
         self.sampler = registry.make("sampler", use, inject)
         self.rng = np.random.default_rng(seed)
         start_sampler(self.sampler, "study", 0, "search")

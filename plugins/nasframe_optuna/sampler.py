@@ -362,7 +362,7 @@ class OptunaSampler:
             self.told += 1
             self.worst = list(map(min, self.worst, values))
         elif excess > 0 and self.knows_constraints:  # values are required, but not compared if a constraint is violated
-            values = [value if math.isfinite(value) else 0.0 for value in self.worst]
+            values = [_finite_or_zero(value) for value in self.worst]
         self.log.append(entry)
         trial = self.trials.pop(number)
         with warnings.catch_warnings():
@@ -395,6 +395,11 @@ def _values(trial: Trial) -> list[float] | None:
             return None
         values.append(float(value))
     return values
+
+
+def _finite_or_zero(value: float) -> float:
+    """Return a value that Optuna accepts; before the first result the worst one is infinite."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _excess(arch: Arch, domain: Any) -> float:
