@@ -74,7 +74,10 @@ class Snapshots:
 
         It is read from the disk: if stages came from the cache, this process may never have made the sampler.
         """
-        state = load_state(self._path(stage))["sampler"]
+        snapshot = self._path(stage)
+        if not snapshot.is_file():  # the run was finished before, which kept the state and removed its snapshots
+            return
+        state = load_state(snapshot)["sampler"]
         if state is not None:
             save_state(self.store.directory / SHARED_SAMPLER, state)
 
