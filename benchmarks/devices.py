@@ -314,7 +314,7 @@ def whole_of_example(ledger: Iterable[Mapping[str, Any]]) -> float:
     for row in ledger:
         if row["stage"] == "teacher" and row["role"] == "student":
             return row["forward_macs"] / row["examples"]
-    return 0.0
+    raise ValueError("the ledger has no training of a stage 'teacher', which the cost of importance follows from")
 
 
 def importance(stages: Iterable[Stage], whole: float, examples: int) -> float:

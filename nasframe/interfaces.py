@@ -204,11 +204,14 @@ class Modifier:
         elementwise: whether its state belongs to single weights, so that no other modifier may reorder heads or
             neurons in the stage.
         returns_arch: whether ``on_finish`` returns an architecture, which only one modifier of a stage may do.
+        keeps_zeros: whether single weights that it makes zero have to stay zero, which an average with earlier weights
+            would undo.
     """
 
     needs: frozenset[str] = frozenset()
     elementwise: bool = False
     returns_arch: bool = False
+    keeps_zeros: bool = False
 
     def claims(self, net: nn.Module) -> list[nn.Parameter]:
         """Name the parameters that this modifier optimises itself, so that the loop's optimiser leaves them."""

@@ -50,7 +50,7 @@ class EMA(Modifier):
     def validate(self, job: TrainJob) -> None:
         """Refuse stages with modifiers that prune."""
         for modifier in job.modifiers:
-            prunes = member(modifier, "returns_arch", False) or member(modifier, "elementwise", False)
+            prunes = member(modifier, "returns_arch", False) or member(modifier, "keeps_zeros", False)
             if prunes:
                 raise UsageError(
                     f"ema: stage {job.stage!r}: {type(modifier).__name__.lower()} prunes while it trains, and an "

@@ -201,9 +201,11 @@ def _text_header(path: Path) -> tuple[int, list[str]]:
             reader = csv.reader(file, strict=True)
             names = next(fields for fields in reader if fields)
             return reader.line_num, names
-        number, line = 1, next(file)
+        number = 1
+        line = next(file)
         while not line.strip("\r\n"):
-            number, line = number + 1, next(file)
+            number += 1
+            line = next(file)
     if path.suffix == ".tsv":
         return number, line.rstrip("\r\n").split("\t")
     return number, list(json.loads(line))  # the columns of the first row stand for those of all

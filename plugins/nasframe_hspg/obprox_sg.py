@@ -49,6 +49,7 @@ class OBProxSG(GroupModifier):
 
     name = "obprox_sg"
     returns_arch = False
+    keeps_zeros = True
     former_names: ClassVar[Mapping[str, str]] = {"until": "ramp_end"}
 
     def __init__(

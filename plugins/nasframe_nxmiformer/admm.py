@@ -61,6 +61,7 @@ class ADMM(Modifier):
     """
 
     elementwise = True
+    keeps_zeros = True
 
     def __init__(
         self,

@@ -16,6 +16,8 @@ from nasframe.testing.trainers import Crash, Fuse, Memory
 from nasframe_basics.ema import EMA
 from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.loop import Loop
+from nasframe_hspg.obprox_sg import OBProxSG
+from nasframe_nxmiformer.admm import ADMM
 from nasframe_rosita.prune import ScheduledPrune
 
 WEIGHT = "bert.encoder.layer.2.output.dense.weight"  # of a layer that small sub-networks leave out
@@ -154,3 +156,6 @@ def test_orders_and_partners_that_lose_the_average_are_refused() -> None:
     Loop().fit(job(Shrink(), EMA(), eval_every=3))
     with pytest.raises(UsageError, match="scheduledprune prunes while"):
         EMA().validate(job(EMA(), ScheduledPrune(heads=2)))
+    for pruning in (OBProxSG(), ADMM()):
+        with pytest.raises(UsageError, match=f"{type(pruning).__name__.lower()} prunes while"):
+            EMA().validate(job(pruning, EMA()))
