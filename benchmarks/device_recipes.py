@@ -40,11 +40,14 @@ RATES = {
     "dhspg": "2e-4",
     "chain": "2e-4",
     "yoco-bert": "3e-4",
+    "flat": "3e-4",
     "uniform": "1e-4",
     "tied-grid": "1e-4",
     "dynabert": "2e-4",
 }
 """The learning rate of each method, of all its stages but the teacher's."""
+OWN_DROPOUT: frozenset[str] = frozenset()
+"""The methods that train with the network's own dropout; the others train without."""
 
 # ---- compute, in passes
 
@@ -120,7 +123,7 @@ def recipes() -> list[Recipe]:
     written = []
     for make in (magnitude, rosita, dhspg, chain):
         written += [make(devices) for devices in DEVICES]
-    return [*written, yoco_bert(), uniform(), tied_grid(), dynabert()]
+    return [*written, yoco_bert(), flat_bands(), uniform(), tied_grid(), dynabert()]
 
 
 # ---- one training for each device
@@ -140,7 +143,7 @@ def magnitude(devices: int) -> Recipe:
     for number, budget in enumerate(budgets, 1):
         name = stage_name("tune", number, devices)
         epochs = compute / trained(budget / 100)
-        stages.append(("train", distilled(name, epochs, RATES["magnitude"], models=[winner(budget)])))
+        stages.append(("train", distilled(name, epochs, "magnitude", models=[winner(budget)])))
         smoke[f"stages.{name}.max_steps"] = 2
     return single("magnitude", devices, "The largest heads and neurons, cut at once, then tuned", stages, smoke)
 
@@ -157,11 +160,11 @@ def dhspg(devices: int) -> Recipe:
         tune = stage_name("tune", number, devices)
         pruning = {"use": "dhspg", "target": staying_groups(budget), "start": "5%", "ramp_end": "90%"}
         epochs = in_sparse * compute / trained(1)
-        options = distilled(sparse, epochs, RATES["dhspg"], first=pruning, **{"from": "teacher"})
+        options = distilled(sparse, epochs, "dhspg", first=pruning, **{"from": "teacher"})
         stages.append(("train", options | {"schedule": "constant"}))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): sparse}}))
         epochs = (1 - in_sparse) * compute / trained(budget / 100)
-        stages.append(("train", distilled(tune, epochs, RATES["dhspg"], models=[winner(budget)])))
+        stages.append(("train", distilled(tune, epochs, "dhspg", models=[winner(budget)])))
         smoke[f"stages.{sparse}.max_steps"] = 6
         smoke[f"stages.{tune}.max_steps"] = 2
     return single("dhspg", devices, "DHSPG: groups become zero, are cut out, and the rest is tuned", stages, smoke)
@@ -186,7 +189,7 @@ def rosita(devices: int) -> Recipe:
         "epochs": rounded(depth_epochs),
         "learning_rate": RATES["rosita"],
         "warmup_ratio": 0,
-        "modifiers": [depth_prune, {"use": "kd", "teacher": "teacher", "weight": 1}, hidden],
+        "modifiers": [depth_prune, {"use": "kd", "teacher": "teacher", "weight": 1}, hidden, *dropout("rosita")],
     }
     stages: Stages = [
         ("train", TEACHER_STAGE),
@@ -214,7 +217,12 @@ def rosita(devices: int) -> Recipe:
             "epochs": rounded(epochs),
             "learning_rate": RATES["rosita"],
             "warmup_ratio": 0,
-            "modifiers": [prune, {"use": "kd", "teacher": "shallow", "weight": 1}, hidden | {"teacher": "shallow"}],
+            "modifiers": [
+                prune,
+                {"use": "kd", "teacher": "shallow", "weight": 1},
+                hidden | {"teacher": "shallow"},
+                *dropout("rosita"),
+            ],
         }
         stages.append(("train", options))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): width}}))
@@ -248,7 +256,7 @@ def chain(devices: int) -> Recipe:
             "over": over,
             "moments": "keep",  # the optimiser's moments outlive a cut; ROSITA's published code resets them
         }
-        stages.append(("train", distilled(prune_stage, epochs, RATES["chain"], first=prune, **start)))
+        stages.append(("train", distilled(prune_stage, epochs, "chain", first=prune, **start)))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): prune_stage}}))
         smoke |= smoke_of_pruning(prune_stage)
         start = {"arch": prune_stage}  # of the same network, whose first heads and neurons are those that were kept
@@ -282,30 +290,11 @@ def single(
 
 def yoco_bert() -> Recipe:
     """Train YOCO-BERT's default with the devices' budgets as bands; for 16 devices with 5 bands and sizes between."""
-    # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
-    bands = {1: BUDGETS[1], 4: BUDGETS[4], 16: FLAT}
-    between = {1: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
+    probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
     trials = {1: 2, 4: 8, 16: 16}  # two guesses for each device, or one
 
     def changes(devices: int) -> dict[str, Any]:
-        sizes = [size / 100 for size in bands[devices]]
-        last_phase = 0.5
-        share_between = 0.0  # there is no size between if there is one band
-        if len(sizes) > 1:
-            share_between = last_phase * between[devices]
-        size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
-        probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
-        searching = SELECT * trials[devices] * mean(BUDGETS[devices]) / 100
-        compute = TOTAL - TEACHER - 2 * IMPORTANCE - searching  # rewire and importance_prior
-        values = {
-            "budgets": budgets_of(devices),
-            "sampler.bands": [percent(band) for band in sorted(bands[devices])],
-            "stages.supernet.epochs": rounded(compute / (trained(size) * (1 + probes))),
-            "stages.search.trials": trials[devices],
-        }
-        if between[devices] != between[4]:
-            values["sampler.between"] = between[devices]
-        return values
+        return banded(devices, trials[devices], probes, 2 * IMPORTANCE)  # of rewire and of importance_prior
 
     four = changes(4)
     content = {
@@ -326,6 +315,67 @@ def yoco_bert() -> Recipe:
     return Recipe("yoco-bert", title, USES, content, [], switches)
 
 
+def flat_bands() -> Recipe:
+    """Train networks of all six layers and one width, a size for each band, in turn: YOCO-BERT with one shape."""
+
+    def changes(devices: int) -> dict[str, Any]:
+        return banded(devices, devices, probes=0.0, importance=IMPORTANCE)
+
+    four = changes(4)
+    space = {"use": "compound", "smallest": "10%", "layers": [LAYERS], "attention": [0.33], "tilts": [0]}
+    sampler = {"use": "banded_sng", "bands": four.pop("sampler.bands"), "top": 1}
+    train = distilled("supernet", four.pop("stages.supernet.epochs"), "flat", save_as="supernet")
+    search = {"sampler": "shared", "trials": four.pop("stages.search.trials"), "winner": "loss"}
+    content = {
+        "extends": "../_base/minilm_equal.yaml",
+        "name": "devices-flat",
+        "space": space,
+        "sampler": sampler,
+        "budgets": four.pop("budgets"),
+    }
+    stages = supernet_stages(train | {"sampler": "shared"}, search)
+    switches = {
+        "one": changes(1),
+        "sixteen": changes(16),
+        **later("shared", 16, len(stages)),
+        **flat_networks(),
+        "smoke": SUPERNET_SMOKE,
+    }
+    title = "Flat networks for 4 devices: all layers, one width, a size for each device in turn; nothing is learned."
+    return Recipe("flat", title, USES, content, stages, switches)
+
+
+def banded(devices: int, trials: int, probes: float, importance: float) -> dict[str, Any]:
+    """Return the options of a training with a band for each device, or with 5 bands for 16 devices.
+
+    Args:
+        devices: their number.
+        trials: networks that the search evaluates.
+        probes: compute of probes, as a share of that of the steps.
+        importance: passes for scores of importance.
+    """
+    # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
+    bands = {1: BUDGETS[1], 4: BUDGETS[4], 16: FLAT}
+    between = {1: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
+    sizes = [size / 100 for size in bands[devices]]
+    last_phase = 0.5
+    share_between = 0.0  # there is no size between if there is one band
+    if len(sizes) > 1:
+        share_between = last_phase * between[devices]
+    size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
+    searching = SELECT * trials * mean(BUDGETS[devices]) / 100
+    compute = TOTAL - TEACHER - importance - searching
+    values = {
+        "budgets": budgets_of(devices),
+        "sampler.bands": [percent(band) for band in sorted(bands[devices])],
+        "stages.supernet.epochs": rounded(compute / (trained(size) * (1 + probes))),
+        "stages.search.trials": trials,
+    }
+    if between[devices] != between[4]:
+        values["sampler.between"] = between[devices]
+    return values
+
+
 def uniform() -> Recipe:
     """Train a random sub-network of the table's space in each step, then search by evolution."""
     trials = 24
@@ -338,8 +388,10 @@ def uniform() -> Recipe:
     epochs = (TOTAL - TEACHER - IMPORTANCE - searching) / trained(size)
     notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
     title = "A uniformly sampled super-network for 4 devices, then evolution with few evaluations."
-    train = distilled("supernet", epochs, RATES["uniform"], save_as="supernet", sampler="random")
-    return once("uniform", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials})
+    train = distilled("supernet", epochs, "uniform", save_as="supernet", sampler="random")
+    return once(
+        "uniform", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials, "winner": "loss"}
+    )
 
 
 def tied_grid() -> Recipe:
@@ -347,8 +399,8 @@ def tied_grid() -> Recipe:
     grid = {"use": "grid", "tie": [["heads", "ffn"]]}
     epochs = (TOTAL - TEACHER - IMPORTANCE - grid_search()) / trained(mean(grid_sizes()))
     title = "Sixteen networks for 4 devices, depths x widths, one a step; then the best that fits each budget."
-    train = distilled("supernet", epochs, RATES["tied-grid"], save_as="supernet", sampler=grid | {"cycle": True})
-    return once("tied-grid", title, USES, GRID_SPACE, train, {"sampler": grid, "trials": 16})
+    train = distilled("supernet", epochs, "tied-grid", save_as="supernet", sampler=grid | {"cycle": True})
+    return once("tied-grid", title, USES, GRID_SPACE, train, {"sampler": grid, "trials": 16, "winner": "loss"})
 
 
 def dynabert() -> Recipe:
@@ -360,7 +412,7 @@ def dynabert() -> Recipe:
     compute = TOTAL - IMPORTANCE - grid_search()
     epochs = rounded(compute / (epoch_of_widths + epoch_of_depths))
     grid = {"use": "grid", "tie": [["heads", "ffn"]]}
-    content = {
+    content: dict[str, Any] = {
         "extends": ["../dynabert/_minilm.yaml", "../_base/minilm_equal.yaml"],
         "name": "devices-dynabert",
         "space": {"ffn": GRID_SPACE["ffn"]},
@@ -374,10 +426,14 @@ def dynabert() -> Recipe:
             "stages.width-depth.epochs": epochs,
             "stages.width-depth.max_steps": None,
             "stages.width-depth.learning_rate": RATES["dynabert"],
+            "stages.search.winner": "loss",
             "stages.evaluate.models": EVALUATE["models"],
             "stages.evaluate.costs": EVALUATE["costs"],
         },
     }
+    for modifier in dropout("dynabert"):
+        for stage in ("width", "width-depth"):
+            content["set"][f"+stages.{stage}.modifiers.1"] = modifier
     title = "DynaBERT for 4 devices: widths, then widths and depths, then the grid's best that fits each budget."
     notes = [*USES, "In ffn a little below the shares: so that the smallest network is within 12 %."]
     switches = {**other_budgets(), **later(grid, 16, stages=7), **flat_networks()}
@@ -410,7 +466,19 @@ def once(
         "space": space,
         "budgets": budgets_of(4),
     }
-    stages = [
+    stages = supernet_stages(train, search)
+    switches = {
+        **other_budgets(),
+        **later(search["sampler"], search["trials"], len(stages)),
+        **flat_networks(),
+        "smoke": SUPERNET_SMOKE,
+    }
+    return Recipe(name, title, notes, content, stages, switches)
+
+
+def supernet_stages(train: Mapping[str, Any], search: Mapping[str, Any]) -> Stages:
+    """Return the stages of a method that trains one super-network and searches it."""
+    return [
         ("train", TEACHER_STAGE),
         ("transform", {"use": "rewire", "score": "taylor", "batches": IMPORTANCE_BATCHES}),
         ("train", train),
@@ -418,20 +486,16 @@ def once(
         ("extract", {}),
         ("evaluate", EVALUATE),
     ]
-    smoke = {
-        "task.train_limit": 96,
-        "stages.teacher.max_steps": 3,
-        "stages.supernet.max_steps": 2,
-        "stages.search.examples": 8,
-        "stages.search.finalists": 1,
-    }
-    switches = {
-        **other_budgets(),
-        **later(search["sampler"], search["trials"], len(stages)),
-        **flat_networks(),
-        "smoke": smoke,
-    }
-    return Recipe(name, title, notes, content, stages, switches)
+
+
+SUPERNET_SMOKE = {
+    "task.train_limit": 96,
+    "stages.teacher.max_steps": 3,
+    "stages.supernet.max_steps": 2,
+    "stages.search.examples": 8,
+    "stages.search.finalists": 1,
+}
+"""The changes with which such a method takes a few steps."""
 
 
 def budgets_of(devices: int) -> dict[str, list[str]]:
@@ -451,6 +515,7 @@ def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
         "save_as": "later",
         "sampler": sampler,
         "trials": trials,
+        "winner": "loss",
         "budgets": budgets_of(16),
     }
     evaluate = {"name": "evaluate-later"} | EVALUATE | {"models": ["later@*"]}
@@ -546,8 +611,8 @@ def staying_groups(budget: float) -> str:
 # ---- parts of stages
 
 
-def distilled(name: str, epochs: float, rate: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
-    """Return a training stage with distillation from cached logits, ``first`` being a modifier before it."""
+def distilled(name: str, epochs: float, method: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
+    """Return a training stage of a method with distillation from cached logits; ``first`` is a modifier before it."""
     modifiers: list[Mapping[str, Any]] = [KD]
     if first is not None:
         modifiers.insert(0, first)
@@ -555,10 +620,17 @@ def distilled(name: str, epochs: float, rate: str, first: Mapping[str, Any] | No
         "name": name,
         **where,
         "epochs": rounded(epochs),
-        "learning_rate": rate,
+        "learning_rate": RATES[method],
         "teacher_cache": "run",
-        "modifiers": modifiers,
+        "modifiers": [*modifiers, *dropout(method)],
     }
+
+
+def dropout(method: str) -> list[Mapping[str, Any]]:
+    """Return the modifier that switches dropout off, if the method trains without it."""
+    if method in OWN_DROPOUT:
+        return []
+    return [{"use": "dropout", "rate": 0}]
 
 
 def smoke_of_pruning(stage: str) -> dict[str, Any]:
