@@ -6,7 +6,7 @@ weight and gradient that they sum over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -191,6 +191,83 @@ class Accumulated:
             units = entry.part.sums(summed) / self.steps  # (R2)
             _add(scores, entry.part.unit, entry.layer, units)
         return scores
+
+
+class StepEffects:
+    """Effects of heads and neurons on the loss, gathered from the gradients of a training with sub-networks.
+
+    The effect of a head or neuron in one step is that of :func:`taylor`: ``|Σ W · ∂L/∂W|`` over the weights that read
+    it. Its score is the mean over the steps whose sub-networks have it, so that the first ones of a layer, which every
+    sub-network has, gain nothing from being trained more often.
+
+    Args:
+        net: the network; the caller computes its gradients.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> effects = StepEffects(net := tiny_net())
+    >>> for weight in effects.weights():
+    ...     weight.grad = torch.ones_like(weight)
+    >>> effects.add(effects.of_step({"ffn.0": 2}))
+    >>> (effects.scores()["ffn"][0] > 0).sum().item()  # no step had other neurons of this layer
+    2
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        family = family_of(net)
+        self.head_size = blueprint(net)["head_size"]
+        self.entries = _tensors_read(net, {(family.merge, "weight"), (family.shrink, "weight")})
+        self.sums: list[torch.Tensor] = []
+        self.uses: list[torch.Tensor] = []
+        for entry in self.entries:
+            zeros = torch.zeros(self._units(entry), device=entry.linear.weight.device)
+            self.sums.append(zeros)
+            self.uses.append(zeros.clone())
+
+    def weights(self) -> list[torch.Tensor]:
+        """Return the tensors whose gradients are read."""
+        return [entry.linear.weight for entry in self.entries]
+
+    @torch.no_grad()
+    def of_step(self, used: Mapping[str, int]) -> list[torch.Tensor]:
+        """Return the effects in one step, from the gradients as they stand.
+
+        Args:
+            used: ``heads.i`` and ``ffn.i``: how many heads and neurons of layer ``i`` the step used, the first ones.
+                Layers that are left out were not used.
+
+        Returns:
+            For each of :meth:`weights` the effects of the heads or neurons that were used.
+        """
+        effects = []
+        for entry in self.entries:
+            count = used.get(f"{entry.unit}.{entry.layer}", 0)
+            weight = entry.linear.weight
+            if not count or weight.grad is None:
+                effects.append(weight.new_zeros(0))
+                continue
+            sums = _row_sums(weight * weight.grad, entry.dim)
+            if entry.unit == "heads":
+                sums = sums.view(-1, self.head_size).sum(1)
+            effects.append(sums[:count].abs())
+        return effects
+
+    def add(self, effects: Sequence[torch.Tensor]) -> None:
+        """Add the effects that :meth:`of_step` returned."""
+        for total, uses, effect in zip(self.sums, self.uses, effects, strict=True):
+            total[: len(effect)] += effect
+            uses[: len(effect)] += 1
+
+    def scores(self) -> Scores:
+        """Return ``{"heads": {layer: (heads,)}, "ffn": {layer: (neurons,)}}``; 0 for what no step used."""
+        scores: Scores = {"heads": {}, "ffn": {}}
+        for entry, total, uses in zip(self.entries, self.sums, self.uses, strict=True):
+            _add(scores, entry.unit, entry.layer, total / uses.clamp(min=1))
+        return scores
+
+    def _units(self, entry: _Read) -> int:
+        """Return how many heads or neurons a tensor has."""
+        length = entry.linear.weight.shape[entry.dim]
+        return length // self.head_size if entry.unit == "heads" else length
 
 
 def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
