@@ -45,6 +45,7 @@ class BertWidthDepth:
     """
 
     sizes_suffice = True
+    keeps_net = True
 
     def __init__(
         self,
