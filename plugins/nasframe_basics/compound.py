@@ -89,6 +89,7 @@ class Compound:
     """
 
     sizes_suffice = True
+    keeps_net = True
     additive = False
     """A choice has no cost of its own: costs are those of the widths that it is decoded into."""
 

@@ -51,6 +51,7 @@ class WidthDepth:
     """
 
     sizes_suffice = True
+    keeps_net = True
 
     def __init__(
         self,
