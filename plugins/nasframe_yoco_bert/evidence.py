@@ -71,6 +71,7 @@ class ImportancePrior(Modifier):
             UsageError: the stage's sampler takes no prior.
         """
         from nasframe.nn import importance
+        from nasframe.nn.blueprint import blueprint
 
         _require(job, PriorSampler, "importance_prior", "set_prior")
         if self.score == "magnitude":
@@ -81,16 +82,16 @@ class ImportancePrior(Modifier):
             batches = [batch.to(device) for batch in islice(data, self.batches)]
             scores = getattr(importance, self.score)(job.net, batches, job.task.loss)
             self.uncounted = batches
-        kept = _Kept(scores)
+        kept = _Kept(scores, blueprint(job.net).get("group", 1))
         sampler: Any = job.sampler
         sampler.set_prior(lambda arch: kept.mass(sizes_of(job.space, arch) or {}))
 
     def on_update(self, step: Step) -> None:
         """Add the cost of the scores to the ledger, once."""
         for batch in self.uncounted:
-            examples, length = batch.inputs["input_ids"].shape
-            macs = step.passes.macs(step.job.net, None, examples, length)
-            step.passes.ledger.add("importance", forward_macs=macs, backward_macs=2 * macs, examples=examples)
+            macs = step.passes.batch_macs(step.job.net, None, batch)
+            backward_macs = None if macs is None else 2 * macs
+            step.passes.ledger.add("importance", forward_macs=macs, backward_macs=backward_macs, examples=len(batch))
         self.uncounted = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,12 +104,19 @@ class ImportancePrior(Modifier):
 
 
 class _Kept:
-    """Sums of importance over the first heads and neurons of each layer."""
+    """Sums of importance over the first heads and neurons of each layer.
 
-    def __init__(self, scores: Scores) -> None:
+    Args:
+        scores: of each head, or of each group of query heads, and of each neuron.
+        group: query heads in a group.
+    """
+
+    def __init__(self, scores: Scores, group: int = 1) -> None:
         self.sums: dict[str, list[float]] = {}
         for unit, layers in scores.items():
             for layer, values in layers.items():
+                if unit == "heads":  # sizes count query heads, each of which has its part of the group's score
+                    values = values.repeat_interleave(group) / group
                 self.sums[f"{unit}.{layer}"] = [0.0, *values.double().cumsum(0).tolist()]
 
     def mass(self, sizes: Arch) -> float:
@@ -154,8 +162,7 @@ class Probes(Modifier):
 
     def on_update(self, step: Step) -> None:
         """Keep the batch, and make a probe when it is due."""
-        examples, length = step.batch.inputs["input_ids"].shape
-        self.credit += 3 * self.share * step.passes.macs(step.job.net, step.arch, examples, length)
+        self.credit += 3 * self.share * self._effort(step, step.arch, step.batch)
         self.batches.append(step.batch)
         while sum(len(batch) for batch in self.batches[1:]) >= self.examples:
             self.batches.pop(0)
@@ -200,9 +207,13 @@ class Probes(Modifier):
                 divergence = distillation(student, teacher)  # (Y18)
             total = total + divergence * len(batch)
             count += len(batch)
-            examples, length = batch.inputs["input_ids"].shape
-            self.credit -= step.passes.macs(step.job.net, arch, examples, length)
+            self.credit -= self._effort(step, arch, batch)
         return total / count
+
+    def _effort(self, step: Step, arch: Arch | None, batch: Batch) -> float:
+        """Return the multiply-adds of a forward pass; if no pass of this network can be counted, its examples."""
+        macs: float | None = step.passes.batch_macs(step.job.net, arch, batch)
+        return float(len(batch)) if macs is None else macs
 
     def state_dict(self) -> dict[str, Any]:
         """Return the multiply-adds left and the kept batches."""
