@@ -12,8 +12,11 @@ name            what
 ``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                 costs that the budgets, constraints and objectives name, or else of ``params``
-``config``      spaces: the Hugging Face configuration of the network; before a run, an
-                :class:`~nasframe.outline.Outline` if the space says ``sizes_suffice = True``
+``config``      spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
+                :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
+                model has no ``skeleton``
+``auto_class``  models: the name of the auto class of transformers whose networks have the head that the recipe's task
+                needs (:class:`TaskFactoryTraits`)
 ``tokenizer``   tasks: the tokenizer of the network
 ``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``       tasks: the space, in a recipe without a model
@@ -269,8 +272,8 @@ class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
 
     Attributes:
-        primary: the metric that a search maximises.
-        labels: the class names in index order, or ``None`` for regression.
+        primary: the metric that a search maximises, or minimises if its format says that less is better.
+        labels: the class names in index order, or ``None`` for regression and for next-token prediction.
         fingerprint: hash of the data: same data, same string, wherever the files lie.
         sizes: split → number of examples.
     """
@@ -756,10 +759,31 @@ class TaskTraits:
             run shows it before training, and so do ``--dry-run`` and reports.
         metrics: metric → :class:`~nasframe.records.MetricFormat`: how it is written, and which direction is better.
             Without it, reports write plain numbers.
+        categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
+            compares distributions; default: true if ``labels`` names classes. A language model's classes are the
+            tokens, which ``labels`` does not name.
     """
 
     summary: DataSummary | None = None
     metrics: Mapping[str, MetricFormat] | None = None
+    categorical: bool | None = None
+
+
+def is_categorical(task: Task) -> bool:
+    """Tell whether a task's outputs are the logits of classes; numbers, in a regression, are not."""
+    categorical = traits_of(TaskTraits, task).categorical
+    if categorical is None:
+        return task.labels is not None
+    return categorical
+
+
+@runtime_checkable
+class TextSource(Protocol):
+    """A task that gives its training texts, so that a model can make its tokenizer from them."""
+
+    def training_texts(self) -> Iterable[str]:
+        """Yield the training texts; called on a task that was made without a tokenizer."""
+        ...
 
 
 @runtime_checkable
@@ -775,6 +799,18 @@ class FileBacked(Protocol):
         After one of them has changed, a run is not resumed and no stage comes from the cache.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TaskFactoryTraits:
+    """What a task's factory says about itself in attributes.
+
+    Args:
+        auto_class: the auto class of transformers whose networks have the head that the task needs. Models get it by
+            the name ``auto_class``.
+    """
+
+    auto_class: str = "AutoModelForSequenceClassification"
 
 
 @runtime_checkable
@@ -840,6 +876,23 @@ class LocalTokenizerModel(Protocol):
 
     def local_tokenizer(self) -> Any:
         """Return the tokenizer, or ``None`` if it is not on this machine."""
+        ...
+
+
+@runtime_checkable
+class TokenizerMaker(Protocol):
+    """A model without a tokenizer of its own, which makes one from the task's training texts.
+
+    Before that, ``tokenizer()`` returns what is known: a tokenizer with the final ``model_max_length`` and special
+    tokens.
+    """
+
+    def makes_tokenizer(self) -> bool:
+        """Tell whether the tokenizer is made from texts, with the model's options."""
+        ...
+
+    def make_tokenizer(self, texts: Iterable[str]) -> Any:
+        """Return the tokenizer made from texts; the same texts in the same order give the same tokenizer."""
         ...
 
 
@@ -914,9 +967,9 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, FileBacked),
-    "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
+    "task": (TaskTraits, TextSource, FileBacked),
+    "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
+    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""

@@ -25,7 +25,9 @@ from nasframe.errors import listing, suggestion
 from nasframe.interfaces import FaultFinder, OptionTranslator
 from nasframe.records import Ref, Translation
 
-INJECTED = frozenset({"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify"})
+INJECTED = frozenset(
+    {"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify", "auto_class"}
+)
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})
 """Endings by which a text that may be a path is known to be one."""

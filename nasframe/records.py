@@ -138,8 +138,8 @@ class Batch:
     """A mini-batch of one task.
 
     Args:
-        inputs: the network's keyword inputs, each ``(batch, length)``.
-        labels: ``(batch,)`` class indices, or floats for regression.
+        inputs: the network's keyword inputs, each ``(batch, ...)``, as in ``(batch, length)`` for token ids.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 
@@ -152,8 +152,9 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Token positions in the batch, padding included."""
-        return int(self.inputs["input_ids"].numel())
+        """Token positions in the batch, padding included; if there are no token ids, the examples."""
+        ids = self.inputs.get("input_ids")
+        return len(self) if ids is None else int(ids.numel())
 
     def to(self, device: Any) -> Batch:
         """Return a copy of the batch on a device."""
@@ -384,6 +385,8 @@ class SplitSummary:
         longest: tokens of the longest text, before it is cut; ``None`` if there is no tokenizer.
         cut: share of the texts that ``max_length`` cuts.
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
+        blocks: examples that the texts were packed into; ``None`` if each row is an example.
+        tokens: tokens of all texts together, if they were packed.
     """
 
     name: str
@@ -397,6 +400,8 @@ class SplitSummary:
     longest: int | None = None
     cut: float | None = None
     measured: int = 0
+    blocks: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -408,7 +413,8 @@ class DataSummary:
         splits: the task's splits.
         labels: the class names in index order, or ``None`` for regression.
         unused: rows that were read and are in no split, because the recipe limits the training examples.
-        max_length: tokens at which a text is cut.
+        max_length: tokens at which a text is cut; of packed texts the length of a block.
+        noun: what a row holds: ``text``, ``image`` or ``document``.
     """
 
     sources: Sequence[DataSource]
@@ -416,3 +422,4 @@ class DataSummary:
     labels: Sequence[str] | None
     unused: int = 0
     max_length: int | None = None
+    noun: str = "text"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
-from nasframe.interfaces import JoinableDomain
+from nasframe.interfaces import JoinableDomain, TaskFactoryTraits, traits_of
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, naming_plugins, note
 from nasframe.plugin_loading import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS", "Failure", "Implementation", "Registered", "Source", "add_file", "check_file", "clash", "factories",
     "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make",
+    "make_model",
     "model_facts", "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
 ]  # fmt: skip
 
@@ -390,6 +391,21 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     home, _, _ = str(getattr(factory, "__module__", "")).partition(".")
     note(plugin, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
     return plugin
+
+
+def make_model(model: Any, task: Any, inject: Mapping[str, Any]) -> Any:
+    """Make a recipe's model, with the head that the recipe's task needs.
+
+    Args:
+        model: the model, as a recipe names it.
+        task: the task likewise; ``None`` if it is not known.
+        inject: further arguments from the framework.
+    """
+    name = use_of(task)[0] if task else ""
+    traits = TaskFactoryTraits()
+    if name in factories("task"):
+        traits = traits_of(TaskFactoryTraits, find("task", name).load())
+    return make("model", model, {"auto_class": traits.auto_class, **inject})
 
 
 def _injected(factory: Callable[..., Any], inject: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def input_refusals(
     if model is None:
         return
     try:
-        source: Any = registry.make("model", model, {"base": base, "notify": _unheard})
+        source: Any = registry.make_model(model, task, {"base": base, "notify": _unheard})
         validate = member(source, "validate")
         if validate is not None:
             with naming_plugins():
@@ -360,7 +360,7 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return None
     from nasframe.nn.elastic import stock_class
 
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     if not isinstance(model, SkeletonModel):
         return None
     net = model.skeleton()
@@ -389,5 +389,5 @@ def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Mod
     for kind, use in plugins:
         name, _ = registry.use_of(use)
         factories.append(registry.find(kind, name).load())
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     return _outline(model, factories) or skeleton(plan)

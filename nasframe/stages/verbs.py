@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import RunError
 from nasframe.interfaces import Work, written_arch
+from nasframe.measures import objective_of
 from nasframe.options import Option, options_of
 from nasframe.records import (
     Arch,
@@ -157,7 +158,7 @@ def search(
         sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
         trials: how many architectures to evaluate; repeated and screened proposals do not count.
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
-            better when it is smaller; default: the task's primary metric.
+            better when it is smaller; default: the task's primary metric, in its better direction.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
         budgets: bounds that each get their own winner; they replace the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
@@ -184,7 +185,7 @@ def search(
     net = work.net
     if net is not None:  # a table of architectures has none
         net.eval()
-    objectives = objectives or stage.plan.objectives or [work.task.primary]
+    objectives = objectives or stage.plan.objectives or [objective_of(work.task)]
     constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
     limited = {*constraints, *budgets}

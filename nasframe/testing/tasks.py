@@ -8,6 +8,7 @@ class TestMine(TaskContract):
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any, cast
 
 import torch
 
+from nasframe.interfaces import is_categorical
 from nasframe.records import Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
-from nasframe.testing.toy import tiny_net, tiny_tokenizer
+from nasframe.testing.toy import tiny_image_net, tiny_language_net, tiny_net, tiny_tokenizer
 
 SPLITS = ("train", "select", "dev")
 Row = tuple[Any, ...]
@@ -226,13 +228,17 @@ class TaskContract(Contract):
         task = self.shared()
         for batch in task.train_batches(0, 0, self.batch_size):
             labels = batch.labels
-            if task.labels is None:
+            if not is_categorical(task):
                 require(
-                    labels.dtype.is_floating_point, f"the labels of a regression are {labels.dtype}; make them float32"
+                    labels.dtype.is_floating_point,
+                    f"the labels of a regression are {labels.dtype}; make them float32, or set categorical = True if "
+                    "they are classes without names",
                 )
                 continue
             are_indices = labels.dtype == torch.int64 and int(labels.min()) >= 0
             require(are_indices, f"labels are {labels.dtype}; make them int64 class indices, 0 or more")
+            if task.labels is None:  # tokens, which have no names here
+                continue
             largest = int(labels.max())
             count = len(task.labels)
             require(
@@ -253,12 +259,21 @@ class TaskContract(Contract):
         require_no_global_randomness(result, lambda first, second: first == second, source)
 
     def net(self, task: Any) -> Any:
-        """Return a tiny network with a head for the task, and positions enough for any text."""
+        """Return a tiny network for the task's batches: an image or a language model, or else a text classifier.
+
+        Override it for a task whose batches have other inputs than ``input_ids`` or ``pixel_values``.
+        """
         outputs = 1 if task.labels is None else len(task.labels)
+        batch = task.train_batches(0, 0, 1)[0]
+        pixels = batch.inputs.get("pixel_values")
+        if pixels is not None:
+            return tiny_image_net(pixels.shape[1:], outputs)
+        if batch.labels.ndim == 2:  # a label for each token
+            return tiny_language_net()
         return tiny_net(labels=outputs, max_position_embeddings=512)
 
     def rows(self, task: Any, split: str) -> list[Row]:
-        """Return the token ids of each example of a split, without padding."""
+        """Return what the network reads of each example of a split, without padding."""
         rows: list[Row] = []
         if split == "train":
             # By id, because epochs are shuffled.
@@ -291,8 +306,11 @@ def _ids_of(batches: Any) -> list[int]:
 
 
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
-    """Return one tuple of token ids for each example of a batch, without what the mask hides."""
-    ids = inputs["input_ids"]
+    """Return one tuple for each example of a batch: token ids without what the mask hides, or else all inputs."""
+    ids = inputs.get("input_ids")
+    if ids is None:
+        tensors = [tensor.flatten(1).tolist() for tensor in inputs.values()]
+        return [tuple(itertools.chain.from_iterable(parts)) for parts in zip(*tensors, strict=True)]
     mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
     rows: list[Row] = []
     for row, visible in zip(ids, mask, strict=True):

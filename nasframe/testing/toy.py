@@ -58,6 +58,47 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
     return net.eval()
 
 
+def tiny_image_net(shape: Sequence[int], labels: int = 2, seed: int = 0) -> nn.Module:
+    """Return a random ViT with a head in eval mode, of two layers with 64 neurons and 4 heads.
+
+    Args:
+        shape: channels, height and width of its images.
+        labels: number of outputs of the head.
+        seed: draws the weights; the global generator is left as it was.
+    """
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    channels, height, width = shape
+    patch = 2 if height % 2 == 0 and width % 2 == 0 else 1
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, num_labels=labels,
+        image_size=(height, width), patch_size=patch, num_channels=channels,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ViTForImageClassification(config).eval()
+
+
+def tiny_language_net(words: int = 97, seed: int = 0) -> nn.Module:
+    """Return a random Llama with two layers, 4 heads and 2 key and value heads, in eval mode.
+
+    Args:
+        words: size of the vocabulary.
+        seed: draws the weights; the global generator is left as it was.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=words, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=512, use_cache=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
 def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0, words: int = 97) -> dict[str, torch.Tensor]:
     """Return random token ids below ``words`` and an attention mask, ``(batch, length)`` each.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -121,6 +121,11 @@ class TextTask(LabelledTask):
     def summary(self) -> DataSummary:
         """The data in numbers: rows, copies, classes and lengths, split by split."""
         return summarise(self._splits, self.labels, self._sources, self._tokenizer, self.max_length)
+
+    def training_texts(self) -> Iterator[str]:
+        """Yield the training texts, from which a model may make a tokenizer; of a pair one after the other."""
+        for texts in self._splits["train"].texts:
+            yield from texts
 
     def tokens(self, split: str) -> Tokens:
         """Return a split's tokens; it is tokenised the first time."""

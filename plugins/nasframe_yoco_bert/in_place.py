@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob, is_categorical
 from nasframe.nn.losses import distillation
 from nasframe.records import Arch, Positive, Share
 
@@ -59,7 +59,7 @@ class InPlaceKD(Modifier):
                 f"stage {step.job.stage!r}: kd_in_place got {dict(step.arch or {})} before the largest sub-network. "
                 "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
             )
-        if step.job.task.labels is None:
+        if not is_categorical(step.job.task):
             term = functional.mse_loss(step.outputs.logits.float(), self.logits.float())
         else:
             term = distillation(step.outputs.logits, self.logits, self.temperature)
