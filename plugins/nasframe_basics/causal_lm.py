@@ -145,18 +145,15 @@ class CausalLMTask:
         self._limit = train_limit
         self._sources = sources
         self._packed: dict[str, Packed] = {}
-        if tokenizer is not None:
-            self._notify_left_out(notify)
+        self._notify = notify
 
-    def _notify_left_out(self, notify: Notify) -> None:
+    def _notify_left_out(self) -> None:
         """Report the tokens at the ends of the splits that fill no block."""
         counts = {name: self.packed(name).left_out for name in self._splits}
         if any(counts.values()):
             parts = [f"{count:,} of {name}" for name, count in counts.items()]
-            text = (
-                f"Blocks have {self.length} tokens. The last tokens, which fill none, are left out: {', '.join(parts)}."
-            )
-            notify("task.length", text)
+            text = f"Blocks have {self.length} tokens. The last tokens, which fill none, are left out:"
+            self._notify("task.length", f"{text} {', '.join(parts)}.")
 
     def training_texts(self) -> Iterator[str]:
         """Yield the training texts, from which a model may make a tokenizer."""
@@ -166,6 +163,7 @@ class CausalLMTask:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Split → number of blocks."""
+        self._notify_left_out()
         return {name: len(self.packed(name).inputs) for name in self._splits}
 
     @cached_property

@@ -25,8 +25,6 @@ OF_THE_TASK = frozenset({"num_labels", "id2label", "label2id", "problem_type"})
 OF_THE_FRAMEWORK = frozenset(
     {"architectures", "auto_map", "dtype", "model_type", "torch_dtype", "transformers_version"}
 )
-    {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "model_type"}
-)
 """Fields that mean nothing here, or have another place."""
 
 
