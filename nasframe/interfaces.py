@@ -1,4 +1,4 @@
-"""The eight kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
+"""The nine kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
 
 A plugin need not inherit from anything here: having the methods is enough. :data:`OPTIONAL` lists, for each kind, what
 a plugin may have besides its methods; the framework uses an optional member if it is there. A factory's keyword
@@ -308,6 +308,59 @@ class Model(Protocol):
         """Load the network with a head for these labels (``None``: one output, regression).
 
         ``seed`` draws the head, and every weight if ``random`` is true.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ExportContent:
+    """What belongs to a model besides its network; the framework writes tokenizer, card and ``arch.json`` itself.
+
+    Args:
+        name: the model's name, such as ``best@50%``.
+        tokenizer: its tokenizer, or ``None``.
+        arch: the architecture that it was extracted at, or ``None``.
+        inputs: the run's probe inputs, name → tensor on the CPU, for formats that are traced.
+    """
+
+    name: str
+    tokenizer: Any
+    arch: Arch | None
+    inputs: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a written model is loaded, by people and by the fresh process that verifies it.
+
+    Args:
+        code: a Python file that does not need nasframe. It defines ``load(directory, **arguments)``, which returns a
+            function from keyword inputs to outputs: a tensor, a mapping, a sequence, or an object with tensors as
+            attributes. Arrays of numpy count as tensors.
+        arguments: JSON-plain arguments of ``load``.
+        snippet: lines of Python that load the model from ``"path/to/this/directory"``, for the model card.
+        remarks: paragraphs on the format, for the model card.
+    """
+
+    code: Path
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    snippet: str = ""
+    remarks: str = ""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes models for somebody else's runtime, and says how to load them again.
+
+    The framework verifies each written directory: a fresh process that cannot import nasframe loads it as
+    :class:`Loading` says, and its outputs on the run's probe inputs are compared with the network's.
+    """
+
+    def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
+        """Write the files of a model into ``directory``, which exists; called once for each model.
+
+        Raises:
+            UsageError: the format cannot express this network.
         """
         ...
 
@@ -905,6 +958,34 @@ class PlannedModel(Protocol):
         ...
 
 
+# ---- optional members of exporters
+
+
+@dataclass(frozen=True)
+class ExporterTraits:
+    """What an exporter says about itself in attributes.
+
+    Args:
+        tolerance: how far the outputs of a written model may differ, relative to the largest of them (to 1 if all are
+            smaller). A format with less precision than float32 needs more.
+    """
+
+    tolerance: float = 1e-5
+
+
+@runtime_checkable
+class PlannedExporter(Protocol):
+    """An exporter that checks networks before any work, and before any file is written."""
+
+    def validate(self, net: nn.Module) -> None:
+        """Raise ``UsageError`` for a network that the format cannot express.
+
+        Called with the recipe's network, without values on the meta device, before a run; and with each model before
+        it is written.
+        """
+        ...
+
+
 def files_of(plugin: Any) -> list[Path]:
     """Return the files and folders that a model or a task names, those that exist."""
     if not isinstance(plugin, FileBacked):
@@ -970,6 +1051,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "task": (TaskTraits, TextSource, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
+    "exporter": (ExporterTraits, PlannedExporter),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""

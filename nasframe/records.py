@@ -69,6 +69,7 @@ SamplerRef: TypeAlias = Annotated[Any, Ref("sampler")]
 TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
 ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
 SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
+ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
 
 
 def canonical_json(value: Any) -> str:

@@ -48,7 +48,7 @@ __all__ = [
     "model_facts", "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
+KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter")
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
 PATHS = {"model": "hf"}
@@ -362,7 +362,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     """Make a plugin's object from its name and options.
 
     Args:
-        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task`` or ``model``.
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model`` or
+            ``exporter``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.

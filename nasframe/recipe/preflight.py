@@ -182,6 +182,8 @@ def refusals(plan: Plan) -> Iterator[Fault]:
         sized = stage.name in of_known_shape and stage.options.get("models") is None
         if stage.verb == "transform":
             of_plugins = _transform_refusals(plan, stage, sized)
+        elif stage.verb == "export":
+            of_plugins = _export_refusals(plan, stage)
         else:
             of_plugins = _modifier_refusals(plan, stage, sized)
         for place, text in of_plugins:
@@ -279,6 +281,17 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
     net = skeleton(plan)
     if net is not None:
         yield from _refusal((), "", validate, net)
+
+
+def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
+    """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there."""
+    exporter = registry.make("exporter", stage.options.get("mode", "hetero"), {"base": plan.base, "notify": _unheard})
+    validate = member(exporter, "validate")
+    if validate is None:
+        return
+    net = skeleton(plan)
+    if net is not None:
+        yield from _refusal(("mode",), "", validate, net)
 
 
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:

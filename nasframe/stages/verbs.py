@@ -20,6 +20,7 @@ from nasframe.options import Option, options_of
 from nasframe.records import (
     Arch,
     Count,
+    ExporterRef,
     ModifierRef,
     Positive,
     Ref,
@@ -385,14 +386,14 @@ def export(
     work: Work,
     stage: StageSession,
     *,
-    mode: Literal["stock", "padded", "hetero"] = "hetero",
+    mode: ExporterRef = "hetero",
     models: list[str] | None = None,
 ) -> Work:
-    """Write extracted models as Hugging Face directories, and verify in a fresh process that they load and agree.
+    """Write extracted models for other programs, and verify in a fresh process that they load and agree.
 
     Args:
-        mode: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that the stock class loads the model;
-            ``stock`` is for models that a plain configuration can describe.
+        mode: the exporter: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that the stock class
+            loads the model; ``stock`` is for models that a plain configuration can describe; or a plugin's.
         models: the models to write, by name (``best@*``); default: all extracted models.
     """
     from nasframe.export import write as writer
@@ -407,7 +408,8 @@ def export(
             chosen,
             work.tokenizer,
             folders,
-            mode=mode,
+            mode=stage.make("exporter", mode),
+            use=mode,
             expected=expected,
             card=model_store.card_facts(stage, chosen),
             archs={name: work.archs.get(name) for name in chosen},

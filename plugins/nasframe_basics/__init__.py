@@ -74,3 +74,10 @@ def register_models(register):
     register("hf", f"{HERE}.models:HF", example=f"{HERE}.examples:HF")
     register("from_config", f"{HERE}.from_config:FromConfig", example=f"{HERE}.examples:FromConfig")
     register("minilm-l6", f"{HERE}.models:minilm_l6")
+
+
+@hookimpl
+def register_exporters(register):
+    register("hetero", f"{HERE}.exporters:Hetero")
+    register("padded", f"{HERE}.exporters:Padded")
+    register("stock", f"{HERE}.exporters:Stock")
