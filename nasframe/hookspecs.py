@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from nasframe.errors import Problem
     from nasframe.records import FileKind, Trial
 
-PLUGIN_API = 1
+PLUGIN_API = 2
 """The version of everything that plugins rely on: hooks, interfaces, records. A plugin's module says with an attribute
 of this name which one it was made for; without it, it is taken for the current one. See docs/hooks.md."""
+
+OLDEST_PLUGIN_API = 1
+"""The earliest version whose plugins still load."""
 
 hookspec = pluggy.HookspecMarker("nasframe")
 hookimpl = pluggy.HookimplMarker("nasframe")

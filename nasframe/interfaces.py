@@ -5,7 +5,6 @@ a plugin may have besides its methods; the framework uses an optional member if 
 arguments, with their types, defaults and docstring, are the plugin's options in a recipe. Arguments with the names
 below are not options: a factory gets them from the framework if its signature has them.
 
-==============  ==========================================================================
 name            what
 ==============  ==========================================================================
 ``domain``      samplers: the :class:`Domain` to propose from
@@ -24,6 +23,28 @@ name            what
                 over its order of classes (:func:`nasframe.heads.match`)
 ``notify``      all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
 ==============  ==========================================================================
+=======
+================  ==========================================================================
+name              what
+================  ==========================================================================
+``domain``        samplers: the :class:`Domain` to propose from
+``seed``          samplers, tasks, transforms: an integer made from the run's seed and the stage
+``costs``         samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
+                  costs that the budgets, constraints and objectives name, or else of ``params``
+``config``        spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
+                  :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
+                  model has no ``skeleton``
+``auto_class``    models: the name of the auto class of transformers whose networks have the head that the recipe's task
+                  needs (:class:`TaskFactoryTraits`)
+``tokenizer``     tasks: the tokenizer of the network
+``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
+``space``         tasks: the space, in a recipe without a model
+``saved_head``    tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
+                  over its order of classes (:func:`nasframe.heads.match`)
+``probe_inputs``  estimators: a function that returns the inputs of the run's probe batch (name → tensor), on whose
+                  shapes networks are counted and measured, or ``None`` while a recipe is checked without its data
+``notify``        all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
+================  ==========================================================================
 """
 
 from __future__ import annotations
@@ -90,7 +111,12 @@ class SearchSpace(Protocol):
     domain: Domain
 
     def supernet(self, net: nn.Module) -> nn.Module:
-        """Turn the loaded network into the one to train; spaces that slice return it unchanged."""
+        """Turn the loaded network into the super-network; spaces that slice return it unchanged.
+
+        Called once for a network, when a stage first uses the space: a training with or without a sampler, a search or
+        an extraction, and before a run, when costs are counted. ``net`` is a copy that may be changed, and torch's
+        generators are seeded, so that new weights are the same whenever it is called.
+        """
         ...
 
     def view(self, net: nn.Module, arch: Arch) -> Forward:
@@ -138,8 +164,15 @@ class Estimator(Protocol):
 
     unit: str
 
-    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None) -> float:
-        """Return the cost of ``arch`` in ``net``, or of ``net`` as it stands if ``arch`` is ``None``."""
+    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None) -> float | None:
+        """Return the cost of ``arch`` in ``net``, or of ``net`` as it stands if ``arch`` is ``None``.
+
+        Searches, reports and deployments ask the same question: a model that was extracted is estimated with the space,
+        the super-network and the architecture that it was extracted with.
+
+        Returns:
+            The cost, or ``None`` if it cannot be known; reports then show "–".
+        """
         ...
 
 
@@ -376,7 +409,8 @@ class TrainJob:
         options: see :class:`TrainOptions`.
         seed: the run's seed; named streams are made from it (``nasframe.seeds``).
         stage: the stage's name, which names the streams.
-        space: what may vary; ``None`` trains the network as it stands.
+        space: what may vary, and of which ``net`` is the super-network; ``None`` if the recipe has no space, and for
+            stand-alone models.
         sampler: proposes sub-networks; ``None`` trains ``arch``, or the whole network.
         within: the part of the domain this stage may use.
         arch: the one sub-network to train if there is no sampler.
@@ -420,6 +454,23 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The space that a network belongs to, and for an extracted model where in that space it was found.
+
+    Args:
+        space: the space.
+        use: its name and options, as a resolved recipe writes them.
+        net: the super-network that the model was extracted from; ``None`` for a super-network itself.
+        arch: the architecture that it was extracted at; ``None`` for a super-network.
+    """
+
+    space: SearchSpace
+    use: Mapping[str, Any]
+    net: nn.Module | None = None
+    arch: Arch | None = None
+
+
+@dataclass(frozen=True)
 class Work:
     """What one stage passes to the next.
 
@@ -432,6 +483,9 @@ class Work:
         models: name → stand-alone or saved network: ``teacher``, ``best@50%`` …
         vocabulary: if a transform cut the vocabulary down, the ids that the kept tokens have in the model's own
             tokenizer, in their new order; ``tokenizer`` is then the smaller one.
+        origins: name of a model → where it comes from. Models that were trained as they are have none, and a model
+            loses its own when its tensors change their shapes. :data:`CURRENT` names ``net``, which has one if its
+            space made it into a super-network.
     """
 
     net: nn.Module
@@ -441,6 +495,11 @@ class Work:
     archs: Mapping[str, Arch] = field(default_factory=dict)
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     vocabulary: Sequence[int] | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+CURRENT = ""
+"""The name of the current network among models."""
 
 
 # ---- optional members of domains
@@ -576,10 +635,17 @@ class SpaceTraits:
             ``estimators`` (name → estimator) holds the costs, and ``view`` returns an object that the task understands.
         additive: false for a space whose choices have no costs of their own, because ``sizes`` computes the widths from
             all choices together. Its architectures are then counted one by one.
+        keeps_net: true promises that ``supernet`` returns the very network that it is given, as in spaces of slices. No
+            copy is then made, and stages that train the whole network do not depend on the space, so that recipes with
+            different spaces share them in the cache.
+        views_may_agree: true for a space with architectures that compute the same, although they differ in cost. A run
+            is otherwise refused if two of them do, because then ``view`` probably returns the whole network.
     """
 
     needs_net: bool = True
     additive: bool = True
+    keeps_net: bool = False
+    views_may_agree: bool = False
 
 
 @runtime_checkable
@@ -696,11 +762,15 @@ class EstimatorTraits:
             tables, and even a narrow terminal shows it.
         higher_is_better: true if more is better, as for throughput. Such a cost is an objective without ``-``, and
             fronts prefer its larger values.
+        reads_weights: true if the cost depends on the values of weights, or is measured on a finished model. Such a
+            model is then estimated by itself, ``estimate(None, model, None)``, because training has changed its
+            weights, and before a run bounds of the cost are not refused.
     """
 
     heading: str = ""
     highlight: str = ""
     higher_is_better: bool = False
+    reads_weights: bool = False
 
 
 @runtime_checkable
@@ -749,6 +819,19 @@ def cost_format(estimator: Estimator, renamed: bool = False) -> CostFormat:
     if renamed:
         return CostFormat(unit, higher_is_better=traits.higher_is_better)
     return CostFormat(unit, traits.heading, traits.highlight, traits.higher_is_better)
+
+
+def reference_arch(space: Any, net: Any) -> Arch | None:
+    """Return the architecture whose cost percentages refer to: the largest one of a super-network.
+
+    Returns:
+        The architecture; ``None`` for the network as it stands. That is the largest one if sub-networks are slices of
+        it, and stands for it if the domain does not know its ends.
+    """
+    slices_net = isinstance(space, SizedSpace | FormatSpace)
+    if space is None or net is None or slices_net or not isinstance(space.domain, BoundedDomain):
+        return None
+    return space.domain.largest()
 
 
 def cost_table(estimator: Any, space: Any, net: nn.Module) -> CostTable | None:

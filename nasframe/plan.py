@@ -88,6 +88,19 @@ def needs_space(verb: str, options: Mapping[str, Any]) -> bool:
     return verb in ("search", "extract")
 
 
+def uses_supernet(verb: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a stage works on the super-network of its space, if it has one.
+
+    A training of the whole network does: a method may choose among its parts by gradients, without a sampler. With
+    ``space: null`` a stage works on the network as it was loaded.
+    """
+    if "space" in options and options["space"] is None:
+        return False
+    if verb == "train":
+        return options.get("models") is None
+    return verb in ("search", "extract")
+
+
 def saved_net(stage: PlannedStage) -> str | None:
     """Return the name under which a stage saves the network that the next one goes on with, if it does."""
     declaration = declaration_of(stage.verb)

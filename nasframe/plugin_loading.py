@@ -153,9 +153,10 @@ def _cause(error: BaseException) -> str:
 
 
 def _check_version(version: Any, source: Source) -> None:
-    """Refuse a plugin that was made for an older or a newer plugin API."""
+    """Refuse a plugin that was made for a newer plugin API, or for one that is not read any more."""
     current = hookspecs.PLUGIN_API
-    if version == current:
+    is_version = isinstance(version, int) and not isinstance(version, bool)
+    if is_version and hookspecs.OLDEST_PLUGIN_API <= version <= current:
         return
     remedy = f"upgrade {source.package}"
     if isinstance(version, int) and version > current:

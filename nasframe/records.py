@@ -134,12 +134,34 @@ class CostTable:
     choices: Mapping[str, Sequence[float]]
 
 
+def sequence_length(inputs: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the length of the sequences of tokens among a network's inputs, or ``None`` if there are none.
+
+    Args:
+        inputs: keyword inputs. Whole numbers in the shape ``(batch, length)`` are sequences of tokens.
+
+    >>> import torch
+    >>> sequence_length({"words": torch.ones(2, 7, dtype=torch.long)}), sequence_length({"pixels": torch.ones(2, 7)})
+    (7, None)
+    """
+    for tensor in inputs.values():
+        if is_sequence(tensor):
+            return int(tensor.shape[1])
+    return None
+
+
+def is_sequence(tensor: torch.Tensor) -> bool:
+    """Tell whether an input holds sequences of tokens, ``(batch, length)``: ids, masks or types of tokens."""
+    # By name, because this file is read without torch. Bytes and floats of two dimensions are rows of features.
+    return tensor.ndim == 2 and str(tensor.dtype) in ("torch.int64", "torch.int32")
+
+
 @dataclass(frozen=True)
 class Batch:
     """A mini-batch of one task.
 
     Args:
-        inputs: the network's keyword inputs, each ``(batch, ...)``, as in ``(batch, length)`` for token ids.
+        inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
         labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
@@ -153,9 +175,8 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Token positions in the batch, padding included; if there are no token ids, the examples."""
-        ids = self.inputs.get("input_ids")
-        return len(self) if ids is None else int(ids.numel())
+        """Token positions in the batch, padding included; an example that is no sequence of tokens counts as one."""
+        return len(self) * (sequence_length(self.inputs) or 1)
 
     def to(self, device: Any) -> Batch:
         """Return a copy of the batch on a device."""
@@ -325,30 +346,43 @@ class LedgerEntry:
     """The cost of one stage for one role, on which comparisons at equal budgets are based.
 
     ``role`` is ``student``, ``teacher`` or ``evaluation``. MACs count the matrix products of the sub-networks that
-    were run, padding included. A backward pass counts as two forward passes.
+    were run, padding included. A backward pass counts as two forward passes. MACs are ``None`` if some pass of the role
+    could not be counted.
     """
 
     role: str
     steps: int = 0
     examples: int = 0
     tokens: int = 0
-    forward_macs: float = 0.0
-    backward_macs: float = 0.0
+    forward_macs: float | None = 0.0
+    backward_macs: float | None = 0.0
     evaluations: int = 0
     seconds: float = 0.0
 
 
+def plus(first: float | None, second: float | None) -> float | None:
+    """Add two amounts of which either may be unknown.
+
+    >>> plus(1, 2), plus(1, None)
+    (3, None)
+    """
+    if first is None or second is None:
+        return None
+    return first + second
+
+
 def summed(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    """Add ledger entries up, one for each role.
+    """Add ledger entries up, one for each role; a sum with an unknown part is unknown.
 
     >>> summed([LedgerEntry("student", steps=1), LedgerEntry("student", steps=2)])[0].steps
     3
+    >>> summed([LedgerEntry("student", forward_macs=5.0), LedgerEntry("student", forward_macs=None)])[0].forward_macs
     """
     totals: dict[str, LedgerEntry] = {}
     for entry in entries:
         total = totals.get(entry.role, LedgerEntry(entry.role))
         pairs = zip(astuple(total)[1:], astuple(entry)[1:], strict=True)  # all fields but the role
-        sums = [first + second for first, second in pairs]
+        sums: list[Any] = [plus(first, second) for first, second in pairs]
         totals[entry.role] = LedgerEntry(entry.role, *sums)
     return list(totals.values())
 

@@ -67,6 +67,13 @@ class Registered:
     example: Any = None
 
     @property
+    def api(self) -> int:
+        """The version of the plugin API that its plugin was made for."""
+        plugin = plugin_manager().get_plugin(self.plugin)
+        version: int = getattr(plugin, "PLUGIN_API", hookspecs.PLUGIN_API)
+        return version
+
+    @property
     def package(self) -> str:
         """The package that registers it."""
         return self.source.package

@@ -58,7 +58,7 @@ CREATE TABLE trial (stage TEXT NOT NULL, number INTEGER NOT NULL, arch_id TEXT N
 CREATE TABLE metric (stage TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
   PRIMARY KEY (stage, step, name));
 CREATE TABLE ledger (stage TEXT NOT NULL, role TEXT NOT NULL, steps INTEGER NOT NULL, examples INTEGER NOT NULL,
-  tokens INTEGER NOT NULL, forward_macs REAL NOT NULL, backward_macs REAL NOT NULL, evaluations INTEGER NOT NULL,
+  tokens INTEGER NOT NULL, forward_macs REAL, backward_macs REAL, evaluations INTEGER NOT NULL,
   run_seconds REAL NOT NULL, PRIMARY KEY (stage, role));
 CREATE TABLE model (name TEXT PRIMARY KEY, stage TEXT NOT NULL, arch TEXT, blueprint TEXT, budget TEXT, path TEXT,
   metrics TEXT NOT NULL DEFAULT '{}', costs TEXT NOT NULL DEFAULT '{}');

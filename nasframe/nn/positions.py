@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from nasframe.nn.elastic import base_of
-from nasframe.records import Batch
+from nasframe.records import Batch, sequence_length
 
 
 def usable_positions(net: nn.Module) -> int | None:
@@ -23,14 +20,15 @@ def usable_positions(net: nn.Module) -> int | None:
     >>> usable_positions(tiny_net("bert")), usable_positions(tiny_net("roberta", pad_token_id=1))
     (40, 38)
     """
-    for name, module in base_of(net).named_modules():
+    base = getattr(net, "base_model", net)  # networks of other kinds have no heads that come off
+    for name, module in base.named_modules():
         _, _, own_name = name.rpartition(".")
         if own_name != "position_embeddings" or not isinstance(module, nn.Embedding):
             continue
         if module.padding_idx is None:
             return module.num_embeddings
         return module.num_embeddings - (module.padding_idx + 1)
-    config: Any = net.config
+    config = getattr(net, "config", None)
     length = getattr(config, "max_position_embeddings", None)
     if isinstance(length, int) and length > 0:
         return length
@@ -40,6 +38,7 @@ def usable_positions(net: nn.Module) -> int | None:
 def real_tokens(batch: Batch) -> torch.Tensor:
     """Return which positions of a batch are no padding, ``(batch, length)``."""
     mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return torch.ones_like(batch.inputs["input_ids"], dtype=torch.bool)
-    return mask.bool()
+    if mask is not None:
+        return mask.bool()
+    length = sequence_length(batch.inputs) or 1  # an example that is no sequence has one position
+    return torch.ones(len(batch), length, dtype=torch.bool, device=batch.labels.device)

@@ -21,7 +21,7 @@ from nasframe.interfaces import (
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import needs_space, same_shape
+from nasframe.plan import needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.yaml import KeyPath
 
@@ -207,7 +207,7 @@ def _space_refusals(plan: Plan, number: int, stage: PlannedStage, sized: bool) -
     of_space = (*in_stage, "space") if own_space else ("space",)
     inject = {"seed": plan.seed, "costs": None, "notify": _unheard}
     try:
-        space = registry.make("space", use, {**inject, "config": net.config})
+        space = registry.make("space", use, {**inject, "config": getattr(net, "config", None)})
     except NasframeError as error:
         yield of_space, str(error)
         return
@@ -339,9 +339,9 @@ def planned_job(plan: Plan, stage: PlannedStage, modifiers: Sequence[Any], net: 
     arch = options.get("arch")
     use = options.get("space") or plan.space
     space = None
-    if net is not None and use and needs_space("train", options):
+    if net is not None and use and uses_supernet("train", options):
         try:
-            space = registry.make("space", use, {"config": net.config})
+            space = registry.make("space", use, {"config": getattr(net, "config", None)})
             if isinstance(arch, Mapping):
                 arch = written_arch(space, arch)
         except NasframeError:

@@ -146,16 +146,18 @@ class StageChecker:
 
     def _common_options(self, stage: WrittenStage) -> dict[str, Any]:
         """Check the options that every stage has."""
-        common = {}
+        common: dict[str, Any] = {}
         for key in COMMON:
             value = stage.options.get(key)
             if value is None:
+                if key == "space" and "space" in stage.options:  # a stage on the network as it was loaded
+                    common["space"] = None
                 continue
             common[key] = value
             if key != "space" and not isinstance(value, str):
                 self.check.problem(stage.at(key), f"{value!r} does not fit. Expected text.")
                 self.check.wrong.add(stage.at(key))
-        if "space" in common:
+        if common.get("space") is not None:
             common["space"] = self.check.use("space", common["space"], stage.at("space"))
         return common
 
@@ -229,7 +231,7 @@ class StageChecker:
         """Yield what a stage needs and the recipe does not have: a network, or a space."""
         if self.bare_space is not None and _needs_net(stage):
             yield "needs a network, but the recipe's space has none. Expected searches only."
-        has_space = "space" in stage.options or self.check.data.get("space") is not None
+        has_space = stage.options.get("space", self.check.data.get("space")) is not None
         if not has_space and needs_space(stage.verb, stage.options):
             yield "needs a space. Expected 'space:' at the recipe's top level, or in the stage."
 

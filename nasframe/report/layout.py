@@ -317,7 +317,8 @@ def _ledger_row(row: LedgerRow, is_cached: bool) -> list[str]:
         stage += " (from the cache)"
     cells = [stage, row.role]
     for name in LEDGER_COUNTS:
-        count = getattr(row, name) or None  # a role has only some of the counts: the others are zero
+        # A role has only some of the counts: the others are zero. None is a forward that could not be counted.
+        count = getattr(row, name) or None
         cells.append(tables.human(count))
     return [*cells, tables.duration(row.run_seconds)]
 

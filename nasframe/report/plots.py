@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nasframe.records import CostFormat, MetricFormat
+from nasframe.records import CostFormat, MetricFormat, plus
 from nasframe.report.format import following_unit, titled
 from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
 from nasframe.report.tables import aim, duration, human, metric, short
@@ -356,7 +356,7 @@ def ledger(report: RunReport) -> Figure:
     for row in report.ledger:
         if row.stage in stages:
             position = stages.index(row.stage)
-            macs = row.forward_macs + row.backward_macs
+            macs = plus(row.forward_macs, row.backward_macs) or 0.0  # nothing is drawn of what was not counted
             of_role = widths.setdefault(row.role, [0.0] * len(stages))
             of_role[position] += macs
             totals[position] += macs

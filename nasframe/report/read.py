@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
-from nasframe.records import CostFormat
+from nasframe.records import CostFormat, plus
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
 from nasframe.report.records import (
@@ -628,16 +628,20 @@ def _thinned(points: Curve) -> Curve:
 
 def _totals(ledger: Rows, stages: Rows) -> LedgerTotal:
     searches = {stage["name"] for stage in stages if stage["verb"] == "search"}
-    training_macs = evaluation_macs = search_macs = 0
+    # Whole numbers stay exact, and a part that is unknown makes its sums unknown.
+    training_macs: float | None = 0
+    evaluation_macs: float | None = 0
+    search_macs: float | None = 0
     tokens = evaluations = 0
     for row in ledger:
         tokens += row["tokens"]
         evaluations += row["evaluations"]
-        macs = row["forward_macs"] + row["backward_macs"]  # some searches train their candidates
+        macs = plus(row["forward_macs"], row["backward_macs"])  # some searches train their candidates
         if row["role"] != "evaluation":
-            training_macs += macs
+            training_macs = plus(training_macs, macs)
             continue
-        evaluation_macs += macs
+        evaluation_macs = plus(evaluation_macs, macs)
         if row["stage"] in searches:
-            search_macs += macs
-    return LedgerTotal(training_macs, evaluation_macs, search_macs, training_macs + search_macs, tokens, evaluations)
+            search_macs = plus(search_macs, macs)
+    both = plus(training_macs, search_macs)
+    return LedgerTotal(training_macs, evaluation_macs, search_macs, both, tokens, evaluations)

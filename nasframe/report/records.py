@@ -101,15 +101,15 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one stage cost for one role."""
+    """What one stage cost for one role; MACs are ``None`` if a pass could not be counted."""
 
     stage: str
     role: str
     steps: int
     examples: int
     tokens: int
-    forward_macs: float
-    backward_macs: float
+    forward_macs: float | None
+    backward_macs: float | None
     evaluations: int
     run_seconds: float
 
@@ -119,13 +119,13 @@ class LedgerTotal:
     """Sums over the ledger; methods have equal budgets if their ``training_and_search_macs`` are equal.
 
     ``search_macs`` are those of the search stages. Evaluations in other stages only report, so they are in
-    ``evaluation_macs`` alone.
+    ``evaluation_macs`` alone. A sum is ``None`` if a part of it could not be counted.
     """
 
-    training_macs: float
-    evaluation_macs: float
-    search_macs: float
-    training_and_search_macs: float
+    training_macs: float | None
+    evaluation_macs: float | None
+    search_macs: float | None
+    training_and_search_macs: float | None
     tokens: int
     evaluations: int
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import Outcome, listed, outcomes
-from nasframe.interfaces import MeasuredEstimator, Work, ends_of, sizes_of
+from nasframe.interfaces import MeasuredEstimator, Work, ends_of, reference_arch
 from nasframe.plan import asks_teacher, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
-from nasframe.records import TrainOptions, canonical_json
+from nasframe.records import TrainOptions, canonical_json, plus, sequence_length
 from nasframe.running.feasibility import Target, bounded_costs, targets
 from nasframe.running.readiness import check_spaces, notify_of_options, notify_of_sampled_bounds
-from nasframe.search.budgets import nearest
-from nasframe.search.constraints import Screen, parse_bounds
-from nasframe.search.costs import cost_function
+from nasframe.search.constraints import parse_bounds
+from nasframe.search.costs import cost_function, full_costs
 from nasframe.seeds import generator
 from nasframe.stages.inputs import RunInputs, plain_summary
+from nasframe.training.macs import MacCounter
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nasframe.plan import Plan, PlannedStage
+    from nasframe.records import Arch, Batch, Forward
 
 SAMPLES = 64
 """How many architectures are drawn; their mean stands for those that a sampler will propose."""
@@ -65,8 +69,8 @@ def _described(plan: Plan) -> dict[str, Any]:
     limits = list(limit_rows(inputs))
     seconds_per_example, share = 0.0, 1.0
     if work.net is not None:
-        seconds_per_example = forward_seconds(work)
-        share = mean_share(work)
+        seconds_per_example = forward_seconds(inputs)
+        share = mean_share(inputs)
     stages = describe_stages(plan, work, seconds_per_example, share)
     return {
         "stages": stages,
@@ -88,6 +92,8 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
         return {}
     domain = space.domain
     net = inputs.work.net
+    if net is not None:
+        net = inputs.supernet(space, None, net)
     rng = generator(inputs.plan.seed, "dry run")
     ends = ends_of(domain)
     draws = [domain.sample(rng) for _ in range(SAMPLES)]
@@ -100,11 +106,12 @@ def ranges(inputs: RunInputs) -> dict[str, dict[str, Any]]:
         archs = ends or draws[:2]
         if not isinstance(estimator, MeasuredEstimator):
             archs = archs + draws
-        values = [cost(arch)[name] for arch in archs]
+        costs_of_archs = [cost(arch) for arch in archs]
+        values = [costs[name] for costs in costs_of_archs if name in costs]
         rows[name] = {
-            "smallest": min(values),
-            "largest": max(values),
-            "full": estimator.estimate(space, net, None),
+            "smallest": min(values, default=None),
+            "largest": max(values, default=None),
+            "full": full_costs({name: estimator}, space, net).get(name),
             "unit": estimator.unit,
         }
     return rows
@@ -149,8 +156,7 @@ def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
     row: dict[str, Any] = {"cost": name, "text": str(bound), "reachable": None, "nearest": None}
     if target is not None and name in target.full:
         bounds = parse_bounds(bound, target.full[name])
-        screen = Screen({name: bounds}, target.costs)
-        value = nearest(target.region, screen)[name]
+        value = target.nearest({name: bounds}).get(name, math.nan)
         row["reachable"] = bounds.violation(value) == 0
         row["nearest"] = value
     return row
@@ -159,29 +165,66 @@ def _limit_row(name: str, bound: Any, target: Target | None) -> dict[str, Any]:
 # ---- time
 
 
-def forward_seconds(work: Work) -> float:
+@dataclass(frozen=True)
+class _Whole:
+    """The network whose time is estimated: the whole one, or a super-network at its largest architecture.
+
+    Args:
+        net: the network.
+        arch: the architecture; ``None`` is the whole network.
+        counter: counts its forward passes.
+    """
+
+    net: nn.Module
+    arch: Arch | None
+    counter: MacCounter
+
+
+def _whole(inputs: RunInputs) -> _Whole:
+    space = inputs.work.space
+    net = inputs.work.net
+    arch = None
+    if space is not None:
+        net = inputs.supernet(space, None, net)
+        arch = reference_arch(space, net)
+    return _Whole(net, arch, MacCounter(inputs.work.task, space, inputs.notices, "dry run"))
+
+
+def forward_seconds(inputs: RunInputs) -> float:
     """Return the estimated seconds of one example's forward pass, from training steps that are timed here."""
-    from nasframe.nn.count import forward_macs
+    work = inputs.work
+    whole = _whole(inputs)
+    counter = whole.counter
+    first_batch = next(iter(work.task.train_batches(0, 0, BATCH_SIZE)))
+    seconds = _step_seconds(work, whole, first_batch)
+    length = sequence_length(first_batch.inputs)
+    in_batch = counter.macs(whole.net, whole.arch, len(first_batch), length)
+    of_example = counter.macs(whole.net, whole.arch, 1, None if length is None else _mean_length(work))
+    # A backward pass takes about two forward passes, so a step takes three.
+    if not in_batch or of_example is None:  # nothing is counted: all examples take the same time
+        return seconds / (3 * len(first_batch))
+    # One batch may be longer or shorter than most, so the time is scaled to the mean length.
+    return seconds / (3 * in_batch) * of_example
+
+
+def _step_seconds(work: Work, whole: _Whole, first_batch: Batch) -> float:
+    """Return the median time of a training step on a batch: the first step also allocates memory."""
     from nasframe.training.optim import autocast
 
-    first_batch = next(iter(work.task.train_batches(0, 0, BATCH_SIZE)))
+    forward: Forward = whole.net
+    if whole.arch is not None and work.space is not None:
+        forward = work.space.view(whole.net, whole.arch)
     batch = first_batch.to(device())
     seconds = []
     for _ in range(TIMED_STEPS):
         began = time.perf_counter()
         with autocast("auto", device()):
-            outputs = work.net(**batch.inputs)
+            outputs = forward(**batch.inputs)
             loss = work.task.loss(outputs, batch)
         loss.backward()
         seconds.append(time.perf_counter() - began)
-    work.net.zero_grad()
-    # The median, because the first step also allocates memory.
-    median = sorted(seconds)[(TIMED_STEPS - 1) // 2]
-    # A backward pass takes about two forward passes, so a step takes three.
-    macs_of_step = 3 * forward_macs(work.net, None, *batch.inputs["input_ids"].shape)
-    macs_per_second = macs_of_step / median
-    # One batch may be longer or shorter than most, so the time is scaled to the mean length.
-    return forward_macs(work.net, None, 1, _mean_length(work)) / macs_per_second
+    whole.net.zero_grad()
+    return sorted(seconds)[(TIMED_STEPS - 1) // 2]
 
 
 def _mean_length(work: Work) -> int:
@@ -192,19 +235,21 @@ def _mean_length(work: Work) -> int:
     return max(1, round(tokens / examples))
 
 
-def mean_share(work: Work) -> float:
-    """Return the mean forward MACs of random sub-networks, as a share of the whole network's."""
-    from nasframe.nn.count import forward_macs
-
-    if work.space is None:
+def mean_share(inputs: RunInputs) -> float:
+    """Return the mean forward MACs of random sub-networks, as a share of the whole network's; 1 if it is unknown."""
+    space = inputs.work.space
+    if space is None:
         return 1.0
-    length = 32  # any will do: the share hardly depends on it
+    whole = _whole(inputs)
     rng = generator(0, "dry run")
-    total = 0.0
+    total: float | None = 0.0
     for _ in range(SAMPLES):
-        arch = work.space.domain.sample(rng)
-        total += forward_macs(work.net, sizes_of(work.space, arch), 1, length)
-    return total / SAMPLES / forward_macs(work.net, None, 1, length)
+        arch = space.domain.sample(rng)
+        total = plus(total, whole.counter.macs(whole.net, arch, 1))
+    of_whole = whole.counter.macs(whole.net, whole.arch, 1)
+    if not of_whole or total is None:
+        return 1.0
+    return total / SAMPLES / of_whole
 
 
 def describe_stages(plan: Plan, work: Work, seconds_per_example: float, share: float) -> list[dict[str, Any]]:

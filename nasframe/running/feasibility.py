@@ -1,21 +1,26 @@
 """Whether budgets can be met at all, as far as that is known before any stage has run.
 
 Counted costs follow from network, space and domain. A transform may change the network that they are counted on,
-unless it declares ``reshapes = False``. Measured costs are left to the search.
+unless it declares ``reshapes = False``. Costs with a table are looked for among all architectures, and others among
+sampled ones. Costs that are measured or depend on weights are left to the search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import Work, cost_table
+from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, ends_of, traits_of
+from nasframe.outline import Outline
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
-from nasframe.search.budgets import Budget, Costs, known_budgets, obstacle
-from nasframe.search.costs import cost_function
+from nasframe.search.budgets import Budget, Costs, known_budgets, nearest, obstacle
+from nasframe.search.constraints import CostValues, Screen, violation
+from nasframe.search.costs import cost_function, full_costs
 from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -32,7 +37,8 @@ class Target:
         budgets: its winners, bounded by the counted costs alone.
         region: the part of the domain that it searches.
         costs: architecture → counted costs.
-        full: counted cost → that of the full network.
+        full: counted cost → that of the super-network's largest architecture.
+        slow: the counted costs that have no table, so that each architecture takes milliseconds.
     """
 
     stage: PlannedStage
@@ -40,6 +46,58 @@ class Target:
     region: Any
     costs: Costs
     full: dict[str, float]
+    slow: frozenset[str] = frozenset()
+
+    def obstacle(self, budget: Budget) -> str:
+        """Return the reason why no architecture can meet a budget; empty if one can, or if that is not known."""
+        if self.slow.isdisjoint(budget.bounds):
+            return obstacle(budget, self.region, self.costs)
+        return sampled_obstacle(budget, self.sampled())
+
+    def nearest(self, bounds: Mapping[str, Bounds]) -> CostValues:
+        """Return the costs of the architecture that comes nearest to some bounds, as far as it is found."""
+        screen = Screen(bounds, self.costs)
+        if self.slow.isdisjoint(bounds):
+            return nearest(self.region, screen)
+        return min(self.sampled(), key=lambda costs: violation(costs, bounds))
+
+    def sampled(self) -> list[CostValues]:
+        """Return the costs of the domain's ends and of some random architectures."""
+        return [self.costs(arch) for arch in drawn(self.region, SAMPLED)]
+
+
+SAMPLED = 64
+"""How many architectures are drawn, besides the smallest and the largest, to see if a cost can meet its bounds."""
+
+
+def drawn(region: Any, count: int) -> list[Any]:
+    """Return the smallest and the largest architecture of a domain, if it knows them, and some random ones."""
+    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
+    draws = [region.sample(rng) for _ in range(count)]
+    return ends_of(region) + draws
+
+
+def sampled_obstacle(budget: Budget, costs_of_archs: Sequence[CostValues]) -> str:
+    """Return why no sampled architecture meets a budget; empty if one does, or if one in between might.
+
+    Args:
+        budget: the budget.
+        costs_of_archs: the costs of the domain's ends and of random architectures.
+    """
+    if any(violation(costs, budget.bounds) == 0 for costs in costs_of_archs):
+        return ""
+    for name, bound in budget.bounds.items():
+        values = [costs[name] for costs in costs_of_archs if name in costs]
+        if not values:
+            return f"{name} cannot be counted for any of {len(costs_of_archs)} architectures. Expected another cost."
+        above = min(values) > bound.high
+        if above or max(values) < bound.low:  # all on the same side, the domain's ends among them
+            value = min(values) if above else max(values)
+            return (
+                f"none of {len(costs_of_archs)} sampled architectures has {budget}. The nearest has {name} = "
+                f"{bound.show(value)}."
+            )
+    return ""
 
 
 def check_budgets(inputs: RunInputs) -> None:
@@ -64,7 +122,7 @@ def obstacles(inputs: RunInputs) -> Iterator[tuple[PlannedStage, str]]:
             if budget.bounds in looked_at:  # winners under budgets of measured costs share the constraints
                 continue
             looked_at.append(budget.bounds)
-            text = obstacle(budget, target.region, target.costs)
+            text = target.obstacle(budget)
             if text:
                 yield target.stage, f"{budget.name}: {text}"
 
@@ -111,21 +169,27 @@ def _place_of_bounds(plan: Plan, stage: PlannedStage) -> tuple[Any, ...]:
 
 def targets(inputs: RunInputs) -> Iterator[Target]:
     """Yield the target of each search on a network of the model's own shape."""
-    net: Any = inputs.work.net
     for stage in searches(inputs.plan):
         space = space_of(inputs, stage)
+        net = net_of(inputs, stage, space)
         counted = {}
+        slow = set()
         for name in bounded_costs(inputs.plan, stage):
             estimator = inputs.estimators[name]
-            if net is None or is_counted(estimator, space, net):  # a space without a network looks its costs up
+            has_table = net is None or is_counted(estimator, space, net)  # without a network costs are looked up
+            if has_table or is_estimated(estimator):
                 counted[name] = estimator
-        full = {name: estimator.estimate(space, net, None) for name, estimator in counted.items()}
+            if not has_table:
+                slow.add(name)
+        full = full_costs(counted, space, net)
+        counted = {name: estimator for name, estimator in counted.items() if name in full}
         yield Target(
             stage=stage,
             budgets=budgets_within(inputs.plan, stage, full),
             region=region_of(space, stage),
             costs=cost_function(counted, space, net),
             full=full,
+            slow=frozenset(slow),
         )
 
 
@@ -153,6 +217,20 @@ def space_of(inputs: RunInputs, stage: PlannedStage) -> Any:
     if net is None:
         return inputs.work.space
     return inputs.space(net, stage.options.get("space"))
+
+
+def net_of(inputs: RunInputs, stage: PlannedStage, space: Any) -> Any:
+    """Return the super-network that a stage works on, before anything is trained."""
+    net: Any = inputs.work.net
+    if net is None or isinstance(net, Outline):  # sizes suffice for slices, whose super-network is the network
+        return net
+    return inputs.supernet(space, stage.options.get("space"), net)
+
+
+def is_estimated(estimator: Any) -> bool:
+    """Tell whether a cost follows from an architecture alone: it is neither measured nor read from weights."""
+    reads_weights = traits_of(EstimatorTraits, estimator).reads_weights
+    return not reads_weights and not isinstance(estimator, MeasuredEstimator)
 
 
 def region_of(space: Any, stage: PlannedStage) -> Any:

@@ -11,32 +11,33 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, ends_of, size_of
+from nasframe.interfaces import MeasuredEstimator, size_of
 from nasframe.plan import needs_space, same_shape
 from nasframe.recipe.preflight import misfits
 from nasframe.running.feasibility import (
+    SAMPLED,
     bounded_costs,
     budgets_within,
     check_budgets,
+    drawn,
     is_counted,
+    net_of,
     region_of,
     searches,
     space_of,
 )
 from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
-from nasframe.search.costs import cost_function
+from nasframe.search.costs import cost_function, full_costs
 
 if TYPE_CHECKING:
     from nasframe.plan import PlannedStage
     from nasframe.records import TrainOptions
     from nasframe.stages.inputs import RunInputs
 
-ESTIMATED, MEASURED = 64, 2
-"""How many architectures are drawn, besides the smallest and the largest, to see if a cost can meet its bounds."""
+MEASURED = 2
+"""How many architectures are measured, besides the smallest and the largest, to see if a cost can meet its bounds."""
 
 Remark = tuple[str, str]
 """An option, and the text of a notice about it."""
@@ -156,34 +157,27 @@ def notify_of_sampled_bounds(inputs: RunInputs) -> None:
 
     That is no proof: a measured cost varies, and one that depends on weights changes in training. The search decides.
     """
-    net = inputs.work.net
-    if net is None:
+    if inputs.work.net is None:
         return
     for stage in searches(inputs.plan):
         space = space_of(inputs, stage)
+        net = net_of(inputs, stage, space)
         estimators: dict[str, Any] = {}
         for name in bounded_costs(inputs.plan, stage):
             if not is_counted(inputs.estimators[name], space, net):
                 estimators[name] = inputs.estimators[name]
         if not estimators:
             continue
-        full = {name: estimator.estimate(space, net, None) for name, estimator in estimators.items()}
+        full = full_costs(estimators, space, net)
         # Each draw of a measured cost takes seconds.
         is_measured = any(isinstance(estimator, MeasuredEstimator) for estimator in estimators.values())
-        archs = drawn(region_of(space, stage), MEASURED if is_measured else ESTIMATED)
+        archs = drawn(region_of(space, stage), MEASURED if is_measured else SAMPLED)
         costs = cost_function(estimators, space, net)
         costs_of_archs = [costs(arch) for arch in archs]
         for budget in budgets_within(inputs.plan, stage, full):
             text = unmet(budget, costs_of_archs)
             if text:
                 inputs.notices(f"stages.{stage.name}", text)
-
-
-def drawn(region: Any, count: int) -> list[Any]:
-    """Return the smallest and the largest architecture of a domain, if it knows them, and some random ones."""
-    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
-    draws = [region.sample(rng) for _ in range(count)]
-    return ends_of(region) + draws
 
 
 def unmet(budget: Budget, costs_of_archs: Sequence[Mapping[str, float]]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, listing, suggestion
-from nasframe.interfaces import sizes_of
 from nasframe.measures import objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
@@ -54,6 +53,7 @@ class Finished:
             self.plan = kept_plan(store)
             self.stage = _search(self.plan, stage, self.directory)
             self.net_name, self.net_directory = self._net_place()
+            self._is_supernet = store.stage_result(self.stage.name).get("supernet") == "kept"
             if self.net_directory is not None:
                 store.check_files(self.net_directory.name)
             self.trials: list[Trial] = []
@@ -95,19 +95,29 @@ class Finished:
         return RunInputs(self.plan, tokenizer)
 
     @cached_property
-    def net(self) -> nn.Module:
-        """The super-network, in eval mode."""
+    def _started_from(self) -> nn.Module:
+        """The network that the search started from, in eval mode."""
         from nasframe.export.files import read_net
         from nasframe.processes import device
 
         if self.net_directory is None:
             return self.inputs.net(random=self.net_name == "random").eval()
+        self.inputs.load_plugins()  # a network of a plugin's own is known once its module is imported
         return read_net(self.net_directory).to(device()).eval()
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The super-network, in eval mode."""
+        if self._is_supernet:
+            return self._started_from
+        return self.inputs.supernet(self.space, self.stage.options.get("space"), self._started_from).eval()
 
     @cached_property
     def space(self) -> Any:
         """The space that was searched."""
-        return self.inputs.space(self.net, self.stage.options.get("space"))
+        # A space that makes a super-network of its own was made on the model's network, and so it is here.
+        net = self.inputs.work.net if self._is_supernet else self._started_from
+        return self.inputs.space(net, self.stage.options.get("space"))
 
     @cached_property
     def region(self) -> Any:
@@ -141,12 +151,16 @@ class Finished:
 
     def estimator(self, name: str) -> Any:
         """Return the estimator of a cost, with the recipe's options if it has some."""
-        from nasframe import registry
-
         # A deployment may ask for costs that the recipe does not name.
         if name not in self.inputs.estimators:
-            self.inputs.estimators[name] = registry.make("estimator", name)  # type: ignore[index]
+            self.inputs.estimators[name] = self.inputs.estimator(name)  # type: ignore[index]
         return self.inputs.estimators[name]
+
+    def full_costs(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the costs that percentages refer to: those of the super-network's largest architecture."""
+        from nasframe.search.costs import full_costs
+
+        return full_costs({name: self.estimator(name) for name in names}, self.space, self.net)
 
     def costs(self, names: list[str]) -> Costs:
         """Return a function from an architecture to its costs by name."""
@@ -206,6 +220,7 @@ class Finished:
         from nasframe.stages.agreement import Agreement
         from nasframe.stages.trials import Candidate
         from nasframe.training.forward import forward_of
+        from nasframe.training.macs import MacCounter
 
         name = self.stage.options["teacher"]
         folder = self.directory / "models" / name
@@ -220,10 +235,12 @@ class Finished:
 
         def candidate(arch: Arch) -> Candidate:
             forward = forward_of(self.space.view(self.net, arch), self.net, precision)
-            return Candidate(forward, self.net, sizes_of(self.space, arch))
+            return Candidate(forward, partial(counter.evaluation, self.net, arch))
 
+        counter = MacCounter(self.inputs.task, self.space)
         teacher_forward = forward_of(teacher, teacher, precision, f"model {name!r}")
-        return Agreement(self.inputs.task, name, Candidate(teacher_forward, teacher, None), candidate)
+        of_teacher = Candidate(teacher_forward, partial(counter.evaluation, teacher, None))
+        return Agreement(self.inputs.task, name, of_teacher, candidate)
 
     def archive(self) -> Iterator[Trial]:
         """Yield the evaluated trials of the super-network as it is, each architecture once at each subset's size."""

@@ -6,11 +6,12 @@ A network that several stages leave as it is lies in one file, which their snaps
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe.interfaces import CURRENT, Origin
 from nasframe.processes import device
 from nasframe.store import SHARED_SAMPLER, load_state, save_state
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from nasframe.interfaces import Work
     from nasframe.stages.session import Session
-
-CURRENT = ""
-"""The name of the current network among a snapshot's networks; the others are saved or extracted models."""
 
 
 class Snapshots:
@@ -44,9 +42,18 @@ class Snapshots:
         for name, net in {**work.models, CURRENT: work.net}.items():
             if net is not None:
                 files[name] = self._save_net(net)
+        origins = {}
+        sources = {}  # the files of the super-networks that models were extracted from
+        for name, origin in work.origins.items():
+            arch = None if origin.arch is None else dict(origin.arch)
+            origins[name] = {"use": dict(origin.use), "arch": arch}
+            if origin.net is not None:
+                sources[name] = self._save_net(origin.net)
         state: dict[str, Any] = {
             "archs": {name: dict(arch) for name, arch in work.archs.items()},
             "nets": files,
+            "origins": origins,
+            "sources": sources,
             "sampler": None,
             "vocabulary": None,
         }
@@ -61,10 +68,13 @@ class Snapshots:
         start = self.session.inputs.work  # brings the task, the tokenizer and the space
         state = load_state(self._path(stage))
         if state["sampler"] is not None:
-            self.session.shared_sampler(start).load_state_dict(state["sampler"])
+            net = start.net
+            if net is not None and start.space is not None:  # costs are those of sub-networks of the super-network
+                net = self.session.inputs.supernet(start.space, None, net)
+            self.session.shared_sampler(replace(start, net=net)).load_state_dict(state["sampler"])
         nets: dict[str, Any] = {name: self._load_net(file) for name, file in state["nets"].items()}
         current = nets.pop(CURRENT, None)
-        work = replace(start, net=current, archs=state["archs"], models=nets)
+        work = replace(start, net=current, archs=state["archs"], models=nets, origins=self._origins(state))
         if state["vocabulary"] is None:
             return work
         return self._with_vocabulary(work, state["vocabulary"])
@@ -84,13 +94,30 @@ class Snapshots:
     def drop_others(self, stage: str) -> None:
         """Delete the files that a stage's snapshot does not need, because only earlier stages did."""
         snapshot = self._path(stage)
-        needed_nets = set(load_state(snapshot)["nets"].values())
+        state = load_state(snapshot)
+        needed_nets = {*state["nets"].values(), *state.get("sources", {}).values()}
         for path in snapshot.parent.glob("*.safetensors"):
             is_reference = path.name.startswith("expected-")  # exports, which may come later, are compared with it
             if path != snapshot and path.stem not in needed_nets and not is_reference:
                 path.unlink()
         # Dropped from memory as well, or a long run would hold every network that it ever had.
         self.nets = {name: net for name, net in self.nets.items() if name in needed_nets}
+
+    def _origins(self, state: Mapping[str, Any]) -> dict[str, Origin]:
+        """Return where the networks of a snapshot come from; snapshots of earlier versions do not say it."""
+        inputs = self.session.inputs
+        start = inputs.work
+        origins = {}
+        for name, kept in state.get("origins", {}).items():
+            source = state["sources"].get(name)
+            net = None if source is None else self._load_net(source)
+            space: Any = start.space
+            if kept["use"] != self.session.plan.space:
+                # A space that changes its network was made on the model's own, and any other on the network itself.
+                is_own = net is not None and not net_differs(start.net, net)
+                space = inputs.space(net if net is not None and is_own else start.net, kept["use"])
+            origins[name] = Origin(space, kept["use"], net, kept["arch"])
+        return origins
 
     def _path(self, stage: str) -> Path:
         return self.store.checkpoint(f"work-{stage}").path
@@ -127,3 +154,8 @@ class Snapshots:
         inputs = self.session.inputs
         tokenizer = shrunk_tokenizer(inputs.tokenizer, kept)
         return replace(work, tokenizer=tokenizer, task=inputs.task_for(tokenizer), vocabulary=list(kept))
+
+
+def net_differs(first: nn.Module, second: nn.Module) -> bool:
+    """Tell whether two networks are of different kinds, so that one is no trained copy of the other."""
+    return type(first) is not type(second)

@@ -46,20 +46,21 @@ def parse_limits(
     Args:
         constraints: cost → bounds.
         budgets: cost → one bound or several, each with a winner of its own.
-        full: cost → the full network's.
+        full: cost → that of the super-network's largest architecture, which percentages refer to. Without it,
+            percentages are refused.
 
     Returns:
         Cost → bounds, and cost → {the budget's text: bounds}.
     """
     bounds = {}
     for cost, text in constraints.items():
-        bounds[cost] = parse_bounds(text, full[cost])
+        bounds[cost] = parse_bounds(text, full.get(cost))
     bounds_of_budgets: dict[str, dict[str, Bounds]] = {}
     for cost, texts in budgets.items():
         bounds_of_budgets[cost] = {}
         for text in listed(texts):
             # Keyed by text, because a winner is named after its budget as the recipe writes it.
-            bounds_of_budgets[cost][str(text)] = parse_bounds(text, full[cost])
+            bounds_of_budgets[cost][str(text)] = parse_bounds(text, full.get(cost))
     return bounds, bounds_of_budgets
 
 
@@ -145,7 +146,7 @@ def shortfall(budget: Budget, costs: CostValues) -> str:
     everything = []
     broken = []
     for name, bound in budget.bounds.items():
-        cost = costs[name]
+        cost = costs.get(name, math.nan)
         text = f"{name} = {bound.show(cost)}"
         everything.append(text)
         if bound.violation(cost) > 0:

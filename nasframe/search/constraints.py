@@ -134,8 +134,8 @@ def _parse_bound(text: str, full: float | None, unit: str | None) -> Bounds:
 
 
 def violation(costs: CostValues, bounds: Limits) -> float:
-    """Return the sum of the relative excesses over all bounds; 0 is feasible."""
-    return sum(bound.violation(costs[name]) for name, bound in bounds.items())
+    """Return the sum of the relative excesses over all bounds; 0 is feasible, and an unknown cost breaks its bound."""
+    return sum(bound.violation(costs.get(name, math.nan)) for name, bound in bounds.items())
 
 
 class Screen:

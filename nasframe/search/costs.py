@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasframe.interfaces import Estimator, MeasuredEstimator, SearchSpace, cost_table
+from nasframe.interfaces import Estimator, MeasuredEstimator, SearchSpace, cost_table, reference_arch
 from nasframe.records import Arch, CostTable
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def cost_function(estimators: Mapping[str, Estimator], space: SearchSpace, net: 
         net: the network that they are sub-networks of.
 
     Returns:
-        A function of canonical architectures; those outside the domain's values are counted one by one.
+        A function of canonical architectures; those outside the domain's values are counted one by one. A cost that
+        cannot be known for an architecture is left out.
     """
     summed: dict[str, Callable[[Arch], float]] = {}
     for name, estimator in estimators.items():
@@ -78,9 +79,31 @@ def cost_function(estimators: Mapping[str, Estimator], space: SearchSpace, net: 
             try:
                 values[name] = summed[name](arch)
             except KeyError:  # there is no table, or the domain does not list the value
-                values[name] = estimator.estimate(space, net, arch)
+                cost = estimator.estimate(space, net, arch)
+                if cost is not None:
+                    values[name] = cost
         return values
 
+    return costs
+
+
+def full_costs(estimators: Mapping[str, Estimator], space: Any, net: Any) -> dict[str, float]:
+    """Return the costs that percentages refer to: those of the super-network's largest architecture.
+
+    Args:
+        estimators: name → estimator.
+        space: the space, if there is one.
+        net: its super-network.
+
+    Returns:
+        Name → cost; one that cannot be known is left out.
+    """
+    arch = reference_arch(space, net)
+    costs = {}
+    for name, estimator in estimators.items():
+        cost = estimator.estimate(space, net, arch)
+        if cost is not None:
+            costs[name] = cost
     return costs
 
 
@@ -119,7 +142,7 @@ def cost_rows(
         table = []
         for arch in archs:
             values = costs_of(arch)
-            table.append([values[name] for name in columns])
+            table.append([values.get(name, np.nan) for name in columns])
         return np.array(table)
 
     return rows

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from nasframe.errors import RunError
 from nasframe.interfaces import is_categorical
 from nasframe.records import arch_id
-from nasframe.stages import measure
 from nasframe.stages.trials import Candidate, Tally
 
 if TYPE_CHECKING:
@@ -53,15 +52,18 @@ class Agreement:
 
     def _outputs(self, candidate: Candidate) -> list[torch.Tensor]:
         """Run a network on the split; return its outputs, in the batches and the order of the task."""
+        from nasframe.nn.outputs import logits_of
+
         batches = []
 
         def recording(**inputs: torch.Tensor) -> Any:
             outputs = candidate.forward(**inputs)
-            batches.append(outputs.logits.detach().cpu().double())
+            logits = logits_of(outputs, "winner: agreement")
+            batches.append(logits.detach().cpu().double())
             return outputs
 
         result = self.task.evaluate(recording, SPLIT)
-        self.tally.add(result, measure.forward_macs(candidate.net, candidate.sizes, result))
+        self.tally.add(result, candidate.macs(result))
         return batches
 
     def _divergence(self, outputs: list[torch.Tensor]) -> float:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import matching
 from nasframe.errors import RunError
-from nasframe.interfaces import written_arch
+from nasframe.interfaces import CURRENT, written_arch
 from nasframe.measures import formats_of
+from nasframe.records import canonical_json
 from nasframe.search.restrict import joined
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ def start_network(stage: StageSession, name: str, work: Work) -> nn.Module:
     from nasframe.nn.vocabulary import shrunk_net
 
     return shrunk_net(net, work.vocabulary)
+
+
+def space(stage: StageSession, use: Mapping[str, Any], work: Work) -> Any:
+    """Return a stage's own space: the one that made its network, or a new one."""
+    origin = work.origins.get(CURRENT)
+    if origin is not None and origin.net is None and canonical_json(dict(origin.use)) == canonical_json(dict(use)):
+        return origin.space
+    return stage.inputs.space(work.net, use)
 
 
 def sampler(stage: StageSession, use: Any, work: Work, bounded: Iterable[str] = ()) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.errors import DivergedError
 from nasframe.interfaces import TrainJob
 from nasframe.stages import choose
+from nasframe.stages.origins import stands_alone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,11 +45,6 @@ class Fitting:
     modifiers: Sequence[Any]
     trainer: Any
 
-    @property
-    def trains_subnetworks(self) -> bool:
-        """Whether sub-networks are trained, and not the network as it is."""
-        return self.sampler is not None or self.arch is not None
-
     def fit(self, net: nn.Module, name: str = "") -> TrainResult:
         """Train a copy of a network.
 
@@ -60,12 +56,9 @@ class Fitting:
             DivergedError: the training diverged.
         """
         net = trainable_copy(net)
-        if self.trains_subnetworks:
-            assert self.work.space is not None
-            net = self.work.space.supernet(net)
         title = f"{self.stage.name} {name}".rstrip()
         with self.stage.progress.bar(title) as advance:
-            job = self._job(net, name, advance)
+            job = self.job(net, name, advance)
             # A new one for each model, so that no state goes from one training to the next.
             trainer = self.stage.make("trainer", self.trainer)
             try:
@@ -79,8 +72,10 @@ class Fitting:
             settled(result.net)
         return result
 
-    def _job(self, net: nn.Module, name: str, advance: Advance) -> TrainJob:
+    def job(self, net: nn.Module, name: str, advance: Advance) -> TrainJob:
+        """Return the job of training a network."""
         stage, work = self.stage, self.work
+        is_alone = bool(name) or stands_alone(work, {"sampler": self.sampler, "arch": self.arch})
         sampler, region = None, None
         if self.sampler is not None:
             sampler = choose.sampler(stage, self.sampler, work)
@@ -95,7 +90,7 @@ class Fitting:
             options=self.options,
             seed=stage.seed,
             stage=stage.name,
-            space=work.space if self.trains_subnetworks else None,
+            space=None if is_alone else work.space,
             sampler=sampler,
             within=region,
             arch=arch,

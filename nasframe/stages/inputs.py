@@ -11,6 +11,7 @@ import warnings
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
@@ -32,7 +33,7 @@ from nasframe.measures import formats_of, loss_fault, objective_fault, objective
 from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
-from nasframe.records import MetricFormat
+from nasframe.records import MetricFormat, canonical_json
 from nasframe.seeds import stream_seed
 from nasframe.training.forward import forward_of
 
@@ -61,6 +62,8 @@ class RunInputs:
         self.plan = plan
         self.notices = Notices()
         self.reads = Recorder()
+        self.probe_task: Task | None = None  # the current task, if a transform has changed it
+        self._supernets: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
         self._tokenizer = tokenizer
         self._stamps: dict[Path, Stamp] = {}  # of the model's files, as they were when they were first loaded
 
@@ -118,9 +121,40 @@ class RunInputs:
         if self.bare_space is not None:  # there is no network whose costs could be counted or measured
             of_space: Mapping[str, Estimator] = self.bare_space.estimators
             return of_space
-        inject = {"notify": self.notices}
         with self.reads:
-            return {name: registry.make("estimator", use, inject) for name, use in self.plan.estimators.items()}
+            return {name: self.estimator(use) for name, use in self.plan.estimators.items()}
+
+    def estimator(self, use: Any) -> Estimator:
+        """Make an estimator, which counts and measures on this run's own batches."""
+        inject = {"notify": self.notices, "probe_inputs": self.probe}
+        estimator: Estimator = registry.make("estimator", use, inject)
+        return estimator
+
+    def load_plugins(self) -> None:
+        """Import the plugins that the plan names, so that their own classes of networks are known."""
+        for kind in ("model", "space", "task"):
+            use = getattr(self.plan, kind)
+            if use:
+                name, _ = registry.use_of(use)
+                registry.find(kind, name).load()
+
+    def is_of_former_api(self, cost: str) -> bool:
+        """Tell whether a cost's estimator was made for plugin API 1, which estimated finished models by themselves."""
+        use = self.plan.estimators.get(cost)
+        if use is None:
+            return False
+        name, _ = registry.use_of(use)
+        return registry.find("estimator", name).api < 2
+
+    def probe(self) -> Mapping[str, Any] | None:
+        """Return the inputs of the run's probe batch, ``None`` if its data are not read: when a recipe is checked."""
+        from nasframe.training.macs import probe_inputs
+
+        task = self.probe_task
+        if task is None:
+            # While a recipe is checked, the work is set in advance and has no task.
+            task = self.work.task if "work" in self.__dict__ else self.task
+        return None if task is None else probe_inputs(task)
 
     @cached_property
     def task(self) -> Task:
@@ -198,10 +232,31 @@ class RunInputs:
         use = use or self.plan.space
         if not use:
             return None
-        inject = {"config": net.config, "notify": self.notices}
+        inject = {"config": getattr(net, "config", None), "notify": self.notices}
         with self.reads:
             space: SearchSpace = registry.make("space", use, inject)
         return space
+
+    def supernet(self, space: SearchSpace, use: Any, net: nn.Module) -> nn.Module:
+        """Return a space's super-network of a network: the same one each time, however often it is asked for.
+
+        Args:
+            space: the space.
+            use: its name and options; default: the recipe's own space.
+            net: the network, which stays as it is. That may be the super-network, if the space keeps it.
+        """
+        from nasframe.stages.supernets import made_supernet
+
+        name, options = registry.use_of(use or self.plan.space)
+        key = canonical_json({"use": name, **options})
+        made = self._supernets.setdefault(net, {})
+        if key not in made:
+            supernet = made_supernet(space, net, self.plan.seed, name)
+            if supernet is net:  # kept by itself it would never be forgotten
+                return net
+            made[key] = supernet
+        supernet_of_net: nn.Module = made[key]
+        return supernet_of_net
 
     @cached_property
     def work(self) -> Work:

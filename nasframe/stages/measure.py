@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import winners
-from nasframe.interfaces import MeasuredEstimator
+from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, traits_of
 from nasframe.search import costs as search_costs
 from nasframe.stages import model_store
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from nasframe.interfaces import Work
     from nasframe.progress import Advance
-    from nasframe.records import Arch, Evaluation
+    from nasframe.records import Arch
     from nasframe.search.budgets import Budget
     from nasframe.stages.session import StageSession
 
@@ -31,31 +33,44 @@ def cost_function(stage: StageSession, space: Any, net: nn.Module, names: Sequen
     return search_costs.cost_function(estimators, space, net)
 
 
-def forward_macs(net: nn.Module | None, arch: Arch | None, result: Evaluation) -> float:
-    """Return the forward MACs of an evaluation, counted at the mean length of its examples.
+@dataclass(frozen=True)
+class Question:
+    """What an estimator is asked about a finished model: the arguments of ``estimate`` and ``measure``."""
+
+    space: Any
+    net: nn.Module
+    arch: Arch | None
+
+
+def question(estimator: Any, name: str, net: nn.Module, work: Work, by_itself: bool = False) -> Question:
+    """Return what to ask an estimator about a finished model.
+
+    An extracted model is asked about as it was found: with the space, the super-network and the architecture. So a
+    report has the number that a search went by, also if it comes from a table of operators or a learned predictor.
 
     Args:
-        net: what was evaluated; without a network there are no MACs.
-        arch: the sub-network of it, or ``None`` for all of it.
-        result: how many examples and tokens went through.
+        estimator: the estimator.
+        name: the model's name.
+        net: the model.
+        work: says where models come from.
+        by_itself: ask about the model itself, as estimators of plugin API 1 expect.
     """
-    if net is None:
-        return 0.0
-    from nasframe.nn.count import forward_macs
-
-    # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
-    tokens_per_example = result.tokens / max(result.examples, 1)
-    mean_length = max(round(tokens_per_example), 1)
-    return forward_macs(net, arch, 1, mean_length) * result.examples
+    if by_itself or traits_of(EstimatorTraits, estimator).reads_weights:
+        return Question(None, net, None)
+    origin = work.origins.get(name)
+    if origin is None or origin.net is None:
+        return Question(origin.space if origin else work.space, net, None)
+    return Question(origin.space, origin.net, origin.arch)
 
 
 def measure_models(
-    stage: StageSession, models: Mapping[str, nn.Module], costs: Sequence[str], advance: Advance
+    stage: StageSession, work: Work, models: Mapping[str, nn.Module], costs: Sequence[str], advance: Advance
 ) -> None:
     """Estimate or measure the costs of models, and keep them in the run's database.
 
     Args:
         stage: the stage that evaluates.
+        work: says where models come from.
         models: name → network.
         costs: the costs to take.
         advance: called after each measurement.
@@ -63,12 +78,13 @@ def measure_models(
     values: dict[str, dict[str, Any]] = {name: {} for name in models}
     for cost in costs:
         estimator: Any = stage.estimators[cost]
+        by_itself = stage.inputs.is_of_former_api(cost)
+        questions = {name: question(estimator, name, net, work, by_itself) for name, net in models.items()}
         if not isinstance(estimator, MeasuredEstimator):
-            # A stand-alone model is what it is: it has no space, and no architecture within itself.
-            for name, net in models.items():
-                values[name][cost] = estimator.estimate(None, net, None)
+            for name, asked in questions.items():
+                values[name][cost] = estimator.estimate(asked.space, asked.net, asked.arch)
             continue
-        for name, record in _measured_in_turns(estimator, models, advance).items():
+        for name, record in _measured_in_turns(estimator, questions, advance).items():
             # How it was measured (batch, length, threads) is a fact of the run: equal for all of its models.
             values[name][cost] = record["median"]
             values[name][f"{cost}_spread"] = record["spread"]
@@ -84,18 +100,18 @@ def measure_models(
 
 
 def _measured_in_turns(
-    estimator: MeasuredEstimator, models: Mapping[str, nn.Module], advance: Advance
+    estimator: MeasuredEstimator, questions: Mapping[str, Question], advance: Advance
 ) -> dict[str, Mapping[str, Any]]:
     """Measure each model in several rounds, and return the record of its middle round.
 
     The models take turns, so that a drift of the machine's speed affects all alike.
     """
-    records: dict[str, list[Mapping[str, Any]]] = {name: [] for name in models}
-    total = ROUNDS * len(models)
+    records: dict[str, list[Mapping[str, Any]]] = {name: [] for name in questions}
+    total = ROUNDS * len(questions)
     done = 0
     for _ in range(ROUNDS):
-        for name, net in models.items():
-            records[name].append(estimator.measure(None, net, again=True))
+        for name, asked in questions.items():
+            records[name].append(estimator.measure(asked.space, asked.net, asked.arch, again=True))
             done += 1
             advance(done, total, name)
     middle = {}
@@ -161,18 +177,18 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         # A search has kept the bound. Another one would differ if it is a share of the full network's cost, because
         # that would be measured again.
         return
-    full = {cost: estimator.estimate(work.space, net, None)}
+    full = search_costs.full_costs({cost: estimator}, work.space, net)
     for budget in known_budgets(prefix, {}, stage.plan.budgets, full):
         if budget.name == name:
             stage.result.setdefault("bounds", {})[name] = plain_bounds(budget.bounds)
             if not is_measured:
-                _report_excess(stage, budget, {cost: estimator.estimate(work.space, net, arch)})
+                _report_excess(stage, budget, cost_function(stage, work.space, net, [cost])(arch))
 
 
 def _report_excess(stage: StageSession, budget: Budget, costs: Mapping[str, float]) -> None:
     from nasframe.search.budgets import shortfall
 
-    excesses = [bound.violation(costs[cost]) for cost, bound in budget.bounds.items()]
+    excesses = [bound.violation(costs.get(cost, math.nan)) for cost, bound in budget.bounds.items()]
     if max(excesses, default=0.0) <= 0:
         return
     text = f"{budget.name}: {shortfall(budget, costs)}. Expected {budget}, as its name says."

@@ -1,8 +1,15 @@
-"""Reference outputs: the logits on fixed inputs that an extracted or exported model must reproduce."""
+"""Reference outputs: what an extracted or exported model must compute on fixed inputs.
+
+They are the logits, or every tensor of the outputs if a network has no logits.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from nasframe.training.macs import probe_inputs
+
+LOGITS = "logits"
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -11,12 +18,9 @@ if TYPE_CHECKING:
     from nasframe.records import Arch, Forward
     from nasframe.stages.session import StageSession
 
-EXAMPLES = 8
-"""How many training examples models are compared on; a wrong slice shows on any input."""
-
 
 def check_extracted(stage: StageSession, name: str, model: nn.Module, arch: Arch, work: Work) -> None:
-    """Prove that an extracted model computes the same as its view, and keep the view's logits for exports.
+    """Prove that an extracted model computes the same as its view, and keep the view's outputs for exports.
 
     Args:
         stage: the stage that extracts.
@@ -33,22 +37,23 @@ def check_extracted(stage: StageSession, name: str, model: nn.Module, arch: Arch
 
     assert work.space is not None
     # In fp32, whatever the run trains in: rounding to bfloat16 would hide a wrong slice.
-    inputs = _probe_inputs(work)
+    inputs = probe_inputs(work.task)
     view = work.space.view(work.net.eval(), arch)
     view_forward = forward_of(view, work.net, "fp32")
-    expected = _logits(view_forward, inputs)
+    expected = _outputs(view_forward, inputs)
     model_forward = forward_of(model.eval(), model, "fp32")
-    actual = _logits(model_forward, inputs)
-    difference = equivalence.same(f"{name}: the extracted model, compared with its view,", actual, expected)
+    actual = _outputs(model_forward, inputs)
+    difference = equivalence.same_outputs(f"{name}: the extracted model, compared with its view,", actual, expected)
     stage.result.setdefault("extract_error", {})[name] = difference
-    stage.store.checkpoint(f"expected-{name}").save({"inputs": inputs, "logits": expected})
+    stage.store.checkpoint(f"expected-{name}").save(_reference(inputs, expected))
 
 
 def expected_outputs(stage: StageSession, name: str, net: nn.Module, work: Work) -> dict[str, Any]:
-    """Return the inputs and logits that an export of a model must reproduce.
+    """Return inputs, and the outputs of them that an export of a model must reproduce.
 
     Returns:
-        ``inputs`` (name → tensor) and ``logits``: those kept for the model, or else what it computes now.
+        ``inputs`` and ``outputs`` (name → tensor), and the ``logits`` by themselves if there are any: those kept for
+        the model, or else what it computes now.
     """
     # Those of the extraction if there are any, so that an export is compared with the network that was searched.
     kept = stage.store.checkpoint(f"expected-{name}").load()
@@ -65,20 +70,25 @@ def renew_expected(stage: StageSession, name: str, net: nn.Module, work: Work) -
 def _outputs_now(net: nn.Module, work: Work) -> dict[str, Any]:
     from nasframe.training.forward import forward_of
 
-    inputs = _probe_inputs(work)
+    inputs = probe_inputs(work.task)
     forward = forward_of(net.eval(), net, "fp32")
-    return {"inputs": inputs, "logits": _logits(forward, inputs)}
+    return _reference(inputs, _outputs(forward, inputs))
 
 
-def _logits(forward: Forward, inputs: dict[str, Any]) -> Tensor:
+def _reference(inputs: dict[str, Any], outputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Return inputs and outputs as they are kept."""
+    reference: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    if LOGITS in outputs:
+        reference[LOGITS] = outputs[LOGITS]
+    return reference
+
+
+def _outputs(forward: Forward, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the outputs that count in a comparison, by name, on the CPU."""
     import torch
 
+    from nasframe.nn.outputs import compared
+
     with torch.no_grad():
-        logits: Tensor = forward(**inputs).logits.cpu()
-    return logits
-
-
-def _probe_inputs(work: Work) -> dict[str, Any]:
-    """Return the inputs on which models are compared: the task's first training batch, the same in every process."""
-    batch = next(iter(work.task.train_batches(0, 0, EXAMPLES)))
-    return dict(batch.inputs)
+        outputs = compared(forward(**inputs))
+    return {name: tensor.cpu() for name, tensor in outputs.items()}

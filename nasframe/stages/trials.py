@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nasframe.interfaces import TrainJob, sizes_of
-from nasframe.records import LedgerEntry, TrainOptions
-from nasframe.stages import measure
+from nasframe.interfaces import TrainJob
+from nasframe.records import LedgerEntry, TrainOptions, plus
 from nasframe.training.forward import forward_of
+from nasframe.training.macs import MacCounter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,23 +36,23 @@ class Tally:
     evaluations: int = 0
     examples: int = 0
     tokens: int = 0
-    macs: float = 0.0
-    backward_macs: float = 0.0
+    macs: float | None = 0.0
+    backward_macs: float | None = 0.0
 
-    def add(self, result: Evaluation, macs: float) -> None:
-        """Count one evaluation."""
+    def add(self, result: Evaluation, macs: float | None) -> None:
+        """Count one evaluation; ``macs`` is ``None`` if they cannot be counted."""
         self.evaluations += 1
         self.examples += result.examples
         self.tokens += result.tokens
-        self.macs += macs
+        self.macs = plus(self.macs, macs)
 
     def add_training(self, entries: Iterable[LedgerEntry]) -> None:
         """Count the training of a candidate, which is a part of its evaluation."""
         for entry in entries:
             self.examples += entry.examples
             self.tokens += entry.tokens
-            self.macs += entry.forward_macs
-            self.backward_macs += entry.backward_macs
+            self.macs = plus(self.macs, entry.forward_macs)
+            self.backward_macs = plus(self.backward_macs, entry.backward_macs)
 
     def ledger_entry(self, seconds: float) -> LedgerEntry:
         """Return the tally as an entry of the ledger."""
@@ -84,17 +85,20 @@ def store_trial(stage: StageSession, number: int, trial: Trial, seconds: float, 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture as a function, and what its MACs are counted on.
+    """A network, or a sub-network, as a function whose cost can be counted.
 
     Args:
         forward: computes its outputs.
-        net: the network that it is a part of.
-        sizes: the part.
+        macs: counts the multiply-adds of an evaluation of it; ``None`` if they cannot be counted.
     """
 
     forward: Forward
-    net: nn.Module
-    sizes: Arch | None
+    macs: Callable[[Evaluation], float | None]
+
+
+def mac_counter(stage: StageSession, work: Work) -> MacCounter:
+    """Return what counts a stage's forward passes for the ledger."""
+    return MacCounter(work.task, work.space, stage.notify, f"stages.{stage.name}")
 
 
 class Evaluator:
@@ -113,12 +117,13 @@ class Evaluator:
         self.fit = fit
         self.precision = precision
         self.tally = stored_tally(stage)
+        self.counter = mac_counter(stage, work)
 
     def __call__(self, arch: Arch, examples: int | None) -> Mapping[str, float]:
         """Return the metrics of an architecture, on ``examples`` examples or on all of the split."""
         candidate = self.candidate(arch, self.tally)
         result = self.work.task.evaluate(candidate.forward, "select", examples)
-        self.tally.add(result, measure.forward_macs(candidate.net, candidate.sizes, result))
+        self.tally.add(result, candidate.macs(result))
         return result.metrics
 
     def candidate(self, arch: Arch, tally: Tally) -> Candidate:
@@ -131,7 +136,8 @@ class Evaluator:
         space: Any = self.work.space
         net = self.work.net if self.fit is None else self._fitted(arch, tally)
         forward = forward_of(space.view(net, arch), self.work.net, self.precision)
-        return Candidate(forward, net, sizes_of(space, arch))
+        # Counted on the network itself: that of a fitted copy is the same, and would be counted anew each time.
+        return Candidate(forward, partial(self.counter.evaluation, self.work.net, arch))
 
     def _fitted(self, arch: Arch, tally: Tally) -> nn.Module:
         """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""

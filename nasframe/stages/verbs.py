@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import RunError
-from nasframe.interfaces import Work, written_arch
+from nasframe.interfaces import CURRENT, Origin, Work, written_arch
 from nasframe.measures import objective_of
 from nasframe.options import Option, options_of
+from nasframe.plan import searched_net, uses_supernet
 from nasframe.records import (
     Arch,
     Count,
@@ -34,8 +36,9 @@ from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
 from nasframe.stages.fitting import Fitting, settled
+from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
-from nasframe.stages.trials import Candidate, Evaluator, Tally, store_trial
+from nasframe.stages.trials import Candidate, Evaluator, Tally, mac_counter, store_trial
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -80,13 +83,15 @@ def train(
     stage.add_ledger(result.ledger)
     archs = dict(work.archs)
     saved = dict(work.models)
+    origins = dict(work.origins)
     # A modifier such as a pruner may end with an architecture, which `extract` cuts out like that of a search.
     if result.arch is not None:
         archs[save_as or stage.name] = result.arch
     if save_as:
         saved[save_as] = result.net
+        origins = renamed(origins, save_as)
         model_store.save(stage, save_as, result.net, work.tokenizer)
-    return replace(work, net=result.net, archs=archs, models=saved)
+    return replace(work, net=result.net, archs=archs, models=saved, origins=origins)
 
 
 def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
@@ -103,7 +108,8 @@ def _train_models(fitting: Fitting, patterns: list[str]) -> Work:
     # Only when all are trained: a stage that is interrupted is repeated, from the models as they were.
     for name, net in nets.items():
         model_store.renew(stage, name, net, work)
-    return replace(work, models={**work.models, **nets})
+    origins = without_reshaped(work.origins, work.models, {**work.models, **nets})
+    return replace(work, models={**work.models, **nets}, origins=origins)
 
 
 def transform(
@@ -127,8 +133,10 @@ def transform(
         changed = dict(result.models)
     for name, net in changed.items():
         model_store.renew(stage, name, net, result)
+    result = replace(result, origins=without_reshaped(result.origins, work.models, result.models))
     if save_as:
-        result = replace(result, models={**result.models, save_as: result.net})
+        origins = renamed(result.origins, save_as)
+        result = replace(result, models={**result.models, save_as: result.net}, origins=origins)
         model_store.save(stage, save_as, result.net, result.tokenizer)
     return result
 
@@ -180,6 +188,7 @@ def search(
     from nasframe.plan import limits_of
     from nasframe.search import loop
     from nasframe.search.budgets import named_budgets, parse_limits
+    from nasframe.search.costs import full_costs
 
     assert work.space is not None
     space = work.space
@@ -196,8 +205,8 @@ def search(
 
     costs = measure.cost_function(stage, space, net, sorted(sought | shown))
     proposer = choose.sampler(stage, sampler, work, sought)
-    # A bound of 50 % is half of the full network's cost.
-    full = {name: stage.estimators[name].estimate(space, net, None) for name in limited}
+    # A bound of 50 % is half of what the super-network's largest architecture costs.
+    full = full_costs({name: stage.estimators[name] for name in limited}, space, net)
     bounds, shares = parse_limits(constraints, budgets, full)
     evaluator = Evaluator(stage, work, fit, precision)
     agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
@@ -277,7 +286,7 @@ def _agreement(work: Work, evaluator: Evaluator, name: str) -> Agreement:
     return Agreement(
         task=work.task,
         name=name,
-        teacher=Candidate(forward, teacher, None),
+        teacher=Candidate(forward, partial(evaluator.counter.evaluation, teacher, None)),
         candidate=lambda arch: evaluator.candidate(arch, tally),
         tally=tally,
     )
@@ -316,14 +325,17 @@ def extract(work: Work, stage: StageSession, *, archs: list[str] | Mapping[str, 
     chosen = _archs_to_extract(work, archs)
     if not chosen:
         raise RunError(f"stage {stage.name}: nothing to extract. Expected an architecture from a search or in 'archs'.")
+    use = stage.planned.options.get("space") or stage.plan.space
     models = {}
+    origins = dict(work.origins)
     for name, arch in chosen.items():
         models[name] = settled(work.space.extract(work.net, arch))
+        origins[name] = Origin(work.space, use or {}, work.net, arch)
     for name, model in models.items():
         check_extracted(stage, name, model, chosen[name], work)
         measure.check_budget(stage, name, work.net, chosen[name], work)
         model_store.describe(stage, name, model, arch=chosen[name])
-    return replace(work, archs={**work.archs, **chosen}, models={**work.models, **models})
+    return replace(work, archs={**work.archs, **chosen}, models={**work.models, **models}, origins=origins)
 
 
 def _archs_to_extract(work: Work, archs: list[str] | Mapping[str, Any] | None) -> dict[str, Arch]:
@@ -363,20 +375,21 @@ def evaluate(
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
     tally = Tally()
+    counter = mac_counter(stage, work)
     began = time.monotonic()
     with stage.progress.bar(stage.name) as advance:
         for name, net in chosen.items():
             advance(tally.evaluations, len(chosen), name)
             forward = forward_of(net.eval(), net, precision, f"model {name!r}")
             result = work.task.evaluate(forward, split)
-            tally.add(result, measure.forward_macs(net, None, result))
+            tally.add(result, counter.evaluation(net, None, result))
             model_store.describe(stage, name, net)
             model_store.add_metrics(stage, name, split, result.metrics)
             model_store.write_predictions(stage, name, split, result.predictions)
             advance(tally.evaluations, len(chosen), name)
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
-        measure.measure_models(stage, chosen, COSTS if costs is None else costs, advance)
+        measure.measure_models(stage, work, chosen, COSTS if costs is None else costs, advance)
     model_store.report_over_budget(stage, chosen)
     stage.add_ledger([tally.ledger_entry(time.monotonic() - began)])
     return work
@@ -463,9 +476,25 @@ def perform(work: Work, stage: StageSession) -> Work:
     options = dict(stage.planned.options)
     start = options.pop("from_", None)
     space = options.pop("space", None)
+    recipes_own = work.space
     # The network before the space, which is made on it.
     if start is not None:
-        work = replace(work, net=choose.start_network(stage, start, work))
+        net = choose.start_network(stage, start, work)
+        work = replace(work, net=net, origins=renamed(work.origins, CURRENT, source=start))
     if space is not None:
-        work = replace(work, space=stage.inputs.space(work.net, space))
-    return VERBS[stage.planned.verb].function(work, stage, **options)
+        work = replace(work, space=choose.space(stage, space, work))
+    elif "space" in stage.planned.options:  # it is null: the network as it was loaded
+        work = replace(work, space=None)
+    was_supernet = CURRENT in work.origins
+    if uses_supernet(stage.planned.verb, stage.planned.options):
+        work = with_supernet(work, stage, space or stage.plan.space or {})
+    if stage.planned.verb == "search" and CURRENT in work.origins:
+        # A deployment opens the network that an earlier stage saved, or the one that this search keeps.
+        is_kept = was_supernet or searched_net(stage.plan, stage.planned) is None
+        stage.result["supernet"] = "kept" if is_kept else "made"
+    stage.inputs.probe_task = work.task
+    result = VERBS[stage.planned.verb].function(work, stage, **options)
+    stage.inputs.probe_task = result.task
+    if "space" in stage.planned.options:  # a stage's own space is its own, as it would be after a resume
+        result = replace(result, space=recipes_own)
+    return result

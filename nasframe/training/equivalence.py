@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from nasframe.errors import VerificationError
+from nasframe.errors import VerificationError, listing
 from nasframe.interfaces import TrainJob
+from nasframe.nn.outputs import compared
 
 TOLERANCE = 1e-5
 """The largest difference of fp32 logits, relative to logits larger than 1. Sums in another order differ by about 1e-6;
@@ -44,6 +45,24 @@ def same(what: str, found: torch.Tensor, expected: torch.Tensor) -> float:
     return error
 
 
+def same_outputs(what: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Return the largest difference of two networks' outputs by name, and refuse more than ``TOLERANCE``.
+
+    Raises:
+        VerificationError: they differ by more, or have other names or shapes.
+    """
+    if found.keys() != expected.keys():
+        raise VerificationError(f"{what} has the outputs {listing(found)}. Expected {listing(expected)}.")
+    largest = 0.0
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)}. Expected {tuple(tensor.shape)}."
+            raise VerificationError(f"{what} has {name} of the shape {shapes}")
+        if tensor.numel():
+            largest = max(largest, same(what, found[name], tensor))
+    return largest
+
+
 def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Remove the zeros of a stage's network, and check that the logits of a batch of eight stay the same.
 
@@ -62,13 +81,13 @@ def without_zeros(job: TrainJob, remove: Callable[[], dict[str, Any]]) -> dict[s
     device = next(net.parameters()).device
     batch = first_batch.to(device)
 
-    def logits(net: nn.Module) -> torch.Tensor:
+    def outputs(net: nn.Module) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return net(**batch.inputs).logits
+            return compared(net(**batch.inputs))
 
-    before = logits(net)
+    before = outputs(net)
     arch = remove()
-    after = logits(extract(net, arch))
-    error = same(f"stage {job.stage!r}: the network without its zeros", after, before)
+    after = outputs(extract(net, arch))
+    error = same_outputs(f"stage {job.stage!r}: the network without its zeros", after, before)
     job.log(job.total, {"removal_error": error})
     return arch

@@ -15,6 +15,7 @@ from torch import nn
 
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import TrainJob
+from nasframe.nn.outputs import tensors_of
 from nasframe.records import TrainOptions
 
 MOMENTUM = 0.9  # of SGD; no recipe changes it
@@ -196,11 +197,11 @@ def non_finite(net: nn.Module) -> list[str]:
 
 
 def finite_outputs(outputs: Any) -> bool:
-    """Tell whether a network's logits are finite numbers; outputs without logits count as finite."""
+    """Tell whether a network's logits are finite numbers; without logits, whether all numbers in its outputs are."""
     logits = getattr(outputs, "logits", None)
-    if logits is None:
-        return True
-    return bool(torch.isfinite(logits).all())
+    if logits is not None:
+        return bool(torch.isfinite(logits).all())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(outputs).values())
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:

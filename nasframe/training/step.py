@@ -13,9 +13,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.interfaces import TrainJob, sizes_of
-from nasframe.nn import count
-from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id
+from nasframe.interfaces import TrainJob
+from nasframe.notices import Notify, say
+from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id, plus, sequence_length
+from nasframe.training.macs import MacCounter
 from nasframe.training.optim import autocast, finite_outputs
 from nasframe.training.teacher_states import TeacherBatch, TeacherStates
 
@@ -33,26 +34,29 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.counts: dict[str, dict[str, float]] = {}
+        self.counts: dict[str, dict[str, float | None]] = {}
 
-    def add(self, role: str, **amounts: float) -> None:
-        """Add amounts, named as the fields of :class:`~nasframe.records.LedgerEntry`, to a role."""
+    def add(self, role: str, **amounts: float | None) -> None:
+        """Add amounts, named as the fields of :class:`~nasframe.records.LedgerEntry`, to a role.
+
+        An amount of ``None`` could not be counted, and makes the role's sum unknown.
+        """
         row = self.counts.setdefault(role, {})
         for name, amount in amounts.items():
-            row[name] = row.get(name, 0) + amount
+            row[name] = plus(row.get(name, 0), amount)
 
     def seconds(self, *roles: str) -> float:
         """Return the seconds that these roles have taken so far."""
         total = 0.0
         for role in roles:
-            total += self.counts.get(role, {}).get("seconds", 0.0)
+            total += self.counts.get(role, {}).get("seconds") or 0.0
         return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
         return self.counts
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float | None]]) -> None:
         """Go on from these sums."""
         self.counts = {role: dict(row) for role, row in state.items()}
 
@@ -74,9 +78,10 @@ class Passes:
         job: the stage.
         device: where networks and batches lie.
         ledger: where costs go.
+        notify: told once if a forward pass cannot be counted.
     """
 
-    def __init__(self, job: TrainJob, device: torch.device, ledger: Ledger) -> None:
+    def __init__(self, job: TrainJob, device: torch.device, ledger: Ledger, notify: Notify = say) -> None:
         self.job = job
         self.device = device
         self.ledger = ledger
@@ -87,7 +92,7 @@ class Passes:
         self.outputs = {f"output_{name}": True for name in sorted(needs)}
         self.logits: dict[str, dict[int, torch.Tensor]] = {}  # teacher → example → logits, for teacher_cache: run
         self.states = kept_states(job, needs)
-        self._costs: dict[tuple[int, int], count.Additive] = {}
+        self._counter = MacCounter(job.task, job.space, notify, f"stages.{job.stage}")
         self._teachers: dict[str, nn.Module] = {}
         self._answered_batch: Batch | None = None
         self._answers: dict[str, Any] = {}  # the teachers' outputs for that batch
@@ -133,9 +138,7 @@ class Passes:
         net.eval()
         result = self.job.task.evaluate(forward, split)
         net.train()
-        # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
-        mean_length = max(1, result.tokens // result.examples)
-        macs = self.macs(net, arch, result.examples, mean_length)
+        macs = self._counter.evaluation(net, arch, result)
         self.ledger.add(
             "evaluation",
             evaluations=1,
@@ -148,12 +151,13 @@ class Passes:
             return result.metrics
         return dict.fromkeys(result.metrics, math.nan)  # NaN has a largest entry too, and so a class
 
-    def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
-        """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens."""
-        key = (id(net), length)
-        if key not in self._costs:  # once: counting takes long, and sizes do not change during a stage
-            self._costs[key] = count.macs(net, 1, length)
-        return batch * self._costs[key].of(sizes_of(self.job.space, arch))
+    def batch_macs(self, net: nn.Module, arch: Arch | None, batch: Batch) -> float | None:
+        """Count the multiply-adds of one forward pass over a batch; ``None`` if they cannot be counted."""
+        return self._counter.macs(net, arch, len(batch), sequence_length(batch.inputs))
+
+    def macs(self, net: nn.Module, arch: Arch | None, batch: int, length: int) -> float | None:
+        """Count the multiply-adds of one forward pass over ``(batch, length)`` tokens, as :meth:`batch_macs` does."""
+        return self._counter.macs(net, arch, batch, length)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the remembered logits: a resumed run pads batches elsewhere and would not get the same last bits."""
@@ -219,11 +223,13 @@ class Passes:
 
     def _count(self, role: str, net: nn.Module, arch: Arch | None, batch: Batch) -> None:
         """Add a forward pass to the ledger, and the backward pass that follows it if gradients are on."""
-        size, length = batch.inputs["input_ids"].shape
-        macs = self.macs(net, arch, size, length) * self.share
-        backward_macs = 0.0
+        macs = self.batch_macs(net, arch, batch)
+        backward_macs: float | None = 0.0
+        if macs is not None:
+            macs *= self.share
         if torch.is_grad_enabled():
-            backward_macs = 2 * macs  # one product for the gradient of the inputs, one for that of the weights
+            # One product for the gradient of the inputs, one for that of the weights.
+            backward_macs = None if macs is None else 2 * macs
         self.ledger.add(
             role,
             examples=len(batch) * self.share,

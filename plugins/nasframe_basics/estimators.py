@@ -1,15 +1,20 @@
-"""Costs that are counted, not measured: parameters, multiply-adds, bytes."""
+"""Costs that are counted, not measured: parameters, multiply-adds, bytes.
+
+Networks whose sub-networks are slices have exact tables. Any other architecture is extracted once from a copy without
+values, and counted on that: multiply-adds by one forward pass on the shapes of the run's probe batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
-from nasframe.interfaces import SpaceTraits, traits_of
+from nasframe.interfaces import SizedSpace, SpaceTraits, traits_of
 from nasframe.nn.additive import Additive
+from nasframe.notices import Notify, say
 from nasframe.outline import Outline
 from nasframe.records import Arch, CostTable, Size
 
@@ -21,15 +26,20 @@ if TYPE_CHECKING:
 
 Counting: TypeAlias = Literal["matmul", "torchprofile"]
 Part: TypeAlias = Literal["all", "backbone", "encoder"]
+ProbeInputs: TypeAlias = Callable[[], Mapping[str, Any] | None]
+"""Returns the inputs of the run's probe batch, ``None`` while a recipe is checked without its data."""
+LENGTH = 128
+"""Tokens in a sequence, unless the recipe says otherwise."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A counted cost: a sum over the layers, heads and neurons that an architecture keeps.
+    """A counted cost: a sum over the layers, heads and neurons that an architecture keeps, if it is made of these.
 
     Args:
         unit: its unit.
         count: returns the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
+        trace: returns the cost of a sub-network that is no slice; ``None`` if it cannot be counted.
         factor: multiplies the count.
         heading: the heading of its column in tables.
         highlight: its name in a sentence, if reports show it first.
@@ -37,28 +47,31 @@ class Counted:
 
     unit: str
     count: Callable[[nn.Module], Any]
+    trace: Callable[[Callable[[Any], Additive], Any, nn.Module, Arch | None], float | None]
     factor: float = 1.0
     heading: str = ""
     highlight: str = ""
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
-    def estimate(self, space: SearchSpace, net: nn.Module, arch: Arch | None = None) -> float:
-        """Return the cost of a sub-network of any sizes, or of the network as it is.
+    def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
+        """Return the cost of a sub-network of any sizes, or of the network as it is; ``None`` if it cannot be counted.
 
         The costs of a network's layers, heads and neurons are counted once; use a new estimator if its sizes were
-        changed in place. If the space does not slice, the extracted network is counted.
+        changed in place. If the network or the space does not slice, each architecture is counted once.
         """
-        if arch is None:
-            return self.factor * self.count(net).of()
-        if not hasattr(space, "sizes"):
-            extracted = space.extract(net, arch)
-            return self.factor * self.count(extracted).of()
-        additive = self._additive(net)
-        return self.factor * additive.of(space.sizes(arch))
+        if _slices(net) and (arch is None or isinstance(space, SizedSpace)):
+            if arch is None:
+                return self.factor * float(self.count(net).of())
+            assert isinstance(space, SizedSpace)
+            return self.factor * float(self._additive(net).of(space.sizes(arch)))
+        if isinstance(net, Outline):  # sizes alone do not say what an architecture is made of
+            return None
+        cost = self.trace(self.count, space, net, arch)
+        return None if cost is None else self.factor * cost
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
         """Return the cost of every choice of the space's domain; ``None`` if choices have no cost of their own."""
-        if not hasattr(space, "sizes") or not traits_of(SpaceTraits, space).additive:
+        if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive or not _slices(net):
             return None
         additive = self._additive(net)
         table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
@@ -73,55 +86,206 @@ class Counted:
         return self._additive_costs[net]
 
 
-def params() -> Counted:
+def _slices(net: nn.Module | Outline) -> bool:
+    """Tell whether a network's sub-networks have exact tables."""
+    if isinstance(net, Outline):
+        return True
+    from nasframe.nn.traced import has_table
+
+    return has_table(net)
+
+
+Table: TypeAlias = Callable[[Any], Additive]
+"""Returns the exact costs of a network whose sub-networks are slices."""
+
+
+class Tracing:
+    """What networks without tables cost, counted once for each architecture.
+
+    Args:
+        notify: told once if something cannot be counted.
+        probe_inputs: returns the inputs of the run's probe batch.
+    """
+
+    def __init__(self, notify: Notify, probe_inputs: ProbeInputs | None = None) -> None:
+        self.notify = notify
+        self.probe_inputs = probe_inputs
+        self._told = False
+
+    @cached_property
+    def traced(self) -> Any:
+        """The copies without values, and the numbers that are known."""
+        from nasframe.nn.traced import Traced
+
+        return Traced()
+
+    def params(self, part: Part, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
+        """Count parameters; only the tables know the parts of a network."""
+
+        def count(model: nn.Module) -> float:
+            from nasframe.nn.traced import UncountableError, parameters
+
+            if part != "all":
+                raise UncountableError(f"it has no part {part!r} that is known")
+            return parameters(model)
+
+        return self._counted(part, count, table, space, net, arch)
+
+    def size(self, table: Table, space: Any, net: nn.Module, arch: Arch | None) -> float | None:
+        """Count bytes."""
+        from nasframe.nn.traced import size
+
+        return self._counted("size", size, table, space, net, arch)
+
+    def macs(
+        self,
+        batch: int,
+        length: int | None,
+        how: Counting,
+        table: Table,
+        space: Any,
+        net: nn.Module,
+        arch: Arch | None,
+    ) -> float | None:
+        """Count multiply-adds on the shapes of the run's probe batch."""
+        from nasframe.nn.inputs import resized
+        from nasframe.nn.traced import UncountableError, forward_macs, shapes_of
+
+        if self.probe_inputs is None:  # outside of a run
+            inputs = None
+        else:
+            inputs = self.probe_inputs()
+            if inputs is None:  # a recipe is checked without its data
+                return None
+            inputs = resized(inputs, batch, length)
+
+        def count(model: nn.Module) -> float:
+            if how != "matmul":
+                raise UncountableError(f"count: {how} is for encoders alone")
+            if inputs is None:
+                raise UncountableError("outside of a run it has no batches")
+            return forward_macs(model, inputs)
+
+        what = ("macs", () if inputs is None else shapes_of(inputs))
+        return self._counted(what, count, table, space, net, arch)
+
+    def _counted(
+        self,
+        what: Hashable,
+        count: Callable[[nn.Module], float],
+        table: Table,
+        space: Any,
+        net: nn.Module,
+        arch: Arch | None,
+    ) -> float | None:
+        """Count a sub-network's model, by tables if it has some; ``None`` with a notice if it cannot be counted."""
+        from nasframe.nn.traced import UncountableError, has_table
+
+        def cost(model: nn.Module) -> float:
+            return float(table(model).of()) if has_table(model) else count(model)
+
+        try:
+            number: float = self.traced.of_model(what, cost, space, net, arch)
+        except UncountableError as error:
+            if not self._told:
+                self._told = True
+                name = what if isinstance(what, str) else what[0]  # type: ignore[index]
+                self.notify("estimators", f"{name} of {type(net).__name__} cannot be counted: {error}. Reports show –.")
+            return None
+        return number
+
+
+def params(notify: Notify = say) -> Counted:
     """Count every weight that would be saved, tied ones once.
+
+    Args:
+        notify: injected; told if a network cannot be counted.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> params().estimate(None, tiny_net()) == sum(p.numel() for p in tiny_net().parameters())
     True
     """
-    return Counted("parameters", partial(_params, part="all"), heading="params")
+    trace = partial(Tracing(notify).params, "all")
+    return Counted("parameters", partial(_params, part="all"), trace, heading="params")
 
 
-def backbone_params() -> Counted:
-    """Count the weights without the task head; BERT's pooler belongs to the backbone."""
-    return Counted("parameters", partial(_params, part="backbone"), heading="backbone")
-
-
-def encoder_params() -> Counted:
-    """Count the weights of the encoder's layers only."""
-    count_params = partial(_params, part="encoder")
-    return Counted("parameters", count_params, heading="encoder", highlight="encoder parameters")
-
-
-def macs(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
-    """Count the multiply-adds of the matrix products in a forward pass.
+def backbone_params(notify: Notify = say) -> Counted:
+    """Count the weights without the task head; BERT's pooler belongs to the backbone.
 
     Args:
-        batch: number of sequences.
-        length: number of tokens in each.
+        notify: injected; told if a network has no such part.
+    """
+    trace = partial(Tracing(notify).params, "backbone")
+    return Counted("parameters", partial(_params, part="backbone"), trace, heading="backbone")
+
+
+def encoder_params(notify: Notify = say) -> Counted:
+    """Count the weights of the encoder's layers only.
+
+    Args:
+        notify: injected; told if a network has no such part.
+    """
+    count_params = partial(_params, part="encoder")
+    trace = partial(Tracing(notify).params, "encoder")
+    return Counted("parameters", count_params, trace, heading="encoder", highlight="encoder parameters")
+
+
+def macs(
+    batch: Size = 1,
+    length: Size | None = None,
+    count: Counting = "matmul",
+    notify: Notify = say,
+    probe_inputs: ProbeInputs | None = None,
+) -> Counted:
+    """Count the multiply-adds of the matrix products and convolutions in a forward pass.
+
+    Args:
+        batch: number of examples.
+        length: number of tokens in each, if they are sequences; default: 128 for encoders, else the length of the
+            run's probe batch.
         count: ``matmul`` counts like torch's FlopCounterMode; ``torchprofile`` also counts normalisation, like the
             counter behind YOCO-BERT's figures (arXiv 2106.02435).
+        notify: injected; told if a network cannot be counted.
+        probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    count_macs = partial(_macs, batch=batch, length=length, how=count)
-    return Counted("MACs", count_macs, heading="MACs", highlight="MACs")
+    return Counted("MACs", *_macs_of(batch, length, count, notify, probe_inputs), heading="MACs", highlight="MACs")
 
 
-def flops(batch: Size = 1, length: Size = 128, count: Counting = "matmul") -> Counted:
+def flops(
+    batch: Size = 1,
+    length: Size | None = None,
+    count: Counting = "matmul",
+    notify: Notify = say,
+    probe_inputs: ProbeInputs | None = None,
+) -> Counted:
     """Count floating-point operations, two for each multiply-add of ``macs``.
 
     Args:
-        batch: number of sequences.
-        length: number of tokens in each.
+        batch: number of examples.
+        length: see ``macs``.
         count: see ``macs``.
+        notify: injected; told if a network cannot be counted.
+        probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    count_macs = partial(_macs, batch=batch, length=length, how=count)
-    return Counted("FLOPs", count_macs, factor=2.0, heading="FLOPs")
+    return Counted("FLOPs", *_macs_of(batch, length, count, notify, probe_inputs), factor=2.0, heading="FLOPs")
 
 
-def size() -> Counted:
-    """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted."""
-    return Counted("bytes", _size, heading="size")
+def _macs_of(
+    batch: int, length: int | None, how: Counting, notify: Notify, probe_inputs: ProbeInputs | None
+) -> tuple[Any, Any]:
+    """Return the two ways of counting multiply-adds: by tables, and one architecture at a time."""
+    count = partial(_macs, batch=batch, length=length or LENGTH, how=how)
+    trace = partial(Tracing(notify, probe_inputs).macs, batch, length, how)
+    return count, trace
+
+
+def size(notify: Notify = say) -> Counted:
+    """Count the bytes of the saved weights, in the types they have; headers and tokenizer are not counted.
+
+    Args:
+        notify: injected; told if a network cannot be counted.
+    """
+    return Counted("bytes", _size, Tracing(notify).size, heading="size")
 
 
 # Bytes depend on the types of the weights, which an outline does not have.

@@ -120,7 +120,7 @@ class _Fit:
             self.parameters += group["params"]
         self.ledger = Ledger()
         self.selection = Selection(job, self.feed.epoch_length)
-        self.passes = Passes(job, self.device, self.ledger)
+        self.passes = Passes(job, self.device, self.ledger, notify)
         self.checkpoints = Checkpoints(job, self._parts(), writes=self.rank == 0)
 
     def _parts(self) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from annotated_types import Ge, Le
 
+from nasframe.errors import UsageError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
-from nasframe.records import Arch, Natural, Size, arch_id
+from nasframe.records import Arch, Natural, Size, arch_id, sequence_length
 from nasframe.weights import refusal
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ class Latency:
 
     Args:
         batch: number of sequences.
-        length: number of tokens in each; default: 128, or what the network can read if that is less.
+        length: number of tokens in each, if the inputs are sequences of tokens; default: 128 or, if that is less, what
+            the network can read. A network that does not say how much it can read is measured at the length of the
+            run's own batches.
         repeats: timed forward passes.
         warmup: forward passes before them.
         threads: CPU threads; default: torch's setting.
         notify: injected; receives a notice if the network reads less than the default length.
+        probe_inputs: injected; returns the inputs of the run's probe batch, which networks are measured on.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> Latency(repeats=3, length=8).estimate(None, tiny_net()) > 0
@@ -47,6 +52,7 @@ class Latency:
     heading = "latency"
     highlight = "latency"
     sizes_suffice = True
+    reads_weights = True  # what is measured is the finished model itself
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class Latency:
         warmup: Natural = 3,
         threads: Annotated[int, Ge(1), Le(1024)] | None = None,
         notify: Notify = say,
+        probe_inputs: Callable[[], Mapping[str, torch.Tensor] | None] | None = None,
     ) -> None:
         self.batch = batch
         self.length = length
@@ -63,6 +70,7 @@ class Latency:
         self.warmup = warmup
         self.threads = threads
         self._notify = notify
+        self._probe_inputs = probe_inputs
         # Network → id of the sub-network → its measurement.
         self._records: WeakKeyDictionary[nn.Module, dict[str, Measurement]] = WeakKeyDictionary()
 
@@ -101,11 +109,16 @@ class Latency:
         """
         self._length_for(net)
 
-    def _length_for(self, net: nn.Module | Outline) -> int:
-        """Return the tokens in a sequence: the recipe's number, or the default as far as the network can read it."""
-        length = LENGTH if self.length is None else self.length
+    def _length_for(self, net: nn.Module | Outline) -> int | None:
+        """Return the tokens in a sequence: the recipe's number, or the default as far as the network can read it.
+
+        ``None`` is the length of the run's own batches, of a network that does not say what it can read.
+        """
         longest = _longest(net)
-        if longest is None or length <= longest:
+        if longest is None:
+            return self.length
+        length = LENGTH if self.length is None else self.length
+        if length <= longest:
             return length
         if self.length is not None:  # what a recipe says is refused, what is assumed is adapted
             text = f"{length} tokens are more than the network can read. Expected at most {longest}."
@@ -116,14 +129,14 @@ class Latency:
     def _time(self, net: nn.Module) -> Measurement:
         import torch
 
-        length = self._length_for(net)
+        inputs = self._inputs(net)
         threads_before = torch.get_num_threads()
         threads = self.threads or threads_before
         was_training = net.training
         torch.set_num_threads(threads)  # of the whole process, so it is set back
         net.eval()
         try:
-            seconds = self._seconds(net, length)
+            seconds = self._seconds(net, inputs)
         finally:
             torch.set_num_threads(threads_before)
             net.train(was_training)
@@ -134,24 +147,40 @@ class Latency:
         how = {
             "repeats": self.repeats,
             "batch": self.batch,
-            "length": length,
+            "length": sequence_length(inputs),
             "threads": threads,
             "device": str(next(net.parameters()).device),
         }
         return {"median": median, "spread": high - low, "how": how}
 
-    def _seconds(self, net: nn.Module, length: int) -> list[float]:
-        """Time forward passes on random tokens."""
+    def _inputs(self, net: nn.Module) -> Mapping[str, torch.Tensor]:
+        """Return the inputs to measure on: those of the run, or outside of a run invented tokens.
+
+        Raises:
+            UsageError: there are none, or they have no sequences although the recipe gives a length.
+        """
+        from nasframe.nn.inputs import invented, resized
+
+        length = self._length_for(net)
+        inputs = None if self._probe_inputs is None else self._probe_inputs()
+        if inputs is None:
+            inputs = invented(net, self.batch, length or LENGTH)
+            if inputs is None:
+                raise UsageError(
+                    f"latency: a {type(net).__name__} is measured on a run's own batches, and there are none. Expected "
+                    "probe_inputs, a function that returns its inputs."
+                )
+            return inputs
+        if self.length is None and sequence_length(inputs) is None:
+            length = None
+        return resized(inputs, self.batch, length)
+
+    def _seconds(self, net: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[float]:
+        """Time forward passes."""
         import torch
 
-        from nasframe.nn.elastic import base_of
-
         device = next(net.parameters()).device
-        generator = torch.Generator().manual_seed(0)  # torch's own is left as it was
-        ids = torch.randint(1, 100, (self.batch, length), generator=generator)
-        ids %= base_of(net).config.vocab_size  # tiny networks of tests have fewer words
-        ids = ids.to(device)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         seconds = []
         with torch.inference_mode():
             for _ in range(self.warmup + self.repeats):

@@ -222,10 +222,8 @@ def _check_target(target: Path) -> None:
 
 
 def _budgets_of(finished: Finished, request: Request) -> list[Budget]:
-    """Turn a request into budgets; percentages refer to the full network."""
-    full = {}
-    for name in request.costs:
-        full[name] = finished.estimator(name).estimate(finished.space, finished.net, None)
+    """Turn a request into budgets; percentages refer to the super-network's largest architecture."""
+    full = finished.full_costs(request.costs)
     constraints, budgets = parse_limits(request.constraints, request.budgets, full)
     return named_budgets("best", constraints, budgets)
 

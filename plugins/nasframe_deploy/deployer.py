@@ -300,7 +300,7 @@ class Deployer:
             for _ in range(TURNS):
                 for name, model in models.items():
                     advance(done, TURNS * len(models), name)
-                    measurement = measured.estimator.measure(None, model, again=True)
+                    measurement = measured.of_model(model, choices[name].trial.arch)
                     values[name].append(measurement["median"])
                     done += 1
             for name in models:
@@ -329,14 +329,11 @@ class Deployer:
         trial = choice.trial
         names = dict.fromkeys([*budget.bounds, *COMMON_COSTS])
         counted = [name for name in names if name not in self.measured]
-        costs = dict(finished.costs(counted)(trial.arch))
+        costs: dict[str, float] = dict(finished.costs(counted)(trial.arch))  # one that cannot be counted is left out
         for name in self.measured:
             costs[name] = choice.costs[name]
-        shares = {}
-        for name, value in costs.items():
-            full = finished.estimator(name).estimate(finished.space, finished.net, None)
-            if full:
-                shares[name] = value / full
+        full = finished.full_costs(costs)
+        shares = {name: value / full[name] for name, value in costs.items() if full.get(name)}
         is_archived = arch_id(trial.arch) in self.archived
         return DeployedModel(
             name=budget.name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import ends_of
+from nasframe.interfaces import EstimatorTraits, ends_of, traits_of
 from nasframe.records import Arch
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class MeasuredCost:
         values = np.array([self.measure(arch) for arch in archs])
         self.extremes = float(values.min()), float(values.max())
         features = np.array([self._features(arch) for arch in archs])
-        self.scale = np.abs(features).max(0)  # MACs and the constant 1 differ by nine powers of ten
+        largest = np.abs(features).max(0)  # MACs and the constant 1 differ by nine powers of ten
+        self.scale = np.where(largest > 0, largest, 1.0)
         self.weights = np.linalg.lstsq(features / self.scale, values, rcond=None)[0]
         # The fit's own errors say how wrong a prediction may be. Few points flatter them, hence a least slack.
         predictions = np.array([self.predict(arch) for arch in archs])
@@ -69,9 +70,18 @@ class MeasuredCost:
         median: float = measurement["median"]
         return median
 
+    def of_model(self, model: Any, arch: Arch) -> Mapping[str, Any]:
+        """Measure a finished model, as a run does: by itself, or by the architecture that it was extracted at."""
+        if traits_of(EstimatorTraits, self.estimator).reads_weights or self.finished.inputs.is_of_former_api(self.name):
+            measurement: Mapping[str, Any] = self.estimator.measure(None, model, again=True)
+            return measurement
+        measurement = self.estimator.measure(self.finished.space, self.finished.net, arch, again=True)
+        return measurement
+
     def _features(self, arch: Arch) -> list[float]:
+        """Return a constant, and the multiply-adds and parameters; one that cannot be counted explains nothing."""
         costs = self.counted(arch)
-        return [1.0, costs["macs"], costs["params"]]
+        return [1.0, costs.get("macs", 0.0), costs.get("params", 0.0)]
 
 
 def check_measured(budgets: Sequence[Budget], measured: Mapping[str, MeasuredCost]) -> None:

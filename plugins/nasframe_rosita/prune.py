@@ -97,7 +97,7 @@ class ScheduledPrune(Modifier):
         """
         if job.net is None:
             return
-        if job.space is None or job.sampler is not None:
+        if job.space is None or job.arch is None or job.sampler is not None:
             raise UsageError(
                 f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
                 "and 'arch: {}', so that one network is trained through views."

@@ -63,7 +63,10 @@ def costs(net: nn.Module, gates: Sequence[Gated], name: str, job: TrainJob) -> C
     space: Any = AnySizes()
 
     def count(arch: Arch) -> float:
-        return estimator.estimate(space, net, arch)
+        cost = estimator.estimate(space, net, arch)
+        if cost is None:
+            raise UsageError(f"slimming.cost: {name!r} cannot be counted on this network. Expected another cost.")
+        return float(cost)
 
     whole = _full_sizes(net)
     full = count(whole)

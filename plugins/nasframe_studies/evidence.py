@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasframe.records import CostFormat
+from nasframe.records import CostFormat, plus
 from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
 from nasframe.search.pareto import hypervolume
@@ -555,24 +555,30 @@ def _budget_ratios(own: pd.DataFrame, reference: pd.DataFrame) -> tuple[float | 
 
 
 def _ratio(shared: pd.DataFrame) -> float | None:
-    """Divide an arm's MACs by the reference's; ``None`` if no run is shared or the reference computed nothing."""
+    """Divide an arm's MACs by the reference's; ``None`` if no run is shared, or either side's MACs are unknown or 0."""
     macs = shared[BUDGET].astype(float).tolist()
     of_reference = shared[f"{BUDGET}_of_reference"].astype(float).tolist()
     total = sum(of_reference)
-    if not total:
+    if not total or math.isnan(total) or math.isnan(sum(macs)):  # NaN stands for MACs that could not be counted
         return None
     return sum(macs) / total
 
 
 def _mean_of_role(runs: Sequence[RunFacts], arm: str, role: str) -> float | None:
-    macs = [run.ledger[role] for run in runs if run.arm == arm]
-    if not macs:
+    total: float | None = 0.0
+    count = 0
+    for run in runs:
+        if run.arm == arm:
+            total = plus(total, run.ledger[role])
+            count += 1
+    if total is None or not count:
         return None
-    return sum(macs) / len(macs)
+    return total / count
 
 
 def _mean_column(rows: pd.DataFrame, column: str) -> float | None:
-    return _number(rows[column].mean())
+    """Return the mean of a column, ``None`` if one of its numbers is unknown."""
+    return _number(rows[column].astype(float).mean(skipna=False))
 
 
 def _number(value: float) -> float | None:

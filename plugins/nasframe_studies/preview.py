@@ -270,10 +270,10 @@ class _Probe:
             # Without the seed: it changes the weights, and speed does not depend on them.
             key = canonical_json(origin(plan))
             if key not in self.speeds:
-                self.speeds[key] = dryrun.forward_seconds(work)
+                self.speeds[key] = dryrun.forward_seconds(inputs)
             seconds = self.speeds[key]
             # Of each plan by itself, since arms may have other spaces over one model.
-            share = dryrun.mean_share(work)
+            share = dryrun.mean_share(inputs)
         return _Outlook(
             stages=dryrun.describe_stages(plan, work, seconds, share),
             costs=dryrun.ranges(inputs),

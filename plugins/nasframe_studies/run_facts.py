@@ -11,7 +11,7 @@ import yaml
 
 from nasframe.declarations import budget_of
 from nasframe.errors import UsageError
-from nasframe.records import CostFormat, MetricFormat
+from nasframe.records import CostFormat, MetricFormat, plus
 from nasframe.report.read import gather
 from nasframe.search.constraints import Bounds, parse_bounds
 
@@ -63,7 +63,7 @@ class RunFacts:
     arm: str
     task: str
     seed: int
-    ledger: Mapping[str, float]
+    ledger: Mapping[str, float | None]
     front: Sequence[tuple[float, ...]]
     full: Mapping[str, float]
     metric: str
@@ -180,15 +180,15 @@ def _front(search: Mapping[str, Any]) -> list[tuple[float, ...]]:
     return points
 
 
-def _macs(ledger: Iterable[Mapping[str, Any]]) -> float:
-    """Add up the MACs of a ledger's rows."""
-    total: float = 0  # whole numbers stay exact
+def _macs(ledger: Iterable[Mapping[str, Any]]) -> float | None:
+    """Add up the MACs of a ledger's rows; ``None`` if some could not be counted."""
+    total: float | None = 0  # whole numbers stay exact
     for row in ledger:
-        total += row["forward_macs"] + row["backward_macs"]
-    return float(total)
+        total = plus(total, plus(row["forward_macs"], row["backward_macs"]))
+    return None if total is None else float(total)
 
 
-def _macs_by_column(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _macs_by_column(ledger: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     macs = {}
     for column, roles in ROLES.items():
         macs[column] = _macs(row for row in ledger if row["role"] in roles)
@@ -250,8 +250,10 @@ def _scored_trials(report: Mapping[str, Any], stage: str) -> Iterator[tuple[Mapp
         seconds += trial["trial_seconds"] or 0.0  # trials that failed took time as well
         if _is_scored(trial) and trial["examples"] == scored[0]["examples"]:
             count += 1
-            macs = before + spent * count / len(scored)
-            yield trial, {"evaluations": count, "macs": macs, "seconds": seconds}
+            efforts = {"evaluations": count, "seconds": seconds}
+            if before is not None and spent is not None:  # else there is no curve over MACs
+                efforts["macs"] = before + spent * count / len(scored)
+            yield trial, efforts
 
 
 def _is_scored(trial: Mapping[str, Any]) -> bool:
@@ -305,8 +307,8 @@ def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, T
     """Trace what training stages measured on ``select`` against all training so far, in MACs and seconds."""
     by_macs = Trace([], [])
     by_seconds = Trace([], [])
-    # Those of the stages before
-    macs = 0.0
+    # Those of the stages before; MACs are unknown from the first stage on that could not count some.
+    macs: float | None = 0.0
     seconds = 0.0
     for stage in report["stages"]:
         name = stage["name"]
@@ -319,11 +321,12 @@ def _training_curves(report: Mapping[str, Any], metric: str) -> dict[CurveKey, T
             points = ()
         for step, value in points:
             share = step / max(steps, step, 1)  # of the stage's cost, which is spread evenly over its steps
-            by_macs.x.append(macs + share * spent)
-            by_macs.y.append(value)
+            if macs is not None and spent is not None:
+                by_macs.x.append(macs + share * spent)
+                by_macs.y.append(value)
             by_seconds.x.append(seconds + share * stage["run_seconds"])
             by_seconds.y.append(value)
-        macs += spent
+        macs = plus(macs, spent)
         if steps:  # other stages, such as evaluations, are no training
             seconds += stage["run_seconds"]
     traces: dict[CurveKey, Trace] = {}

@@ -88,9 +88,9 @@ class ImportancePrior(Modifier):
     def on_update(self, step: Step) -> None:
         """Add the cost of the scores to the ledger, once."""
         for batch in self.uncounted:
-            examples, length = batch.inputs["input_ids"].shape
-            macs = step.passes.macs(step.job.net, None, examples, length)
-            step.passes.ledger.add("importance", forward_macs=macs, backward_macs=2 * macs, examples=examples)
+            macs = step.passes.batch_macs(step.job.net, None, batch)
+            backward_macs = None if macs is None else 2 * macs
+            step.passes.ledger.add("importance", forward_macs=macs, backward_macs=backward_macs, examples=len(batch))
         self.uncounted = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,8 +154,7 @@ class Probes(Modifier):
 
     def on_update(self, step: Step) -> None:
         """Keep the batch, and make a probe when it is due."""
-        examples, length = step.batch.inputs["input_ids"].shape
-        self.credit += 3 * self.share * step.passes.macs(step.job.net, step.arch, examples, length)
+        self.credit += 3 * self.share * self._effort(step, step.arch, step.batch)
         self.batches.append(step.batch)
         while sum(len(batch) for batch in self.batches[1:]) >= self.examples:
             self.batches.pop(0)
@@ -200,9 +199,13 @@ class Probes(Modifier):
                 divergence = distillation(student, teacher)  # (Y18)
             total = total + divergence * len(batch)
             count += len(batch)
-            examples, length = batch.inputs["input_ids"].shape
-            self.credit -= step.passes.macs(step.job.net, arch, examples, length)
+            self.credit -= self._effort(step, arch, batch)
         return total / count
+
+    def _effort(self, step: Step, arch: Arch | None, batch: Batch) -> float:
+        """Return the multiply-adds of a forward pass; if no pass of this network can be counted, its examples."""
+        macs: float | None = step.passes.batch_macs(step.job.net, arch, batch)
+        return float(len(batch)) if macs is None else macs
 
     def state_dict(self) -> dict[str, Any]:
         """Return the multiply-adds left and the kept batches."""

@@ -1,0 +1,209 @@
+"""Costs of networks that are no slices: counted by running a copy without values, once for each architecture.
+
+Exact tables (:mod:`nasframe.nn.count`) are for networks whose layers can be sliced. Any other network is copied to the
+meta device, where tensors have shapes but no numbers, and torch's FlopCounterMode watches one forward pass of the copy.
+That takes milliseconds, allocates nothing, and leaves the network alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasframe.nn.custom import Described
+from nasframe.nn.elastic import family_of
+from nasframe.records import Arch, Forward, arch_id
+
+META = "meta"
+WHOLE = ""
+"""Stands for the whole network among the architectures of :class:`Traced`."""
+
+
+class UncountableError(Exception):
+    """A forward pass or an extraction that cannot be followed without values; its text says why."""
+
+
+def has_table(net: nn.Module) -> bool:
+    """Tell whether the costs of a network's sub-networks are known exactly, without running any of them.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> has_table(tiny_net()), has_table(nn.Linear(2, 2))
+    (True, False)
+    """
+    try:
+        family_of(net)
+    except TypeError:
+        return False
+    return True
+
+
+def weightless(net: nn.Module) -> nn.Module:
+    """Return a copy of a network in eval mode whose tensors have shapes and no values, on the meta device.
+
+    Weights that the network ties are tied in the copy, too.
+
+    Args:
+        net: the network, which stays as it is.
+
+    >>> weightless(nn.Linear(3, 2)).weight.is_meta
+    True
+    """
+    # Copies of tensors are replaced in advance, so that the values are never copied, not even for a moment.
+    replaced: dict[int, Any] = {}
+    for tensor in itertools.chain(net.parameters(), net.buffers()):
+        shape_only: torch.Tensor = torch.empty_like(tensor, device=META)
+        if isinstance(tensor, nn.Parameter):
+            shape_only = nn.Parameter(shape_only, requires_grad=tensor.requires_grad)
+        replaced[id(tensor)] = shape_only
+    return copy.deepcopy(net, replaced).eval()
+
+
+def forward_macs(forward: Forward, inputs: Mapping[str, torch.Tensor]) -> float:
+    """Return the multiply-adds of the matrix products and convolutions of a forward pass.
+
+    Args:
+        forward: a network on the meta device, or a view of it.
+        inputs: its inputs, on any device; only their shapes and types count.
+
+    Raises:
+        UncountableError: the forward pass depends on values, or does not accept these inputs.
+
+    >>> forward_macs(weightless(nn.Linear(3, 2)), {"input": torch.ones(4, 3)})
+    24.0
+    """
+    shapes = {name: tensor.to(META) for name, tensor in inputs.items()}
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            forward(**shapes)
+    except Exception as error:  # whatever a foreign network raises only means that it cannot be counted
+        raise UncountableError(_reason(error)) from error
+    return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+
+
+def parameters(net: nn.Module) -> float:
+    """Return the number of a network's parameters, tied ones once.
+
+    >>> parameters(nn.Linear(3, 2))
+    8.0
+    """
+    return float(sum(parameter.numel() for parameter in counted(net).parameters()))
+
+
+def size(net: nn.Module) -> float:
+    """Return the bytes of a network's parameters in their present types, tied ones once.
+
+    >>> size(nn.Linear(3, 2))
+    32.0
+    """
+    return float(sum(parameter.numel() * parameter.element_size() for parameter in counted(net).parameters()))
+
+
+def counted(net: nn.Module) -> nn.Module:
+    """Return the part of a network whose parameters count: all of it, unless it says otherwise."""
+    if isinstance(net, Described):
+        return net.counted()
+    return net
+
+
+class Traced:
+    """What is remembered of networks without tables: a weightless copy of each, and numbers by architecture.
+
+    Networks are held weakly, so that they are forgotten when nothing else holds them.
+    """
+
+    def __init__(self) -> None:
+        self._copies: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+        # A number that cannot be counted is remembered by the reason.
+        self._numbers: WeakKeyDictionary[nn.Module, dict[tuple[Any, str], float | str]] = WeakKeyDictionary()
+
+    def macs(self, space: Any, net: nn.Module, arch: Arch | None, inputs: Mapping[str, torch.Tensor]) -> float:
+        """Return the multiply-adds of one forward pass of a sub-network.
+
+        Args:
+            space: the space that the architecture is from.
+            net: the network.
+            arch: the sub-network; ``None`` is the whole network.
+            inputs: one batch; the count is of the whole batch.
+
+        Raises:
+            UncountableError: the forward pass cannot be followed.
+        """
+        shapes = shapes_of(inputs)
+
+        def trace(shapes_only: nn.Module) -> float:
+            forward: Forward = shapes_only
+            if arch is not None:
+                forward = _followed(space.view, shapes_only, arch)
+            return forward_macs(forward, inputs)
+
+        return self._remembered(("macs", shapes), net, arch, trace)
+
+    def of_model(
+        self, what: Hashable, count: Callable[[nn.Module], float], space: Any, net: nn.Module, arch: Arch | None
+    ) -> float:
+        """Return a number of a sub-network's stand-alone model, which is counted without values.
+
+        Args:
+            what: what the number is; it is remembered under this name.
+            count: counts a model on the meta device.
+            space: the space that the architecture is from.
+            net: the network.
+            arch: the sub-network; ``None`` is the whole network.
+
+        Raises:
+            UncountableError: extraction or count cannot be followed.
+        """
+
+        def trace(shapes_only: nn.Module) -> float:
+            if arch is None:
+                return count(shapes_only)
+            try:
+                model = _followed(space.extract, shapes_only, arch)
+            except UncountableError:  # the space looks at values, so they are extracted, too
+                model = weightless(_followed(space.extract, net, arch))
+            return count(model.eval())
+
+        return self._remembered(what, net, arch, trace)
+
+    def _remembered(self, what: Any, net: nn.Module, arch: Arch | None, trace: Any) -> float:
+        """Return a number of a sub-network, or raise as it did the first time."""
+        numbers = self._numbers.setdefault(net, {})
+        key = (what, WHOLE if arch is None else arch_id(arch))
+        if key not in numbers:
+            if net not in self._copies:
+                self._copies[net] = weightless(net)
+            try:
+                numbers[key] = trace(self._copies[net])
+            except UncountableError as error:
+                numbers[key] = str(error)  # the error itself would keep the network alive, by its traceback
+        number = numbers[key]
+        if isinstance(number, str):
+            raise UncountableError(number)
+        return number
+
+
+def shapes_of(inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes of a network's inputs, by which a count of them is remembered."""
+    return tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
+
+
+def _followed(method: Any, net: nn.Module, arch: Arch) -> Any:
+    """Call a space's method on a network without values."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return method(net, arch)
+    except Exception as error:
+        raise UncountableError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return an error as one line."""
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

@@ -1,0 +1,133 @@
+"""Multiply-adds of forward passes for the ledger: of any network, on any batches, and never an error."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nasframe.interfaces import SizedSpace, sizes_of
+from nasframe.notices import Notify, say
+from nasframe.records import Arch, Evaluation, arch_id, sequence_length
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from nasframe.interfaces import SearchSpace, Task
+
+PROBE_EXAMPLES = 8
+"""Examples of the probe batch; a wrong slice shows on any input, and shapes are the same for any number."""
+
+
+def probe_inputs(task: Task) -> dict[str, torch.Tensor]:
+    """Return a task's probe batch: the inputs of its first training batch, the same in every process.
+
+    It shows the shapes that networks are counted and measured on, and models are compared on it.
+    """
+    batch = next(iter(task.train_batches(0, 0, PROBE_EXAMPLES)))
+    return dict(batch.inputs)
+
+
+class MacCounter:
+    """Counts forward passes.
+
+    A network with exact tables is counted at the length of each batch. Any other one is run once for each architecture
+    without values, on the task's probe batch, and what one example takes there counts for every example.
+
+    Args:
+        task: its first training batch is the probe batch.
+        space: the space that architectures are from; ``None`` if there are none.
+        notify: told once if a network cannot be counted.
+        place: what the notice is about.
+
+    >>> from nasframe.testing.toy import ToyTask, tiny_net
+    >>> counter = MacCounter(ToyTask(), None)
+    >>> counter.macs(tiny_net(), None, examples=2, length=5) == 2 * counter.macs(tiny_net(), None, 1, length=5)
+    True
+    """
+
+    def __init__(self, task: Task, space: SearchSpace | None, notify: Notify = say, place: str = "ledger") -> None:
+        from weakref import WeakKeyDictionary
+
+        from nasframe.nn.traced import Traced
+
+        self.task = task
+        self.space = space
+        self.notify = notify
+        self.place = place
+        self._traced = Traced()
+        self._tables: WeakKeyDictionary[nn.Module, dict[int, Any]] = WeakKeyDictionary()  # by length
+        self._told = False
+
+    @functools.cached_property
+    def probe(self) -> Mapping[str, torch.Tensor]:
+        """The inputs of the probe batch."""
+        return probe_inputs(self.task)
+
+    def evaluation(self, net: nn.Module | None, arch: Arch | None, result: Evaluation) -> float | None:
+        """Return the forward multiply-adds of an evaluation; ``None`` if they cannot be counted.
+
+        Args:
+            net: what was evaluated.
+            arch: the sub-network of it; ``None`` is the whole network.
+            result: how many examples and tokens went through.
+        """
+        # A task reports tokens and examples, not the length of each batch, so all count as of the mean length.
+        mean_length = max(1, round(result.tokens / max(result.examples, 1)))
+        length = mean_length if result.tokens > result.examples else None
+        return self.macs(net, arch, result.examples, length)
+
+    def macs(
+        self, net: nn.Module | None, arch: Arch | None, examples: float, length: int | None = None
+    ) -> float | None:
+        """Return the multiply-adds of a forward pass; ``None`` if it cannot be counted.
+
+        Args:
+            net: the network; without one there are no multiply-adds.
+            arch: the sub-network; ``None`` is the whole network.
+            examples: how many examples go through.
+            length: tokens in each, padding included; ``None`` if they are no sequences.
+        """
+        if net is None:
+            return 0.0
+        if self.space is None:
+            arch = None
+        try:
+            return examples * self._of_example(net, arch, length)
+        except Exception as error:  # a count is a remark on the work, and never a reason to end it
+            self._tell(net, arch, str(error))
+            return None
+
+    def _of_example(self, net: nn.Module, arch: Arch | None, length: int | None) -> float:
+        from nasframe.nn.traced import has_table
+
+        if has_table(net) and (arch is None or isinstance(self.space, SizedSpace)):
+            if length is None:
+                length = sequence_length(self.probe) or 1
+            macs: float = self._table(net, length).of(sizes_of(self.space, arch))
+            return macs
+        in_batch = len(next(iter(self.probe.values())))
+        return self._traced.macs(self.space, net, arch, self.probe) / in_batch
+
+    def _table(self, net: nn.Module, length: int) -> Any:
+        """Return the exact costs of one sequence. They are counted once: sizes do not change during a stage."""
+        from nasframe.nn import count
+
+        tables = self._tables.setdefault(net, {})
+        if length not in tables:
+            tables[length] = count.macs(net, 1, length)
+        return tables[length]
+
+    def _tell(self, net: nn.Module, arch: Arch | None, reason: str) -> None:
+        """Report that something cannot be counted, the first time only: the others would have the same reason."""
+        if self._told:
+            return
+        self._told = True
+        what = type(net).__name__
+        if arch is not None:
+            what += f" at {arch_id(arch)}"
+        self.notify(
+            self.place,
+            f"the multiply-adds of {what} cannot be counted without values ({reason}). The ledger shows – for them.",
+        )
