@@ -27,9 +27,18 @@ from nasframe.records import Ref, Translation
 
 INJECTED = frozenset(
     {
-        "domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify", "probe_inputs",
+        "domain",
+        "seed",
+        "costs",
+        "config",
+        "tokenizer",
+        "base",
+        "space",
+        "saved_head",
+        "notify",
+        "probe_inputs",
         "auto_class",
-    }  # fmt: skip
+    }
 )
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})

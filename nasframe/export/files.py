@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
+from nasframe.errors import UsageError
 from nasframe.export import load_transformers
 from nasframe.interfaces import Loading
 from nasframe.records import Arch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasframe.nn.custom import Described
+    from nasframe.nn.elastic import Part
 
 Mode = Literal["stock", "padded", "hetero"]
 FORMAT_VERSION = 1
@@ -199,7 +201,7 @@ def stock_obstacle(model: nn.Module) -> str | None:
     family = sizes["family"]
     if family not in FAMILIES:
         return f"{family} is no class of transformers"
-    heads = getattr(base_of(model).config, FAMILIES[family].heads)
+    heads = FAMILIES[family].sizes(base_of(model).config).heads
     layers = sizes["layers"]
     for index, layer in enumerate(layers):
         if layer["heads"] != heads:
@@ -216,12 +218,19 @@ def stock_obstacle(model: nn.Module) -> str | None:
 def auto_class(stock: type) -> str:
     """Return the name of the auto class that loads a stock class.
 
+    Raises:
+        UsageError: transformers has none.
+
     >>> from transformers import BertForSequenceClassification, BertModel
     >>> auto_class(BertForSequenceClassification), auto_class(BertModel)
     ('AutoModelForSequenceClassification', 'AutoModel')
     """
-    head = stock.__name__.partition("For")[2]
-    return f"AutoModelFor{head}" if head else "AutoModel"
+    from nasframe.hf import auto_classes
+
+    names = auto_classes(stock)
+    if not names:
+        raise UsageError(f"{stock.__name__}: no auto class of transformers loads it. Expected a class that one loads.")
+    return names[0]
 
 
 def modeling_source(stock: type) -> str:
@@ -378,31 +387,36 @@ def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -
 
 def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
-    from torch.nn.functional import pad
-
-    from nasframe.nn.elastic import base_of, family_of
+    from nasframe.nn.elastic import base_of, family_of, layers_of, slices_of
 
     family = family_of(model)
     prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
     layers = f"{prefix}{family.layers}"
     _multiply_out(model, state, prefix, layers)
-    full_sizes = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
-    for layer in range(getattr(config, family.depth)):
-        for path, name, dim, unit in family.slices:
-            key = f"{layers}.{layer}.{path}.{name}"
-            if key not in state:
-                continue
-            tensor = state[key]
-            missing = full_sizes[unit] - tensor.shape[dim]
-            # torch counts from the last dimension backwards, with a number for each of its two ends.
-            dims_behind = tensor.ndim - 1 - dim
-            state[key] = pad(tensor, (0, 0) * dims_behind + (0, missing))
+    full = family.sizes(config)
+    full_units = {"heads": full.heads // full.group, "ffn": full.ffn}
+    for number, layer in enumerate(layers_of(model)):
+        for part in slices_of(family, layer):
+            path = family.maps[part.map].path  # of a product, which is multiplied out by now
+            key = f"{layers}.{number}.{path}.{part.name}"
+            if key in state:
+                state[key] = _padded(state[key], part, full_units[part.unit])
+
+
+def _padded(tensor: torch.Tensor, part: Part, units: int) -> torch.Tensor:
+    """Return a tensor with zeros for the units that a layer lacks."""
+    shape = list(tensor.shape)
+    shape[part.dim] = part.length(units)
+    whole = tensor.new_zeros(shape)
+    own_units = tensor.shape[part.dim] // part.length(1)
+    part.runs(whole, own_units).copy_(part.runs(tensor, own_units))
+    return whole
 
 
 def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layers: str) -> None:
     """Replace the factors of every product in a state by their product, as stock classes have it."""
     from nasframe.nn.blueprint import blueprint
-    from nasframe.nn.elastic import WORD_EMBEDDINGS
+    from nasframe.nn.elastic import family_of
 
     for name in blueprint(model).get("factorized", {}):
         path = f"{layers}.{name}"
@@ -411,7 +425,7 @@ def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layer
         state[f"{path}.weight"] = expand @ reduce
         if f"{path}.expand.bias" in state:
             state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
-    words = f"{prefix}{WORD_EMBEDDINGS}"
+    words = f"{prefix}{family_of(model).words}"
     if f"{words}.table.weight" in state:
         table = state.pop(f"{words}.table.weight")
         project = state.pop(f"{words}.project.weight")

@@ -19,7 +19,7 @@ import torch
 from nasframe.interfaces import is_categorical
 from nasframe.records import Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
-from nasframe.testing.toy import tiny_image_net, tiny_language_net, tiny_net, tiny_tokenizer
+from nasframe.testing.toy import tiny_net, tiny_tokenizer
 
 SPLITS = ("train", "select", "dev")
 Row = tuple[Any, ...]
@@ -267,9 +267,12 @@ class TaskContract(Contract):
         batch = task.train_batches(0, 0, 1)[0]
         pixels = batch.inputs.get("pixel_values")
         if pixels is not None:
-            return tiny_image_net(pixels.shape[1:], outputs)
+            channels, height, width = pixels.shape[1:]
+            patch = 2 if height % 2 == 0 and width % 2 == 0 else 1
+            size = {"image_size": (height, width), "num_channels": channels, "patch_size": patch}
+            return tiny_net("vit", labels=outputs, layers=2, **size)
         if batch.labels.ndim == 2:  # a label for each token
-            return tiny_language_net()
+            return tiny_net("llama", layers=2, head="AutoModelForCausalLM", max_position_embeddings=512)
         return tiny_net(labels=outputs, max_position_embeddings=512)
 
     def rows(self, task: Any, split: str) -> list[Row]:

@@ -153,8 +153,8 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
     for other in job.modifiers:
         if member(other, "elementwise", False):
             raise UsageError(
-                f"{start} {type(other).__name__.lower()}, whose patterns are of neighbouring weights, would not "
-                "follow. Expected it in a later stage: n:m comes after structure."
+                f"{start} {type(other).__name__.lower()}, whose state belongs to single weights, would not follow. "
+                "Expected it in a later stage."
             )
     if any(is_parametrized(module) for module in layers_of(job.net).modules()):
         raise UsageError(

@@ -48,6 +48,7 @@ def register_modifiers(register):
     register("fake_quant", f"{HERE}.fake_quant:FakeQuant")
     register("dropout", f"{HERE}.dropout:Dropout")
     register("ema", f"{HERE}.ema:EMA")
+    register("resort", f"{HERE}.resort:Resort")
 
 
 @hookimpl

@@ -177,12 +177,11 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
         raise UsageError(
             f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
         )
-    # A family has names of its own for these numbers.
-    return {
-        "layers": getattr(config, family.depth),
-        "heads": getattr(config, family.heads),
-        "ffn": getattr(config, family.ffn),
-    }
+    obstacle = family.obstacle(config)
+    if obstacle:
+        raise UsageError(f"{config.model_type}: cannot be sliced: {obstacle}.")
+    sizes = family.sizes(config)  # a family has names of its own for these numbers
+    return {"layers": sizes.layers, "heads": sizes.heads, "ffn": sizes.ffn}
 
 
 def _depths(layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Depth) -> list[list[int]]:
