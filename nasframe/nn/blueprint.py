@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from nasframe.nn.custom import Described, rebuilt
@@ -168,6 +168,17 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
+
+
+def without_weights(config: PreTrainedConfig) -> nn.Module:
+    """Return the network of a configuration without head and values, to count and to compare shapes.
+
+    >>> from transformers import BertConfig
+    >>> without_weights(BertConfig()).encoder.layer[0].output.dense.weight.device
+    device(type='meta')
+    """
+    with torch.device("meta"):
+        return AutoModel.from_config(copy.deepcopy(config)).eval()
 
 
 def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:

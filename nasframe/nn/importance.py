@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nasframe.nn.elastic import Part, family_of, layers_of, slices_of
+from nasframe.nn.elastic import Part, family_of, group_of, layers_of, slices_of
 from nasframe.records import Batch
 
 Scores = dict[str, dict[int, torch.Tensor]]
@@ -214,12 +214,12 @@ class StepEffects:
 
     def __init__(self, net: nn.Module) -> None:
         family = family_of(net)
-        self.head_size = blueprint(net)["head_size"]
         self.entries = _tensors_read(net, {(family.merge, "weight"), (family.shrink, "weight")})
         self.sums: list[torch.Tensor] = []
         self.uses: list[torch.Tensor] = []
         for entry in self.entries:
-            zeros = torch.zeros(self._units(entry), device=entry.linear.weight.device)
+            weight = entry.linear.weight
+            zeros = torch.zeros(weight.shape[entry.part.dim] // entry.part.length(1), device=weight.device)
             self.sums.append(zeros)
             self.uses.append(zeros.clone())
 
@@ -240,14 +240,12 @@ class StepEffects:
         """
         effects = []
         for entry in self.entries:
-            count = used.get(f"{entry.unit}.{entry.layer}", 0)
+            count = used.get(f"{entry.part.unit}.{entry.layer}", 0) // entry.group
             weight = entry.linear.weight
             if not count or weight.grad is None:
                 effects.append(weight.new_zeros(0))
                 continue
-            sums = _row_sums(weight * weight.grad, entry.dim)
-            if entry.unit == "heads":
-                sums = sums.view(-1, self.head_size).sum(1)
+            sums = entry.part.sums(weight * weight.grad)
             effects.append(sums[:count].abs())
         return effects
 
@@ -261,13 +259,8 @@ class StepEffects:
         """Return ``{"heads": {layer: (heads,)}, "ffn": {layer: (neurons,)}}``; 0 for what no step used."""
         scores: Scores = {"heads": {}, "ffn": {}}
         for entry, total, uses in zip(self.entries, self.sums, self.uses, strict=True):
-            _add(scores, entry.unit, entry.layer, total / uses.clamp(min=1))
+            _add(scores, entry.part.unit, entry.layer, total / uses.clamp(min=1))
         return scores
-
-    def _units(self, entry: _Read) -> int:
-        """Return how many heads or neurons a tensor has."""
-        length = entry.linear.weight.shape[entry.dim]
-        return length // self.head_size if entry.unit == "heads" else length
 
 
 def ranked(scores: Scores) -> dict[str, dict[int, torch.Tensor]]:
@@ -357,11 +350,13 @@ class _Read(NamedTuple):
         layer: the layer.
         linear: the linear map that has the tensor.
         part: where the heads or neurons lie in it.
+        group: query heads that are scored together, because they share keys and values; 1 for neurons.
     """
 
     layer: int
     linear: Any
     part: Part
+    group: int
 
 
 def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_Read]:
@@ -374,7 +369,8 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
             linear: Any = layer.get_submodule(part.path)
             stock_path = family.maps[part.map].path
             if (stock_path, part.name) in wanted and getattr(linear, part.name) is not None:
-                entries.append(_Read(i, linear, part))
+                group = group_of(family, layer) if part.unit == "heads" else 1
+                entries.append(_Read(i, linear, part, group))
     return entries
 
 

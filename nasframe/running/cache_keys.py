@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nasframe.plan import aimed_costs, keeps_net
+from nasframe import registry
+from nasframe.interfaces import SpaceTraits, traits_of
+from nasframe.plan import aimed_costs, keeps_net, uses_supernet
 from nasframe.recipe.yaml import dotted
 from nasframe.records import canonical_json
 from nasframe.running.environment import environment
@@ -97,7 +99,7 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
     trains_subnetworks = verb == "train" and bool(options.get("sampler") or options.get("arch"))
     # Only what the verb uses: another budget must not train a super-network again.
     parts: dict[str, Any] = {"stage": stage.name, "verb": verb, "options": options, "seed": plan.seed}
-    if verb in ("search", "extract", "transform") or trains_subnetworks:
+    if verb in ("search", "extract", "transform") or trains_subnetworks or _depends_on_space(plan, verb, options):
         parts["space"] = plan.space
     if options.get("sampler") == "shared":
         parts["sampler"] = plan.sampler
@@ -116,3 +118,17 @@ def definition(plan: Plan, position: int) -> dict[str, Any]:
     with_contents["model"] = without_places(plan.model)
     with_contents["task"] = without_places(plan.task)
     return with_contents
+
+
+def _depends_on_space(plan: Plan, verb: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a stage on the whole network depends on the space: on the super-network that it makes, or its costs.
+
+    A space of slices promises to keep the network, so that recipes with different spaces share their teachers.
+    """
+    if verb != "evaluate" and not (verb == "train" and uses_supernet(verb, options)):
+        return False
+    use = options.get("space") or plan.space
+    if not use:
+        return False
+    name, _ = registry.use_of(use)
+    return not traits_of(SpaceTraits, registry.find("space", name).load()).keeps_net

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, size_of
+from nasframe.interfaces import MeasuredEstimator, SpaceTraits, size_of, traits_of
 from nasframe.plan import needs_space, same_shape
 from nasframe.recipe.preflight import misfits
 from nasframe.running.feasibility import (
@@ -22,6 +23,7 @@ from nasframe.running.feasibility import (
     check_budgets,
     drawn,
     is_counted,
+    is_estimated,
     net_of,
     region_of,
     searches,
@@ -30,6 +32,8 @@ from nasframe.running.feasibility import (
 from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function, full_costs
+from nasframe.stages.views import EXAMPLES, views_fault
+from nasframe.training.macs import probe_inputs
 
 if TYPE_CHECKING:
     from nasframe.plan import PlannedStage
@@ -56,6 +60,7 @@ def preflight(inputs: RunInputs) -> None:
     # Bounds are looked for in domains, so these have to fit first. Sampling comes last because it may measure.
     check_spaces(inputs)
     notify_of_options(inputs)
+    check_views(inputs)
     check_budgets(inputs)
     notify_of_sampled_bounds(inputs)
 
@@ -77,6 +82,37 @@ def check_spaces(inputs: RunInputs) -> None:
             problems.append(f"stages.{stage.name}.{option}: {text}")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def check_views(inputs: RunInputs) -> None:
+    """Make sure that the sub-networks of each space that is searched or sampled differ in what they compute.
+
+    Raises:
+        UsageError: architectures with different costs compute the same; names the stage.
+    """
+    if inputs.work.net is None:
+        return
+    from nasframe.nn.inputs import resized
+
+    checked: list[Any] = []
+    for stage in same_shape(inputs.plan):
+        use = stage.options.get("space") or inputs.plan.space
+        if not needs_space(stage.verb, stage.options) or use in checked:
+            continue
+        checked.append(use)
+        space = space_of(inputs, stage)
+        if traits_of(SpaceTraits, space).views_may_agree:
+            continue
+        net = net_of(inputs, stage, space)
+        named = {"params", "macs", *bounded_costs(inputs.plan, stage)}
+        estimators = {}
+        for name in sorted(named & inputs.estimators.keys()):
+            if is_estimated(inputs.estimators[name]):
+                estimators[name] = inputs.estimators[name]
+        probe = resized(probe_inputs(inputs.work.task), batch=EXAMPLES)
+        fault = views_fault(space, net, cost_function(estimators, space, net), probe)
+        if fault:
+            raise UsageError(f"stages.{stage.name}: space {registry.use_of(use)[0]!r}: {fault}")
 
 
 def notify_of_options(inputs: RunInputs) -> None:

@@ -145,6 +145,8 @@ class ToySpace:
         layers: number of layers of the network.
     """
 
+    keeps_net = True
+
     def __init__(self, layers: int = 3) -> None:
         depths = [list(range(depth)) for depth in range(1, layers + 1)]
         knobs: dict[str, Sequence[Any]] = {"layers": depths}

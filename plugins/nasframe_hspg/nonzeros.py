@@ -25,6 +25,7 @@ class EncoderNonzeros:
     """
 
     unit = "parameters"
+    reads_weights = True  # training and pruning change how many there are
     heading = "encoder nonzeros"
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float:

@@ -27,6 +27,7 @@ class Bits:
 
     unit = "bits"
     heading = "bits"
+    reads_weights = True  # a finished model keeps a record of its own formats
 
     def __init__(
         self,

@@ -74,6 +74,8 @@ class NMBits:
                 knobs[f"{kind}.{i}"] = values
         self.domain = Choices(knobs)
 
+    keeps_net = True
+
     def supernet(self, net: nn.Module) -> nn.Module:
         """Return the network unchanged."""
         return net

@@ -19,6 +19,8 @@ class PictureChannels:
         config: injected; the widths of the network.
     """
 
+    keeps_net = True
+
     def __init__(self, config: Any) -> None:
         widths = {"stem": config.stem, "up": config.up}
         for i, width in enumerate(config.blocks):

@@ -20,8 +20,8 @@ from nasframe.store import RunStore
 from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net, tiny_tokenizer
 from nasframe.weights import quiet
 from nasframe_basics import models
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.models import HF, minilm_l6
+from nasframe_basics.width_depth import WidthDepth
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ print(json.dumps([sum(p.numel() for p in net.bert.parameters()), ids, "gt_all_mi
 
 
 def test_a_model_of_true_sizes_loads_again(tmp_path):
-    net = BertWidthDepth(layers=[2, 3], heads=[2, 4], ffn=[16, 64], config=tiny_net().config)
+    net = WidthDepth(layers=[2, 3], heads=[2, 4], ffn=[16, 64], config=tiny_net().config)
     arch = {"layers": [0, 2], "heads.0": 2, "heads.2": 3, "ffn.0": 16, "ffn.2": 40}
     small = net.extract(tiny_net(), arch)
     export.write(small, None, tmp_path / "small", mode="hetero")

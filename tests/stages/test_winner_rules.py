@@ -203,9 +203,11 @@ def test_in_regression_outputs_are_compared_by_their_squares():
     task = ToyTask(train=512)
     task.labels = None
     nets = {number: tiny_net(seed=number, labels=1) for number in range(3)}
-    agreement = Agreement(
-        task, "t", Candidate(nets[0], nets[0], None), lambda arch: Candidate(nets[arch["k"]], nets[arch["k"]], None)
-    )
+
+    def candidate(arch):
+        return Candidate(nets[arch["k"]], lambda result: 0.0)
+
+    agreement = Agreement(task, "t", candidate({"k": 0}), candidate)
     inputs = task.batch("select", np.arange(128)).inputs
     with torch.no_grad():
         outputs = {number: net(**inputs).logits.double() for number, net in nets.items()}
