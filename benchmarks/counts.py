@@ -29,7 +29,7 @@ def exactness(archs: int) -> None:
         hidden_size=64, num_hidden_layers=4, num_attention_heads=8, intermediate_size=128, attn_implementation="eager"
     )
     net, rng = BertForSequenceClassification(config).eval(), np.random.default_rng(0)
-    space = nf.make("space", "bert_width_depth", layers=[1, 2, 3, 4], heads=range(9), ffn=range(129), config=config)
+    space = nf.make("space", "width_depth", layers=[1, 2, 3, 4], heads=range(9), ffn=range(129), config=config)
     params, macs = nf.make("estimator", "params"), nf.make("estimator", "macs", batch=2, length=16)
     ids, wrong = torch.ones(2, 16, dtype=torch.long), {"params": 0, "macs": 0}
     for _ in range(archs):
@@ -47,7 +47,7 @@ def rate(repeats: int = 5, archs: int = 20_000) -> None:
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     with torch.device("meta"):
         net = BertForSequenceClassification(config)
-    space = nf.make("space", "bert_width_depth", layers=[3, 4, 5, 6], heads=[4, 8, 12], ffn=[256, 512, 1024, 1536])
+    space = nf.make("space", "width_depth", layers=[3, 4, 5, 6], heads=[4, 8, 12], ffn=[256, 512, 1024, 1536])
     estimators = {name: nf.make("estimator", name) for name in ("params", "macs")}
     costs, rng = cost_function(estimators, space, net), np.random.default_rng(0)
     drawn = [space.domain.sample(rng) for _ in range(archs)]

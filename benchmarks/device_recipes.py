@@ -76,14 +76,14 @@ KD = {"use": "kd", "teacher": "teacher", "temperature": 2, "weight": 0.7}
 EVALUATE = {"split": "dev", "models": ["teacher", "best@*"], "costs": ["params", "encoder_params", "macs"]}
 GRID_DEPTHS, GRID_WIDTHS = (3, 4, 5, 6), (0.25, 0.5, 0.75, 1.0)
 GRID_SPACE = {
-    "use": "bert_width_depth",
+    "use": "width_depth",
     "layers": list(GRID_DEPTHS),
     "depth": "spread",
     "heads": [3, 6, 9, 12],
     "ffn": [358, 764, 1148, 1536],  # a little below the shares, so that 3 layers of a quarter are within 12 %
 }
 UNIFORM_SPACE: dict[str, Any] = {
-    "use": "bert_width_depth",
+    "use": "width_depth",
     "layers": [[0, 2, 5], [0, 2, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]],
     "heads": [2, 4, 8, 12],
     "ffn": [192, 384, 768, 1152, 1536],
@@ -209,7 +209,7 @@ def rosita(devices: int) -> Recipe:
         options = {
             "name": width,
             "from": "shallow",
-            "space": "bert_width_depth",
+            "space": "width_depth",
             "arch": {},
             "epochs": rounded(epochs),
             "learning_rate": RATES["rosita"],
@@ -268,7 +268,7 @@ def single(
     content = {
         "extends": "../_base/minilm_equal.yaml",
         "name": f"devices-{name}",
-        "space": "bert_width_depth",
+        "space": "width_depth",
         "budgets": budgets_of(devices),
     }
     smoke = {"task.train_limit": 96, "stages.teacher.max_steps": 3, **smoke}

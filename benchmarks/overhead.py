@@ -23,9 +23,9 @@ from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask
 from nasframe.training import optim
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import RandomSampler
+from nasframe_basics.width_depth import WidthDepth
 
 TARGET = 0.03
 
@@ -88,7 +88,7 @@ def main() -> None:
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     torch.manual_seed(0)
     net = BertForSequenceClassification(config)
-    space = BertWidthDepth(layers=[3, 4, 5, 6], heads=[4, 8, 12], ffn=[256, 512, 1024, 1536], config=config)
+    space = WidthDepth(layers=[3, 4, 5, 6], heads=[4, 8, 12], ffn=[256, 512, 1024, 1536], config=config)
     sampler = RandomSampler(space.domain, seed=0)
     task = ToyTask(train=32 * args.steps, length=args.length)
     task.data = {name: np.random.default_rng(0).integers(1, 30_000, rows.shape) for name, rows in task.data.items()}

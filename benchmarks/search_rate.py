@@ -70,7 +70,7 @@ class Bench:
         self.examples, self.folder = self.task.sizes["select"], folder
         self.net = minilm(len(tokenizer)).eval()
         self.space = nf.make(
-            "space", "bert_width_depth", config=self.net.config, layers=[3, 4, 5, 6], heads=[4, 8, 12],
+            "space", "width_depth", config=self.net.config, layers=[3, 4, 5, 6], heads=[4, 8, 12],
             ffn=[384, 768, 1152, 1536],
         )  # fmt: skip
         self.rng = np.random.default_rng(0)

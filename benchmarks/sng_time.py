@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     arguments = parser.parse_args()
-    space = nf.make("space", "bert_width_depth", layers=[6, 8, 10, 12], heads=[4, 8, 12], ffn=[512, 768, 1024, 3072])
+    space = nf.make("space", "width_depth", layers=[6, 8, 10, 12], heads=[4, 8, 12], ffn=[512, 768, 1024, 3072])
     print(
         f"{'knobs':>5}  {'sampler':<18} {'first 1,000':>12} {'last 1,000':>12} {'kept at 1,000':>14} {'at the end':>11}"
     )

@@ -18,7 +18,7 @@ name: demo
 seed: 3
 model: minilm-l6
 task: {use: package_docs}
-space: {use: bert_width_depth, layers: [3, 4, 5, 6], heads: [4, 8, 12], ffn: [256, 512, 1024, 1536]}
+space: {use: width_depth, layers: [3, 4, 5, 6], heads: [4, 8, 12], ffn: [256, 512, 1024, 1536]}
 budgets: {encoder_params: ["75%", "50%", "30%"]}
 stages:
 - train: {name: teacher, save_as: teacher}

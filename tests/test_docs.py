@@ -100,7 +100,7 @@ name: quickstart
 seed: 0
 model: {{use: hf, path: {folder}/tiny}}
 task: {{use: text_classification, train: {folder}/reviews.csv, text: review, label: stars, max_length: 12}}
-space: {{use: bert_width_depth, layers: [1, 2, 3], heads: [1, 2, 4], ffn: [8, 16, 32]}}
+space: {{use: width_depth, layers: [1, 2, 3], heads: [1, 2, 4], ffn: [8, 16, 32]}}
 budgets: {{encoder_params: ["75%", "50%", "30%"]}}
 stages:
   - train: {{save_as: teacher, max_steps: 4, learning_rate: 1e-3}}

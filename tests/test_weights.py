@@ -13,13 +13,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 from nasframe.errors import UsageError
 from nasframe.nn.elastic import FAMILIES
-from nasframe.testing.toy import tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_net
 from nasframe.weights import Source, find_files, fit, load, quiet, read_headers
 
 AUTO = AutoModelForSequenceClassification
-DEPTH = {name: family.depth for name, family in FAMILIES.items()}
-WIDTH = {name: family.ffn for name, family in FAMILIES.items()}
-LAYERS = {name: f"{name}.{family.layers}" for name, family in FAMILIES.items()}
+DEPTH = {name: FAMILIES[name].depth for name in ENCODERS}
+WIDTH = {name: FAMILIES[name].ffn for name in ENCODERS}
+LAYERS = {name: f"{name}.{FAMILIES[name].layers}" for name in ENCODERS}
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -27,7 +27,7 @@ WORDS = "embeddings.word_embeddings.weight"
 def saved(tmp_path_factory):
     """Family → a directory with its net, and the tensors in it."""
     found = {}
-    for family in FAMILIES:
+    for family in ENCODERS:
         folder = tmp_path_factory.mktemp("saved") / family
         with quiet():
             tiny_net(family).save_pretrained(folder)
@@ -64,7 +64,7 @@ def refused(folder, *words, headers=True):
         assert str(error.value) == "\n".join(by_headers(folder))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_whole_checkpoint_is_loaded_as_it_is(saved, family):
     folder, own = saved[family]
     loaded = load(AUTO, Source(str(folder)))
@@ -73,7 +73,7 @@ def test_a_whole_checkpoint_is_loaded_as_it_is(saved, family):
     assert all(torch.equal(own[name], tensor) for name, tensor in loaded.net.state_dict().items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("prefix", ["module.", "student.", "bart."])
 def test_another_prefix_is_refused_and_named(saved, tmp_path, family, prefix):
     folder = changed(saved, tmp_path, family, lambda own: {prefix + name: value for name, value in own.items()})
@@ -89,7 +89,7 @@ def test_another_familys_prefix_is_refused(saved, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_layers_that_are_missing_or_left_over_are_refused(saved, tmp_path, family):
     deep = changed(saved, tmp_path / "deep", family, **{DEPTH[family]: 5})
     refused(deep, f"lacks {LAYERS[family]}.3.", "config.json says 5 layers, the file has 3")
@@ -104,7 +104,7 @@ def test_left_over_layers_are_found_without_the_familys_prefix(saved, tmp_path):
     refused(changed(saved, tmp_path, "bert", bare, num_hidden_layers=2), "has 3 layers (encoder.layer.2.")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_other_shapes_are_refused_with_both(saved, tmp_path, family):
     wide = changed(saved, tmp_path / "wide", family, **{WIDTH[family]: 48})
     refused(wide, f"{LAYERS[family]}.0.", "(64, 32) in the file, (48, 32) by config.json", "and 6 more")

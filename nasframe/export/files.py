@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
+from nasframe.errors import UsageError
 from nasframe.records import Arch
 from nasframe.report.format import metric_format, metric_formats, titled
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nasframe.nn.elastic import Part
+
 Mode = Literal["stock", "padded", "hetero"]
 FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
 """Field of the configuration, one number a layer → name of the size in a blueprint's layers."""
-RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
+RECORD = ("head_size", "embedding_rank", "head_order", "factorized", "kept_layers")
 """Further fields of the configuration of a ``hetero`` model."""
 
 
@@ -99,13 +102,15 @@ def stock_obstacle(model: nn.Module) -> str | None:
     family = sizes["family"]
     if family not in FAMILIES:
         return f"{family} is no class of transformers"
-    heads = getattr(base_of(model).config, FAMILIES[family].heads)
+    heads = FAMILIES[family].sizes(base_of(model).config).heads
     layers = sizes["layers"]
     for index, layer in enumerate(layers):
         if layer["heads"] != heads:
             return f"layer {index} has {layer['heads']} heads, but hidden size / head size is {heads}"
         if layer["ffn"] != layers[0]["ffn"] or not layer["ffn"]:
             return f"layer {index} has {layer['ffn']} neurons, layer 0 has {layers[0]['ffn']}"
+    for name in sizes.get("head_order", {}):
+        return f"layer {name.partition('.')[0]} has its heads in another order than the table of heads"
     for name, rank in sizes.get("factorized", {}).items():
         return f"{name} is a product of rank {rank}"
     if sizes["embedding_rank"]:
@@ -116,12 +121,19 @@ def stock_obstacle(model: nn.Module) -> str | None:
 def auto_class(stock: type) -> str:
     """Return the name of the auto class that loads a stock class.
 
+    Raises:
+        UsageError: transformers has none.
+
     >>> from transformers import BertForSequenceClassification, BertModel
     >>> auto_class(BertForSequenceClassification), auto_class(BertModel)
     ('AutoModelForSequenceClassification', 'AutoModel')
     """
-    head = stock.__name__.partition("For")[2]
-    return f"AutoModelFor{head}" if head else "AutoModel"
+    from nasframe.hf import auto_classes
+
+    names = auto_classes(stock)
+    if not names:
+        raise UsageError(f"{stock.__name__}: no auto class of transformers loads it. Expected a class that one loads.")
+    return names[0]
 
 
 def modeling_source(stock: type) -> str:
@@ -172,6 +184,7 @@ def card_text(
         card: ``model`` (where the weights come from), ``task``, ``metrics`` (name → value), ``data``; all optional.
         facts: what plugins say about the network; text and numbers are written.
     """
+    import transformers
     import yaml
     from jinja2 import Environment, PackageLoader
 
@@ -189,7 +202,7 @@ def card_text(
     measured = {}
     for metric, value in metrics.items():
         measured[titled(metric, metric_format(formats, metric))] = value
-    _, separator, head_name = sizes["model"].partition("For")
+    auto = auto_class(getattr(transformers, sizes["model"]))
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(
         head=yaml.safe_dump(head, sort_keys=False),
@@ -200,7 +213,7 @@ def card_text(
         card=card,
         measured=measured,
         facts=facts or {},
-        auto=f"AutoModel{separator}{head_name}",
+        auto=auto,
         flag=", trust_remote_code=True" if mode == "hetero" else "",
     )
 
@@ -275,31 +288,46 @@ def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -
 
 def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
-    from torch.nn.functional import pad
-
-    from nasframe.nn.elastic import base_of, family_of
+    from nasframe.nn.elastic import base_of, family_of, head_order, layers_of, slices_of
 
     family = family_of(model)
     prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
     layers = f"{prefix}{family.layers}"
     _multiply_out(model, state, prefix, layers)
-    full_sizes = {"heads": config.hidden_size, "ffn": getattr(config, family.ffn)}
-    for layer in range(getattr(config, family.depth)):
-        for path, name, dim, unit in family.slices:
-            key = f"{layers}.{layer}.{path}.{name}"
-            if key not in state:
-                continue
-            tensor = state[key]
-            missing = full_sizes[unit] - tensor.shape[dim]
-            # torch counts from the last dimension backwards, with a number for each of its two ends.
-            dims_behind = tensor.ndim - 1 - dim
-            state[key] = pad(tensor, (0, 0) * dims_behind + (0, missing))
+    full = family.sizes(config)
+    full_units = {"heads": full.heads // full.group, "ffn": full.ffn}
+    for number, layer in enumerate(layers_of(model)):
+        order = head_order(family, layer)
+        for part in slices_of(family, layer):
+            path = family.maps[part.map].path  # of a product, which is multiplied out by now
+            key = f"{layers}.{number}.{path}.{part.name}"
+            if key in state:
+                places = order if part.unit == "heads" else None
+                state[key] = _padded(state[key], part, full_units[part.unit], places)
+
+
+def _padded(tensor: torch.Tensor, part: Part, total: int, places: Sequence[int] | None) -> torch.Tensor:
+    """Return a tensor with zeros for the units that a layer lacks.
+
+    Args:
+        tensor: the layer's tensor.
+        part: where its units are.
+        total: units of the full layer.
+        places: the place of each unit among all; default: they are the first ones.
+    """
+    import torch
+
+    shape = list(tensor.shape)
+    shape[part.dim] = part.length(total)
+    own_units = tensor.shape[part.dim] // part.length(1)
+    units = torch.arange(own_units) if places is None else torch.tensor(places)
+    return tensor.new_zeros(shape).index_copy(part.dim, part.entries(units, total), tensor)
 
 
 def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layers: str) -> None:
     """Replace the factors of every product in a state by their product, as stock classes have it."""
     from nasframe.nn.blueprint import blueprint
-    from nasframe.nn.elastic import WORD_EMBEDDINGS
+    from nasframe.nn.elastic import family_of
 
     for name in blueprint(model).get("factorized", {}):
         path = f"{layers}.{name}"
@@ -308,7 +336,7 @@ def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layer
         state[f"{path}.weight"] = expand @ reduce
         if f"{path}.expand.bias" in state:
             state[f"{path}.bias"] = state.pop(f"{path}.expand.bias")
-    words = f"{prefix}{WORD_EMBEDDINGS}"
+    words = f"{prefix}{family_of(model).words}"
     if f"{words}.table.weight" in state:
         table = state.pop(f"{words}.table.weight")
         project = state.pop(f"{words}.project.weight")

@@ -28,15 +28,19 @@ class Kept(NamedTuple):
     ffn: int
 
 
-def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list[Kept]:
+def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any], group: int = 1) -> list[Kept]:
     """Return the layers that a sub-network keeps; see :func:`nasframe.nn.slices.kept_layers`.
 
     Args:
         full: ``{"heads", "ffn"}`` of each of the network's layers.
         sizes: the sub-network's sizes.
+        group: the query heads that share one head of keys and values, which stay or go together.
 
     Raises:
-        SliceError: an unknown key, a layer twice or out of order, or a size beyond the network's.
+        SliceError: an unknown key, a layer twice or out of order, a size beyond the network's, or part of a group.
+
+    >>> kept_of([{"heads": 6, "ffn": 8}], {"heads.0": 4}, group=2)
+    [Kept(position=0, heads=4, ffn=8)]
     """
     flat = _flat(sizes)
     flat.pop(RANK, None)
@@ -54,9 +58,21 @@ def kept_of(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> list
             count = flat.get(f"{unit}.{position}", most)
             if not isinstance(count, int) or not 0 <= count <= most:
                 raise SliceError(f"{unit}.{position}: {count!r} is not in the network. Expected 0 … {most}.")
+            if unit == "heads" and count % group:
+                raise SliceError(f"heads.{position}: {group_problem(count, most, group)}")
             counts[unit] = count
         kept.append(Kept(position, counts["heads"], counts["ffn"]))
     return kept
+
+
+def group_problem(count: int, most: int, group: int) -> str:
+    """Return the reason why a number of query heads is not one of whole groups.
+
+    >>> group_problem(3, 8, 2)
+    '3 heads are not whole groups of 2, which share keys and values. Expected one of 0, 2, 4, 6, 8.'
+    """
+    allowed = ", ".join(map(str, range(0, most + 1, group)))
+    return f"{count} heads are not whole groups of {group}, which share keys and values. Expected one of {allowed}."
 
 
 def _check_names(full: Sequence[Mapping[str, int]], sizes: Mapping[str, Any]) -> None:
@@ -108,7 +124,10 @@ def _flat(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LayerCost(NamedTuple):
-    """The cost of a kept layer without heads and neurons, and the cost of each head and of each neuron in it."""
+    """The cost of a kept layer without heads and neurons, and the cost of each head and of each neuron in it.
+
+    If query heads share keys and values in groups, ``head`` is the cost of a group.
+    """
 
     fixed: float
     head: float
@@ -123,6 +142,7 @@ class Additive:
         base: the cost of all that every sub-network has, the whole word embedding included.
         layers: the costs of each layer.
         rank: the word embedding's rank (``None`` if it is not factorised), and the cost of one of its columns.
+        group: the query heads that share one head of keys and values; a layer's ``head`` is then the cost of a group.
     """
 
     def __init__(
@@ -131,8 +151,10 @@ class Additive:
         base: float,
         layers: Sequence[LayerCost],
         rank: tuple[int | None, float] = (None, 0.0),
+        group: int = 1,
     ) -> None:
         self.full = full
+        self.group = group
         self.base = base
         self.layers = layers
         self.rank, self.column = rank
@@ -154,14 +176,14 @@ class Additive:
         if cost_of_canonical is not None:
             return cost_of_canonical
         sizes = arch or {}
-        kept = kept_of(self.full, sizes)
+        kept = kept_of(self.full, sizes, self.group)
         # These layers have passed the checks, so that from now on architectures of them take the quick way.
         positions = tuple(layer.position for layer in kept)
         self._rows_of[positions] = [self._rows[position] for position in positions]
         total = self.base
         for layer in kept:
             cost = self.layers[layer.position]
-            total += cost.fixed + layer.heads * cost.head + layer.ffn * cost.neuron
+            total += cost.fixed + layer.heads // self.group * cost.head + layer.ffn * cost.neuron
         # The base includes the whole embedding, so that networks without factors need no case of their own.
         dropped_columns = (self.rank or 0) - (kept_rank(self.rank, sizes) or 0)
         return total - dropped_columns * self.column
@@ -173,6 +195,7 @@ class Additive:
         raises an error here, and the caller then reads the architecture with care.
         """
         total = self.base
+        group = self.group
         try:
             rows = self._rows_of[tuple(arch["layers"])]  # type: ignore[index]
             is_inside = len(arch) == 1 + 2 * len(rows)  # type: ignore[arg-type]
@@ -180,6 +203,9 @@ class Additive:
                 heads = arch[head_knob]  # type: ignore[index]
                 ffn = arch[ffn_knob]  # type: ignore[index]
                 is_inside = is_inside and 0 <= heads <= most_heads and 0 <= ffn <= most_ffn
+                if group != 1:  # a division for each layer would cost the others time
+                    heads, rest = divmod(heads, group)
+                    is_inside = is_inside and not rest
                 total += fixed + heads * head + ffn * neuron
         except (KeyError, TypeError):
             return None
@@ -197,7 +223,7 @@ class Additive:
         for i, (cost, full) in enumerate(zip(self.layers, self.full, strict=True)):
             layer = cost.fixed
             if f"heads.{i}" not in knobs:
-                layer += full["heads"] * cost.head
+                layer += full["heads"] // self.group * cost.head
             if f"ffn.{i}" not in knobs:
                 layer += full["ffn"] * cost.neuron
             fixed.append(layer)
@@ -227,5 +253,6 @@ class Additive:
         if unit not in ("heads", "ffn"):  # such as a format, which changes no size
             return [0.0] * len(values)
         layer = self.layers[int(position)]
-        each = layer.head if unit == "heads" else layer.neuron
-        return [value * each for value in values]
+        if unit == "heads":
+            return [value // self.group * layer.head for value in values]
+        return [value * layer.neuron for value in values]

@@ -13,20 +13,22 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from nasframe.nn.custom import Described, rebuilt
 from nasframe.nn.elastic import (
     FAMILIES,
-    WORD_EMBEDDINGS,
     FactorizedEmbedding,
     FactorizedLinear,
     base_of,
     family_name,
+    head_order,
+    layer_sizes,
     layers_of,
     resize,
     stock_class,
+    words_of,
 )
 
 
@@ -34,12 +36,14 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     """Return a network's sizes, read from its modules.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, with or without a head, of any sizes per layer; a network of
-            another kind describes its sizes itself (``nasframe.nn.custom``).
+        net: a model of one of the families in ``FAMILIES``, with or without a head, of any sizes per layer; a network
+            of another kind describes its sizes itself (``nasframe.nn.custom``).
 
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
-        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); if there are any, ``factorized``
+        each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); if there are any, ``group`` (how many
+        query heads share one head of keys and values), ``head_order`` (``"layer.heads"`` → the columns of a table of
+        heads that all layers share, in the order of the layer's heads), ``factorized``
         (``"layer.map"`` → rank of each linear map that is a product of two) and ``quantised`` (matrix →
         ``{"bits", "n", "m"}``, see ``nasframe.nn.formats``).
 
@@ -53,20 +57,26 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     name = family_name(net)
     family = FAMILIES[name]
     # From the modules and not from the configuration, which does not know of layers that differ.
-    layers = []
-    for layer in layers_of(net):
-        heads = getattr(layer.get_submodule(family.attention), family.count)
-        neurons = layer.get_submodule(family.widen).out_features
-        layers.append({"heads": heads, "ffn": neurons})
+    layers = [layer_sizes(family, layer) for layer in layers_of(net)]
     base = base_of(net)
-    words = base.get_submodule(WORD_EMBEDDINGS)
+    uniform = family.sizes(base.config)
+    words = words_of(net)
     sizes = {
         "family": name,
         "model": stock_class(net).__name__,
         "layers": layers,
-        "head_size": base.config.hidden_size // getattr(base.config, family.heads),
+        "head_size": uniform.head_size,
         "embedding_rank": words.rank if isinstance(words, FactorizedEmbedding) else None,
     }
+    if uniform.group > 1:
+        sizes["group"] = uniform.group
+    orders = {}
+    for i, layer in enumerate(layers_of(net)):
+        order = head_order(family, layer)
+        if order is not None:
+            orders[f"{i}.heads"] = order
+    if orders:
+        sizes["head_order"] = orders
     products = {}
     for path, module in layers_of(net).named_modules():
         if isinstance(module, FactorizedLinear):
@@ -101,11 +111,11 @@ def kept_maps(named: Mapping[str, Any], positions: Sequence[int]) -> dict[str, A
 def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
     """Return a copy of a configuration with a blueprint's depth, largest FFN width and record of formats.
 
-    The number of heads stays the full network's, because transformers computes the size of a head from it.
+    The number of heads stays the full network's, because transformers computes the size of a head from it. Of the
+    fields that list an entry for each layer, the first entries stay; see :func:`config_of_layers` for other layers.
     """
     family = FAMILIES[sizes["family"]]
-    config = copy.deepcopy(config)
-    setattr(config, family.depth, len(sizes["layers"]))
+    config = config_of_layers(config, sizes["family"], range(len(sizes["layers"])))
     widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
     if widest:  # if no layer has neurons, the field keeps its value
         setattr(config, family.ffn, widest)
@@ -114,6 +124,29 @@ def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedC
     if record:
         config.quantised = copy.deepcopy(record)
     return config
+
+
+def config_of_layers(config: PreTrainedConfig, family: str, positions: Sequence[int]) -> PreTrainedConfig:
+    """Return a copy of a configuration for some of a network's layers.
+
+    Args:
+        config: the network's configuration.
+        family: its row in ``FAMILIES``.
+        positions: the layers that stay, ascending.
+
+    >>> from transformers import Qwen2Config
+    >>> config = Qwen2Config(num_hidden_layers=3, use_sliding_window=True, max_window_layers=1)
+    >>> config_of_layers(config, "qwen2", [0, 2]).layer_types
+    ['full_attention', 'sliding_attention']
+    """
+    row = FAMILIES[family]
+    kept = copy.deepcopy(config)
+    for name in row.per_layer:
+        entries = getattr(config, name, None)
+        if entries is not None:
+            setattr(kept, name, [entries[position] for position in positions])
+    setattr(kept, row.depth, len(positions))
+    return kept
 
 
 def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | torch.device = "meta") -> nn.Module:
@@ -136,17 +169,25 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
     >>> build(net.config, sizes).bert.encoder.layer[0].intermediate.dense
     Linear(in_features=32, out_features=17, bias=True)
     """
-    family = FAMILIES[blueprint["family"]]
-    if config.hidden_size != blueprint["head_size"] * getattr(config, family.heads):
-        raise ValueError(
-            f"head_size: {blueprint['head_size']} is not the configuration's. "
-            f"Expected {config.hidden_size} / {getattr(config, family.heads)}."
-        )
+    head_size = FAMILIES[blueprint["family"]].sizes(config).head_size
+    if blueprint["head_size"] != head_size:
+        raise ValueError(f"head_size: {blueprint['head_size']} is not the configuration's. Expected {head_size}.")
     cls = getattr(transformers, blueprint["model"])
     # All layers are made at the configuration's one size, then each is resized to its own.
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
+
+
+def without_weights(config: PreTrainedConfig) -> nn.Module:
+    """Return the network of a configuration without head and values, to count and to compare shapes.
+
+    >>> from transformers import BertConfig
+    >>> without_weights(BertConfig()).encoder.layer[0].output.dense.weight.device
+    device(type='meta')
+    """
+    with torch.device("meta"):
+        return AutoModel.from_config(copy.deepcopy(config)).eval()
 
 
 def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:

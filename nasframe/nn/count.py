@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.initialization import no_init_weights
 
+from nasframe.errors import UsageError
 from nasframe.nn.additive import RANK, Additive, LayerCost
 from nasframe.nn.blueprint import blueprint, build
 from nasframe.nn.custom import Described
-from nasframe.nn.elastic import WORD_EMBEDDINGS, Family, base_of, family_of, layers_of, slices_of
+from nasframe.nn.elastic import FamilyRow, base_of, family_of, layers_of, slices_of, words_of
 from nasframe.nn.slices import weights
 from nasframe.records import Arch
 
@@ -52,15 +55,16 @@ def macs(
 ) -> Additive:
     """Return the count of multiply-adds of one forward.
 
-    A layer of ``a`` attention columns (heads x head size) and ``f`` neurons, at width ``d`` and length ``S``, has
-    ``4 S d a + 2 S² a + 2 S d f`` (projections, scores and their application, feed-forward); a map that is a product of
-    rank ``r`` has ``S r (d + a)`` or ``S r (d + f)``. The parts outside the layers are counted by running the network
-    without layers and without weights.
+    A layer of BERT with ``a`` attention columns (heads x head size) and ``f`` neurons, at width ``d`` and length ``S``,
+    has ``4 S d a + 2 S² a + 2 S d f`` (projections, scores and their application, feed-forward); a map that is a
+    product of rank ``r`` has ``S r (d + a)`` or ``S r (d + f)``. Other families have more or fewer projections, which
+    their slice map lists. The parts outside the layers are counted by running the network without layers and without
+    weights.
 
     Args:
         net: the network.
         batch: number of sequences.
-        length: tokens in each, padding included.
+        length: tokens in each, padding included; images always have as many as their size gives.
         count: ``matmul`` counts matrix products, as torch's FlopCounterMode does (whose FLOPs are twice this; it
             overlooks the fused attention kernel of CPUs, which eager attention or the meta device avoid).
             ``torchprofile`` adds what the counter behind YOCO-BERT's figures (arXiv 2106.02435) adds: ``S d`` for
@@ -73,45 +77,97 @@ def macs(
     """
     if isinstance(net, Described):
         return Additive([], net.forward_macs(batch), [])
-    base_net = base_of(net)
+    family = family_of(net)
     sizes = blueprint(net)
-    width = base_net.config.hidden_size
-    tokens = batch * length
+    width = base_of(net).config.hidden_size
+    tokens = tokens_of(net, length)
     # torchprofile counts an addition for each normalised number.
-    norm = tokens if count == "torchprofile" else 0
+    norm = batch * tokens if count == "torchprofile" else 0
     costs = []
     for layer in layers_of(net):
-        fixed, column, neuron = _products(layer, family_of(net))
-        # The scores and their application, 2 S² a, belong to the heads, though they are products of no weights.
-        head = sizes["head_size"] * (column * length + 2 * length**2)
-        always = 2.0 * norm * width + tokens * fixed  # a layer has two normalisations
-        costs.append(LayerCost(always, batch * head, tokens * neuron))
-    once, per_token = _outside(net)
-    embedding_width = base_net.embeddings.LayerNorm.normalized_shape[0]
-    base = batch * (once + per_token * length) + norm * (embedding_width + 1)
+        fixed, group_products, neuron = _products(layer, family)
+        # The scores and their application, 2 S² of each column, belong to the heads, but are products of no weights.
+        columns = sizes["head_size"] * sizes.get("group", 1)
+        group = batch * (tokens * group_products + 2 * tokens**2 * columns)
+        group += _position_products(layer, family, batch * tokens)
+        always = 2.0 * norm * width + batch * tokens * fixed  # a layer has two normalisations
+        costs.append(LayerCost(always, group, batch * tokens * neuron))
+    base = _outside(net, batch, length)
+    if norm:
+        base += norm * (_embedding_width(net) + 1)
     rank = sizes[RANK]
     rank_column = 0.0
     if rank:
-        words: Any = base_net.get_submodule(WORD_EMBEDDINGS)
-        rank_column = tokens * words.project.out_features
-    return Additive(sizes["layers"], base, costs, (rank, rank_column))
+        rank_column = batch * tokens * words_of(net).project.out_features
+    return Additive(sizes["layers"], base, costs, (rank, rank_column), sizes.get("group", 1))
 
 
-def _products(layer: nn.Module, family: Family) -> tuple[int, int, int]:
-    """Return a token's multiply-adds in a layer's linear maps: always, for each attention column, for each neuron."""
+def tokens_of(net: nn.Module, length: int) -> int:
+    """Return the number of tokens that a network's layers see: of an image always as many, of a text its length.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> tokens_of(tiny_net("bert"), 7), tokens_of(tiny_net("vit"), 7)
+    (7, 17)
+    """
+    path = family_of(net).tokens
+    if not path:
+        return length
+    return attrgetter(path)(base_of(net)).shape[1]
+
+
+def _embedding_width(net: nn.Module) -> int:
+    """Return the width of the normalisation in the embeddings, which torchprofile counts.
+
+    Raises:
+        UsageError: the network has normalisations in other places, for which the count was not defined.
+    """
+    embeddings = getattr(base_of(net), "embeddings", None)
+    norm = getattr(embeddings, "LayerNorm", None)
+    if not isinstance(norm, nn.LayerNorm):
+        raise UsageError(
+            f"count: torchprofile counts the normalisations of BERT, which a {type(net).__name__} does not have. "
+            "Expected matmul."
+        )
+    return norm.normalized_shape[0]
+
+
+def _products(layer: nn.Module, family: FamilyRow) -> tuple[int, int, int]:
+    """Return a token's multiply-adds in a layer's linear maps: always, for each unit of heads, for each neuron."""
     products = {"fixed": 0, "heads": 0, "ffn": 0}
-    entries = zip(slices_of(family, layer), family.slices, strict=True)
-    for (path, name, dim, unit), (stock_path, *_) in entries:
-        if name != "weight":
+    for part in slices_of(family, layer):
+        if part.name != "weight" or family.maps[part.map].positions:
             continue
-        factor: Any = layer.get_submodule(path)
-        products[unit] += factor.weight.shape[1 - dim]
-        if path != stock_path:
+        factor: Any = layer.get_submodule(part.path)
+        # A unit owns whole rows or columns.
+        products[part.unit] += factor.weight.shape[1 - part.dim] * part.length(1)
+        stock_path = family.maps[part.map].path
+        if part.path != stock_path:
             # A product of two maps: one factor narrows, and was counted above; the other one is always whole.
             product: Any = layer.get_submodule(stock_path)
-            outer = product.out_features if dim else product.in_features
+            outer = product.in_features if part.outputs else product.out_features
             products["fixed"] += product.rank * outer
     return products["fixed"], products["heads"], products["ffn"]
+
+
+def _position_products(layer: nn.Module, family: FamilyRow, tokens: int) -> int:
+    """Return a head's multiply-adds for relative positions in a forward of ``tokens`` tokens of all examples.
+
+    In DeBERTa-v2 (He et al., arXiv 2006.03654, eq. 4), a table of positions goes through the maps of queries and keys,
+    or through maps of its own, once for all examples; the queries of all tokens are multiplied with its keys
+    (``c2p``), and their keys with its queries (``p2c``).
+    """
+    attention: Any = layer.get_submodule(family.attention)
+    if not getattr(attention, "relative_attention", False):
+        return 0
+    rows = 2 * attention.pos_ebd_size
+    projections = 0
+    for part in slices_of(family, layer):
+        is_used = part.map in ("query", "key") if attention.share_att_key else family.maps[part.map].positions
+        if is_used and part.name == "weight":
+            weight: Any = layer.get_submodule(part.path).weight
+            projections += rows * weight.shape[1 - part.dim] * part.length(1)
+    kinds = {"c2p", "p2c"} & set(attention.pos_att_type)
+    return projections + len(kinds) * tokens * rows * getattr(attention, family.head_size)
 
 
 def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
@@ -127,7 +183,7 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
     >>> forward_macs(tiny_net(layers=1), {"heads.0": 0}, 1, 2)
     9280.0
     """
-    return batch * macs(net, 1, length).of(arch)
+    return macs(net, batch, length).of(arch)
 
 
 def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
@@ -141,7 +197,7 @@ def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     sizes = blueprint(net)
     costs = []
     for layer in layers_of(net):
-        costs.append(_stored_layer(net, layer, sizes["head_size"], each))
+        costs.append(_stored_layer(net, layer, each))
 
     # The tensors outside the layers, tied ones once. The part "encoder" has none.
     inside = set(map(id, layers_of(net).modules()))
@@ -157,28 +213,25 @@ def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     column = 0.0
     if sizes[RANK]:
         # The factors' first dimensions are words and embedding width: a column has one number of each row.
-        words = base_net.get_submodule(WORD_EMBEDDINGS)
-        for _, _, tensor in _tensors(words):
+        for _, _, tensor in _tensors(words_of(net)):
             if id(tensor) in outside:
                 column += tensor.shape[0] * each(tensor)
-    return Additive(sizes["layers"], base, costs, (sizes[RANK], column))
+    return Additive(sizes["layers"], base, costs, (sizes[RANK], column), sizes.get("group", 1))
 
 
-def _stored_layer(net: nn.Module, layer: nn.Module, head_size: int, each: NumberCost) -> LayerCost:
-    """Return the costs of a layer's numbers: always, for each head, for each neuron."""
-    narrow: dict[tuple[str, str], tuple[int | None, str]] = {}
-    for path, name, dim, unit in slices_of(family_of(net), layer):
-        narrow[path, name] = (dim, unit)
-    rows = {"fixed": 1, "heads": head_size, "ffn": 1}  # rows or columns of a tensor that a unit owns
+def _stored_layer(net: nn.Module, layer: nn.Module, each: NumberCost) -> LayerCost:
+    """Return the costs of a layer's numbers: always, for each unit of heads, for each neuron."""
+    narrow = {(part.path, part.name): part for part in slices_of(family_of(net), layer)}
     cost = {"fixed": 0.0, "heads": 0.0, "ffn": 0.0}
     for path, name, tensor in _tensors(layer):
-        narrow_dim, owner = narrow.get((path, name), (None, "fixed"))
+        part = narrow.get((path, name))
+        if part is None:
+            cost["fixed"] += tensor.numel() * each(tensor)
+            continue
         # A unit owns whole rows or columns: one number for each position along the other dimensions.
         others = list(tensor.shape)
-        if narrow_dim is not None:
-            del others[narrow_dim]
-        numbers = math.prod(others) * rows[owner]
-        cost[owner] += numbers * each(tensor)
+        del others[part.dim]
+        cost[part.unit] += math.prod(others) * part.length(1) * each(tensor)
     return LayerCost(cost["fixed"], cost["heads"], cost["ffn"])
 
 
@@ -189,31 +242,78 @@ def _tensors(net: nn.Module, without: Collection[int] = ()) -> Iterator[tuple[st
             yield path, name, getattr(module, name)
 
 
+class _Outside(NamedTuple):
+    """The MACs outside the layers, ``once + example * B + token * S + both * B * S`` of B examples of S tokens."""
+
+    once: float
+    example: float
+    token: float
+    both: float
+
+    def of(self, batch: int, length: int) -> float:
+        """Return the MACs of a batch."""
+        return self.once + self.example * batch + self.token * length + self.both * batch * length
+
+
 # By all that the count depends on, and not by network: pipelines have many networks with the same outside.
-_OUTSIDE: dict[str, tuple[float, float]] = {}
+_OUTSIDE: dict[str, _Outside] = {}
 
 
-def _outside(net: nn.Module) -> tuple[float, float]:
-    """Return the MACs outside the layers for one sequence: those that it always takes, and those for each token."""
+def _outside(net: nn.Module, batch: int, length: int) -> float:
+    """Return the MACs of a batch outside the layers."""
     config = base_of(net).config
     settings = config.to_dict()
-    empty_sizes = blueprint(net) | {"layers": [], "factorized": {}}
+    nothing = [{"heads": 0, "ffn": 0}] if family_of(net).needs_layer else []
+    empty_sizes = blueprint(net) | {"layers": nothing, "factorized": {}, "head_order": {}}
     for mapping in (settings, empty_sizes):
         mapping.pop("quantised", None)  # it changes no count, but differs between the networks of a search
     key = f"{settings} {empty_sizes}"
     if key not in _OUTSIDE:
-        # Without attention the count is linear in the length, so two lengths determine it.
-        empty = build(config, empty_sizes)
-        at_two = _counted(empty, 2)
-        at_three = _counted(empty, 3)
-        per_token = at_three - at_two
-        _OUTSIDE[key] = (at_two - 2 * per_token, per_token)
-    return _OUTSIDE[key]
+        # Without attention the count is linear in the examples and in their length, so two of each determine it.
+        try:
+            _OUTSIDE[key] = _counted(build(config, empty_sizes), "meta")
+        except RuntimeError:  # a head that looks at values, which tensors on the meta device do not have
+            with no_init_weights():
+                _OUTSIDE[key] = _counted(build(config, empty_sizes, "cpu"), "cpu")
+    return _OUTSIDE[key].of(batch, length)
 
 
-def _counted(net: nn.Module, length: int) -> float:
-    """Return the MACs of one sequence, counted by running a network on the meta device."""
-    tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        net(input_ids=tokens)
-    return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+def _counted(empty: nn.Module, device: str) -> _Outside:
+    """Count the MACs of a network without layers by running it on a device."""
+
+    def products(batch: int, length: int) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            empty(**zero_inputs(empty, batch, length, device))
+        return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+
+    # Without attention the count is linear in the examples and in their length, so two of each determine it.
+    two_twos = products(2, 2)
+    two_threes = products(2, 3)
+    three_twos = products(3, 2)
+    both = products(3, 3) - two_threes - three_twos + two_twos
+    token = two_threes - two_twos - 2 * both
+    example = three_twos - two_twos - 2 * both
+    once = two_twos - 2 * example - 2 * token - 4 * both
+    return _Outside(once, example, token, both)
+
+
+def zero_inputs(net: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
+    """Return inputs of a network that can be sliced, all zeros: token ids, or images.
+
+    Args:
+        net: the network.
+        batch: number of examples.
+        length: tokens in each, if they are texts.
+        device: where they are; on ``meta`` they have no values.
+    """
+    config = base_of(net).config
+    family = family_of(net)
+    if family.words is None:
+        height, width = base_of(net).embeddings.patch_embeddings.image_size
+        return {"pixel_values": torch.zeros(batch, config.num_channels, height, width, device=device)}
+    ids = torch.zeros(batch, length, dtype=torch.long, device=device)
+    if type(net).__name__.endswith("ForMultipleChoice"):
+        ids = ids[:, None]  # (examples, choices, tokens), and each choice is an example of its own to the layers
+    if family.needs_mask:
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids}

@@ -11,9 +11,20 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from nasframe.errors import UsageError
-from nasframe.nn.elastic import WORD_EMBEDDINGS, FactorizedEmbedding, FactorizedLinear, base_of, family_of, layers_of
+from nasframe.nn.elastic import (
+    FactorizedEmbedding,
+    FactorizedLinear,
+    base_of,
+    family_of,
+    inputs_of,
+    layers_of,
+    maps_of,
+    outputs_of,
+    words_of,
+)
 
 Lower = Literal["svd", "truncate"]
 Split = Literal["even", "table"]
@@ -87,7 +98,7 @@ def refactor_embedding(net: nn.Module, rank: int | None = None) -> list[nn.Param
     Returns:
         The parameters that were changed. An optimiser's moments for them are no longer valid.
     """
-    words: Any = base_of(net).get_submodule(WORD_EMBEDDINGS)
+    words: Any = words_of(net)
     if rank is None:
         rank = words.rank
     # Slices of the parameters, so that copying into them changes the network.
@@ -114,7 +125,9 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
         UsageError: the rank is not between 1 and the embedding's own.
     """
     copied: Any = copy.deepcopy(net)
-    words: Any = base_of(copied).get_submodule(WORD_EMBEDDINGS)
+    words: Any = words_of(copied)
+    if words is None:
+        raise UsageError(f"rank: a {type(net).__name__} reads no words. Expected a network with a word embedding.")
     is_product = isinstance(words, FactorizedEmbedding)
     if is_product:
         shape = (words.num_embeddings, words.project.out_features)
@@ -140,7 +153,7 @@ def factorize_embedding(net: nn.Module, rank: int | str, lower: Lower = "svd", s
     small = small.to_empty(device=left.device).to(left.dtype)
     small.table.weight.copy_(left)
     small.project.weight.copy_(right.T)
-    base_of(copied).set_submodule(WORD_EMBEDDINGS, small.train(words.training))
+    base_of(copied).set_submodule(family_of(copied).words, small.train(words.training))
     copied.config.tie_word_embeddings = False  # two factors cannot be tied to one output matrix
     return copied
 
@@ -154,8 +167,8 @@ def factorize_linears(
     Args:
         net: the network, left as it is; maps may be factorised already, to a larger rank.
         rank: inner width, or a share (``"25%"``) of each map's smaller side.
-        maps: some of ``query``, ``key``, ``value``, ``merge`` (out of the heads), ``widen`` and ``shrink`` (into and
-            out of the neurons); default all.
+        maps: some of the family's maps, for BERT ``query``, ``key``, ``value``, ``merge`` (out of the heads), ``widen``
+            and ``shrink`` (into and out of the neurons); default all.
         lower: see :func:`factorize_embedding`.
         split: see :func:`factors`; the table is the factor that comes last.
 
@@ -173,8 +186,8 @@ def factorize_linears(
         if name not in known:
             raise UsageError(f"maps: there is no {name!r}. Expected some of {', '.join(known)}.")
     for i, layer in enumerate(layers_of(copied)):
-        for name in maps or known:
-            path = known[name]
+        for name in maps or maps_of(family_of(copied), layer):
+            path = known[name].path
             linear = layer.get_submodule(path)
             product = _product(linear, rank, f"layer {i}, {name}", lower, split)
             layer.set_submodule(path, product)
@@ -213,8 +226,8 @@ def _rank_of_share(share: str, largest: int) -> int | None:
 
 def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Split) -> FactorizedLinear:
     """Return a linear map as a product of two maps of a rank; ``place`` is its name in an error."""
-    outputs = linear.out_features
-    inputs = linear.in_features
+    outputs = outputs_of(linear)
+    inputs = inputs_of(linear)
     largest = min(outputs, inputs)
     if isinstance(linear, FactorizedLinear):
         weight = linear.expand.weight
@@ -225,7 +238,7 @@ def _product(linear: Any, rank: int | str, place: str, lower: Lower, split: Spli
         number = min(rank_of(rank, largest, place), linear.rank)
         left, right = _lowered(weight, linear.reduce.weight, number, lower, split)
     else:
-        weight = linear.weight
+        weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
         bias = linear.bias
         number = rank_of(rank, largest, place)
         left, right = factors(weight, number, split)

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import FormatSpace
-from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
+from nasframe.nn.elastic import FamilyRow, base_of, family_of, layers_of
 from nasframe.nn.patterns import Pattern, parse_pattern, project, violations
 from nasframe.nn.quantize import MOST_BITS, RowQuantizer, fits_grid
 from nasframe.records import Arch
@@ -94,16 +94,37 @@ def shown(weight: torch.Tensor, form: Format) -> torch.Tensor:
 
 
 def encoder_matrices(net: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield the linear maps of the encoder's layers, in order, with names such as ``0.output.dense``."""
+    """Yield the linear maps of the encoder's layers, in order, with names such as ``0.output.dense``.
+
+    Raises:
+        UsageError: the maps' weights are transposed, so that rows and groups of m would be those of outputs.
+    """
+    refuse_transposed(family_of(net), type(net).__name__)
     for name, module in layers_of(net).named_modules():
         if isinstance(module, nn.Linear):
             yield name, module
 
 
+def refuse_transposed(family: FamilyRow, name: str) -> None:
+    """Refuse a family whose matrices have inputs in rows: formats are defined for outputs in rows.
+
+    Raises:
+        UsageError: the family has transposed matrices.
+    """
+    if family.transposed:
+        raise UsageError(
+            f"{name}: its linear maps have weights (inputs, outputs), for which n:m patterns and quantisation by rows "
+            "are not defined. Expected a family with torch.nn.Linear, such as BERT or Llama."
+        )
+
+
 def word_tables(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the module that holds the word embedding's weights, or the two of a factorised one, with their names."""
+    words = family_of(net).words
+    if words is None:
+        return
     for name, module in base_of(net).named_modules():
-        if isinstance(module, nn.Embedding | nn.Linear) and name.startswith(WORD_EMBEDDINGS):
+        if isinstance(module, nn.Embedding | nn.Linear) and name.startswith(words):
             yield name, module
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from nasframe.errors import UsageError
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of
+from nasframe.nn.elastic import family_of, group_of, layers_of
 from nasframe.nn.groups import UNITS, zeros_last
 
 
@@ -61,8 +61,8 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
     """Give each head and each neuron a gate of 1, in place; the outputs stay the same.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model, of any sizes per layer.
-        units: ``heads``, ``ffn`` or both.
+        net: a model of a family that can be sliced, of any sizes per layer.
+        units: ``heads``, ``ffn`` or both. Query heads that share keys and values share a gate.
 
     Returns:
         The gates, by layer and unit; a layer without heads or neurons has none.
@@ -76,13 +76,13 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
     """
     family = family_of(net)
     sizes = blueprint(net)
-    readers = {"heads": (family.merge, sizes["head_size"]), "ffn": (family.shrink, 1)}
+    readers = {"heads": family.merge, "ffn": family.shrink}
     gates = []
     for i, (layer, counts) in enumerate(zip(layers_of(net), sizes["layers"], strict=True)):
         for unit in UNITS:
             if unit not in units or not counts[unit]:
                 continue
-            path, width = readers[unit]
+            path = readers[unit]
             reader: Any = layer.get_submodule(path)
             if not isinstance(reader, nn.Linear):
                 raise UsageError(
@@ -93,7 +93,9 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
                     f"layer {i}, {path}: its weight is parametrised already, and gates would act behind that. Expected "
                     "gates first: a quantiser comes after them in the list of modifiers."
                 )
-            gate = Gate(counts[unit], width).to(reader.weight)
+            group = group_of(family, layer) if unit == "heads" else 1  # query heads that stay or go together
+            count = counts[unit] // group
+            gate = Gate(count, reader.in_features // count).to(reader.weight)
             parametrize.register_parametrization(reader, "weight", gate)
             gates.append(Gated(unit, i, gate.gamma, reader))
     return gates

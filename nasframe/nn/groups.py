@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of, slices_of
+from nasframe.nn.elastic import family_of, group_of, layers_of, slices_of
 from nasframe.nn.rewire import rewire
 
 UNITS = ("heads", "ffn")
@@ -35,11 +35,13 @@ class Member(NamedTuple):
         name: the tensor, from the network.
         dim: the dimension along which the groups lie.
         width: the number of neighbouring entries that a group has along it.
+        blocks: how often the groups follow one another along it; a group then has ``width`` entries in each block.
     """
 
     name: str
     dim: int
     width: int
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ class Groups:
 
 
 def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list[Groups]:
-    """Return the heads and the neurons of an encoder, layer by layer.
+    """Return the heads and the neurons of a network's layers.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model of any sizes per layer.
-        units: ``heads``, ``ffn`` or both, the default.
+        net: a model of a family that can be sliced, of any sizes per layer.
+        units: ``heads``, ``ffn`` or both, the default. Query heads that share keys and values are one group.
 
     Returns:
         The groups; a layer without heads or neurons has none.
@@ -84,19 +86,19 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
     family = family_of(net)
     sizes = blueprint(net)
     names = {id(module): name for name, module in net.named_modules()}
-    width = {"heads": sizes["head_size"], "ffn": 1}
     groups = []
     layers = zip(layers_of(net), sizes["layers"], strict=True)
     for i, (layer, counts) in enumerate(layers):
         members: dict[str, list[Member]] = {"heads": [], "ffn": []}
-        for path, tensor, dim, unit in slices_of(family, layer):
-            linear = layer.get_submodule(path)
-            if getattr(linear, tensor) is not None:  # maps may have no bias
-                name = f"{names[id(linear)]}.{tensor}"
-                members[unit].append(Member(name, dim, width[unit]))  # (H1)
+        for part in slices_of(family, layer):
+            linear = layer.get_submodule(part.path)
+            if getattr(linear, part.name) is not None:  # maps may have no bias
+                name = f"{names[id(linear)]}.{part.name}"
+                members[part.unit].append(Member(name, part.dim, part.width, part.blocks))  # (H1)
+        removable = {"heads": counts["heads"] // group_of(family, layer), "ffn": counts["ffn"]}
         for unit in UNITS:
-            if counts[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
-                groups.append(Groups(unit, i, counts[unit], tuple(members[unit])))
+            if removable[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
+                groups.append(Groups(unit, i, removable[unit], tuple(members[unit])))
     return groups
 
 
@@ -312,8 +314,9 @@ def zeros_last(net: nn.Module, zero: Mapping[str, Mapping[int, torch.Tensor]]) -
         for unit in UNITS:
             removed = zero.get(unit, {}).get(i)
             arch[f"{unit}.{i}"] = counts[unit]
-            if removed is not None:
-                arch[f"{unit}.{i}"] -= int(removed.sum())
+            if removed is not None and len(removed):
+                each = counts[unit] // len(removed)  # query heads of a group
+                arch[f"{unit}.{i}"] -= each * int(removed.sum())
     return arch
 
 
@@ -321,9 +324,10 @@ def _divided(tensor: torch.Tensor, member: Member, count: int) -> torch.Tensor:
     """View a tensor as ``(before, groups, entries)``: before and after the dimension along which the groups lie."""
     before = tensor.shape[: member.dim].numel()
     length = tensor.shape[member.dim]
-    if length != count * member.width:
-        raise UsageError(f"{member.name}: {length} entries cannot be {count} groups of {member.width}.")
-    return tensor.view(before, count, -1)
+    if length != member.blocks * count * member.width:
+        each = member.blocks * member.width
+        raise UsageError(f"{member.name}: {length} entries cannot be {count} groups of {each}.")
+    return tensor.view(before * member.blocks, count, -1)
 
 
 def _entries(groups: Groups, net: nn.Module) -> int:

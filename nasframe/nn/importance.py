@@ -6,7 +6,7 @@ weight and gradient that they sum over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of, slices_of
+from nasframe.nn.elastic import Part, family_of, group_of, layers_of, slices_of
 from nasframe.records import Batch
 
 Scores = dict[str, dict[int, torch.Tensor]]
-"""Unit (``heads``, ``ffn``) → layer → one score for each head or neuron."""
+"""Unit (``heads``, ``ffn``) → layer → one score for each head or neuron.
+
+If query heads share keys and values in groups, which stay or go together, there is one score for each group."""
 Loss = Callable[[Any, Batch], torch.Tensor]
 """The mean loss of a network's outputs on a batch."""
 
@@ -38,16 +39,12 @@ def magnitude(net: nn.Module) -> Scores:
     >>> magnitude(tiny_net())["heads"][0].shape
     torch.Size([4])
     """
-    head_size = blueprint(net)["head_size"]
     scores: Scores = {"heads": {}, "ffn": {}}
     for i, layer in enumerate(layers_of(net)):
-        for path, name, dim, unit in slices_of(family_of(net), layer):
-            tensor: Any = getattr(layer.get_submodule(path), name)
+        for part in slices_of(family_of(net), layer):
+            tensor: Any = getattr(layer.get_submodule(part.path), part.name)
             if tensor is not None:  # maps may have no bias
-                _add(scores, unit, i, _row_sums(tensor.abs(), dim))
-        # So far there is a sum for each attention column; a head has several neighbouring ones.
-        columns = scores["heads"][i]
-        scores["heads"][i] = columns.view(-1, head_size).sum(1)
+                _add(scores, part.unit, i, part.sums(tensor.abs()))
     return scores
 
 
@@ -55,14 +52,6 @@ def _add(scores: Scores, unit: str, layer: int, values: torch.Tensor) -> None:
     """Add to the scores of a layer's heads or neurons, which start at 0."""
     layers = scores.setdefault(unit, {})
     layers[layer] = layers.get(layer, 0) + values
-
-
-def _row_sums(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sum a matrix or a vector over all dimensions but ``dim``."""
-    if tensor.ndim == 1:
-        return tensor
-    rows = tensor.movedim(dim, 0)
-    return rows.flatten(1).sum(1)
 
 
 def taylor(
@@ -160,9 +149,8 @@ class Accumulated:
 
     def __init__(self, net: nn.Module) -> None:
         family = family_of(net)
-        self.head_size = blueprint(net)["head_size"]
-        read = {(path, "weight") for path in (family.merge, family.widen, family.shrink)}
-        self.entries = _tensors_read(net, read)
+        maps = (*family.readers("heads"), *family.writers("ffn"), *family.readers("ffn"))
+        self.entries = _tensors_read(net, {(path, "weight") for path in maps})
         self.sums = [torch.zeros_like(weight) for weight in self.weights()]
         self.steps = 0
 
@@ -200,10 +188,78 @@ class Accumulated:
         scores: Scores = {"heads": {}, "ffn": {}}
         for entry, total in zip(self.entries, self.sums, strict=True):
             summed = entry.linear.weight.abs() * total
-            units = summed.sum(1 - entry.dim) / self.steps  # (R2)
-            if entry.unit == "heads":
-                units = units.view(-1, self.head_size).sum(1)
-            _add(scores, entry.unit, entry.layer, units)
+            units = entry.part.sums(summed) / self.steps  # (R2)
+            _add(scores, entry.part.unit, entry.layer, units)
+        return scores
+
+
+class StepEffects:
+    """Effects of heads and neurons on the loss, gathered from the gradients of a training with sub-networks.
+
+    The effect of a head or neuron in one step is that of :func:`taylor`: ``|Σ W · ∂L/∂W|`` over the weights that read
+    it. Its score is the mean over the steps whose sub-networks have it, so that the first ones of a layer, which every
+    sub-network has, gain nothing from being trained more often.
+
+    Args:
+        net: the network; the caller computes its gradients.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> effects = StepEffects(net := tiny_net())
+    >>> for weight in effects.weights():
+    ...     weight.grad = torch.ones_like(weight)
+    >>> effects.add(effects.of_step({"ffn.0": 2}))
+    >>> (effects.scores()["ffn"][0] > 0).sum().item()  # no step had other neurons of this layer
+    2
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        family = family_of(net)
+        self.entries = _tensors_read(net, {(family.merge, "weight"), (family.shrink, "weight")})
+        self.sums: list[torch.Tensor] = []
+        self.uses: list[torch.Tensor] = []
+        for entry in self.entries:
+            weight = entry.linear.weight
+            zeros = torch.zeros(weight.shape[entry.part.dim] // entry.part.length(1), device=weight.device)
+            self.sums.append(zeros)
+            self.uses.append(zeros.clone())
+
+    def weights(self) -> list[torch.Tensor]:
+        """Return the tensors whose gradients are read."""
+        return [entry.linear.weight for entry in self.entries]
+
+    @torch.no_grad()
+    def of_step(self, used: Mapping[str, int]) -> list[torch.Tensor]:
+        """Return the effects in one step, from the gradients as they stand.
+
+        Args:
+            used: ``heads.i`` and ``ffn.i``: how many heads and neurons of layer ``i`` the step used, the first ones.
+                Layers that are left out were not used.
+
+        Returns:
+            For each of :meth:`weights` the effects of the heads or neurons that were used.
+        """
+        effects = []
+        for entry in self.entries:
+            count = used.get(f"{entry.part.unit}.{entry.layer}", 0) // entry.group
+            weight = entry.linear.weight
+            if not count or weight.grad is None:
+                effects.append(weight.new_zeros(0))
+                continue
+            sums = entry.part.sums(weight * weight.grad)
+            effects.append(sums[:count].abs())
+        return effects
+
+    def add(self, effects: Sequence[torch.Tensor]) -> None:
+        """Add the effects that :meth:`of_step` returned."""
+        for total, uses, effect in zip(self.sums, self.uses, effects, strict=True):
+            total[: len(effect)] += effect
+            uses[: len(effect)] += 1
+
+    def scores(self) -> Scores:
+        """Return ``{"heads": {layer: (heads,)}, "ffn": {layer: (neurons,)}}``; 0 for what no step used."""
+        scores: Scores = {"heads": {}, "ffn": {}}
+        for entry, total, uses in zip(self.entries, self.sums, self.uses, strict=True):
+            _add(scores, entry.part.unit, entry.layer, total / uses.clamp(min=1))
         return scores
 
 
@@ -252,22 +308,20 @@ def _effects(
     No mask is ever built: its gradient is the sum of W · ∂L/∂W over the weights that read the masked value.
     """
     family = family_of(net)
-    head_size = blueprint(net)["head_size"]
-    read = {(family.merge, "weight"), (family.shrink, "weight")}
+    read = {(path, "weight") for path in (*family.readers("heads"), *family.readers("ffn"))}
     if neurons == "both":
-        read |= {(family.widen, "weight"), (family.widen, "bias")}
+        for path in family.writers("ffn"):
+            read |= {(path, "weight"), (path, "bias")}
     entries = _tensors_read(net, read)
     with _evaluated(net):
         for batch in batches:
             # Cached, so that the network uses the very tensors whose gradients are asked for.
             with torch.enable_grad(), parametrize.cached():
-                weights = [getattr(entry.linear, entry.name) for entry in entries]
+                weights = [getattr(entry.linear, entry.part.name) for entry in entries]
                 value = loss(net(**batch.inputs), batch)
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
             scores: Scores = {"heads": {}, "ffn": {}}
             for (unit, layer, _), effect in _mask_gradients(entries, weights, gradients).items():
-                if unit == "heads":
-                    effect = effect.view(-1, head_size).sum(1)
                 _add(scores, unit, layer, of(effect))
             yield scores
 
@@ -275,7 +329,7 @@ def _effects(
 def _mask_gradients(
     entries: Sequence[_Read], weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]
 ) -> dict[tuple[str, int, nn.Module], torch.Tensor]:
-    """Return Σ W · ∂L/∂W for each attention column or neuron, by unit, layer and linear map.
+    """Return Σ W · ∂L/∂W for each head or neuron, by unit, layer and linear map.
 
     A map's weight and bias count together, because one mask stands before both.
     """
@@ -283,9 +337,9 @@ def _mask_gradients(
     for entry, weight, gradient in zip(entries, weights, gradients, strict=True):
         if gradient is None:
             gradient = torch.zeros_like(weight)
-        key = (entry.unit, entry.layer, entry.linear)
+        key = (entry.part.unit, entry.layer, entry.linear)
         products = weight.detach() * gradient
-        sums[key] = sums.get(key, 0) + _row_sums(products, entry.dim)
+        sums[key] = sums.get(key, 0) + entry.part.sums(products)
     return sums
 
 
@@ -295,16 +349,14 @@ class _Read(NamedTuple):
     Attributes:
         layer: the layer.
         linear: the linear map that has the tensor.
-        name: the tensor's name in it, ``weight`` or ``bias``.
-        dim: the dimension along which heads or neurons lie.
-        unit: ``heads`` or ``ffn``.
+        part: where the heads or neurons lie in it.
+        group: query heads that are scored together, because they share keys and values; 1 for neurons.
     """
 
     layer: int
     linear: Any
-    name: str
-    dim: int
-    unit: str
+    part: Part
+    group: int
 
 
 def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_Read]:
@@ -312,12 +364,13 @@ def _tensors_read(net: nn.Module, wanted: Collection[tuple[str, str]]) -> list[_
     family = family_of(net)
     entries = []
     for i, layer in enumerate(layers_of(net)):
-        # Wanted are stock maps. If one is a product of two maps, the entry at the same place names the factor that
-        # has its heads or neurons.
-        slices = zip(slices_of(family, layer), family.slices, strict=True)
-        for (path, name, dim, unit), (stock_path, *_) in slices:
-            if (stock_path, name) in wanted:
-                entries.append(_Read(i, layer.get_submodule(path), name, dim, unit))
+        # Wanted are stock maps. If one is a product of two maps, its part is in the factor that has heads or neurons.
+        for part in slices_of(family, layer):
+            linear: Any = layer.get_submodule(part.path)
+            stock_path = family.maps[part.map].path
+            if (stock_path, part.name) in wanted and getattr(linear, part.name) is not None:
+                group = group_of(family, layer) if part.unit == "heads" else 1
+                entries.append(_Read(i, linear, part, group))
     return entries
 
 

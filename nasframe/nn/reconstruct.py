@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from nasframe.nn.elastic import Family, base_of, family_of, layers_of
+from nasframe.nn.elastic import FamilyRow, base_of, family_of, layers_of
 from nasframe.nn.positions import real_tokens
 from nasframe.records import Batch
 
@@ -95,8 +95,8 @@ def reconstruct(
         for part in PARTS:  # in the order of the forward pass: the FFN reads what attention writes
             if part not in parts:
                 continue
-            norm = _norm(small.layers[number], part)
-            norm.load_state_dict(_norm(sources[part], part).state_dict())
+            norm = _norm(small.family, small.layers[number], part)
+            norm.load_state_dict(_norm(full.family, sources[part], part).state_dict())
             before, after = _fit(small, number, part, targets[part], ridge)
             fits.append(Fit(number, part, before, after))
         small.advance(number)
@@ -158,7 +158,7 @@ class _Recorder(nn.Module):
         return hidden_states
 
 
-def _first_call(net: nn.Module, family: Family, batch: Batch) -> tuple[torch.Tensor, LayerCall]:
+def _first_call(net: nn.Module, family: FamilyRow, batch: Batch) -> tuple[torch.Tensor, LayerCall]:
     """Return the embeddings' output for a batch, and a function that calls a layer as the encoder would."""
     # The encoder makes attention masks and other arguments in its own way, so it is asked and not imitated.
     base = base_of(net)
@@ -173,7 +173,7 @@ def _first_call(net: nn.Module, family: Family, batch: Batch) -> tuple[torch.Ten
     return recorder.hidden_states, lambda layer, state: layer(state, *args, **kwargs)
 
 
-def _traced(family: Family, layer: nn.Module, state: torch.Tensor, call: LayerCall) -> _Trace:
+def _traced(family: FamilyRow, layer: nn.Module, state: torch.Tensor, call: LayerCall) -> _Trace:
     """Run a layer on hidden states ``(batch, length, width)``, and record what its output matrices read and write."""
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
@@ -185,7 +185,8 @@ def _traced(family: Family, layer: nn.Module, state: torch.Tensor, call: LayerCa
 
         return hook
 
-    paths = (family.merge, family.widen, family.shrink)
+    (widen,) = family.writers("ffn")
+    paths = (family.merge, widen, family.shrink)
     handles = [layer.get_submodule(path).register_forward_hook(record(path)) for path in paths]
     try:
         result = call(layer, state)
@@ -194,7 +195,7 @@ def _traced(family: Family, layer: nn.Module, state: torch.Tensor, call: LayerCa
             handle.remove()
     output = result[0] if isinstance(result, tuple) else result
     # The FFN's residual is what the neurons read: the normalised output of attention.
-    sums = {"attention": state + outputs[family.merge], "ffn": inputs[family.widen] + outputs[family.shrink]}
+    sums = {"attention": state + outputs[family.merge], "ffn": inputs[widen] + outputs[family.shrink]}
     return _Trace(output, {"attention": inputs[family.merge], "ffn": inputs[family.shrink]}, sums)
 
 
@@ -283,8 +284,7 @@ class LeastSquares:
         return change[:-1].T, change[-1], max(error, 0.0)
 
 
-def _norm(layer: nn.Module, part: str) -> nn.LayerNorm:
-    """Return the normalisation that follows a part; every family has two in a layer, in this order."""
-    norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
-    first, last = norms
-    return first if part == "attention" else last
+def _norm(family: FamilyRow, layer: nn.Module, part: str) -> nn.Module:
+    """Return the normalisation that follows a part."""
+    after_attention, after_ffn = family.norms
+    return layer.get_submodule(after_attention if part == "attention" else after_ffn)

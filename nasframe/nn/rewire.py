@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, layers_of, slices_of
+from nasframe.nn.elastic import FamilyRow, family_of, group_of, head_order, layers_of, set_head_order, slices_of
 
 Orders = Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
 """Unit (``heads``, ``ffn``) → layer → present positions in their new order."""
@@ -25,7 +25,8 @@ def rewire(
     Args:
         net: the network.
         order: ``{"heads": {layer: order}, "ffn": {layer: order}}``; an order lists present positions, the one that is
-            to come first at the front. Layers that are left out stay unchanged.
+            to come first at the front. Layers that are left out stay unchanged. Query heads that share keys and
+            values move together: the order then lists groups.
         optimizer: an optimiser whose state of the permuted parameters (momenta of AdamW, SGD and the like) is permuted
             with them.
 
@@ -40,11 +41,21 @@ def rewire(
     True
     """
     permutations = _permutations(net, order)
+    family = family_of(net)
+    if family.head_table:
+        for i, listed in order.get("heads", {}).items():
+            _reorder_columns(family, layers_of(net)[i], torch.as_tensor(listed).tolist())
     with torch.no_grad():
         for parameter, dim, index in permutations:
             for tensor in _with_state(parameter, optimizer):
                 permuted = tensor.index_select(dim, index.to(tensor.device))
                 tensor.copy_(permuted)
+
+
+def _reorder_columns(family: FamilyRow, layer: nn.Module, order: Sequence[int]) -> None:
+    """Let heads that move take their columns of the table that all layers share along."""
+    columns = head_order(family, layer) or range(len(order))
+    set_head_order(family, layer, [columns[position] for position in order])
 
 
 class _Permutation(NamedTuple):
@@ -67,21 +78,20 @@ def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
     for unit, orders in order.items():
         for i, listed in orders.items():
             count = sizes["layers"][i][unit]
+            if unit == "heads":
+                count //= group_of(family, layers[i])
             index = torch.as_tensor(listed).cpu().long()
             if not torch.equal(index.sort().values, torch.arange(count)):
                 raise ValueError(f"{unit}.{i}: the order is not a permutation of {count} positions.")
-            if unit == "heads":  # a head is several neighbouring rows or columns
-                head_size = sizes["head_size"]
-                inside = torch.arange(head_size)
-                index = (index[:, None] * head_size + inside).flatten()
             # Every tensor with a dimension of heads or neurons must move, or the outputs would change.
-            for path, name, dim, owner in slices_of(family, layers[i]):
-                linear: Any = layers[i].get_submodule(path)
-                if owner != unit or getattr(linear, name) is None:
+            for part in slices_of(family, layers[i]):
+                linear: Any = layers[i].get_submodule(part.path)
+                if part.unit != unit or getattr(linear, part.name) is None:
                     continue
-                if name not in linear._parameters:
-                    raise ValueError(f"layer {i}, {path}.{name}: a parametrised tensor cannot be permuted.")
-                permutations.append(_Permutation(linear._parameters[name], dim, index))
+                if part.name not in linear._parameters:
+                    raise ValueError(f"layer {i}, {part.path}.{part.name}: a parametrised tensor cannot be permuted.")
+                entries = part.entries(index, count)  # a head has several neighbouring ones
+                permutations.append(_Permutation(linear._parameters[part.name], part.dim, entries))
     return permutations
 
 

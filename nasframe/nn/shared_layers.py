@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from nasframe.nn.elastic import Family, resize_layer, slices_of
+from nasframe.nn.elastic import LINEAR, FamilyRow, Part, resize_layer, slices_of
 
 Follower = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Slice:
-    """One tensor of a copy: the first entries of its original's along one dimension, or all of them.
+    """One tensor of a copy: the entries of its original's first units, or all of them.
 
     A slice of a plain parameter is a leaf of the graph that adds its gradient into the parameter's. This is for speed:
     the backward pass of ``narrow`` would fill a full-size gradient with zeros for each slice.
@@ -28,18 +28,18 @@ class Slice:
         source: the module that holds the original tensor.
         copied: the module that will hold the slice.
         name: the tensor's name in both.
-        dim: the dimension that narrows; ``None`` takes the whole tensor.
-        length: the number of entries that are kept along it.
+        part: where the units' entries are; ``None`` takes the whole tensor.
+        units: the number of units that are kept.
     """
 
     def __init__(
-        self, source: nn.Module, copied: nn.Module, name: str, dim: int | None = None, length: int = 0
+        self, source: nn.Module, copied: nn.Module, name: str, part: Part | None = None, units: int = 0
     ) -> None:
         self.source = source
         self.copied = copied
         self.name = name
-        self.dim = dim
-        self.length = length
+        self.part = part
+        self.units = units
         self.whole: torch.Tensor | None = None
         self.leaf: torch.Tensor | None = None
 
@@ -49,26 +49,31 @@ class Slice:
         is_plain = whole is not None
         if not is_plain:
             whole = getattr(self.source, self.name)  # parametrised, or there is no bias
-        if self.dim is None or whole is None:
-            part = whole
+        if self.part is None or whole is None:
+            bound = whole
         elif autograd or not is_plain or whole._backward_hooks or whole._post_accumulate_grad_hooks:
             # The gradient has to flow through the original: to what it is computed from, or past its hooks.
-            part = whole.narrow(self.dim, 0, self.length)
+            bound = self.part.first(whole, self.units)
         else:
-            part = self._leaf(whole, self.dim)
-        self.copied._parameters[self.name] = part
+            bound = self._leaf(whole, self.part)
+        self.copied._parameters[self.name] = bound
 
-    def _leaf(self, whole: torch.Tensor, dim: int) -> torch.Tensor:
-        """Return the slice as a leaf of its own, made again if the parameter's memory or mode changed."""
-        if self.leaf is not None and self.whole is whole and not _moved(whole, self.leaf):
+    def _leaf(self, whole: torch.Tensor, part: Part) -> torch.Tensor:
+        """Return the slice as a leaf of its own, made again if the parameter's memory or mode changed.
+
+        A slice of several blocks is a copy, not a view, so it is made again each time: weights may have changed.
+        """
+        is_view = part.blocks == 1
+        if is_view and self.leaf is not None and self.whole is whole and not _moved(whole, self.leaf):
             return self.leaf
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = whole.detach().narrow(dim, 0, self.length)
+            leaf = part.first(whole.detach(), self.units)
             if whole.requires_grad:
                 leaf.requires_grad_()
-                leaf.register_post_accumulate_grad_hook(_gradient_adder(whole, dim, self.length))
-        self.whole = whole
-        self.leaf = leaf
+                leaf.register_post_accumulate_grad_hook(_gradient_adder(whole, part, self.units))
+        if is_view:
+            self.whole = whole
+            self.leaf = leaf
         return leaf
 
 
@@ -78,24 +83,35 @@ def _moved(whole: torch.Tensor, leaf: torch.Tensor) -> bool:
     return is_elsewhere or was_frozen_or_freed
 
 
-def _gradient_adder(whole: torch.Tensor, dim: int, length: int) -> Callable[[torch.Tensor], None]:
+def _gradient_adder(whole: torch.Tensor, part: Part, units: int) -> Callable[[torch.Tensor], None]:
     """Return the hook that moves a slice's gradient into its parameter's."""
 
     def add(leaf: torch.Tensor) -> None:
         # Gradients are recorded in backward only for second derivatives, which would miss this copying.
         if torch.is_grad_enabled():
             raise RuntimeError("create_graph=True needs a view made with autograd=True.")
-        part: Any = leaf.grad
+        gradient: Any = leaf.grad
         leaf.grad = None
+        if part.blocks > 1:
+            _add_blocks(whole, part, units, gradient)
+            return
+        length = part.length(units)
         if whole.grad is not None:
-            whole.grad.narrow(dim, 0, length).add_(part)
+            whole.grad.narrow(part.dim, 0, length).add_(gradient)
             return
         grad = torch.empty_like(whole)
-        grad.narrow(dim, 0, length).copy_(part)
-        grad.narrow(dim, length, grad.shape[dim] - length).zero_()
+        grad.narrow(part.dim, 0, length).copy_(gradient)
+        grad.narrow(part.dim, length, grad.shape[part.dim] - length).zero_()
         whole.grad = grad
 
     return add
+
+
+def _add_blocks(whole: torch.Tensor, part: Part, units: int, gradient: torch.Tensor) -> None:
+    """Add the gradient of a slice of several blocks to its parameter's."""
+    if whole.grad is None:
+        whole.grad = torch.zeros_like(whole)
+    part.runs(whole.grad, units).add_(part.runs(gradient, units))
 
 
 class Narrowed(NamedTuple):
@@ -112,32 +128,32 @@ class Narrowed(NamedTuple):
     followers: list[Follower]
 
 
-def narrowed(family: Family, layer: nn.Module, heads: int, ffn: int) -> Narrowed:
+def narrowed(family: FamilyRow, layer: nn.Module, heads: int, ffn: int) -> Narrowed:
     """Return a copy of a layer that has only its first heads and neurons, and shares everything else.
 
     Raises:
         TypeError: a linear map that would be sliced was replaced by another module.
     """
     copied: Any = layer
-    paths = [path for path, *_ in slices_of(family, layer)]
-    for path in dict.fromkeys(paths):  # a map with a bias is listed twice
+    paths = dict.fromkeys(part.path for part in slices_of(family, layer))  # a map with a bias is listed twice
+    for path in paths:
         source = layer.get_submodule(path)
         # A quantised linear map, for example, computes with copies of its weight, which no slice would reach.
-        if not isinstance(source, nn.Linear):
+        if not isinstance(source, LINEAR):
             raise TypeError(f"{path}: a {type(source).__name__} cannot be sliced. Expected torch.nn.Linear.")
         copied = replaced(copied, path, _plain_copy(source))
     slices: list[Slice] = []
 
-    def take(path: str, name: str, dim: int, length: int) -> None:
-        source = layer.get_submodule(path)
-        target = copied.get_submodule(path)
-        slices.append(Slice(source, target, name, dim, length))
+    def take(part: Part, units: int) -> None:
+        source = layer.get_submodule(part.path)
+        target = copied.get_submodule(part.path)
+        slices.append(Slice(source, target, part.name, part, units))
 
     resize_layer(family, copied, heads, ffn, take)
-    for path in (family.merge, family.shrink):
+    for path in (*family.readers("heads"), *family.readers("ffn")):
         # The bias of a map out of heads or neurons is whole. A factorised map shares the factor that has it.
         source = layer.get_submodule(path)
-        if isinstance(source, nn.Linear):
+        if isinstance(source, LINEAR):
             slices.append(Slice(source, copied.get_submodule(path), "bias"))
     return Narrowed(copied, slices, followers(layer, copied))
 
@@ -152,7 +168,8 @@ def narrowed_words(words: nn.Module, rank: int) -> Narrowed:
         factor = _plain_copy(source)
         setattr(factor, field, rank)
         copied._modules[name] = factor
-        slices.append(Slice(source, factor, "weight", 1, rank))
+        columns = Part("words", name, "weight", 1, "rank", 1, 1, outputs=False)
+        slices.append(Slice(source, factor, "weight", columns, rank))
     return Narrowed(copied, slices, followers(words, copied))
 
 

@@ -19,9 +19,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from nasframe.nn.additive import RANK, Kept, SliceError, kept_of, kept_rank
-from nasframe.nn.blueprint import blueprint, build, kept_maps
-from nasframe.nn.elastic import WORD_EMBEDDINGS, base_of, family_of, layers_of
-from nasframe.nn.shared_layers import Narrowed, Slice, followers, narrowed, narrowed_words, replaced
+from nasframe.nn.blueprint import blueprint, build, config_of_layers, kept_maps
+from nasframe.nn.elastic import Part, base_of, family_of, group_of, layers_of, set_index, slices_of, words_of
+from nasframe.nn.shared_layers import Narrowed, Slice, followers, narrowed, narrowed_words, replaced, shallow
 from nasframe.records import Forward
 
 
@@ -44,7 +44,18 @@ def kept_layers(net: nn.Module, sizes: Mapping[str, Any]) -> list[Kept]:
     >>> kept_layers(tiny_net(), {"layers": [0, 2], "heads.2": 3})
     [Kept(position=0, heads=4, ffn=64), Kept(position=2, heads=3, ffn=64)]
     """
-    return kept_of(blueprint(net)["layers"], sizes)
+    return _kept(net, blueprint(net), sizes)
+
+
+def _kept(net: nn.Module, full: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[Kept]:
+    """Return the layers that a sub-network of a network with the blueprint ``full`` keeps."""
+    kept = kept_of(full["layers"], sizes, full.get("group", 1))
+    if family_of(net).keeps_first and kept and kept[0].position:
+        raise SliceError(
+            f"layers: {[layer.position for layer in kept]} leaves out layer 0, which differs from the others in a "
+            f"{type(net).__name__}. Expected layer 0 among them."
+        )
+    return kept
 
 
 def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Forward:
@@ -60,7 +71,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     ``autograd=True``.
 
     Args:
-        net: a BERT, RoBERTa, ELECTRA or DistilBERT model.
+        net: a model of a family that can be sliced.
         sizes: see :func:`kept_layers`; any sizes up to the network's.
         autograd: slice inside the graph, at the cost of full-size gradients for each slice.
 
@@ -83,7 +94,8 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     cache = _layer_cache(net)
     family = family_of(net)
     base = base_of(net)
-    narrowed_layers = [cache.layer(kept) for kept in kept_of(cache.sizes, sizes)]
+    kept_layers = _kept(net, cache.blueprint, sizes)
+    narrowed_layers = [cache.layer(kept, index) for index, kept in enumerate(kept_layers)]
 
     # The shell is the network with other entries in its list of layers; everything else in it is shared.
     path = _path(net, family.layers)
@@ -91,7 +103,7 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     slices: list[Slice] = []
     words = cache.words(kept_rank(cache.rank, sizes))
     if words is not None:
-        shell = replaced(shell, _path(net, WORD_EMBEDDINGS), words.layer)
+        shell = replaced(shell, _path(net, cache.words_path), words.layer)
         slices += words.slices
     copies = followers(net, shell)
     own_layers = nn.ModuleList()
@@ -105,11 +117,16 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     config = copy.copy(base.config)
     shell.config = config
     base_of(shell).config = config
+    positions = [kept.position for kept in kept_layers]
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         # The network may have changed since the view was made, so all that is not shared is copied again.
         config.__dict__.update(base.config.__dict__)
-        setattr(config, family.depth, len(narrowed_layers))
+        setattr(config, family.depth, len(positions))
+        for name in family.per_layer:
+            entries = getattr(base.config, name, None)
+            if entries is not None:
+                setattr(config, name, [entries[position] for position in positions])
         for source, copied in copies:
             copied["training"] = source["training"]
         for part in slices:
@@ -153,13 +170,18 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     [{'heads': 3, 'ffn': 0}]
     """
     full = blueprint(net)
-    chosen = kept_of(full["layers"], sizes)
+    chosen = _kept(net, full, sizes)
     wanted = full | {"layers": _layer_sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
     positions = [kept.position for kept in chosen]
-    for key in ("factorized", "quantised"):  # both name maps by layer, and layers get new positions
+    for key in ("factorized", "quantised", "head_order"):  # all name maps by layer, and layers get new positions
         if key in full:
             wanted[key] = kept_maps(full[key], positions)
-    small = build(base_of(net).config, wanted)
+    for number, kept in enumerate(chosen):
+        order = wanted.get("head_order", {}).get(f"{number}.heads")
+        if order is not None:
+            wanted["head_order"][f"{number}.heads"] = order[: kept.heads]
+    config = config_of_layers(base_of(net).config, full["family"], positions)
+    small = build(config, wanted)
 
     copies: dict[int, nn.Parameter] = {}  # by the source's id, so that tied weights stay tied
     for entry in _slice_map(net, chosen, small):
@@ -169,15 +191,18 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
             copies[id(entry.whole)] = nn.Parameter(values, requires_grad=entry.whole.requires_grad)
         entry.owner._parameters[entry.key] = copies[id(entry.whole)]
     # Buffers are whole in every sub-network. Parametrisations have theirs, too, but tensors were copied as they act.
-    for name, buffer in base_of(net).named_buffers():
-        if "parametrizations" not in name:
-            owner, _, key = name.rpartition(".")
-            base_of(small).get_submodule(owner)._buffers[key] = buffer.clone()
+    for name, buffer in net.named_buffers():
+        small_name = _name_in_small(net, chosen, name)
+        if small_name is not None and "parametrizations" not in name:
+            path, _, key = small_name.rpartition(".")
+            owner = small.get_submodule(path)
+            if key in owner._buffers:  # ModernBERT has tables of positions for the kinds of layers that there are
+                owner._buffers[key] = buffer.clone()
     return small.train(net.training)
 
 
 class _LayerCache:
-    """The narrowed layers of one network, by (position, heads, neurons).
+    """The narrowed layers of one network, by position and sizes, and the place that they have in the sub-network.
 
     The position is part of the key because one module must never sit at two positions.
     """
@@ -190,24 +215,41 @@ class _LayerCache:
         self.alive = modules[1:]
         self.family = family_of(net)
         self.own_layers = list(layers_of(net))
-        full = blueprint(net)
-        self.sizes = full["layers"]
-        self.rank = full[RANK]
-        self.full = [Kept(position, **sizes) for position, sizes in enumerate(self.sizes)]
-        self.table = base_of(net).get_submodule(WORD_EMBEDDINGS)
-        self.narrowed: dict[Kept, Narrowed] = {}
+        self.blueprint = blueprint(net)
+        self.rank = self.blueprint[RANK]
+        self.full = kept_of(self.blueprint["layers"], {})
+        self.words_path = self.family.words or ""
+        self.table = words_of(net)
+        self.narrowed: dict[tuple[Kept, int | None], Narrowed] = {}
         self.ranks: dict[int, Narrowed] = {}
 
-    def layer(self, kept: Kept) -> Narrowed:
-        """Return a layer at its size: the network's own layer at full size."""
+    def layer(self, kept: Kept, index: int) -> Narrowed:
+        """Return a layer at its size, for a place in the sub-network: the network's own layer if that will do."""
         own = self.own_layers[kept.position]
-        if kept == self.full[kept.position]:
+        attention: Any = own.get_submodule(self.family.attention)
+        own_index = getattr(attention, "layer_idx", None)
+        new_index = None if own_index in (None, index) else index
+        if kept == self.full[kept.position] and new_index is None:
             return Narrowed(own, [], [])
-        if kept not in self.narrowed:
+        key = (kept, new_index)
+        if key not in self.narrowed:
             if len(self.narrowed) >= self.most:
                 self.narrowed.clear()  # views that are in use keep their own layers
-            self.narrowed[kept] = narrowed(self.family, own, kept.heads, kept.ffn)
-        return self.narrowed[kept]
+            self.narrowed[key] = self._narrowed(own, kept, new_index)
+        return self.narrowed[key]
+
+    def _narrowed(self, own: nn.Module, kept: Kept, index: int | None) -> Narrowed:
+        """Return a copy of a layer, narrowed and with the index of its place in the sub-network."""
+        if kept == self.full[kept.position]:
+            attention = shallow(own.get_submodule(self.family.attention))
+            copied = replaced(own, self.family.attention, attention)
+            layer = Narrowed(copied, [], followers(own, copied))
+        else:
+            layer = narrowed(self.family, own, kept.heads, kept.ffn)
+        if index is not None:
+            # A cache of keys and values has one entry for each layer of the sub-network.
+            set_index(self.family, layer.layer, index)
+        return layer
 
     def words(self, rank: int | None) -> Narrowed | None:
         """Return the word embedding at a lower rank, or ``None`` if the network's own will do."""
@@ -268,31 +310,71 @@ def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator
     Both networks are walked in full, and each weight must find its partner: a weight that is forgotten would be left
     random in the extracted model.
     """
-    layers_prefix = _path(net, family_of(net).layers) + "."
-    words_prefix = _path(net, WORD_EMBEDDINGS) + "."
+    family = family_of(net)
+    words_prefix = _path(net, family.words) + "." if family.words else None
     owners = {(name, key): owner for name, owner, key in weights(small)}
-    new_positions = {}
-    for number, kept in enumerate(chosen):
-        new_positions[str(kept.position)] = str(number)  # as text, because they are parts of names
+    parts = _parts_by_name(net, chosen)
     for name, module, key in weights(net):
-        small_name = name
-        if name.startswith(layers_prefix):
-            position, _, rest = name.removeprefix(layers_prefix).partition(".")
-            if position not in new_positions:
-                continue
-            small_name = f"{layers_prefix}{new_positions[position]}.{rest}"
+        small_name = _name_in_small(net, chosen, name)
+        if small_name is None:  # of a layer that is dropped
+            continue
         owner = owners.pop((small_name, key), None)
         whole = getattr(module, key)
         shape = getattr(owner, key, whole).shape
-        # Outside of layers and words a difference in shape is no slice, but a network that was altered.
-        may_narrow = name.startswith((layers_prefix, words_prefix))
-        if owner is None or (shape != whole.shape and not may_narrow):
-            raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")
         part = whole
-        for dim, length in enumerate(shape):
-            if length != whole.shape[dim]:
-                part = part.narrow(dim, 0, length)
+        if owner is not None and shape != whole.shape:
+            part = _kept_entries(whole, shape, parts.get((name, key)), words_prefix, name)
+        # Elsewhere a difference in shape is no slice, but a network that was altered.
+        if owner is None or shape != part.shape:
+            raise SliceError(f"{name}.{key}: {tuple(whole.shape)} has no place in a stock {type(small).__name__}.")
         yield _Slice(owner, key, whole, part)
     if owners:
         missing = ".".join(next(iter(owners)))
         raise SliceError(f"{missing}: the network has no such weight.")
+
+
+def _kept_entries(
+    whole: torch.Tensor, shape: torch.Size, narrowing: _Narrowing | None, words_prefix: str | None, name: str
+) -> torch.Tensor:
+    """Return the part of a tensor that a sub-network keeps: of a layer's parts, or of a factorised embedding."""
+    if narrowing is not None:
+        return narrowing.part.first(whole, narrowing.units)
+    part = whole
+    if words_prefix is not None and name.startswith(words_prefix):
+        for dim, length in enumerate(shape):
+            if length != whole.shape[dim]:
+                part = part.narrow(dim, 0, length)
+    return part
+
+
+class _Narrowing(NamedTuple):
+    """A tensor that gets narrower, and the number of units that it keeps."""
+
+    part: Part
+    units: int
+
+
+def _parts_by_name(net: nn.Module, chosen: Sequence[Kept]) -> dict[tuple[str, str], _Narrowing]:
+    """Return the tensors that get narrower, by module name and tensor name in the network."""
+    family = family_of(net)
+    layers = layers_of(net)
+    prefix = _path(net, family.layers)
+    narrowings = {}
+    for kept in chosen:
+        layer = layers[kept.position]
+        units = {"heads": kept.heads // group_of(family, layer), "ffn": kept.ffn}
+        for part in slices_of(family, layer):
+            narrowings[f"{prefix}.{kept.position}.{part.path}", part.name] = _Narrowing(part, units[part.unit])
+    return narrowings
+
+
+def _name_in_small(net: nn.Module, chosen: Sequence[Kept], name: str) -> str | None:
+    """Return the name that a module or tensor of a network has in a sub-network, ``None`` if its layer is dropped."""
+    prefix = _path(net, family_of(net).layers) + "."
+    if not name.startswith(prefix):
+        return name
+    position, _, rest = name.removeprefix(prefix).partition(".")
+    for number, kept in enumerate(chosen):
+        if str(kept.position) == position:
+            return f"{prefix}{number}.{rest}"
+    return None

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from nasframe.nn.elastic import layers_of
+from nasframe.nn.elastic import family_of, layers_of
 from nasframe.nn.formats import FULL, Format, encoder_matrices, inspect, record_of, word_tables
 from nasframe.nn.slices import weights
 
@@ -81,7 +81,9 @@ def account(net: nn.Module, record: Mapping[str, Format] | None = None) -> dict[
         record = record_of(net)
     # Formats by the modules' ids, because the walk below sees modules, and the record has its own names for them.
     plain = Format()
-    encoder = {id(module): record.get(name, plain) for name, module in encoder_matrices(net)}
+    encoder = {}
+    if not family_of(net).transposed:  # others have no formats
+        encoder = {id(module): record.get(name, plain) for name, module in encoder_matrices(net)}
     words = {id(module): record.get(name, plain) for name, module in word_tables(net)}
     in_layers = {id(module) for module in layers_of(net).modules()}
     parts = ("weights", "indices", "scales", "matrices_fp32", "encoder_rest", "outside", "outside_fp32")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nasframe.errors import UsageError
-from nasframe.nn.elastic import WORD_EMBEDDINGS, FactorizedEmbedding, base_of
+from nasframe.nn.elastic import FactorizedEmbedding, base_of, words_of
 
 
 def kept_tokens(tokenizer: Any, ids: Iterable[torch.Tensor], least: int = 1, characters: bool = True) -> list[int]:
@@ -126,7 +126,11 @@ def shrunk_net(net: nn.Module, kept: Sequence[int]) -> nn.Module:
         UsageError: an id is not in the embedding, or the network has an output layer over the vocabulary.
     """
     small: Any = copy.deepcopy(net)
-    words: Any = base_of(small).get_submodule(WORD_EMBEDDINGS)
+    words: Any = words_of(small)
+    if words is None:
+        raise UsageError(
+            f"vocabulary: a {type(net).__name__} reads no words. Expected a network with a word embedding."
+        )
     # Of a factorised embedding only the table has rows of words.
     table = words.table if isinstance(words, FactorizedEmbedding) else words
     if small.get_output_embeddings() is not None:

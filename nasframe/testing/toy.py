@@ -19,36 +19,76 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int = 3, **config: Any) -> nn.Module:
-    """Return a random encoder in eval mode; each layer has 64 neurons and 4 heads of size 8.
+ENCODERS = ("bert", "roberta", "electra", "distilbert")
+"""Families that read words, classify and have one size of head, for tests of what is the same in all families."""
+
+
+def tiny_config(family: str = "bert", labels: int = 2, layers: int = 3, **config: Any) -> Any:
+    """Return the configuration of a network whose layers have 64 neurons and 4 heads of size 8.
+
+    Llama and Qwen2 have two heads of keys and values, each for two query heads. Images are 8 x 8 pixels of one channel,
+    in patches of 2 x 2.
 
     Args:
-        family: ``bert``, ``roberta``, ``electra`` or ``distilbert``.
+        family: a key of ``nasframe.nn.elastic.FAMILIES``.
+        labels: number of outputs of the head.
+        layers: number of layers.
+        config: further fields of the family's configuration.
+    """
+    from transformers import AutoConfig
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    words: dict[str, Any] = {"vocab_size": 97, "max_position_embeddings": 40, "pad_token_id": 0}
+    if family == "distilbert":
+        sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
+    if family == "electra":
+        sizes["embedding_size"] = 32  # by default it is 128, with a projection to the hidden size
+    if family == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_inner": 64}
+        words = {"vocab_size": 97, "n_positions": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    if family == "deberta-v2":  # its smallest checkpoints have relative positions; the bare defaults have none
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
+        sizes |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "max_relative_positions": 8}
+    if family == "modernbert":
+        words |= {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 4}
+    if family in ("llama", "qwen2"):
+        sizes["num_key_value_heads"] = 2
+    if family in ("vit", "deit"):
+        words = {"image_size": 8, "patch_size": 2, "encoder_stride": 2, "num_channels": 1}
+    return AutoConfig.for_model(family, **{"num_labels": labels, **words, **sizes, **config})
+
+
+def tiny_net(
+    family: str = "bert", seed: int = 0, labels: int = 2, layers: int = 3, head: str = "", **config: Any
+) -> nn.Module:
+    """Return a random network in eval mode; each layer has 64 neurons and 4 heads of size 8.
+
+    Args:
+        family: a key of ``nasframe.nn.elastic.FAMILIES``.
         seed: draws the weights; the global generator is left as it was.
         labels: number of outputs of the head.
-        layers: number of encoder layers.
+        layers: number of layers.
+        head: the name of a class or auto class of transformers; by default one that classifies.
         config: further fields of the family's configuration.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
-    if family == "distilbert":
-        sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
-    else:
-        sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
-    if family == "electra":
-        sizes["embedding_size"] = 32  # by default it is 128, with a projection to the hidden size
-    settings: dict[str, Any] = {
-        "vocab_size": 97,
-        "max_position_embeddings": 40,
-        "num_labels": labels,
-        "pad_token_id": 0,
-        **sizes,
-        **config,
-    }
+    settings = tiny_config(family, labels, layers, **config)
+    if not head:
+        # Of DeiT, transformers has two classes with this head, and the auto class cannot tell which one is meant.
+        images = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassification"}
+        head = images.get(family, "AutoModelForSequenceClassification")
+    network_class: Any = getattr(transformers, head)
+    make = getattr(network_class, "from_config", network_class)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
+        net: nn.Module = make(settings)
     # Fresh biases and norms are constant, which would hide a wrong slice.
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -56,6 +96,14 @@ def tiny_net(family: str = "bert", seed: int = 0, labels: int = 2, layers: int =
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
     return net.eval()
+
+
+def tiny_images(batch: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return random images for a network of :func:`tiny_net` that reads images, ``(batch, 1, 8, 8)``."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    return {"pixel_values": torch.randn(batch, 1, 8, 8, generator=draw)}
 
 
 def tiny_inputs(batch: int = 3, length: int = 7, seed: int = 0, words: int = 97) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ HERE = "nasframe_basics"
 @hookimpl
 def register_spaces(register):
     sizes = {"layers": [1, 2, 3], "heads": ["25%", "50%", "100%"], "ffn": ["25%", "50%", "100%"]}
-    register("bert_width_depth", f"{HERE}.bert_width_depth:BertWidthDepth", example=sizes)
+    register("width_depth", f"{HERE}.width_depth:WidthDepth", example=sizes)
+    register("bert_width_depth", f"{HERE}.width_depth:bert_width_depth", example=sizes)
     register("compound", f"{HERE}.compound:Compound", example={"smallest": "20%", "step": 1.3})
 
 
@@ -48,6 +49,7 @@ def register_modifiers(register):
     register("fake_quant", f"{HERE}.fake_quant:FakeQuant")
     register("dropout", f"{HERE}.dropout:Dropout")
     register("ema", f"{HERE}.ema:EMA")
+    register("resort", f"{HERE}.resort:Resort")
 
 
 @hookimpl

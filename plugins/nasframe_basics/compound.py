@@ -12,10 +12,10 @@ from annotated_types import Gt, Le, Lt
 
 from nasframe.errors import UsageError
 from nasframe.nn.additive import LayerCost
-from nasframe.outline import FAMILIES, Outline, TokenizerOutline
+from nasframe.outline import Outline
 from nasframe.records import Arch, Count, Forward, Natural, Percent, Share
 from nasframe.search.domain import Choices
-from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.width_depth import WidthDepth
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,15 +39,17 @@ class _Network:
 
     Args:
         layers: its layers.
-        heads: heads of each.
+        heads: heads of each; if query heads share keys and values, groups of them.
         ffn: neurons of each.
-        cost: parameters of a layer: fixed, of a head, of a neuron.
+        cost: parameters of a layer: fixed, of a head or group, of a neuron.
+        group: query heads of a group, 1 if each has its own keys and values.
     """
 
     layers: int
     heads: int
     ffn: int
     cost: LayerCost
+    group: int = 1
 
     @property
     def total(self) -> float:
@@ -73,7 +75,7 @@ class Compound:
             leaves over.
         tilts: slopes of the widths over the layers: 0 is flat; with 0.5 the widths rise from half of the mean in the
             first layer to 1.5 times the mean in the last one, and with −0.5 they fall.
-        depth: which n of L layers a number n keeps, as in ``bert_width_depth``.
+        depth: which n of L layers a number n keeps, as in ``width_depth``.
         config: the network's configuration, or its outline.
 
     Raises:
@@ -104,7 +106,7 @@ class Compound:
     ) -> None:
         if config is None:
             raise UsageError("space 'compound' needs a network. Expected a recipe with a model, or config=.")
-        self.widths = BertWidthDepth(layers=layers, depth=depth, config=config)
+        self.widths = WidthDepth(layers=layers, depth=depth, config=config)
         self.network = _network(config)
         self._sizes_of: dict[tuple[Any, ...], dict[str, Any]] = {}  # decoded ones, by choice
         self.domain_of_choices = Choices(
@@ -137,7 +139,7 @@ class Compound:
         Args:
             sizes: a size and choices, as in ``{size: 25, layers: 5}``: the default of ``layers`` is all, of
                 ``attention`` the share nearest to the network's own, of ``tilt`` the flattest. Or widths, as
-                ``bert_width_depth`` reads them: ``{heads: 3, ffn: 380}``.
+                ``width_depth`` reads them: ``{heads: 3, ffn: 380}``.
 
         Raises:
             UsageError: a key, size or choice that does not exist.
@@ -180,7 +182,8 @@ class Compound:
         sizes = self.sizes(arch)
         parameters = 0.0
         for layer in sizes["layers"]:
-            parameters += cost.fixed + sizes[f"heads.{layer}"] * cost.head + sizes[f"ffn.{layer}"] * cost.neuron
+            units = sizes[f"heads.{layer}"] // self.network.group
+            parameters += cost.fixed + units * cost.head + sizes[f"ffn.{layer}"] * cost.neuron
         return parameters / (arch[SIZE] / 100 * self.network.total)
 
 
@@ -195,8 +198,8 @@ def decode(network: _Network, size: float, layers: Sequence[int], attention: flo
         tilt: the slope of the widths over the layers.
 
     Returns:
-        ``layers``, ``heads.i`` and ``ffn.i``. A layer has at least one head. If the choice cannot use the whole budget,
-        all widths are full; if even the smallest widths are beyond it, it is exceeded.
+        ``layers``, ``heads.i`` and ``ffn.i``. A layer has at least one head or group. If the choice cannot use the
+        whole budget, all widths are full; if even the smallest widths are beyond it, it is exceeded.
     """
     cost = network.cost
     depth = len(layers)
@@ -216,7 +219,7 @@ def decode(network: _Network, size: float, layers: Sequence[int], attention: flo
     _fill(heads, left, cost.head, 1, network.heads, slopes)  # only if all neurons are there
     sizes: dict[str, Any] = {"layers": list(layers)}
     for layer, head_count, neuron_count in zip(layers, heads, neurons, strict=True):
-        sizes[f"heads.{layer}"] = head_count
+        sizes[f"heads.{layer}"] = head_count * network.group
         sizes[f"ffn.{layer}"] = neuron_count
     return sizes
 
@@ -317,14 +320,14 @@ def _percentage(size: Any) -> float:
 
 def _network(config: PreTrainedConfig | Outline) -> _Network:
     """Read a network's sizes and the parameters of a layer, its heads and its neurons."""
-    outline = config if isinstance(config, Outline) else _outline(config)
-    cost = outline.params("encoder").layers[0]
-    lengths = outline.lengths
-    return _Network(lengths["layers"], lengths["heads"], lengths["ffn"], cost)
+    if isinstance(config, Outline):
+        lengths = config.lengths
+        cost = config.params("encoder").layers[0]
+        return _Network(lengths["layers"], lengths["heads"], lengths["ffn"], cost)
+    from nasframe.nn.blueprint import without_weights
+    from nasframe.nn.count import params
+    from nasframe.nn.elastic import FAMILIES
 
-
-def _outline(config: PreTrainedConfig) -> Outline:
-    """Return the outline of a network's layers; it has no tokenizer."""
-    keys = FAMILIES[config.model_type].keys
-    lengths = {name: getattr(config, key) for name, key in keys.items()}
-    return Outline(config.model_type, lengths, TokenizerOutline(0, 0, 0), 0)
+    sizes = FAMILIES[config.model_type].sizes(config)  # which families there are was checked before
+    cost = params(without_weights(config), "encoder").layers[-1]
+    return _Network(sizes.layers, sizes.heads // sizes.group, sizes.ffn, cost, sizes.group)

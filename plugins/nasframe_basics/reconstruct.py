@@ -165,7 +165,7 @@ def require_plain_matrices(start: str, net: nn.Module, reference: nn.Module) -> 
     Raises:
         UsageError: the two are of different kinds, or the model's matrices are compressed.
     """
-    from nasframe.nn.elastic import FactorizedLinear, base_of, family_name, layers_of
+    from nasframe.nn.elastic import FactorizedLinear, base_of, family_name, family_of, layers_of
     from nasframe.nn.formats import record_of
 
     try:
@@ -174,6 +174,11 @@ def require_plain_matrices(start: str, net: nn.Module, reference: nn.Module) -> 
         raise UsageError(f"{start}: {error}") from error
     if not is_same_family or base_of(net).config.hidden_size != base_of(reference).config.hidden_size:
         raise UsageError(f"{start} and its reference differ in family or hidden size. Expected equal ones.")
+    if not family_of(net).norms:
+        raise UsageError(
+            f"{start} is a {type(net).__name__}, whose layers normalise what they read and not their sums. Expected a "
+            "family such as BERT: the errors are those of normalised sums."
+        )
     if record_of(net):
         raise UsageError(
             f"{start} has quantised or n:m sparse matrices, which new weights would not obey. Expected reconstruct "

@@ -12,14 +12,21 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn import slices
-from nasframe.nn.elastic import FAMILIES, Family
-from nasframe.nn.formats import Format, encoder_matrices, parse_format, raw_weight, record_of, set_record, shown
+from nasframe.nn.elastic import FAMILIES, FamilyRow
+from nasframe.nn.formats import (
+    Format,
+    encoder_matrices,
+    parse_format,
+    raw_weight,
+    record_of,
+    refuse_transposed,
+    set_record,
+    shown,
+)
 from nasframe.nn.patterns import require_divisible
 from nasframe.nn.storage import stored_bits
 from nasframe.records import Arch, Forward
 from nasframe.search.domain import Choices
-
-KINDS = ("query", "key", "value", "merge", "widen", "shrink")
 
 
 class NMBits:
@@ -47,6 +54,7 @@ class NMBits:
         family = FAMILIES.get(getattr(config, "model_type", "").removeprefix("nasframe-"))
         if family is None:
             raise UsageError(f"nm_bits: the network is of an unknown family. Expected one of {', '.join(FAMILIES)}.")
+        refuse_transposed(family, f"nm_bits: {config.model_type}")
         distinct = set(map(parse_format, formats))
         # From the smallest to the largest, as a domain orders its values.
         chosen = sorted(distinct, key=lambda form: (per_weight(form), form))
@@ -54,14 +62,15 @@ class NMBits:
             raise UsageError("nm_bits: formats: there are none. Expected at least one.")
         self.family = family
         self.remainder = remainder
+        sizes = family.sizes(config)
         for form in chosen:
-            self._check("nm_bits", config.hidden_size, form)
-            self._check("nm_bits", getattr(config, family.ffn), form)
+            for inputs in (config.hidden_size, sizes.heads * sizes.head_size, sizes.ffn):
+                self._check("nm_bits", inputs, form)
         values = [str(form) for form in chosen]
-        depth = getattr(config, family.depth)
+        self.kinds = tuple(family.maps)
         knobs = {}
-        for i in range(depth):
-            for kind in KINDS:
+        for i in range(sizes.layers):
+            for kind in self.kinds:
                 knobs[f"{kind}.{i}"] = values
         self.domain = Choices(knobs)
 
@@ -87,8 +96,8 @@ class NMBits:
             UsageError: a key is neither a knob nor a kind, or a format is unknown.
         """
         for key in sizes:
-            if key not in self.domain.knobs and key not in KINDS:
-                names = [*KINDS, *self.domain.knobs]
+            if key not in self.domain.knobs and key not in self.kinds:
+                names = [*self.kinds, *self.domain.knobs]
                 raise UsageError(f"{key}: not a matrix. Expected one of {listing(names)}.{suggestion(key, names)}")
         arch = {}
         for knob, values in self.domain.knobs.items():
@@ -165,17 +174,16 @@ def per_weight(form: Format) -> float:
     return (bits.weights + bits.indices) / form.m
 
 
-def knob_of(family: Family, name: str) -> str | None:
+def knob_of(family: FamilyRow, name: str) -> str | None:
     """Return the knob that a linear map of the encoder's layers belongs to.
 
     >>> knob_of(FAMILIES["bert"], "3.attention.output.dense")
     'merge.3'
     """
     layer, _, path = name.partition(".")
-    paths = (*family.projections, family.merge, family.widen, family.shrink)
-    for kind, own in zip(KINDS, paths, strict=True):
-        is_factor = path.startswith(f"{own}.")
-        if path == own or is_factor:
+    for kind, own in family.maps.items():
+        is_factor = path.startswith(f"{own.path}.")
+        if path == own.path or is_factor:
             return f"{kind}.{layer}"
     return None
 
@@ -192,7 +200,7 @@ def key_of(name: str, module: nn.Module) -> str:
     return f"{name}.weight"
 
 
-def by_knob(family: Family, modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
+def by_knob(family: FamilyRow, modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
     """Group linear maps by the knob they belong to; those of no knob are left out."""
     grouped: dict[str, list[nn.Module]] = {}
     for name, module in modules.items():

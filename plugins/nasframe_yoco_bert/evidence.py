@@ -71,6 +71,7 @@ class ImportancePrior(Modifier):
             UsageError: the stage's sampler takes no prior.
         """
         from nasframe.nn import importance
+        from nasframe.nn.blueprint import blueprint
 
         _require(job, PriorSampler, "importance_prior", "set_prior")
         if self.score == "magnitude":
@@ -81,7 +82,7 @@ class ImportancePrior(Modifier):
             batches = [batch.to(device) for batch in islice(data, self.batches)]
             scores = getattr(importance, self.score)(job.net, batches, job.task.loss)
             self.uncounted = batches
-        kept = _Kept(scores)
+        kept = _Kept(scores, blueprint(job.net).get("group", 1))
         sampler: Any = job.sampler
         sampler.set_prior(lambda arch: kept.mass(sizes_of(job.space, arch) or {}))
 
@@ -103,12 +104,19 @@ class ImportancePrior(Modifier):
 
 
 class _Kept:
-    """Sums of importance over the first heads and neurons of each layer."""
+    """Sums of importance over the first heads and neurons of each layer.
 
-    def __init__(self, scores: Scores) -> None:
+    Args:
+        scores: of each head, or of each group of query heads, and of each neuron.
+        group: query heads in a group.
+    """
+
+    def __init__(self, scores: Scores, group: int = 1) -> None:
         self.sums: dict[str, list[float]] = {}
         for unit, layers in scores.items():
             for layer, values in layers.items():
+                if unit == "heads":  # sizes count query heads, each of which has its part of the group's score
+                    values = values.repeat_interleave(group) / group
                 self.sums[f"{unit}.{layer}"] = [0.0, *values.double().cumsum(0).tolist()]
 
     def mass(self, sizes: Arch) -> float:

@@ -116,7 +116,7 @@ def test_plugins_lists_what_is_there_and_what_failed(capsys, monkeypatch):
     registry.plugins.cache_clear()
     code, out, err = call(capsys, "plugins")
     assert code == 0
-    assert "bert_width_depth" in out
+    assert "width_depth" in out
     assert "failed: missing of NASFRAME_PLUGINS: no such plugin" in err
     content = json.loads(call(capsys, "plugins", "--json")[1])
     assert {"kind": "sampler", "name": "random"}.items() <= next(

@@ -7,12 +7,12 @@ from transformers import ResNetConfig, ResNetModel
 
 from nasframe.nn.blueprint import blueprint, build
 from nasframe.nn.elastic import FAMILIES, layers_of, resize
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net
 
 UNEVEN = [{"heads": 0, "ffn": 0}, {"heads": 3, "ffn": 17}]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_built_network_has_the_sizes_asked_for_and_runs(family):
     net = tiny_net(family)
     wanted = blueprint(net) | {"layers": UNEVEN, "embedding_rank": 5}
@@ -26,7 +26,7 @@ def test_a_built_network_has_the_sizes_asked_for_and_runs(family):
     output.logits.sum().backward()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_no_heads_and_no_neurons_leave_the_biases(family):
     net = tiny_net(family)
     row = FAMILIES[family]

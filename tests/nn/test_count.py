@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from nasframe.nn.count import forward_macs, macs, params, size
-from nasframe.nn.elastic import FAMILIES, layers_of
+from nasframe.nn.elastic import layers_of
 from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.slices import SliceError, extract
-from nasframe.testing.toy import tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_net
 
 CLOSED_FORM = {"params": 109_482_240, "flops": 22_353_349_888, "six layers": 11_177_364_736, "smallest": 33_900_288}
 
@@ -42,7 +42,7 @@ def random_arch(rng, layers=3):
 def test_random_architectures_are_counted_exactly():
     rng = np.random.default_rng(0)
     nets = {
-        name: tiny_net(name, layers=2, attn_implementation=("eager", "sdpa")[k % 2]) for k, name in enumerate(FAMILIES)
+        name: tiny_net(name, layers=2, attn_implementation=("eager", "sdpa")[k % 2]) for k, name in enumerate(ENCODERS)
     }
     costs = {name: (params(net), macs(net, 2, 5), size(net)) for name, net in nets.items()}
     names = list(nets)
@@ -65,7 +65,7 @@ def test_macs_at_any_batch_and_length(seed, batch, length):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_macs_of_every_family(family, attention):
     extra = {"embedding_size": 16} if family == "electra" else {}
     net = tiny_net(family, attn_implementation=attention, **extra)
@@ -84,7 +84,7 @@ def test_published_figures_of_bert_base():
     assert params(net, "backbone").of(smallest) == CLOSED_FORM["smallest"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_parts_of_the_parameters(family):
     net = tiny_net(family)
     total = sum(p.numel() for p in net.parameters())

@@ -13,11 +13,11 @@ from torch.nn.utils import parametrize
 
 from nasframe.errors import UsageError
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import FAMILIES, family_of, layers_of
+from nasframe.nn.elastic import family_of, layers_of
 from nasframe.nn.gates import add_gates, compact, fold_gates
 from nasframe.nn.quantize import RowQuantizer
 from nasframe.nn.slices import extract
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net
 
 
 def scaled_in_place(net: Any, gates: Any) -> list[Any]:
@@ -38,7 +38,7 @@ def drawn(gates: Any, seed: int, zeros: float) -> None:
         gamma.data = torch.randn(gamma.shape, generator=generator) * keep
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_gate_scales_the_context_or_the_activation(family: str) -> None:
     plain = tiny_net(family)
     net = copy.deepcopy(plain)
@@ -52,7 +52,7 @@ def test_a_gate_scales_the_context_or_the_activation(family: str) -> None:
 
 @settings(deadline=None, max_examples=12)
 @given(
-    family=st.sampled_from(sorted(FAMILIES)),
+    family=st.sampled_from(sorted(ENCODERS)),
     seed=st.integers(0, 99),
     zeros=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
     bits=st.sampled_from([None, 8]),

@@ -14,7 +14,7 @@ from nasframe.nn.channels import channel_groups, removable_groups, without
 from nasframe.nn.elastic import FAMILIES
 from nasframe.nn.groups import Grouped, dot, encoder_groups, square, tensor_of, zeros_last
 from nasframe.nn.slices import extract
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def spoil(net: nn.Module, group, k: int, value: float) -> None:
         part(net, member, k).fill_(value)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_zero_group_contributes_nothing_and_nothing_less_does(family):
     """With a group at zero, the network is the one without it: whatever its other tensors were."""
     net = tiny_net(family, layers=1)
@@ -58,8 +58,8 @@ def test_heads_and_neurons_own_their_biases(family):
     names = {u: {m.name.split("layer.0.")[1] for m in encoder_groups(tiny_net(family, layers=1), [u])[0].members}
              for u in ("heads", "ffn")}  # fmt: skip
     both = lambda path: {f"{path}.weight", f"{path}.bias"}  # noqa: E731
-    assert names["heads"] == set.union(*map(both, row.projections)) | {f"{row.merge}.weight"}
-    assert names["ffn"] == both(row.widen) | {f"{row.shrink}.weight"}
+    assert names["heads"] == set.union(*map(both, row.writers("heads"))) | {f"{row.merge}.weight"}
+    assert names["ffn"] == both(row.writers("ffn")[0]) | {f"{row.shrink}.weight"}
 
 
 @settings(deadline=None, max_examples=10)

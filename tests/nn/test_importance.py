@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from nasframe.nn import importance
-from nasframe.nn.elastic import FAMILIES, layers_of
+from nasframe.nn.elastic import FAMILIES, layers_of, slices_of
 from nasframe.nn.factorize import factorize_linears
 from nasframe.nn.importance import magnitude, taylor
 from nasframe.nn.rewire import rewire
-from nasframe.testing.toy import ToyTask, tiny_net
+from nasframe.testing.toy import ENCODERS, ToyTask, tiny_net
 
 
 def loss(outputs, batch):
@@ -33,7 +33,7 @@ def loss_with_mask(net, batch, unit, position, index, mask):
     return value
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize(("unit", "index"), [("heads", 2), ("ffn", 11)])
 def test_taylor_is_the_mean_absolute_mask_gradient(family, unit, index):
     net, task = tiny_net(family).double(), ToyTask(train=24)
@@ -72,21 +72,20 @@ def test_taylor_sees_through_parametrisations():
     torch.testing.assert_close(ours["ffn"][0], theirs["ffn"][0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_magnitude_finds_what_was_shrunk_and_follows_a_permutation(family):
     net, row = tiny_net(family), FAMILIES[family]
     layer = layers_of(net)[1]
     with torch.no_grad():
-        for path, name, dim, unit in row.slices:
-            tensor = getattr(layer.get_submodule(path), name)
-            tensor.narrow(dim, 16 if unit == "heads" else 5, 8 if unit == "heads" else 1).mul_(0.01)
+        for part in slices_of(row, layer):
+            tensor = getattr(layer.get_submodule(part.path), part.name)
+            tensor.narrow(part.dim, 16 if part.unit == "heads" else 5, 8 if part.unit == "heads" else 1).mul_(0.01)
     scores = magnitude(net)
     assert int(scores["heads"][1].argmin()) == 2
     assert int(scores["ffn"][1].argmin()) == 5
     assert int(scores["heads"][0].argmin()) >= 0
-    total = sum(
-        getattr(layer.get_submodule(path), name).abs().sum() for path, name, _, unit in row.slices if unit == "heads"
-    )
+    parts = [part for part in slices_of(row, layer) if part.unit == "heads"]
+    total = sum(getattr(layer.get_submodule(part.path), part.name).abs().sum() for part in parts)
     torch.testing.assert_close(scores["heads"][1].sum(), total.detach())
     rewire(net, {"heads": {1: [3, 1, 0, 2]}})
     torch.testing.assert_close(magnitude(net)["heads"][1], scores["heads"][1][[3, 1, 0, 2]])

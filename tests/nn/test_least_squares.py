@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from nasframe.nn.elastic import FAMILIES, family_of, layers_of
+from nasframe.nn.elastic import family_of, layers_of
 from nasframe.nn.reconstruct import LeastSquares, reconstruct
 from nasframe.nn.slices import extract
 from nasframe.records import Batch
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net
 
 SIZES = {"layers": [0, 1, 2], "heads.0": 2, "ffn.0": 16, "heads.1": 1, "ffn.1": 32, "ffn.2": 16}
 PATHS = {"attention": "merge", "ffn": "shrink"}
@@ -61,7 +61,7 @@ def ridge_solution(x: np.ndarray, missing: np.ndarray, ridge: float) -> tuple[np
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 1.0])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_every_matrix_is_the_solution_for_what_lies_below_it(family: str, ridge: float) -> None:
     full, data = strong_net(family), batches()
     small: Any = extract(full, SIZES)
@@ -70,7 +70,7 @@ def test_every_matrix_is_the_solution_for_what_lies_below_it(family: str, ridge:
     current = copy.deepcopy(small)  # fitted matrix by matrix here, too, but by whole passes and numpy
     for fit in fits:
         layer, full_layer = layers_of(current)[fit.layer], layers_of(full)[fit.layer]
-        path = family_of(full).maps[PATHS[fit.part]]
+        path = family_of(full).maps[PATHS[fit.part]].path
         number = 0 if fit.part == "attention" else 1
         target = read_by(full, norms_of(full_layer)[number], data)
         missing = target - read_by(current, norms_of(layer)[number], data)
@@ -89,7 +89,7 @@ def test_every_matrix_is_the_solution_for_what_lies_below_it(family: str, ridge:
         assert fit.after < fit.before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_an_equal_model_stays_as_it_is(family: str) -> None:
     full = strong_net(family)
     small = extract(full, {})
@@ -166,7 +166,7 @@ def test_the_reference_and_hooks_stay_as_they_were() -> None:
     for mine, its in zip(full.parameters(), before.parameters(), strict=True):
         assert torch.equal(mine, its)
     for net in (full, small):
-        paths = family_of(net).maps.values()
+        paths = [item.path for item in family_of(net).maps.values()]
         assert not any(layer.get_submodule(path)._forward_hooks for layer in layers_of(net) for path in paths)
         assert all(parameter.requires_grad for parameter in net.parameters())
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.elastic import FAMILIES, layers_of
 from nasframe.nn.slices import SliceError, extract, kept_layers, view
-from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net
 
 SMALL = {"layers": [0, 2], "heads.0": 3, "ffn.0": 17, "heads.2": 1, "ffn.2": 40}
 EMPTY = {"heads.0": 0, "ffn.1": 0, "heads.2": 0, "ffn.2": 0}
@@ -41,7 +41,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @settings(deadline=None, max_examples=12)
 @given(arch=archs())
 def test_view_equals_extract(family, attention, arch):
@@ -58,7 +58,7 @@ def test_view_equals_extract(family, attention, arch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_the_full_architecture_is_the_untouched_model(family, attention):
     net = tiny_net(family, attn_implementation=attention)
     before = copy.deepcopy(net.state_dict())
@@ -70,7 +70,7 @@ def test_the_full_architecture_is_the_untouched_model(family, attention):
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_view_is_the_network_with_the_rest_zeroed(family):
     net, row = tiny_net(family), FAMILIES[family]
     zeroed = copy.deepcopy(net)

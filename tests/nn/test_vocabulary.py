@@ -127,7 +127,7 @@ def recipe(folder: Path, steps: int = 1, *more: Any) -> Any:
         "nasframe": 1,
         "model": {"use": "hf", "path": str(folder / "net")},
         "task": {"use": "text_classification", "train": str(folder / "reviews.csv"), "max_length": 12},
-        "space": {"use": "bert_width_depth", "heads": [1, 2]},
+        "space": {"use": "width_depth", "heads": [1, 2]},
         "stages": [
             {"train": {"save_as": "teacher", **train}},
             {"transform": {"use": "vocabulary"}},

@@ -286,7 +286,7 @@ def test_check_knows_what_a_task_measures(task, objective, place, tmp_path, caps
     stages = STAGES % objective
     file.write_text(
         f"model: minilm-l6\ntask: {{use: text_classification, train: d.csv, {task}}}\n"
-        f"space: {{use: bert_width_depth, layers: [1, 2]}}\nstages: {stages}\n"
+        f"space: {{use: width_depth, layers: [1, 2]}}\nstages: {stages}\n"
     )
     assert main(["check", str(file)]) == (2 if place else 0)
     assert place in capsys.readouterr().err
@@ -297,7 +297,7 @@ def test_check_knows_glues_metrics_by_task(tmp_path, capsys):
     for name, objective, code in (("cola", "mcc", 0), ("cola", "f1", 2), ("mnli", "accuracy_mismatched", 2)):
         file.write_text(
             f"model: minilm-l6\ntask: {{use: glue, name: {name}}}\n"
-            f"space: {{use: bert_width_depth, layers: [1, 2]}}\nstages: {STAGES % objective}\n"
+            f"space: {{use: width_depth, layers: [1, 2]}}\nstages: {STAGES % objective}\n"
         )
         assert main(["check", str(file)]) == code
         assert ("objectives.0" in capsys.readouterr().err) == (code == 2)
@@ -328,7 +328,7 @@ def recipe_of(tmp_path, task, objective):
     file = tmp_path / "recipe.yaml"
     file.write_text(
         f"plugins: [deaf.py]\nmodel: {{use: hf, path: net, head: new}}\ntask: {task}\n"
-        f"space: {{use: bert_width_depth}}\nstages: {STAGES % objective}\n"
+        f"space: {{use: width_depth}}\nstages: {STAGES % objective}\n"
     )
     return str(file)
 

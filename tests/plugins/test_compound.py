@@ -15,7 +15,7 @@ def compound(family="bert", **options):
     return nf.make("space", {"use": "compound", **options}, config=tiny_net(family).config)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "vit", "gpt2", "llama"])
 def test_its_arithmetic_is_that_of_the_estimator(family):
     net, space = tiny_net(family), compound(family)
     encoder_params = nf.make("estimator", "encoder_params")

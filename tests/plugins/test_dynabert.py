@@ -17,22 +17,22 @@ from nasframe.records import Batch, TrainOptions
 from nasframe.seeds import stream_seed
 from nasframe.testing.toy import ToyTask, tiny_inputs, tiny_net
 from nasframe.training.step import Ledger, Passes, Step
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.rewire import Rewire
 from nasframe_basics.samplers import GridSampler
+from nasframe_basics.width_depth import WidthDepth
 from nasframe_dynabert.distil import DynaBERT, full_depth, matched_states
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SMALL = {"layers": [0, 1], "heads.0": 2, "ffn.0": 16, "heads.1": 2, "ffn.1": 16}
 
 
-def space() -> BertWidthDepth:
+def space() -> WidthDepth:
     """The toy's twelve sub-networks are here six: depths 2 and 3, widths of a quarter, a half and all."""
-    return BertWidthDepth(layers=[2, 3], heads=[1, 2, 4], ffn=[16, 32, 64], depth="spread", config=tiny_net().config)
+    return WidthDepth(layers=[2, 3], heads=[1, 2, 4], ffn=[16, 32, 64], depth="spread", config=tiny_net().config)
 
 
-def sampler(of: BertWidthDepth) -> GridSampler:
+def sampler(of: WidthDepth) -> GridSampler:
     return GridSampler(of.domain, tie=[["heads", "ffn"]], cycle=True)
 
 
@@ -69,7 +69,7 @@ def mean_squares(student: Any, teacher: Any, pairs: list[tuple[int, int]], mask:
 )
 def test_the_layers_of_a_depth_and_what_they_learn_from(depth: int, kept: list[int]) -> None:
     """Of 12 layers m_d keeps floor(i / m_d): 0.75 drops 3, 7 and 11; the last state learns from the last."""
-    twelve = BertWidthDepth(layers=["50%", "75%", "100%"], depth="spread", config=tiny_net(layers=12).config)
+    twelve = WidthDepth(layers=["50%", "75%", "100%"], depth="spread", config=tiny_net(layers=12).config)
     assert twelve.sizes({"layers": depth})["layers"] == kept
     assert matched_states(kept, 12) == [*zip(range(depth), kept, strict=True), (depth, 12)]
 

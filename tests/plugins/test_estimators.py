@@ -11,8 +11,8 @@ from nasframe.notices import Notices
 from nasframe.search.costs import cost_function, table_cost
 from nasframe.testing.toy import tiny_net
 from nasframe_basics import estimators
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.latency import Latency
+from nasframe_basics.width_depth import WidthDepth
 
 NAMES = ["params", "backbone_params", "encoder_params", "macs", "flops", "size"]
 
@@ -26,7 +26,7 @@ class Whole:
 
 @pytest.fixture
 def space():
-    return BertWidthDepth(layers=[[0, 2], [0, 1, 2]], heads=[1, 4], ffn=[0, 16, 64])
+    return WidthDepth(layers=[[0, 2], [0, 1, 2]], heads=[1, 4], ffn=[0, 16, 64])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +56,7 @@ def test_relations_between_the_costs():
 
 def test_partial_tables():
     net = tiny_net()
-    space = BertWidthDepth(layers=[3], heads=[4], ffn=[16, 64])
+    space = WidthDepth(layers=[3], heads=[4], ffn=[16, 64])
     table = estimators.params().table(space, net)
     assert table.choices["ffn.0"] == [16 * 65, 64 * 65]
     fixed = {"ffn.0": [16, 64]}

@@ -18,12 +18,12 @@ from nasframe.records import TrainOptions
 from nasframe.seeds import stream_seed
 from nasframe.store import Checkpoint
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.fake_quant import FakeQuant
 from nasframe_basics.kd import KD
 from nasframe_basics.kd_hidden import KDHidden
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import RandomSampler
+from nasframe_basics.width_depth import WidthDepth
 
 
 class Cut:
@@ -233,7 +233,7 @@ def test_a_supernet_resumes_exactly_too(tmp_path: Path) -> None:
     """The real space, sampler and file, with rounded weights and hidden states."""
 
     def stage(memory: Any, fuse: Fuse) -> TrainJob:
-        space = BertWidthDepth(layers=[2, 3], heads=[1, 4], ffn=[16, 64], config=tiny_net().config)
+        space = WidthDepth(layers=[2, 3], heads=[1, 4], ffn=[16, 64], config=tiny_net().config)
         return job(
             space=space, sampler=RandomSampler(space.domain, seed=1), archs_per_step=2, max_steps=8, keep="best",
             eval_every=4, models={"teacher": tiny_net(seed=3)}, checkpoint=memory, checkpoint_every=0.0,

@@ -14,15 +14,14 @@ import nasframe as nf
 from nasframe.errors import RecipeError, UsageError
 from nasframe.export import write as export
 from nasframe.nn import slices
-from nasframe.nn.elastic import FAMILIES
 from nasframe.nn.positions import usable_positions
 from nasframe.notices import Notices
 from nasframe.store import RunStore
-from nasframe.testing.toy import tiny_inputs, tiny_net, tiny_tokenizer
+from nasframe.testing.toy import ENCODERS, tiny_inputs, tiny_net, tiny_tokenizer
 from nasframe.weights import quiet
 from nasframe_basics import models
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.models import HF, minilm_l6
+from nasframe_basics.width_depth import WidthDepth
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ print(json.dumps([sum(p.numel() for p in net.bert.parameters()), ids, "gt_all_mi
 
 
 def test_a_model_of_true_sizes_loads_again(tmp_path):
-    net = BertWidthDepth(layers=[2, 3], heads=[2, 4], ffn=[16, 64], config=tiny_net().config)
+    net = WidthDepth(layers=[2, 3], heads=[2, 4], ffn=[16, 64], config=tiny_net().config)
     arch = {"layers": [0, 2], "heads.0": 2, "heads.2": 3, "ffn.0": 16, "ffn.2": 40}
     small = net.extract(tiny_net(), arch)
     export.write(small, None, tmp_path / "small", mode="hetero")
@@ -139,7 +138,7 @@ def toy_tokenizer(**more):
 def classifiers(tmp_path_factory):
     """Family → the directory of a net with a head, and its tokenizer."""
     home = tmp_path_factory.mktemp("classifiers")
-    for family in FAMILIES:
+    for family in ENCODERS:
         with quiet():
             tiny_net(family).save_pretrained(home / family)
         tiny_tokenizer().save_pretrained(home / family)
@@ -170,7 +169,7 @@ def refused_by_all(folder, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_directory_without_tokenizer_files_is_refused(classifiers, tmp_path, family):
     folder = copied(classifiers, tmp_path, family)
     (folder / "tokenizer.json").unlink()  # transformers would make a tokenizer of five words from the rest
@@ -206,7 +205,7 @@ def test_half_of_a_tokenizers_files_is_not_enough(classifiers, tmp_path):
     refused_by_all(folder, "tokenizer")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_more_ids_than_rows_are_refused(classifiers, tmp_path, family):
     folder = copied(classifiers, tmp_path, family)
     tokenizer = tiny_tokenizer()
@@ -377,7 +376,7 @@ def test_what_the_checkpoint_lacks_and_has_besides_is_told(classifiers, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("mode", ["hetero", "padded"])
 def test_nasframes_own_exports_are_whole(tmp_path, family, mode):
     arch = {"layers": [0, 2], "heads.0": 3, "heads.2": 0, "ffn.2": 17}
@@ -447,7 +446,7 @@ def test_what_of_a_hub_model_is_not_at_hand_is_not_judged(hub):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_model_used_as_it_is_scores_as_transformers_says(classifiers, tmp_path, family):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

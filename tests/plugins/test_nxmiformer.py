@@ -33,7 +33,7 @@ from nasframe_nxmiformer.assign import POLICIES, AssignBits, fisher
 from nasframe_nxmiformer.estimators import Bits
 from nasframe_nxmiformer.examples import AssignBits as AssignBitsWork
 from nasframe_nxmiformer.policies import exact, greedy
-from nasframe_nxmiformer.space import KINDS, NMBits
+from nasframe_nxmiformer.space import NMBits
 from stand_in import write_net, write_reviews
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -314,7 +314,7 @@ def test_what_no_assignment_meets_is_told_with_the_least() -> None:
 def test_bits_of_a_network_and_of_an_architecture() -> None:
     net = tiny_net()
     space = NMBits(["2:4 int8", "int8"], config=net.config)
-    arch = space.arch(dict.fromkeys(KINDS, "2:4 int8"))
+    arch = space.arch(dict.fromkeys(space.kinds, "2:4 int8"))
     small = space.extract(net, arch)
     full = 32 * 3 * (4 * 32 * 32 + 2 * 32 * 64)
     scales = 32 * 3 * (5 * 32 + 64)

@@ -22,10 +22,10 @@ from nasframe.nn.quantize import RowQuantizer
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net
 from nasframe.testing.trainers import toy_job
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.estimators import params
 from nasframe_basics.kd import KD
 from nasframe_basics.loop import Loop
+from nasframe_basics.width_depth import WidthDepth
 from nasframe_rosita.prune import ScheduledPrune
 from nasframe_rosita.schedule import all_sizes, default_times, lowered, sizes_within
 
@@ -61,7 +61,7 @@ def test_the_published_model_has_exactly_its_number_of_parameters() -> None:
     """BERT-base at 8 layers, 2 heads, 512 neurons and an embedding of rank 128: 14,474,754 with two labels."""
     net = meta_bert()
     full = factorized_meta(net)
-    space = BertWidthDepth(config=net.config)
+    space = WidthDepth(config=net.config)
     arch = lowered(all_sizes(full, {}), PUBLISHED, 1.0)
     assert params().estimate(space, full, arch) == 14_474_754
     small = space.extract(full, arch)

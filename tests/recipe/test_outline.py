@@ -14,7 +14,7 @@ from nasframe.testing.toy import tiny_net, tiny_tokenizer
 from nasframe.weights import quiet
 
 PLUGIN = """
-from nasframe_basics.bert_width_depth import BertWidthDepth
+from nasframe_basics.width_depth import WidthDepth
 from nasframe_basics.estimators import Counted
 from nasframe_basics.latency import Latency
 from nasframe_basics.package_docs import package_docs
@@ -29,7 +29,7 @@ def told(what):
     raise UsageError(f"was given {names}")
 
 
-class Space(BertWidthDepth):
+class Space(WidthDepth):
     def __init__(self, layers=None, config=None):
         if config is not None:
             told(config)
@@ -108,7 +108,7 @@ nasframe: 1
 plugins: [probe.py]
 model: ./encoder
 task: {use: package_docs, max_length: 8}
-space: {use: bert_width_depth, layers: [1, 2], heads: [2, 4], ffn: [16, 64]}
+space: {use: width_depth, layers: [1, 2], heads: [2, 4], ffn: [16, 64]}
 estimators: {latency: {length: 8}}
 budgets: {encoder_params: [50%], macs: ["75%"]}
 stages:

@@ -64,7 +64,7 @@ def test_what_cannot_work_is_refused_before_any_work(recipe: str, change: str, p
         ("stages.search.within={layers: [9]}", "stages.search.within"),
         ("stages.supernet.within={head: [4]}", "stages.supernet.within"),
         ("space.heads=[5, 99]", "space"),
-        ("+stages.search.space={use: bert_width_depth, layers: [99]}", "stages.search.space"),
+        ("+stages.search.space={use: width_depth, layers: [99]}", "stages.search.space"),
         ("stages.search.sampler={use: grid, tie: false}", "stages.search.sampler"),
         ("stages.search.sampler={use: grid, tie: [[head]]}", "stages.search.sampler"),
         ("stages.search.sampler={use: evolution, population: 1}", "stages.search.sampler.population"),

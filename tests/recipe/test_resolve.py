@@ -55,7 +55,7 @@ def base(**changes):
         "nasframe": 1,
         "model": "minilm-l6",
         "task": {"use": "files", "folder": str(Path.cwd())},
-        "space": {"use": "bert_width_depth", "layers": [3, 6], "heads": [4, 12], "ffn": [256, 1536]},
+        "space": {"use": "width_depth", "layers": [3, 6], "heads": [4, 12], "ffn": [256, 1536]},
         "budgets": {"encoder_params": ["75%", "<= 4M"]},
         "stages": [
             {"train": {"save_as": "teacher", "epochs": 1}},
@@ -286,7 +286,7 @@ def test_an_extract_with_nothing_found_before_is_refused():
         [{"search": {"name": "all", "save_as": "all", "budgets": {}}}, {"extract": {"archs": ["all"]}}],
         [{"extract": {"archs": {"mine": {"layers": [0, 1]}}}}, {"evaluate": {"models": ["mine", "teacher"]}}],
         [{"transform": {"use": "rewire", "save_as": "wired"}}, {"train": {"epochs": 1, "from": "wired"}}],
-        [{"train": {"epochs": 1, "sampler": "random", "space": {"use": "bert_width_depth", "layers": [1, 2]}}}],
+        [{"train": {"epochs": 1, "sampler": "random", "space": {"use": "width_depth", "layers": [1, 2]}}}],
         [
             {
                 "repeat": {
@@ -304,7 +304,7 @@ def test_references_that_point_back_are_fine(extra):
 
 def test_all_problems_are_told_at_once_with_their_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.yaml").write_text("model: minilm-l7\nspace: bert_width_depth\n")
+    (tmp_path / "base.yaml").write_text("model: minilm-l7\nspace: width_depth\n")
     (tmp_path / "r.yaml").write_text(
         "extends: base.yaml\nseed: one\nseed: two\nbudgets: {encoder_param: 50%}\nstages:\n"
         "  - transform: {use: svd, rnak: 64}\n  - search: {sampler: evolutoin, trials: 20}\n"

@@ -83,7 +83,7 @@ def test_every_recipe_of_the_tree_fits(schema, path):
         "model: minilm-l7",
         "task: {use: glue, nmae: cola}",
         "task: {use: glue, name: colla}",
-        "space: {use: bert_width_depth, layers: 3}",
+        "space: {use: width_depth, layers: 3}",
         "stages: {train: {}}",
         "stages: [{trian: {epochs: 1}}]",
         "stages: [{train: {epoch: 1}}]",

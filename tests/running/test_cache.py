@@ -29,7 +29,7 @@ name: keyed
 plugins: [{folder}/keyed_plugin.py]
 model: keyed_toy
 task: {{use: text_classification, train: {folder}/train.csv, select: 4, dev_share: 4}}
-space: {{use: bert_width_depth, layers: [1, 2], heads: [1, 2, 4], ffn: [8, 64]}}
+space: {{use: width_depth, layers: [1, 2], heads: [1, 2, 4], ffn: [8, 64]}}
 sampler: {{use: sandwich, inner: random}}
 estimators: {{latency: {{repeats: 2}}}}
 budgets: {{encoder_params: ["75%"]}}

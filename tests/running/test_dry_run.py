@@ -25,7 +25,7 @@ def test_a_dry_run_describes_every_stage_and_writes_nothing(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_reachable_costs_are_those_of_the_ends(tmp_path):
     costs = dry_run(resolve(nf.load_recipe(RECIPE)))["costs"]["encoder_params"]
-    space = nf.make("space", "bert_width_depth", layers=[1, 2, 3], heads=[1, 2, 4], ffn=[8, 16, 32, 64])
+    space = nf.make("space", "width_depth", layers=[1, 2, 3], heads=[1, 2, 4], ffn=[8, 16, 32, 64])
     counted = nf.make("estimator", "encoder_params")
     from nasframe.testing.toy import tiny_net
 

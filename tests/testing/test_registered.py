@@ -15,7 +15,7 @@ REPRESENTATIVES = {
     ("model", "hf"),
     ("modifier", "kd"),
     ("sampler", "random"),
-    ("space", "bert_width_depth"),
+    ("space", "width_depth"),
     ("task", "text_classification"),
     ("trainer", "loop"),
     ("transform", "rewire"),

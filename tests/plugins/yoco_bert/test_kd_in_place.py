@@ -6,9 +6,9 @@ from nasframe.interfaces import TrainJob
 from nasframe.nn.losses import distillation
 from nasframe.records import TrainOptions
 from nasframe.testing.toy import ToyTask, tiny_net
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.loop import Loop
 from nasframe_basics.samplers import SandwichSampler
+from nasframe_basics.width_depth import WidthDepth
 from nasframe_yoco_bert.in_place import InPlaceKD
 
 
@@ -28,7 +28,7 @@ def job(sampler, space, modifier):
 
 @pytest.fixture
 def space():
-    return BertWidthDepth(layers=[2, 3], heads=[2, 4], ffn=[32, 64])
+    return WidthDepth(layers=[2, 3], heads=[2, 4], ffn=[32, 64])
 
 
 def test_the_largest_teaches_the_others_of_its_step(space):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from nasframe_basics.bert_width_depth import BertWidthDepth
 from nasframe_basics.estimators import backbone_params, flops
+from nasframe_basics.width_depth import WidthDepth
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def space():
-    return BertWidthDepth(layers=[6, 8, 10, 12], heads=[4, 8, 12], ffn=[512, 768, 1024, 3072])
+    return WidthDepth(layers=[6, 8, 10, 12], heads=[4, 8, 12], ffn=[512, 768, 1024, 3072])
 
 
 def test_costs_are_the_published_ones(base, space):

@@ -1,12 +1,15 @@
-"""Encoders with fewer layers, heads and FFN neurons: each layer chooses its own widths."""
+"""Networks with fewer layers, heads and FFN neurons: each layer chooses its own widths."""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nasframe.errors import UsageError
+from nasframe.nn.additive import group_problem
+from nasframe.notices import Notify, say
 from nasframe.outline import Outline
 from nasframe.records import Arch, Count, Forward, Natural, Percent
 from nasframe.search.domain import Choices
@@ -21,11 +24,13 @@ UNITS = ("heads", "ffn")
 """The knobs that each kept layer has."""
 
 
-class BertWidthDepth:
-    """Choose the depth, and in each kept layer the heads and the FFN neurons, of a BERT-like encoder.
+class WidthDepth:
+    """Choose the depth, and in each kept layer the heads and the FFN neurons, of an encoder or decoder.
 
     A layer keeps its first heads and neurons; ``transform: rewire`` puts the important ones first. Numbers are counts;
-    strings with a percent sign are shares of the network's, as in ``["25%", "50%", "100%"]``.
+    strings with a percent sign are shares of the network's, as in ``["25%", "50%", "100%"]``. If query heads share keys
+    and values in groups, as in Llama, heads are kept in whole groups: counts are of query heads and have to be
+    multiples of the group's size, and shares are rounded to one.
 
     Args:
         layers: numbers of layers, or lists of the layers to keep; default all.
@@ -37,9 +42,10 @@ class BertWidthDepth:
         config: the network's configuration, or its outline; it provides the defaults and bounds the sizes.
 
     Raises:
-        UsageError: a size beyond the network's, a share without a network, or something other than a size.
+        UsageError: a size beyond the network's, heads that are no whole groups, a share without a network, or something
+            other than a size.
 
-    >>> space = BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64])
+    >>> space = WidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64])
     >>> space.domain.smallest()
     {'layers': [0], 'heads.0': 2, 'ffn.0': 16}
     """
@@ -56,12 +62,15 @@ class BertWidthDepth:
         depth: Depth = "first",
         config: PreTrainedConfig | Outline | None = None,
     ) -> None:
-        self.full = _limits(config)
+        self.limits = _limits(config)
+        group = self.limits.group
         widths = {
-            "heads": _counts("heads", heads, self.full["heads"]),
-            "ffn": _counts("ffn", ffn, self.full["ffn"]),
+            "heads": _counts("heads", heads, self.limits.heads, group),
+            "ffn": _counts("ffn", ffn, self.limits.ffn),
         }
-        depths = _depths(layers, self.full["layers"], depth)
+        depths = _depths(layers, self.limits.layers, depth)
+        if self.limits.keeps_first:
+            _check_first_layer(depths)
         knobs: dict[str, list[Any]] = {"layers": depths}
         if embedding_rank is not None:
             knobs[RANK] = _ranks(embedding_rank)
@@ -107,7 +116,7 @@ class BertWidthDepth:
             UsageError: a key that is neither knob nor family, a number of layers that the domain does not have, or a
                 width that the network does not have.
 
-        >>> BertWidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64]).arch({"layers": 1, "ffn": 20})
+        >>> WidthDepth(layers=[1, 2], heads=[2, 4], ffn=[16, 64]).arch({"layers": 1, "ffn": 20})
         {'layers': [0], 'heads.0': 4, 'ffn.0': 20}
         """
         self._check_sizes(sizes)
@@ -140,12 +149,14 @@ class BertWidthDepth:
             unit = key.partition(".")[0]
             if unit not in UNITS:  # layers and the rank have tests of their own, later
                 continue
-            most = self.full[unit]
+            most = self.limits.heads if unit == "heads" else self.limits.ffn
             is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
             is_size = is_whole and value >= 0 and (most is None or value <= most)
             if not is_size:
                 limit = "0 or more" if most is None else f"a number from 0 to {most}"
                 raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
+            if unit == "heads" and most is not None and value % self.limits.group:
+                raise UsageError(f"{key}: {group_problem(value, most, self.limits.group)}")
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
         """Return an architecture with its kept layers listed: ``layers: 4`` becomes the domain's choice of four.
@@ -164,13 +175,59 @@ class BertWidthDepth:
         return sizes
 
 
-def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
-    """Return the network's own sizes; ``None`` for each if the network is not known."""
+def bert_width_depth(
+    layers: Sequence[Count | Percent | list[Natural]] | None = None,
+    heads: Sequence[Natural | Percent] | None = None,
+    ffn: Sequence[Natural | Percent] | None = None,
+    embedding_rank: Sequence[Count] | None = None,
+    depth: Depth = "first",
+    config: PreTrainedConfig | Outline | None = None,
+    notify: Notify = say,
+) -> WidthDepth:
+    """Return the space ``width_depth`` under its former name.
+
+    Args:
+        layers: see :class:`WidthDepth`, as all options.
+        heads: numbers of attention heads.
+        ffn: numbers of FFN neurons.
+        embedding_rank: ranks of a factorised word embedding.
+        depth: which layers a number keeps.
+        config: the network's configuration, or its outline.
+        notify: receives a notice of the new name.
+    """
+    notify("space", "bert_width_depth is now called width_depth, because it is for other families, too.")
+    return WidthDepth(layers, heads, ffn, embedding_rank, depth, config)
+
+
+bert_width_depth.sizes_suffice = True  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The network's own sizes; ``None`` for each if the network is not known.
+
+    Args:
+        layers: its layers.
+        heads: query heads of each.
+        ffn: neurons of each.
+        group: query heads that share keys and values.
+        keeps_first: whether the first layer cannot be dropped.
+    """
+
+    layers: int | None = None
+    heads: int | None = None
+    ffn: int | None = None
+    group: int = 1
+    keeps_first: bool = False
+
+
+def _limits(config: PreTrainedConfig | Outline | None) -> _Limits:
+    """Return the sizes of the network of a configuration."""
     if config is None:
-        return {"layers": None, "heads": None, "ffn": None}
+        return _Limits()
     if isinstance(config, Outline):
         lengths = config.lengths
-        return {"layers": lengths["layers"], "heads": lengths["heads"], "ffn": lengths["ffn"]}
+        return _Limits(lengths["layers"], lengths["heads"], lengths["ffn"])
     from nasframe.nn.elastic import FAMILIES
 
     family = FAMILIES.get(config.model_type)
@@ -178,19 +235,28 @@ def _limits(config: PreTrainedConfig | Outline | None) -> dict[str, int | None]:
         raise UsageError(
             f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
         )
-    # A family has names of its own for these numbers.
-    return {
-        "layers": getattr(config, family.depth),
-        "heads": getattr(config, family.heads),
-        "ffn": getattr(config, family.ffn),
-    }
+    obstacle = family.obstacle(config)
+    if obstacle:
+        raise UsageError(f"{config.model_type}: cannot be sliced: {obstacle}.")
+    sizes = family.sizes(config)  # a family has names of its own for these numbers
+    return _Limits(sizes.layers, sizes.heads, sizes.ffn, sizes.group, family.keeps_first)
+
+
+def _check_first_layer(depths: Sequence[Sequence[int]]) -> None:
+    """Refuse depths without layer 0, of a network whose first layer differs from the others."""
+    for kept in depths:
+        if kept[0] != 0:
+            raise UsageError(
+                f"layers: {list(kept)} leaves out layer 0, which differs from the others in this family. Expected "
+                "layer 0 in every list."
+            )
 
 
 def _depths(layers: Sequence[int | str | list[int]] | None, full: int | None, depth: Depth) -> list[list[int]]:
     """Return the values of the knob ``layers``, lists of kept layers, the shortest first.
 
     Args:
-        layers: as in :class:`BertWidthDepth`.
+        layers: as in :class:`WidthDepth`.
         full: the layers of the network; ``None`` if it is not known: then as many as the entries need.
         depth: which layers a number keeps.
 
@@ -236,13 +302,14 @@ def _kept_layers(count: int, total: int, depth: Depth) -> tuple[int, ...]:
     return tuple(i * total // count for i in range(count))
 
 
-def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> list[int]:
+def _counts(name: str, values: Sequence[int | str] | None, full: int | None, group: int = 1) -> list[int]:
     """Read the option for one size: distinct numbers, ascending.
 
     Args:
         name: of the option.
         values: numbers and shares; the default is ``full`` alone.
         full: the network's own number, if it is known.
+        group: what every number has to be a multiple of; shares are rounded to one.
 
     Raises:
         UsageError: a value is not a size of the network.
@@ -251,16 +318,19 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None) -> 
         if full is None:
             raise UsageError(f"{name}: no values given. Expected counts, or a network whose own count to take.")
         return [full]
-    counts = sorted({_count(name, value, full) for value in values})
+    counts = sorted({_count(name, value, full, group) for value in values})
     fewest = 1 if name == "layers" else 0  # a layer without heads, or without neurons, passes its input on
     are_sizes = bool(counts) and counts[0] >= fewest and (full is None or counts[-1] <= full)
     if not are_sizes:
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
+    for count in counts:
+        if full is not None and count % group:
+            raise UsageError(f"{name}: {group_problem(count, full, group)}")
     return counts
 
 
-def _count(name: str, value: int | str, full: int | None) -> int:
+def _count(name: str, value: int | str, full: int | None, group: int) -> int:
     """Read one number or share."""
     if isinstance(value, int) and not isinstance(value, bool):  # true would be 1
         return value
@@ -273,7 +343,7 @@ def _count(name: str, value: int | str, full: int | None) -> int:
         raise UsageError(f"{name}: {value!r} is not a size. Expected a count or a share such as '50%'.") from None
     if full is None:
         raise UsageError(f"{name}: {value!r} is a share, of a network that is not given. Expected a count.")
-    return max(1, round(share * full))  # a small share of a few heads is one head, not none
+    return group * max(1, round(share * full / group))  # a small share of a few heads is one head, not none
 
 
 def _ranks(values: Sequence[int]) -> list[int]:
