@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +34,7 @@ PIPELINES = {
     "LMHeadModel": "text-generation",
 }
 """End of a class's name → the hub's name of what its models do."""
-RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
+RECORD = ("head_size", "embedding_rank", "head_order", "factorized", "kept_layers")
 """Further fields of the configuration of a ``hetero`` model."""
 
 
@@ -208,6 +208,8 @@ def stock_obstacle(model: nn.Module) -> str | None:
             return f"layer {index} has {layer['heads']} heads, but hidden size / head size is {heads}"
         if layer["ffn"] != layers[0]["ffn"] or not layer["ffn"]:
             return f"layer {index} has {layer['ffn']} neurons, layer 0 has {layers[0]['ffn']}"
+    for name in sizes.get("head_order", {}):
+        return f"layer {name.partition('.')[0]} has its heads in another order than the table of heads"
     for name, rank in sizes.get("factorized", {}).items():
         return f"{name} is a product of rank {rank}"
     if sizes["embedding_rank"]:
@@ -387,7 +389,7 @@ def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -
 
 def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
-    from nasframe.nn.elastic import base_of, family_of, layers_of, slices_of
+    from nasframe.nn.elastic import base_of, family_of, head_order, layers_of, slices_of
 
     family = family_of(model)
     prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
@@ -396,21 +398,31 @@ def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     full = family.sizes(config)
     full_units = {"heads": full.heads // full.group, "ffn": full.ffn}
     for number, layer in enumerate(layers_of(model)):
+        order = head_order(family, layer)
         for part in slices_of(family, layer):
             path = family.maps[part.map].path  # of a product, which is multiplied out by now
             key = f"{layers}.{number}.{path}.{part.name}"
             if key in state:
-                state[key] = _padded(state[key], part, full_units[part.unit])
+                places = order if part.unit == "heads" else None
+                state[key] = _padded(state[key], part, full_units[part.unit], places)
 
 
-def _padded(tensor: torch.Tensor, part: Part, units: int) -> torch.Tensor:
-    """Return a tensor with zeros for the units that a layer lacks."""
+def _padded(tensor: torch.Tensor, part: Part, total: int, places: Sequence[int] | None) -> torch.Tensor:
+    """Return a tensor with zeros for the units that a layer lacks.
+
+    Args:
+        tensor: the layer's tensor.
+        part: where its units are.
+        total: units of the full layer.
+        places: the place of each unit among all; default: they are the first ones.
+    """
+    import torch
+
     shape = list(tensor.shape)
-    shape[part.dim] = part.length(units)
-    whole = tensor.new_zeros(shape)
+    shape[part.dim] = part.length(total)
     own_units = tensor.shape[part.dim] // part.length(1)
-    part.runs(whole, own_units).copy_(part.runs(tensor, own_units))
-    return whole
+    units = torch.arange(own_units) if places is None else torch.tensor(places)
+    return tensor.new_zeros(shape).index_copy(part.dim, part.entries(units, total), tensor)
 
 
 def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layers: str) -> None:

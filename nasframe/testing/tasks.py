@@ -8,7 +8,6 @@ class TestMine(TaskContract):
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -309,16 +308,20 @@ def _ids_of(batches: Any) -> list[int]:
 
 
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
-    """Return one tuple for each example of a batch: token ids without what the mask hides, or else all inputs."""
-    ids = inputs.get("input_ids")
-    if ids is None:
-        tensors = [tensor.flatten(1).tolist() for tensor in inputs.values()]
-        return [tuple(itertools.chain.from_iterable(parts)) for parts in zip(*tensors, strict=True)]
-    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    """Return what tells the examples of a batch apart: one tuple of all their inputs, without what the mask hides."""
+    mask = inputs.get("attention_mask")
+    examples = len(next(iter(inputs.values())))
     rows: list[Row] = []
-    for row, visible in zip(ids, mask, strict=True):
-        # Padding depends on the batch that an example is in, so it is no part of the example.
-        rows.append(tuple(row[visible].tolist()))
+    for number in range(examples):
+        row: list[Any] = []
+        for name, tensor in inputs.items():
+            values = tensor[number]
+            if mask is not None and values.shape == mask[number].shape:
+                # Padding depends on the batch that an example is in, so it is no part of the example.
+                values = values[mask[number].bool()]
+            if name != "attention_mask":
+                row += values.flatten().tolist()
+        rows.append(tuple(row))
     return rows
 
 

@@ -55,7 +55,7 @@ class Resort(Modifier):
                 "Expected a stage with a sampler; transform: rewire sorts between stages."
             )
         if job.net is not None:
-            free_to_reorder(job, "resort")
+            free_to_reorder(job, "resort", within=True)
 
     def on_start(self, job: TrainJob) -> None:
         """Begin with sums of zero."""
