@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
-from nasframe.nn.custom import Described, rebuilt
+from nasframe.nn.custom import Described, described, rebuilt
 from nasframe.nn.elastic import (
     FAMILIES,
     FactorizedEmbedding,
@@ -52,8 +52,7 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     [{'heads': 4, 'ffn': 64}]
     """
     if isinstance(net, Described):
-        class_name = type(net).__name__
-        return {"family": class_name, "model": class_name, "sizes": net.sizes()}
+        return described(net)
     name = family_name(net)
     family = FAMILIES[name]
     # From the modules and not from the configuration, which does not know of layers that differ.

@@ -19,7 +19,6 @@ from transformers.initialization import no_init_weights
 from nasframe.errors import UsageError
 from nasframe.nn.additive import RANK, Additive, LayerCost
 from nasframe.nn.blueprint import blueprint, build
-from nasframe.nn.custom import Described
 from nasframe.nn.elastic import FamilyRow, base_of, family_of, layers_of, slices_of, words_of
 from nasframe.nn.slices import weights
 from nasframe.records import Arch
@@ -75,8 +74,6 @@ def macs(
     >>> macs(net, batch=2, length=5).of({"layers": []})  # pooler and classifier
     2176.0
     """
-    if isinstance(net, Described):
-        return Additive([], net.forward_macs(batch), [])
     family = family_of(net)
     sizes = blueprint(net)
     width = base_of(net).config.hidden_size
@@ -188,11 +185,6 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 
 def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
-    if isinstance(net, Described):
-        total = 0.0
-        for parameter in net.counted().parameters():
-            total += parameter.numel() * each(parameter)
-        return Additive([], total, [])
     base_net = base_of(net)
     sizes = blueprint(net)
     costs = []

@@ -24,6 +24,7 @@ from nasframe.processes import device
 from nasframe.reads import Recorder
 from nasframe.records import MetricFormat, canonical_json
 from nasframe.seeds import stream_seed
+from nasframe.stages.supernets import require_storable
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class RunInputs:
         seed = stream_seed(self.plan.seed, "init")
         with self.reads:
             net = self.model.load(labels, seed, random=random)
+        require_storable(net, "model")
         return net.to(device())
 
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:

@@ -176,7 +176,8 @@ def search(
             standard error of the best score, ``loss`` takes the one with the smallest loss and ``agreement`` the one
             whose outputs are closest to the teacher's; if several are equal, both take the largest network.
         teacher: the saved network that ``agreement`` compares with.
-        fit: training options with which a copy of each candidate is trained before it is scored.
+        fit: training options with which a copy of each candidate is trained before it is scored, with ``modifiers`` and
+            a ``trainer`` as a training has them.
         violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
             and lowers its score.
         max_rejections: end the search after this many repeated or screened proposals in a row.

@@ -291,13 +291,20 @@ def _ids_of(batches: Any) -> list[int]:
 
 
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
-    """Return one tuple of token ids for each example of a batch, without what the mask hides."""
-    ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    """Return what tells the examples of a batch apart: one tuple of all their inputs, without what the mask hides."""
+    mask = inputs.get("attention_mask")
+    examples = len(next(iter(inputs.values())))
     rows: list[Row] = []
-    for row, visible in zip(ids, mask, strict=True):
-        # Padding depends on the batch that an example is in, so it is no part of the example.
-        rows.append(tuple(row[visible].tolist()))
+    for number in range(examples):
+        row: list[Any] = []
+        for name, tensor in inputs.items():
+            values = tensor[number]
+            if mask is not None and values.shape == mask[number].shape:
+                # Padding depends on the batch that an example is in, so it is no part of the example.
+                values = values[mask[number].bool()]
+            if name != "attention_mask":
+                row += values.flatten().tolist()
+        rows.append(tuple(row))
     return rows
 
 

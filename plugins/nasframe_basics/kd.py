@@ -41,11 +41,12 @@ class KD(Modifier):
         from torch.nn import functional
 
         from nasframe.nn.losses import distillation
+        from nasframe.nn.outputs import logits_of
 
         if not self.weight:
             return loss
-        student = step.outputs.logits
-        teacher = step.teacher(self.teacher).logits
+        student = logits_of(step.outputs, "kd")
+        teacher = logits_of(step.teacher(self.teacher), f"kd: teacher {self.teacher!r}")
         if step.job.task.labels is None:  # one output, whose softmax would always be 1
             term = functional.mse_loss(student.float(), teacher.float())
         else:

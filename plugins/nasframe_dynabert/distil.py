@@ -74,10 +74,12 @@ class DynaBERT(Modifier):
         import torch
 
         from nasframe.nn.losses import masked_mse, soft_cross_entropy
+        from nasframe.nn.outputs import logits_of
 
         student = step.outputs
         teacher = step.teacher(self.teacher, self.teacher_arch(step))
-        y, y_teacher = student.logits, teacher.logits
+        y = logits_of(student, "dynabert")
+        y_teacher = logits_of(teacher, f"dynabert: teacher {self.teacher!r}")
         h, h_teacher = student.hidden_states, teacher.hidden_states
         depth = len(h) - 1  # the first state is the embeddings' output
         teacher_depth = len(h_teacher) - 1

@@ -195,12 +195,13 @@ class Probes(Modifier):
         from torch.nn import functional
 
         from nasframe.nn.losses import distillation
+        from nasframe.nn.outputs import logits_of
 
         total: Any = 0.0
         count = 0
         for batch in self.batches:
-            student = step.forward(arch, batch).logits
-            teacher = step.passes.teacher(self.teacher, None, batch).logits
+            student = logits_of(step.forward(arch, batch), "probes")
+            teacher = logits_of(step.passes.teacher(self.teacher, None, batch), f"probes: teacher {self.teacher!r}")
             if step.job.task.labels is None:
                 divergence = functional.mse_loss(student.float(), teacher.float())
             else:
