@@ -246,8 +246,10 @@ def modeling_source(stock: type) -> str:
     definitions = [f"{config}, {model_class.__name__} = classes({stock.__name__})"]
     base = base_class(stock)
     if base is not stock:  # the encoder alone, for users who want embeddings or another kind of head
-        imported.insert(0, base.__name__)
+        imported = ["AutoModel", base.__name__, *imported]
         definitions.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
+        # Some heads of transformers ask the auto class for their base.
+        definitions.append(f"AutoModel.register({config}, Nasframe{base.__name__}, exist_ok=True)")
     imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
     own = "\n".join([imports, *definitions]) + "\n"
     return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])
