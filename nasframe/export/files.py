@@ -180,10 +180,22 @@ def read_net(directory: Path) -> nn.Module:
 
 def _read_described(directory: Path, sizes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
     """Return a network that describes itself, from a directory in either of its forms."""
-    from nasframe.nn.blueprint import load
+    import torch
 
-    if (directory / "config.json").exists():  # an export, whose tensors belong to the class around the network
-        tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    from nasframe.nn.blueprint import load
+    from nasframe.nn.custom import class_of
+
+    if not (directory / "config.json").exists():
+        return load({}, sizes, tensors)
+    # An export: its tensors belong to the class around the network, and each is in it once.
+    tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    with torch.random.fork_rng(devices=[]):
+        fresh = class_of(sizes)(**sizes["sizes"])
+    first_names: dict[int, str] = {}
+    for name, parameter in fresh.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if name not in tensors and first in tensors:
+            tensors[name] = tensors[first]
     return load({}, sizes, tensors)
 
 
