@@ -57,7 +57,7 @@ def input_refusals(
     if model is None:
         return
     try:
-        source: Any = registry.make("model", model, {"base": base, "notify": _unheard})
+        source: Any = registry.make_model(model, task, {"base": base, "notify": _unheard})
         validate = member(source, "validate")
         if validate is not None:
             with naming_plugins():
@@ -185,6 +185,8 @@ def refusals(plan: Plan) -> Iterator[Fault]:
             of_plugins = _transform_refusals(plan, stage, sized)
         elif stage.verb == "search":
             of_plugins = _fit_refusals(plan, stage, sized)
+        elif stage.verb == "export":
+            of_plugins = _export_refusals(plan, stage)
         else:
             of_plugins = _modifier_refusals(plan, stage, sized)
         for place, text in of_plugins:
@@ -282,6 +284,17 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
     net = skeleton(plan)
     if net is not None:
         yield from _refusal((), "", validate, net)
+
+
+def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
+    """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there."""
+    exporter = registry.make("exporter", stage.options.get("mode", "hetero"), {"base": plan.base, "notify": _unheard})
+    validate = member(exporter, "validate")
+    if validate is None:
+        return
+    net = skeleton(plan)
+    if net is not None:
+        yield from _refusal(("mode",), "", validate, net)
 
 
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
@@ -382,7 +395,7 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return None
     from nasframe.nn.elastic import stock_class
 
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     if not isinstance(model, SkeletonModel):
         return None
     net = model.skeleton()
@@ -411,5 +424,5 @@ def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Mod
     for kind, use in plugins:
         name, _ = registry.use_of(use)
         factories.append(registry.find(kind, name).load())
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     return _outline(model, factories) or skeleton(plan)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob, is_categorical
 from nasframe.nn.losses import distillation
 from nasframe.nn.outputs import logits_of
 from nasframe.records import Arch, Positive, Share
@@ -61,7 +61,7 @@ class InPlaceKD(Modifier):
                 "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
             )
         logits = logits_of(step.outputs, "kd_in_place")
-        if step.job.task.labels is None:
+        if not is_categorical(step.job.task):
             term = functional.mse_loss(logits.float(), self.logits.float())
         else:
             term = distillation(logits, self.logits, self.temperature)
