@@ -27,6 +27,7 @@ LARGEST, SMALLEST = 50.0, 12.0
 DEVICES = (1, 4, 16)
 BUDGETS = {
     1: (25.0,),
+    3: (50.0, 25.0, 12.0),  # of the study of one training, which has no other numbers of devices
     4: (50.0, 31.0, 19.0, 12.0),
     16: tuple(round(LARGEST * (SMALLEST / LARGEST) ** (i / 15), 1) for i in range(16)),
 }
@@ -42,6 +43,8 @@ RATES = {
     "yoco-bert": "3e-4",
     "flat": "3e-4",
     "uniform": "1e-4",
+    "sandwich": "1e-4",
+    "published": "1e-4",
     "tied-grid": "1e-4",
     "dynabert": "2e-4",
 }
@@ -123,7 +126,7 @@ def recipes() -> list[Recipe]:
     written = []
     for make in (magnitude, rosita, dhspg, chain):
         written += [make(devices) for devices in DEVICES]
-    return [*written, yoco_bert(), flat_bands(), uniform(), tied_grid(), dynabert()]
+    return [*written, yoco_bert(), flat_bands(), uniform(), tied_grid(), dynabert(), sandwich(), published()]
 
 
 # ---- one training for each device
@@ -336,6 +339,7 @@ def flat_bands() -> Recipe:
     stages = supernet_stages(train | {"sampler": "shared"}, search)
     switches = {
         "one": changes(1),
+        "three": changes(3),
         "sixteen": changes(16),
         **later("shared", 16, len(stages)),
         **flat_networks(),
@@ -355,8 +359,8 @@ def banded(devices: int, trials: int, probes: float, importance: float) -> dict[
         importance: passes for scores of importance.
     """
     # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
-    bands = {1: BUDGETS[1], 4: BUDGETS[4], 16: FLAT}
-    between = {1: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
+    bands = {1: BUDGETS[1], 3: BUDGETS[3], 4: BUDGETS[4], 16: FLAT}
+    between = {1: 0.1, 3: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
     sizes = [size / 100 for size in bands[devices]]
     last_phase = 0.5
     share_between = 0.0  # there is no size between if there is one band
@@ -379,19 +383,117 @@ def banded(devices: int, trials: int, probes: float, importance: float) -> dict[
 def uniform() -> Recipe:
     """Train a random sub-network of the table's space in each step, then search by evolution."""
     trials = 24
-    # The mean network: its choices are drawn independently of each other.
-    layer = FIXED + mean(UNIFORM_SPACE["heads"]) * HEAD + mean(UNIFORM_SPACE["ffn"]) * NEURON
-    depth = mean(len(layers) for layers in UNIFORM_SPACE["layers"])
-    size = depth * layer / ENCODER
-    mean_budget = mean(mean(BUDGETS[devices]) for devices in DEVICES) / 100
-    searching = SELECT * trials * NEAR_BUDGET * mean_budget
-    epochs = (TOTAL - TEACHER - IMPORTANCE - searching) / trained(size)
+    size = mean_size(UNIFORM_SPACE["layers"], UNIFORM_SPACE["heads"], UNIFORM_SPACE["ffn"])
+    epochs = (TOTAL - TEACHER - IMPORTANCE - evolution_search(trials)) / trained(size)
     notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
     title = "A uniformly sampled super-network for 4 devices, then evolution with few evaluations."
     train = distilled("supernet", epochs, "uniform", save_as="supernet", sampler="random")
     return once(
         "uniform", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials, "winner": "loss"}
     )
+
+
+def sandwich() -> Recipe:
+    """Train the largest, the smallest and a random sub-network in each step, then search as for uniform sampling."""
+    trials = 24
+    layers, heads, ffn = UNIFORM_SPACE["layers"], UNIFORM_SPACE["heads"], UNIFORM_SPACE["ffn"]
+    smallest = mean_size(layers[:1], heads[:1], ffn[:1])
+    sizes = [1.0, smallest, mean_size(layers, heads, ffn)]
+    epochs = (TOTAL - TEACHER - IMPORTANCE - evolution_search(trials)) / trained(sum(sizes))
+    notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
+    title = "The sandwich rule for 4 devices: largest, smallest and a random sub-network a step; then evolution."
+    sampler = {"use": "sandwich", "inner": "random"}
+    train = distilled("supernet", epochs, "sandwich", save_as="supernet", sampler=sampler, archs_per_step=3)
+    return once(
+        "sandwich", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials, "winner": "loss"}
+    )
+
+
+PUBLISHED_SPACE: dict[str, Any] = {
+    "use": "width_depth",
+    "layers": [3, 4, 5, 6],
+    "heads": UNIFORM_SPACE["heads"],
+    "ffn": UNIFORM_SPACE["ffn"],
+}
+PUBLISHED_DRIFT = 1.2
+"""How much larger the sub-networks of the published pipeline are than evenly drawn ones, as θ moves to large ones."""
+
+
+def published() -> Recipe:
+    """Train YOCO-BERT's published pipeline: eight phases, no teacher, a search for each budget.
+
+    The published search lets all networks in and lowers the score of those beyond the budget. With so few trials that
+    would often find none within it, so here only networks within the budget are proposed, which is better for it.
+    """
+    layers, heads, ffn = PUBLISHED_SPACE["layers"], PUBLISHED_SPACE["heads"], PUBLISHED_SPACE["ffn"]
+    phases: dict[str, dict[str, Any]] = {  # what each phase trains, as published
+        "head-0": {"heads": heads[-2:], "ffn": ffn[-1:], "layers": layers[-1:]},
+        "head-1": {"ffn": ffn[-1:], "layers": layers[-1:]},
+        "ffn-0": {"ffn": ffn[-2:], "layers": layers[-1:]},
+        "ffn-1": {"ffn": ffn[-3:], "layers": layers[-1:]},
+        "ffn-2": {"layers": layers[-1:]},
+        "layer-0": {"layers": layers[-2:]},
+        "layer-1": {"layers": layers[-3:]},
+        "layer-2": {},
+    }
+    sizes = []
+    for within in phases.values():
+        drawn = {**PUBLISHED_SPACE, **within}
+        sizes.append(mean_size(drawn["layers"], drawn["heads"], drawn["ffn"]))
+    size = min(1.0, PUBLISHED_DRIFT * mean(sizes))
+    trials = 8  # for each budget; the paper has 1,000, which would cost more than everything else
+    budgets = BUDGETS[3]
+    searching = SELECT * trials * sum(budgets) / 100
+    epochs = (TOTAL - searching) / trained(size) / len(phases)  # nothing is spent on a teacher
+    common = {
+        "epochs": rounded(epochs),
+        "learning_rate": RATES["published"],
+        "sampler": "shared",
+        "warmup_ratio": 0,
+        "weight_decay": 0,
+        "modifiers": [{"use": "kd", "teacher": "untuned", "temperature": 5, "weight": 0}, *dropout("published")],
+    }
+    stages: Stages = [
+        ("train", TEACHER_STAGE),
+        (
+            "transform",
+            {"name": "untuned", "from": "pretrained", "use": "rewire", "score": "magnitude", "save_as": "untuned"},
+        ),
+    ]
+    smoke: dict[str, Any] = {"task.train_limit": 96, "stages.teacher.max_steps": 3}
+    for name, within in phases.items():
+        options: dict[str, Any] = {"name": name}
+        if within:
+            options["within"] = within
+        else:
+            options["save_as"] = "supernet"
+        stages.append(("train", options | common))
+        smoke[f"stages.{name}.max_steps"] = 2
+    for budget in budgets:
+        name = f"search-{budget:g}"
+        search = {"name": name, "budgets": {"encoder_params": percent(budget)}, "sampler": "shared", "trials": trials}
+        stages.append(("search", search | {"winner": "loss"}))
+        smoke[f"stages.{name}.examples"] = 8
+        smoke[f"stages.{name}.finalists"] = 1
+    stages += [("extract", {}), ("evaluate", EVALUATE)]
+    content = {
+        "extends": "../_base/minilm_equal.yaml",
+        "name": "devices-published",
+        "space": PUBLISHED_SPACE,
+        "sampler": {"use": "sng_published", "join": "layer"},
+        "budgets": {"encoder_params": [percent(budget) for budget in budgets]},
+    }
+    title = "YOCO-BERT's published pipeline for 3 devices: eight phases from an untuned network, a search a budget."
+    notes = [
+        "Its teacher only serves for comparison. The table protocol's space, with smaller widths, for 12 %.",
+        "flat=true evaluates flat networks on `select` instead: for learning rates.",
+        "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
+    ]
+    changes: dict[str, Any] = {f"stages.search-{budget:g}.trials": 1 for budget in budgets}
+    for key, value in flat_networks()["flat"].items():
+        if key.startswith(("stages.extract", "stages.evaluate")):
+            changes[key] = value
+    return Recipe("published", title, notes, content, stages, {"flat": changes, "smoke": smoke})
 
 
 def tied_grid() -> Recipe:
@@ -441,8 +543,9 @@ def dynabert() -> Recipe:
 
 
 USES = (
-    "one=true and sixteen=true are for as many devices; afterwards=true also searches for the 16 budgets, as if these",
-    "had been named only after training; flat=true evaluates flat networks on `select` instead: for learning rates.",
+    "one=true, sixteen=true (and three=true, where it is) are for as many devices; afterwards=true also searches for",
+    "the 16 budgets, as if these had been named only after training; flat=true evaluates flat networks on `select`",
+    "instead of winners: for learning rates.",
     "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
 )
 
@@ -505,7 +608,8 @@ def budgets_of(devices: int) -> dict[str, list[str]]:
 
 def other_budgets() -> dict[str, dict[str, Any]]:
     """Return the switches for other numbers of devices, of a super-network that is the same for all."""
-    return {"one": {"budgets": budgets_of(1)}, "sixteen": {"budgets": budgets_of(16)}}
+    names = {"one": 1, "three": 3, "sixteen": 16}
+    return {name: {"budgets": budgets_of(devices)} for name, devices in names.items()}
 
 
 def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
@@ -546,6 +650,23 @@ def flat_networks() -> dict[str, dict[str, Any]]:
 def trained(size: float) -> float:
     """Return the passes of an epoch of training a network of this share: forward, and backward twice as much."""
     return 3 * size
+
+
+def mean_size(layers: Sequence[Any], heads: Sequence[int], ffn: Sequence[int]) -> float:
+    """Return the mean share of networks whose choices are drawn independently of each other.
+
+    >>> mean_size([6], [12], [1536])
+    1.0
+    """
+    layer = FIXED + mean(heads) * HEAD + mean(ffn) * NEURON
+    depths = [len(choice) if isinstance(choice, list) else choice for choice in layers]
+    return mean(depths) * layer / ENCODER
+
+
+def evolution_search(trials: int) -> float:
+    """Return what evolution's trials cost, as the mean over numbers of devices."""
+    mean_budget = mean(mean(BUDGETS[devices]) for devices in DEVICES) / 100
+    return SELECT * trials * NEAR_BUDGET * mean_budget
 
 
 def pruned_mean(start: float, end: float, over: float) -> float:

@@ -40,7 +40,8 @@ from nasframe.store import RunStore
 from nasframe.training.forward import forward_of
 from nasframe.training.optim import autocast
 from nasframe_basics.glue import glue
-from nasframe_basics.text import EVALUATION_BATCH, TextTask
+from nasframe_basics.labelled import EVALUATION_BATCH
+from nasframe_basics.text import TextTask
 
 DEV = {"cola": 1043, "sst2": 872, "mrpc": 408}
 LENGTH, PUBLISHED_BATCH = 128, 8

@@ -12,17 +12,30 @@ from nasframe.version import __version__
 
 if TYPE_CHECKING:
     from nasframe.hookspecs import PLUGIN_API, hookimpl
+    from nasframe.nn.custom import Described
     from nasframe.recipe.loading import load_recipe
     from nasframe.recipe.resolve import resolve
     from nasframe.records import Trial
     from nasframe.registry import make
     from nasframe.running.runner import Run, run
 
-__all__ = ["PLUGIN_API", "Run", "Trial", "__version__", "hookimpl", "load_recipe", "make", "resolve", "run"]
+__all__ = [
+    "PLUGIN_API",
+    "Described",
+    "Run",
+    "Trial",
+    "__version__",
+    "hookimpl",
+    "load_recipe",
+    "make",
+    "resolve",
+    "run",
+]
 
 # Where each public name is defined, below nasframe.
 _HOME = {
     "PLUGIN_API": "hookspecs",
+    "Described": "nn.custom",
     "Run": "running.runner",
     "Trial": "records",
     "hookimpl": "hookspecs",

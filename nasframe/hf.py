@@ -29,8 +29,8 @@ def classes(stock: Any, config: Any = None) -> tuple[type, type]:
 
     Returns:
         The configuration class and the model class. The configuration has the further fields ``layer_heads`` and
-        ``layer_ffn`` (one number for each layer), ``head_size``, ``embedding_rank``, ``factorized`` (``"layer.map"`` →
-        rank) and ``kept_layers``, which only documents where the layers come from.
+        ``layer_ffn`` (one number for each layer), ``head_size``, ``embedding_rank``, ``head_order``, ``factorized``
+        (``"layer.map"`` → rank) and ``kept_layers``, which only documents where the layers come from.
     """
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -38,8 +38,8 @@ def classes(stock: Any, config: Any = None) -> tuple[type, type]:
         stock.__init__(self, config, *args, **kwargs)
         sizes = zip(config.layer_heads, config.layer_ffn, strict=True)
         layers = [{"heads": heads, "ffn": ffn} for heads, ffn in sizes]
-        ranks = {key: getattr(config, key, None) for key in ("embedding_rank", "factorized")}
-        resize(self, {"layers": layers, **ranks})
+        others = {key: getattr(config, key, None) for key in ("embedding_rank", "factorized", "head_order")}
+        resize(self, {"layers": layers, **others})
 
     base = stock.config_class
     fields: dict[str, Any] = {"model_type": f"nasframe-{base.model_type}", "__module__": __name__}

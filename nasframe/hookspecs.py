@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: eight kinds, commands, files and facts of your own, three observers.
+"""Every way to extend nasframe, on one page: nine kinds, commands, files and facts of your own, three observers.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -79,6 +79,11 @@ def register_tasks(register: Register) -> None:
 @hookspec
 def register_models(register: Register) -> None:
     """Register models: a net and its tokenizer from a name."""
+
+
+@hookspec
+def register_exporters(register: Register) -> None:
+    """Register exporters: write models for other runtimes, and say how to load them."""
 
 
 @hookspec

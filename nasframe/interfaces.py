@@ -1,10 +1,29 @@
-"""The eight kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
+"""The nine kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
 
 A plugin need not inherit from anything here: having the methods is enough. :data:`OPTIONAL` lists, for each kind, what
 a plugin may have besides its methods; the framework uses an optional member if it is there. A factory's keyword
 arguments, with their types, defaults and docstring, are the plugin's options in a recipe. Arguments with the names
 below are not options: a factory gets them from the framework if its signature has them.
 
+name            what
+==============  ==========================================================================
+``domain``      samplers: the :class:`Domain` to propose from
+``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
+``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
+                costs that the budgets, constraints and objectives name, or else of ``params``
+``config``      spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
+                :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
+                model has no ``skeleton``
+``auto_class``  models: the name of the auto class of transformers whose networks have the head that the recipe's task
+                needs (:class:`TaskFactoryTraits`)
+``tokenizer``   tasks: the tokenizer of the network
+``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
+``space``       tasks: the space, in a recipe without a model
+``saved_head``  tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
+                over its order of classes (:func:`nasframe.heads.match`)
+``notify``      all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
+==============  ==========================================================================
+=======
 ================  ==========================================================================
 name              what
 ================  ==========================================================================
@@ -12,8 +31,11 @@ name              what
 ``seed``          samplers, tasks, transforms: an integer made from the run's seed and the stage
 ``costs``         samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
                   costs that the budgets, constraints and objectives name, or else of ``params``
-``config``        spaces: the Hugging Face configuration of the network; before a run, an
-                  :class:`~nasframe.outline.Outline` if the space says ``sizes_suffice = True``
+``config``        spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
+                  :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
+                  model has no ``skeleton``
+``auto_class``    models: the name of the auto class of transformers whose networks have the head that the recipe's task
+                  needs (:class:`TaskFactoryTraits`)
 ``tokenizer``     tasks: the tokenizer of the network
 ``base``          tasks, models: the recipe's folder, against which a relative ``path`` is read
 ``space``         tasks: the space, in a recipe without a model
@@ -283,8 +305,8 @@ class Task(Protocol):
     """Brings data, loss and metrics. Splits: ``train``, ``select`` (carved out of train), ``dev``.
 
     Attributes:
-        primary: the metric that a search maximises.
-        labels: the class names in index order, or ``None`` for regression.
+        primary: the metric that a search maximises, or minimises if its format says that less is better.
+        labels: the class names in index order, or ``None`` for regression and for next-token prediction.
         fingerprint: hash of the data: same data, same string, wherever the files lie.
         sizes: split → number of examples.
     """
@@ -319,6 +341,59 @@ class Model(Protocol):
         """Load the network with a head for these labels (``None``: one output, regression).
 
         ``seed`` draws the head, and every weight if ``random`` is true.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ExportContent:
+    """What belongs to a model besides its network; the framework writes tokenizer, card and ``arch.json`` itself.
+
+    Args:
+        name: the model's name, such as ``best@50%``.
+        tokenizer: its tokenizer, or ``None``.
+        arch: the architecture that it was extracted at, or ``None``.
+        inputs: the run's probe inputs, name → tensor on the CPU, for formats that are traced.
+    """
+
+    name: str
+    tokenizer: Any
+    arch: Arch | None
+    inputs: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a written model is loaded, by people and by the fresh process that verifies it.
+
+    Args:
+        code: a Python file that does not need nasframe. It defines ``load(directory, **arguments)``, which returns a
+            function from keyword inputs to outputs: a tensor, a mapping, a sequence, or an object with tensors as
+            attributes. Arrays of numpy count as tensors.
+        arguments: JSON-plain arguments of ``load``.
+        snippet: lines of Python that load the model from ``"path/to/this/directory"``, for the model card.
+        remarks: paragraphs on the format, for the model card.
+    """
+
+    code: Path
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    snippet: str = ""
+    remarks: str = ""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes models for somebody else's runtime, and says how to load them again.
+
+    The framework verifies each written directory: a fresh process that cannot import nasframe loads it as
+    :class:`Loading` says, and its outputs on the run's probe inputs are compared with the network's.
+    """
+
+    def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
+        """Write the files of a model into ``directory``, which exists; called once for each model.
+
+        Raises:
+            UsageError: the format cannot express this network.
         """
         ...
 
@@ -820,10 +895,31 @@ class TaskTraits:
             run shows it before training, and so do ``--dry-run`` and reports.
         metrics: metric → :class:`~nasframe.records.MetricFormat`: how it is written, and which direction is better.
             Without it, reports write plain numbers.
+        categorical: whether the last dimension of ``logits`` holds the logits of classes, so that distillation
+            compares distributions; default: true if ``labels`` names classes. A language model's classes are the
+            tokens, which ``labels`` does not name.
     """
 
     summary: DataSummary | None = None
     metrics: Mapping[str, MetricFormat] | None = None
+    categorical: bool | None = None
+
+
+def is_categorical(task: Task) -> bool:
+    """Tell whether a task's outputs are the logits of classes; numbers, in a regression, are not."""
+    categorical = traits_of(TaskTraits, task).categorical
+    if categorical is None:
+        return task.labels is not None
+    return categorical
+
+
+@runtime_checkable
+class TextSource(Protocol):
+    """A task that gives its training texts, so that a model can make its tokenizer from them."""
+
+    def training_texts(self) -> Iterable[str]:
+        """Yield the training texts; called on a task that was made without a tokenizer."""
+        ...
 
 
 @runtime_checkable
@@ -839,6 +935,18 @@ class FileBacked(Protocol):
         After one of them has changed, a run is not resumed and no stage comes from the cache.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TaskFactoryTraits:
+    """What a task's factory says about itself in attributes.
+
+    Args:
+        auto_class: the auto class of transformers whose networks have the head that the task needs. Models get it by
+            the name ``auto_class``.
+    """
+
+    auto_class: str = "AutoModelForSequenceClassification"
 
 
 @runtime_checkable
@@ -908,11 +1016,56 @@ class LocalTokenizerModel(Protocol):
 
 
 @runtime_checkable
+class TokenizerMaker(Protocol):
+    """A model without a tokenizer of its own, which makes one from the task's training texts.
+
+    Before that, ``tokenizer()`` returns what is known: a tokenizer with the final ``model_max_length`` and special
+    tokens.
+    """
+
+    def makes_tokenizer(self) -> bool:
+        """Tell whether the tokenizer is made from texts, with the model's options."""
+        ...
+
+    def make_tokenizer(self, texts: Iterable[str]) -> Any:
+        """Return the tokenizer made from texts; the same texts in the same order give the same tokenizer."""
+        ...
+
+
+@runtime_checkable
 class PlannedModel(Protocol):
     """A model that checks its own files before any work."""
 
     def validate(self) -> None:
         """Raise ``UsageError`` if the checkpoint is on this machine and cannot be loaded."""
+        ...
+
+
+# ---- optional members of exporters
+
+
+@dataclass(frozen=True)
+class ExporterTraits:
+    """What an exporter says about itself in attributes.
+
+    Args:
+        tolerance: how far the outputs of a written model may differ, relative to the largest of them (to 1 if all are
+            smaller). A format with less precision than float32 needs more.
+    """
+
+    tolerance: float = 1e-5
+
+
+@runtime_checkable
+class PlannedExporter(Protocol):
+    """An exporter that checks networks before any work, and before any file is written."""
+
+    def validate(self, net: nn.Module) -> None:
+        """Raise ``UsageError`` for a network that the format cannot express.
+
+        Called with the recipe's network, without values on the meta device, before a run; and with each model before
+        it is written.
+        """
         ...
 
 
@@ -978,9 +1131,10 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, FileBacked),
-    "task's factory": (PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, PlannedModel, FileBacked),
+    "task": (TaskTraits, TextSource, FileBacked),
+    "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
+    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
+    "exporter": (ExporterTraits, PlannedExporter),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""

@@ -63,6 +63,28 @@ def formats_of(task: Task) -> dict[str, MetricFormat]:
     return dict(traits_of(TaskTraits, task).metrics or {})
 
 
+def objective_of(task: Task) -> str:
+    """Return the objective of a search that names none: the primary metric, after ``-`` if less of it is better.
+
+    >>> from nasframe.testing.toy import ToyTask
+    >>> objective_of(ToyTask())
+    'accuracy'
+    """
+    return objective_in(task.primary, formats_of(task))
+
+
+def objective_in(metric: str, formats: Mapping[str, MetricFormat]) -> str:
+    """Return a metric as an objective: after ``-`` if its format says that less is better."""
+    form = formats.get(metric)
+    return metric if form is None or form.higher_is_better else f"-{metric}"
+
+
+def score_of(task: Task, metrics: Mapping[str, float]) -> float:
+    """Return the number to maximise: the primary metric's value, negated if less of it is better."""
+    value = metrics[task.primary]
+    return -value if objective_of(task).startswith("-") else value
+
+
 def objective_fault(
     objective: str, metrics: Mapping[str, MetricFormat], costs: Iterable[str], higher_is_better: bool = False
 ) -> str:

@@ -26,7 +26,19 @@ from nasframe.interfaces import FaultFinder, OptionTranslator
 from nasframe.records import Ref, Translation
 
 INJECTED = frozenset(
-    {"domain", "seed", "costs", "config", "tokenizer", "base", "space", "saved_head", "notify", "probe_inputs"}
+    {
+        "domain",
+        "seed",
+        "costs",
+        "config",
+        "tokenizer",
+        "base",
+        "space",
+        "saved_head",
+        "notify",
+        "probe_inputs",
+        "auto_class",
+    }
 )
 """Arguments that the framework gives to factories; see ``nasframe.interfaces``."""
 DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"})

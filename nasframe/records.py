@@ -69,6 +69,7 @@ SamplerRef: TypeAlias = Annotated[Any, Ref("sampler")]
 TrainerRef: TypeAlias = Annotated[Any, Ref("trainer")]
 ModifierRef: TypeAlias = Annotated[Any, Ref("modifier")]
 SpaceRef: TypeAlias = Annotated[Any, Ref("space")]
+ExporterRef: TypeAlias = Annotated[Any, Ref("exporter")]
 
 
 def canonical_json(value: Any) -> str:
@@ -161,7 +162,7 @@ class Batch:
 
     Args:
         inputs: the network's keyword inputs, whatever its task names them; the first dimension of each is the batch.
-        labels: ``(batch,)`` class indices, or floats for regression.
+        labels: ``(batch,)`` class indices, or floats for regression; ``(batch, length)`` if each token has one.
         ids: ``(batch,)`` positions of the examples in their split, stable over epochs and runs.
     """
 
@@ -419,6 +420,8 @@ class SplitSummary:
         longest: tokens of the longest text, before it is cut; ``None`` if there is no tokenizer.
         cut: share of the texts that ``max_length`` cuts.
         measured: texts that were tokenised for these two; less than ``rows`` if ``cut`` is an estimate.
+        blocks: examples that the texts were packed into; ``None`` if each row is an example.
+        tokens: tokens of all texts together, if they were packed.
     """
 
     name: str
@@ -432,6 +435,8 @@ class SplitSummary:
     longest: int | None = None
     cut: float | None = None
     measured: int = 0
+    blocks: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -443,7 +448,8 @@ class DataSummary:
         splits: the task's splits.
         labels: the class names in index order, or ``None`` for regression.
         unused: rows that were read and are in no split, because the recipe limits the training examples.
-        max_length: tokens at which a text is cut.
+        max_length: tokens at which a text is cut; of packed texts the length of a block.
+        noun: what a row holds: ``text``, ``image`` or ``document``.
     """
 
     sources: Sequence[DataSource]
@@ -451,3 +457,4 @@ class DataSummary:
     labels: Sequence[str] | None
     unused: int = 0
     max_length: int | None = None
+    noun: str = "text"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import hookspecs
 from nasframe.errors import NasframeError, PluginError, UsageError, listing, suggestion
-from nasframe.interfaces import JoinableDomain
+from nasframe.interfaces import JoinableDomain, TaskFactoryTraits, traits_of
 from nasframe.notices import say
 from nasframe.plugin_errors import Note, described, naming_plugins, note
 from nasframe.plugin_loading import (
@@ -44,10 +44,11 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS", "Failure", "Implementation", "Registered", "Source", "add_file", "check_file", "clash", "factories",
     "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make",
+    "make_model",
     "model_facts", "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model")
+KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter")
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
 PATHS = {"model": "hf"}
@@ -368,7 +369,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     """Make a plugin's object from its name and options.
 
     Args:
-        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task`` or ``model``.
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model`` or
+            ``exporter``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.
@@ -397,6 +399,21 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     home, _, _ = str(getattr(factory, "__module__", "")).partition(".")
     note(plugin, Note(str(entry), entry.package, home, built_in=entry.package == "nasframe"))
     return plugin
+
+
+def make_model(model: Any, task: Any, inject: Mapping[str, Any]) -> Any:
+    """Make a recipe's model, with the head that the recipe's task needs.
+
+    Args:
+        model: the model, as a recipe names it.
+        task: the task likewise; ``None`` if it is not known.
+        inject: further arguments from the framework.
+    """
+    name = use_of(task)[0] if task else ""
+    traits = TaskFactoryTraits()
+    if name in factories("task"):
+        traits = traits_of(TaskFactoryTraits, find("task", name).load())
+    return make("model", model, {"auto_class": traits.auto_class, **inject})
 
 
 def _injected(factory: Callable[..., Any], inject: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:

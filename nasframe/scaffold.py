@@ -41,6 +41,7 @@ KINDS = {
     "transform": Kind(("seed",), "stages:\n  - transform: {{use: {name}, digits: 10}}"),
     "task": Kind(("tokenizer", "seed"), "task: {{use: {name}, size: 512}}"),
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
+    "exporter": Kind((), "stages:\n  - export: {{mode: {{use: {name}, precision: bfloat16}}}}"),
 }
 OWN = {"transform": ()}
 """Kind → the arguments of its template's factory, if they are fewer than those of the contract's ``make``."""

@@ -119,7 +119,7 @@ def test_options_are_checked_and_the_schema_lets_the_recipe_pass(recipe):
         ),
         (CLIMB.replace("def register_samplers", "def register_sampler"), "Did you mean 'register_samplers'?"),
         (CLIMB.replace('"climb", Stops', '"random", Stops'), "unknown sampler 'climb'"),
-        (CLIMB.replace("PLUGIN_API = 1", "PLUGIN_API = 2"), "made for plugin API 2, but this nasframe has 1; upgrade"),
+        (CLIMB.replace("PLUGIN_API = 1", "PLUGIN_API = 3"), "made for plugin API 3, but this nasframe has 2; upgrade"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_at_its_line(recipe, text, words):

@@ -193,7 +193,7 @@ def test_a_plugin_that_fails_is_told_and_breaks_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("version", "mend"),
     [
-        (2, "upgrade nasframe (pip install --upgrade nasframe), or install an older other-dist"),
+        (3, "upgrade nasframe (pip install --upgrade nasframe), or install an older other-dist"),
         (0, "upgrade other-dist"),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_plugin_for_another_api_is_told_and_breaks_nothing(monkeypatch, versio
 def test_a_name_that_nasframe_does_not_have_hints_at_the_version(monkeypatch):
     error = ImportError("cannot import name 'tomorrow' from 'nasframe'", name="nasframe")
     entry(monkeypatch, ("new", "new-dist", error))
-    assert "Was the plugin made for another version? This is plugin API 1." in registry.failures()[0].cause
+    assert "Was the plugin made for another version? This is plugin API 2." in registry.failures()[0].cause
 
 
 def test_a_hook_that_raises_and_a_hook_nobody_knows_are_told(monkeypatch):

@@ -25,7 +25,15 @@ def load(path):
     return module
 
 
-TRAINING = {"modifier", "trainer", "transform", "estimator", "space", "task"}  # their contracts take seconds each
+TRAINING = {
+    "modifier",
+    "trainer",
+    "transform",
+    "estimator",
+    "space",
+    "task",
+    "exporter",
+}  # their contracts take seconds each
 SOME_KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in TRAINING else kind for kind in KINDS]
 
 

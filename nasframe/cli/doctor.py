@@ -126,7 +126,7 @@ def _not_made(plan: Plan) -> list[str]:
     problems = []
     tokenizer: Any = None
     try:
-        tokenizer = registry.make("model", plan.model, {"base": plan.base}).tokenizer()
+        tokenizer = registry.make_model(plan.model, plan.task, {"base": plan.base}).tokenizer()
     except (NasframeError, ImportError, OSError) as error:
         problems.append(f"model: {error}")
     try:

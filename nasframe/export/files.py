@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
 from nasframe.errors import UsageError
+from nasframe.export import load_transformers
+from nasframe.interfaces import Loading
 from nasframe.records import Arch
 from nasframe.report.format import metric_format, metric_formats, titled
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nasframe.nn.custom import Described
     from nasframe.nn.elastic import Part
 
 Mode = Literal["stock", "padded", "hetero"]
@@ -24,43 +27,130 @@ FORMAT_VERSION = 1
 MODELING = "modeling_nasframe.py"
 SIZES = {"layer_heads": "heads", "layer_ffn": "ffn"}
 """Field of the configuration, one number a layer → name of the size in a blueprint's layers."""
-RECORD = ("head_size", "embedding_rank", "factorized", "kept_layers")
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+"""End of a class's name → the hub's name of what its models do."""
+RECORD = ("head_size", "embedding_rank", "head_order", "factorized", "kept_layers")
 """Further fields of the configuration of a ``hetero`` model."""
 
 
-def write_files(
-    target: Path, model: nn.Module, tokenizer: Any, mode: Mode, card: Mapping[str, Any], arch: Arch | None
-) -> None:
-    """Write a model's files, except its export report, into a new directory ``target``; see ``export.write``."""
+def write_plain(target: Path, model: nn.Module) -> None:
+    """Write the tensors of a network that describes itself; ``arch.json`` says how to build it."""
     from safetensors.torch import save_file
 
-    from nasframe.nn.blueprint import blueprint
-    from nasframe.nn.custom import Described
+    tensors = {}
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:  # safetensors holds no two names of one tensor
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        tensors[name] = tensor.contiguous()
+    save_file(tensors, target / "model.safetensors")
+
+
+def write_described(target: Path, model: Described) -> Loading:
+    """Write a network that describes itself as a Hugging Face directory with its own modelling files.
+
+    Raises:
+        UsageError: its source files need more than torch and transformers.
+    """
+    from safetensors.torch import save_file
+
+    from nasframe.export import described
+
+    sources = described.exported_sources(model)
+    save_file(described.written_tensors(model), str(target / "model.safetensors"), metadata={"format": "pt"})
+    write_json(target / "config.json", described.config_fields(model))
+    for name, text in sources.items():
+        (target / name).write_text(text, encoding="utf-8")
+    remarks = "The network's own files in this directory build it with torch and transformers alone."
+    return transformers_loading("AutoModel", remote=True, remarks=remarks)
+
+
+def write_model(target: Path, model: nn.Module, mode: Mode, arch: Arch | None) -> Loading:
+    """Write weights, configuration and, in mode ``hetero``, the modelling file of a model of transformers.
+
+    Args:
+        target: the directory, which exists.
+        model: the network.
+        mode: how it is written.
+        arch: the architecture that it was extracted at, whose kept layers the configuration records.
+    """
+    from safetensors.torch import save_file
+
     from nasframe.nn.elastic import stock_class
 
-    target.mkdir(parents=True)
-    sizes = blueprint(model)
-    plain_arch = None if arch is None else dict(arch)
-    write_json(target / "arch.json", {"format_version": FORMAT_VERSION, "arch": plain_arch, "blueprint": sizes})
-    if isinstance(model, Described):  # no class of transformers, so there is no configuration to write
-        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, target / "model.safetensors")
-        return
     config, state = _content(model, mode, arch)
     save_file(state, str(target / "model.safetensors"), metadata={"format": "pt"})
     config.save_pretrained(target)
+    auto = auto_class(stock_class(model))
     if mode == "hetero":
         source = modeling_source(stock_class(model))
         (target / MODELING).write_text(source, encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(str(target))
+        return transformers_loading(auto, remote=True, base=True, remarks=OF_HETERO)
+    if mode == "stock":
+        return transformers_loading(auto)
     # A padded model stores more numbers than the network has.
     stored = sum(tensor.numel() for tensor in state.values())
     own = sum(parameter.numel() for parameter in model.parameters())
-    counts = {"stored": stored, "own": own}
-    facts = registry.model_facts(model)
-    text = card_text(target.name, mode, sizes, counts, card, facts)
+    return transformers_loading(auto, remarks=OF_PADDED.format(stored=stored, own=own))
+
+
+OF_HETERO = """Layers have sizes of their own, which the modelling file in this directory builds with torch and
+transformers alone. After `import nasframe.hf` the directory loads without `trust_remote_code`."""
+OF_PADDED = """**Not smaller on disk or in memory than its configuration says:** heads and neurons that were removed are
+filled up with zeros ({stored:,} parameters stored, {own:,} of the network itself), so that stock classes load it and
+give the same outputs."""
+
+
+def transformers_loading(auto: str, remote: bool = False, base: bool = False, remarks: str = "") -> Loading:
+    """Return how transformers loads a directory.
+
+    Args:
+        auto: the auto class.
+        remote: whether the directory's own code is needed.
+        base: whether ``AutoModel`` has to load it too.
+        remarks: for the model card.
+    """
+    flag = ", trust_remote_code=True" if remote else ""
+    snippet = f"""from transformers import {auto}
+
+model = {auto}.from_pretrained("path/to/this/directory"{flag})"""
+    arguments = {"auto": auto, "remote": remote, "base": base}
+    return Loading(Path(load_transformers.__file__), arguments, snippet, remarks)
+
+
+def write_companions(
+    target: Path, model: nn.Module, tokenizer: Any, arch: Arch | None, loading: Loading, card: Mapping[str, Any]
+) -> None:
+    """Write what every exported model has besides its network: tokenizer, ``arch.json`` and card.
+
+    Args:
+        target: the directory of the model.
+        model: the network.
+        tokenizer: its tokenizer, or ``None``.
+        arch: the architecture that it was extracted at, or ``None``.
+        loading: how it is loaded.
+        card: facts for the model card, see :func:`card_text`.
+    """
+    write_arch(target, model, arch)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(target))
+    text = card_text(target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
     (target / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_arch(target: Path, model: nn.Module, arch: Arch | None) -> None:
+    """Write ``arch.json``: the architecture in the terms of its space, and the network's sizes."""
+    from nasframe.nn.blueprint import blueprint
+
+    plain_arch = None if arch is None else dict(arch)
+    record = {"format_version": FORMAT_VERSION, "arch": plain_arch, "blueprint": blueprint(model)}
+    write_json(target / "arch.json", record)
 
 
 def read_net(directory: Path) -> nn.Module:
@@ -79,13 +169,34 @@ def read_net(directory: Path) -> nn.Module:
     sizes = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
     tensors = load_file(directory / "model.safetensors")
     if "sizes" in sizes:  # not a class of transformers
-        return load({}, sizes, tensors)
+        return _read_described(directory, sizes, tensors)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     # What the export added is not part of the stock class's configuration.
     for key in (*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"):
         config.pop(key, None)
     config["model_type"] = sizes["family"]
     return load(config, sizes, tensors)
+
+
+def _read_described(directory: Path, sizes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """Return a network that describes itself, from a directory in either of its forms."""
+    import torch
+
+    from nasframe.nn.blueprint import load
+    from nasframe.nn.custom import class_of
+
+    if not (directory / "config.json").exists():
+        return load({}, sizes, tensors)
+    # An export: its tensors belong to the class around the network, and each is in it once.
+    tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    with torch.random.fork_rng(devices=[]):
+        fresh = class_of(sizes)(**sizes["sizes"])
+    first_names: dict[int, str] = {}
+    for name, parameter in fresh.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if name not in tensors and first in tensors:
+            tensors[name] = tensors[first]
+    return load({}, sizes, tensors)
 
 
 def stock_obstacle(model: nn.Module) -> str | None:
@@ -109,6 +220,8 @@ def stock_obstacle(model: nn.Module) -> str | None:
             return f"layer {index} has {layer['heads']} heads, but hidden size / head size is {heads}"
         if layer["ffn"] != layers[0]["ffn"] or not layer["ffn"]:
             return f"layer {index} has {layer['ffn']} neurons, layer 0 has {layers[0]['ffn']}"
+    for name in sizes.get("head_order", {}):
+        return f"layer {name.partition('.')[0]} has its heads in another order than the table of heads"
     for name, rank in sizes.get("factorized", {}).items():
         return f"{name} is a product of rank {rank}"
     if sizes["embedding_rank"]:
@@ -145,8 +258,10 @@ def modeling_source(stock: type) -> str:
     definitions = [f"{config}, {model_class.__name__} = classes({stock.__name__})"]
     base = base_class(stock)
     if base is not stock:  # the encoder alone, for users who want embeddings or another kind of head
-        imported.insert(0, base.__name__)
+        imported = ["AutoModel", base.__name__, *imported]
         definitions.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
+        # Some heads of transformers ask the auto class for their base.
+        definitions.append(f"AutoModel.register({config}, Nasframe{base.__name__}, exist_ok=True)")
     imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
     own = "\n".join([imports, *definitions]) + "\n"
     return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])
@@ -166,32 +281,35 @@ def base_class(stock: type) -> Any:
 
 def card_text(
     name: str,
-    mode: Mode,
-    sizes: Mapping[str, Any],
-    counts: Mapping[str, int],
+    model: nn.Module,
+    loading: Loading,
     card: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
+    tokenizer: bool = False,
 ) -> str:
     """Return the text of a model card.
 
     Args:
         name: the model's name.
-        mode: how it was exported.
-        sizes: its blueprint.
-        counts: ``stored`` and ``own`` parameters.
+        model: the network.
+        loading: how it is loaded.
         card: ``model`` (where the weights come from), ``task``, ``metrics`` (name → value), ``data``; all optional.
         facts: what plugins say about the network; text and numbers are written.
+        tokenizer: whether there is a tokenizer.
     """
-    import transformers
     import yaml
     from jinja2 import Environment, PackageLoader
 
+    from nasframe.nn.blueprint import blueprint
+
+    sizes = blueprint(model)
     head: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["nasframe", "neural-architecture-search", "compression", sizes["family"]],
     }
-    if "ForSequenceClassification" in sizes["model"]:
-        head["pipeline_tag"] = "text-classification"
+    for ending, tag in PIPELINES.items():
+        if sizes["model"].endswith(ending):
+            head["pipeline_tag"] = tag
     metrics = card.get("metrics") or {}
     formats = metric_formats(card.get("data") or {})
     if metrics:
@@ -200,19 +318,18 @@ def card_text(
     measured = {}
     for metric, value in metrics.items():
         measured[titled(metric, metric_format(formats, metric))] = value
-    auto = auto_class(getattr(transformers, sizes["model"]))
     environment = Environment(loader=PackageLoader("nasframe"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     return environment.get_template("card.md").render(
         head=yaml.safe_dump(head, sort_keys=False),
         name=name,
-        mode=mode,
+        loading=loading,
+        tokenizer=tokenizer,
+        remote=loading.arguments.get("remote", False),
         sizes=sizes,
-        counts=counts,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         card=card,
         measured=measured,
         facts=facts or {},
-        auto=auto,
-        flag=", trust_remote_code=True" if mode == "hetero" else "",
     )
 
 
@@ -286,7 +403,7 @@ def _keep_recorded(model: Any, state: Mapping[str, torch.Tensor], config: Any) -
 
 def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     """Multiply products out, and fill every layer up with zeros to the configuration's sizes."""
-    from nasframe.nn.elastic import base_of, family_of, layers_of, slices_of
+    from nasframe.nn.elastic import base_of, family_of, head_order, layers_of, slices_of
 
     family = family_of(model)
     prefix = "" if base_of(model) is model else f"{model.base_model_prefix}."
@@ -295,21 +412,31 @@ def _pad(model: Any, state: dict[str, torch.Tensor], config: Any) -> None:
     full = family.sizes(config)
     full_units = {"heads": full.heads // full.group, "ffn": full.ffn}
     for number, layer in enumerate(layers_of(model)):
+        order = head_order(family, layer)
         for part in slices_of(family, layer):
             path = family.maps[part.map].path  # of a product, which is multiplied out by now
             key = f"{layers}.{number}.{path}.{part.name}"
             if key in state:
-                state[key] = _padded(state[key], part, full_units[part.unit])
+                places = order if part.unit == "heads" else None
+                state[key] = _padded(state[key], part, full_units[part.unit], places)
 
 
-def _padded(tensor: torch.Tensor, part: Part, units: int) -> torch.Tensor:
-    """Return a tensor with zeros for the units that a layer lacks."""
+def _padded(tensor: torch.Tensor, part: Part, total: int, places: Sequence[int] | None) -> torch.Tensor:
+    """Return a tensor with zeros for the units that a layer lacks.
+
+    Args:
+        tensor: the layer's tensor.
+        part: where its units are.
+        total: units of the full layer.
+        places: the place of each unit among all; default: they are the first ones.
+    """
+    import torch
+
     shape = list(tensor.shape)
-    shape[part.dim] = part.length(units)
-    whole = tensor.new_zeros(shape)
+    shape[part.dim] = part.length(total)
     own_units = tensor.shape[part.dim] // part.length(1)
-    part.runs(whole, own_units).copy_(part.runs(tensor, own_units))
-    return whole
+    units = torch.arange(own_units) if places is None else torch.tensor(places)
+    return tensor.new_zeros(shape).index_copy(part.dim, part.entries(units, total), tensor)
 
 
 def _multiply_out(model: Any, state: dict[str, torch.Tensor], prefix: str, layers: str) -> None:

@@ -1,15 +1,17 @@
-"""Run as a script in a fresh process: loads exported directories as a user without nasframe would, writes their logits.
+"""Run as a script in a fresh process: loads exported directories as users without nasframe do, and writes outputs.
 
-``python -P reload.py`` prints ``ready`` and reads the name of a JSON file of jobs; a job is ``{"directory", "auto",
-"remote", "inputs", "logits", "tokenizer"}``. Only transformers and its requirements may be imported: nasframe is made
-impossible to find.
+``python -P reload.py`` prints ``ready`` and reads the name of a JSON file of jobs; a job is ``{"directory", "code",
+"arguments", "inputs", "outputs", "results", "tokenizer"}``. The file ``code`` defines ``load(directory, **arguments)``,
+which returns a function from keyword inputs to outputs. nasframe is made impossible to find.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import json
+import runpy
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,40 +26,47 @@ class Blocker(importlib.abc.MetaPathFinder):
 
 
 def run(jobs: list[dict[str, Any]]) -> None:
-    """Load each job's directory with its auto class and write the logits of its inputs."""
+    """Load each job's directory as it says, and write the outputs for its inputs."""
     import torch
-    import transformers
     from safetensors.torch import load_file, save_file
 
     for job in jobs:
-        directory = job["directory"]
-        auto_class = getattr(transformers, job["auto"])
-        model, info = auto_class.from_pretrained(
-            directory, trust_remote_code=job["remote"], output_loading_info=True, dtype=torch.float32
-        )
-        # transformers fills what is missing with random numbers and only warns.
-        disagreements = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
-        if disagreements:
-            raise SystemExit(f"{directory}: tensors and configuration disagree: {disagreements}")
+        load = runpy.run_path(job["code"])["load"]
+        forward = load(job["directory"], **job["arguments"])
         if job["tokenizer"]:
-            transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=job["remote"])
-        if job["remote"]:
-            _load_encoder(directory)
-        inputs = load_file(job["inputs"])
-        model.eval()
+            load_tokenizer(job["directory"])
         with torch.no_grad():
-            logits = model(**inputs).logits
-        save_file({"logits": logits.contiguous()}, job["logits"])
+            outputs = forward(**load_file(job["inputs"]))
+        results = {}
+        for name in job["outputs"]:
+            results[name] = torch.as_tensor(picked(outputs, name)).contiguous().clone()
+        save_file(results, job["results"])
 
 
-def _load_encoder(directory: str) -> None:
-    """Load the encoder alone, as users do who want embeddings or another kind of head."""
+def load_tokenizer(directory: str) -> None:
+    """Load the tokenizer in a directory, whose class may be named by code of the directory's own."""
     import transformers
 
-    _, info = transformers.AutoModel.from_pretrained(directory, trust_remote_code=True, output_loading_info=True)
-    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]  # some heads use no pooler
-    if missing or info["mismatched_keys"]:
-        raise SystemExit(f"{directory}: the encoder alone lacks tensors: {missing}")
+    transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+
+
+def picked(outputs: Any, name: str) -> Any:
+    """Return the output that a dotted name stands for, as in ``hidden_states.0``; ``output`` may be the whole.
+
+    >>> picked({"losses": (1, 2)}, "losses.1")
+    2
+    """
+    value = outputs
+    if name == "output" and not isinstance(outputs, Mapping) and not hasattr(outputs, name):
+        return outputs
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value[part]
+        elif isinstance(value, list | tuple) and part.isdigit():
+            value = value[int(part)]
+        else:
+            value = getattr(value, part)
+    return value
 
 
 if __name__ == "__main__":

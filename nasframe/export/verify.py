@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import VerificationError
 from nasframe.export import reload
+from nasframe.interfaces import Loading
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +34,16 @@ class Job:
 
     Args:
         directory: the directory.
+        loading: how it is loaded.
         inputs: the model's keyword inputs, name → tensor.
-        auto: the auto class that loads it.
-        remote: whether it is loaded with its own code.
-        tokenizer: whether it has a tokenizer, which is loaded too.
+        outputs: the names of the outputs to return, as ``nasframe.nn.outputs`` gives them.
+        tokenizer: whether the directory has a tokenizer, which is loaded too.
     """
 
     directory: Path
+    loading: Loading
     inputs: Mapping[str, Any]
-    auto: str
-    remote: bool
+    outputs: Sequence[str]
     tokenizer: bool
 
 
@@ -83,8 +84,8 @@ class Verifier:
         if not self._ready:
             self._ready = bool(self.process.stdout.readline())
 
-    def logits(self, jobs: Mapping[str, Job]) -> dict[str, torch.Tensor]:
-        """Load directories and return their models' logits, by the names of the jobs; the process then ends.
+    def outputs(self, jobs: Mapping[str, Job]) -> dict[str, dict[str, torch.Tensor]]:
+        """Load directories and return their models' outputs, by the names of the jobs; the process then ends.
 
         Raises:
             VerificationError: a directory does not load.
@@ -92,11 +93,11 @@ class Verifier:
         from safetensors.torch import load_file
 
         written_jobs = []
-        logits_files = {}
+        result_files = {}
         for index, (name, job) in enumerate(jobs.items()):
-            logits_files[name] = self.folder / f"{index}-logits.safetensors"
+            result_files[name] = self.folder / f"{index}-outputs.safetensors"
             inputs_file = self.folder / f"{index}-inputs.safetensors"
-            written_jobs.append(_written(job, inputs_file, logits_files[name]))
+            written_jobs.append(_written(job, inputs_file, result_files[name]))
         jobs_file = self.folder / "jobs.json"
         jobs_file.write_text(json.dumps(written_jobs), encoding="utf-8")
         self.process.communicate(f"{jobs_file}\n")
@@ -106,10 +107,10 @@ class Verifier:
             names = ", ".join(jobs)
             failure = f"{names}: the export does not load in a fresh process. Expected it to."
             raise VerificationError("\n".join([failure, *lines[-LAST_LINES:]]))
-        return {name: load_file(file)["logits"] for name, file in logits_files.items()}
+        return {name: load_file(file) for name, file in result_files.items()}
 
 
-def _written(job: Job, inputs_file: Path, logits_file: Path) -> dict[str, Any]:
+def _written(job: Job, inputs_file: Path, result_file: Path) -> dict[str, Any]:
     """Write a job's inputs to a file, and return the job as :mod:`nasframe.export.reload` reads it."""
     from safetensors.torch import save_file
 
@@ -117,9 +118,10 @@ def _written(job: Job, inputs_file: Path, logits_file: Path) -> dict[str, Any]:
     save_file(tensors, str(inputs_file))
     return {
         "directory": str(job.directory),
-        "auto": job.auto,
-        "remote": job.remote,
+        "code": str(job.loading.code),
+        "arguments": dict(job.loading.arguments),
         "inputs": str(inputs_file),
-        "logits": str(logits_file),
+        "outputs": list(job.outputs),
+        "results": str(result_file),
         "tokenizer": job.tokenizer,
     }

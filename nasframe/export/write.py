@@ -1,4 +1,4 @@
-"""Writes models as Hugging Face directories and proves, in a fresh process, that they load and compute the same.
+"""Writes models by an exporter and proves, in a fresh process, that they load and compute the same.
 
 A directory gets its final name only after it was verified; ``export_report.json`` in it records how. The files
 themselves are made by :mod:`nasframe.export.files`, the fresh process is :mod:`nasframe.export.verify`.
@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasframe.errors import UsageError, VerificationError
-from nasframe.export.files import FORMAT_VERSION, Mode, auto_class, stock_obstacle, write_files, write_json
+from nasframe import registry
+from nasframe.errors import PluginError, UsageError, VerificationError
+from nasframe.export.files import (
+    FORMAT_VERSION,
+    Mode,
+    stock_obstacle,
+    write_arch,
+    write_companions,
+    write_json,
+    write_model,
+    write_plain,
+)
 from nasframe.export.verify import Job, Verifier
+from nasframe.interfaces import ExportContent, Exporter, ExporterTraits, Loading, member, traits_of
+from nasframe.plugin_errors import naming_plugins
 from nasframe.records import Arch
 from nasframe.storage import writing
 from nasframe.store import write_text
@@ -32,8 +45,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-TOLERANCE = 1e-5
-"""How far logits may differ, relative to the largest of them (to 1 if all are smaller)."""
+LOGITS = "logits"
 STAGING = ".export-"
 """The prefix of folders in which models are written before they are verified."""
 REPLACED = ".replaced"
@@ -49,22 +61,23 @@ def export(
     tokenizer: Any,
     directory: Path | str,
     *,
-    mode: Mode = "hetero",
+    mode: Any = "hetero",
     expected: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
     arch: Arch | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Write one model as a Hugging Face directory and prove in a fresh process that it loads and agrees.
+    """Write one model and prove in a fresh process that it loads and agrees.
 
     Args:
-        model: a network that ``nasframe.nn.blueprint`` can describe.
+        model: the network.
         tokenizer: its tokenizer, or ``None``.
-        directory: the target; it must not have a ``config.json`` yet, other files in it stay.
-        mode: ``stock`` for sizes that a plain configuration can express; ``padded`` fills heads and neurons up with
-            zeros, so that stock classes load it; ``hetero`` keeps the true sizes and adds a modelling file.
-        expected: ``{"inputs": {name: tensor}, "logits": tensor}`` that the loaded model must reproduce; default: the
-            outputs of ``model`` for invented token ids.
+        directory: the target; it must not hold an exported model yet, other files in it stay.
+        mode: the exporter: ``stock`` for sizes that a plain configuration can express; ``padded`` fills heads and
+            neurons up with zeros, so that stock classes load it; ``hetero`` keeps the true sizes and adds a modelling
+            file; or a plugin's, as ``{"use": name, option: value}`` or an object.
+        expected: ``{"inputs": {name: tensor}, "outputs": {name: tensor}}``, which the loaded model must reproduce;
+            ``logits`` may stand for ``outputs``. Default: the outputs of ``model`` for invented token ids.
         card: facts for the model card, see :func:`nasframe.export.files.card_text`.
         arch: the architecture that the model was extracted at, for ``arch.json``.
         replace: overwrite an existing model.
@@ -73,8 +86,8 @@ def export(
         The content of ``export_report.json``.
 
     Raises:
-        UsageError: there is a model in the directory already, or the mode cannot express this one.
-        VerificationError: the directory does not load, or its logits differ; nothing was left behind.
+        UsageError: there is a model in the directory already, or the exporter cannot express this one.
+        VerificationError: the directory does not load, or its outputs differ; nothing was left behind.
 
     >>> from nasframe.testing.toy import tiny_net
     >>> target = Path(tempfile.mkdtemp()) / "small"
@@ -99,7 +112,8 @@ def export_all(
     tokenizer: Any,
     directories: Mapping[str, Path],
     *,
-    mode: Mode | Mapping[str, Mode] = "hetero",
+    mode: Any = "hetero",
+    use: Any = None,
     expected: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
     archs: Mapping[str, Arch | None] | None = None,
@@ -112,8 +126,9 @@ def export_all(
         models: name → network.
         tokenizer: the tokenizer they share, or ``None``.
         directories: name → target.
-        mode: as in :func:`export`, one for all models or one for each name.
-        expected: name → expected inputs and logits.
+        mode: the exporter, as in :func:`export`, for all models; or a mapping that has one for each name.
+        use: what export reports call it, if ``mode`` is an object.
+        expected: name → expected inputs and outputs.
         card: facts for the model cards; ``card["models"][name]`` is added for each.
         archs: name → architecture.
         replace: overwrite existing models.
@@ -122,26 +137,53 @@ def export_all(
     Returns:
         Name → content of its ``export_report.json``.
     """
-    modes: Mapping[str, Mode] = mode if isinstance(mode, Mapping) else dict.fromkeys(models, mode)
+    exporters = _exporters(models, mode, use)
     expected = expected or {}
     archs = archs or {}
     for name, net in models.items():
         _refuse_existing(directories[name], replace)
-        _refuse_inexpressible(name, net, modes[name])
+        _refuse_inexpressible(name, net, exporters[name].plugin)
     exports = []
     for name, net in models.items():
-        reference = expected.get(name) or probe(net)
-        exports.append(_Export(name, net, modes[name], directories[name], archs.get(name), reference))
+        reference = with_outputs(expected.get(name) or probe(net))
+        exports.append(_Export(name, net, exporters[name], directories[name], archs.get(name), reference))
     with _staging(directories) as staged:
+        loadings = {}
         for item in exports:
             with writing(item.target):
-                write_files(staged[item.name], item.net, tokenizer, item.mode, _card_of(card, item.name), item.arch)
-        logits = _reload(exports, staged, tokenizer is not None, verifier)
-        reports = {item.name: _report(item, staged[item.name], logits[item.name]) for item in exports}
+                target = staged[item.name]
+                loadings[item.name] = _written(item, target, tokenizer, _card_of(card, item.name))
+        outputs = _reload(exports, loadings, staged, tokenizer is not None, verifier)
+        reports = {item.name: _report(item, staged[item.name], outputs[item.name]) for item in exports}
         # All models get their names at the end, so that a run never has only some of them.
         for item in exports:
             _settle(staged[item.name], item.target)
     return reports
+
+
+@dataclass(frozen=True)
+class _Format:
+    """An exporter, and what export reports call it."""
+
+    plugin: Exporter
+    use: Any
+
+
+def _exporters(models: Iterable[str], mode: Any, use: Any) -> dict[str, _Format]:
+    """Return the exporter of each model."""
+    modes = dict.fromkeys(models, mode)
+    if isinstance(mode, Mapping) and "use" not in mode:
+        modes = dict(mode)
+    exporters = {}
+    for name in models:
+        plugin = registry.make("exporter", modes[name])
+        written = modes[name] if use is None else use
+        if isinstance(written, Mapping) and written.keys() == {"use"}:
+            written = written["use"]
+        elif not isinstance(written, str | Mapping):
+            written = type(plugin).__name__
+        exporters[name] = _Format(plugin, written)
+    return exporters
 
 
 @dataclass(frozen=True)
@@ -151,32 +193,56 @@ class _Export:
     Args:
         name: its name.
         net: the network.
-        mode: how it is written.
+        format: how it is written.
         target: the directory.
         arch: the architecture that it was extracted at.
-        reference: ``inputs``, and the ``logits`` of them that the written model must reproduce.
+        reference: ``inputs``, and the ``outputs`` of them that the written model must reproduce.
     """
 
     name: str
     net: nn.Module
-    mode: Mode
+    format: _Format
     target: Path
     arch: Arch | None
     reference: Mapping[str, Any]
 
 
-def _refuse_inexpressible(name: str, model: nn.Module, mode: Mode) -> None:
-    """Refuse a model that transformers has no class for, or that a plain configuration cannot express."""
-    obstacle = stock_obstacle(model)
-    if obstacle is None:
+def with_outputs(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs and outputs by name; ``logits`` by themselves are the output of that name.
+
+    >>> with_outputs({"inputs": {}, "logits": 1})
+    {'inputs': {}, 'outputs': {'logits': 1}}
+    """
+    outputs = reference.get("outputs")
+    if outputs is None:
+        outputs = {"logits": reference["logits"]}
+    return {"inputs": reference["inputs"], "outputs": outputs}
+
+
+def _refuse_inexpressible(name: str, model: nn.Module, exporter: Exporter) -> None:
+    """Refuse a model that the exporter says it cannot express, before any file is written."""
+    validate = member(exporter, "validate")
+    if validate is None:
         return
-    if obstacle.endswith("no class of transformers"):
-        raise UsageError(f"{name}: {obstacle}: it cannot be exported. Expected a network that transformers loads.")
-    if mode == "stock":
-        raise UsageError(
-            f"{name}: mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "
-            "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
-        )
+    try:
+        with naming_plugins():
+            validate(model)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _written(item: _Export, target: Path, tokenizer: Any, card: Mapping[str, Any]) -> Loading:
+    """Write a model's files, except its export report, into the new directory ``target``."""
+    target.mkdir(parents=True)
+    inputs = {name: tensor.detach().cpu() for name, tensor in item.reference["inputs"].items()}
+    content = ExportContent(item.name, tokenizer, item.arch, inputs)
+    with naming_plugins():
+        loading = item.format.plugin.write(item.net, target, content)
+    if not isinstance(loading, Loading):
+        text = f"exporter {item.format.use!r}: write returned a {type(loading).__name__}."
+        raise PluginError(f"{text} Expected a nasframe.interfaces.Loading.")
+    write_companions(target, item.net, tokenizer, item.arch, loading, card)
+    return loading
 
 
 def write(
@@ -210,9 +276,24 @@ def write(
         mode = "hetero" if stock_obstacle(model) else "stock"
     with _staging({"model": target}) as staged:
         with writing(target):
-            write_files(staged["model"], model, tokenizer, mode, card or {}, arch)
+            _write_unverified(staged["model"], model, tokenizer, mode, card or {}, arch)
         _settle(staged["model"], target)
     return mode
+
+
+def _write_unverified(
+    target: Path, model: nn.Module, tokenizer: Any, mode: Mode, card: Mapping[str, Any], arch: Arch | None
+) -> None:
+    """Write a network as a run keeps it; one that describes itself without the files to load it elsewhere."""
+    from nasframe.nn.custom import Described
+
+    target.mkdir(parents=True)
+    if isinstance(model, Described):
+        write_plain(target, model)
+        write_arch(target, model, arch)
+        return
+    loading = write_model(target, model, mode, arch)
+    write_companions(target, model, tokenizer, arch, loading, card)
 
 
 def update_card(directory: Path, over_budget: str) -> None:
@@ -244,28 +325,55 @@ def update_card(directory: Path, over_budget: str) -> None:
 
 
 def probe(model: nn.Module) -> dict[str, Any]:
-    """Compute a model's logits on fixed, invented token ids: ``{"inputs": {name: tensor}, "logits": tensor}``."""
+    """Compute a model's outputs on fixed, invented token ids.
+
+    Returns:
+        ``inputs`` and ``outputs`` (name → tensor), and the ``logits`` by themselves if there are any.
+
+    Raises:
+        UsageError: the model reads something other than token ids, so that inputs have to be given.
+    """
+    import torch
+
+    from nasframe.nn.outputs import compared
+
+    inputs = invented_inputs(model)
+    if inputs is None:
+        raise UsageError(
+            f"{type(model).__name__}: it reads no token ids that could be invented. Expected inputs: "
+            "expected={'inputs': …, 'outputs': …}, as on a batch of the task."
+        )
+    device = next(model.parameters()).device
+    on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = {name: tensor.float().cpu() for name, tensor in compared(model(**on_device)).items()}
+    model.train(was_training)
+    reference: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    if LOGITS in outputs:
+        reference[LOGITS] = outputs[LOGITS]
+    return reference
+
+
+def invented_inputs(model: Any) -> dict[str, torch.Tensor] | None:
+    """Return token ids and their mask, fewer than the model has positions; ``None`` if it reads something else."""
     import torch
 
     from nasframe.nn.positions import usable_positions
 
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    words = getattr(embedding, "num_embeddings", None)
+    if words is None:
+        return None
     generator = torch.Generator().manual_seed(0)
-    words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     first_word = min(5, words - 1)  # the ids below are usually special tokens
     longest = max(PROBE_LENGTHS)
     length = min(longest, usable_positions(model) or longest)
     ids = torch.randint(first_word, words, (len(PROBE_LENGTHS), length), generator=generator)
     lengths = torch.tensor(PROBE_LENGTHS)
     mask = torch.arange(length) < lengths[:, None]
-    inputs = {"input_ids": ids, "attention_mask": mask.long()}
-    device = next(model.parameters()).device
-    on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(**on_device).logits.float().cpu()
-    model.train(was_training)
-    return {"inputs": inputs, "logits": logits}
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
@@ -277,31 +385,33 @@ def _card_of(card: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
 
 
 def _reload(
-    exports: Sequence[_Export], staged: Mapping[str, Path], tokenizer: bool, verifier: Verifier | None
-) -> dict[str, torch.Tensor]:
-    """Load the directories in one fresh process that cannot see nasframe, and return their logits."""
-    from nasframe.nn.elastic import stock_class
-
+    exports: Sequence[_Export],
+    loadings: Mapping[str, Loading],
+    staged: Mapping[str, Path],
+    tokenizer: bool,
+    verifier: Verifier | None,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Load the directories in one fresh process that cannot see nasframe, and return their outputs."""
     jobs = {}
     for item in exports:
         jobs[item.name] = Job(
             directory=staged[item.name],
+            loading=loadings[item.name],
             inputs=item.reference["inputs"],
-            auto=auto_class(stock_class(item.net)),
-            remote=item.mode == "hetero",
+            outputs=list(item.reference["outputs"]),
             tokenizer=tokenizer,
         )
     with nullcontext(verifier) if verifier else Verifier() as process:
-        return process.logits(jobs)
+        return process.outputs(jobs)
 
 
-def _report(item: _Export, directory: Path, loaded: torch.Tensor) -> dict[str, Any]:
-    """Compare the logits and the compressed matrices; write the export report and return it.
+def _report(item: _Export, directory: Path, loaded: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Compare the outputs and the compressed matrices; write the export report and return it.
 
     Args:
         item: the model.
         directory: its files.
-        loaded: the logits of the model that was loaded from the directory.
+        loaded: the outputs of the model that was loaded from the directory, by name.
 
     Raises:
         VerificationError: they differ from those of the original.
@@ -309,26 +419,32 @@ def _report(item: _Export, directory: Path, loaded: torch.Tensor) -> dict[str, A
     import torch
     import transformers
 
-    expected = item.reference["logits"].detach().float().cpu()
-    largest = float(expected.abs().max())
-    tolerance = TOLERANCE * max(1.0, largest)
-    difference = float("inf")
-    if expected.shape == loaded.shape:
-        difference = float((expected - loaded).abs().max())
-    if not difference <= tolerance:  # also true for nan
-        raise VerificationError(
-            f"{item.name}: the exported model's logits differ by {difference:.3g} from the sub-network's. "
-            f"Expected at most {tolerance:.3g}. Nothing was written."
-        )
-    files = {path.name: _described(path) for path in sorted(directory.iterdir())}
+    tolerance = traits_of(ExporterTraits, item.format.plugin).tolerance
+    largest_difference = 0.0
+    most_allowed = 0.0
+    for name, original in item.reference["outputs"].items():
+        difference, allowed = _difference(original, loaded[name], tolerance)
+        if not difference <= allowed:  # also true for nan
+            raise VerificationError(
+                f"{item.name}: the exported model's {name} differ by {difference:.3g} from the sub-network's. "
+                f"Expected at most {allowed:.3g}. Nothing was written."
+            )
+        largest_difference = max(largest_difference, difference)
+        most_allowed = max(most_allowed, allowed)
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            files[path.relative_to(directory).as_posix()] = _described(path)
+    shapes = {name: list(tensor.shape) for name, tensor in loaded.items()}
     report = {
         "format_version": FORMAT_VERSION,
-        "mode": item.mode,
+        "mode": item.format.use,
         "verified": True,
         "loaded": "in a fresh process, offline, without nasframe",
-        "max_abs_difference": difference,
-        "tolerance": tolerance,
-        "logits": list(loaded.shape),
+        "max_abs_difference": largest_difference,
+        "tolerance": most_allowed,
+        "outputs": shapes,
+        **({LOGITS: shapes[LOGITS]} if LOGITS in shapes else {}),
         "files": files,
         "versions": {
             "nasframe": __version__,
@@ -341,6 +457,19 @@ def _report(item: _Export, directory: Path, loaded: torch.Tensor) -> dict[str, A
     with writing(item.target):
         write_json(directory / "export_report.json", report)
     return report
+
+
+def _difference(original: torch.Tensor, loaded: torch.Tensor, tolerance: float) -> tuple[float, float]:
+    """Return how far two outputs differ, and how far they may."""
+    expected = original.detach().double().cpu()
+    actual = loaded.double()
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    allowed = tolerance * max(1.0, largest)
+    if expected.shape != actual.shape:
+        return math.inf, allowed
+    if not expected.numel():
+        return 0.0, allowed
+    return float((expected - actual).abs().max()), allowed
 
 
 def _stored_summary(name: str, model: nn.Module, directory: Path) -> dict[str, Any]:
@@ -358,7 +487,7 @@ def _stored_summary(name: str, model: nn.Module, directory: Path) -> dict[str, A
     from nasframe.nn.formats import record_of, saved_name
 
     record = record_of(model)
-    if not record:
+    if not record or not (directory / "model.safetensors").is_file():
         return {}
     written = load_file(directory / "model.safetensors")
     tensors = {}
@@ -378,8 +507,11 @@ def _stored_summary(name: str, model: nn.Module, directory: Path) -> dict[str, A
 
 
 def _refuse_existing(directory: Path, replace: bool) -> None:
-    if not replace and (directory / "config.json").exists():
-        raise UsageError(f"{directory}: a model lies there already. Expected a directory without config.json.")
+    if replace:
+        return
+    for name in ("config.json", "arch.json"):
+        if (directory / name).exists():
+            raise UsageError(f"{directory}: a model lies there already. Expected a directory without {name}.")
 
 
 @contextmanager

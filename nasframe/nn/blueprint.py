@@ -16,13 +16,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
-from nasframe.nn.custom import Described, rebuilt
+from nasframe.nn.custom import Described, described, rebuilt
 from nasframe.nn.elastic import (
     FAMILIES,
     FactorizedEmbedding,
     FactorizedLinear,
     base_of,
     family_name,
+    head_order,
     layer_sizes,
     layers_of,
     resize,
@@ -41,7 +42,8 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     Returns:
         A JSON-plain mapping: ``family``, ``model`` (class name in transformers), ``layers`` (``{"heads", "ffn"}``
         each), ``head_size``, ``embedding_rank`` (``None``: a plain embedding); if there are any, ``group`` (how many
-        query heads share one head of keys and values), ``factorized``
+        query heads share one head of keys and values), ``head_order`` (``"layer.heads"`` → the columns of a table of
+        heads that all layers share, in the order of the layer's heads), ``factorized``
         (``"layer.map"`` → rank of each linear map that is a product of two) and ``quantised`` (matrix →
         ``{"bits", "n", "m"}``, see ``nasframe.nn.formats``).
 
@@ -50,8 +52,7 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     [{'heads': 4, 'ffn': 64}]
     """
     if isinstance(net, Described):
-        class_name = type(net).__name__
-        return {"family": class_name, "model": class_name, "sizes": net.sizes()}
+        return described(net)
     name = family_name(net)
     family = FAMILIES[name]
     # From the modules and not from the configuration, which does not know of layers that differ.
@@ -68,6 +69,13 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     }
     if uniform.group > 1:
         sizes["group"] = uniform.group
+    orders = {}
+    for i, layer in enumerate(layers_of(net)):
+        order = head_order(family, layer)
+        if order is not None:
+            orders[f"{i}.heads"] = order
+    if orders:
+        sizes["head_order"] = orders
     products = {}
     for path, module in layers_of(net).named_modules():
         if isinstance(module, FactorizedLinear):

@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.initialization import no_init_weights
 
 from nasframe.errors import UsageError
 from nasframe.nn.additive import RANK, Additive, LayerCost
 from nasframe.nn.blueprint import blueprint, build
-from nasframe.nn.custom import Described
 from nasframe.nn.elastic import FamilyRow, base_of, family_of, layers_of, slices_of, words_of
 from nasframe.nn.slices import weights
 from nasframe.records import Arch
@@ -74,8 +74,6 @@ def macs(
     >>> macs(net, batch=2, length=5).of({"layers": []})  # pooler and classifier
     2176.0
     """
-    if isinstance(net, Described):
-        return Additive([], net.forward_macs(batch), [])
     family = family_of(net)
     sizes = blueprint(net)
     width = base_of(net).config.hidden_size
@@ -87,9 +85,10 @@ def macs(
         fixed, group_products, neuron = _products(layer, family)
         # The scores and their application, 2 S² of each column, belong to the heads, but are products of no weights.
         columns = sizes["head_size"] * sizes.get("group", 1)
-        group = tokens * group_products + 2 * tokens**2 * columns
+        group = batch * (tokens * group_products + 2 * tokens**2 * columns)
+        group += _position_products(layer, family, batch * tokens)
         always = 2.0 * norm * width + batch * tokens * fixed  # a layer has two normalisations
-        costs.append(LayerCost(always, batch * group, batch * tokens * neuron))
+        costs.append(LayerCost(always, group, batch * tokens * neuron))
     base = _outside(net, batch, length)
     if norm:
         base += norm * (_embedding_width(net) + 1)
@@ -133,7 +132,7 @@ def _products(layer: nn.Module, family: FamilyRow) -> tuple[int, int, int]:
     """Return a token's multiply-adds in a layer's linear maps: always, for each unit of heads, for each neuron."""
     products = {"fixed": 0, "heads": 0, "ffn": 0}
     for part in slices_of(family, layer):
-        if part.name != "weight":
+        if part.name != "weight" or family.maps[part.map].positions:
             continue
         factor: Any = layer.get_submodule(part.path)
         # A unit owns whole rows or columns.
@@ -145,6 +144,27 @@ def _products(layer: nn.Module, family: FamilyRow) -> tuple[int, int, int]:
             outer = product.in_features if part.outputs else product.out_features
             products["fixed"] += product.rank * outer
     return products["fixed"], products["heads"], products["ffn"]
+
+
+def _position_products(layer: nn.Module, family: FamilyRow, tokens: int) -> int:
+    """Return a head's multiply-adds for relative positions in a forward of ``tokens`` tokens of all examples.
+
+    In DeBERTa-v2 (He et al., arXiv 2006.03654, eq. 4), a table of positions goes through the maps of queries and keys,
+    or through maps of its own, once for all examples; the queries of all tokens are multiplied with its keys
+    (``c2p``), and their keys with its queries (``p2c``).
+    """
+    attention: Any = layer.get_submodule(family.attention)
+    if not getattr(attention, "relative_attention", False):
+        return 0
+    rows = 2 * attention.pos_ebd_size
+    projections = 0
+    for part in slices_of(family, layer):
+        is_used = part.map in ("query", "key") if attention.share_att_key else family.maps[part.map].positions
+        if is_used and part.name == "weight":
+            weight: Any = layer.get_submodule(part.path).weight
+            projections += rows * weight.shape[1 - part.dim] * part.length(1)
+    kinds = {"c2p", "p2c"} & set(attention.pos_att_type)
+    return projections + len(kinds) * tokens * rows * getattr(attention, family.head_size)
 
 
 def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> float:
@@ -165,11 +185,6 @@ def forward_macs(net: nn.Module, arch: Arch | None, batch: int, length: int) -> 
 
 def _stored(net: nn.Module, part: Part, each: NumberCost) -> Additive:
     """Return the sum over all stored numbers of ``each(tensor)``, the cost of one number of a tensor."""
-    if isinstance(net, Described):
-        total = 0.0
-        for parameter in net.counted().parameters():
-            total += parameter.numel() * each(parameter)
-        return Additive([], total, [])
     base_net = base_of(net)
     sizes = blueprint(net)
     costs = []
@@ -240,47 +255,57 @@ def _outside(net: nn.Module, batch: int, length: int) -> float:
     """Return the MACs of a batch outside the layers."""
     config = base_of(net).config
     settings = config.to_dict()
-    empty_sizes = blueprint(net) | {"layers": [], "factorized": {}}
+    nothing = [{"heads": 0, "ffn": 0}] if family_of(net).needs_layer else []
+    empty_sizes = blueprint(net) | {"layers": nothing, "factorized": {}, "head_order": {}}
     for mapping in (settings, empty_sizes):
         mapping.pop("quantised", None)  # it changes no count, but differs between the networks of a search
     key = f"{settings} {empty_sizes}"
     if key not in _OUTSIDE:
         # Without attention the count is linear in the examples and in their length, so two of each determine it.
-        empty = build(config, empty_sizes)
-        two_twos = _counted(empty, 2, 2)
-        two_threes = _counted(empty, 2, 3)
-        three_twos = _counted(empty, 3, 2)
-        both = _counted(empty, 3, 3) - two_threes - three_twos + two_twos
-        token = two_threes - two_twos - 2 * both
-        example = three_twos - two_twos - 2 * both
-        once = two_twos - 2 * example - 2 * token - 4 * both
-        _OUTSIDE[key] = _Outside(once, example, token, both)
+        try:
+            _OUTSIDE[key] = _counted(build(config, empty_sizes), "meta")
+        except RuntimeError:  # a head that looks at values, which tensors on the meta device do not have
+            with no_init_weights():
+                _OUTSIDE[key] = _counted(build(config, empty_sizes, "cpu"), "cpu")
     return _OUTSIDE[key].of(batch, length)
 
 
-def _counted(net: nn.Module, batch: int, length: int) -> float:
-    """Return the MACs of a batch, counted by running a network on the meta device."""
-    with FlopCounterMode(display=False) as counter:
-        net(**meta_inputs(net, batch, length))
-    return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+def _counted(empty: nn.Module, device: str) -> _Outside:
+    """Count the MACs of a network without layers by running it on a device."""
+
+    def products(batch: int, length: int) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            empty(**zero_inputs(empty, batch, length, device))
+        return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+
+    # Without attention the count is linear in the examples and in their length, so two of each determine it.
+    two_twos = products(2, 2)
+    two_threes = products(2, 3)
+    three_twos = products(3, 2)
+    both = products(3, 3) - two_threes - three_twos + two_twos
+    token = two_threes - two_twos - 2 * both
+    example = three_twos - two_twos - 2 * both
+    once = two_twos - 2 * example - 2 * token - 4 * both
+    return _Outside(once, example, token, both)
 
 
-def meta_inputs(net: nn.Module, batch: int, length: int) -> dict[str, torch.Tensor]:
-    """Return inputs of a network that can be sliced, without values: token ids, or images.
+def zero_inputs(net: nn.Module, batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
+    """Return inputs of a network that can be sliced, all zeros: token ids, or images.
 
     Args:
         net: the network.
         batch: number of examples.
         length: tokens in each, if they are texts.
+        device: where they are; on ``meta`` they have no values.
     """
     config = base_of(net).config
     family = family_of(net)
     if family.words is None:
         height, width = base_of(net).embeddings.patch_embeddings.image_size
-        return {"pixel_values": torch.zeros(batch, config.num_channels, height, width, device="meta")}
-    ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
+        return {"pixel_values": torch.zeros(batch, config.num_channels, height, width, device=device)}
+    ids = torch.zeros(batch, length, dtype=torch.long, device=device)
     if type(net).__name__.endswith("ForMultipleChoice"):
         ids = ids[:, None]  # (examples, choices, tokens), and each choice is an example of its own to the layers
-    if family.causal:  # GPT-2 looks for padding in the values of ids that come without a mask
+    if family.needs_mask:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return {"input_ids": ids}

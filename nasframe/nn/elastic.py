@@ -29,6 +29,7 @@ class Map:
         blocks: how many maps are fused into this one, side by side: 3 for one map of queries, keys and values.
         grouped: whether it has one head for each group of query heads, as maps of keys and values may have.
         optional: whether some configurations have no such map.
+        positions: whether it reads a table of positions, once for all examples, and not the tokens.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Map:
     blocks: int = 1
     grouped: bool = False
     optional: bool = False
+    positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ class FamilyRow:
         transposed: whether the maps' weights are ``(inputs, outputs)``, as those of a ``Conv1D``.
         causal: whether tokens attend only to those before them.
         keeps_first: whether the first layer differs from the others, so that it cannot be dropped.
-        head_table: path of a table outside the layers with a column for each head, from the base model.
+        needs_layer: whether a network without layers does not run.
+        needs_mask: whether the network looks for padding in ids that come without an attention mask.
+        head_table: path of a table ``(rows, heads)`` that all layers share, from the base model; its columns are added
+            to the scores of the heads.
         tokens: path of a parameter ``(1, tokens, width)`` from the base model, if all inputs have the same length.
         requires: configuration field → the values with which networks can be sliced.
     """
@@ -91,6 +96,8 @@ class FamilyRow:
     transposed: bool = False
     causal: bool = False
     keeps_first: bool = False
+    needs_layer: bool = False
+    needs_mask: bool = False
     head_table: str = ""
     tokens: str = ""
     requires: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -196,11 +203,11 @@ class Part(NamedTuple):
         blocks = tensor.unflatten(self.dim, (self.blocks, per_block))
         return blocks.narrow(self.dim + 1, 0, units * self.width)
 
-    def entries(self, order: torch.Tensor) -> torch.Tensor:
-        """Return the positions along the dimension that put the units into an order, ``(units,)``."""
-        starts = torch.arange(self.blocks)[:, None, None] * (len(order) * self.width)
+    def entries(self, units: torch.Tensor, total: int) -> torch.Tensor:
+        """Return the positions along the dimension of some units, in the order given, among ``total`` units."""
+        starts = torch.arange(self.blocks)[:, None, None] * (total * self.width)
         inside = torch.arange(self.width)
-        return (starts + order[:, None] * self.width + inside).flatten()
+        return (starts + units[:, None] * self.width + inside).flatten()
 
     def sums(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of each unit's entries, ``(units,)``."""
@@ -307,14 +314,77 @@ _GPT2 = FamilyRow(
     after=("attn.resid_dropout",),
     transposed=True,
     causal=True,
+    needs_mask=True,
     requires={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
+)
+
+_MPNET = FamilyRow(
+    layers="encoder.layer",
+    attention="attention.attn",
+    maps={
+        "query": Map("attention.attn.q", "heads"),
+        "key": Map("attention.attn.k", "heads"),
+        "value": Map("attention.attn.v", "heads"),
+        "merge": Map("attention.attn.o", "heads", reads=True),
+        "widen": Map("intermediate.dense", "ffn"),
+        "shrink": Map("output.dense", "ffn", reads=True),
+    },
+    counts=("num_attention_heads",),
+    columns=("all_head_size",),
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+    head_table="encoder.relative_attention_bias",
+)
+
+_DEBERTA_V2 = FamilyRow(
+    layers="encoder.layer",
+    attention="attention.self",
+    maps={
+        "query": Map("attention.self.query_proj", "heads"),
+        "key": Map("attention.self.key_proj", "heads"),
+        "value": Map("attention.self.value_proj", "heads"),
+        "position_key": Map("attention.self.pos_key_proj", "heads", optional=True, positions=True),
+        "position_query": Map("attention.self.pos_query_proj", "heads", optional=True, positions=True),
+        "merge": Map("attention.output.dense", "heads", reads=True),
+        "widen": Map("intermediate.dense", "ffn"),
+        "shrink": Map("output.dense", "ffn", reads=True),
+    },
+    head_size_field="attention_head_size",
+    counts=("num_attention_heads",),
+    columns=("all_head_size",),
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    needs_layer=True,
+    needs_mask=True,
+    requires={"conv_kernel_size": (0,)},
+)
+
+_MODERNBERT = FamilyRow(
+    layers="layers",
+    attention="attn",
+    maps={
+        "query_key_value": Map("attn.Wqkv", "heads", blocks=3),
+        "merge": Map("attn.Wo", "heads", reads=True),
+        "widen": Map("mlp.Wi", "ffn", blocks=2),
+        "shrink": Map("mlp.Wo", "ffn", reads=True),
+    },
+    words="embeddings.tok_embeddings",
+    head_size="head_dim",
+    after=("attn.out_drop",),
+    per_layer=("layer_types",),
+    keeps_first=True,
 )
 
 FAMILIES: dict[str, FamilyRow] = {
     "bert": _bert(),
     "roberta": _bert(),
+    "xlm-roberta": _bert(),
+    "camembert": _bert(),
+    "ernie": _bert(),
+    "data2vec-text": _bert(),
     "electra": _bert(),
     "distilbert": _DISTILBERT,
+    "mpnet": _MPNET,
+    "deberta-v2": _DEBERTA_V2,
+    "modernbert": _MODERNBERT,
     "vit": _VIT,
     "deit": _VIT,
     "gpt2": _GPT2,
@@ -484,6 +554,59 @@ def layer_sizes(family: FamilyRow, layer: nn.Module) -> dict[str, int]:
     return {"heads": heads, "ffn": outputs_of(widen) // writer.blocks}
 
 
+def head_order(family: FamilyRow, layer: nn.Module) -> list[int] | None:
+    """Return which columns of the table of heads a layer's heads read; ``None`` if these are the first ones, in order.
+
+    All layers share the table, so that its columns cannot be reordered with the heads of one layer.
+    """
+    if not family.head_table:
+        return None
+    attention: Any = layer.get_submodule(family.attention)
+    return getattr(attention, "head_order", None)
+
+
+def set_head_order(family: FamilyRow, layer: nn.Module, order: Sequence[int] | None) -> None:
+    """Let the heads of a layer, in place, read columns of the table of heads in an order of their own.
+
+    Args:
+        family: the layer's row in ``FAMILIES``.
+        layer: the layer.
+        order: a column for each head; ``None`` for the first ones, in order.
+    """
+    attention: Any = layer.get_submodule(family.attention)
+    heads = layer_sizes(family, layer)["heads"]
+    columns = list(range(heads)) if order is None else [int(column) for column in order]
+    if columns == list(range(heads)):
+        attention.__dict__.pop("head_order", None)
+    else:
+        attention.head_order = columns
+    if heads:
+        attention.forward = partial(with_own_columns, attention, columns)
+
+
+def with_own_columns(
+    attention: Any,
+    columns: Sequence[int],
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    **options: Any,
+) -> Any:
+    """Attend with some columns of a bias that has one column for each head of the full network.
+
+    Args:
+        attention: the attention module.
+        columns: a column for each head.
+        hidden_states: ``(batch, length, width)``.
+        attention_mask: as the module takes it.
+        position_bias: ``(batch, columns, length, length)``.
+        options: as the module takes them.
+    """
+    if position_bias is not None:
+        position_bias = position_bias[:, list(columns)]
+    return type(attention).forward(attention, hidden_states, attention_mask, position_bias, **options)
+
+
 def inputs_of(linear: Any) -> int:
     """Return the width of a linear map's inputs."""
     return linear.nx if isinstance(linear, Conv1D) else linear.in_features
@@ -570,6 +693,9 @@ def resize_layer(
         setattr(attention, name, heads)
     for name in family.columns:
         setattr(attention, name, heads * getattr(attention, family.head_size))
+    order = head_order(family, layer)
+    if family.head_table:
+        set_head_order(family, layer, None if order is None else order[:heads])
     if heads == 0:
         _without_heads(family, layer)
 
@@ -596,7 +722,8 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
 
     Args:
         net: a network with as many layers as the blueprint, each at least as large.
-        blueprint: see ``nasframe.nn.blueprint``; its ``layers``, ``factorized`` and ``embedding_rank`` are used.
+        blueprint: see ``nasframe.nn.blueprint``; its ``layers``, ``head_order``, ``factorized`` and ``embedding_rank``
+            are used.
 
     Returns:
         The same network.
@@ -611,15 +738,20 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"the network has {len(layers)} layers, the blueprint {len(blueprint['layers'])}.")
     for layer, sizes in zip(layers, blueprint["layers"], strict=True):
         _resize_stock_layer(family, layer, **sizes)
+    for name, order in (blueprint.get("head_order") or {}).items():
+        position, _, _ = name.partition(".")
+        set_head_order(family, layers[int(position)], order)
     for name, rank in (blueprint.get("factorized") or {}).items():
         linear: Any = layers.get_submodule(name)
+        if isinstance(linear, FactorizedLinear):  # the network was resized before, as the base of one with a head
+            continue
         with linear.weight.device:
             product = FactorizedLinear(inputs_of(linear), rank, outputs_of(linear), linear.bias is not None)
         layers.set_submodule(name, product.to(linear.weight.dtype))
     inner = blueprint.get("embedding_rank")
-    if inner:
+    words = words_of(net)
+    if inner and not isinstance(words, FactorizedEmbedding):
         base = base_of(net)
-        words = words_of(net)
         with words.weight.device:
             small = FactorizedEmbedding(words.num_embeddings, inner, words.embedding_dim, words.padding_idx)
         base.set_submodule(family.words, small.to(words.weight.dtype))

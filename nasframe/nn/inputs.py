@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasframe.errors import UsageError
+from nasframe.errors import UsageError, listing
 from nasframe.records import is_sequence, sequence_length
 
 
@@ -66,6 +66,27 @@ def _lengthened(inputs: dict[str, torch.Tensor], length: int) -> dict[str, torch
         if is_sequence(tensor) and tensor.shape[1] == present:
             inputs[name] = tensor.gather(1, index.to(tensor.device))
     return inputs
+
+
+def token_input(net: nn.Module, inputs: Mapping[str, torch.Tensor], who: str) -> str:
+    """Return the name of the input that holds a batch's token ids, for something that works on tokens alone.
+
+    Args:
+        net: the network that reads the batch.
+        inputs: the batch's inputs.
+        who: what needs tokens, for the error.
+
+    Raises:
+        UsageError: the network or the batch has no such input.
+
+    >>> from nasframe.testing.toy import tiny_inputs, tiny_net
+    >>> token_input(tiny_net(), tiny_inputs(), "vocabulary")
+    'input_ids'
+    """
+    name = getattr(net, "main_input_name", None)
+    if not isinstance(name, str) or name not in inputs or not is_sequence(inputs[name]):
+        raise UsageError(f"{who}: needs sequences of tokens, but the task's batches have {listing(inputs)}.")
+    return name
 
 
 def invented(net: nn.Module, batch: int, length: int) -> dict[str, torch.Tensor] | None:

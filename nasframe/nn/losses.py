@@ -12,7 +12,7 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     The factor gives gradients the same size at every temperature (Hinton et al., arXiv 1503.02531, §2.1).
 
     Args:
-        student: logits ``(batch, classes)``.
+        student: logits ``(batch, classes)``, or ``(batch, length, classes)`` of which every position counts alike.
         teacher: logits of the same shape; they get no gradient.
         temperature: how soft both distributions are made.
 
@@ -23,8 +23,8 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     >>> float(distillation(logits, logits, temperature=5.0))
     0.0
     """
-    log_p = functional.log_softmax(student.float() / temperature, dim=-1)
-    log_q = functional.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    log_p = functional.log_softmax(student.float() / temperature, dim=-1).flatten(0, -2)
+    log_q = functional.log_softmax(teacher.detach().float() / temperature, dim=-1).flatten(0, -2)
     divergence = functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, group_of, layers_of, slices_of
+from nasframe.nn.elastic import FamilyRow, family_of, group_of, head_order, layers_of, set_head_order, slices_of
 
 Orders = Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
 """Unit (``heads``, ``ffn``) → layer → present positions in their new order."""
@@ -41,11 +41,21 @@ def rewire(
     True
     """
     permutations = _permutations(net, order)
+    family = family_of(net)
+    if family.head_table:
+        for i, listed in order.get("heads", {}).items():
+            _reorder_columns(family, layers_of(net)[i], torch.as_tensor(listed).tolist())
     with torch.no_grad():
         for parameter, dim, index in permutations:
             for tensor in _with_state(parameter, optimizer):
                 permuted = tensor.index_select(dim, index.to(tensor.device))
                 tensor.copy_(permuted)
+
+
+def _reorder_columns(family: FamilyRow, layer: nn.Module, order: Sequence[int]) -> None:
+    """Let heads that move take their columns of the table that all layers share along."""
+    columns = head_order(family, layer) or range(len(order))
+    set_head_order(family, layer, [columns[position] for position in order])
 
 
 class _Permutation(NamedTuple):
@@ -80,7 +90,7 @@ def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
                     continue
                 if part.name not in linear._parameters:
                     raise ValueError(f"layer {i}, {part.path}.{part.name}: a parametrised tensor cannot be permuted.")
-                entries = part.entries(index)  # a head has several neighbouring ones
+                entries = part.entries(index, count)  # a head has several neighbouring ones
                 permutations.append(_Permutation(linear._parameters[part.name], part.dim, entries))
     return permutations
 

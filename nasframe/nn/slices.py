@@ -173,9 +173,13 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     chosen = _kept(net, full, sizes)
     wanted = full | {"layers": _layer_sizes(chosen), RANK: kept_rank(full[RANK], sizes)}
     positions = [kept.position for kept in chosen]
-    for key in ("factorized", "quantised"):  # both name maps by layer, and layers get new positions
+    for key in ("factorized", "quantised", "head_order"):  # all name maps by layer, and layers get new positions
         if key in full:
             wanted[key] = kept_maps(full[key], positions)
+    for number, kept in enumerate(chosen):
+        order = wanted.get("head_order", {}).get(f"{number}.heads")
+        if order is not None:
+            wanted["head_order"][f"{number}.heads"] = order[: kept.heads]
     config = config_of_layers(base_of(net).config, full["family"], positions)
     small = build(config, wanted)
 
@@ -190,8 +194,10 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
     for name, buffer in net.named_buffers():
         small_name = _name_in_small(net, chosen, name)
         if small_name is not None and "parametrizations" not in name:
-            owner, _, key = small_name.rpartition(".")
-            small.get_submodule(owner)._buffers[key] = buffer.clone()
+            path, _, key = small_name.rpartition(".")
+            owner = small.get_submodule(path)
+            if key in owner._buffers:  # ModernBERT has tables of positions for the kinds of layers that there are
+                owner._buffers[key] = buffer.clone()
     return small.train(net.training)
 
 
@@ -211,7 +217,7 @@ class _LayerCache:
         self.own_layers = list(layers_of(net))
         self.blueprint = blueprint(net)
         self.rank = self.blueprint[RANK]
-        self.full = [Kept(position, **sizes) for position, sizes in enumerate(self.blueprint["layers"])]
+        self.full = kept_of(self.blueprint["layers"], {})
         self.words_path = self.family.words or ""
         self.table = words_of(net)
         self.narrowed: dict[tuple[Kept, int | None], Narrowed] = {}

@@ -80,11 +80,22 @@ def forward_macs(forward: Forward, inputs: Mapping[str, torch.Tensor]) -> float:
     """
     shapes = {name: tensor.to(META) for name, tensor in inputs.items()}
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            forward(**shapes)
+        return _flops(forward, shapes) / 2  # a multiply-add is two FLOPs
     except Exception as error:  # whatever a foreign network raises only means that it cannot be counted
-        raise UncountableError(_reason(error)) from error
-    return counter.get_total_flops() / 2  # a multiply-add is two FLOPs
+        # Some networks look whether a mask hides anything. Without one they compute the same products.
+        unmasked = {name: tensor for name, tensor in shapes.items() if not name.endswith("mask")}
+        if len(unmasked) == len(shapes):
+            raise UncountableError(_reason(error)) from error
+        try:
+            return _flops(forward, unmasked) / 2
+        except Exception:  # the first error is the one that says why
+            raise UncountableError(_reason(error)) from error
+
+
+def _flops(forward: Forward, inputs: Mapping[str, torch.Tensor]) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward(**inputs)
+    return float(counter.get_total_flops())
 
 
 def parameters(net: nn.Module) -> float:

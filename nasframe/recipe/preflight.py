@@ -21,17 +21,18 @@ from nasframe.interfaces import (
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import needs_space, same_shape, uses_supernet
+from nasframe.plan import PlannedStage, needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.yaml import KeyPath
+from nasframe.records import TrainOptions
+from nasframe.stages.trials import split_fit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
-    from nasframe.plan import Plan, PlannedStage
-    from nasframe.records import TrainOptions
+    from nasframe.plan import Plan
 
 
 def input_refusals(
@@ -56,7 +57,7 @@ def input_refusals(
     if model is None:
         return
     try:
-        source: Any = registry.make("model", model, {"base": base, "notify": _unheard})
+        source: Any = registry.make_model(model, task, {"base": base, "notify": _unheard})
         validate = member(source, "validate")
         if validate is not None:
             with naming_plugins():
@@ -182,6 +183,10 @@ def refusals(plan: Plan) -> Iterator[Fault]:
         sized = stage.name in of_known_shape and stage.options.get("models") is None
         if stage.verb == "transform":
             of_plugins = _transform_refusals(plan, stage, sized)
+        elif stage.verb == "search":
+            of_plugins = _fit_refusals(plan, stage, sized)
+        elif stage.verb == "export":
+            of_plugins = _export_refusals(plan, stage)
         else:
             of_plugins = _modifier_refusals(plan, stage, sized)
         for place, text in of_plugins:
@@ -281,6 +286,17 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
         yield from _refusal((), "", validate, net)
 
 
+def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
+    """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there."""
+    exporter = registry.make("exporter", stage.options.get("mode", "hetero"), {"base": plan.base, "notify": _unheard})
+    validate = member(exporter, "validate")
+    if validate is None:
+        return
+    net = skeleton(plan)
+    if net is not None:
+        yield from _refusal(("mode",), "", validate, net)
+
+
 def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
     """Ask the modifiers of a stage, each of which sees all of them."""
     inject = {"seed": plan.seed, "base": plan.base}
@@ -300,6 +316,25 @@ def _modifier_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator
     job = planned_job(plan, stage, list(modifiers.values()), net)
     for number, validate in checks.items():
         yield from _refusal(("modifiers", number), "", validate, job)
+
+
+def _fit_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:
+    """Ask the modifiers with which a search trains its candidates: each is a training of one architecture."""
+    fit = stage.options.get("fit")
+    if not fit:
+        return
+    training, plugins = split_fit(fit)
+    uses = plugins.get("modifiers") or ()
+    for number, use in enumerate(uses):
+        if use is not None and member(registry.find("modifier", use["use"]).load(), "returns_arch", False):
+            text = f"{use['use']} answers with an architecture, but a candidate has its own. Expected another modifier."
+            yield ("fit", "modifiers", number), text
+            return
+    options: dict[str, Any] = {"options": TrainOptions(**training), "modifiers": uses, "arch": {}}
+    if stage.options.get("space"):
+        options["space"] = stage.options["space"]
+    for place, text in _modifier_refusals(plan, PlannedStage(stage.name, "train", options), sized):
+        yield ("fit", *place), text
 
 
 def _rival_archs(stage: PlannedStage, modifiers: Mapping[int, Any]) -> Iterator[Fault]:
@@ -360,7 +395,7 @@ def skeleton(plan: Plan) -> nn.Module | None:
         return None
     from nasframe.nn.elastic import stock_class
 
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     if not isinstance(model, SkeletonModel):
         return None
     net = model.skeleton()
@@ -389,5 +424,5 @@ def stand_in(plan: Plan, plugins: Iterable[tuple[str, Any]]) -> Outline | nn.Mod
     for kind, use in plugins:
         name, _ = registry.use_of(use)
         factories.append(registry.find(kind, name).load())
-    model = registry.make("model", plan.model, {"base": plan.base})
+    model = registry.make_model(plan.model, plan.task, {"base": plan.base})
     return _outline(model, factories) or skeleton(plan)

@@ -61,16 +61,26 @@ def start_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
 
 def teacher_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:
     """The ``teacher`` of a modifier, or of a search, names a network that was saved or extracted."""
-    for number, modifier in enumerate(stage.options.get("modifiers") or []):
+    for place, modifier in _modifiers(stage):
         if not asks_teacher(modifier):
             continue
         teacher = modifier["teacher"]
         if teacher not in known.models:
-            yield ("modifiers", number, "teacher"), missing("saved network", teacher, known.models)
+            yield (*place, "teacher"), missing("saved network", teacher, known.models)
     if stage.verb == "search" and stage.options.get("winner") == "agreement":
         teacher = stage.options.get("teacher")
         if isinstance(teacher, str) and teacher not in known.models:
             yield ("teacher",), missing("saved network", teacher, known.models)
+
+
+def _modifiers(stage: CheckedStage) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield the modifiers of a training, or of a search that trains its candidates, by their places."""
+    for number, modifier in enumerate(stage.options.get("modifiers") or []):
+        yield ("modifiers", number), modifier
+    fit = stage.options.get("fit")
+    if isinstance(fit, Mapping):
+        for number, modifier in enumerate(fit.get("modifiers") or []):
+            yield ("fit", "modifiers", number), modifier
 
 
 def arch_faults(stage: CheckedStage, known: KnownNames) -> Iterator[Fault]:

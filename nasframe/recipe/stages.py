@@ -19,6 +19,7 @@ from nasframe.recipe.stage_list import REPEAT, verb_of
 from nasframe.recipe.top_level import TopLevel
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
+from nasframe.stages.trials import FitPlugins, split_fit
 from nasframe.stages.verbs import POSITIONAL, VERBS
 
 COMMON = ("name", "from", "space")
@@ -180,16 +181,31 @@ class StageChecker:
         # Written into each stage, so that the resolved recipe shows who trains it.
         if stage.verb == "train" and self.uses["trainer"] is not None:
             own.setdefault("trainer", self.uses["trainer"])
-        # The signature only says that `fit` is a mapping: its keys are those of a training.
         fit = own.get("fit")
         if isinstance(fit, dict):
-            _, faults = validate(fit, TrainOptions, skip=())
-            for place, text in faults:
-                self.check.problem(stage.at("fit", *place), text)
+            own["fit"] = self._fit(fit, stage)
         known = VERBS[stage.verb].options
         limits = {key: value for key, value in own.items() if key in known}
         self.check.limits(limits, stage.path)
         return self._checked(stage, own)
+
+    def _fit(self, fit: Mapping[str, Any], stage: WrittenStage) -> dict[str, Any]:
+        """Check how a search trains its candidates. Its signature only says that ``fit`` is a mapping."""
+        training, plugins = split_fit(fit)
+        _, faults = validate(training, TrainOptions, skip=())
+        for place, text in faults:
+            self.check.problem(stage.at("fit", *place), text)
+        if training.get("epochs") is None and training.get("max_steps") is None:
+            text = "how long to train each candidate is missing. Expected 'epochs' or 'max_steps'."
+            self.check.problem(stage.at("fit"), text)
+        if not plugins:
+            return training
+
+        def unknown(key: str, known: Iterable[str]) -> str:
+            return unknown_option(key, known, "fit")
+
+        checked = self.check.checked("fit", plugins, FitPlugins, stage.at("fit"), unknown, skip=())
+        return training | checked
 
     def _checked(self, stage: WrittenStage, options: Mapping[str, Any], skip: Iterable[str] = ()) -> dict[str, Any]:
         """Check options against the verb's signature; return them with defaults."""

@@ -23,7 +23,7 @@ NAME = 18
 """Letters of a class's name that a terminal shows."""
 OPTIONAL = {
     "near copies": "near",
-    "text also in train": "in_train",
+    "{noun} also in train": "in_train",
     "near copy in train": "near_train",
     "several labels": "conflicting",
 }
@@ -56,13 +56,14 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
     """
     splits = sorted(summary["splits"], key=_position)
     names = [split["name"].replace("_", " ") for split in splits]
+    noun = _noun(summary)
     rows = [["", *names]]
-    rows.append(["rows", *_counts(splits, "rows")])
-    rows.append(["distinct texts", *_counts(splits, "texts")])
+    rows.append([_rows_of(summary), *_counts(splits, "rows")])
+    rows.append([f"distinct {noun}s", *_counts(splits, "texts")])
     for title, key in OPTIONAL.items():
         is_leak = key == "in_train"
         if is_leak or _is_in_some(splits, key):
-            rows.append([title, *_counts(splits, key)])
+            rows.append([title.format(noun=noun), *_counts(splits, key)])
     labels = summary["labels"]
     if labels is not None:
         columns = [split["classes"] for split in splits]
@@ -71,7 +72,21 @@ def data_rows(summary: Mapping[str, Any], most_classes: int | None = None) -> li
         shares = [_share_cut(split) for split in splits]
         rows.append([f"cut at {summary['max_length']} tokens", *shares])
         rows.append(["longest, in tokens", *_counts(splits, "longest")])
+    if any(split.get("blocks") is not None for split in splits):
+        rows.append(["tokens", *_counts(splits, "tokens")])
+        rows.append([f"blocks of {summary['max_length']} tokens", *_counts(splits, "blocks")])
     return rows
+
+
+def _noun(summary: Mapping[str, Any]) -> str:
+    """Return what a row holds; runs of earlier versions had texts only."""
+    return str(summary.get("noun", "text"))
+
+
+def _rows_of(summary: Mapping[str, Any]) -> str:
+    """Return the name of the rows: those of texts stand in tables."""
+    noun = _noun(summary)
+    return "rows" if noun == "text" else f"{noun}s"
 
 
 def data_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -79,18 +94,19 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
     splits = summary["splits"]
     lines = []
     if summary["sources"]:
-        files = [_source_text(source) for source in summary["sources"]]
+        files = [_source_text(source, _rows_of(summary)) for source in summary["sources"]]
         lines.append(f"Read: {', '.join(files)}.")
     if summary["unused"]:
-        lines.append(f"Not used: {summary['unused']:,} rows beyond the limit of training examples.")
-    lines += _lines_about_copies(splits)
+        unused = f"{summary['unused']:,} {_rows_of(summary)}"
+        lines.append(f"Not used: {unused} beyond the limit of training examples.")
+    lines += _lines_about_copies(splits, _noun(summary))
     if any(_is_estimated(split) for split in splits):
         most = max(split["measured"] for split in splits)
         lines.append(f"≈: lengths of the longest and of other texts, {most:,} of a split.")
     return lines
 
 
-def _lines_about_copies(splits: Sequence[Split]) -> list[str]:
+def _lines_about_copies(splits: Sequence[Split], noun: str) -> list[str]:
     lines = []
     repeats = 0
     for split in splits:
@@ -99,16 +115,16 @@ def _lines_about_copies(splits: Sequence[Split]) -> list[str]:
         subject = f"{repeats:,} rows repeat"
         if repeats == 1:
             subject = "1 row repeats"
-        lines.append(f"{subject} another row's text. Repeats stay together in one split; none is dropped.")
+        lines.append(f"{subject} another row's {noun}. Repeats stay together in one split; none is dropped.")
     if _is_in_some(splits, "near") or _is_in_some(splits, "near_train"):
         lines.append("Near copies differ in case, spaces, punctuation or Unicode form only.")
     return lines
 
 
-def _source_text(source: Mapping[str, Any]) -> str:
+def _source_text(source: Mapping[str, Any], rows_of: str) -> str:
     """Name a file with its folder, and count its rows."""
     name = "/".join(PurePath(source["name"]).parts[-2:])
-    rows = f"{source['rows']:,} rows"
+    rows = f"{source['rows']:,} {rows_of}"
     if source["left_out"]:
         rows += f", {source['left_out']:,} broken ones left out"
     return f"{name} ({rows})"

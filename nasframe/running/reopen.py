@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, listing, suggestion
+from nasframe.measures import objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.report.format import metric_format, metric_formats
@@ -143,7 +144,10 @@ class Finished:
     def objective(self) -> str:
         """The first objective of the search."""
         objectives = self.stage.options.get("objectives") or self.plan.objectives
-        return objectives[0] if objectives else str(self.data["primary"])
+        if objectives:
+            first: str = objectives[0]
+            return first
+        return objective_in(str(self.data["primary"]), metric_formats(self.data))
 
     def estimator(self, name: str) -> Any:
         """Return the estimator of a cost, with the recipe's options if it has some."""

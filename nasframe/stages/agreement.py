@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RunError
+from nasframe.interfaces import is_categorical
 from nasframe.records import arch_id
 from nasframe.stages.trials import Candidate, Tally
 
@@ -79,7 +80,7 @@ class Agreement:
 
     def _of_examples(self, ours: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
         """Return the divergence of each example, ``(batch,)``."""
-        if self.task.labels is None:
+        if not is_categorical(self.task):
             return (ours - expected).square().flatten(1).mean(1)
         log_p = ours.log_softmax(-1)
         log_q = expected.log_softmax(-1)

@@ -17,13 +17,25 @@ from nasframe import registry
 from nasframe.digests import Stamp, files_below, stamp
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
-from nasframe.interfaces import HeadedModel, TaskTraits, Work, cost_format, files_of, member, traits_of
-from nasframe.measures import formats_of, loss_fault, objective_fault
+from nasframe.interfaces import (
+    HeadedModel,
+    SkeletonModel,
+    TaskTraits,
+    TextSource,
+    TokenizerMaker,
+    Work,
+    cost_format,
+    files_of,
+    member,
+    traits_of,
+)
+from nasframe.measures import formats_of, loss_fault, objective_fault, objective_of
 from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
 from nasframe.records import MetricFormat, canonical_json
 from nasframe.seeds import stream_seed
+from nasframe.stages.supernets import require_storable
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -63,7 +75,7 @@ class RunInputs:
             return None
         inject = {"base": self.plan.base, "notify": self.notices}
         with self.reads:
-            model: Model = registry.make("model", self.plan.model, inject)
+            model: Model = registry.make_model(self.plan.model, self.plan.task, inject)
         return model
 
     @cached_property
@@ -74,8 +86,27 @@ class RunInputs:
             return self._tokenizer
         if self.model is None:
             return None
+        if isinstance(self.model, TokenizerMaker) and self.model.makes_tokenizer():
+            return self._made_tokenizer(self.model)
         with self.reads:
             return self.model.tokenizer()
+
+    def _made_tokenizer(self, model: TokenizerMaker) -> Any:
+        """Return the tokenizer that a model makes from the training texts, so that nothing of ``dev`` is in it.
+
+        Raises:
+            UsageError: the task has no texts.
+        """
+        # Without a tokenizer the task has read and split its texts, which is all that is needed here.
+        task = self.task_for(None)
+        if not isinstance(task, TextSource):
+            name, _ = registry.use_of(self.plan.task)
+            raise UsageError(
+                f"model.tokenizer: it would be made from the texts of task {name!r}, which gives none. "
+                "Expected a task of texts, or no tokenizer."
+            )
+        with self.reads:
+            return model.make_tokenizer(task.training_texts())
 
     @cached_property
     def bare_space(self) -> Any:
@@ -139,6 +170,19 @@ class RunInputs:
         with self.reads:
             return self.model.head()
 
+    @cached_property
+    def _config(self) -> Any:
+        """The configuration of the model's network as far as it is known before loading; else ``None``."""
+        if not isinstance(self.model, SkeletonModel):
+            return None
+        name, _ = registry.use_of(self.plan.task)
+        factory = registry.find("task", name).load()
+        if "config" not in inspect.signature(factory).parameters:  # to build the network takes time
+            return None
+        with self.reads:
+            net = self.model.skeleton()
+        return None if net is None else net.config
+
     def task_for(self, tokenizer: Any) -> Task:
         """Return the task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.
 
@@ -152,6 +196,7 @@ class RunInputs:
             "space": self.bare_space,
             "notify": self.notices,
             "saved_head": self.saved_head,
+            "config": self._config,
         }
         self._refuse_changes()
         with self.reads:
@@ -176,6 +221,7 @@ class RunInputs:
         seed = stream_seed(self.plan.seed, "init")
         with self.reads:
             net = self.model.load(labels, seed, random=random)
+        require_storable(net, "model")
         return net.to(device())
 
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
@@ -292,7 +338,7 @@ class RunInputs:
     def _objective_fault(self, objective: str, task: Task, net: nn.Module | None) -> str:
         """Say why an objective cannot be maximised; nothing if it can, or if that cannot be known yet."""
         name = objective.removeprefix("-")
-        if name in self.estimators or objective == task.primary:
+        if name in self.estimators or objective == objective_of(task):
             return ""
         formats = formats_of(task)
         if formats:

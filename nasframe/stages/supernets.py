@@ -5,13 +5,38 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import PluginError
+from nasframe.errors import PluginError, UsageError
 from nasframe.interfaces import SpaceTraits, traits_of
 from nasframe.processes import device
 from nasframe.seeds import stream_seed
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def require_storable(net: nn.Module, what: str) -> None:
+    """Make sure, before any work, that a network can be stored and built again.
+
+    Args:
+        net: the network.
+        what: what it is, for the error.
+
+    Raises:
+        UsageError: it cannot; says what is missing.
+    """
+    from nasframe.nn.blueprint import blueprint
+    from nasframe.nn.custom import Described, check_described
+
+    if isinstance(net, Described):
+        check_described(net)
+        return
+    try:
+        blueprint(net)
+    except TypeError as error:
+        raise UsageError(
+            f"{what}: a {type(net).__name__} cannot be kept between stages, because nothing says how to build it again "
+            f"({error}) A network of your own inherits from nasframe.Described."
+        ) from error
 
 
 def made_supernet(space: Any, net: nn.Module, seed: int, name: str) -> nn.Module:
@@ -42,6 +67,7 @@ def made_supernet(space: Any, net: nn.Module, seed: int, name: str) -> nn.Module
         kind = type(supernet).__name__
         raise PluginError(f"space {name!r}: supernet returned {kind}. Expected a torch.nn.Module.")
     if not keeps_net:
+        require_storable(supernet, f"space {name!r}: its super-network")
         return supernet if supernet.training == original.training else supernet.train(original.training)
     if supernet is not original:
         raise PluginError(

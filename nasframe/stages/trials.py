@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nasframe.interfaces import TrainJob
-from nasframe.records import LedgerEntry, TrainOptions, plus
+from nasframe.records import LedgerEntry, ModifierRef, TrainerRef, TrainOptions, plus
 from nasframe.training.forward import forward_of
 from nasframe.training.macs import MacCounter
 
@@ -101,13 +101,38 @@ def mac_counter(stage: StageSession, work: Work) -> MacCounter:
     return MacCounter(work.task, work.space, stage.notify, f"stages.{stage.name}")
 
 
+@dataclass(frozen=True)
+class FitPlugins:
+    """What trains a candidate before it is scored, besides the options of the training.
+
+    Args:
+        modifiers: act inside the training loop, in this order; null entries are skipped. Each candidate gets new ones.
+        trainer: runs the training loop.
+    """
+
+    modifiers: Sequence[ModifierRef] = ()
+    trainer: TrainerRef = "loop"
+
+
+def split_fit(fit: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the option ``fit`` of a search into training options and those of :class:`FitPlugins`.
+
+    >>> split_fit({"epochs": 1, "modifiers": []})
+    ({'epochs': 1}, {'modifiers': []})
+    """
+    names = {field.name for field in fields(FitPlugins)}
+    training = {name: value for name, value in fit.items() if name not in names}
+    plugins = {name: value for name, value in fit.items() if name in names}
+    return training, plugins
+
+
 class Evaluator:
     """Scores architectures on the ``select`` split, and counts what that costs.
 
     Args:
         stage: the search.
         work: whose network and space are searched.
-        fit: training options, if a copy of each candidate is trained before it is scored.
+        fit: training options, modifiers and trainer, if a copy of each candidate is trained before it is scored.
         precision: of the forward passes.
     """
 
@@ -142,17 +167,23 @@ class Evaluator:
     def _fitted(self, arch: Arch, tally: Tally) -> nn.Module:
         """Return a copy of the super-network trained at one architecture alone, so that it is scored at its best."""
         assert self.fit is not None
+        training, plugins = split_fit(self.fit)
+        chosen = FitPlugins(**plugins)
+        # New ones for each candidate, so that no state goes from one training to the next.
+        modifiers = [self.stage.make("modifier", use) for use in chosen.modifiers if use is not None]
         job = TrainJob(
             net=copy.deepcopy(self.work.net),  # every candidate starts from the same weights
             task=self.work.task,
             tokenizer=self.work.tokenizer,
-            options=TrainOptions(**self.fit),
+            options=TrainOptions(**training),
             seed=self.stage.seed,
             stage=f"{self.stage.name}/fit",  # its own streams: the order of its batches is the same for every candidate
             space=self.work.space,
             arch=arch,
+            modifiers=modifiers,
             models=self.work.models,
+            estimators=self.stage.estimators,
         )
-        result: TrainResult = self.stage.make("trainer", "loop").fit(job)
+        result: TrainResult = self.stage.make("trainer", chosen.trainer).fit(job)
         tally.add_training(result.ledger)
         return result.net.eval()

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
+from nasframe.measures import objective_of
 from nasframe.options import Option, options_of
 from nasframe.plan import searched_net, uses_supernet
 from nasframe.records import (
     Arch,
     Count,
+    ExporterRef,
     ModifierRef,
     Positive,
     Ref,
@@ -165,7 +167,7 @@ def search(
         sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
         trials: how many architectures to evaluate; repeated and screened proposals do not count.
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
-            better when it is smaller; default: the task's primary metric.
+            better when it is smaller; default: the task's primary metric, in its better direction.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
         budgets: bounds that each get their own winner; they replace the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
@@ -176,7 +178,8 @@ def search(
             standard error of the best score, ``loss`` takes the one with the smallest loss and ``agreement`` the one
             whose outputs are closest to the teacher's; if several are equal, both take the largest network.
         teacher: the saved network that ``agreement`` compares with.
-        fit: training options with which a copy of each candidate is trained before it is scored.
+        fit: training options with which a copy of each candidate is trained before it is scored, with ``modifiers`` and
+            a ``trainer`` as a training has them.
         violation: ``screen`` never evaluates an architecture that breaks a constraint; ``{penalise: p}`` evaluates it
             and lowers its score.
         max_rejections: end the search after this many repeated or screened proposals in a row.
@@ -193,7 +196,7 @@ def search(
     net = work.net
     if net is not None:  # a table of architectures has none
         net.eval()
-    objectives = objectives or stage.plan.objectives or [work.task.primary]
+    objectives = objectives or stage.plan.objectives or [objective_of(work.task)]
     constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
     limited = {*constraints, *budgets}
@@ -397,14 +400,14 @@ def export(
     work: Work,
     stage: StageSession,
     *,
-    mode: Literal["stock", "padded", "hetero"] = "hetero",
+    mode: ExporterRef = "hetero",
     models: list[str] | None = None,
 ) -> Work:
-    """Write extracted models as Hugging Face directories, and verify in a fresh process that they load and agree.
+    """Write extracted models for other programs, and verify in a fresh process that they load and agree.
 
     Args:
-        mode: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that the stock class loads the model;
-            ``stock`` is for models that a plain configuration can describe.
+        mode: the exporter: ``hetero`` keeps the true sizes; ``padded`` fills up with zeros, so that the stock class
+            loads the model; ``stock`` is for models that a plain configuration can describe; or a plugin's.
         models: the models to write, by name (``best@*``); default: all extracted models.
     """
     from nasframe.export import write as writer
@@ -419,7 +422,8 @@ def export(
             chosen,
             work.tokenizer,
             folders,
-            mode=mode,
+            mode=stage.make("exporter", mode),
+            use=mode,
             expected=expected,
             card=model_store.card_facts(stage, chosen),
             archs={name: work.archs.get(name) for name in chosen},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasframe.testing.estimators import EstimatorContract
+    from nasframe.testing.exporters import ExporterContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
     from nasframe.testing.models import ModelContract
     from nasframe.testing.modifiers import ModifierContract
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from nasframe.testing.transforms import TransformContract
 
 __all__ = [
-    "Contract", "ContractError", "EstimatorContract", "ModelContract", "ModifierContract", "SamplerContract",
-    "SpaceContract", "TaskContract", "TrainerContract", "TransformContract", "run_checks",
+    "Contract", "ContractError", "EstimatorContract", "ExporterContract", "ModelContract", "ModifierContract",
+    "SamplerContract", "SpaceContract", "TaskContract", "TrainerContract", "TransformContract", "run_checks",
 ]  # fmt: skip
 
 

@@ -23,13 +23,18 @@ TEXTS = ["a fine film", "dull, and far too long for what it has to say"]
 
 
 class ModelContract(Contract):
-    """The checks. A model must load without an internet connection, from files that are installed or cached."""
+    """The checks. A model must load without an internet connection, from files that are installed or cached.
+
+    Attributes:
+        auto_class: the auto class of transformers whose head the model is asked for.
+    """
 
     kind = "model"
+    auto_class = "AutoModelForSequenceClassification"
 
     def make(self) -> Any:
         """Make the model under test."""
-        return self.registered(base=Path.cwd())
+        return self.registered(base=Path.cwd(), auto_class=self.auto_class)
 
     @check
     def test_it_loads_offline(self) -> None:
@@ -43,15 +48,15 @@ class ModelContract(Contract):
 
     @check
     def test_the_network_runs_on_the_tokenizer(self) -> None:
-        """The network accepts the tokenizer's output."""
+        """The network accepts the tokenizer's output, or images if there is no tokenizer."""
         model = self.make()
         net = self.loaded(model, ["no", "yes"])
-        inputs = model.tokenizer()(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt")
+        inputs = self.inputs(model, net)
         with torch.no_grad():
             logits = net(**inputs).logits
         require(
             logits.shape == (2, 2),
-            f"two texts and two labels give logits of shape {tuple(logits.shape)}; make one output for each label",
+            f"two examples and two labels give logits of shape {tuple(logits.shape)}; make one output for each label",
         )
         require(bool(torch.isfinite(logits).all()), "the logits are not finite; check how the weights are drawn")
 
@@ -111,6 +116,16 @@ class ModelContract(Contract):
 
         source = "torch.manual_seed(seed) inside torch.random.fork_rng()"
         require_no_global_randomness(net, same_weights, source)
+
+    def inputs(self, model: Any, net: Any) -> dict[str, torch.Tensor]:
+        """Return the inputs of two examples; override it for networks that read neither texts nor images."""
+        tokenizer = model.tokenizer()
+        if tokenizer is not None:
+            return dict(tokenizer(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt"))
+        size = net.config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        generator = torch.Generator().manual_seed(0)
+        return {"pixel_values": torch.randn(2, net.config.num_channels, height, width, generator=generator)}
 
     def loaded(self, model: Any, labels: Any, seed: int = 0, random: bool = False) -> Any:
         """Load the network."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasframe.nn.outputs import LOGITS, compared
 from nasframe.testing.kit import require
 
 SHOWN = 3
@@ -16,10 +17,17 @@ SHOWN = 3
 
 
 def outputs_of(forward: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Run a network without gradients; return its logits, ``(batch, labels)``."""
+    """Run a network without gradients; return its logits, or else all numbers of its outputs one after the other."""
     with torch.no_grad():
-        logits: torch.Tensor = forward(**inputs).logits
-    return logits
+        return numbers_of(forward(**inputs))
+
+
+def numbers_of(outputs: Any) -> torch.Tensor:
+    """Return the logits of outputs, or else all floating-point numbers in them one after the other."""
+    tensors = compared(outputs)
+    if LOGITS in tensors:
+        return tensors[LOGITS]
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:

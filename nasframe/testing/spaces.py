@@ -17,9 +17,11 @@ from torch import nn
 
 from nasframe.interfaces import SizedSpace, SpaceTraits, ends_of, traits_of
 from nasframe.nn import count
+from nasframe.nn.traced import has_table
 from nasframe.records import Arch
+from nasframe.stages.views import views_fault
 from nasframe.testing.kit import Contract, DoesNotApply, check, is_plain, require, require_no_global_randomness
-from nasframe.testing.nets import Snapshot, apart, listed, outputs_of, require_unchanged, same_weights
+from nasframe.testing.nets import Snapshot, apart, listed, numbers_of, outputs_of, require_unchanged, same_weights
 from nasframe.testing.toy import tiny_inputs, tiny_net
 
 
@@ -50,10 +52,13 @@ class SpaceContract(Contract):
     def made(self) -> tuple[Any, nn.Module]:
         """Make the space and its super-network, or end the check if the space's ``needs_net`` is false."""
         net = self.net()
-        space = self.make(net.config)
+        space = self.make(getattr(net, "config", None))
         if not traits_of(SpaceTraits, space).needs_net:
             raise DoesNotApply
-        return space, space.supernet(net).eval()  # without dropout, so that outputs can be compared
+        supernet = space.supernet(net)
+        if traits_of(SpaceTraits, space).keeps_net:
+            require(supernet is net, "keeps_net is true, but supernet returned another network; return the one given")
+        return space, supernet.eval()  # without dropout, so that outputs can be compared
 
     def archs(self, space: Any) -> list[Arch]:
         """Return the ends of the domain, if it has any, and some architectures drawn from it."""
@@ -64,7 +69,7 @@ class SpaceContract(Contract):
     @check
     def test_the_domain_draws_what_it_contains(self) -> None:
         """Drawn and mutated architectures are members of the domain, JSON-plain, canonical and reproducible."""
-        domain = self.make(self.net().config).domain
+        domain = self.make(getattr(self.net(), "config", None)).domain
         first = self.draws_of(domain)
         second = self.draws_of(domain)
         require(first == second, "domain.sample differs for equal generators; draw only from the one it is given")
@@ -92,7 +97,7 @@ class SpaceContract(Contract):
     @check
     def test_the_domain_has_something_to_choose(self) -> None:
         """There are at least two architectures; otherwise a search has nothing to do."""
-        archs = self.archs(self.make(self.net().config))
+        archs = self.archs(self.make(getattr(self.net(), "config", None)))
         require(
             any(arch != archs[0] for arch in archs),
             f"every architecture drawn is {dict(archs[0])}; check the space with options that leave several choices "
@@ -115,6 +120,20 @@ class SpaceContract(Contract):
             )
 
     @check
+    def test_architectures_differ_in_what_they_compute(self) -> None:
+        """Architectures that cost differently have different outputs, unless ``views_may_agree`` is true."""
+        # A view that returns the whole network gives every architecture the same score, and nothing else shows it.
+        space, net = self.made()
+        if traits_of(SpaceTraits, space).views_may_agree:
+            return
+
+        def costs(arch: Arch) -> dict[str, float]:
+            return {"params": float(_parameter_count(space.extract(net, arch)))}
+
+        fault = views_fault(space, net, costs, self.inputs())
+        require(not fault, fault)
+
+    @check
     def test_a_view_changes_nothing(self) -> None:
         """Views and extracted copies leave the network's weights, modes, ``requires_grad`` and hooks unchanged."""
         space, net = self.made()
@@ -134,7 +153,7 @@ class SpaceContract(Contract):
         arch = self.archs(space)[-1]
         view = space.view(net, arch)
         before = outputs_of(view, self.inputs())
-        view(**self.inputs()).logits.sum().backward()
+        numbers_of(view(**self.inputs())).sum().backward()
         reached = []
         for parameter in net.parameters():
             gradient = parameter.grad
@@ -203,7 +222,7 @@ class SpaceContract(Contract):
         """The parameters counted for an architecture are those of its extracted model."""
         space, net = self.made()
         has_sizes = isinstance(space, SizedSpace)
-        if not has_sizes:
+        if not has_sizes or not has_table(net):
             return  # costs are then counted on the extracted model itself
         # Budgets are checked by these counts alone, long before a model is extracted.
         counter = count.params(net)

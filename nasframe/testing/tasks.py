@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 
+from nasframe.interfaces import is_categorical
 from nasframe.records import Batch, Evaluation
 from nasframe.testing.kit import Contract, check, require, require_no_global_randomness
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
@@ -226,13 +227,17 @@ class TaskContract(Contract):
         task = self.shared()
         for batch in task.train_batches(0, 0, self.batch_size):
             labels = batch.labels
-            if task.labels is None:
+            if not is_categorical(task):
                 require(
-                    labels.dtype.is_floating_point, f"the labels of a regression are {labels.dtype}; make them float32"
+                    labels.dtype.is_floating_point,
+                    f"the labels of a regression are {labels.dtype}; make them float32, or set categorical = True if "
+                    "they are classes without names",
                 )
                 continue
             are_indices = labels.dtype == torch.int64 and int(labels.min()) >= 0
             require(are_indices, f"labels are {labels.dtype}; make them int64 class indices, 0 or more")
+            if task.labels is None:  # tokens, which have no names here
+                continue
             largest = int(labels.max())
             count = len(task.labels)
             require(
@@ -253,12 +258,24 @@ class TaskContract(Contract):
         require_no_global_randomness(result, lambda first, second: first == second, source)
 
     def net(self, task: Any) -> Any:
-        """Return a tiny network with a head for the task, and positions enough for any text."""
+        """Return a tiny network for the task's batches: an image or a language model, or else a text classifier.
+
+        Override it for a task whose batches have other inputs than ``input_ids`` or ``pixel_values``.
+        """
         outputs = 1 if task.labels is None else len(task.labels)
+        batch = task.train_batches(0, 0, 1)[0]
+        pixels = batch.inputs.get("pixel_values")
+        if pixels is not None:
+            channels, height, width = pixels.shape[1:]
+            patch = 2 if height % 2 == 0 and width % 2 == 0 else 1
+            size = {"image_size": (height, width), "num_channels": channels, "patch_size": patch}
+            return tiny_net("vit", labels=outputs, layers=2, **size)
+        if batch.labels.ndim == 2:  # a label for each token
+            return tiny_net("llama", layers=2, head="AutoModelForCausalLM", max_position_embeddings=512)
         return tiny_net(labels=outputs, max_position_embeddings=512)
 
     def rows(self, task: Any, split: str) -> list[Row]:
-        """Return the token ids of each example of a split, without padding."""
+        """Return what the network reads of each example of a split, without padding."""
         rows: list[Row] = []
         if split == "train":
             # By id, because epochs are shuffled.
@@ -291,13 +308,20 @@ def _ids_of(batches: Any) -> list[int]:
 
 
 def rows_of(inputs: Mapping[str, torch.Tensor]) -> list[Row]:
-    """Return one tuple of token ids for each example of a batch, without what the mask hides."""
-    ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    """Return what tells the examples of a batch apart: one tuple of all their inputs, without what the mask hides."""
+    mask = inputs.get("attention_mask")
+    examples = len(next(iter(inputs.values())))
     rows: list[Row] = []
-    for row, visible in zip(ids, mask, strict=True):
-        # Padding depends on the batch that an example is in, so it is no part of the example.
-        rows.append(tuple(row[visible].tolist()))
+    for number in range(examples):
+        row: list[Any] = []
+        for name, tensor in inputs.items():
+            values = tensor[number]
+            if mask is not None and values.shape == mask[number].shape:
+                # Padding depends on the batch that an example is in, so it is no part of the example.
+                values = values[mask[number].bool()]
+            if name != "attention_mask":
+                row += values.flatten().tolist()
+        rows.append(tuple(row))
     return rows
 
 

@@ -51,6 +51,11 @@ def tiny_config(family: str = "bert", labels: int = 2, layers: int = 3, **config
     if family == "gpt2":
         sizes = {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_inner": 64}
         words = {"vocab_size": 97, "n_positions": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    if family == "deberta-v2":  # its smallest checkpoints have relative positions; the bare defaults have none
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
+        sizes |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "max_relative_positions": 8}
+    if family == "modernbert":
+        words |= {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 4}
     if family in ("llama", "qwen2"):
         sizes["num_key_value_heads"] = 2
     if family in ("vit", "deit"):

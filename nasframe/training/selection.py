@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import RunError, UsageError
 from nasframe.interfaces import TrainJob, ends_of, member
-from nasframe.nn.elastic import layers_of
+from nasframe.nn.elastic import family_of, layers_of
 from nasframe.records import Arch
 
 
@@ -142,12 +142,17 @@ def last_weights(job: TrainJob, name: str) -> None:
         )
 
 
-def free_to_reorder(job: TrainJob, name: str) -> None:
+def free_to_reorder(job: TrainJob, name: str, within: bool = False) -> None:
     """Refuse stages in which heads and neurons cannot be reordered, for a modifier that does so.
+
+    Args:
+        job: the stage.
+        name: the modifier.
+        within: whether it reorders while the stage trains, and not only at its end.
 
     Raises:
         UsageError: another modifier has state that belongs to single weights, which would not move with them, or the
-            layers are parametrised.
+            layers are parametrised, or the order would be lost when the stage is resumed.
     """
     start = f"{name}: stage {job.stage!r}: heads and neurons are reordered in place, which"
     for other in job.modifiers:
@@ -160,4 +165,10 @@ def free_to_reorder(job: TrainJob, name: str) -> None:
         raise UsageError(
             f"{start} a parametrised layer does not allow. Expected no modifier that parametrises weights before it; "
             "quantise in a later stage."
+        )
+    if within and family_of(job.net).head_table:
+        # The order is kept with a network's sizes, which checkpoints of a stage do not have.
+        raise UsageError(
+            f"{start} a {type(job.net).__name__} allows only between stages, because its layers share a table with a "
+            "column for each head. Expected transform: rewire before this stage."
         )

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.interfaces import TrainJob
+from nasframe.nn.outputs import logits_of
 from nasframe.notices import Notify, say
 from nasframe.records import Arch, Batch, Forward, LedgerEntry, arch_id, plus, sequence_length
 from nasframe.training.macs import MacCounter
@@ -185,7 +186,8 @@ class Passes:
         ids = batch.ids.tolist()
         if not logits_by_id.keys() >= set(ids):
             fresh = self._run_teacher(name, arch, batch)
-            logits_by_id.update(zip(ids, fresh.logits.cpu(), strict=True))
+            logits = logits_of(fresh, f"teacher_cache: run, of the teacher {name!r}")
+            logits_by_id.update(zip(ids, logits.cpu(), strict=True))
             if self.states is not None:
                 self.states.keep(TeacherBatch(key, name, arch, batch), fresh.hidden_states)
         logits = torch.stack([logits_by_id[number] for number in ids])

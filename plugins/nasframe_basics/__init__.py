@@ -66,10 +66,21 @@ def register_tasks(register):
     register("glue", f"{HERE}.glue:glue", example=f"{HERE}.examples:Glue")
     classes = f"{HERE}.examples:TextClassification"
     register("text_classification", f"{HERE}.text_classification:text_classification", example=classes)
+    images = f"{HERE}.examples:ImageClassification"
+    register("image_classification", f"{HERE}.image_classification:image_classification", example=images)
+    register("causal_lm", f"{HERE}.causal_lm:causal_lm", example=f"{HERE}.examples:CausalLM")
     register("package_docs", f"{HERE}.package_docs:package_docs", example={"limit": 240, "max_length": 200})
 
 
 @hookimpl
 def register_models(register):
     register("hf", f"{HERE}.models:HF", example=f"{HERE}.examples:HF")
+    register("from_config", f"{HERE}.from_config:FromConfig", example=f"{HERE}.examples:FromConfig")
     register("minilm-l6", f"{HERE}.models:minilm_l6")
+
+
+@hookimpl
+def register_exporters(register):
+    register("hetero", f"{HERE}.exporters:Hetero")
+    register("padded", f"{HERE}.exporters:Padded")
+    register("stock", f"{HERE}.exporters:Stock")

@@ -39,6 +39,34 @@ class TextClassification(TaskContract):
         return {"train": str(file), "select": 12}
 
 
+class ImageClassification(TaskContract):
+    """A folder by class, with PNG files."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Write ``dark/*.png`` and ``light/*.png``."""
+        import numpy as np
+        from PIL import Image
+
+        rng = np.random.default_rng(0)
+        for name, lowest in (("dark", 0), ("light", 128)):
+            (folder / name).mkdir()
+            for number in range(40):
+                pixels = rng.integers(lowest, lowest + 128, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{number}.png")
+        return {"train": str(folder), "select": 12}
+
+
+class CausalLM(TaskContract):
+    """A text file, a document on each line."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Write ``texts.txt``."""
+        lines = [text for text, _ in sentences(100)]
+        file = folder / "texts.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        return {"train": str(file), "documents": "line", "length": 16, "select": 20, "dev_share": 20}
+
+
 class HF(ModelContract):
     """A tiny BERT in a directory."""
 
@@ -48,6 +76,17 @@ class HF(ModelContract):
         net.save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return {"path": str(folder)}
+
+
+class FromConfig(ModelContract):
+    """A tiny BERT with the tokenizer of a directory."""
+
+    def options(self, folder: Path) -> Mapping[str, Any]:
+        """Save the tokenizer."""
+        tiny_tokenizer().save_pretrained(folder)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        configuration = {**sizes, "vocab_size": 97, "max_position_embeddings": 512}
+        return {"type": "bert", "configuration": configuration, "tokenizer": str(folder)}
 
 
 def sentences(count: int) -> Iterator[tuple[str, int]]:

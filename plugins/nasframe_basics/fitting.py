@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 
 from nasframe.errors import DivergedError, RunError, UsageError
 from nasframe.interfaces import TrainJob, TrainResult, start_sampler
+from nasframe.measures import score_of
 from nasframe.notices import Notify
 from nasframe.processes import processes
 from nasframe.records import Arch, Batch, Trial
@@ -346,7 +347,7 @@ class _Fit:
                 log[f"select_{name}"] = value
             self.job.log(self.at.step, log)
         metrics = self.shared(metrics)
-        score = metrics[self.job.task.primary]
+        score = score_of(self.job.task, metrics)
         stops_early = self.selection.add(score)
         self.at.ended = self.at.ended or stops_early
 

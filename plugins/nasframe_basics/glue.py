@@ -14,11 +14,12 @@ from nasframe.heads import Head
 from nasframe.measures import measures
 from nasframe.notices import Notify, say
 from nasframe.records import Count, MaxLength, MetricFormat, Portion
+from nasframe_basics.labelled import ClassWeights, mismatched
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import Row, located, read_hub, read_labels, read_texts, read_tsv
 from nasframe_basics.splits import Split
 from nasframe_basics.summary import Source, data_notices, pass_on
-from nasframe_basics.text import ClassWeights, TextTask, mismatched, refuse_length, task_with_select
+from nasframe_basics.text import TextTask, refuse_length, task_with_select
 
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")

@@ -68,6 +68,15 @@ def _configured_head(path: str, config: Any, count: int) -> Head:
     return Head(labels, kind, model=path)
 
 
+def is_classifier(auto_class: str) -> bool:
+    """Tell whether the networks of an auto class have one output for each class of whole examples.
+
+    >>> is_classifier("AutoModelForImageClassification"), is_classifier("AutoModelForCausalLM")
+    (True, False)
+    """
+    return auto_class in ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+
+
 def of_another_task(config: Any) -> bool:
     """Tell whether a checkpoint's head is not for whole texts, though its weights may have the same names."""
     saved = config.architectures or []

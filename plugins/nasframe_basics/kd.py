@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, TrainJob, is_categorical
 from nasframe.records import Positive, Share
 
 if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
@@ -41,12 +41,13 @@ class KD(Modifier):
         from torch.nn import functional
 
         from nasframe.nn.losses import distillation
+        from nasframe.nn.outputs import logits_of
 
         if not self.weight:
             return loss
-        student = step.outputs.logits
-        teacher = step.teacher(self.teacher).logits
-        if step.job.task.labels is None:  # one output, whose softmax would always be 1
+        student = logits_of(step.outputs, "kd")
+        teacher = logits_of(step.teacher(self.teacher), f"kd: teacher {self.teacher!r}")
+        if not is_categorical(step.job.task):  # one output, whose softmax would always be 1
             term = functional.mse_loss(student.float(), teacher.float())
         else:
             term = distillation(student, teacher, self.temperature)

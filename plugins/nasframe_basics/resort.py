@@ -54,7 +54,7 @@ class Resort(Modifier):
         )
         require_subnetworks(job, "resort", why + "between stages.")
         if job.net is not None:
-            free_to_reorder(job, "resort")
+            free_to_reorder(job, "resort", within=True)
 
     def on_start(self, job: TrainJob) -> None:
         """Begin with sums of zero."""

@@ -65,6 +65,7 @@ def summarise(
     sources: Sequence[DataSource] = (),
     tokenizer: Any = None,
     max_length: int | None = None,
+    noun: str = "text",
 ) -> DataSummary:
     """Count what became of the data, split by split.
 
@@ -74,6 +75,7 @@ def summarise(
         sources: the files that were read.
         tokenizer: measures lengths, if there is one.
         max_length: tokens at which a text is cut.
+        noun: what an example is, in the singular.
 
     >>> data = {"train": Split([("Good!",), ("good",)], np.array([1, 1])), "dev": Split([("GOOD",)], np.array([1]))}
     >>> train, dev = summarise(data, ["bad", "good"]).splits
@@ -110,6 +112,7 @@ def summarise(
         labels=None if labels is None else list(labels),
         unused=max(rows_read - rows_used, 0),  # a task that is given without sources has read no rows
         max_length=max_length,
+        noun=noun,
     )
 
 
@@ -262,19 +265,20 @@ def pass_on(notices: Iterable[Notice], notify: Notify) -> None:
         notify(notice.place, notice.text)
 
 
-def data_notices(sources: Sequence[Source], labels: Sequence[str] | None) -> Iterator[Notice]:
+def data_notices(sources: Sequence[Source], labels: Sequence[str] | None, noun: str = "text") -> Iterator[Notice]:
     """Yield what a user should know about the data before they are split.
 
     Args:
         sources: the files that were read; the first is the training data.
         labels: the class names, or ``None`` for regression.
+        noun: what an example is, in the singular.
     """
     label_noun = "scores" if labels is None else "labels"
     for source in sources:
         yield from source.notices
         yield from _broken_rows(source)
         yield from _empty_texts(source)
-        yield from _several_labels(source, label_noun)
+        yield from _several_labels(source, label_noun, noun)
     train = sources[0]
     if labels is not None:
         yield from _single_examples(train, labels)
@@ -283,11 +287,9 @@ def data_notices(sources: Sequence[Source], labels: Sequence[str] | None) -> Ite
         shared = sum(texts in train_texts for texts in source.data.texts)
         if shared:
             rows = f"{shared:,} of {len(source.data):,} rows"
-            yield Notice(
-                source.name,
-                f"{rows} have a text that stands in {train.name} too. They are kept; scores on them say little about "
-                "new texts.",
-            )
+            article = "an" if noun[0] in "aeiou" else "a"
+            text = f"{rows} have {article} {noun} that stands in {train.name} too."
+            yield Notice(source.name, f"{text} They are kept; scores on them say little about new {noun}s.")
 
 
 def split_notices(splits: Mapping[str, Split], labels: Sequence[str] | None) -> Iterator[Notice]:
@@ -325,7 +327,7 @@ def _empty_texts(source: Source) -> Iterator[Notice]:
         yield Notice(empty[0], f"{len(empty):,} texts are empty, the first here. They are kept.")
 
 
-def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
+def _several_labels(source: Source, label_noun: str, noun: str) -> Iterator[Notice]:
     """Yield a notice that texts have several labels; it names two rows to compare."""
     texts = source.data.texts
     labels = source.data.labels
@@ -337,7 +339,7 @@ def _several_labels(source: Source, label_noun: str) -> Iterator[Notice]:
     other = next(row for row in same_text if labels[row] != labels[first])  # in_conflict marks none without one
     several = {texts[row] for row in marked}
     count = len(several)
-    subject = "1 text has" if count == 1 else f"{count:,} texts have"
+    subject = f"1 {noun} has" if count == 1 else f"{count:,} {noun}s have"
     # The first row is the notice's place, so that an editor opens it; the other shows what it differs from.
     place, other_place = source.places[first], source.places[other]
     yield Notice(

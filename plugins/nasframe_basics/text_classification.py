@@ -19,6 +19,7 @@ from nasframe.notices import Notice, Notify, say
 from nasframe.records import Count, Label, MaxLength, MetricFormat, Portion
 from nasframe_basics.cells import class_name, label_notices
 from nasframe_basics.classes import chosen_class, ordered, positive_class, same_looking, seem_scores
+from nasframe_basics.labelled import ClassWeights
 from nasframe_basics.metrics import formats
 from nasframe_basics.rows import (
     Row,
@@ -33,7 +34,7 @@ from nasframe_basics.rows import (
 )
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, pass_on
-from nasframe_basics.text import ClassWeights, TextTask, refuse_length, task_with_select
+from nasframe_basics.text import TextTask, refuse_length, task_with_select
 
 CLASSES = ("accuracy", "macro_f1", "mcc", "f1")
 SCORES = ("pearson", "spearman", "negative_rmse")

@@ -77,10 +77,12 @@ class Vocabulary:
 
     def ids(self, work: Work) -> Iterator[torch.Tensor]:
         """Yield the corpus as token ids."""
+        from nasframe.nn.inputs import token_input
+
         if self.corpus is None:
             # One epoch, whatever its seed and epoch: only the counts of tokens matter.
             for batch in work.task.train_batches(0, 0, EXAMPLES):
-                yield batch.inputs["input_ids"]
+                yield batch.inputs[token_input(work.net, batch.inputs, "vocabulary")]
             return
         text = self.corpus.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line.strip()]
@@ -90,5 +92,5 @@ class Vocabulary:
         for start in range(0, len(lines), TEXTS):
             texts = lines[start : start + TEXTS]
             encoded = tokenizer(texts, return_attention_mask=False, truncation=False, padding=False)
-            ids = itertools.chain.from_iterable(encoded["input_ids"])
+            ids = itertools.chain.from_iterable(encoded["input_ids"])  # as every tokenizer calls them
             yield torch.tensor(list(ids))

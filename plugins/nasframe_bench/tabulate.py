@@ -153,13 +153,15 @@ def _empty(source: Finished, about: Mapping[str, Any]) -> ArchTable:
 
 
 def _name_metrics(table: ArchTable, metrics: Mapping[str, float], source: Finished) -> None:
-    """Set which metrics a table has, and how they read, from an evaluation; the primary one comes first."""
+    """Set which metrics a table has, and how they read, from an evaluation; the primary one comes first if it can."""
     formats = formats_of(source.inputs.task)
     primary = source.data["primary"]
     # Metrics without a format are left out: nobody knows whether more or less of them is better.
-    others = [name for name in metrics if name in formats and name != primary]
-    table.metrics = [primary, *others]
-    table.minimise = [name for name in others if not formats[name].higher_is_better]
+    known = [primary, *(name for name in metrics if name in formats and name != primary)]
+    minimised = [name for name in known if name in formats and not formats[name].higher_is_better]
+    # A table's first metric is the one that its searches maximise.
+    table.metrics = [*(name for name in known if name not in minimised), *minimised]
+    table.minimise = minimised
     table.percent = [name for name in table.metrics if name in formats and formats[name].percent]
 
 

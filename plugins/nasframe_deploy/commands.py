@@ -23,7 +23,7 @@ def deploy(
         int | None, typer.Option("--search", min=1, max=10**6, help="Architectures to evaluate for each budget.")
     ] = None,
     no_search: Annotated[bool, typer.Option("--no-search", help="Use the run's archive alone.")] = False,
-    mode: Annotated[Literal["stock", "padded", "hetero"], typer.Option(help="How models are written.")] = "hetero",
+    mode: Annotated[str, typer.Option(help="The exporter: hetero, padded, stock or a plugin's.")] = "hetero",
     sampler: Annotated[
         str | None, typer.Option(help="The sampler of the search; default: the run's own, or evolution.")
     ] = None,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.export.verify import Verifier
 from nasframe.plugin_errors import naming_plugins
@@ -29,10 +30,11 @@ from nasframe_deploy.deployer import Choice, DeployedModel, Deployer
 from nasframe_deploy.request import Request, read_request
 
 if TYPE_CHECKING:
-    from nasframe.export.files import Mode
     from nasframe.running.runner import Run
 
 FORMAT = 1
+EXAMPLES = 8
+"""How many examples models are compared on, if no inputs can be invented."""
 """Of ``deploy.json``."""
 
 
@@ -62,7 +64,7 @@ def deploy(
     out: str | Path,
     budgets: Sequence[str] = (),
     search: int | None = None,
-    mode: Mode = "hetero",
+    mode: Any = "hetero",
     sampler: Any = None,
     stage: str | None = None,
     progress: bool | None = None,
@@ -79,7 +81,7 @@ def deploy(
         budgets: one model each, as ``"encoder_params=80%,60%,40%"``.
         search: evaluations a budget in a search on the super-network; 0 uses the archive alone. Default: 40 if the
             archive has few architectures near the budget, else none.
-        mode: how models are written, see :func:`nasframe.export.write.export`.
+        mode: the exporter, see :func:`nasframe.export.write.export`.
         sampler: proposes architectures in that search. Default: the run's own sampler, with all that it has learned, if
             its search used it (``sampler: shared``); else ``evolution``.
         stage: the search whose super-network and archive are used; default: the run's last.
@@ -98,6 +100,8 @@ def deploy(
     directory = Path(run if isinstance(run, str | Path) else run.directory)
     target = Path(out)
     _check_target(target)  # before any work
+    if isinstance(mode, str):
+        registry.find("exporter", mode)
     bars = Progress(progress)
     with Verifier() as verifier, ExitStack() as scope:  # its process imports while this one works
         with bars.bar("run"):
@@ -237,7 +241,7 @@ def _write(
     models: Mapping[str, Any],
     over_budget: Mapping[str, str],
     target: Path,
-    mode: Mode,
+    mode: Any,
     verifier: Verifier,
 ) -> None:
     """Write and verify all models.
@@ -255,11 +259,11 @@ def _write(
 
     plan = finished.plan
     # A written model must compute what was scored: the super-network's view, not only what the extracted one computes.
-    inputs = export.probe(finished.net)["inputs"]
+    inputs = _probe_inputs(finished)
     expected = {}
     entries = {}
     for name, choice in choices.items():
-        expected[name] = {"inputs": inputs, "logits": _view_logits(finished, choice, inputs)}
+        expected[name] = {"inputs": inputs, "outputs": _view_outputs(finished, choice, inputs)}
         metrics = {f"select {metric}": value for metric, value in choice.trial.metrics.items()}
         entries[name] = {"metrics": metrics, "over_budget": over_budget[name]}
     export.export_all(
@@ -274,14 +278,27 @@ def _write(
     )
 
 
-def _view_logits(finished: Finished, choice: Choice, inputs: Mapping[str, Any]) -> Any:
-    """Return the logits of the super-network's view of an architecture, ``(batch, classes)`` on the CPU."""
+def _probe_inputs(finished: Finished) -> dict[str, Any]:
+    """Return inputs on which models are compared: invented token ids, or else examples of the run's task."""
+    from nasframe.export.write import invented_inputs
+
+    inputs = invented_inputs(finished.net)  # without the run's data, which a deployment may not have
+    if inputs is not None:
+        return inputs
+    batch = next(iter(finished.inputs.task.train_batches(0, 0, EXAMPLES)))
+    return dict(batch.inputs)
+
+
+def _view_outputs(finished: Finished, choice: Choice, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of the super-network's view of an architecture by name, on the CPU."""
     import torch
+
+    from nasframe.nn.outputs import compared
 
     net = finished.net
     device = next(net.parameters()).device
     view = finished.space.view(net, choice.trial.arch)
     on_device = {name: value.to(device) for name, value in inputs.items()}
     with torch.no_grad():
-        logits = view(**on_device).logits
-    return logits.float().cpu()
+        outputs = compared(view(**on_device))
+    return {name: tensor.float().cpu() for name, tensor in outputs.items()}

@@ -125,13 +125,17 @@ class Augment(Modifier):
         """Return a batch with replaced words."""
         import torch
 
-        ids = step.batch.inputs["input_ids"].clone()
+        from nasframe.nn.inputs import token_input
+        from nasframe.nn.positions import real_tokens
+
+        token_ids = token_input(step.job.net, step.batch.inputs, "augment")
+        ids = step.batch.inputs[token_ids].clone()
         # All draws come first, from torch's generator as the loop has seeded it: a resumed run makes the same ones.
         stays = torch.rand(len(ids)) * (self.n + 1) < 1  # (D8)
         changes = torch.rand(ids.shape) < self.p  # (D6)
         choice = torch.rand(ids.shape)
         examples = step.batch.ids.tolist()
-        lengths = step.batch.inputs["attention_mask"].sum(1).tolist()
+        lengths = real_tokens(step.batch).sum(1).tolist()
         for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
             if example not in self.replacements:
                 # After a resume the words are computed again, but the ledger has counted them.
@@ -144,7 +148,7 @@ class Augment(Modifier):
                 if changes[row, position]:
                     drawn = int(choice[row, position] * len(words))
                     ids[row, position] = words[drawn]
-        inputs = {**step.batch.inputs, "input_ids": ids}
+        inputs = {**step.batch.inputs, token_ids: ids}
         return replace(step.batch, inputs=inputs)
 
     def candidates(self, ids: torch.Tensor, step: Step, is_new: bool) -> dict[int, torch.Tensor]:
@@ -207,7 +211,7 @@ class Augment(Modifier):
         rows = torch.arange(len(positions))
         masked = both.repeat(len(positions), 1)
         masked[rows, positions] = self.mask_id
-        inputs = {"input_ids": masked, "attention_mask": torch.ones_like(masked)}
+        inputs = {self.lm.main_input_name: masked, "attention_mask": torch.ones_like(masked)}
         if self.lm.config.model_type != "distilbert":
             segments = (torch.arange(len(both)) >= length).long()
             inputs["token_type_ids"] = segments.expand_as(masked)

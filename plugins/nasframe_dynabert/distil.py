@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob
+from nasframe.interfaces import Modifier, TrainJob, is_categorical
 from nasframe.records import Arch, NonNegative
 
 if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
@@ -63,7 +63,7 @@ class DynaBERT(Modifier):
         """Check that the teacher exists, and that there is a loss, before any work."""
         from nasframe.training.step import saved_model
 
-        if job.task.labels is None and self.lambda2 == 0:
+        if not is_categorical(job.task) and self.lambda2 == 0:
             raise UsageError(
                 f"dynabert: stage {job.stage!r} learns nothing: lambda1 has no term in a regression, and lambda2 is 0."
             )
@@ -74,10 +74,12 @@ class DynaBERT(Modifier):
         import torch
 
         from nasframe.nn.losses import masked_mse, soft_cross_entropy
+        from nasframe.nn.outputs import logits_of
 
         student = step.outputs
         teacher = step.teacher(self.teacher, self.teacher_arch(step))
-        y, y_teacher = student.logits, teacher.logits
+        y = logits_of(student, "dynabert")
+        y_teacher = logits_of(teacher, f"dynabert: teacher {self.teacher!r}")
         h, h_teacher = student.hidden_states, teacher.hidden_states
         depth = len(h) - 1  # the first state is the embeddings' output
         teacher_depth = len(h_teacher) - 1
@@ -88,7 +90,7 @@ class DynaBERT(Modifier):
             raise UsageError(f"dynabert: teacher {self.teacher!r} does not have the student's layers and hidden size.")
 
         l_pred = torch.zeros(())
-        if step.job.task.labels is not None:  # in a regression it stays 0, as in the published code
+        if is_categorical(step.job.task):  # in a regression it stays 0, as in the published code
             l_pred = soft_cross_entropy(y, y_teacher)  # (D1)
         pairs = matched_states(kept, teacher_depth)
         if not self.embeddings:  # without the teacher's state 0, which is the output of its embeddings

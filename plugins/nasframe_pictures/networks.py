@@ -183,7 +183,7 @@ class PicturePair(Described):
         """Return the generated pictures as ``logits``."""
         return SequenceClassifierOutput(logits=self.generator(pictures))
 
-    def sizes(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the widths."""
         generator = self.generator
         return {
@@ -202,7 +202,7 @@ class PicturePair(Described):
     def forward_macs(self, batch: int) -> float:
         """Return the multiply-adds of the generator."""
         with torch.device("meta"):  # counting needs shapes only
-            twin = PicturePair(**self.sizes()).generator
+            twin = PicturePair(**self.describe()).generator
             with FlopCounterMode(display=False) as counter:
                 twin(torch.zeros(1, 3, SIDE, SIDE))
         return batch * counter.get_total_flops() / 2

@@ -45,7 +45,7 @@ class PictureChannels:
     @torch.no_grad()
     def extract(self, net: Any, arch: Arch) -> nn.Module:
         """Copy the first channels, and the whole discriminator, into a network of their own."""
-        sizes = net.sizes()
+        sizes = net.describe()
         sizes["stem"] = arch["stem"]
         sizes["up"] = arch["up"]
         for i in range(len(sizes["blocks"])):

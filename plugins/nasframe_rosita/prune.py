@@ -120,7 +120,7 @@ class ScheduledPrune(Modifier):
             UsageError: sizes that the network does not have, or a stage that is too short.
         """
         self.validate(job)
-        free_to_reorder(job, "scheduled_prune")
+        free_to_reorder(job, "scheduled_prune", within=True)
         full = self.full_sizes(job)
         goal = self.sizes_to_end_with()
         if self.target is not None:
@@ -141,7 +141,7 @@ class ScheduledPrune(Modifier):
     def on_batch(self, step: Step) -> None:
         """Cut at the end of an interval, and lower the architecture."""
         if step.index == 0:  # all modifiers have started by now, so that each has said what it needs in order
-            free_to_reorder(step.job, "scheduled_prune")
+            free_to_reorder(step.job, "scheduled_prune", within=True)
         due = min(step.index // self.interval, len(self.archs) - 1)
         while self.done < due:
             self.cut(step.job, step.optimizer)

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob, sizes_of
+from nasframe.interfaces import Modifier, TrainJob, is_categorical, sizes_of
 from nasframe.processes import from_leader, leader
 from nasframe.records import Arch, Batch, Count, Positive, Size
 from nasframe.seeds import stream_seed
@@ -195,13 +195,14 @@ class Probes(Modifier):
         from torch.nn import functional
 
         from nasframe.nn.losses import distillation
+        from nasframe.nn.outputs import logits_of
 
         total: Any = 0.0
         count = 0
         for batch in self.batches:
-            student = step.forward(arch, batch).logits
-            teacher = step.passes.teacher(self.teacher, None, batch).logits
-            if step.job.task.labels is None:
+            student = logits_of(step.forward(arch, batch), "probes")
+            teacher = logits_of(step.passes.teacher(self.teacher, None, batch), f"probes: teacher {self.teacher!r}")
+            if not is_categorical(step.job.task):
                 divergence = functional.mse_loss(student.float(), teacher.float())
             else:
                 divergence = distillation(student, teacher)  # (Y18)

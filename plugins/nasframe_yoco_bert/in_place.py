@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional
 
 from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, Step, TrainJob
+from nasframe.interfaces import Modifier, Step, TrainJob, is_categorical
 from nasframe.nn.losses import distillation
+from nasframe.nn.outputs import logits_of
 from nasframe.records import Arch, Positive, Share
 
 
@@ -52,15 +53,16 @@ class InPlaceKD(Modifier):
             return loss
         if step.arch == self.largest:
             self.batch = step.batch
-            self.logits = step.outputs.logits.detach()
+            self.logits = logits_of(step.outputs, "kd_in_place").detach()
             return loss
         if self.batch is not step.batch:
             raise UsageError(
                 f"stage {step.job.stage!r}: kd_in_place got {dict(step.arch or {})} before the largest sub-network. "
                 "Expected the largest first in every step, as 'sampler: sandwich' with archs_per_step: 3 proposes it."
             )
-        if step.job.task.labels is None:
-            term = functional.mse_loss(step.outputs.logits.float(), self.logits.float())
+        logits = logits_of(step.outputs, "kd_in_place")
+        if not is_categorical(step.job.task):
+            term = functional.mse_loss(logits.float(), self.logits.float())
         else:
-            term = distillation(step.outputs.logits, self.logits, self.temperature)
+            term = distillation(logits, self.logits, self.temperature)
         return (1 - self.weight) * loss + self.weight * term

@@ -170,8 +170,9 @@ def test_nothing_is_overwritten(finished, tmp_path):
 
 def test_a_model_that_computes_something_else_is_refused(finished, tmp_path, monkeypatch):
     class Wrong(InProcess):
-        def logits(self, *arguments):
-            return {name: value + 1e-2 for name, value in super().logits(*arguments).items()}
+        def outputs(self, jobs):
+            right = super().outputs(jobs)
+            return {name: {"logits": outputs["logits"] + 1e-2} for name, outputs in right.items()}
 
     monkeypatch.setattr(deployment, "Verifier", Wrong)
     with pytest.raises(VerificationError, match="differ by"):

@@ -202,7 +202,7 @@ def test_a_network_that_is_not_what_it_says_is_not_written(tmp_path, monkeypatch
     whole = in_formats()
     with torch.no_grad():
         whole.bert.encoder.layer[0].attention.self.query.weight[0, :4] = 1.0
-    monkeypatch.setattr(export, "_reload", lambda exports, *_: {"model": exports[0].reference["logits"]})
+    monkeypatch.setattr(export, "_reload", lambda exports, *_: {"model": exports[0].reference["outputs"]})
     with pytest.raises(VerificationError, match="1 groups and 1 rows of the written matrices are not as"):
         export.export(whole, None, tmp_path / "model", mode="stock")
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +232,7 @@ def test_other_files_of_the_directory_stay(exported):
 def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path, monkeypatch, wrong):
     whole = net()
     expected = expected_of(whole, ARCH)
-    monkeypatch.setattr(export, "_reload", lambda *_: {"model": wrong(expected["logits"])})
+    monkeypatch.setattr(export, "_reload", lambda *_: {"model": {"logits": wrong(expected["logits"])}})
     with pytest.raises(VerificationError, match="differ by") as caught:
         export.export(extract(whole, ARCH), None, tmp_path / "model", expected=expected)
     assert caught.value.exit_code == 4

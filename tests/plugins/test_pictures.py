@@ -14,16 +14,16 @@ import nasframe as nf
 from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.interfaces import TrainJob
-from nasframe.nn import count
 from nasframe.nn.blueprint import blueprint, load
 from nasframe.records import TrainOptions
 from nasframe.store import RunStore
 from nasframe.testing.nets import same_weights
 from nasframe.testing.toy import tiny_net
 from nasframe.testing.trainers import Crash, Memory
+from nasframe_basics.estimators import macs, params
 from nasframe_pictures.min_max import MinMax, gram
 from nasframe_pictures.model import Fresh
-from nasframe_pictures.networks import PicturePair, compact
+from nasframe_pictures.networks import SIDE, PicturePair, compact
 from nasframe_pictures.space import PictureChannels
 from nasframe_pictures.task import Pictures
 
@@ -67,8 +67,11 @@ def test_dead_channels_leave_exactly_with_what_they_still_say(activations: Any, 
         assert (dropped(pictures()).logits - before).abs().max() > 1e-3
     left = {name: max(1, int((norm.weight != 0).sum())) for name, _, norm, _ in small.generator.prunable()}
     assert left == arch
-    assert count.params(small).of() < count.params(net).of() == sum(p.numel() for p in net.generator.parameters())
-    assert count.macs(small).of() < count.macs(net).of()
+    of_generator = sum(p.numel() for p in net.generator.parameters())
+    assert params().estimate(None, small) < params().estimate(None, net) == of_generator  # not the discriminator's
+    probe = {"pictures": torch.zeros(2, 3, SIDE, SIDE)}
+    macs_of_one = macs(probe_inputs=lambda: probe)
+    assert macs_of_one.estimate(None, small) < macs_of_one.estimate(None, net) == net.forward_macs(1)
 
 
 def test_gamma_makes_the_proximal_step_and_the_penalty_is_in_no_gradient() -> None:
@@ -108,7 +111,7 @@ def test_everything_dies_under_a_huge_rho_and_one_silent_channel_stays() -> None
 
 def test_rounded_networks_stay_rounded() -> None:
     net = MinMax(teacher="dense", bits=8).fit(job()).net
-    assert net.sizes()["activations"] == 8
+    assert net.describe()["activations"] == 8
     assert not any("parametrizations" in name for name in net.state_dict())
     weight = net.generator.outer[0].weight
     steps = weight / (weight.abs().max() / 127)

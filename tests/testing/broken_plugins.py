@@ -100,6 +100,7 @@ SPACES = {
         lambda: space_with(lambda domain: Choices({k: v[-1:] for k, v in domain.knobs.items()})), "several choices",
     ),
     "view_equals_extract": (changed(ToySpace, view=whole_view), "make both from one map of slices"),
+    "architectures_differ_in_what_they_compute": (changed(ToySpace, view=whole_view), "view' return the whole network"),
     "a_view_changes_nothing": (changed(ToySpace, view=hooked_view), "view left hooks behind"),
     "a_view_shares_the_weights": (changed(ToySpace, view=copied_view), "slice its parameters, do not copy them"),
     "a_view_follows_train_and_eval": (changed(ToySpace, view=eval_view), "no dropout in train mode; read net.train"),

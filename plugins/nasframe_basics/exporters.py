@@ -1,0 +1,82 @@
+"""Exporters to Hugging Face directories: with true sizes, filled up with zeros, or plain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasframe.errors import UsageError
+from nasframe.export import files
+from nasframe.interfaces import ExportContent, Loading
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Hetero:
+    """Write the true sizes, with a modelling file next to the weights that builds layers of different sizes.
+
+    It needs torch and transformers only, and loads with ``trust_remote_code=True``. A network of one's own
+    (``nasframe.Described``) is written with its own source files and loads with ``AutoModel``.
+    """
+
+    def validate(self, net: nn.Module) -> None:
+        """Refuse a network that is of no class of transformers, or whose source files need more than torch."""
+        from nasframe.export import described
+        from nasframe.nn.custom import Described
+
+        if isinstance(net, Described):
+            described.exported_sources(net)
+            return
+        _refuse_foreign(net)
+
+    def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
+        """Write weights, configuration and modelling files."""
+        from nasframe.nn.custom import Described
+
+        if isinstance(model, Described):
+            return files.write_described(directory, model)
+        return files.write_model(directory, model, "hetero", content.arch)
+
+
+class Padded:
+    """Fill heads and neurons up with zeros to one size in all layers, so that the stock class loads the model.
+
+    The outputs are the same. The files, and the operations, are those of the larger sizes; the model card says so.
+    """
+
+    def validate(self, net: nn.Module) -> None:
+        """Refuse a network that is of no class of transformers."""
+        _refuse_foreign(net)
+
+    def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
+        """Write weights and configuration."""
+        return files.write_model(directory, model, "padded", content.arch)
+
+
+class Stock:
+    """Write a plain configuration, which the stock class loads; only for sizes that it can express.
+
+    All layers then have the same width, and the hidden size is heads × head size.
+    """
+
+    def validate(self, net: nn.Module) -> None:
+        """Refuse a network whose sizes a plain configuration cannot express."""
+        _refuse_foreign(net)
+        obstacle = files.stock_obstacle(net)
+        if obstacle is not None:
+            raise UsageError(
+                f"mode stock cannot express it: {obstacle}. Expected a plain configuration's sizes. "
+                "Use mode hetero (true sizes) or padded (zero-filled, loads with stock classes)."
+            )
+
+    def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
+        """Write weights and configuration."""
+        return files.write_model(directory, model, "stock", content.arch)
+
+
+def _refuse_foreign(net: nn.Module) -> None:
+    """Refuse a network that no class of transformers loads."""
+    obstacle = files.stock_obstacle(net)
+    if obstacle is not None and obstacle.endswith("no class of transformers"):
+        raise UsageError(f"{obstacle}: it cannot be exported. Expected a network that transformers loads.")
