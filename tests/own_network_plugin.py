@@ -1,4 +1,4 @@
-"""A one-file plugin with a network, space, task and cost of its own: nothing in it is an encoder, a token or a logit."""
+"""A network, space, task and cost of one's own, in one file: no encoder, no tokens and no logits."""
 
 from __future__ import annotations
 
