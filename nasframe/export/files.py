@@ -180,10 +180,22 @@ def read_net(directory: Path) -> nn.Module:
 
 def _read_described(directory: Path, sizes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
     """Return a network that describes itself, from a directory in either of its forms."""
-    from nasframe.nn.blueprint import load
+    import torch
 
-    if (directory / "config.json").exists():  # an export, whose tensors belong to the class around the network
-        tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    from nasframe.nn.blueprint import load
+    from nasframe.nn.custom import class_of
+
+    if not (directory / "config.json").exists():
+        return load({}, sizes, tensors)
+    # An export: its tensors belong to the class around the network, and each is in it once.
+    tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    with torch.random.fork_rng(devices=[]):
+        fresh = class_of(sizes)(**sizes["sizes"])
+    first_names: dict[int, str] = {}
+    for name, parameter in fresh.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if name not in tensors and first in tensors:
+            tensors[name] = tensors[first]
     return load({}, sizes, tensors)
 
 
@@ -246,8 +258,10 @@ def modeling_source(stock: type) -> str:
     definitions = [f"{config}, {model_class.__name__} = classes({stock.__name__})"]
     base = base_class(stock)
     if base is not stock:  # the encoder alone, for users who want embeddings or another kind of head
-        imported.insert(0, base.__name__)
+        imported = ["AutoModel", base.__name__, *imported]
         definitions.append(f"_, Nasframe{base.__name__} = classes({base.__name__}, {config})")
+        # Some heads of transformers ask the auto class for their base.
+        definitions.append(f"AutoModel.register({config}, Nasframe{base.__name__}, exist_ok=True)")
     imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
     own = "\n".join([imports, *definitions]) + "\n"
     return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])

@@ -743,13 +743,15 @@ def resize(net: nn.Module, blueprint: Mapping[str, Any]) -> nn.Module:
         set_head_order(family, layers[int(position)], order)
     for name, rank in (blueprint.get("factorized") or {}).items():
         linear: Any = layers.get_submodule(name)
+        if isinstance(linear, FactorizedLinear):  # the network was resized before, as the base of one with a head
+            continue
         with linear.weight.device:
             product = FactorizedLinear(inputs_of(linear), rank, outputs_of(linear), linear.bias is not None)
         layers.set_submodule(name, product.to(linear.weight.dtype))
     inner = blueprint.get("embedding_rank")
-    if inner:
+    words = words_of(net)
+    if inner and not isinstance(words, FactorizedEmbedding):
         base = base_of(net)
-        words = words_of(net)
         with words.weight.device:
             small = FactorizedEmbedding(words.num_embeddings, inner, words.embedding_dim, words.padding_idx)
         base.set_submodule(family.words, small.to(words.weight.dtype))
