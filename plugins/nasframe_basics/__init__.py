@@ -83,3 +83,10 @@ def register_exporters(register):
     register("hetero", f"{HERE}.exporters:Hetero")
     register("padded", f"{HERE}.exporters:Padded")
     register("stock", f"{HERE}.exporters:Stock")
+
+
+@hookimpl
+def register_families(register):
+    register("sliceable", f"{HERE}.families:sliceable")
+    register("described", f"{HERE}.families:Own")
+    register("transformers", f"{HERE}.families:Transformers")
