@@ -116,7 +116,10 @@ def build(description: Mapping[str, Any], state: Mapping[str, Any] | None = None
             f"family {name!r}: no plugin registers it, so that its network cannot be built. Expected the plugin that "
             f"the run was made with. There are: {listing(known)}.{suggestion(name, known)}"
         )
-    with naming_plugins():
+    import torch
+
+    # The values that are drawn here are overwritten, and a resumed run has to draw the same ones later.
+    with torch.random.fork_rng(devices=[]), naming_plugins():
         net = known[name].build(description, device)
     if state is not None:
         try:

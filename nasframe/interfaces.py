@@ -424,6 +424,15 @@ class SliceableFamily(Family, Protocol):
     rows: Mapping[str, Any]
 
 
+@runtime_checkable
+class ExampleFamily(Protocol):
+    """A family that brings a small network of its own, for ``nasframe plugins check``."""
+
+    def example(self) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
+        """Return a small network, the same each time, and inputs of at least two examples by name."""
+        ...
+
+
 @dataclass
 class TrainJob:
     """Everything that a trainer needs for one training stage.
@@ -1161,7 +1170,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
     "exporter": (ExporterTraits, PlannedExporter),
-    "family": (SliceableFamily,),
+    "family": (SliceableFamily, ExampleFamily),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""

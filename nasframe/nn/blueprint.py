@@ -233,7 +233,8 @@ def fresh(config: dict[str, Any], blueprint: dict[str, Any], device: str = "cpu"
         blueprint: the sizes, from :func:`blueprint`.
         device: the network's device.
     """
-    with no_init_weights():  # to draw fresh ones would take longer than to read others
+    # To draw fresh ones would take longer than to read others; a few are drawn by constructors all the same.
+    with no_init_weights(), torch.random.fork_rng(devices=[]):
         net: Any = build(config_from(config), blueprint, device)
     net.tie_weights()  # no_init_weights skips it, too
     return net
@@ -273,7 +274,7 @@ def fresh_whole(class_name: str, config: dict[str, Any], device: str = "cpu") ->
     cls = getattr(transformers, class_name, None)
     if cls is None:
         raise RunError(f"transformers {transformers.__version__} has no {class_name}. Expected a version that has it.")
-    with no_init_weights(), torch.device(device):
+    with no_init_weights(), torch.random.fork_rng(devices=[]), torch.device(device):
         net = cls(config_from(config))
     net.tie_weights()
     return net.eval()

@@ -87,6 +87,6 @@ def register_exporters(register):
 
 @hookimpl
 def register_families(register):
-    register("sliceable", f"{HERE}.families:sliceable")
-    register("described", f"{HERE}.families:Own")
-    register("transformers", f"{HERE}.families:Transformers")
+    register("sliceable", f"{HERE}.families:sliceable", example=f"{HERE}.examples:SliceableFamily")
+    register("described", f"{HERE}.families:Own", example=f"{HERE}.examples:DescribedFamily")
+    register("transformers", f"{HERE}.families:Transformers", example=f"{HERE}.examples:TransformersFamily")
