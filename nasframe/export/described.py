@@ -44,19 +44,10 @@ class Edit:
 
 
 def sources_of(net: Described) -> list[Path]:
-    """Return the files that a network's classes are defined in, that of its own class first."""
-    own = inspect.getsourcefile(type(net))
-    if own is None or not Path(own).is_file():
-        raise UsageError(
-            f"{type(net).__name__}: its class has no source file, so no exported model could carry it. "
-            "Expected a class in a module or a one-file plugin."
-        )
-    files = [Path(own)]
-    sources = getattr(net, "sources", None)
-    for path in sources() if callable(sources) else ():
-        if Path(path).resolve() not in [file.resolve() for file in files]:
-            files.append(Path(path))
-    return files
+    """Return the files that a network is made from, that of its own class first."""
+    own = Path(inspect.getfile(type(net))).resolve()
+    others = [path.resolve() for path in map(Path, net.sources())]
+    return [own, *(path for path in others if path != own)]
 
 
 def exported_sources(net: Described) -> dict[str, str]:
@@ -84,16 +75,9 @@ def exported_sources(net: Described) -> dict[str, str]:
         problems += faults
     if problems:
         raise UsageError("\n".join(problems))
-    texts[f"{BASE}.py"] = _base_source()
+    texts[f"{BASE}.py"] = DESCRIBED
     texts[MODELING] = _modeling_source(net, paths[0].stem)
     return texts
-
-
-def _base_source() -> str:
-    """Return the module that defines ``Described`` without nasframe."""
-    text, problems = self_contained(Path(custom.__file__), {})
-    assert not problems, problems  # the module needs torch only, so that exports can carry it
-    return text
 
 
 def _modeling_source(net: Described, module: str) -> str:
@@ -102,6 +86,30 @@ def _modeling_source(net: Described, module: str) -> str:
     inputs = list(inspect.signature(type(net).forward).parameters)[1:]
     return MODEL.format(name=name, module=module, kind=model_type(net), first_input=inputs[0] if inputs else "inputs")
 
+
+DESCRIBED = '''"""What a network's own files need of nasframe."""
+
+from types import SimpleNamespace
+
+from torch import nn
+
+
+class Described(nn.Module):
+    """A network that says with which arguments it was made."""
+
+    @property
+    def config(self):
+        """The arguments as attributes."""
+        return SimpleNamespace(**self.describe(), to_dict=self.describe)
+
+    def describe(self):
+        """Return the constructor's arguments."""
+        raise NotImplementedError
+
+    def counted(self):
+        """Return the network."""
+        return self
+'''
 
 MODEL = '''"""The network {name} as a model of transformers; made by nasframe."""
 
@@ -261,7 +269,8 @@ def config_fields(net: Described) -> dict[str, Any]:
         "auto_map": {"AutoConfig": f"{module}.Nasframe{name}Config", "AutoModel": f"{module}.Nasframe{name}"},
         "dtype": "float32",
         "model_type": model_type(net),
-        "sizes": net.sizes(),
+        "sizes": custom.described(net)["sizes"],
+        "tie_word_embeddings": True,  # transformers ties weights, whatever they are, only if this is true
     }
 
 

@@ -179,15 +179,28 @@ def read_net(directory: Path) -> nn.Module:
     config_file = directory / "config.json"
     if not config_file.exists():  # not a class of transformers, or one that no auto class loads
         return families.build(description, tensors)
-    if "sizes" in description:  # the export of a network of one's own: its tensors belong to the class around it
-        own = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-        return families.build(description, own)
+    if "sizes" in description:  # the export of a network of one's own
+        return families.build(description, _of_network(description, tensors))
     config = json.loads(config_file.read_text(encoding="utf-8"))
     # What the export added is not part of the stock class's configuration.
     for key in (*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"):
         config.pop(key, None)
     config["model_type"] = description["family"]
     return families.build({**description, "config": config}, tensors)
+
+
+def _of_network(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network of one's own from its export, by its own names.
+
+    In the export they belong to the class around the network, and tied ones are in it once.
+    """
+    own = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+    first_names: dict[int, str] = {}
+    for name, parameter in families.build(description).named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if name not in own and first in own:
+            own[name] = own[first]
+    return own
 
 
 def stock_obstacle(model: nn.Module) -> str | None:

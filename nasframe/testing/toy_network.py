@@ -30,7 +30,7 @@ class ToyNet(Described):
         self.mirror_again.weight = self.mirror.weight
         self.out = nn.Linear(width, labels)
 
-    def sizes(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         return {
             "width": self.hidden.out_features,
