@@ -181,7 +181,7 @@ class RunInputs:
             return None
         with self.reads:
             net = self.model.skeleton()
-        return None if net is None else net.config
+        return getattr(net, "config", None)
 
     def task_for(self, tokenizer: Any) -> Task:
         """Return the task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.
