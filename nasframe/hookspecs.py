@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: nine kinds, commands, files and facts of your own, three observers.
+"""Every way to extend nasframe, on one page: ten kinds, commands, files and facts of your own, three observers.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -79,6 +79,11 @@ def register_tasks(register: Register) -> None:
 @hookspec
 def register_models(register: Register) -> None:
     """Register models: a net and its tokenizer from a name."""
+
+
+@hookspec
+def register_families(register: Register) -> None:
+    """Register families: how a kind of network is described, built again and, if it can be, sliced."""
 
 
 @hookspec

@@ -76,9 +76,7 @@ def test_fields_of_the_task_have_another_place():
 
 def test_a_tokenizer_is_made_of_the_training_texts():
     notices = []
-    model = FromConfig(
-        "llama", LLAMA, tokens="bpe", auto_class=TOKENS, notify=lambda *notice: notices.append(notice)
-    )
+    model = FromConfig("llama", LLAMA, tokens="bpe", auto_class=TOKENS, notify=lambda *notice: notices.append(notice))
     assert model.makes_tokenizer()
     assert len(model.tokenizer()) == 260, "bytes and special tokens"
     made = model.make_tokenizer(["the fish the fish the fish"])
