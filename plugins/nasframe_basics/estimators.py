@@ -42,8 +42,8 @@ class Counted:
         factor: multiplies the count.
         heading: the heading of its column in tables.
         highlight: its name in a sentence, if reports show it first.
-        trace: returns the cost of a sub-network that is no slice, ``None`` if it cannot be counted; by default ``count``
-            is asked about its extracted model.
+        trace: returns the cost of a sub-network that is no slice, ``None`` if it cannot be counted; by default the
+            extracted model is counted.
     """
 
     unit: str
