@@ -1120,9 +1120,9 @@ class FactoryTraits:
     """What a factory says about itself in attributes, which subclasses do not inherit.
 
     Args:
-        sizes_suffice: true for an estimator, task or space that needs only sizes before a run. If the model has an
-            outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its configuration
-            or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
+        sizes_suffice: true for an estimator, task, space or exporter that needs only sizes before a run. If the model
+            has an outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its
+            configuration or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
     """
 
     sizes_suffice: bool = False

@@ -91,7 +91,7 @@ class FromConfig(ModelContract):
         tiny_tokenizer().save_pretrained(folder)
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         configuration = {**sizes, "vocab_size": 97, "max_position_embeddings": 512}
-        return {"type": "bert", "configuration": configuration, "tokenizer": str(folder)}
+        return {"type": "bert", "configuration": configuration, "tokens": str(folder)}
 
 
 def sentences(count: int) -> Iterator[tuple[str, int]]:
