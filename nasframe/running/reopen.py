@@ -148,7 +148,7 @@ class Finished:
             first: str = objectives[0]
             return first
         primary = str(self.data["primary"])
-        return objective_in(primary, {primary: metric_format(metric_formats(self.data), primary)})
+        return objective_in({primary: metric_format(metric_formats(self.data), primary)}, primary)
 
     def estimator(self, name: str) -> Any:
         """Return the estimator of a cost, with the recipe's options if it has some."""

@@ -1,7 +1,6 @@
 """Exporters as plugins: a stranger's stands behind the same door as the built-in ones, and is verified like them."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,10 +34,13 @@ def load(directory, words):
 '''
 
 
-class Table(torch.nn.Module):
+class Table(nf.Described):
     def __init__(self):
         super().__init__()
         self.table = torch.nn.Embedding(9, 4)
+
+    def describe(self):
+        return {}
 
     def forward(self, input_ids):
         return {"scores": self.table(input_ids).mean(1)}
@@ -74,16 +76,6 @@ def reference(net):
     inputs = {"input_ids": torch.tensor([[1, 2], [3, 4]])}
     with torch.no_grad():
         return {"inputs": inputs, "outputs": net(**inputs)}
-
-
-@pytest.fixture(autouse=True)
-def described_as_a_table(monkeypatch):
-    """Give the table a blueprint, as a family would."""
-    from nasframe.nn import blueprint
-
-    own = blueprint.blueprint
-    sizes: dict[str, Any] = {"family": "table", "model": "Table"}
-    monkeypatch.setattr(blueprint, "blueprint", lambda net: sizes if isinstance(net, Table) else own(net))
 
 
 def test_a_strangers_format_is_written_and_verified(in_this_process, tmp_path):
