@@ -47,7 +47,7 @@ def text(draw, length=8):
 
 
 def rows(kind):
-    """Return the columns and rows of a table; labels follow from the first word, so that there is something to learn."""
+    """Return the rows of a table; labels follow from the first word, so that there is something to learn."""
     draw = random.Random(0)
     table = []
     for _ in range(160):
