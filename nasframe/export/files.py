@@ -179,8 +179,8 @@ def read_net(directory: Path) -> nn.Module:
     config_file = directory / "config.json"
     if not config_file.exists():  # not a class of transformers, or one that no auto class loads
         return families.build(description, tensors)
-    if "sizes" in description:  # the export of a network of one's own
-        return families.build(description, _of_network(description, tensors))
+    if "sizes" in description:  # the export of a network of one's own: its tensors belong to the class around it
+        return families.build(description, _own_tensors(description, tensors))
     config = json.loads(config_file.read_text(encoding="utf-8"))
     # What the export added is not part of the stock class's configuration.
     for key in (*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"):
@@ -189,10 +189,10 @@ def read_net(directory: Path) -> nn.Module:
     return families.build({**description, "config": config}, tensors)
 
 
-def _of_network(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a network of one's own from its export, by its own names.
+def _own_tensors(description: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network that describes itself, from its export.
 
-    In the export they belong to the class around the network, and tied ones are in it once.
+    There they belong to the class around the network, and each is stored once, whatever the constructor ties.
     """
     own = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
     first_names: dict[int, str] = {}

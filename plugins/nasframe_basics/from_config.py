@@ -121,9 +121,7 @@ class FromConfig:
         net = self._net()
         if self._tokens is None:
             if reads_texts(net):
-                raise refusal(
-                    "tokens", [f"missing: {self.type} reads token ids. Expected bpe, or a tokenizer's path."]
-                )
+                raise refusal("tokens", [f"missing: {self.type} reads token ids. Expected bpe, or a tokenizer's path."])
             return None
         if not reads_texts(net):
             raise refusal("tokens", [f"{self.type} reads no token ids. Expected no tokenizer."])
