@@ -27,6 +27,7 @@ LARGEST, SMALLEST = 50.0, 12.0
 DEVICES = (1, 4, 16)
 BUDGETS = {
     1: (25.0,),
+    3: (50.0, 25.0, 12.0),  # of the study of one training, which has no other numbers of devices
     4: (50.0, 31.0, 19.0, 12.0),
     16: tuple(round(LARGEST * (SMALLEST / LARGEST) ** (i / 15), 1) for i in range(16)),
 }
@@ -40,11 +41,16 @@ RATES = {
     "dhspg": "2e-4",
     "chain": "2e-4",
     "yoco-bert": "3e-4",
+    "flat": "3e-4",
     "uniform": "1e-4",
+    "sandwich": "1e-4",
+    "published": "1e-4",
     "tied-grid": "1e-4",
     "dynabert": "2e-4",
 }
 """The learning rate of each method, of all its stages but the teacher's."""
+OWN_DROPOUT: frozenset[str] = frozenset()
+"""The methods that train with the network's own dropout; the others train without."""
 
 # ---- compute, in passes
 
@@ -120,7 +126,7 @@ def recipes() -> list[Recipe]:
     written = []
     for make in (magnitude, rosita, dhspg, chain):
         written += [make(devices) for devices in DEVICES]
-    return [*written, yoco_bert(), uniform(), tied_grid(), dynabert()]
+    return [*written, yoco_bert(), flat_bands(), uniform(), tied_grid(), dynabert(), sandwich(), published()]
 
 
 # ---- one training for each device
@@ -140,7 +146,7 @@ def magnitude(devices: int) -> Recipe:
     for number, budget in enumerate(budgets, 1):
         name = stage_name("tune", number, devices)
         epochs = compute / trained(budget / 100)
-        stages.append(("train", distilled(name, epochs, RATES["magnitude"], models=[winner(budget)])))
+        stages.append(("train", distilled(name, epochs, "magnitude", models=[winner(budget)])))
         smoke[f"stages.{name}.max_steps"] = 2
     return single("magnitude", devices, "The largest heads and neurons, cut at once, then tuned", stages, smoke)
 
@@ -157,11 +163,11 @@ def dhspg(devices: int) -> Recipe:
         tune = stage_name("tune", number, devices)
         pruning = {"use": "dhspg", "target": staying_groups(budget), "start": "5%", "ramp_end": "90%"}
         epochs = in_sparse * compute / trained(1)
-        options = distilled(sparse, epochs, RATES["dhspg"], first=pruning, **{"from": "teacher"})
+        options = distilled(sparse, epochs, "dhspg", first=pruning, **{"from": "teacher"})
         stages.append(("train", options | {"schedule": "constant"}))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): sparse}}))
         epochs = (1 - in_sparse) * compute / trained(budget / 100)
-        stages.append(("train", distilled(tune, epochs, RATES["dhspg"], models=[winner(budget)])))
+        stages.append(("train", distilled(tune, epochs, "dhspg", models=[winner(budget)])))
         smoke[f"stages.{sparse}.max_steps"] = 6
         smoke[f"stages.{tune}.max_steps"] = 2
     return single("dhspg", devices, "DHSPG: groups become zero, are cut out, and the rest is tuned", stages, smoke)
@@ -186,7 +192,7 @@ def rosita(devices: int) -> Recipe:
         "epochs": rounded(depth_epochs),
         "learning_rate": RATES["rosita"],
         "warmup_ratio": 0,
-        "modifiers": [depth_prune, {"use": "kd", "teacher": "teacher", "weight": 1}, hidden],
+        "modifiers": [depth_prune, {"use": "kd", "teacher": "teacher", "weight": 1}, hidden, *dropout("rosita")],
     }
     stages: Stages = [
         ("train", TEACHER_STAGE),
@@ -214,7 +220,12 @@ def rosita(devices: int) -> Recipe:
             "epochs": rounded(epochs),
             "learning_rate": RATES["rosita"],
             "warmup_ratio": 0,
-            "modifiers": [prune, {"use": "kd", "teacher": "shallow", "weight": 1}, hidden | {"teacher": "shallow"}],
+            "modifiers": [
+                prune,
+                {"use": "kd", "teacher": "shallow", "weight": 1},
+                hidden | {"teacher": "shallow"},
+                *dropout("rosita"),
+            ],
         }
         stages.append(("train", options))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): width}}))
@@ -248,7 +259,7 @@ def chain(devices: int) -> Recipe:
             "over": over,
             "moments": "keep",  # the optimiser's moments outlive a cut; ROSITA's published code resets them
         }
-        stages.append(("train", distilled(prune_stage, epochs, RATES["chain"], first=prune, **start)))
+        stages.append(("train", distilled(prune_stage, epochs, "chain", first=prune, **start)))
         stages.append(("extract", {"name": cut, "archs": {winner(budget): prune_stage}}))
         smoke |= smoke_of_pruning(prune_stage)
         start = {"arch": prune_stage}  # of the same network, whose first heads and neurons are those that were kept
@@ -282,30 +293,11 @@ def single(
 
 def yoco_bert() -> Recipe:
     """Train YOCO-BERT's default with the devices' budgets as bands; for 16 devices with 5 bands and sizes between."""
-    # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
-    bands = {1: BUDGETS[1], 4: BUDGETS[4], 16: FLAT}
-    between = {1: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
+    probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
     trials = {1: 2, 4: 8, 16: 16}  # two guesses for each device, or one
 
     def changes(devices: int) -> dict[str, Any]:
-        sizes = [size / 100 for size in bands[devices]]
-        last_phase = 0.5
-        share_between = 0.0  # there is no size between if there is one band
-        if len(sizes) > 1:
-            share_between = last_phase * between[devices]
-        size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
-        probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
-        searching = SELECT * trials[devices] * mean(BUDGETS[devices]) / 100
-        compute = TOTAL - TEACHER - 2 * IMPORTANCE - searching  # rewire and importance_prior
-        values = {
-            "budgets": budgets_of(devices),
-            "sampler.bands": [percent(band) for band in sorted(bands[devices])],
-            "stages.supernet.epochs": rounded(compute / (trained(size) * (1 + probes))),
-            "stages.search.trials": trials[devices],
-        }
-        if between[devices] != between[4]:
-            values["sampler.between"] = between[devices]
-        return values
+        return banded(devices, trials[devices], probes, 2 * IMPORTANCE)  # of rewire and of importance_prior
 
     four = changes(4)
     content = {
@@ -326,20 +318,182 @@ def yoco_bert() -> Recipe:
     return Recipe("yoco-bert", title, USES, content, [], switches)
 
 
+def flat_bands() -> Recipe:
+    """Train networks of all six layers and one width, a size for each band, in turn: YOCO-BERT with one shape."""
+
+    def changes(devices: int) -> dict[str, Any]:
+        return banded(devices, devices, probes=0.0, importance=IMPORTANCE)
+
+    four = changes(4)
+    space = {"use": "compound", "smallest": "10%", "layers": [LAYERS], "attention": [0.33], "tilts": [0]}
+    sampler = {"use": "banded_sng", "bands": four.pop("sampler.bands"), "top": 1}
+    train = distilled("supernet", four.pop("stages.supernet.epochs"), "flat", save_as="supernet")
+    search = {"sampler": "shared", "trials": four.pop("stages.search.trials"), "winner": "loss"}
+    content = {
+        "extends": "../_base/minilm_equal.yaml",
+        "name": "devices-flat",
+        "space": space,
+        "sampler": sampler,
+        "budgets": four.pop("budgets"),
+    }
+    stages = supernet_stages(train | {"sampler": "shared"}, search)
+    switches = {
+        "one": changes(1),
+        "three": changes(3),
+        "sixteen": changes(16),
+        **later("shared", 16, len(stages)),
+        **flat_networks(),
+        "smoke": SUPERNET_SMOKE,
+    }
+    title = "Flat networks for 4 devices: all layers, one width, a size for each device in turn; nothing is learned."
+    return Recipe("flat", title, USES, content, stages, switches)
+
+
+def banded(devices: int, trials: int, probes: float, importance: float) -> dict[str, Any]:
+    """Return the options of a training with a band for each device, or with 5 bands for 16 devices.
+
+    Args:
+        devices: their number.
+        trials: networks that the search evaluates.
+        probes: compute of probes, as a share of that of the steps.
+        importance: passes for scores of importance.
+    """
+    # A band for each of 16 devices would get 50 steps of concentration, and neighbours could learn other shapes.
+    bands = {1: BUDGETS[1], 3: BUDGETS[3], 4: BUDGETS[4], 16: FLAT}
+    between = {1: 0.1, 3: 0.1, 4: 0.1, 16: 0.5}  # share of the last phase's steps
+    sizes = [size / 100 for size in bands[devices]]
+    last_phase = 0.5
+    share_between = 0.0  # there is no size between if there is one band
+    if len(sizes) > 1:
+        share_between = last_phase * between[devices]
+    size = (1 - share_between) * mean(sizes) + share_between * ladder_mean(min(sizes), max(sizes))
+    searching = SELECT * trials * mean(BUDGETS[devices]) / 100
+    compute = TOTAL - TEACHER - importance - searching
+    values = {
+        "budgets": budgets_of(devices),
+        "sampler.bands": [percent(band) for band in sorted(bands[devices])],
+        "stages.supernet.epochs": rounded(compute / (trained(size) * (1 + probes))),
+        "stages.search.trials": trials,
+    }
+    if between[devices] != between[4]:
+        values["sampler.between"] = between[devices]
+    return values
+
+
 def uniform() -> Recipe:
     """Train a random sub-network of the table's space in each step, then search by evolution."""
     trials = 24
-    # The mean network: its choices are drawn independently of each other.
-    layer = FIXED + mean(UNIFORM_SPACE["heads"]) * HEAD + mean(UNIFORM_SPACE["ffn"]) * NEURON
-    depth = mean(len(layers) for layers in UNIFORM_SPACE["layers"])
-    size = depth * layer / ENCODER
-    mean_budget = mean(mean(BUDGETS[devices]) for devices in DEVICES) / 100
-    searching = SELECT * trials * NEAR_BUDGET * mean_budget
-    epochs = (TOTAL - TEACHER - IMPORTANCE - searching) / trained(size)
+    size = mean_size(UNIFORM_SPACE["layers"], UNIFORM_SPACE["heads"], UNIFORM_SPACE["ffn"])
+    epochs = (TOTAL - TEACHER - IMPORTANCE - evolution_search(trials)) / trained(size)
     notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
     title = "A uniformly sampled super-network for 4 devices, then evolution with few evaluations."
-    train = distilled("supernet", epochs, RATES["uniform"], save_as="supernet", sampler="random")
-    return once("uniform", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials})
+    train = distilled("supernet", epochs, "uniform", save_as="supernet", sampler="random")
+    return once(
+        "uniform", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials, "winner": "loss"}
+    )
+
+
+def sandwich() -> Recipe:
+    """Train the largest, the smallest and a random sub-network in each step, then search as for uniform sampling."""
+    trials = 24
+    layers, heads, ffn = UNIFORM_SPACE["layers"], UNIFORM_SPACE["heads"], UNIFORM_SPACE["ffn"]
+    smallest = mean_size(layers[:1], heads[:1], ffn[:1])
+    sizes = [1.0, smallest, mean_size(layers, heads, ffn)]
+    epochs = (TOTAL - TEACHER - IMPORTANCE - evolution_search(trials)) / trained(sum(sizes))
+    notes = [*USES, "The table protocol's space, with smaller widths, since 12 % would be out of its reach."]
+    title = "The sandwich rule for 4 devices: largest, smallest and a random sub-network a step; then evolution."
+    sampler = {"use": "sandwich", "inner": "random"}
+    train = distilled("supernet", epochs, "sandwich", save_as="supernet", sampler=sampler, archs_per_step=3)
+    return once(
+        "sandwich", title, notes, UNIFORM_SPACE, train, {"sampler": "evolution", "trials": trials, "winner": "loss"}
+    )
+
+
+PUBLISHED_SPACE: dict[str, Any] = {
+    "use": "width_depth",
+    "layers": [3, 4, 5, 6],
+    "heads": UNIFORM_SPACE["heads"],
+    "ffn": UNIFORM_SPACE["ffn"],
+}
+PUBLISHED_DRIFT = 1.2
+"""How much larger the sub-networks of the published pipeline are than evenly drawn ones, as θ moves to large ones."""
+
+
+def published() -> Recipe:
+    """Train YOCO-BERT's published pipeline: eight phases, no teacher, a search for each budget.
+
+    The published search lets all networks in and lowers the score of those beyond the budget. With so few trials that
+    would often find none within it, so here only networks within the budget are proposed, which is better for it.
+    """
+    layers, heads, ffn = PUBLISHED_SPACE["layers"], PUBLISHED_SPACE["heads"], PUBLISHED_SPACE["ffn"]
+    phases: dict[str, dict[str, Any]] = {  # what each phase trains, as published
+        "head-0": {"heads": heads[-2:], "ffn": ffn[-1:], "layers": layers[-1:]},
+        "head-1": {"ffn": ffn[-1:], "layers": layers[-1:]},
+        "ffn-0": {"ffn": ffn[-2:], "layers": layers[-1:]},
+        "ffn-1": {"ffn": ffn[-3:], "layers": layers[-1:]},
+        "ffn-2": {"layers": layers[-1:]},
+        "layer-0": {"layers": layers[-2:]},
+        "layer-1": {"layers": layers[-3:]},
+        "layer-2": {},
+    }
+    sizes = []
+    for within in phases.values():
+        drawn = {**PUBLISHED_SPACE, **within}
+        sizes.append(mean_size(drawn["layers"], drawn["heads"], drawn["ffn"]))
+    size = min(1.0, PUBLISHED_DRIFT * mean(sizes))
+    trials = 8  # for each budget; the paper has 1,000, which would cost more than everything else
+    budgets = BUDGETS[3]
+    searching = SELECT * trials * sum(budgets) / 100
+    epochs = (TOTAL - searching) / trained(size) / len(phases)  # nothing is spent on a teacher
+    common = {
+        "epochs": rounded(epochs),
+        "learning_rate": RATES["published"],
+        "sampler": "shared",
+        "warmup_ratio": 0,
+        "weight_decay": 0,
+        "modifiers": [{"use": "kd", "teacher": "untuned", "temperature": 5, "weight": 0}, *dropout("published")],
+    }
+    stages: Stages = [
+        ("train", TEACHER_STAGE),
+        (
+            "transform",
+            {"name": "untuned", "from": "pretrained", "use": "rewire", "score": "magnitude", "save_as": "untuned"},
+        ),
+    ]
+    smoke: dict[str, Any] = {"task.train_limit": 96, "stages.teacher.max_steps": 3}
+    for name, within in phases.items():
+        options: dict[str, Any] = {"name": name}
+        if within:
+            options["within"] = within
+        else:
+            options["save_as"] = "supernet"
+        stages.append(("train", options | common))
+        smoke[f"stages.{name}.max_steps"] = 2
+    for budget in budgets:
+        name = f"search-{budget:g}"
+        search = {"name": name, "budgets": {"encoder_params": percent(budget)}, "sampler": "shared", "trials": trials}
+        stages.append(("search", search | {"winner": "loss"}))
+        smoke[f"stages.{name}.examples"] = 8
+        smoke[f"stages.{name}.finalists"] = 1
+    stages += [("extract", {}), ("evaluate", EVALUATE)]
+    content = {
+        "extends": "../_base/minilm_equal.yaml",
+        "name": "devices-published",
+        "space": PUBLISHED_SPACE,
+        "sampler": {"use": "sng_published", "join": "layer"},
+        "budgets": {"encoder_params": [percent(budget) for budget in budgets]},
+    }
+    title = "YOCO-BERT's published pipeline for 3 devices: eight phases from an untuned network, a search a budget."
+    notes = [
+        "Its teacher only serves for comparison. The table protocol's space, with smaller widths, for 12 %.",
+        "flat=true evaluates flat networks on `select` instead: for learning rates.",
+        "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
+    ]
+    changes: dict[str, Any] = {f"stages.search-{budget:g}.trials": 1 for budget in budgets}
+    for key, value in flat_networks()["flat"].items():
+        if key.startswith(("stages.extract", "stages.evaluate")):
+            changes[key] = value
+    return Recipe("published", title, notes, content, stages, {"flat": changes, "smoke": smoke})
 
 
 def tied_grid() -> Recipe:
@@ -347,8 +501,8 @@ def tied_grid() -> Recipe:
     grid = {"use": "grid", "tie": [["heads", "ffn"]]}
     epochs = (TOTAL - TEACHER - IMPORTANCE - grid_search()) / trained(mean(grid_sizes()))
     title = "Sixteen networks for 4 devices, depths x widths, one a step; then the best that fits each budget."
-    train = distilled("supernet", epochs, RATES["tied-grid"], save_as="supernet", sampler=grid | {"cycle": True})
-    return once("tied-grid", title, USES, GRID_SPACE, train, {"sampler": grid, "trials": 16})
+    train = distilled("supernet", epochs, "tied-grid", save_as="supernet", sampler=grid | {"cycle": True})
+    return once("tied-grid", title, USES, GRID_SPACE, train, {"sampler": grid, "trials": 16, "winner": "loss"})
 
 
 def dynabert() -> Recipe:
@@ -360,7 +514,7 @@ def dynabert() -> Recipe:
     compute = TOTAL - IMPORTANCE - grid_search()
     epochs = rounded(compute / (epoch_of_widths + epoch_of_depths))
     grid = {"use": "grid", "tie": [["heads", "ffn"]]}
-    content = {
+    content: dict[str, Any] = {
         "extends": ["../dynabert/_minilm.yaml", "../_base/minilm_equal.yaml"],
         "name": "devices-dynabert",
         "space": {"ffn": GRID_SPACE["ffn"]},
@@ -374,10 +528,14 @@ def dynabert() -> Recipe:
             "stages.width-depth.epochs": epochs,
             "stages.width-depth.max_steps": None,
             "stages.width-depth.learning_rate": RATES["dynabert"],
+            "stages.search.winner": "loss",
             "stages.evaluate.models": EVALUATE["models"],
             "stages.evaluate.costs": EVALUATE["costs"],
         },
     }
+    for modifier in dropout("dynabert"):
+        for stage in ("width", "width-depth"):
+            content["set"][f"+stages.{stage}.modifiers.1"] = modifier
     title = "DynaBERT for 4 devices: widths, then widths and depths, then the grid's best that fits each budget."
     notes = [*USES, "In ffn a little below the shares: so that the smallest network is within 12 %."]
     switches = {**other_budgets(), **later(grid, 16, stages=7), **flat_networks()}
@@ -385,8 +543,9 @@ def dynabert() -> Recipe:
 
 
 USES = (
-    "one=true and sixteen=true are for as many devices; afterwards=true also searches for the 16 budgets, as if these",
-    "had been named only after training; flat=true evaluates flat networks on `select` instead: for learning rates.",
+    "one=true, sixteen=true (and three=true, where it is) are for as many devices; afterwards=true also searches for",
+    "the 16 budgets, as if these had been named only after training; flat=true evaluates flat networks on `select`",
+    "instead of winners: for learning rates.",
     "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
 )
 
@@ -410,7 +569,19 @@ def once(
         "space": space,
         "budgets": budgets_of(4),
     }
-    stages = [
+    stages = supernet_stages(train, search)
+    switches = {
+        **other_budgets(),
+        **later(search["sampler"], search["trials"], len(stages)),
+        **flat_networks(),
+        "smoke": SUPERNET_SMOKE,
+    }
+    return Recipe(name, title, notes, content, stages, switches)
+
+
+def supernet_stages(train: Mapping[str, Any], search: Mapping[str, Any]) -> Stages:
+    """Return the stages of a method that trains one super-network and searches it."""
+    return [
         ("train", TEACHER_STAGE),
         ("transform", {"use": "rewire", "score": "taylor", "batches": IMPORTANCE_BATCHES}),
         ("train", train),
@@ -418,20 +589,16 @@ def once(
         ("extract", {}),
         ("evaluate", EVALUATE),
     ]
-    smoke = {
-        "task.train_limit": 96,
-        "stages.teacher.max_steps": 3,
-        "stages.supernet.max_steps": 2,
-        "stages.search.examples": 8,
-        "stages.search.finalists": 1,
-    }
-    switches = {
-        **other_budgets(),
-        **later(search["sampler"], search["trials"], len(stages)),
-        **flat_networks(),
-        "smoke": smoke,
-    }
-    return Recipe(name, title, notes, content, stages, switches)
+
+
+SUPERNET_SMOKE = {
+    "task.train_limit": 96,
+    "stages.teacher.max_steps": 3,
+    "stages.supernet.max_steps": 2,
+    "stages.search.examples": 8,
+    "stages.search.finalists": 1,
+}
+"""The changes with which such a method takes a few steps."""
 
 
 def budgets_of(devices: int) -> dict[str, list[str]]:
@@ -441,7 +608,8 @@ def budgets_of(devices: int) -> dict[str, list[str]]:
 
 def other_budgets() -> dict[str, dict[str, Any]]:
     """Return the switches for other numbers of devices, of a super-network that is the same for all."""
-    return {"one": {"budgets": budgets_of(1)}, "sixteen": {"budgets": budgets_of(16)}}
+    names = {"one": 1, "three": 3, "sixteen": 16}
+    return {name: {"budgets": budgets_of(devices)} for name, devices in names.items()}
 
 
 def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
@@ -451,6 +619,7 @@ def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
         "save_as": "later",
         "sampler": sampler,
         "trials": trials,
+        "winner": "loss",
         "budgets": budgets_of(16),
     }
     evaluate = {"name": "evaluate-later"} | EVALUATE | {"models": ["later@*"]}
@@ -481,6 +650,23 @@ def flat_networks() -> dict[str, dict[str, Any]]:
 def trained(size: float) -> float:
     """Return the passes of an epoch of training a network of this share: forward, and backward twice as much."""
     return 3 * size
+
+
+def mean_size(layers: Sequence[Any], heads: Sequence[int], ffn: Sequence[int]) -> float:
+    """Return the mean share of networks whose choices are drawn independently of each other.
+
+    >>> mean_size([6], [12], [1536])
+    1.0
+    """
+    layer = FIXED + mean(heads) * HEAD + mean(ffn) * NEURON
+    depths = [len(choice) if isinstance(choice, list) else choice for choice in layers]
+    return mean(depths) * layer / ENCODER
+
+
+def evolution_search(trials: int) -> float:
+    """Return what evolution's trials cost, as the mean over numbers of devices."""
+    mean_budget = mean(mean(BUDGETS[devices]) for devices in DEVICES) / 100
+    return SELECT * trials * NEAR_BUDGET * mean_budget
 
 
 def pruned_mean(start: float, end: float, over: float) -> float:
@@ -546,8 +732,8 @@ def staying_groups(budget: float) -> str:
 # ---- parts of stages
 
 
-def distilled(name: str, epochs: float, rate: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
-    """Return a training stage with distillation from cached logits, ``first`` being a modifier before it."""
+def distilled(name: str, epochs: float, method: str, first: Mapping[str, Any] | None = None, **where: Any) -> dict:
+    """Return a training stage of a method with distillation from cached logits; ``first`` is a modifier before it."""
     modifiers: list[Mapping[str, Any]] = [KD]
     if first is not None:
         modifiers.insert(0, first)
@@ -555,10 +741,17 @@ def distilled(name: str, epochs: float, rate: str, first: Mapping[str, Any] | No
         "name": name,
         **where,
         "epochs": rounded(epochs),
-        "learning_rate": rate,
+        "learning_rate": RATES[method],
         "teacher_cache": "run",
-        "modifiers": modifiers,
+        "modifiers": [*modifiers, *dropout(method)],
     }
+
+
+def dropout(method: str) -> list[Mapping[str, Any]]:
+    """Return the modifier that switches dropout off, if the method trains without it."""
+    if method in OWN_DROPOUT:
+        return []
+    return [{"use": "dropout", "rate": 0}]
 
 
 def smoke_of_pruning(stage: str) -> dict[str, Any]:

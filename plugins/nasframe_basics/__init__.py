@@ -50,6 +50,7 @@ def register_modifiers(register):
     register("dropout", f"{HERE}.dropout:Dropout")
     register("ema", f"{HERE}.ema:EMA")
     register("resort", f"{HERE}.resort:Resort")
+    register("lazy_adamw", f"{HERE}.lazy_adamw:LazyAdamW")
 
 
 @hookimpl

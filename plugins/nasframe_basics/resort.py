@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import UsageError
-from nasframe.interfaces import Modifier, TrainJob, sizes_of
+from nasframe.interfaces import Modifier, TrainJob
 from nasframe.records import Share, ShareBelowOne
+from nasframe_basics.used import UsedSizes, require_subnetworks
 
 if TYPE_CHECKING:  # torch is imported when training begins, as nasframe_basics.loop explains
     import torch
@@ -38,7 +38,7 @@ class Resort(Modifier):
         self.window = window
         self.effects: StepEffects | None = None
         self.loaded: Mapping[str, Any] = {}  # a state to go on from, until there are sums to take it
-        self.used: dict[str, int] = {}  # heads.i, ffn.i → the most that a sub-network of this step has
+        self.used = UsedSizes()
         self.pending: list[torch.Tensor] = []  # this step's effects, until it is known to count
 
     def validate(self, job: TrainJob) -> None:
@@ -49,11 +49,10 @@ class Resort(Modifier):
         """
         from nasframe.training.selection import free_to_reorder
 
-        if job.space is None or job.sampler is None:
-            raise UsageError(
-                f"resort: stage {job.stage!r} trains one network, whose order of heads and neurons means nothing. "
-                "Expected a stage with a sampler; transform: rewire sorts between stages."
-            )
+        why = (
+            "whose order of heads and neurons means nothing. Expected a stage with a sampler; transform: rewire sorts "
+        )
+        require_subnetworks(job, "resort", why + "between stages.")
         if job.net is not None:
             free_to_reorder(job, "resort", within=True)
 
@@ -66,21 +65,16 @@ class Resort(Modifier):
         self.restore()
 
     def on_batch(self, step: Step) -> None:
-        """Note the sizes of the sub-network; several of one step leave the largest of each."""
-        from nasframe.nn.slices import kept_layers
-
-        for kept in kept_layers(step.job.net, sizes_of(step.job.space, step.arch) or {}):
-            for unit, count in (("heads", kept.heads), ("ffn", kept.ffn)):
-                name = f"{unit}.{kept.position}"
-                self.used[name] = max(self.used.get(name, 0), count)
+        """Note the sizes of the sub-network."""
+        self.used.note(step)
 
     def on_gradients(self, step: Step) -> None:
         """Read the effects of this step, before gradients are clipped."""
         first = self.position(step) - max(1, round(self.window * step.total))
         if first < step.index + 1 <= self.position(step):
             assert self.effects is not None
-            self.pending = self.effects.of_step(self.used)
-        self.used = {}
+            self.pending = self.effects.of_step(self.used.units)
+        self.used = UsedSizes()
 
     def on_update(self, step: Step) -> None:
         """Add the effects unless the step was skipped, and sort when it is time."""
