@@ -12,6 +12,7 @@ from nasframe.testing.registered import contract_of
 SLOW_PLUGINS = {"package_docs", "optuna"}  # one reads the sources of ten packages; Optuna takes its time
 REPRESENTATIVES = {
     ("estimator", "params"),
+    ("exporter", "hetero"),
     ("family", "sliceable"),
     ("model", "hf"),
     ("modifier", "kd"),
