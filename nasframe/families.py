@@ -159,21 +159,26 @@ def _former(description: Mapping[str, Any]) -> str:
     return "described" if "sizes" in description else "sliceable"
 
 
+def row_sources() -> list[tuple[str, str]]:
+    """Return each family that has rows, with the ``model_type`` of each row."""
+    sources = []
+    for name, family in families().items():
+        if isinstance(family, SliceableFamily):
+            sources += [(name, model_type) for model_type in family.rows]
+    return sources
+
+
 def rows() -> dict[str, Any]:
-    """Return the rows that families add to the table of families that can be sliced, by ``model_type``.
+    """Return the rows of all families that can be sliced, by ``model_type``.
 
     Raises:
         UsageError: two families have a row of one type.
     """
-    added: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for name, family in families().items():
-        if not isinstance(family, SliceableFamily):
-            continue
-        for model_type, row in family.rows.items():
-            if model_type in added:
-                both = f"{sources[model_type]!r} and {name!r}"
-                raise UsageError(f"families {both} both have a row of {model_type!r}. Expected one row of a type.")
-            added[model_type] = row
-            sources[model_type] = name
-    return added
+    for name, model_type in row_sources():
+        if model_type in sources:
+            both = f"{sources[model_type]!r} and {name!r}"
+            raise UsageError(f"families {both} both have a row of {model_type!r}. Expected one row of a type.")
+        sources[model_type] = name
+    known: dict[str, Any] = families()
+    return {model_type: known[name].rows[model_type] for model_type, name in sources.items()}

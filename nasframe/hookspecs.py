@@ -82,13 +82,13 @@ def register_models(register: Register) -> None:
 
 
 @hookspec
-def register_families(register: Register) -> None:
-    """Register families: how a kind of network is described, built again and, if it can be, sliced."""
+def register_exporters(register: Register) -> None:
+    """Register exporters: write models for other runtimes, and say how to load them."""
 
 
 @hookspec
-def register_exporters(register: Register) -> None:
-    """Register exporters: write models for other runtimes, and say how to load them."""
+def register_families(register: Register) -> None:
+    """Register families: how a kind of network is described, built again and, if it can be, sliced."""
 
 
 @hookspec

@@ -268,7 +268,18 @@ def modeling_source(stock: type) -> str:
         definitions.append(f"AutoModel.register({config}, Nasframe{base.__name__}, exist_ok=True)")
     imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
     own = "\n".join([imports, *definitions]) + "\n"
-    return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])
+    return "\n\n".join([inspect.getsource(elastic), _row_source(stock), inspect.getsource(hf.classes), own])
+
+
+def _row_source(stock: Any) -> str:
+    """Return the source of a class's row of the table of families, if a plugin has added it; else an empty text."""
+    from nasframe.nn.elastic import FAMILIES, row_of
+
+    model_type = stock.config_class.model_type
+    if model_type in FAMILIES:
+        return ""
+    # A row is plain data, so that its repr is its source.
+    return f"FAMILIES[{model_type!r}] = {row_of(model_type)!r}\n"
 
 
 def base_class(stock: type) -> Any:

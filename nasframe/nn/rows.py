@@ -10,7 +10,7 @@ from torch import nn
 from nasframe import families
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn import elastic
-from nasframe.nn.elastic import FAMILIES, FamilyRow, stock_class
+from nasframe.nn.elastic import FAMILIES, FamilyRow, layers_of, stock_class
 
 
 def rows() -> Mapping[str, FamilyRow]:
@@ -59,6 +59,24 @@ def is_sliceable(net: nn.Module) -> bool:
     except TypeError:
         return False
     return True
+
+
+def depth_of(net: nn.Module) -> int:
+    """Return the number of layers of a model of transformers, whether or not it can be sliced.
+
+    Raises:
+        UsageError: nothing says how many it has.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> depth_of(tiny_net(layers=2))
+    2
+    """
+    if is_sliceable(net):
+        return len(layers_of(net))
+    depth = getattr(getattr(net, "config", None), "num_hidden_layers", None)
+    if not isinstance(depth, int):
+        raise UsageError(f"{type(net).__name__}: its number of layers is not known. Expected a model of transformers.")
+    return depth
 
 
 elastic.ROW_SOURCES.append(families.rows)

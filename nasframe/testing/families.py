@@ -11,6 +11,7 @@ class TestMine(FamilyContract):
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,16 @@ class FamilyContract(Contract):
         """Make the family under test."""
         return self.registered()
 
+    def family(self) -> Any:
+        """Make the family, and make its rows known as if it were registered."""
+        family = self.make()
+        if isinstance(family, SliceableFamily):
+            _make_known(family.rows)
+        return family
+
     def net(self) -> nn.Module:
         """Return a small network of the family, in eval mode."""
-        family = self.make()
+        family = self.family()
         if not isinstance(family, ExampleFamily):
             raise NotImplementedError(
                 f"{type(self).__name__}: override 'net' to return a small network of the family, or give the family a "
@@ -52,7 +60,7 @@ class FamilyContract(Contract):
 
     def inputs(self) -> Mapping[str, torch.Tensor]:
         """Return inputs of the network by name, of at least two examples."""
-        family = self.make()
+        family = self.family()
         if isinstance(family, ExampleFamily):
             _, inputs = family.example()
             return inputs
@@ -60,7 +68,7 @@ class FamilyContract(Contract):
 
     def again(self, net: nn.Module) -> nn.Module:
         """Return the network that the family makes of a description that was written and read."""
-        family = self.make()
+        family = self.family()
         description = json.loads(json.dumps(family.describe(net)))
         built: nn.Module = family.build(description, "cpu")
         return built.eval()
@@ -68,14 +76,14 @@ class FamilyContract(Contract):
     @check
     def test_it_matches_its_networks_and_no_others(self) -> None:
         """A family that matches everything would take over the networks of others."""
-        family = self.make()
+        family = self.family()
         require(family.matches(self.net()) is True, "matches(net) is not True for its own network")
         require(family.matches(nn.Linear(2, 2)) is False, "matches(net) is not False for a torch.nn.Linear")
 
     @check
     def test_a_description_is_plain(self) -> None:
         """Runs store descriptions as JSON, and reports write two of their entries."""
-        description = self.make().describe(self.net())
+        description = self.family().describe(self.net())
         require(isinstance(description, dict), f"describe returned {type(description).__name__}; return a dict")
         try:
             json.dumps(description, allow_nan=False)
@@ -109,7 +117,7 @@ class FamilyContract(Contract):
     def test_a_built_network_is_described_the_same(self) -> None:
         """Otherwise a network would change each time that it is stored."""
         net = self.net()
-        family = self.make()
+        family = self.family()
         first = json.loads(json.dumps(family.describe(net)))
         second = json.loads(json.dumps(family.describe(self.again(net))))
         require(first == second, "describe(build(describe(net))) differs from describe(net)")
@@ -119,20 +127,20 @@ class FamilyContract(Contract):
         """A run describes networks that it goes on to train."""
         net = self.net()
         before = Snapshot.of(net)
-        self.make().describe(net)
+        self.family().describe(net)
         require_unchanged(net, before, "describe", "only read from the network")
 
     @check
     def test_sources_are_files(self) -> None:
         """An export copies them."""
-        for path in self.make().sources(self.net()):
+        for path in self.family().sources(self.net()):
             require(Path(path).is_file(), f"sources: {path} is no file")
 
     # --- families whose sub-networks are slices
 
     def sliceable(self) -> SliceableFamily:
         """Return the family if its networks can be sliced; the checks below do not concern others."""
-        family = self.make()
+        family = self.family()
         if not isinstance(family, SliceableFamily):
             raise DoesNotApply
         return family
@@ -233,6 +241,15 @@ class FamilyContract(Contract):
             seen = net(**self.inputs())
         message = "the outputs change when heads and neurons are reordered"
         require_equal(seen, expected, message, tolerance=1e-5)
+
+
+def _make_known(rows: Mapping[str, Any]) -> None:
+    """Add rows to the table of families, unless they are in it."""
+    from nasframe.nn import elastic
+
+    for model_type, row in rows.items():
+        if elastic.row_of(model_type) is None:
+            elastic.ROW_SOURCES.append(functools.partial(dict, {model_type: row}))
 
 
 def _full(net: nn.Module, unit: str) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 import nasframe as nf
 from nasframe import families
@@ -107,6 +108,22 @@ stages:
 """
 
 
+WHOLE = """
+nasframe: 1
+name: whole
+seed: 0
+plugins: [{plugin}]
+model: {{use: toy, family: albert}}
+task: toy
+stages:
+  - train: {{save_as: teacher, max_steps: 2}}
+  - train:
+      name: student
+      save_as: student
+      max_steps: 2
+      modifiers: [{{use: kd, teacher: teacher}}, {{use: kd_hidden, teacher: teacher}}]
+  - evaluate: {{models: [teacher, student], costs: [params, macs, size]}}
+"""
 CHECKED = """
 nasframe: 1
 name: groups
@@ -145,6 +162,21 @@ def test_a_whole_pipeline_on_a_decoder(family, tmp_path):
     tuned = read_net(out / "models" / "tuned")
     assert families.describe(tuned)["built_by"] == "sliceable"
     assert tuned(**tiny_inputs()).logits.shape == (3, 2)
+
+
+def test_a_model_of_transformers_that_cannot_be_sliced_is_trained_and_kept(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(WHOLE.format(plugin=TOY.parents[1] / "toy_plugin.py"))
+    first = nf.run(nf.load_recipe(recipe), out=tmp_path / "first", cache=tmp_path / "cache").directory
+    student = AutoModelForSequenceClassification.from_pretrained(first / "models" / "student").eval()
+    again = read_net(first / "models" / "student")
+    assert families.describe(again)["built_by"] == "transformers"
+    assert torch.equal(student(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
+    (row,) = [row for row in read_run(first).models if row.name == "student"]
+    assert row.costs["params"] == sum(parameter.numel() for parameter in student.parameters())
+    assert row.costs["macs"] > 0
+    second = nf.run(nf.load_recipe(recipe), out=tmp_path / "second", cache=tmp_path / "cache").directory
+    assert scores(second) == scores(first)
 
 
 def test_check_names_the_heads_that_groups_allow(tmp_path, capsys):
