@@ -4,7 +4,8 @@
 
 A four-layer BERT with random weights: ``params`` of random architectures against the extracted model's own, ``macs``
 against torch's FlopCounterMode on its forward (eager attention, which that counter sees whole), then how many
-architectures of MiniLM-L6's space are counted a second, parameters and MACs together.
+architectures of MiniLM-L6's space are counted a second, parameters and MACs together, for every family that can be
+sliced.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import time
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModel, BertConfig, BertForSequenceClassification
 
 import nasframe as nf
+from nasframe.nn.elastic import FAMILIES
 from nasframe.nn.slices import extract
 from nasframe.search.costs import cost_function
 
@@ -43,10 +45,20 @@ def exactness(archs: int) -> None:
         print(f"{name}: {archs - count} of {archs} random architectures equal")
 
 
-def rate(repeats: int = 5, archs: int = 20_000) -> None:
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+def network(family: str) -> torch.nn.Module:
+    """Return a network of a family, without a head, of MiniLM-L6-H384's sizes."""
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
+    sizes["n_inner" if family == "gpt2" else "intermediate_size"] = 1536
+    if family == "distilbert":
+        sizes = {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536}
+    if family in ("llama", "qwen2"):
+        sizes["num_key_value_heads"] = 3
+    return AutoModel.from_config(AutoConfig.for_model(family, **sizes))
+
+
+def rate(family: str, repeats: int = 5, archs: int = 20_000) -> None:
     with torch.device("meta"):
-        net = BertForSequenceClassification(config)
+        net = network(family)
     space = nf.make("space", "width_depth", layers=[3, 4, 5, 6], heads=[4, 8, 12], ffn=[256, 512, 1024, 1536])
     estimators = {name: nf.make("estimator", name) for name in ("params", "macs")}
     costs, rng = cost_function(estimators, space, net), np.random.default_rng(0)
@@ -59,14 +71,15 @@ def rate(repeats: int = 5, archs: int = 20_000) -> None:
             for arch in drawn:
                 count(arch)
             rates.append(archs / (time.perf_counter() - start))
-        print(f"params and macs, {label}: {statistics.median(rates):,.0f} architectures a second")
+        print(f"{family:14s} params and macs, {label}: {statistics.median(rates):,.0f} architectures a second")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--archs", type=int, default=1000)
     exactness(options.parse_args().archs)
-    rate()
+    for family in FAMILIES:
+        rate(family)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What running a sub-network in place costs, against running the same sub-network on its own.
 
-    python benchmarks/views.py [--pairs 40] [--threads 2]
+    python benchmarks/views.py [--pairs 40] [--threads 2] [--family bert vit llama gpt2 modernbert]
 
-A MiniLM-L6-H384 with random weights, in the precision that a run would use, all dropout on. Each pair times the
-two sides one after the other, in changing order; reported is the median of the pairs' ratios, so that a busy machine
-troubles both alike.
+A network of MiniLM-L6-H384's sizes with random weights, in the precision that a run would use, all dropout on. Images
+have 64 patches, and Llama has 4 heads of keys and values for 12 of queries. Each pair times the two sides one after the
+other, in changing order; reported is the median of the pairs' ratios, so that a busy machine troubles both alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from nasframe.nn.slices import extract, view
 from nasframe.training.optim import autocast, keep_freed_memory
@@ -24,10 +24,33 @@ QUARTER = {"layers": [0, 1, 2, 3, 4, 5]} | {f"heads.{i}": 3 for i in range(6)} |
 SHAPES = [(32, 64), (32, 12)]
 
 
-def minilm() -> BertForSequenceClassification:
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+FAMILIES = ("bert", "vit", "llama")
+SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+SPECIAL = {
+    "vit": {"image_size": 64, "patch_size": 8},
+    "llama": {"num_key_value_heads": 4, "vocab_size": 30522, "pad_token_id": 0},
+    "gpt2": {"n_inner": 1536, "vocab_size": 30522, "pad_token_id": 0},
+    "modernbert": {"vocab_size": 30522},
+}
+"""Family → fields of its configuration besides the sizes."""
+
+
+def network(family: str) -> torch.nn.Module:
+    """Return a network of a family in training mode."""
+    sizes = {key: value for key, value in SIZES.items() if family != "gpt2" or key != "intermediate_size"}
+    config = AutoConfig.for_model(family, **sizes, **SPECIAL.get(family, {}))
+    auto = AutoModelForImageClassification if family == "vit" else AutoModelForSequenceClassification
     torch.manual_seed(0)
-    return BertForSequenceClassification(config).train()
+    return auto.from_config(config).train()
+
+
+def batch_of(family: str, batch: int, length: int) -> dict:
+    """Return inputs with labels: images, or token ids of a length."""
+    ids = torch.randint(1, 30000, (batch, length))
+    labels = ids[:, 0] % 2
+    if family == "vit":
+        return {"pixel_values": torch.randn(batch, 3, 64, 64), "labels": labels}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 def side(forward: Callable, net: torch.nn.Module, batch: dict) -> Callable:
@@ -71,12 +94,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--pairs", type=int, default=40)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--family", nargs="+", default=FAMILIES)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as the training loop does, for both sides
     print(f"torch {torch.__version__}, {args.threads} threads, {args.pairs} pairs, median [quartiles] of ratios")
-    for batch, length in SHAPES:
-        report(batch, length, args.pairs)
+    for family in args.family:
+        for batch, length in SHAPES:
+            if family != "vit" or (batch, length) == SHAPES[0]:  # images have one length
+                report(family, batch, length, args.pairs)
 
 
 def quartiles(values):
@@ -86,11 +112,10 @@ def quartiles(values):
     return statistics.quantiles(values, n=4)
 
 
-def report(batch: int, length: int, pairs: int) -> None:
-    net, plain = minilm(), minilm()
+def report(family: str, batch: int, length: int, pairs: int) -> None:
+    net, plain = network(family), network(family)
     small = extract(net, QUARTER)
-    ids = torch.randint(1, 30000, (batch, length))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    inputs = batch_of(family, batch, length)
     rows = [
         ("full view / plain model", lambda: view(net, {}), net, lambda: plain, plain),
         ("quarter view / extracted", lambda: view(net, QUARTER), net, lambda: small, small),
@@ -100,9 +125,10 @@ def report(batch: int, length: int, pairs: int) -> None:
         for label, ratios, part in (("fwd+bwd", work, slice(0, 1)), ("step", whole, slice(0, 2))):
             low, middle, high = quartiles(ratios)
             times = f"{median_ms(a, part):7.1f} / {median_ms(b, part):7.1f} ms"
-            print(f"{batch} x {length:3d}  {name:26s} {label:8s} {middle:.3f} [{low:.3f}, {high:.3f}]  {times}")
+            place = f"{family:10s} {batch} x {length:3d}  {name:26s} {label:8s}"
+            print(f"{place} {middle:.3f} [{low:.3f}, {high:.3f}]  {times}")
         share = 1 - median_ms(a, slice(0, 1)) / median_ms(a, slice(0, 2))
-        print(f"{'':43s}the optimiser's share of our step: {share:.0%}")
+        print(f"{'':54s}the optimiser's share of our step: {share:.0%}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ROOT = DOCS.parent
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {
     "space": "Search spaces", "sampler": "Samplers", "trainer": "Trainers", "estimator": "Estimators",
-    "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models",
+    "modifier": "Modifiers", "transform": "Transforms", "task": "Tasks", "model": "Models", "exporter": "Exporters",
 }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from nasframe.nn.elastic import FAMILIES, resize
+from nasframe.nn.elastic import resize
+from nasframe.nn.rows import rows
 
 
 def classes(stock: Any, config: Any = None) -> tuple[type, type]:
@@ -105,5 +106,5 @@ def _register(family: str) -> None:
         auto.register(config, registered, exist_ok=True)
 
 
-for _family in FAMILIES:
+for _family in rows():
     _register(_family)

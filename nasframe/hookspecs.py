@@ -1,4 +1,4 @@
-"""Every way to extend nasframe, on one page: nine kinds, commands, files and facts of your own, three observers.
+"""Every way to extend nasframe, on one page: ten kinds, commands, files and facts of your own, three observers.
 
 A plugin package exposes functions with these names, decorated with ``nasframe.hookimpl``, in the module that its
 ``nasframe`` entry point names. Registering a string ``"module:Object"`` keeps start-up fast: it is imported when used.
@@ -84,6 +84,11 @@ def register_models(register: Register) -> None:
 @hookspec
 def register_exporters(register: Register) -> None:
     """Register exporters: write models for other runtimes, and say how to load them."""
+
+
+@hookspec
+def register_families(register: Register) -> None:
+    """Register families: how a kind of network is described, built again and, if it can be, sliced."""
 
 
 @hookspec

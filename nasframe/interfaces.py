@@ -1,29 +1,10 @@
-"""The nine kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
+"""The ten kinds of plugin as Protocols, the no-op base of modifiers, and the members that each kind may add.
 
 A plugin need not inherit from anything here: having the methods is enough. :data:`OPTIONAL` lists, for each kind, what
 a plugin may have besides its methods; the framework uses an optional member if it is there. A factory's keyword
 arguments, with their types, defaults and docstring, are the plugin's options in a recipe. Arguments with the names
 below are not options: a factory gets them from the framework if its signature has them.
 
-name            what
-==============  ==========================================================================
-``domain``      samplers: the :class:`Domain` to propose from
-``seed``        samplers, tasks, transforms: an integer made from the run's seed and the stage
-``costs``       samplers: a function from a list of archs to an array ``(archs, costs)`` of those counted
-                costs that the budgets, constraints and objectives name, or else of ``params``
-``config``      spaces, tasks: the Hugging Face configuration of the network; before a run, spaces get an
-                :class:`~nasframe.outline.Outline` if they say ``sizes_suffice = True``; tasks get ``None`` if the
-                model has no ``skeleton``
-``auto_class``  models: the name of the auto class of transformers whose networks have the head that the recipe's task
-                needs (:class:`TaskFactoryTraits`)
-``tokenizer``   tasks: the tokenizer of the network
-``base``        tasks, models: the recipe's folder, against which a relative ``path`` is read
-``space``       tasks: the space, in a recipe without a model
-``saved_head``  tasks: the :class:`~nasframe.heads.Head` that the model's checkpoint brings, or ``None``; a task takes
-                over its order of classes (:func:`nasframe.heads.match`)
-``notify``      all: ``notify(place, text)``, for what the plugin decides by itself (see :mod:`nasframe.notices`)
-==============  ==========================================================================
-=======
 ================  ==========================================================================
 name              what
 ================  ==========================================================================
@@ -395,6 +376,60 @@ class Exporter(Protocol):
         Raises:
             UsageError: the format cannot express this network.
         """
+        ...
+
+
+@runtime_checkable
+class Family(Protocol):
+    """What the framework has to know of a kind of network: how it is described, and built again.
+
+    Runs keep, copy, resume and report networks by their family. No recipe names families: a network's family is the
+    one that matches it; one of a plugin package or file goes before nasframe's own.
+    """
+
+    def matches(self, net: nn.Module) -> bool:
+        """Tell whether a network is of this family; it is asked of every network, so it only looks at the type."""
+        ...
+
+    def describe(self, net: nn.Module) -> dict[str, Any]:
+        """Return all that :meth:`build` needs besides the weights, JSON-plain.
+
+        ``family`` and ``model`` are two names that reports and model cards write.
+        """
+        ...
+
+    def build(self, description: Mapping[str, Any], device: str) -> nn.Module:
+        """Return a network with the same tensors as the one described, with any values.
+
+        Args:
+            description: from :meth:`describe`, after JSON.
+            device: ``cpu``, or ``meta`` for shapes alone.
+        """
+        ...
+
+    def sources(self, net: nn.Module) -> Sequence[Path]:
+        """Return the Python files that an export of the network carries; none if transformers has its class."""
+        ...
+
+
+@runtime_checkable
+class SliceableFamily(Family, Protocol):
+    """A family of networks that sub-networks are slices of.
+
+    Attributes:
+        rows: ``model_type`` of a transformers configuration → :class:`nasframe.nn.elastic.FamilyRow`. Spaces of slices,
+            exact counts, importance, pruning and exports work with every network that has a row.
+    """
+
+    rows: Mapping[str, Any]
+
+
+@runtime_checkable
+class ExampleFamily(Protocol):
+    """A family that brings a small network of its own, for ``nasframe plugins check``."""
+
+    def example(self) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
+        """Return a small network, the same each time, and inputs of at least two examples by name."""
         ...
 
 
@@ -1085,9 +1120,9 @@ class FactoryTraits:
     """What a factory says about itself in attributes, which subclasses do not inherit.
 
     Args:
-        sizes_suffice: true for an estimator, task or space that needs only sizes before a run. If the model has an
-            outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its configuration
-            or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
+        sizes_suffice: true for an estimator, task, space or exporter that needs only sizes before a run. If the model
+            has an outline, it then gets the :class:`~nasframe.outline.Outline` in place of the network, its
+            configuration or the tokenizer; see :func:`nasframe.outline.sizes_suffice`.
     """
 
     sizes_suffice: bool = False
@@ -1135,6 +1170,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
     "exporter": (ExporterTraits, PlannedExporter),
+    "family": (SliceableFamily, ExampleFamily),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),
 }
 """Kind → the Protocols and records of its optional members; the tables in docs/hooks.md are made from it."""

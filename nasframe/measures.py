@@ -70,10 +70,10 @@ def objective_of(task: Task) -> str:
     >>> objective_of(ToyTask())
     'accuracy'
     """
-    return objective_in(task.primary, formats_of(task))
+    return objective_in(formats_of(task), task.primary)
 
 
-def objective_in(metric: str, formats: Mapping[str, MetricFormat]) -> str:
+def objective_in(formats: Mapping[str, MetricFormat], metric: str) -> str:
     """Return a metric as an objective: after ``-`` if its format says that less is better."""
     form = formats.get(metric)
     return metric if form is None or form.higher_is_better else f"-{metric}"

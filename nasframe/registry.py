@@ -42,13 +42,36 @@ if TYPE_CHECKING:
     from nasframe.records import FileKind
 
 __all__ = [
-    "KINDS", "Failure", "Implementation", "Registered", "Source", "add_file", "check_file", "clash", "factories",
-    "failures", "file_faults", "file_kind", "file_plugins", "find", "implementations", "is_visible", "make",
+    "KINDS",
+    "Failure",
+    "Implementation",
+    "Registered",
+    "Source",
+    "add_file",
+    "check_file",
+    "clash",
+    "factories",
+    "failures",
+    "file_faults",
+    "file_kind",
+    "file_plugins",
+    "find",
+    "implementations",
+    "is_visible",
+    "make",
     "make_model",
-    "model_facts", "plugin_manager", "plugins", "registrations", "reserved_faults", "use_of", "visible_files",
+    "model_facts",
+    "plugin_manager",
+    "plugins",
+    "plural",
+    "registrations",
+    "reserved_faults",
+    "use_of",
+    "visible_files",
 ]  # fmt: skip
 
-KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter")
+KINDS = ("space", "sampler", "trainer", "estimator", "modifier", "transform", "task", "model", "exporter", "family")
+PLURALS = {"family": "families"}
 RESERVED = {"sampler": ("join",)}
 """Options that the framework itself understands on every plugin of a kind."""
 PATHS = {"model": "hf"}
@@ -129,7 +152,7 @@ def file_faults(path: Path) -> list[str]:
 
 def registrations(kind: str) -> Iterator[Registered | Failure]:
     """Ask every plugin that may be found for its names of a kind; a plugin whose hook raises yields a failure."""
-    hook = f"register_{kind}s"
+    hook = f"register_{plural(kind)}"
     for implementation in implementations(hook):
         entries: list[Registered] = []
         try:
@@ -137,6 +160,15 @@ def registrations(kind: str) -> Iterator[Registered | Failure]:
         except (Exception, SystemExit) as error:
             yield Failure(implementation.plugin, implementation.source, f"{hook}: {described(error)}")
         yield from entries  # the names that came before the error are good
+
+
+def plural(kind: str) -> str:
+    """Return the plural of a kind, as hooks and modules of contracts are named.
+
+    >>> plural("space"), plural("family")
+    ('spaces', 'families')
+    """
+    return PLURALS.get(kind, f"{kind}s")
 
 
 def _register_into(entries: list[Registered], kind: str, implementation: Implementation) -> hookspecs.Register:
@@ -369,8 +401,8 @@ def make(kind: str, use: Any, /, inject: Mapping[str, Any] | None = None, **opti
     """Make a plugin's object from its name and options.
 
     Args:
-        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model`` or
-            ``exporter``.
+        kind: ``space``, ``sampler``, ``trainer``, ``estimator``, ``modifier``, ``transform``, ``task``, ``model``,
+            ``exporter`` or ``family``.
         use: the plugin's name, or ``{"use": name, option: value}``; an object is returned as it is.
         inject: arguments from the framework, for a factory that asks for them by name (``domain``, ``seed`` …).
         options: the plugin's options; injected arguments may be given here too.

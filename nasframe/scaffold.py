@@ -41,6 +41,7 @@ KINDS = {
     "transform": Kind(("seed",), "stages:\n  - transform: {{use: {name}, digits: 10}}"),
     "task": Kind(("tokenizer", "seed"), "task: {{use: {name}, size: 512}}"),
     "model": Kind((), "model: {{use: {name}, layers: 6}}"),
+    "family": Kind((), "plugins: []  # no recipe names families: installed, {name} takes care of its networks"),
     "exporter": Kind((), "stages:\n  - export: {{mode: {{use: {name}, precision: bfloat16}}}}"),
 }
 OWN = {"transform": ()}

@@ -23,8 +23,11 @@ class InProcess(Verifier):
         outputs = {}
         for name, job in jobs.items():
             load = runpy.run_path(str(job.loading.code))["load"]
-            forward = load(str(job.directory), **{**job.loading.arguments, "remote": False, "base": False})
+            arguments = {**job.loading.arguments}
+            if "remote" in arguments:  # the classes are registered in this process
+                arguments |= {"remote": False, "base": False}
+            forward = load(str(job.directory), **arguments)
             with torch.no_grad():
                 result = forward(**job.inputs)
-            outputs[name] = {output: picked(result, output) for output in job.outputs}
+            outputs[name] = {output: torch.as_tensor(picked(result, output)) for output in job.outputs}
         return outputs

@@ -15,7 +15,7 @@ from nasframe.records import Trial
 ROOT = Path(__file__).parents[1]
 SPECS = {name: f for name, f in vars(hookspecs).items() if hasattr(f, "nasframe_spec")}
 OBSERVERS = ["run_started", "trial_finished", "stage_finished"]
-REGISTERING = [f"register_{kind}s" for kind in registry.KINDS]
+REGISTERING = [f"register_{registry.plural(kind)}" for kind in registry.KINDS]
 OTHERS = ["register_commands", "check_file", "model_facts", "file_kind"]
 
 

@@ -93,7 +93,24 @@ def _facts() -> dict[str, Any]:
         "plugins": plugins,
         "failures": failures or "none",
         "extras": extras,
+        "families": _families(),
     }
+
+
+def _families() -> dict[str, str]:
+    """Return the types of models that can be sliced, and the family of each; ``missing`` if transformers lacks one."""
+    from transformers import CONFIG_MAPPING
+
+    from nasframe import families
+    from nasframe.nn.elastic import FAMILIES
+    from nasframe.nn.rows import rows
+
+    known = {}
+    added = {model_type: name for name, model_type in families.row_sources()}
+    for model_type in rows():
+        family = added.get(model_type, "sliceable" if model_type in FAMILIES else "")
+        known[model_type] = family if model_type in CONFIG_MAPPING else "missing in this version of transformers"
+    return known
 
 
 def _bfloat16() -> bool:

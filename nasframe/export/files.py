@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasframe import registry
+from nasframe import families, registry
 from nasframe.errors import UsageError
 from nasframe.export import load_transformers
 from nasframe.interfaces import Loading
@@ -82,8 +83,17 @@ def write_model(target: Path, model: nn.Module, mode: Mode, arch: Arch | None) -
     """
     from safetensors.torch import save_file
 
+    from nasframe.nn.blueprint import whole_class
     from nasframe.nn.elastic import stock_class
+    from nasframe.nn.rows import is_sliceable
 
+    if not is_sliceable(model):  # nothing but the plain model can be meant, whatever the mode
+        cls = whole_class(model)
+        auto = auto_class(cls)
+        config, state = _whole_content(model, cls)
+        save_file(state, str(target / "model.safetensors"), metadata={"format": "pt"})
+        config.save_pretrained(target)
+        return transformers_loading(auto)
     config, state = _content(model, mode, arch)
     save_file(state, str(target / "model.safetensors"), metadata={"format": "pt"})
     config.save_pretrained(target)
@@ -146,10 +156,10 @@ def write_companions(
 
 def write_arch(target: Path, model: nn.Module, arch: Arch | None) -> None:
     """Write ``arch.json``: the architecture in the terms of its space, and the network's sizes."""
-    from nasframe.nn.blueprint import blueprint
-
     plain_arch = None if arch is None else dict(arch)
-    record = {"format_version": FORMAT_VERSION, "arch": plain_arch, "blueprint": blueprint(model)}
+    # A configuration is in a file of its own, if there is one.
+    description = families.summary(model) if (target / "config.json").exists() else families.describe(model)
+    record = {"format_version": FORMAT_VERSION, "arch": plain_arch, "blueprint": description}
     write_json(target / "arch.json", record)
 
 
@@ -164,39 +174,33 @@ def read_net(directory: Path) -> nn.Module:
     """
     from safetensors.torch import load_file
 
-    from nasframe.nn.blueprint import load
-
-    sizes = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
+    description = json.loads((directory / "arch.json").read_text(encoding="utf-8"))["blueprint"]
     tensors = load_file(directory / "model.safetensors")
-    if "sizes" in sizes:  # not a class of transformers
-        return _read_described(directory, sizes, tensors)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config_file = directory / "config.json"
+    if not config_file.exists():  # not a class of transformers, or one that no auto class loads
+        return families.build(description, tensors)
+    if "sizes" in description:  # the export of a network of one's own: its tensors belong to the class around it
+        return families.build(description, _own_tensors(description, tensors))
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     # What the export added is not part of the stock class's configuration.
     for key in (*SIZES, *RECORD, "auto_map", "architectures", "transformers_version"):
         config.pop(key, None)
-    config["model_type"] = sizes["family"]
-    return load(config, sizes, tensors)
+    config["model_type"] = description["family"]
+    return families.build({**description, "config": config}, tensors)
 
 
-def _read_described(directory: Path, sizes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """Return a network that describes itself, from a directory in either of its forms."""
-    import torch
+def _own_tensors(description: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network that describes itself, from its export.
 
-    from nasframe.nn.blueprint import load
-    from nasframe.nn.custom import class_of
-
-    if not (directory / "config.json").exists():
-        return load({}, sizes, tensors)
-    # An export: its tensors belong to the class around the network, and each is in it once.
-    tensors = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-    with torch.random.fork_rng(devices=[]):
-        fresh = class_of(sizes)(**sizes["sizes"])
+    There they belong to the class around the network, and each is stored once, whatever the constructor ties.
+    """
+    own = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
     first_names: dict[int, str] = {}
-    for name, parameter in fresh.named_parameters(remove_duplicate=False):
+    for name, parameter in families.build(description).named_parameters(remove_duplicate=False):
         first = first_names.setdefault(id(parameter), name)
-        if name not in tensors and first in tensors:
-            tensors[name] = tensors[first]
-    return load({}, sizes, tensors)
+        if name not in own and first in own:
+            own[name] = own[first]
+    return own
 
 
 def stock_obstacle(model: nn.Module) -> str | None:
@@ -206,14 +210,14 @@ def stock_obstacle(model: nn.Module) -> str | None:
     >>> stock_obstacle(tiny_net()) is None
     True
     """
-    from nasframe.nn.blueprint import blueprint
-    from nasframe.nn.elastic import FAMILIES, base_of
+    from nasframe.nn.blueprint import blueprint, whole_class
+    from nasframe.nn.elastic import base_of, family_of
+    from nasframe.nn.rows import is_sliceable
 
+    if not is_sliceable(model):
+        return None if whole_class(model) is not None else f"{type(model).__name__} is no class of transformers"
     sizes = blueprint(model)
-    family = sizes["family"]
-    if family not in FAMILIES:
-        return f"{family} is no class of transformers"
-    heads = FAMILIES[family].sizes(base_of(model).config).heads
+    heads = family_of(model).sizes(base_of(model).config).heads
     layers = sizes["layers"]
     for index, layer in enumerate(layers):
         if layer["heads"] != heads:
@@ -264,7 +268,18 @@ def modeling_source(stock: type) -> str:
         definitions.append(f"AutoModel.register({config}, Nasframe{base.__name__}, exist_ok=True)")
     imports = f"from transformers import {', '.join(imported)}  # noqa: E402"
     own = "\n".join([imports, *definitions]) + "\n"
-    return "\n\n".join([inspect.getsource(elastic), inspect.getsource(hf.classes), own])
+    return "\n\n".join([inspect.getsource(elastic), _row_source(stock), inspect.getsource(hf.classes), own])
+
+
+def _row_source(stock: Any) -> str:
+    """Return the source of a class's row of the table of families, if a plugin has added it; else an empty text."""
+    from nasframe.nn.elastic import FAMILIES, row_of
+
+    model_type = stock.config_class.model_type
+    if model_type in FAMILIES:
+        return ""
+    # A row is plain data, so that its repr is its source.
+    return f"FAMILIES[{model_type!r}] = {row_of(model_type)!r}\n"
 
 
 def base_class(stock: type) -> Any:
@@ -300,9 +315,7 @@ def card_text(
     import yaml
     from jinja2 import Environment, PackageLoader
 
-    from nasframe.nn.blueprint import blueprint
-
-    sizes = blueprint(model)
+    sizes = families.summary(model)
     head: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["nasframe", "neural-architecture-search", "compression", sizes["family"]],
@@ -333,6 +346,27 @@ def card_text(
     )
 
 
+def keeps_plain(model: nn.Module) -> bool:
+    """Tell whether a run keeps a network as tensors and description, because no auto class would load it."""
+    from nasframe.hf import auto_classes
+    from nasframe.nn.blueprint import whole_class
+
+    cls = whole_class(model)
+    return cls is None or not auto_classes(cls)
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a network's tensors, each with memory of its own."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _whole_content(model: Any, cls: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return the configuration and the tensors of a model of transformers that cannot be sliced."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [cls.__name__]
+    return config, _state(model)
+
+
 def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return the configuration and the tensors to write in a mode."""
     from nasframe.nn.blueprint import blueprint, small_config
@@ -340,7 +374,7 @@ def _content(model: Any, mode: Mode, arch: Arch | None) -> tuple[Any, dict[str, 
 
     sizes = blueprint(model)
     stock = stock_class(model)
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    state = _state(model)
     fields = small_config(model.config, sizes).to_dict()
     # Of the checkpoint that the network came from; the new ones are set below, or when the configuration is saved.
     for key in ("model_type", "_name_or_path", "transformers_version", "auto_map", "architectures"):

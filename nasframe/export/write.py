@@ -24,6 +24,7 @@ from nasframe.errors import PluginError, UsageError, VerificationError
 from nasframe.export.files import (
     FORMAT_VERSION,
     Mode,
+    keeps_plain,
     stock_obstacle,
     write_arch,
     write_companions,
@@ -285,10 +286,8 @@ def _write_unverified(
     target: Path, model: nn.Module, tokenizer: Any, mode: Mode, card: Mapping[str, Any], arch: Arch | None
 ) -> None:
     """Write a network as a run keeps it; one that describes itself without the files to load it elsewhere."""
-    from nasframe.nn.custom import Described
-
     target.mkdir(parents=True)
-    if isinstance(model, Described):
+    if keeps_plain(model):
         write_plain(target, model)
         write_arch(target, model, arch)
         return

@@ -16,20 +16,24 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
+from nasframe.errors import RunError, listing
 from nasframe.nn.custom import Described, described, rebuilt
 from nasframe.nn.elastic import (
-    FAMILIES,
     FactorizedEmbedding,
     FactorizedLinear,
+    FamilyRow,
     base_of,
     family_name,
+    family_of,
     head_order,
     layer_sizes,
     layers_of,
     resize,
+    row_of,
     stock_class,
     words_of,
 )
+from nasframe.nn.rows import rows
 
 
 def blueprint(net: nn.Module) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def blueprint(net: nn.Module) -> dict[str, Any]:
     if isinstance(net, Described):
         return described(net)
     name = family_name(net)
-    family = FAMILIES[name]
+    family = family_of(net)
     # From the modules and not from the configuration, which does not know of layers that differ.
     layers = [layer_sizes(family, layer) for layer in layers_of(net)]
     base = base_of(net)
@@ -113,7 +117,7 @@ def small_config(config: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedC
     The number of heads stays the full network's, because transformers computes the size of a head from it. Of the
     fields that list an entry for each layer, the first entries stay; see :func:`config_of_layers` for other layers.
     """
-    family = FAMILIES[sizes["family"]]
+    family = _row(sizes["family"])
     config = config_of_layers(config, sizes["family"], range(len(sizes["layers"])))
     widest = max((layer["ffn"] for layer in sizes["layers"]), default=0)
     if widest:  # if no layer has neurons, the field keeps its value
@@ -138,7 +142,7 @@ def config_of_layers(config: PreTrainedConfig, family: str, positions: Sequence[
     >>> config_of_layers(config, "qwen2", [0, 2]).layer_types
     ['full_attention', 'sliding_attention']
     """
-    row = FAMILIES[family]
+    row = _row(family)
     kept = copy.deepcopy(config)
     for name in row.per_layer:
         entries = getattr(config, name, None)
@@ -168,7 +172,7 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
     >>> build(net.config, sizes).bert.encoder.layer[0].intermediate.dense
     Linear(in_features=32, out_features=17, bias=True)
     """
-    head_size = FAMILIES[blueprint["family"]].sizes(config).head_size
+    head_size = _row(blueprint["family"]).sizes(config).head_size
     if blueprint["head_size"] != head_size:
         raise ValueError(f"head_size: {blueprint['head_size']} is not the configuration's. Expected {head_size}.")
     cls = getattr(transformers, blueprint["model"])
@@ -176,6 +180,14 @@ def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | tor
     with torch.device(device):
         net = cls(small_config(config, blueprint))
         return resize(net, blueprint).eval()
+
+
+def _row(model_type: str) -> FamilyRow:
+    """Return the row of a blueprint's family."""
+    row = row_of(model_type)
+    if row is None:
+        raise RunError(f"{model_type}: no family that can be sliced has this name. Expected {listing(rows())}.")
+    return row
 
 
 def without_weights(config: PreTrainedConfig) -> nn.Module:
@@ -206,11 +218,63 @@ def load(config: dict[str, Any], blueprint: dict[str, Any], state: dict[str, tor
     >>> torch.equal(net(**tiny_inputs()).logits, again(**tiny_inputs()).logits)
     True
     """
-    if blueprint["family"] not in FAMILIES:  # a class of the user's own, which builds itself
+    if "sizes" in blueprint:  # a class of the user's own, which builds itself
         return rebuilt(blueprint, state)
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    with no_init_weights():  # to draw fresh ones would take longer than to read these
-        net: Any = build(AutoConfig.for_model(config["model_type"], **settings), blueprint, "cpu")
-    net.tie_weights()  # no_init_weights skips it, too
+    net = fresh(config, blueprint)
     net.load_state_dict(state)
     return net
+
+
+def fresh(config: dict[str, Any], blueprint: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """Return a network built from plain data, whose weights have any values; tied ones are tied.
+
+    Args:
+        config: the configuration as ``config.to_dict()`` gave it.
+        blueprint: the sizes, from :func:`blueprint`.
+        device: the network's device.
+    """
+    # To draw fresh ones would take longer than to read others; a few are drawn by constructors all the same.
+    with no_init_weights(), torch.random.fork_rng(devices=[]):
+        net: Any = build(config_from(config), blueprint, device)
+    net.tie_weights()  # no_init_weights skips it, too
+    return net
+
+
+def config_from(fields: dict[str, Any]) -> PreTrainedConfig:
+    """Return the configuration that ``to_dict`` returned the fields of."""
+    settings = {key: value for key, value in fields.items() if key != "model_type"}
+    return AutoConfig.for_model(fields["model_type"], **settings)
+
+
+def whole_class(net: nn.Module) -> Any:
+    """Return the class of transformers that a network is an instance of, ``None`` if it is of none.
+
+    >>> from nasframe.testing.toy import tiny_net
+    >>> whole_class(tiny_net()).__name__, whole_class(nn.Linear(2, 2))
+    ('BertForSequenceClassification', None)
+    """
+    for cls in type(net).__mro__:
+        is_public = getattr(transformers, cls.__name__, None) is cls
+        if is_public and cls.__module__.startswith("transformers.models."):
+            return cls
+    return None
+
+
+def fresh_whole(class_name: str, config: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """Return a network of transformers as its configuration has it, whose weights have any values.
+
+    Args:
+        class_name: a class of transformers.
+        config: the configuration as ``config.to_dict()`` gave it.
+        device: the network's device.
+
+    Raises:
+        RunError: this version of transformers has no such class.
+    """
+    cls = getattr(transformers, class_name, None)
+    if cls is None:
+        raise RunError(f"transformers {transformers.__version__} has no {class_name}. Expected a version that has it.")
+    with no_init_weights(), torch.random.fork_rng(devices=[]), torch.device(device):
+        net = cls(config_from(config))
+    net.tie_weights()
+    return net.eval()

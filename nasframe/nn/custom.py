@@ -122,17 +122,30 @@ def rebuilt(description: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -
     Raises:
         RunError: the class is not known, or its constructor makes other tensors than the description is of.
     """
-    cls = class_of(description)
-    with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are overwritten
-        net = cls(**description["sizes"])
+    net = made(description)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(
-            f"{cls.__name__}: the network that describe() tells has other tensors than the one that was stored. "
+            f"{type(net).__name__}: the network that describe() tells has other tensors than the one that was stored. "
             f"Expected the same: {error}"
         ) from error
     return net.eval()
+
+
+def made(description: Mapping[str, Any], device: str = "cpu") -> Described:
+    """Return the network of a description with the values that its constructor gives it.
+
+    Args:
+        description: from :func:`described`.
+        device: the device that the constructor makes tensors on.
+
+    Raises:
+        RunError: the class is not known.
+    """
+    cls = class_of(description)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return cls(**description["sizes"])
 
 
 def check_described(net: Described) -> None:

@@ -393,6 +393,18 @@ FAMILIES: dict[str, FamilyRow] = {
 }
 """The table of families that can be sliced, by the ``model_type`` of their configuration."""
 
+ROW_SOURCES: list[Callable[[], Mapping[str, FamilyRow]]] = []
+"""Functions that return further rows; ``nasframe.nn.rows`` adds one for the families of plugins."""
+
+
+def row_of(model_type: str | None) -> FamilyRow | None:
+    """Return the row of a type of model, ``None`` if there is none."""
+    row = FAMILIES.get(model_type or "")
+    if row is None and model_type:
+        for further_rows in ROW_SOURCES:
+            row = row or further_rows().get(model_type)
+    return row
+
 
 def stock_class(net: nn.Module) -> Any:
     """Return the transformers class that a network is an instance of, also behind subclasses.
@@ -402,8 +414,11 @@ def stock_class(net: nn.Module) -> Any:
     """
     for cls in type(net).__mro__:
         model_type = getattr(getattr(cls, "config_class", None), "model_type", None)
-        if cls.__module__.startswith("transformers.models.") and model_type in FAMILIES:
-            obstacle = FAMILIES[model_type].obstacle(net.config)
+        if not cls.__module__.startswith("transformers.models."):
+            continue
+        row = row_of(model_type)
+        if row is not None:
+            obstacle = row.obstacle(net.config)
             if obstacle:
                 raise TypeError(f"{type(net).__name__}: cannot be sliced: {obstacle}.")
             return cls
@@ -416,8 +431,10 @@ def family_name(net: nn.Module) -> str:
 
 
 def family_of(net: nn.Module) -> FamilyRow:
-    """Return a network's row in ``FAMILIES``."""
-    return FAMILIES[family_name(net)]
+    """Return a network's row of the table."""
+    row = row_of(family_name(net))
+    assert row is not None  # or stock_class would have refused the network
+    return row
 
 
 def base_of(net: nn.Module) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -200,6 +201,21 @@ class Traced:
         return number
 
 
+@contextmanager
+def _ties_kept() -> Iterator[None]:
+    """Let ``module.to("meta")`` inside the block keep tied weights tied: by itself it makes a parameter for each path.
+
+    A space may move what it extracts to the device of its network.
+    """
+    future = torch.__future__
+    before = future.get_swap_module_params_on_conversion()
+    future.set_swap_module_params_on_conversion(True)
+    try:
+        yield
+    finally:
+        future.set_swap_module_params_on_conversion(before)
+
+
 def shapes_of(inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Return the shapes of a network's inputs, by which a count of them is remembered."""
     return tuple((name, tuple(tensor.shape)) for name, tensor in inputs.items())
@@ -208,7 +224,7 @@ def shapes_of(inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[str, tuple[int,
 def _followed(method: Any, net: nn.Module, arch: Arch) -> Any:
     """Call a space's method on a network without values."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _ties_kept():
             return method(net, arch)
     except Exception as error:
         raise UncountableError(_reason(error)) from error

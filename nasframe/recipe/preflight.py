@@ -288,11 +288,12 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
 
 def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
     """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there."""
-    exporter = registry.make("exporter", stage.options.get("mode", "hetero"), {"base": plan.base, "notify": _unheard})
+    use = stage.options.get("mode", "hetero")
+    exporter = registry.make("exporter", use, {"base": plan.base, "notify": _unheard})
     validate = member(exporter, "validate")
     if validate is None:
         return
-    net = skeleton(plan)
+    net = stand_in(plan, [("exporter", use)])
     if net is not None:
         yield from _refusal(("mode",), "", validate, net)
 

@@ -257,8 +257,11 @@ def _search(report: RunReport, search: SearchRow) -> Section:
     title = "Search"
     if search.stage != "search":
         title += f": {search.stage}"
-    choices = [f"{choice.winner}: {choice.text}." for choice in search.choices]
-    return Section(title, text, grids=[plain_grid(heading, rows, left=2)], notes=choices)
+    notes = [f"{choice.winner}: {choice.text}." for choice in search.choices]
+    if search.full:
+        full = [f"{name} {tables.cost(report.cost_format(name), name, search.full)}" for name in search.full]
+        notes.append(f"Percentages refer to the super-network's largest architecture: {', '.join(full)}.")
+    return Section(title, text, grids=[plain_grid(heading, rows, left=2)], notes=notes)
 
 
 def _stored(report: RunReport) -> Iterator[Section]:

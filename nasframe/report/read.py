@@ -529,6 +529,7 @@ def _search(stage: Mapping[str, Any], trials: Rows, recipe: Mapping[str, Any], f
         points=points,
         winners=list(result.get("winners", ())),
         choices=_choices(result),
+        full=result.get("full", {}),
     )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nasframe.records import CostFormat, MetricFormat
@@ -85,7 +85,10 @@ class ChoiceRow:
 
 @dataclass(frozen=True)
 class SearchRow:
-    """What one search stage evaluated and found."""
+    """What one search stage evaluated and found.
+
+    ``full`` has the costs that the percentages of its bounds refer to, by name.
+    """
 
     stage: str
     aim: str | None
@@ -97,6 +100,7 @@ class SearchRow:
     points: Sequence[Point]
     winners: Sequence[str]
     choices: Sequence[ChoiceRow]
+    full: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def stage_keys(plan: Plan, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         parts = definition(plan, position)
         parts["material"] = dict(inputs)
         parts["environment"] = machine
-        parts["source"] = sources(names_in(parts))
+        # No recipe names families, so each of them may be the one that describes a network.
+        parts["source"] = sources(names_in(parts) | registry.factories("family").keys())
         parts["upstream"] = upstream
         parts["format"] = FORMAT
         keys.append(parts)

@@ -147,7 +147,8 @@ class Finished:
         if objectives:
             first: str = objectives[0]
             return first
-        return objective_in(str(self.data["primary"]), metric_formats(self.data))
+        primary = str(self.data["primary"])
+        return objective_in({primary: metric_format(metric_formats(self.data), primary)}, primary)
 
     def estimator(self, name: str) -> Any:
         """Return the estimator of a cost, with the recipe's options if it has some."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasframe import families
 from nasframe.interfaces import CURRENT, Origin
 from nasframe.processes import device
 from nasframe.store import SHARED_SAMPLER, load_state, save_state
@@ -124,26 +125,24 @@ class Snapshots:
 
     def _save_net(self, net: nn.Module) -> str:
         """Write a network unless it is on disk already, and return its file's name."""
-        from nasframe.nn.blueprint import blueprint
-
         for name, known in self.nets.items():
             if known is net:  # stages never change a network in place, so the file still has its weights
                 return name
         # Never the name of an older file: the last complete snapshot may still need that one.
         name = f"net-{uuid.uuid4().hex}"
-        config: Any = net.config
-        state = {"config": config.to_dict(), "blueprint": blueprint(net), "state": net.state_dict()}
+        state = {"description": families.describe(net), "state": net.state_dict()}
         self.store.checkpoint(name).save(state)
         self.nets[name] = net
         return name
 
     def _load_net(self, name: str) -> nn.Module:
         """Return a network that :meth:`_save_net` wrote."""
-        from nasframe.nn.blueprint import load
-
         if name not in self.nets:
             state = load_state(self.store.checkpoint(name).path)
-            net = load(state["config"], state["blueprint"], state["state"])
+            description = state.get("description")
+            if description is None:  # written by an earlier version
+                description = {**state["blueprint"], "config": state["config"]}
+            net = families.build(description, state["state"])
             self.nets[name] = net.to(device()).eval()
         return self.nets[name]
 

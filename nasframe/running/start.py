@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nasframe import families
 from nasframe.errors import UsageError
 from nasframe.processes import leader
 from nasframe.reads import NAMES, UNKNOWN
@@ -142,13 +143,14 @@ def input_digests(inputs: RunInputs) -> dict[str, Any]:
 
 
 def net_digest(net: nn.Module | None) -> str:
-    """Return the digest of a network: its class, its configuration, and every tensor with its name."""
+    """Return the digest of a network: its class, its configuration or description, and every tensor with its name."""
     import torch
 
     if net is None:  # the recipe's space needs none
         return ""
-    config: Any = net.config
-    options = config.to_dict()
+    config = getattr(net, "config", None)
+    # A configuration says more than its family's description, such as the names of classes.
+    options = families.describe(net) if config is None else config.to_dict()
     for key in ("_name_or_path", "transformers_version"):  # where it lies and who wrote it change no number
         options.pop(key, None)
     text = json.dumps([type(net).__name__, options], sort_keys=True, default=str)

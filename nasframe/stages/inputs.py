@@ -102,8 +102,8 @@ class RunInputs:
         if not isinstance(task, TextSource):
             name, _ = registry.use_of(self.plan.task)
             raise UsageError(
-                f"model.tokenizer: it would be made from the texts of task {name!r}, which gives none. "
-                "Expected a task of texts, or no tokenizer."
+                f"model: its tokenizer would be made from the texts of task {name!r}, which gives none. "
+                "Expected a task of texts."
             )
         with self.reads:
             return model.make_tokenizer(task.training_texts())
@@ -181,7 +181,7 @@ class RunInputs:
             return None
         with self.reads:
             net = self.model.skeleton()
-        return None if net is None else net.config
+        return getattr(net, "config", None)
 
     def task_for(self, tokenizer: Any) -> Task:
         """Return the task with a tokenizer. Its classes are in the order of the checkpoint's head, if there is one.

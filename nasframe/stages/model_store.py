@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe import registry
+from nasframe import families, registry
 from nasframe.digests import files_below, fresh_digest
 from nasframe.errors import UsageError
 from nasframe.processes import leader
@@ -90,9 +90,7 @@ def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
 
 def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None = None) -> None:
     """Keep a model's shape, and the architecture that it was extracted with."""
-    from nasframe.nn.blueprint import blueprint
-
-    fields: dict[str, Any] = {"blueprint": blueprint(net)}
+    fields: dict[str, Any] = {"blueprint": families.summary(net)}
     # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
     if facts:

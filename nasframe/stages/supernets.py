@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from nasframe import families
 from nasframe.errors import PluginError, UsageError
 from nasframe.interfaces import SpaceTraits, traits_of
 from nasframe.processes import device
@@ -24,19 +25,15 @@ def require_storable(net: nn.Module, what: str) -> None:
     Raises:
         UsageError: it cannot; says what is missing.
     """
-    from nasframe.nn.blueprint import blueprint
     from nasframe.nn.custom import Described, check_described
 
     if isinstance(net, Described):
         check_described(net)
         return
     try:
-        blueprint(net)
-    except TypeError as error:
-        raise UsageError(
-            f"{what}: a {type(net).__name__} cannot be kept between stages, because nothing says how to build it again "
-            f"({error}) A network of your own inherits from nasframe.Described."
-        ) from error
+        families.check(net)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from error
 
 
 def made_supernet(space: Any, net: nn.Module, seed: int, name: str) -> nn.Module:

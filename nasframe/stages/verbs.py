@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.declarations import COSTS, DECLARATIONS, Declaration, matching
+from nasframe.declarations import COSTS, DECLARATIONS, Declaration, listed, matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
 from nasframe.measures import objective_of
@@ -208,7 +208,7 @@ def search(
     proposer = choose.sampler(stage, sampler, work, sought)
     # A bound of 50 % is half of what the super-network's largest architecture costs.
     full = full_costs({name: stage.estimators[name] for name in limited}, space, net)
-    bounds, shares = parse_limits(constraints, budgets, full)
+    bounds, bounds_of_budgets = parse_limits(constraints, budgets, full)
     evaluator = Evaluator(stage, work, fit, precision)
     agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
     rule = WinnerRule(
@@ -234,7 +234,7 @@ def search(
             trials=trials,
             within=choose.domain(stage, space, sampler, within),
             bounds=bounds,
-            budgets=shares,
+            budgets=bounds_of_budgets,
             examples=loop.subset(examples, work.task.sizes.get("select")),
             finalists=finalists,
             remeasure=measure.remeasure(stage, space, net, limited),
@@ -252,11 +252,19 @@ def search(
     stage.add_ledger(summed(entries))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
-    _record_search(stage, trials, result, named_budgets(save_as, bounds, shares))
+    shares = [name for name in sorted(limited) if _has_share(constraints.get(name), budgets.get(name))]
+    if shares:
+        stage.result["full"] = {name: full[name] for name in shares}
+    _record_search(stage, trials, result, named_budgets(save_as, bounds, bounds_of_budgets))
     _notify_of_shortfall(stage, trials, result)
     _notify_of_unknown_error(stage, result, objectives[0])
     winners = {name: trial.arch for name, trial in result.winners.items()}
     return replace(work, archs={**work.archs, **winners})
+
+
+def _has_share(*bounds: Any) -> bool:
+    """Tell whether some of a cost's bounds are percentages."""
+    return any("%" in str(bound) for several in bounds for bound in listed(several))
 
 
 def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:

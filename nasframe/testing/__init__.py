@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasframe.testing.estimators import EstimatorContract
     from nasframe.testing.exporters import ExporterContract
+    from nasframe.testing.families import FamilyContract
     from nasframe.testing.kit import Contract, ContractError, run_checks
     from nasframe.testing.models import ModelContract
     from nasframe.testing.modifiers import ModifierContract
@@ -21,8 +22,19 @@ if TYPE_CHECKING:
     from nasframe.testing.transforms import TransformContract
 
 __all__ = [
-    "Contract", "ContractError", "EstimatorContract", "ExporterContract", "ModelContract", "ModifierContract",
-    "SamplerContract", "SpaceContract", "TaskContract", "TrainerContract", "TransformContract", "run_checks",
+    "Contract",
+    "ContractError",
+    "EstimatorContract",
+    "ExporterContract",
+    "FamilyContract",
+    "ModelContract",
+    "ModifierContract",
+    "SamplerContract",
+    "SpaceContract",
+    "TaskContract",
+    "TrainerContract",
+    "TransformContract",
+    "run_checks",
 ]  # fmt: skip
 
 
@@ -33,7 +45,9 @@ def __getattr__(name: str) -> Any:
     if name in ("Contract", "ContractError", "run_checks"):
         home = "kit"
     else:
+        from nasframe.registry import plural
+
         kind = name.removesuffix("Contract").lower()
-        home = f"{kind}s"
+        home = plural(kind)
     module = import_module(f"nasframe.testing.{home}")
     return getattr(module, name)

@@ -84,3 +84,10 @@ def register_exporters(register):
     register("hetero", f"{HERE}.exporters:Hetero")
     register("padded", f"{HERE}.exporters:Padded")
     register("stock", f"{HERE}.exporters:Stock")
+
+
+@hookimpl
+def register_families(register):
+    register("sliceable", f"{HERE}.families:sliceable", example=f"{HERE}.examples:SliceableFamily")
+    register("described", f"{HERE}.families:Own", example=f"{HERE}.examples:DescribedFamily")
+    register("transformers", f"{HERE}.families:Transformers", example=f"{HERE}.examples:TransformersFamily")

@@ -326,8 +326,8 @@ def _network(config: PreTrainedConfig | Outline) -> _Network:
         return _Network(lengths["layers"], lengths["heads"], lengths["ffn"], cost)
     from nasframe.nn.blueprint import without_weights
     from nasframe.nn.count import params
-    from nasframe.nn.elastic import FAMILIES
+    from nasframe.nn.rows import row_for
 
-    sizes = FAMILIES[config.model_type].sizes(config)  # which families there are was checked before
+    sizes = row_for(config).sizes(config)
     cost = params(without_weights(config), "encoder").layers[-1]
     return _Network(sizes.layers, sizes.heads // sizes.group, sizes.ffn, cost, sizes.group)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from nasframe.interfaces import SizedSpace, SpaceTraits, traits_of
-from nasframe.nn.additive import Additive
+from nasframe.nn.additive import Additive, SliceError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
 from nasframe.records import Arch, CostTable, Size
@@ -39,18 +39,19 @@ class Counted:
     Args:
         unit: its unit.
         count: returns the additive cost (``nasframe.nn.additive.Additive``) of a network, or of its outline.
-        trace: returns the cost of a sub-network that is no slice; ``None`` if it cannot be counted.
         factor: multiplies the count.
         heading: the heading of its column in tables.
         highlight: its name in a sentence, if reports show it first.
+        trace: returns the cost of a sub-network that is no slice, ``None`` if it cannot be counted; by default the
+            extracted model is counted.
     """
 
     unit: str
     count: Callable[[nn.Module], Any]
-    trace: Callable[[Callable[[Any], Additive], Any, nn.Module, Arch | None], float | None]
     factor: float = 1.0
     heading: str = ""
     highlight: str = ""
+    trace: Callable[[Callable[[Any], Additive], Any, nn.Module, Arch | None], float | None] | None = None
     _additive_costs: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)  # by network
 
     def estimate(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None = None) -> float | None:
@@ -66,6 +67,9 @@ class Counted:
             return self.factor * float(self._additive(net).of(space.sizes(arch)))
         if isinstance(net, Outline):  # sizes alone do not say what an architecture is made of
             return None
+        if self.trace is None:
+            model = net if arch is None or space is None else space.extract(net, arch)
+            return self.factor * float(self.count(model).of())
         cost = self.trace(self.count, space, net, arch)
         return None if cost is None else self.factor * cost
 
@@ -74,7 +78,12 @@ class Counted:
         if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive or not _slices(net):
             return None
         additive = self._additive(net)
-        table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
+        try:
+            table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
+        except (IndexError, SliceError):
+            # The domain is of a larger network than this one, as if it had been extracted before: architectures that it
+            # does have are still estimated one by one.
+            return None
         choices = {}
         for knob, costs in table.choices.items():
             choices[knob] = [self.factor * cost for cost in costs]
@@ -206,7 +215,7 @@ def params(notify: Notify = say) -> Counted:
     True
     """
     trace = partial(Tracing(notify).params, "all")
-    return Counted("parameters", partial(_params, part="all"), trace, heading="params")
+    return Counted("parameters", partial(_params, part="all"), trace=trace, heading="params")
 
 
 def backbone_params(notify: Notify = say) -> Counted:
@@ -216,7 +225,7 @@ def backbone_params(notify: Notify = say) -> Counted:
         notify: injected; told if a network has no such part.
     """
     trace = partial(Tracing(notify).params, "backbone")
-    return Counted("parameters", partial(_params, part="backbone"), trace, heading="backbone")
+    return Counted("parameters", partial(_params, part="backbone"), trace=trace, heading="backbone")
 
 
 def encoder_params(notify: Notify = say) -> Counted:
@@ -227,7 +236,7 @@ def encoder_params(notify: Notify = say) -> Counted:
     """
     count_params = partial(_params, part="encoder")
     trace = partial(Tracing(notify).params, "encoder")
-    return Counted("parameters", count_params, trace, heading="encoder", highlight="encoder parameters")
+    return Counted("parameters", count_params, trace=trace, heading="encoder", highlight="encoder parameters")
 
 
 def macs(
@@ -248,7 +257,8 @@ def macs(
         notify: injected; told if a network cannot be counted.
         probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    return Counted("MACs", *_macs_of(batch, length, count, notify, probe_inputs), heading="MACs", highlight="MACs")
+    count_macs, trace = _macs_of(batch, length, count, notify, probe_inputs)
+    return Counted("MACs", count_macs, heading="MACs", highlight="MACs", trace=trace)
 
 
 def flops(
@@ -267,7 +277,8 @@ def flops(
         notify: injected; told if a network cannot be counted.
         probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    return Counted("FLOPs", *_macs_of(batch, length, count, notify, probe_inputs), factor=2.0, heading="FLOPs")
+    count_macs, trace = _macs_of(batch, length, count, notify, probe_inputs)
+    return Counted("FLOPs", count_macs, factor=2.0, heading="FLOPs", trace=trace)
 
 
 def _macs_of(
@@ -285,7 +296,7 @@ def size(notify: Notify = say) -> Counted:
     Args:
         notify: injected; told if a network cannot be counted.
     """
-    return Counted("bytes", _size, Tracing(notify).size, heading="size")
+    return Counted("bytes", _size, heading="size", trace=Tracing(notify).size)
 
 
 # Bytes depend on the types of the weights, which an outline does not have.

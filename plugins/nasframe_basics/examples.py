@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nasframe.testing import ModelContract, TaskContract
+import torch
+from torch import nn
+from transformers import AlbertConfig, AlbertForSequenceClassification
+
+from nasframe.nn.custom import Described
+from nasframe.testing import FamilyContract, ModelContract, TaskContract
 from nasframe.testing.toy import tiny_net, tiny_tokenizer
 
 WORDS = ("a", "dull", "fine", "film", "plot", "long", "short", "scene", "is", "not")
@@ -86,7 +91,7 @@ class FromConfig(ModelContract):
         tiny_tokenizer().save_pretrained(folder)
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         configuration = {**sizes, "vocab_size": 97, "max_position_embeddings": 512}
-        return {"type": "bert", "configuration": configuration, "tokenizer": str(folder)}
+        return {"type": "bert", "configuration": configuration, "tokens": str(folder)}
 
 
 def sentences(count: int) -> Iterator[tuple[str, int]]:
@@ -97,3 +102,63 @@ def sentences(count: int) -> Iterator[tuple[str, int]]:
         words = [WORDS[ones], WORDS[tens], *WORDS[: i % 3]]
         label = int("fine" in words)
         yield " ".join(words), label
+
+
+class SliceableFamily(FamilyContract):
+    """One of the networks that can be sliced; tests try the others."""
+
+    def net(self) -> nn.Module:
+        """Return a tiny BERT."""
+        return tiny_net(attn_implementation="eager")
+
+
+class DescribedFamily(FamilyContract):
+    """A network of one's own."""
+
+    def net(self) -> nn.Module:
+        """Return one with tied weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Mirrored(6).eval()
+
+
+class TransformersFamily(FamilyContract):
+    """A model of transformers that cannot be sliced: ALBERT's layers share their weights."""
+
+    def net(self) -> nn.Module:
+        """Return a tiny ALBERT."""
+        config = AlbertConfig(
+            vocab_size=97,
+            embedding_size=8,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AlbertForSequenceClassification(config).eval()
+
+
+class Mirrored(Described):
+    """Average embedded tokens, and map the average to logits with two maps of one weight.
+
+    Args:
+        width: of the embedding and of both maps.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(97, width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.second.weight = self.first.weight
+
+    def describe(self) -> dict[str, Any]:
+        """Return the width."""
+        return {"width": self.embed.embedding_dim}
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the logits of token ids ``(examples, tokens)``."""
+        states = self.embed(input_ids) * attention_mask[..., None]
+        return {"logits": self.second(self.first(states.mean(1)).relu())}

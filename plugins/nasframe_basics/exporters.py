@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nasframe.errors import UsageError
 from nasframe.export import files
 from nasframe.interfaces import ExportContent, Loading
+from nasframe.outline import Outline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +21,12 @@ class Hetero:
     (``nasframe.Described``) is written with its own source files and loads with ``AutoModel``.
     """
 
-    def validate(self, net: nn.Module) -> None:
+    sizes_suffice = True
+
+    def validate(self, net: nn.Module | Outline) -> None:
         """Refuse a network that is of no class of transformers, or whose source files need more than torch."""
+        if isinstance(net, Outline):  # of an encoder whose class is known
+            return
         from nasframe.export import described
         from nasframe.nn.custom import Described
 
@@ -45,8 +50,12 @@ class Padded:
     The outputs are the same. The files, and the operations, are those of the larger sizes; the model card says so.
     """
 
-    def validate(self, net: nn.Module) -> None:
+    sizes_suffice = True
+
+    def validate(self, net: nn.Module | Outline) -> None:
         """Refuse a network that is of no class of transformers."""
+        if isinstance(net, Outline):
+            return
         _refuse_foreign(net)
 
     def write(self, model: nn.Module, directory: Path, content: ExportContent) -> Loading:
@@ -60,8 +69,12 @@ class Stock:
     All layers then have the same width, and the hidden size is heads × head size.
     """
 
-    def validate(self, net: nn.Module) -> None:
+    sizes_suffice = True
+
+    def validate(self, net: nn.Module | Outline) -> None:
         """Refuse a network whose sizes a plain configuration cannot express."""
+        if isinstance(net, Outline):
+            return
         _refuse_foreign(net)
         obstacle = files.stock_obstacle(net)
         if obstacle is not None:

@@ -35,11 +35,11 @@ class FromConfig:
         type: the ``model_type`` of transformers, such as ``vit``, ``llama`` or ``bert``.
         configuration: the fields of its configuration, such as ``{hidden_size: 64, num_hidden_layers: 4}``; the
             defaults of the others are transformers', which are those of a large model.
-        tokenizer: ``bpe`` makes a byte-level BPE tokenizer of ``vocab_size`` tokens from the task's training texts; a
+        tokens: ``bpe`` makes a byte-level BPE tokenizer of ``vocab_size`` tokens from the task's training texts; a
             directory or a hub id names a tokenizer to load. A network that reads images needs none.
         attention: which of transformers' attention functions to use.
         auto_class: injected; the auto class of transformers that has the head which the task needs.
-        base: injected; the folder that a relative ``tokenizer`` belongs to.
+        base: injected; the folder that a relative ``tokens`` belongs to.
         notify: injected; receives notices about tokens that do not occur.
 
     Raises:
@@ -58,7 +58,7 @@ class FromConfig:
         self,
         type: str,
         configuration: Mapping[str, Any] | None = None,
-        tokenizer: Literal["bpe"] | Path | str | None = None,
+        tokens: Literal["bpe"] | Path | str | None = None,
         attention: Literal["sdpa", "eager"] = "sdpa",
         auto_class: str = SEQUENCE,
         base: Path | None = None,
@@ -67,7 +67,7 @@ class FromConfig:
         self.type = type
         self.fields = dict(configuration or {})
         self.attention = attention
-        self._tokenizer = tokenizer
+        self._tokens = tokens
         self._auto = auto_class
         self._base = base
         self._notify = notify
@@ -90,7 +90,7 @@ class FromConfig:
 
     def makes_tokenizer(self) -> bool:
         """Tell whether the tokenizer is made from the task's training texts."""
-        return self._tokenizer == "bpe"
+        return self._tokens == "bpe"
 
     def make_tokenizer(self, texts: Iterable[str]) -> Any:
         """Return the byte-level BPE tokenizer of the texts."""
@@ -99,7 +99,7 @@ class FromConfig:
         ids = highest_id(tokenizer) + 1
         rows = embedding_rows(net)
         if ids < rows:
-            self._notify("model.tokenizer", f"The texts give {ids} tokens of {rows}. The other rows are never used.")
+            self._notify("model.tokens", f"The texts give {ids} tokens of {rows}. The other rows are never used.")
         return tokenizer
 
     def tokenizer(self) -> Any:
@@ -119,18 +119,16 @@ class FromConfig:
 
     def _made_or_loaded(self, local: bool, notify: Notify) -> Any:
         net = self._net()
-        if self._tokenizer is None:
+        if self._tokens is None:
             if reads_texts(net):
-                raise refusal(
-                    "tokenizer", [f"missing: {self.type} reads token ids. Expected bpe, or a tokenizer's path."]
-                )
+                raise refusal("tokens", [f"missing: {self.type} reads token ids. Expected bpe, or a tokenizer's path."])
             return None
         if not reads_texts(net):
-            raise refusal("tokenizer", [f"{self.type} reads no token ids. Expected no tokenizer."])
-        if self._tokenizer == "bpe":
+            raise refusal("tokens", [f"{self.type} reads no token ids. Expected no tokenizer."])
+        if self._tokens == "bpe":
             return bpe.untrained(net.config.vocab_size, longest_input(net), self._is_encoder())
-        folder = located(self._tokenizer, self._base)
-        source = Source(str(folder) if folder.is_dir() else str(self._tokenizer), local=local)
+        folder = located(self._tokens, self._base)
+        source = Source(str(folder) if folder.is_dir() else str(self._tokens), local=local)
         tokenizer = load_tokenizer(source)
         if tokenizer is None:
             return None
@@ -156,7 +154,7 @@ class FromConfig:
         except RecipeError:
             raise
         except UsageError as error:
-            raise refusal("tokenizer", [str(error)]) from None
+            raise refusal("tokens", [str(error)]) from None
 
     def skeleton(self) -> nn.Module | None:
         """Return the network without values, on the meta device; ``None`` if there is no such network."""
@@ -167,9 +165,9 @@ class FromConfig:
 
     def files(self) -> list[Path]:
         """Return the tokenizer's directory, if there is one."""
-        if self._tokenizer is None or self._tokenizer == "bpe":
+        if self._tokens is None or self._tokens == "bpe":
             return []
-        folder = located(self._tokenizer, self._base)
+        folder = located(self._tokens, self._base)
         return [folder] if folder.is_dir() else []
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
@@ -236,7 +234,7 @@ class FromConfig:
 
     def _token_ids(self, known: Iterable[str]) -> dict[str, int]:
         """Return the ids of the special tokens, if the tokenizer is made here."""
-        if self._tokenizer != "bpe":
+        if self._tokens != "bpe":
             return {}
         if "vocab_size" not in self.fields:
             text = "vocab_size: missing. Expected the number of tokens that the tokenizer has."

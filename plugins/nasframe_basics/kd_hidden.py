@@ -49,18 +49,19 @@ class KDHidden(Modifier):
 
     def on_start(self, job: TrainJob) -> None:
         """Check, before any work, that the teacher exists and that the map fits it."""
-        from nasframe.nn.elastic import layers_of
+        from nasframe.nn.rows import depth_of
         from nasframe.training.step import saved_model
 
         if not self.weight:
             return
-        teacher_depth = len(layers_of(saved_model(job, self.teacher)))
+        teacher_depth = depth_of(saved_model(job, self.teacher))
         if job.sampler is not None:  # the student's depth differs from step to step
             return
-        student_layers = layers_of(job.net)
         if job.arch is not None and "layers" in job.arch:
-            student_layers = job.arch["layers"]
-        layer_pairs(self.layers, len(student_layers), teacher_depth, job.arch)
+            student_depth = len(job.arch["layers"])
+        else:
+            student_depth = depth_of(job.net)
+        layer_pairs(self.layers, student_depth, teacher_depth, job.arch)
 
     def on_loss(self, step: Step, loss: torch.Tensor) -> torch.Tensor:
         """Return the loss with the layers' mean squared errors."""

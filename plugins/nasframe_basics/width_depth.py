@@ -228,16 +228,9 @@ def _limits(config: PreTrainedConfig | Outline | None) -> _Limits:
     if isinstance(config, Outline):
         lengths = config.lengths
         return _Limits(lengths["layers"], lengths["heads"], lengths["ffn"])
-    from nasframe.nn.elastic import FAMILIES
+    from nasframe.nn.rows import row_for
 
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise UsageError(
-            f"{config.model_type}: not a family that can be sliced. Expected one of {', '.join(FAMILIES)}."
-        )
-    obstacle = family.obstacle(config)
-    if obstacle:
-        raise UsageError(f"{config.model_type}: cannot be sliced: {obstacle}.")
+    family = row_for(config)
     sizes = family.sizes(config)  # a family has names of its own for these numbers
     return _Limits(sizes.layers, sizes.heads, sizes.ffn, sizes.group, family.keeps_first)
 

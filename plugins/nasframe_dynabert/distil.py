@@ -101,11 +101,11 @@ class DynaBERT(Modifier):
 
     def teacher_arch(self, step: Step) -> Arch | None:
         """Return the teacher's sub-network from which this one learns; ``None`` is the full network."""
-        from nasframe.nn.elastic import layers_of
+        from nasframe.nn.rows import depth_of
 
         if self.width == "full" or step.arch is None:
             return None
-        depth = len(layers_of(step.job.models[self.teacher]))
+        depth = depth_of(step.job.models[self.teacher])
         return full_depth(step.arch, depth)  # (D5)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
-from nasframe.nn.elastic import layers_of, stock_class
+from nasframe.nn.elastic import LINEAR, layers_of, stock_class
 from nasframe.nn.groups import tensor_of
 from nasframe.nn.prox import soft_threshold, stay_in_orthant_
 from nasframe.records import NonNegative
@@ -180,7 +180,7 @@ def matrices(net: nn.Module) -> list[str]:
     inside = {id(module) for module in penalised.modules()}
     names = []
     for name, module in net.named_modules():
-        has_matrix = isinstance(module, nn.Linear | nn.Conv2d)
+        has_matrix = isinstance(module, (*LINEAR, nn.Conv2d))
         if has_matrix and id(module) in inside:
             names.append(f"{name}.weight")
     return names

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn import slices
-from nasframe.nn.elastic import FAMILIES, FamilyRow
+from nasframe.nn.elastic import FamilyRow
 from nasframe.nn.formats import (
     Format,
     encoder_matrices,
@@ -24,6 +24,7 @@ from nasframe.nn.formats import (
     shown,
 )
 from nasframe.nn.patterns import require_divisible
+from nasframe.nn.rows import row_for
 from nasframe.nn.storage import stored_bits
 from nasframe.records import Arch, Forward
 from nasframe.search.domain import Choices
@@ -51,9 +52,7 @@ class NMBits:
         remainder: Literal["refuse", "pad"] = "refuse",
         config: Any = None,
     ) -> None:
-        family = FAMILIES.get(getattr(config, "model_type", "").removeprefix("nasframe-"))
-        if family is None:
-            raise UsageError(f"nm_bits: the network is of an unknown family. Expected one of {', '.join(FAMILIES)}.")
+        family = row_for(config, "nm_bits")
         refuse_transposed(family, f"nm_bits: {config.model_type}")
         distinct = set(map(parse_format, formats))
         # From the smallest to the largest, as a domain orders its values.
@@ -177,6 +176,7 @@ def per_weight(form: Format) -> float:
 def knob_of(family: FamilyRow, name: str) -> str | None:
     """Return the knob that a linear map of the encoder's layers belongs to.
 
+    >>> from nasframe.nn.elastic import FAMILIES
     >>> knob_of(FAMILIES["bert"], "3.attention.output.dense")
     'merge.3'
     """

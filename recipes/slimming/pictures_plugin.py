@@ -3,7 +3,7 @@
 from nasframe import hookimpl
 
 HERE = "nasframe_pictures"
-PLUGIN_API = 1
+PLUGIN_API = 2
 
 
 @hookimpl

@@ -23,6 +23,7 @@ from nasframe.nn.factorize import factorize_embedding
 from nasframe.nn.formats import encoder_matrices, note, parse_format, shown
 from nasframe.nn.slices import extract, view
 from nasframe.testing.toy import tiny_inputs, tiny_net
+from nasframe.testing.toy_network import ToyNet
 from nasframe.weights import quiet
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
@@ -43,6 +44,12 @@ def expected_of(net, arch):
     inputs = tiny_inputs()
     with torch.no_grad():
         return {"inputs": inputs, "logits": view(net, arch)(**inputs).logits}
+
+
+def outputs_of(model):
+    inputs = tiny_inputs()
+    with torch.no_grad():
+        return {"inputs": inputs, "outputs": model(**inputs)}
 
 
 def in_formats():
@@ -72,6 +79,8 @@ def exported(tmp_path_factory):
         models[f"rank-{mode}"], modes[f"rank-{mode}"] = factorize_embedding(net(), 6), mode
     for mode, sizes in (("hetero", {"layers": [0, 2], "ffn.0": 24}), ("padded", {"ffn.1": 20}), ("stock", {})):
         models[f"formats-{mode}"], modes[f"formats-{mode}"] = extract(in_formats(), sizes), mode
+    models["own"], modes["own"] = ToyNet(4).eval(), "hetero"
+    expected["own"] = outputs_of(models["own"])
     (folder / "bert-hetero@50%").mkdir()
     (folder / "bert-hetero@50%" / "predictions.csv").write_text("id,label\n")
     card = {"task": "toy", "metrics": {"accuracy": 0.5}, "models": {"stock": {"metrics": {"accuracy": 0.75}}}}
@@ -156,6 +165,21 @@ def test_configuration_records_the_sizes(exported):
     arch = json.loads((folder / "bert-hetero@50%" / "arch.json").read_text())
     assert arch["arch"] == ARCH
     assert arch["blueprint"]["layers"] == [{"heads": 3, "ffn": 17}, {"heads": 0, "ffn": 64}]
+
+
+def test_a_network_of_ones_own_brings_its_files(exported):
+    folder, _, expected, reports = exported
+    files = {path.name for path in (folder / "own").iterdir()}
+    assert {"toy_network.py", "described_nasframe.py", "modeling_nasframe.py", "config.json"} <= files
+    assert not any("import nasframe" in path.read_text() for path in (folder / "own").glob("*.py"))
+    assert reports["own"]["outputs"] == {"logits": [3, 2]}
+    again = model_files.read_net(folder / "own")
+    assert type(again) is ToyNet
+    assert again.mirror_again.weight is again.mirror.weight, "tied by the constructor, and stored once"
+    assert sum("mirror" in name for name in load_file(folder / "own" / "model.safetensors")) == 3
+    with torch.no_grad():
+        logits = again(**expected["own"]["inputs"])["logits"]
+    assert torch.equal(logits, expected["own"]["outputs"]["logits"])
 
 
 def test_tokenizer_and_card_travel_along(exported):

@@ -33,10 +33,10 @@ def refused(**options):
 
 
 def test_the_task_decides_on_the_head():
-    net = FromConfig("llama", LLAMA, tokenizer="bpe", auto_class=TOKENS).load(None, seed=0)
+    net = FromConfig("llama", LLAMA, tokens="bpe", auto_class=TOKENS).load(None, seed=0)
     assert type(net).__name__ == "LlamaForCausalLM"
     assert (net.config.pad_token_id, net.config.bos_token_id, net.config.eos_token_id) == (0, 1, 2)
-    net = FromConfig("llama", LLAMA, tokenizer="bpe").load(["a", "b", "c"], seed=0)
+    net = FromConfig("llama", LLAMA, tokens="bpe").load(["a", "b", "c"], seed=0)
     assert net.score.out_features == 3
     net = FromConfig("vit", VIT, auto_class=IMAGES).load(["a", "b", "c"], seed=0)
     assert net.config.label2id == {"a": 0, "b": 1, "c": 2}
@@ -57,9 +57,9 @@ def test_the_task_decides_on_the_head():
             "transformers refuses it for AutoModelForCausalLM",
         ),
         ({"type": "llama", "configuration": LLAMA}, "missing: llama reads token ids. Expected bpe"),
-        ({"type": "vit", "configuration": VIT, "tokenizer": "bpe"}, "vocab_size: missing"),
+        ({"type": "vit", "configuration": VIT, "tokens": "bpe"}, "vocab_size: missing"),
         (
-            {"type": "bert", "tokenizer": "bpe", "configuration": {"vocab_size": 99}},
+            {"type": "bert", "tokens": "bpe", "configuration": {"vocab_size": 99}},
             "too few for a byte-level tokenizer",
         ),
     ],
@@ -76,16 +76,14 @@ def test_fields_of_the_task_have_another_place():
 
 def test_a_tokenizer_is_made_of_the_training_texts():
     notices = []
-    model = FromConfig(
-        "llama", LLAMA, tokenizer="bpe", auto_class=TOKENS, notify=lambda *notice: notices.append(notice)
-    )
+    model = FromConfig("llama", LLAMA, tokens="bpe", auto_class=TOKENS, notify=lambda *notice: notices.append(notice))
     assert model.makes_tokenizer()
     assert len(model.tokenizer()) == 260, "bytes and special tokens"
     made = model.make_tokenizer(["the fish the fish the fish"])
     assert made.model_max_length == 48
     assert "Ġthe" in made.get_vocab()
     ((place, text),) = notices
-    assert place == "model.tokenizer"
+    assert place == "model.tokens"
     assert f"The texts give {len(made)} tokens of 300" in text
 
 
@@ -101,7 +99,7 @@ def test_weights_come_from_the_seed_and_torch_is_left_alone():
 
 @pytest.mark.parametrize(("kind", "sizes", "auto"), [("vit", VIT, IMAGES), ("llama", LLAMA, TOKENS)])
 def test_a_saved_network_is_loaded_by_hf_with_the_head_of_the_task(tmp_path, kind, sizes, auto):
-    model = FromConfig(kind, sizes, tokenizer="bpe" if kind == "llama" else None, auto_class=auto)
+    model = FromConfig(kind, sizes, tokens="bpe" if kind == "llama" else None, auto_class=auto)
     net = model.load(["a", "b"], seed=0)
     net.save_pretrained(tmp_path)
     if kind == "llama":

@@ -2,7 +2,7 @@
 
 from nasframe import hookimpl
 
-PLUGIN_API = 1  # the version this was made for; nasframe does not load plugins for another one
+PLUGIN_API = 2  # the version this was made for; nasframe does not load plugins for a later one
 
 
 @hookimpl
