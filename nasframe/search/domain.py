@@ -24,6 +24,7 @@ from nasframe.errors import UnsatisfiableError, UsageError, suggestion
 from nasframe.interfaces import GradedCondition
 from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
+from nasframe.units import is_percent, parse_share
 
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
 SCAN = 20_000  # up to this size a domain is searched whole before giving up; that takes a second or so
@@ -220,7 +221,8 @@ class Choices:
         """Return the part of the domain with these values that ``keep`` accepts; restrictions add up.
 
         Args:
-            only: knob, or family of knobs (``heads`` for ``heads.0``, ``heads.1`` …) → the values to leave.
+            only: knob, or family of knobs (``heads`` for ``heads.0``, ``heads.1`` …) → the values to leave. A share
+                (``"50%"``) is of the knob's largest number, or of the length of its longest list, rounded.
             keep: a condition on canonical architectures, see ``nasframe.search.restrict.Predicate``.
 
         Raises:
@@ -230,7 +232,7 @@ class Choices:
         for name, values in (only or {}).items():
             listed = values if isinstance(values, list | tuple) else [values]
             for k in self._family(name):
-                wanted = [self._index(k, value) for value in listed]
+                wanted = [self._index(k, self._of_share(k, value)) for value in listed]
                 allowed[k] = tuple(index for index in allowed[k] if index in wanted)
                 if not allowed[k]:
                     raise DomainError(f"{name}: {values} leaves nothing of knob {self._specs[k].name!r}")
@@ -499,6 +501,18 @@ class Choices:
             return [self._number[name]]
         members = [k for knob, k in self._number.items() if knob.startswith(f"{name}.")]
         return members or [self._position(name)]
+
+    def _of_share(self, k: int, value: Any) -> Any:
+        """Return the number that a share of a knob's largest value stands for; any other value as it is."""
+        if not isinstance(value, str) or not is_percent(value) or value in self._specs[k].values:
+            return value
+        largest = self._specs[k].values[-1]
+        if isinstance(largest, list | tuple):
+            largest = len(largest)
+        share = parse_share(value)
+        if share is None or not isinstance(largest, int | float):
+            return value
+        return max(1, round(share * largest))
 
     def _index(self, k: int, value: Any) -> int:
         """Return a value's position in its knob."""

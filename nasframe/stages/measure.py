@@ -182,7 +182,8 @@ def check_budget(stage: StageSession, name: str, net: nn.Module, arch: Arch, wor
         if budget.name == name:
             stage.result.setdefault("bounds", {})[name] = plain_bounds(budget.bounds)
             if not is_measured:
-                _report_excess(stage, budget, cost_function(stage, work.space, net, [cost])(arch))
+                cost_of_arch = estimator.estimate(work.space, net, arch)  # of one architecture: no table is worth it
+                _report_excess(stage, budget, {} if cost_of_arch is None else {cost: cost_of_arch})
 
 
 def _report_excess(stage: StageSession, budget: Budget, costs: Mapping[str, float]) -> None:

@@ -34,6 +34,7 @@ class ExporterContract(Contract):
     """
 
     kind = "exporter"
+    seconds = 300.0  # a fresh process imports transformers, which takes long on a busy machine
 
     def make(self) -> Any:
         """Make the exporter under test."""

@@ -60,7 +60,7 @@ def made(texts: Iterable[str], words: int, longest: int, encoder: bool) -> Any:
     )
     tokenizer.train_from_iterator(_sound(texts), trainer)
     if encoder:
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL.values()}
+        ids = {token: number for number, token in enumerate(SPECIAL.values())}
         end, begin = ("</s>", ids["</s>"]), ("<s>", ids["<s>"])
         tokenizer.post_processor = processors.RobertaProcessing(end, begin, add_prefix_space=False)
     names = {**SPECIAL, **({"cls_token": "<s>", "sep_token": "</s>"} if encoder else {})}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from nasframe.interfaces import SizedSpace, SpaceTraits, traits_of
-from nasframe.nn.additive import Additive
+from nasframe.nn.additive import Additive, SliceError
 from nasframe.notices import Notify, say
 from nasframe.outline import Outline
 from nasframe.records import Arch, CostTable, Size
@@ -78,7 +78,12 @@ class Counted:
         if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive or not _slices(net):
             return None
         additive = self._additive(net)
-        table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
+        try:
+            table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
+        except (IndexError, SliceError):
+            # The domain is of a larger network than this one, as if it had been extracted before: architectures that it
+            # does have are still estimated one by one.
+            return None
         choices = {}
         for knob, costs in table.choices.items():
             choices[knob] = [self.factor * cost for cost in costs]

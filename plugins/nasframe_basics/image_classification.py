@@ -351,8 +351,8 @@ def _normalisation(
                 text = f"{len(values)} numbers for images of {channels} channels. Expected one for each channel."
                 raise UsageError(f"task.{name}: {text}")
         return mean, std
-    values = as_fractions(pixels).astype(np.float64)
-    means = values.mean(axis=(0, 1, 2))
-    deviations = values.std(axis=(0, 1, 2))
+    fractions = as_fractions(pixels).astype(np.float64)
+    means = fractions.mean(axis=(0, 1, 2))
+    deviations = fractions.std(axis=(0, 1, 2))
     deviations[deviations == 0] = 1.0  # images of one colour have nothing to scale
     return means.tolist(), deviations.tolist()

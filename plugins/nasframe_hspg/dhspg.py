@@ -18,7 +18,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import leaves_half_space
-from nasframe.records import Count, Positive, ShareBelowOne
+from nasframe.records import Count, Percent, Positive, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -30,6 +30,7 @@ from nasframe_hspg.stage import (
     numbers,
     shares,
     spread,
+    target_or_size,
     to_log,
     zero_shares,
 )
@@ -74,7 +75,7 @@ class DHSPG(GroupModifier):
 
     Args:
         target: the share of the groups of each kind that stays, and so of the encoder's parameters, apart from biases
-            and norms that belong to no group. One share, or one for each kind.
+            and norms that belong to no group. One share, or one for each kind. Default: 50 %.
         start: T_w, the share of the steps before groups are divided.
         ramp_end: the share of the steps after which as many candidates as needed are zero, because they are pulled hard
             enough; ``null`` pulls only as published, and the missing groups are set to zero at the end.
@@ -88,6 +89,8 @@ class DHSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
+        size: in place of ``target``: the share of the encoder's parameters that stays at most. The same share of heads
+            and of neurons then stays, the largest one with which the encoder is that small.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -98,7 +101,7 @@ class DHSPG(GroupModifier):
 
     def __init__(
         self,
-        target: Shares = "50%",
+        target: Shares | None = None,
         start: Share = "10%",
         ramp_end: Share | None = "60%",
         penalty: Positive | None = None,
@@ -109,11 +112,14 @@ class DHSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
+        size: Percent | None = None,
     ) -> None:
-        super().__init__(units, min_kept, divisible)
+        super().__init__(units, min_kept, divisible, size)
+        target_or_size(self.name, target, size)
         if not 0 <= eps < 1:
             raise UsageError("dhspg: expected 0 <= eps < 1.")
-        self.target = shares("target", target)
+        if size is None:
+            self.target = shares("target", "50%" if target is None else target)
         self.eps = eps
         self.scores = scores
         self.penalty = penalty

@@ -15,7 +15,7 @@ import torch
 from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import Grouped
-from nasframe.records import Count, NonNegative
+from nasframe.records import Count, NonNegative, Percent
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -26,6 +26,7 @@ from nasframe_hspg.stage import (
     direction,
     shares,
     spread,
+    target_or_size,
     to_log,
     zero_shares,
 )
@@ -50,7 +51,7 @@ class HESSO(GroupModifier):
 
     Args:
         target: the share of the groups of each kind that stays, and so of the encoder's parameters, apart from biases
-            and norms that belong to no group. One share, or one for each kind.
+            and norms that belong to no group. One share, or one for each kind. Default: 50 %.
         start: the share of the steps before the first period.
         ramp_end: the share of the steps after which the last period ends.
         periods: P, the number of periods; at most the number of steps.
@@ -61,6 +62,8 @@ class HESSO(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
+        size: in place of ``target``: the share of the encoder's parameters that stays at most. The same share of heads
+            and of neurons then stays, the largest one with which the encoder is that small.
 
     Raises:
         UsageError: a share or a weight out of range.
@@ -71,7 +74,7 @@ class HESSO(GroupModifier):
 
     def __init__(
         self,
-        target: Shares = "50%",
+        target: Shares | None = None,
         start: Share = "10%",
         ramp_end: Share = "60%",
         periods: Count = 10,
@@ -80,9 +83,12 @@ class HESSO(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
+        size: Percent | None = None,
     ) -> None:
-        super().__init__(units, min_kept, divisible)
-        self.target = shares("target", target)
+        super().__init__(units, min_kept, divisible, size)
+        target_or_size(self.name, target, size)
+        if size is None:
+            self.target = shares("target", "50%" if target is None else target)
         self.periods = periods
         self.batches = batches
         self.start = share("start", start, ends=True)

@@ -15,7 +15,7 @@ from nasframe.errors import UsageError
 from nasframe.interfaces import Step, TrainJob
 from nasframe.nn.groups import dot, peak, square
 from nasframe.nn.prox import group_shrinkage, leaves_half_space
-from nasframe.records import Count, NonNegative, ShareBelowOne
+from nasframe.records import Count, NonNegative, Percent, ShareBelowOne
 from nasframe.units import share
 from nasframe_hspg.stage import (
     GroupModifier,
@@ -26,6 +26,7 @@ from nasframe_hspg.stage import (
     numbers,
     of_units,
     shares,
+    target_or_size,
     to_log,
     zero_shares,
 )
@@ -65,6 +66,8 @@ class HSPG(GroupModifier):
         divisible: the number of neurons left in a layer is rounded up to a multiple of this, for n:m patterns or
             kernels that need it; zero neurons fill it up.
         units: which kinds of groups; default: all that the network has.
+        size: in place of ``target``: the share of the encoder's parameters that stays at most. The same share of heads
+            and of neurons then stays, the largest one with which the encoder is that small.
 
     Raises:
         UsageError: a share, eps or λ out of range.
@@ -88,12 +91,16 @@ class HSPG(GroupModifier):
         min_kept: Share | None = None,
         divisible: Count = 1,
         units: list[Unit] | None = None,
+        size: Percent | None = None,
     ) -> None:
-        super().__init__(units, min_kept, divisible)
+        super().__init__(units, min_kept, divisible, size)
+        target_or_size(self.name, target, size)
         if not 0 <= eps < 1 or penalty < 0 or rate < 0:
             raise UsageError("hspg: expected 0 <= eps < 1, penalty >= 0 and rate >= 0.")
-        if target is not None and caps is not None:
-            raise UsageError("hspg: target and caps both say how many groups may become zero. Expected one of them.")
+        if caps is not None and (target is not None or size is not None):
+            raise UsageError(
+                "hspg: caps and a target or size both say how many groups may become zero. Expected one of them."
+            )
         if target is not None:
             self.target = shares("target", target)
         self.caps = 1.0 if caps is None else shares("caps", caps, ends=True)
@@ -105,7 +112,7 @@ class HSPG(GroupModifier):
         self.prox = share("prox", prox, ends=True)
         self.ramp_end = share("ramp_end", ramp_end, ends=True)
         self.decay_at = [share("decay_at", at, ends=True) for at in decay_at]
-        if target is not None and self.ramp_end <= self.prox:
+        if (target is not None or size is not None) and self.ramp_end <= self.prox:
             raise UsageError(f"hspg: ramp_end {ramp_end!r} is not after prox {prox!r}, when groups begin to stay zero.")
 
     def on_start(self, job: TrainJob) -> None:

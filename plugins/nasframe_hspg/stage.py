@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
+from torch import nn
 
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier, Step, TrainJob
+from nasframe.nn import count as costs_of
 from nasframe.nn.blueprint import blueprint
 from nasframe.nn.channels import removable_groups
 from nasframe.nn.groups import Grouped, zeros_last
 from nasframe.options import renamed
-from nasframe.records import ShareText, Translation
+from nasframe.records import Percent, ShareText, Translation
 from nasframe.training.equivalence import without_zeros
 from nasframe.training.selection import free_to_reorder, whole_network
 from nasframe.units import share
@@ -36,6 +38,7 @@ class GroupModifier(Modifier):
         min_kept: the share of each layer's groups that always stays; ``None`` is none of an encoder's, which has a
             shortcut around each layer, and a tenth of channels.
         divisible: the number of neurons left in a layer is rounded up to a multiple of this.
+        size: the share of the encoder's parameters that stays, in place of a target.
     """
 
     name = "groups"
@@ -46,10 +49,17 @@ class GroupModifier(Modifier):
     target: float | dict[str, float] | None = None
     caps: float | dict[str, float] | None = None
 
-    def __init__(self, units: Sequence[str] | None, min_kept: Share | None = None, divisible: int = 1) -> None:
+    def __init__(
+        self,
+        units: Sequence[str] | None,
+        min_kept: Share | None = None,
+        divisible: int = 1,
+        size: Percent | None = None,
+    ) -> None:
         self.units = units
         self.divisible = divisible
         self.min_kept = None if min_kept is None else share("min_kept", min_kept, ends=True)
+        self.size = None if size is None else share("size", size)
 
     @classmethod
     def translate_options(cls, options: Mapping[str, Any]) -> Translation:
@@ -63,12 +73,50 @@ class GroupModifier(Modifier):
         of_channels = self.groups.units == ["channels"]
         if not of_channels:
             free_to_reorder(job, self.name)
+        if self.size is not None:
+            self.target = self.target_within(job.net, self.groups.units)
         min_kept = self.min_kept
         if min_kept is None:
             min_kept = CHANNELS if of_channels else 0.0
         self.guards_layers = min_kept > 0
         removable = [int(count * (1 - min_kept)) for count in self.groups.counts]
         self.removable = torch.tensor(removable, device=self.groups.unit.device)  # of each entry of `groups`
+
+    def target_within(self, net: nn.Module, units: Sequence[str]) -> float:
+        """Return the largest share of heads and of neurons with which an encoder is within ``size``.
+
+        It holds whichever groups stay: the dearest ones are assumed to. Biases and norms that belong to no group always
+        stay, so the share is a little smaller than ``size``.
+
+        Raises:
+            UsageError: the groups are not heads and neurons, or even without any of them the encoder is larger.
+        """
+        if set(units) != {"heads", "ffn"}:
+            raise UsageError(
+                f"{self.name}: size: the groups are {' and '.join(units)}. Expected a target for these: a size is a "
+                "share of an encoder's parameters, which both heads and neurons make up."
+            )
+        assert self.size is not None
+        cost = costs_of.params(net, "encoder")
+        most = self.size * cost.of()
+        dearest: dict[str, list[float]] = {"heads": [], "ffn": []}
+        fixed = cost.base
+        for full, layer in zip(cost.full, cost.layers, strict=True):
+            fixed += layer.fixed
+            dearest["heads"] += [layer.head] * full["heads"]
+            dearest["ffn"] += [layer.neuron] * full["ffn"]
+        for costs in dearest.values():
+            costs.sort(reverse=True)
+        for thousandths in range(999, -1, -1):
+            staying = fixed
+            for costs in dearest.values():
+                staying += sum(costs[: round(len(costs) * thousandths / 1000)])
+            if staying <= most and thousandths:
+                return thousandths / 1000
+        raise UsageError(
+            f"{self.name}: size {self.size:.1%}: biases and norms alone are {fixed / cost.of():.1%} of the encoder. "
+            "Expected a larger share."
+        )
 
     def cap_of_target(self) -> torch.Tensor:
         """Return how many groups of each kind have to become zero for the target, ``(kinds,)``.
@@ -128,6 +176,8 @@ class GroupModifier(Modifier):
         units = list(dict.fromkeys(entry.unit for entry in entries))
         if units != ["channels"]:
             free_to_reorder(job, self.name)
+        if self.size is not None:
+            self.target_within(job.net, units)
         for option, value in (("target", self.target), ("caps", self.caps)):
             if isinstance(value, Mapping):
                 of_units(f"{self.name}: {option}", value, units, 1.0)
@@ -153,6 +203,12 @@ class GroupModifier(Modifier):
         names = [f"late_{unit}" for unit in groups.units]
         job.log(job.total, dict(zip(names, late, strict=True)))
         job.progress(job.total, job.total, f"target missed by {max(late):.1%} of the groups: made zero at the end")
+
+
+def target_or_size(name: str, target: Shares | None, size: Percent | None) -> None:
+    """Refuse a target together with a size."""
+    if target is not None and size is not None:
+        raise UsageError(f"{name}: target and size both say how much stays. Expected one of them.")
 
 
 def shares(option: str, value: Shares, ends: bool = False) -> float | dict[str, float]:

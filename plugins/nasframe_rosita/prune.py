@@ -34,7 +34,7 @@ class ScheduledPrune(Modifier):
     the architecture that is left.
 
     Args:
-        layers: number of layers at the end.
+        layers: number of layers at the end, or a share of them (``"50%"``), rounded to the nearest number.
         heads: number of heads at the end, in each kept layer.
         ffn: number of neurons at the end, in each kept layer.
         embedding_rank: rank of the word embedding at the end.
@@ -58,7 +58,7 @@ class ScheduledPrune(Modifier):
 
     def __init__(
         self,
-        layers: Count | None = None,
+        layers: Count | Percent | None = None,
         heads: Count | None = None,
         ffn: Count | None = None,
         embedding_rank: Count | None = None,
@@ -69,10 +69,14 @@ class ScheduledPrune(Modifier):
         moments: Literal["reset", "keep"] = "reset",
         lower: Literal["truncate", "svd"] = "truncate",
     ) -> None:
+        self.layer_share = None
+        if isinstance(layers, str):
+            self.layer_share = share("scheduled_prune.layers", layers)
+            layers = None
         self.goal = {"layers": layers, "heads": heads, "ffn": ffn, RANK: embedding_rank}
         if target is not None and (heads or ffn):
             raise UsageError("scheduled_prune: target stands for heads and ffn. Expected it or them, not both.")
-        if target is None and not any(self.goal.values()):
+        if target is None and self.layer_share is None and not any(self.goal.values()):
             raise UsageError(
                 "scheduled_prune: nothing to prune. Expected layers, heads, ffn, embedding_rank or target."
             )
@@ -102,16 +106,21 @@ class ScheduledPrune(Modifier):
                 f"scheduled_prune: stage {job.stage!r} cannot be pruned on a schedule. Expected a space, no sampler, "
                 "and 'arch: {}', so that one network is trained through views."
             )
-        lowered(self.full_sizes(job), self.sizes_to_end_with(), 1.0)
+        full = self.full_sizes(job)
+        lowered(full, self.sizes_to_end_with(full), 1.0)
 
     def full_sizes(self, job: TrainJob) -> dict[str, Any]:
         """Return every size at the start of a stage."""
         complete = getattr(job.space, "sizes", dict)  # a space may give sizes that an architecture leaves out
         return all_sizes(job.net, complete(job.arch or {}))
 
-    def sizes_to_end_with(self) -> dict[str, int]:
-        """Return the sizes that the options name."""
-        return {unit: size for unit, size in self.goal.items() if size is not None}
+    def sizes_to_end_with(self, full: Mapping[str, Any]) -> dict[str, int]:
+        """Return the sizes that the options name; a share of layers is of those at the start."""
+        sizes = {unit: size for unit, size in self.goal.items() if size is not None}
+        if self.layer_share is not None:
+            nearest = int(len(full["layers"]) * self.layer_share + 0.5)
+            sizes["layers"] = max(1, nearest)
+        return sizes
 
     def on_start(self, job: TrainJob) -> None:
         """Make the schedule.
@@ -122,7 +131,7 @@ class ScheduledPrune(Modifier):
         self.validate(job)
         free_to_reorder(job, "scheduled_prune", within=True)
         full = self.full_sizes(job)
-        goal = self.sizes_to_end_with()
+        goal = self.sizes_to_end_with(full)
         if self.target is not None:
             whole = saved_model(job, self.of)
             goal |= sizes_within(job.net, full, goal.get("layers"), self.target, whole)

@@ -73,9 +73,13 @@ def lowered(full: Mapping[str, Any], goal: Mapping[str, int], part: float) -> di
 def default_times(full: Mapping[str, Any], goal: Mapping[str, int]) -> int:
     """Return the published number of cuts: one for each layer that goes, else for each head, else 10.
 
+    It is 1 if nothing goes, as when a share of few layers is all of them.
+
     >>> default_times({"layers": [0], "heads.0": 12, "ffn.0": 3072}, {"heads": 2, "ffn": 512})
     10
     """
+    if lowered(full, goal, 1.0) == dict(full):
+        return 1
     layers = len(full["layers"])
     fewer_layers = layers - goal.get("layers", layers)
     if fewer_layers > 0:

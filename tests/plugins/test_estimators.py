@@ -121,3 +121,15 @@ def test_estimators_do_not_keep_networks_alive(space):
     del net
     gc.collect()
     assert gone() is None
+
+
+def test_a_space_of_a_deeper_network_has_no_table_but_estimates():
+    """A network may have been extracted before, so that the recipe's space is of more layers than it has."""
+    net = tiny_net(layers=2)
+    space = WidthDepth(layers=[1, 2, 3], heads=[2, 4], ffn=[16, 64])
+    arch = space.arch({"layers": 2, "heads": 2, "ffn": 16})
+    for name in NAMES:
+        estimator = getattr(estimators, name)()
+        assert estimator.table(space, net) is None
+        costs = cost_function({name: estimator}, space, net)
+        assert costs(arch) == {name: estimator.estimate(None, extract(net, arch))}

@@ -227,3 +227,13 @@ def test_draws_are_fast():
 
     assert micros(lambda: domain.sample(rng)) < 60  # 8 on an idle core; the rest is room for a busy machine
     assert micros(lambda: domain.canonical(arch)) < 40
+
+
+def test_a_part_may_be_named_by_shares_of_the_largest_value():
+    domain = Choices({"layers": [[0, 2], [0, 1, 2], [0, 1, 2, 3]], "heads.0": [3, 6, 12], "format": ["50%", "100%"]})
+    part = domain.restrict({"layers": ["100%"], "heads": ["25%", "50%"], "format": ["50%"]})
+    left = [(len(arch["layers"]), arch["heads.0"], arch["format"]) for arch in part.enumerate()]
+    assert left == [(4, 3, "50%"), (4, 6, "50%")]  # a text that is a value of the knob is that value
+    with pytest.raises(DomainError, match=r"knob 'heads\.0' has no value 9"):
+        domain.restrict({"heads": ["75%"]})
+    assert not domain.contains({"layers": "100%", "heads.0": 3, "format": "50%"})

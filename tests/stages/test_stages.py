@@ -162,3 +162,20 @@ def test_outputs_that_are_not_finite_are_not_measured(tmp_path, capsys, monkeypa
     changes = ["~budgets", f"stages=[{{search: {{{SMALL}}}}}]", "--out", str(tmp_path / "other"), "--no-progress"]
     assert main(["run", RECIPE, *changes]) == 1
     assert "all 6 evaluations failed, the first with RunError" in capsys.readouterr().err
+
+
+def test_a_network_may_have_fewer_layers_than_the_recipes_space(works, tmp_path):
+    shallow = "extract: {name: cut, archs: {shallow: {layers: 2}}}"
+    own = "space: {use: width_depth, layers: [2], heads: [2, 4], ffn: [16, 64]}"
+    train = f"train: {{name: width, from: shallow, save_as: width, {own}, sampler: random, max_steps: 2}}"
+    extract = "extract: {name: narrow, archs: {best@75%: {layers: 2, heads: 2, ffn: 16}}}"
+    evaluate = "evaluate: {costs: [params, encoder_params, macs], models: ['best@75%']}"
+    listed = ["train: {save_as: teacher, max_steps: 2}", shallow, train, extract, evaluate]
+    stages = f"stages=[{', '.join('{' + stage + '}' for stage in listed)}]"
+    run = nf.run(nf.load_recipe(RECIPE, [stages]), out=tmp_path / "run")
+    model = works["evaluate"].models["best@75%"]
+    assert model.base_model.config.num_hidden_layers == 2
+    store = RunStore(run.directory, shared=True)
+    costs = store.model("best@75%")["costs"]
+    store.close()
+    assert costs["params"] == sum(parameter.numel() for parameter in model.parameters())

@@ -33,6 +33,7 @@ EXPENSIVE = {
     # Every weight of a whole network is drawn several times.
     "the_seed_draws_the_weights",
 }
+SLOW_CHECKS = {"a_fresh_process_computes_the_same"}  # tests/export starts one process for exports of all kinds
 SHORTER = {
     "estimator": {"draws": 2},
     "sampler": {"trials": 500, "rounds": 4},
@@ -43,7 +44,7 @@ ENTRIES = [e for kind in registry.KINDS for e in registry.factories(kind).values
 
 def is_slow(entry, check):
     """Tell whether a check of a plugin is left to ``pytest -m slow``."""
-    if entry.name in SLOW_PLUGINS:
+    if entry.name in SLOW_PLUGINS or check in SLOW_CHECKS:
         return True
     is_representative = (entry.kind, entry.name) in REPRESENTATIVES
     return check in EXPENSIVE and not is_representative
