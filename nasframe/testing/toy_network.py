@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nasframe.nn.custom import Described
 
@@ -38,7 +39,7 @@ class ToyNet(Described):
             "labels": self.out.out_features,
         }
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> SequenceClassifierOutput:
         """Return the logits of each class.
 
         Args:
@@ -51,4 +52,4 @@ class ToyNet(Described):
         mean = (states * weights).sum(1) / weights.sum(1)
         hidden = self.hidden(mean).relu()
         hidden = self.mirror_again(self.mirror(hidden).relu()).relu()
-        return {"logits": self.out(hidden)}
+        return SequenceClassifierOutput(logits=self.out(hidden))

@@ -106,7 +106,7 @@ def test_a_recipe_that_fits_becomes_a_plan():
         ({"trials": 5}, "Wrong level: it is an option of the stage search, as in stages.search.trials"),
         ({"population": 5}, "It belongs to sampler 'evolution'"),
         ({"model": None}, "model  missing"),
-        ({"task": "glu"}, "task  unknown task 'glu'. There are: files, glue"),
+        ({"task": "glu"}, "task  unknown task 'glu'. There are: causal_lm, files, glue"),
         ({"task": {"use": "glu"}}, "task.use  unknown task 'glu'."),
         ({"task": {"name": "x"}}, "names no plugin"),
         ({"task": "random"}, "'random' is a sampler"),

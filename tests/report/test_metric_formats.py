@@ -2,12 +2,13 @@
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from nasframe.export.files import card_text
-from nasframe.nn.blueprint import blueprint
+from nasframe.interfaces import Loading
 from nasframe.records import MetricFormat
 from nasframe.report import page as report
 from nasframe.report import plots, tables
@@ -93,7 +94,8 @@ def test_a_model_card_names_the_positive_class_and_the_mismatched_set():
     net = tiny_net()
     data = {"metrics": {name: asdict(form) for name, form in FORMATS.items()}}
     card = {"data": data, "metrics": {"f1": 0.5, "hits_mismatched": 0.25, "recall_time": 3.0}}
-    text = card_text("m", "stock", blueprint(net) | {"model": "BertForSequenceClassification"}, {"own": 1}, card)
+    loading = Loading(Path("load.py"))
+    text = card_text("m", net, loading, card, {"own": 1})
     assert "| f1 (spam) | 0.5 |" in text
     assert "| hits_mismatched | 0.25 |" in text
     assert "- recall_time" not in text

@@ -13,13 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
+from transformers import MistralConfig, MistralForCausalLM
 
 from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
+from nasframe.nn.elastic import FamilyRow, Map
+from nasframe.nn.row_family import RowFamily
 from nasframe.records import CostTable
 from nasframe.search.domain import Choices
-from nasframe.testing.toy import ToySpace, ToyTask, tiny_net, tiny_tokenizer
+from nasframe.testing.toy import ToySpace, ToyTask, tiny_inputs, tiny_net, tiny_tokenizer
 
 NARROW = {"layers": [0, 2], "heads.0": 2, "heads.2": 2, "ffn.0": 16, "ffn.2": 16}
 
@@ -523,16 +526,125 @@ class Spills(Tiny):
 
 MODELS = {
     "it_loads_offline": (Fetches, r"it connected to \[\('192.0.2.1', 80\)\]"),
-    "the_network_runs_on_the_tokenizer": (OtherWords, r"two texts and two labels give logits of shape \(2, 3\)"),
+    "the_network_runs_on_the_tokenizer": (OtherWords, r"two examples and two labels give logits of shape \(2, 3\)"),
     "the_head_fits_the_labels": (NoNames, "config.id2label names .* it should name"),
     "the_seed_draws_the_weights": (IgnoresSeed, "do not depend on the seed; draw all"),
     "it_is_ready_to_use": (InTraining, r"return net.eval\(\)"),
     "global_random_state_is_left_alone": (Spills, r"torch.manual_seed\(seed\) inside torch.random.fork_rng"),
 }
 
+# --- families -------------------------------------------------------------------------------------------------------
+
+
+class Averages(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.embed = torch.nn.Embedding(9, width)
+
+    def forward(self, input_ids):
+        return {"logits": self.embed(input_ids).mean(1)}
+
+
+class Family:
+    def matches(self, net):
+        return isinstance(net, Averages)
+
+    def describe(self, net):
+        return {"family": "averages", "model": "Averages", "width": net.embed.embedding_dim}
+
+    def build(self, description, device):
+        return Averages(description["width"])
+
+    def sources(self, net):
+        return [__file__]
+
+    def example(self):
+        with torch.random.fork_rng(devices=[]):
+            return Averages(4), {"input_ids": torch.tensor([[1, 2], [3, 4]])}
+
+
+class MatchesAll(Family):
+    def matches(self, net):
+        return True
+
+
+class NotPlain(Family):
+    def describe(self, net):
+        return super().describe(net) | {"weight": net.embed.weight}
+
+
+class OtherWidth(Family):
+    def build(self, description, device):
+        return Averages(description["width"] + 1)
+
+
+class Counting(Family):
+    def describe(self, net):
+        self.count = getattr(self, "count", 0) + 1
+        return super().describe(net) | {"count": self.count}
+
+
+class Freezes(Family):
+    def describe(self, net):
+        net.embed.weight.requires_grad_(False)
+        return super().describe(net)
+
+
+class NoSources(Family):
+    def sources(self, net):
+        return ["nowhere.py"]
+
+
+MISTRAL = {
+    "query": Map("self_attn.q_proj", "heads"),
+    "key": Map("self_attn.k_proj", "heads", grouped=True),
+    "value": Map("self_attn.v_proj", "heads", grouped=True),
+    "merge": Map("self_attn.o_proj", "heads", reads=True),
+    "gate": Map("mlp.gate_proj", "ffn"),
+    "widen": Map("mlp.up_proj", "ffn"),
+    "shrink": Map("mlp.down_proj", "ffn", reads=True),
+}
+
+
+class Sliced(RowFamily):
+    def __init__(self, without="", words="embed_tokens", **changed):
+        maps = {name: item for name, item in (MISTRAL | changed).items() if name != without}
+        names = {"head_size": "head_dim", "head_size_field": "head_dim", "causal": True, "words": words}
+        groups = {"group": "num_key_value_groups", "group_field": "num_key_value_heads"}
+        row = FamilyRow(layers="layers", attention="self_attn", maps=maps, **names, **groups)
+        super().__init__({"mistral": row})
+
+    def example(self):
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        config = MistralConfig(vocab_size=97, num_key_value_heads=2, attn_implementation="eager", **sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return MistralForCausalLM(config), tiny_inputs(batch=2, length=5)
+
+
+FAMILIES = {
+    "it_matches_its_networks_and_no_others": (MatchesAll, "not False for a torch.nn.Linear"),
+    "a_description_is_plain": (NotPlain, "JSON does not have"),
+    "the_network_that_is_built_is_the_same": (OtherWidth, "has other tensors than net"),
+    "a_built_network_is_described_the_same": (Counting, "differs from describe"),
+    "describing_leaves_the_network_alone": (Freezes, "only read from the network"),
+    "sources_are_files": (NoSources, "nowhere.py is no file"),
+    "a_view_is_the_extracted_model": (lambda: Sliced(without="gate"), "does not run"),
+    "removed_parts_are_those_whose_readers_are_zero": (
+        lambda: Sliced(query=Map("self_attn.q_proj", "heads", blocks=2)), "the view at .* does not run",
+    ),
+    "counts_are_exact": (
+        lambda: Sliced(gate=Map("mlp.gate_proj", "ffn", positions=True)), "multiply-adds are counted",
+    ),
+    "reordering_keeps_the_outputs": (
+        lambda: Sliced(gate=Map("mlp.gate_proj", "ffn", blocks=2)), "sorting heads and neurons does not run",
+    ),
+}  # fmt: skip
+
 BROKEN = {
     "space": SPACES, "estimator": ESTIMATORS, "transform": TRANSFORMS, "task": TASKS, "trainer": TRAINERS,
-    "modifier": MODIFIERS, "model": MODELS,
+    "modifier": MODIFIERS, "model": MODELS, "family": FAMILIES,
 }  # fmt: skip
 SOUND = {"space": ToySpace, "estimator": Params, "transform": Halve, "task": ToyTask, "trainer": Loop, "model": Tiny}
 SOUND["modifier"] = Modifier
+SOUND["family"] = Family

@@ -28,7 +28,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 @pytest.fixture
 def page(monkeypatch):
     """The code of the page, as a plugin that is registered while a test runs."""
-    monkeypatch.setattr(elastic, "ROW_SOURCES", list(elastic.ROW_SOURCES))
+    monkeypatch.setattr(elastic, "ROW_SOURCES", [families.rows])
     module = types.ModuleType("families_page")
     module.__file__ = str(PAGE)
     monkeypatch.setitem(sys.modules, "families_page", module)
