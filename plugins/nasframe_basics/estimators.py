@@ -60,6 +60,12 @@ class Counted:
         The costs of a network's layers, heads and neurons are counted once; use a new estimator if its sizes were
         changed in place. If the network or the space does not slice, each architecture is counted once.
         """
+        # The quick way of a search, which asks for millions: what was counted once has slices, and checking a protocol
+        # takes longer than counting.
+        known = self._additive_costs.get(net)
+        sizes = getattr(space, "sizes", None)
+        if arch is not None and known is not None and sizes is not None:
+            return self.factor * float(known.of(sizes(arch)))
         if _slices(net) and (arch is None or isinstance(space, SizedSpace)):
             if arch is None:
                 return self.factor * float(self.count(net).of())

@@ -37,7 +37,7 @@ from stand_in import write_net, write_reviews
             "hspg/sst2-minilm", "stages.sparse.modifiers=[fake_quant, {use: hspg, target: 50%}]",
             "sparse.modifiers.1", "which a parametrised layer does not allow",
         ),
-        ("hspg/sst2-minilm", "+stages.sparse.modifiers.2={use: admm}", "sparse.modifiers.0", "admm, whose state belongs to single weights"),
+        ("hspg/sst2-minilm", "+stages.sparse.modifiers.2={use: admm}", "sparse.modifiers.0", "admm, whose state"),
         ("hspg/obprox-minilm", "stages.sparse.keep=best", "sparse.modifiers.0", "has keep: best"),
         (
             "slimming/sst2-minilm", "stages.joint.modifiers.0={use: slimming, target: 30%, units: [heads]}",
