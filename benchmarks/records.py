@@ -10,6 +10,7 @@ A study that was cut off goes on elsewhere: begin it anew, stop it, copy the pac
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sqlite3
@@ -18,6 +19,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from nasframe.store import text_digest
 from nasframe_studies import study
 
 LOCAL = re.compile(r"(?<![\w.+,@%-])/(?:[\w.+@%-]+/)+([\w.+@%-]+)")  # not behind what may end a folder's name
@@ -35,6 +37,7 @@ def portable(text: str) -> str:
 def copy_run(run: Path, target: Path) -> None:
     """Copy a run's database and recipe; the keys of its stages, which only a cache reads, stay behind."""
     target.mkdir(parents=True)
+    recipe = portable((run / "recipe.yaml").read_text(encoding="utf-8"))
     with closing(sqlite3.connect(run / "run.db")) as source, closing(sqlite3.connect(target / "run.db")) as db:
         source.backup(db)
         db.execute("DELETE FROM run WHERE key LIKE 'key %' OR key = 'cache'")
@@ -42,10 +45,13 @@ def copy_run(run: Path, target: Path) -> None:
             for name, text in db.execute(f"SELECT {key}, {column} FROM {table}").fetchall():
                 if text is not None and portable(text) != text:
                     db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (portable(text), name))
+        # A run is only read with the recipe that it wrote, and the copy's recipe has other paths.
+        db.execute("UPDATE run SET value = ? WHERE key = 'recipe_digest'", (json.dumps(text_digest(recipe)),))
         db.commit()
         db.execute("VACUUM")
-    for name in ("recipe.yaml", "env.json"):
-        (target / name).write_text(portable((run / name).read_text(encoding="utf-8")), encoding="utf-8")
+    (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    environment = (run / "env.json").read_text(encoding="utf-8")
+    (target / "env.json").write_text(portable(environment), encoding="utf-8")
 
 
 def copy_study(home: Path, target: Path) -> int:
