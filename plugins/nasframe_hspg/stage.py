@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -98,24 +99,26 @@ class GroupModifier(Modifier):
             )
         assert self.size is not None
         cost = costs_of.params(net, "encoder")
-        most = self.size * cost.of()
-        dearest: dict[str, list[float]] = {"heads": [], "ffn": []}
         fixed = cost.base
+        dearest: dict[str, list[float]] = {"heads": [], "ffn": []}
         for full, layer in zip(cost.full, cost.layers, strict=True):
-            fixed += layer.fixed
-            dearest["heads"] += [layer.head] * full["heads"]
+            fixed += layer.fixed + (self.divisible - 1) * layer.neuron  # what rounding up may add
+            dearest["heads"] += [layer.head] * (full["heads"] // cost.group)
             dearest["ffn"] += [layer.neuron] * full["ffn"]
-        for costs in dearest.values():
-            costs.sort(reverse=True)
-        for thousandths in range(999, -1, -1):
-            staying = fixed
-            for costs in dearest.values():
-                staying += sum(costs[: round(len(costs) * thousandths / 1000)])
-            if staying <= most and thousandths:
-                return thousandths / 1000
+        # The cost of each number of units that stay, if the dearest do.
+        staying = [[0.0, *itertools.accumulate(sorted(costs, reverse=True))] for costs in dearest.values()]
+        most = self.size * cost.of()
+        for thousandths in range(999, 0, -1):
+            part = thousandths / 1000
+            total = fixed
+            for costs in staying:
+                total += costs[round(part * (len(costs) - 1))]
+            if total <= most:
+                return part
+        always = fixed / cost.of()
         raise UsageError(
-            f"{self.name}: size {self.size:.1%}: biases and norms alone are {fixed / cost.of():.1%} of the encoder. "
-            "Expected a larger share."
+            f"{self.name}: size {self.size:.1%}: what always stays is {always:.1%} of the encoder. "
+            "Expected a larger size."
         )
 
     def cap_of_target(self) -> torch.Tensor:
