@@ -20,12 +20,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import nasframe as nf
-from nasframe.nn.slices import view
 from nasframe.training.optim import autocast
 
 LENGTH = 128
 SENTENCES = {"cola": 8551, "sst2": 67349, "mrpc": 3668, "rte": 2490, "qnli": 104743, "qqp": 363846, "mnli": 392702}
 """Task → training sentences; a tenth of them becomes ``select``."""
+WARM_UP = 3
+"""Steps that are not counted."""
 RECIPES = ("yoco_bert/published/{task}", "yoco_bert/{task}", "yoco_bert/bert-base")
 
 
@@ -64,7 +65,7 @@ class Machine:
         arch = self.space.domain.sample(self.rng)
         self.net.eval()
         with autocast("auto", self.device):
-            view(self.net, arch)(**self.inputs)
+            self.space.view(self.net, arch)(**self.inputs)
         self.net.train()
 
     def _step(self, forward: Callable[..., Any]) -> None:
@@ -117,30 +118,35 @@ def main() -> None:
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
     print(f"torch {torch.__version__}, {name}, {LENGTH} tokens, means of {args.steps} steps")
     for pattern in RECIPES:
-        first = nf.load_recipe(pattern.format(task="sst2")).data
-        trains = [stage["train"] for stage in first["stages"] if "train" in stage]
-        batch = trains[-1].get("batch_size", 32)
-        if args.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats()
-        machine = Machine(args.device, first["space"], batch)
-        kinds = (machine.plain_step, machine.subnet_step, machine.evaluation)
-        times: list[list[float]] = [[], [], []]
-        for index in range(args.steps + 3):  # the first three warm up
-            for row, work in zip(times, kinds, strict=True):
-                taken = machine.seconds(work)
-                if index >= 3:
-                    row.append(taken)
-        plain, subnet, evaluation = map(statistics.mean, times)
-        print(f"\n{pattern.format(task='<task>')}, {batch} sentences a step")
-        ratios = f"of a sub-network {subnet / plain:.2f} of it, its forward alone {evaluation / plain:.2f}"
-        print(f"  plain step {1000 * plain:.1f} ms; {ratios}")
-        if args.device.startswith("cuda"):
-            print(f"  memory at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, a teacher not included")
-        for task in SENTENCES:
-            recipe = nf.load_recipe(pattern.format(task=task)).data  # yoco_bert/bert-base is for any task
-            training = training_steps(recipe, task) * subnet / 3600
-            searching = evaluated(recipe, task) / batch * evaluation / 3600
-            print(f"  {task:5s} training {training:6.2f} h, search at most {searching:5.2f} h")
+        report(pattern, args.device, args.steps)
+
+
+def report(pattern: str, device: str, steps: int) -> None:
+    """Time the steps of a recipe, and print what follows for each task."""
+    recipe = nf.load_recipe(pattern.format(task="sst2")).data
+    trainings = [stage["train"] for stage in recipe["stages"] if "train" in stage]
+    batch = trainings[-1].get("batch_size", 32)
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    machine = Machine(device, recipe["space"], batch)
+    works = (machine.plain_step, machine.subnet_step, machine.evaluation)
+    times: list[list[float]] = [[], [], []]
+    for index in range(WARM_UP + steps):
+        for row, work in zip(times, works, strict=True):
+            taken = machine.seconds(work)
+            if index >= WARM_UP:
+                row.append(taken)
+    plain, subnet, evaluation = map(statistics.mean, times)
+    print(f"\n{pattern.format(task='<task>')}, {batch} sentences a step")
+    ratios = f"of a sub-network {subnet / plain:.2f} of it, its forward alone {evaluation / plain:.2f}"
+    print(f"  plain step {1000 * plain:.1f} ms; {ratios}")
+    if device.startswith("cuda"):
+        print(f"  memory at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, a teacher not included")
+    for task in SENTENCES:
+        recipe = nf.load_recipe(pattern.format(task=task)).data  # yoco_bert/bert-base is for any task
+        training = training_steps(recipe, task) * subnet / 3600
+        searching = evaluated(recipe, task) / batch * evaluation / 3600
+        print(f"  {task:5s} training {training:6.2f} h, search at most {searching:5.2f} h")
 
 
 if __name__ == "__main__":
