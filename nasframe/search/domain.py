@@ -24,7 +24,7 @@ from nasframe.errors import UnsatisfiableError, UsageError, suggestion
 from nasframe.interfaces import GradedCondition
 from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
-from nasframe.units import is_percent, parse_share
+from nasframe.units import is_percent, share
 
 REJECTIONS = 100  # draws before a constrained draw goes over to descending on the violation
 SCAN = 20_000  # up to this size a domain is searched whole before giving up; that takes a second or so
@@ -504,15 +504,20 @@ class Choices:
 
     def _of_share(self, k: int, value: Any) -> Any:
         """Return the number that a share of a knob's largest value stands for; any other value as it is."""
-        if not isinstance(value, str) or not is_percent(value) or value in self._specs[k].values:
+        knob = self._specs[k]
+        if not isinstance(value, str) or not is_percent(value) or value in knob.values:
             return value
-        largest = self._specs[k].values[-1]
+        largest = knob.values[-1]
         if isinstance(largest, list | tuple):
             largest = len(largest)
-        share = parse_share(value)
-        if share is None or not isinstance(largest, int | float):
+        if not isinstance(largest, int | float):
             return value
-        return max(1, round(share * largest))
+        number = max(1, round(share("within", value, ends=True) * largest))
+        if number not in knob.positions:
+            raise DomainError(
+                f"knob {knob.name!r} has no value {value!r}, which is {number}. It has {list(knob.values)}"
+            )
+        return number
 
     def _index(self, k: int, value: Any) -> int:
         """Return a value's position in its knob."""
