@@ -32,6 +32,8 @@ BUDGETS = {
     16: tuple(round(LARGEST * (SMALLEST / LARGEST) ** (i / 15), 1) for i in range(16)),
 }
 """Devices → their budgets, the largest first: in equal ratios."""
+SWITCHES = {"one": 1, "three": 3, "sixteen": 16}
+"""Switch → devices, of recipes that are for 4 devices."""
 FLAT = (12.0, 17.0, 25.0, 35.0, 50.0)
 """Sizes of the flat networks by which super-networks of different learning rates are judged."""
 
@@ -161,7 +163,7 @@ def dhspg(devices: int) -> Recipe:
         sparse = stage_name("sparse", number, devices)
         cut = stage_name("cut", number, devices)
         tune = stage_name("tune", number, devices)
-        pruning = {"use": "dhspg", "target": staying_groups(budget), "start": "5%", "ramp_end": "90%"}
+        pruning = {"use": "dhspg", "size": percent(budget), "start": "5%", "ramp_end": "90%"}
         epochs = in_sparse * compute / trained(1)
         options = distilled(sparse, epochs, "dhspg", first=pruning, **{"from": "teacher"})
         stages.append(("train", options | {"schedule": "constant"}))
@@ -294,7 +296,7 @@ def single(
 def yoco_bert() -> Recipe:
     """Train YOCO-BERT's default with the devices' budgets as bands; for 16 devices with 5 bands and sizes between."""
     probes = 0.25 * 0.4  # the modifier's share of the steps' compute, while the sampler learns
-    trials = {1: 2, 4: 8, 16: 16}  # two guesses for each device, or one
+    trials = {1: 2, 3: 6, 4: 8, 16: 16}  # two guesses for each device, or one
 
     def changes(devices: int) -> dict[str, Any]:
         return banded(devices, trials[devices], probes, 2 * IMPORTANCE)  # of rewire and of importance_prior
@@ -313,7 +315,11 @@ def yoco_bert() -> Recipe:
             "stages.evaluate.costs": EVALUATE["costs"],
         },
     }
-    switches = {"one": changes(1), "sixteen": changes(16), **later("shared", 16, stages=6), **flat_networks()}
+    switches = {
+        **{name: changes(devices) for name, devices in SWITCHES.items()},
+        **later("shared", 16, stages=6),
+        **flat_networks(),
+    }
     title = "YOCO-BERT for 4 devices: one super-network with a band of costs for each, then a network for each."
     return Recipe("yoco-bert", title, USES, content, [], switches)
 
@@ -338,9 +344,7 @@ def flat_bands() -> Recipe:
     }
     stages = supernet_stages(train | {"sampler": "shared"}, search)
     switches = {
-        "one": changes(1),
-        "three": changes(3),
-        "sixteen": changes(16),
+        **{name: changes(devices) for name, devices in SWITCHES.items()},
         **later("shared", 16, len(stages)),
         **flat_networks(),
         "smoke": SUPERNET_SMOKE,
@@ -543,9 +547,8 @@ def dynabert() -> Recipe:
 
 
 USES = (
-    "one=true, sixteen=true (and three=true, where it is) are for as many devices; afterwards=true also searches for",
-    "the 16 budgets, as if these had been named only after training; flat=true evaluates flat networks on `select`",
-    "instead of winners: for learning rates.",
+    "one=true, three=true and sixteen=true are for as many devices; afterwards=true also searches for the 16 budgets,",
+    "as if these had been named only after training; flat=true evaluates flat networks on `select`: for learning rates.",
     "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
 )
 
@@ -608,8 +611,7 @@ def budgets_of(devices: int) -> dict[str, list[str]]:
 
 def other_budgets() -> dict[str, dict[str, Any]]:
     """Return the switches for other numbers of devices, of a super-network that is the same for all."""
-    names = {"one": 1, "three": 3, "sixteen": 16}
-    return {name: {"budgets": budgets_of(devices)} for name, devices in names.items()}
+    return {name: {"budgets": budgets_of(devices)} for name, devices in SWITCHES.items()}
 
 
 def later(sampler: Any, trials: int, stages: int) -> dict[str, dict[str, Any]]:
@@ -713,20 +715,6 @@ def flat(budget: float) -> dict[str, int]:
     heads = max(1, round(HEADS * budget / 100))  # the budget's share; neurons make up for the rounding
     left = budget / 100 * ENCODER / LAYERS - FIXED - heads * HEAD
     return {"heads": heads, "ffn": math.floor(left / NEURON + 1e-9)}
-
-
-def staying_groups(budget: float) -> str:
-    """Return the largest share of heads and of neurons, in tenths of a percent, that is within a budget.
-
-    >>> staying_groups(50)
-    '49.9%'
-    """
-    for tenths in range(int(10 * budget), 0, -1):
-        heads = round(LAYERS * HEADS * tenths / 1000)
-        neurons = round(LAYERS * NEURONS * tenths / 1000)
-        if LAYERS * FIXED + heads * HEAD + neurons * NEURON <= budget / 100 * ENCODER:
-            return percent(tenths / 10)
-    raise ValueError(f"no network of {budget} %")
 
 
 # ---- parts of stages

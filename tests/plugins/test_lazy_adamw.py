@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from in_turn import InTurn
 
 import nasframe as nf
 from nasframe.errors import UsageError
@@ -16,26 +17,6 @@ DECAY = 0.1
 SMALL = {"layers": [0, 2], "heads.0": 2, "heads.2": 4, "ffn.0": 16, "ffn.2": 64}
 WIDE = {"layers": [0, 1, 2], "heads.0": 4, "heads.1": 2, "heads.2": 2, "ffn.0": 32, "ffn.1": 32, "ffn.2": 32}
 WHOLE = {"layers": [0, 1, 2]} | {f"heads.{i}": 4 for i in range(3)} | {f"ffn.{i}": 64 for i in range(3)}
-
-
-class InTurn:
-    """Sub-networks in turn."""
-
-    def __init__(self, *archs):
-        self.archs = archs
-        self.asked = 0
-
-    def ask(self, n=1, within=None):
-        self.asked += 1
-        return [self.archs[(self.asked - 1) % len(self.archs)]]
-
-    def tell(self, trials): ...
-
-    def state_dict(self):
-        return {"asked": self.asked}
-
-    def load_state_dict(self, state):
-        self.asked = state["asked"]
 
 
 class Record(Modifier):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from in_turn import InTurn
 
 import nasframe as nf
 from nasframe.errors import UsageError
@@ -18,25 +19,6 @@ ARCHS = (
     {"layers": [0, 1, 2], "heads.0": 2, "heads.1": 2, "heads.2": 2, "ffn.0": 32, "ffn.1": 32, "ffn.2": 32},
     {"layers": [0, 2], "heads.0": 4, "heads.2": 2, "ffn.0": 16, "ffn.2": 64},
 )
-
-
-class Alternating:
-    """Two sub-networks in turn."""
-
-    def __init__(self):
-        self.asked = 0
-
-    def ask(self, n=1, within=None):
-        self.asked += 1
-        return [ARCHS[self.asked % 2]]
-
-    def tell(self, trials): ...
-
-    def state_dict(self):
-        return {"asked": self.asked}
-
-    def load_state_dict(self, state):
-        self.asked = state["asked"]
 
 
 class Snapshot(Modifier):
@@ -55,7 +37,7 @@ class Snapshot(Modifier):
 
 
 def trained(*modifiers):
-    job = toy_job(net=tiny_net(), modifiers=list(modifiers), space=ToySpace(), sampler=Alternating(), max_steps=6)
+    job = toy_job(net=tiny_net(), modifiers=list(modifiers), space=ToySpace(), sampler=InTurn(*ARCHS), max_steps=6)
     nf.make("trainer", "loop").fit(job)
     return job
 
