@@ -1,6 +1,6 @@
 """What running a sub-network in place costs, against running the same sub-network on its own.
 
-    python benchmarks/views.py [--pairs 40] [--threads 2] [--family bert vit llama gpt2 modernbert]
+    python benchmarks/views.py [--pairs 40] [--threads 2] [--family bert vit llama]
 
 A network of MiniLM-L6-H384's sizes with random weights, in the precision that a run would use, all dropout on. Images
 have 64 patches, and Llama has 4 heads of keys and values for 12 of queries. Each pair times the two sides one after the
@@ -22,7 +22,6 @@ from nasframe.training.optim import autocast, keep_freed_memory
 
 QUARTER = {"layers": [0, 1, 2, 3, 4, 5]} | {f"heads.{i}": 3 for i in range(6)} | {f"ffn.{i}": 384 for i in range(6)}
 SHAPES = [(32, 64), (32, 12)]
-
 
 FAMILIES = ("bert", "vit", "llama")
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -94,7 +93,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--pairs", type=int, default=40)
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--family", nargs="+", default=FAMILIES)
+    options.add_argument("--family", nargs="+", default=FAMILIES, help="also gpt2 and modernbert")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as the training loop does, for both sides

@@ -104,7 +104,7 @@ def build(description: Mapping[str, Any], state: Mapping[str, Any] | None = None
     Raises:
         RunError: the family is not registered, or builds other tensors than those of the state.
 
-    >>> from nasframe.testing.toy import tiny_inputs, tiny_net
+    >>> from nasframe.testing.toy import tiny_net
     >>> net = tiny_net("vit")
     >>> build(describe(net), net.state_dict()).config.hidden_size
     32
@@ -125,10 +125,9 @@ def build(description: Mapping[str, Any], state: Mapping[str, Any] | None = None
         try:
             net.load_state_dict(dict(state))
         except RuntimeError as error:
-            first_line = str(error).splitlines()[0]
             raise RunError(
                 f"{type(net).__name__}: family {name!r} builds other tensors than were stored. Expected the same: "
-                f"{first_line} {error}"
+                f"{error}"
             ) from error
     return net.eval()
 

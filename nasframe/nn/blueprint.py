@@ -142,14 +142,27 @@ def config_of_layers(config: PreTrainedConfig, family: str, positions: Sequence[
     >>> config_of_layers(config, "qwen2", [0, 2]).layer_types
     ['full_attention', 'sliding_attention']
     """
-    row = _row(family)
     kept = copy.deepcopy(config)
-    for name in row.per_layer:
+    for name, value in fields_of_layers(config, _row(family), positions).items():
+        setattr(kept, name, value)
+    return kept
+
+
+def fields_of_layers(config: PreTrainedConfig, family: FamilyRow, positions: Sequence[int]) -> dict[str, Any]:
+    """Return the fields of a configuration that depend on which of its layers stay, as they are for these layers.
+
+    >>> from nasframe.nn.elastic import FAMILIES
+    >>> from transformers import BertConfig
+    >>> fields_of_layers(BertConfig(), FAMILIES["bert"], [0, 2])
+    {'num_hidden_layers': 2}
+    """
+    fields: dict[str, Any] = {}
+    for name in family.per_layer:
         entries = getattr(config, name, None)
         if entries is not None:
-            setattr(kept, name, [entries[position] for position in positions])
-    setattr(kept, row.depth, len(positions))
-    return kept
+            fields[name] = [entries[position] for position in positions]
+    fields[family.depth] = len(positions)
+    return fields
 
 
 def build(config: PreTrainedConfig, blueprint: dict[str, Any], device: str | torch.device = "meta") -> nn.Module:

@@ -261,7 +261,6 @@ def _outside(net: nn.Module, batch: int, length: int) -> float:
         mapping.pop("quantised", None)  # it changes no count, but differs between the networks of a search
     key = f"{settings} {empty_sizes}"
     if key not in _OUTSIDE:
-        # Without attention the count is linear in the examples and in their length, so two of each determine it.
         try:
             _OUTSIDE[key] = _counted(build(config, empty_sizes), "meta")
         except RuntimeError:  # a head that looks at values, which tensors on the meta device do not have

@@ -217,16 +217,28 @@ class Part(NamedTuple):
         return entries.reshape(self.blocks, units, self.width * others).sum((0, 2))
 
 
+def _six_maps(query: str, key: str, value: str, merge: str, widen: str, shrink: str) -> dict[str, Map]:
+    """Return the maps of a layer that has queries, keys and values for each head, and an FFN without a gate."""
+    return {
+        "query": Map(query, "heads"),
+        "key": Map(key, "heads"),
+        "value": Map(value, "heads"),
+        "merge": Map(merge, "heads", reads=True),
+        "widen": Map(widen, "ffn"),
+        "shrink": Map(shrink, "ffn", reads=True),
+    }
+
+
 def _bert(attention: str = "attention.self", **names: Any) -> FamilyRow:
     """Return the row of a family whose layers have BERT's names."""
-    maps = {
-        "query": Map(f"{attention}.query", "heads"),
-        "key": Map(f"{attention}.key", "heads"),
-        "value": Map(f"{attention}.value", "heads"),
-        "merge": Map("attention.output.dense", "heads", reads=True),
-        "widen": Map("intermediate.dense", "ffn"),
-        "shrink": Map("output.dense", "ffn", reads=True),
-    }
+    maps = _six_maps(
+        query=f"{attention}.query",
+        key=f"{attention}.key",
+        value=f"{attention}.value",
+        merge="attention.output.dense",
+        widen="intermediate.dense",
+        shrink="output.dense",
+    )
     return FamilyRow(
         layers="encoder.layer",
         attention=attention,
@@ -242,14 +254,14 @@ def _bert(attention: str = "attention.self", **names: Any) -> FamilyRow:
 _DISTILBERT = FamilyRow(
     layers="transformer.layer",
     attention="attention",
-    maps={
-        "query": Map("attention.q_lin", "heads"),
-        "key": Map("attention.k_lin", "heads"),
-        "value": Map("attention.v_lin", "heads"),
-        "merge": Map("attention.out_lin", "heads", reads=True),
-        "widen": Map("ffn.lin1", "ffn"),
-        "shrink": Map("ffn.lin2", "ffn", reads=True),
-    },
+    maps=_six_maps(
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        merge="attention.out_lin",
+        widen="ffn.lin1",
+        shrink="ffn.lin2",
+    ),
     depth="n_layers",
     heads="n_heads",
     ffn="hidden_dim",
@@ -282,14 +294,14 @@ _LLAMA = FamilyRow(
 _VIT = FamilyRow(
     layers="layers",
     attention="attention",
-    maps={
-        "query": Map("attention.q_proj", "heads"),
-        "key": Map("attention.k_proj", "heads"),
-        "value": Map("attention.v_proj", "heads"),
-        "merge": Map("attention.o_proj", "heads", reads=True),
-        "widen": Map("mlp.fc1", "ffn"),
-        "shrink": Map("mlp.fc2", "ffn", reads=True),
-    },
+    maps=_six_maps(
+        query="attention.q_proj",
+        key="attention.k_proj",
+        value="attention.v_proj",
+        merge="attention.o_proj",
+        widen="mlp.fc1",
+        shrink="mlp.fc2",
+    ),
     words=None,
     head_size="head_dim",
     head_size_field="head_dim",
@@ -321,14 +333,14 @@ _GPT2 = FamilyRow(
 _MPNET = FamilyRow(
     layers="encoder.layer",
     attention="attention.attn",
-    maps={
-        "query": Map("attention.attn.q", "heads"),
-        "key": Map("attention.attn.k", "heads"),
-        "value": Map("attention.attn.v", "heads"),
-        "merge": Map("attention.attn.o", "heads", reads=True),
-        "widen": Map("intermediate.dense", "ffn"),
-        "shrink": Map("output.dense", "ffn", reads=True),
-    },
+    maps=_six_maps(
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        merge="attention.attn.o",
+        widen="intermediate.dense",
+        shrink="output.dense",
+    ),
     counts=("num_attention_heads",),
     columns=("all_head_size",),
     norms=("attention.LayerNorm", "output.LayerNorm"),
@@ -399,11 +411,15 @@ ROW_SOURCES: list[Callable[[], Mapping[str, FamilyRow]]] = []
 
 def row_of(model_type: str | None) -> FamilyRow | None:
     """Return the row of a type of model, ``None`` if there is none."""
-    row = FAMILIES.get(model_type or "")
-    if row is None and model_type:
-        for further_rows in ROW_SOURCES:
-            row = row or further_rows().get(model_type)
-    return row
+    if not model_type:
+        return None
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    for further_rows in ROW_SOURCES:
+        row = further_rows().get(model_type)
+        if row is not None:
+            return row
+    return None
 
 
 def stock_class(net: nn.Module) -> Any:
@@ -558,6 +574,11 @@ def group_of(family: FamilyRow, layer: nn.Module) -> int:
     return getattr(layer.get_submodule(family.attention), family.group)
 
 
+def units_of(family: FamilyRow, layer: nn.Module, heads: int, ffn: int) -> dict[str, int]:
+    """Return the numbers of units that make up a number of query heads and a number of neurons."""
+    return {"heads": heads // group_of(family, layer), "ffn": ffn}
+
+
 def layer_sizes(family: FamilyRow, layer: nn.Module) -> dict[str, int]:
     """Return the numbers of query heads and of neurons of a layer, read from its modules."""
     attention: Any = layer.get_submodule(family.attention)
@@ -694,7 +715,7 @@ def resize_layer(
         take: returns the new tensor for a part and the number of units that stay.
     """
     attention: Any = layer.get_submodule(family.attention)
-    units = {"heads": heads // group_of(family, layer), "ffn": ffn}
+    units = units_of(family, layer, heads, ffn)
     for part in list(slices_of(family, layer)):
         linear: Any = layer.get_submodule(part.path)
         count = units[part.unit]

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from nasframe.errors import UsageError
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, group_of, layers_of
+from nasframe.nn.elastic import family_of, layers_of, units_of
 from nasframe.nn.groups import UNITS, zeros_last
 
 
@@ -93,8 +93,7 @@ def add_gates(net: nn.Module, units: Collection[str] = UNITS) -> list[Gated]:
                     f"layer {i}, {path}: its weight is parametrised already, and gates would act behind that. Expected "
                     "gates first: a quantiser comes after them in the list of modifiers."
                 )
-            group = group_of(family, layer) if unit == "heads" else 1  # query heads that stay or go together
-            count = counts[unit] // group
+            count = units_of(family, layer, **counts)[unit]
             gate = Gate(count, reader.in_features // count).to(reader.weight)
             parametrize.register_parametrization(reader, "weight", gate)
             gates.append(Gated(unit, i, gate.gamma, reader))

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import family_of, group_of, layers_of, slices_of
+from nasframe.nn.elastic import family_of, layers_of, slices_of, units_of
 from nasframe.nn.rewire import rewire
 
 UNITS = ("heads", "ffn")
@@ -95,7 +95,7 @@ def encoder_groups(net: nn.Module, units: Collection[str] | None = None) -> list
             if getattr(linear, part.name) is not None:  # maps may have no bias
                 name = f"{names[id(linear)]}.{part.name}"
                 members[part.unit].append(Member(name, part.dim, part.width, part.blocks))  # (H1)
-        removable = {"heads": counts["heads"] // group_of(family, layer), "ffn": counts["ffn"]}
+        removable = units_of(family, layer, **counts)
         for unit in UNITS:
             if removable[unit] and unit in wanted:  # a layer may have lost all its heads or neurons
                 groups.append(Groups(unit, i, removable[unit], tuple(members[unit])))

@@ -35,27 +35,25 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
         return
-    for key, part in _parts(value):
+    for key, part in _parts(value).items():
         yield from _tensors(f"{name}.{key}".removeprefix("."), part)
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value consists of, with its names; nothing for a value without parts."""
+def _parts(value: Any) -> Mapping[Any, Any]:
+    """Return what a value consists of, by name; nothing for a value without parts."""
+    if isinstance(value, type):
+        return {}
     if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield str(key), part
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    elif isinstance(value, list | tuple):
-        for number, part in enumerate(value):
-            yield str(number), part
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield field.name, getattr(value, field.name)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        for key, part in vars(value).items():
-            if isinstance(part, torch.Tensor):  # an attribute of any other kind may lead anywhere
-                yield key, part
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    attributes = getattr(value, "__dict__", {})
+    # An attribute of any other kind may lead anywhere.
+    return {name: part for name, part in attributes.items() if isinstance(part, torch.Tensor)}
 
 
 def compared(outputs: Any) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nasframe.nn.blueprint import blueprint
-from nasframe.nn.elastic import FamilyRow, family_of, group_of, head_order, layers_of, set_head_order, slices_of
+from nasframe.nn.elastic import FamilyRow, family_of, head_order, layers_of, set_head_order, slices_of, units_of
 
 Orders = Mapping[str, Mapping[int, Sequence[int] | torch.Tensor]]
 """Unit (``heads``, ``ffn``) → layer → present positions in their new order."""
@@ -77,9 +77,7 @@ def _permutations(net: nn.Module, order: Orders) -> list[_Permutation]:
     permutations = []
     for unit, orders in order.items():
         for i, listed in orders.items():
-            count = sizes["layers"][i][unit]
-            if unit == "heads":
-                count //= group_of(family, layers[i])
+            count = units_of(family, layers[i], **sizes["layers"][i])[unit]
             index = torch.as_tensor(listed).cpu().long()
             if not torch.equal(index.sort().values, torch.arange(count)):
                 raise ValueError(f"{unit}.{i}: the order is not a permutation of {count} positions.")

@@ -19,8 +19,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from nasframe.nn.additive import RANK, Kept, SliceError, kept_of, kept_rank
-from nasframe.nn.blueprint import blueprint, build, config_of_layers, kept_maps
-from nasframe.nn.elastic import Part, base_of, family_of, group_of, layers_of, set_index, slices_of, words_of
+from nasframe.nn.blueprint import blueprint, build, config_of_layers, fields_of_layers, kept_maps
+from nasframe.nn.elastic import Part, base_of, family_of, layers_of, set_index, slices_of, units_of, words_of
 from nasframe.nn.shared_layers import Narrowed, Slice, followers, narrowed, narrowed_words, replaced, shallow
 from nasframe.records import Forward
 
@@ -94,8 +94,8 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     cache = _layer_cache(net)
     family = family_of(net)
     base = base_of(net)
-    kept_layers = _kept(net, cache.blueprint, sizes)
-    narrowed_layers = [cache.layer(kept, index) for index, kept in enumerate(kept_layers)]
+    chosen = _kept(net, cache.blueprint, sizes)
+    narrowed_layers = [cache.layer(kept, index) for index, kept in enumerate(chosen)]
 
     # The shell is the network with other entries in its list of layers; everything else in it is shared.
     path = _path(net, family.layers)
@@ -117,16 +117,13 @@ def view(net: nn.Module, sizes: Mapping[str, Any], autograd: bool = False) -> Fo
     config = copy.copy(base.config)
     shell.config = config
     base_of(shell).config = config
-    positions = [kept.position for kept in kept_layers]
+    positions = [kept.position for kept in chosen]
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         # The network may have changed since the view was made, so all that is not shared is copied again.
         config.__dict__.update(base.config.__dict__)
-        setattr(config, family.depth, len(positions))
-        for name in family.per_layer:
-            entries = getattr(base.config, name, None)
-            if entries is not None:
-                setattr(config, name, [entries[position] for position in positions])
+        for name, value in fields_of_layers(base.config, family, positions).items():
+            setattr(config, name, value)
         for source, copied in copies:
             copied["training"] = source["training"]
         for part in slices:
@@ -191,8 +188,9 @@ def extract(net: nn.Module, sizes: Mapping[str, Any]) -> nn.Module:
             copies[id(entry.whole)] = nn.Parameter(values, requires_grad=entry.whole.requires_grad)
         entry.owner._parameters[entry.key] = copies[id(entry.whole)]
     # Buffers are whole in every sub-network. Parametrisations have theirs, too, but tensors were copied as they act.
+    renaming = _Renaming.of(net, chosen)
     for name, buffer in net.named_buffers():
-        small_name = _name_in_small(net, chosen, name)
+        small_name = renaming.name_in_small(name)
         if small_name is not None and "parametrizations" not in name:
             path, _, key = small_name.rpartition(".")
             owner = small.get_submodule(path)
@@ -314,8 +312,9 @@ def _slice_map(net: nn.Module, chosen: list[Kept], small: nn.Module) -> Iterator
     words_prefix = _path(net, family.words) + "." if family.words else None
     owners = {(name, key): owner for name, owner, key in weights(small)}
     parts = _parts_by_name(net, chosen)
+    renaming = _Renaming.of(net, chosen)
     for name, module, key in weights(net):
-        small_name = _name_in_small(net, chosen, name)
+        small_name = renaming.name_in_small(name)
         if small_name is None:  # of a layer that is dropped
             continue
         owner = owners.pop((small_name, key), None)
@@ -362,19 +361,34 @@ def _parts_by_name(net: nn.Module, chosen: Sequence[Kept]) -> dict[tuple[str, st
     narrowings = {}
     for kept in chosen:
         layer = layers[kept.position]
-        units = {"heads": kept.heads // group_of(family, layer), "ffn": kept.ffn}
+        units = units_of(family, layer, kept.heads, kept.ffn)
         for part in slices_of(family, layer):
             narrowings[f"{prefix}.{kept.position}.{part.path}", part.name] = _Narrowing(part, units[part.unit])
     return narrowings
 
 
-def _name_in_small(net: nn.Module, chosen: Sequence[Kept], name: str) -> str | None:
-    """Return the name that a module or tensor of a network has in a sub-network, ``None`` if its layer is dropped."""
-    prefix = _path(net, family_of(net).layers) + "."
-    if not name.startswith(prefix):
-        return name
-    position, _, rest = name.removeprefix(prefix).partition(".")
-    for number, kept in enumerate(chosen):
-        if str(kept.position) == position:
-            return f"{prefix}{number}.{rest}"
-    return None
+class _Renaming(NamedTuple):
+    """The names that the modules and tensors of a network have in a sub-network.
+
+    Attributes:
+        prefix: what the names of all layers start with.
+        numbers: position of a layer in the network → its position in the sub-network, as text.
+    """
+
+    prefix: str
+    numbers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, net: nn.Module, chosen: Sequence[Kept]) -> _Renaming:
+        """Return the renaming for a sub-network with the chosen layers."""
+        numbers = {str(kept.position): str(number) for number, kept in enumerate(chosen)}
+        return cls(_path(net, family_of(net).layers) + ".", numbers)
+
+    def name_in_small(self, name: str) -> str | None:
+        """Return the name in the sub-network, ``None`` if the layer is dropped."""
+        if not name.startswith(self.prefix):
+            return name
+        position, _, rest = name.removeprefix(self.prefix).partition(".")
+        if position not in self.numbers:
+            return None
+        return f"{self.prefix}{self.numbers[position]}.{rest}"

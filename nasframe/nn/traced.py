@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasframe.nn.custom import Described
-from nasframe.nn.elastic import family_of
+from nasframe.nn.rows import is_sliceable
 from nasframe.records import Arch, Forward, arch_id
 
 META = "meta"
@@ -38,11 +38,7 @@ def has_table(net: nn.Module) -> bool:
     >>> has_table(tiny_net()), has_table(nn.Linear(2, 2))
     (True, False)
     """
-    try:
-        family_of(net)
-    except TypeError:
-        return False
-    return True
+    return is_sliceable(net)
 
 
 def weightless(net: nn.Module) -> nn.Module:

@@ -147,16 +147,11 @@ class WidthDepth:
             if key not in knobs and key not in (*UNITS, RANK):
                 raise UsageError(f"{key}: not a size. Expected 'layers', 'heads', 'ffn' or one of {', '.join(knobs)}.")
             unit = key.partition(".")[0]
-            if unit not in UNITS:  # layers and the rank have tests of their own, later
-                continue
-            most = self.limits.heads if unit == "heads" else self.limits.ffn
-            is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            is_size = is_whole and value >= 0 and (most is None or value <= most)
-            if not is_size:
-                limit = "0 or more" if most is None else f"a number from 0 to {most}"
-                raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {limit}.")
-            if unit == "heads" and most is not None and value % self.limits.group:
-                raise UsageError(f"{key}: {group_problem(value, most, self.limits.group)}")
+            if unit == "heads":
+                _check_width(key, value, self.limits.heads, self.limits.group)
+            elif unit == "ffn":
+                _check_width(key, value, self.limits.ffn)
+            # Layers and the rank have tests of their own, later.
 
     def sizes(self, arch: Arch) -> dict[str, Any]:
         """Return an architecture with its kept layers listed: ``layers: 4`` becomes the domain's choice of four.
@@ -219,6 +214,32 @@ class _Limits:
     ffn: int | None = None
     group: int = 1
     keeps_first: bool = False
+
+
+def _check_width(key: str, value: Any, full: int | None, group: int = 1) -> None:
+    """Refuse a width of a layer that the network does not have.
+
+    Args:
+        key: the knob or family, for the error.
+        value: the width.
+        full: the network's own width, if it is known.
+        group: what the width has to be a multiple of.
+    """
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    is_size = is_whole and value >= 0 and (full is None or value <= full)
+    if not is_size:
+        expected = "0 or more" if full is None else f"a number from 0 to {full}"
+        raise UsageError(f"{key}: {value!r} is not a size of the network. Expected {expected}.")
+    _check_groups(key, [value], full, group)
+
+
+def _check_groups(key: str, counts: Sequence[int], full: int | None, group: int) -> None:
+    """Refuse numbers of heads that are not whole groups of the network's, if it is known."""
+    if full is None:
+        return
+    for count in counts:
+        if count % group:
+            raise UsageError(f"{key}: {group_problem(count, full, group)}")
 
 
 def _limits(config: PreTrainedConfig | Outline | None) -> _Limits:
@@ -317,9 +338,7 @@ def _counts(name: str, values: Sequence[int | str] | None, full: int | None, gro
     if not are_sizes:
         most = "" if full is None else f" to {full}"
         raise UsageError(f"{name}: {list(values)} are not all sizes of the network. Expected {fewest}{most}.")
-    for count in counts:
-        if full is not None and count % group:
-            raise UsageError(f"{name}: {group_problem(count, full, group)}")
+    _check_groups(name, counts, full, group)
     return counts
 
 

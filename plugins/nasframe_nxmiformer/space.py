@@ -46,6 +46,8 @@ class NMBits:
         UsageError: a format is unknown, n is above m, or m does not divide a matrix's inputs.
     """
 
+    keeps_net = True
+
     def __init__(
         self,
         formats: Sequence[str] = ("2:4 int4", "int4", "2:4 int8", "int8"),
@@ -72,8 +74,6 @@ class NMBits:
             for kind in self.kinds:
                 knobs[f"{kind}.{i}"] = values
         self.domain = Choices(knobs)
-
-    keeps_net = True
 
     def supernet(self, net: nn.Module) -> nn.Module:
         """Return the network unchanged."""
