@@ -126,7 +126,8 @@ def _depends_on_space(plan: Plan, verb: str, options: Mapping[str, Any]) -> bool
 
     A space of slices promises to keep the network, so that recipes with different spaces share their teachers.
     """
-    if verb != "evaluate" and not (verb == "train" and uses_supernet(verb, options)):
+    trains_supernet = verb == "train" and uses_supernet(verb, options)
+    if verb != "evaluate" and not trains_supernet:
         return False
     use = options.get("space") or plan.space
     if not use:

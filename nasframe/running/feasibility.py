@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from nasframe.errors import UnsatisfiableError
-from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, ends_of, traits_of
+from nasframe.interfaces import EstimatorTraits, MeasuredEstimator, Work, cost_table, traits_of
 from nasframe.outline import Outline
 from nasframe.plan import limits_of, same_shape
 from nasframe.recipe.preflight import stand_in
 from nasframe.search.budgets import Budget, Costs, known_budgets, nearest, obstacle
 from nasframe.search.constraints import CostValues, Screen, violation
 from nasframe.search.costs import cost_function, full_costs
+from nasframe.search.domain import drawn
 from nasframe.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -52,29 +52,23 @@ class Target:
         """Return the reason why no architecture can meet a budget; empty if one can, or if that is not known."""
         if self.slow.isdisjoint(budget.bounds):
             return obstacle(budget, self.region, self.costs)
-        return sampled_obstacle(budget, self.sampled())
+        return sampled_obstacle(budget, self.sampled)
 
     def nearest(self, bounds: Mapping[str, Bounds]) -> CostValues:
         """Return the costs of the architecture that comes nearest to some bounds, as far as it is found."""
         screen = Screen(bounds, self.costs)
         if self.slow.isdisjoint(bounds):
             return nearest(self.region, screen)
-        return min(self.sampled(), key=lambda costs: violation(costs, bounds))
+        return min(self.sampled, key=lambda costs: violation(costs, bounds))
 
+    @cached_property
     def sampled(self) -> list[CostValues]:
-        """Return the costs of the domain's ends and of some random architectures."""
+        """The costs of the domain's ends and of some random architectures; they take time, so they are counted once."""
         return [self.costs(arch) for arch in drawn(self.region, SAMPLED)]
 
 
 SAMPLED = 64
 """How many architectures are drawn, besides the smallest and the largest, to see if a cost can meet its bounds."""
-
-
-def drawn(region: Any, count: int) -> list[Any]:
-    """Return the smallest and the largest architecture of a domain, if it knows them, and some random ones."""
-    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
-    draws = [region.sample(rng) for _ in range(count)]
-    return ends_of(region) + draws
 
 
 def sampled_obstacle(budget: Budget, costs_of_archs: Sequence[CostValues]) -> str:

@@ -21,7 +21,6 @@ from nasframe.running.feasibility import (
     bounded_costs,
     budgets_within,
     check_budgets,
-    drawn,
     is_counted,
     is_estimated,
     net_of,
@@ -32,6 +31,7 @@ from nasframe.running.feasibility import (
 from nasframe.search.budgets import Budget, shortfall
 from nasframe.search.constraints import violation
 from nasframe.search.costs import cost_function, full_costs
+from nasframe.search.domain import drawn
 from nasframe.stages.views import EXAMPLES, views_fault
 from nasframe.training.macs import probe_inputs
 

@@ -115,8 +115,10 @@ class Snapshots:
             space: Any = start.space
             if kept["use"] != self.session.plan.space:
                 # A space that changes its network was made on the model's own, and any other on the network itself.
-                is_own = net is not None and not net_differs(start.net, net)
-                space = inputs.space(net if net is not None and is_own else start.net, kept["use"])
+                made_on = start.net
+                if net is not None and type(net) is type(start.net):
+                    made_on = net
+                space = inputs.space(made_on, kept["use"])
             origins[name] = Origin(space, kept["use"], net, kept["arch"])
         return origins
 
@@ -153,8 +155,3 @@ class Snapshots:
         inputs = self.session.inputs
         tokenizer = shrunk_tokenizer(inputs.tokenizer, kept)
         return replace(work, tokenizer=tokenizer, task=inputs.task_for(tokenizer), vocabulary=list(kept))
-
-
-def net_differs(first: nn.Module, second: nn.Module) -> bool:
-    """Tell whether two networks are of different kinds, so that one is no trained copy of the other."""
-    return type(first) is not type(second)

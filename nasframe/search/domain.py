@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nasframe.errors import UnsatisfiableError, UsageError, suggestion
-from nasframe.interfaces import GradedCondition
+from nasframe.interfaces import GradedCondition, ends_of
 from nasframe.records import Arch, canonical_json
 from nasframe.search.restrict import Predicate, both
 from nasframe.units import is_percent, share
@@ -616,3 +616,20 @@ def _lookup(name: str, values: Sequence[Any]) -> dict[Any, int]:
         if isinstance(value, list) and lengths[len(value)] == 1:
             table.setdefault(len(value), i)  # a number that is itself a value means that value
     return table
+
+
+def drawn(domain: Any, count: int) -> list[Arch]:
+    """Return the smallest and the largest architecture of a domain, if it knows them, and some random ones.
+
+    They are the same ones each time, for checks before a run.
+
+    Args:
+        domain: the domain.
+        count: the number of random ones.
+
+    >>> drawn(Choices({"width": [8, 16]}), 0)
+    [{'width': 8}, {'width': 16}]
+    """
+    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
+    draws = [domain.sample(rng) for _ in range(count)]
+    return ends_of(domain) + draws

@@ -64,6 +64,7 @@ class RunInputs:
         self.notices = Notices()
         self.reads = Recorder()
         self.probe_task: Task | None = None  # the current task, if a transform has changed it
+        self._probe: tuple[Task, Mapping[str, Any]] | None = None  # a task, and the inputs of its probe batch
         self._supernets: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
         self._tokenizer = tokenizer
         self._stamps: dict[Path, Stamp] = {}  # of the model's files, as they were when they were first loaded
@@ -155,7 +156,12 @@ class RunInputs:
         if task is None:
             # While a recipe is checked, the work is set in advance and has no task.
             task = self.work.task if "work" in self.__dict__ else self.task
-        return None if task is None else probe_inputs(task)
+        if task is None:
+            return None
+        # Estimators ask for each architecture, and making a batch takes longer than looking a count up.
+        if self._probe is None or self._probe[0] is not task:
+            self._probe = (task, probe_inputs(task))
+        return self._probe[1]
 
     @cached_property
     def task(self) -> Task:

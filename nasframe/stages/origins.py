@@ -66,10 +66,10 @@ def stands_alone(work: Work, options: Mapping[str, Any]) -> bool:
 
 def renamed(origins: Mapping[str, Origin], name: str, source: str = CURRENT) -> dict[str, Origin]:
     """Return origins in which a network is also known by another name, under which there may have been another one."""
-    renamed = {other: origin for other, origin in origins.items() if other != name}
+    kept = {other: origin for other, origin in origins.items() if other != name}
     if source in origins:
-        renamed[name] = origins[source]
-    return renamed
+        kept[name] = origins[source]
+    return kept
 
 
 def without_reshaped(

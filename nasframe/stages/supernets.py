@@ -63,12 +63,14 @@ def made_supernet(space: Any, net: nn.Module, seed: int, name: str) -> nn.Module
     if not isinstance(supernet, nn.Module):
         kind = type(supernet).__name__
         raise PluginError(f"space {name!r}: supernet returned {kind}. Expected a torch.nn.Module.")
-    if not keeps_net:
-        require_storable(supernet, f"space {name!r}: its super-network")
-        return supernet if supernet.training == original.training else supernet.train(original.training)
-    if supernet is not original:
-        raise PluginError(
-            f"space {name!r}: supernet returned another network than it was given, but keeps_net is true. Expected "
-            "keeps_net = False."
-        )
-    return original
+    if keeps_net:
+        if supernet is not original:
+            raise PluginError(
+                f"space {name!r}: supernet returned another network than it was given, but keeps_net is true. Expected "
+                "keeps_net = False."
+            )
+        return original
+    require_storable(supernet, f"space {name!r}: its super-network")
+    if supernet.training != original.training:
+        supernet.train(original.training)
+    return supernet

@@ -161,7 +161,7 @@ class Evaluator:
         space: Any = self.work.space
         net = self.work.net if self.fit is None else self._fitted(arch, tally)
         forward = forward_of(space.view(net, arch), self.work.net, self.precision)
-        # Counted on the network itself: that of a fitted copy is the same, and would be counted anew each time.
+        # Counted on the network itself: that of a fitted copy costs the same, and would be counted again each time.
         return Candidate(forward, partial(self.counter.evaluation, self.work.net, arch))
 
     def _fitted(self, arch: Arch, tally: Tally) -> nn.Module:

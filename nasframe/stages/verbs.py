@@ -246,15 +246,12 @@ def search(
             stage=stage.name,
             rule=rule,
         )
-    entries = [evaluator.tally.ledger_entry(time.monotonic() - began)]
-    if agreement is not None:
-        entries.append(agreement.tally.ledger_entry(0.0))  # its time is part of the search's
-    stage.add_ledger(summed(entries))
+    stage.add_ledger(_search_ledger(evaluator, agreement, time.monotonic() - began))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
-    shares = [name for name in sorted(limited) if _has_share(constraints.get(name), budgets.get(name))]
-    if shares:
-        stage.result["full"] = {name: full[name] for name in shares}
+    referred = [name for name in sorted(limited) if _has_percentage(constraints.get(name), budgets.get(name))]
+    if referred:
+        stage.result["full"] = {name: full[name] for name in referred}
     _record_search(stage, trials, result, named_budgets(save_as, bounds, bounds_of_budgets))
     _notify_of_shortfall(stage, trials, result)
     _notify_of_unknown_error(stage, result, objectives[0])
@@ -262,9 +259,18 @@ def search(
     return replace(work, archs={**work.archs, **winners})
 
 
-def _has_share(*bounds: Any) -> bool:
-    """Tell whether some of a cost's bounds are percentages."""
-    return any("%" in str(bound) for several in bounds for bound in listed(several))
+def _search_ledger(evaluator: Evaluator, agreement: Agreement | None, seconds: float) -> list[LedgerEntry]:
+    """Return what a search's evaluations cost, those of its agreement with a teacher included."""
+    entries = [evaluator.tally.ledger_entry(seconds)]
+    if agreement is not None:
+        entries.append(agreement.tally.ledger_entry(0.0))  # its time is part of the search's
+    return summed(entries)
+
+
+def _has_percentage(constraint: Any, budgets: Any) -> bool:
+    """Tell whether some of a cost's bounds are percentages; ``None`` is no bound."""
+    bounds = [constraint, *listed(budgets)]
+    return any("%" in str(bound) for bound in bounds)
 
 
 def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:

@@ -11,9 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from nasframe.interfaces import ends_of
+from nasframe.search.domain import drawn
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +35,12 @@ def views_fault(space: Any, net: nn.Module, costs: CostFunction, inputs: Mapping
         costs: architecture → its costs.
         inputs: a few examples.
     """
-    archs = _distinct([*ends_of(space.domain), *_draws(space.domain)])
-    suspects = _same(space, net, archs, inputs)
-    suspects = _suspicious(suspects, archs, costs)
+    archs = _distinct(drawn(space.domain, DRAWS))
+    suspects = _suspicious(_same(space, net, archs, inputs), archs, costs)
     if suspects:
         # Fresh networks have constants in them that may hide a difference, as a head of zeros does.
-        suspects = _suspicious(_same(space, _randomised(net), archs, inputs), archs, costs)
+        random_net = _randomised(net)
+        suspects = _suspicious(_same(space, random_net, archs, inputs), archs, costs)
     if not suspects:
         return ""
     first, second = suspects[0]
@@ -51,11 +49,6 @@ def views_fault(space: Any, net: nn.Module, costs: CostFunction, inputs: Mapping
         "the same, also with random weights. Expected a view that runs the sub-network; does 'view' return the whole "
         "network? If architectures of this space may agree, it says so: views_may_agree = True."
     )
-
-
-def _draws(domain: Any) -> list[Arch]:
-    rng = np.random.default_rng(0)  # not the run's: a check must not change what is drawn later
-    return [domain.sample(rng) for _ in range(DRAWS)]
 
 
 def _distinct(archs: Sequence[Arch]) -> list[Arch]:

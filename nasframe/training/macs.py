@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from nasframe.interfaces import SizedSpace, sizes_of
 from nasframe.notices import Notify, say
@@ -48,8 +49,6 @@ class MacCounter:
     """
 
     def __init__(self, task: Task, space: SearchSpace | None, notify: Notify = say, place: str = "ledger") -> None:
-        from weakref import WeakKeyDictionary
-
         from nasframe.nn.traced import Traced
 
         self.task = task

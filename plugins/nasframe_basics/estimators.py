@@ -7,7 +7,7 @@ values, and counted on that: multiply-adds by one forward pass on the shapes of 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -60,17 +60,19 @@ class Counted:
         The costs of a network's layers, heads and neurons are counted once; use a new estimator if its sizes were
         changed in place. If the network or the space does not slice, each architecture is counted once.
         """
-        # The quick way of a search, which asks for millions: what was counted once has slices, and checking a protocol
-        # takes longer than counting.
-        known = self._additive_costs.get(net)
+        # A search asks for millions, and isinstance(space, SizedSpace) would take longer than the sum.
         sizes = getattr(space, "sizes", None)
-        if arch is not None and known is not None and sizes is not None:
-            return self.factor * float(known.of(sizes(arch)))
-        if _slices(net) and (arch is None or isinstance(space, SizedSpace)):
-            if arch is None:
-                return self.factor * float(self.count(net).of())
-            assert isinstance(space, SizedSpace)
-            return self.factor * float(self._additive(net).of(space.sizes(arch)))
+        if arch is None or sizes is None:
+            return self._estimate_once(space, net, arch)
+        additive = self._additive(net)
+        if additive is None:
+            return self._estimate_once(space, net, arch)
+        return self.factor * float(additive.of(sizes(arch)))
+
+    def _estimate_once(self, space: SearchSpace | None, net: nn.Module, arch: Arch | None) -> float | None:
+        """Return the cost of a network as it is, or of a sub-network that is no slice."""
+        if arch is None and _slices(net):
+            return self.factor * float(self.count(net).of())
         if isinstance(net, Outline):  # sizes alone do not say what an architecture is made of
             return None
         if self.trace is None:
@@ -81,9 +83,11 @@ class Counted:
 
     def table(self, space: SearchSpace, net: nn.Module) -> CostTable | None:
         """Return the cost of every choice of the space's domain; ``None`` if choices have no cost of their own."""
-        if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive or not _slices(net):
+        if not isinstance(space, SizedSpace) or not traits_of(SpaceTraits, space).additive:
             return None
         additive = self._additive(net)
+        if additive is None:
+            return None
         try:
             table = additive.table(space.domain.knobs)  # type: ignore[attr-defined]
         except (IndexError, SliceError):
@@ -96,9 +100,12 @@ class Counted:
         return CostTable(self.factor * table.base, choices)
 
     def _additive(self, net: nn.Module) -> Any:
-        if net not in self._additive_costs:
-            self._additive_costs[net] = self.count(net)
-        return self._additive_costs[net]
+        """Return the costs of a network's layers, heads and neurons; ``None`` if its sub-networks are no slices."""
+        additive = self._additive_costs.get(net)
+        if additive is None and _slices(net):
+            additive = self.count(net)
+            self._additive_costs[net] = additive
+        return additive
 
 
 def _slices(net: nn.Module | Outline) -> bool:
@@ -263,7 +270,8 @@ def macs(
         notify: injected; told if a network cannot be counted.
         probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    count_macs, trace = _macs_of(batch, length, count, notify, probe_inputs)
+    count_macs = partial(_macs, batch=batch, length=length or LENGTH, how=count)
+    trace = partial(Tracing(notify, probe_inputs).macs, batch, length, count)
     return Counted("MACs", count_macs, heading="MACs", highlight="MACs", trace=trace)
 
 
@@ -283,17 +291,8 @@ def flops(
         notify: injected; told if a network cannot be counted.
         probe_inputs: injected; returns the inputs of the run's probe batch.
     """
-    count_macs, trace = _macs_of(batch, length, count, notify, probe_inputs)
-    return Counted("FLOPs", count_macs, factor=2.0, heading="FLOPs", trace=trace)
-
-
-def _macs_of(
-    batch: int, length: int | None, how: Counting, notify: Notify, probe_inputs: ProbeInputs | None
-) -> tuple[Any, Any]:
-    """Return the two ways of counting multiply-adds: by tables, and one architecture at a time."""
-    count = partial(_macs, batch=batch, length=length or LENGTH, how=how)
-    trace = partial(Tracing(notify, probe_inputs).macs, batch, length, how)
-    return count, trace
+    multiply_adds = macs(batch, length, count, notify, probe_inputs)
+    return replace(multiply_adds, unit="FLOPs", factor=2.0, heading="FLOPs", highlight="")
 
 
 def size(notify: Notify = say) -> Counted:

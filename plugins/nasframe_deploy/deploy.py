@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from nasframe.running.runner import Run
 
 FORMAT = 1
-EXAMPLES = 8
-"""How many examples models are compared on, if no inputs can be invented."""
 """Of ``deploy.json``."""
 
 
@@ -281,12 +279,12 @@ def _write(
 def _probe_inputs(finished: Finished) -> dict[str, Any]:
     """Return inputs on which models are compared: invented token ids, or else examples of the run's task."""
     from nasframe.export.write import invented_inputs
+    from nasframe.training.macs import probe_inputs
 
     inputs = invented_inputs(finished.net)  # without the run's data, which a deployment may not have
     if inputs is not None:
         return inputs
-    batch = next(iter(finished.inputs.task.train_batches(0, 0, EXAMPLES)))
-    return dict(batch.inputs)
+    return probe_inputs(finished.inputs.task)
 
 
 def _view_outputs(finished: Finished, choice: Choice, inputs: Mapping[str, Any]) -> dict[str, Any]:

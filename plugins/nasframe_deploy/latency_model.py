@@ -72,10 +72,13 @@ class MeasuredCost:
 
     def of_model(self, model: Any, arch: Arch) -> Mapping[str, Any]:
         """Measure a finished model, as a run does: by itself, or by the architecture that it was extracted at."""
-        if traits_of(EstimatorTraits, self.estimator).reads_weights or self.finished.inputs.is_of_former_api(self.name):
-            measurement: Mapping[str, Any] = self.estimator.measure(None, model, again=True)
-            return measurement
-        measurement = self.estimator.measure(self.finished.space, self.finished.net, arch, again=True)
+        finished = self.finished
+        reads_weights = traits_of(EstimatorTraits, self.estimator).reads_weights
+        measurement: Mapping[str, Any]
+        if reads_weights or finished.inputs.is_of_former_api(self.name):
+            measurement = self.estimator.measure(None, model, again=True)
+        else:
+            measurement = self.estimator.measure(finished.space, finished.net, arch, again=True)
         return measurement
 
     def _features(self, arch: Arch) -> list[float]:
