@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
 import nasframe as nf
 from in_process import InProcess
+from nasframe import registry
 from nasframe.cli import main
 from nasframe.errors import PluginError, UsageError, VerificationError
 from nasframe.export import write as export
@@ -130,6 +132,15 @@ def test_built_in_exporters_keep_the_contract(mode):
     contract.test_a_fresh_process_computes_the_same = lambda self: None  # test_export.py starts one for all
     failed = [(outcome.check, outcome.message) for outcome in run_checks(contract) if not outcome.passed]
     assert failed == []
+
+
+@pytest.mark.parametrize("mode", ["hetero", "padded", "stock"])
+def test_a_class_that_no_auto_class_loads_is_refused_before_any_work(mode):
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    with torch.device("meta"):
+        net = T5EncoderModel(config)
+    with pytest.raises(UsageError, match="T5EncoderModel: no auto class of transformers loads it"):
+        registry.make("exporter", mode).validate(net)
 
 
 def test_a_contract_of_a_wrong_exporter_says_what_to_do():
