@@ -24,6 +24,7 @@ MODELING = "modeling_nasframe.py"
 BASE = "described_nasframe"
 """The module in an exported directory that stands for nasframe's ``Described``."""
 ALLOWED = frozenset({"numpy", "safetensors", "torch", "transformers"})
+EXPECTED = "Expected torch, transformers, numpy, the standard library, nasframe's Described, or a file in sources()."
 HOMES = frozenset({"nasframe", "nasframe.nn", "nasframe.nn.custom"})
 """Modules of nasframe from which a network may import ``Described``."""
 
@@ -195,12 +196,15 @@ def self_contained(path: Path, modules: Mapping[str, Path]) -> tuple[str, list[s
             indent = _indent(lines[node.lineno - 1])
             edits.append(Edit(node.lineno, node.end_lineno or node.lineno, f"{indent}pass"))
             continue
-        place = f"{path}:{node.lineno}"
-        edit, fault = _replaced(node, modules, lines[node.lineno - 1])
-        if fault:
-            problems.append(f"{place}: {fault}")
-        if edit is not None:
-            edits.append(edit)
+        outside = _outside(node, modules)
+        if outside:
+            problems.append(f"{path}:{node.lineno}: imports {outside}, which an exported model cannot have. {EXPECTED}")
+            continue
+        module = _exported_module(node, modules)
+        if isinstance(node, ast.ImportFrom) and module is not None:
+            indent = _indent(lines[node.lineno - 1])
+            text = f"{indent}from .{module} import {_names(node)}"
+            edits.append(Edit(node.lineno, node.end_lineno or node.lineno, text))
     for edit in sorted(edits, key=lambda edit: edit.first, reverse=True):
         lines[edit.first - 1 : edit.last] = [edit.text]
     return "\n".join(lines) + "\n", problems
@@ -219,39 +223,40 @@ def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom | ast.If]
         waiting += ast.iter_child_nodes(node)
 
 
-def _replaced(
-    node: ast.Import | ast.ImportFrom, modules: Mapping[str, Path], line: str
-) -> tuple[Edit | None, str | None]:
-    """Return what an import becomes, ``None`` if it stays; and a fault if it cannot work."""
-    indent = _indent(line)
-    expected = (
-        "Expected torch, transformers, numpy, the standard library, nasframe's Described, or a file in sources()."
-    )
+def _outside(node: ast.Import | ast.ImportFrom, modules: Mapping[str, Path]) -> str:
+    """Return what an import needs that an exported directory does not have, in words; empty if there is nothing."""
     if isinstance(node, ast.Import):
-        outside = [alias.name for alias in node.names if not _is_available(alias.name)]
-        if outside:
-            return None, f"imports {listing(outside)}, which an exported model cannot have. {expected}"
-        return None, None
-    names = ", ".join(alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names)
-    module = node.module or ""
-    if node.level == 0 and module in HOMES and {alias.name for alias in node.names} == {"Described"}:
-        return _edit(node, f"{indent}from .{BASE} import {names}"), None
-    own = module.rpartition(".")[2]
-    is_own = own in modules and (node.level > 0 or not _is_available(module))
-    if is_own:
-        return _edit(node, f"{indent}from .{own} import {names}"), None
-    if node.level > 0 or not _is_available(module):
-        written = "." * node.level + module
-        return None, f"imports {names} from {written}, which an exported model cannot have. {expected}"
-    return None, None
+        missing = [alias.name for alias in node.names if not _is_available(alias.name)]
+        return listing(missing) if missing else ""
+    if _is_installed(node) or _exported_module(node, modules) is not None:
+        return ""
+    dots = "." * node.level
+    return f"{_names(node)} from {dots}{node.module or ''}"
+
+
+def _exported_module(node: ast.Import | ast.ImportFrom, modules: Mapping[str, Path]) -> str | None:
+    """Return the module of the exported directory that an import has to name, ``None`` if there is none."""
+    if isinstance(node, ast.Import) or _is_installed(node):
+        return None
+    imported = {alias.name for alias in node.names}
+    if node.level == 0 and node.module in HOMES and imported == {"Described"}:
+        return BASE
+    own = (node.module or "").rpartition(".")[2]
+    return own if own in modules else None
+
+
+def _is_installed(node: ast.ImportFrom) -> bool:
+    """Tell whether the module of a ``from`` import is there wherever transformers is."""
+    return node.level == 0 and _is_available(node.module or "")
+
+
+def _names(node: ast.ImportFrom) -> str:
+    """Return what stands after ``import``."""
+    return ", ".join(ast.unparse(alias) for alias in node.names)
 
 
 def _indent(line: str) -> str:
     return line[: len(line) - len(line.lstrip())]
-
-
-def _edit(node: ast.ImportFrom, text: str) -> Edit:
-    return Edit(node.lineno, node.end_lineno or node.lineno, text)
 
 
 def _is_available(module: str) -> bool:

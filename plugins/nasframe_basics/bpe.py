@@ -13,7 +13,8 @@ from nasframe.errors import UsageError
 from nasframe.weights import refusal
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
-"""The special tokens by their roles in transformers; their ids are 0, 1, 2 and 3."""
+"""The special tokens by their roles in transformers."""
+IDS = {role: number for number, role in enumerate(SPECIAL)}
 BYTES = 256
 FEWEST = BYTES + len(SPECIAL)
 
@@ -59,11 +60,12 @@ def made(texts: Iterable[str], words: int, longest: int, encoder: bool) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sound(texts), trainer)
+    names = dict(SPECIAL)
     if encoder:
-        ids = {token: number for number, token in enumerate(SPECIAL.values())}
-        end, begin = ("</s>", ids["</s>"]), ("<s>", ids["<s>"])
-        tokenizer.post_processor = processors.RobertaProcessing(end, begin, add_prefix_space=False)
-    names = {**SPECIAL, **({"cls_token": "<s>", "sep_token": "</s>"} if encoder else {})}
+        begin, end = SPECIAL["bos_token"], SPECIAL["eos_token"]
+        pairs = ((end, IDS["eos_token"]), (begin, IDS["bos_token"]))
+        tokenizer.post_processor = processors.RobertaProcessing(*pairs, add_prefix_space=False)
+        names |= {"cls_token": begin, "sep_token": end}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=longest,
@@ -89,5 +91,4 @@ def special_ids() -> dict[str, int]:
     >>> special_ids()
     {'pad_token_id': 0, 'bos_token_id': 1, 'eos_token_id': 2}
     """
-    roles = list(SPECIAL)
-    return {f"{role}_id": roles.index(role) for role in ("pad_token", "bos_token", "eos_token")}
+    return {f"{role}_id": IDS[role] for role in ("pad_token", "bos_token", "eos_token")}

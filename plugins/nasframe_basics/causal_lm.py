@@ -7,13 +7,10 @@ same tokens moved on by one, so that every position has a label.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import itertools
 import json
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +21,7 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing
 from nasframe.measures import measures
-from nasframe.notices import Notice, Notify, say
+from nasframe.notices import Notify, say
 from nasframe.records import (
     Batch,
     Count,
@@ -39,10 +36,10 @@ from nasframe.records import (
 )
 from nasframe.seeds import generator
 from nasframe.weights import refusal
-from nasframe_basics.package_docs import PACKAGES, documented, source_files
+from nasframe_basics.epochs import EpochBatches, cut
+from nasframe_basics.package_docs import PACKAGES, docstrings_of, source_files
 from nasframe_basics.rows import decoded, located
 from nasframe_basics.splits import Split, carve
-from nasframe_basics.summary import pass_on
 
 Documents: TypeAlias = Literal["paragraph", "line", "file"]
 Package: TypeAlias = Literal[
@@ -72,13 +69,11 @@ class Corpus:
         split: the task's split that they belong to.
         name: the file or package.
         documents: the texts, in order.
-        notices: what was odd about the file.
     """
 
     split: str
     name: str
     documents: Sequence[str]
-    notices: Sequence[Notice] = ()
 
 
 @dataclass(frozen=True)
@@ -225,10 +220,10 @@ class CausalLMTask:
         labels = torch.from_numpy(packed.labels[index].astype(np.int64))
         return Batch({"input_ids": inputs}, labels, torch.from_numpy(index.astype(np.int64)))
 
-    def train_batches(self, seed: int, epoch: int, batch_size: int) -> BlockBatches:
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> EpochBatches:
         """Return one epoch of blocks, shuffled by ``(seed, epoch)``."""
         order = generator(seed, "epoch", epoch).permutation(self.sizes["train"])
-        return BlockBatches(self, [order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+        return EpochBatches(self.batch, cut(order, batch_size))
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
         """Return the mean cross-entropy of all tokens of a batch, in nats."""
@@ -279,23 +274,6 @@ class CausalLMTask:
         return np.sort(order[:examples])
 
 
-@dataclass(frozen=True)
-class BlockBatches:
-    """One epoch of batches. Each is made when it is read, so that a resume skips for free."""
-
-    task: CausalLMTask
-    order: Sequence[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> Batch:
-        return self.task.batch("train", self.order[position])
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.task.batch("train", index) for index in self.order)
-
-
 @measures(lambda options, space: METRICS)
 def causal_lm(
     train: Files | None = None,
@@ -339,8 +317,6 @@ def causal_lm(
     for place, text in _faults({"train": train, "dev": dev, "packages": packages}):
         raise UsageError(f"causal_lm: {'.'.join(place)}: {text}")
     corpora = _corpora(train, dev, packages, documents, limit, base)
-    for corpus in corpora:
-        pass_on(corpus.notices, notify)
     splits = {"train": _joined(corpora, "train")}
     if dev is None:
         # Carved before `select`, so that `dev` is the same whatever `select` is.
@@ -434,13 +410,13 @@ def _corpora(
         corpora.append(Corpus("train", package, texts))
     for split, files in (("train", train), ("dev", dev)):
         for path in _paths(files, base):
-            texts, notices = read_documents(path, documents)
-            corpora.append(Corpus(split, str(path), texts[:limit], notices))
+            texts = read_documents(path, documents)
+            corpora.append(Corpus(split, str(path), texts[:limit]))
     return corpora
 
 
-def read_documents(path: Path, unit: Documents) -> tuple[list[str], list[Notice]]:
-    """Read the documents of a text file, and what is odd about them.
+def read_documents(path: Path, unit: Documents) -> list[str]:
+    """Read the documents of a text file.
 
     Args:
         path: the file; UTF-8, a byte-order mark allowed.
@@ -459,7 +435,7 @@ def read_documents(path: Path, unit: Documents) -> tuple[list[str], list[Notice]
     documents = [part for part in parts if part.strip()]
     if not documents:
         raise UsageError(f"{path}: no text. Expected at least one {unit}.")
-    return documents, []
+    return documents
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -483,14 +459,8 @@ def docstrings(package: str) -> Iterator[str]:
     """Yield the docstrings of a package, each text once, file by file in a fixed order."""
     seen: set[str] = set()
     for path in source_files(package):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of stray backslashes in other people's strings
-                tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates, and sources of other versions of Python
-            continue
-        for node in documented(tree):
-            docstring = ast.get_docstring(node, clean=False)
-            text = inspect.cleandoc(docstring).strip() if docstring else ""
+        for docstring in docstrings_of(path.read_bytes()):
+            text = docstring.strip()
             if text and text not in seen and "\0" not in text:
                 seen.add(text)
                 yield text

@@ -90,6 +90,6 @@ class Stock:
 
 def _refuse_foreign(net: nn.Module) -> None:
     """Refuse a network that no class of transformers loads."""
-    obstacle = files.stock_obstacle(net)
-    if obstacle is not None and obstacle.endswith("no class of transformers"):
-        raise UsageError(f"{obstacle}: it cannot be exported. Expected a network that transformers loads.")
+    if files.keeps_plain(net):
+        name = type(net).__name__
+        raise UsageError(f"{name}: no auto class of transformers loads it. Expected a network that one loads.")

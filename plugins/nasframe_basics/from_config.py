@@ -204,7 +204,7 @@ class FromConfig:
 
         config = self._config(of_task)
         auto = getattr(transformers, self._auto)
-        with quiet(), self._named_errors(("configuration",)):
+        with quiet(), self._named_errors():
             return auto.from_config(config, attn_implementation=self.attention, dtype=torch.float32)
 
     def _config(self, of_task: Mapping[str, Any]) -> Any:
@@ -218,8 +218,10 @@ class FromConfig:
         if self.type not in CONFIG_MAPPING:
             hint = suggestion(self.type, CONFIG_MAPPING.keys())
             raise refusal("type", [f"transformers has no model_type {self.type!r}.{hint}"])
-        with quiet(), self._named_errors(("configuration",)):
-            known = {*CONFIG_MAPPING[self.type]().to_dict(), *getattr(CONFIG_MAPPING[self.type], "attribute_map", {})}
+        with quiet(), self._named_errors():
+            config_class = CONFIG_MAPPING[self.type]
+            synonyms = getattr(config_class, "attribute_map", {})
+            known = {*config_class().to_dict(), *synonyms}
         problems = []
         for name in self.fields:
             if name not in known:  # transformers would keep it and not use it
@@ -229,7 +231,7 @@ class FromConfig:
         fields = {**self._token_ids(known), **self.fields, **of_task}
         if self._auto == "AutoModelForCausalLM" and "use_cache" in known:
             fields.setdefault("use_cache", False)  # training and evaluation read whole blocks
-        with quiet(), self._named_errors(("configuration",)):
+        with quiet(), self._named_errors():
             return AutoConfig.for_model(self.type, **fields)
 
     def _token_ids(self, known: Iterable[str]) -> dict[str, int]:
@@ -242,12 +244,12 @@ class FromConfig:
         return {field: token_id for field, token_id in bpe.special_ids().items() if field in known}
 
     @contextlib.contextmanager
-    def _named_errors(self, place: tuple[str, ...]) -> Iterator[None]:
-        """Turn the exceptions that transformers raises for sizes that do not fit into errors that name the option."""
+    def _named_errors(self) -> Iterator[None]:
+        """Turn the exceptions that transformers raises for sizes that do not fit into errors of ``configuration``."""
         try:
             yield
         except (UsageError, MemoryError):
             raise
         except Exception as error:  # transformers has no base class for them
             text = f"{self.type}: transformers refuses it for {self._auto}: {reason(error)}"
-            raise refusal(".".join(place), [text]) from error
+            raise refusal("configuration", [text]) from error

@@ -28,13 +28,13 @@ from nasframe_basics.images import (
     Shape,
     array_names,
     image_digests,
-    image_path,
     path_fault,
     read_images,
     sklearn_digits,
 )
 from nasframe_basics.labelled import ClassWeights, LabelledTask
 from nasframe_basics.metrics import formats
+from nasframe_basics.rows import located
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, data_notices, pass_on, split_notices, summarise
 
@@ -66,6 +66,7 @@ class ImageTask(LabelledTask):
         mean: what is subtracted from each channel of the pixels, which go from 0 to 1.
         std: what each channel is divided by then.
         sources: the files that the splits were read from, for the summary.
+        primary: the metric that a search maximises; default: ``accuracy``.
         options: of :class:`~nasframe_basics.labelled.LabelledTask`.
 
     >>> pixels = np.zeros((2, 4, 4, 1), dtype=np.uint8)
@@ -82,10 +83,11 @@ class ImageTask(LabelledTask):
         mean: Sequence[float],
         std: Sequence[float],
         sources: Sequence[DataSource] = (),
+        primary: str | None = None,
         **options: Any,
     ) -> None:
         self._pixels = {name: split.pixels for name, split in splits.items()}
-        super().__init__(splits, labels, METRICS, options.pop("primary", None) or METRICS[0], **options)
+        super().__init__(splits, labels, METRICS, primary or METRICS[0], **options)
         self.mean = np.array(mean, dtype=np.float32)
         self.std = np.array(std, dtype=np.float32)
         self._sources = sources
@@ -226,7 +228,7 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
     for name in ("train", "dev"):
         if not options.get(name):
             continue
-        path = image_path(options[name], base)
+        path = located(options[name], base)
         fault = path_fault(path)
         if fault:
             yield name, f"{path}: {fault}"
@@ -258,18 +260,18 @@ def wanted_shape(size: int | tuple[int, int] | None, channels: int | None, confi
     if config is None:
         return given
     read = _shape(getattr(config, "image_size", None), getattr(config, "num_channels", None))
-    for option, mine, theirs in (
-        ("image_size", (given.height, given.width), (read.height, read.width)),
-        ("channels", given.channels, read.channels),
-    ):
-        is_known = theirs not in (None, (None, None))
-        is_given = mine not in (None, (None, None))
-        if is_known and is_given and mine != theirs:
-            text = f"{_written(mine)}, but the network reads {_written(theirs)}. Expected the same, or no {option}."
-            raise UsageError(f"task.{option}: {text}")
-    height = given.height or read.height
-    width = given.width or read.width
+    _refuse_other("image_size", given.size, read.size)
+    _refuse_other("channels", given.channels, read.channels)
+    height, width = given.size or read.size or (None, None)
     return Shape(height, width, given.channels or read.channels)
+
+
+def _refuse_other(option: str, given: Any, read: Any) -> None:
+    """Refuse an option that says something else than the network's configuration; either may be ``None``."""
+    if given is None or read is None or given == read:
+        return
+    text = f"{_written(given)}, but the network reads {_written(read)}. Expected the same, or no {option}."
+    raise UsageError(f"task.{option}: {text}")
 
 
 def _shape(size: Any, channels: Any) -> Shape:
@@ -291,27 +293,24 @@ def _tables(
     if sklearn is not None:
         return [sklearn_digits(shape)]
     assert train is not None
-    tables = [read_images(image_path(train, base), "train", shape)]
-    if dev is not None:
-        first = tables[0].pixels
-        tables.append(_like(first, read_images(image_path(dev, base), "dev", _shape_of(shape, first))))
-    return tables
+    train_table = read_images(located(train, base), "train", shape)
+    if dev is None:
+        return [train_table]
+    # The channels of the training images; and their size, if all images are resized.
+    dev_shape = replace(shape, channels=train_table.pixels.shape[3])
+    dev_table = read_images(located(dev, base), "dev", dev_shape)
+    _refuse_other_size(dev_table, train_table.pixels)
+    return [train_table, dev_table]
 
 
-def _shape_of(shape: Shape, pixels: np.ndarray) -> Shape:
-    """Return the channels of the training images, and their size if all images are resized."""
-    return replace(shape, channels=pixels.shape[3])
-
-
-def _like(train: np.ndarray, dev: ImageTable) -> ImageTable:
-    """Return the table of ``dev``; refuse images of another size than the training images."""
+def _refuse_other_size(dev: ImageTable, train: np.ndarray) -> None:
+    """Refuse images of ``dev`` of another size than the training images."""
     if dev.pixels.shape[1:] != train.shape[1:]:
         theirs = _written(dev.pixels.shape[1:3])
         raise UsageError(
             f"{dev.places[0]}: {theirs} pixels. Expected {_written(train.shape[1:3])}, as the training images have, "
             "or the option image_size, to which all are resized."
         )
-    return dev
 
 
 def _source(table: ImageTable, labels: Sequence[str]) -> Source:

@@ -18,7 +18,6 @@ import numpy as np
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.notices import Notice
-from nasframe_basics.rows import located
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,6 +65,13 @@ class Shape:
     height: int | None = None
     width: int | None = None
     channels: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, if they are known."""
+        if self.height is None or self.width is None:
+            return None
+        return self.height, self.width
 
 
 def read_images(path: Path, split: str, shape: Shape) -> ImageTable:
@@ -139,7 +145,7 @@ def _left_out(files: Sequence[Path]) -> Iterator[Notice]:
     """Yield a notice about files that are no images."""
     if files:
         subject = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
-        yield Notice(str(files[0]), f"{subject} no image in the folder of a class and left out.")
+        yield Notice(str(files[0]), f"{subject} no image in a folder of a class, and left out.")
 
 
 class _Images:
@@ -152,8 +158,9 @@ class _Images:
     def __init__(self, shape: Shape) -> None:
         self._wanted = shape
         self._size: tuple[int, int] | None = None  # width and height, as Pillow has it
-        if shape.height is not None and shape.width is not None:
-            self._size = (shape.width, shape.height)
+        if shape.size is not None:
+            height, width = shape.size
+            self._size = (width, height)
         self._images: list[Image.Image] = []
         self._has_colours = False
         self._transparent: list[Path] = []
@@ -208,14 +215,16 @@ class _Images:
     def notices(self) -> Iterator[Notice]:
         """Yield what was changed in the images besides their size."""
         if self._squeezed:
-            yield Notice(str(self._squeezed[0]), f"{_images(self._squeezed)} other proportions and are squeezed.")
+            yield Notice(str(self._squeezed[0]), f"{_images_have(self._squeezed)} other proportions and are squeezed.")
         if self._transparent:
-            yield Notice(str(self._transparent[0]), f"{_images(self._transparent)} transparency, which is ignored.")
+            yield Notice(
+                str(self._transparent[0]), f"{_images_have(self._transparent)} transparency, which is ignored."
+            )
         if self._coloured and self._wanted.channels == 1:
-            yield Notice(str(self._coloured[0]), f"{_images(self._coloured)} colours, of which grey is left.")
+            yield Notice(str(self._coloured[0]), f"{_images_have(self._coloured)} colours, of which grey is left.")
 
 
-def _images(paths: Sequence[Path]) -> str:
+def _images_have(paths: Sequence[Path]) -> str:
     return "1 image has" if len(paths) == 1 else f"{len(paths):,} images have"
 
 
@@ -374,9 +383,10 @@ def brought_to(pixels: np.ndarray, shape: Shape, place: str) -> tuple[np.ndarray
         grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # as Pillow weights them (ITU-R 601-2)
         pixels = grey.round().astype(np.uint8)[..., None] if pixels.dtype == np.uint8 else grey[..., None]
         notices.append(Notice(place, f"The {len(pixels):,} images have colours, of which grey is left."))
-    if shape.height is not None and shape.width is not None and (height, width) != (shape.height, shape.width):
-        pixels = _resized(pixels, shape.height, shape.width)
-        if width * shape.height != height * shape.width:
+    if shape.size is not None and shape.size != (height, width):
+        new_height, new_width = shape.size
+        pixels = _resized(pixels, new_height, new_width)
+        if width * new_height != height * new_width:
             notices.append(Notice(place, f"The {len(pixels):,} images have other proportions and are squeezed."))
     return pixels, notices
 
@@ -416,8 +426,3 @@ def image_digests(pixels: np.ndarray) -> list[tuple[str]]:
         digest.update(np.ascontiguousarray(image).tobytes())
         digests.append((digest.hexdigest()[:32],))
     return digests
-
-
-def image_path(path: Path | str, base: Path | None) -> Path:
-    """Return where images lie; a relative path belongs to the recipe's folder."""
-    return located(path, base)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from nasframe.heads import Head, Match, match
 from nasframe.notices import Notify, say
 from nasframe.records import Batch, Evaluation, Forward, MetricFormat, Positive
 from nasframe.seeds import generator
+from nasframe_basics.epochs import EpochBatches, cut
 from nasframe_basics.metrics import METRICS, formats
 from nasframe_basics.splits import Split, stratified
 
@@ -137,12 +138,12 @@ class LabelledTask:
     def batches_of_epoch(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Deal the training examples into batches; together they hold every example once."""
         order = rng.permutation(self.sizes["train"])
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        return cut(order, batch_size)
 
-    def train_batches(self, seed: int, epoch: int, batch_size: int) -> TrainBatches:
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> EpochBatches:
         """Return one epoch of batches, shuffled by ``(seed, epoch)``."""
         order = self.batches_of_epoch(batch_size, generator(seed, "epoch", epoch))
-        return TrainBatches(self, order)
+        return EpochBatches(self.batch, order)
 
     def loss(self, outputs: Any, batch: Batch) -> Any:
         """Return the mean cross-entropy of a batch, weighted by class, or its mean squared error for regression."""
@@ -262,23 +263,6 @@ class LabelledTask:
         in_order = np.empty_like(sorted_logits)
         in_order[order] = sorted_logits
         return in_order, tokens
-
-
-@dataclass(frozen=True)
-class TrainBatches:
-    """One epoch of batches. Each is made when it is read; any position can be read, so that a resume skips for free."""
-
-    task: LabelledTask
-    order: Sequence[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> Batch:
-        return self.task.batch("train", self.order[position])
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.task.batch("train", index) for index in self.order)
 
 
 def _class_facts(head_match: Match, labels: Sequence[str], positive: str | None) -> dict[str, Any]:

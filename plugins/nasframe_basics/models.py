@@ -99,18 +99,9 @@ class HF:
         if not is_classifier(auto_class) and (labels is not None or self._draws_head):
             option = "head" if labels is None else "labels"
             raise refusal(option, [f"the task's networks ({auto_class}) have no head for classes. Expected none."])
-        home = Path(base or ".")
-        local = home / Path(path).expanduser()
-        is_directory = bool(str(path)) and local.is_dir()  # an empty path would be the recipe's folder
-        if is_directory and revision is not None:
-            raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
-        if local.is_file():
-            raise refusal("path", [f"{local} is a file. Expected the directory that save_pretrained wrote."])
-        if not is_directory and looks_like_path(str(path)):
-            raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
-        self.path = str(local) if is_directory else str(path)
+        self._home = Path(base or ".")
+        self.path = _directory_or_id(path, self._home, revision)
         self.attention = attention
-        self._home = home
         self._notify = notify
         self._trust = trust_remote_code
         self._files = Source(self.path, revision)
@@ -332,6 +323,25 @@ class HF:
             raise
         except Exception as error:  # transformers has no base class for them
             raise UsageError(_no_model(self._files, error, self._home)) from error
+
+
+def _directory_or_id(path: Path | str, home: Path, revision: str | None) -> str:
+    """Return the directory that a path names, seen from the recipe's folder ``home``; any other text is a hub id.
+
+    Raises:
+        RecipeError: a file, a folder that does not exist, or a revision of a directory.
+    """
+    local = home / Path(path).expanduser()
+    if local.is_file():
+        raise refusal("path", [f"{local} is a file. Expected the directory that save_pretrained wrote."])
+    is_directory = bool(str(path)) and local.is_dir()  # an empty path would be the recipe's folder
+    if not is_directory:
+        if looks_like_path(str(path)):
+            raise refusal("path", [f"no such folder {str(path)!r}, read from {home}/. Expected a model's directory."])
+        return str(path)
+    if revision is not None:
+        raise refusal("revision", [f"{revision!r} is the hub's, but {local} is a directory. Expected none."])
+    return str(local)
 
 
 def _stamps(source: Source) -> tuple[Any, ...]:

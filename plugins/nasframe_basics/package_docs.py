@@ -187,18 +187,24 @@ def first_paragraphs(source: bytes) -> list[str]:
     >>> first_paragraphs(b'def f():\\n    "Open the door."\\n')
     ['Open the door.']
     """
+    paragraphs = []
+    for docstring in docstrings_of(source):
+        first, _, _ = docstring.partition("\n\n")
+        paragraphs.append(" ".join(first.split()))
+    return paragraphs
+
+
+def docstrings_of(source: bytes) -> Iterator[str]:
+    """Yield the docstrings of a source file, without their indentation."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of stray backslashes in other people's strings
             tree = ast.parse(source)
     except (SyntaxError, ValueError):  # templates, and sources of other versions of Python
-        return []
-    paragraphs = []
+        return
     for node in documented(tree):
-        doc = ast.get_docstring(node, clean=False)
-        if doc:
-            first, _, _ = inspect.cleandoc(doc).partition("\n\n")
-            paragraphs.append(" ".join(first.split()))
-    return paragraphs
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring:
+            yield inspect.cleandoc(docstring)
 
 
 def documented(tree: ast.Module) -> Iterator[Documented]:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from nasframe.errors import UsageError
-from nasframe.heads import Head
 from nasframe.notices import Notify, say
 from nasframe.records import Batch, Count, DataSource, DataSummary, Portion
 from nasframe.weights import refusal
-from nasframe_basics.labelled import ClassWeights, LabelledTask
+from nasframe_basics.epochs import cut
+from nasframe_basics.labelled import LabelledTask
 from nasframe_basics.splits import Split, carve
 from nasframe_basics.summary import Source, pass_on, split_notices, summarise
 
@@ -64,10 +64,7 @@ class TextTask(LabelledTask):
         sources: the files that the splits were read from, for the summary.
         default_length: tokens after which a text is cut if ``max_length`` is not given.
         notify: receives notices: texts are cut earlier than by default, or what becomes of the saved head.
-        saved_head: the head that the checkpoint brings, whose order of classes the task takes over.
-        published: ``labels`` are in an order that everybody knows.
-        positive: the class that ``f1`` is about; default: the second.
-        class_weights: class → weight in the loss, 1 for classes that are not named; or ``balanced``.
+        options: of :class:`~nasframe_basics.labelled.LabelledTask`.
 
     Attributes:
         metrics: how each metric is printed and compared.
@@ -93,26 +90,11 @@ class TextTask(LabelledTask):
         sources: Sequence[DataSource] = (),
         default_length: int = MAX_LENGTH,
         notify: Notify = say,
-        *,
-        saved_head: Head | None = None,
-        published: bool = False,
-        positive: str | None = None,
-        class_weights: ClassWeights | None = None,
+        **options: Any,
     ) -> None:
         columns = max((len(split.texts[0]) for split in splits.values() if len(split)), default=1)
         self.max_length = cut_length(max_length, default_length, columns, tokenizer, notify)
-        super().__init__(
-            splits,
-            labels,
-            metrics,
-            primary,
-            seed,
-            notify,
-            saved_head=saved_head,
-            published=published,
-            positive=positive,
-            class_weights=class_weights,
-        )
+        super().__init__(splits, labels, metrics, primary, seed, notify, **options)
         self._tokenizer = tokenizer
         self._tokens: dict[str, Tokens] = {}
         self._sources = sources
@@ -303,8 +285,6 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
         by_length = np.argsort(lengths[part], kind="stable")
         sorted_parts.append(part[by_length])
     order = np.concatenate(sorted_parts)
-    chunks = []
-    for start in range(0, len(order), batch_size):
-        chunks.append(order[start : start + batch_size])
+    chunks = cut(order, batch_size)
     # Shuffled once more, so that lengths do not rise from batch to batch.
     return [chunks[i] for i in rng.permutation(len(chunks))]

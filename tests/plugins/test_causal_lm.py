@@ -60,7 +60,7 @@ def made(*args, **options):
 
 @pytest.mark.parametrize(("unit", "count"), [("paragraph", 3), ("line", 4), ("file", 1)])
 def test_documents(tmp_path, unit, count):
-    documents, _ = read_documents(write(tmp_path / "a.txt", TEXT), unit)
+    documents = read_documents(write(tmp_path / "a.txt", TEXT), unit)
     assert len(documents) == count
     joined = "".join("".join(documents).split())
     assert joined == "".join(TEXT.split()), "no text is lost"
