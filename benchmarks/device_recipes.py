@@ -548,7 +548,7 @@ def dynabert() -> Recipe:
 
 USES = (
     "one=true, three=true and sixteen=true are for as many devices; afterwards=true also searches for the 16 budgets,",
-    "as if these had been named only after training; flat=true evaluates flat networks on `select`: for learning rates.",
+    "as if they had been named only after training; flat=true evaluates flat networks on `select`: for learning rates.",
     "Epochs were worked out by benchmarks/device_recipes.py, which wrote this file.",
 )
 
