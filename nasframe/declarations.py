@@ -19,6 +19,11 @@ from nasframe.interfaces import member
 COSTS = ("params", "backbone_params", "encoder_params", "macs", "size", "latency")
 """Costs that ``evaluate`` estimates unless it names others."""
 
+TEACHER = "teacher"
+"""The name under which ``load`` saves the recipe's teacher, unless the stage names another."""
+LOADED_ON = ("select", "dev")
+"""Splits on which ``load`` measures the teacher."""
+
 Names = tuple[str, ...]
 
 
@@ -104,6 +109,20 @@ class Declaration:
         return ()
 
 
+class Load(Declaration):
+    """``load`` saves the recipe's teacher, and measures it as it stands."""
+
+    replaces_net = True
+
+    def saves(self, stage: Stage, known: KnownNames) -> Names:
+        """Name the teacher."""
+        return _saved_as(stage) or (TEACHER,)
+
+    def measures(self, stage: Stage, known: KnownNames) -> Mapping[str, Names]:
+        """Name the teacher, on the splits for choices and for reporting."""
+        return dict.fromkeys(LOADED_ON, self.saves(stage, known))
+
+
 class Train(Declaration):
     """``train`` saves its network under ``save_as``; a modifier or the trainer may find an architecture."""
 
@@ -176,6 +195,7 @@ class Evaluate(Declaration):
 
 
 DECLARATIONS: Mapping[str, Declaration] = {
+    "load": Load(),
     "train": Train(),
     "transform": Transform(),
     "search": Search(),

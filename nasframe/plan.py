@@ -37,7 +37,8 @@ class Plan:
         name: the run's name.
         seed: the run's seed.
         base: the folder against which relative paths are read.
-        model: ``{use: name, option: value}``, as the following three.
+        model: ``{use: name, option: value}``, as the following four.
+        teacher: the trained network to distil from, if any; the model itself if the recipe names no other.
         task: the task.
         space: the space, if any.
         sampler: the shared sampler, if any.
@@ -53,6 +54,7 @@ class Plan:
     seed: int
     base: Path
     model: dict[str, Any]
+    teacher: dict[str, Any] | None
     task: dict[str, Any]
     space: dict[str, Any] | None
     sampler: dict[str, Any] | None
@@ -120,6 +122,8 @@ def same_shape(plan: Plan) -> Iterator[PlannedStage]:
             is_same = saved_nets.get(start, False)  # an extracted model has a shape of its own
         if is_same:
             yield stage
+        if stage.verb == "load":
+            is_same = plan.teacher == plan.model
         if stage.verb == "transform":
             factory = registry.find("transform", stage.options["use"]["use"]).load()
             is_same = is_same and not traits_of(TransformTraits, factory).reshapes

@@ -74,7 +74,7 @@ def _top_level(key: str) -> Shape:
     if key in PLUGIN_KEYS:
         # A fragment, or a recipe that extends one, may give options without naming the plugin, or null to remove it.
         options_alone = {"type": "object", "not": {"required": ["use"]}}
-        return _any_of(_reference(key), options_alone, NOTHING)
+        return _any_of(_reference(PLUGIN_KEYS[key]), options_alone, NOTHING)
     if key == "stages":
         stages = [_stage(verb) for verb in VERBS]
         return {"type": "array", "items": _any_of(*stages, _repeat())}

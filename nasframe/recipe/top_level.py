@@ -21,6 +21,8 @@ class TopLevel:
         plugins: one-file plugins to load; paths start from the recipe's folder.
         seed: the seed from which all random streams are derived.
         model: the network and its tokenizer.
+        teacher: a trained network to distil from as it stands, in place of the stage that trains one; without a model
+            of its own the recipe compresses it.
         task: data, loss and metrics.
         space: what may vary, and how a choice becomes a network.
         sampler: the shared sampler, which stages use as ``sampler: shared``.
@@ -40,6 +42,7 @@ class TopLevel:
     plugins: list[str] = field(default_factory=list)
     seed: Seed = 0
     model: Any = None
+    teacher: Any = None
     task: Any = None
     space: Any = None
     sampler: Any = None
@@ -53,4 +56,12 @@ class TopLevel:
     switches: Mapping[str, Any] = field(default_factory=dict)
 
 
-PLUGIN_KEYS = ("model", "task", "space", "sampler", "trainer")
+PLUGIN_KEYS: Mapping[str, str] = {
+    "model": "model",
+    "teacher": "model",
+    "task": "task",
+    "space": "space",
+    "sampler": "sampler",
+    "trainer": "trainer",
+}
+"""Keys that name a plugin → its kind."""

@@ -61,6 +61,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
 
 def _described(plan: Plan) -> dict[str, Any]:
     inputs = RunInputs(plan)
+    inputs.load()
     work = inputs.work
     check_spaces(inputs)
     notify_of_options(inputs)
@@ -284,11 +285,15 @@ def describe(
     elif stage.verb == "search":
         passes, what = _search(stage, work)
         seconds = passes * seconds_per_example * share
-    elif stage.verb == "evaluate":
+    elif stage.verb in ("evaluate", "load"):
+        splits = []
+        share_of_models = 1.0 if stage.verb == "load" else share  # a teacher is a whole network
         for split, models in outcome.measures.items():
             examples = work.task.sizes[split]
-            seconds += len(models) * examples * seconds_per_example * share
-            what = f"evaluate on {split} ({examples} examples)"
+            seconds += len(models) * examples * seconds_per_example * share_of_models
+            splits.append(f"{split} ({examples} examples)")
+        act = "load the teacher, evaluate" if stage.verb == "load" else "evaluate"
+        what = f"{act} on {' and '.join(splits)}"
     return {"name": stage.name, "verb": stage.verb, "what": what, "seconds": seconds}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.declarations import COSTS, DECLARATIONS, Declaration, listed, matching
+from nasframe.declarations import COSTS, DECLARATIONS, LOADED_ON, TEACHER, Declaration, listed, matching
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
 from nasframe.measures import objective_of
@@ -48,6 +48,34 @@ if TYPE_CHECKING:
     from nasframe.search.budgets import Budget
     from nasframe.search.loop import SearchResult
     from nasframe.stages.session import StageSession
+
+
+def load(work: Work, stage: StageSession, *, save_as: str = TEACHER) -> Work:
+    """Load the recipe's teacher as it stands, measure it on ``select`` and ``dev``, and go on with it.
+
+    A recipe that names a ``teacher`` gets this stage in the place of the one that trains it, or as its first.
+
+    Args:
+        save_as: keep the teacher under this name.
+    """
+    net = stage.inputs.teacher_net
+    assert net is not None
+    if work.vocabulary is not None:
+        # A transform has left out tokens, and the current tokenizer only has the others.
+        from nasframe.nn.vocabulary import shrunk_net
+
+        net = shrunk_net(net, work.vocabulary)
+    origins = {name: origin for name, origin in work.origins.items() if name not in (CURRENT, save_as)}
+    work = replace(work, net=net, models={**work.models, save_as: net}, origins=origins)
+    measured = _Measured(stage, work, "fp32")
+    began = time.monotonic()
+    with stage.progress.bar(stage.name) as advance:
+        for number, split in enumerate(LOADED_ON, start=1):
+            measured.measure(save_as, net, split)
+            advance(number, len(LOADED_ON), split)
+    stage.add_ledger([measured.tally.ledger_entry(time.monotonic() - began)])
+    model_store.save(stage, save_as, net, work.tokenizer)
+    return work
 
 
 def train(
@@ -389,18 +417,13 @@ def evaluate(
         precision: the number format of the forward passes; ``auto`` is bfloat16 if the device computes it natively.
     """
     chosen = choose.models(work.models or {stage.name: work.net}, models)
-    tally = Tally()
-    counter = mac_counter(stage, work)
+    measured = _Measured(stage, work, precision)
+    tally = measured.tally
     began = time.monotonic()
     with stage.progress.bar(stage.name) as advance:
         for name, net in chosen.items():
             advance(tally.evaluations, len(chosen), name)
-            forward = forward_of(net.eval(), net, precision, f"model {name!r}")
-            result = work.task.evaluate(forward, split)
-            tally.add(result, counter.evaluation(net, None, result))
-            model_store.describe(stage, name, net)
-            model_store.add_metrics(stage, name, split, result.metrics)
-            model_store.write_predictions(stage, name, split, result.predictions)
+            measured.measure(name, net, split)
             advance(tally.evaluations, len(chosen), name)
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
@@ -408,6 +431,32 @@ def evaluate(
     model_store.report_over_budget(stage, chosen)
     stage.add_ledger([tally.ledger_entry(time.monotonic() - began)])
     return work
+
+
+class _Measured:
+    """Measures models on splits, and keeps their metrics and predictions.
+
+    Args:
+        stage: the stage.
+        work: its task measures.
+        precision: the number format of the forward passes.
+    """
+
+    def __init__(self, stage: StageSession, work: Work, precision: Literal["auto", "fp32", "bf16"]) -> None:
+        self.stage = stage
+        self.task = work.task
+        self.precision: Literal["auto", "fp32", "bf16"] = precision
+        self.tally = Tally()
+        self._counter = mac_counter(stage, work)
+
+    def measure(self, name: str, net: nn.Module, split: str) -> None:
+        """Measure one model on a split."""
+        forward = forward_of(net.eval(), net, self.precision, f"model {name!r}")
+        result = self.task.evaluate(forward, split)
+        self.tally.add(result, self._counter.evaluation(net, None, result))
+        model_store.describe(self.stage, name, net)
+        model_store.add_metrics(self.stage, name, split, result.metrics)
+        model_store.write_predictions(self.stage, name, split, result.predictions)
 
 
 def export(
@@ -472,6 +521,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
+    "load": Verb(load, DECLARATIONS["load"]),
     "train": Verb(train, DECLARATIONS["train"]),
     "transform": Verb(transform, DECLARATIONS["transform"]),
     "search": Verb(search, DECLARATIONS["search"]),
