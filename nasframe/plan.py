@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nasframe import registry
-from nasframe.declarations import KnownNames, Stage, budgets_of, declaration_of, matching
+from nasframe.declarations import (
+    Budgets,
+    KnownNames,
+    Stage,
+    budgeted_costs,
+    budgets_of,
+    declaration_of,
+    matching,
+)
 from nasframe.interfaces import TransformTraits, traits_of
 
 
@@ -44,7 +52,7 @@ class Plan:
         sampler: the shared sampler, if any.
         estimators: every cost that the recipe can name, by name.
         constraints: cost → bounds, as written.
-        budgets: cost → bounds of each winner, as written.
+        budgets: the bounds of each winner, as written: by cost, or a list of bounds to meet together.
         objectives: what to maximise, or ``None`` for the task's primary metric.
         stages: in order.
     """
@@ -60,7 +68,7 @@ class Plan:
     sampler: dict[str, Any] | None
     estimators: dict[str, dict[str, Any]]
     constraints: dict[str, Any]
-    budgets: dict[str, Any]
+    budgets: Budgets
     objectives: list[str] | None
     stages: list[PlannedStage]
 
@@ -193,7 +201,7 @@ def keeps_net(plan: Plan, stage: PlannedStage) -> bool:
     return stage is searches[-1] and searched_net(plan, stage) is None
 
 
-def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def limits_of(plan: Plan, options: Mapping[str, Any]) -> tuple[dict[str, Any], Budgets]:
     """Return the constraints and the budgets of a search stage.
 
     Its own constraints are added to the recipe's, or replace them for the same cost; its own budgets replace them all.
@@ -206,4 +214,4 @@ def aimed_costs(plan: Plan) -> list[str]:
     """Name the costs that a recipe as a whole bounds or minimises: samplers outside of searches get these."""
     aims = [name.removeprefix("-") for name in plan.objectives or () if name.startswith("-")]
     aimed = {name for name in aims if name in plan.estimators}
-    return sorted({*plan.constraints, *plan.budgets, *aimed})
+    return sorted({*plan.constraints, *budgeted_costs(plan.budgets), *aimed})

@@ -24,6 +24,7 @@ NOTHING: Shape = {"type": "null"}
 TEXTS: Shape = {"type": "array", "items": {"type": "string"}}
 BOUND: Shape = {"anyOf": [{"type": ["string", "number"]}, {"type": "array"}]}
 BOUNDS: Shape = {"type": "object", "additionalProperties": BOUND}
+JOINT: Shape = {"type": "array", "items": {"type": "object", "additionalProperties": {"type": ["string", "number"]}}}
 
 
 def recipe_schema() -> Shape:
@@ -84,7 +85,7 @@ def _top_level(key: str) -> Shape:
         "plugins": TEXTS,
         "objectives": TEXTS,
         "constraints": _any_of(BOUNDS, NOTHING),
-        "budgets": _any_of(BOUNDS, NOTHING),
+        "budgets": _any_of(BOUNDS, JOINT, NOTHING),
         "estimators": {"type": "object"},
         "set": {"type": "object"},
         "switches": {"type": "object", "additionalProperties": {"type": "object"}},

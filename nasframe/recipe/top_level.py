@@ -29,7 +29,7 @@ class TopLevel:
         trainer: runs the training loop of every stage that does not name another one.
         estimators: costs with options of their own, by the name that bounds and objectives use.
         constraints: bounds that every winner of a search must meet.
-        budgets: bounds that each get their own winner.
+        budgets: bounds that each get their own winner: by cost, or a list of mappings of bounds to meet together.
         objectives: what searches maximise, with ``-`` before costs and losses; default: the task's primary metric.
         stages: what to do, in order.
         set: overrides by dotted path, which also reach into the stages of an extended recipe.
@@ -49,7 +49,7 @@ class TopLevel:
     trainer: Any = None
     estimators: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, Any] = field(default_factory=dict)
-    budgets: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] | list[Mapping[str, Any]] = field(default_factory=dict)
     objectives: list[str] | None = None
     stages: list[Any] = field(default_factory=list)
     set: Mapping[str, Any] = field(default_factory=dict)

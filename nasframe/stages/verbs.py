@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nasframe.declarations import COSTS, DECLARATIONS, LOADED_ON, TEACHER, Declaration, listed, matching
+from nasframe.declarations import (
+    COSTS,
+    DECLARATIONS,
+    LOADED_ON,
+    TEACHER,
+    Budgets,
+    Declaration,
+    budget_texts,
+    budgeted_costs,
+    matching,
+)
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
 from nasframe.measures import objective_of
@@ -177,7 +187,7 @@ def search(
     trials: Count = 100,
     objectives: list[str] | None = None,
     constraints: Mapping[str, Any] | None = None,
-    budgets: Mapping[str, Any] | None = None,
+    budgets: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
     within: Mapping[str, list[Any]] | None = None,
     examples: Count | None = None,
     finalists: Count = 10,
@@ -197,7 +207,8 @@ def search(
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
             better when it is smaller; default: the task's primary metric, in its better direction.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
-        budgets: bounds that each get their own winner; they replace the recipe's.
+        budgets: bounds that each get their own winner, or a list of mappings of bounds to meet together; they replace
+            the recipe's.
         within: restrict the domain, as in ``{heads: [8, 12], layers: [12]}``.
         examples: score on a fixed subset of this many examples.
         finalists: how many of the best trials are scored again on all of ``select`` if ``examples`` is given; also the
@@ -225,9 +236,9 @@ def search(
     if net is not None:  # a table of architectures has none
         net.eval()
     objectives = objectives or stage.plan.objectives or [objective_of(work.task)]
-    constraints, budgets = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
+    constraints, wanted = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
-    limited = {*constraints, *budgets}
+    limited = {*constraints, *budgeted_costs(wanted)}
     aims = {objective.removeprefix("-") for objective in objectives}
     sought = limited | (aims & stage.estimators.keys())
     shown = {"params", "macs"} & stage.estimators.keys()  # reports show these of every trial
@@ -236,7 +247,7 @@ def search(
     proposer = choose.sampler(stage, sampler, work, sought)
     # A bound of 50 % is half of what the super-network's largest architecture costs.
     full = full_costs({name: stage.estimators[name] for name in limited}, space, net)
-    bounds, bounds_of_budgets = parse_limits(constraints, budgets, full)
+    bounds, bounds_of_budgets = parse_limits(constraints, wanted, full)
     evaluator = Evaluator(stage, work, fit, precision)
     agreement = _agreement(work, evaluator, teacher) if winner == "agreement" else None
     rule = WinnerRule(
@@ -277,7 +288,7 @@ def search(
     stage.add_ledger(_search_ledger(evaluator, agreement, time.monotonic() - began))
     model_store.save_searched(stage, net, work)
     stage.result["objectives"] = list(objectives)
-    referred = [name for name in sorted(limited) if _has_percentage(constraints.get(name), budgets.get(name))]
+    referred = [name for name in sorted(limited) if _has_percentage(name, constraints, wanted)]
     if referred:
         stage.result["full"] = {name: full[name] for name in referred}
     _record_search(stage, trials, result, named_budgets(save_as, bounds, bounds_of_budgets))
@@ -295,10 +306,11 @@ def _search_ledger(evaluator: Evaluator, agreement: Agreement | None, seconds: f
     return summed(entries)
 
 
-def _has_percentage(constraint: Any, budgets: Any) -> bool:
-    """Tell whether some of a cost's bounds are percentages; ``None`` is no bound."""
-    bounds = [constraint, *listed(budgets)]
-    return any("%" in str(bound) for bound in bounds)
+def _has_percentage(cost: str, constraints: Mapping[str, Any], budgets: Budgets) -> bool:
+    """Tell whether some of a cost's bounds are percentages."""
+    bounds = [str(constraints.get(cost))]
+    bounds += [texts[cost] for texts in budget_texts(budgets) if cost in texts]
+    return any("%" in bound for bound in bounds)
 
 
 def _record_search(stage: StageSession, trials: int, result: SearchResult, budgets: Sequence[Budget]) -> None:

@@ -133,7 +133,10 @@ def test_every_method_takes_a_teacher(home):
         ({"teacher": {"use": "hf", "path": "nowhere/"}}, "no such file or folder 'nowhere/'"),
         ({"teacher": {"use": "hf", "path": "tuned", "head": "new"}}, "teacher  head: new draws its head"),
         ({"teacher": {"use": "hf", "path": "tuned", "labls": []}}, "teacher.labls  "),
-        ({"teacher": {"use": "from_config", "type": "bert", "tokens": "bpe"}}, "from_config draws all of its weights"),
+        (
+            {"teacher": {"use": "from_config", "type": "bert", "tokens": "bpe", "configuration": {"vocab_size": 300}}},
+            "from_config draws all of its weights",
+        ),
         ({"teacher": None, "stages": [{"load": {}}]}, "stages.load  needs a teacher. Expected 'teacher:'"),
         (
             {"stages": [{"transform": {"use": "rewire", "score": "magnitude", "save_as": "teacher"}}]},
