@@ -261,9 +261,8 @@ class Checker:
         if not joint:
             self.problem(path, "bounds nothing. Expected {cost: bound}.")
             return
-        if len(budget_texts([*earlier, joint])) == len(
-            budget_texts(earlier)
-        ):  # winners are named after their budgets, so two would have one name
+        is_repeated = len(budget_texts([*earlier, joint])) == len(budget_texts(earlier))
+        if is_repeated:  # winners are named after their budgets, so two would have one name
             self.problem(path, "is listed twice. Expected each budget once.")
             return
         for cost, value in joint.items():
