@@ -1024,6 +1024,20 @@ class HeadedModel(Protocol):
 
 
 @runtime_checkable
+class CheckpointModel(Protocol):
+    """A model that can tell whether its checkpoint brings every weight, which a recipe's ``teacher`` has to."""
+
+    def untrained(self, labels: Sequence[str] | None = None, *, local: bool = False) -> str:
+        """Return why some weights of the network would be drawn; an empty text if the checkpoint brings them all.
+
+        Args:
+            labels: the task's classes in the order of the outputs; ``None`` is one output, for regression.
+            local: judge only files that are at hand, and whatever the classes are: when a recipe is checked.
+        """
+        ...
+
+
+@runtime_checkable
 class SkeletonModel(Protocol):
     """A model that gives its network without values, for everything that is checked before a run begins."""
 
@@ -1168,7 +1182,16 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "transform": (TransformTraits, PlannedTransform),
     "task": (TaskTraits, TextSource, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (HeadedModel, SkeletonModel, OutlinedModel, LocalTokenizerModel, TokenizerMaker, PlannedModel, FileBacked),
+    "model": (
+        HeadedModel,
+        CheckpointModel,
+        SkeletonModel,
+        OutlinedModel,
+        LocalTokenizerModel,
+        TokenizerMaker,
+        PlannedModel,
+        FileBacked,
+    ),
     "exporter": (ExporterTraits, PlannedExporter),
     "family": (SliceableFamily, ExampleFamily),
     "every factory": (FactoryTraits, FaultFinder, OptionTranslator),

@@ -133,6 +133,12 @@ def template(tmp_path_factory) -> Path:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         tiny_net(layers=3).save_pretrained(folder / "tiny")
         BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "tiny")
+        # A network that is trained for the reviews: its head names the three classes.
+        tuned = tiny_net(layers=3, labels=3)
+        tuned.config.id2label = {0: "3", 1: "2", 2: "1"}
+        tuned.config.label2id = {name: output for output, name in tuned.config.id2label.items()}
+        tuned.save_pretrained(folder / "my-model")
+        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "my-model")
     draw = random.Random(0)
     rows = [draw.choices(words[5:], k=draw.randint(3, 9)) for _ in range(120)]
     lines = [f"{' '.join(row)},{1 + ('good' in row) + ('fine' in row)}" for row in rows]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nasframe.declarations import KnownNames, declaration_of, stages_of
+from nasframe.declarations import KnownNames, budgeted_costs, budgets_of, declaration_of, stages_of
 from nasframe.errors import RunError
 from nasframe.records import CostFormat, plus
 from nasframe.report.budgets import bounds_of, over_budget
@@ -549,10 +549,8 @@ def _cost_axes(recipe: Mapping[str, Any], trials: Rows) -> list[str]:
     counted: set[str] = set()
     for trial in trials:
         counted.update(trial["costs"])
-    budgets = recipe.get("budgets")
-    bounded = []
-    if isinstance(budgets, Mapping):
-        bounded = [name for name in budgets if name in counted]
+    budgets = budgets_of({}, recipe.get("budgets"))
+    bounded = [name for name in budgeted_costs(budgets) if name in counted]
     if bounded:
         return bounded
     by_familiarity = [*AXES, *sorted(counted)]

@@ -36,6 +36,7 @@ from nasframe.reads import Recorder
 from nasframe.records import MetricFormat, canonical_json
 from nasframe.seeds import stream_seed
 from nasframe.stages.supernets import require_storable
+from nasframe.stages.teachers import require_same_tokens, require_trained
 from nasframe.training.forward import forward_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,23 @@ class RunInputs:
             return model.make_tokenizer(task.training_texts())
 
     @cached_property
+    def teacher(self) -> Model | None:
+        """The model that the recipe's teacher is loaded from; ``None`` if the recipe names none."""
+        if self.plan.teacher is None:
+            return None
+        if self.plan.teacher == self.plan.model:
+            return self.model
+
+        def notify(place: str, text: str) -> None:
+            self.notices("teacher" if place == "model" else place, text)
+
+        with self.reads:
+            teacher: Model = registry.make_model(
+                self.plan.teacher, self.plan.task, {"base": self.plan.base, "notify": notify}
+            )
+        return teacher
+
+    @cached_property
     def bare_space(self) -> Any:
         """The recipe's space if it needs no network, else ``None``."""
         if self.model:
@@ -134,8 +152,8 @@ class RunInputs:
 
     def load_plugins(self) -> None:
         """Import the plugins that the plan names, so that their own classes of networks are known."""
-        for kind in ("model", "space", "task"):
-            use = getattr(self.plan, kind)
+        for key, kind in (("model", "model"), ("teacher", "model"), ("space", "space"), ("task", "task")):
+            use = getattr(self.plan, key)
             if use:
                 name, _ = registry.use_of(use)
                 registry.find(kind, name).load()
@@ -170,11 +188,13 @@ class RunInputs:
 
     @cached_property
     def saved_head(self) -> Head | None:
-        """The classification head that the model's checkpoint brings, if the model can tell."""
-        if not isinstance(self.model, HeadedModel):
+        """The classification head whose order of classes the task takes over: the teacher's, or else the model's."""
+        # A teacher's head is trained for the task, and that of another model may well be new.
+        source = self.model if self.teacher is None else self.teacher
+        if not isinstance(source, HeadedModel):
             return None
         with self.reads:
-            return self.model.head()
+            return source.head()
 
     @cached_property
     def _config(self) -> Any:
@@ -230,6 +250,27 @@ class RunInputs:
         require_storable(net, "model")
         return net.to(device())
 
+    @cached_property
+    def teacher_net(self) -> nn.Module | None:
+        """The recipe's teacher as it stands; ``None`` if the recipe names none.
+
+        Raises:
+            UsageError: its weights are not all from its checkpoint, or it does not read the model's tokens.
+        """
+        if self.teacher is None:
+            return None
+        if self.teacher is self.model:
+            require_trained(self.teacher, self.task.labels)
+            own: nn.Module = self.work.net
+            return own
+        self._refuse_changes()
+        with self.reads:
+            require_trained(self.teacher, self.task.labels)
+            require_same_tokens(self.teacher.tokenizer(), self.tokenizer, self.plan.task.get("max_length"))
+            net = self.teacher.load(self.task.labels, stream_seed(self.plan.seed, "init"))
+        require_storable(net, "teacher")
+        return net.to(device())
+
     def space(self, net: nn.Module, use: Any = None) -> SearchSpace | None:
         """Return a space on a network.
 
@@ -280,14 +321,17 @@ class RunInputs:
     def load(self) -> None:
         """Load everything, so that inputs that do not fit together are refused before any work."""
         _ = self.work
+        _ = self.teacher_net
 
     def declared(self) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that model and task declare, each after a name for it."""
+        """Yield the files and folders that model, teacher and task declare, each after a name for it."""
         yield from self.declared_by("model")
+        if self.teacher is not self.model:
+            yield from self.declared_by("teacher")
         yield from self.declared_by("task")
 
     def declared_by(self, kind: str) -> Iterator[tuple[str, Path]]:
-        """Yield the files and folders that the ``model`` or the ``task`` declares."""
+        """Yield the files and folders that the ``model``, the ``teacher`` or the ``task`` declares."""
         places = files_of(getattr(self, kind))
         if len(places) == 1:
             yield kind, places[0]
@@ -301,9 +345,10 @@ class RunInputs:
         Raises:
             UsageError: files have changed; names them all.
         """
-        for _, place in self.declared_by("model"):
-            for _, file in files_below(place):
-                self._stamps.setdefault(file, stamp(file))
+        for kind in ("model", "teacher"):
+            for _, place in self.declared_by(kind):
+                for _, file in files_below(place):
+                    self._stamps.setdefault(file, stamp(file))
         # Files that native code opens are known because the model declares them, others because they were recorded.
         changed = [file for file, seen in self._stamps.items() if stamp(file) != seen]
         changed += [file for file in self.reads.changed_files() if file not in changed]

@@ -17,7 +17,8 @@ def deploy(
         typer.Argument(help="Bounds for every model: 'encoder_params<=60%'.", metavar="[COST<=VALUE]..."),
     ] = None,
     budgets: Annotated[
-        list[str] | None, typer.Option(help="One model each: 'encoder_params=80%,60%,40%'; repeatable.")
+        list[str] | None,
+        typer.Option(help="One model each: 'encoder_params=80%,60%'; or within all: 'params<=4M,macs<=1G'."),
     ] = None,
     search: Annotated[
         int | None, typer.Option("--search", min=1, max=10**6, help="Architectures to evaluate for each budget.")

@@ -76,7 +76,8 @@ def deploy(
         constraints: bounds that every model must meet, as ``"encoder_params<=60%"`` or ``"latency<=12ms"``. The
             recipe's own constraints hold too, except for costs that are named here.
         out: a new or empty directory for the models and ``deploy.json``.
-        budgets: one model each, as ``"encoder_params=80%,60%,40%"``.
+        budgets: one model each, as ``"encoder_params=80%,60%,40%"``; or one model within several bounds, as
+            ``"encoder_params<=60%,latency<=12ms"``.
         search: evaluations a budget in a search on the super-network; 0 uses the archive alone. Default: 40 if the
             archive has few architectures near the budget, else none.
         mode: the exporter, see :func:`nasframe.export.write.export`.
