@@ -267,7 +267,6 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
     parts = []
     for time_of in times:
         epochs = sum(training.epochs for training in time_of.trainings) * lengths[time_of.method].method
-        epochs /= prepared.lengths[time_of.method].method
         parts.append(f"{time_of.method} {epochs:.3g} epochs")
     spent = duration(time.monotonic() - began)
     console.print(

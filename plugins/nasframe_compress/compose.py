@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasframe.declarations import TEACHER, winners
 from nasframe.recipe.yaml import dump
+from nasframe.records import TrainOptions
 from nasframe_compress.methods import FOLDER, Method, Repeat, stage_name
 from nasframe_compress.request import Budget, budget_text
 from nasframe_compress.sizes import Share
 
+BATCH_SIZE = TrainOptions().batch_size
+LEAST_STEPS = 40
+"""Every training has at least this many steps."""
 WIDE = 768
 """From this width on, networks are trained with a third of the packaged recipes' learning rates."""
 LEAST_BAND = "25%"
 """The band that is trained besides the budgets', so that smaller budgets can be served later."""
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Setup:
         width: the network's width, on which learning rates depend.
         folder: where the recipes will lie; paths below it, or beside it, are written relative to it.
         seed: the seed of a single run.
+        examples: how many examples there are to train on.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Setup:
     width: int
     folder: Path
     seed: int = 0
+    examples: int = 10**6
 
 
 @dataclass(frozen=True)
@@ -82,17 +89,10 @@ def model_names(budgets: Sequence[Budget]) -> list[str]:
     >>> model_names([{"encoder_params": "50%"}, {"macs": "40%"}])
     ['best@encoder_params=50%', 'best@macs=40%']
     """
-    from nasframe.declarations import winners
-
-    written = recipe_budgets(budgets)
-    names_of = {}
-    for winner in winners("best", written):
-        names_of[winner.cost, winner.text] = winner.name
-    names = []
-    for budget in budgets:
-        cost, bound = next(iter(budget.items()))
-        names.append(names_of[cost, bound])
-    return names
+    names = {}
+    for winner in winners("best", recipe_budgets(budgets)):
+        names[frozenset(winner.texts.items())] = winner.name
+    return [names[frozenset(budget.items())] for budget in budgets]
 
 
 def recipe_budgets(budgets: Sequence[Budget]) -> Any:
@@ -130,8 +130,7 @@ def compose(setup: Setup, method: Method, targets: Sequence[Target], lengths: Le
     if method.has_bands:
         recipe["sampler"] = {"bands": _bands(targets)}
         recipe["space"] = {"smallest": f"{_smallest(targets):g}%"}
-    stages = _stages(method, targets)
-    recipe["stages"] = [_adapted(stage, setup, lengths) for stage in stages if _is_kept(stage, setup)]
+    recipe["stages"] = [_adapted(stage, setup, lengths) for stage in _stages(method, targets)]
     return recipe
 
 
@@ -167,16 +166,10 @@ def _smallest(targets: Sequence[Target]) -> float:
     return min(10.0, smallest / 2)
 
 
-def _is_kept(stage: Mapping[str, Any], setup: Setup) -> bool:
-    """Tell whether a stage of the method's recipe is needed here."""
-    if "export" in stage:
-        return False  # the command writes the networks that it recommends
-    return not (setup.is_teacher and stage_name(stage) == TEACHER)
-
-
 def _stages(method: Method, targets: Sequence[Target]) -> list[dict[str, Any]]:
     """Return a method's stages for some budgets: measured on ``select``, where choices are made, and on ``dev``."""
-    stages = [copy.deepcopy(dict(stage)) for stage in method.stages]
+    # Without the export: the command writes those networks that it recommends.
+    stages = [copy.deepcopy(dict(stage)) for stage in method.stages if "export" not in stage]
     if method.repeat is not None:
         stages = list(_repeated(stages, method.repeat, targets))
     elif not method.has_budgets:
@@ -260,16 +253,22 @@ def _in_format(modifiers: Sequence[dict[str, Any]], number_format: str) -> list[
 
 
 def _adapted(stage: dict[str, Any], setup: Setup, lengths: Lengths) -> dict[str, Any]:
-    """Return a stage with the learning rate for the network's width, and the wanted length."""
+    """Return a stage with the learning rate for the network's width and the wanted length; a teacher may be loaded."""
     verb, options = next(iter(stage.items()))
     if verb != "train":
         return stage
+    if setup.is_teacher and stage_name(stage) == TEACHER:
+        return {"load": {"save_as": TEACHER}}
     adapted = dict(options)
     if setup.width >= WIDE and "learning_rate" in adapted:
         adapted["learning_rate"] = float(f"{adapted['learning_rate'] / 3:.1e}")
     factor = lengths.teacher if stage_name(stage) == TEACHER else lengths.method
-    if factor != 1 and "epochs" in adapted:
-        adapted["epochs"] = float(f"{adapted['epochs'] * factor:.3g}")
+    if "epochs" in adapted:
+        steps_in_epoch = math.ceil(setup.examples / adapted.get("batch_size", BATCH_SIZE))
+        # Little data make short epochs, in which methods that cut step by step would find no steps for it.
+        epochs = max(adapted["epochs"] * factor, LEAST_STEPS / steps_in_epoch)
+        if epochs != adapted["epochs"]:
+            adapted["epochs"] = float(f"{epochs:.3g}")
     return {verb: adapted}
 
 

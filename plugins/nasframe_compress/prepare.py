@@ -109,6 +109,7 @@ def prepare(request: Request, folder: Path, ask: Ask | None = None) -> Prepared:
         width=seen.sizes["width"],
         folder=folder / METHODS if is_study(request) else folder,
         seed=request.seeds[0],
+        examples=seen.inputs.task.sizes["train"],
     )
     targets = {method.name: _targets(method, request, seen, data) for method in methods}
     lengths = {method.name: Lengths(method=_factor(method, methods, request)) for method in methods}

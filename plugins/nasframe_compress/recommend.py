@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.declarations import TEACHER
 from nasframe.report.read import read_run
 from nasframe.report.records import ModelRow, RunReport
 from nasframe.report.tables import cost
@@ -25,8 +26,6 @@ from nasframe_studies.evidence import example_scores
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Gap:
         high: the upper end.
         how: what the interval is about: ``seeds`` or ``examples``.
         n: how many of these.
+        p: of the paired t test over seeds; NaN without it.
     """
 
     mean: float
@@ -86,6 +86,7 @@ class Gap:
     high: float
     how: str
     n: int
+    p: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -216,20 +217,27 @@ def _over(report: RunReport, row: ModelRow, teacher: ModelRow, budget: Budget) -
 
 def _gap(candidates: Sequence[Candidate], reports: Sequence[tuple[Place, RunReport]]) -> Gap:
     """Return the score minus the teacher's: over seeds if there are several, else over examples."""
-    gaps = [candidate.score - candidate.teacher for candidate in candidates]
-    if len(gaps) > 1:
-        mean, low, high = stats.t_interval(gaps)
-        return Gap(float(mean), float(low), float(high), "seeds", len(gaps))
+    if len(candidates) > 1:
+        scores = [candidate.score for candidate in candidates]
+        teachers = [candidate.teacher for candidate in candidates]
+        pair = stats.paired(scores, teachers)
+        return Gap(pair.mean, _number(pair.t_low), _number(pair.t_high), "seeds", pair.n, _number(pair.p_t))
     candidate = candidates[0]
+    mean = candidate.score - candidate.teacher
+    unknown = Gap(mean, math.nan, math.nan, "examples", 0)
     report = next(report for place, report in reports if place == candidate.place)
     own = _predictions(candidate.place.directory, report, candidate.model)
     others = _predictions(candidate.place.directory, report, TEACHER)
     if own is None or others is None:
-        return Gap(gaps[0], math.nan, math.nan, "examples", 0)
-    scores = example_scores(own, others, report.metric, _positive(report))
-    if scores.low is None or scores.high is None:
-        return Gap(gaps[0], math.nan, math.nan, "examples", 0)
-    return Gap(gaps[0], scores.low, scores.high, "examples", scores.n or 0)
+        return unknown
+    compared = example_scores(own, others, report.metric, _positive(report))
+    if compared.low is None or compared.high is None:
+        return unknown
+    return Gap(mean, compared.low, compared.high, "examples", compared.n or 0)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _predictions(directory: Path, report: RunReport, model: str) -> pd.DataFrame | None:

@@ -94,7 +94,8 @@ def gap_text(gap: Gap, form: Any) -> str:
     if math.isnan(gap.low):
         return text
     noun = "seeds" if gap.how == "seeds" else "examples"
-    return f"{text} [{difference(form, gap.low)}, {difference(form, gap.high)}], 95 % over {gap.n} {noun}"
+    test = "" if math.isnan(gap.p) else f", paired t test p = {gap.p:.2g}"
+    return f"{text} [{difference(form, gap.low)}, {difference(form, gap.high)}], 95 % over {gap.n} {noun}{test}"
 
 
 def _saved(best: Candidate, report: RunReport) -> str:

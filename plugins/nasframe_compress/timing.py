@@ -19,22 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from nasframe.declarations import TEACHER
 from nasframe.errors import NasframeError, UsageError
 from nasframe.plan import asks_teacher
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
-from nasframe.records import TrainOptions
 from nasframe.report.tables import duration
 from nasframe.running import dry_run, runner
 from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore, write_text
-from nasframe_compress.compose import TEACHER, Lengths
+from nasframe_compress.compose import BATCH_SIZE, LEAST_STEPS, Lengths
 from nasframe_compress.methods import Method, stage_name
 from nasframe_compress.prepare import RECIPE, Prepared
 from nasframe_compress.stopwatch import NAME
 
-BATCH_SIZE = TrainOptions().batch_size
 STEPS = 12
 """Steps of each training in a rehearsal."""
 WARM_UP = 3
@@ -55,7 +54,7 @@ class Training:
 
     Args:
         stage: its name.
-        epochs: as the recipe says.
+        epochs: as the method's packaged recipe says.
         steps_in_epoch: optimiser steps in one epoch.
         step_seconds: of one step, its teacher's forward pass included.
         cached_seconds: what of it falls away after the first epoch, because the teacher's outputs are kept.
@@ -75,7 +74,7 @@ class Training:
         >>> Training("tune", 2.0, 100, 0.5, 0.1).seconds(1.0)
         90.0
         """
-        steps = max(1, round(self.epochs * factor * self.steps_in_epoch))
+        steps = max(LEAST_STEPS, round(self.epochs * factor * self.steps_in_epoch))
         first = min(steps, self.steps_in_epoch)
         return self.networks * (steps * self.step_seconds - (steps - first) * self.cached_seconds)
 
@@ -198,7 +197,9 @@ def _measured(
         verb, options = next(iter(stage.items()))
         name = stage_name(stage)
         if verb == "train":
-            training = _training(stage, laps[name], sizes["train"], forward)
+            written = prepared.lengths[method.name]
+            factor = written.teacher if name == TEACHER else written.method
+            training = _training(stage, laps[name], sizes["train"], forward, factor)
             rehearsed += STEPS * training.networks * training.step_seconds
             if options.get("keep") == "best":  # measured once an epoch
                 fixed += training.epochs * sizes["select"] * forward
@@ -232,8 +233,18 @@ def _laps(directory: Path) -> dict[str, list[list[float]]]:
     return laps
 
 
-def _training(stage: Mapping[str, Any], laps: Sequence[Sequence[float]], examples: int, forward: float) -> Training:
-    """Return what a training stage costs, given the times of its steps in a rehearsal."""
+def _training(
+    stage: Mapping[str, Any], laps: Sequence[Sequence[float]], examples: int, forward: float, factor: float
+) -> Training:
+    """Return what a training stage costs, given the times of its steps in a rehearsal.
+
+    Args:
+        stage: as the whole recipe writes it.
+        laps: the times of its steps, of each network that it trains.
+        examples: of an epoch.
+        forward: seconds of a forward pass of one example through the whole network.
+        factor: how many times as long as the method's packaged recipe says the stage is written.
+    """
     options = next(iter(stage.values()))
     batch = options.get("batch_size", BATCH_SIZE)
     # The mean and not the median: steps of large and small sub-networks take turns.
@@ -242,7 +253,7 @@ def _training(stage: Mapping[str, Any], laps: Sequence[Sequence[float]], example
     cached = teachers * batch * forward if options.get("teacher_cache") == "run" else 0.0
     return Training(
         stage=stage_name(stage),
-        epochs=float(options["epochs"]),
+        epochs=float(options["epochs"]) / factor,
         steps_in_epoch=math.ceil(examples / batch),
         step_seconds=step_seconds,
         cached_seconds=min(cached, 0.9 * step_seconds),

@@ -70,6 +70,9 @@ def go_on(
     """
     if record.is_study:
         places = _study(record, cache, jobs, say)
+        missing = len(record.targets) * len(record.request.seeds) - len(places)
+        if missing:
+            say(f"{missing} runs are missing. To try them again: nasframe compress --resume {record.folder}")
     else:
         places = [_run(record, cache, progress)]
     recommendations = recommend(places, record.targets)
