@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasframe import registry
-from nasframe.errors import PluginError, UsageError, VerificationError
+from nasframe.errors import PluginError, UsageError, VerificationError, listing
 from nasframe.export.files import (
     FORMAT_VERSION,
     Mode,
@@ -138,6 +138,8 @@ def export_all(
     Returns:
         Name → content of its ``export_report.json``.
     """
+    if len(set(directories.values())) < len(directories):
+        raise UsageError(f"two models would be written to one directory: {listing(map(str, directories.values()))}.")
     exporters = _exporters(models, mode, use)
     expected = expected or {}
     archs = archs or {}

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from nasframe.declarations import KnownNames, declaration_of, stages_of
 from nasframe.errors import RunError
+from nasframe.folders import model_folder
 from nasframe.records import CostFormat, plus
 from nasframe.report.budgets import bounds_of, over_budget
 from nasframe.report.format import PLAIN_COST, cost_formats, is_about_measurement, metric_formats
@@ -374,7 +375,7 @@ def _models(
         stored = None
         if place.blueprint.get("quantised"):  # the report has a table of its own for these
             stored = model_facts.pop("stored", former_stored.get(name))
-        files = sorted(directory.glob(f"models/{name}/predictions*.csv"))
+        files = sorted(model_folder(directory, name).glob("predictions*.csv"))
         models.append(
             ModelRow(
                 name=name,

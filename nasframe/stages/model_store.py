@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import families, registry
 from nasframe.digests import files_below, fresh_digest
 from nasframe.errors import UsageError
+from nasframe.folders import model_folder, shared_folder
 from nasframe.processes import leader
 from nasframe.stages.reference import renew_expected
 from nasframe.storage import writing
@@ -34,10 +35,11 @@ def folder_of(run: Path, name: str) -> Path:
 
     Raises:
         UsageError: the name, which a plugin may have chosen, leads out of the run's ``models``.
+
+    >>> folder_of(Path("run"), "best@50%").as_posix()
+    'run/models/best-50'
     """
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(f"{name!r} cannot name a model's folder. Expected a name without path.")
-    return run / "models" / name
+    return model_folder(run, name)
 
 
 @contextmanager
@@ -89,7 +91,12 @@ def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
 
 
 def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None = None) -> None:
-    """Keep a model's shape, and the architecture that it was extracted with."""
+    """Keep a model's shape, and the architecture that it was extracted with.
+
+    Raises:
+        UsageError: another model of the run has the same folder; a plugin may have chosen either name.
+    """
+    _refuse_shared_folder(stage, name)
     fields: dict[str, Any] = {"blueprint": families.summary(net)}
     # Plugins may add facts, such as the formats of quantised matrices.
     facts = registry.model_facts(net)
@@ -101,6 +108,13 @@ def describe(stage: StageSession, name: str, net: nn.Module, arch: Arch | None =
     if not stage.store.model(name).get("stage"):  # the first stage that describes a model is the one that made it
         fields["stage"] = stage.name
     stage.store.put_model(name, **fields)
+
+
+def _refuse_shared_folder(stage: StageSession, name: str) -> None:
+    others = [row["name"] for row in stage.store.rows("model")]
+    clash = shared_folder([*others, name])
+    if clash is not None:
+        raise UsageError(f"models {clash[0]!r} and {clash[1]!r} would share a folder. Expected another name for one.")
 
 
 def keep_path(stage: StageSession, name: str) -> None:

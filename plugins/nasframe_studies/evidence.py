@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasframe.folders import model_folder
 from nasframe.records import CostFormat, plus
 from nasframe.report.format import PLAIN_COST
 from nasframe.report.read import AXES
@@ -374,7 +375,7 @@ def _records(compared: pd.DataFrame, arm: str) -> list[dict[Any, Any]]:
 def _predictions(directory: Path, row: Mapping[str, Any], split: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    path = directory / row["run"] / "models" / row["model"] / predictions_file(split)
+    path = model_folder(directory / row["run"], row["model"]) / predictions_file(split)
     if not path.is_file():
         return None
     return pd.read_csv(path)
