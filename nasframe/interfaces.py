@@ -958,6 +958,19 @@ class TextSource(Protocol):
 
 
 @runtime_checkable
+class ReadableTask(Protocol):
+    """A task whose examples a person can read, so that reports show some of those that models get wrong."""
+
+    def readable(self, split: str, ids: Sequence[int]) -> list[str]:
+        """Return examples of a split as texts, by their positions in it."""
+        ...
+
+    def cut_examples(self, split: str) -> Sequence[int] | None:
+        """Return the positions of the examples of which a network reads a part only; ``None`` if that is not known."""
+        ...
+
+
+@runtime_checkable
 class FileBacked(Protocol):
     """A model or task that lists the files that native code (safetensors, tokenizers, Parquet) reads for it.
 

@@ -35,6 +35,7 @@ from nasframe.records import (
 from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
+from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
@@ -392,6 +393,7 @@ def evaluate(
     tally = Tally()
     counter = mac_counter(stage, work)
     began = time.monotonic()
+    predictions = {}
     with stage.progress.bar(stage.name) as advance:
         for name, net in chosen.items():
             advance(tally.evaluations, len(chosen), name)
@@ -401,7 +403,12 @@ def evaluate(
             model_store.describe(stage, name, net)
             model_store.add_metrics(stage, name, split, result.metrics)
             model_store.write_predictions(stage, name, split, result.predictions)
+            predictions[name] = result.predictions
             advance(tally.evaluations, len(chosen), name)
+    if split == "dev":
+        examples = readable_examples(stage, work.task, predictions)
+        if examples is not None:
+            stage.result["examples"] = examples
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
         measure.measure_models(stage, work, chosen, COSTS if costs is None else costs, advance)

@@ -14,8 +14,8 @@ import nasframe as nf
 from in_process import InProcess
 from nasframe.cli import main
 from nasframe.errors import UnsatisfiableError, UsageError, VerificationError
-from nasframe.folders import folder_name
 from nasframe.export import reload
+from nasframe.folders import folder_name
 from nasframe.plan import searched_net
 from nasframe.recipe.resolve import resolve
 from nasframe.running import runner
@@ -72,12 +72,13 @@ def test_the_command_writes_models_that_a_stranger_can_load(finished, tmp_path, 
     run = Finished(finished)
     for name, share in (("best@70%", 0.7), ("best@50%", 0.5)):
         model = models_of(found)[name]
-        assert (model["origin"], model["path"]) == ("archive", folder_name(name))
+        place = out / folder_name(name)
+        assert (model["origin"], model["path"]) == ("archive", place.name)
         assert model["shares"]["encoder_params"] <= share
-        report = json.loads((out / folder_name(name) / "export_report.json").read_text())
+        report = json.loads((place / "export_report.json").read_text())
         assert report["verified"]
         assert report["loaded"].startswith("in a fresh process")
-        loaded = AutoModelForSequenceClassification.from_pretrained(out / folder_name(name), trust_remote_code=True).eval()
+        loaded = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True).eval()
         with torch.no_grad():
             view = run.space.view(run.net, model["arch"])(**tiny_inputs()).logits
             assert torch.allclose(loaded(**tiny_inputs()).logits, view, atol=1e-5)
