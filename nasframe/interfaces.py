@@ -1027,6 +1027,17 @@ class MeasuringTaskFactory(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a model says about itself in attributes.
+
+    Args:
+        hub_id: its name on the Hugging Face hub, if it is published there; the cards of exported models name it.
+    """
+
+    hub_id: str | None = None
+
+
 @runtime_checkable
 class HeadedModel(Protocol):
     """A model whose checkpoint may have a classification head."""

@@ -102,12 +102,12 @@ def against_teacher(form: MetricFormat, gain: float, interval: Measure | None) -
     >>> against_teacher(MetricFormat(percent=True), -0.002, Measure(-0.002, -0.011, 0.007))
     '0.2 points below the teacher (95 % interval −1.1 to +0.7, which includes no difference)'
     >>> against_teacher(MetricFormat(), 0.0, None)
-    'the same as the teacher'
+    "the same as the teacher's"
     """
     size = tables.difference(form, abs(gain)).removeprefix("+")
     unit = f"{size} points" if form.percent else size
     if gain == 0:
-        text = "the same as the teacher"
+        text = "the same as the teacher's"
     elif gain < 0:
         text = f"{unit} below the teacher"
     else:

@@ -62,7 +62,8 @@ def save(stage: StageSession, name: str, net: nn.Module, tokenizer: Any) -> None
     describe(stage, name, net)
     folder = folder_of(stage.store.directory, name)
     with recording_files(stage, name):
-        export.write(net, tokenizer, folder, mode="auto", card=card_facts(stage, [name]), replace=True)
+        facts = export.card_of(card_facts(stage, [name]), name)
+        export.write(net, tokenizer, folder, mode="auto", card=facts, replace=True)
     keep_path(stage, name)
 
 
@@ -79,6 +80,14 @@ def save_searched(stage: StageSession, net: nn.Module | None, work: Work) -> Non
     folder = folder_of(stage.store.directory, name)
     with recording_files(stage, name):
         export.write(net, tokenizer, folder, mode="auto", replace=True)
+
+
+def keep_models(stage: StageSession, work: Work) -> None:
+    """Write the extracted models that no stage has written, unverified, as networks that a stage saves are."""
+    for name, net in work.models.items():
+        is_extracted = name in work.archs
+        if is_extracted and not stage.store.model(name).get("path"):
+            save(stage, name, net, work.tokenizer)
 
 
 def renew(stage: StageSession, name: str, net: nn.Module, work: Work) -> None:
@@ -152,14 +161,19 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
 
 def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
     """Return what model cards say: the run's model, task and data, and each model's own facts."""
-    models = {}
-    for name in names:
-        metrics = stage.store.model(name).get("metrics") or {}
-        models[name] = {"metrics": metrics.get("dev", {}), "over_budget": over_budget(stage, name)}
+    from nasframe.report.card_facts import card_facts as facts_of_models
+    from nasframe.report.read import read_run
+
+    chosen = list(names)
+    models = facts_of_models(read_run(stage.store.directory), chosen)
+    for name in chosen:
+        # Bounds that this stage itself has found are not in the database yet.
+        models.setdefault(name, {"title": name})["over_budget"] = over_budget(stage, name)
     return {
         "model": stage.plan.model,
         "task": stage.plan.task,
         "data": stage.store.get("data"),
+        "base": stage.store.get("base_model"),
         "models": models,
     }
 
