@@ -35,6 +35,7 @@ from nasframe.running.reopen import kept_plan
 from nasframe.running.snapshots import Snapshots
 from nasframe.running.start import Start, begin
 from nasframe.stages.inputs import RunInputs
+from nasframe.stages.model_store import keep_models
 from nasframe.stages.session import Session, StageSession
 from nasframe.stages.verbs import perform
 from nasframe.storage import refuse_unwritable, writing
@@ -324,6 +325,21 @@ class StageRunner:
             if stage.verb == "train":  # until we join it, the first process cannot get past this stage
                 perform(self._work_before(position), StageSession(self.session, stage))
             self._wait_for(stage)
+        if leads and self.cached is None:
+            self._keep_models(work)
+
+    def _keep_models(self, work: Work | None) -> None:
+        """Write the extracted models that no stage has written, so that any model of a finished run can be exported.
+
+        Args:
+            work: what the last stage left; ``None`` if that is on disk only.
+        """
+        last = self.plan.stages[-1]
+        if work is None:
+            if not self.store.checkpoint(f"work-{last.name}").path.is_file():  # the run was finished before
+                return
+            work = self.snapshots.load(last.name)
+        keep_models(StageSession(self.session, last), work)
 
     def _work_before(self, position: int) -> Work:
         """Return the work that the stages before a position left, from the disk."""

@@ -8,6 +8,7 @@ from typing import Any
 from nasframe.report.sections import Cell, Grid, Page, Picture, Remark, Row, Section, plain_grid, plain_rows
 from nasframe_studies import tables
 from nasframe_studies.conditions import notice_line
+from nasframe_studies.recommend import lines
 from nasframe_studies.records import Comparison, MissingRun, PairTable
 from nasframe_studies.tables import ScoreRow
 from nasframe_studies.wording import NONE, plural
@@ -56,6 +57,7 @@ def page(comparison: Comparison, figures: Mapping[str, Any], source: str = "") -
         summary=_summary(comparison),
         remarks=remarks,
         sections=list(_sections(comparison, figures, source)),
+        lead=lines(comparison.shipped),
     )
 
 

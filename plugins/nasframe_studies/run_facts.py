@@ -116,7 +116,7 @@ def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
     for key, rows in compared.groupby(["arm", "task", "seed", "run"], sort=False):
         arm, task, seed, run = map(str, key)
         if (directory / run / "run.db").is_file():
-            report = gather(directory / run)
+            report = gather(directory / run, examples=False)
             facts.append(_facts(report, rows, arm, task, int(seed)))
     return facts
 

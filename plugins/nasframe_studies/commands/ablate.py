@@ -108,7 +108,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     """Bring a study to its end and show the result; exit 1 if a run failed or there is nothing to compare."""
     import json
 
-    from nasframe_studies.commands.compare import show
+    from nasframe_studies.commands.compare import say_export, show
     from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
@@ -131,6 +131,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     elif report:
         show(from_json(text), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
+        say_export(from_json(text), home)
     if failures or not report:
         raise typer.Exit(1)
 
