@@ -949,6 +949,23 @@ def is_categorical(task: Task) -> bool:
 
 
 @runtime_checkable
+class UnlabelledSource(Protocol):
+    """A task that may have training examples without labels, which only distillation can use."""
+
+    def with_unlabelled(self) -> Task:
+        """Return the task with these examples in its training batches; they add nothing to its ``loss``.
+
+        Their ids differ from those of all labelled examples, which keep theirs.
+        """
+        ...
+
+
+def distilled_task(task: Task) -> Task:
+    """Return the task of a stage that distils: with the examples that have no labels, if the task has some."""
+    return task.with_unlabelled() if isinstance(task, UnlabelledSource) else task
+
+
+@runtime_checkable
 class TextSource(Protocol):
     """A task that gives its training texts, so that a model can make its tokenizer from them."""
 
@@ -992,9 +1009,12 @@ class TaskFactoryTraits:
     Args:
         auto_class: the auto class of transformers whose networks have the head that the task needs. Models get it by
             the name ``auto_class``.
+        unlabelled: the option, if there is one, that names examples without labels. A recipe that gives it has to have
+            a stage that distils.
     """
 
     auto_class: str = "AutoModelForSequenceClassification"
+    unlabelled: str = ""
 
 
 @runtime_checkable
@@ -1204,7 +1224,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, TextSource, FileBacked),
+    "task": (TaskTraits, TextSource, UnlabelledSource, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (
         HeadedModel,

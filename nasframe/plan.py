@@ -91,6 +91,12 @@ def asks_teacher(modifier: Any) -> bool:
     return isinstance(modifier.get("teacher"), str) and modifier.get("weight") != 0
 
 
+def distils(stage: PlannedStage) -> bool:
+    """Tell whether a training stage learns from a teacher, so that examples without labels are of use."""
+    modifiers = stage.options.get("modifiers") or ()
+    return stage.verb == "train" and any(asks_teacher(modifier) for modifier in modifiers)
+
+
 def needs_space(verb: str, options: Mapping[str, Any]) -> bool:
     """Tell whether a stage uses its space: a training of the whole network, for example, does not."""
     if verb == "train":

@@ -16,13 +16,15 @@ from nasframe.interfaces import (
     LocalTokenizerModel,
     OutlinedModel,
     SkeletonModel,
+    TaskFactoryTraits,
     TrainJob,
     member,
+    traits_of,
     written_arch,
 )
 from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
-from nasframe.plan import PlannedStage, needs_space, same_shape, uses_supernet
+from nasframe.plan import PlannedStage, distils, needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
@@ -204,6 +206,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
     """
     for option, text in _file_refusals(plan):
         yield ("task", *option), text
+    yield from _unlabelled_refusals(plan)
     # After a transform that cuts the network, its sizes are not known until the stage has run.
     of_known_shape = {stage.name for stage in same_shape(plan)}
     seen: set[Fault] = set()  # the recipe's own space is wrong once, however many stages use it
@@ -302,6 +305,16 @@ def _file_refusals(plan: Plan) -> Iterator[Fault]:
         return
     for option, text in faults:
         yield (option,), text
+
+
+def _unlabelled_refusals(plan: Plan) -> Iterator[Fault]:
+    """Refuse examples without labels in a recipe of which no stage could use them."""
+    if not plan.task:
+        return
+    option = traits_of(TaskFactoryTraits, registry.find("task", plan.task["use"]).load()).unlabelled
+    if option and plan.task.get(option) is not None and not any(distils(stage) for stage in plan.stages):
+        text = "only distillation uses examples without labels. Expected a training with a modifier that has a teacher."
+        yield ("task", option), text
 
 
 def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterator[Fault]:

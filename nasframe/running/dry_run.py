@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasframe.declarations import Outcome, budget_texts, budgeted_costs, listed, outcomes
-from nasframe.interfaces import MeasuredEstimator, Work, ends_of, reference_arch
-from nasframe.plan import asks_teacher, limits_of
+from nasframe.interfaces import MeasuredEstimator, Work, distilled_task, ends_of, reference_arch
+from nasframe.plan import asks_teacher, distils, limits_of
 from nasframe.plugin_errors import naming_plugins
 from nasframe.processes import device
 from nasframe.recipe.resolve import ALWAYS
@@ -310,7 +310,8 @@ def _training(stage: PlannedStage, work: Work, share: float) -> tuple[float, str
     """
     options: TrainOptions = stage.options["options"]
     size = options.batch_size
-    batches = len(work.task.train_batches(0, 0, size))
+    task = distilled_task(work.task) if distils(stage) else work.task
+    batches = len(task.train_batches(0, 0, size))
     steps = options.max_steps or max(1, round((options.epochs or 1) * batches))
     what = f"train, {steps} steps of {size}"
     passes = 3.0

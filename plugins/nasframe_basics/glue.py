@@ -20,6 +20,8 @@ from nasframe_basics.rows import Row, located, read_hub, read_labels, read_texts
 from nasframe_basics.splits import Split
 from nasframe_basics.summary import Source, data_notices, pass_on
 from nasframe_basics.text import TextTask, refuse_length, task_with_select
+from nasframe_basics.unlabelled import NAME as UNLABELLED
+from nasframe_basics.unlabelled import read_unlabelled, unlabelled_faults
 
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
@@ -134,6 +136,7 @@ def glue(
     select: Portion = "10%",
     train_limit: Count | None = None,
     class_weights: ClassWeights | None = None,
+    unlabelled: Path | None = None,
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
@@ -158,6 +161,8 @@ def glue(
         train_limit: keep at most this many training examples; a share for ``select`` then refers to this number.
         class_weights: class → weight in the training loss, 1 for classes that are not named; ``balanced`` makes all
             classes count equally. Metrics are not weighted.
+        unlabelled: a file of further texts, in columns called as in the task's ``train.tsv``. Only trainings that learn
+            from a teacher use them; to the loss of the labels, a mean over all examples, they add nothing.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder that a relative ``path`` belongs to.
@@ -190,6 +195,7 @@ def glue(
         saved_head=saved_head,
         published=True,
         class_weights=class_weights,
+        unlabelled=None if unlabelled is None else read_unlabelled(unlabelled, layout.texts, base),
     )
 
 
@@ -203,7 +209,10 @@ def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:
 def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str]]:
     """Yield ``path`` with each of the task's files that its folder lacks."""
     layout = TASKS.get(options["name"])
-    if layout is None or not options.get("path"):
+    if layout is None:
+        return
+    yield from unlabelled_faults(options.get("unlabelled"), layout.texts, base)
+    if not options.get("path"):
         return
     for path in _paths(located(options["path"], base), layout).values():
         if not path.is_file():
@@ -213,6 +222,7 @@ def _on_files(options: Mapping[str, Any], base: Path) -> Iterator[tuple[str, str
 glue.validate = _validate  # type: ignore[attr-defined]
 glue.on_files = _on_files  # type: ignore[attr-defined]
 glue.sizes_suffice = True  # type: ignore[attr-defined]
+glue.unlabelled = UNLABELLED  # type: ignore[attr-defined]
 
 
 def _paths(folder: Path, layout: Layout) -> dict[str, Path]:
