@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from nasframe_compress.prepare import Prepared
-    from nasframe_compress.recommend import Recommendation
+    from nasframe_compress.recommend import BudgetResult
     from nasframe_compress.request import Request
     from nasframe_compress.table import Ambiguous
 
@@ -315,7 +315,7 @@ def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: boo
 
     record = read_record(folder)
     try:
-        recommendations = go_on(record, cache=cache, jobs=jobs, progress=False if no_progress else None, say=say)
+        results = go_on(record, cache=cache, jobs=jobs, progress=False if no_progress else None, say=say)
     except KeyboardInterrupt:
         print(f"nasframe: interrupted. Go on with: nasframe compress --resume {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -323,34 +323,35 @@ def _finish(folder: Path, cache: Path | None, jobs: int | None, no_progress: boo
         error.add_note(f"To go on: nasframe compress --resume {folder}")
         raise
     if as_json:
-        print(json.dumps([recommendation.plain() for recommendation in recommendations], indent=1))
+        print(json.dumps([result.plain() for result in results], indent=1))
         return
-    _show(folder, recommendations)
+    _show(folder, results)
 
 
-def _show(folder: Path, recommendations: Sequence[Recommendation]) -> None:
-    """Print the table of all networks, then which to ship and how to load it."""
+def _show(folder: Path, results: Sequence[BudgetResult]) -> None:
+    """Print the table of all networks, then which to ship and how the first is loaded."""
     from rich.console import Console
 
     from nasframe.report.read import read_run
-    from nasframe_compress.show import load_lines, sentences, table
+    from nasframe_compress.show import sentences, table
     from nasframe_compress.work import model_folder
+    from nasframe_deploy.ship import snippet_of
 
     console = Console()
-    results = [result for recommendation in recommendations for result in recommendation.results]
-    if not results:
+    methods = [method for result in results for method in result.results]
+    if not methods:
         console.print("No run is finished, so there is nothing to recommend.")
         raise typer.Exit(1)
-    report = read_run(results[0].best.place.directory)
-    for recommendation in recommendations:
-        console.print(table(recommendation, report))
-    for recommendation in recommendations:
-        for line in sentences(recommendation, report):
+    report = read_run(methods[0].best.place.directory)
+    for result in results:
+        console.print(table(result, report))
+    for result in results:
+        for line in sentences(result, report):
             console.print(line, markup=False, highlight=False)
-    for recommendation in recommendations:
-        if recommendation.ship is not None:
-            place = model_folder(folder, recommendation.ship.best.model)
-            console.print(*load_lines(place), sep="\n", markup=False, highlight=False, soft_wrap=True)
-            break
-    if any(recommendation.ship is None for recommendation in recommendations):
+    places = [model_folder(folder, result.ship.best.model) for result in results if result.ship is not None]
+    for place in places:
+        print(f"written: {place}")
+    if places:
+        print(f"\n{snippet_of(places[0])}")
+    if len(places) < len(results):
         raise typer.Exit(1)

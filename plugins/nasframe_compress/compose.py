@@ -146,7 +146,7 @@ def _with_paths(use: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _nearby(path: str, folder: Path) -> str:
     """Return a path relative to a folder, with a ``./`` or ``../`` in front; as it is if it is far away."""
-    relative = os.path.relpath(path, folder.resolve())
+    relative = os.path.relpath(path, folder.absolute())
     if relative.count("../") > 2:
         return path
     return relative if relative.startswith("..") else f"./{relative}"
@@ -258,7 +258,7 @@ def _adapted(stage: dict[str, Any], setup: Setup, lengths: Lengths) -> dict[str,
     if verb != "train":
         return stage
     if setup.is_teacher and stage_name(stage) == TEACHER:
-        return {"load": {"save_as": TEACHER}}
+        return {"load": {"name": "load-teacher", "save_as": TEACHER}}  # no switch of the method means this stage
     adapted = dict(options)
     if setup.width >= WIDE and "learning_rate" in adapted:
         adapted["learning_rate"] = float(f"{adapted['learning_rate'] / 3:.1e}")

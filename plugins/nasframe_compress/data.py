@@ -97,13 +97,13 @@ def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
         raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no file: {path}.")
     frame = peek(path)
     columns = _columns(frame, str(path), request, ask)
-    files = {"train": str(path.resolve())}
+    files = {"train": str(path.absolute())}
     said = list(columns.said)
     if request.dev is not None:
         dev = Path(request.dev).expanduser()
         if not dev.is_file():
             raise UsageError(f"--dev {request.dev}: no such file.{_similar_file(dev)}")
-        files["dev"] = str(dev.resolve())
+        files["dev"] = str(dev.absolute())
     return Data(_text_task(request, files, columns), path.stem, tuple(said))
 
 
@@ -114,7 +114,7 @@ def _of_folder(request: Request, path: Path, ask: Ask | None) -> Data:
         return glue
     train = _table_called(path, ("train",))
     if train is None:
-        return _of_hub(request, str(path.resolve()), ask, name=path.name)
+        return _of_hub(request, str(path.absolute()), ask, name=path.name)
     dev = _table_called(path, DEV_NAMES)
     said: tuple[str, ...] = ()
     if dev is not None and request.dev is None:
@@ -145,7 +145,7 @@ def _glue_task(request: Request, path: Path) -> Data | None:
     for option, value in (("--text", request.text), ("--label", request.label), ("--dev", request.dev)):
         if value:
             raise UsageError(f"{option}: GLUE's task {name!r} knows its files and columns. Expected none.")
-    task: dict[str, Any] = {"use": "glue", "name": name, "path": str(path.resolve())}
+    task: dict[str, Any] = {"use": "glue", "name": name, "path": str(path.absolute())}
     if request.max_length is not None:
         task["max_length"] = request.max_length
     if request.positive is not None or request.metric is not None:

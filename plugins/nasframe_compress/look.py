@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
 from nasframe.errors import UsageError
-from nasframe.heads import match
+from nasframe.heads import ASK, match
 from nasframe.measures import formats_of
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.data_table import data_text
@@ -64,7 +64,7 @@ def model_use(request: Request) -> dict[str, Any]:
     path = Path(name).expanduser()
     use: dict[str, Any]
     if path.is_dir():
-        use = {"use": "hf", "path": str(path.resolve())}
+        use = {"use": "hf", "path": str(path.absolute())}
     elif name in registry.factories("model"):
         use = {"use": name}
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -86,8 +86,15 @@ def look(request: Request, data: Data) -> Look:
         UsageError: a file of either is not as expected; the message names it, and the row.
     """
     model = model_use(request)
-    inputs = RunInputs(_plan(model, data.task, "compound"))
-    inputs.load()
+    inputs = RunInputs(_plan(model, data.task, "compound", request))
+    try:
+        inputs.load()
+    except UsageError as error:
+        # A head whose names do not say which output is which: the error names options of recipes.
+        if ASK not in str(error):
+            raise
+        expected = "Expected --labels with the classes in the order of the head's outputs, or --new-head."
+        raise UsageError(str(error).replace(ASK, expected)) from None
     net: Any = inputs.work.net
     config = net.config
     space: Any = inputs.work.space
@@ -106,18 +113,22 @@ def look(request: Request, data: Data) -> Look:
     return Look(inputs, model, str(config.model_type), sizes, is_teacher, head, metric, tuple(said))
 
 
-def format_inputs(look: Look, task: Mapping[str, Any]) -> RunInputs:
+def format_inputs(look: Look, data: Data, request: Request) -> RunInputs:
     """Return model and data with the space of number formats."""
-    return RunInputs(_plan(look.model, task, {"use": "nm_bits", "formats": [*FORMATS, "fp32"]}))
+    space = {"use": "nm_bits", "formats": [*FORMATS, "fp32"]}
+    return RunInputs(_plan(look.model, data.task, space, request))
 
 
-def _plan(model: Mapping[str, Any], task: Mapping[str, Any], space: Any) -> Plan:
-    """Return the plan of a recipe that has model, task and space, and does next to nothing."""
+def _plan(model: Mapping[str, Any], task: Mapping[str, Any], space: Any, request: Request) -> Plan:
+    """Return the plan of a recipe with model, task, space and the costs of the budgets, that does next to nothing."""
+    costs = {cost: FURTHER_COSTS.get(cost, {"use": cost}) for budget in request.budgets for cost in budget}
+    if "latency" in costs:
+        costs["latency"] = {"use": "latency", "repeats": 10}
     recipe = {
         "model": dict(model),
         "task": dict(task),
         "space": space,
-        "estimators": {"latency": {"repeats": 10}, **FURTHER_COSTS},
+        "estimators": costs,
         "stages": [{"evaluate": {"split": "select", "costs": []}}],
     }
     plan, problems = check_recipe(recipe)

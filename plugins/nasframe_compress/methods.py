@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.recipe.loading import load_recipe, packaged_recipes
@@ -17,6 +17,7 @@ from nasframe_compress.request import Budget, budget_text
 FOLDER = "methods/"
 DEFAULT_SHARE = "50%"
 """The budget that the packaged recipes are written for."""
+DEFAULT_EXPORTER = "hetero"
 DEFAULT_MODEL = f"best@{DEFAULT_SHARE}"
 
 
@@ -49,6 +50,7 @@ class Method:
         has_budgets: whether its budgets bound the sizes of networks, and not their number formats.
         has_bands: whether its sampler learns for bands of cost, which follow the budgets.
         smoke: dotted path → value, with which its stages work in a few steps.
+        exporter: what writes its networks.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Method:
     has_budgets: bool
     has_bands: bool
     smoke: Mapping[str, Any]
+    exporter: str
 
     @property
     def searches(self) -> bool:
@@ -74,8 +77,6 @@ REPEATS: Mapping[str, Repeat] = {
     "rosita": Repeat(("width", "extract"), ("width", "modifiers", 0, "target"), start="shallow"),
 }
 """The methods that prune to a share."""
-
-Mode = Literal["search", "share", "bits"]
 
 
 def method_names() -> list[str]:
@@ -113,7 +114,16 @@ def find_method(name: str) -> Method:
         has_budgets=bool(recipe.data.get("budgets")),
         has_bands=isinstance(sampler, Mapping) and "bands" in sampler,
         smoke=recipe.data.get("switches", {}).get("smoke", {}),
+        exporter=_exporter(recipe.data["stages"]),
     )
+
+
+def _exporter(stages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the exporter that a method's recipe names."""
+    for stage in stages:
+        if "export" in stage:
+            return str((stage["export"] or {}).get("mode", DEFAULT_EXPORTER))
+    return DEFAULT_EXPORTER
 
 
 def _title(name: str) -> str:

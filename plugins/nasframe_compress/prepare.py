@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nasframe.errors import UsageError
+from nasframe.folders import folder_name
 from nasframe.recipe.loading import load_recipe
 from nasframe.recipe.resolve import resolve
 from nasframe.recipe.yaml import dump
@@ -69,7 +70,13 @@ class Prepared:
         targets = {}
         for name, method_targets in self.targets.items():
             targets[name] = [{"budget": dict(target.budget), "model": target.model} for target in method_targets]
-        return {"format": FORMAT, "request": self.request.plain(), "is_study": self.is_study, "targets": targets}
+        return {
+            "format": FORMAT,
+            "request": self.request.plain(),
+            "is_study": self.is_study,
+            "targets": targets,
+            "exporters": {method.name: method.exporter for method in self.methods},
+        }
 
     @property
     def is_study(self) -> bool:
@@ -127,9 +134,10 @@ def _targets(method: Method, request: Request, seen: Look, data: Data) -> list[T
     names = model_names(request.budgets)
     targets = []
     if not method.has_budgets:
-        inputs = format_inputs(seen, data.task)
+        inputs = format_inputs(seen, data, request)
         for budget, name in zip(request.budgets, names, strict=True):
-            targets.append(Target(budget, name, number_format=format_within(inputs, budget)))
+            # It is saved by a training stage, whose names are plainer than those of winners.
+            targets.append(Target(budget, folder_name(name), number_format=format_within(inputs, budget)))
         return targets
     sizes = Sizes(seen.inputs)
     shapes_are_known = method.repeat is None or method.repeat.exact

@@ -6,26 +6,23 @@ Methods are chosen by their scores on ``select``, a part of the training data; t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nasframe.declarations import TEACHER
 from nasframe.report.read import read_run
-from nasframe.report.records import ModelRow, RunReport
+from nasframe.report.records import Measure, ModelRow, RunReport
 from nasframe.report.tables import cost
 from nasframe.search.constraints import parse_bounds
-from nasframe.stages.model_store import predictions_file
 from nasframe_compress.request import Budget
 from nasframe_studies import stats
-from nasframe_studies.evidence import example_scores
 
-if TYPE_CHECKING:
-    import pandas as pd
+DEV = "dev"
+SELECT = "select"
 
 
 @dataclass(frozen=True)
@@ -49,53 +46,51 @@ class Candidate:
 
     Args:
         place: the run.
-        model: its name in the run.
-        chosen_by: its score on ``select``, larger is better.
+        row: the network in the run's report.
+        teacher: its teacher there.
+        chosen_by: its score on ``select``; larger is better.
         score: its score on ``dev``.
-        teacher: the teacher's score on ``dev``.
-        costs: the costs of the network.
-        shares: of those of the teacher.
+        gain: that minus its teacher's.
         over: what it is over its budget by, in words; empty if it keeps it.
     """
 
     place: Place
-    model: str
+    row: ModelRow
+    teacher: ModelRow
     chosen_by: float
     score: float
-    teacher: float
-    costs: Mapping[str, Any]
-    shares: Mapping[str, float]
+    gain: float
     over: str
 
-
-@dataclass(frozen=True)
-class Gap:
-    """A network's score minus its teacher's, with a 95 % interval.
-
-    Args:
-        mean: the difference; over the seeds its mean.
-        low: the lower end; NaN if there is no interval.
-        high: the upper end.
-        how: what the interval is about: ``seeds`` or ``examples``.
-        n: how many of these.
-        p: of the paired t test over seeds; NaN without it.
-    """
-
-    mean: float
-    low: float
-    high: float
-    how: str
-    n: int
-    p: float = math.nan
+    @property
+    def model(self) -> str:
+        """The network's name in its run."""
+        return self.row.name
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method reached for a budget, over its seeds."""
+    """What a method reached for a budget, over its seeds.
+
+    Args:
+        method: the method.
+        candidates: its networks, one for each seed.
+        gain: their scores minus their teachers' on ``dev``, in the mean.
+        interval: of the gain: over the seeds if there are several, else over the examples of ``dev``; ``None`` if
+            neither is known.
+        p: of the paired t test over the seeds; ``None`` with one seed, or if all differences are equal.
+    """
 
     method: str
     candidates: Sequence[Candidate]
-    gap: Gap
+    gain: float
+    interval: Measure | None
+    p: float | None
+
+    @property
+    def score(self) -> float:
+        """The mean score on ``dev``."""
+        return float(np.mean([candidate.score for candidate in self.candidates]))
 
     @property
     def chosen_by(self) -> float:
@@ -104,8 +99,8 @@ class MethodResult:
 
     @property
     def best(self) -> Candidate:
-        """The network of the seed that scores best on ``select``."""
-        return max(self.candidates, key=lambda candidate: candidate.chosen_by)
+        """The network to ship: of those within the budget, that of the seed that scores best on ``select``."""
+        return max(self.candidates, key=lambda candidate: (not candidate.over, candidate.chosen_by))
 
     @property
     def keeps_budget(self) -> bool:
@@ -114,18 +109,18 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The network to ship for a budget.
+class BudgetResult:
+    """What all methods reached for a budget.
 
     Args:
         budget: the budget.
-        results: what each method reached, the best on ``select`` first; those over the budget come last.
         metric: the metric of the scores.
+        results: of each method, the best on ``select`` first; those over the budget come last.
     """
 
     budget: Budget
-    results: Sequence[MethodResult]
     metric: str
+    results: Sequence[MethodResult]
 
     @property
     def ship(self) -> MethodResult | None:
@@ -134,19 +129,46 @@ class Recommendation:
         return first if first is not None and first.keeps_budget else None
 
     def plain(self) -> dict[str, Any]:
-        """Return the recommendation JSON-plain."""
-        record = asdict(self)
-        for result in record["results"]:
-            for candidate in result["candidates"]:
-                candidate["place"]["directory"] = str(candidate["place"]["directory"])
+        """Return the result JSON-plain."""
         ship = self.ship
         chosen = None
         if ship is not None:
             chosen = {"method": ship.method, "seed": ship.best.place.seed, "model": ship.best.model}
-        return {**record, "budget": dict(self.budget), "ship": chosen}
+        return {
+            "budget": dict(self.budget),
+            "metric": self.metric,
+            "ship": chosen,
+            "methods": [_plain(result) for result in self.results],
+        }
 
 
-def recommend(places: Sequence[Place], targets: Mapping[str, Sequence[tuple[Budget, str]]]) -> list[Recommendation]:
+def _plain(result: MethodResult) -> dict[str, Any]:
+    """Return what a method reached JSON-plain."""
+    networks = []
+    for candidate in result.candidates:
+        networks.append(
+            {
+                "seed": candidate.place.seed,
+                "run": str(candidate.place.directory),
+                "model": candidate.model,
+                "metrics": {split: dict(values) for split, values in candidate.row.metrics.items()},
+                "teacher": {split: dict(values) for split, values in candidate.teacher.metrics.items()},
+                "costs": dict(candidate.row.costs),
+                "over_budget": candidate.over,
+            }
+        )
+    interval = None if result.interval is None else [result.interval.low, result.interval.high]
+    return {
+        "method": result.method,
+        "score": result.score,
+        "gain": result.gain,
+        "interval": interval,
+        "p": result.p,
+        "networks": networks,
+    }
+
+
+def recommend(places: Sequence[Place], targets: Mapping[str, Sequence[tuple[Budget, str]]]) -> list[BudgetResult]:
     """Compare finished runs, budget by budget.
 
     Args:
@@ -154,22 +176,22 @@ def recommend(places: Sequence[Place], targets: Mapping[str, Sequence[tuple[Budg
         targets: method → its budgets and the names of their networks.
     """
     reports = [(place, read_run(place.directory)) for place in places]
-    budgets = next(iter(targets.values()))
-    recommendations = []
-    for number, (budget, _) in enumerate(budgets):
+    metric = reports[0][1].metric if reports else ""
+    budgets = [budget for budget, _ in next(iter(targets.values()))]
+    compared = []
+    for number, budget in enumerate(budgets):
         results = []
         for method, method_targets in targets.items():
-            model = method_targets[number][1]
+            _, model = method_targets[number]
             candidates = []
             for place, report in reports:
                 if place.method == method:
                     candidates += _candidates(place, report, budget, model)
             if candidates:
-                results.append(MethodResult(method, candidates, _gap(candidates, reports)))
+                results.append(_result(method, candidates))
         results.sort(key=lambda result: (not result.keeps_budget, -result.chosen_by))
-        metric_name = reports[0][1].metric if reports else ""
-        recommendations.append(Recommendation(budget, results, metric_name))
-    return recommendations
+        compared.append(BudgetResult(budget, metric, results))
+    return compared
 
 
 def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> list[Candidate]:
@@ -179,24 +201,22 @@ def _candidates(place: Place, report: RunReport, budget: Budget, model: str) -> 
     teacher = rows.get(TEACHER)
     if row is None or teacher is None:
         return []
-    sign = 1.0 if report.metric_format(report.metric).higher_is_better else -1.0
-    score = row.metrics.get("dev", {}).get(report.metric)
-    select = row.metrics.get("select", {}).get(report.metric)
-    teacher_score = teacher.metrics.get("dev", {}).get(report.metric)
-    if score is None or select is None or teacher_score is None:
+    score = row.metrics.get(DEV, {}).get(report.metric)
+    selected = row.metrics.get(SELECT, {}).get(report.metric)
+    teacher_score = teacher.metrics.get(DEV, {}).get(report.metric)
+    if score is None or selected is None or teacher_score is None:
         return []
-    return [
-        Candidate(
-            place=place,
-            model=model,
-            chosen_by=sign * select,
-            score=score,
-            teacher=teacher_score,
-            costs=dict(row.costs),
-            shares=dict(row.relative),
-            over=_over(report, row, teacher, budget),
-        )
-    ]
+    sign = 1.0 if report.metric_format(report.metric).higher_is_better else -1.0
+    candidate = Candidate(
+        place=place,
+        row=row,
+        teacher=teacher,
+        chosen_by=sign * selected,
+        score=score,
+        gain=score - teacher_score,
+        over=_over(report, row, teacher, budget),
+    )
+    return [candidate]
 
 
 def _over(report: RunReport, row: ModelRow, teacher: ModelRow, budget: Budget) -> str:
@@ -207,54 +227,22 @@ def _over(report: RunReport, row: ModelRow, teacher: ModelRow, budget: Budget) -
         if value is None:
             problems.append(f"{name} is unknown")
             continue
-        bounds = parse_bounds(text, teacher.costs.get(name))
-        excess = bounds.violation(value)
+        excess = parse_bounds(text, teacher.costs.get(name)).violation(value)
         if excess > 0:
             shown = cost(report.cost_format(name), name, row.costs)
             problems.append(f"{name} is {shown}, {excess:.1%} over {text}")
     return "; ".join(problems)
 
 
-def _gap(candidates: Sequence[Candidate], reports: Sequence[tuple[Place, RunReport]]) -> Gap:
-    """Return the score minus the teacher's: over seeds if there are several, else over examples."""
-    if len(candidates) > 1:
-        scores = [candidate.score for candidate in candidates]
-        teachers = [candidate.teacher for candidate in candidates]
-        pair = stats.paired(scores, teachers)
-        return Gap(pair.mean, _number(pair.t_low), _number(pair.t_high), "seeds", pair.n, _number(pair.p_t))
-    candidate = candidates[0]
-    mean = candidate.score - candidate.teacher
-    unknown = Gap(mean, math.nan, math.nan, "examples", 0)
-    report = next(report for place, report in reports if place == candidate.place)
-    own = _predictions(candidate.place.directory, report, candidate.model)
-    others = _predictions(candidate.place.directory, report, TEACHER)
-    if own is None or others is None:
-        return unknown
-    compared = example_scores(own, others, report.metric, _positive(report))
-    if compared.low is None or compared.high is None:
-        return unknown
-    return Gap(mean, compared.low, compared.high, "examples", compared.n or 0)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _predictions(directory: Path, report: RunReport, model: str) -> pd.DataFrame | None:
-    """Return a network's predictions on ``dev``, ``None`` if the run did not keep them."""
-    import pandas as pd
-
-    row = next(row for row in report.models if row.name == model)
-    for path in row.predictions:
-        if Path(path).name == predictions_file("dev"):
-            return pd.read_csv(directory / path)
-    return None
-
-
-def _positive(report: RunReport) -> int | None:
-    """Return the output of the class that a run's ``f1`` is about."""
-    labels = report.data.get("labels")
-    positive = report.metric_format("f1").positive
-    if labels is None or positive is None:
-        return None
-    return list(labels).index(positive)
+def _result(method: str, candidates: Sequence[Candidate]) -> MethodResult:
+    """Return what a method reached, with the interval of its gain."""
+    if len(candidates) == 1:
+        only = candidates[0]
+        return MethodResult(method, candidates, only.gain, only.row.gain_interval, None)
+    scores = [candidate.score for candidate in candidates]
+    teachers = [candidate.score - candidate.gain for candidate in candidates]
+    pair = stats.paired(scores, teachers)
+    interval = None
+    if pair.t_low is not None and pair.t_high is not None:
+        interval = Measure(pair.mean, pair.t_low, pair.t_high)
+    return MethodResult(method, candidates, pair.mean, interval, pair.p_t)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasframe.errors import UsageError
+from nasframe.folders import folder_name
 from nasframe.recipe.loading import load_recipe
 from nasframe.report.read import finished
 from nasframe.store import write_text
 from nasframe_compress.prepare import RECIPE, RECORD, STUDY
-from nasframe_compress.recommend import Place, Recommendation, recommend
+from nasframe_compress.recommend import BudgetResult, Place, recommend
 from nasframe_compress.request import Budget, Request
+from nasframe_deploy.ship import export_models
 
 RUN = "run"
 RUNS = "study"
@@ -32,12 +34,14 @@ class Record:
         request: what was asked for.
         is_study: whether several runs are compared.
         targets: method → its budgets, and the names of their networks.
+        exporters: method → what writes its networks.
     """
 
     folder: Path
     request: Request
     is_study: bool
     targets: Mapping[str, Sequence[tuple[Budget, str]]]
+    exporters: Mapping[str, str]
 
 
 def read_record(folder: Path) -> Record:
@@ -53,13 +57,13 @@ def read_record(folder: Path) -> Record:
     targets = {}
     for method, rows in content["targets"].items():
         targets[method] = [(row["budget"], row["model"]) for row in rows]
-    return Record(folder, Request.from_plain(content["request"]), content["is_study"], targets)
+    return Record(folder, Request.from_plain(content["request"]), content["is_study"], targets, content["exporters"])
 
 
 def go_on(
     record: Record, *, cache: Path | None, jobs: int | None, progress: bool | None, say: Say
-) -> list[Recommendation]:
-    """Run what is not yet done, write the recommended networks and return the recommendations.
+) -> list[BudgetResult]:
+    """Run what is not yet done, write the recommended networks and return what was compared.
 
     Args:
         record: of the folder.
@@ -75,11 +79,11 @@ def go_on(
             say(f"{missing} runs are missing. To try them again: nasframe compress --resume {record.folder}")
     else:
         places = [_run(record, cache, progress)]
-    recommendations = recommend(places, record.targets)
-    _export(record, recommendations, say)
-    content = [recommendation.plain() for recommendation in recommendations]
+    results = recommend(places, record.targets)
+    _export(record, results, say)
+    content = [result.plain() for result in results]
     write_text(record.folder / RESULT, json.dumps(content, indent=1))
-    return recommendations
+    return results
 
 
 def _run(record: Record, cache: Path | None, progress: bool | None) -> Place:
@@ -112,10 +116,20 @@ def _study(record: Record, cache: Path | None, jobs: int | None, say: Say) -> li
     return places
 
 
-def _export(record: Record, recommendations: Sequence[Recommendation], say: Say) -> None:
+def _export(record: Record, results: Sequence[BudgetResult], say: Say) -> None:
     """Write each recommended network to ``models/NAME``, unless it is there already."""
+    for result in results:
+        ship = result.ship
+        if ship is None:
+            continue
+        best = ship.best
+        if model_folder(record.folder, best.model).is_dir():
+            continue
+        export_models(
+            best.place.directory, [best.model], out=record.folder / MODELS, mode=record.exporters[ship.method], say=say
+        )
 
 
 def model_folder(folder: Path, model: str) -> Path:
     """Return the folder of an exported network."""
-    return folder / MODELS / model
+    return folder / MODELS / folder_name(model)

@@ -176,12 +176,12 @@ def _written(
         bytes=sum(sizes),
         max_abs_difference=report["max_abs_difference"],
         source=sources[choice.label],
-        snippet=_snippet(directory),
+        snippet=snippet_of(directory),
         why=choice.why,
     )
 
 
-def _snippet(directory: Path) -> str:
+def snippet_of(directory: Path) -> str:
     """Return the lines of Python in a model's card that load it, with its own directory."""
     card = (directory / "README.md").read_text(encoding="utf-8")
     _, _, rest = card.partition("```python\n")

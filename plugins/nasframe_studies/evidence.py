@@ -363,7 +363,7 @@ def examples(
             other_run = facts.get((against, task, seed))
             other = _in_order(other, _labels(other_run), _labels(run))
             metric = row["metric"]
-            scores = example_scores(own, other, metric, positive_output(run))
+            scores = _pair(own, other, metric, positive_output(run))
             pair = ExamplePair(**vars(scores), task=task, model=slot, seed=int(seed), arm=arm, metric=metric)
             pairs.append(pair)
     return pairs
@@ -426,9 +426,7 @@ def positive_output(run: RunFacts | None) -> int | None:
     return labels.index(form.positive)
 
 
-def example_scores(
-    arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int | None = None
-) -> ExampleScores:
+def _pair(arm: pd.DataFrame, reference: pd.DataFrame, metric: str, positive: int | None = None) -> ExampleScores:
     """Compare two models' predictions of the same examples; ``positive`` is the class that ``f1`` is about."""
     columns = {"id", "label", "prediction"}
     if not columns <= set(arm) or not columns <= set(reference):

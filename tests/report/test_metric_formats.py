@@ -197,8 +197,8 @@ def test_examples_are_resampled_for_the_positive_class():
     """Class 0 is positive here: its F1 differs between the models, that of class 1 differs otherwise."""
     first = pd.DataFrame({"id": range(6), "label": [0, 0, 0, 1, 1, 1], "prediction": [0, 0, 1, 1, 1, 1]})
     second = first.assign(prediction=[0, 0, 0, 0, 1, 1])
-    zero = evidence.example_scores(first, second, "f1", 0).difference
+    zero = evidence._pair(first, second, "f1", 0).difference
     assert zero == pytest.approx(0.8 - 6 / 7)
-    assert evidence.example_scores(first, second, "f1", 1).difference == pytest.approx(6 / 7 - 0.8)
+    assert evidence._pair(first, second, "f1", 1).difference == pytest.approx(6 / 7 - 0.8)
     extra = second.assign(prediction=[0, 0, 0, 2, 1, 1])
-    assert evidence.example_scores(first, extra, "macro_f1").difference is None
+    assert evidence._pair(first, extra, "macro_f1").difference is None
