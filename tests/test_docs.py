@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import inspect
 import io
-import json
 import os
 import pkgutil
 import random
@@ -25,6 +24,7 @@ import yaml
 
 from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
+from nasframe.report.read import gather
 from stand_in import WORDS, write_net
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,10 +296,10 @@ def test_methods_are_compared_on_your_data(template, tmp_path, monkeypatch, caps
     page = blocks_of(ROOT / "docs/compare-your-data.md")
     study = next(block for block in page if block.argument == "methods.yaml")
     (folder / "methods.yaml").write_text(study.code, encoding="utf-8")
-    assert nasframe(["ablate", "methods.yaml", "--smoke", "--out", "runs/methods", "--no-progress"]) == 0
+    assert nasframe(["ablate", "methods.yaml", "--smoke", "--out", "runs/methods"]) == 0
     scores = set()
     for arm in ("magnitude", "hspg", "rosita", "yoco_bert"):
-        report = json.loads((folder / f"runs/methods/runs/{arm}/reviews/seed-0/report.json").read_text())
+        report = gather(folder / f"runs/methods/runs/{arm}/reviews/seed-0")
         models = {model["name"]: model for model in report["models"]}
         assert models["best@50%"]["costs"]["encoder_params"] <= 0.5 * models["teacher"]["costs"]["encoder_params"]
         scores.add(models["teacher"]["metrics"]["dev"]["accuracy"])
