@@ -24,6 +24,7 @@ import yaml
 
 from nasframe import errors, hookspecs, registry
 from nasframe.options import INJECTED
+from nasframe.report.read import gather
 from stand_in import WORDS, write_net
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,6 +284,26 @@ def own_text(template, tmp_path, monkeypatch) -> Path:
     (folder / "reviews.yaml").write_text(recipe.code, encoding="utf-8")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.mark.slow
+def test_methods_are_compared_on_your_data(template, tmp_path, monkeypatch, capsys):
+    """The page's own study, with the real recipes: each arm measures and learns from the same teacher."""
+    folder = tmp_path / "user"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NASFRAME_CACHE", str(tmp_path / "cache"))
+    page = blocks_of(ROOT / "docs/compare-your-data.md")
+    study = next(block for block in page if block.argument == "methods.yaml")
+    (folder / "methods.yaml").write_text(study.code, encoding="utf-8")
+    assert nasframe(["ablate", "methods.yaml", "--smoke", "--out", "runs/methods"]) == 0
+    scores = set()
+    for arm in ("magnitude", "hspg", "rosita", "yoco_bert"):
+        report = gather(folder / f"runs/methods/runs/{arm}/reviews/seed-0")
+        models = {model["name"]: model for model in report["models"]}
+        assert models["best@50%"]["costs"]["encoder_params"] <= 0.5 * models["teacher"]["costs"]["encoder_params"]
+        scores.add(models["teacher"]["metrics"]["dev"]["accuracy"])
+    assert len(scores) == 1
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from nasframe import registry
 from nasframe.declarations import budget_texts, listed
 from nasframe.errors import NasframeError, Problem, listing, suggestion
 from nasframe.interfaces import EstimatorTraits, traits_of
-from nasframe.measures import objective_fault, possible_metrics
+from nasframe.measures import PRIMARY, objective_fault, possible_metrics
 from nasframe.options import (
     INJECTED,
     Option,
@@ -274,6 +274,8 @@ class Checker:
 
     def _objective(self, objective: str, path: KeyPath) -> None:
         """Check one objective of a search: a metric of the task, or a cost after ``-``."""
+        if objective == PRIMARY:
+            return
         name = objective.removeprefix("-")
         fault = ""
         higher_is_better = False

@@ -30,7 +30,8 @@ class TopLevel:
         estimators: costs with options of their own, by the name that bounds and objectives use.
         constraints: bounds that every winner of a search must meet.
         budgets: bounds that each get their own winner: by cost, or a list of mappings of bounds to meet together.
-        objectives: what searches maximise, with ``-`` before costs and losses; default: the task's primary metric.
+        objectives: what searches maximise, with ``-`` before costs and losses; ``primary``, the default, is the task's
+            primary metric.
         stages: what to do, in order.
         set: overrides by dotted path, which also reach into the stages of an extended recipe.
         switches: named sets of overrides, turned on by ``NAME=true``.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, listing, suggestion
 from nasframe.folders import model_folder
-from nasframe.measures import objective_in
+from nasframe.measures import PRIMARY, objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
 from nasframe.report.format import metric_format, metric_formats
@@ -145,7 +145,7 @@ class Finished:
     def objective(self) -> str:
         """The first objective of the search."""
         objectives = self.stage.options.get("objectives") or self.plan.objectives
-        if objectives:
+        if objectives and objectives[0] != PRIMARY:
             first: str = objectives[0]
             return first
         primary = str(self.data["primary"])

@@ -30,7 +30,7 @@ from nasframe.interfaces import (
     member,
     traits_of,
 )
-from nasframe.measures import formats_of, loss_fault, objective_fault, objective_of
+from nasframe.measures import formats_of, loss_fault, named_objectives, objective_fault, objective_of
 from nasframe.notices import Notices
 from nasframe.processes import device
 from nasframe.reads import Recorder
@@ -376,7 +376,7 @@ class RunInputs:
         """
         problems = []
         for stage in self.plan.stages:
-            for objective in _objectives(self.plan, stage):
+            for objective in named_objectives(_objectives(self.plan, stage), task):
                 fault = self._objective_fault(objective, task, net)
                 if fault:
                     problems.append(f"stages.{stage.name}.objectives: {fault}")

@@ -26,7 +26,7 @@ from nasframe.declarations import (
 )
 from nasframe.errors import RunError
 from nasframe.interfaces import CURRENT, Origin, Work, written_arch
-from nasframe.measures import objective_of
+from nasframe.measures import PRIMARY, named_objectives
 from nasframe.options import Option, options_of
 from nasframe.plan import searched_net, uses_supernet
 from nasframe.records import (
@@ -206,7 +206,7 @@ def search(
         sampler: proposes the architectures; ``shared`` is the recipe's own sampler, with what it has learned so far.
         trials: how many architectures to evaluate; repeated and screened proposals do not count.
         objectives: what to maximise, as in ``[accuracy, -flops]``, with ``-`` before a cost and before a metric that is
-            better when it is smaller; default: the task's primary metric, in its better direction.
+            better when it is smaller; ``primary``, the default, is the task's primary metric in its better direction.
         constraints: bounds that every winner must meet; for the costs that they name, they replace the recipe's.
         budgets: bounds that each get their own winner, or a list of mappings of bounds to meet together; they replace
             the recipe's.
@@ -236,7 +236,7 @@ def search(
     net = work.net
     if net is not None:  # a table of architectures has none
         net.eval()
-    objectives = objectives or stage.plan.objectives or [objective_of(work.task)]
+    objectives = named_objectives(objectives or stage.plan.objectives or [PRIMARY], work.task)
     constraints, wanted = limits_of(stage.plan, {"constraints": constraints, "budgets": budgets})
     # The sampler gets the costs that decide: those with bounds, and those among the objectives.
     limited = {*constraints, *budgeted_costs(wanted)}

@@ -37,6 +37,7 @@ class Layout:
         texts: the columns of the texts.
         label: the column of the label.
         metrics: its metrics, the primary one first.
+        mean: the one of them that is the mean of two others, as GLUE's leaderboard scores the task.
         hub_texts: the columns of the texts on the hub, if they are others.
         numbered: whether the TSV files hold class indices.
         header: the columns of TSV files without a header.
@@ -49,6 +50,7 @@ class Layout:
     texts: tuple[str, ...] = PAIR
     label: str = "label"
     metrics: tuple[str, ...] = ("accuracy",)
+    mean: str = ""
     hub_texts: tuple[str, ...] = ()
     numbered: bool = False
     header: tuple[str, ...] = ()
@@ -79,6 +81,7 @@ TASKS = {
         texts=("#1 String", "#2 String"),
         label="Quality",
         metrics=("accuracy", "f1", "accuracy_f1"),
+        mean="accuracy_f1",
         hub_texts=PAIR,
         numbered=True,
     ),
@@ -87,6 +90,7 @@ TASKS = {
         labels=None,
         label="score",
         metrics=("spearman", "pearson", "pearson_spearman"),
+        mean="pearson_spearman",
     ),
     "qqp": Layout(
         folder="QQP",
@@ -94,6 +98,7 @@ TASKS = {
         texts=("question1", "question2"),
         label="is_duplicate",
         metrics=("accuracy", "f1", "accuracy_f1"),
+        mean="accuracy_f1",
         numbered=True,
         skip_short=True,
     ),
@@ -137,6 +142,7 @@ def glue(
     train_limit: Count | None = None,
     class_weights: ClassWeights | None = None,
     unlabelled: Path | None = None,
+    score: Literal["first", "mean"] = "first",
     tokenizer: Any = None,
     seed: int = 0,
     base: Path | None = None,
@@ -163,6 +169,8 @@ def glue(
             classes count equally. Metrics are not weighted.
         unlabelled: a file of further texts, in columns called as in the task's ``train.tsv``. Only trainings that learn
             from a teacher use them; to the loss of the labels, a mean over all examples, they add nothing.
+        score: the primary metric: the ``first`` of the task, or the ``mean`` of its two, as GLUE's leaderboard has it,
+            if it has two.
         tokenizer: injected.
         seed: injected; draws ``select`` and the limit.
         base: injected; the folder that a relative ``path`` belongs to.
@@ -188,6 +196,7 @@ def glue(
         select,
         train_limit,
         sources=sources,
+        primary=_primary(layout, score),
         tokenizer=tokenizer,
         max_length=max_length,
         seed=seed,
@@ -197,6 +206,17 @@ def glue(
         class_weights=class_weights,
         unlabelled=None if unlabelled is None else read_unlabelled(unlabelled, layout.texts, base),
     )
+
+
+def _primary(layout: Layout, score: Literal["first", "mean"]) -> str:
+    """Return the primary metric of a task.
+
+    >>> _primary(TASKS["mrpc"], "mean"), _primary(TASKS["rte"], "mean")
+    ('accuracy_f1', 'accuracy')
+    """
+    if score == "mean" and layout.mean:
+        return layout.mean
+    return layout.metrics[0]
 
 
 def _validate(options: Mapping[str, Any], tokenizer: Any) -> None:

@@ -114,7 +114,8 @@ def read(path: Path) -> list[Row]:
 def read_hub(name: str, config: str | None, split: str, base: Path | None = None) -> list[Row]:
     """Read a split of a data set of the Hugging Face hub, or of a local directory.
 
-    The directory has a hub data set's layout, or was written by ``save_to_disk``. Class indices become the data set's names of the classes; -1, which means "no label", becomes ``None``.
+    The directory has a hub data set's layout, or was written by ``save_to_disk``. Class indices become the data set's
+    names of the classes; -1, which means "no label", becomes ``None``.
     """
     try:
         import datasets

@@ -22,11 +22,13 @@ from nasframe.errors import UsageError
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import read_run
 from nasframe.running import runner
+from nasframe.running.cache_keys import chains
 from nasframe.running.dry_run import dry_run
 from nasframe.stages import verbs
 from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore
 from nasframe_deploy.deploy import deploy
+from nasframe_studies.file import load_study
 from stand_in import WORDS, write_net, write_reviews
 
 ROOT = Path(__file__).parents[2]
@@ -303,3 +305,23 @@ def test_a_run_from_a_teacher_is_deployed(home):
     done = run(home, "run", loaded(home, QUICK, method="uniform"))
     report = deploy(done.directory, budgets=["encoder_params=75%"], out=home / "deployed", progress=False)
     assert report
+
+
+def test_arms_of_a_study_share_the_teacher(home):
+    study = {
+        "study": "two",
+        "arms": {"magnitude": {"base": "methods/magnitude"}, "hspg": {"base": "methods/hspg"}},
+        "tasks": {
+            "reviews": {
+                "teacher": {"use": "hf", "path": "tuned"},
+                "task": {"use": "text_classification", "train": "reviews.csv", "max_length": 12},
+            }
+        },
+        "seeds": [0],
+    }
+    (home / "study.yaml").write_text(json.dumps(study))
+    plans = load_study(home / "study.yaml").plans
+    first = {arm: (plan.stages[0].verb, chains(plan)["teacher"]) for (arm, _), plan in plans.items()}
+    assert first["magnitude"] == first["hspg"]
+    assert first["hspg"][0] == "load"
+    assert all(plan.model == plan.teacher for plan in plans.values())
