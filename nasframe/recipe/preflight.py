@@ -23,6 +23,7 @@ from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import PlannedStage, needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
+from nasframe.recipe.supernets import supernet_faults
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
 from nasframe.stages.trials import split_fit
@@ -175,6 +176,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
     """
     for option, text in _file_refusals(plan):
         yield ("task", *option), text
+    yield from supernet_faults(plan)
     # After a transform that cuts the network, its sizes are not known until the stage has run.
     of_known_shape = {stage.name for stage in same_shape(plan)}
     seen: set[Fault] = set()  # the recipe's own space is wrong once, however many stages use it
