@@ -58,7 +58,7 @@ def supernet_faults(plan: Plan) -> Iterator[Fault]:
             if text:
                 yield ("stages", number, stage.verb, "space" if stage.options.get("space") else "from"), text
                 return  # what follows depends on what this stage leaves
-            if current == _Net() and _makes_supernet(space):
+            if current == _Net() and makes_supernet(space):
                 current = _Net(space)
         left = current if declaration_of(stage.verb).replaces_net else _Net(extracted=True)
         known.update(dict.fromkeys(outcome.saves, left))
@@ -68,7 +68,7 @@ def _misfit(stage: PlannedStage, net: _Net, space: Mapping[str, Any]) -> str:
     """Say why a space cannot use the network that a stage starts from, or nothing."""
     name = space["use"]
     if net.extracted:
-        if _makes_supernet(space) and needs_space(stage.verb, stage.options):
+        if makes_supernet(space) and needs_space(stage.verb, stage.options):
             return (
                 f"stage {stage.name!r} starts from a model that was extracted, of which space {name!r} makes no "
                 "super-network. Expected 'from:' a whole network."
@@ -88,7 +88,7 @@ def _same_name(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     return " with other options" if first["use"] == second["use"] else ""
 
 
-def _makes_supernet(space: Mapping[str, Any]) -> bool:
+def makes_supernet(space: Mapping[str, Any]) -> bool:
     """Tell whether a space is known to make a network of its own.
 
     A function that returns a space cannot tell before it has a network, unless it says ``keeps_net`` itself.

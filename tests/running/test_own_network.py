@@ -296,6 +296,13 @@ def test_another_spaces_network_is_refused_before_work(
         nf.run(plan, out=tmp_path / "run")
 
 
+def test_exporters_are_asked_about_what_is_extracted_before_work(tmp_path: Path) -> None:
+    plan = nf.resolve(recipe(SUPERNET, OUTSIDE, {"extract": {}}, {"export": {"mode": "only_plain"}}))
+    with pytest.raises(UsageError, match=r"stages\.export\.mode: only plain networks can be written, not Chain"):
+        nf.run(plan, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_view_that_forgets_its_architecture_is_refused_before_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"space 'whole_view': .* but their views compute exactly the same"):
         nf.run(recipe(SUPERNET, SEARCH, space="whole_view"), out=tmp_path / "run")
