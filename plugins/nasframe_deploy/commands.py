@@ -34,6 +34,9 @@ def deploy(
         str | None, typer.Option(help="The sampler of the search; default: the run's own, or evolution.")
     ] = None,
     stage: Annotated[str | None, typer.Option(help="The search to deploy from; default: the run's last.")] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
+    ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print deploy.json instead of the table.")] = False,
 ) -> None:
@@ -43,8 +46,10 @@ def deploy(
     if search is not None and no_search:
         raise UsageError("--search and --no-search contradict each other. Expected one of them.")
     from nasframe.cli.run import quiet
+    from nasframe.processes import choose_device
     from nasframe_deploy.deploy import deploy as make
 
+    choose_device(device)
     quiet()
     trials = 0 if no_search else search
     shows_progress = False if no_progress else None  # None: on a terminal only

@@ -43,6 +43,9 @@ def ablate(
         Path | None,
         typer.Option(envvar="NASFRAME_CACHE", help="Where results of stages are kept; default: ~/.cache/nasframe."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Make everything small: a test, numbers without meaning.")
     ] = False,
@@ -51,14 +54,17 @@ def ablate(
     """Run every arm of a study with every seed, each distinct stage once, and compare the arms."""
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
+    from nasframe.processes import choose_device
     from nasframe_studies.file import load_study
 
+    choose_device(device)
     quiet()
     if resume is not None:
         # The study's directory says where it is and how large: these would change nothing.
         if out or smoke:
             raise UsageError(
-                "--resume goes on with a study. Expected no other options with it than --dry-run, --jobs and --json."
+                "--resume goes on with a study. Expected no other options with it than --device, --dry-run, --jobs "
+                "and --json."
             )
         words = [study] if study is not None else []  # with --resume no study is named: the first word is an override
         _resume(resume, [*words, *(overrides or [])], jobs, dry_run, json_)
