@@ -252,7 +252,8 @@ def metric_difference(
     sides = _prepared(metric, positive, labels, first, second)
     if sides is None:
         return None
-    return example_bootstrap(*sides.columns, sides.metric, resamples=resamples)
+    labels, first, second = sides.columns
+    return example_bootstrap(labels, first, second, sides.metric, resamples=resamples)
 
 
 def metric_interval(
@@ -262,7 +263,8 @@ def metric_interval(
     sides = _prepared(metric, positive, labels, predictions)
     if sides is None:
         return None
-    return example_interval(*sides.columns, sides.metric, resamples=resamples)
+    labels, predictions = sides.columns
+    return example_interval(labels, predictions, sides.metric, resamples=resamples)
 
 
 class _Prepared(NamedTuple):

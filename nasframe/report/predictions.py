@@ -33,7 +33,8 @@ class Predictions:
         ids: ``(examples,)``, positions in the split.
         labels: ``(examples,)``, indices of classes, or real values.
         predictions: ``(examples,)``, the same.
-        confidence: ``(examples,)``, the probability of the predicted class; ``None`` for real values.
+        confidence: ``(examples,)``, the probability of the predicted class; ``None`` if it is not known, or for real
+            values.
     """
 
     ids: np.ndarray
@@ -47,7 +48,7 @@ class Predictions:
     @property
     def are_classes(self) -> bool:
         """Whether labels and predictions are indices of classes."""
-        return self.confidence is not None and are_whole(self.labels) and are_whole(self.predictions)
+        return self.labels.dtype.kind == "i"
 
     def matches(self, other: Predictions) -> bool:
         """Tell whether two models predicted the same examples."""
@@ -83,7 +84,7 @@ def predictions_of(columns: Mapping[str, Sequence[object]], split: str = "dev") 
         confidence = np.max(probabilities, axis=0)[kept][order]
     labels = numbers["label"][kept][order]
     predicted = numbers["prediction"][kept][order]
-    if confidence is not None:
+    if are_whole(labels) and are_whole(predicted):
         labels, predicted = labels.astype(int), predicted.astype(int)
     return Predictions(ids[kept][order], labels, predicted, confidence)
 
@@ -225,10 +226,11 @@ def notable(model: Predictions, teacher: Predictions) -> list[int]:
         gaps = np.abs(model.predictions - teacher.predictions)
         order = np.argsort(-gaps, kind="stable")[:SHOWN_WORSE]
         return [int(place) for place in order if gaps[place] > 0]
-    assert model.confidence is not None
     differ = model.predictions != teacher.predictions
     worse = differ & (teacher.predictions == teacher.labels)
-    by_confidence = np.argsort(-model.confidence, kind="stable")
+    by_confidence = np.arange(len(model))
+    if model.confidence is not None:
+        by_confidence = np.argsort(-model.confidence, kind="stable")
     worst = [int(place) for place in by_confidence if worse[place]]
     others = [int(place) for place in by_confidence if differ[place] and not worse[place]]
     return worst[:SHOWN_WORSE] + others[:SHOWN_OTHERS]

@@ -275,8 +275,8 @@ class RunReport:
     environments: Sequence[Mapping[str, Any]]
     recipe: str
     trials: Sequence[TrialRow]
-    recommendations: Sequence[Recommendation] = ()
-    details: Sequence[ModelDetail] = ()
+    recommendations: Sequence[Recommendation] = field(default_factory=list)
+    details: Sequence[ModelDetail] = field(default_factory=list)
 
     def metric_format(self, metric: str) -> MetricFormat:
         """Return how a metric reads; a logged one may have its split and model before its name."""
