@@ -107,21 +107,25 @@ def compress(
         Path | None,
         typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and add new ones to it."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
+    ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the recommendations as JSON.")] = False,
 ) -> None:
     """Compress a model for a task: look at both, run one method or compare several, and say which network to ship."""
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
-    from nasframe_compress.work import read_record
+    from nasframe.processes import choose_device
 
     began = time.monotonic()
+    choose_device(device)
     quiet()
     if resume is not None:
         if model or data or out or budget or dry_run:
             raise UsageError(
-                "--resume goes on with a compression as it is. Expected no other arguments than --jobs, --cache, "
-                "--no-progress and --json."
+                "--resume goes on with a compression as it is. Expected no other arguments with it than --jobs, "
+                "--cache, --device, --no-progress and --json."
             )
         _finish(resume, cache, jobs, no_progress, json_)
         return
@@ -134,7 +138,6 @@ def compress(
         _show_preview(prepared)
         return
     _written(prepared)
-    read_record(prepared.folder)
     _finish(prepared.folder, cache, jobs, no_progress, json_)
 
 
