@@ -1224,11 +1224,19 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
+<<<<<<< HEAD
     "task": (TaskTraits, TextSource, UnlabelledSource, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (
         HeadedModel,
         CheckpointModel,
+=======
+    "task": (TaskTraits, ReadableTask, TextSource, FileBacked),
+    "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
+    "model": (
+        ModelTraits,
+        HeadedModel,
+>>>>>>> hc
         SkeletonModel,
         OutlinedModel,
         LocalTokenizerModel,

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import RunError, UsageError, listing, suggestion
+from nasframe.errors import RunError, UsageError, in_shell, listing, suggestion
 from nasframe.folders import model_folder
 from nasframe.records import Arch
 from nasframe.running.cache import Cache
@@ -206,8 +206,8 @@ class KeptModels:
     def _advice(self, name: str) -> str:
         """Say how a model that was not kept can be had."""
         if not self.store.get("finished"):
-            return f"The run is not finished: go on with it first: nasframe run --resume {self.directory}"
-        again = f"nasframe run {self.directory / 'recipe.yaml'} --out NEW"
+            return f"The run is not finished: go on with it first: nasframe run --resume {in_shell(self.directory)}"
+        again = f"nasframe run {in_shell(self.directory / 'recipe.yaml')} --out NEW"
         folder = model_folder(self.directory, name)
         if (folder / "export_report.json").is_file():
             return f"Its folder {folder} is in a form for other programs alone. Run the recipe again: {again}"

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasframe.errors import RecipeError, UsageError, listing, suggestion
+from nasframe.errors import RecipeError, UsageError, in_shell, listing, suggestion
 from nasframe.folders import model_folder
 from nasframe.measures import PRIMARY, objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
@@ -45,9 +45,8 @@ class Finished:
         store = RunStore(self.directory, shared=True)
         try:
             if not store.get("finished"):
-                raise UsageError(
-                    f"{self.directory}: the run is not finished. Go on with it first: nasframe run --resume {directory}"
-                )
+                go_on = f"nasframe run --resume {in_shell(directory)}"
+                raise UsageError(f"{self.directory}: the run is not finished. Go on with it first: {go_on}")
             # The directory may have been edited, or copied in part, since the run finished.
             store.check()
             self.data: Mapping[str, Any] = store.get("data") or {}

@@ -152,7 +152,8 @@ def _new_store(inputs: RunInputs, directory: Path, cache: str | Path | None, pro
     with Progress(progress).bar("model and data"), plan.file_plugins():
         inputs.load()
         preflight(inputs)
-    facts = {"command": sys.argv, "base": str(plan.base)}
+    # Absolute, because a resume may be given in another folder than the run was.
+    facts = {"command": sys.argv, "base": str(plan.base.absolute())}
     if cache is not None:
         facts["cache"] = str(Path(cache).expanduser().resolve())
     return RunStore(directory, create=True, recipe=dump(plan.recipe), facts=facts)

@@ -32,15 +32,15 @@ def refuse_unpushable(repo: str) -> None:
     Raises:
         UsageError: the name is none that the hub takes, nobody is logged in, or the hub is switched off.
     """
-    from huggingface_hub import get_token
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import is_offline_mode, validate_repo_id
+    from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UsageError(f"--push: {error} Expected a repository such as 'me/my-model'.") from None
-    if is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise UsageError("--push: HF_HUB_OFFLINE is set, so the hub is not asked. Expected it unset.")
     if get_token() is None:
         raise UsageError(f"--push: nobody is logged in to the hub. Expected a login: {LOGIN}, or HF_TOKEN.")

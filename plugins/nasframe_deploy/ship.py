@@ -318,10 +318,11 @@ def _matching(place: Path, names: Sequence[str], patterns: Sequence[str]) -> lis
         UsageError: a pattern fits none; lists all such patterns.
     """
     problems = []
+    distinct = list(dict.fromkeys(names))  # in a study several tasks have models of one name
     for pattern in patterns:
         if not matching(names, [pattern]):
-            listed = listing(names[:MOST_LISTED])
-            more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+            listed = listing(distinct[:MOST_LISTED])
+            more = f" and {len(distinct) - MOST_LISTED} more" if len(distinct) > MOST_LISTED else ""
             hint = suggestion(pattern, names)
             problems.append(f"{place}: no model {pattern!r}. Models: {listed}{more}.{hint}")
     if problems:

@@ -114,7 +114,7 @@ class Study:
                 task=task or task_name(plan),
                 seed=seed,
                 run="/".join(folders),
-                base=str(plan.base),
+                base=str(plan.base.absolute()),
             )
             yield run, plan
 

@@ -115,6 +115,8 @@ def _against_teachers(form: MetricFormat, rows: pd.DataFrame, teachers: pd.DataF
     side = "below" if gap.mean < 0 else "above"
     points = " points" if form.percent else ""
     text = f"{size}{points} {side} the teacher"
+    if gap.mean == 0:
+        text = "the same as the teacher's"
     if gap.t_low is not None and gap.t_high is not None:
         ends = f"{report_tables.difference(form, gap.t_low)} to {report_tables.difference(form, gap.t_high)}"
         text += f" (95 % interval over seeds {ends})"

@@ -100,18 +100,18 @@ def say_export(report: Comparison, study: Path | None = None) -> None:
         report: the comparison.
         study: the study's directory, which is enough for the command; runs of no study are named one by one.
     """
-    import shlex
+    from nasframe.errors import in_shell
 
     if not report.shipped:
         return
     if study is not None:
-        print(f"export  nasframe export {shlex.quote(str(study))}", file=sys.stderr)
+        print(f"export  nasframe export {in_shell(study)}", file=sys.stderr)
         return
     models: dict[str, list[str]] = {}
     for entry in report.shipped:
         models.setdefault(entry.run, []).append(entry.model)
     for run, names in models.items():
-        words = [shlex.quote(word) for word in (run, *dict.fromkeys(names))]
+        words = [in_shell(word) for word in (run, *dict.fromkeys(names))]
         print(f"export  nasframe export {' '.join(words)}", file=sys.stderr)
 
 
