@@ -1224,19 +1224,12 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-<<<<<<< HEAD
-    "task": (TaskTraits, TextSource, UnlabelledSource, FileBacked),
-    "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
-    "model": (
-        HeadedModel,
-        CheckpointModel,
-=======
-    "task": (TaskTraits, ReadableTask, TextSource, FileBacked),
+    "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (
         ModelTraits,
         HeadedModel,
->>>>>>> hc
+        CheckpointModel,
         SkeletonModel,
         OutlinedModel,
         LocalTokenizerModel,
