@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasframe import families, registry
 from nasframe.errors import UsageError
 from nasframe.export import load_transformers
-from nasframe.interfaces import Loading
+from nasframe.interfaces import ImageTask, Loading
 from nasframe.records import Arch
 from nasframe.report.format import metric_format, metric_formats, titled
 
@@ -148,10 +148,27 @@ def write_companions(
         card: facts for the model card, see :func:`card_text`.
     """
     write_arch(target, model, arch)
+    write_preprocessor(target, card.get(IMAGE_PROCESSOR))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(target))
     text = card_text(target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
     (target / "README.md").write_text(text, encoding="utf-8")
+
+
+IMAGE_PROCESSOR = "image_processor"
+"""The fact of a card that holds how images are prepared; it becomes a file of its own."""
+
+
+def image_processor_of(task: Any) -> dict[str, Any] | None:
+    """Return how a task's images are prepared, in transformers' words; ``None`` if it has none or does not say."""
+    return dict(task.image_processor()) if isinstance(task, ImageTask) else None
+
+
+def write_preprocessor(target: Path, settings: Mapping[str, Any] | None) -> None:
+    """Write ``preprocessor_config.json``, with which ``AutoImageProcessor`` prepares images for the model."""
+    if settings is not None:
+        text = json.dumps(settings, indent=2) + "\n"
+        (target / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
 
 def write_arch(target: Path, model: nn.Module, arch: Arch | None) -> None:

@@ -138,6 +138,8 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
 
 def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
     """Return what model cards say: the run's model, task and data, and each model's own facts."""
+    from nasframe.export.files import image_processor_of
+
     models = {}
     for name in names:
         metrics = stage.store.model(name).get("metrics") or {}
@@ -146,6 +148,7 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
         "model": stage.plan.model,
         "task": stage.plan.task,
         "data": stage.store.get("data"),
+        "image_processor": image_processor_of(stage.inputs.task),
         "models": models,
     }
 
