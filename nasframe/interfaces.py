@@ -1059,6 +1059,15 @@ class ModelTraits:
 
 
 @runtime_checkable
+class ImageTask(Protocol):
+    """A task whose images can be prepared by a class of transformers as it prepares them itself."""
+
+    def image_processor(self) -> Mapping[str, Any]:
+        """Return the content of ``preprocessor_config.json``, which is written beside each model."""
+        ...
+
+
+@runtime_checkable
 class HeadedModel(Protocol):
     """A model whose checkpoint may have a classification head."""
 
@@ -1224,7 +1233,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "estimator": (EstimatorTraits, AdditiveEstimator, MeasuredEstimator, PlannedEstimator),
     "modifier": (PlannedModifier,),
     "transform": (TransformTraits, PlannedTransform),
-    "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, FileBacked),
+    "task": (TaskTraits, ReadableTask, TextSource, UnlabelledSource, ImageTask, FileBacked),
     "task's factory": (TaskFactoryTraits, PlannedTaskFactory, FileCheckingTaskFactory, MeasuringTaskFactory),
     "model": (
         ModelTraits,

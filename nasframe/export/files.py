@@ -13,7 +13,7 @@ from nasframe import families, registry
 from nasframe.errors import UsageError
 from nasframe.export import load_transformers
 from nasframe.export.card import front_matter, origin_rows, result_rows
-from nasframe.interfaces import Loading
+from nasframe.interfaces import ImageTask, Loading
 from nasframe.records import Arch
 from nasframe.report.tables import markdown_table
 
@@ -149,6 +149,7 @@ def write_companions(
         name: the title of the card; default: the directory's name.
     """
     write_arch(target, model, arch)
+    write_preprocessor(target, card.get(IMAGE_PROCESSOR))
     if tokenizer is not None:
         _write_tokenizer(target, tokenizer)
     text = card_text(name or target.name, model, loading, card, registry.model_facts(model), tokenizer is not None)
@@ -168,6 +169,22 @@ def _write_tokenizer(target: Path, tokenizer: Any) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in LOADING_OPTIONS}
     path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+IMAGE_PROCESSOR = "image_processor"
+"""The fact of a card that holds how images are prepared; it becomes a file of its own."""
+
+
+def image_processor_of(task: Any) -> dict[str, Any] | None:
+    """Return how a task's images are prepared, in transformers' words; ``None`` if it has none or does not say."""
+    return dict(task.image_processor()) if isinstance(task, ImageTask) else None
+
+
+def write_preprocessor(target: Path, settings: Mapping[str, Any] | None) -> None:
+    """Write ``preprocessor_config.json``, with which ``AutoImageProcessor`` prepares images for the model."""
+    if settings is not None:
+        text = json.dumps(settings, indent=2) + "\n"
+        (target / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
 
 def write_arch(target: Path, model: nn.Module, arch: Arch | None) -> None:

@@ -161,6 +161,7 @@ def write_predictions(stage: StageSession, name: str, split: str, columns: Mappi
 
 def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
     """Return what model cards say: the run's model, task and data, and each model's own facts."""
+    from nasframe.export.files import image_processor_of
     from nasframe.report.card_facts import card_facts as facts_of_models
     from nasframe.report.read import read_run
 
@@ -174,6 +175,7 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
         "task": stage.plan.task,
         "data": stage.store.get("data"),
         "base": stage.store.get("base_model"),
+        "image_processor": image_processor_of(stage.inputs.task),
         "models": models,
     }
 

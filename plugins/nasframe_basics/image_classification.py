@@ -97,6 +97,26 @@ class ImageTask(LabelledTask):
         """The data in numbers: images, copies and classes, split by split."""
         return summarise(self._splits, self.labels, self._sources, noun="image")
 
+    def image_processor(self) -> dict[str, Any]:
+        """Return the settings with which ``ViTImageProcessor`` of transformers prepares images as this task does.
+
+        It takes images of bytes; for arrays of fractions, call it with ``do_rescale=False``. Images of other modes than
+        the network's have to be converted first (``image.convert("L")`` or ``"RGB"``). Images of other sizes are
+        resized bilinearly in both, but not bit for bit to the same pixels.
+        """
+        height, width, channels = self._pixels["train"].shape[1:]
+        return {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": {"height": int(height), "width": int(width)},
+            "resample": 2,  # bilinear
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [float(value) for value in np.broadcast_to(self.mean, channels)],
+            "image_std": [float(value) for value in np.broadcast_to(self.std, channels)],
+        }
+
     def batch(self, split: str, index: np.ndarray) -> Batch:
         """Gather the images at ``index`` of a split, ``(batch, channels, height, width)``."""
         import torch

@@ -256,6 +256,7 @@ def _write(
         verifier: loads them again.
     """
     from nasframe.export import write as export
+    from nasframe.export.files import image_processor_of
 
     plan = finished.plan
     # A written model must compute what was scored: the super-network's view, not only what the extracted one computes.
@@ -272,7 +273,13 @@ def _write(
         {name: target / folder_name(name) for name in models},
         mode=mode,
         expected=expected,
-        card={"model": plan.model, "task": plan.task, "data": finished.data, "models": entries},
+        card={
+            "model": plan.model,
+            "task": plan.task,
+            "data": finished.data,
+            "image_processor": image_processor_of(finished.inputs.task),
+            "models": entries,
+        },
         archs={name: choice.trial.arch for name, choice in choices.items()},
         verifier=verifier,
     )

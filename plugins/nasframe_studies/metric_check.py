@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nasframe import registry
 from nasframe.errors import UsageError, listing, suggestion
-from nasframe.measures import formats_of
-from nasframe.records import canonical_json
+from nasframe.measures import formats_of, possible_metrics
+from nasframe.records import MetricFormat, canonical_json
 from nasframe_studies.file import Study, origin, task_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ EXAMPLES = 16
 
 
 def check_metric(study: Study) -> None:
-    """Make sure that every task has the metric that is compared; loads models and data.
+    """Make sure that every task has the metric that is compared; loads models and data unless options tell.
 
     If the study names no metric, each task's primary one is compared, which must then be the same in all arms.
 
@@ -96,16 +97,34 @@ def _primary(plan: Plan) -> str:
         return RunInputs(plan).task.primary
 
 
+def _declared(plan: Plan) -> Mapping[str, MetricFormat]:
+    """Return the metrics that follow from a task's options, the usual one first; empty if only its data tell."""
+    if not plan.model:  # the metrics may be those of the space
+        return {}
+    factory = registry.find("task", plan.task["use"]).load()
+    options = {name: value for name, value in plan.task.items() if name != "use"}
+    return possible_metrics(factory, options) or {}
+
+
+def _require_score(metric: str, formats: Mapping[str, MetricFormat]) -> None:
+    """Refuse a metric of which less is better."""
+    form = formats.get(metric)
+    if form is not None and not form.higher_is_better:
+        raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
+
+
 def _metrics(plan: Plan, metric: str, split: str) -> Collection[str]:
     """Return the metrics of a plan's task, measured on a few examples unless ``metric`` is its primary one."""
+    declared = _declared(plan)
+    if metric == next(iter(declared), None):  # every such task has it, so that neither data nor model are loaded
+        _require_score(metric, declared)
+        return [metric]
     from nasframe.stages.inputs import RunInputs
     from nasframe.training.forward import forward_of
 
     inputs = RunInputs(plan)
     task = inputs.task
-    form = formats_of(task).get(metric)
-    if form is not None and not form.higher_is_better:
-        raise UsageError(f"compare.metric: less is better of {metric!r}. Expected a score to maximise.")
+    _require_score(metric, formats_of(task))
     # A task has its primary metric by contract. A space without a network has nothing that could be evaluated here.
     if metric == task.primary or inputs.model is None:
         return [metric]

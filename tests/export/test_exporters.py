@@ -238,6 +238,9 @@ def test_a_run_exports_images_without_a_tokenizer(in_this_process, tmp_path):
     assert report["verified"]
     assert report["mode"] == "hetero"
     assert not (folder / "tokenizer.json").exists()
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    assert settings["size"] == {"height": 8, "width": 8}
+    assert len(settings["image_mean"]) == len(settings["image_std"]) == 1
     assert "AutoModelForImageClassification" in (folder / "README.md").read_text()
 
 

@@ -65,6 +65,25 @@ def test_a_folder_is_read_class_by_class(folder):
     assert tones.tolist() == [10 if label == 0 else 200 for label in batch.labels.tolist()]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transformers_prepares_images_as_the_task_does(folder, tmp_path, channels):
+    import json
+
+    from transformers import AutoImageProcessor
+
+    task, _ = made(folder, select=6, dev_share=10, channels=channels)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(task.image_processor()))
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    files = sorted(folder.rglob("*.png"))
+    mode = "L" if channels == 1 else "RGB"
+    prepared = processor([Image.open(file).convert(mode) for file in files], return_tensors="pt")["pixel_values"]
+    assert prepared.shape == (40, channels, 4, 6)
+    ours = torch.cat([task.batch(split, np.arange(size)).inputs["pixel_values"] for split, size in task.sizes.items()])
+    # Each pair of images differs, so that sorting by their numbers compares equal with equal.
+    order, ours_order = (values.flatten(1).sum(1).argsort() for values in (prepared, ours))
+    torch.testing.assert_close(prepared[order], ours[ours_order], atol=1e-5, rtol=0)
+
+
 def test_pixels_are_normalised_by_the_training_images_alone(folder):
     task, _ = made(folder, select=6, dev_share=10)
     epoch = torch.cat([batch.inputs["pixel_values"] for batch in task.train_batches(0, 0, 8)])

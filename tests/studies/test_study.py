@@ -22,7 +22,7 @@ from nasframe.recipe.yaml import Position, dump, parse
 from nasframe.running.cache_keys import digest
 from nasframe.store import RunStore
 from nasframe.testing.toy import ToyTask
-from nasframe_studies import study, workers
+from nasframe_studies import metric_check, study, workers
 from nasframe_studies.file import label
 from nasframe_studies.preview import preview
 from nasframe_studies.settings import StudyRun, write_settings
@@ -359,6 +359,20 @@ def test_a_metric_that_no_task_has_is_told_before_any_work(write, tmp_path):
     with pytest.raises(UsageError, match=text):
         preview(study.load_study(path), tmp_path / "cache")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_usual_metric_of_a_task_is_known_without_its_data(monkeypatch):
+    """A study begins in a second: reading data and importing transformers would take most of its start."""
+    from nasframe.stages import inputs
+
+    def loaded(*arguments):
+        raise AssertionError("data are read")
+
+    monkeypatch.setattr(inputs, "RunInputs", loaded)
+    plan = nf.resolve(nf.load_recipe("quickstart"))
+    assert metric_check._metrics(plan, "accuracy", "dev") == ["accuracy"]
+    with pytest.raises(AssertionError, match="data are read"):
+        metric_check._metrics(plan, "macro_f1", "dev")
 
 
 def test_arms_whose_primary_metrics_differ_are_refused_before_any_work(write, tmp_path, monkeypatch):
