@@ -143,7 +143,7 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
         metrics = stage.store.model(name).get("metrics") or {}
         models[name] = {"metrics": metrics.get("dev", {}), "over_budget": over_budget(stage, name)}
     return {
-        "model": stage.plan.model,
+        "model": stage.plan.teacher if stage.planned.verb == "load" else stage.plan.model,
         "task": stage.plan.task,
         "data": stage.store.get("data"),
         "models": models,

@@ -179,9 +179,10 @@ def teacher(home, name="odd", **config):
 
 def test_a_head_of_other_classes_is_refused(home):
     names = {0: "good", 1: "bad", 2: "ugly"}
-    odd = teacher(home, id2label=names, label2id={name: i for i, name in names.items()})
+    odd = teacher(home, num_labels=3, id2label=names, label2id={name: i for i, name in names.items()})
     text = refusal(home, teacher=odd)
     assert text.startswith("teacher: The checkpoint's head has 'good', 'bad', 'ugly', the task '0', '1'")
+    assert "The head is new" not in text
     assert "Expected a checkpoint that was fine-tuned for the task" in text
 
 
