@@ -2,14 +2,16 @@
 
     python benchmarks/traced.py [--archs 20]
 
-The networks: the toy generator of GAN slimming (convolutions of chosen widths), and a MiniLM-L6-H384 whose
-sub-networks a space returns without saying their sizes, so that they cannot be looked up. Random weights: only shapes
-count. Times are of one process, medians and maxima over the architectures.
+The networks: the toy generator of GAN slimming (convolutions of chosen widths), a MiniLM-L6-H384 whose sub-networks a
+space returns without saying their sizes, so that they cannot be looked up, and an encoder of the same sizes of a family
+that cannot be sliced (ALBERT), of which each architecture is a copy. Random weights: only shapes count. Times are of
+one process, medians and maxima over the architectures.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from throughput import minilm
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from nasframe.nn import slices
 from nasframe.search.domain import Choices
@@ -41,6 +44,27 @@ class Unsaid:
 
     def extract(self, net: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         return slices.extract(net, arch)
+
+
+class Whole:
+    """Nothing to choose: the sub-network of each architecture is a copy of the whole network."""
+
+    def __init__(self) -> None:
+        self.domain = Choices({"number": range(10_000)})
+
+    def view(self, net: nn.Module, arch: Mapping[str, Any]) -> Any:
+        return net
+
+    def extract(self, net: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
+        return copy.deepcopy(net)
+
+
+def stranger() -> nn.Module:
+    """Return an encoder of MiniLM-L6-H384's sizes, of a family that cannot be sliced."""
+    config = AutoConfig.for_model(
+        "albert", hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    return AutoModel.from_config(config).eval()
 
 
 def timed(space: Any, net: nn.Module, inputs: Mapping[str, torch.Tensor], count: int) -> dict[str, list[float]]:
@@ -70,6 +94,7 @@ def main() -> None:
     cases = {
         "generator": (PictureChannels(pictures.config), pictures, {"pictures": torch.zeros(BATCH, 3, SIDE, SIDE)}),
         "MiniLM-L6": (Unsaid(), encoder, {encoder.main_input_name: tokens}),
+        "ALBERT": (Whole(), stranger(), {"input_ids": tokens}),
     }
     for name, (space, net, inputs) in cases.items():
         for cost, milliseconds in timed(space, net, inputs, count).items():

@@ -975,6 +975,19 @@ class TextSource(Protocol):
 
 
 @runtime_checkable
+class ReadableTask(Protocol):
+    """A task whose examples a person can read, so that reports show some of those that models get wrong."""
+
+    def readable(self, split: str, ids: Sequence[int]) -> list[str]:
+        """Return examples of a split as texts, by their positions in it."""
+        ...
+
+    def cut_examples(self, split: str) -> Sequence[int] | None:
+        """Return the positions of the examples of which a network reads a part only; ``None`` if that is not known."""
+        ...
+
+
+@runtime_checkable
 class FileBacked(Protocol):
     """A model or task that lists the files that native code (safetensors, tokenizers, Parquet) reads for it.
 
@@ -1032,6 +1045,17 @@ class MeasuringTaskFactory(Protocol):
         ``nasframe check`` rejects other metrics, and ``nasframe plugins show`` lists these.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a model says about itself in attributes.
+
+    Args:
+        hub_id: its name on the Hugging Face hub, if it is published there; the cards of exported models name it.
+    """
+
+    hub_id: str | None = None
 
 
 @runtime_checkable

@@ -4,6 +4,9 @@ A network of transformers without values (:func:`nasframe.recipe.preflight.skele
 of them for importing torch and transformers. A model that knows its network's sizes without them may offer an
 :class:`Outline`. ``nasframe check`` then passes the outline, instead of the network, to plugins whose factory says
 ``sizes_suffice = True``; all others get the network.
+
+An outline only saves time: the sizes of any other family are those that its row (:mod:`nasframe.nn.elastic`) finds in
+the configuration of the network without values. Outlines are therefore for the families of most checkpoints.
 """
 
 from __future__ import annotations

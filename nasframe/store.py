@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasframe.digests import fresh_digest
 from nasframe.errors import RunError, UsageError
+from nasframe.folders import model_folder
 from nasframe.records import LedgerEntry, Trial, arch_id, canonical_json
 from nasframe.states import Checkpoint, load_state, save_state
 from nasframe.storage import (
@@ -284,7 +285,7 @@ class RunStore:
         faults: list[str] = []
         for model, digests in self.files().items():
             if digests is not None and name in (None, model):
-                faults += _file_faults(self.directory / "models" / model, digests)
+                faults += _file_faults(model_folder(self.directory, model), digests)
         if faults:
             raise RunError(
                 f"{', '.join(faults)}. Expected the models as the run wrote them: put copies back, or run the recipe "

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import nasframe
+from nasframe.errors import UsageError
 from nasframe.interfaces import Modifier
 from nasframe.records import Batch, Evaluation, MetricFormat
 from nasframe.search.domain import Choices
@@ -245,6 +246,22 @@ def register_spaces(register: Any) -> None:
     register("whole_view", WholeView)
     register("agreeing_view", AgreeingView)
     register("uncountable", Uncountable)
+
+
+class OnlyPlain:
+    """Writes the model's network, and none that a space made."""
+
+    def validate(self, net: nn.Module) -> None:
+        if not isinstance(net, Plain):
+            raise UsageError(f"only plain networks can be written, not {type(net).__name__}.")
+
+    def write(self, model: nn.Module, directory: Any, content: Any) -> Any:
+        raise NotImplementedError
+
+
+@nasframe.hookimpl
+def register_exporters(register: Any) -> None:
+    register("only_plain", OnlyPlain)
 
 
 @nasframe.hookimpl

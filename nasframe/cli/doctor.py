@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,12 +57,16 @@ def doctor(
 
 
 def _print_facts(facts: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    width = Console().width
     for name, value in facts.items():
         shown = value
         if isinstance(value, Mapping):
             items = [f"{key} {item}" for key, item in value.items()]
             shown = ", ".join(items) or "none"
-        print(f"{name:10} {shown}")
+        line = f"{name:10} {shown}"
+        print(textwrap.fill(line, width, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False))
 
 
 def _facts() -> dict[str, Any]:
@@ -74,7 +79,7 @@ def _facts() -> dict[str, Any]:
 
     from nasframe import registry
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = _device()
     bfloat16 = "computed natively" if _bfloat16() else "not native: precision auto means fp32"
     plugins = {name: source.version or source.file for name, source in registry.plugins().sources.items()}
     failures = {failure.plugin: failure.cause for failure in registry.failures()}
@@ -111,6 +116,16 @@ def _families() -> dict[str, str]:
         family = added.get(model_type, "sliceable" if model_type in FAMILIES else "")
         known[model_type] = family if model_type in CONFIG_MAPPING else "missing in this version of transformers"
     return known
+
+
+def _device() -> str:
+    """Return the device that runs use here, with the name of a GPU."""
+    import torch
+
+    from nasframe.processes import device
+
+    where = device()
+    return f"{where.type} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else where.type
 
 
 def _bfloat16() -> bool:

@@ -32,12 +32,17 @@ def run(
         typer.Option(envvar="NASFRAME_CACHE", help="Take results of stages from this folder, and add new ones to it."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=10**18, help="The run's seed; the same as seed=N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
+    ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run a recipe from its first stage to the report."""
     from nasframe.errors import UsageError
+    from nasframe.processes import choose_device
 
+    choose_device(device)
     changes = list(overrides or [])
     if seed is not None:
         changes.append(f"seed={seed}")
@@ -45,7 +50,8 @@ def run(
     if resume is not None:
         if recipe or changes or out or dry_run:
             raise UsageError(
-                "--resume continues a run as it is. Expected no other arguments than --no-progress and --json."
+                "--resume continues a run as it is. Expected no other arguments with it than --device, --no-progress "
+                "and --json."
             )
         _start(lambda runner: runner.resume(resume, progress=progress), json_)
         return

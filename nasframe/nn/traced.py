@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasframe.nn.custom import Described
@@ -25,6 +27,13 @@ from nasframe.records import Arch, Forward, arch_id
 META = "meta"
 WHOLE = ""
 """Stands for the whole network among the architectures of :class:`Traced`."""
+
+
+_LAST_DIMENSIONS = frozenset({functional.layer_norm, functional.rms_norm})
+"""Normalisations whose second argument is the shape of the last dimensions."""
+_CHANNELS = frozenset({functional.batch_norm, functional.instance_norm})
+"""Normalisations of channels, which are the second dimension; their fourth argument has a weight for each channel."""
+_ELEMENTWISE = frozenset({functional.gelu, functional.silu, functional.relu})
 
 
 class UncountableError(Exception):
@@ -90,9 +99,57 @@ def forward_macs(forward: Forward, inputs: Mapping[str, torch.Tensor]) -> float:
 
 
 def _flops(forward: Forward, inputs: Mapping[str, torch.Tensor]) -> float:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Shortcuts() as shortcuts:
         forward(**inputs)
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops()) + shortcuts.flops
+
+
+class _Shortcuts(TorchFunctionMode):
+    """Answer the most frequent calls on tensors without values at once, by an empty tensor of the right shape.
+
+    On the meta device torch takes linear maps, normalisations and activations apart into operations written in Python,
+    several dozen for each, which would be most of the time of a count. What is not proved to fit goes to torch, which
+    then raises its own error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        """What the linear maps take that FlopCounterMode has not seen; the other calls take nothing that it counts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        is_first_meta = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_meta
+        if is_first_meta and func is functional.linear and _maps_linearly(*args, **named):
+            inputs, weight = args[0], args[1]
+            outputs = weight.shape[0]
+            self.flops += 2 * inputs.numel() * outputs
+            return inputs.new_empty((*inputs.shape[:-1], outputs))
+        if is_first_meta and _keeps_shape(func, args, named):
+            return torch.empty_like(args[0])
+        return func(*args, **named)
+
+
+def _maps_linearly(inputs: torch.Tensor, weight: Any = None, bias: torch.Tensor | None = None) -> bool:
+    """Tell whether the tensors of a linear map fit together."""
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or not weight.is_meta:
+        return False
+    fits = inputs.dim() > 0 and inputs.shape[-1] == weight.shape[1] and inputs.dtype == weight.dtype
+    return fits and (bias is None or bias.shape == weight.shape[:1])
+
+
+def _keeps_shape(func: Any, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Tell whether a call returns a tensor of its first argument's shape."""
+    shape = args[0].shape
+    if func in _ELEMENTWISE:
+        return True
+    if func in _LAST_DIMENSIONS:
+        normalized = args[1] if len(args) > 1 else named.get("normalized_shape", ())
+        return len(normalized) > 0 and tuple(shape[-len(normalized) :]) == tuple(normalized)
+    if func in _CHANNELS:
+        weight = args[3] if len(args) > 3 else named.get("weight")
+        return weight is not None and len(shape) > 1 and tuple(weight.shape) == (shape[1],)
+    return False
 
 
 def parameters(net: nn.Module) -> float:

@@ -26,6 +26,7 @@ from nasframe.options import Fault
 from nasframe.outline import Outline, sizes_suffice
 from nasframe.plan import PlannedStage, distils, needs_space, same_shape, uses_supernet
 from nasframe.plugin_errors import naming_plugins
+from nasframe.recipe.supernets import makes_supernet, supernet_faults
 from nasframe.recipe.yaml import KeyPath
 from nasframe.records import TrainOptions
 from nasframe.stages.teachers import EXPECTED
@@ -207,6 +208,7 @@ def refusals(plan: Plan) -> Iterator[Fault]:
     for option, text in _file_refusals(plan):
         yield ("task", *option), text
     yield from _unlabelled_refusals(plan)
+    yield from supernet_faults(plan)
     # After a transform that cuts the network, its sizes are not known until the stage has run.
     of_known_shape = {stage.name for stage in same_shape(plan)}
     seen: set[Fault] = set()  # the recipe's own space is wrong once, however many stages use it
@@ -329,7 +331,13 @@ def _transform_refusals(plan: Plan, stage: PlannedStage, sized: bool) -> Iterato
 
 
 def _export_refusals(plan: Plan, stage: PlannedStage) -> Iterator[Fault]:
-    """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there."""
+    """Ask the exporter of a stage about the recipe's network; about smaller ones it is asked when they are there.
+
+    If a space makes a network of its own, models are of that one's class, and a run asks about these before its stages.
+    """
+    spaces = [other.options.get("space") or plan.space for other in plan.stages if other.verb == "extract"]
+    if any(space and makes_supernet(space) for space in spaces):
+        return
     use = stage.options.get("mode", "hetero")
     exporter = registry.make("exporter", use, {"base": plan.base, "notify": _unheard})
     validate = member(exporter, "validate")

@@ -9,6 +9,7 @@ from typing import Any
 from nasframe import registry
 from nasframe.declarations import TEACHER, KnownNames, Stage, budgets_of, outcome_of
 from nasframe.errors import NasframeError, listing, suggestion
+from nasframe.folders import shared_folder
 from nasframe.measures import loss_fault
 from nasframe.options import Fault, groups_of, ref_kind, unknown_option, validate
 from nasframe.plan import PlannedStage, needs_space
@@ -282,6 +283,9 @@ class StageChecker:
             kind = "a model" if name in self.known.models else "an architecture"
             self.check.problem(path, f"an earlier stage gave the name {name!r} to {kind}. Expected another.")
         self.known = self.known.after(outcome)
+        clash = shared_folder(sorted(self.known.models))
+        if clash is not None and not set(clash).isdisjoint(outcome.saves):
+            self.check.problem(path, f"{clash[0]!r} and {clash[1]!r} would share a folder. Expected another name.")
         for cost in VERBS[verb].declaration.costs(stage):
             if cost in self.check.costs:
                 self.check.wanted[cost] = None

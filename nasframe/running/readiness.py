@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasframe import registry
+from nasframe.declarations import KnownNames, matching, outcomes
 from nasframe.errors import UsageError
-from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, size_of, traits_of
+from nasframe.interfaces import MeasuredEstimator, SpaceTraits, distilled_task, member, size_of, traits_of
 from nasframe.plan import distils, needs_space, same_shape
 from nasframe.recipe.preflight import misfits
+from nasframe.recipe.supernets import makes_supernet
 from nasframe.running.feasibility import (
     SAMPLED,
     bounded_costs,
@@ -61,6 +63,7 @@ def preflight(inputs: RunInputs) -> None:
     check_spaces(inputs)
     notify_of_options(inputs)
     check_views(inputs)
+    check_exports(inputs)
     check_budgets(inputs)
     notify_of_sampled_bounds(inputs)
 
@@ -113,6 +116,49 @@ def check_views(inputs: RunInputs) -> None:
         fault = views_fault(space, net, cost_function(estimators, space, net), probe)
         if fault:
             raise UsageError(f"stages.{stage.name}: space {registry.use_of(use)[0]!r}: {fault}")
+
+
+def check_exports(inputs: RunInputs) -> None:
+    """Make sure that exporters can write models of spaces that make a super-network of their own.
+
+    Such models are of another class than the recipe's network, which exporters were asked about by the check.
+
+    Raises:
+        UsageError: an exporter refuses; names the stage.
+    """
+    plan = inputs.plan
+    if inputs.work.net is None:
+        return
+    of_known_shape = {stage.name for stage in same_shape(plan)}
+    known = KnownNames()
+    extraction: PlannedStage | None = None
+    for stage, outcome in zip(plan.stages, outcomes(plan.recipe), strict=True):
+        if stage.verb == "extract":
+            extraction = stage if stage.name in of_known_shape else None
+        patterns = stage.options.get("models")
+        writes_extracted = stage.verb == "export" and (not patterns or matching(known.extracted, patterns))
+        if writes_extracted and extraction is not None:
+            _check_export(inputs, stage, extraction)
+        known = known.after(outcome)
+
+
+def _check_export(inputs: RunInputs, stage: PlannedStage, extraction: PlannedStage) -> None:
+    """Ask an exporter about a model as an extraction will make it."""
+    plan = inputs.plan
+    use = extraction.options.get("space") or plan.space
+    if not use or not makes_supernet(use):
+        return
+    exporter = registry.make("exporter", stage.options.get("mode", "hetero"), {"base": plan.base})
+    validate = member(exporter, "validate")
+    if validate is None:
+        return
+    space = space_of(inputs, extraction)
+    net = net_of(inputs, extraction, space)
+    (arch,) = drawn(space.domain, 1)[:1]
+    try:
+        validate(space.extract(net, arch))
+    except UsageError as error:
+        raise UsageError(f"stages.{stage.name}.mode: {error}") from error
 
 
 def notify_of_options(inputs: RunInputs) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasframe.errors import RecipeError, UsageError, listing, suggestion
+from nasframe.folders import model_folder
 from nasframe.measures import PRIMARY, objective_in
 from nasframe.plan import changes_later, kept_net, searched_net
 from nasframe.records import Arch, Evaluation, Trial
@@ -72,7 +73,7 @@ class Finished:
         # Both are drawn or loaded from the model with the run's seed, so no copy of them was kept.
         if name in ("pretrained", "random"):
             return name, None
-        folder = self.directory / "models" / (name or kept_net(self.stage))
+        folder = model_folder(self.directory, name or kept_net(self.stage))
         if not (folder / "arch.json").is_file():
             raise UsageError(
                 f"{self.directory}: the super-network of stage {self.stage.name!r} was not kept. Expected {folder}. "
@@ -224,7 +225,7 @@ class Finished:
         from nasframe.training.macs import MacCounter
 
         name = self.stage.options["teacher"]
-        folder = self.directory / "models" / name
+        folder = model_folder(self.directory, name)
         if not folder.is_dir() or changes_later(self.plan, self.stage, name):
             raise UsageError(
                 f"{self.directory}: the teacher {name!r} of stage {self.stage.name!r} was not kept as it was, and "

@@ -19,7 +19,7 @@ from nasframe.processes import leader
 from nasframe.reads import NAMES, UNKNOWN
 from nasframe.running.cache_keys import differences
 from nasframe.running.named_files import FileNames, declared_files
-from nasframe.stages.inputs import brief_facts, cost_facts, data_facts, same_data
+from nasframe.stages.inputs import base_facts, brief_facts, cost_facts, data_facts, same_data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,6 +85,8 @@ def begin(inputs: RunInputs, store: RunStore) -> Start | None:
         return None
     if store.get("costs") is None:
         store.put("costs", cost_facts(inputs))
+    if store.get("base_model") is None:
+        store.put("base_model", base_facts(inputs))
     start = start_of(inputs, own_places(store))
     _check(start, inputs, store)
     return start

@@ -19,6 +19,7 @@ from nasframe.errors import UsageError, listing, suggestion
 from nasframe.heads import Head, match
 from nasframe.interfaces import (
     HeadedModel,
+    ModelTraits,
     SkeletonModel,
     TaskTraits,
     TextSource,
@@ -457,6 +458,36 @@ def cost_facts(inputs: RunInputs) -> dict[str, Any]:
         renamed = use is not None and registry.use_of(use)[0] != name
         facts[name] = asdict(cost_format(estimator, renamed))
     return facts
+
+
+def base_facts(inputs: RunInputs) -> dict[str, str]:
+    """Return what a run's models are made from, as far as it is published: its hub id and its licence.
+
+    Returns:
+        Of ``name``, ``license``, ``license_name`` and ``license_link`` those that are known: a model of a plugin may
+        name its hub id, and a checkpoint's own card names its licence and the model that it was made from.
+    """
+    if inputs.model is None:
+        return {}
+    facts: dict[str, str] = {}
+    for place in files_of(inputs.model):
+        facts |= _card_facts(place / "README.md")
+    hub_id = traits_of(ModelTraits, inputs.model).hub_id
+    if hub_id is not None:
+        facts["name"] = hub_id
+    return facts
+
+
+def _card_facts(path: Path) -> dict[str, str]:
+    """Return what the front matter of a model card says about the base model and the licence."""
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(path).data.to_dict()
+    except (OSError, ValueError):  # there is none, or it is not in the hub's form
+        return {}
+    keys = {"base_model": "name", "license": "license", "license_name": "license_name", "license_link": "license_link"}
+    return {keys[key]: value for key, value in data.items() if key in keys and isinstance(value, str)}
 
 
 def brief_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from nasframe.records import (
 from nasframe.search.winner import Rule, WinnerRule
 from nasframe.stages import choose, measure, model_store
 from nasframe.stages.agreement import Agreement
+from nasframe.stages.examples import readable_examples
 from nasframe.stages.fitting import Fitting, settled
 from nasframe.stages.origins import renamed, with_supernet, without_reshaped
 from nasframe.stages.reference import check_extracted, expected_outputs
@@ -432,11 +433,16 @@ def evaluate(
     measured = _Measured(stage, work, precision)
     tally = measured.tally
     began = time.monotonic()
+    predictions = {}
     with stage.progress.bar(stage.name) as advance:
         for name, net in chosen.items():
             advance(tally.evaluations, len(chosen), name)
-            measured.measure(name, net, split)
+            predictions[name] = measured.measure(name, net, split)
             advance(tally.evaluations, len(chosen), name)
+    if split == "dev":
+        examples = readable_examples(stage, work.task, predictions)
+        if examples is not None:
+            stage.result["examples"] = examples
     # After all metrics, because models take turns when a cost is measured, so all have to be there.
     with stage.progress.bar(f"{stage.name}: costs") as advance:
         measure.measure_models(stage, work, chosen, COSTS if costs is None else costs, advance)
@@ -461,14 +467,15 @@ class _Measured:
         self.tally = Tally()
         self._counter = mac_counter(stage, work)
 
-    def measure(self, name: str, net: nn.Module, split: str) -> None:
-        """Measure one model on a split."""
+    def measure(self, name: str, net: nn.Module, split: str) -> Mapping[str, Sequence[Any]]:
+        """Measure one model on a split, and return its predictions."""
         forward = forward_of(net.eval(), net, self.precision, f"model {name!r}")
         result = self.task.evaluate(forward, split)
         self.tally.add(result, self._counter.evaluation(net, None, result))
         model_store.describe(self.stage, name, net)
         model_store.add_metrics(self.stage, name, split, result.metrics)
         model_store.write_predictions(self.stage, name, split, result.predictions)
+        return result.predictions
 
 
 def export(

@@ -21,6 +21,15 @@ PROBE_EXAMPLES = 8
 """Examples of the probe batch; a wrong slice shows on any input, and shapes are the same for any number."""
 
 
+NEAR = 1e-6
+"""Relative difference up to which two counts are equal."""
+
+
+def _nodes(present: int) -> tuple[int, int, int]:
+    """Return three lengths that a network accepts if it reads the probe batch: its length, a half and a quarter."""
+    return (present, present // 2, present // 4) if present >= 4 else (1, 2, 3)
+
+
 def probe_inputs(task: Task) -> dict[str, torch.Tensor]:
     """Return a task's probe batch: the inputs of its first training batch, the same in every process.
 
@@ -33,8 +42,10 @@ def probe_inputs(task: Task) -> dict[str, torch.Tensor]:
 class MacCounter:
     """Counts forward passes.
 
-    A network with exact tables is counted at the length of each batch. Any other one is run once for each architecture
-    without values, on the task's probe batch, and what one example takes there counts for every example.
+    A network with exact tables is counted at the length of each batch. Any other one is run for each architecture
+    without values, on the task's probe batch. Sequences of other lengths are counted by the polynomial of degree 2
+    through three lengths, which is exact for linear maps and attention over all tokens. Whether it is exact is tried
+    out on the whole network; if it is not, multiply-adds are scaled with the tokens, and a notice says so.
 
     Args:
         task: its first training batch is the probe batch.
@@ -57,6 +68,7 @@ class MacCounter:
         self.place = place
         self._traced = Traced()
         self._tables: WeakKeyDictionary[nn.Module, dict[int, Any]] = WeakKeyDictionary()  # by length
+        self._is_quadratic: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self._told = False
 
     @functools.cached_property
@@ -106,8 +118,53 @@ class MacCounter:
                 length = sequence_length(self.probe) or 1
             macs: float = self._table(net, length).of(sizes_of(self.space, arch))
             return macs
-        in_batch = len(next(iter(self.probe.values())))
-        return self._traced.macs(self.space, net, arch, self.probe) / in_batch
+        present = sequence_length(self.probe)
+        if length is None or present is None:
+            return self._traced_example(net, arch, present)
+        if length in _nodes(present):
+            return self._traced_example(net, arch, length)
+        if self._quadratic(net, present, length):
+            return self._interpolated(net, arch, present, length)
+        return self._traced_example(net, arch, present) * length / present
+
+    def _traced_example(self, net: nn.Module, arch: Arch | None, length: int | None) -> float:
+        """Run one example of the probe batch without values, at a length of its sequences."""
+        from nasframe.nn.inputs import resized
+
+        inputs = self.probe if length == sequence_length(self.probe) else resized(self.probe, length=length)
+        in_batch = len(next(iter(inputs.values())))
+        return self._traced.macs(self.space, net, arch, inputs) / in_batch
+
+    def _interpolated(self, net: nn.Module, arch: Arch | None, present: int, length: int) -> float:
+        """Return the value at a length of the polynomial of degree 2 through three lengths (Lagrange's form)."""
+        lengths = _nodes(present)
+        total = 0.0
+        for node in lengths:
+            weight = 1.0
+            for other in lengths:
+                if other != node:
+                    weight *= (length - other) / (node - other)
+            total += weight * self._traced_example(net, arch, node)
+        return float(round(total))  # multiply-adds are whole numbers
+
+    def _quadratic(self, net: nn.Module, present: int, length: int) -> bool:
+        """Tell whether the whole network's multiply-adds are a polynomial of degree 2 of the length, by a trial."""
+        from nasframe.nn.traced import UncountableError
+
+        if net not in self._is_quadratic:
+            try:
+                expected = self._interpolated(net, None, present, length)
+                actual = self._traced_example(net, None, length)
+                self._is_quadratic[net] = abs(expected - actual) <= NEAR * actual
+            except UncountableError:  # it may accept one length alone
+                self._is_quadratic[net] = False
+            if not self._is_quadratic[net]:
+                self.notify(
+                    self.place,
+                    f"the multiply-adds of {type(net).__name__} do not follow from the length of its sequences. The "
+                    f"ledger counts {present} tokens, as in the first batch, and scales with the number of tokens.",
+                )
+        return self._is_quadratic[net]
 
     def _table(self, net: nn.Module, length: int) -> Any:
         """Return the exact costs of one sequence. They are counted once: sizes do not change during a stage."""

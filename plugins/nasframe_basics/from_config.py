@@ -208,6 +208,10 @@ class FromConfig:
 
         config = self._config(of_task)
         auto = getattr(transformers, self._auto)
+        choices = auto._model_mapping.get(type(config), None)
+        if isinstance(choices, tuple) and config.architectures is None:
+            # Of DeiT there are two classes with a head, and a configuration says which one it is of.
+            config.architectures = [choices[0].__name__]
         with quiet(), self._named_errors():
             return auto.from_config(config, attn_implementation=self.attention, dtype=torch.float32)
 

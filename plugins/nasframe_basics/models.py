@@ -91,6 +91,7 @@ class HF:
         base: Path | None = None,
         notify: Notify = say,
     ) -> None:
+        self._hub_id: str | None = None
         self._names: list[str] | None = None
         if labels is not None:
             self._names = [str(label) for label in labels]  # labels in recipes may be numbers or truth values
@@ -105,6 +106,13 @@ class HF:
         self._notify = notify
         self._trust = trust_remote_code
         self._files = Source(self.path, revision)
+
+    @property
+    def hub_id(self) -> str | None:
+        """Its name on the hub; ``None`` for a directory of a user's own."""
+        if self._hub_id is not None:
+            return self._hub_id
+        return None if os.path.isdir(self.path) else self.path
 
     def tokenizer(self) -> Any:
         """Load the tokenizer; its ``model_max_length`` is how many tokens the network reads, whatever its files say.
@@ -545,4 +553,6 @@ def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say
         folder = Path(spec.origin).parent / "model"
         if folder.is_dir():
             path = str(folder)
-    return HF(path, attention=attention, notify=notify)
+    model = HF(path, attention=attention, notify=notify)
+    model._hub_id = MINILM_HUB  # the package's files are those of the hub
+    return model

@@ -30,6 +30,8 @@ MAX_LENGTH = 128
 """Tokens after which texts are cut, unless the recipe says otherwise or the network can read fewer."""
 WINDOW = 50
 """Batches that are sorted by length together."""
+MOST_CANDIDATES = 20_000
+"""Examples of a split that are tokenised once more to see which of them are cut."""
 TOKENISED_TOGETHER = 8192
 """Texts that a tokenizer is given at once, since its own records of them are large."""
 
@@ -128,6 +130,31 @@ class TextTask(LabelledTask):
         """Yield the training texts, from which a model may make a tokenizer; of a pair one after the other."""
         for texts in self._splits["train"].texts:
             yield from texts
+
+    def readable(self, split: str, ids: Sequence[int]) -> list[str]:
+        """Return examples of a split as texts, the two of a pair on lines of their own."""
+        texts = self._splits[split].texts
+        return ["\n".join(texts[place]) for place in ids]
+
+    def cut_examples(self, split: str) -> list[int] | None:
+        """Return the positions of the examples that ``max_length`` cuts.
+
+        Returns:
+            The positions, ascending; ``None`` if there are too many candidates to tokenise them once more.
+        """
+        candidates = np.flatnonzero(self.tokens(split).lengths >= self.max_length)  # cut, or just as long
+        if len(candidates) > MOST_CANDIDATES:
+            return None
+        texts = self._splits[split].texts
+        cut_ones = []
+        for start in range(0, len(candidates), TOKENISED_TOGETHER):
+            places = candidates[start : start + TOKENISED_TOGETHER].tolist()
+            columns = [list(column) for column in zip(*(texts[place] for place in places), strict=True)]
+            # Not verbose: tokenizers warn of texts that are longer than the network reads, which these may be.
+            encoded = self._tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            cut_ones += [place for place, length in zip(places, lengths, strict=True) if length > self.max_length]
+        return cut_ones
 
     def tokens(self, split: str) -> Tokens:
         """Return a split's tokens; it is tokenised the first time."""

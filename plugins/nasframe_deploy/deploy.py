@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe import registry
 from nasframe.errors import UsageError
 from nasframe.export.verify import Verifier
+from nasframe.folders import folder_name
 from nasframe.plugin_errors import naming_plugins
 from nasframe.progress import Progress
 from nasframe.records import CostFormat, MetricFormat
@@ -128,7 +129,7 @@ def deploy(
 
     deployed = []
     for budget in wanted:
-        difference = _difference(target / budget.name)
+        difference = _difference(target / folder_name(budget.name))
         deployed.append(deployer.describe(budget, choices[budget.name], difference))
     score = finished.objective.removeprefix("-")  # with a minus, the search minimised it
     deployment = Deployment(
@@ -268,7 +269,7 @@ def _write(
     export.export_all(
         models,
         finished.inputs.tokenizer,
-        {name: target / name for name in models},
+        {name: target / folder_name(name) for name in models},
         mode=mode,
         expected=expected,
         card={"model": plan.model, "task": plan.task, "data": finished.data, "models": entries},

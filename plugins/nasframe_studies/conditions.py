@@ -171,7 +171,7 @@ def _difference(costs: Sequence[UnlikeCost], shares: Sequence[str], format_of: C
     # An arm without a teacher has no size that a share could be of.
     all_have_teachers = all(None not in values for values in first.full.values())
     if shares and all_have_teachers:
-        text += f" Budgets that are shares ({', '.join(shares)}) allow the arms different sizes."
+        text += f" Budgets that are shares ({', '.join(shares)}) are of each arm's own super-network."
     return text
 
 

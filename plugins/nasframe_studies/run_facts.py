@@ -116,7 +116,7 @@ def read_runs(directory: Path, compared: pd.DataFrame) -> list[RunFacts]:
     for key, rows in compared.groupby(["arm", "task", "seed", "run"], sort=False):
         arm, task, seed, run = map(str, key)
         if (directory / run / "run.db").is_file():
-            report = gather(directory / run)
+            report = gather(directory / run, examples=False)
             facts.append(_facts(report, rows, arm, task, int(seed)))
     return facts
 
@@ -134,7 +134,9 @@ def _facts(report: Mapping[str, Any], rows: pd.DataFrame, arm: str, task: str, s
         if not winners:  # none of its models are compared, so that its front would be of something else
             continue
         searches.append(search)
-        curves |= _search_curves(report, search, winners, full)
+        # Shares in bounds are of the super-network, which need not have the teacher's size. Runs of earlier versions
+        # did not record what theirs are of; in these the two were one network.
+        curves |= _search_curves(report, search, winners, {**full, **search["full"]})
         front += _front(search)
     # One aim and one set of costs a run: those of its first search count.
     aims = [search["aim"] for search in searches if search["aim"]]
@@ -214,7 +216,7 @@ def _search_curves(
         report: of the run.
         search: one of the report's searches.
         winners: slot → name of the search's winner.
-        full: cost → that of the full network.
+        full: cost → that of the super-network's largest architecture.
     """
     limits = {slot: _Limit.of_winner(name, search["costs"], full) for slot, name in winners.items()}
     curves: dict[CurveKey, Trace] = {}
@@ -282,7 +284,7 @@ class _Limit:
         Args:
             name: the winner's.
             costs: of the search; a budget that names none is of the first.
-            full: cost → that of the full network, which shares are of.
+            full: cost → that of the super-network's largest architecture, which shares are of.
         """
         bounds = {}
         for named, text in bounds_in(name).items():

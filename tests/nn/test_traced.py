@@ -54,6 +54,50 @@ def test_numbers_are_those_of_the_extracted_model(arch):
     assert traced.of_model("params", parameters, space, net, arch) == exact
 
 
+def convolutions() -> nn.Module:
+    """Return a network that normalises and activates in all the ways that the count answers by itself."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.InstanceNorm2d(6, affine=True),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.GroupNorm(2, 4),
+        nn.Flatten(),
+        nn.LayerNorm(64),
+        nn.GELU(),
+        nn.RMSNorm(64),
+        nn.Linear(64, 2),
+    ).eval()
+
+
+def test_shortcuts_change_no_count():
+    net = convolutions()
+    inputs = {"input": torch.ones(2, 3, 8, 8)}
+    assert flops_of(net, inputs) > 2 * 64 * 2
+    assert forward_macs(weightless(net), inputs) == flops_of(net, inputs)
+
+
+@pytest.mark.parametrize(
+    ("place", "module"),
+    [
+        (1, nn.InstanceNorm2d(5, affine=True)),
+        (4, nn.BatchNorm2d(5)),
+        (8, nn.LayerNorm(63)),
+        (10, nn.RMSNorm(65)),
+        (11, nn.Linear(63, 2)),
+    ],
+)
+def test_a_module_that_does_not_fit_is_not_counted(place, module):
+    net = convolutions()
+    net[place] = module.eval()
+    with pytest.raises((ValueError, RuntimeError)):
+        net(torch.ones(2, 3, 8, 8))
+    with pytest.raises(UncountableError):
+        forward_macs(weightless(net), {"input": torch.ones(2, 3, 8, 8)})
+
+
 def test_tied_weights_count_once_even_when_a_space_moves_them():
     class Tied(nn.Module):
         def __init__(self):

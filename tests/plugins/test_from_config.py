@@ -97,6 +97,12 @@ def test_weights_come_from_the_seed_and_torch_is_left_alone():
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_a_type_with_two_classes_for_a_task_gets_the_plain_one():
+    net = FromConfig("deit", VIT, auto_class=IMAGES).load(["a", "b", "c"], seed=0)
+    assert type(net).__name__ == "DeiTForImageClassification"
+    assert net.config.num_labels == 3
+
+
 @pytest.mark.parametrize(("kind", "sizes", "auto"), [("vit", VIT, IMAGES), ("llama", LLAMA, TOKENS)])
 def test_a_saved_network_is_loaded_by_hf_with_the_head_of_the_task(tmp_path, kind, sizes, auto):
     model = FromConfig(kind, sizes, tokens="bpe" if kind == "llama" else None, auto_class=auto)

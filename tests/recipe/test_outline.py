@@ -8,9 +8,10 @@ import pytest
 
 from nasframe.cli.check import problems_of
 from nasframe.errors import UsageError
+from nasframe.nn.elastic import FAMILIES
 from nasframe.outline import sizes_suffice
 from nasframe.recipe.resolve import check_recipe
-from nasframe.testing.toy import tiny_net, tiny_tokenizer
+from nasframe.testing.toy import tiny_config, tiny_net, tiny_tokenizer
 from nasframe.weights import quiet
 
 PLUGIN = """
@@ -193,3 +194,67 @@ def test_a_subclass_does_not_inherit_the_claim() -> None:
         sizes_suffice = True
 
     assert [sizes_suffice(factory) for factory in (Base, Derived, Own, len)] == [True, False, True, False]
+
+
+IMAGES = {"vit", "deit"}
+IMAGE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+    "num_channels",
+)
+
+
+@pytest.fixture(scope="module")
+def every_row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network of each family that can be sliced and reads texts."""
+    home = tmp_path_factory.mktemp("rows")
+    for family in FAMILIES:
+        if family in IMAGES:
+            continue
+        # The tokenizer's ids, which a configuration must not contradict.
+        ids = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+        with quiet():
+            tiny_net(family, layers=2, **(ids if family == "modernbert" else {})).save_pretrained(home / family)
+        tiny_tokenizer().save_pretrained(home / family)
+    return home
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"heads": [5]}, "[5] are not all sizes of the network"),
+        ({"ffn": [65]}, "[65] are not all sizes of the network"),
+        ({"layers": [3]}, "[3] are not all sizes of the network"),
+        ({"heads": [2, 4], "ffn": [16, 64]}, None),
+    ],
+)
+def test_sizes_of_every_family_are_known_before_its_weights_are_read(
+    every_row: Path, monkeypatch: pytest.MonkeyPatch, family: str, sizes: dict[str, list[int]], words: str | None
+) -> None:
+    """Four families have an outline; of all others a network without values tells the sizes that its row names."""
+    images = family in IMAGES
+    fields = tiny_config(family, layers=2).to_dict()
+    configuration = {key: fields[key] for key in IMAGE_FIELDS} if images else {}
+    model = (
+        {"use": "from_config", "type": family, "configuration": configuration}
+        if images
+        else {"use": "hf", "path": str(every_row / family), "head": "new"}
+    )
+    monkeypatch.setattr("nasframe_basics.models.HF.load", None)
+    recipe = {
+        "nasframe": 1,
+        "model": model,
+        "task": {"use": "image_classification", "sklearn": "digits"} if images else "package_docs",
+        "space": {"use": "width_depth", **sizes},
+        "stages": [{"train": {"max_steps": 1, "sampler": "random"}}],
+    }
+    problems = check_recipe(recipe)[1]
+    if words is None:
+        assert problems == []
+    else:
+        assert [words in problem.text for problem in problems] == [True], problems

@@ -12,6 +12,7 @@ import torch
 import nasframe as nf
 from nasframe.cli import main
 from nasframe.errors import RecipeError, UnsatisfiableError, UsageError
+from nasframe.recipe import preflight
 from nasframe.running.dry_run import dry_run
 from nasframe.running.runner import resume
 from nasframe.stages.session import StageSession
@@ -254,6 +255,52 @@ def test_modifiers_of_fit_are_checked() -> None:
     teacher = {"search": {"sampler": "random", "fit": {"max_steps": 1, "modifiers": ["kd"]}}}
     with pytest.raises(RecipeError, match=r"fit\.modifiers\.0.*teacher"):
         nf.resolve(recipe(teacher))
+
+
+OTHER_SEARCH = {"search": {"sampler": "random", "trials": 2, "space": "agreeing_view"}}
+PRETRAINED = {**OTHER_SEARCH["search"], "from": "pretrained", "fit": {"max_steps": 1}}
+EXTRACTED = {"train": {"name": "again", "from": "best", "sampler": "random", "max_steps": 1}}
+OUTSIDE = {"search": {"sampler": "random", "trials": 2, "save_as": "best"}}
+
+
+@pytest.mark.parametrize(
+    ("stages", "place", "words"),
+    [
+        ([SUPERNET, OTHER_SEARCH], "stages.search.space", "is the super-network of space 'ops' already"),
+        ([TEACHER, SUPERNET, {"search": {**OTHER_SEARCH["search"], "from": "supernet"}}], "stages.search", "'ops'"),
+        ([SUPERNET, OUTSIDE, {"extract": {}}, EXTRACTED], "stages.again.from", "a model that was extracted"),
+        ([SUPERNET, {"search": PRETRAINED}], None, ""),
+        ([TEACHER, SUPERNET, {"search": {**PRETRAINED, "from": "teacher"}}], None, ""),
+        (
+            [SUPERNET, OUTSIDE, {"extract": {}}, {"train": {"name": "again", "from": "best", "max_steps": 1}}],
+            None,
+            None,
+        ),
+    ],
+)
+def test_another_spaces_network_is_refused_before_work(
+    stages: list[dict[str, Any]], place: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the check refuses, the stage would refuse, and what it lets through runs."""
+    plan = recipe(*stages)
+    if place is None:
+        nf.run(plan, out=tmp_path / "run")
+        return
+    with pytest.raises(RecipeError) as caught:
+        nf.resolve(plan)
+    (problem,) = caught.value.problems
+    assert problem.path.startswith(place)
+    assert words in problem.text
+    monkeypatch.setattr(preflight, "supernet_faults", lambda plan: ())
+    with pytest.raises(UsageError, match=words):
+        nf.run(plan, out=tmp_path / "run")
+
+
+def test_exporters_are_asked_about_what_is_extracted_before_work(tmp_path: Path) -> None:
+    plan = nf.resolve(recipe(SUPERNET, OUTSIDE, {"extract": {}}, {"export": {"mode": "only_plain"}}))
+    with pytest.raises(UsageError, match=r"stages\.export\.mode: only plain networks can be written, not Chain"):
+        nf.run(plan, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_view_that_forgets_its_architecture_is_refused_before_work(tmp_path: Path) -> None:

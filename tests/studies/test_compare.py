@@ -419,6 +419,40 @@ def test_predictions_are_compared_by_example(home, report):
     assert row.low <= row.difference <= row.high
 
 
+def test_shares_in_budgets_are_of_the_super_network_and_not_of_the_teacher(monkeypatch):
+    """The teacher has 100 parameters, the super-network 300: half of it is 150."""
+    trials = []
+    for number, (params, score) in enumerate([(160.0, 0.9), (140.0, 0.7), (40.0, 0.5)]):
+        facts = {"stage": "search", "origin": "search", "state": "done", "examples": 8, "trial_seconds": 1.0}
+        trials.append({**facts, "number": number, "score": score, "violation": 0.0, "costs": {"params": params}})
+    search = {
+        "stage": "search",
+        "aim": "accuracy",
+        "costs": ["params"],
+        "winners": ["best@50%"],
+        "points": [],
+        "full": {"params": 300.0},
+    }
+    report = {
+        "models": [{"name": "teacher", "costs": {"params": 100.0}, "relative": {"params": 1.0}}],
+        "stages": [{"name": "search", "verb": "search", "run_seconds": 3.0}],
+        "searches": [search],
+        "trials": trials,
+        "ledger": [],
+        "curves": {},
+        "formats": {},
+        "cost_formats": {},
+        "environments": [],
+        "data": {},
+    }
+    monkeypatch.setattr(run_facts, "conditions", lambda report: {})
+    rows = pd.DataFrame([{"metric": "accuracy", "model": "best@50%", "slot": "50%"}])
+    facts = run_facts._facts(report, rows, "a", "t", 0)
+    trace = facts.curves["50%", "evaluations"]
+    assert (trace.x, trace.y) == ([2, 3], [0.7, 0.5]), "140 of 300 fit, 160 do not, whatever the teacher has"
+    assert facts.full == {"params": 100.0}, "shares in tables are of the teacher"
+
+
 def test_curves_of_a_search_are_of_its_own_metric_beside_runs_without_a_search():
     shared = {
         "task": "t",

@@ -43,6 +43,9 @@ def ablate(
         Path | None,
         typer.Option(envvar="NASFRAME_CACHE", help="Where results of stages are kept; default: ~/.cache/nasframe."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(envvar="NASFRAME_DEVICE", help="cpu, cuda or mps; default: a GPU if there is one.")
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Make everything small: a test, numbers without meaning.")
     ] = False,
@@ -51,14 +54,17 @@ def ablate(
     """Run every arm of a study with every seed, each distinct stage once, and compare the arms."""
     from nasframe.cli.run import quiet
     from nasframe.errors import UsageError
+    from nasframe.processes import choose_device
     from nasframe_studies.file import load_study
 
+    choose_device(device)
     quiet()
     if resume is not None:
         # The study's directory says where it is and how large: these would change nothing.
         if out or smoke:
             raise UsageError(
-                "--resume goes on with a study. Expected no other options with it than --dry-run, --jobs and --json."
+                "--resume goes on with a study. Expected no other options with it than --device, --dry-run, --jobs "
+                "and --json."
             )
         words = [study] if study is not None else []  # with --resume no study is named: the first word is an override
         _resume(resume, [*words, *(overrides or [])], jobs, dry_run, json_)
@@ -108,7 +114,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     """Bring a study to its end and show the result; exit 1 if a run failed or there is nothing to compare."""
     import json
 
-    from nasframe_studies.commands.compare import show
+    from nasframe_studies.commands.compare import say_export, show
     from nasframe_studies.records import from_json
     from nasframe_studies.study import go_on
 
@@ -131,6 +137,7 @@ def _finish(home: Path, jobs: int | None, as_json: bool) -> None:
     elif report:
         show(from_json(text), with_notices=False)  # they were printed at the end
         print(f"report  {home / 'study.html'}", file=sys.stderr)
+        say_export(from_json(text), home)
     if failures or not report:
         raise typer.Exit(1)
 
