@@ -19,6 +19,7 @@ from transformers import (
 
 import nasframe as nf
 from nasframe.errors import UsageError
+from nasframe.folders import model_folder
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import read_run
 from nasframe.running import runner
@@ -290,7 +291,7 @@ def test_a_stopped_run_goes_on_with_its_teacher(home, monkeypatch):
         run(home, "stopped", recipe)
     monkeypatch.undo()
     stopped = runner.resume(home / "stopped", progress=False, report=False)
-    predictions = [(each.directory / "models/best@50%/predictions.csv").read_bytes() for each in (whole, stopped)]
+    predictions = [(model_folder(each.directory, "best@50%") / "predictions.csv").read_bytes() for each in (whole, stopped)]
     assert predictions[0] == predictions[1]
 
 
