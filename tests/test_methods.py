@@ -23,6 +23,7 @@ from transformers import (
 )
 
 import nasframe as nf
+from nasframe.cli.check import problems_of
 from nasframe.store import RunStore
 from stand_in import SPECIAL
 
@@ -116,6 +117,19 @@ SIXTEEN = [(METHODS[number % len(METHODS)], model, kind) for number, (model, kin
 @pytest.mark.parametrize(("method", "model", "kind"), SIXTEEN)
 def test_a_method_runs_to_its_export(material, tmp_path, method, model, kind):
     end_to_end(material, tmp_path, method, model, kind)
+
+
+def test_every_method_fits_networks_of_other_depths(material, tmp_path):
+    """Proven before work: shares and positions are resolved against the network's own sizes."""
+    for layers in (3, 12, 24):
+        folder = tmp_path / f"bert-{layers}"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            BertModel(BertConfig(num_hidden_layers=layers, **BERT_SIZES)).save_pretrained(folder)
+            BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
+        for method in METHODS:
+            path = recipe(material, tmp_path, method, "bert-4", "binary")
+            found = problems_of(str(path), [f"model.path={folder}"])
+            assert [str(problem) for problem in found] == [], (method, layers)
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def card_facts(stage: StageSession, names: Iterable[str]) -> dict[str, Any]:
         # Bounds that this stage itself has found are not in the database yet.
         models.setdefault(name, {"title": name})["over_budget"] = over_budget(stage, name)
     return {
-        "model": stage.plan.model,
+        "model": stage.plan.teacher if stage.planned.verb == "load" else stage.plan.model,
         "task": stage.plan.task,
         "data": stage.store.get("data"),
         "base": stage.store.get("base_model"),

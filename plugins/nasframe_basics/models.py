@@ -249,7 +249,9 @@ class HF:
         if labels is None:
             return "" if head.kind == "regression" else "its head is for classes, and the task has scores"
         head_match = match(head, labels, published=True)
-        return "" if head_match.kept else head_match.notices[0].removesuffix(" The head is new.").removesuffix(".")
+        if head_match.kept:
+            return ""
+        return " ".join(head_match.notices).replace(" The head is new.", "").removesuffix(".")
 
     def load(self, labels: Sequence[str] | None, seed: int, random: bool = False) -> nn.Module:
         """Load the network, in eval mode, with a head for ``labels``: the checkpoint's if it has these classes.

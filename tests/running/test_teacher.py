@@ -19,6 +19,7 @@ from transformers import (
 
 import nasframe as nf
 from nasframe.errors import UsageError
+from nasframe.folders import model_folder
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import read_run
 from nasframe.running import runner
@@ -179,9 +180,10 @@ def teacher(home, name="odd", **config):
 
 def test_a_head_of_other_classes_is_refused(home):
     names = {0: "good", 1: "bad", 2: "ugly"}
-    odd = teacher(home, id2label=names, label2id={name: i for i, name in names.items()})
+    odd = teacher(home, num_labels=3, id2label=names, label2id={name: i for i, name in names.items()})
     text = refusal(home, teacher=odd)
     assert text.startswith("teacher: The checkpoint's head has 'good', 'bad', 'ugly', the task '0', '1'")
+    assert "The head is new" not in text
     assert "Expected a checkpoint that was fine-tuned for the task" in text
 
 
@@ -289,7 +291,7 @@ def test_a_stopped_run_goes_on_with_its_teacher(home, monkeypatch):
         run(home, "stopped", recipe)
     monkeypatch.undo()
     stopped = runner.resume(home / "stopped", progress=False, report=False)
-    predictions = [(each.directory / "models/best@50%/predictions.csv").read_bytes() for each in (whole, stopped)]
+    predictions = [(model_folder(each.directory, "best@50%") / "predictions.csv").read_bytes() for each in (whole, stopped)]
     assert predictions[0] == predictions[1]
 
 

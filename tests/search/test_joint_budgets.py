@@ -12,6 +12,7 @@ import nasframe as nf
 from nasframe.cli import main
 from nasframe.declarations import bounds_in, outcomes, winners
 from nasframe.errors import UnsatisfiableError
+from nasframe.folders import model_folder
 from nasframe.recipe.resolve import check_recipe
 from nasframe.report.read import gather
 from nasframe.running.dry_run import dry_run
@@ -142,7 +143,9 @@ def test_a_run_finds_reports_and_keeps_one_model_for_each(finished):
             assert models[name]["costs"][cost] <= share * full[cost], (name, cost)
     assert models[NAMES[0]]["budget"] == "encoder_params=80%,macs=75%"
     assert report["searches"][0]["costs"] == ["encoder_params", "macs"]
-    assert (directory / "models" / NAMES[0] / "predictions.csv").is_file()
+    folders = [model_folder(directory, name) for name in NAMES]
+    assert [folder.name for folder in folders] == ["best-encoder_params-80-macs-75", "best-encoder_params-60"]
+    assert all((folder / "predictions.csv").is_file() for folder in folders)
 
 
 def test_a_dry_run_judges_bounds_together(finished):
