@@ -280,9 +280,17 @@ def _fitted(prepared: Prepared, seconds: float, began: float, console: Any) -> P
 
 
 def _written(prepared: Prepared) -> Path:
+    """Write the recipe or the study, and say where and how long it will take."""
+    from nasframe.report.tables import duration
     from nasframe_compress.prepare import write
+    from nasframe_compress.timing import estimated_seconds
 
-    return write(prepared)
+    path = write(prepared)
+    if prepared.request.minutes is None:
+        seconds = estimated_seconds(prepared, path)
+        print(f"time   about {duration(seconds)} on this machine, by a few timed steps", file=sys.stderr)
+    print(f"place  {prepared.folder}", file=sys.stderr)
+    return path
 
 
 def _show_preview(prepared: Prepared) -> None:

@@ -29,6 +29,10 @@ GLUE = {
 KINDS = ("auto", "classification", "regression")
 DEV_NAMES = ("dev", "validation", "valid", "val", "test")
 """What the file, or the split, to report on may be called, the best first."""
+SELECT_ROWS = 2000
+"""Rows of a large table that choices are made on."""
+DEV_ROWS = 5000
+"""Rows of a large table that are set aside to report on."""
 LARGE = 0.8
 """Share of the largest class from which on accuracy says little."""
 
@@ -97,8 +101,10 @@ def _of_table(request: Request, path: Path, ask: Ask | None) -> Data:
         raise UsageError(f"--task {request.task}: is for a folder of GLUE's files. Expected no file: {path}.")
     frame = peek(path)
     columns = _columns(frame, str(path), request, ask)
-    files = {"train": str(path.absolute())}
+    files: dict[str, Any] = {"train": str(path.absolute())}
     said = list(columns.said)
+    if len(frame) == PEEK:  # and there are probably more
+        files |= _large(said, sets_dev_aside=request.dev is None)
     if request.dev is not None:
         dev = Path(request.dev).expanduser()
         if not dev.is_file():
@@ -176,9 +182,12 @@ def _of_hub(request: Request, source: str, ask: Ask | None, name: str | None = N
         ) from None
     frame = _with_class_names(table)
     columns = _columns(frame, source, request, ask)
-    task = _text_task(request, {"hub": source, "train": "train"}, columns)
     dev = request.dev or next((split for split in DEV_NAMES if split in splits), None)
     said = list(columns.said)
+    files: dict[str, Any] = {"hub": source, "train": "train"}
+    if len(frame) == PEEK:
+        files |= _large(said, sets_dev_aside=dev is None)
+    task = _text_task(request, files, columns)
     if dev is not None:
         task["dev"] = dev
         if request.dev is None:
@@ -217,7 +226,20 @@ def _columns(frame: pd.DataFrame, place: str, request: Request, ask: Ask | None)
                 label = chosen[0]
 
 
-def _text_task(request: Request, files: dict[str, str], columns: Columns) -> dict[str, Any]:
+def _large(said: list[str], sets_dev_aside: bool) -> dict[str, Any]:
+    """Return options that keep evaluations short if there are many rows; what they do is added to ``said``.
+
+    Scores of a few thousand examples are exact enough to choose by, and a search measures many networks.
+    """
+    said.append(f"there are {PEEK:,} rows or more, so {SELECT_ROWS:,} are for choices")
+    options: dict[str, Any] = {"select": SELECT_ROWS}
+    if sets_dev_aside:
+        said.append(f"{DEV_ROWS:,} rows are set aside to report on")
+        options["dev_share"] = DEV_ROWS
+    return options
+
+
+def _text_task(request: Request, files: dict[str, Any], columns: Columns) -> dict[str, Any]:
     """Return the use of ``text_classification`` for some columns."""
     text: str | list[str] = list(columns.text) if len(columns.text) > 1 else columns.text[0]
     task: dict[str, Any] = {"use": "text_classification", **files, "text": text, "label": columns.label}

@@ -31,7 +31,7 @@ from nasframe.stages.inputs import RunInputs
 from nasframe.store import RunStore, write_text
 from nasframe_compress.compose import BATCH_SIZE, LEAST_STEPS, Lengths
 from nasframe_compress.methods import Method, stage_name
-from nasframe_compress.prepare import RECIPE, Prepared
+from nasframe_compress.prepare import METHODS, RECIPE, Prepared
 from nasframe_compress.stopwatch import NAME
 
 STEPS = 12
@@ -328,3 +328,25 @@ def fit_lengths(
 def with_lengths(prepared: Prepared, lengths: Mapping[str, Lengths]) -> Prepared:
     """Return a request whose methods train for other lengths."""
     return replace(prepared, lengths=dict(lengths))
+
+
+def estimated_seconds(prepared: Prepared, path: Path) -> float:
+    """Estimate the seconds of everything from a few training steps that are timed here, without a rehearsal.
+
+    Args:
+        prepared: the request.
+        path: the recipe or the study that was written.
+    """
+    inputs = prepared.look.inputs
+    forward = dry_run.forward_seconds(inputs)
+    seconds = len(prepared.request.budgets) * EXPORT_SECONDS
+    trains_teacher = True
+    for method in prepared.methods:
+        plan = resolve(load_recipe(path.parent / METHODS / f"{method.name}.yaml" if prepared.is_study else path))
+        shares = [target.share.percent / 100 for target in prepared.targets[method.name] if target.share is not None]
+        share = float(np.mean(shares)) if shares else 1.0
+        for row in dry_run.describe_stages(plan, inputs.work, forward, share):
+            if row["name"] != TEACHER or trains_teacher:  # the methods share it
+                seconds += len(prepared.request.seeds) * row["seconds"]
+        trains_teacher = False
+    return seconds

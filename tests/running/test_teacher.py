@@ -291,7 +291,9 @@ def test_a_stopped_run_goes_on_with_its_teacher(home, monkeypatch):
         run(home, "stopped", recipe)
     monkeypatch.undo()
     stopped = runner.resume(home / "stopped", progress=False, report=False)
-    predictions = [(model_folder(each.directory, "best@50%") / "predictions.csv").read_bytes() for each in (whole, stopped)]
+    predictions = [
+        (model_folder(each.directory, "best@50%") / "predictions.csv").read_bytes() for each in (whole, stopped)
+    ]
     assert predictions[0] == predictions[1]
 
 
