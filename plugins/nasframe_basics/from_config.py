@@ -37,7 +37,8 @@ class FromConfig:
             defaults of the others are transformers', which are those of a large model.
         tokens: ``bpe`` makes a byte-level BPE tokenizer of ``vocab_size`` tokens from the task's training texts; a
             directory or a hub id names a tokenizer to load. A network that reads images needs none.
-        attention: which of transformers' attention functions to use.
+        attention: which of transformers' attention functions to use; default: ``sdpa``, or ``eager`` for networks that
+            have no other.
         auto_class: injected; the auto class of transformers that has the head which the task needs.
         base: injected; the folder that a relative ``tokens`` belongs to.
         notify: injected; receives notices about tokens that do not occur.
@@ -59,7 +60,7 @@ class FromConfig:
         type: str,
         configuration: Mapping[str, Any] | None = None,
         tokens: Literal["bpe"] | Path | str | None = None,
-        attention: Literal["sdpa", "eager"] = "sdpa",
+        attention: Literal["sdpa", "eager"] | None = None,
         auto_class: str = SEQUENCE,
         base: Path | None = None,
         notify: Notify = say,

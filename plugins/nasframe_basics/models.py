@@ -66,7 +66,8 @@ class HF:
     Args:
         path: a hub id, or a directory that ``save_pretrained`` wrote; directories that nasframe exported load too.
         revision: the hub's branch, tag or commit.
-        attention: which of transformers' attention functions to use.
+        attention: which of transformers' attention functions to use; default: ``sdpa``, or ``eager`` for networks that
+            have no other.
         trust_remote_code: let the model's own code run, as some hub models need.
         labels: the task's classes in the order of the checkpoint's head, in place of the names in its configuration.
         head: ``keep`` the checkpoint's head if it fits the task, or always draw a ``new`` one.
@@ -83,7 +84,7 @@ class HF:
         self,
         path: Path | str,
         revision: str | None = None,
-        attention: Literal["sdpa", "eager"] = "sdpa",
+        attention: Literal["sdpa", "eager"] | None = None,
         trust_remote_code: bool = False,
         labels: list[Label] | None = None,
         head: Literal["keep", "new"] = "keep",
@@ -294,7 +295,9 @@ class HF:
 
     def _loaded(self, auto: Any, config: Any) -> nn.Module:
         """Load the checkpoint, if it fits, with notices about tensors that are new or not used."""
-        options = {"attn_implementation": self.attention}
+        options: dict[str, Any] = {}
+        if self.attention is not None:
+            options["attn_implementation"] = self.attention
         loaded = load(auto, self._files, config, trust_remote_code=self._trust, options=options)
         for text in loaded.fit.notices(loaded.place):
             self._notify("model", text)
@@ -538,13 +541,13 @@ def moved(match: Match) -> bool:
     return list(match.outputs) != sorted(match.outputs)
 
 
-def minilm_l6(attention: Literal["sdpa", "eager"] = "sdpa", notify: Notify = say) -> HF:
+def minilm_l6(attention: Literal["sdpa", "eager"] | None = None, notify: Notify = say) -> HF:
     """Return MiniLM-L6-H384 (Wang et al. 2020, arXiv 2002.10957), a BERT of 6 layers, 12 heads and 22.7M parameters.
 
     The weights are all-MiniLM-L6-v2's: from the package that the extra ``quickstart`` installs, else from the hub.
 
     Args:
-        attention: which of transformers' attention functions to use.
+        attention: which of transformers' attention functions to use; default: ``sdpa``.
         notify: injected; receives notices about new parts of the network.
     """
     path = MINILM_HUB

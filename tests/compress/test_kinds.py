@@ -51,7 +51,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 assert "nasframe" not in sys.modules
 folder, columns = sys.argv[1], json.loads(sys.stdin.read())
 net = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 inputs = tokenizer(*columns, return_tensors="pt", padding=True, truncation=True, max_length=128)
 with torch.no_grad():
     logits = net(**inputs).logits

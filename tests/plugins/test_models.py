@@ -484,3 +484,10 @@ def test_a_model_used_as_it_is_scores_as_transformers_says(classifiers, tmp_path
     assert table["p_pos"].to_numpy() == pytest.approx(expected, abs=2e-6)
     accuracy = sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
     assert metrics["accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(("family", "chosen"), [("mpnet", "eager"), ("deberta-v2", "eager"), ("bert", "sdpa")])
+def test_a_network_gets_the_fastest_attention_that_it_has(tmp_path, family, chosen):
+    tiny_net(family, labels=2).save_pretrained(tmp_path)
+    assert HF(str(tmp_path)).load(["a", "b"], 0).config._attn_implementation == chosen
+    assert HF(str(tmp_path), attention="eager").load(["a", "b"], 0).config._attn_implementation == "eager"
