@@ -19,6 +19,7 @@ class HubStub:
     def __init__(self, refuse: bool = False) -> None:
         self.made: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
+        self.cards: list[str] = []
         self.tokens: set[str] = set()
         stub = self
 
@@ -30,10 +31,11 @@ class HubStub:
                 if refuse:
                     self.answer(403, {"error": "You may not write here."})
                 elif path == "/api/repos/create":
-                    wanted = json.loads(body)
-                    keys = ("name", "organization", "private")
-                    stub.made.append({key: wanted.get(key) for key in keys})
+                    stub.made.append(json.loads(body))
                     self.answer(200, {"url": f"{stub.address}/me/mine", "name": "me/mine", "id": "me/mine"})
+                elif path == "/api/validate-yaml":
+                    stub.cards.append(json.loads(body)["content"])
+                    self.answer(200, {"errors": [], "warnings": []})
                 elif path.endswith("/preupload/main"):
                     files = [
                         {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}

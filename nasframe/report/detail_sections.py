@@ -35,7 +35,7 @@ def detail_sections(report: RunReport, detail: ModelDetail, title: str = "") -> 
             grids.append(_confusion(labels, detail.teacher_confusion, f"{detail.teacher}: label ↓ predicted →"))
         yield Section(f"Class by class: {name}", _right_and_wrong(report, detail), grids=grids)
     notes = [] if detail.cut is None else [_cut_text(report, detail.cut)]
-    if detail.disagreements:
+    if any(example.text for example in detail.disagreements):  # numbers of examples alone would say nothing
         yield Section(
             f"Where {name} and the teacher disagree",
             "The examples that the teacher gets right and the model wrong, the model's most confident errors first, and"

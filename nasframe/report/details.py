@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nasframe.report import predictions as by_example
 from nasframe.report.predictions import MOST_CLASSES, Predictions, ReadExamples
-from nasframe.report.recommend import shipped
 from nasframe.report.records import ClassRow, Confusion, ModelDetail, ModelRow, RunReport
+from nasframe.report.roles import shipped
 
 TEACHER = "teacher"
 

@@ -13,8 +13,8 @@ from nasframe.report import tables
 from nasframe.report.data_table import data_lines, data_rows
 from nasframe.report.detail_sections import detail_sections
 from nasframe.report.format import titled
-from nasframe.report.recommend import shipped, shown_role
 from nasframe.report.records import ChoiceRow, LedgerRow, ModelRow, RunReport, SearchRow
+from nasframe.report.roles import shipped, shown_role
 from nasframe.report.sections import Cell, Grid, Highlight, Page, Picture, Remark, Row, Section, plain_grid
 
 CAPTIONS = {

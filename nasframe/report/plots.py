@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasframe.records import CostFormat, MetricFormat, plus
 from nasframe.report.format import following_unit, titled
-from nasframe.report.recommend import shown_role
 from nasframe.report.records import FullSize, LayerRow, ModelRow, RunReport, SearchRow
+from nasframe.report.roles import shown_role
 from nasframe.report.tables import aim, duration, human, metric, short
 from nasframe.store import write_text
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nasframe.records import CostFormat, MetricFormat
 from nasframe.report.format import cost_heading, following_unit, in_column_order, is_about_measurement, titled
 from nasframe.report.records import Measure, ModelRow, RunReport, SearchRow
+from nasframe.report.roles import shown_role
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -258,7 +259,7 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
         cells = [measured(report, model, other) for other in beside]
         for cost_name in columns:
             cells.append(_cost_cell(report, model, cost_name, with_spread))
-        rows.append([label(model), _score_cell(report, model), *cells])
+        rows.append([label(model, shown_role(report.models, model)), _score_cell(report, model), *cells])
 
     table = Table(
         title=f"{report.name}: {report.split} {name}, costs and their share of the teacher's",
@@ -279,7 +280,8 @@ def _summary(report: RunReport, columns: Mapping[str, str], with_spread: bool) -
         justify: JustifyMethod = "left" if number == 0 else "right"
         table.add_column(heading, justify=justify, overflow="fold", min_width=widest)
     for model, row in zip(report.models, rows, strict=True):
-        table.add_row(*row, style=ROLE_STYLES.get(model.role, ""), end_section=model.last_of_budget)
+        style = ROLE_STYLES.get(shown_role(report.models, model), "")
+        table.add_row(*row, style=style, end_section=model.last_of_budget)
     return table
 
 
@@ -312,11 +314,11 @@ def _widest_line(cells: Sequence[str]) -> int:
     return widest
 
 
-def label(model: ModelRow) -> str:
+def label(model: ModelRow, role: str) -> str:
     """Return a model's name, with its role if the name does not imply it, and whether it is over its budget."""
     lines = [model.name]
-    if model.role not in ("teacher", "model"):  # the first is its own name, and the second says nothing
-        lines.append(model.role)
+    if role not in ("teacher", "model"):  # the first is its own name, and the second says nothing
+        lines.append(role)
     if model.over_budget:
         lines.append("over budget")
     return "\n".join(lines)

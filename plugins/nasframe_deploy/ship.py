@@ -18,7 +18,7 @@ from nasframe.declarations import matching
 from nasframe.errors import UsageError, listing, suggestion
 from nasframe.folders import folder_name
 from nasframe.plugin_errors import naming_plugins
-from nasframe.report.recommend import shipped
+from nasframe.report.roles import shipped
 from nasframe.storage import refuse_unwritable
 
 if TYPE_CHECKING:

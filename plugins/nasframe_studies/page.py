@@ -92,6 +92,10 @@ def _sections(
     comparison: Comparison, figures: Mapping[str, Any], source: str, details: Sequence[Section]
 ) -> Iterator[Section]:
     """Yield the sections in order; those without content are left out."""
+    pictures = {name: _picture(name, content, comparison) for name, content in figures.items()}
+    against_cost = [picture for name, picture in pictures.items() if name.startswith("fronts")]
+    if against_cost:
+        yield Section(pictures=against_cost)
     notices = [notice_line(notice, comparison.arms) for notice in comparison.notices]
     if notices:
         yield Section("Decided by the runs without being asked", lines=notices)
@@ -109,9 +113,9 @@ def _sections(
         heading, *rows = costs
         grids = _by_task(heading, rows, left=3)
         yield Section("Costs of the models", tables.costs_caption(comparison), grids=grids)
-    pictures = [_picture(name, content, comparison) for name, content in figures.items()]
-    if pictures:
-        yield Section(pictures=pictures)
+    others = [picture for name, picture in pictures.items() if not name.startswith("fronts")]
+    if others:
+        yield Section(pictures=others)
     if comparison.fronts:
         yield Section(
             "Fronts",

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +21,7 @@ from nasframe.store import write_text
 from nasframe_studies.compare import analyse
 from nasframe_studies.conditions import notice_line
 from nasframe_studies.page import caption, page
+from nasframe_studies.recommend import lines as lines_of
 from nasframe_studies.records import ArmScores, Comparison, PairTable, as_json
 from nasframe_studies.settings import Settings
 from nasframe_studies.tables import COLUMNS, about, overview, overview_caption, rows
@@ -153,7 +154,9 @@ def shipped_sections(home: Path, comparison: Comparison) -> list[Section]:
             title += f", {entry.task}"
         for detail in run.details:
             if detail.model == entry.model:
-                sections += detail_sections(run, detail, title)
+                # Of many models only the first one's are open.
+                is_folded = bool(sections)
+                sections += [replace(part, folded=is_folded) for part in detail_sections(run, detail, title)]
     return sections
 
 
@@ -283,6 +286,7 @@ def terminal(comparison: Comparison, width: int, with_notices: bool = True) -> I
         "Found": comparison.findings,
         "Cannot be concluded": comparison.limits,
         "Two models each, example by example": list(_single_pairs(comparison)),
+        "Recommended": lines_of(comparison.shipped),
     }
     for title, lines in sections.items():
         if lines:

@@ -260,8 +260,11 @@ def test_a_push_makes_a_private_repository_with_all_files(run_dir, tmp_path):
         done = pushed(run_dir, tmp_path, hub)
     assert done.returncode == 0, done.stderr
     assert f"pushed to {hub.address}/me/mine" in done.stderr
-    assert hub.made == [{"name": "mine", "organization": "me", "private": True}]
+    (made,) = hub.made
+    assert (made["organization"], made["name"]) == ("me", "mine")
+    assert made.get("private") or made.get("visibility") == "private"  # as newer versions of huggingface_hub say it
     assert hub.tokens == {"Bearer hf_mine"}
+    assert "model-index" in hub.cards[0]  # which the hub checks first
     names = {path.name for path in (tmp_path / "best-50").iterdir()}
     assert hub.files.keys() == names
     assert hub.files["README.md"] == (tmp_path / "best-50" / "README.md").read_bytes()

@@ -17,8 +17,9 @@ from nasframe.report import page as report_page
 from nasframe.report import predictions as by_example
 from nasframe.report.predictions import Predictions, ReadExamples, predictions_of
 from nasframe.report.read import read_run
-from nasframe.report.recommend import recommendations, shipped, shown_role
+from nasframe.report.recommend import recommendations
 from nasframe.report.records import Measure
+from nasframe.report.roles import shipped, shown_role
 from nasframe.store import RunStore
 from run_directory import make_run
 
