@@ -92,7 +92,7 @@ def test_a_space_without_a_network_is_compared_too(tmp_path: Path) -> None:
 
 def test_the_command_says_so_with_the_line(capsys: Any) -> None:
     assert main(["check", "hspg/sst2-minilm", "stages.sparse.keep=best"]) == 2
-    assert "_minilm.yaml:17:11  stages.sparse.modifiers.0  hspg: stage 'sparse'" in capsys.readouterr().err
+    assert "_minilm.yaml:15:3  stages.sparse.modifiers.0  hspg: stage 'sparse'" in capsys.readouterr().err
 
 
 def test_sizes_are_the_models_own_or_not_known() -> None:
